@@ -1,0 +1,253 @@
+//! What can be wrong with a record that was read: every problem, by field.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use crate::{Adjustment, MetricValue, TaskRunningInfo};
+
+/// Longest identifier, in bytes of UTF-8. (PostgreSQL's btree takes about 2,700 bytes.)
+pub const IDENTIFIER_MAX_BYTES: usize = 512;
+
+/// Times that both databases and every reader of ISO dates can hold: the years 1 to 9999, in
+/// microseconds since 1970.
+pub const REPORTED_AT_MICROS: RangeInclusive<i64> =
+    -62_135_596_800_000_000..=253_402_300_799_999_999;
+
+/// One thing wrong with one field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    /// The field's path, e.g. `progress.progressInfo[2].totalTasks`.
+    pub field: Cow<'static, str>,
+    /// What is wrong with it.
+    pub fault: Fault,
+    /// What was found, shortened where long.
+    pub found: String,
+}
+
+/// A kind of fault. Those with an [`adjustment`](Fault::adjustment) can be repaired; a record with
+/// any other is unusable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fault {
+    /// An identifier without a visible character.
+    BlankIdentifier,
+    /// An identifier of more than [`IDENTIFIER_MAX_BYTES`].
+    OverlongIdentifier,
+    /// A time outside [`REPORTED_AT_MICROS`].
+    TimeOutOfRange,
+    /// Meant, but out of range.
+    OutOfRange(Adjustment),
+}
+
+impl Fault {
+    /// How the fault is repaired; `None` when it cannot be.
+    pub fn adjustment(self) -> Option<Adjustment> {
+        match self {
+            Self::OutOfRange(adjustment) => Some(adjustment),
+            _ => None,
+        }
+    }
+
+    /// A fixed word for the kind.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BlankIdentifier => "BlankIdentifier",
+            Self::OverlongIdentifier => "OverlongIdentifier",
+            Self::TimeOutOfRange => "TimeOutOfRange",
+            Self::OutOfRange(adjustment) => adjustment.as_str(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            field,
+            fault,
+            found,
+        } = self;
+        match fault {
+            Fault::BlankIdentifier => write!(f, "{field} is blank"),
+            Fault::OverlongIdentifier => {
+                write!(
+                    f,
+                    "{field} is longer than {IDENTIFIER_MAX_BYTES} bytes: {found}"
+                )
+            }
+            Fault::TimeOutOfRange => {
+                write!(
+                    f,
+                    "{field} is outside the years 1 to 9999: {found} µs since 1970"
+                )
+            }
+            Fault::OutOfRange(Adjustment::ProgressNotANumber) => {
+                write!(f, "{field} is not a number")
+            }
+            Fault::OutOfRange(Adjustment::ProgressBelowZero) => {
+                write!(f, "{field} is below 0: {found}")
+            }
+            Fault::OutOfRange(Adjustment::ProgressAboveOne) => {
+                write!(f, "{field} is above 1: {found}")
+            }
+            Fault::OutOfRange(Adjustment::NegativeCount) => {
+                write!(f, "{field} is negative: {found}")
+            }
+            Fault::OutOfRange(Adjustment::NulInText) => write!(f, "{field} holds U+0000: {found}"),
+            Fault::OutOfRange(Adjustment::MetricNotFinite) => {
+                write!(f, "{field} is not a finite number: {found}")
+            }
+            Fault::OutOfRange(Adjustment::Unknown) => write!(f, "{field}: {found}"),
+        }
+    }
+}
+
+impl TaskRunningInfo {
+    /// Everything that is wrong with this record, in the schema's order; empty when it is good.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Problems::default();
+        let engine = &self.engine;
+
+        problems.identifier("execId", &self.exec_id, Blank::Refused);
+        problems.identifier("jobId", &self.job_id, Blank::Refused);
+        problems.identifier("engine.instance", &engine.instance, Blank::Refused);
+        problems.identifier("engine.engineType", &engine.engine_type, Blank::Refused);
+        problems.identifier("engine.user", &engine.user, Blank::Allowed);
+        problems.identifier("engine.ticketId", &engine.ticket_id, Blank::Allowed);
+        problems.count("engine.runningTasks", engine.running_tasks.into());
+        if !REPORTED_AT_MICROS.contains(&self.reported_at) {
+            problems.add(
+                "reportedAt",
+                Fault::TimeOutOfRange,
+                self.reported_at.to_string(),
+            );
+        }
+        problems.count("sequence", self.sequence);
+
+        if let Some(progress) = &self.progress {
+            if let Some(adjustment) = progress_adjustment(progress.progress) {
+                let found = progress.progress.to_string();
+                problems.add("progress.progress", Fault::OutOfRange(adjustment), found);
+            }
+            for (i, job) in progress.progress_info.iter().enumerate() {
+                let field = |name| move || format!("progress.progressInfo[{i}].{name}");
+                problems.text_at(field("id"), &job.id);
+                problems.count_at(field("totalTasks"), job.total_tasks.into());
+                problems.count_at(field("runningTasks"), job.running_tasks.into());
+                problems.count_at(field("failedTasks"), job.failed_tasks.into());
+                problems.count_at(field("succeedTasks"), job.succeed_tasks.into());
+            }
+        }
+        for (id, application) in self
+            .resource
+            .iter()
+            .flat_map(|resource| &resource.applications)
+        {
+            let field = |name| move || format!("resource.applications[{}].{name}", shown(id));
+            problems.text_at(|| format!("resource.applications[{}]", shown(id)), id);
+            problems.count_at(field("queueMemory"), application.queue_memory);
+            problems.count_at(field("queueCores"), application.queue_cores.into());
+            problems.count_at(field("queueInstances"), application.queue_instances.into());
+            problems.text_at(field("jobStatus"), &application.job_status);
+            problems.text_at(field("queue"), &application.queue);
+        }
+        for (name, value) in self.metrics.iter().flatten() {
+            let field = || format!("metrics[{}]", shown(name));
+            problems.text_at(field, name);
+            match value {
+                _ if value.is_not_finite() => {
+                    let fault = Fault::OutOfRange(Adjustment::MetricNotFinite);
+                    problems.add(field(), fault, format!("{value:?}"));
+                }
+                MetricValue::String(text) => problems.text_at(field, text),
+                _ => {}
+            }
+        }
+        problems.0
+    }
+}
+
+impl MetricValue {
+    /// Whether this is NaN or an infinity, as a number or as the name that JSON writers give it
+    /// (apache/flink writes the text "NaN" beside numbers in one and the same metric).
+    pub fn is_not_finite(&self) -> bool {
+        match self {
+            Self::Double(value) => !value.is_finite(),
+            Self::String(text) => matches!(text.as_str(), "NaN" | "Infinity" | "-Infinity"),
+            _ => false,
+        }
+    }
+}
+
+/// What is wrong with a progress value. Negative zero counts as below 0: PostgreSQL would show
+/// `-0` and SQLite `0.0`.
+fn progress_adjustment(progress: f64) -> Option<Adjustment> {
+    if progress.is_nan() {
+        Some(Adjustment::ProgressNotANumber)
+    } else if progress.is_sign_negative() {
+        Some(Adjustment::ProgressBelowZero)
+    } else if progress > 1.0 {
+        Some(Adjustment::ProgressAboveOne)
+    } else {
+        None
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Blank {
+    Allowed,
+    Refused,
+}
+
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, field: impl Into<Cow<'static, str>>, fault: Fault, found: String) {
+        self.0.push(Problem {
+            field: field.into(),
+            fault,
+            found,
+        });
+    }
+
+    fn identifier(&mut self, field: &'static str, text: &str, blank: Blank) {
+        if blank == Blank::Refused && text.trim().is_empty() {
+            self.add(field, Fault::BlankIdentifier, shown(text));
+        } else if text.len() > IDENTIFIER_MAX_BYTES {
+            self.add(field, Fault::OverlongIdentifier, shown(text));
+        }
+        self.text_at(|| field.to_owned(), text);
+    }
+
+    fn count(&mut self, field: &'static str, count: i64) {
+        self.count_at(|| field.to_owned(), count);
+    }
+
+    fn count_at(&mut self, field: impl Fn() -> String, count: i64) {
+        if count < 0 {
+            self.add(
+                field(),
+                Fault::OutOfRange(Adjustment::NegativeCount),
+                count.to_string(),
+            );
+        }
+    }
+
+    fn text_at(&mut self, field: impl Fn() -> String, text: &str) {
+        if text.contains('\0') {
+            self.add(
+                field(),
+                Fault::OutOfRange(Adjustment::NulInText),
+                shown(text),
+            );
+        }
+    }
+}
+
+/// A text in quotes, cut after 60 characters.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{:?}… ({} bytes)", &text[..end], text.len()),
+        None => format!("{text:?}"),
+    }
+}

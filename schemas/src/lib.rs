@@ -1,0 +1,24 @@
+//! The contract that producer, router and consumer share; nothing in here runs.
+//!
+//! - `avro/vN/*.avsc`: every released version of the two records, each file complete in itself.
+//! - [`TaskRunningInfo`], [`TaskRunningInfoEvent`]: the current version as Rust types.
+//! - [`encode_info`], [`decode_info`], [`encode_event`], [`decode_event`]: Avro single-object encoding of them; decoding
+//!   takes every released version and gives the current one.
+//! - [`TaskRunningInfo::problems`]: everything that is wrong with a record, field by field.
+//! - [`topics`]: names of topics and headers.
+
+mod check;
+mod codec;
+mod records;
+pub mod topics;
+
+pub use check::{Fault, IDENTIFIER_MAX_BYTES, Problem, REPORTED_AT_MICROS};
+pub use codec::{
+    DecodeError, EVENT_VERSIONS, EncodeError, INFO_VERSIONS, decode_event, decode_info,
+    encode_event, encode_info,
+};
+pub use records::{
+    Adjustment, EngineInstance, JobProgressInfo, MetricValue, ResourceWithStatus, SourcePosition,
+    TaskProgressInfo, TaskResourceInfo, TaskRunningInfo, TaskRunningInfoEvent, TaskStatus,
+    timestamp,
+};

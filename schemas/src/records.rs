@@ -1,0 +1,364 @@
+//! The current version of the two records as Rust types.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize};
+
+/// What an engine says about one exec task at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TaskRunningInfo {
+    /// The exec task; also the Kafka key.
+    pub exec_id: String,
+    /// The entrance's job that the exec task belongs to.
+    pub job_id: String,
+    /// The engine instance that speaks.
+    pub engine: EngineInstance,
+    /// The task's status; see [`TaskStatus::is_final`].
+    pub status: TaskStatus,
+    /// The engine's clock, microseconds since 1970-01-01T00:00:00Z. In JSON RFC 3339 text or that
+    /// number.
+    #[serde(with = "timestamp")]
+    pub reported_at: i64,
+    /// 0, 1, 2, … within one exec task: shows loss and order.
+    pub sequence: i64,
+    /// How far the task is; `None` when the engine could not tell.
+    #[serde(default)]
+    pub progress: Option<TaskProgressInfo>,
+    /// What the task holds; `None` when the engine could not tell.
+    #[serde(default)]
+    pub resource: Option<TaskResourceInfo>,
+    /// Any named values; `None` when the engine could not tell.
+    #[serde(default)]
+    pub metrics: Option<BTreeMap<String, MetricValue>>,
+}
+
+/// An engine instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EngineInstance {
+    /// `host:port`.
+    pub instance: String,
+    /// `spark`, `flink`, `trino`, …
+    pub engine_type: String,
+    /// Who the engine runs for; may be empty.
+    #[serde(default)]
+    pub user: String,
+    /// The ticket the engine was started with; may be empty.
+    #[serde(default)]
+    pub ticket_id: String,
+    /// Tasks that the engine holds now.
+    #[serde(default)]
+    pub running_tasks: i32,
+}
+
+/// A task's status, in the seed system's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TaskStatus {
+    /// A status that a newer schema knows and this one does not.
+    Unknown,
+    /// Accepted, not yet queued.
+    Inited,
+    /// Failed once and waiting for another attempt.
+    WaitForRetry,
+    /// Queued.
+    Scheduled,
+    /// Running.
+    Running,
+    /// Ended well. Final.
+    Succeed,
+    /// Ended with an error. Final.
+    Failed,
+    /// Ended by somebody's wish. Final.
+    Cancelled,
+    /// Ended because it took too long. Final.
+    Timeout,
+}
+
+impl TaskStatus {
+    /// Whether the task has ended: `Succeed`, `Failed`, `Cancelled` or `Timeout`.
+    pub fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::Succeed | Self::Failed | Self::Cancelled | Self::Timeout
+        )
+    }
+
+    /// The status as the schema spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "Unknown",
+            Self::Inited => "Inited",
+            Self::WaitForRetry => "WaitForRetry",
+            Self::Scheduled => "Scheduled",
+            Self::Running => "Running",
+            Self::Succeed => "Succeed",
+            Self::Failed => "Failed",
+            Self::Cancelled => "Cancelled",
+            Self::Timeout => "Timeout",
+        }
+    }
+}
+
+impl fmt::Display for TaskStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The progress part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TaskProgressInfo {
+    /// 0 to 1. In JSON also the text `"NaN"`, which JSON has no number for.
+    #[serde(deserialize_with = "double_or_its_name")]
+    pub progress: f64,
+    /// The jobs inside the engine that the task consists of.
+    #[serde(default)]
+    pub progress_info: Vec<JobProgressInfo>,
+}
+
+/// One job inside the engine; counts are numbers of the engine's smallest units of work.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JobProgressInfo {
+    /// The engine's name for the job.
+    pub id: String,
+    /// All of them.
+    pub total_tasks: i32,
+    /// Running now.
+    pub running_tasks: i32,
+    /// Ended with an error.
+    pub failed_tasks: i32,
+    /// Ended well.
+    pub succeed_tasks: i32,
+}
+
+/// The resource part.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskResourceInfo {
+    /// By applicationId.
+    #[serde(default)]
+    pub applications: BTreeMap<String, ResourceWithStatus>,
+}
+
+/// What one application holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ResourceWithStatus {
+    /// Bytes.
+    pub queue_memory: i64,
+    /// Cores.
+    pub queue_cores: i32,
+    /// Containers, executors, … beside the driver.
+    pub queue_instances: i32,
+    /// The application's status in the engine's own words.
+    pub job_status: String,
+    /// The queue it was submitted to; may be empty.
+    pub queue: String,
+}
+
+/// A metric's value: the union `null | boolean | long | double | string`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum MetricValue {
+    /// Known by name, value unknown.
+    Null,
+    /// A truth value.
+    Boolean(bool),
+    /// A whole number.
+    Long(i64),
+    /// A number.
+    Double(f64),
+    /// A text.
+    String(String),
+}
+
+impl<'de> Deserialize<'de> for MetricValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyOfFive;
+        impl Visitor<'_> for AnyOfFive {
+            type Value = MetricValue;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("null, a boolean, a number or a text")
+            }
+            fn visit_unit<E>(self) -> Result<MetricValue, E> {
+                Ok(MetricValue::Null)
+            }
+            fn visit_none<E>(self) -> Result<MetricValue, E> {
+                Ok(MetricValue::Null)
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<MetricValue, E> {
+                Ok(MetricValue::Boolean(value))
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<MetricValue, E> {
+                Ok(MetricValue::Long(value))
+            }
+            // Above i64::MAX only JSON can come; a double keeps its magnitude.
+            fn visit_u64<E>(self, value: u64) -> Result<MetricValue, E> {
+                Ok(i64::try_from(value)
+                    .map_or(MetricValue::Double(value as f64), MetricValue::Long))
+            }
+            fn visit_f64<E>(self, value: f64) -> Result<MetricValue, E> {
+                Ok(MetricValue::Double(value))
+            }
+            fn visit_str<E>(self, value: &str) -> Result<MetricValue, E> {
+                Ok(MetricValue::String(value.to_owned()))
+            }
+            fn visit_string<E>(self, value: String) -> Result<MetricValue, E> {
+                Ok(MetricValue::String(value))
+            }
+        }
+        deserializer.deserialize_any(AnyOfFive)
+    }
+}
+
+/// A `TaskRunningInfo` that was checked, with where it came from and what was repaired.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TaskRunningInfoEvent {
+    /// The record this event was made of.
+    pub source: SourcePosition,
+    /// The router's clock, microseconds since 1970-01-01T00:00:00Z.
+    #[serde(with = "timestamp")]
+    pub routed_at: i64,
+    /// Each kind of repair made to `info`, once, in the enum's order.
+    pub adjustments: Vec<Adjustment>,
+    /// What the engine said, repaired where `adjustments` says so.
+    pub info: TaskRunningInfo,
+}
+
+/// Where in Kafka a record stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SourcePosition {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// The record's Kafka timestamp as Kafka gives it, milliseconds since 1970; -1 when none.
+    pub timestamp: i64,
+}
+
+/// A kind of repair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Adjustment {
+    /// A kind that a newer schema knows and this one does not.
+    Unknown,
+    /// Progress was NaN: the progress became 0.
+    ProgressNotANumber,
+    /// Progress was below 0 (or negative zero): became 0.
+    ProgressBelowZero,
+    /// Progress was above 1: became 1.
+    ProgressAboveOne,
+    /// A count, size or sequence was negative: became 0.
+    NegativeCount,
+    /// A text held U+0000, which PostgreSQL cannot hold: became U+FFFD.
+    NulInText,
+    /// A metric was NaN or infinite (as a number or as its name): became null.
+    MetricNotFinite,
+}
+
+impl Adjustment {
+    /// The kind as the schema spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "Unknown",
+            Self::ProgressNotANumber => "ProgressNotANumber",
+            Self::ProgressBelowZero => "ProgressBelowZero",
+            Self::ProgressAboveOne => "ProgressAboveOne",
+            Self::NegativeCount => "NegativeCount",
+            Self::NulInText => "NulInText",
+            Self::MetricNotFinite => "MetricNotFinite",
+        }
+    }
+}
+
+/// A double; in JSON also `"NaN"`, `"Infinity"` or `"-Infinity"`, as Avro's JSON encoding has them.
+fn double_or_its_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    if !deserializer.is_human_readable() {
+        return f64::deserialize(deserializer);
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum DoubleOrName {
+        Double(f64),
+        Name(String),
+    }
+    match DoubleOrName::deserialize(deserializer).map_err(|_| {
+        de::Error::custom("expected a number or one of \"NaN\", \"Infinity\", \"-Infinity\"")
+    })? {
+        DoubleOrName::Double(value) => Ok(value),
+        DoubleOrName::Name(name) => match name.as_str() {
+            "NaN" => Ok(f64::NAN),
+            "Infinity" => Ok(f64::INFINITY),
+            "-Infinity" => Ok(f64::NEG_INFINITY),
+            other => Err(de::Error::custom(format!(
+                "expected a number or one of \"NaN\", \"Infinity\", \"-Infinity\", found {other:?}"
+            ))),
+        },
+    }
+}
+
+/// Microseconds since 1970 in Avro; RFC 3339 text in formats made for people.
+pub mod timestamp {
+    use std::fmt;
+
+    use jiff::{SignedDuration, Timestamp};
+    use serde::de::{self, Deserializer, Visitor};
+    use serde::{Deserialize, Serializer};
+
+    /// RFC 3339 in UTC with all six digits, or `None` outside the years that it can write.
+    pub fn to_rfc3339(micros: i64) -> Option<String> {
+        let timestamp = Timestamp::from_microsecond(micros).ok()?;
+        Some(format!("{timestamp:.6}"))
+    }
+
+    /// Serialises as RFC 3339 text where a person may read it and the time can be written so, else
+    /// as the number.
+    pub fn serialize<S: Serializer>(micros: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+        match serializer
+            .is_human_readable()
+            .then(|| to_rfc3339(*micros))
+            .flatten()
+        {
+            Some(text) => serializer.serialize_str(&text),
+            None => serializer.serialize_i64(*micros),
+        }
+    }
+
+    /// Reads either form.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+        if !deserializer.is_human_readable() {
+            return i64::deserialize(deserializer);
+        }
+        struct TextOrMicros;
+        impl Visitor<'_> for TextOrMicros {
+            type Value = i64;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("RFC 3339 text such as \"2026-11-25T14:05:00.123456Z\", or whole microseconds since 1970")
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<i64, E> {
+                Ok(value)
+            }
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<i64, E> {
+                i64::try_from(value)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(value), &self))
+            }
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<i64, E> {
+                let timestamp: Timestamp = value
+                    .parse()
+                    .map_err(|_| E::invalid_value(de::Unexpected::Str(value), &self))?;
+                // Rounds towards the past, so that a time before 1970 does not become a later one.
+                let since_1970 = SignedDuration::from_nanos_i128(timestamp.as_nanosecond());
+                i64::try_from(since_1970.as_nanos().div_euclid(1_000)).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(TextOrMicros)
+    }
+}

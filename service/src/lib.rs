@@ -1,0 +1,14 @@
+//! What the three binaries wear; it knows nothing of tasks.
+//!
+//! - [`kafka`]: `--bootstrap-servers`, `-X key=value`, `--kafka-config`: one way to a client.
+//! - [`subscription`]: a member of a consumer group as one ordered stream of records, assignments
+//!   and revocations.
+//! - [`telemetry`]: logs, and `--metrics-listen` with `/metrics`, `/livez`, `/readyz`.
+//! - [`health`]: ready means *progressing*.
+//! - [`exit`]: how a program ends: on a signal, and with which code.
+
+pub mod exit;
+pub mod health;
+pub mod kafka;
+pub mod subscription;
+pub mod telemetry;

@@ -1,0 +1,343 @@
+//! A member of a consumer group as one ordered stream of records, assignments and revocations.
+//!
+//! librdkafka tells of a rebalance while it is polled and waits until the assignment is changed;
+//! nothing says that this has to happen inside the callback. So the callback only notes what is
+//! asked, and [`Subscription::next`] hands it on as the next item: the owner can look up offsets,
+//! finish a transaction, and only then [`assign`](Subscription::assign) or
+//! [`release`](Subscription::release).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use anyhow::Context;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaRespErr;
+
+use crate::exit::NeedsAttention;
+use crate::health::Health;
+use crate::kafka::KafkaOptions;
+use crate::telemetry::names;
+
+/// Settings that exactly-once rests on.
+const FIXED: &[(&str, &str)] = &[
+    // Aborted records are never seen.
+    ("isolation.level", "read_committed"),
+    // Where to start is decided on assignment; offsets are committed with the work.
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    // A start that the log does not hold is an error, never a silent jump.
+    ("auto.offset.reset", "error"),
+    ("partition.assignment.strategy", "cooperative-sticky"),
+    ("allow.auto.create.topics", "false"),
+    ("check.crcs", "true"),
+];
+
+/// Tuning, as measured.
+const DEFAULTS: &[(&str, &str)] = &[
+    // The default parks a partition for a second when its queue is full: a factor of four.
+    ("fetch.queue.backoff.ms", "2"),
+    // Bounds memory without costing throughput.
+    ("queued.min.messages", "20000"),
+    ("queued.max.messages.kbytes", "16384"),
+    ("statistics.interval.ms", "1000"),
+];
+
+/// What happens to a member of a consumer group.
+#[derive(Debug)]
+pub enum Next<'a> {
+    /// A record.
+    Record(BorrowedMessage<'a>),
+    /// Partitions to begin with: answer with [`Subscription::assign`].
+    Assigned(TopicPartitionList),
+    /// Partitions to let go: answer with [`Subscription::release`].
+    Revoked {
+        /// Which.
+        partitions: TopicPartitionList,
+        /// Whether they are already somebody else's (e.g. after a pause past the session's
+        /// timeout), so that nothing can be committed for them any more.
+        lost: bool,
+    },
+}
+
+/// A member of a consumer group.
+pub struct Subscription {
+    consumer: StreamConsumer<Member>,
+    topic: String,
+}
+
+impl Subscription {
+    /// Joins `group` for `topic`; with an instance id as a static member.
+    ///
+    /// # Errors
+    /// If a setting is wrong.
+    pub fn join(
+        options: &KafkaOptions,
+        topic: &str,
+        group: &str,
+        instance_id: Option<&str>,
+        health: Arc<Health>,
+    ) -> anyhow::Result<Self> {
+        let mut config: ClientConfig = options.client_config(DEFAULTS, FIXED)?;
+        config.set("group.id", group);
+        if let Some(instance_id) = instance_id {
+            config.set("group.instance.id", instance_id);
+        }
+        let member = Member {
+            rebalances: Mutex::default(),
+            leaving: AtomicBool::new(false),
+            health,
+        };
+        let consumer: StreamConsumer<Member> = config
+            .create_with_context(member)
+            .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
+        consumer
+            .subscribe(&[topic])
+            .with_context(|| format!("subscribing to {topic}"))?;
+        Ok(Self {
+            consumer,
+            topic: topic.to_owned(),
+        })
+    }
+
+    /// The next thing that happens. Cancel safe. Must be awaited at least every
+    /// `max.poll.interval.ms` (5 minutes), or the member is put out of the group.
+    ///
+    /// Errors that librdkafka recovers from by itself are logged and waited out.
+    ///
+    /// # Errors
+    /// Errors that it does not recover from.
+    pub async fn next(&self) -> anyhow::Result<Next<'_>> {
+        let mut recv = pin!(self.consumer.recv());
+        loop {
+            let polled = poll_fn(|cx| {
+                if let Some(rebalance) = self.consumer.context().take() {
+                    return Poll::Ready(Ok(rebalance.into()));
+                }
+                match recv.as_mut().poll(cx) {
+                    Poll::Ready(record) => Poll::Ready(record.map(Next::Record)),
+                    // The poll itself may have noted a rebalance.
+                    Poll::Pending => match self.consumer.context().take() {
+                        Some(rebalance) => Poll::Ready(Ok(rebalance.into())),
+                        None => Poll::Pending,
+                    },
+                }
+            })
+            .await;
+            match polled {
+                Ok(next) => return Ok(next),
+                Err(error) => {
+                    self.explain(error)?;
+                    recv.set(self.consumer.recv());
+                }
+            }
+        }
+    }
+
+    /// Logs an error that passes; returns one that does not.
+    fn explain(&self, error: KafkaError) -> anyhow::Result<()> {
+        use RDKafkaErrorCode::{
+            AutoOffsetReset, FencedInstanceId, GroupAuthorizationFailed, TopicAuthorizationFailed,
+            UnknownTopicOrPartition,
+        };
+        let topic = &self.topic;
+        match error.rdkafka_error_code() {
+            Some(AutoOffsetReset) => Err(NeedsAttention(format!(
+                "the stored position is not in the log of {topic} any more (or not yet): {error}; \
+                 retention may have passed it, or the topic was made anew. Nothing was skipped. \
+                 Compare with: kafka-get-offsets.sh --topic {topic}"
+            ))
+            .into()),
+            Some(FencedInstanceId) => Err(NeedsAttention(format!(
+                "another member of the group runs with this --instance-id: {error}; give each its own"
+            ))
+            .into()),
+            Some(TopicAuthorizationFailed | GroupAuthorizationFailed) => {
+                Err(NeedsAttention(format!("reading {topic} is not allowed: {error}")).into())
+            }
+            Some(UnknownTopicOrPartition) => {
+                Err(NeedsAttention(format!("topic {topic} is gone: {error}")).into())
+            }
+            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
+                Err(error).with_context(|| format!("reading {topic}"))
+            }
+            _ => {
+                tracing::warn!("reading {topic}, going on: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins with the partitions of [`Next::Assigned`], each at the offset set in the list.
+    ///
+    /// # Errors
+    /// If the member has lost its group meanwhile.
+    pub fn assign(&self, partitions: &TopicPartitionList) -> anyhow::Result<()> {
+        self.consumer
+            .incremental_assign(partitions)
+            .context("taking the assigned partitions")
+    }
+
+    /// Lets go of the partitions of [`Next::Revoked`].
+    ///
+    /// # Errors
+    /// If the member has lost its group meanwhile.
+    pub fn release(&self, partitions: &TopicPartitionList) -> anyhow::Result<()> {
+        self.consumer
+            .incremental_unassign(partitions)
+            .context("letting go of the revoked partitions")
+    }
+
+    /// The underlying consumer: for offsets, seeking, pausing and the group's metadata. Never poll
+    /// it, and leave its assignment alone.
+    pub fn consumer(&self) -> &StreamConsumer<impl ConsumerContext + use<>> {
+        &self.consumer
+    }
+
+    /// Leaves the group (a static member stays until its session times out, as Kafka has it) and
+    /// waits until the broker knows. What was read and not committed is read again by the next
+    /// owner.
+    pub async fn leave(self) {
+        self.consumer
+            .context()
+            .leaving
+            .store(true, Ordering::Release);
+        // Dropping blocks until the group has been left.
+        let left = tokio::task::spawn_blocking(move || drop(self));
+        if tokio::time::timeout(Duration::from_secs(15), left)
+            .await
+            .is_err()
+        {
+            tracing::warn!("no broker answered while leaving the group; its session will time out");
+        }
+    }
+}
+
+enum Rebalance {
+    Assigned(TopicPartitionList),
+    Revoked {
+        partitions: TopicPartitionList,
+        lost: bool,
+    },
+}
+
+impl From<Rebalance> for Next<'_> {
+    fn from(rebalance: Rebalance) -> Self {
+        match rebalance {
+            Rebalance::Assigned(partitions) => Next::Assigned(partitions),
+            Rebalance::Revoked { partitions, lost } => Next::Revoked { partitions, lost },
+        }
+    }
+}
+
+/// The consumer's context: notes rebalances, tells the health and the lag.
+struct Member {
+    rebalances: Mutex<VecDeque<Rebalance>>,
+    leaving: AtomicBool,
+    health: Arc<Health>,
+}
+
+impl Member {
+    fn take(&self) -> Option<Rebalance> {
+        self.rebalances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
+    }
+}
+
+impl ConsumerContext for Member {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        asked: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let rebalance = match asked {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                Rebalance::Assigned(partitions.clone())
+            }
+            _ => Rebalance::Revoked {
+                partitions: partitions.clone(),
+                lost: consumer.assignment_lost(),
+            },
+        };
+        if self.leaving.load(Ordering::Acquire) {
+            // Nobody takes items any more, and the client closes only when nothing is assigned.
+            if let Rebalance::Revoked { partitions, .. } = rebalance
+                && let Err(error) = consumer.incremental_unassign(&partitions)
+            {
+                tracing::warn!("letting go of partitions while leaving: {error}");
+            }
+            return;
+        }
+        self.rebalances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(rebalance);
+    }
+}
+
+impl ClientContext for Member {
+    fn stats(&self, statistics: Statistics) {
+        let connected = statistics
+            .brokers
+            .values()
+            .any(|broker| broker.state == "UP");
+        let joined = statistics
+            .cgrp
+            .is_some_and(|group| group.join_state == "steady");
+        let mut lag = BTreeMap::new();
+        for (name, topic) in &statistics.topics {
+            // Partition -1 is librdkafka's own.
+            for partition in topic
+                .partitions
+                .values()
+                .filter(|partition| partition.partition >= 0)
+            {
+                // Unknown (-1) where this member does not (yet) fetch: it has nothing to catch up on.
+                let behind = partition.consumer_lag.max(0);
+                metrics::gauge!(names::LAG, "messaging_destination_name" => name.clone(),
+                    "messaging_destination_partition_id" => partition.partition.to_string())
+                .set(behind as f64);
+                lag.insert(partition.partition, behind);
+            }
+        }
+        self.health.observed(connected, joined, lag);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{error}: {reason}");
+    }
+}
+
+/// librdkafka's own log lines, a level quieter than it has them where it only says that it tries
+/// again.
+pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(target: "librdkafka", "{facility}: {message}");
+        }
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            tracing::warn!(target: "librdkafka", "{facility}: {message}");
+        }
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+            tracing::info!(target: "librdkafka", "{facility}: {message}");
+        }
+        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", "{facility}: {message}"),
+    }
+}

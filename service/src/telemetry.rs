@@ -1,0 +1,136 @@
+//! Logs, and the endpoints `/metrics`, `/livez` and `/readyz`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use tracing_subscriber::EnvFilter;
+
+use crate::health::Health;
+
+/// Metric names. Those of `messaging_*` and `db_*` are OpenTelemetry's semantic conventions
+/// (messaging and database clients, 1.3x) as Prometheus spells them.
+pub mod names {
+    /// Counter: records received. Labels as [`super::messaging`].
+    pub const CONSUMED: &str = "messaging_client_consumed_messages_total";
+    /// Counter: records sent and acknowledged. Labels as [`super::messaging`].
+    pub const SENT: &str = "messaging_client_sent_messages_total";
+    /// Histogram, seconds: a call to Kafka. Label `messaging_operation_name`.
+    pub const OPERATION_DURATION: &str = "messaging_client_operation_duration_seconds";
+    /// Histogram, seconds: a database transaction. Label `db_system_name`.
+    pub const DB_OPERATION_DURATION: &str = "db_client_operation_duration_seconds";
+    /// Gauge: records that a committed reader could read and this member has not yet read. Labels
+    /// `messaging_destination_name`, `messaging_destination_partition_id`.
+    pub const LAG: &str = "messaging_consumer_lag_messages";
+}
+
+/// The labels that OpenTelemetry asks for on each messaging metric.
+pub fn messaging(operation: &'static str, topic: &str) -> [(&'static str, String); 3] {
+    [
+        ("messaging_system", "kafka".to_owned()),
+        ("messaging_operation_name", operation.to_owned()),
+        ("messaging_destination_name", topic.to_owned()),
+    ]
+}
+
+/// Options of every program: how it logs.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Logs")]
+pub struct LogOptions {
+    /// How logs are written (to standard error)
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug, trace, or per module as in router=debug,librdkafka=warn
+    #[arg(
+        long,
+        env = "LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        global = true
+    )]
+    pub log_level: String,
+}
+
+/// A log's form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Option of every service: where its endpoints listen.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Health and metrics")]
+pub struct MetricsOptions {
+    /// Serve Prometheus metrics at /metrics, and /livez and /readyz, on this address
+    #[arg(long, env = "METRICS_LISTEN", value_name = "ADDR:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+impl LogOptions {
+    /// Starts logging to standard error.
+    ///
+    /// # Errors
+    /// If the level is none.
+    pub fn start(&self) -> anyhow::Result<()> {
+        let filter = EnvFilter::try_new(&self.log_level)
+            .with_context(|| format!("--log-level {:?}", self.log_level))?;
+        let logs = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => logs
+                .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+                .init(),
+            LogFormat::Json => logs.json().flatten_event(true).init(),
+        }
+        Ok(())
+    }
+}
+
+impl MetricsOptions {
+    /// Starts the endpoints, if asked for; they end with the program.
+    ///
+    /// # Errors
+    /// If the address cannot be listened on.
+    pub async fn start(&self, health: Arc<Health>) -> anyhow::Result<()> {
+        let Some(address) = self.metrics_listen else {
+            return Ok(());
+        };
+        let seconds = [
+            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+        ];
+        let prometheus = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)?
+            .install_recorder()?;
+        let app = Router::new()
+            .route("/livez", get(|| async { "alive\n" }))
+            .route(
+                "/readyz",
+                get(move || async move {
+                    match health.ready() {
+                        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+                        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+                    }
+                }),
+            )
+            .route("/metrics", get(move || async move { prometheus.render() }));
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .with_context(|| format!("--metrics-listen {address}"))?;
+        tracing::info!("metrics and health on http://{}", listener.local_addr()?);
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, app).await {
+                tracing::error!("the metrics endpoint ended: {error}");
+            }
+        });
+        Ok(())
+    }
+}
