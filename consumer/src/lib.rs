@@ -1,1 +1,38 @@
+//! The entrance: stores what engines said in tables, and tells it.
+//!
+//! ```text
+//! task-running-info-events ──▶ Subscription ──▶ rows() ──▶ Batch ──▶ Store { offsets, task, the three histories }
+//!                              (group member)   (pure)               one database transaction
+//! ```
+//!
+//! - [`run`]: stores events until it is told to stop.
+//! - [`migrate`]: brings the tables up to date.
+//! - [`tasks`], [`task`]: what the tables say.
 
+mod batch;
+mod letters;
+mod query;
+mod rows;
+mod run;
+mod store;
+
+pub use query::{task, tasks};
+pub use rows::Part;
+pub use run::{Config, run};
+pub use store::DatabaseOptions;
+
+use anyhow::Context;
+
+/// Brings the tables up to date, or leaves them if they are.
+///
+/// # Errors
+/// If the database cannot be reached or does not take it.
+pub async fn migrate(options: &DatabaseOptions) -> anyhow::Result<()> {
+    let database = store::Database::parse(options)?;
+    database
+        .migrate()
+        .await
+        .with_context(|| format!("migrating {}", database.place()))?;
+    println!("{} is up to date", database.place());
+    Ok(())
+}

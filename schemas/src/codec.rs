@@ -12,10 +12,27 @@ use serde::de::DeserializeOwned;
 
 use crate::{TaskRunningInfo, TaskRunningInfoEvent};
 
-/// Every released version of `TaskRunningInfo`, oldest first, as `.avsc` text.
-pub const INFO_VERSIONS: &[&str] = &[include_str!("../avro/v1/TaskRunningInfo.avsc")];
-/// Every released version of `TaskRunningInfoEvent`, oldest first, as `.avsc` text.
-pub const EVENT_VERSIONS: &[&str] = &[include_str!("../avro/v1/TaskRunningInfoEvent.avsc")];
+/// A released version of a record.
+#[derive(Clone, Copy, Debug)]
+pub struct Version {
+    /// CRC-64-AVRO of the schema's parsing canonical form. Written down rather than computed:
+    /// apache-avro 0.22 writes `{"type":"long"}` where the canonical form of a logical type is
+    /// `"long"`, so it comes to another number than Java's org.apache.avro and Python's fastavro.
+    pub fingerprint: u64,
+    /// The schema, as `.avsc` text.
+    pub avsc: &'static str,
+}
+
+/// Every released version of `TaskRunningInfo`, oldest first.
+pub const INFO_VERSIONS: &[Version] = &[Version {
+    fingerprint: 0x944a_4f94_29e9_c6b6,
+    avsc: include_str!("../avro/v1/TaskRunningInfo.avsc"),
+}];
+/// Every released version of `TaskRunningInfoEvent`, oldest first.
+pub const EVENT_VERSIONS: &[Version] = &[Version {
+    fingerprint: 0x34e3_436a_c13c_e5f9,
+    avsc: include_str!("../avro/v1/TaskRunningInfoEvent.avsc"),
+}];
 
 const MARKER: [u8; 2] = [0xC3, 0x01];
 const HEADER_BYTES: usize = 10;
@@ -176,15 +193,15 @@ impl Codec {
         clippy::expect_used,
         reason = "the schemas are part of this program, and a test parses them"
     )]
-    fn new(record: &'static str, versions: &[&str]) -> Self {
+    fn new(record: &'static str, versions: &[Version]) -> Self {
         apache_avro::util::max_allocation_bytes(MAX_CLAIMED_BYTES);
-        let parse = |text: &&str| -> &'static Schema {
+        let parse = |version: &Version| -> &'static Schema {
             Box::leak(Box::new(
-                Schema::parse_str(text).expect("a released schema parses"),
+                Schema::parse_str(version.avsc).expect("a released schema parses"),
             ))
         };
         let (current, older) = versions.split_last().expect("at least one version");
-        let current = parse(current);
+        let current_schema = parse(current);
         let reader = |schema, resolve_to| {
             GenericDatumReader::builder(schema)
                 .maybe_reader_schema(resolve_to)
@@ -194,16 +211,20 @@ impl Codec {
         };
         Self {
             record,
-            fingerprint: rabin(current),
-            writer: GenericDatumWriter::builder(current)
+            fingerprint: current.fingerprint,
+            writer: GenericDatumWriter::builder(current_schema)
                 .human_readable(false)
                 .build()
                 .expect("a released schema resolves"),
-            reader: reader(current, None),
+            reader: reader(current_schema, None),
             older: older
                 .iter()
-                .map(parse)
-                .map(|schema| (rabin(schema), reader(schema, Some(current))))
+                .map(|version| {
+                    (
+                        version.fingerprint,
+                        reader(parse(version), Some(current_schema)),
+                    )
+                })
                 .collect(),
         }
     }
@@ -247,12 +268,4 @@ impl Codec {
             count => Err(DecodeError::TrailingBytes { record, count }),
         }
     }
-}
-
-/// CRC-64-AVRO of a schema's parsing canonical form.
-fn rabin(schema: &Schema) -> u64 {
-    let bytes = schema.fingerprint::<apache_avro::rabin::Rabin>().bytes;
-    let mut fingerprint = [0; 8];
-    fingerprint.copy_from_slice(&bytes);
-    u64::from_le_bytes(fingerprint)
 }

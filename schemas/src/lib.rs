@@ -5,18 +5,21 @@
 //! - [`encode_info`], [`decode_info`], [`encode_event`], [`decode_event`]: Avro single-object encoding of them; decoding
 //!   takes every released version and gives the current one.
 //! - [`TaskRunningInfo::problems`]: everything that is wrong with a record, field by field.
-//! - [`topics`]: names of topics and headers.
+//! - [`DeadLetter`]: a record that was set aside, and why: the headers of its letter.
+//! - [`topics`]: names of topics.
 
 mod check;
 mod codec;
+pub mod dead_letter;
 mod records;
 pub mod topics;
 
 pub use check::{Fault, IDENTIFIER_MAX_BYTES, Problem, REPORTED_AT_MICROS};
 pub use codec::{
-    DecodeError, EVENT_VERSIONS, EncodeError, INFO_VERSIONS, decode_event, decode_info,
+    DecodeError, EVENT_VERSIONS, EncodeError, INFO_VERSIONS, Version, decode_event, decode_info,
     encode_event, encode_info,
 };
+pub use dead_letter::{DeadLetter, Reject};
 pub use records::{
     Adjustment, EngineInstance, JobProgressInfo, MetricValue, ResourceWithStatus, SourcePosition,
     TaskProgressInfo, TaskResourceInfo, TaskRunningInfo, TaskRunningInfoEvent, TaskStatus,

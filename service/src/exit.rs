@@ -25,7 +25,11 @@ pub fn code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::from(OK),
         Err(error) => {
-            tracing::error!("{error:#}");
+            if tracing::dispatcher::has_been_set() {
+                tracing::error!("{error:#}");
+            } else {
+                eprintln!("error: {error:#}");
+            }
             let needs_attention = error.chain().any(|cause| cause.is::<NeedsAttention>());
             ExitCode::from(if needs_attention { CONFIG } else { FAILED })
         }

@@ -1,0 +1,122 @@
+//! Dead letters of the consumer: written and acknowledged before the offset moves on.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::util::Timeout;
+use schemas::dead_letter::OMITTED_VALUE_BYTES;
+use schemas::{DeadLetter, Reject};
+use service::exit::NeedsAttention;
+use service::kafka::{Cluster, KafkaOptions};
+
+const FIXED: &[(&str, &str)] = &[
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    ("partitioner", "murmur2_random"),
+];
+
+/// Bytes that headers and batch take beside key and value.
+const OVERHEAD_BYTES: usize = 8 * 1024;
+
+pub(crate) struct Letters {
+    producer: FutureProducer<Quiet>,
+    topic: String,
+    instance: String,
+    max_bytes: usize,
+}
+
+impl Letters {
+    /// # Errors
+    /// If the topic does not exist or a setting is wrong.
+    pub(crate) async fn connect(
+        options: &KafkaOptions,
+        cluster: &Cluster,
+        topic: &str,
+        instance: String,
+    ) -> anyhow::Result<Self> {
+        cluster.require_topic(topic)?;
+        let max_bytes = cluster.max_message_bytes(topic).await.unwrap_or(1_048_588);
+        let mut config = options.client_config(&[("compression.type", "lz4")], FIXED)?;
+        config.set("message.max.bytes", max_bytes.to_string());
+        let producer = config
+            .create_with_context(Quiet)
+            .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
+        Ok(Self {
+            producer,
+            topic: topic.to_owned(),
+            instance,
+            max_bytes,
+        })
+    }
+
+    /// Sets a record aside and waits until the brokers have the letter, however long they are away.
+    /// A repeat after a crash is recognised by the coordinates in its headers.
+    ///
+    /// # Errors
+    /// If the brokers refuse it.
+    pub(crate) async fn send(
+        &self,
+        record: &BorrowedMessage<'_>,
+        reject: &Reject,
+    ) -> anyhow::Result<()> {
+        let letter = DeadLetter {
+            topic: record.topic(),
+            partition: record.partition(),
+            offset: record.offset(),
+            timestamp_ms: record.timestamp().to_millis(),
+            service: "consumer",
+            instance: &self.instance,
+            reject,
+        };
+        let mut headers = letter.headers();
+        let size = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        let fits = size(record.key()) + size(record.payload()) + OVERHEAD_BYTES <= self.max_bytes;
+        if !fits {
+            headers.push((OMITTED_VALUE_BYTES, size(record.payload()).to_string()));
+        }
+        let mut owned = OwnedHeaders::new_with_capacity(headers.len());
+        for (name, value) in &headers {
+            owned = owned.insert(Header {
+                key: name,
+                value: Some(value),
+            });
+        }
+        let sent = FutureRecord::<[u8], [u8]> {
+            topic: &self.topic,
+            partition: None,
+            payload: record.payload().filter(|_| fits),
+            key: record.key().filter(|_| fits),
+            timestamp: None,
+            headers: Some(owned),
+        };
+        self.producer.send(sent, Timeout::After(Duration::from_secs(30))).await.map_err(|(error, _)| error).with_context(|| {
+            format!(
+                "writing the dead letter of {} partition {} offset {} to {}; the offset was not moved past it",
+                record.topic(),
+                record.partition(),
+                record.offset(),
+                self.topic
+            )
+        })?;
+        Ok(())
+    }
+}
+
+/// Logs through our own logs.
+#[derive(Clone)]
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        service::subscription::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{error}: {reason}");
+    }
+}

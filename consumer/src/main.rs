@@ -1,0 +1,107 @@
+//! The `consumer` program.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use consumer::DatabaseOptions;
+use service::exit;
+use service::health::Health;
+use service::kafka::KafkaOptions;
+use service::telemetry::{LogOptions, MetricsOptions};
+
+/// Stores what engines said in tables, and tells it
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    database: DatabaseOptions,
+    #[command(flatten)]
+    logs: LogOptions,
+}
+
+const EXAMPLES: &str = "Examples:
+  consumer run --bootstrap-servers localhost:9092 --database-url sqlite:tasks.db
+  consumer tasks --running --database-url sqlite:tasks.db
+
+Exit codes: 0 stopped as asked; 1 failed, start again; 2 wrong usage; 78 a person has to change something first";
+
+#[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "parsed once")]
+enum Command {
+    /// Store events until told to stop; start as many as there are partitions
+    #[command(
+        after_help = "Example:\n  consumer run --bootstrap-servers localhost:9092 --database-url postgres://taskrunning@localhost/taskrunning \\\n    --instance-id consumer-1 --metrics-listen 127.0.0.1:9102"
+    )]
+    Run {
+        #[command(flatten)]
+        config: consumer::Config,
+        #[command(flatten)]
+        kafka: KafkaOptions,
+        #[command(flatten)]
+        metrics: MetricsOptions,
+    },
+    /// Make the tables or bring them up to date
+    #[command(after_help = "Example:\n  consumer migrate --database-url sqlite:tasks.db")]
+    Migrate,
+    /// List tasks, the newest report first
+    #[command(
+        after_help = "Example:\n  consumer tasks --running --json --database-url sqlite:tasks.db"
+    )]
+    Tasks {
+        /// Only tasks without a final status
+        #[arg(long)]
+        running: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// At most so many tasks; 0 for all
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: u32,
+    },
+    /// Show one task: its newest state, what it holds, and its reports
+    #[command(after_help = "Example:\n  consumer task exec-1 --database-url sqlite:tasks.db")]
+    Task {
+        /// The exec task's id
+        exec_id: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Show at most so many of its newest reports; 0 for all
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: u32,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    exit::code(run(Cli::parse()).await)
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    cli.logs.start()?;
+    match cli.command {
+        Command::Run {
+            config,
+            kafka,
+            metrics,
+        } => {
+            let health = Arc::new(Health::default());
+            metrics.start(health.clone()).await?;
+            consumer::run(config, kafka, cli.database, health, exit::on_signal()?).await
+        }
+        Command::Migrate => consumer::migrate(&cli.database).await,
+        Command::Tasks {
+            running,
+            json,
+            limit,
+        } => consumer::tasks(&cli.database, running, limit, json).await,
+        Command::Task {
+            exec_id,
+            json,
+            limit,
+        } => consumer::task(&cli.database, &exec_id, limit, json).await,
+    }
+}

@@ -1,0 +1,605 @@
+//! `consumer tasks` and `consumer task`: what the tables say, for a person or a program.
+//!
+//! One text of SQL serves both databases: what they write in unlike ways stands in [`Dialect`], and
+//! everything else is read as text and numbers.
+
+use anyhow::{Context, bail};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use sqlx::{AnyConnection, FromRow};
+
+use crate::store::{Database, DatabaseOptions};
+
+/// Sequences of a task that are listed one by one before "and more".
+const LISTED_SEQUENCES: usize = 20;
+
+/// A task's row in `task`.
+#[derive(Debug, Serialize, FromRow)]
+struct Task {
+    exec_id: String,
+    job_id: String,
+    engine_instance: String,
+    engine_type: String,
+    engine_user: String,
+    ticket_id: String,
+    status: String,
+    /// 0 to 1, of the newest report; absent when that report could not tell.
+    progress: Option<f64>,
+    /// RFC 3339.
+    reported_at: String,
+    sequence: i64,
+    event_partition: i32,
+    event_offset: i64,
+    #[serde(skip)]
+    task_id: i64,
+}
+
+/// A row of `task_progress`.
+#[derive(Debug, Serialize, FromRow)]
+struct Report {
+    sequence: i64,
+    reported_at: String,
+    status: String,
+    progress: Option<f64>,
+    #[sqlx(flatten)]
+    jobs: Jobs,
+    /// A JSON array.
+    #[serde(serialize_with = "raw")]
+    adjustments: Option<String>,
+    event_partition: i32,
+    event_offset: i64,
+}
+
+/// The sub-jobs of a report: JSON arrays of equal length, absent when the report could not tell.
+#[derive(Debug, Default, Serialize, FromRow)]
+struct Jobs {
+    #[serde(serialize_with = "raw")]
+    job_ids: Option<String>,
+    #[serde(serialize_with = "raw")]
+    total_tasks: Option<String>,
+    #[serde(serialize_with = "raw")]
+    running_tasks: Option<String>,
+    #[serde(serialize_with = "raw")]
+    failed_tasks: Option<String>,
+    #[serde(serialize_with = "raw")]
+    succeed_tasks: Option<String>,
+}
+
+/// A row of `task_resource`.
+#[derive(Debug, Serialize, FromRow)]
+struct Held {
+    application_id: String,
+    status: String,
+    queue: String,
+    memory_bytes: i64,
+    cores: i32,
+    instances: i32,
+    reported_at: String,
+}
+
+/// A row of `task_metrics`.
+#[derive(Debug, Serialize, FromRow)]
+struct Metrics {
+    engine_running_tasks: i32,
+    /// A JSON object.
+    #[serde(serialize_with = "raw")]
+    metrics: Option<String>,
+    reported_at: String,
+}
+
+/// Everything about a task.
+#[derive(Serialize)]
+struct Story {
+    task: Task,
+    /// The newest resource part that was stored, by application.
+    resource: Vec<Held>,
+    /// The newest metrics.
+    metrics: Option<Metrics>,
+    sequences: Sequences,
+    /// The newest reports, the newest first.
+    reports: Vec<Report>,
+}
+
+/// What a task's sequences show: loss and repetition between the engine and the table.
+#[derive(Debug, Default, PartialEq, Serialize)]
+struct Sequences {
+    /// Rows in `task_progress`.
+    reports: i64,
+    /// Reports that carry a sequence which an earlier row has already.
+    repeated: i64,
+    /// Sequences between the first (0) and the last that no row has.
+    missing: i64,
+    /// The first few of them.
+    missing_sequences: Vec<i64>,
+}
+
+/// JSON that the database holds as text, as JSON.
+fn raw<S: serde::Serializer>(json: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    let json = json
+        .as_deref()
+        .map(|text| RawValue::from_string(text.to_owned()))
+        .transpose();
+    json.map_err(serde::ser::Error::custom)?
+        .serialize(serializer)
+}
+
+/// What the two databases write in unlike ways.
+struct Dialect {
+    postgres: bool,
+}
+
+impl Dialect {
+    /// RFC 3339 text of a time column, as `reported_at`.
+    fn reported_at(&self) -> &'static str {
+        if self.postgres {
+            r#"to_char(reported_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS reported_at"#
+        } else {
+            "strftime('%Y-%m-%dT%H:%M:%S', (reported_at - (reported_at % 1000000 + 1000000) % 1000000) / 1000000, 'unixepoch') \
+             || printf('.%06dZ', (reported_at % 1000000 + 1000000) % 1000000) AS reported_at"
+        }
+    }
+
+    /// JSON text of an array column, under its own name.
+    fn json_array(&self, column: &str) -> String {
+        if self.postgres {
+            format!("array_to_json({column})::text AS {column}")
+        } else {
+            column.to_owned()
+        }
+    }
+
+    fn task_columns(&self) -> String {
+        format!(
+            "exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, progress, {}, sequence, \
+             event_partition, event_offset, task_id",
+            self.reported_at()
+        )
+    }
+
+    /// An SQL integer literal for "no limit" given as 0.
+    fn limit(limit: u32) -> i64 {
+        if limit == 0 { i64::MAX } else { limit.into() }
+    }
+}
+
+async fn open(options: &DatabaseOptions) -> anyhow::Result<(AnyConnection, Dialect, String)> {
+    let database = Database::parse(options)?;
+    let connection = database.read().await?;
+    Ok((
+        connection,
+        Dialect {
+            postgres: matches!(database, Database::Postgres(_)),
+        },
+        database.place(),
+    ))
+}
+
+/// Prints the tasks, the newest report first; at most `limit` (0: all).
+///
+/// # Errors
+/// If the database is not there or has no tables.
+pub async fn tasks(
+    options: &DatabaseOptions,
+    running: bool,
+    limit: u32,
+    json: bool,
+) -> anyhow::Result<()> {
+    let (mut connection, dialect, place) = open(options).await?;
+    let filter = match (running, dialect.postgres) {
+        (false, _) => "",
+        (true, true) => "WHERE NOT is_final",
+        (true, false) => "WHERE is_final = 0",
+    };
+    let columns = dialect.task_columns();
+    // The alias keeps ORDER BY on the column, not on its text.
+    let select = format!(
+        "SELECT {columns} FROM task {filter} ORDER BY task.reported_at DESC, exec_id LIMIT $1"
+    );
+    let tasks: Vec<Task> = sqlx::query_as(sqlx::AssertSqlSafe(select))
+        .bind(Dialect::limit(limit))
+        .fetch_all(&mut connection)
+        .await
+        .with_context(|| format!("reading the tasks of {place}"))?;
+    let all: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "SELECT count(*) FROM task {filter}"
+    )))
+    .fetch_one(&mut connection)
+    .await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&tasks)?);
+        return Ok(());
+    }
+    let mut table = table(&[
+        "exec task",
+        "status",
+        "progress",
+        "reported",
+        "seq",
+        "engine",
+        "user",
+        "job",
+    ]);
+    let now = Timestamp::now();
+    for task in &tasks {
+        table.add_row([
+            shown(&task.exec_id),
+            shown(&task.status),
+            percent(task.progress),
+            age(&task.reported_at, now),
+            task.sequence.to_string(),
+            format!(
+                "{} {}",
+                shown(&task.engine_type),
+                shown(&task.engine_instance)
+            ),
+            shown(&task.engine_user),
+            shown(&task.job_id),
+        ]);
+    }
+    print_table(&mut table, &[2, 3, 4]);
+    let kind = if running { "running tasks" } else { "tasks" };
+    match all - tasks.len() as i64 {
+        0 => println!("{all} {kind} in {place}"),
+        more => println!(
+            "{} of {all} {kind} in {place}; {more} more with --limit 0",
+            tasks.len()
+        ),
+    }
+    Ok(())
+}
+
+/// Prints one task: its newest state, what it holds, its sequences, and at most `limit` of its newest
+/// reports (0: all).
+///
+/// # Errors
+/// If there is no such task, or the database is not there or has no tables.
+pub async fn task(
+    options: &DatabaseOptions,
+    exec_id: &str,
+    limit: u32,
+    json: bool,
+) -> anyhow::Result<()> {
+    let (mut connection, dialect, place) = open(options).await?;
+    let Some(story) = story(&mut connection, &dialect, exec_id, limit)
+        .await
+        .with_context(|| format!("reading the task {exec_id} of {place}"))?
+    else {
+        bail!("{place} has no exec task {exec_id:?}; list them with: consumer tasks");
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&story)?);
+    } else {
+        print_story(&story)?;
+    }
+    Ok(())
+}
+
+async fn story(
+    connection: &mut AnyConnection,
+    dialect: &Dialect,
+    exec_id: &str,
+    limit: u32,
+) -> Result<Option<Story>, sqlx::Error> {
+    let select = format!(
+        "SELECT {} FROM task WHERE exec_id = $1",
+        dialect.task_columns()
+    );
+    let task: Option<Task> = sqlx::query_as(sqlx::AssertSqlSafe(select))
+        .bind(exec_id)
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some(task) = task else { return Ok(None) };
+    let reported_at = dialect.reported_at();
+
+    // The newest event that has a resource part, whole.
+    let resource = format!(
+        "SELECT application_id, status, queue, memory_bytes, cores, instances, {reported_at} FROM task_resource \
+         WHERE task_id = $1 AND (event_partition, event_offset) = (SELECT event_partition, event_offset FROM task_resource \
+         WHERE task_id = $1 ORDER BY task_resource.reported_at DESC, event_partition DESC, event_offset DESC LIMIT 1) \
+         ORDER BY application_id"
+    );
+    let resource = sqlx::query_as(sqlx::AssertSqlSafe(resource))
+        .bind(task.task_id)
+        .fetch_all(&mut *connection)
+        .await?;
+
+    let metrics = format!(
+        "SELECT engine_running_tasks, {} AS metrics, {reported_at} FROM task_metrics WHERE task_id = $1 \
+         ORDER BY task_metrics.reported_at DESC, event_partition DESC, event_offset DESC LIMIT 1",
+        if dialect.postgres {
+            "metrics::text"
+        } else {
+            "metrics"
+        }
+    );
+    let metrics = sqlx::query_as(sqlx::AssertSqlSafe(metrics))
+        .bind(task.task_id)
+        .fetch_optional(&mut *connection)
+        .await?;
+
+    let lists: Vec<String> = [
+        "job_ids",
+        "total_tasks",
+        "running_tasks",
+        "failed_tasks",
+        "succeed_tasks",
+        "adjustments",
+    ]
+    .iter()
+    .map(|column| dialect.json_array(column))
+    .collect();
+    let reports = format!(
+        "SELECT sequence, {reported_at}, status, progress, {}, event_partition, event_offset FROM task_progress \
+         WHERE task_id = $1 ORDER BY sequence DESC, task_progress.reported_at DESC, event_partition DESC, event_offset DESC \
+         LIMIT $2",
+        lists.join(", ")
+    );
+    let reports = sqlx::query_as(sqlx::AssertSqlSafe(reports))
+        .bind(task.task_id)
+        .bind(Dialect::limit(limit))
+        .fetch_all(&mut *connection)
+        .await?;
+
+    let sequences: Vec<i64> = sqlx::query_scalar(
+        "SELECT sequence FROM task_progress WHERE task_id = $1 ORDER BY sequence",
+    )
+    .bind(task.task_id)
+    .fetch_all(connection)
+    .await?;
+    Ok(Some(Story {
+        task,
+        resource,
+        metrics,
+        sequences: Sequences::of(&sequences),
+        reports,
+    }))
+}
+
+impl Sequences {
+    /// `sorted` holds the sequence of every report, ascending.
+    fn of(sorted: &[i64]) -> Self {
+        let mut sequences = Self {
+            reports: sorted.len() as i64,
+            ..Self::default()
+        };
+        let mut expected = 0;
+        for &sequence in sorted {
+            if sequence < expected {
+                sequences.repeated += 1;
+                continue;
+            }
+            sequences.missing += sequence - expected;
+            let room = LISTED_SEQUENCES - sequences.missing_sequences.len();
+            sequences
+                .missing_sequences
+                .extend((expected..sequence).take(room));
+            expected = sequence.saturating_add(1);
+        }
+        sequences
+    }
+}
+
+fn print_story(story: &Story) -> anyhow::Result<()> {
+    let Story {
+        task,
+        resource,
+        metrics,
+        sequences,
+        reports,
+    } = story;
+    let now = Timestamp::now();
+    println!("exec task   {}", shown(&task.exec_id));
+    println!(
+        "status      {} {}, reported {} ({})",
+        shown(&task.status),
+        percent(task.progress),
+        age(&task.reported_at, now),
+        task.reported_at
+    );
+    println!(
+        "engine      {} {}, user {}, ticket {}",
+        shown(&task.engine_type),
+        shown(&task.engine_instance),
+        shown(&task.engine_user),
+        shown(&task.ticket_id)
+    );
+    println!("job         {}", shown(&task.job_id));
+    let gaps = match sequences.missing {
+        0 => "none missing".to_owned(),
+        missing => format!(
+            "{missing} missing (first {:?})",
+            sequences.missing_sequences
+        ),
+    };
+    println!(
+        "reports     {}; sequences: {gaps}, {} repeated",
+        sequences.reports, sequences.repeated
+    );
+
+    // The newest report that could tell its sub-jobs.
+    if let Some(report) = reports.iter().find(|report| report.jobs.job_ids.is_some()) {
+        let jobs = &report.jobs;
+        let ids: Vec<String> = list(&jobs.job_ids)?;
+        let counts = [
+            &jobs.total_tasks,
+            &jobs.running_tasks,
+            &jobs.failed_tasks,
+            &jobs.succeed_tasks,
+        ]
+        .map(list::<i32>)
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+        if !ids.is_empty() {
+            println!("\nsub-jobs, reported {}", age(&report.reported_at, now));
+            let mut table = table(&["id", "total", "running", "failed", "succeeded"]);
+            for (i, id) in ids.iter().enumerate() {
+                let counts = counts
+                    .iter()
+                    .map(|counts| counts.get(i).map_or_else(String::new, i32::to_string));
+                table.add_row(std::iter::once(shown(id)).chain(counts));
+            }
+            print_table(&mut table, &[1, 2, 3, 4]);
+        }
+    }
+    if let Some(held) = resource.first() {
+        println!("\nresources, reported {}", age(&held.reported_at, now));
+        let mut table = table(&[
+            "application",
+            "status",
+            "queue",
+            "memory",
+            "cores",
+            "instances",
+        ]);
+        for held in resource {
+            table.add_row([
+                shown(&held.application_id),
+                shown(&held.status),
+                shown(&held.queue),
+                gib(held.memory_bytes),
+                held.cores.to_string(),
+                held.instances.to_string(),
+            ]);
+        }
+        print_table(&mut table, &[3, 4, 5]);
+    }
+    if let Some(metrics) = metrics {
+        println!("\nmetrics, reported {}", age(&metrics.reported_at, now));
+        let mut table = table(&["name", "value"]);
+        table.add_row([
+            "engine's running tasks".to_owned(),
+            metrics.engine_running_tasks.to_string(),
+        ]);
+        if let Some(text) = &metrics.metrics {
+            let metrics: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)?;
+            for (name, value) in metrics {
+                table.add_row([
+                    shown(&name),
+                    value.as_str().map_or_else(|| value.to_string(), shown),
+                ]);
+            }
+        }
+        print_table(&mut table, &[1]);
+    }
+    println!(
+        "\n{} newest of {} reports",
+        reports.len(),
+        sequences.reports
+    );
+    let mut table = table(&[
+        "seq",
+        "reported at",
+        "status",
+        "progress",
+        "repaired",
+        "partition@offset",
+    ]);
+    for report in reports {
+        let adjustments: Vec<String> = list(&report.adjustments)?;
+        table.add_row([
+            report.sequence.to_string(),
+            report.reported_at.clone(),
+            shown(&report.status),
+            percent(report.progress),
+            adjustments.join(" "),
+            format!("{}@{}", report.event_partition, report.event_offset),
+        ]);
+    }
+    print_table(&mut table, &[0, 3, 5]);
+    Ok(())
+}
+
+fn list<T: serde::de::DeserializeOwned>(json: &Option<String>) -> anyhow::Result<Vec<T>> {
+    json.as_deref()
+        .map_or_else(|| Ok(Vec::new()), |text| Ok(serde_json::from_str(text)?))
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_NO_BORDERS)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
+    table
+}
+
+fn print_table(table: &mut Table, numbers: &[usize]) {
+    for column in numbers {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    println!("{table}");
+}
+
+/// What an engine said, safe to show on a terminal: control characters are escaped.
+fn shown(text: &str) -> String {
+    if text.chars().any(char::is_control) {
+        text.escape_debug().to_string()
+    } else {
+        text.to_owned()
+    }
+}
+
+fn percent(progress: Option<f64>) -> String {
+    progress.map_or_else(
+        || "?".to_owned(),
+        |progress| format!("{:.2} %", progress * 100.0),
+    )
+}
+
+fn gib(bytes: i64) -> String {
+    format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
+/// How long ago an RFC 3339 time was: `12 s ago`, `3 min ago`, `2 h ago`, `5 d ago`.
+fn age(reported_at: &str, now: Timestamp) -> String {
+    let Ok(reported_at) = reported_at.parse::<Timestamp>() else {
+        return reported_at.to_owned();
+    };
+    let seconds = now.duration_since(reported_at).as_secs();
+    match seconds {
+        ..0 => format!("in {} s", -seconds),
+        0..120 => format!("{seconds} s ago"),
+        120..7_200 => format!("{} min ago", seconds / 60),
+        7_200..172_800 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} d ago", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_show_what_is_missing_and_what_came_twice() {
+        assert_eq!(Sequences::of(&[]), Sequences::default());
+        let whole = Sequences::of(&[0, 1, 2]);
+        assert_eq!((whole.reports, whole.repeated, whole.missing), (3, 0, 0));
+        let torn = Sequences::of(&[1, 1, 4, 4, 4, 5]);
+        assert_eq!((torn.reports, torn.repeated, torn.missing), (6, 3, 3));
+        assert_eq!(torn.missing_sequences, [0, 2, 3]);
+        let far = Sequences::of(&[i64::MAX]);
+        assert_eq!(
+            (far.missing, far.missing_sequences.len()),
+            (i64::MAX, LISTED_SEQUENCES)
+        );
+    }
+
+    #[test]
+    fn what_an_engine_said_cannot_drive_the_terminal() {
+        assert_eq!(shown("a\u{1b}[2Jb"), "a\\u{1b}[2Jb");
+        assert_eq!(shown("日本 ok"), "日本 ok");
+    }
+
+    #[test]
+    fn ages_are_read_at_a_glance() {
+        let now: Timestamp = "2026-11-25T14:05:00Z".parse().unwrap();
+        assert_eq!(age("2026-11-25T14:04:48.123456Z", now), "11 s ago");
+        assert_eq!(age("2026-11-25T13:05:00Z", now), "60 min ago");
+        assert_eq!(age("2026-11-23T13:05:00Z", now), "2 d ago");
+        assert_eq!(age("2026-11-25T14:05:09Z", now), "in 9 s");
+    }
+}

@@ -1,0 +1,372 @@
+//! PostgreSQL: tasks by `unnest`, histories by `COPY … (FORMAT binary)`.
+
+use std::collections::HashMap;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection};
+
+use super::{Identity, StoreError};
+use crate::batch::{Advance, Batch, Positions};
+use crate::rows::{Part, Rows};
+
+const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
+     anchor_timestamp_ms, anchor_crc32, group_id, updated_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now()) ON CONFLICT DO NOTHING";
+
+const MOVE_OFFSET: &str = "UPDATE consumed_offset SET next_offset = $4, cluster_id = $5, anchor_offset = $6, \
+     anchor_timestamp_ms = $7, anchor_crc32 = $8, group_id = $9, updated_at = now() \
+     WHERE part = $1 AND topic = $2 AND partition = $3 AND next_offset = $10";
+
+/// Sorted by exec_id, so that two writers lock tasks in the same order. Microseconds are added to
+/// the epoch in two steps, since an interval multiplied by a double loses them.
+const UPSERT_TASKS: &str = "INSERT INTO task AS held (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, \
+     status, is_final, progress, reported_at, sequence, event_partition, event_offset) \
+     SELECT exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, progress, \
+     timestamptz 'epoch' + (reported_at / 1000000) * interval '1 second' + (reported_at % 1000000) * interval '1 microsecond', \
+     sequence, event_partition, event_offset \
+     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[], \
+     $9::double precision[], $10::bigint[], $11::bigint[], $12::integer[], $13::bigint[]) \
+     AS said (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, progress, \
+     reported_at, sequence, event_partition, event_offset) \
+     ORDER BY exec_id \
+     ON CONFLICT (exec_id) DO UPDATE SET (job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
+     progress, reported_at, sequence, event_partition, event_offset) = (excluded.job_id, excluded.engine_instance, \
+     excluded.engine_type, excluded.engine_user, excluded.ticket_id, excluded.status, excluded.is_final, excluded.progress, \
+     excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
+     WHERE (excluded.is_final, excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
+     > (held.is_final, held.reported_at, held.sequence, held.event_partition, held.event_offset)";
+
+pub(crate) struct Postgres {
+    options: PgConnectOptions,
+    /// `None` after a failure, until the next try.
+    connection: Option<PgConnection>,
+    copy: CopyBuffer,
+}
+
+/// Whether an SQLSTATE names a state that passes by itself (PostgreSQL manual, appendix A):
+/// connection exceptions, serialization failures and deadlocks, too few resources, operator
+/// intervention, system errors, a standby that takes no writes.
+pub(super) fn passes(sqlstate: &str) -> bool {
+    matches!(sqlstate.get(..2), Some("08" | "40" | "53" | "57" | "58"))
+        || matches!(sqlstate, "25006" | "55P03")
+}
+
+pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
+    let mut connection = options.connect().await?;
+    sqlx::migrate!("migrations/postgres")
+        .run(&mut connection)
+        .await
+        .map_err(super::migrating)?;
+    Ok(connection.close().await?)
+}
+
+impl Postgres {
+    pub(super) async fn open(options: &PgConnectOptions) -> Result<Self, StoreError> {
+        let connection = Some(options.connect().await?);
+        Ok(Self {
+            options: options.clone(),
+            connection,
+            copy: CopyBuffer::default(),
+        })
+    }
+
+    /// The connection, taken out: only a call that ends well puts it back, so that a broken one, or
+    /// one with half a transaction, is never used again.
+    async fn take(&mut self) -> Result<PgConnection, StoreError> {
+        match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => Ok(self.options.connect().await?),
+        }
+    }
+
+    pub(super) async fn consumed_offsets(
+        &mut self,
+    ) -> Result<Vec<(String, String, i32, i64, String)>, StoreError> {
+        let mut connection = self.take().await?;
+        let rows = sqlx::query_as(
+            "SELECT part, topic, partition, next_offset, cluster_id FROM consumed_offset",
+        )
+        .fetch_all(&mut connection)
+        .await?;
+        self.connection = Some(connection);
+        Ok(rows)
+    }
+
+    pub(super) async fn write(
+        &mut self,
+        batch: &Batch,
+        parts: &[Part],
+        positions: &Positions,
+        identity: &Identity,
+    ) -> Result<Vec<(Part, u64)>, StoreError> {
+        let mut connection = self.take().await?;
+        let mut transaction = connection.begin().await?;
+        for advance in batch.advances(parts, positions) {
+            if !move_offset(&mut transaction, &advance, identity).await? {
+                return Err(StoreError::Fenced(advance));
+            }
+        }
+        let task_ids = upsert_tasks(&mut transaction, &batch.newest()).await?;
+        let mut written = Vec::new();
+        for &part in parts {
+            self.copy.begin();
+            for rows in batch.unstored(part, positions) {
+                // Every event's task was upserted just now.
+                let Some(&task_id) = task_ids.get(&rows.task.exec_id) else {
+                    continue;
+                };
+                self.copy.put(part, task_id, rows);
+            }
+            let statement = format!(
+                "COPY {} ({}) FROM STDIN (FORMAT binary)",
+                part.table(),
+                columns(part)
+            );
+            let mut copy = transaction.copy_in_raw(&statement).await?;
+            copy.send(self.copy.end()).await?;
+            written.push((part, copy.finish().await?));
+        }
+        transaction.commit().await?;
+        self.connection = Some(connection);
+        Ok(written)
+    }
+}
+
+/// Whether the stored offset was the expected one.
+async fn move_offset(
+    connection: &mut PgConnection,
+    advance: &Advance,
+    identity: &Identity,
+) -> Result<bool, StoreError> {
+    let Advance {
+        part,
+        partition,
+        expected,
+        next,
+        anchor,
+    } = advance;
+    let statement = if expected.is_some() {
+        MOVE_OFFSET
+    } else {
+        INSERT_OFFSET
+    };
+    let mut query = sqlx::query(statement)
+        .bind(part.as_str())
+        .bind(&identity.topic)
+        .bind(partition)
+        .bind(next)
+        .bind(&identity.cluster_id)
+        .bind(anchor.offset)
+        .bind(anchor.timestamp_ms)
+        .bind(i64::from(anchor.crc32))
+        .bind(&identity.group_id);
+    if let Some(expected) = expected {
+        query = query.bind(expected);
+    }
+    Ok(query.execute(connection).await?.rows_affected() == 1)
+}
+
+/// Brings `task` up to these states and gives the tasks' keys by execId.
+async fn upsert_tasks(
+    connection: &mut PgConnection,
+    newest: &std::collections::BTreeMap<&str, &Rows>,
+) -> Result<HashMap<String, i64>, StoreError> {
+    let rows: Vec<&Rows> = newest.values().copied().collect();
+    let texts =
+        |field: fn(&Rows) -> &str| -> Vec<&str> { rows.iter().map(|rows| field(rows)).collect() };
+    let exec_ids = texts(|rows| &rows.task.exec_id);
+    sqlx::query(UPSERT_TASKS)
+        .bind(&exec_ids)
+        .bind(texts(|rows| &rows.task.job_id))
+        .bind(texts(|rows| &rows.task.engine_instance))
+        .bind(texts(|rows| &rows.task.engine_type))
+        .bind(texts(|rows| &rows.task.engine_user))
+        .bind(texts(|rows| &rows.task.ticket_id))
+        .bind(texts(|rows| rows.task.status.as_str()))
+        .bind(
+            rows.iter()
+                .map(|rows| rows.task.status.is_final())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            rows.iter()
+                .map(|rows| rows.task.progress)
+                .collect::<Vec<_>>(),
+        )
+        .bind(rows.iter().map(|rows| rows.reported_at).collect::<Vec<_>>())
+        .bind(
+            rows.iter()
+                .map(|rows| rows.task.sequence)
+                .collect::<Vec<_>>(),
+        )
+        .bind(rows.iter().map(|rows| rows.partition).collect::<Vec<_>>())
+        .bind(rows.iter().map(|rows| rows.offset).collect::<Vec<_>>())
+        .execute(&mut *connection)
+        .await?;
+    let ids: Vec<(String, i64)> =
+        sqlx::query_as("SELECT exec_id, task_id FROM task WHERE exec_id = ANY($1)")
+            .bind(&exec_ids)
+            .fetch_all(connection)
+            .await?;
+    Ok(ids.into_iter().collect())
+}
+
+/// The columns in the order in which [`CopyBuffer::put`] writes them.
+fn columns(part: Part) -> &'static str {
+    match part {
+        Part::Progress => {
+            "task_id, event_offset, reported_at, sequence, progress, event_partition, status, \
+             job_ids, total_tasks, running_tasks, failed_tasks, succeed_tasks, adjustments"
+        }
+        Part::Resource => {
+            "task_id, event_offset, reported_at, memory_bytes, event_partition, cores, instances, \
+             application_id, queue, status"
+        }
+        Part::Metrics => {
+            "task_id, event_offset, reported_at, event_partition, engine_running_tasks, metrics"
+        }
+    }
+}
+
+/// Rows in PostgreSQL's binary copy format (manual, COPY, "Binary Format"); used again and again.
+#[derive(Default)]
+struct CopyBuffer(Vec<u8>);
+
+/// Microseconds from 1970-01-01 to 2000-01-01, PostgreSQL's epoch.
+const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+/// Type oids in arrays (pg_type.dat).
+const INT4_OID: u32 = 23;
+const TEXT_OID: u32 = 25;
+
+impl CopyBuffer {
+    fn begin(&mut self) {
+        self.0.clear();
+        self.0.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
+        self.0.extend_from_slice(&[0; 8]); // flags, length of the header's extension
+    }
+
+    fn end(&mut self) -> &[u8] {
+        self.0.extend_from_slice(&(-1_i16).to_be_bytes());
+        &self.0
+    }
+
+    fn put(&mut self, part: Part, task_id: i64, rows: &Rows) {
+        match part {
+            Part::Progress => self.progress(task_id, rows),
+            Part::Resource => self.resource(task_id, rows),
+            Part::Metrics => self.metrics(task_id, rows),
+        }
+    }
+
+    fn progress(&mut self, task_id: i64, rows: &Rows) {
+        self.row(13, task_id, rows);
+        self.field(&rows.task.sequence.to_be_bytes());
+        match rows.task.progress {
+            Some(progress) => self.field(&progress.to_be_bytes()),
+            None => self.null(),
+        }
+        self.field(&rows.partition.to_be_bytes());
+        self.field(rows.task.status.as_str().as_bytes());
+        match &rows.progress.jobs {
+            Some(jobs) => {
+                self.array(TEXT_OID, jobs.iter().map(|job| job.id.as_bytes()));
+                self.array(
+                    INT4_OID,
+                    jobs.iter().map(|job| job.total_tasks.to_be_bytes()),
+                );
+                self.array(
+                    INT4_OID,
+                    jobs.iter().map(|job| job.running_tasks.to_be_bytes()),
+                );
+                self.array(
+                    INT4_OID,
+                    jobs.iter().map(|job| job.failed_tasks.to_be_bytes()),
+                );
+                self.array(
+                    INT4_OID,
+                    jobs.iter().map(|job| job.succeed_tasks.to_be_bytes()),
+                );
+            }
+            None => (0..5).for_each(|_| self.null()),
+        }
+        match rows.progress.adjustments.as_slice() {
+            [] => self.null(),
+            adjustments => self.array(
+                TEXT_OID,
+                adjustments
+                    .iter()
+                    .map(|adjustment| adjustment.as_str().as_bytes()),
+            ),
+        }
+    }
+
+    fn resource(&mut self, task_id: i64, rows: &Rows) {
+        for held in &rows.resource {
+            self.row(10, task_id, rows);
+            self.field(&held.memory_bytes.to_be_bytes());
+            self.field(&rows.partition.to_be_bytes());
+            self.field(&held.cores.to_be_bytes());
+            self.field(&held.instances.to_be_bytes());
+            self.field(held.application_id.as_bytes());
+            self.field(held.queue.as_bytes());
+            self.field(held.status.as_bytes());
+        }
+    }
+
+    fn metrics(&mut self, task_id: i64, rows: &Rows) {
+        self.row(6, task_id, rows);
+        self.field(&rows.partition.to_be_bytes());
+        self.field(&rows.metrics.engine_running_tasks.to_be_bytes());
+        match &rows.metrics.metrics {
+            Some(metrics) => self.field(metrics.as_bytes()),
+            None => self.null(),
+        }
+    }
+
+    /// Begins a row with what all three tables begin with.
+    fn row(&mut self, fields: i16, task_id: i64, rows: &Rows) {
+        self.0.extend_from_slice(&fields.to_be_bytes());
+        self.field(&task_id.to_be_bytes());
+        self.field(&rows.offset.to_be_bytes());
+        // In range: the router and `rows` let only the years 1 to 9999 in.
+        self.field(&(rows.reported_at - POSTGRES_EPOCH_MICROS).to_be_bytes());
+    }
+
+    fn field(&mut self, bytes: &[u8]) {
+        self.length(bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn null(&mut self) {
+        self.0.extend_from_slice(&(-1_i32).to_be_bytes());
+    }
+
+    /// Lengths fit: all of a record's texts together are at most a few MiB.
+    fn length(&mut self, length: usize) {
+        self.0.extend_from_slice(&(length as u32).to_be_bytes());
+    }
+
+    /// A one-dimensional array without nulls (array_recv in PostgreSQL's arrayfuncs.c).
+    fn array<B: AsRef<[u8]>>(
+        &mut self,
+        element_oid: u32,
+        elements: impl ExactSizeIterator<Item = B>,
+    ) {
+        let count = elements.len();
+        let start = self.0.len();
+        self.length(0);
+        let dimensions: u32 = if count == 0 { 0 } else { 1 };
+        for word in [dimensions, 0, element_oid] {
+            self.0.extend_from_slice(&word.to_be_bytes());
+        }
+        if count > 0 {
+            self.length(count);
+            self.0.extend_from_slice(&1_u32.to_be_bytes()); // lower bound
+        }
+        for element in elements {
+            self.field(element.as_ref());
+        }
+        let length = (self.0.len() - start - 4) as u32;
+        self.0[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    }
+}

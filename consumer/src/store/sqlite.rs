@@ -1,0 +1,307 @@
+//! SQLite: many rows a statement, since one at a time is 25 times slower through sqlx.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use serde_json::json;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, QueryBuilder};
+
+use super::{Identity, StoreError};
+use crate::batch::{Advance, Batch, Positions};
+use crate::rows::{Part, ProgressRow, Rows};
+
+/// Rows in one INSERT: a full statement is prepared once and used again.
+const ROWS_PER_STATEMENT: usize = 100;
+
+const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
+     anchor_timestamp_ms, anchor_crc32, group_id, updated_at) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING";
+
+const MOVE_OFFSET: &str = "UPDATE consumed_offset SET next_offset = ?4, cluster_id = ?5, anchor_offset = ?6, \
+     anchor_timestamp_ms = ?7, anchor_crc32 = ?8, group_id = ?9, updated_at = ?10 \
+     WHERE part = ?1 AND topic = ?2 AND partition = ?3 AND next_offset = ?11";
+
+const NEWER_WINS: &str = " ON CONFLICT (exec_id) DO UPDATE SET (job_id, engine_instance, engine_type, engine_user, ticket_id, \
+     status, is_final, progress, reported_at, sequence, event_partition, event_offset) = (excluded.job_id, \
+     excluded.engine_instance, excluded.engine_type, excluded.engine_user, excluded.ticket_id, excluded.status, \
+     excluded.is_final, excluded.progress, excluded.reported_at, excluded.sequence, excluded.event_partition, \
+     excluded.event_offset) \
+     WHERE (excluded.is_final, excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
+     > (task.is_final, task.reported_at, task.sequence, task.event_partition, task.event_offset)";
+
+pub(crate) struct Sqlite(SqliteConnection);
+
+/// How the file is opened: readers never wait for the writer (WAL), writers wait for each other.
+pub(super) fn options(options: SqliteConnectOptions) -> SqliteConnectOptions {
+    options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // In WAL mode a power cut can take back the last transactions, whole and with their
+        // offsets, but not break the file: they are then read again from the topic.
+        .synchronous(SqliteSynchronous::Normal)
+        .busy_timeout(Duration::from_secs(30))
+        .disable_statement_logging()
+}
+
+/// Whether an extended result code names a state that passes by itself: busy, locked, out of
+/// memory, I/O error, disk full.
+pub(super) fn passes(code: &str) -> bool {
+    code.parse::<u32>()
+        .is_ok_and(|code| matches!(code & 0xFF, 5 | 6 | 7 | 10 | 13))
+}
+
+pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreError> {
+    let mut connection = options.connect().await?;
+    let mut tries = 0;
+    // sqlx takes no lock for migrations here: of two programs that start at once the later one may
+    // fail on what the earlier one has just made, and find it done on the next try.
+    while let Err(error) = sqlx::migrate!("migrations/sqlite")
+        .run(&mut connection)
+        .await
+    {
+        tries += 1;
+        if tries == 20 {
+            return Err(super::migrating(error));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(connection.close().await?)
+}
+
+impl Sqlite {
+    pub(super) async fn open(options: &SqliteConnectOptions) -> Result<Self, StoreError> {
+        Ok(Self(options.connect().await?))
+    }
+
+    pub(super) async fn consumed_offsets(
+        &mut self,
+    ) -> Result<Vec<(String, String, i32, i64, String)>, StoreError> {
+        Ok(sqlx::query_as(
+            "SELECT part, topic, partition, next_offset, cluster_id FROM consumed_offset",
+        )
+        .fetch_all(&mut self.0)
+        .await?)
+    }
+
+    pub(super) async fn write(
+        &mut self,
+        batch: &Batch,
+        parts: &[Part],
+        positions: &Positions,
+        identity: &Identity,
+    ) -> Result<Vec<(Part, u64)>, StoreError> {
+        // IMMEDIATE: a transaction that begins by reading and then writes can meet
+        // SQLITE_BUSY_SNAPSHOT, which no busy timeout waits for.
+        let mut transaction = self.0.begin_with("BEGIN IMMEDIATE").await?;
+        for advance in batch.advances(parts, positions) {
+            if !move_offset(&mut transaction, &advance, identity).await? {
+                transaction.rollback().await?;
+                return Err(StoreError::Fenced(advance));
+            }
+        }
+        let task_ids = upsert_tasks(&mut transaction, &batch.newest()).await?;
+        let mut written = Vec::new();
+        for &part in parts {
+            // Every event's task was upserted just now.
+            let rows: Vec<(i64, &Rows)> = batch
+                .unstored(part, positions)
+                .filter_map(|rows| Some((*task_ids.get(&rows.task.exec_id)?, rows)))
+                .collect();
+            written.push((part, insert(&mut transaction, part, &rows).await?));
+        }
+        transaction.commit().await?;
+        Ok(written)
+    }
+}
+
+/// Whether the stored offset was the expected one.
+async fn move_offset(
+    connection: &mut SqliteConnection,
+    advance: &Advance,
+    identity: &Identity,
+) -> Result<bool, StoreError> {
+    let Advance {
+        part,
+        partition,
+        expected,
+        next,
+        anchor,
+    } = advance;
+    let statement = if expected.is_some() {
+        MOVE_OFFSET
+    } else {
+        INSERT_OFFSET
+    };
+    let mut query = sqlx::query(statement)
+        .bind(part.as_str())
+        .bind(&identity.topic)
+        .bind(partition)
+        .bind(next)
+        .bind(&identity.cluster_id)
+        .bind(anchor.offset)
+        .bind(anchor.timestamp_ms)
+        .bind(i64::from(anchor.crc32))
+        .bind(&identity.group_id)
+        .bind(jiff::Timestamp::now().as_microsecond());
+    if let Some(expected) = expected {
+        query = query.bind(expected);
+    }
+    Ok(query.execute(connection).await?.rows_affected() == 1)
+}
+
+/// Brings `task` up to these states and gives the tasks' keys by execId.
+async fn upsert_tasks(
+    connection: &mut SqliteConnection,
+    newest: &BTreeMap<&str, &Rows>,
+) -> Result<HashMap<String, i64>, StoreError> {
+    let rows: Vec<&&Rows> = newest.values().collect();
+    for chunk in rows.chunks(ROWS_PER_STATEMENT) {
+        let mut insert = QueryBuilder::new(
+            "INSERT INTO task (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
+             progress, reported_at, sequence, event_partition, event_offset) ",
+        );
+        insert.push_values(chunk, |mut row, rows| {
+            let task = &rows.task;
+            row.push_bind(&task.exec_id)
+                .push_bind(&task.job_id)
+                .push_bind(&task.engine_instance)
+                .push_bind(&task.engine_type)
+                .push_bind(&task.engine_user)
+                .push_bind(&task.ticket_id)
+                .push_bind(task.status.as_str())
+                .push_bind(task.status.is_final())
+                .push_bind(task.progress)
+                .push_bind(rows.reported_at)
+                .push_bind(task.sequence)
+                .push_bind(rows.partition)
+                .push_bind(rows.offset);
+        });
+        insert.push(NEWER_WINS);
+        insert.build().execute(&mut *connection).await?;
+    }
+    let exec_ids = json!(newest.keys().collect::<Vec<_>>()).to_string();
+    let ids: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT exec_id, task_id FROM task WHERE exec_id IN (SELECT value FROM json_each(?1))",
+    )
+    .bind(exec_ids)
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().collect())
+}
+
+/// Inserts the rows of one part; gives their number.
+async fn insert(
+    connection: &mut SqliteConnection,
+    part: Part,
+    rows: &[(i64, &Rows)],
+) -> Result<u64, StoreError> {
+    let mut written = 0;
+    match part {
+        Part::Progress => {
+            for chunk in rows.chunks(ROWS_PER_STATEMENT) {
+                let mut insert = QueryBuilder::new(
+                    "INSERT INTO task_progress (task_id, event_partition, event_offset, reported_at, sequence, status, \
+                     progress, job_ids, total_tasks, running_tasks, failed_tasks, succeed_tasks, adjustments) ",
+                );
+                insert.push_values(chunk, |mut row, (task_id, rows)| {
+                    let [job_ids, total, running, failed, succeed, adjustments] =
+                        lists(&rows.progress);
+                    row.push_bind(task_id)
+                        .push_bind(rows.partition)
+                        .push_bind(rows.offset)
+                        .push_bind(rows.reported_at)
+                        .push_bind(rows.task.sequence)
+                        .push_bind(rows.task.status.as_str())
+                        .push_bind(rows.task.progress)
+                        .push_bind(job_ids)
+                        .push_bind(total)
+                        .push_bind(running)
+                        .push_bind(failed)
+                        .push_bind(succeed)
+                        .push_bind(adjustments);
+                });
+                written += insert
+                    .build()
+                    .execute(&mut *connection)
+                    .await?
+                    .rows_affected();
+            }
+        }
+        Part::Resource => {
+            let applications: Vec<_> = rows
+                .iter()
+                .flat_map(|(task_id, rows)| {
+                    rows.resource.iter().map(move |held| (task_id, rows, held))
+                })
+                .collect();
+            for chunk in applications.chunks(ROWS_PER_STATEMENT) {
+                let mut insert = QueryBuilder::new(
+                    "INSERT INTO task_resource (task_id, event_partition, event_offset, reported_at, application_id, \
+                     memory_bytes, cores, instances, queue, status) ",
+                );
+                insert.push_values(chunk, |mut row, (task_id, rows, held)| {
+                    row.push_bind(*task_id)
+                        .push_bind(rows.partition)
+                        .push_bind(rows.offset)
+                        .push_bind(rows.reported_at)
+                        .push_bind(&held.application_id)
+                        .push_bind(held.memory_bytes)
+                        .push_bind(held.cores)
+                        .push_bind(held.instances)
+                        .push_bind(&held.queue)
+                        .push_bind(&held.status);
+                });
+                written += insert
+                    .build()
+                    .execute(&mut *connection)
+                    .await?
+                    .rows_affected();
+            }
+        }
+        Part::Metrics => {
+            for chunk in rows.chunks(ROWS_PER_STATEMENT) {
+                let mut insert = QueryBuilder::new(
+                    "INSERT INTO task_metrics (task_id, event_partition, event_offset, reported_at, \
+                     engine_running_tasks, metrics) ",
+                );
+                insert.push_values(chunk, |mut row, (task_id, rows)| {
+                    row.push_bind(task_id)
+                        .push_bind(rows.partition)
+                        .push_bind(rows.offset)
+                        .push_bind(rows.reported_at)
+                        .push_bind(rows.metrics.engine_running_tasks)
+                        .push_bind(&rows.metrics.metrics);
+                });
+                written += insert
+                    .build()
+                    .execute(&mut *connection)
+                    .await?
+                    .rows_affected();
+            }
+        }
+    }
+    Ok(written)
+}
+
+/// The columns that are arrays on PostgreSQL, as JSON: job ids, total, running, failed and succeeded
+/// tasks, adjustments.
+fn lists(row: &ProgressRow) -> [Option<String>; 6] {
+    let jobs = row.jobs.as_deref();
+    let counts = |count: fn(&schemas::JobProgressInfo) -> i32| {
+        jobs.map(|jobs| json!(jobs.iter().map(count).collect::<Vec<_>>()).to_string())
+    };
+    let adjustments: Vec<_> = row
+        .adjustments
+        .iter()
+        .map(|adjustment| adjustment.as_str())
+        .collect();
+    [
+        jobs.map(|jobs| json!(jobs.iter().map(|job| &job.id).collect::<Vec<_>>()).to_string()),
+        counts(|job| job.total_tasks),
+        counts(|job| job.running_tasks),
+        counts(|job| job.failed_tasks),
+        counts(|job| job.succeed_tasks),
+        (!adjustments.is_empty()).then(|| json!(adjustments).to_string()),
+    ]
+}
