@@ -1,5 +1,7 @@
 //! The Rust types and the `.avsc` files say the same, and another Avro implementation agrees.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
 mod strategies;
 
 use std::collections::BTreeSet;

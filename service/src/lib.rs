@@ -5,6 +5,7 @@
 //!   and revocations.
 //! - [`telemetry`]: logs, and `--metrics-listen` with `/metrics`, `/livez`, `/readyz`.
 //! - [`health`]: ready means *progressing*.
+//! - `testing` (feature): topics of a test on a real Kafka, child processes, waiting for a condition.
 //! - [`exit`]: how a program ends: on a signal, and with which code.
 
 pub mod exit;
@@ -12,3 +13,5 @@ pub mod health;
 pub mod kafka;
 pub mod subscription;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;

@@ -1,0 +1,324 @@
+//! `route` is total, and its outcome follows from what is wrong with the record and nothing else.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+#[path = "../../schemas/tests/strategies/mod.rs"]
+#[allow(dead_code, reason = "shared with the tests of the contract")]
+mod strategies;
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use router::{Outcome, route};
+use schemas::{Adjustment, MetricValue, SourcePosition, TaskRunningInfo, TaskStatus};
+
+fn source() -> SourcePosition {
+    SourcePosition {
+        topic: "t".into(),
+        partition: 1,
+        offset: 2,
+        timestamp: 3,
+    }
+}
+
+fn routed(info: &TaskRunningInfo) -> Outcome {
+    route(
+        Some(&schemas::encode_info(info).unwrap()),
+        source(),
+        4,
+        1 << 20,
+    )
+}
+
+/// The event's info and adjustments.
+fn event(info: &TaskRunningInfo) -> (TaskRunningInfo, Vec<Adjustment>) {
+    match routed(info) {
+        Outcome::Event {
+            key,
+            value,
+            adjustments,
+        } => {
+            let event = schemas::decode_event(Some(&value)).unwrap();
+            assert_eq!((&event.source, event.routed_at), (&source(), 4));
+            assert_eq!(
+                (&key, &adjustments),
+                (&event.info.exec_id, &event.adjustments)
+            );
+            (event.info, event.adjustments)
+        }
+        Outcome::DeadLetter(reject) => panic!("{reject:?}"),
+    }
+}
+
+fn rejected(info: &TaskRunningInfo) -> (&'static str, String) {
+    match routed(info) {
+        Outcome::DeadLetter(reject) => (reject.kind, reject.message),
+        event => panic!("{event:?}"),
+    }
+}
+
+/// A good record to spoil.
+fn good() -> TaskRunningInfo {
+    strategies::sample_event().info
+}
+
+fn with_progress(progress: f64) -> TaskRunningInfo {
+    let mut info = good();
+    info.progress.as_mut().unwrap().progress = progress;
+    info
+}
+
+#[test]
+fn a_good_record_is_carried_over_as_it_is() {
+    assert_eq!(event(&good()), (good(), vec![]));
+}
+
+#[test]
+fn progress_out_of_range_is_repaired_and_named() {
+    use Adjustment::{ProgressAboveOne, ProgressBelowZero, ProgressNotANumber};
+    for (said, repaired, named) in [
+        (f64::NAN, 0.0, ProgressNotANumber),
+        (-f64::NAN, 0.0, ProgressNotANumber),
+        (-0.25, 0.0, ProgressBelowZero),
+        (-0.0, 0.0, ProgressBelowZero),
+        (f64::NEG_INFINITY, 0.0, ProgressBelowZero),
+        (1.000_000_1, 1.0, ProgressAboveOne),
+        (f64::INFINITY, 1.0, ProgressAboveOne),
+    ] {
+        let (info, adjustments) = event(&with_progress(said));
+        let progress = info.progress.unwrap().progress;
+        assert!(
+            progress == repaired && progress.is_sign_positive(),
+            "{said} became {progress}"
+        );
+        assert_eq!(adjustments, [named]);
+    }
+    for said in [0.0, f64::MIN_POSITIVE, 0.9524, 1.0] {
+        assert_eq!(event(&with_progress(said)), (with_progress(said), vec![]));
+    }
+}
+
+#[test]
+fn a_task_that_succeeded_at_less_than_all_of_its_work_keeps_both() {
+    let mut info = with_progress(0.9524);
+    info.status = TaskStatus::Succeed;
+    let job = &mut info.progress.as_mut().unwrap().progress_info[0];
+    (
+        job.total_tasks,
+        job.succeed_tasks,
+        job.running_tasks,
+        job.failed_tasks,
+    ) = (21, 20, 0, 0);
+    assert_eq!(event(&info), (info, vec![]));
+}
+
+#[test]
+fn negative_counts_become_zero_once_named() {
+    let mut info = good();
+    info.engine.running_tasks = -1;
+    let job = &mut info.progress.as_mut().unwrap().progress_info[0];
+    (job.running_tasks, job.failed_tasks) = (-3, i32::MIN);
+    info.resource
+        .as_mut()
+        .unwrap()
+        .applications
+        .get_mut("app-1")
+        .unwrap()
+        .queue_memory = i64::MIN;
+    let (repaired, adjustments) = event(&info);
+    assert_eq!(adjustments, [Adjustment::NegativeCount]);
+    assert_eq!(repaired.engine.running_tasks, 0);
+    let job = &repaired.progress.unwrap().progress_info[0];
+    assert_eq!(
+        (job.total_tasks, job.running_tasks, job.failed_tasks),
+        (10, 0, 0)
+    );
+    assert_eq!(
+        repaired.resource.unwrap().applications["app-1"].queue_memory,
+        0
+    );
+}
+
+#[test]
+fn metrics_may_be_negative_but_not_infinite_nor_text_that_means_so() {
+    let mut info = good();
+    let said = [
+        ("busy.0", MetricValue::String("NaN".into())),
+        ("busy.1", MetricValue::Long(0)),
+        ("busy.2", MetricValue::Double(12.5)),
+        ("busy.3", MetricValue::Double(f64::INFINITY)),
+        ("uptime", MetricValue::Long(-1)),
+        ("downtime", MetricValue::Double(-1.0)),
+        ("note", MetricValue::String("NaN is not a number".into())),
+    ];
+    info.metrics = Some(
+        said.clone()
+            .map(|(name, value)| (name.to_owned(), value))
+            .into(),
+    );
+    let (repaired, adjustments) = event(&info);
+    assert_eq!(adjustments, [Adjustment::MetricNotFinite]);
+    let metrics = repaired.metrics.unwrap();
+    for (name, value) in said {
+        let expected = if ["busy.0", "busy.3"].contains(&name) {
+            MetricValue::Null
+        } else {
+            value
+        };
+        assert_eq!(metrics[name], expected, "{name}");
+    }
+}
+
+#[test]
+fn text_that_postgresql_cannot_hold_is_cleaned_also_in_names_and_none_is_lost() {
+    let mut info = good();
+    info.exec_id = "exec\0-1".into();
+    info.metrics = Some(
+        [("a\0", 1), ("a\u{FFFD}", 2), ("b", 3)]
+            .map(|(name, value)| (name.to_owned(), MetricValue::Long(value)))
+            .into(),
+    );
+    let (repaired, adjustments) = event(&info);
+    assert_eq!(adjustments, [Adjustment::NulInText]);
+    assert_eq!(repaired.exec_id, "exec\u{FFFD}-1");
+    let expected = [("a\u{FFFD}", 2), ("a\u{FFFD}\u{FFFD}", 1), ("b", 3)];
+    assert_eq!(
+        repaired.metrics,
+        Some(
+            expected
+                .map(|(name, value)| (name.to_owned(), MetricValue::Long(value)))
+                .into()
+        )
+    );
+}
+
+#[test]
+fn times_that_no_reader_of_dates_can_hold_are_rejected_with_the_value() {
+    let (first, last) = (
+        *schemas::REPORTED_AT_MICROS.start(),
+        *schemas::REPORTED_AT_MICROS.end(),
+    );
+    let mut info = good();
+    for out in [i64::MIN, i64::MAX, first - 1, last + 1] {
+        info.reported_at = out;
+        let (kind, message) = rejected(&info);
+        assert_eq!(kind, "TimeOutOfRange");
+        assert!(message.contains(&out.to_string()), "{message}");
+    }
+    for within in [first, last, -1, 0] {
+        info.reported_at = within;
+        assert_eq!(event(&info), (info.clone(), vec![]));
+    }
+}
+
+#[test]
+fn identifiers_are_neither_blank_nor_overlong() {
+    let spoil: [fn(&mut TaskRunningInfo, String); 6] = [
+        |info, text| info.exec_id = text,
+        |info, text| info.job_id = text,
+        |info, text| info.engine.instance = text,
+        |info, text| info.engine.engine_type = text,
+        |info, text| info.engine.user = text,
+        |info, text| info.engine.ticket_id = text,
+    ];
+    for (i, spoil) in spoil.into_iter().enumerate() {
+        let mut info = good();
+        spoil(&mut info, "ü".repeat(256));
+        assert_eq!(event(&info).1, []);
+        spoil(&mut info, "ü".repeat(256) + "x");
+        assert_eq!(rejected(&info).0, "OverlongIdentifier");
+        spoil(&mut info, " \t\u{A0}".into());
+        if i < 4 {
+            assert_eq!(rejected(&info).0, "BlankIdentifier");
+        } else {
+            assert_eq!(event(&info).1, [], "user and ticket may be empty");
+        }
+    }
+}
+
+#[test]
+fn all_problems_of_a_rejected_record_are_told() {
+    let mut info = with_progress(f64::NAN);
+    info.exec_id = String::new();
+    info.reported_at = i64::MAX;
+    let (kind, message) = rejected(&info);
+    assert_eq!(kind, "BlankIdentifier");
+    for part in [
+        "execId is blank",
+        "reportedAt is outside",
+        "progress.progress is not a number",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn lengths_that_lie_are_rejected_fast_and_without_their_memory() {
+    let header = &schemas::encode_info(&good()).unwrap()[..10];
+    // i64::MAX, i64::MIN, -7 and an overlong one as zigzag varints, where execId's length stands.
+    for length in [
+        &[0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01][..],
+        &[0xFF; 10],
+        &[0x0D],
+        &[0x80; 11],
+    ] {
+        let begun = std::time::Instant::now();
+        let outcome = route(Some(&[header, length].concat()), source(), 4, 1 << 20);
+        assert!(
+            matches!(&outcome, Outcome::DeadLetter(reject) if reject.kind == "Malformed"),
+            "{outcome:?}"
+        );
+        assert!(begun.elapsed().as_millis() < 500);
+    }
+}
+
+proptest! {
+    #[test]
+    fn route_is_total_on_any_bytes(value in prop::option::of(prop::collection::vec(any::<u8>(), 0..200)), framed in any::<bool>()) {
+        let value = value.map(|bytes| {
+            let header = &schemas::encode_info(&good()).unwrap()[..10];
+            if framed { [header, &bytes].concat() } else { bytes }
+        });
+        let _ = route(value.as_deref(), source(), 4, 1 << 20);
+    }
+
+    #[test]
+    fn the_outcome_follows_from_the_problems(info in strategies::info()) {
+        let problems = info.problems();
+        let named: BTreeSet<_> = problems.iter().filter_map(|problem| problem.fault.adjustment()).collect();
+        match routed(&info) {
+            Outcome::Event { value, adjustments, .. } => {
+                prop_assert!(problems.iter().all(|problem| problem.fault.adjustment().is_some()));
+                prop_assert_eq!(&adjustments, &Vec::from_iter(named));
+                let event = schemas::decode_event(Some(&value)).unwrap();
+                prop_assert_eq!(event.info.problems(), vec![]);
+                if adjustments.is_empty() {
+                    prop_assert_eq!(event.info, info);
+                }
+            }
+            Outcome::DeadLetter(reject) => {
+                let unusable = problems.iter().find(|problem| problem.fault.adjustment().is_none()).unwrap();
+                prop_assert_eq!(reject.kind, unusable.fault.as_str());
+            }
+        }
+    }
+
+    #[test]
+    fn repairs_are_made_whatever_else_is_in_the_record(mut info in strategies::info()) {
+        // Usable, so that every case is an event and most are repaired.
+        for text in [&mut info.exec_id, &mut info.job_id, &mut info.engine.instance, &mut info.engine.engine_type] {
+            text.insert(0, 'x');
+        }
+        for text in [
+            &mut info.exec_id, &mut info.job_id, &mut info.engine.instance, &mut info.engine.engine_type,
+            &mut info.engine.user, &mut info.engine.ticket_id,
+        ] {
+            *text = text.chars().take(100).collect();
+        }
+        info.reported_at %= 1_000_000_000_000_000;
+        let (repaired, adjustments) = event(&info);
+        prop_assert_eq!(repaired.problems(), vec![]);
+        prop_assert_eq!(adjustments.is_empty(), info.problems().is_empty());
+        // Again changes nothing.
+        prop_assert_eq!(event(&repaired), (repaired, vec![]));
+    }
+}

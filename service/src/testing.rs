@@ -1,0 +1,239 @@
+//! What integration tests need. A failure in here ends the test, so everything panics.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::OwnedMessage;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+/// The value of an environment variable that names a service, as `deploy/test` sets it. Where it is
+/// absent the test is to return, which skips it; unless `TEST_REQUIRE_SERVICES` is set, which fails.
+pub fn service(variable: &str) -> Option<String> {
+    let value = std::env::var(variable).ok();
+    if value.is_none() {
+        assert!(
+            std::env::var_os("TEST_REQUIRE_SERVICES").is_none(),
+            "{variable} is not set"
+        );
+        println!("skipped: {variable} is not set; run this test by deploy/test");
+    }
+    value
+}
+
+/// The address of a real Kafka; see [`service`].
+pub fn kafka() -> Option<String> {
+    service("KAFKA_BOOTSTRAP_SERVERS")
+}
+
+/// A name that no other test, and no earlier run, has.
+pub fn unique(prefix: &str) -> String {
+    let nanos = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_nanos();
+    format!("{prefix}-{}-{nanos}", std::process::id())
+}
+
+/// A topic to make.
+pub struct Topic<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its partitions.
+    pub partitions: i32,
+    /// Its settings, where they are not the broker's.
+    pub settings: &'a [(&'a str, &'a str)],
+}
+
+/// Makes topics.
+pub async fn create_topics(bootstrap: &str, topics: &[Topic<'_>]) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .create()
+        .unwrap();
+    let new: Vec<NewTopic<'_>> = topics
+        .iter()
+        .map(
+            |Topic {
+                 name,
+                 partitions,
+                 settings,
+             }| {
+                let topic = NewTopic::new(name, *partitions, TopicReplication::Fixed(1));
+                settings
+                    .iter()
+                    .fold(topic, |topic, (key, value)| topic.set(key, value))
+            },
+        )
+        .collect();
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+    for created in admin.create_topics(&new, &options).await.unwrap() {
+        created.unwrap();
+    }
+}
+
+/// A consumer without a group that sees committed records only.
+pub fn reader(bootstrap: &str) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "none")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "false")
+        .create()
+        .unwrap()
+}
+
+/// Every committed record of a topic, from its beginning to the end that a committed reader sees
+/// now; in offset order within a partition.
+pub fn read_all(bootstrap: &str, topic: &str) -> Vec<OwnedMessage> {
+    let consumer = reader(bootstrap);
+    let metadata = consumer
+        .fetch_metadata(Some(topic), Duration::from_secs(10))
+        .unwrap();
+    let mut ends = Vec::new();
+    let mut assignment = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        let (_, end) = consumer
+            .fetch_watermarks(topic, partition.id(), Duration::from_secs(10))
+            .unwrap();
+        ends.push((partition.id(), end));
+        assignment
+            .add_partition_offset(topic, partition.id(), Offset::Beginning)
+            .unwrap();
+    }
+    consumer.assign(&assignment).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut records = Vec::new();
+    loop {
+        let position = consumer.position().unwrap();
+        // Markers take offsets too, so the end is where the position stands, not a last record.
+        let done = ends.iter().all(|(partition, end)| {
+            *end == 0
+                || position
+                    .find_partition(topic, *partition)
+                    .and_then(|p| p.offset().to_raw())
+                    .is_some_and(|p| p >= *end)
+        });
+        if done {
+            return records;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "the end of {topic} was not reached: {position:?} of {ends:?}"
+        );
+        if let Some(record) = consumer.poll(Duration::from_millis(100)) {
+            records.push(record.unwrap().detach());
+        }
+    }
+}
+
+/// Waits until `condition` gives a value, asking again every 50 ms.
+pub async fn until<T>(
+    what: &str,
+    within: Duration,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "waited {within:?} in vain until {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A program of this workspace, beside the test's own.
+pub fn program(beside: &str, name: &str) -> PathBuf {
+    let path = Path::new(beside).with_file_name(name);
+    assert!(
+        path.exists(),
+        "{} is not built; run: cargo build --workspace",
+        path.display()
+    );
+    path
+}
+
+/// A child process; killed when dropped.
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a program that logs into `folder`.
+    pub fn start(folder: &Path, name: &str, program: &Path, arguments: &[&str]) -> Self {
+        let log = folder.join(format!("{name}.log"));
+        let file = std::fs::File::create(&log).unwrap();
+        let child = Command::new(program)
+            .args(arguments)
+            .env("LOG_LEVEL", "info")
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Self {
+            name: name.to_owned(),
+            child,
+            log,
+        }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Sends a signal by name, e.g. `TERM`.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), &self.child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Sends SIGTERM and waits until it has ended, at most 30 s.
+    pub async fn stop(mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.ended().await
+    }
+
+    /// Waits until it has ended, at most 30 s.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let Self { name, child, log } = self;
+        until(
+            &format!("{name} ends; its log is {}", log.display()),
+            Duration::from_secs(30),
+            async || child.try_wait().unwrap(),
+        )
+        .await
+    }
+
+    /// Panics with its log if it has ended.
+    pub fn assert_running(&mut self) {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            panic!("{} ended with {status}:\n{}", self.name, self.log());
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of {}:\n{}", self.name, self.log());
+        }
+    }
+}
