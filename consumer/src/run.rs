@@ -442,10 +442,15 @@ impl Entrance<'_> {
             return Ok(());
         };
         let starts = self.starts(&stored, &partitions)?;
-        for start in starts.elements() {
-            if let Offset::Offset(offset) = start.offset() {
-                self.check_in_log(subscription, start.partition(), offset)
-                    .await?;
+        // Taken out of the list, whose elements may not be held over a wait.
+        let offsets: Vec<_> = starts
+            .elements()
+            .iter()
+            .map(|start| (start.partition(), start.offset()))
+            .collect();
+        for (partition, start) in offsets {
+            if let Offset::Offset(start) = start {
+                self.check_in_log(subscription, partition, start).await?;
             }
         }
         tracing::info!("assigned {starts:?}");

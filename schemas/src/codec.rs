@@ -56,7 +56,7 @@ pub enum DecodeError {
     Empty,
     /// The value does not begin as a single-object encoding does.
     #[error(
-        "the value begins with {found}, not with C3 01 and a schema fingerprint{hint}; write it in Avro single-object encoding"
+        "the value begins with {found}{hint}, not with C3 01 and a schema fingerprint; write it in Avro single-object encoding"
     )]
     UnknownFraming {
         /// The first bytes, in hexadecimal.

@@ -1,0 +1,616 @@
+//! The consumer on a real Kafka, into SQLite and into PostgreSQL.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+#[path = "../../schemas/tests/strategies/mod.rs"]
+#[allow(dead_code, reason = "shared with the tests of the contract")]
+mod strategies;
+mod support;
+
+use std::time::Duration;
+
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+use rdkafka::message::{Headers, Message};
+use schemas::{MetricValue, TaskRunningInfo, TaskRunningInfoEvent, TaskStatus};
+use service::testing::{read_all, until};
+use support::{Kind, Pipeline};
+
+/// One test a database.
+macro_rules! on_both_databases {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() { super::$name(super::Kind::Sqlite).await; })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() { super::$name(super::Kind::Postgres).await; })*
+        }
+    };
+}
+
+on_both_databases!(
+    every_column_holds_what_the_engine_said,
+    the_newest_state_does_not_depend_on_the_order_of_arrival,
+    what_is_out_of_range_is_stored_repaired_and_what_is_unusable_is_set_aside,
+    an_unreadable_event_is_set_aside_once_and_the_others_are_stored,
+    a_restart_on_an_idle_topic_stores_nothing_again,
+    parts_are_stored_by_groups_of_their_own_and_taken_over_by_one,
+    consumers_of_two_groups_on_one_partition_store_each_event_once,
+    a_stored_offset_past_the_end_of_the_log_stops_with_both_numbers,
+    a_database_of_another_cluster_is_refused,
+);
+
+fn event() -> TaskRunningInfoEvent {
+    strategies::sample_event()
+}
+
+fn report(
+    exec_id: &str,
+    sequence: i64,
+    reported_at: i64,
+    status: TaskStatus,
+    progress: f64,
+) -> TaskRunningInfo {
+    let mut info = event().info;
+    (info.exec_id, info.sequence, info.reported_at, info.status) =
+        (exec_id.into(), sequence, reported_at, status);
+    info.progress.as_mut().unwrap().progress = progress;
+    info
+}
+
+/// Texts as the columns of a row.
+fn row(columns: &[&str]) -> Vec<Option<String>> {
+    columns
+        .iter()
+        .map(|column| (*column != "NULL").then(|| (*column).to_owned()))
+        .collect()
+}
+
+async fn every_column_holds_what_the_engine_said(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    let mut silent = event();
+    silent.info.exec_id = "silent".into();
+    silent.info.reported_at = -1;
+    silent.adjustments.clear();
+    (
+        silent.info.progress,
+        silent.info.resource,
+        silent.info.metrics,
+    ) = (None, None, None);
+    pipeline.send_events(&[event(), silent]);
+    let consumer = pipeline.consumer(&[]);
+    pipeline.until_count(&Pipeline::stored("metrics"), 2).await;
+    consumer.stop().await;
+
+    let [task, progress, resource, metrics] = pipeline.contents().await.try_into().unwrap();
+    assert_eq!(
+        task,
+        [
+            row(&[
+                "exec-1",
+                "job-1",
+                "node-1:4040",
+                "spark",
+                "ada",
+                "t-1",
+                "Running",
+                "7",
+                "0",
+                "0",
+                "0",
+                "1764079500123456"
+            ]),
+            row(&[
+                "silent",
+                "job-1",
+                "node-1:4040",
+                "spark",
+                "ada",
+                "t-1",
+                "Running",
+                "7",
+                "0",
+                "1",
+                "0",
+                "-1"
+            ]),
+        ]
+    );
+    assert_eq!(
+        progress,
+        [
+            row(&[
+                "exec-1",
+                "0",
+                "0",
+                "7",
+                "Running",
+                "1764079500123456",
+                r#"["0"]"#,
+                "[10]",
+                "[2]",
+                "[1]",
+                "[5]",
+                r#"["NegativeCount"]"#
+            ]),
+            row(&[
+                "silent", "0", "1", "7", "Running", "-1", "NULL", "NULL", "NULL", "NULL", "NULL",
+                "NULL"
+            ]),
+        ]
+    );
+    assert_eq!(pipeline.progress().await, [Some(0.5), None]);
+    assert_eq!(
+        resource,
+        [row(&[
+            "exec-1",
+            "0",
+            "0",
+            "app-1",
+            "8589934592",
+            "4",
+            "2",
+            "default",
+            "RUNNING",
+            "1764079500123456"
+        ]),]
+    );
+    let json = r#"{"count":-1,"flag":true,"nothing":null,"seconds":12.5,"text":"ü","whole":3.0}"#;
+    assert_eq!(
+        metrics,
+        [
+            row(&["exec-1", "0", "0", "2", json, "1764079500123456"]),
+            row(&["silent", "0", "1", "2", "NULL", "-1"]),
+        ]
+    );
+    // The views show times to the microsecond.
+    let shown = pipeline
+        .rows("SELECT CAST(reported_at AS text) FROM task_progress_history ORDER BY event_offset")
+        .await;
+    let [first, second] = [
+        shown[0][0].as_deref().unwrap(),
+        shown[1][0].as_deref().unwrap(),
+    ];
+    assert!(
+        first.contains("14:05:00.123456")
+            && second.contains("1969-12-31")
+            && second.contains("23:59:59.999999"),
+        "{first} {second}"
+    );
+}
+
+async fn the_newest_state_does_not_depend_on_the_order_of_arrival(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    let at = event().info.reported_at;
+    use TaskStatus::{Failed, Running, Succeed};
+    // Per task the reports in the order of their making; the last is the newest state.
+    let lives = [
+        // A final status is not undone by a report made later: an engine that retries its reports.
+        vec![
+            report("a", 0, at, Running, 0.9),
+            report("a", 2, at + 9, Running, 0.4),
+            report("a", 1, at + 5, Succeed, 0.95),
+        ],
+        // Progress may fall: the newest report counts, not the highest value.
+        vec![
+            report("b", 0, at, Running, 0.9),
+            report("b", 1, at + 1, Running, 0.4),
+            report("b", 2, at + 2, Running, 0.6),
+        ],
+        // The same moment: the sequence decides.
+        vec![
+            report("c", 0, at, Running, 0.9),
+            report("c", 1, at, Running, 0.3),
+        ],
+        vec![
+            report("d", 3, at, Succeed, 1.0),
+            report("d", 4, at + 1, Failed, 0.7),
+        ],
+    ];
+    let expected: Vec<_> = lives
+        .iter()
+        .map(|life| life.last().unwrap().clone())
+        .collect();
+    let events = |infos: Vec<TaskRunningInfo>| -> Vec<_> {
+        infos
+            .into_iter()
+            .map(|info| TaskRunningInfoEvent {
+                info,
+                adjustments: vec![],
+                ..event()
+            })
+            .collect()
+    };
+    // Forwards and backwards, in one batch and one by one.
+    let forwards: Vec<_> = lives.iter().flatten().cloned().collect();
+    let mut backwards: Vec<_> = forwards.clone();
+    backwards.reverse();
+    for info in &mut backwards {
+        info.exec_id.insert(0, 'x');
+    }
+    let consumer = pipeline.consumer(&["--max-events", "3"]);
+    pipeline.send_events(&events(forwards.clone()));
+    for event in events(backwards) {
+        pipeline.send_events(&[event]);
+    }
+    pipeline
+        .until_count(&Pipeline::stored("metrics"), 2 * forwards.len() as i64)
+        .await;
+    consumer.stop().await;
+
+    let state = "SELECT exec_id, status, CAST(sequence AS text) FROM task ORDER BY exec_id";
+    let states = pipeline.rows(state).await;
+    let state = |info: &TaskRunningInfo, x: &str| {
+        row(&[
+            &format!("{x}{}", info.exec_id),
+            info.status.as_str(),
+            &info.sequence.to_string(),
+        ])
+    };
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|info| state(info, ""))
+        .chain(expected.iter().map(|info| state(info, "x")))
+        .collect();
+    assert_eq!(states, expected);
+    assert_eq!(
+        pipeline.count("SELECT count(*) FROM task_progress").await,
+        2 * forwards.len() as i64,
+        "history keeps all"
+    );
+}
+
+async fn what_is_out_of_range_is_stored_repaired_and_what_is_unusable_is_set_aside(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    let at = event().info.reported_at;
+    let mut negative = report("negative", 0, at, TaskStatus::Running, 0.5);
+    negative.progress.as_mut().unwrap().progress_info[0].running_tasks = -3;
+    let mut odd = report("odd", 0, at, TaskStatus::Running, 0.5);
+    odd.metrics = Some(
+        [
+            ("t".to_owned(), MetricValue::String("a\0b".into())),
+            ("n".to_owned(), MetricValue::Double(f64::NAN)),
+        ]
+        .into(),
+    );
+    pipeline.send_infos(&[
+        report("nan", 0, at, TaskStatus::Running, f64::NAN),
+        report("late", 0, i64::MAX, TaskStatus::Running, 0.5),
+        report("early", 0, i64::MIN, TaskStatus::Running, 0.5),
+        negative,
+        odd,
+        report("repeated", 4, at, TaskStatus::Running, 0.5),
+        report("repeated", 4, at, TaskStatus::Running, 0.5),
+    ]);
+    let (router, consumer) = (pipeline.router(), pipeline.consumer(&[]));
+    pipeline
+        .until_count("SELECT count(*) FROM task_metrics", 5)
+        .await;
+    router.stop().await;
+    consumer.stop().await;
+
+    let adjusted =
+        "SELECT exec_id, CAST(adjustments AS text) FROM task_progress_history ORDER BY exec_id";
+    let named: Vec<_> = pipeline
+        .rows(adjusted)
+        .await
+        .into_iter()
+        .map(|row| {
+            let [exec_id, adjustments] = row.try_into().unwrap();
+            let adjustments = adjustments.unwrap_or_default();
+            (
+                exec_id.unwrap(),
+                adjustments
+                    .trim_matches(|c: char| !c.is_alphabetic() && c != ',')
+                    .replace("\",\"", ","),
+            )
+        })
+        .collect();
+    let expected = [
+        ("nan", "ProgressNotANumber"),
+        ("negative", "NegativeCount"),
+        ("odd", "NulInText,MetricNotFinite"),
+        ("repeated", ""),
+        ("repeated", ""),
+    ];
+    assert_eq!(
+        named,
+        expected.map(|(a, b)| (a.to_owned(), b.to_owned())),
+        "an engine that says a thing twice is stored twice"
+    );
+    let odd = pipeline
+        .rows("SELECT CAST(metrics AS text) FROM task_metrics_history WHERE exec_id = 'odd'")
+        .await;
+    assert_eq!(odd, [row(&["{\"n\":null,\"t\":\"a\u{FFFD}b\"}"])]);
+    let letters = read_all(&pipeline.bootstrap, &pipeline.letters);
+    let mut keys: Vec<_> = letters.iter().map(|letter| letter.key().unwrap()).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, [&b"early"[..], b"late"]);
+}
+
+async fn an_unreadable_event_is_set_aside_once_and_the_others_are_stored(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    // Right framing, but not what a router writes: PostgreSQL could not hold it.
+    let mut unrouted = event();
+    unrouted.info.job_id = "a\0b".into();
+    pipeline.send_events(&[event()]);
+    pipeline.send(&pipeline.events, &[("k", b"no event".to_vec(), Some(0))]);
+    pipeline.send_events(&[unrouted, event()]);
+    for _ in 0..3 {
+        let consumer = pipeline.consumer(&["--instance-id", "c"]);
+        pipeline.until_count(&Pipeline::stored("metrics"), 4).await;
+        consumer.stop().await;
+    }
+    assert_eq!(
+        pipeline.count("SELECT count(*) FROM task_progress").await,
+        2
+    );
+    let letters = read_all(&pipeline.bootstrap, &pipeline.letters);
+    assert_eq!(letters.len(), 2);
+    let header = |i: usize, name: &str| {
+        let headers = letters[i].headers().unwrap();
+        let found = headers.iter().find(|header| header.key == name).unwrap();
+        String::from_utf8(found.value.unwrap().to_vec()).unwrap()
+    };
+    assert_eq!(
+        (letters[0].key(), letters[0].payload()),
+        (Some(&b"k"[..]), Some(&b"no event"[..]))
+    );
+    assert_eq!(header(0, "__connect.errors.topic"), pipeline.events);
+    assert_eq!(header(0, "__connect.errors.offset"), "1");
+    assert_eq!(header(0, "__connect.errors.connector.name"), "consumer");
+    assert_eq!(header(0, "__connect.errors.task.id"), "c");
+    assert_eq!(
+        header(0, "__connect.errors.exception.class.name"),
+        "UnknownFraming"
+    );
+    assert_eq!(
+        header(1, "__connect.errors.exception.class.name"),
+        "NotRouted"
+    );
+}
+
+async fn a_restart_on_an_idle_topic_stores_nothing_again(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 2).await else {
+        return;
+    };
+    pipeline.send_infos(&[
+        report("a", 0, 1, TaskStatus::Running, 0.1),
+        report("b", 0, 2, TaskStatus::Running, 0.2),
+        report("c", 0, 3, TaskStatus::Running, 0.3),
+    ]);
+    let router = pipeline.router();
+    for _ in 0..5 {
+        let consumer = pipeline.consumer(&[]);
+        pipeline
+            .until_count("SELECT count(*) FROM task_metrics", 3)
+            .await;
+        consumer.stop().await;
+    }
+    router.stop().await;
+    let before = pipeline.contents().await;
+    assert_eq!(before[1].len(), 3);
+    // Kafka's own committed offset does not count: another group starts where the database says.
+    let consumer = pipeline.consumer(&["--group", "another"]);
+    pipeline.send_infos(&[report("d", 0, 4, TaskStatus::Running, 0.4)]);
+    let router = pipeline.router();
+    pipeline
+        .until_count("SELECT count(*) FROM task_metrics", 4)
+        .await;
+    router.stop().await;
+    consumer.stop().await;
+    assert_eq!(
+        pipeline.count("SELECT count(*) FROM task_progress").await,
+        4
+    );
+}
+
+async fn parts_are_stored_by_groups_of_their_own_and_taken_over_by_one(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    let some = |n: i64| vec![event(); usize::try_from(n).unwrap()];
+    pipeline.send_events(&some(10));
+    let progress = pipeline.consumer(&[
+        "--part",
+        "progress",
+        "--group",
+        &format!("{}-p", pipeline.events),
+    ]);
+    pipeline
+        .until_count(&Pipeline::stored("progress"), 10)
+        .await;
+    assert_eq!(pipeline.count("SELECT count(*) FROM task_metrics").await, 0);
+    pipeline.send_events(&some(5));
+    let others = pipeline.consumer(&[
+        "--part",
+        "resource",
+        "--part",
+        "metrics",
+        "--group",
+        &format!("{}-o", pipeline.events),
+    ]);
+    pipeline
+        .until_count(&Pipeline::stored("progress"), 15)
+        .await;
+    pipeline.until_count(&Pipeline::stored("metrics"), 15).await;
+    progress.stop().await;
+    pipeline.send_events(&some(3));
+    pipeline
+        .until_count(&Pipeline::stored("resource"), 18)
+        .await;
+    others.stop().await;
+    // The parts stand at 15 and 18: one consumer for all takes each on from where it stands.
+    let all = pipeline.consumer(&[]);
+    pipeline.send_events(&some(2));
+    for part in ["progress", "resource", "metrics"] {
+        pipeline.until_count(&Pipeline::stored(part), 20).await;
+    }
+    all.stop().await;
+    for table in ["task_progress", "task_resource", "task_metrics"] {
+        let offsets = format!("SELECT count(DISTINCT event_offset) FROM {table}");
+        let rows = format!("SELECT count(*) FROM {table}");
+        assert_eq!(
+            (pipeline.count(&offsets).await, pipeline.count(&rows).await),
+            (20, 20),
+            "{table}"
+        );
+    }
+}
+
+async fn consumers_of_two_groups_on_one_partition_store_each_event_once(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    let small = ["--max-events", "7", "--commit-interval-ms", "1"];
+    let group = |name: &str| format!("{}-{name}", pipeline.events);
+    let (one, two) = (group("one"), group("two"));
+    let first = pipeline.consumer(&[&small[..], &["--group", &one]].concat());
+    let second = pipeline.consumer(&[&small[..], &["--group", &two]].concat());
+    for _ in 0..20 {
+        pipeline.send_events(&vec![event(); 25]);
+    }
+    pipeline
+        .until_count(&Pipeline::stored("metrics"), 500)
+        .await;
+    first.stop().await;
+    second.stop().await;
+    for table in ["task_progress", "task_resource", "task_metrics"] {
+        let offsets = format!("SELECT count(DISTINCT event_offset) FROM {table}");
+        let rows = format!("SELECT count(*) FROM {table}");
+        assert_eq!(
+            (pipeline.count(&offsets).await, pipeline.count(&rows).await),
+            (500, 500),
+            "{table}"
+        );
+    }
+}
+
+async fn a_stored_offset_past_the_end_of_the_log_stops_with_both_numbers(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    pipeline.send_events(&vec![event(); 4]);
+    let consumer = pipeline.consumer(&[]);
+    pipeline.until_count(&Pipeline::stored("metrics"), 4).await;
+    consumer.stop().await;
+    pipeline
+        .execute("UPDATE consumed_offset SET next_offset = 77")
+        .await;
+    let error = pipeline.consumer(&[]).error().await;
+    assert!(
+        error.contains("ends at offset 4") && error.contains("stored up to 77"),
+        "{error}"
+    );
+    assert_eq!(
+        pipeline.count("SELECT count(*) FROM task_progress").await,
+        4
+    );
+}
+
+async fn a_database_of_another_cluster_is_refused(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    pipeline.send_events(&[event()]);
+    let consumer = pipeline.consumer(&[]);
+    pipeline.until_count(&Pipeline::stored("metrics"), 1).await;
+    consumer.stop().await;
+    pipeline
+        .execute("UPDATE consumed_offset SET cluster_id = 'elsewhere'")
+        .await;
+    let error = pipeline.consumer(&[]).error().await;
+    assert!(
+        error.contains("elsewhere") && error.contains("--database-url"),
+        "{error}"
+    );
+}
+
+/// Whatever an engine says, both databases hold the same of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_databases_hold_equal_rows_for_equal_events() {
+    let (Some(sqlite), Some(mut postgres)) = (
+        Pipeline::make(Kind::Sqlite, 1).await,
+        Pipeline::make(Kind::Postgres, 1).await,
+    ) else {
+        return;
+    };
+    let mut runner = TestRunner::default();
+    let usable = |mut info: TaskRunningInfo, i: i64| {
+        for text in [
+            &mut info.exec_id,
+            &mut info.job_id,
+            &mut info.engine.instance,
+            &mut info.engine.engine_type,
+        ] {
+            *text = format!("x{}", text.chars().take(100).collect::<String>());
+        }
+        for text in [&mut info.engine.user, &mut info.engine.ticket_id] {
+            *text = text.chars().take(100).collect();
+        }
+        // Several reports a task.
+        info.exec_id = format!(
+            "{}{}",
+            i % 40,
+            info.exec_id.chars().take(1).collect::<String>()
+        );
+        info.reported_at %= 60_000_000_000_000_000;
+        info
+    };
+    let infos: Vec<_> = (0..400)
+        .map(|i| {
+            usable(
+                strategies::info().new_tree(&mut runner).unwrap().current(),
+                i,
+            )
+        })
+        .collect();
+    sqlite.send_infos(&infos);
+    let router = sqlite.router();
+    until("all are routed", Duration::from_secs(60), async || {
+        (read_all(&sqlite.bootstrap, &sqlite.events).len() == infos.len()).then_some(())
+    })
+    .await;
+    router.stop().await;
+    // Both databases are filled from the one topic.
+    postgres.events.clone_from(&sqlite.events);
+    let consumers = [
+        sqlite.consumer(&["--group", "s"]),
+        postgres.consumer(&["--group", "p"]),
+    ];
+    for pipeline in [&sqlite, &postgres] {
+        pipeline
+            .until_count("SELECT count(*) FROM task_metrics", infos.len() as i64)
+            .await;
+    }
+    for consumer in consumers {
+        consumer.stop().await;
+    }
+    let (left, right) = (sqlite.contents().await, postgres.contents().await);
+    for (left, right) in left.iter().zip(&right) {
+        assert!(!left.is_empty());
+        for (left, right) in left.iter().zip(right) {
+            assert_eq!(left, right);
+        }
+        assert_eq!(left.len(), right.len());
+    }
+    let bits = |values: Vec<Option<f64>>| {
+        values
+            .into_iter()
+            .map(|value| value.map(f64::to_bits))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        bits(sqlite.progress().await),
+        bits(postgres.progress().await)
+    );
+}
