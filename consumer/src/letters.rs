@@ -54,11 +54,11 @@ impl Letters {
         })
     }
 
-    /// Sets a record aside and waits until the brokers have the letter, however long they are away.
-    /// A repeat after a crash is recognised by the coordinates in its headers.
+    /// Sets a record aside and waits until the brokers have the letter. A repeat after a crash is
+    /// recognised by the coordinates in its headers.
     ///
     /// # Errors
-    /// If the brokers refuse it.
+    /// If the brokers refuse it, or are away for longer than `message.timeout.ms` (5 minutes).
     pub(crate) async fn send(
         &self,
         record: &BorrowedMessage<'_>,

@@ -208,16 +208,23 @@ impl Subscription {
     }
 
     /// Leaves the group (a static member stays until its session times out, as Kafka has it) and
-    /// waits until the broker knows. What was read and not committed is read again by the next
-    /// owner.
+    /// waits until the broker knows, at most 15 s. What was read and not committed is read again by
+    /// the next owner.
     pub async fn leave(self) {
-        self.consumer
-            .context()
-            .leaving
-            .store(true, Ordering::Release);
-        // Dropping blocks until the group has been left.
-        let left = tokio::task::spawn_blocking(move || drop(self));
-        if tokio::time::timeout(Duration::from_secs(15), left)
+        let member = self.consumer.context();
+        member.leaving.store(true, Ordering::Release);
+        // The client does not close while it waits for an answer to a rebalance.
+        while let Some(rebalance) = member.take() {
+            rebalance.answer(&self.consumer);
+        }
+        // Dropping blocks until the group has been left. A thread of its own, since the runtime
+        // would wait for one of its blocking tasks however long that takes.
+        let (left, wait) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            drop(self);
+            let _ = left.send(());
+        });
+        if tokio::time::timeout(Duration::from_secs(15), wait)
             .await
             .is_err()
         {
@@ -232,6 +239,19 @@ enum Rebalance {
         partitions: TopicPartitionList,
         lost: bool,
     },
+}
+
+impl Rebalance {
+    /// Does what is asked, for a member that is leaving anyway.
+    fn answer(&self, consumer: &impl Consumer<Member>) {
+        let answered = match self {
+            Self::Assigned(partitions) => consumer.incremental_assign(partitions),
+            Self::Revoked { partitions, .. } => consumer.incremental_unassign(partitions),
+        };
+        if let Err(error) = answered {
+            tracing::debug!("answering a rebalance while leaving: {error}");
+        }
+    }
 }
 
 impl From<Rebalance> for Next<'_> {
@@ -276,13 +296,8 @@ impl ConsumerContext for Member {
             },
         };
         if self.leaving.load(Ordering::Acquire) {
-            // Nobody takes items any more, and the client closes only when nothing is assigned.
-            if let Rebalance::Revoked { partitions, .. } = rebalance
-                && let Err(error) = consumer.incremental_unassign(&partitions)
-            {
-                tracing::warn!("letting go of partitions while leaving: {error}");
-            }
-            return;
+            // Nobody takes items any more.
+            return rebalance.answer(consumer);
         }
         self.rebalances
             .lock()

@@ -1,0 +1,281 @@
+//! The program as its operators meet it: health, metrics, logs, exit codes, and what it prints.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+#[path = "../../schemas/tests/strategies/mod.rs"]
+#[allow(dead_code, reason = "shared with the tests of the contract")]
+mod strategies;
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use service::testing::{Process, unique, until};
+use support::{Kind, Pipeline};
+
+const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// Status and body of an endpoint; `None` while nobody listens.
+fn get(port: u16, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(CONSUMER).args(arguments).output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ready_means_progressing_and_metrics_count_what_was_stored() {
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
+        return;
+    };
+    pipeline.send_events(&vec![strategies::sample_event(); 5]);
+    pipeline.send(&pipeline.events, &[("k", b"no event".to_vec(), Some(1))]);
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let mut arguments = vec![
+        "run",
+        "--group",
+        &pipeline.events,
+        "--log-format",
+        "json",
+        "--metrics-listen",
+        &address,
+    ];
+    arguments.extend(pipeline.consumer_arguments());
+    let consumer = Process::start(
+        pipeline.folder(),
+        "consumer",
+        Path::new(CONSUMER),
+        &arguments,
+    );
+
+    until("it is alive", Duration::from_secs(20), async || {
+        get(port, "/livez").filter(|(status, _)| *status == 200)
+    })
+    .await;
+    until("it is ready", Duration::from_secs(60), async || {
+        get(port, "/readyz").filter(|(status, _)| *status == 200)
+    })
+    .await;
+    pipeline.until_count(&Pipeline::stored("metrics"), 6).await;
+    let metrics = until("the lag is told", Duration::from_secs(30), async || {
+        let (_, body) = get(port, "/metrics")?;
+        let expected = [
+            format!(
+                "messaging_client_consumed_messages_total{{messaging_system=\"kafka\",messaging_operation_name=\"poll\",\
+                 messaging_destination_name=\"{}\"}} 6",
+                pipeline.events
+            ),
+            "taskrunning_rows_total{db_collection_name=\"task_progress\"} 5".to_owned(),
+            "taskrunning_dead_letters_total{reason=\"UnknownFraming\"} 1".to_owned(),
+            format!(
+                "messaging_consumer_lag_messages{{messaging_destination_name=\"{}\",messaging_destination_partition_id=\"0\"}} 0",
+                pipeline.events
+            ),
+            "db_client_operation_duration_seconds_count{db_system_name=\"sqlite\"}".to_owned(),
+        ];
+        expected.iter().all(|line| body.contains(line.as_str())).then_some(body)
+    })
+    .await;
+    assert!(metrics.contains("# TYPE"));
+    let log = consumer.log();
+    assert!(
+        log.lines()
+            .all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()),
+        "{log}"
+    );
+    assert_eq!(consumer.stop().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_kafka_it_waits_alive_and_not_ready_and_stops_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (port, nobody) = (free_port(), format!("127.0.0.1:{}", free_port()));
+    let (address, url) = (
+        format!("127.0.0.1:{port}"),
+        format!("sqlite:{}", folder.path().join("t.db").display()),
+    );
+    let arguments = [
+        "run",
+        "--bootstrap-servers",
+        &nobody,
+        "--metrics-listen",
+        &address,
+        "--database-url",
+        &url,
+    ];
+    let consumer = Process::start(folder.path(), "consumer", Path::new(CONSUMER), &arguments);
+    until("it waits", Duration::from_secs(30), async || {
+        consumer.log().contains("waiting for it").then_some(())
+    })
+    .await;
+    assert_eq!(get(port, "/livez").unwrap().0, 200);
+    assert_eq!(
+        get(port, "/readyz").unwrap(),
+        (503, "no broker is connected\n".to_owned())
+    );
+    assert_eq!(consumer.stop().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_person_has_to_change_ends_with_78_and_wrong_usage_with_2() {
+    let Some(mut pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
+        return;
+    };
+    pipeline.events = unique("absent");
+    let arguments = [vec!["run"], pipeline.consumer_arguments()].concat();
+    let ended = run(&arguments);
+    let log = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(78), "{log}");
+    assert!(
+        log.contains(&pipeline.events) && log.contains("kafka-topics.sh"),
+        "{log}"
+    );
+
+    assert_eq!(run(&["run", "--part", "everything"]).status.code(), Some(2));
+    let wrong = run(&[
+        "tasks",
+        "--database-url",
+        "mysql://root:hunter2@localhost/x",
+    ]);
+    assert_eq!(wrong.status.code(), Some(78));
+    assert!(
+        !String::from_utf8_lossy(&wrong.stderr).contains("hunter2"),
+        "a password is never shown"
+    );
+    let absent = run(&["tasks", "--database-url", "sqlite:/nonexistent/tasks.db"]);
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&absent.stderr).contains("/nonexistent/tasks.db"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_are_told_to_people_and_to_programs_from_sqlite() {
+    tasks_are_told_to_people_and_to_programs(Kind::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_are_told_to_people_and_to_programs_from_postgresql() {
+    tasks_are_told_to_people_and_to_programs(Kind::Postgres).await;
+}
+
+async fn tasks_are_told_to_people_and_to_programs(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    let mut events = vec![strategies::sample_event(); 3];
+    events[0].adjustments.clear();
+    // Sequences 7, 9, 9: something is missing and something came twice.
+    for event in &mut events[1..] {
+        event.info.sequence = 9;
+        event.info.reported_at += 1;
+    }
+    let mut done = strategies::sample_event();
+    (done.info.exec_id, done.info.status) = ("done-1".into(), schemas::TaskStatus::Succeed);
+    (done.info.progress, done.info.resource, done.info.metrics) = (None, None, None);
+    events.push(done);
+    pipeline.send_events(&events);
+    let consumer = pipeline.consumer(&[]);
+    pipeline.until_count(&Pipeline::stored("metrics"), 4).await;
+    consumer.stop().await;
+
+    let url = ["--database-url", pipeline.database_url.as_str()];
+    let text = |arguments: &[&str]| {
+        let output = run(&[arguments, &url].concat());
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&text(arguments)).unwrap()
+    };
+
+    let all = json(&["tasks", "--json"]);
+    let ids: Vec<_> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|task| task["exec_id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, ["exec-1", "done-1"], "the newest report first");
+    assert_eq!(all[0]["reported_at"], "2025-11-25T14:05:00.123457Z");
+    assert_eq!(
+        (&all[0]["progress"], &all[1]["progress"]),
+        (&serde_json::json!(0.5), &serde_json::Value::Null)
+    );
+    assert_eq!(
+        json(&["tasks", "--running", "--json"])
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    let table = text(&["tasks"]);
+    assert!(
+        table.contains("exec-1") && table.contains("50.00 %") && table.contains("2 tasks in"),
+        "{table}"
+    );
+    assert!(text(&["tasks", "--limit", "1"]).contains("1 of 2 tasks"));
+
+    let task = json(&["task", "exec-1", "--json"]);
+    assert_eq!(task["task"]["status"], "Running");
+    assert_eq!(task["sequences"]["reports"], 3);
+    assert_eq!(
+        (
+            &task["sequences"]["missing"],
+            &task["sequences"]["repeated"]
+        ),
+        (&8.into(), &1.into())
+    );
+    assert_eq!(task["resource"][0]["memory_bytes"], 8_i64 << 30);
+    assert_eq!(task["metrics"]["metrics"]["text"], "ü");
+    assert_eq!(
+        task["reports"][0]["jobs"]["total_tasks"],
+        serde_json::json!([10])
+    );
+    assert_eq!(task["reports"][2]["adjustments"], serde_json::Value::Null);
+    let page = text(&["task", "exec-1"]);
+    for said in [
+        "Running",
+        "node-1:4040",
+        "8 missing",
+        "1 repeated",
+        "8.00 GiB",
+        "12.5",
+        "NegativeCount",
+        "0@2",
+    ] {
+        assert!(page.contains(said), "{said} is not in\n{page}");
+    }
+    let page = text(&["task", "done-1"]);
+    assert!(page.contains("Succeed") && page.contains('?'), "{page}");
+
+    let unknown = run(&["task", "nobody", url[0], url[1]]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("nobody"));
+}
