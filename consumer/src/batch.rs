@@ -113,3 +113,97 @@ impl Batch {
         newest
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::rows;
+
+    use crate::strategies;
+    use proptest::prelude::*;
+
+    fn anchor(offset: i64) -> Anchor {
+        Anchor {
+            offset,
+            timestamp_ms: 0,
+            crc32: 0,
+        }
+    }
+
+    fn sample(partition: i32, offset: i64) -> Rows {
+        let event = schemas::encode_event(&strategies::sample_event()).unwrap();
+        rows(Some(&event), partition, offset).unwrap()
+    }
+
+    #[test]
+    fn each_part_moves_on_from_where_it_stands_and_stores_only_what_it_lacks() {
+        let mut batch = Batch::default();
+        for offset in 10..15 {
+            batch.push(0, anchor(offset), 100, Some(sample(0, offset)));
+        }
+        // A dead letter at the end: no rows, but read.
+        batch.push(0, anchor(15), 100, None);
+        let positions: Positions = [((Part::Progress, 0), 13), ((Part::Resource, 0), 16)].into();
+        let advances = batch.advances(&Part::ALL, &positions);
+        let steps: Vec<_> = advances
+            .iter()
+            .map(|step| (step.part, step.expected, step.next))
+            .collect();
+        assert_eq!(
+            steps,
+            [(Part::Progress, Some(13), 16), (Part::Metrics, None, 16)]
+        );
+        let unstored = |part| {
+            batch
+                .unstored(part, &positions)
+                .map(|rows| rows.offset)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(unstored(Part::Progress), [13, 14]);
+        assert_eq!(unstored(Part::Resource), [0_i64; 0]);
+        assert_eq!(unstored(Part::Metrics), [10, 11, 12, 13, 14]);
+        assert_eq!(batch.next_offsets(), [(0, 16)].into());
+    }
+
+    proptest! {
+        /// Whatever the order of arrival, the same report is the newest.
+        #[test]
+        fn the_newest_report_is_the_greatest_in_any_order(
+            reports in prop::collection::vec((0..3_i64, 0..3_i64, any::<bool>()), 1..12).prop_shuffle(),
+        ) {
+            let rows_of = |order: Vec<usize>| {
+                let mut batch = Batch::default();
+                for i in order {
+                    let (reported_at, sequence, is_final) = reports[i];
+                    let mut rows = sample(0, i as i64);
+                    rows.reported_at = reported_at;
+                    rows.task.sequence = sequence;
+                    if is_final {
+                        rows.task.status = schemas::TaskStatus::Failed;
+                    }
+                    batch.push(0, anchor(i as i64), 1, Some(rows));
+                }
+                batch.newest()["exec-1"].rank()
+            };
+            let forwards = rows_of((0..reports.len()).collect());
+            let backwards = rows_of((0..reports.len()).rev().collect());
+            prop_assert_eq!(forwards, backwards);
+            let greatest = reports.iter().enumerate().map(|(i, r)| (r.2, r.0, r.1, 0, i as i64)).max();
+            prop_assert_eq!(Some(forwards), greatest);
+        }
+
+        #[test]
+        fn rows_is_total_on_any_bytes(tail in prop::collection::vec(any::<u8>(), 0..200), framed in any::<bool>()) {
+            let header = &schemas::encode_event(&strategies::sample_event()).unwrap()[..10];
+            let bytes = if framed { [header, &tail].concat() } else { tail };
+            let _ = rows(Some(&bytes), 0, 0);
+        }
+
+        /// Whatever a router may write becomes rows, and whatever it may not is refused.
+        #[test]
+        fn an_event_becomes_rows_exactly_when_nothing_is_wrong_with_it(event in strategies::event()) {
+            let derived = rows(Some(&schemas::encode_event(&event).unwrap()), 3, 4);
+            prop_assert_eq!(derived.is_ok(), event.info.problems().is_empty());
+        }
+    }
+}

@@ -16,6 +16,11 @@ mod rows;
 mod run;
 mod store;
 
+#[cfg(test)]
+#[path = "../../schemas/tests/strategies/mod.rs"]
+#[allow(dead_code, reason = "shared with the tests of the contract")]
+mod strategies;
+
 pub use query::{task, tasks};
 pub use rows::Part;
 pub use run::{Config, run};
