@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub enum Next<'a> {
 pub struct Subscription {
     consumer: StreamConsumer<Member>,
     topic: String,
+    /// What [`Subscription::next`] handed out last and nobody has answered yet.
+    unanswered: Mutex<Option<Rebalance>>,
 }
 
 impl Subscription {
@@ -110,6 +112,7 @@ impl Subscription {
         Ok(Self {
             consumer,
             topic: topic.to_owned(),
+            unanswered: Mutex::default(),
         })
     }
 
@@ -124,14 +127,14 @@ impl Subscription {
         let mut recv = pin!(self.consumer.recv());
         loop {
             let polled = poll_fn(|cx| {
-                if let Some(rebalance) = self.consumer.context().take() {
-                    return Poll::Ready(Ok(rebalance.into()));
+                if let Some(rebalance) = self.rebalance() {
+                    return Poll::Ready(Ok(rebalance));
                 }
                 match recv.as_mut().poll(cx) {
                     Poll::Ready(record) => Poll::Ready(record.map(Next::Record)),
                     // The poll itself may have noted a rebalance.
-                    Poll::Pending => match self.consumer.context().take() {
-                        Some(rebalance) => Poll::Ready(Ok(rebalance.into())),
+                    Poll::Pending => match self.rebalance() {
+                        Some(rebalance) => Poll::Ready(Ok(rebalance)),
                         None => Poll::Pending,
                     },
                 }
@@ -145,6 +148,13 @@ impl Subscription {
                 }
             }
         }
+    }
+
+    /// A noted rebalance, if there is one, to be handed out.
+    fn rebalance(&self) -> Option<Next<'_>> {
+        let rebalance = self.consumer.context().take()?;
+        *lock(&self.unanswered) = Some(rebalance.clone());
+        Some(rebalance.into())
     }
 
     /// Logs an error that passes; returns one that does not.
@@ -186,6 +196,7 @@ impl Subscription {
     /// # Errors
     /// If the member has lost its group meanwhile.
     pub fn assign(&self, partitions: &TopicPartitionList) -> anyhow::Result<()> {
+        lock(&self.unanswered).take();
         self.consumer
             .incremental_assign(partitions)
             .context("taking the assigned partitions")
@@ -196,6 +207,7 @@ impl Subscription {
     /// # Errors
     /// If the member has lost its group meanwhile.
     pub fn release(&self, partitions: &TopicPartitionList) -> anyhow::Result<()> {
+        lock(&self.unanswered).take();
         self.consumer
             .incremental_unassign(partitions)
             .context("letting go of the revoked partitions")
@@ -214,7 +226,11 @@ impl Subscription {
         let member = self.consumer.context();
         member.leaving.store(true, Ordering::Release);
         // The client does not close while it waits for an answer to a rebalance.
-        while let Some(rebalance) = member.take() {
+        let unanswered = lock(&self.unanswered).take();
+        for rebalance in unanswered
+            .into_iter()
+            .chain(std::iter::from_fn(|| member.take()))
+        {
             rebalance.answer(&self.consumer);
         }
         // Dropping blocks until the group has been left. A thread of its own, since the runtime
@@ -233,6 +249,7 @@ impl Subscription {
     }
 }
 
+#[derive(Clone)]
 enum Rebalance {
     Assigned(TopicPartitionList),
     Revoked {
@@ -272,10 +289,7 @@ struct Member {
 
 impl Member {
     fn take(&self) -> Option<Rebalance> {
-        self.rebalances
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front()
+        lock(&self.rebalances).pop_front()
     }
 }
 
@@ -299,10 +313,7 @@ impl ConsumerContext for Member {
             // Nobody takes items any more.
             return rebalance.answer(consumer);
         }
-        self.rebalances
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(rebalance);
+        lock(&self.rebalances).push_back(rebalance);
     }
 }
 
@@ -341,6 +352,11 @@ impl ClientContext for Member {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
     }
+}
+
+/// Nothing panics while it holds one of these locks, so what is behind a poisoned one is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// librdkafka's own log lines, a level quieter than it has them where it only says that it tries
