@@ -8,7 +8,8 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sqlx::{AnyConnection, FromRow};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, FromRow, Row};
 
 use crate::store::{Database, DatabaseOptions};
 
@@ -16,7 +17,7 @@ use crate::store::{Database, DatabaseOptions};
 const LISTED_SEQUENCES: usize = 20;
 
 /// A task's row in `task`.
-#[derive(Debug, Serialize, FromRow)]
+#[derive(Debug, Serialize)]
 struct Task {
     exec_id: String,
     job_id: String,
@@ -37,13 +38,12 @@ struct Task {
 }
 
 /// A row of `task_progress`.
-#[derive(Debug, Serialize, FromRow)]
+#[derive(Debug, Serialize)]
 struct Report {
     sequence: i64,
     reported_at: String,
     status: String,
     progress: Option<f64>,
-    #[sqlx(flatten)]
     jobs: Jobs,
     /// A JSON array.
     #[serde(serialize_with = "raw")]
@@ -53,7 +53,7 @@ struct Report {
 }
 
 /// The sub-jobs of a report: JSON arrays of equal length, absent when the report could not tell.
-#[derive(Debug, Default, Serialize, FromRow)]
+#[derive(Debug, Default, Serialize)]
 struct Jobs {
     #[serde(serialize_with = "raw")]
     job_ids: Option<String>,
@@ -68,7 +68,7 @@ struct Jobs {
 }
 
 /// A row of `task_resource`.
-#[derive(Debug, Serialize, FromRow)]
+#[derive(Debug, Serialize)]
 struct Held {
     application_id: String,
     status: String,
@@ -80,7 +80,7 @@ struct Held {
 }
 
 /// A row of `task_metrics`.
-#[derive(Debug, Serialize, FromRow)]
+#[derive(Debug, Serialize)]
 struct Metrics {
     engine_running_tasks: i32,
     /// A JSON object.
@@ -88,6 +88,61 @@ struct Metrics {
     metrics: Option<String>,
     reported_at: String,
 }
+
+/// Reads the fields of a row by their columns' names. (sqlx's own derive would have both database
+/// drivers compiled a second time, for the compiler's side.)
+macro_rules! from_row {
+    ($row:ident { $($field:ident),* $(; $nested:ident: $type:ty)? }) => {
+        impl<'r> FromRow<'r, AnyRow> for $row {
+            fn from_row(row: &'r AnyRow) -> Result<Self, sqlx::Error> {
+                Ok(Self {
+                    $($field: row.try_get(stringify!($field))?,)*
+                    $($nested: <$type>::from_row(row)?,)?
+                })
+            }
+        }
+    };
+}
+
+from_row!(Task {
+    exec_id,
+    job_id,
+    engine_instance,
+    engine_type,
+    engine_user,
+    ticket_id,
+    status,
+    progress,
+    reported_at,
+    sequence,
+    event_partition,
+    event_offset,
+    task_id
+});
+from_row!(Report {
+    sequence, reported_at, status, progress, adjustments, event_partition, event_offset; jobs: Jobs
+});
+from_row!(Jobs {
+    job_ids,
+    total_tasks,
+    running_tasks,
+    failed_tasks,
+    succeed_tasks
+});
+from_row!(Held {
+    application_id,
+    status,
+    queue,
+    memory_bytes,
+    cores,
+    instances,
+    reported_at
+});
+from_row!(Metrics {
+    engine_running_tasks,
+    metrics,
+    reported_at
+});
 
 /// Everything about a task.
 #[derive(Serialize)]

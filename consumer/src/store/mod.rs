@@ -14,10 +14,10 @@ use std::str::FromStr;
 use anyhow::Context;
 use service::exit::NeedsAttention;
 use sqlx::any::AnyConnectOptions;
-use sqlx::migrate::MigrateError;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AnyConnection, ConnectOptions};
+use sqlx::{AnyConnection, ConnectOptions, SqlStr};
 
 use crate::batch::{Advance, Batch, Positions};
 use crate::rows::Part;
@@ -169,6 +169,21 @@ impl From<sqlx::Error> for StoreError {
             Self::Exit(error)
         }
     }
+}
+
+/// The migrations whose texts these are, numbered from 1. (sqlx's `migrate!` would have both database
+/// drivers compiled a second time, for the compiler's side.)
+fn migrator(texts: &[(&'static str, &'static str)]) -> Migrator {
+    let migrations = (1..).zip(texts).map(|(version, (description, sql))| {
+        Migration::new(
+            version,
+            (*description).into(),
+            MigrationType::Simple,
+            SqlStr::from_static(sql),
+            false,
+        )
+    });
+    Migrator::with_migrations(migrations.collect())
 }
 
 /// An error of a migration: the database's own, if that was the cause.

@@ -9,6 +9,12 @@ use super::{Identity, StoreError};
 use crate::batch::{Advance, Batch, Positions};
 use crate::rows::{Part, Rows};
 
+/// Every migration ever released: its name and text.
+const MIGRATIONS: &[(&str, &str)] = &[(
+    "tables",
+    include_str!("../../migrations/postgres/0001_tables.sql"),
+)];
+
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
      anchor_timestamp_ms, anchor_crc32, group_id, updated_at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now()) ON CONFLICT DO NOTHING";
@@ -53,7 +59,7 @@ pub(super) fn passes(sqlstate: &str) -> bool {
 
 pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
     let mut connection = options.connect().await?;
-    sqlx::migrate!("migrations/postgres")
+    super::migrator(MIGRATIONS)
         .run(&mut connection)
         .await
         .map_err(super::migrating)?;

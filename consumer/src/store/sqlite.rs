@@ -14,6 +14,12 @@ use crate::rows::{Part, ProgressRow, Rows};
 /// Rows in one INSERT: a full statement is prepared once and used again.
 const ROWS_PER_STATEMENT: usize = 100;
 
+/// Every migration ever released: its name and text.
+const MIGRATIONS: &[(&str, &str)] = &[(
+    "tables",
+    include_str!("../../migrations/sqlite/0001_tables.sql"),
+)];
+
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
      anchor_timestamp_ms, anchor_crc32, group_id, updated_at) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING";
@@ -56,10 +62,7 @@ pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreE
     let mut tries = 0;
     // sqlx takes no lock for migrations here: of two programs that start at once the later one may
     // fail on what the earlier one has just made, and find it done on the next try.
-    while let Err(error) = sqlx::migrate!("migrations/sqlite")
-        .run(&mut connection)
-        .await
-    {
+    while let Err(error) = super::migrator(MIGRATIONS).run(&mut connection).await {
         tries += 1;
         if tries == 20 {
             return Err(super::migrating(error));
