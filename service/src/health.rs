@@ -53,8 +53,9 @@ impl Health {
         self.state().waiting_for = Some(what);
     }
 
-    /// What the Kafka client says of itself, about once a second.
-    pub(crate) fn observed(&self, connected: bool, joined: bool, lag: BTreeMap<i32, i64>) {
+    /// What the Kafka client says of itself, about once a second. A program that is no member of a
+    /// group says `joined`, and no lag.
+    pub fn observed(&self, connected: bool, joined: bool, lag: BTreeMap<i32, i64>) {
         let mut state = self.state();
         if connected && lag.values().all(|behind| *behind == 0) && state.waiting_for.is_none() {
             state.progressed = Instant::now();
