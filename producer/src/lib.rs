@@ -1,1 +1,49 @@
+//! How engines report: a library for those written in Rust, adapters for those that know nothing of
+//! us.
+//!
+//! # An engine in Rust
+//!
+//! ```no_run
+//! # use producer::{Part, Reporter, TaskSource};
+//! # use schemas::{EngineInstance, TaskProgressInfo, TaskStatus};
+//! # struct Query;
+//! # impl Query { async fn run(&self) {} fn share_done(&self) -> f64 { 0.5 } }
+//! # #[derive(Clone)] struct Watch(std::sync::Arc<Query>);
+//! impl TaskSource for Watch {
+//!     async fn progress(&self) -> Part<TaskProgressInfo> {
+//!         Ok(Some(TaskProgressInfo { progress: self.0.share_done(), progress_info: vec![] }))
+//!     }
+//! }
+//!
+//! # async fn reported(engine: EngineInstance, query: std::sync::Arc<Query>) -> Result<(), Box<dyn std::error::Error>> {
+//! # let watch = Watch(query.clone());
+//! let reporter = Reporter::connect("localhost:9092", engine)?;
+//! let task = reporter.task("exec-1", "job-1", watch);
+//! query.run().await;
+//! task.finish(TaskStatus::Succeed);
+//! reporter.close().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Engines that know nothing of us
+//!
+//! - [`spark`]: through the REST API of a Spark UI or a History Server.
+//! - [`publish`]: JSON lines, from any language and from shells.
+//! - [`simulate`]: made-up tasks, reproducible by seed.
+//!
+//! ```text
+//! Reporter, spark ──▶ Outbox ──▶ Delivery ─┐   never wait: newer reports replace unsent ones
+//!                                          ├──▶ task-running-info, key execId
+//! publish, simulate ──▶ Sender ────────────┘   wait while Kafka is slower than they are
+//! ```
 
+mod delivery;
+mod duration;
+mod engines;
+mod outbox;
+mod reporter;
+mod sender;
+
+pub use delivery::{Stats, Undelivered};
+pub use engines::{publish, simulate, spark};
+pub use reporter::{Options, Part, Reporter, ReporterError, Task, TaskSource};

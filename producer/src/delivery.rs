@@ -1,0 +1,447 @@
+//! Brings reports to Kafka without ever keeping an engine waiting.
+//!
+//! ```text
+//! report() ──▶ Outbox ──▶ at most 256 with librdkafka, one a task ──▶ Kafka
+//! (never waits) (bounded, newer replace older)
+//! ```
+//!
+//! Few are handed over at a time, since what librdkafka holds can no longer be replaced by a newer
+//! report.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::statistics::Statistics;
+use schemas::TaskRunningInfo;
+use service::exit::NeedsAttention;
+use service::health::Health;
+use service::kafka::KafkaOptions;
+use service::telemetry::{messaging, names};
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::outbox::{Gone, Outbox, Report, Room, Ticket};
+use crate::sender::{FIXED, STATISTICS, Watch};
+
+/// Reports handed to librdkafka at a time, and at most a quarter of the room.
+const SENDING_MAX: usize = 256;
+/// Bytes of reports that wait or are on their way.
+const ROOM_BYTES: usize = 64 << 20;
+/// After an error that may pass.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// Counter: unsent reports that a newer one of their task replaced.
+const REPLACED: &str = "taskrunning_reports_replaced_total";
+/// Counter: reports that were not sent for want of room, or that Kafka refuses for good. Label
+/// `reason`: `no_room`, `no_room_final`, `refused`.
+const LOST: &str = "taskrunning_reports_lost_total";
+/// Gauge: reports that wait for Kafka or are on their way.
+const WAITING: &str = "taskrunning_reports_waiting";
+
+const DEFAULTS: &[(&str, &str)] = &[
+    ("linger.ms", "5"),
+    ("compression.type", "lz4"),
+    // Kept while Kafka is away, however long.
+    ("message.timeout.ms", "0"),
+];
+
+/// What became of the reports made so far.
+/// `made = delivered + replaced + dropped + lost + refused + waiting`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Reports made; a task's `sequence` counts them.
+    pub made: u64,
+    /// Acknowledged by all in-sync replicas.
+    pub delivered: u64,
+    /// Never sent: a newer report of the same task took their place while Kafka was away.
+    pub replaced: u64,
+    /// Never sent: not final, and there was no room.
+    pub dropped: u64,
+    /// Never sent although final: the queue was full of final ones. Logged as an error.
+    pub lost: u64,
+    /// Refused for good, e.g. as too large. Logged as an error.
+    pub refused: u64,
+    /// In the queue or on their way.
+    pub waiting: u64,
+    /// Parts that were null because their fetch failed.
+    pub parts_failed: u64,
+}
+
+/// The way to Kafka. Dropping it abandons what waits; [`close`](Self::close) first.
+pub(crate) struct Delivery {
+    shared: Arc<Shared>,
+    sending: AbortHandle,
+}
+
+struct Shared {
+    topic: String,
+    outbox: Mutex<Outbox>,
+    /// Something was put into the outbox.
+    filled: Notify,
+    /// Something left the outbox for good.
+    emptied: Notify,
+    counts: Counts,
+    /// The error that keeps reports waiting, told once.
+    held_up: Mutex<Option<String>>,
+    sending_max: usize,
+    logs: Logs,
+}
+
+#[derive(Default)]
+struct Counts {
+    made: AtomicU64,
+    replaced: AtomicU64,
+    dropped: AtomicU64,
+    lost: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Delivery {
+    /// Starts sending, on the runtime that it is called on. Does not wait for Kafka.
+    ///
+    /// # Errors
+    /// If a setting is wrong.
+    pub(crate) fn start(
+        kafka: &KafkaOptions,
+        topic: &str,
+        queue_reports: usize,
+        health: Option<Arc<Health>>,
+    ) -> anyhow::Result<Self> {
+        let mut defaults = DEFAULTS.to_vec();
+        defaults.extend(health.is_some().then_some(STATISTICS));
+        let config = kafka.client_config(&defaults, FIXED)?;
+        let logs = Logs(Arc::new(Observed {
+            complaint: Mutex::default(),
+            delivered: AtomicU64::new(0),
+            watch: health.map(Watch::new),
+        }));
+        let producer = producer(&config, &logs)
+            .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
+        let room = Room {
+            reports: queue_reports.max(1),
+            bytes: ROOM_BYTES,
+        };
+        let shared = Arc::new(Shared {
+            topic: topic.to_owned(),
+            outbox: Mutex::new(Outbox::new(room)),
+            filled: Notify::new(),
+            emptied: Notify::new(),
+            counts: Counts::default(),
+            held_up: Mutex::default(),
+            sending_max: (room.reports / 4).clamp(1, SENDING_MAX),
+            logs,
+        });
+        let sending = tokio::spawn(shared.clone().send_for_ever(producer, config));
+        Ok(Self {
+            shared,
+            sending: sending.abort_handle(),
+        })
+    }
+
+    /// Puts a report into the queue; never waits.
+    pub(crate) fn report(&self, info: &TaskRunningInfo) {
+        self.shared.counts.made.fetch_add(1, Ordering::Relaxed);
+        match schemas::encode_info(info) {
+            Ok(value) => self.shared.put(Report {
+                exec_id: info.exec_id.clone(),
+                last: info.status.is_final(),
+                value,
+            }),
+            Err(error) => self.shared.refuse(&info.exec_id, &error.to_string()),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+
+    /// Waits until all that waits is delivered, at most `within`, then ends.
+    ///
+    /// # Errors
+    /// If something was not delivered: how much, and the last error known.
+    pub(crate) async fn close(&self, within: Duration) -> Result<Stats, Undelivered> {
+        let emptied = timeout(within, async {
+            loop {
+                let emptied = self.shared.emptied.notified();
+                if self.shared.outbox().len() == 0 {
+                    return;
+                }
+                emptied.await;
+            }
+        })
+        .await;
+        self.sending.abort();
+        let stats = self.stats();
+        if emptied.is_ok() && stats.lost + stats.refused == 0 {
+            return Ok(stats);
+        }
+        let (finals, waited) = (self.shared.outbox().final_reports(), within);
+        let reason = lock(&self.shared.held_up).clone();
+        let reason = reason.or_else(|| lock(&self.shared.logs.0.complaint).clone());
+        Err(Undelivered {
+            stats,
+            finals,
+            waited,
+            reason: reason.unwrap_or_else(|| "no answer from Kafka".to_owned()),
+        })
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.sending.abort();
+    }
+}
+
+/// Reports that did not reach Kafka.
+#[derive(Clone, Debug)]
+pub struct Undelivered {
+    /// What became of all of them.
+    pub stats: Stats,
+    /// How many of those in the queue have a final status.
+    pub finals: usize,
+    /// How long the last ones were waited for.
+    pub waited: Duration,
+    /// The last error known.
+    pub reason: String,
+}
+
+impl std::error::Error for Undelivered {}
+
+impl std::fmt::Display for Undelivered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Stats {
+            made,
+            waiting,
+            lost,
+            refused,
+            ..
+        } = self.stats;
+        if waiting > 0 {
+            write!(
+                f,
+                "{waiting} of {made} reports ({} of them final) could not be delivered within {:?}: {}",
+                self.finals, self.waited, self.reason
+            )?;
+        }
+        if lost + refused > 0 {
+            let and = if waiting > 0 { "; " } else { "" };
+            write!(
+                f,
+                "{and}{lost} final reports found no room in the queue and {refused} were refused as told in the log"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn producer(config: &ClientConfig, logs: &Logs) -> Result<FutureProducer<Logs>, KafkaError> {
+    config.create_with_context(logs.clone())
+}
+
+impl Shared {
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        lock(&self.outbox)
+    }
+
+    fn put(&self, report: Report) {
+        let exec_id = report.exec_id.clone();
+        let (gone, waiting) = {
+            let mut outbox = self.outbox();
+            (outbox.put(report), outbox.len())
+        };
+        metrics::gauge!(WAITING).set(waiting as f64);
+        if gone.lost > 0 {
+            tracing::error!(
+                exec_id,
+                "the last report of this task is lost: Kafka takes none, and the queue is full of last reports"
+            );
+        }
+        self.count(gone);
+        self.filled.notify_one();
+    }
+
+    fn count(&self, gone: Gone) {
+        let Gone {
+            replaced,
+            dropped,
+            lost,
+        } = gone;
+        let was_replaced = self.counts.replaced.fetch_add(replaced, Ordering::Relaxed);
+        if was_replaced == 0 && replaced > 0 {
+            tracing::warn!(
+                "Kafka is slow or away: from now on newer reports replace unsent ones of their task"
+            );
+        }
+        self.counts.dropped.fetch_add(dropped, Ordering::Relaxed);
+        self.counts.lost.fetch_add(lost, Ordering::Relaxed);
+        metrics::counter!(REPLACED).increment(replaced);
+        metrics::counter!(LOST, "reason" => "no_room").increment(dropped);
+        metrics::counter!(LOST, "reason" => "no_room_final").increment(lost);
+    }
+
+    fn refuse(&self, exec_id: &str, reason: &str) {
+        tracing::error!(exec_id, "a report cannot be sent: {reason}");
+        self.counts.refused.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(LOST, "reason" => "refused").increment(1);
+    }
+
+    fn stats(&self) -> Stats {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Stats {
+            made: read(&self.counts.made),
+            delivered: read(&self.logs.0.delivered),
+            replaced: read(&self.counts.replaced),
+            dropped: read(&self.counts.dropped),
+            lost: read(&self.counts.lost),
+            refused: read(&self.counts.refused),
+            waiting: self.outbox().len() as u64,
+            parts_failed: 0,
+        }
+    }
+
+    async fn send_for_ever(self: Arc<Self>, first: FutureProducer<Logs>, config: ClientConfig) {
+        let mut producer = first;
+        let mut sending = JoinSet::new();
+        // After an error that may pass, nothing is handed over before this.
+        let mut resume = Instant::now();
+        loop {
+            while sending.len() < self.sending_max && resume <= Instant::now() {
+                let Some((ticket, report)) = self.outbox().take() else {
+                    break;
+                };
+                let record = FutureRecord::to(&self.topic)
+                    .key(report.exec_id.as_bytes())
+                    .payload(report.value.as_slice());
+                let handed_over = producer.send_result(record).map_err(|(error, _)| error);
+                match handed_over {
+                    Ok(delivered) => {
+                        sending.spawn(async move { (ticket, report, delivered.await) });
+                    }
+                    Err(error) => resume = self.judge(ticket, report, &error, resume),
+                }
+            }
+            tokio::select! {
+                Some(sent) = sending.join_next() => match sent {
+                    Ok((_, report, Ok(Ok(_)))) => self.delivered(&report),
+                    Ok((ticket, report, Ok(Err((error, _))))) => {
+                        resume = self.judge(ticket, report, &error, resume);
+                    }
+                    // The client that had it is no more; see below.
+                    Ok((ticket, report, Err(_))) => self.give_back(ticket, report),
+                    Err(_) => {}
+                },
+                () = self.filled.notified() => {}
+                () = sleep_until(resume), if resume > Instant::now() => {}
+            }
+            if let Some((code, reason)) = producer.client().fatal_error() {
+                // What is not acknowledged may have arrived: it may come to stand in the topic twice.
+                tracing::error!("Kafka's client cannot go on, starting another: {code}: {reason}");
+                match self::producer(&config, &self.logs) {
+                    Ok(another) => producer = another,
+                    Err(error) => {
+                        tracing::error!("starting another client, trying again: {error}");
+                        sleep(BACK_OFF).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn delivered(&self, report: &Report) {
+        let waiting = {
+            let mut outbox = self.outbox();
+            outbox.arrived(report);
+            outbox.len()
+        };
+        self.logs.0.delivered.fetch_add(1, Ordering::Relaxed);
+        metrics::gauge!(WAITING).set(waiting as f64);
+        metrics::counter!(names::SENT, &messaging("send", &self.topic)).increment(1);
+        if lock(&self.held_up).take().is_some() {
+            tracing::info!("Kafka takes reports again");
+        }
+        self.emptied.notify_waiters();
+    }
+
+    fn give_back(&self, ticket: Ticket, report: Report) {
+        let gone = self.outbox().give_back(ticket, report);
+        self.count(gone);
+        self.emptied.notify_waiters();
+    }
+
+    /// A report that was not delivered: refused for good, or given back to be sent again. Gives the
+    /// time from which on something may be handed over again.
+    fn judge(
+        &self,
+        ticket: Ticket,
+        report: Report,
+        error: &KafkaError,
+        resume: Instant,
+    ) -> Instant {
+        let for_good = matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::MessageSizeTooLarge
+                    | RDKafkaErrorCode::InvalidMessage
+                    | RDKafkaErrorCode::InvalidMessageSize
+                    | RDKafkaErrorCode::InvalidRecord
+                    | RDKafkaErrorCode::InvalidTimestamp
+            )
+        );
+        if for_good {
+            self.outbox().arrived(&report);
+            let reason = format!("{error}; it has {} bytes", report.value.len());
+            self.refuse(&report.exec_id, &reason);
+            self.emptied.notify_waiters();
+            return resume;
+        }
+        self.give_back(ticket, report);
+        let error = error.to_string();
+        let before = lock(&self.held_up).replace(error.clone());
+        if before.as_ref() != Some(&error) {
+            tracing::warn!("{} takes no reports, trying again: {error}", self.topic);
+        }
+        Instant::now() + BACK_OFF
+    }
+}
+
+/// What the client says of itself.
+#[derive(Clone)]
+struct Logs(Arc<Observed>);
+
+struct Observed {
+    /// The last thing that it complained of.
+    complaint: Mutex<Option<String>>,
+    delivered: AtomicU64,
+    watch: Option<Watch>,
+}
+
+impl ClientContext for Logs {
+    fn stats(&self, statistics: Statistics) {
+        if let Some(watch) = &self.0.watch {
+            watch.observe(&statistics, self.0.delivered.load(Ordering::Relaxed));
+        }
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        service::subscription::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{error}: {reason}");
+        // That all are down says less than what each said of itself.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *lock(&self.0.complaint) = Some(reason.to_owned());
+        }
+    }
+}

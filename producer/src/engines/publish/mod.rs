@@ -1,0 +1,219 @@
+//! `producer publish`: TaskRunningInfo as JSON lines, for engines in any language and for shells.
+
+mod line;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use service::exit::NeedsAttention;
+use service::health::Health;
+use service::kafka::KafkaOptions;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+use tokio_util::sync::CancellationToken;
+
+use self::line::Sequences;
+use crate::sender::Sender;
+
+/// A line of more than this is a bad line: a topic takes 1 MiB by default, and JSON is longer than
+/// Avro.
+const LINE_MAX_BYTES: usize = 1 << 20;
+
+/// What is published.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// File of reports, one JSON object a line; - for standard input
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+
+    /// What a bad line does: stop there, or be skipped. Good lines before it are delivered either way
+    #[arg(long, value_enum, default_value_t = OnError::Stop)]
+    pub on_error: OnError,
+}
+
+/// What a bad line does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnError {
+    /// Ends the reading.
+    Stop,
+    /// Is left out.
+    Skip,
+}
+
+/// Publishes to the end of the input, to the first bad line, or until `shutdown` is cancelled; then
+/// waits for every acknowledgement and prints `sent 98 reports, 2 bad lines`. Gives the number of
+/// bad lines.
+///
+/// # Errors
+/// If the file cannot be read, the topic does not exist, or reports cannot be delivered.
+pub async fn run(
+    options: Options,
+    kafka: &KafkaOptions,
+    topic: &str,
+    health: Arc<Health>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<u64> {
+    let input: Box<dyn AsyncBufRead + Send + Unpin> = if options.file.as_os_str() == "-" {
+        Box::new(BufReader::with_capacity(1 << 16, tokio::io::stdin()))
+    } else {
+        let file = tokio::fs::File::open(&options.file)
+            .await
+            .map_err(|error| NeedsAttention(format!("{}: {error}", options.file.display())))?;
+        Box::new(BufReader::with_capacity(1 << 16, file))
+    };
+    let Some(cluster) = kafka.cluster(&shutdown).await? else {
+        return Ok(0);
+    };
+    cluster.require_topic(topic)?;
+    let sender = Sender::connect(kafka, topic, health)?;
+
+    let mut bad = 0;
+    let published = publish(&options, input, &sender, &mut bad, &shutdown).await;
+    let sent = sender.finish(&shutdown).await;
+    published?;
+    println!("sent {} reports, {bad} bad lines", sent?);
+    Ok(bad)
+}
+
+async fn publish(
+    options: &Options,
+    input: Box<dyn AsyncBufRead + Send + Unpin>,
+    sender: &Sender,
+    bad: &mut u64,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut lines = Lines::new(input);
+    let mut sequences = Sequences::default();
+    loop {
+        let line = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(()),
+            line = lines.next() => line,
+        };
+        let Some((number, line)) =
+            line.with_context(|| format!("reading {}", options.file.display()))?
+        else {
+            return Ok(());
+        };
+        let faults = match line {
+            Line::Whole(text) if text.trim_ascii().is_empty() => continue,
+            Line::Whole(text) => match line::read(text, &mut sequences) {
+                Ok(info) => {
+                    sender
+                        .send(&info)
+                        .await
+                        .with_context(|| format!("line {number}"))?;
+                    continue;
+                }
+                Err(faults) => faults.iter().map(ToString::to_string).collect(),
+            },
+            Line::TooLong => vec![format!("longer than {LINE_MAX_BYTES} bytes")],
+        };
+        *bad += 1;
+        for fault in faults {
+            tracing::error!("line {number}: {fault}");
+        }
+        if options.on_error == OnError::Stop {
+            tracing::error!(
+                "stopped at line {number}; the good lines before it are sent. Mend it, or leave bad lines out with --on-error skip"
+            );
+            return Ok(());
+        }
+    }
+}
+
+/// Lines of bounded length.
+struct Lines<R> {
+    input: R,
+    line: Vec<u8>,
+    number: u64,
+}
+
+#[derive(Debug, PartialEq)]
+enum Line<'a> {
+    /// Without its end.
+    Whole(&'a [u8]),
+    /// Longer than [`LINE_MAX_BYTES`]; skipped to its end.
+    TooLong,
+}
+
+impl<R: AsyncBufRead + Unpin> Lines<R> {
+    fn new(input: R) -> Self {
+        Self {
+            input,
+            line: Vec::new(),
+            number: 0,
+        }
+    }
+
+    /// The next line and its number, from 1 on; `None` at the end.
+    async fn next(&mut self) -> std::io::Result<Option<(u64, Line<'_>)>> {
+        self.line.clear();
+        let (mut too_long, mut begun) = (false, false);
+        loop {
+            let chunk = self.input.fill_buf().await?;
+            if chunk.is_empty() && !begun {
+                return Ok(None);
+            }
+            let end = chunk.iter().position(|byte| *byte == b'\n');
+            let part = &chunk[..end.unwrap_or(chunk.len())];
+            too_long |= self.line.len() + part.len() > LINE_MAX_BYTES;
+            if !too_long {
+                self.line.extend_from_slice(part);
+            }
+            begun = true;
+            let at_end_of_input = chunk.is_empty();
+            let used = end.map_or(chunk.len(), |end| end + 1);
+            self.input.consume(used);
+            if end.is_some() || at_end_of_input {
+                self.number += 1;
+                let line = match too_long {
+                    true => Line::TooLong,
+                    false => Line::Whole(&self.line),
+                };
+                return Ok(Some((self.number, line)));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn lengths(input: &[u8]) -> Vec<(u64, Option<usize>)> {
+        let mut lines = Lines::new(BufReader::with_capacity(64, input));
+        let mut lengths = Vec::new();
+        while let Some((number, line)) = lines.next().await.unwrap() {
+            let length = match line {
+                Line::Whole(line) => Some(line.len()),
+                Line::TooLong => None,
+            };
+            lengths.push((number, length));
+        }
+        lengths
+    }
+
+    #[tokio::test]
+    async fn lines_are_counted_and_one_that_is_too_long_is_skipped_to_its_end() {
+        assert_eq!(lengths(b"").await, []);
+        assert_eq!(
+            lengths(b"a\n\nbc").await,
+            [(1, Some(1)), (2, Some(0)), (3, Some(2))]
+        );
+        let mut input = b"a\n".to_vec();
+        input.extend(std::iter::repeat_n(b'x', LINE_MAX_BYTES));
+        input.push(b'\n');
+        input.extend(std::iter::repeat_n(b'x', LINE_MAX_BYTES + 1));
+        input.extend(b"\nb\n");
+        assert_eq!(
+            lengths(&input).await,
+            [
+                (1, Some(1)),
+                (2, Some(LINE_MAX_BYTES)),
+                (3, None),
+                (4, Some(1))
+            ]
+        );
+    }
+}

@@ -1,0 +1,466 @@
+//! Believable task lives, made up. The generator is pure: the same seed gives the same reports, but
+//! for the time, and with a clock that starts at a given time, that too.
+//!
+//! ```text
+//! Inited ─▶ Scheduled ─▶ Running ─▶ Succeed | Failed | Cancelled | Timeout
+//!               ▲           │
+//!               └─ WaitForRetry
+//! ```
+
+mod run;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use schemas::{
+    EngineInstance, JobProgressInfo, MetricValue, ResourceWithStatus, TaskProgressInfo,
+    TaskResourceInfo, TaskRunningInfo, TaskStatus,
+};
+
+pub use run::{Options, run};
+
+const ENGINES: [(&str, &str, &str); 5] = [
+    ("node-1:7077", "spark", "ada"),
+    ("node-2:7077", "spark", "grace"),
+    ("node-3:8081", "flink", "edsger"),
+    ("node-4:8080", "trino", "barbara"),
+    ("node-5:10000", "hive", "ada"),
+];
+const QUEUES: [&str; 3] = ["default", "etl", "adhoc"];
+const GIB: i64 = 1 << 30;
+
+/// Where a report's `reportedAt` comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Clock {
+    /// The present.
+    Now,
+    /// A time that begins at `start` and goes on by `step` with each report; microseconds.
+    From {
+        /// The first report's time, microseconds since 1970.
+        start: i64,
+        /// Between one report and the next.
+        step: i64,
+    },
+}
+
+/// An endless stream of reports of tasks that live, end and are followed by others.
+pub struct Simulation {
+    random: ChaCha8Rng,
+    clock: Clock,
+    /// What exec ids begin with.
+    prefix: String,
+    lives: Vec<Option<Life>>,
+    /// Whose turn it is.
+    turn: usize,
+    started: u64,
+    /// Tasks that run now, by engine.
+    running: [i32; ENGINES.len()],
+}
+
+impl Simulation {
+    /// `tasks` (at least 1) live at a time; each reports in turn. Exec ids carry `seed`, and `run`
+    /// where it is not empty: two streams of the same seed and run are the same stream.
+    pub fn new(tasks: usize, seed: u64, run: &str, clock: Clock) -> Self {
+        let separator = if run.is_empty() { "" } else { "-" };
+        Self {
+            random: ChaCha8Rng::seed_from_u64(seed),
+            clock,
+            prefix: format!("sim-{seed}{separator}{run}"),
+            lives: (0..tasks.max(1)).map(|_| None).collect(),
+            turn: 0,
+            started: 0,
+            running: [0; ENGINES.len()],
+        }
+    }
+
+    /// How many tasks have reported so far.
+    pub fn tasks(&self) -> u64 {
+        self.started
+    }
+
+    fn reported_at(&mut self) -> i64 {
+        match &mut self.clock {
+            Clock::Now => Timestamp::now().as_microsecond(),
+            Clock::From { start, step } => {
+                let now = *start;
+                *start = start.saturating_add(*step);
+                now
+            }
+        }
+    }
+}
+
+impl Iterator for Simulation {
+    type Item = TaskRunningInfo;
+
+    fn next(&mut self) -> Option<TaskRunningInfo> {
+        let reported_at = self.reported_at();
+        let slot = self.turn;
+        self.turn = (slot + 1) % self.lives.len();
+
+        let mut life = match self.lives[slot].take() {
+            Some(life) => life,
+            None => {
+                self.started += 1;
+                Life::begin(&mut self.random, &self.prefix, self.started)
+            }
+        };
+        let ran = life.status == TaskStatus::Running;
+        life.go_on(&mut self.random);
+        let runs = life.status == TaskStatus::Running;
+        self.running[life.engine] += i32::from(runs) - i32::from(ran);
+
+        let report = life.report(&mut self.random, reported_at, self.running[life.engine]);
+        if !life.status.is_final() {
+            self.lives[slot] = Some(life);
+        }
+        Some(report)
+    }
+}
+
+/// One exec task.
+struct Life {
+    exec_id: String,
+    job_id: String,
+    engine: usize,
+    ticket_id: String,
+    status: TaskStatus,
+    sequence: i64,
+    /// Reports still to be made in a status of waiting.
+    waits: u32,
+    stages: Vec<Stage>,
+    /// Tasks of a stage that end from one report to the next.
+    pace: i32,
+    /// How it ends, and at which share of its work.
+    ending: (TaskStatus, f64),
+    /// At which share of its work it fails once and is tried again.
+    retry_at: Option<f64>,
+    applications: Vec<Application>,
+    cpu_seconds: f64,
+    input_bytes: i64,
+    shuffle_bytes: i64,
+    gc_ms: i64,
+}
+
+struct Stage {
+    total: i32,
+    done: i32,
+    running: i32,
+    failed: i32,
+}
+
+struct Application {
+    id: String,
+    queue: &'static str,
+    /// The most executors it gets.
+    peak: i32,
+    executors: i32,
+    cores_each: i32,
+    memory_each: i64,
+}
+
+impl Life {
+    fn begin(random: &mut impl Rng, prefix: &str, number: u64) -> Self {
+        let engine = random.random_range(0..ENGINES.len());
+        let stages = (0..random.random_range(2..=4))
+            .map(|_| Stage {
+                total: random.random_range(8..=400),
+                done: 0,
+                running: 0,
+                failed: 0,
+            })
+            .collect::<Vec<_>>();
+        let tasks: i32 = stages.iter().map(|stage| stage.total).sum();
+        let ending = match random.random_range(0..100) {
+            0..80 => (TaskStatus::Succeed, 1.0),
+            80..90 => (TaskStatus::Failed, random.random_range(0.1..0.95)),
+            90..96 => (TaskStatus::Cancelled, random.random_range(0.0..0.9)),
+            _ => (TaskStatus::Timeout, random.random_range(0.5..0.99)),
+        };
+        let applications = (0..random.random_range(1..=2))
+            .map(|i| Application {
+                id: format!("application_{:05}_{i}", number % 100_000),
+                queue: QUEUES[random.random_range(0..QUEUES.len())],
+                peak: random.random_range(2..=16),
+                executors: 0,
+                cores_each: [1, 2, 4][random.random_range(0..3)],
+                memory_each: random.random_range(1..=8) * GIB,
+            })
+            .collect();
+        Self {
+            exec_id: format!("{prefix}-{number:06}"),
+            // A job of the entrance often is cut into several exec tasks.
+            job_id: format!("{prefix}-job-{:05}", number / 3),
+            engine,
+            ticket_id: format!("ticket-{engine}"),
+            status: TaskStatus::Unknown,
+            sequence: 0,
+            waits: 0,
+            stages,
+            pace: (tasks / random.random_range(12..=40)).max(1),
+            ending,
+            retry_at: random
+                .random_bool(0.05)
+                .then(|| random.random_range(0.1..0.6)),
+            applications,
+            cpu_seconds: 0.0,
+            input_bytes: 0,
+            shuffle_bytes: 0,
+            gc_ms: 0,
+        }
+    }
+
+    /// From one report to the next.
+    fn go_on(&mut self, random: &mut impl Rng) {
+        match self.status {
+            TaskStatus::Unknown => self.status = TaskStatus::Inited,
+            _ if self.waits > 0 => self.waits -= 1,
+            TaskStatus::Inited | TaskStatus::WaitForRetry => {
+                self.status = TaskStatus::Scheduled;
+                self.waits = random.random_range(0..3);
+            }
+            TaskStatus::Scheduled => self.status = TaskStatus::Running,
+            _ => self.work(random),
+        }
+    }
+
+    fn work(&mut self, random: &mut impl Rng) {
+        let mut ends = random.random_range(0..=self.pace * 2);
+        self.cpu_seconds += f64::from(ends * random.random_range(20..80)) / 64.0;
+        self.input_bytes += i64::from(ends) * random.random_range(1_000_000..4_000_000);
+        self.gc_ms += i64::from(random.random_range(0..40));
+        for (i, stage) in self.stages.iter_mut().enumerate() {
+            let ended = ends.min(stage.total - stage.done);
+            ends -= ended;
+            stage.done += ended;
+            if i > 0 {
+                self.shuffle_bytes += i64::from(ended) * random.random_range(100_000..900_000);
+            }
+            if ended > 0 && random.random_bool(0.02) {
+                stage.failed += 1;
+            }
+            let left = stage.total - stage.done;
+            // The next stage waits for this one.
+            stage.running = if left > 0 && ends == 0 {
+                left.min(self.pace * 2)
+            } else {
+                0
+            };
+            if left > 0 {
+                break;
+            }
+        }
+        let progress = self.progress();
+        for application in &mut self.applications {
+            let step = random.random_range(1..=3);
+            application.executors = if progress < 0.7 {
+                (application.executors + step).min(application.peak)
+            } else {
+                (application.executors - step).max(1)
+            };
+        }
+
+        let (ending, at) = self.ending;
+        if progress >= at {
+            self.end(ending);
+        } else if self.retry_at.is_some_and(|at| progress >= at) {
+            self.retry_at = None;
+            self.status = TaskStatus::WaitForRetry;
+            self.waits = 1;
+            self.release();
+            for stage in &mut self.stages {
+                stage.done = 0;
+            }
+        }
+    }
+
+    fn end(&mut self, ending: TaskStatus) {
+        self.status = ending;
+        self.release();
+        if ending == TaskStatus::Failed {
+            // The stage that was under way is the one that failed.
+            if let Some(stage) = self.stages.iter_mut().find(|s| s.done < s.total) {
+                stage.failed += 1;
+            }
+        }
+    }
+
+    fn release(&mut self) {
+        for stage in &mut self.stages {
+            stage.running = 0;
+        }
+        for application in &mut self.applications {
+            application.executors = 0;
+        }
+    }
+
+    fn progress(&self) -> f64 {
+        let done: i32 = self.stages.iter().map(|stage| stage.done).sum();
+        let total: i32 = self.stages.iter().map(|stage| stage.total).sum();
+        f64::from(done) / f64::from(total.max(1))
+    }
+
+    fn report(
+        &mut self,
+        random: &mut impl Rng,
+        reported_at: i64,
+        running_tasks: i32,
+    ) -> TaskRunningInfo {
+        let (instance, engine_type, user) = ENGINES[self.engine];
+        let sequence = self.sequence;
+        self.sequence += 1;
+        // An engine that has not begun, or has a bad moment, cannot tell everything.
+        let mut tells =
+            |begun: bool| begun && (self.status.is_final() || !random.random_bool(0.01));
+        let queued = matches!(self.status, TaskStatus::Inited | TaskStatus::Scheduled);
+        let progress = tells(true).then(|| TaskProgressInfo {
+            progress: self.progress(),
+            progress_info: self.stages.iter().enumerate().map(stage_info).collect(),
+        });
+        let resource = tells(!queued).then(|| TaskResourceInfo {
+            applications: self
+                .applications
+                .iter()
+                .map(|a| a.holds(self.status))
+                .collect(),
+        });
+        let metrics = tells(!queued).then(|| self.metrics());
+        TaskRunningInfo {
+            exec_id: self.exec_id.clone(),
+            job_id: self.job_id.clone(),
+            engine: EngineInstance {
+                instance: instance.to_owned(),
+                engine_type: engine_type.to_owned(),
+                user: user.to_owned(),
+                ticket_id: self.ticket_id.clone(),
+                running_tasks,
+            },
+            status: self.status,
+            reported_at,
+            sequence,
+            progress,
+            resource,
+            metrics,
+        }
+    }
+
+    fn metrics(&self) -> BTreeMap<String, MetricValue> {
+        let failed: i32 = self.stages.iter().map(|stage| stage.failed).sum();
+        [
+            ("cpuSeconds", MetricValue::Double(self.cpu_seconds)),
+            ("gcMs", MetricValue::Long(self.gc_ms)),
+            ("inputBytes", MetricValue::Long(self.input_bytes)),
+            ("retried", MetricValue::Boolean(failed > 0)),
+            ("shuffleBytes", MetricValue::Long(self.shuffle_bytes)),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+}
+
+fn stage_info((i, stage): (usize, &Stage)) -> JobProgressInfo {
+    JobProgressInfo {
+        id: format!("stage-{i}"),
+        total_tasks: stage.total,
+        running_tasks: stage.running,
+        failed_tasks: stage.failed,
+        succeed_tasks: stage.done,
+    }
+}
+
+impl Application {
+    fn holds(&self, status: TaskStatus) -> (String, ResourceWithStatus) {
+        let job_status = match status {
+            TaskStatus::Running => "RUNNING",
+            TaskStatus::Succeed => "FINISHED",
+            TaskStatus::Failed | TaskStatus::Timeout => "FAILED",
+            TaskStatus::Cancelled => "KILLED",
+            _ => "ACCEPTED",
+        };
+        let held = ResourceWithStatus {
+            queue_memory: i64::from(self.executors) * self.memory_each,
+            queue_cores: self.executors * self.cores_each,
+            queue_instances: self.executors,
+            job_status: job_status.to_owned(),
+            queue: self.queue.to_owned(),
+        };
+        (self.id.clone(), held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLOCK: Clock = Clock::From {
+        start: 1_764_079_500_000_000,
+        step: 5_000,
+    };
+
+    #[test]
+    fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
+        let bytes = |seed, run| -> Vec<Vec<u8>> {
+            Simulation::new(40, seed, run, CLOCK)
+                .take(5_000)
+                .map(|info| schemas::encode_info(&info).unwrap())
+                .collect()
+        };
+        assert_eq!(bytes(7, ""), bytes(7, ""));
+        assert_ne!(bytes(7, ""), bytes(8, ""));
+        assert_ne!(bytes(7, ""), bytes(7, "again"));
+    }
+
+    #[test]
+    fn a_life_is_one_that_an_engine_could_have() {
+        let mut lives: BTreeMap<String, Vec<TaskRunningInfo>> = BTreeMap::new();
+        let mut simulation = Simulation::new(40, 7, "", CLOCK);
+        let mut bytes = 0;
+        for info in simulation.by_ref().take(20_000) {
+            assert_eq!(info.problems(), []);
+            bytes += schemas::encode_info(&info).unwrap().len();
+            lives.entry(info.exec_id.clone()).or_default().push(info);
+        }
+        assert_eq!(simulation.tasks(), lives.len() as u64);
+        assert!((250..400).contains(&(bytes / 20_000)), "{}", bytes / 20_000);
+
+        let mut endings: BTreeMap<TaskStatus, usize> = BTreeMap::new();
+        for reports in lives.values() {
+            assert_eq!(reports[0].status, TaskStatus::Inited);
+            for (i, report) in reports.iter().enumerate() {
+                assert_eq!(report.sequence, i as i64);
+                let last = i + 1 == reports.len();
+                assert!(last || !report.status.is_final(), "{report:?}");
+            }
+            let last = reports.last().unwrap();
+            *endings.entry(last.status).or_default() += 1;
+            if last.status == TaskStatus::Succeed {
+                assert_eq!(last.progress.as_ref().unwrap().progress, 1.0);
+            }
+            if last.status.is_final() {
+                let held = &last.resource.as_ref().unwrap().applications;
+                assert!(held.values().all(|held| held.queue_memory == 0));
+            }
+        }
+        let unfinished: usize = endings
+            .iter()
+            .filter_map(|(status, count)| (!status.is_final()).then_some(count))
+            .sum();
+        assert!(unfinished <= 40, "{endings:?}");
+        for ending in [
+            TaskStatus::Succeed,
+            TaskStatus::Failed,
+            TaskStatus::Cancelled,
+            TaskStatus::Timeout,
+        ] {
+            assert!(endings.contains_key(&ending), "{endings:?}");
+        }
+        assert!(
+            lives
+                .values()
+                .flatten()
+                .any(|r| r.status == TaskStatus::WaitForRetry)
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! `producer simulate`: sends made-up reports at a rate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use service::exit::NeedsAttention;
+use service::health::Health;
+use service::kafka::KafkaOptions;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{Clock, Simulation};
+use crate::duration::duration;
+use crate::sender::Sender;
+
+/// At rate 0 the clock of `--start-at` goes on by so much with each report.
+const UNPACED_STEP: Duration = Duration::from_millis(1);
+/// How many reports are sent between two looks at the clock and at signals.
+const BURST: u64 = 1_000;
+/// Between two bursts of a paced stream.
+const TICK: Duration = Duration::from_millis(5);
+
+/// What is simulated, and how fast.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Tasks that live at a time; one that ends is followed by another
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub tasks: u32,
+
+    /// Reports a second over all tasks; 0: as fast as Kafka takes them
+    #[arg(long, value_name = "R", default_value_t = 10.0, value_parser = rate)]
+    pub rate: f64,
+
+    /// Stop after so long, e.g. 30s or 5m; without this and --count only a signal stops it
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub lasting: Option<Duration>,
+
+    /// Stop after so many reports
+    #[arg(long, value_name = "N", conflicts_with = "lasting")]
+    pub count: Option<u64>,
+
+    /// The same seed gives the same reports, but for the time; without it a seed is chosen and logged
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+
+    /// Part of each exec id beside the seed, to run a seed again as other tasks
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, value_parser = run_name)]
+    pub run: String,
+
+    /// Date reports from this time on, as the rate has them, rather than by the clock: then even reportedAt is the same each time
+    #[arg(long, value_name = "TIME")]
+    pub start_at: Option<Timestamp>,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.0..=1e9).contains(&rate) => Ok(rate),
+        _ => Err("expected reports a second, 0 to 1000000000, e.g. 200 or 0.5".to_owned()),
+    }
+}
+
+fn run_name(text: &str) -> Result<String, String> {
+    if text.len() > 100 {
+        return Err("expected at most 100 bytes: it becomes part of each exec id".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Simulates until the time or the count is over or `shutdown` is cancelled; then waits for every
+/// acknowledgement and prints `sent 4000 reports of 57 tasks`. Tasks that have not ended are left
+/// as they are.
+///
+/// # Errors
+/// If the topic does not exist, or reports cannot be delivered.
+pub async fn run(
+    options: Options,
+    kafka: &KafkaOptions,
+    topic: &str,
+    health: Arc<Health>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let Some(cluster) = kafka.cluster(&shutdown).await? else {
+        return Ok(());
+    };
+    cluster.require_topic(topic)?;
+    let sender = Sender::connect(kafka, topic, health)?;
+
+    let seed = options.seed.unwrap_or_else(rand::random);
+    let clock = clock(&options)?;
+    let mut simulation = Simulation::new(options.tasks as usize, seed, &options.run, clock);
+    tracing::info!(
+        seed,
+        "simulating {} tasks, {}, to {topic}",
+        options.tasks,
+        if options.rate == 0.0 {
+            "as fast as Kafka takes them".to_owned()
+        } else {
+            format!("{} reports a second", options.rate)
+        }
+    );
+    let sent = simulate(&options, &mut simulation, &sender, &shutdown).await;
+    // What was sent before an error is waited for all the same.
+    let acknowledged = sender.finish(&shutdown).await;
+    sent?;
+    println!(
+        "sent {} reports of {} tasks",
+        acknowledged?,
+        simulation.tasks()
+    );
+    Ok(())
+}
+
+fn clock(options: &Options) -> anyhow::Result<Clock> {
+    let Some(start) = options.start_at else {
+        return Ok(Clock::Now);
+    };
+    let start = start.as_microsecond();
+    if !schemas::REPORTED_AT_MICROS.contains(&start) {
+        return Err(NeedsAttention("--start-at is outside the years 1 to 9999".to_owned()).into());
+    }
+    let step = if options.rate == 0.0 {
+        UNPACED_STEP
+    } else {
+        Duration::try_from_secs_f64(1.0 / options.rate).unwrap_or(Duration::MAX)
+    };
+    Ok(Clock::From {
+        start,
+        step: i64::try_from(step.as_micros()).unwrap_or(i64::MAX),
+    })
+}
+
+async fn simulate(
+    options: &Options,
+    simulation: &mut Simulation,
+    sender: &Sender,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let count = options.count.unwrap_or(u64::MAX);
+    let begun = Instant::now();
+    let mut sent = 0;
+    while sent < count && !shutdown.is_cancelled() {
+        let mut elapsed = begun.elapsed();
+        // At the end all that was due is sent, however late this loop is.
+        let over = options.lasting.filter(|lasting| elapsed >= *lasting);
+        elapsed = over.unwrap_or(elapsed);
+        let due = match options.rate {
+            0.0 if over.is_some() => sent,
+            0.0 => u64::MAX,
+            // The first one at once.
+            rate => ((elapsed.as_secs_f64() * rate).ceil() as u64).max(1),
+        };
+        let until = due.min(count).min(sent + BURST);
+        for _ in sent..until {
+            if let Some(info) = simulation.next() {
+                sender.send(&info).await?;
+            }
+        }
+        sent = sent.max(until);
+        if sent < due {
+            tokio::task::yield_now().await;
+        } else if over.is_some() {
+            break;
+        } else {
+            let mut next = begun + elapsed + TICK;
+            if options.rate < 100.0 {
+                let wait = Duration::try_from_secs_f64(due as f64 / options.rate);
+                next = wait.map_or(next, |wait| begun + wait);
+            }
+            if let Some(lasting) = options.lasting {
+                next = next.min(begun + lasting);
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! What Spark's REST API answers, as far as it is used. Everything that some version leaves out is
+//! optional; what is not named here is skipped.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// `/applications`, one of.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Application {
+    pub(crate) id: String,
+    /// Newest first.
+    #[serde(default)]
+    pub(crate) attempts: Vec<Attempt>,
+}
+
+/// One run of an application.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Attempt {
+    /// Absent in client and local mode; where it is present, every deeper path needs it.
+    pub(crate) attempt_id: Option<String>,
+    pub(crate) completed: bool,
+    pub(crate) spark_user: String,
+}
+
+/// `/applications/{id}/jobs`, one of. Counts may be negative when Spark dropped events.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Job {
+    pub(crate) job_id: i64,
+    /// RUNNING, SUCCEEDED, FAILED, UNKNOWN.
+    pub(crate) status: String,
+    pub(crate) job_group: Option<String>,
+    pub(crate) stage_ids: Vec<i64>,
+    /// Those of skipped stages are counted in.
+    pub(crate) num_tasks: i64,
+    pub(crate) num_active_tasks: i64,
+    pub(crate) num_completed_tasks: i64,
+    pub(crate) num_skipped_tasks: i64,
+    pub(crate) num_failed_tasks: i64,
+    pub(crate) num_killed_tasks: i64,
+    /// By reason.
+    pub(crate) killed_tasks_summary: BTreeMap<String, i64>,
+}
+
+impl Job {
+    /// Ended well.
+    pub(crate) const SUCCEEDED: &str = "SUCCEEDED";
+    /// Ended otherwise.
+    pub(crate) const FAILED: &str = "FAILED";
+
+    /// Whether it will not change any more.
+    pub(crate) fn ended(&self) -> bool {
+        self.status == Self::SUCCEEDED || self.status == Self::FAILED
+    }
+
+    /// Whether somebody ended it. Spark's word for that is FAILED too, but then no task has failed,
+    /// and the reason of those killed says who it was ("Stage cancelled: Job 7 cancelled part of
+    /// cancelled job group …").
+    pub(crate) fn cancelled(&self) -> bool {
+        self.status == Self::FAILED
+            && self.num_failed_tasks <= 0
+            && self
+                .killed_tasks_summary
+                .keys()
+                .any(|reason| reason.to_ascii_lowercase().contains("cancelled"))
+    }
+}
+
+/// `/applications/{id}/stages`, one of: one attempt of a stage.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Stage {
+    pub(crate) stage_id: i64,
+    pub(crate) input_bytes: i64,
+    pub(crate) output_bytes: i64,
+    pub(crate) shuffle_read_bytes: i64,
+    pub(crate) shuffle_write_bytes: i64,
+    pub(crate) memory_bytes_spilled: i64,
+    pub(crate) disk_bytes_spilled: i64,
+    /// Milliseconds.
+    pub(crate) executor_run_time: i64,
+    /// Milliseconds; since Spark 3.0.
+    pub(crate) jvm_gc_time: i64,
+}
+
+/// `/applications/{id}/allexecutors`, one of; the driver is one of them.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Executor {
+    pub(crate) id: String,
+    pub(crate) is_active: bool,
+    pub(crate) total_cores: i64,
+    pub(crate) active_tasks: i64,
+    pub(crate) failed_tasks: i64,
+    pub(crate) completed_tasks: i64,
+    /// Storage memory, bytes: not the heap, not the container.
+    pub(crate) max_memory: i64,
+    /// Storage memory in use, bytes.
+    pub(crate) memory_used: i64,
+    /// Milliseconds.
+    #[serde(rename = "totalGCTime")]
+    pub(crate) total_gc_time: i64,
+    pub(crate) total_input_bytes: i64,
+    pub(crate) total_shuffle_read: i64,
+    pub(crate) total_shuffle_write: i64,
+}
+
+impl Executor {
+    pub(crate) fn is_driver(&self) -> bool {
+        self.id == "driver" || self.id == "<driver>"
+    }
+}
+
+/// `/applications/{id}/environment`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Environment {
+    pub(crate) spark_properties: Vec<(String, String)>,
+}
+
+impl Environment {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        let mut properties = self.spark_properties.iter();
+        properties
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+}

@@ -1,0 +1,300 @@
+//! The door to Spark's REST API: a GET that gives typed JSON, or one sentence on why not.
+
+use std::time::Duration;
+
+use reqwest::{Client, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
+
+/// An answer of more than this is not taken in.
+const BODY_MAX_BYTES: usize = 64 << 20;
+/// A History Server reads an application's whole log before its first answer about it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why there is no answer. Says the same for every part of a poll and for every poll with the same
+/// fault: a change of it is what is logged.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub(crate) enum Fault {
+    /// Nobody listens there: what was there has ended, if it ever was.
+    #[error("nobody listens there (connection refused)")]
+    Refused,
+    /// No answer; perhaps the network's fault.
+    #[error("{0}")]
+    NoAnswer(String),
+    /// It does not know what was asked for.
+    #[error("it answers 404: {0}")]
+    NotFound(String),
+    /// It answers, but not with what was asked for.
+    #[error("{0}")]
+    NotSpark(String),
+}
+
+/// A Spark UI or a History Server.
+#[derive(Clone)]
+pub(crate) struct Rest {
+    client: Client,
+    base: Url,
+}
+
+impl Rest {
+    /// `url` is the address of the UI, as a browser has it; a path, as of a proxy, is kept.
+    pub(crate) fn new(url: &str) -> Result<Self, String> {
+        let with_scheme = if url.contains("://") {
+            url.to_owned()
+        } else {
+            format!("http://{url}")
+        };
+        let mut base = Url::parse(&with_scheme).map_err(|error| error.to_string())?;
+        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
+            return Err("expected http://HOST:PORT or https://HOST:PORT".to_owned());
+        }
+        base.set_query(None);
+        base.set_fragment(None);
+        let path = base.path().trim_end_matches('/').to_owned();
+        base.set_path(path.strip_suffix("/api/v1").unwrap_or(&path));
+
+        let mut client = Client::builder()
+            .timeout(ANSWER_WITHIN)
+            .connect_timeout(CONNECT_WITHIN)
+            .user_agent(concat!("producer/", env!("CARGO_PKG_VERSION")));
+        let loopback = match base.host_str() {
+            Some("localhost") => true,
+            Some(host) => host
+                .trim_matches(['[', ']'])
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback()),
+            None => false,
+        };
+        if loopback {
+            // No proxy of the environment can reach this machine's own ports.
+            client = client.no_proxy();
+        }
+        let client = client.build().map_err(|error| error.to_string())?;
+        Ok(Self { client, base })
+    }
+
+    /// `host:port`.
+    pub(crate) fn instance(&self) -> String {
+        let host = self.base.host_str().unwrap_or_default();
+        match self.base.port_or_known_default() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
+    /// The address, for people; without a password that may stand in it.
+    pub(crate) fn shown(&self) -> String {
+        let mut shown = self.base.clone();
+        let _ = shown.set_password(None);
+        shown.as_str().trim_end_matches('/').to_owned()
+    }
+
+    /// GETs `/api/v1/applications` and the segments below.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, below: &[&str]) -> Result<T, Fault> {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty()
+                .extend(["api", "v1", "applications"])
+                .extend(below);
+        }
+        let asked = url.clone();
+        let answer = self.client.get(url).send().await.map_err(no_answer)?;
+        let status = answer.status();
+        let arrived_at = (answer.url() != &asked).then(|| answer.url().clone());
+        let body = body(answer).await?;
+        if status == StatusCode::NOT_FOUND {
+            return Err(Fault::NotFound(beginning(&body)));
+        }
+        let redirected = arrived_at.map_or_else(String::new, |url| {
+            format!(" after a redirect to {}{}", url.authority(), url.path())
+        });
+        if !status.is_success() {
+            return Err(Fault::NotSpark(format!("it answers {status}{redirected}")));
+        }
+        serde_json::from_slice(&body).map_err(|error| {
+            let html = body.trim_ascii_start().starts_with(b"<");
+            Fault::NotSpark(if html {
+                format!(
+                    "it answers with a page{redirected}, not with JSON: a History Server that is still loading, \
+                     a login page, or not the address of a Spark UI"
+                )
+            } else if error.is_eof() {
+                format!("its answer{redirected} ends in the middle")
+            } else {
+                format!("its answer{redirected} is not as expected: {error}")
+            })
+        })
+    }
+}
+
+async fn body(mut answer: Response) -> Result<Vec<u8>, Fault> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(no_answer)? {
+        if body.len() + chunk.len() > BODY_MAX_BYTES {
+            return Err(Fault::NotSpark(format!(
+                "its answer is larger than {} MiB, which is not taken in",
+                BODY_MAX_BYTES >> 20
+            )));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn no_answer(error: reqwest::Error) -> Fault {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    let mut last = String::new();
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return Fault::Refused;
+        }
+        last = error.to_string();
+        cause = error.source();
+    }
+    if error.is_timeout() {
+        return Fault::NoAnswer(format!("it does not answer within {ANSWER_WITHIN:?}"));
+    }
+    if error.is_body() || error.is_decode() {
+        return Fault::NotSpark("its answer is cut short".to_owned());
+    }
+    Fault::NoAnswer(last)
+}
+
+/// The first words of an answer, on one line.
+fn beginning(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(300)]);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let mut line = words.join(" ");
+    if let Some((end, _)) = line.char_indices().nth(120) {
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// A server that answers every request with these bytes and closes.
+    async fn answering(answer: Vec<u8>) -> Rest {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(&answer).await;
+            }
+        });
+        Rest::new(&url).unwrap()
+    }
+
+    fn http(status: &str, kind: &str, body: &str) -> Vec<u8> {
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    }
+
+    async fn fault(answer: Vec<u8>) -> Fault {
+        let rest = answering(answer).await;
+        rest.get::<Vec<serde_json::Value>>(&[]).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_page_in_place_of_json_is_said_to_be_one() {
+        let said = fault(http("200 OK", "text/html", "\n<!DOCTYPE html><html>"))
+            .await
+            .to_string();
+        assert!(
+            said.starts_with("it answers with a page, not with JSON"),
+            "{said}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_redirect_to_a_login_page_names_where_it_went() {
+        let page = answering(http("200 OK", "text/html", "<html>Log in</html>")).await;
+        let redirect = format!(
+            "HTTP/1.1 302 Found\r\nlocation: {}/login?from=spark\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            page.shown()
+        );
+        let said = fault(redirect.into_bytes()).await.to_string();
+        let went = format!("after a redirect to {}/login", page.instance());
+        assert!(said.contains(&went), "{said}");
+        assert!(!said.contains("from=spark"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn an_unknown_application_is_told_from_a_server_in_trouble() {
+        let unknown = fault(http("404 Not Found", "text/plain", "no such app: app-9")).await;
+        assert_eq!(unknown, Fault::NotFound("no such app: app-9".into()));
+        let trouble = fault(http("503 Service Unavailable", "text/plain", "busy")).await;
+        assert_eq!(trouble.to_string(), "it answers 503 Service Unavailable");
+    }
+
+    #[tokio::test]
+    async fn half_an_answer_is_said_to_be_one() {
+        let cut = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n[{\"jobId\": 1,".to_vec();
+        assert_eq!(fault(cut).await.to_string(), "its answer is cut short");
+        let short = http("200 OK", "application/json", "[{\"jobId\": 1,");
+        assert_eq!(
+            fault(short).await.to_string(),
+            "its answer ends in the middle"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_enormous_answer_is_not_taken_in() {
+        let enormous = http(
+            "200 OK",
+            "application/json",
+            &" ".repeat(BODY_MAX_BYTES + 1),
+        );
+        let said = fault(enormous).await.to_string();
+        assert_eq!(
+            said,
+            "its answer is larger than 64 MiB, which is not taken in"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_port_where_nobody_listens_is_said_to_refuse() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let rest = Rest::new(&listener.local_addr().unwrap().to_string()).unwrap();
+        drop(listener);
+        assert_eq!(rest.get::<Vec<u8>>(&[]).await, Err(Fault::Refused));
+    }
+
+    #[test]
+    fn an_address_may_be_a_host_a_proxys_path_or_the_api_itself() {
+        for (url, shown, instance) in [
+            ("localhost:4040", "http://localhost:4040", "localhost:4040"),
+            (
+                "http://rm:8088/proxy/application_1_2/",
+                "http://rm:8088/proxy/application_1_2",
+                "rm:8088",
+            ),
+            ("https://history/api/v1", "https://history", "history:443"),
+            (
+                "http://ada:secret@node-1:4040/?x#y",
+                "http://ada@node-1:4040",
+                "node-1:4040",
+            ),
+        ] {
+            let rest = Rest::new(url).unwrap();
+            assert_eq!(
+                (rest.shown().as_str(), rest.instance().as_str()),
+                (shown, instance)
+            );
+        }
+        assert!(Rest::new("ftp://host").is_err());
+        assert!(Rest::new("").is_err());
+    }
+}

@@ -1,0 +1,117 @@
+//! The `producer` program: one subcommand an adapter.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use producer::{publish, simulate, spark};
+use schemas::topics;
+use service::exit;
+use service::health::Health;
+use service::kafka::KafkaOptions;
+use service::telemetry::{LogOptions, MetricsOptions};
+
+/// Reports what engines do, for engines that know nothing of us
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Topic to write: TaskRunningInfo
+    #[arg(long, env = "PRODUCER_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO, global = true)]
+    topic: String,
+
+    #[command(flatten)]
+    kafka: KafkaOptions,
+    #[command(flatten)]
+    logs: LogOptions,
+}
+
+const EXAMPLES: &str = "Examples:
+  producer spark --url http://localhost:4040
+  producer publish reports.jsonl
+  producer simulate --tasks 40 --rate 200 --for 30s
+
+Exit codes: 0 ended as asked; 1 failed, start again; 2 wrong usage or wrong input; 78 a person has to change something first";
+
+const PUBLISH_EXAMPLE: &str = r#"Example:
+  echo '{"execId": "exec-1", "jobId": "job-1", "status": "Running",
+         "engine": {"instance": "node-1:22", "engineType": "shell"},
+         "progress": {"progress": 0.5}}' | tr -d '\n' | producer publish
+
+reportedAt and sequence may be left out: the time is then the present, and each execId's lines are counted from 0 until its final status.
+A bad line is reported with its number and field. Prints, when every report is acknowledged:
+  sent 98 reports, 2 bad lines
+and ends with exit code 2 if any line was bad."#;
+
+#[derive(Subcommand)]
+enum Command {
+    /// Report on Spark applications, through the REST API of their UIs
+    #[command(
+        after_help = "Example:\n  producer spark --url http://localhost:4040 --bootstrap-servers localhost:9092\n\nEnds when the applications have ended and every report is acknowledged; then prints:\n  sent 42 reports of 4 tasks"
+    )]
+    Spark {
+        #[command(flatten)]
+        options: spark::Options,
+        #[command(flatten)]
+        metrics: MetricsOptions,
+    },
+    /// Report what a file or standard input says: TaskRunningInfo as JSON lines
+    #[command(after_help = PUBLISH_EXAMPLE)]
+    Publish {
+        #[command(flatten)]
+        options: publish::Options,
+        #[command(flatten)]
+        metrics: MetricsOptions,
+    },
+    /// Make up believable tasks and report on them
+    #[command(
+        after_help = "Example:\n  producer simulate --tasks 40 --rate 200 --for 30s --seed 7 --bootstrap-servers localhost:9092\n\nPrints, when every report is acknowledged:\n  sent 6000 reports of 212 tasks"
+    )]
+    Simulate {
+        #[command(flatten)]
+        options: simulate::Options,
+        #[command(flatten)]
+        metrics: MetricsOptions,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::code(Err(error.into())),
+    };
+    let ended = runtime.block_on(run(cli));
+    // Not dropped: that would wait for a read of standard input under way, so for its next line.
+    runtime.shutdown_background();
+    match ended {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => exit::code(Err(error)),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<u8> {
+    cli.logs.start()?;
+    let shutdown = exit::on_signal()?;
+    let health = Arc::new(Health::default());
+    match cli.command {
+        Command::Spark { options, metrics } => {
+            metrics.start(health.clone()).await?;
+            spark::run(options, &cli.kafka, &cli.topic, health, shutdown).await?;
+        }
+        Command::Publish { options, metrics } => {
+            metrics.start(health.clone()).await?;
+            let bad = publish::run(options, &cli.kafka, &cli.topic, health, shutdown).await?;
+            if bad > 0 {
+                return Ok(exit::USAGE);
+            }
+        }
+        Command::Simulate { options, metrics } => {
+            metrics.start(health.clone()).await?;
+            simulate::run(options, &cli.kafka, &cli.topic, health, shutdown).await?;
+        }
+    }
+    Ok(exit::OK)
+}

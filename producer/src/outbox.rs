@@ -1,0 +1,304 @@
+//! Reports that wait for Kafka, in a bounded line. Pure: [`Delivery`](crate::delivery::Delivery)
+//! moves them.
+//!
+//! What happens to a report that is put in while Kafka is away:
+//!
+//! | In the line | The new report | Counted |
+//! | --- | --- | --- |
+//! | an unsent report of the same task that is not final | takes its place | `replaced` |
+//! | room | goes to the end | |
+//! | no room, but a report that is not final | goes to the end; the oldest that is not final goes | `dropped` |
+//! | no room, all final | not final: is not taken | `dropped` |
+//! | no room, all final | final: is not taken | `lost` |
+//!
+//! So a final report is never replaced and never makes room. Of each task at most one report is on
+//! its way at a time: what is with Kafka's client can no longer be replaced, and so the task's
+//! reports stay in order whatever happens to them there.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+/// An encoded report.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Report {
+    pub(crate) exec_id: String,
+    /// Whether its status is final.
+    pub(crate) last: bool,
+    /// In single-object encoding.
+    pub(crate) value: Vec<u8>,
+}
+
+impl Report {
+    fn bytes(&self) -> usize {
+        self.exec_id.len() + self.value.len()
+    }
+}
+
+/// A report's place in the line.
+pub(crate) type Ticket = u64;
+
+/// Limits of the line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    pub(crate) reports: usize,
+    pub(crate) bytes: usize,
+}
+
+/// How many unsent reports went because of one that was put in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gone {
+    /// A newer report of the same task took the place.
+    pub(crate) replaced: u64,
+    /// Not final, for want of room.
+    pub(crate) dropped: u64,
+    /// Final, for want of room.
+    pub(crate) lost: u64,
+}
+
+/// The line.
+pub(crate) struct Outbox {
+    room: Room,
+    next_ticket: Ticket,
+    line: BTreeMap<Ticket, Report>,
+    /// Of each task, its report in the line that is not final.
+    replaceable: HashMap<String, Ticket>,
+    /// The same tickets in order.
+    replaceable_in_order: BTreeSet<Ticket>,
+    /// Tasks with a report on its way.
+    on_their_way: HashSet<String>,
+    line_bytes: usize,
+    on_their_way_bytes: usize,
+}
+
+impl Outbox {
+    pub(crate) fn new(room: Room) -> Self {
+        Self {
+            room,
+            next_ticket: 0,
+            line: BTreeMap::new(),
+            replaceable: HashMap::new(),
+            replaceable_in_order: BTreeSet::new(),
+            on_their_way: HashSet::new(),
+            line_bytes: 0,
+            on_their_way_bytes: 0,
+        }
+    }
+
+    /// Reports in the line and on their way.
+    pub(crate) fn len(&self) -> usize {
+        self.line.len() + self.on_their_way.len()
+    }
+
+    /// Final reports in the line.
+    pub(crate) fn final_reports(&self) -> usize {
+        self.line.len() - self.replaceable.len()
+    }
+
+    /// Puts a report in; see the table above.
+    pub(crate) fn put(&mut self, report: Report) -> Gone {
+        let mut gone = Gone::default();
+        let mut ticket = self.next_ticket;
+        if let Some(taken) = self.replaceable.get(&report.exec_id).copied() {
+            self.remove(taken);
+            ticket = taken;
+            gone.replaced = 1;
+        }
+        while !self.fits(&report) {
+            match self.replaceable_in_order.first().copied() {
+                Some(oldest) => {
+                    self.remove(oldest);
+                    gone.dropped += 1;
+                }
+                None if report.last => {
+                    gone.lost = 1;
+                    return gone;
+                }
+                None => {
+                    gone.dropped += 1;
+                    return gone;
+                }
+            }
+        }
+        self.next_ticket = self.next_ticket.max(ticket + 1);
+        self.insert(ticket, report);
+        gone
+    }
+
+    /// Takes the first report whose task has none on its way. It is on its way until
+    /// [`arrived`](Self::arrived) or [`give_back`](Self::give_back).
+    pub(crate) fn take(&mut self) -> Option<(Ticket, Report)> {
+        let (ticket, _) = self
+            .line
+            .iter()
+            .find(|(_, report)| !self.on_their_way.contains(&report.exec_id))?;
+        let ticket = *ticket;
+        let report = self.remove(ticket)?;
+        self.on_their_way.insert(report.exec_id.clone());
+        self.on_their_way_bytes += report.bytes();
+        Some((ticket, report))
+    }
+
+    /// A taken report is no longer on its way.
+    pub(crate) fn arrived(&mut self, report: &Report) {
+        if self.on_their_way.remove(&report.exec_id) {
+            self.on_their_way_bytes -= report.bytes();
+        }
+    }
+
+    /// A taken report could not be sent: it stands in its old place again, unless a newer one of
+    /// its task has come.
+    pub(crate) fn give_back(&mut self, ticket: Ticket, report: Report) -> Gone {
+        self.arrived(&report);
+        if !report.last && self.replaceable.contains_key(&report.exec_id) {
+            return Gone {
+                replaced: 1,
+                ..Gone::default()
+            };
+        }
+        self.insert(ticket, report);
+        Gone::default()
+    }
+
+    fn fits(&self, report: &Report) -> bool {
+        self.len() < self.room.reports
+            && self.line_bytes + self.on_their_way_bytes + report.bytes() <= self.room.bytes
+    }
+
+    fn insert(&mut self, ticket: Ticket, report: Report) {
+        if !report.last {
+            self.replaceable.insert(report.exec_id.clone(), ticket);
+            self.replaceable_in_order.insert(ticket);
+        }
+        self.line_bytes += report.bytes();
+        self.line.insert(ticket, report);
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Report> {
+        let report = self.line.remove(&ticket)?;
+        self.line_bytes -= report.bytes();
+        if self.replaceable_in_order.remove(&ticket) {
+            self.replaceable.remove(&report.exec_id);
+        }
+        Some(report)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn report(exec_id: &str, sequence: u8, last: bool) -> Report {
+        Report {
+            exec_id: exec_id.to_owned(),
+            last,
+            value: vec![sequence],
+        }
+    }
+
+    fn outbox(reports: usize) -> Outbox {
+        Outbox::new(Room {
+            reports,
+            bytes: 1_000,
+        })
+    }
+
+    fn drain(outbox: &mut Outbox) -> Vec<(String, u8)> {
+        let mut drained = Vec::new();
+        while let Some((_, report)) = outbox.take() {
+            outbox.arrived(&report);
+            drained.push((report.exec_id.clone(), report.value[0]));
+        }
+        drained
+    }
+
+    fn expected(reports: &[(&str, u8)]) -> Vec<(String, u8)> {
+        reports
+            .iter()
+            .map(|(id, n)| ((*id).to_owned(), *n))
+            .collect()
+    }
+
+    #[test]
+    fn a_newer_report_takes_the_place_of_an_unsent_one_of_its_task() {
+        let mut outbox = outbox(10);
+        assert_eq!(outbox.put(report("a", 0, false)), Gone::default());
+        assert_eq!(outbox.put(report("b", 0, false)), Gone::default());
+        assert_eq!(outbox.put(report("a", 1, false)).replaced, 1);
+        assert_eq!(outbox.put(report("a", 2, true)).replaced, 1);
+        assert_eq!(drain(&mut outbox), expected(&[("a", 2), ("b", 0)]));
+    }
+
+    #[test]
+    fn a_final_report_is_never_replaced() {
+        let mut outbox = outbox(10);
+        outbox.put(report("a", 0, true));
+        assert_eq!(outbox.put(report("a", 1, false)), Gone::default());
+        assert_eq!(drain(&mut outbox), expected(&[("a", 0), ("a", 1)]));
+    }
+
+    #[test]
+    fn without_room_the_oldest_that_is_not_final_goes_and_with_finals_only_the_new_one() {
+        let mut outbox = outbox(2);
+        outbox.put(report("a", 0, false));
+        outbox.put(report("b", 0, false));
+        assert_eq!(outbox.put(report("c", 0, true)).dropped, 1);
+        assert_eq!(outbox.put(report("d", 0, true)).dropped, 1);
+        assert_eq!(outbox.put(report("e", 0, false)).dropped, 1);
+        assert_eq!(outbox.put(report("f", 0, true)).lost, 1);
+        assert_eq!(outbox.final_reports(), 2);
+        assert_eq!(drain(&mut outbox), expected(&[("c", 0), ("d", 0)]));
+    }
+
+    #[test]
+    fn a_task_has_one_report_on_its_way_and_one_given_back_yields_to_a_newer() {
+        let mut outbox = outbox(10);
+        outbox.put(report("a", 0, false));
+        let (ticket, first) = outbox.take().unwrap();
+        outbox.put(report("a", 1, false));
+        assert_eq!(outbox.take(), None);
+        assert_eq!(outbox.give_back(ticket, first).replaced, 1);
+        assert_eq!(drain(&mut outbox), expected(&[("a", 1)]));
+
+        outbox.put(report("b", 0, false));
+        let (ticket, first) = outbox.take().unwrap();
+        outbox.put(report("c", 0, false));
+        assert_eq!(outbox.give_back(ticket, first), Gone::default());
+        assert_eq!(drain(&mut outbox), expected(&[("b", 0), ("c", 0)]));
+        assert_eq!(outbox.len(), 0);
+        assert_eq!((outbox.line_bytes, outbox.on_their_way_bytes), (0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_goes_uncounted_and_the_room_is_kept(
+            steps in proptest::collection::vec((0..4_u8, 0..6_u8, any::<bool>(), 0..40_usize), 0..200),
+        ) {
+            let room = Room { reports: 5, bytes: 120 };
+            let mut outbox = Outbox::new(room);
+            let mut taken = Vec::new();
+            let (mut put, mut gone_all, mut arrived) = (0, 0, 0);
+            for (step, task, last, size) in steps {
+                match step {
+                    0 | 1 => {
+                        put += 1;
+                        let gone = outbox.put(Report { exec_id: task.to_string(), last, value: vec![0; size] });
+                        gone_all += gone.replaced + gone.dropped + gone.lost;
+                        prop_assert!(gone.lost == 0 || last);
+                    }
+                    2 => taken.extend(outbox.take()),
+                    _ => if let Some((ticket, report)) = taken.pop() {
+                        if last {
+                            outbox.arrived(&report);
+                            arrived += 1;
+                        } else {
+                            gone_all += outbox.give_back(ticket, report).replaced;
+                        }
+                    }
+                }
+                prop_assert!(outbox.len() <= room.reports);
+                prop_assert!(outbox.line_bytes + outbox.on_their_way_bytes <= room.bytes);
+                prop_assert_eq!(put, gone_all + arrived + outbox.len() as u64);
+            }
+        }
+    }
+}

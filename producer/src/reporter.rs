@@ -1,0 +1,436 @@
+//! For engines written in Rust: one [`Reporter`] an engine, one [`Task`] an exec task.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use schemas::{
+    EngineInstance, MetricValue, TaskProgressInfo, TaskResourceInfo, TaskRunningInfo, TaskStatus,
+    topics,
+};
+use service::kafka::KafkaOptions;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::delivery::{Delivery, Stats, Undelivered};
+
+/// What a fetch gives: the part, `None` when the engine cannot tell, or why the fetch failed.
+pub type Part<T> = Result<Option<T>, Box<dyn Error + Send + Sync>>;
+
+/// What a [`Reporter`] asks at each report. Every part is fetched on its own: one that fails,
+/// panics or takes longer than [`Options::fetch_timeout`] is null in that report, and the others
+/// go out.
+///
+/// Write the methods as `async fn`; those left out tell nothing. They run on the runtime that the
+/// reporter was made on: what blocks belongs into `tokio::task::spawn_blocking`.
+pub trait TaskSource: Send + Sync + 'static {
+    /// The task's status. Where this tells nothing, a report repeats the last status known, which
+    /// is [`TaskStatus::Running`] at first. A final one makes the report the task's last.
+    fn status(&self) -> impl Future<Output = Part<TaskStatus>> + Send {
+        async { Ok(None) }
+    }
+
+    /// How far the task is.
+    fn progress(&self) -> impl Future<Output = Part<TaskProgressInfo>> + Send {
+        async { Ok(None) }
+    }
+
+    /// What the task holds.
+    fn resource(&self) -> impl Future<Output = Part<TaskResourceInfo>> + Send {
+        async { Ok(None) }
+    }
+
+    /// Any named values.
+    fn metrics(&self) -> impl Future<Output = Part<BTreeMap<String, MetricValue>>> + Send {
+        async { Ok(None) }
+    }
+}
+
+/// A task that tells nothing but its status.
+impl TaskSource for () {}
+
+/// When and how a [`Reporter`] reports.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How to reach Kafka.
+    pub kafka: KafkaOptions,
+    /// Topic to write.
+    pub topic: String,
+    /// From a task's beginning to its first report.
+    pub first_after: Duration,
+    /// From one report of a task to the next.
+    pub interval: Duration,
+    /// How long the fetch of a part may take.
+    pub fetch_timeout: Duration,
+    /// Reports that may wait while Kafka is away (64 MiB of them at most).
+    pub queue_reports: usize,
+    /// How long [`Reporter::close`] waits for Kafka.
+    pub close_timeout: Duration,
+}
+
+impl Options {
+    /// First after 1 s, then every 5 s; 10,000 reports may wait; 30 s for the last ones.
+    pub fn new(bootstrap_servers: &str) -> Self {
+        Self {
+            kafka: KafkaOptions {
+                bootstrap_servers: bootstrap_servers.to_owned(),
+                kafka_config: None,
+                settings: Vec::new(),
+            },
+            topic: topics::TASK_RUNNING_INFO.to_owned(),
+            first_after: Duration::from_secs(1),
+            interval: Duration::from_secs(5),
+            fetch_timeout: Duration::from_secs(2),
+            queue_reports: 10_000,
+            close_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a reporter could not begin or end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ReporterError {
+    /// A setting is wrong.
+    #[error("{0}")]
+    Settings(String),
+    /// Reports did not reach Kafka.
+    #[error(transparent)]
+    Undelivered(Box<Undelivered>),
+}
+
+/// Reports on the tasks of one engine instance.
+///
+/// Nothing here ever waits for Kafka but [`close`](Self::close). While Kafka is away, reports wait
+/// in a bounded queue in which a newer report of a task replaces an older unsent one; a last report
+/// (one with a final status) is kept. `sequence` is counted when a report is made, so what was
+/// replaced shows as a gap.
+pub struct Reporter {
+    engine: Arc<Engine>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+struct Engine {
+    instance: EngineInstance,
+    running_tasks: AtomicI32,
+    options: Options,
+    delivery: Delivery,
+    parts_failed: AtomicU64,
+}
+
+impl Reporter {
+    /// A reporter with the usual [`Options`]. Does not wait for Kafka. `running_tasks` of `engine`
+    /// is filled in with the number of its tasks that have not ended.
+    ///
+    /// # Errors
+    /// If a setting is wrong.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn connect(bootstrap_servers: &str, engine: EngineInstance) -> Result<Self, ReporterError> {
+        Self::with_options(Options::new(bootstrap_servers), engine)
+    }
+
+    /// A reporter with options of one's own; see [`connect`](Self::connect).
+    ///
+    /// # Errors
+    /// If a setting is wrong.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn with_options(options: Options, engine: EngineInstance) -> Result<Self, ReporterError> {
+        if options.interval.is_zero() {
+            return Err(ReporterError::Settings(
+                "Options::interval is 0; reports need time between them".to_owned(),
+            ));
+        }
+        let delivery = Delivery::start(&options.kafka, &options.topic, options.queue_reports, None)
+            .map_err(|error| ReporterError::Settings(format!("{error:#}")))?;
+        Ok(Self {
+            engine: Arc::new(Engine {
+                instance: engine,
+                running_tasks: AtomicI32::new(0),
+                options,
+                delivery,
+                parts_failed: AtomicU64::new(0),
+            }),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        })
+    }
+
+    /// Begins to report on a task: first after 1 s, then every 5 s, until it is final.
+    pub fn task(&self, exec_id: &str, job_id: &str, source: impl TaskSource) -> Task {
+        let (finish, finished) = oneshot::channel();
+        self.engine.running_tasks.fetch_add(1, Ordering::Relaxed);
+        let reports = Reports {
+            engine: self.engine.clone(),
+            exec_id: exec_id.to_owned(),
+            job_id: job_id.to_owned(),
+            source: Arc::new(source),
+            status: TaskStatus::Running,
+            sequence: 0,
+            fetches: Fetches::of(exec_id),
+        };
+        self.tasks
+            .spawn(reports.until_final(finished, self.closing.clone()));
+        Task { finish }
+    }
+
+    /// What became of the reports made so far.
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+
+    /// Makes a last report of each task that has not ended, with the last status known, and waits
+    /// until Kafka has acknowledged what waits, at most [`Options::close_timeout`].
+    ///
+    /// # Errors
+    /// If something did not reach Kafka: how much, and why.
+    pub async fn close(self) -> Result<Stats, ReporterError> {
+        self.closing.cancel();
+        self.tasks.close();
+        // Bounded: what is left of each task is one report, and that by the fetches' timeout.
+        self.tasks.wait().await;
+        let closed = self
+            .engine
+            .delivery
+            .close(self.engine.options.close_timeout)
+            .await;
+        let parts_failed = self.engine.parts_failed.load(Ordering::Relaxed);
+        match closed {
+            Ok(stats) => Ok(Stats {
+                parts_failed,
+                ..stats
+            }),
+            Err(mut undelivered) => {
+                undelivered.stats.parts_failed = parts_failed;
+                Err(ReporterError::Undelivered(Box::new(undelivered)))
+            }
+        }
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+impl Engine {
+    fn stats(&self) -> Stats {
+        Stats {
+            parts_failed: self.parts_failed.load(Ordering::Relaxed),
+            ..self.delivery.stats()
+        }
+    }
+}
+
+/// A task that is reported on. Dropped without [`finish`](Self::finish), as by an early return, it
+/// gets a last report all the same, with the status that its source says then or said last: how a
+/// task ended is never made up.
+#[must_use = "dropping a task ends its reports"]
+pub struct Task {
+    finish: oneshot::Sender<TaskStatus>,
+}
+
+impl Task {
+    /// The task has ended so: its last report is made now.
+    pub fn finish(self, status: TaskStatus) {
+        // An error means that the source has told a final status before this.
+        let _ = self.finish.send(status);
+    }
+}
+
+/// What makes a task's reports.
+struct Reports<S> {
+    engine: Arc<Engine>,
+    exec_id: String,
+    job_id: String,
+    source: Arc<S>,
+    status: TaskStatus,
+    sequence: i64,
+    fetches: Fetches,
+}
+
+impl<S: TaskSource> Reports<S> {
+    async fn until_final(
+        mut self,
+        mut finished: oneshot::Receiver<TaskStatus>,
+        closing: CancellationToken,
+    ) {
+        let (first_after, interval) = {
+            let options = &self.engine.options;
+            (options.first_after, options.interval)
+        };
+        let mut due = Instant::now() + first_after;
+        let (ending, status) = loop {
+            tokio::select! {
+                biased;
+                status = &mut finished => break (true, status.ok()),
+                () = closing.cancelled() => break (true, None),
+                () = sleep_until(due) => {}
+            }
+            self.report(None).await;
+            if self.status.is_final() {
+                break (false, None);
+            }
+            // Late ones are not caught up: two reports at once tell no more than one.
+            due = (due + interval).max(Instant::now());
+        };
+        self.engine.running_tasks.fetch_sub(1, Ordering::Relaxed);
+        if ending {
+            self.report(status).await;
+        }
+    }
+
+    /// Makes one report; `status` wins over what the source says.
+    async fn report(&mut self, status: Option<TaskStatus>) {
+        let within = self.engine.options.fetch_timeout;
+        let [a, b, c, d] = std::array::from_fn(|_| self.source.clone());
+        let of = &mut self.fetches;
+        let (said, progress, resource, metrics) = tokio::join!(
+            of.status.fetch(within, async move { a.status().await }),
+            of.progress.fetch(within, async move { b.progress().await }),
+            of.resource.fetch(within, async move { c.resource().await }),
+            of.metrics.fetch(within, async move { d.metrics().await }),
+        );
+        let fetches = [
+            &of.status.failing,
+            &of.progress.failing,
+            &of.resource.failing,
+            &of.metrics.failing,
+        ];
+        let failed = fetches.into_iter().flatten().count();
+        self.engine
+            .parts_failed
+            .fetch_add(failed as u64, Ordering::Relaxed);
+        self.status = status.or(said).unwrap_or(self.status);
+
+        let info = TaskRunningInfo {
+            exec_id: self.exec_id.clone(),
+            job_id: self.job_id.clone(),
+            engine: EngineInstance {
+                running_tasks: self.engine.running_tasks.load(Ordering::Relaxed),
+                ..self.engine.instance.clone()
+            },
+            status: self.status,
+            reported_at: Timestamp::now().as_microsecond(),
+            sequence: self.sequence,
+            progress,
+            resource,
+            metrics,
+        };
+        self.sequence += 1;
+        self.engine.delivery.report(&info);
+    }
+}
+
+/// The four parts of a task's report, each with what became of its last fetch.
+struct Fetches {
+    status: Fetch<TaskStatus>,
+    progress: Fetch<TaskProgressInfo>,
+    resource: Fetch<TaskResourceInfo>,
+    metrics: Fetch<BTreeMap<String, MetricValue>>,
+}
+
+impl Fetches {
+    fn of(exec_id: &str) -> Self {
+        Self {
+            status: Fetch::of(exec_id, "status"),
+            progress: Fetch::of(exec_id, "progress"),
+            resource: Fetch::of(exec_id, "resource"),
+            metrics: Fetch::of(exec_id, "metrics"),
+        }
+    }
+}
+
+struct Fetch<T> {
+    exec_id: String,
+    name: &'static str,
+    /// Why the last fetch failed, if it did; a change of that is logged.
+    failing: Option<String>,
+    /// A fetch that took too long. No other begins before it has ended, so that one that hangs
+    /// takes one thread at most.
+    overdue: Option<JoinHandle<Part<T>>>,
+}
+
+impl<T: Send + 'static> Fetch<T> {
+    fn of(exec_id: &str, name: &'static str) -> Self {
+        Self {
+            exec_id: exec_id.to_owned(),
+            name,
+            failing: None,
+            overdue: None,
+        }
+    }
+
+    async fn fetch(
+        &mut self,
+        within: Duration,
+        call: impl Future<Output = Part<T>> + Send + 'static,
+    ) -> Option<T> {
+        let fetched = self.ask(within, call).await;
+        let Self { exec_id, name, .. } = self;
+        let (part, failing) = match fetched {
+            Ok(part) => (part, None),
+            Err(reason) => (None, Some(reason)),
+        };
+        match &failing {
+            Some(reason) if self.failing.as_ref() != Some(reason) => {
+                tracing::warn!(
+                    exec_id,
+                    part = name,
+                    "the {name} part is left out: {reason}"
+                );
+            }
+            None if self.failing.is_some() => {
+                tracing::info!(exec_id, part = name, "the {name} part can be told again");
+            }
+            _ => {}
+        }
+        self.failing = failing;
+        part
+    }
+
+    async fn ask(
+        &mut self,
+        within: Duration,
+        call: impl Future<Output = Part<T>> + Send + 'static,
+    ) -> Result<Option<T>, String> {
+        let overdue = self.overdue.take_if(|overdue| overdue.is_finished());
+        drop(overdue);
+        if self.overdue.is_some() {
+            return Err("the fetch before has not ended yet".to_owned());
+        }
+        // A task of its own: a panic in it ends nothing else.
+        let mut asked = tokio::spawn(call);
+        match timeout(within, &mut asked).await {
+            Ok(Ok(answer)) => answer.map_err(|error| error.to_string()),
+            Ok(Err(error)) => Err(match error.try_into_panic() {
+                Ok(panic) => format!("the fetch panicked: {}", panic_message(panic.as_ref())),
+                Err(error) => error.to_string(),
+            }),
+            Err(_) => {
+                asked.abort();
+                self.overdue = Some(asked);
+                Err(format!("the fetch takes longer than {within:?}"))
+            }
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}

@@ -1,0 +1,238 @@
+//! Sends what is read or made as fast as Kafka takes it: waits while librdkafka's queue is full,
+//! and counts every acknowledgement. For input that can wait; a live engine's reports go through
+//! [`Delivery`](crate::delivery::Delivery), which never waits.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::statistics::Statistics;
+use schemas::TaskRunningInfo;
+use service::exit::NeedsAttention;
+use service::health::Health;
+use service::kafka::KafkaOptions;
+use service::telemetry::{messaging, names};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+/// Settings that the order of a task's reports, and the place of a key, rest on.
+pub(crate) const FIXED: &[(&str, &str)] = &[
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    // As Kafka's Java client has it, so that engines on the JVM and in Rust agree on a key's partition.
+    ("partitioner", "murmur2_random"),
+];
+
+/// Of the client, for [`Health`].
+pub(crate) const STATISTICS: (&str, &str) = ("statistics.interval.ms", "1000");
+
+const DEFAULTS: &[(&str, &str)] = &[
+    ("linger.ms", "5"),
+    ("compression.type", "lz4"),
+    ("queue.buffering.max.kbytes", "65536"),
+    STATISTICS,
+];
+
+/// After a signal, unacknowledged records are waited for so long.
+const LAST_ACKS: Duration = Duration::from_secs(20);
+
+/// An idempotent producer with back pressure.
+pub(crate) struct Sender {
+    producer: ThreadedProducer<Acks>,
+    acks: Acks,
+    topic: String,
+    sent: AtomicU64,
+}
+
+impl Sender {
+    /// # Errors
+    /// If a setting is wrong.
+    pub(crate) fn connect(
+        kafka: &KafkaOptions,
+        topic: &str,
+        health: Arc<Health>,
+    ) -> anyhow::Result<Self> {
+        let acks = Acks(Arc::new(Counted {
+            acknowledged: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            first_error: Mutex::default(),
+            sent: metrics::counter!(names::SENT, &messaging("send", topic)),
+            watch: Watch::new(health),
+        }));
+        let producer = kafka
+            .client_config(DEFAULTS, FIXED)?
+            .create_with_context(acks.clone())
+            .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
+        Ok(Self {
+            producer,
+            acks,
+            topic: topic.to_owned(),
+            sent: AtomicU64::new(0),
+        })
+    }
+
+    /// Hands a report to the producer; waits while its queue is full.
+    ///
+    /// # Errors
+    /// If this report or an earlier one cannot be delivered. After that, nothing should be sent: it
+    /// would arrive in front of what was not.
+    pub(crate) async fn send(&self, info: &TaskRunningInfo) -> anyhow::Result<()> {
+        let value = schemas::encode_info(info)?;
+        let mut record = BaseRecord::to(&self.topic)
+            .key(info.exec_id.as_bytes())
+            .payload(value.as_slice());
+        loop {
+            self.acks.check(&self.topic)?;
+            match self.producer.send(record) {
+                Ok(()) => {
+                    self.sent.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), unsent)) => {
+                    record = unsent;
+                    sleep(Duration::from_millis(1)).await;
+                }
+                Err((error, _)) => {
+                    return Err(error).with_context(|| {
+                        format!(
+                            "sending a report of {} ({} bytes) to {}",
+                            info.exec_id,
+                            value.len(),
+                            self.topic
+                        )
+                    });
+                }
+            }
+        }
+    }
+
+    /// Waits until every record is acknowledged or has failed (`message.timeout.ms` bounds that; 20
+    /// s once `shutdown` is cancelled), and gives the number of those acknowledged.
+    ///
+    /// # Errors
+    /// If some were not, with their number and the first one's reason.
+    pub(crate) async fn finish(&self, shutdown: &CancellationToken) -> anyhow::Result<u64> {
+        let mut deadline = None;
+        while self.producer.in_flight_count() > 0 {
+            if shutdown.is_cancelled() {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + LAST_ACKS);
+                if Instant::now() > deadline {
+                    break;
+                }
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+        self.acks.check(&self.topic)?;
+        let sent = self.sent.load(Ordering::Relaxed);
+        let acknowledged = self.acks.0.acknowledged.load(Ordering::Acquire);
+        if acknowledged < sent {
+            bail!(
+                "Kafka has not acknowledged {} of {sent} reports sent to {}",
+                sent - acknowledged,
+                self.topic
+            );
+        }
+        Ok(acknowledged)
+    }
+}
+
+/// Counts acknowledgements, and notes the first record that was not delivered.
+#[derive(Clone)]
+struct Acks(Arc<Counted>);
+
+struct Counted {
+    acknowledged: AtomicU64,
+    failed: AtomicU64,
+    first_error: Mutex<Option<KafkaError>>,
+    sent: metrics::Counter,
+    watch: Watch,
+}
+
+impl Acks {
+    fn check(&self, topic: &str) -> anyhow::Result<()> {
+        let failed = self.0.failed.load(Ordering::Acquire);
+        if failed == 0 {
+            return Ok(());
+        }
+        let first_error = self.0.first_error.lock();
+        let first_error = first_error
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string);
+        bail!("{failed} reports could not be delivered to {topic}; the first: {first_error}")
+    }
+}
+
+/// Tells [`Health`] what the client's statistics say: a producer is ready while it is connected and
+/// records are acknowledged or none waits.
+pub(crate) struct Watch {
+    health: Arc<Health>,
+    acknowledged_before: AtomicU64,
+}
+
+impl Watch {
+    pub(crate) fn new(health: Arc<Health>) -> Self {
+        Self {
+            health,
+            acknowledged_before: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn observe(&self, statistics: &Statistics, acknowledged: u64) {
+        let mut brokers = statistics.brokers.values();
+        let connected = brokers.any(|broker| broker.state == "UP");
+        let before = self
+            .acknowledged_before
+            .swap(acknowledged, Ordering::Relaxed);
+        if acknowledged > before {
+            self.health.progressed();
+        }
+        let waiting = i64::try_from(statistics.msg_cnt).unwrap_or(i64::MAX);
+        // There is no group that it could have failed to join.
+        self.health
+            .observed(connected, true, BTreeMap::from([(0, waiting)]));
+    }
+}
+
+impl ClientContext for Acks {
+    fn stats(&self, statistics: Statistics) {
+        let acknowledged = self.0.acknowledged.load(Ordering::Relaxed);
+        self.0.watch.observe(&statistics, acknowledged);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        service::subscription::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{error}: {reason}");
+    }
+}
+
+impl ProducerContext for Acks {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        match result {
+            Ok(_) => {
+                self.0.acknowledged.fetch_add(1, Ordering::Release);
+                self.0.sent.increment(1);
+            }
+            Err((error, _)) => {
+                self.0
+                    .first_error
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert_with(|| error.clone());
+                self.0.failed.fetch_add(1, Ordering::Release);
+            }
+        }
+    }
+}

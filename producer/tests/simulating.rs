@@ -1,0 +1,127 @@
+//! `producer simulate`: what it says it sent is in the topic, and a seed gives the same records.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use rdkafka::message::Message;
+use service::testing::{Process, read_all, until};
+use support::{Reports, number_before, text};
+
+const SEEDED: &[&str] = &[
+    "simulate",
+    "--tasks",
+    "20",
+    "--rate",
+    "0",
+    "--count",
+    "3000",
+    "--seed",
+    "7",
+    "--start-at",
+    "2026-11-25T14:00:00Z",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_seed_and_start_put_the_same_bytes_into_the_topic() {
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let Some(reports) = Reports::make("simulating").await else {
+            return;
+        };
+        let output = reports.run(SEEDED, b"");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let tasks = reports.by_task();
+        let said = format!("sent 3000 reports of {} tasks\n", tasks.len());
+        assert_eq!(text(&output.stdout), said);
+        let mut records: Vec<_> = read_all(&reports.bootstrap, &reports.topic)
+            .iter()
+            .map(|record| [record.key(), record.payload()].map(|part| part.map(<[u8]>::to_vec)))
+            .collect();
+        records.sort();
+        runs.push(records);
+    }
+    assert!(runs[0] == runs[1]);
+}
+
+/// As org.apache.kafka.common.utils.Utils has it.
+fn murmur2(data: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mix = |k: u32| {
+        let k = k.wrapping_mul(M);
+        (k ^ (k >> 24)).wrapping_mul(M)
+    };
+    let mut hash = 0x9747_b28c ^ data.len() as u32;
+    let chunks = data.chunks_exact(4);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        let k = u32::from_le_bytes(chunk.try_into().unwrap());
+        hash = hash.wrapping_mul(M) ^ mix(k);
+    }
+    if !rest.is_empty() {
+        for (i, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * i);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
+    hash ^ (hash >> 15)
+}
+
+#[test]
+fn the_hash_is_kafkas() {
+    // From UtilsTest.testMurmur2.
+    for (text, hash) in [
+        ("21", -973_932_308),
+        ("foobar", -790_332_482),
+        ("a-little-bit-long-string", -985_981_536),
+    ] {
+        assert_eq!(murmur2(text.as_bytes()) as i32, hash);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_lies_in_the_partition_where_kafkas_java_client_puts_it_and_in_order() {
+    let Some(reports) = Reports::make("simulating").await else {
+        return;
+    };
+    reports.run(SEEDED, b"");
+    for record in read_all(&reports.bootstrap, &reports.topic) {
+        let partition = (murmur2(record.key().unwrap()) & 0x7fff_ffff) % 4;
+        assert_eq!(record.partition(), partition as i32);
+    }
+    for told in reports.by_task().values() {
+        for (i, report) in told.iter().enumerate() {
+            assert_eq!(report.sequence, i as i64);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_by_a_signal_it_delivers_what_it_made_and_says_how_much() {
+    let Some(reports) = Reports::make("simulating").await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = reports.arguments(&["simulate", "--tasks", "10", "--rate", "500"]);
+    let program = Path::new(env!("CARGO_BIN_EXE_producer"));
+    let mut process = Process::start(folder.path(), "producer", program, &arguments);
+    until(
+        "reports are in the topic",
+        Duration::from_secs(30),
+        async || (!reports.by_task().is_empty()).then_some(()),
+    )
+    .await;
+    process.signal("TERM");
+    assert!(process.ended().await.success(), "{}", process.log());
+    let log = process.log();
+    let said = log.lines().find(|line| line.starts_with("sent ")).unwrap();
+    let tasks = reports.by_task();
+    assert_eq!(number_before(said, "tasks"), tasks.len());
+    assert_eq!(
+        number_before(said, "reports"),
+        tasks.values().map(Vec::len).sum::<usize>()
+    );
+}
