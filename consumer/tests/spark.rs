@@ -1,0 +1,130 @@
+//! A real Spark through the whole line: what the tables hold is what Spark's own REST API said.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use service::testing::{Process, program, service, until};
+use support::{Kind, Pipeline};
+
+const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
+const WAIT: Duration = Duration::from_secs(180);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tables_hold_the_task_counts_that_spark_gave_for_each_of_its_jobs() {
+    let (Some(pipeline), Some(python)) = (
+        Pipeline::make(Kind::Sqlite, 4).await,
+        service("TEST_PYTHON"),
+    ) else {
+        return;
+    };
+    let path = |name: &str| pipeline.folder().join(name).to_str().unwrap().to_owned();
+    let (rest, release) = (path("rest.json"), path("release"));
+    let job = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/spark/job.py");
+    let arguments = [
+        job,
+        "--group-prefix",
+        "line",
+        "--pace",
+        "0.3",
+        "--rest-out",
+        &rest,
+        "--release",
+        &release,
+        "--linger",
+        "120",
+    ];
+    let mut spark = Process::start(pipeline.folder(), "spark", Path::new(&python), &arguments);
+    let url = until("Spark's UI is up", WAIT, async || {
+        spark.assert_running();
+        let log = spark.log();
+        let line = log.lines().find(|line| line.starts_with("application "))?;
+        Some(line.split_once(" ui ")?.1.to_owned())
+    })
+    .await;
+    let (router, consumer) = (pipeline.router(), pipeline.consumer(&[]));
+    let arguments = [
+        "spark",
+        "--url",
+        &url,
+        "--interval",
+        "500ms",
+        "--bootstrap-servers",
+        &pipeline.bootstrap,
+        "--topic",
+        &pipeline.source,
+    ];
+    let mut producer = Process::start(
+        pipeline.folder(),
+        "producer",
+        &program(CONSUMER, "producer"),
+        &arguments,
+    );
+    let said = until("all jobs have ended", WAIT, async || {
+        spark.assert_running();
+        std::fs::read(&rest).ok()
+    })
+    .await;
+    // The last job's end must have been polled before the UI goes.
+    let last = "SELECT count(*) FROM task WHERE exec_id LIKE '%/line-report' AND progress = 1.0";
+    pipeline.until_count(last, 1).await;
+    std::fs::write(&release, "").unwrap();
+    assert!(spark.ended().await.success(), "{}", spark.log());
+    assert!(producer.ended().await.success(), "{}", producer.log());
+    pipeline
+        .until_count("SELECT count(*) FROM task WHERE is_final = 1", 4)
+        .await;
+    router.stop().await;
+    consumer.stop().await;
+
+    let said: Value = serde_json::from_slice(&said).unwrap();
+    let number = |job: &Value, name: &str| job[name].as_i64().unwrap();
+    let expected: BTreeMap<String, [i64; 3]> = said["jobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|job| {
+            let counts =
+                ["numTasks", "numCompletedTasks", "numFailedTasks"].map(|name| number(job, name));
+            (number(job, "jobId").to_string(), counts)
+        })
+        .collect();
+    assert_eq!(expected.len(), 5);
+
+    // Of each exec task, the row of its newest state.
+    let newest = "SELECT p.job_ids, p.total_tasks, p.succeed_tasks, p.failed_tasks FROM task_progress p JOIN task t \
+                  ON p.task_id = t.task_id AND p.event_partition = t.event_partition AND p.event_offset = t.event_offset";
+    let mut found = BTreeMap::new();
+    for row in pipeline.rows(newest).await {
+        let list =
+            |i: usize| -> Vec<Value> { serde_json::from_str(row[i].as_deref().unwrap()).unwrap() };
+        for (i, id) in list(0).iter().enumerate() {
+            let counts = [1, 2, 3].map(|column| list(column)[i].as_i64().unwrap());
+            found.insert(id.as_str().unwrap().to_owned(), counts);
+        }
+    }
+    assert_eq!(found, expected);
+
+    let states = pipeline
+        .rows("SELECT exec_id, status, job_id FROM task ORDER BY exec_id")
+        .await;
+    let app = said["application"].as_str().unwrap();
+    let expected = [
+        ("check", "Failed"),
+        ("join", "Succeed"),
+        ("load", "Succeed"),
+        ("report", "Succeed"),
+    ];
+    let expected = expected.map(|(group, status)| {
+        vec![
+            Some(format!("{app}/line-{group}")),
+            Some(status.to_owned()),
+            Some(app.to_owned()),
+        ]
+    });
+    assert_eq!(states, expected);
+}
