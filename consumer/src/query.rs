@@ -574,7 +574,7 @@ fn list<T: serde::de::DeserializeOwned>(json: &Option<String>) -> anyhow::Result
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_NO_BORDERS)
+        .load_style(presets::UTF8_FULL_CONDENSED)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
     table
