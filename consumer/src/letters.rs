@@ -39,7 +39,7 @@ impl Letters {
         topic: &str,
         instance: String,
     ) -> anyhow::Result<Self> {
-        cluster.require_topic(topic)?;
+        cluster.require_topic(topic).await?;
         let max_bytes = cluster.max_message_bytes(topic).await.unwrap_or(1_048_588);
         let mut config = options.client_config(&[("compression.type", "lz4")], FIXED)?;
         config.set("message.max.bytes", max_bytes.to_string());

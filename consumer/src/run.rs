@@ -111,7 +111,7 @@ pub async fn run(
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
     };
-    cluster.require_topic(&config.events_topic)?;
+    cluster.require_topic(&config.events_topic).await?;
     let instance = config
         .instance_id
         .clone()

@@ -105,7 +105,7 @@ pub async fn run(
     let Some(cluster) = config.kafka.cluster(&shutdown).await? else {
         return Ok(());
     };
-    cluster.require_topic(&config.source_topic)?;
+    cluster.require_topic(&config.source_topic).await?;
     let limits = Limits {
         event_bytes: limit(&cluster, &config.events_topic).await?,
         letter_bytes: limit(&cluster, &config.dead_letters_topic).await?,
@@ -157,7 +157,7 @@ pub async fn run(
 
 /// The largest key and value, in bytes, that a topic takes in one record.
 async fn limit(cluster: &Cluster, topic: &str) -> anyhow::Result<usize> {
-    cluster.require_topic(topic)?;
+    cluster.require_topic(topic).await?;
     let max_message_bytes = cluster.max_message_bytes(topic).await.unwrap_or_else(|error| {
         tracing::warn!("{topic}: cannot ask for max.message.bytes, taking Kafka's default of {DEFAULT_MAX_MESSAGE_BYTES}: {error:#}");
         DEFAULT_MAX_MESSAGE_BYTES

@@ -8,11 +8,14 @@ use anyhow::{Context, anyhow};
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaResult;
 
 use crate::exit::NeedsAttention;
 
 /// How long a question to the cluster at start may take before it is asked again.
 const ASK: Duration = Duration::from_secs(10);
+/// How often, a quarter of a second apart, a topic is looked for that is not there.
+const TOPIC_TRIES: usize = 20;
 
 /// Options of every program that talks to Kafka.
 #[derive(Clone, Debug, clap::Args)]
@@ -86,8 +89,7 @@ impl KafkaOptions {
         Ok(config)
     }
 
-    /// Waits until the cluster answers, then gives its id and the partition counts of all its
-    /// topics. Ends early, with `None`, when `shutdown` is cancelled.
+    /// Waits until the cluster answers; `None` when `shutdown` is cancelled before.
     ///
     /// # Errors
     /// If the settings are wrong.
@@ -99,29 +101,15 @@ impl KafkaOptions {
             .client_config(&[], &[])?
             .create()
             .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
+        let mut cluster = Cluster {
+            id: String::new(),
+            bootstrap_servers: self.bootstrap_servers.clone(),
+            admin,
+        };
         let mut waiting = false;
         loop {
-            // All topics: asking for one by name may create it on brokers that create topics.
-            let asked = tokio::task::block_in_place(|| {
-                let metadata = admin.inner().fetch_metadata(None, ASK)?;
-                let cluster_id = admin.inner().fetch_cluster_id(ASK);
-                Ok::<_, rdkafka::error::KafkaError>((metadata, cluster_id))
-            });
-            match asked {
-                Ok((metadata, cluster_id)) => {
-                    let partitions = metadata
-                        .topics()
-                        .iter()
-                        .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
-                        .collect();
-                    let id = cluster_id.unwrap_or_default();
-                    return Ok(Some(Cluster {
-                        id,
-                        partitions,
-                        bootstrap_servers: self.bootstrap_servers.clone(),
-                        admin,
-                    }));
-                }
+            match cluster.partitions() {
+                Ok(_) => break,
                 Err(error) if !waiting => {
                     waiting = true;
                     tracing::warn!(
@@ -136,6 +124,9 @@ impl KafkaOptions {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
         }
+        let id = tokio::task::block_in_place(|| cluster.admin.inner().fetch_cluster_id(ASK));
+        cluster.id = id.context("the cluster does not tell its id")?;
+        Ok(Some(cluster))
     }
 }
 
@@ -161,29 +152,48 @@ fn read_settings(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     Ok(settings)
 }
 
-/// What a cluster said of itself at start.
+/// A cluster that answers.
 pub struct Cluster {
     /// Kafka's id of the cluster.
     pub id: String,
-    partitions: BTreeMap<String, usize>,
     bootstrap_servers: String,
     admin: AdminClient<DefaultClientContext>,
 }
 
 impl Cluster {
-    /// The number of a topic's partitions.
+    /// The number of each topic's partitions.
+    fn partitions(&self) -> KafkaResult<BTreeMap<String, usize>> {
+        // All topics: asking for one by name may create it on brokers that create topics.
+        let asked = || self.admin.inner().fetch_metadata(None, ASK);
+        let metadata = tokio::task::block_in_place(asked)?;
+        let topics = metadata.topics().iter();
+        Ok(topics
+            .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
+            .collect())
+    }
+
+    /// The number of a topic's partitions. A topic that was made a moment ago is waited for, since
+    /// not every broker knows of it at once.
     ///
     /// # Errors
     /// If there is no such topic: with the command that makes it.
-    pub fn require_topic(&self, topic: &str) -> anyhow::Result<usize> {
-        self.partitions.get(topic).copied().ok_or_else(|| {
-            NeedsAttention(format!(
-                "topic {topic} does not exist on {servers} (or may not be seen); make it with: \
-                 kafka-topics.sh --bootstrap-server {servers} --create --topic {topic} --partitions 8",
-                servers = self.bootstrap_servers,
-            ))
-            .into()
-        })
+    pub async fn require_topic(&self, topic: &str) -> anyhow::Result<usize> {
+        for _ in 0..TOPIC_TRIES {
+            if let Some(count) = self
+                .partitions()
+                .ok()
+                .and_then(|topics| topics.get(topic).copied())
+            {
+                return Ok(count);
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        Err(NeedsAttention(format!(
+            "topic {topic} does not exist on {servers} (or may not be seen); make it with: \
+             kafka-topics.sh --bootstrap-server {servers} --create --topic {topic} --partitions 8",
+            servers = self.bootstrap_servers,
+        ))
+        .into())
     }
 
     /// A topic's `max.message.bytes`: the largest batch of records it takes, in bytes.

@@ -83,7 +83,7 @@ pub async fn run(
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
     };
-    cluster.require_topic(topic)?;
+    cluster.require_topic(topic).await?;
     let sender = Sender::connect(kafka, topic, health)?;
 
     let seed = options.seed.unwrap_or_else(rand::random);

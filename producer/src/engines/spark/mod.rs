@@ -108,7 +108,7 @@ pub async fn run(
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
     };
-    cluster.require_topic(topic)?;
+    cluster.require_topic(topic).await?;
     let follower = Arc::new(Follower {
         delivery: Delivery::start(kafka, topic, QUEUE_REPORTS, Some(health))?,
         options,
