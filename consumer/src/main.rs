@@ -51,7 +51,7 @@ enum Command {
         after_help = "Example:\n  consumer tasks --running --json --database-url sqlite:tasks.db"
     )]
     Tasks {
-        /// Only tasks without a final status
+        /// Only tasks that have not ended: neither with a final status nor with an unknown one
         #[arg(long)]
         running: bool,
         /// Print JSON

@@ -242,10 +242,11 @@ pub async fn tasks(
     json: bool,
 ) -> anyhow::Result<()> {
     let (mut connection, dialect, place) = open(options).await?;
+    // A task whose engine is gone and told no end is Unknown: it has no final status, and does not run.
     let filter = match (running, dialect.postgres) {
         (false, _) => "",
-        (true, true) => "WHERE NOT is_final",
-        (true, false) => "WHERE is_final = 0",
+        (true, true) => "WHERE NOT is_final AND status <> 'Unknown'",
+        (true, false) => "WHERE is_final = 0 AND status <> 'Unknown'",
     };
     let columns = dialect.task_columns();
     // The alias keeps ORDER BY on the column, not on its text.

@@ -196,9 +196,13 @@ async fn tasks_are_told_to_people_and_to_programs(kind: Kind) {
     (done.info.exec_id, done.info.status) = ("done-1".into(), schemas::TaskStatus::Succeed);
     (done.info.progress, done.info.resource, done.info.metrics) = (None, None, None);
     events.push(done);
+    let mut gone = strategies::sample_event();
+    (gone.info.exec_id, gone.info.status, gone.info.reported_at) =
+        ("gone-1".into(), schemas::TaskStatus::Unknown, 0);
+    events.push(gone);
     pipeline.send_events(&events);
     let consumer = pipeline.consumer(&[]);
-    pipeline.until_count(&Pipeline::stored("metrics"), 4).await;
+    pipeline.until_count(&Pipeline::stored("metrics"), 5).await;
     consumer.stop().await;
 
     let url = ["--database-url", pipeline.database_url.as_str()];
@@ -222,7 +226,11 @@ async fn tasks_are_told_to_people_and_to_programs(kind: Kind) {
         .iter()
         .map(|task| task["exec_id"].as_str().unwrap())
         .collect();
-    assert_eq!(ids, ["exec-1", "done-1"], "the newest report first");
+    assert_eq!(
+        ids,
+        ["exec-1", "done-1", "gone-1"],
+        "the newest report first"
+    );
     assert_eq!(all[0]["reported_at"], "2025-11-25T14:05:00.123457Z");
     assert_eq!(
         (&all[0]["progress"], &all[1]["progress"]),
@@ -237,10 +245,10 @@ async fn tasks_are_told_to_people_and_to_programs(kind: Kind) {
     );
     let table = text(&["tasks"]);
     assert!(
-        table.contains("exec-1") && table.contains("50.00 %") && table.contains("2 tasks in"),
+        table.contains("exec-1") && table.contains("50.00 %") && table.contains("3 tasks in"),
         "{table}"
     );
-    assert!(text(&["tasks", "--limit", "1"]).contains("1 of 2 tasks"));
+    assert!(text(&["tasks", "--limit", "1"]).contains("1 of 3 tasks"));
 
     let task = json(&["task", "exec-1", "--json"]);
     assert_eq!(task["task"]["status"], "Running");

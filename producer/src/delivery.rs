@@ -81,25 +81,29 @@ pub(crate) struct Delivery {
 
 struct Shared {
     topic: String,
-    outbox: Mutex<Outbox>,
+    books: Mutex<Books>,
     /// Something was put into the outbox.
     filled: Notify,
     /// Something left the outbox for good.
     emptied: Notify,
-    counts: Counts,
     /// The error that keeps reports waiting, told once.
     held_up: Mutex<Option<String>>,
     sending_max: usize,
     logs: Logs,
 }
 
-#[derive(Default)]
-struct Counts {
-    made: AtomicU64,
-    replaced: AtomicU64,
-    dropped: AtomicU64,
-    lost: AtomicU64,
-    refused: AtomicU64,
+/// What waits and what became of the rest, under one lock, so that the sum is always right.
+struct Books {
+    outbox: Outbox,
+    counts: Stats,
+}
+
+impl Books {
+    fn count(&mut self, gone: Gone) {
+        self.counts.replaced += gone.replaced;
+        self.counts.dropped += gone.dropped;
+        self.counts.lost += gone.lost;
+    }
 }
 
 impl Delivery {
@@ -129,10 +133,12 @@ impl Delivery {
         };
         let shared = Arc::new(Shared {
             topic: topic.to_owned(),
-            outbox: Mutex::new(Outbox::new(room)),
+            books: Mutex::new(Books {
+                outbox: Outbox::new(room),
+                counts: Stats::default(),
+            }),
             filled: Notify::new(),
             emptied: Notify::new(),
-            counts: Counts::default(),
             held_up: Mutex::default(),
             sending_max: (room.reports / 4).clamp(1, SENDING_MAX),
             logs,
@@ -146,14 +152,19 @@ impl Delivery {
 
     /// Puts a report into the queue; never waits.
     pub(crate) fn report(&self, info: &TaskRunningInfo) {
-        self.shared.counts.made.fetch_add(1, Ordering::Relaxed);
         match schemas::encode_info(info) {
             Ok(value) => self.shared.put(Report {
                 exec_id: info.exec_id.clone(),
                 last: info.status.is_final(),
                 value,
             }),
-            Err(error) => self.shared.refuse(&info.exec_id, &error.to_string()),
+            Err(error) => {
+                let mut books = self.shared.books();
+                books.counts.made += 1;
+                books.counts.refused += 1;
+                drop(books);
+                self.shared.refused(&info.exec_id, &error.to_string());
+            }
         }
     }
 
@@ -169,7 +180,7 @@ impl Delivery {
         let emptied = timeout(within, async {
             loop {
                 let emptied = self.shared.emptied.notified();
-                if self.shared.outbox().len() == 0 {
+                if self.shared.books().outbox.len() == 0 {
                     return;
                 }
                 emptied.await;
@@ -181,7 +192,7 @@ impl Delivery {
         if emptied.is_ok() && stats.lost + stats.refused == 0 {
             return Ok(stats);
         }
-        let (finals, waited) = (self.shared.outbox().final_reports(), within);
+        let (finals, waited) = (self.shared.books().outbox.final_reports(), within);
         let reason = lock(&self.shared.held_up).clone();
         let reason = reason.or_else(|| lock(&self.shared.logs.0.complaint).clone());
         Err(Undelivered {
@@ -245,68 +256,56 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn measure(gone: Gone) {
+    metrics::counter!(REPLACED).increment(gone.replaced);
+    metrics::counter!(LOST, "reason" => "no_room").increment(gone.dropped);
+    metrics::counter!(LOST, "reason" => "no_room_final").increment(gone.lost);
+}
+
 fn producer(config: &ClientConfig, logs: &Logs) -> Result<FutureProducer<Logs>, KafkaError> {
     config.create_with_context(logs.clone())
 }
 
 impl Shared {
-    fn outbox(&self) -> MutexGuard<'_, Outbox> {
-        lock(&self.outbox)
+    fn books(&self) -> MutexGuard<'_, Books> {
+        lock(&self.books)
     }
 
     fn put(&self, report: Report) {
         let exec_id = report.exec_id.clone();
-        let (gone, waiting) = {
-            let mut outbox = self.outbox();
-            (outbox.put(report), outbox.len())
-        };
-        metrics::gauge!(WAITING).set(waiting as f64);
+        let mut books = self.books();
+        let first_replaced = books.counts.replaced == 0;
+        let gone = books.outbox.put(report);
+        books.counts.made += 1;
+        books.count(gone);
+        metrics::gauge!(WAITING).set(books.outbox.len() as f64);
+        drop(books);
+
         if gone.lost > 0 {
             tracing::error!(
                 exec_id,
                 "the last report of this task is lost: Kafka takes none, and the queue is full of last reports"
             );
         }
-        self.count(gone);
-        self.filled.notify_one();
-    }
-
-    fn count(&self, gone: Gone) {
-        let Gone {
-            replaced,
-            dropped,
-            lost,
-        } = gone;
-        let was_replaced = self.counts.replaced.fetch_add(replaced, Ordering::Relaxed);
-        if was_replaced == 0 && replaced > 0 {
+        if first_replaced && gone.replaced > 0 {
             tracing::warn!(
                 "Kafka is slow or away: from now on newer reports replace unsent ones of their task"
             );
         }
-        self.counts.dropped.fetch_add(dropped, Ordering::Relaxed);
-        self.counts.lost.fetch_add(lost, Ordering::Relaxed);
-        metrics::counter!(REPLACED).increment(replaced);
-        metrics::counter!(LOST, "reason" => "no_room").increment(dropped);
-        metrics::counter!(LOST, "reason" => "no_room_final").increment(lost);
+        measure(gone);
+        self.filled.notify_one();
     }
 
-    fn refuse(&self, exec_id: &str, reason: &str) {
+    fn refused(&self, exec_id: &str, reason: &str) {
         tracing::error!(exec_id, "a report cannot be sent: {reason}");
-        self.counts.refused.fetch_add(1, Ordering::Relaxed);
         metrics::counter!(LOST, "reason" => "refused").increment(1);
     }
 
     fn stats(&self) -> Stats {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let books = self.books();
         Stats {
-            made: read(&self.counts.made),
-            delivered: read(&self.logs.0.delivered),
-            replaced: read(&self.counts.replaced),
-            dropped: read(&self.counts.dropped),
-            lost: read(&self.counts.lost),
-            refused: read(&self.counts.refused),
-            waiting: self.outbox().len() as u64,
-            parts_failed: 0,
+            waiting: books.outbox.len() as u64,
+            ..books.counts
         }
     }
 
@@ -317,7 +316,7 @@ impl Shared {
         let mut resume = Instant::now();
         loop {
             while sending.len() < self.sending_max && resume <= Instant::now() {
-                let Some((ticket, report)) = self.outbox().take() else {
+                let Some((ticket, report)) = self.books().outbox.take() else {
                     break;
                 };
                 let record = FutureRecord::to(&self.topic)
@@ -359,13 +358,12 @@ impl Shared {
     }
 
     fn delivered(&self, report: &Report) {
-        let waiting = {
-            let mut outbox = self.outbox();
-            outbox.arrived(report);
-            outbox.len()
-        };
+        let mut books = self.books();
+        books.outbox.arrived(report);
+        books.counts.delivered += 1;
+        metrics::gauge!(WAITING).set(books.outbox.len() as f64);
+        drop(books);
         self.logs.0.delivered.fetch_add(1, Ordering::Relaxed);
-        metrics::gauge!(WAITING).set(waiting as f64);
         metrics::counter!(names::SENT, &messaging("send", &self.topic)).increment(1);
         if lock(&self.held_up).take().is_some() {
             tracing::info!("Kafka takes reports again");
@@ -374,8 +372,11 @@ impl Shared {
     }
 
     fn give_back(&self, ticket: Ticket, report: Report) {
-        let gone = self.outbox().give_back(ticket, report);
-        self.count(gone);
+        let mut books = self.books();
+        let gone = books.outbox.give_back(ticket, report);
+        books.count(gone);
+        drop(books);
+        measure(gone);
         self.emptied.notify_waiters();
     }
 
@@ -399,9 +400,12 @@ impl Shared {
             )
         );
         if for_good {
-            self.outbox().arrived(&report);
+            let mut books = self.books();
+            books.outbox.arrived(&report);
+            books.counts.refused += 1;
+            drop(books);
             let reason = format!("{error}; it has {} bytes", report.value.len());
-            self.refuse(&report.exec_id, &reason);
+            self.refused(&report.exec_id, &reason);
             self.emptied.notify_waiters();
             return resume;
         }

@@ -10,7 +10,7 @@ use schemas::{
 use super::answers::{Environment, Executor, Job, Stage};
 
 const MIB: i64 = 1 << 20;
-/// How many failed jobs are named in the metric `failedJobs`.
+/// How many failed jobs are named in the metric `failedJobIds`.
 const NAMED_JOBS_MAX: usize = 20;
 
 /// How it stands with an application.
@@ -356,7 +356,7 @@ impl Metrics {
             .take(NAMED_JOBS_MAX)
             .collect();
         if !failed.is_empty() {
-            self.text("failedJobs", failed.join(","));
+            self.text("failedJobIds", failed.join(","));
         }
     }
 

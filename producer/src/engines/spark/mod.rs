@@ -11,7 +11,7 @@
 //! | Seen | Means | Said, once |
 //! | --- | --- | --- |
 //! | `completed: true` | ended | what Spark says then |
-//! | a UI that answered refuses connections, 3 times | ended | what the History Server says, with `--history-url`; else the last state known |
+//! | a live UI refuses connections, 3 times | ended | what the History Server says, with `--history-url`; else the last state known |
 //! | a UI no longer lists it, twice (another application has its port) | ended | the same |
 //! | nothing that can be used for `--give-up-after` | taken as ended | the same |
 //! | a page, a redirect, 404, 503, half an answer | nothing | the parts concerned are null, the next poll goes on |
@@ -24,6 +24,7 @@ mod rest;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -114,7 +115,8 @@ pub async fn run(
         options,
         history,
         claimed: Mutex::default(),
-        tasks: Mutex::default(),
+        tasks: AtomicU64::new(0),
+        told_of_too_many: AtomicBool::new(false),
         shutdown,
     });
 
@@ -123,7 +125,12 @@ pub async fn run(
         let follower = follower.clone();
         following.spawn(async move {
             let shown = address.shown();
-            (shown, follower.follow(address).await)
+            // To stop is to say no more: nothing is begun that a stop would leave half done.
+            let reached = tokio::select! {
+                () = follower.shutdown.cancelled() => Ok(()),
+                reached = follower.follow(address) => reached,
+            };
+            (shown, reached)
         });
     }
     let mut unreached = Vec::new();
@@ -136,7 +143,7 @@ pub async fn run(
     }
 
     let stats = follower.delivery.close(CLOSE_WITHIN).await;
-    let tasks = lock(&follower.tasks).len();
+    let tasks = follower.tasks.load(Ordering::Relaxed);
     let delivered = stats
         .as_ref()
         .map_or_else(|e| e.stats.delivered, |s| s.delivered);
@@ -158,8 +165,9 @@ struct Follower {
     delivery: Delivery,
     /// Applications that an address is followed for: none is reported twice.
     claimed: Mutex<HashSet<Key>>,
-    /// Exec ids reported so far.
-    tasks: Mutex<HashSet<u64>>,
+    /// Exec tasks reported so far.
+    tasks: AtomicU64,
+    told_of_too_many: AtomicBool,
     shutdown: CancellationToken,
 }
 
@@ -185,14 +193,14 @@ impl Follower {
         let mut reached = false;
         let mut complaint = String::new();
         let mut refusals = 0;
+        // A live UI shows one application, which has not completed. A History Server outlives its
+        // applications: that it is away, e.g. restarts, says nothing of them.
+        let mut history_server = false;
         let mut silent_since = Instant::now();
         loop {
             let begun = Instant::now();
             let mut next = begun + self.options.interval;
-            let listed = tokio::select! {
-                () = self.shutdown.cancelled() => return Ok(()),
-                listed = self.list(&rest) => listed,
-            };
+            let listed = self.list(&rest).await;
             complain(
                 &address,
                 &mut complaint,
@@ -206,6 +214,8 @@ impl Follower {
                 Ok(attempts) => {
                     reached = true;
                     silent_since = begun;
+                    history_server |=
+                        attempts.len() > 1 || attempts.iter().any(|(_, a)| a.completed);
                     self.take_up(&rest, &attempts, &mut followed);
                     let all_ended = self.poll_listed(&rest, &attempts, &mut followed).await;
                     if all_ended {
@@ -215,7 +225,8 @@ impl Follower {
                 }
                 Err(fault) => {
                     let gave_up = silent_since.elapsed() >= self.options.give_up_after;
-                    if reached && (refusals >= REFUSALS || gave_up) {
+                    let gone = refusals >= REFUSALS && !history_server;
+                    if reached && (gone || gave_up) {
                         for (_, gone) in std::mem::take(&mut followed) {
                             self.conclude(gone.application, &format!("its UI is gone: {fault}"))
                                 .await;
@@ -235,10 +246,7 @@ impl Follower {
                     }
                 }
             }
-            tokio::select! {
-                () = self.shutdown.cancelled() => return Ok(()),
-                () = sleep_until(next) => {}
-            }
+            sleep_until(next).await;
         }
     }
 
@@ -256,11 +264,13 @@ impl Follower {
             }
         }
         if attempts.len() > APPLICATIONS_MAX {
-            tracing::warn!(
-                "{} lists {} applications; only the first {APPLICATIONS_MAX} are followed, choose with --app",
-                rest.shown(),
-                attempts.len()
-            );
+            if !self.told_of_too_many.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "{} lists {} applications; only the first {APPLICATIONS_MAX} are followed, choose with --app",
+                    rest.shown(),
+                    attempts.len()
+                );
+            }
             attempts.truncate(APPLICATIONS_MAX);
         }
         Ok(attempts)
@@ -303,9 +313,6 @@ impl Follower {
             .collect();
         let mut ended = Vec::new();
         for (key, one) in followed.iter_mut() {
-            if self.shutdown.is_cancelled() {
-                return false;
-            }
             match completed.get(key) {
                 Some(true) => {
                     let told = self.poll(rest, one, State::Completed).await;
@@ -368,7 +375,10 @@ impl Follower {
         let reports = application.reports(poll, state, Timestamp::now().as_microsecond());
         let mut endings: BTreeMap<TaskStatus, usize> = BTreeMap::new();
         for info in &reports {
-            lock(&self.tasks).insert(hash(&info.exec_id));
+            // An exec task's first report.
+            if info.sequence == 0 {
+                self.tasks.fetch_add(1, Ordering::Relaxed);
+            }
             *endings.entry(info.status).or_default() += 1;
             self.delivery.report(info);
         }
@@ -396,9 +406,8 @@ impl Follower {
             silent_since: None,
         };
         if let Some(history) = &self.history {
-            tokio::select! {
-                () = self.shutdown.cancelled() => return,
-                told = self.conclude_by_history(history, &mut one) => if told { return },
+            if self.conclude_by_history(history, &mut one).await {
+                return;
             }
             tracing::warn!(
                 "application {}: the History Server at {} has not told how it ended within {:?}; its last known state is reported",
@@ -518,11 +527,4 @@ fn complain(whose: &str, before: &mut String, now: Option<String>) {
         }
         _ => {}
     }
-}
-
-fn hash(text: &str) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
 }

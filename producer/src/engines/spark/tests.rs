@@ -94,7 +94,7 @@ fn a_recorded_application_with_a_failed_job_is_reported_as_its_rest_api_told_it(
         .collect();
     assert_eq!(counts, [("0", 8, 0, 8), ("1", 16, 1, 15), ("2", 8, 0, 8)]);
     assert_eq!(
-        info.metrics.as_ref().unwrap()["failedJobs"],
+        info.metrics.as_ref().unwrap()["failedJobIds"],
         MetricValue::String("1".into())
     );
     assert_eq!(long(info, "jobsFailed"), 1);
