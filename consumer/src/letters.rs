@@ -6,22 +6,18 @@ use anyhow::Context;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
-use schemas::dead_letter::OMITTED_VALUE_BYTES;
 use schemas::{DeadLetter, Reject};
 use service::exit::NeedsAttention;
-use service::kafka::{Cluster, KafkaOptions};
+use service::kafka::{BATCH_OVERHEAD_BYTES, Cluster, KafkaOptions};
 
 const FIXED: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
     ("acks", "all"),
     ("partitioner", "murmur2_random"),
 ];
-
-/// Bytes that headers and batch take beside key and value.
-const OVERHEAD_BYTES: usize = 8 * 1024;
 
 pub(crate) struct Letters {
     producer: FutureProducer<Quiet>,
@@ -40,9 +36,12 @@ impl Letters {
         instance: String,
     ) -> anyhow::Result<Self> {
         cluster.require_topic(topic).await?;
-        let max_bytes = cluster.max_message_bytes(topic).await.unwrap_or(1_048_588);
+        let max_bytes = cluster.max_record_bytes(topic).await;
         let mut config = options.client_config(&[("compression.type", "lz4")], FIXED)?;
-        config.set("message.max.bytes", max_bytes.to_string());
+        config.set(
+            "message.max.bytes",
+            (max_bytes + BATCH_OVERHEAD_BYTES).to_string(),
+        );
         let producer = config
             .create_with_context(Quiet)
             .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
@@ -73,26 +72,14 @@ impl Letters {
             instance: &self.instance,
             reject,
         };
-        let mut headers = letter.headers();
-        let size = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
-        let fits = size(record.key()) + size(record.payload()) + OVERHEAD_BYTES <= self.max_bytes;
-        if !fits {
-            headers.push((OMITTED_VALUE_BYTES, size(record.payload()).to_string()));
-        }
-        let mut owned = OwnedHeaders::new_with_capacity(headers.len());
-        for (name, value) in &headers {
-            owned = owned.insert(Header {
-                key: name,
-                value: Some(value),
-            });
-        }
+        let letter = letter.letter(record.key(), record.payload(), self.max_bytes);
         let sent = FutureRecord::<[u8], [u8]> {
             topic: &self.topic,
             partition: None,
-            payload: record.payload().filter(|_| fits),
-            key: record.key().filter(|_| fits),
+            payload: letter.value,
+            key: letter.key,
             timestamp: None,
-            headers: Some(owned),
+            headers: Some(service::kafka::headers(&letter.headers)),
         };
         self.producer.send(sent, Timeout::After(Duration::from_secs(30))).await.map_err(|(error, _)| error).with_context(|| {
             format!(

@@ -22,13 +22,12 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::Timestamp;
 use rdkafka::consumer::{Consumer, ConsumerContext, StreamConsumer};
-use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use schemas::dead_letter::OMITTED_VALUE_BYTES;
 use schemas::{Adjustment, DeadLetter, Reject, SourcePosition, topics};
 use service::health::Health;
-use service::kafka::{Cluster, KafkaOptions};
+use service::kafka::{BATCH_OVERHEAD_BYTES, Cluster, KafkaOptions};
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
 use tokio::task::block_in_place;
@@ -45,12 +44,6 @@ const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
 
 /// How long a question about offsets may take before it is asked again.
 const ASK: Duration = Duration::from_secs(10);
-/// Bytes that a record takes in a batch beside its key and value, and that a batch takes beside
-/// its records: at most 61 + 21 in Kafka's message format 2, rounded up.
-const RECORD_OVERHEAD_BYTES: usize = 128;
-/// Kafka's default for `max.message.bytes`.
-const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
-
 /// What a router does, and as whom.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -112,7 +105,7 @@ pub async fn run(
     };
     let instance = config.instance_id.clone().map_or_else(host_name, Ok)?;
     let transactional_id = format!("{}-{instance}", config.group);
-    let message_max_bytes = limits.event_bytes.max(limits.letter_bytes) + RECORD_OVERHEAD_BYTES;
+    let message_max_bytes = limits.event_bytes.max(limits.letter_bytes) + BATCH_OVERHEAD_BYTES;
     let Some(mut output) = Output::start(
         &config.kafka,
         &transactional_id,
@@ -155,14 +148,10 @@ pub async fn run(
     Ok(())
 }
 
-/// The largest key and value, in bytes, that a topic takes in one record.
+/// The largest record, in bytes, that a topic takes.
 async fn limit(cluster: &Cluster, topic: &str) -> anyhow::Result<usize> {
     cluster.require_topic(topic).await?;
-    let max_message_bytes = cluster.max_message_bytes(topic).await.unwrap_or_else(|error| {
-        tracing::warn!("{topic}: cannot ask for max.message.bytes, taking Kafka's default of {DEFAULT_MAX_MESSAGE_BYTES}: {error:#}");
-        DEFAULT_MAX_MESSAGE_BYTES
-    });
-    Ok(max_message_bytes.saturating_sub(RECORD_OVERHEAD_BYTES))
+    Ok(cluster.max_record_bytes(topic).await)
 }
 
 fn host_name() -> anyhow::Result<String> {
@@ -171,7 +160,7 @@ fn host_name() -> anyhow::Result<String> {
     Ok(name.trim().to_owned())
 }
 
-/// Bytes of key and value that the two output topics take.
+/// The largest records, in bytes, that the two output topics take.
 struct Limits {
     event_bytes: usize,
     letter_bytes: usize,
@@ -349,8 +338,7 @@ impl Router {
         }
     }
 
-    /// Sets a record aside: original key and value, and why. Where the letter would be larger than
-    /// its topic takes, it goes without the value, and if need be without the key.
+    /// Sets a record aside: original key and value, and why.
     async fn send_letter(
         &self,
         transaction: &Transaction<'_>,
@@ -366,28 +354,10 @@ impl Router {
             instance: &self.instance,
             reject,
         };
-        let mut headers = letter.headers();
-        let header_bytes: usize = headers
-            .iter()
-            .map(|(name, value)| name.len() + value.len() + 10)
-            .sum();
-        let room = self.limits.letter_bytes.saturating_sub(header_bytes + 64);
-        let (key, value) = (record.key(), record.payload());
-        let size = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
-        let fits = size(key) + size(value) <= room;
-        if !fits {
-            headers.push((OMITTED_VALUE_BYTES, size(value).to_string()));
-        }
-        let mut owned = OwnedHeaders::new_with_capacity(headers.len());
-        for (name, value) in &headers {
-            owned = owned.insert(Header {
-                key: name,
-                value: Some(value),
-            });
-        }
-        let mut sent = BaseRecord::to(&self.config.dead_letters_topic).headers(owned);
-        sent.key = key.filter(|key| fits || key.len() <= room);
-        sent.payload = value.filter(|_| fits);
+        let letter = letter.letter(record.key(), record.payload(), self.limits.letter_bytes);
+        let mut sent = BaseRecord::to(&self.config.dead_letters_topic)
+            .headers(service::kafka::headers(&letter.headers));
+        (sent.key, sent.payload) = (letter.key, letter.value);
         transaction.send(sent).await
     }
 }

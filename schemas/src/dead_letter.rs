@@ -91,9 +91,57 @@ pub struct DeadLetter<'a> {
     pub reject: &'a Reject,
 }
 
-impl DeadLetter<'_> {
+/// Longest message, in bytes: a record can have more problems than a header should hold.
+const MESSAGE_MAX_BYTES: usize = 4_096;
+/// Bytes that a header takes beside name and value, rounded up.
+const HEADER_OVERHEAD_BYTES: usize = 16;
+
+/// What is sent: the envelope as headers, and as much of the record as its topic takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter<'a> {
     /// The headers, in a fixed order.
-    pub fn headers(&self) -> Vec<(&'static str, String)> {
+    pub headers: Vec<(&'static str, String)>,
+    /// The record's key.
+    pub key: Option<&'a [u8]>,
+    /// The record's value.
+    pub value: Option<&'a [u8]>,
+}
+
+impl DeadLetter<'_> {
+    /// The letter about a record with this key and value. Where it would have more than `max_bytes`
+    /// it goes without the value, and if need be without the key: it still points at topic,
+    /// partition and offset.
+    pub fn letter<'a>(
+        &self,
+        key: Option<&'a [u8]>,
+        value: Option<&'a [u8]>,
+        max_bytes: usize,
+    ) -> Letter<'a> {
+        let mut headers = self.headers();
+        let header_bytes: usize = headers
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD_BYTES)
+            .sum();
+        let omitted_header = OMITTED_VALUE_BYTES.len() + HEADER_OVERHEAD_BYTES + 20;
+        let room = max_bytes.saturating_sub(header_bytes + omitted_header);
+        let size = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        let whole = size(key) + size(value) <= room;
+        if !whole {
+            headers.push((OMITTED_VALUE_BYTES, size(value).to_string()));
+        }
+        Letter {
+            headers,
+            key: key.filter(|key| key.len() <= room),
+            value: value.filter(|_| whole),
+        }
+    }
+
+    fn headers(&self) -> Vec<(&'static str, String)> {
+        let mut message = self.reject.message.clone();
+        if message.len() > MESSAGE_MAX_BYTES {
+            message.truncate(message.floor_char_boundary(MESSAGE_MAX_BYTES));
+            message.push('…');
+        }
         let mut headers = vec![
             (TOPIC, self.topic.to_owned()),
             (PARTITION, self.partition.to_string()),
@@ -103,9 +151,83 @@ impl DeadLetter<'_> {
             (STAGE, self.reject.stage.to_owned()),
             (CLASS_NAME, self.reject.refused_by.to_owned()),
             (EXCEPTION_CLASS_NAME, self.reject.kind.to_owned()),
-            (EXCEPTION_MESSAGE, self.reject.message.clone()),
+            (EXCEPTION_MESSAGE, message),
         ];
         headers.extend(self.timestamp_ms.map(|ms| (TIMESTAMP_MS, ms.to_string())));
         headers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter<'a>(message: &str, key: &'a [u8], value: &'a [u8], max_bytes: usize) -> Letter<'a> {
+        let reject = Reject {
+            stage: "TRANSFORMATION",
+            refused_by: "here",
+            kind: "Kind",
+            message: message.to_owned(),
+        };
+        let dead = DeadLetter {
+            topic: "t",
+            partition: 1,
+            offset: 2,
+            timestamp_ms: Some(3),
+            service: "router",
+            instance: "r",
+            reject: &reject,
+        };
+        let letter = dead.letter(Some(key), Some(value), max_bytes);
+        let headers: usize = letter
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        let size = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        assert!(headers + size(letter.key) + size(letter.value) <= max_bytes);
+        letter
+    }
+
+    #[test]
+    fn a_letter_that_its_topic_would_not_take_goes_without_the_body_and_says_so() {
+        let value = vec![7; 2_000];
+        let whole = letter("why", b"key", &value, 4_000);
+        assert_eq!(
+            (whole.key, whole.value),
+            (Some(&b"key"[..]), Some(&value[..]))
+        );
+        assert!(
+            whole
+                .headers
+                .iter()
+                .all(|(name, _)| *name != OMITTED_VALUE_BYTES)
+        );
+        let headers_only = letter("why", b"key", &value, 2_000);
+        assert_eq!(
+            (headers_only.key, headers_only.value),
+            (Some(&b"key"[..]), None)
+        );
+        assert_eq!(
+            headers_only.headers.last(),
+            Some(&(OMITTED_VALUE_BYTES, "2000".to_owned()))
+        );
+        let large_key = vec![b'k'; 3_000];
+        assert_eq!(letter("why", &large_key, b"value", 2_000).key, None);
+    }
+
+    #[test]
+    fn a_message_of_many_problems_is_cut_between_characters() {
+        let long = letter(&"ü".repeat(100_000), b"", b"", 1_000_000);
+        let (_, message) = long
+            .headers
+            .iter()
+            .find(|(name, _)| *name == EXCEPTION_MESSAGE)
+            .unwrap();
+        assert!(
+            message.len() <= MESSAGE_MAX_BYTES + 4 && message.ends_with("ü…"),
+            "{}",
+            message.len()
+        );
     }
 }

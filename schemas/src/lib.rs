@@ -19,7 +19,7 @@ pub use codec::{
     DecodeError, EVENT_VERSIONS, EncodeError, INFO_VERSIONS, Version, decode_event, decode_info,
     encode_event, encode_info,
 };
-pub use dead_letter::{DeadLetter, Reject};
+pub use dead_letter::{DeadLetter, Letter, Reject};
 pub use records::{
     Adjustment, EngineInstance, JobProgressInfo, MetricValue, ResourceWithStatus, SourcePosition,
     TaskProgressInfo, TaskResourceInfo, TaskRunningInfo, TaskRunningInfoEvent, TaskStatus,

@@ -9,11 +9,17 @@ use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaResult;
+use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::exit::NeedsAttention;
 
 /// How long a question to the cluster at start may take before it is asked again.
 const ASK: Duration = Duration::from_secs(10);
+/// Kafka's default for `max.message.bytes`.
+const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
+/// Bytes that a batch of one record takes beside key, value and headers: at most 61 + 21 in Kafka's
+/// message format 2, rounded up.
+pub const BATCH_OVERHEAD_BYTES: usize = 128;
 /// How often, a quarter of a second apart, a topic is looked for that is not there.
 const TOPIC_TRIES: usize = 20;
 
@@ -130,6 +136,17 @@ impl KafkaOptions {
     }
 }
 
+/// Headers of a record to send.
+pub fn headers(list: &[(&str, String)]) -> OwnedHeaders {
+    let empty = OwnedHeaders::new_with_capacity(list.len());
+    list.iter().fold(empty, |headers, (key, value)| {
+        headers.insert(Header {
+            key,
+            value: Some(value),
+        })
+    })
+}
+
 fn read_settings(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| NeedsAttention(format!("--kafka-config {}: {error}", path.display())))?;
@@ -196,11 +213,21 @@ impl Cluster {
         .into())
     }
 
-    /// A topic's `max.message.bytes`: the largest batch of records it takes, in bytes.
-    ///
-    /// # Errors
-    /// If the cluster does not tell, e.g. for want of the right to describe configs.
-    pub async fn max_message_bytes(&self, topic: &str) -> anyhow::Result<usize> {
+    /// The largest record, in bytes of key, value and headers, that a topic takes uncompressed:
+    /// from its `max.message.bytes`, or from Kafka's default where the cluster does not tell, as for
+    /// want of the right to describe configs.
+    pub async fn max_record_bytes(&self, topic: &str) -> usize {
+        let told = self.max_message_bytes(topic).await;
+        let max_message_bytes = told.unwrap_or_else(|error| {
+            tracing::warn!(
+                "{topic}: cannot ask for max.message.bytes, taking Kafka's default of {DEFAULT_MAX_MESSAGE_BYTES}: {error:#}"
+            );
+            DEFAULT_MAX_MESSAGE_BYTES
+        });
+        max_message_bytes.saturating_sub(BATCH_OVERHEAD_BYTES)
+    }
+
+    async fn max_message_bytes(&self, topic: &str) -> anyhow::Result<usize> {
         let asked = [ResourceSpecifier::Topic(topic)];
         let options = AdminOptions::new().request_timeout(Some(ASK));
         let answers = self.admin.describe_configs(&asked, &options).await?;
