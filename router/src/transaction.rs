@@ -17,10 +17,14 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use service::exit::NeedsAttention;
 use service::kafka::KafkaOptions;
 use tokio::task::block_in_place;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// How long one call may take before it is made again.
 const CALL: Duration = Duration::from_secs(5);
+
+/// How long a call is made again before it counts as failed: as long as the broker keeps a
+/// transaction open.
+const GIVE_UP: Duration = Duration::from_secs(30);
 
 /// Settings that exactly-once, and the place of a key, rest on.
 const FIXED: &[(&str, &str)] = &[
@@ -152,8 +156,10 @@ impl Transaction<'_> {
     ) -> Result<(), Failed> {
         let producer = &self.output.producer;
         // rust-rdkafka's commit_transaction flushes first, which takes 100 ms unless nothing is in
-        // flight. The wait is bounded by message.timeout.ms, which transaction.timeout.ms bounds.
-        while producer.in_flight_count() > 0 {
+        // flight. Bounded: of a transaction that has failed, librdkafka sends no more, and what waits
+        // is in flight until it is aborted.
+        let begun = Instant::now();
+        while producer.in_flight_count() > 0 && begun.elapsed() < CALL {
             sleep(Duration::from_millis(1)).await;
         }
         if let Some(error) = producer.context().first_error() {
@@ -176,24 +182,31 @@ impl Transaction<'_> {
         }
     }
 
-    /// Calls until the call succeeds or cannot: a call that ran out of time is taken up where it was.
+    /// Calls until the call succeeds or cannot: a call that ran out of time is taken up where it
+    /// was. What cannot be finished within [`GIVE_UP`] is not tried for ever: the broker has rolled
+    /// the transaction back by then.
     async fn repeat(&self, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), Failed> {
-        let mut told = false;
+        let begun = Instant::now();
+        let mut told = String::new();
         loop {
-            match block_in_place(&call) {
-                Err(KafkaError::Transaction(error))
-                    if error.is_retriable() && !error.is_fatal() && !error.txn_requires_abort() =>
-                {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(
-                            "Kafka does not finish the transaction, trying again: {error}"
-                        );
-                    }
-                    sleep(Duration::from_millis(100)).await;
-                }
-                Err(error) => return Err(self.judge(error)),
+            let error = match block_in_place(&call) {
                 Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let passes = matches!(&error, KafkaError::Transaction(e)
+                if e.is_retriable() && !e.is_fatal() && !e.txn_requires_abort());
+            if !passes {
+                return Err(self.judge(error));
             }
+            if begun.elapsed() > GIVE_UP {
+                return Err(Failed::Abort(error));
+            }
+            let reason = error.to_string();
+            if reason != told {
+                tracing::warn!("Kafka does not finish the transaction, trying again: {reason}");
+                told = reason;
+            }
+            sleep(Duration::from_millis(100)).await;
         }
     }
 

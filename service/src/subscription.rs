@@ -171,10 +171,14 @@ impl Subscription {
                  Compare with: kafka-get-offsets.sh --topic {topic}"
             ))
             .into()),
-            Some(FencedInstanceId) => Err(NeedsAttention(format!(
-                "another member of the group runs with this --instance-id: {error}; give each its own"
-            ))
-            .into()),
+            // Also what a static member meets that stood still past its session and comes back while
+            // the broker does: a restart cures that, so it is no NeedsAttention.
+            Some(FencedInstanceId) => Err(error).with_context(|| {
+                format!(
+                    "put out of the group of {topic}: either another member runs with this --instance-id \
+                     (give each its own), or this process or the broker stood still past session.timeout.ms"
+                )
+            }),
             Some(TopicAuthorizationFailed | GroupAuthorizationFailed) => {
                 Err(NeedsAttention(format!("reading {topic} is not allowed: {error}")).into())
             }
