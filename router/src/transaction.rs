@@ -1,7 +1,7 @@
 //! One Kafka transaction: events, dead letters and consumed offsets, all or nothing.
 //!
-//! [`Output::begin`] lends the producer to a [`Transaction`]; [`Transaction::commit`] and
-//! [`Transaction::abort`] consume it, so that none is left open or ended twice.
+//! [`Output::begin`] lends the producer to a [`Transaction`], so that no second one is begun beside
+//! it; one that did not [`commit`](Transaction::commit) is [aborted](Transaction::abort).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -183,8 +183,9 @@ impl Transaction<'_> {
     }
 
     /// Calls until the call succeeds or cannot: a call that ran out of time is taken up where it
-    /// was. What cannot be finished within [`GIVE_UP`] is not tried for ever: the broker has rolled
-    /// the transaction back by then.
+    /// was. What cannot be finished within [`GIVE_UP`] ends the program, since nobody here can tell
+    /// whether a commit took place: a new start aborts what is open and reads on from what was
+    /// committed.
     async fn repeat(&self, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), Failed> {
         let begun = Instant::now();
         let mut told = String::new();
@@ -199,7 +200,7 @@ impl Transaction<'_> {
                 return Err(self.judge(error));
             }
             if begun.elapsed() > GIVE_UP {
-                return Err(Failed::Abort(error));
+                return Err(Failed::Exit(self.output.exit(error)));
             }
             let reason = error.to_string();
             if reason != told {

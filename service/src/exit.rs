@@ -14,8 +14,7 @@ pub const USAGE: u8 = 2;
 /// start the program again (systemd: `RestartPreventExitStatus=78`).
 pub const CONFIG: u8 = 78;
 
-/// An error that no restart cures; see [`CONFIG`]. Put it into the chain with
-/// `.context(NeedsAttention)` or return it as the source.
+/// An error that no restart cures; see [`CONFIG`]. Anywhere in the chain of causes it counts.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NeedsAttention(pub String);
