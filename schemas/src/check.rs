@@ -1,6 +1,7 @@
 //! What can be wrong with a record that was read: every problem, by field.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 
@@ -102,7 +103,8 @@ impl fmt::Display for Problem {
 }
 
 impl TaskRunningInfo {
-    /// Everything that is wrong with this record, in the schema's order; empty when it is good.
+    /// Everything that is wrong with this record, in the schema's order; empty when it is good. After
+    /// the first thousand problems only the first of each further kind.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Problems::default();
         let engine = &self.engine;
@@ -115,18 +117,15 @@ impl TaskRunningInfo {
         problems.identifier("engine.ticketId", &engine.ticket_id, Blank::Allowed);
         problems.count("engine.runningTasks", engine.running_tasks.into());
         if !REPORTED_AT_MICROS.contains(&self.reported_at) {
-            problems.add(
-                "reportedAt",
-                Fault::TimeOutOfRange,
-                self.reported_at.to_string(),
-            );
+            let found = || self.reported_at.to_string();
+            problems.add(|| "reportedAt", Fault::TimeOutOfRange, found);
         }
         problems.count("sequence", self.sequence);
 
         if let Some(progress) = &self.progress {
             if let Some(adjustment) = progress_adjustment(progress.progress) {
-                let found = progress.progress.to_string();
-                problems.add("progress.progress", Fault::OutOfRange(adjustment), found);
+                let (field, found) = (|| "progress.progress", || progress.progress.to_string());
+                problems.add(field, Fault::OutOfRange(adjustment), found);
             }
             for (i, job) in progress.progress_info.iter().enumerate() {
                 let field = |name| move || format!("progress.progressInfo[{i}].{name}");
@@ -156,13 +155,13 @@ impl TaskRunningInfo {
             match value {
                 _ if value.is_not_finite() => {
                     let fault = Fault::OutOfRange(Adjustment::MetricNotFinite);
-                    problems.add(field(), fault, format!("{value:?}"));
+                    problems.add(field, fault, || format!("{value:?}"));
                 }
                 MetricValue::String(text) => problems.text_at(field, text),
                 _ => {}
             }
         }
-        problems.0
+        problems.told
     }
 }
 
@@ -198,23 +197,37 @@ enum Blank {
     Refused,
 }
 
+/// So many problems are told one by one, and beyond them the first of each further kind: a record of
+/// one MiB can have a million, of which the telling would take 140 MiB.
+const PROBLEMS_TOLD: usize = 1_000;
+
 #[derive(Default)]
-struct Problems(Vec<Problem>);
+struct Problems {
+    told: Vec<Problem>,
+    kinds: BTreeSet<Fault>,
+}
 
 impl Problems {
-    fn add(&mut self, field: impl Into<Cow<'static, str>>, fault: Fault, found: String) {
-        self.0.push(Problem {
-            field: field.into(),
-            fault,
-            found,
-        });
+    fn add<F: Into<Cow<'static, str>>>(
+        &mut self,
+        field: impl FnOnce() -> F,
+        fault: Fault,
+        found: impl FnOnce() -> String,
+    ) {
+        if self.kinds.insert(fault) || self.told.len() < PROBLEMS_TOLD {
+            self.told.push(Problem {
+                field: field().into(),
+                fault,
+                found: found(),
+            });
+        }
     }
 
     fn identifier(&mut self, field: &'static str, text: &str, blank: Blank) {
         if blank == Blank::Refused && text.trim().is_empty() {
-            self.add(field, Fault::BlankIdentifier, shown(text));
+            self.add(|| field, Fault::BlankIdentifier, || shown(text));
         } else if text.len() > IDENTIFIER_MAX_BYTES {
-            self.add(field, Fault::OverlongIdentifier, shown(text));
+            self.add(|| field, Fault::OverlongIdentifier, || shown(text));
         }
         self.text_at(|| field.to_owned(), text);
     }
@@ -225,21 +238,15 @@ impl Problems {
 
     fn count_at(&mut self, field: impl Fn() -> String, count: i64) {
         if count < 0 {
-            self.add(
-                field(),
-                Fault::OutOfRange(Adjustment::NegativeCount),
-                count.to_string(),
-            );
+            let fault = Fault::OutOfRange(Adjustment::NegativeCount);
+            self.add(field, fault, || count.to_string());
         }
     }
 
     fn text_at(&mut self, field: impl Fn() -> String, text: &str) {
         if text.contains('\0') {
-            self.add(
-                field(),
-                Fault::OutOfRange(Adjustment::NulInText),
-                shown(text),
-            );
+            let fault = Fault::OutOfRange(Adjustment::NulInText);
+            self.add(field, fault, || shown(text));
         }
     }
 }

@@ -2,6 +2,7 @@
 //! encoding"): `C3 01`, the CRC-64-AVRO fingerprint of the writer's schema in 8 bytes little
 //! endian, then the datum. The fingerprint finds the version that wrote the bytes.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use apache_avro::Schema;
@@ -10,14 +11,16 @@ use apache_avro::writer::datum::GenericDatumWriter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::decoder::Newer;
+use crate::fingerprint::fingerprint;
+use crate::resolution::{Parsed, Resolution};
 use crate::{TaskRunningInfo, TaskRunningInfoEvent};
 
 /// A released version of a record.
 #[derive(Clone, Copy, Debug)]
 pub struct Version {
-    /// CRC-64-AVRO of the schema's parsing canonical form. Written down rather than computed:
-    /// apache-avro 0.22 writes `{"type":"long"}` where the canonical form of a logical type is
-    /// `"long"`, so it comes to another number than Java's org.apache.avro and Python's fastavro.
+    /// CRC-64-AVRO of the schema's parsing canonical form, as Java's org.apache.avro and Python's
+    /// fastavro compute it.
     pub fingerprint: u64,
     /// The schema, as `.avsc` text.
     pub avsc: &'static str,
@@ -37,12 +40,13 @@ pub const EVENT_VERSIONS: &[Version] = &[Version {
 const MARKER: [u8; 2] = [0xC3, 0x01];
 const HEADER_BYTES: usize = 10;
 
-/// Bytes that one record's decoding may set aside for a claimed length. Records are at most a few
-/// MiB, whatever they claim.
+/// Bytes that apache-avro may set aside for a claimed length. What it gets to read has been walked, so
+/// claims nothing; this bounds what that might have missed.
 const MAX_CLAIMED_BYTES: usize = 32 << 20;
 
-static INFO: LazyLock<Codec> = LazyLock::new(|| Codec::new("TaskRunningInfo", INFO_VERSIONS));
-static EVENT: LazyLock<Codec> =
+pub(crate) static INFO: LazyLock<Codec> =
+    LazyLock::new(|| Codec::new("TaskRunningInfo", INFO_VERSIONS));
+pub(crate) static EVENT: LazyLock<Codec> =
     LazyLock::new(|| Codec::new("TaskRunningInfoEvent", EVENT_VERSIONS));
 
 /// Why bytes are not a record.
@@ -64,9 +68,9 @@ pub enum DecodeError {
         /// What that looks like, if it looks like something.
         hint: &'static str,
     },
-    /// No released version of the schema has this fingerprint.
+    /// No known version of the schema has this fingerprint.
     #[error(
-        "no released version of {record} has the schema fingerprint {fingerprint:016x}; update this program or the writer"
+        "no version of {record} that is known here has the schema fingerprint {fingerprint:016x}; update this program, or give it the writer's .avsc file by --schemas"
     )]
     UnknownSchema {
         /// The record's name.
@@ -137,7 +141,7 @@ pub fn encode_event(event: &TaskRunningInfoEvent) -> Result<Vec<u8>, EncodeError
 /// # Errors
 /// What is wrong with the bytes; see [`DecodeError`]. Trailing bytes are an error.
 pub fn decode_info(value: Option<&[u8]>) -> Result<TaskRunningInfo, DecodeError> {
-    INFO.decode(value)
+    INFO.decode(value, &Newer::new())
 }
 
 /// Reads a `TaskRunningInfoEvent` of any released version.
@@ -145,7 +149,7 @@ pub fn decode_info(value: Option<&[u8]>) -> Result<TaskRunningInfo, DecodeError>
 /// # Errors
 /// What is wrong with the bytes; see [`DecodeError`]. Trailing bytes are an error.
 pub fn decode_event(value: Option<&[u8]>) -> Result<TaskRunningInfoEvent, DecodeError> {
-    EVENT.decode(value)
+    EVENT.decode(value, &Newer::new())
 }
 
 /// Splits the header off: the writer's fingerprint and the datum.
@@ -178,13 +182,29 @@ fn unframe(value: &[u8]) -> Result<(u64, &[u8]), DecodeError> {
 }
 
 /// One record's reader and writer, made once: schemas are parsed and resolved a single time.
-struct Codec {
+pub(crate) struct Codec {
     record: &'static str,
     fingerprint: u64,
+    current: Parsed,
     writer: GenericDatumWriter<'static>,
     reader: GenericDatumReader<'static>,
-    /// Readers of older versions by fingerprint, each resolving to the current version.
-    older: Vec<(u64, GenericDatumReader<'static>)>,
+    older: Newer,
+}
+
+/// A schema and its fingerprint.
+pub(crate) struct Fingerprinted {
+    pub(crate) fingerprint: u64,
+    parsed: Parsed,
+}
+
+impl Fingerprinted {
+    /// Name of the record; `None` where the schema is not one of a record.
+    pub(crate) fn name(&self) -> Option<&'static str> {
+        match self.parsed.schema() {
+            Schema::Record(record) => Some(record.name.name()),
+            _ => None,
+        }
+    }
 }
 
 impl Codec {
@@ -193,40 +213,62 @@ impl Codec {
         clippy::expect_used,
         reason = "the schemas are part of this program, and a test parses them"
     )]
-    fn new(record: &'static str, versions: &[Version]) -> Self {
+    pub(crate) fn new(record: &'static str, versions: &[Version]) -> Self {
         apache_avro::util::max_allocation_bytes(MAX_CLAIMED_BYTES);
-        let parse = |version: &Version| -> &'static Schema {
-            Box::leak(Box::new(
-                Schema::parse_str(version.avsc).expect("a released schema parses"),
-            ))
+        let parse = |version: &Version| {
+            let schema = Schema::parse_str(version.avsc).expect("a released schema parses");
+            Parsed::new(schema).expect("a released schema resolves")
         };
-        let (current, older) = versions.split_last().expect("at least one version");
-        let current_schema = parse(current);
-        let reader = |schema, resolve_to| {
-            GenericDatumReader::builder(schema)
-                .maybe_reader_schema(resolve_to)
-                .human_readable(false)
-                .build()
-                .expect("a released schema resolves")
-        };
+        let (newest, older) = versions.split_last().expect("at least one version");
+        let current = parse(newest);
         Self {
             record,
-            fingerprint: current.fingerprint,
-            writer: GenericDatumWriter::builder(current_schema)
+            fingerprint: newest.fingerprint,
+            writer: GenericDatumWriter::builder(current.schema())
                 .human_readable(false)
                 .build()
                 .expect("a released schema resolves"),
-            reader: reader(current_schema, None),
+            reader: GenericDatumReader::builder(current.schema())
+                .human_readable(false)
+                .build()
+                .expect("a released schema resolves"),
             older: older
                 .iter()
                 .map(|version| {
-                    (
-                        version.fingerprint,
-                        reader(parse(version), Some(current_schema)),
-                    )
+                    let resolution = Resolution::new(parse(version), &current);
+                    let resolution = resolution.expect("a released schema fits the current one");
+                    (version.fingerprint, resolution)
                 })
                 .collect(),
+            current,
         }
+    }
+
+    /// Parses the text of any schema.
+    pub(crate) fn parse(avsc: &str) -> Result<Fingerprinted, String> {
+        let json: serde_json::Value =
+            serde_json::from_str(avsc).map_err(|error| format!("not JSON: {error}"))?;
+        let no_schema = |error: apache_avro::Error| format!("not an Avro schema: {error}");
+        Ok(Fingerprinted {
+            fingerprint: fingerprint(&json).map_err(no_schema)?,
+            parsed: Schema::parse(&json)
+                .and_then(Parsed::new)
+                .map_err(no_schema)?,
+        })
+    }
+
+    pub(crate) fn record(&self) -> &'static str {
+        self.record
+    }
+
+    /// Whether a released version has this fingerprint.
+    pub(crate) fn knows(&self, fingerprint: u64) -> bool {
+        fingerprint == self.fingerprint || self.older.contains_key(&fingerprint)
+    }
+
+    /// How records of another schema become the current version's.
+    pub(crate) fn resolution(&self, writer: Fingerprinted) -> Result<Resolution, String> {
+        Resolution::new(writer.parsed, &self.current)
     }
 
     fn encode(&self, record: &impl Serialize) -> Result<Vec<u8>, EncodeError> {
@@ -242,30 +284,179 @@ impl Codec {
         Ok(bytes)
     }
 
-    fn decode<R: DeserializeOwned>(&self, value: Option<&[u8]>) -> Result<R, DecodeError> {
+    /// Reads a record of a released version, or of one of `newer`.
+    pub(crate) fn decode<R: DeserializeOwned>(
+        &self,
+        value: Option<&[u8]>,
+        newer: &Newer,
+    ) -> Result<R, DecodeError> {
         let record = self.record;
-        let (fingerprint, mut datum) = unframe(value.ok_or(DecodeError::NoValue)?)?;
-        let decoded = if fingerprint == self.fingerprint {
-            self.reader.read_deser(&mut datum)
-        } else if let Some((_, older)) = self.older.iter().find(|(known, _)| *known == fingerprint)
+        let (fingerprint, datum) = unframe(value.ok_or(DecodeError::NoValue)?)?;
+        let malformed = |reason: String| DecodeError::Malformed {
+            record,
+            fingerprint,
+            reason,
+        };
+        // The bytes are walked before anything is set aside for what they claim.
+        let (datum, left) = if fingerprint == self.fingerprint {
+            let left = self.current.check(datum);
+            left.map(|left| (Cow::Borrowed(datum), left))
+        } else if let Some(other) = self
+            .older
+            .get(&fingerprint)
+            .or_else(|| newer.get(&fingerprint))
         {
-            older
-                .read_value(&mut datum)
-                .and_then(|value| apache_avro::from_value(&value))
+            let resolved = other.resolve(datum);
+            resolved.map(|(datum, left)| (Cow::Owned(datum), left))
         } else {
             return Err(DecodeError::UnknownSchema {
                 record,
                 fingerprint,
             });
         }
-        .map_err(|error| DecodeError::Malformed {
-            record,
-            fingerprint,
-            reason: error.to_string(),
-        })?;
-        match datum.len() {
-            0 => Ok(decoded),
-            count => Err(DecodeError::TrailingBytes { record, count }),
+        .map_err(|fault| malformed(fault.to_string()))?;
+        if left > 0 {
+            return Err(DecodeError::TrailingBytes {
+                record,
+                count: left,
+            });
         }
+        self.reader
+            .read_deser(&mut &*datum)
+            .map_err(|error| malformed(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Programs of all versions run side by side while they are replaced one by one, so each version
+    /// is read as each: an older one by a newer program, a newer one by an older program that was
+    /// given its file.
+    #[test]
+    fn each_released_version_is_read_as_each_other() {
+        let parsed = |version: &Version| {
+            let schema = Schema::parse_str(version.avsc).unwrap();
+            Parsed::new(schema).unwrap()
+        };
+        for versions in [INFO_VERSIONS, EVENT_VERSIONS] {
+            for writer in versions {
+                for reader in versions {
+                    Resolution::new(parsed(writer), &parsed(reader)).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_file_of_a_version_is_in_the_list_of_versions() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("avro");
+        let count = std::fs::read_dir(&folder).unwrap().count();
+        for (record, versions) in [
+            ("TaskRunningInfo", INFO_VERSIONS),
+            ("TaskRunningInfoEvent", EVENT_VERSIONS),
+        ] {
+            assert_eq!(versions.len(), count);
+            for (i, version) in versions.iter().enumerate() {
+                let file = folder.join(format!("v{}/{record}.avsc", i + 1));
+                assert_eq!(std::fs::read_to_string(file).unwrap(), version.avsc);
+            }
+        }
+    }
+
+    /// What this one becomes once there is a version 2.
+    #[test]
+    fn a_program_of_a_newer_version_reads_what_older_ones_wrote() {
+        let mut avsc: serde_json::Value = serde_json::from_str(INFO_VERSIONS[0].avsc).unwrap();
+        let fields = avsc["fields"].as_array_mut().unwrap();
+        for (name, kind, default) in [
+            ("attempt", json!("int"), json!(7)),
+            ("region", json!("string"), json!("eu")),
+            (
+                "tags",
+                json!({"type": "array", "items": "string"}),
+                json!(["a", "b"]),
+            ),
+            (
+                "shape",
+                json!({"type": "record", "name": "Shape", "fields": [
+                    {"name": "size", "type": "double"}, {"name": "unit", "type": ["null", "string"]}]}),
+                json!({"size": 1.5, "unit": null}),
+            ),
+            (
+                "endedAt",
+                json!(["null", {"type": "long", "logicalType": "timestamp-micros"}]),
+                json!(null),
+            ),
+        ] {
+            let field = json!({"name": name, "type": kind, "default": default});
+            fields.insert(1, field);
+        }
+        let by_name = |name: &str| {
+            let found = fields.iter().position(|field| field["name"] == name);
+            found.unwrap()
+        };
+        let (engine, status) = (by_name("engine"), by_name("status"));
+        fields[engine]["type"]["fields"][4]["type"] = json!("long");
+        let symbols = fields[status]["type"]["symbols"].as_array_mut().unwrap();
+        symbols.insert(1, json!("Paused"));
+        let text = avsc.to_string();
+        let second = Version {
+            fingerprint: fingerprint(&avsc).unwrap(),
+            avsc: text.leak(),
+        };
+
+        #[derive(Debug, PartialEq, Deserialize)]
+        #[serde(rename = "TaskRunningInfo", rename_all = "camelCase")]
+        struct Second {
+            exec_id: String,
+            attempt: i32,
+            region: String,
+            tags: Vec<String>,
+            shape: Shape,
+            ended_at: Option<i64>,
+            engine: Engine,
+            status: crate::TaskStatus,
+        }
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Shape {
+            size: f64,
+            unit: Option<String>,
+        }
+        #[derive(Debug, PartialEq, Deserialize)]
+        #[serde(rename = "EngineInstance", rename_all = "camelCase")]
+        struct Engine {
+            running_tasks: i64,
+        }
+
+        let first: TaskRunningInfo = serde_json::from_value(json!({
+            "execId": "e", "jobId": "j", "status": "Timeout", "reportedAt": 5, "sequence": 6,
+            "engine": {"instance": "i", "engineType": "t", "runningTasks": 9},
+        }))
+        .unwrap();
+        let bytes = encode_info(&first).unwrap();
+        let newer = Codec::new("TaskRunningInfo", &[INFO_VERSIONS[0], second]);
+        let read: Second = newer.decode(Some(&bytes), &Newer::new()).unwrap();
+        let expected = Second {
+            exec_id: "e".into(),
+            attempt: 7,
+            region: "eu".into(),
+            tags: vec!["a".into(), "b".into()],
+            shape: Shape {
+                size: 1.5,
+                unit: None,
+            },
+            ended_at: None,
+            engine: Engine { running_tasks: 9 },
+            status: crate::TaskStatus::Timeout,
+        };
+        assert_eq!(read, expected);
+        assert!(newer.knows(INFO_VERSIONS[0].fingerprint) && newer.knows(second.fingerprint));
     }
 }

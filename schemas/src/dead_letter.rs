@@ -31,6 +31,15 @@ pub const TIMESTAMP_MS: &str = "taskrunning.original.timestamp.ms";
 /// than its topic takes: then it points at topic, partition and offset only. (Ours.)
 pub const OMITTED_VALUE_BYTES: &str = "taskrunning.original.value.omitted.bytes";
 
+/// Dead letter topic of the letter that was redriven; see [`Redriven`]. (Ours, as the next three.)
+pub const REDRIVEN_TOPIC: &str = "taskrunning.redriven.topic";
+/// The letter's partition, in decimal digits.
+pub const REDRIVEN_PARTITION: &str = "taskrunning.redriven.partition";
+/// The letter's offset, in decimal digits.
+pub const REDRIVEN_OFFSET: &str = "taskrunning.redriven.offset";
+/// When it was redriven: RFC 3339, UTC.
+pub const REDRIVEN_AT: &str = "taskrunning.redriven.at";
+
 /// Why a record was set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
@@ -91,10 +100,43 @@ pub struct DeadLetter<'a> {
     pub reject: &'a Reject,
 }
 
+/// That a letter was sent back to the topic its record came from. The record sent back has these
+/// headers; and so has a note on the dead letter topic, in the letter's own partition, without key
+/// and value, written in the same transaction. A note is no letter: it has no [`TOPIC`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redriven<'a> {
+    /// The dead letter topic.
+    pub topic: &'a str,
+    /// The letter's partition.
+    pub partition: i32,
+    /// The letter's offset.
+    pub offset: i64,
+    /// See [`REDRIVEN_AT`].
+    pub at: &'a str,
+}
+
+impl Redriven<'_> {
+    /// The headers, in a fixed order.
+    pub fn headers(&self) -> Vec<(&'static str, String)> {
+        vec![
+            (REDRIVEN_TOPIC, self.topic.to_owned()),
+            (REDRIVEN_PARTITION, self.partition.to_string()),
+            (REDRIVEN_OFFSET, self.offset.to_string()),
+            (REDRIVEN_AT, self.at.to_owned()),
+        ]
+    }
+}
+
 /// Longest message, in bytes: a record can have more problems than a header should hold.
 const MESSAGE_MAX_BYTES: usize = 4_096;
 /// Bytes that a header takes beside name and value, rounded up.
 const HEADER_OVERHEAD_BYTES: usize = 16;
+
+/// Bytes that these headers take in a record, rounded up.
+pub fn header_bytes(headers: &[(&str, String)]) -> usize {
+    let bytes = |(name, value): &(&str, String)| name.len() + value.len() + HEADER_OVERHEAD_BYTES;
+    headers.iter().map(bytes).sum()
+}
 
 /// What is sent: the envelope as headers, and as much of the record as its topic takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,10 +160,7 @@ impl DeadLetter<'_> {
         max_bytes: usize,
     ) -> Letter<'a> {
         let mut headers = self.headers();
-        let header_bytes: usize = headers
-            .iter()
-            .map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD_BYTES)
-            .sum();
+        let header_bytes = header_bytes(&headers);
         let omitted_header = OMITTED_VALUE_BYTES.len() + HEADER_OVERHEAD_BYTES + 20;
         let room = max_bytes.saturating_sub(header_bytes + omitted_header);
         let size = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);

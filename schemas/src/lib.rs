@@ -4,14 +4,20 @@
 //! - [`TaskRunningInfo`], [`TaskRunningInfoEvent`]: the current version as Rust types.
 //! - [`encode_info`], [`decode_info`], [`encode_event`], [`decode_event`]: Avro single-object encoding of them; decoding
 //!   takes every released version and gives the current one.
+//! - [`Decoder`]: the same of newer versions too, which are given as files.
 //! - [`TaskRunningInfo::problems`]: everything that is wrong with a record, field by field.
 //! - [`DeadLetter`]: a record that was set aside, and why: the headers of its letter.
+//! - [`readable_fields`]: what can still be read of a record that cannot be decoded.
 //! - [`topics`]: names of topics.
 
 mod check;
 mod codec;
 pub mod dead_letter;
+mod decoder;
+mod fingerprint;
+mod partial;
 mod records;
+mod resolution;
 pub mod topics;
 
 pub use check::{Fault, IDENTIFIER_MAX_BYTES, Problem, REPORTED_AT_MICROS};
@@ -20,6 +26,8 @@ pub use codec::{
     encode_event, encode_info,
 };
 pub use dead_letter::{DeadLetter, Letter, Reject};
+pub use decoder::{Decoder, Learned, SchemaFileError};
+pub use partial::readable_fields;
 pub use records::{
     Adjustment, EngineInstance, JobProgressInfo, MetricValue, ResourceWithStatus, SourcePosition,
     TaskProgressInfo, TaskResourceInfo, TaskRunningInfo, TaskRunningInfoEvent, TaskStatus,

@@ -1,0 +1,144 @@
+//! Reading what any version wrote: the released ones, and newer ones that were given as files.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::codec::{Codec, DecodeError, EVENT, INFO};
+use crate::resolution::Resolution;
+use crate::{TaskRunningInfo, TaskRunningInfoEvent};
+
+/// Reads the two records: of every released version, and of newer ones that were given as files, so
+/// that a program of this version reads what newer ones write.
+///
+/// A newer version's record becomes one of the current version: a field that this one does not know
+/// is left out, a number of a wider type is taken where its value fits, a symbol that this one does
+/// not know becomes the enum's default.
+#[derive(Default)]
+pub struct Decoder {
+    info: Newer,
+    event: Newer,
+    learned: Vec<Learned>,
+}
+
+/// Resolutions of newer versions, by fingerprint.
+pub(crate) type Newer = HashMap<u64, Resolution>;
+
+/// A newer version that can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Learned {
+    /// The file that it stands in.
+    pub file: PathBuf,
+    /// Name of the record.
+    pub record: &'static str,
+    /// CRC-64-AVRO of the schema.
+    pub fingerprint: u64,
+}
+
+impl fmt::Display for Learned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            file,
+            record,
+            fingerprint,
+        } = self;
+        write!(f, "{record} {fingerprint:016x} of {}", file.display())
+    }
+}
+
+/// A file of a newer version that is of no use.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", file.display())]
+pub struct SchemaFileError {
+    /// The file, or the folder.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Decoder {
+    /// Reads every released version, and those whose schemas stand in the `.avsc` files of a folder
+    /// (if any), each complete in itself. Schemas of other records, and files of other names, are
+    /// passed over.
+    ///
+    /// # Errors
+    /// If the folder or a file cannot be read, a file is no schema, or it is one that cannot become
+    /// the current version.
+    pub fn with_schemas(folder: Option<&Path>) -> Result<Self, SchemaFileError> {
+        let mut decoder = Self::default();
+        let Some(folder) = folder else {
+            return Ok(decoder);
+        };
+        let at = |file: &Path, reason: &dyn fmt::Display| SchemaFileError {
+            file: file.to_owned(),
+            reason: reason.to_string(),
+        };
+        let mut files = std::fs::read_dir(folder)
+            .and_then(|entries| {
+                entries
+                    .map(|entry| Ok(entry?.path()))
+                    .collect::<std::io::Result<Vec<_>>>()
+            })
+            .map_err(|error| at(folder, &error))?;
+        files.retain(|file| {
+            file.extension()
+                .is_some_and(|extension| extension == "avsc")
+        });
+        files.sort();
+        for file in files {
+            let avsc = std::fs::read_to_string(&file).map_err(|error| at(&file, &error))?;
+            decoder
+                .learn(&file, &avsc)
+                .map_err(|reason| at(&file, &reason))?;
+        }
+        Ok(decoder)
+    }
+
+    fn learn(&mut self, file: &Path, avsc: &str) -> Result<(), String> {
+        let parsed = Codec::parse(avsc)?;
+        let (codec, newer): (&Codec, _) = match parsed.name() {
+            Some(name) if name == INFO.record() => (&INFO, &mut self.info),
+            Some(name) if name == EVENT.record() => (&EVENT, &mut self.event),
+            _ => return Ok(()),
+        };
+        let fingerprint = parsed.fingerprint;
+        // Of a released version too: the fingerprint does not tell milliseconds from microseconds.
+        let resolution = codec.resolution(parsed).map_err(|reason| {
+            format!(
+                "cannot be read as the {} of this program: {reason}",
+                codec.record()
+            )
+        })?;
+        if codec.knows(fingerprint) || newer.contains_key(&fingerprint) {
+            return Ok(());
+        }
+        newer.insert(fingerprint, resolution);
+        self.learned.push(Learned {
+            file: file.to_owned(),
+            record: codec.record(),
+            fingerprint,
+        });
+        Ok(())
+    }
+
+    /// The newer versions that were learned.
+    pub fn learned(&self) -> &[Learned] {
+        &self.learned
+    }
+
+    /// Reads a `TaskRunningInfo`.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes; see [`DecodeError`]. Trailing bytes are an error.
+    pub fn info(&self, value: Option<&[u8]>) -> Result<TaskRunningInfo, DecodeError> {
+        INFO.decode(value, &self.info)
+    }
+
+    /// Reads a `TaskRunningInfoEvent`.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes; see [`DecodeError`]. Trailing bytes are an error.
+    pub fn event(&self, value: Option<&[u8]>) -> Result<TaskRunningInfoEvent, DecodeError> {
+        EVENT.decode(value, &self.event)
+    }
+}
