@@ -19,6 +19,12 @@ pub const CONFIG: u8 = 78;
 #[error("{0}")]
 pub struct NeedsAttention(pub String);
 
+/// An error that starting over inside the program cures: with new clients everything that is open is
+/// settled and read on from. Anywhere in the chain of causes it counts.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartOver(pub String);
+
 /// The exit code of a program's `run`, after logging the error that ended it.
 pub fn code(result: anyhow::Result<()>) -> ExitCode {
     match result {

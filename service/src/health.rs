@@ -6,9 +6,13 @@ use std::time::{Duration, Instant};
 
 /// A service that commits nothing for so long although records wait is not ready.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
+/// Nor one that has a partition where records wait and nothing is read for so long, however well the
+/// others go.
+const PARTITION_STALLED_AFTER: Duration = Duration::from_secs(60);
 
 /// Whether a service progresses: it is ready while it is a member of its group, brokers are
-/// connected, and it has committed or had nothing to do within the last 30 seconds.
+/// connected, it has committed or had nothing to do within the last 30 seconds, and no partition with
+/// records to read has stood still for 60 seconds.
 #[derive(Debug)]
 pub struct Health(Mutex<State>);
 
@@ -17,10 +21,19 @@ struct State {
     progressed: Instant,
     connected: bool,
     joined: bool,
-    /// Records behind the end that a committed reader sees, by partition.
-    lag: BTreeMap<i32, i64>,
+    /// How far each partition is read, and since when it has been there with records to read.
+    partitions: BTreeMap<i32, (Reading, Instant)>,
     /// What is being waited for, if something is.
     waiting_for: Option<String>,
+}
+
+/// How far a partition is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The next offset that the service will be given; negative when it was given none.
+    pub position: i64,
+    /// Records behind the end that a committed reader sees.
+    pub lag: i64,
 }
 
 impl Default for Health {
@@ -29,7 +42,7 @@ impl Default for Health {
             progressed: Instant::now(),
             connected: false,
             joined: false,
-            lag: BTreeMap::new(),
+            partitions: BTreeMap::new(),
             waiting_for: None,
         }))
     }
@@ -47,20 +60,53 @@ impl Health {
         state.waiting_for = None;
     }
 
-    /// Something outside is away, e.g. "the database: connection refused". Cleared by
-    /// [`progressed`](Self::progressed).
+    /// Something outside is away, e.g. "the database: connection refused", until
+    /// [`answered`](Self::answered) or [`progressed`](Self::progressed).
     pub fn waiting_for(&self, what: String) {
         self.state().waiting_for = Some(what);
     }
 
+    /// Nothing outside is away (any more).
+    pub fn answered(&self) {
+        self.state().waiting_for = None;
+    }
+
     /// What the Kafka client says of itself, about once a second. A program that is no member of a
-    /// group says `joined`, and no lag.
-    pub fn observed(&self, connected: bool, joined: bool, lag: BTreeMap<i32, i64>) {
+    /// group says `joined`, and no partitions.
+    pub fn observed(&self, connected: bool, joined: bool, partitions: BTreeMap<i32, Reading>) {
+        self.observed_at(Instant::now(), connected, joined, partitions);
+    }
+
+    fn observed_at(
+        &self,
+        now: Instant,
+        connected: bool,
+        joined: bool,
+        partitions: BTreeMap<i32, Reading>,
+    ) {
         let mut state = self.state();
-        if connected && lag.values().all(|behind| *behind == 0) && state.waiting_for.is_none() {
-            state.progressed = Instant::now();
+        let idle = partitions.values().all(|reading| reading.lag == 0);
+        if connected && idle && state.waiting_for.is_none() {
+            state.progressed = now;
         }
-        (state.connected, state.joined, state.lag) = (connected, joined, lag);
+        let waits = state.waiting_for.is_some();
+        let known = std::mem::take(&mut state.partitions);
+        state.partitions = partitions
+            .into_iter()
+            .map(|(partition, reading)| {
+                let since = match known.get(&partition) {
+                    // While everything waits for something else, no partition is the cause.
+                    Some((last, since))
+                        if reading.lag > 0 && last.position == reading.position && !waits =>
+                    {
+                        *since
+                    }
+                    _ => now,
+                };
+                (partition, (reading, since))
+            })
+            .collect();
+        (state.connected, state.joined) = (connected, joined);
     }
 
     /// Ready, or why not.
@@ -68,6 +114,10 @@ impl Health {
     /// # Errors
     /// The reason, for a person.
     pub fn ready(&self) -> Result<(), String> {
+        self.ready_at(Instant::now())
+    }
+
+    fn ready_at(&self, now: Instant) -> Result<(), String> {
         let state = self.state();
         if let Some(what) = &state.waiting_for {
             return Err(format!("waiting for {what}"));
@@ -78,14 +128,96 @@ impl Health {
         if !state.joined {
             return Err("not (yet) a member of the consumer group".to_owned());
         }
-        let idle = state.progressed.elapsed();
+        let idle = now.saturating_duration_since(state.progressed);
         if idle > STALLED_AFTER {
-            let lag: i64 = state.lag.values().sum();
+            let lag: i64 = state
+                .partitions
+                .values()
+                .map(|(reading, _)| reading.lag)
+                .sum();
             return Err(format!(
                 "{lag} records wait and nothing was committed for {} s",
                 idle.as_secs()
             ));
         }
+        for (partition, (reading, since)) in &state.partitions {
+            let still = now.saturating_duration_since(*since);
+            if still > PARTITION_STALLED_AFTER {
+                return Err(format!(
+                    "partition {partition} stands still at offset {} for {} s with {} records to read",
+                    reading.position,
+                    still.as_secs(),
+                    reading.lag
+                ));
+            }
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_that_stands_still_is_named_however_well_the_others_go() {
+        let health = Health::default();
+        let begun = Instant::now();
+        let mut ready = Ok(());
+        for second in 0..=70 {
+            let now = begun + Duration::from_secs(second);
+            health.progressed();
+            let moving = Reading {
+                position: second as i64,
+                lag: 5,
+            };
+            let stuck = Reading {
+                position: 7,
+                lag: 1 + second as i64,
+            };
+            let caught_up = Reading {
+                position: 9,
+                lag: 0,
+            };
+            let partitions = [(0, moving), (1, stuck), (2, caught_up)].into();
+            health.observed_at(now, true, true, partitions);
+            // Commits go on, as far as this test is concerned.
+            health.state().progressed = now;
+            ready = health.ready_at(now);
+            assert_eq!(ready.is_ok(), second <= 60, "{ready:?} after {second} s");
+        }
+        let why = ready.unwrap_err();
+        assert!(
+            why.contains("partition 1 stands still at offset 7 for 70 s"),
+            "{why}"
+        );
+        let moved = Reading {
+            position: 8,
+            lag: 70,
+        };
+        let now = begun + Duration::from_secs(71);
+        health.observed_at(now, true, true, [(1, moved)].into());
+        assert_eq!(health.ready_at(now), Ok(()));
+    }
+
+    #[test]
+    fn what_is_waited_for_is_told_and_stalls_no_partition() {
+        let health = Health::default();
+        let begun = Instant::now();
+        let stuck = Reading {
+            position: 7,
+            lag: 1,
+        };
+        health.observed_at(begun, true, true, [(0, stuck)].into());
+        health.waiting_for("the database".to_owned());
+        let later = begun + Duration::from_secs(600);
+        health.observed_at(later, true, true, [(0, stuck)].into());
+        assert_eq!(
+            health.ready_at(later),
+            Err("waiting for the database".to_owned())
+        );
+        health.progressed();
+        health.state().progressed = later;
+        assert_eq!(health.ready_at(later), Ok(()));
     }
 }

@@ -3,15 +3,23 @@
 //! - [`kafka`]: `--bootstrap-servers`, `-X key=value`, `--kafka-config`: one way to a client.
 //! - [`subscription`]: a member of a consumer group as one ordered stream of records, assignments
 //!   and revocations.
+//! - [`transaction`]: records and consumed offsets in one Kafka transaction.
+//! - [`lookup`]: single records by their coordinates.
+//! - [`breaker`]: few bad records are set aside, many stop the service.
+//! - [`backoff`]: pauses between tries.
 //! - [`telemetry`]: logs, and `--metrics-listen` with `/metrics`, `/livez`, `/readyz`.
 //! - [`health`]: ready means *progressing*.
 //! - `testing` (feature): topics of a test on a real Kafka, child processes, waiting for a condition.
 //! - [`exit`]: how a program ends: on a signal, and with which code.
 
+pub mod backoff;
+pub mod breaker;
 pub mod exit;
 pub mod health;
 pub mod kafka;
+pub mod lookup;
 pub mod subscription;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod transaction;

@@ -18,14 +18,15 @@ use anyhow::Context;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, StreamConsumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::statistics::Statistics;
-use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
+use tokio::task::block_in_place;
 
-use crate::exit::NeedsAttention;
-use crate::health::Health;
+use crate::exit::{NeedsAttention, StartOver};
+use crate::health::{Health, Reading};
 use crate::kafka::KafkaOptions;
 use crate::telemetry::names;
 
@@ -54,7 +55,12 @@ const DEFAULTS: &[(&str, &str)] = &[
     // How long the partitions of a crashed member, or of a static one that stopped, stand still:
     // 10 s rather than Kafka's 45, since nothing in here pauses for garbage.
     ("session.timeout.ms", "10000"),
+    // How long partitions that were added to the topic may go unnoticed: Kafka's default is 5 min.
+    ("topic.metadata.refresh.interval.ms", "30000"),
 ];
+
+/// How long a question to the brokers may take.
+const ASK: Duration = Duration::from_secs(10);
 
 /// What happens to a member of a consumer group.
 #[derive(Debug)]
@@ -79,6 +85,10 @@ pub struct Subscription {
     topic: String,
     /// What [`Subscription::next`] handed out last and nobody has answered yet.
     unanswered: Mutex<Option<Rebalance>>,
+    /// Where each partition was last begun with.
+    starts: Mutex<BTreeMap<i32, i64>>,
+    /// Whether the partitions are paused.
+    paused: AtomicBool,
 }
 
 impl Subscription {
@@ -113,6 +123,8 @@ impl Subscription {
             consumer,
             topic: topic.to_owned(),
             unanswered: Mutex::default(),
+            starts: Mutex::default(),
+            paused: AtomicBool::new(false),
         })
     }
 
@@ -166,9 +178,10 @@ impl Subscription {
         let topic = &self.topic;
         match error.rdkafka_error_code() {
             Some(AutoOffsetReset) => Err(NeedsAttention(format!(
-                "the stored position is not in the log of {topic} any more (or not yet): {error}; \
+                "the position is not in the log of {topic} any more (or not yet): {}; \
                  retention may have passed it, or the topic was made anew. Nothing was skipped. \
-                 Compare with: kafka-get-offsets.sh --topic {topic}"
+                 Compare with: kafka-get-offsets.sh --topic {topic}",
+                self.outside_the_log().unwrap_or_else(|| error.to_string())
             ))
             .into()),
             // Also what a static member meets that stood still past its session and comes back while
@@ -195,12 +208,43 @@ impl Subscription {
         }
     }
 
+    /// The partitions whose position the log does not hold, with the numbers; the client does not
+    /// say which one it met.
+    fn outside_the_log(&self) -> Option<String> {
+        let positions = self.consumer.position().ok()?;
+        let mut found = Vec::new();
+        for position in positions.elements() {
+            let partition = position.partition();
+            let started = lock(&self.starts).get(&partition).copied();
+            // Unknown until a first record was read.
+            let Some(position) = position.offset().to_raw().filter(|p| *p >= 0).or(started) else {
+                continue;
+            };
+            let asked = || self.consumer.fetch_watermarks(&self.topic, partition, ASK);
+            let Ok((start, end)) = block_in_place(asked) else {
+                continue;
+            };
+            if !(start..=end).contains(&position) {
+                found.push(format!(
+                    "partition {partition} is to be read from offset {position}, and its log goes from {start} to {end}"
+                ));
+            }
+        }
+        (!found.is_empty()).then(|| found.join("; "))
+    }
+
     /// Begins with the partitions of [`Next::Assigned`], each at the offset set in the list.
     ///
     /// # Errors
     /// If the member has lost its group meanwhile.
     pub fn assign(&self, partitions: &TopicPartitionList) -> anyhow::Result<()> {
         lock(&self.unanswered).take();
+        let elements = partitions.elements();
+        let starts = elements.iter().filter_map(|p| match p.offset() {
+            Offset::Offset(offset) => Some((p.partition(), offset)),
+            _ => None,
+        });
+        lock(&self.starts).extend(starts);
         self.consumer
             .incremental_assign(partitions)
             .context("taking the assigned partitions")
@@ -212,12 +256,92 @@ impl Subscription {
     /// If the member has lost its group meanwhile.
     pub fn release(&self, partitions: &TopicPartitionList) -> anyhow::Result<()> {
         lock(&self.unanswered).take();
+        if self.paused.load(Ordering::Acquire) {
+            // One that is given up paused would still be paused when it comes back.
+            self.consumer.resume(partitions).context("resuming")?;
+        }
         self.consumer
             .incremental_unassign(partitions)
             .context("letting go of the revoked partitions")
     }
 
-    /// The underlying consumer: for offsets, seeking, pausing and the group's metadata. Never poll
+    /// The group's committed offsets of these partitions, with their metadata; asked once.
+    ///
+    /// # Errors
+    /// If Kafka is away, or an earlier owner's transaction is not settled yet: ask again.
+    pub fn committed(&self, partitions: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
+        let offsets = block_in_place(|| self.consumer.committed_offsets(partitions.clone(), ASK))?;
+        for partition in offsets.elements() {
+            partition.error()?;
+        }
+        Ok(offsets)
+    }
+
+    /// Goes to these offsets (by partition), where the partitions are still assigned.
+    ///
+    /// # Errors
+    /// If that cannot be done: reading on from where it is would lose what lies between.
+    pub fn seek(&self, offsets: &BTreeMap<i32, Offset>) -> anyhow::Result<()> {
+        let topic = &self.topic;
+        let assigned = self.assignment()?;
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for (partition, offset) in offsets {
+            if assigned.find_partition(topic, *partition).is_some() {
+                list.add_partition_offset(topic, *partition, *offset)?;
+            }
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        let failed = |error: KafkaError, which: &str| {
+            StartOver(format!("going back in {topic}{which}: {error}"))
+        };
+        let sought = block_in_place(|| self.consumer.seek_partitions(list, ASK))
+            .map_err(|error| failed(error, ""))?;
+        for partition in sought.elements() {
+            let which = format!(" partition {}", partition.partition());
+            partition.error().map_err(|error| failed(error, &which))?;
+        }
+        Ok(())
+    }
+
+    /// Stops reading of all assigned partitions, without giving them up: the member stays in its
+    /// group as long as [`next`](Self::next) is awaited, which then tells of rebalances only.
+    ///
+    /// # Errors
+    /// If the client is done for.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.paused.store(true, Ordering::Release);
+        self.consumer.pause(&self.assignment()?).context("pausing")
+    }
+
+    /// Reads on where it was [paused](Self::pause).
+    ///
+    /// # Errors
+    /// If the client is done for.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.paused.store(false, Ordering::Release);
+        self.consumer
+            .resume(&self.assignment()?)
+            .context("resuming")
+    }
+
+    /// The assigned partitions.
+    ///
+    /// # Errors
+    /// If the client is done for.
+    pub fn assignment(&self) -> anyhow::Result<TopicPartitionList> {
+        self.consumer
+            .assignment()
+            .context("asking for the assignment")
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The underlying consumer: for offsets and the group's metadata. Never poll
     /// it, and leave its assignment alone.
     pub fn consumer(&self) -> &StreamConsumer<impl ConsumerContext + use<>> {
         &self.consumer
@@ -330,7 +454,7 @@ impl ClientContext for Member {
         let joined = statistics
             .cgrp
             .is_some_and(|group| group.join_state == "steady");
-        let mut lag = BTreeMap::new();
+        let mut partitions = BTreeMap::new();
         for (name, topic) in &statistics.topics {
             // Partition -1 is librdkafka's own.
             for partition in topic
@@ -339,16 +463,41 @@ impl ClientContext for Member {
                 .filter(|partition| partition.partition >= 0)
             {
                 // Unknown (-1) where this member does not (yet) fetch: it has nothing to catch up on.
-                let behind = partition.consumer_lag.max(0);
-                metrics::gauge!(names::LAG, "messaging_destination_name" => name.clone(),
-                    "messaging_destination_partition_id" => partition.partition.to_string())
-                .set(behind as f64);
-                lag.insert(partition.partition, behind);
+                let lag = partition.consumer_lag.max(0);
+                // A committed reader reads up to the last stable offset; what lies behind it waits
+                // for an open transaction of the producers.
+                let held_back = match partition.ls_offset {
+                    ..0 => 0,
+                    last_stable => (partition.hi_offset - last_stable).max(0),
+                };
+                for (gauge, value) in [(names::LAG, lag), (names::HELD_BACK, held_back)] {
+                    metrics::gauge!(gauge, "messaging_destination_name" => name.clone(),
+                        "messaging_destination_partition_id" => partition.partition.to_string())
+                    .set(value as f64);
+                }
+                let position = partition.app_offset;
+                partitions.insert(partition.partition, Reading { position, lag });
             }
         }
-        self.health.observed(connected, joined, lag);
+        self.health.observed(connected, joined, partitions);
     }
 
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{error}: {reason}");
+    }
+}
+
+/// The context of a client that only logs, through our own logs.
+#[derive(Clone, Copy)]
+pub struct Quiet;
+
+impl ConsumerContext for Quiet {}
+
+impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
     }

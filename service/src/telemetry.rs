@@ -26,6 +26,9 @@ pub mod names {
     /// Gauge: records that a committed reader could read and this member has not yet read. Labels
     /// `messaging_destination_name`, `messaging_destination_partition_id`.
     pub const LAG: &str = "messaging_consumer_lag_messages";
+    /// Gauge: records behind the last stable offset, which nobody may read until the transaction
+    /// that holds them back ends. Labels as [`LAG`].
+    pub const HELD_BACK: &str = "taskrunning_held_back_messages";
 }
 
 /// The labels that OpenTelemetry asks for on each messaging metric.

@@ -1,6 +1,10 @@
 //! What integration tests need. A failure in here ends the test, so everything panics.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,7 +13,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::OwnedMessage;
+use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 /// The value of an environment variable that names a service, as `deploy/test` sets it. Where it is
@@ -92,25 +96,40 @@ pub fn reader(bootstrap: &str) -> BaseConsumer {
 /// Every committed record of a topic, from its beginning to the end that a committed reader sees
 /// now; in offset order within a partition.
 pub fn read_all(bootstrap: &str, topic: &str) -> Vec<OwnedMessage> {
+    let mut records = Vec::new();
+    read_each(bootstrap, topic, |record| records.push(record.detach()));
+    records
+}
+
+/// [`read_all`] one by one, for topics that are more than memory holds.
+pub fn read_each(bootstrap: &str, topic: &str, mut take: impl FnMut(BorrowedMessage<'_>)) {
     let consumer = reader(bootstrap);
     let metadata = consumer
         .fetch_metadata(Some(topic), Duration::from_secs(10))
         .unwrap();
-    let mut ends = Vec::new();
+    let mut ends = BTreeMap::new();
     let mut assignment = TopicPartitionList::new();
     for partition in metadata.topics()[0].partitions() {
         let (_, end) = consumer
             .fetch_watermarks(topic, partition.id(), Duration::from_secs(10))
             .unwrap();
-        ends.push((partition.id(), end));
+        ends.insert(partition.id(), end);
         assignment
             .add_partition_offset(topic, partition.id(), Offset::Beginning)
             .unwrap();
     }
     consumer.assign(&assignment).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let mut records = Vec::new();
+    let mut deadline = Instant::now() + Duration::from_secs(60);
     loop {
+        if let Some(record) = consumer.poll(Duration::from_millis(100)) {
+            let record = record.unwrap();
+            let more = record.offset() + 1 < ends[&record.partition()];
+            take(record);
+            deadline = Instant::now() + Duration::from_secs(60);
+            if more {
+                continue;
+            }
+        }
         let position = consumer.position().unwrap();
         // Markers take offsets too, so the end is where the position stands, not a last record.
         let done = ends.iter().all(|(partition, end)| {
@@ -121,15 +140,12 @@ pub fn read_all(bootstrap: &str, topic: &str) -> Vec<OwnedMessage> {
                     .is_some_and(|p| p >= *end)
         });
         if done {
-            return records;
+            return;
         }
         assert!(
             Instant::now() < deadline,
             "the end of {topic} was not reached: {position:?} of {ends:?}"
         );
-        if let Some(record) = consumer.poll(Duration::from_millis(100)) {
-            records.push(record.unwrap().detach());
-        }
     }
 }
 
@@ -152,6 +168,29 @@ pub async fn until<T>(
     }
 }
 
+/// A port of this machine that nobody listens on.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Status and body of an endpoint of this machine; `None` while nobody listens.
+pub fn get(port: u16, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
 /// A program of this workspace, beside the test's own.
 pub fn program(beside: &str, name: &str) -> PathBuf {
     let path = Path::new(beside).with_file_name(name);
@@ -163,18 +202,28 @@ pub fn program(beside: &str, name: &str) -> PathBuf {
     path
 }
 
+/// How much of a log is shown after a failure.
+const LOG_END_BYTES: usize = 64 << 10;
+
 /// A child process; killed when dropped.
 pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Where in the log its own begins: one that is started again goes on in the same file.
+    log_start: u64,
 }
 
 impl Process {
     /// Starts a program that logs into `folder`.
     pub fn start(folder: &Path, name: &str, program: &Path, arguments: &[&str]) -> Self {
         let log = folder.join(format!("{name}.log"));
-        let file = std::fs::File::create(&log).unwrap();
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        let log_start = file.metadata().unwrap().len();
         let child = Command::new(program)
             .args(arguments)
             .env("LOG_LEVEL", "info")
@@ -187,12 +236,24 @@ impl Process {
             name: name.to_owned(),
             child,
             log,
+            log_start,
         }
     }
 
     /// What it has logged so far.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
+        let mut log = String::new();
+        let mut file = File::open(&self.log).unwrap();
+        file.seek(SeekFrom::Start(self.log_start)).unwrap();
+        file.read_to_string(&mut log).unwrap();
+        log
+    }
+
+    /// The end of that, for a person.
+    fn log_end(&self) -> String {
+        let log = self.log();
+        let cut = log.len().saturating_sub(LOG_END_BYTES);
+        log[log.ceil_char_boundary(cut)..].to_owned()
     }
 
     /// Sends a signal by name, e.g. `TERM`.
@@ -203,6 +264,27 @@ impl Process {
         assert!(sent.unwrap().success());
     }
 
+    /// How it ended, if it has.
+    pub fn status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// The most memory that it ever held, in MiB (VmHWM, Linux).
+    pub fn peak_memory_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    }
+
+    /// Kills it, as a power cut would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Sends SIGTERM and waits until it has ended, at most 30 s.
     pub async fn stop(mut self) -> ExitStatus {
         self.signal("TERM");
@@ -211,7 +293,9 @@ impl Process {
 
     /// Waits until it has ended, at most 30 s.
     pub async fn ended(&mut self) -> ExitStatus {
-        let Self { name, child, log } = self;
+        let Self {
+            name, child, log, ..
+        } = self;
         until(
             &format!("{name} ends; its log is {}", log.display()),
             Duration::from_secs(30),
@@ -233,7 +317,15 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- log of {}:\n{}", self.name, self.log());
+            eprintln!("--- log of {}:\n{}", self.name, self.log_end());
         }
+    }
+}
+
+/// For tests that watch processes end which nobody told to.
+impl Process {
+    /// How it ended, if it has.
+    pub fn try_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 }

@@ -1,0 +1,405 @@
+//! One Kafka transaction: records and consumed offsets, all or nothing.
+//!
+//! [`Output::begin`] lends the producer to a [`Transaction`], so that no second one is begun beside
+//! it; one that did not [`commit`](Transaction::commit) is [aborted](Transaction::abort).
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use tokio::task::block_in_place;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::exit::NeedsAttention;
+use crate::kafka::KafkaOptions;
+
+/// How long one call may take before it is made again.
+const CALL: Duration = Duration::from_secs(5);
+
+/// How long a call is made again before its end counts as unknown.
+const GIVE_UP: Duration = Duration::from_secs(30);
+
+/// How long the broker keeps a transaction open: a crashed program holds readers of what came after
+/// its records at most for so long.
+const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
+
+/// Settings that exactly-once, and the place of a key, rest on.
+pub const FIXED: &[(&str, &str)] = &[
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    ("partitioner", "murmur2_random"),
+];
+
+/// librdkafka's default for `batch.size`.
+const LIBRDKAFKA_BATCH_BYTES: usize = 1_000_000;
+
+const DEFAULTS: &[(&str, &str)] = &[
+    ("linger.ms", "2"),
+    ("compression.type", "lz4"),
+    ("queue.buffering.max.kbytes", "65536"),
+    (TRANSACTION_TIMEOUT, "30000"),
+    // The topics were there at the start: one that is gone is told sooner than after 30 s.
+    ("topic.metadata.propagation.max.ms", "5000"),
+];
+
+/// The transactional producer.
+pub struct Output {
+    producer: ThreadedProducer<Deliveries>,
+    /// The id that fences a predecessor.
+    transactional_id: String,
+    transaction_timeout: Duration,
+}
+
+/// Why a transaction did not commit.
+#[derive(Debug)]
+pub enum Failed {
+    /// This transaction cannot be committed, the next one can: abort, rewind, go on.
+    Abort(KafkaError),
+    /// Nobody here can tell how the transaction ended, or whether this producer can make another:
+    /// with a new [`Output`] of the same id what is open is settled, and what was committed can be
+    /// asked for.
+    StartOver(anyhow::Error),
+    /// A person, or another program with the same id, is in the way: exit.
+    Exit(anyhow::Error),
+}
+
+impl Output {
+    /// A producer for this id; it can do nothing before it is [initialised](Self::initialise).
+    /// `message_max_bytes` is the largest record with its batch's overhead, of all topics;
+    /// `batch_max_bytes` is what the topic that takes least takes: records that each fit there are not
+    /// to be sent together in a batch that does not.
+    ///
+    /// # Errors
+    /// If a setting is wrong.
+    pub fn create(
+        options: &KafkaOptions,
+        transactional_id: &str,
+        message_max_bytes: usize,
+        batch_max_bytes: usize,
+    ) -> anyhow::Result<Self> {
+        let mut config = options.client_config(DEFAULTS, FIXED)?;
+        config.set("transactional.id", transactional_id);
+        config.set("message.max.bytes", message_max_bytes.to_string());
+        let chosen = config.get("batch.size").and_then(|size| size.parse().ok());
+        let batch_bytes = chosen
+            .unwrap_or(LIBRDKAFKA_BATCH_BYTES)
+            .min(batch_max_bytes);
+        config.set("batch.size", batch_bytes.to_string());
+        let milliseconds = config.get(TRANSACTION_TIMEOUT).map(str::parse);
+        let Some(Ok(milliseconds)) = milliseconds else {
+            return Err(NeedsAttention(format!(
+                "Kafka setting {TRANSACTION_TIMEOUT} is no number of milliseconds"
+            ))
+            .into());
+        };
+        let producer = config
+            .create_with_context(Deliveries::default())
+            .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
+        Ok(Self {
+            producer,
+            transactional_id: transactional_id.to_owned(),
+            transaction_timeout: Duration::from_millis(milliseconds),
+        })
+    }
+
+    /// Fences an earlier producer of the same id and settles what it left open; tries for 5 s.
+    ///
+    /// # Errors
+    /// [`Failed::Abort`]: Kafka is away or not yet done with it; the same call may be made again.
+    pub fn initialise(&self) -> Result<(), Failed> {
+        block_in_place(|| self.producer.init_transactions(CALL)).map_err(|error| match &error {
+            KafkaError::Transaction(e) if e.is_fatal() => Failed::Exit(self.exit(error)),
+            _ if forbidden(&error) => Failed::Exit(self.exit(error)),
+            _ => Failed::Abort(error),
+        })
+    }
+
+    /// [Creates](Self::create) and [initialises](Self::initialise); waits while Kafka is away, until
+    /// `stop`, which gives `None`.
+    ///
+    /// # Errors
+    /// If a setting is wrong, or the right to the transactional id is missing.
+    pub async fn start(
+        options: &KafkaOptions,
+        transactional_id: &str,
+        message_max_bytes: usize,
+        batch_max_bytes: usize,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Option<Self>> {
+        let output = Self::create(
+            options,
+            transactional_id,
+            message_max_bytes,
+            batch_max_bytes,
+        )?;
+        let mut backoff = Backoff::default();
+        let mut told = false;
+        loop {
+            match output.initialise() {
+                Ok(()) => return Ok(Some(output)),
+                Err(Failed::Abort(error)) if !told => {
+                    told = true;
+                    tracing::warn!(
+                        "starting transactions as {transactional_id}, trying again: {error}"
+                    );
+                }
+                Err(Failed::Abort(_)) => {}
+                Err(Failed::StartOver(error) | Failed::Exit(error)) => return Err(error),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                () = sleep(backoff.pause()) => {}
+            }
+        }
+    }
+
+    /// # Errors
+    /// If the producer cannot begin another one.
+    pub fn begin(&mut self) -> Result<Transaction<'_>, Failed> {
+        // What an aborted transaction left behind.
+        self.producer.context().first_error();
+        let transaction = Transaction {
+            output: self,
+            begun: Instant::now(),
+        };
+        match transaction.output.producer.begin_transaction() {
+            Ok(()) => Ok(transaction),
+            Err(error) => Err(transaction.judge(error)),
+        }
+    }
+
+    /// The error that ends the program, with what it means.
+    fn exit(&self, error: KafkaError) -> anyhow::Error {
+        let id = &self.transactional_id;
+        if forbidden(&error) {
+            return NeedsAttention(format!(
+                "transactional.id {id}: {error}; allow this user to write and describe that transactional id \
+                 and the topics it writes, and to read its group"
+            ))
+            .into();
+        }
+        anyhow!(error).context(format!("the transactional producer {id} cannot go on"))
+    }
+}
+
+/// Whether a right is missing.
+fn forbidden(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+        )
+    )
+}
+
+/// An open transaction.
+pub struct Transaction<'a> {
+    output: &'a Output,
+    begun: Instant,
+}
+
+impl Transaction<'_> {
+    /// Hands a record to the producer; waits while its queue is full.
+    ///
+    /// # Errors
+    /// If the transaction has failed.
+    pub async fn send(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<(), Failed> {
+        let mut waiting = None;
+        loop {
+            match self.output.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((
+                    error @ KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull),
+                    unsent,
+                )) => {
+                    if waiting.get_or_insert_with(Instant::now).elapsed() > GIVE_UP {
+                        return Err(Failed::Abort(error));
+                    }
+                    record = unsent;
+                    sleep(Duration::from_millis(1)).await;
+                }
+                Err((error, unsent)) => {
+                    tracing::warn!("cannot send to {}: {error}", unsent.topic);
+                    return Err(self.judge(error));
+                }
+            }
+        }
+    }
+
+    /// Commits what was sent, and `offsets` (the next to read) on behalf of `group`.
+    ///
+    /// # Errors
+    /// If it is not known to be committed.
+    pub async fn commit(
+        &self,
+        offsets: &TopicPartitionList,
+        group: &ConsumerGroupMetadata,
+    ) -> Result<(), Failed> {
+        let producer = &self.output.producer;
+        // rust-rdkafka's commit_transaction flushes first, which takes 100 ms unless nothing is in
+        // flight. Bounded: of a transaction that has failed, librdkafka sends no more, and what waits
+        // is in flight until it is aborted.
+        let begun = Instant::now();
+        while producer.in_flight_count() > 0 && begun.elapsed() < CALL {
+            sleep(Duration::from_millis(1)).await;
+        }
+        if let Some(error) = producer.context().first_error() {
+            return Err(self.judge(error));
+        }
+        self.repeat(|| producer.send_offsets_to_transaction(offsets, group, CALL))
+            .await?;
+        self.repeat(|| producer.commit_transaction(CALL)).await
+    }
+
+    /// Takes back what was sent.
+    ///
+    /// # Errors
+    /// [`Failed::StartOver`] or [`Failed::Exit`] only.
+    pub async fn abort(self) -> Result<(), Failed> {
+        let aborted = self
+            .repeat(|| self.output.producer.abort_transaction(CALL))
+            .await;
+        aborted.map_err(|failed| match failed {
+            Failed::Abort(error) => {
+                Failed::StartOver(anyhow!(error).context("aborting the transaction"))
+            }
+            failed => failed,
+        })
+    }
+
+    /// Calls until the call succeeds or cannot: a call that ran out of time is taken up where it
+    /// was. What cannot be finished within [`GIVE_UP`] makes it start over, since nobody here can
+    /// tell whether a commit took place.
+    async fn repeat(&self, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), Failed> {
+        let begun = Instant::now();
+        let mut told = String::new();
+        loop {
+            let error = match block_in_place(&call) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let passes = matches!(&error, KafkaError::Transaction(e)
+                if e.is_retriable() && !e.is_fatal() && !e.txn_requires_abort());
+            if !passes {
+                return Err(self.judge(error));
+            }
+            if begun.elapsed() > GIVE_UP {
+                return Err(Failed::StartOver(self.output.exit(error)));
+            }
+            let reason = error.to_string();
+            if reason != told {
+                tracing::warn!("Kafka does not finish the transaction, trying again: {reason}");
+                told = reason;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What made the transaction fail, where `told` is only what became of a record for it (such as
+    /// being purged): in a failed transaction librdkafka answers every call with its cause.
+    fn cause(&self, told: KafkaError) -> KafkaError {
+        if matches!(told, KafkaError::Transaction(_)) {
+            return told;
+        }
+        match self.output.producer.begin_transaction() {
+            Err(KafkaError::Transaction(e)) if e.txn_requires_abort() => KafkaError::Transaction(e),
+            _ => told,
+        }
+    }
+
+    fn judge(&self, error: KafkaError) -> Failed {
+        let error = self.cause(error);
+        if forbidden(&error) {
+            return Failed::Exit(self.output.exit(error));
+        }
+        // A delivery error of a fenced producer arrives without the transaction's flags.
+        let fatal = self.output.producer.client().fatal_error();
+        let abort = match &error {
+            KafkaError::Transaction(e) => e.txn_requires_abort(),
+            _ => true,
+        };
+        if abort && fatal.is_none() {
+            return Failed::Abort(error);
+        }
+        let fenced = |code| {
+            matches!(
+                code,
+                RDKafkaErrorCode::Fenced
+                    | RDKafkaErrorCode::ProducerFenced
+                    | RDKafkaErrorCode::InvalidProducerEpoch
+            )
+        };
+        let codes = [
+            error.rdkafka_error_code(),
+            fatal.as_ref().map(|(code, _)| *code),
+        ];
+        let cause = self.output.exit(error);
+        let cause = match fatal {
+            Some((_, reason)) => cause.context(reason),
+            None => cause,
+        };
+        if !codes.into_iter().flatten().any(fenced) {
+            return Failed::StartOver(cause);
+        }
+        // The broker tells a producer that took too long in the same words as one that has a
+        // successor.
+        let open = self.begun.elapsed();
+        if open >= self.output.transaction_timeout {
+            return Failed::StartOver(cause.context(format!(
+                "the transaction was open for {} s, longer than {TRANSACTION_TIMEOUT}",
+                open.as_secs()
+            )));
+        }
+        Failed::Exit(cause.context(format!(
+            "transactional.id {} was fenced: another program runs with it (give each its own --instance-id); \
+             nothing of the open transaction was committed",
+            self.output.transactional_id
+        )))
+    }
+}
+
+/// Notes the first record that was not delivered.
+#[derive(Clone, Default)]
+pub struct Deliveries(Arc<Mutex<Option<KafkaError>>>);
+
+impl Deliveries {
+    /// Takes the noted error.
+    pub fn first_error(&self) -> Option<KafkaError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        crate::subscription::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{error}: {reason}");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_or_insert_with(|| error.clone());
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! README's table of faults is checked against the tests: each one that it names exists, and each
+//! test of a fault is named.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Files whose tests are all of faults. Tests of other files may be named too.
+const OF_FAULTS: &[&str] = &[
+    "router/tests/bounces.rs",
+    "router/tests/faults.rs",
+    "router/tests/rejects.rs",
+    "router/tests/sizes.rs",
+    "router/tests/evolving.rs",
+    "consumer/tests/chaos/main.rs",
+    "consumer/tests/evolving.rs",
+    "consumer/tests/fencing.rs",
+    "consumer/tests/identity.rs",
+    "consumer/tests/letters.rs",
+    "consumer/tests/memory.rs",
+    "consumer/tests/outages.rs",
+    "consumer/tests/poison.rs",
+    "consumer/tests/storm.rs",
+    "schemas/tests/hostile.rs",
+];
+
+#[test]
+fn the_readme_names_every_test_of_a_fault_and_none_that_does_not_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let (_, chapter) = readme
+        .split_once("## What becomes of faults\n")
+        .expect("the chapter is there");
+    let chapter = chapter.split("\n## ").next().unwrap();
+    let named: BTreeSet<String> = chapter
+        .lines()
+        .filter_map(|line| line.strip_suffix(" |")?.rsplit_once(" | "))
+        .flat_map(|(_, tests)| tests.split(", "))
+        .filter_map(|test| Some(test.strip_prefix('`')?.strip_suffix('`')?.to_owned()))
+        .collect();
+    assert!(named.len() > 50, "the table was read: {}", named.len());
+
+    let mut all = BTreeSet::new();
+    for folder in ["schemas", "service", "producer", "router", "consumer"] {
+        for file in sources(&root.join(folder)) {
+            all.extend(tests(&file));
+        }
+    }
+    let absent: Vec<_> = named.difference(&all).collect();
+    assert!(absent.is_empty(), "named, but no test: {absent:#?}");
+
+    let of_faults = OF_FAULTS.iter().flat_map(|file| {
+        let found = tests(&root.join(file));
+        assert!(!found.is_empty(), "{file} has no tests");
+        found
+    });
+    let missing: Vec<_> = of_faults.filter(|test| !named.contains(test)).collect();
+    assert!(missing.is_empty(), "not in the table: {missing:#?}");
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The names of a file's tests.
+fn tests(file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap();
+    let (mut found, mut marked) = (Vec::new(), false);
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("#[tokio::test") || line == "#[test]" {
+            marked = true;
+        } else if let Some((_, rest)) = line.split_once("fn ")
+            && std::mem::take(&mut marked)
+        {
+            found.extend(rest.split_once('(').map(|(name, _)| name.to_owned()));
+        }
+    }
+    found
+}
