@@ -27,7 +27,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::outbox::{Gone, Outbox, Report, Room, Ticket};
-use crate::sender::{FIXED, STATISTICS, Watch};
+use crate::sender::{FIXED, SOCKET_TIMEOUT, STATISTICS, Watch};
 
 /// Reports handed to librdkafka at a time, and at most a quarter of the room.
 const SENDING_MAX: usize = 256;
@@ -49,6 +49,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("compression.type", "lz4"),
     // Kept while Kafka is away, however long.
     ("message.timeout.ms", "0"),
+    SOCKET_TIMEOUT,
 ];
 
 /// What became of the reports made so far.

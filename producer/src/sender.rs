@@ -16,7 +16,7 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use rdkafka::statistics::Statistics;
 use schemas::TaskRunningInfo;
 use service::exit::NeedsAttention;
-use service::health::Health;
+use service::health::{Health, Reading};
 use service::kafka::KafkaOptions;
 use service::telemetry::{messaging, names};
 use tokio::time::{Instant, sleep};
@@ -30,6 +30,11 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
     ("partitioner", "murmur2_random"),
 ];
 
+/// How long a broker may leave a request unanswered (librdkafka: 60 s). While more than five records
+/// of a partition are unanswered and others wait, an idempotent client's threads do not sleep
+/// (`rd_kafka_toppar_producer_serve` of librdkafka 2.12), so a dead connection is given up sooner.
+pub(crate) const SOCKET_TIMEOUT: (&str, &str) = ("socket.timeout.ms", "10000");
+
 /// Of the client, for [`Health`].
 pub(crate) const STATISTICS: (&str, &str) = ("statistics.interval.ms", "1000");
 
@@ -37,6 +42,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("linger.ms", "5"),
     ("compression.type", "lz4"),
     ("queue.buffering.max.kbytes", "65536"),
+    SOCKET_TIMEOUT,
     STATISTICS,
 ];
 
@@ -196,8 +202,12 @@ impl Watch {
         }
         let waiting = i64::try_from(statistics.msg_cnt).unwrap_or(i64::MAX);
         // There is no group that it could have failed to join.
+        let reading = Reading {
+            position: i64::try_from(acknowledged).unwrap_or(i64::MAX),
+            lag: waiting,
+        };
         self.health
-            .observed(connected, true, BTreeMap::from([(0, waiting)]));
+            .observed(connected, true, BTreeMap::from([(0, reading)]));
     }
 }
 
