@@ -12,29 +12,33 @@
 //! until the dead router's transaction is settled. A revocation is answered only after the open
 //! transaction has been finished.
 
+mod dead_letters;
 mod route;
-mod transaction;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
-use rdkafka::consumer::{Consumer, ConsumerContext, StreamConsumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use schemas::{Adjustment, DeadLetter, Reject, SourcePosition, topics};
+use schemas::{Adjustment, DeadLetter, Decoder, Reject, SourcePosition, topics};
+use service::backoff::Backoff;
+use service::breaker::{Breaker, BreakerOptions};
+use service::exit::{NeedsAttention, StartOver};
 use service::health::Health;
 use service::kafka::{BATCH_OVERHEAD_BYTES, Cluster, KafkaOptions};
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
-use tokio::task::block_in_place;
-use tokio::time::{Instant, sleep_until};
+use service::transaction::{Failed, Output, Transaction};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use transaction::{Failed, Output, Transaction};
 
+pub use dead_letters::{DeadLetters, dead_letters};
 pub use route::{Outcome, route};
 
 /// Counter: repairs made, by kind. Label `adjustment`.
@@ -42,8 +46,6 @@ const ADJUSTMENTS: &str = "taskrunning_adjustments_total";
 /// Counter: dead letters written, by kind. Label `reason`.
 const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
 
-/// How long a question about offsets may take before it is asked again.
-const ASK: Duration = Duration::from_secs(10);
 /// What a router does, and as whom.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -83,19 +85,66 @@ pub struct Config {
     /// Commit at the latest after so many records
     #[arg(long, env = "ROUTER_MAX_RECORDS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_records: u32,
+
+    /// When many records are unusable
+    #[command(flatten)]
+    pub breaker: BreakerOptions,
+
+    /// Folder of .avsc files of versions newer than this program, so that it reads what newer engines write
+    #[arg(long = "schemas", env = "SCHEMAS_DIR", value_name = "DIR")]
+    pub schemas: Option<PathBuf>,
 }
 
 /// Routes until `shutdown` is cancelled; then finishes the open transaction and leaves the group.
+/// While Kafka is away it waits, and where the end of a transaction cannot be told it starts over
+/// with new clients, from what was committed.
 ///
 /// # Errors
-/// What a retry does not cure: a topic or a right is missing, a setting is wrong, the instance was
-/// fenced, the committed offset is no longer in the log.
+/// What neither a retry nor starting over cures: a topic or a right is missing, a setting is wrong,
+/// the instance was fenced, the committed offset is no longer in the log, too many records are
+/// unusable.
 pub async fn run(
     config: Config,
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Some(cluster) = config.kafka.cluster(&shutdown).await? else {
+    let decoder = Decoder::with_schemas(config.schemas.as_deref())
+        .map_err(|error| NeedsAttention(format!("--schemas: {error}")))?;
+    for version in decoder.learned() {
+        tracing::info!("reads newer {version} too");
+    }
+    let mut backoff = Backoff::default();
+    loop {
+        let begun = Instant::now();
+        let ended = route_with_new_clients(&config, &decoder, &health, &shutdown).await;
+        let Err(error) = ended else { break };
+        if !error.chain().any(|cause| cause.is::<StartOver>()) {
+            return Err(error);
+        }
+        if shutdown.is_cancelled() {
+            break;
+        }
+        tracing::warn!("starting over from what was committed: {error:#}");
+        health.waiting_for(format!("Kafka: {error}"));
+        if begun.elapsed() > Duration::from_secs(60) {
+            backoff = Backoff::default();
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            () = sleep(backoff.pause()) => {}
+        }
+    }
+    tracing::info!("stopped; all that was read is routed and committed, or will be read again");
+    Ok(())
+}
+
+async fn route_with_new_clients(
+    config: &Config,
+    decoder: &Decoder,
+    health: &Arc<Health>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let Some(cluster) = config.kafka.cluster(shutdown).await? else {
         return Ok(());
     };
     cluster.require_topic(&config.source_topic).await?;
@@ -106,14 +155,14 @@ pub async fn run(
     let instance = config.instance_id.clone().map_or_else(host_name, Ok)?;
     let transactional_id = format!("{}-{instance}", config.group);
     let message_max_bytes = limits.event_bytes.max(limits.letter_bytes) + BATCH_OVERHEAD_BYTES;
-    let Some(mut output) = Output::start(
+    let started = Output::start(
         &config.kafka,
         &transactional_id,
         message_max_bytes,
-        &shutdown,
-    )
-    .await?
-    else {
+        limits.event_bytes.min(limits.letter_bytes),
+        shutdown,
+    );
+    let Some(mut output) = started.await? else {
         return Ok(());
     };
     let subscription = Subscription::join(
@@ -132,20 +181,31 @@ pub async fn run(
         config.events_topic,
         config.dead_letters_topic
     );
-    let router = Router {
+    health.answered();
+    let mut router = Router {
         config,
+        decoder,
         limits,
         instance,
         health,
         shutdown,
+        breaker: Breaker::new(config.breaker),
+        aborts: None,
     };
     let routed = router
         .route_until_shutdown(&subscription, &mut output)
         .await;
     subscription.leave().await;
-    routed?;
-    tracing::info!("stopped; all that was read is routed and committed, or will be read again");
-    Ok(())
+    routed
+}
+
+/// An error of a transaction that makes this producer of no more use.
+fn done_for(failed: Failed) -> anyhow::Error {
+    match failed {
+        Failed::Exit(error) => error,
+        Failed::StartOver(error) => StartOver(format!("{error:#}")).into(),
+        Failed::Abort(error) => StartOver(error.to_string()).into(),
+    }
 }
 
 /// The largest record, in bytes, that a topic takes.
@@ -166,17 +226,21 @@ struct Limits {
     letter_bytes: usize,
 }
 
-struct Router {
-    config: Config,
+struct Router<'a> {
+    config: &'a Config,
+    decoder: &'a Decoder,
     limits: Limits,
     instance: String,
-    health: Arc<Health>,
-    shutdown: CancellationToken,
+    health: &'a Health,
+    shutdown: &'a CancellationToken,
+    breaker: Breaker,
+    /// Pauses after transactions that were aborted, since the last one that was not.
+    aborts: Option<Backoff>,
 }
 
-impl Router {
+impl Router<'_> {
     async fn route_until_shutdown(
-        &self,
+        &mut self,
         subscription: &Subscription,
         output: &mut Output,
     ) -> anyhow::Result<()> {
@@ -207,8 +271,7 @@ impl Router {
         subscription: &Subscription,
         partitions: TopicPartitionList,
     ) -> anyhow::Result<()> {
-        let Some(starts) = committed(subscription.consumer(), &partitions, &self.shutdown).await?
-        else {
+        let Some(starts) = self.committed(subscription, &partitions).await? else {
             return Ok(());
         };
         for partition in partitions.elements() {
@@ -224,22 +287,60 @@ impl Router {
         subscription.assign(&starts)
     }
 
+    /// The group's committed offsets, waited for while Kafka is away or an earlier owner's
+    /// transaction is not settled; `None` when shut down meanwhile.
+    async fn committed(
+        &self,
+        subscription: &Subscription,
+        partitions: &TopicPartitionList,
+    ) -> anyhow::Result<Option<TopicPartitionList>> {
+        let (mut backoff, mut told) = (Backoff::default(), false);
+        loop {
+            match subscription.committed(partitions) {
+                Ok(offsets) => return Ok(Some(offsets)),
+                Err(error) if !std::mem::replace(&mut told, true) => {
+                    tracing::warn!("asking for committed offsets, trying again: {error}");
+                }
+                Err(_) => {}
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => return Ok(None),
+                () = sleep(backoff.pause()) => {}
+            }
+        }
+    }
+
     /// One transaction, from its first record to its commit. Gives back what interrupted it.
     async fn transact<'s>(
-        &self,
+        &mut self,
         subscription: &'s Subscription,
         output: &mut Output,
         first: BorrowedMessage<'s>,
     ) -> anyhow::Result<Option<Next<'s>>> {
-        let transaction = output.begin()?;
+        let transaction = output.begin().map_err(done_for)?;
         let mut work = Work::default();
         let mut interrupted = None;
 
+        let begun = Instant::now();
         let mut sent = self.send(&transaction, &first, &mut work).await;
-        let deadline =
-            sleep_until(Instant::now() + Duration::from_millis(self.config.commit_interval_ms));
+        let commit_interval = Duration::from_millis(self.config.commit_interval_ms);
+        let mut patience = commit_interval;
+        let deadline = sleep_until(begun + patience);
         tokio::pin!(deadline);
-        while sent.is_ok() && work.records < self.config.max_records {
+        // A run of rejects that a full transaction would cut is not cut: the breaker's limit bounds it.
+        while sent.is_ok()
+            && work.tripped.is_none()
+            && (work.records < self.config.max_records || self.breaker.undecided())
+        {
+            // A run of rejects is not committed before it is known to be a short one.
+            let wanted = match self.breaker.undecided() {
+                true => commit_interval.max(Breaker::PATIENCE),
+                false => commit_interval,
+            };
+            if wanted != patience {
+                patience = wanted;
+                deadline.as_mut().reset(begun + patience);
+            }
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => break,
@@ -253,7 +354,7 @@ impl Router {
 
         let lost = matches!(interrupted, Some(Next::Revoked { lost: true, .. }));
         let committed = match sent {
-            Ok(()) if !lost => {
+            Ok(()) if !lost && work.tripped.is_none() => {
                 let group = subscription
                     .consumer()
                     .group_metadata()
@@ -268,28 +369,42 @@ impl Router {
             }
             sent => sent,
         };
+        if let Some(why) = work.tripped {
+            // What is not aborted here is aborted by the broker or the next start.
+            if let Err(failed) = transaction.abort().await {
+                tracing::warn!("{:#}", done_for(failed));
+            }
+            return Err(NeedsAttention(why).into());
+        }
         match committed {
             Ok(()) if !lost => {
+                if self.aborts.take().is_some() {
+                    tracing::info!("transactions commit again");
+                }
                 self.health.progressed();
-                work.count(&self.config);
+                work.count(self.config);
             }
-            Err(Failed::Exit(error)) => return Err(error),
+            Err(failed @ (Failed::Exit(_) | Failed::StartOver(_))) => return Err(done_for(failed)),
             failed => {
                 if let Err(Failed::Abort(error)) = failed {
-                    tracing::warn!(
-                        "transaction of {} records aborted, reading them again: {error}",
-                        work.records
-                    );
+                    if self.aborts.is_none() {
+                        tracing::warn!(
+                            "transaction of {} records aborted, reading them again until one commits: {error}",
+                            work.records
+                        );
+                    }
+                    self.health.waiting_for(format!("Kafka: {error}"));
                 }
-                transaction.abort().await?;
-                // Whatever made it fail gets a moment to pass.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                rewind(
-                    subscription.consumer(),
-                    &self.config.source_topic,
-                    &work.first,
-                )
-                .await?;
+                transaction.abort().await.map_err(done_for)?;
+                // Whatever made it fail gets time to pass.
+                let pause = self.aborts.get_or_insert_default().pause();
+                tokio::select! {
+                    () = self.shutdown.cancelled() => {}
+                    () = sleep(pause) => {}
+                }
+                self.breaker.reset();
+                let first = work.first.iter();
+                subscription.seek(&first.map(|(p, o)| (*p, Offset::Offset(*o))).collect())?;
             }
         }
         Ok(interrupted)
@@ -297,7 +412,7 @@ impl Router {
 
     /// Routes one record into the transaction.
     async fn send(
-        &self,
+        &mut self,
         transaction: &Transaction<'_>,
         record: &BorrowedMessage<'_>,
         work: &mut Work,
@@ -310,12 +425,19 @@ impl Router {
         };
         let routed_at = Timestamp::now().as_microsecond();
         work.read(record.partition(), record.offset());
-        match route(record.payload(), source, routed_at, self.limits.event_bytes) {
+        match route(
+            self.decoder,
+            record.payload(),
+            source,
+            routed_at,
+            self.limits.event_bytes,
+        ) {
             Outcome::Event {
                 key,
                 value,
                 adjustments,
             } => {
+                self.breaker.accept();
                 work.events += 1;
                 work.adjustments.extend(adjustments);
                 let event = BaseRecord::to(&self.config.events_topic)
@@ -332,6 +454,18 @@ impl Router {
                     "dead letter: {}",
                     reject.message
                 );
+                if let Err(counted) = self.breaker.reject() {
+                    work.tripped = Some(format!(
+                        "{counted}, the last one {} partition {} offset {}: {}. Is it the wrong --source-topic, or do engines \
+                         write with another schema? Nothing of this run was committed: correct it and start again, or let \
+                         them become dead letters with a higher limit",
+                        record.topic(),
+                        record.partition(),
+                        record.offset(),
+                        reject.message
+                    ));
+                    return Ok(());
+                }
                 work.rejects.push(reject.kind);
                 self.send_letter(transaction, record, &reject).await
             }
@@ -373,6 +507,8 @@ struct Work {
     first: BTreeMap<i32, i64>,
     /// The next offset to read of each partition.
     next: BTreeMap<i32, i64>,
+    /// Why the circuit breaker opened, if it did.
+    tripped: Option<String>,
 }
 
 impl Work {
@@ -409,63 +545,6 @@ fn offsets(topic: &str, by_partition: &BTreeMap<i32, i64>) -> anyhow::Result<Top
         list.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
     }
     Ok(list)
-}
-
-/// The group's committed offsets, waited for while Kafka is away or an earlier owner's transaction
-/// is not settled; `None` when shut down meanwhile.
-async fn committed(
-    consumer: &StreamConsumer<impl ConsumerContext>,
-    partitions: &TopicPartitionList,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<Option<TopicPartitionList>> {
-    let mut told = false;
-    loop {
-        let asked = block_in_place(|| consumer.committed_offsets(partitions.clone(), ASK))
-            .and_then(|offsets| {
-                offsets
-                    .elements()
-                    .iter()
-                    .try_for_each(|p| p.error())
-                    .map(|()| offsets)
-            });
-        match asked {
-            Ok(offsets) => return Ok(Some(offsets)),
-            Err(error) if !std::mem::replace(&mut told, true) => {
-                tracing::warn!("asking for committed offsets, trying again: {error}");
-            }
-            Err(_) => {}
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(None),
-            () = tokio::time::sleep(Duration::from_millis(250)) => {}
-        }
-    }
-}
-
-/// Goes back to where an aborted transaction began, in the partitions that are still assigned.
-async fn rewind(
-    consumer: &StreamConsumer<impl ConsumerContext>,
-    topic: &str,
-    first: &BTreeMap<i32, i64>,
-) -> anyhow::Result<()> {
-    let assigned = consumer.assignment().context("asking for the assignment")?;
-    let mut back = first.clone();
-    back.retain(|partition, _| assigned.find_partition(topic, *partition).is_some());
-    if back.is_empty() {
-        return Ok(());
-    }
-    let sought = block_in_place(|| {
-        consumer
-            .seek_partitions(offsets(topic, &back)?, ASK)
-            .context("rewinding")
-    })?;
-    for partition in sought.elements() {
-        // Reading on from here would lose what the transaction had read.
-        partition
-            .error()
-            .with_context(|| format!("rewinding {topic} partition {}", partition.partition()))?;
-    }
-    Ok(())
 }
 
 fn listed(partitions: &TopicPartitionList) -> String {

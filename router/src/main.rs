@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use service::exit;
 use service::health::Health;
 use service::telemetry::{LogOptions, MetricsOptions};
@@ -15,9 +15,12 @@ use service::telemetry::{LogOptions, MetricsOptions};
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Example:\n  router --bootstrap-servers localhost:9092 --instance-id router-1 --metrics-listen 127.0.0.1:9101\n\nExit codes: 0 stopped as asked; 1 failed, start again; 2 wrong usage; 78 a person has to change something first"
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  router --bootstrap-servers localhost:9092 --instance-id router-1 --metrics-listen 127.0.0.1:9101\n  router dead-letters list --bootstrap-servers localhost:9092\n\nExit codes: 0 stopped as asked; 1 failed, start again; 2 wrong usage; 78 a person has to change something first"
 )]
 struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
     #[command(flatten)]
     router: router::Config,
     #[command(flatten)]
@@ -26,14 +29,28 @@ struct Cli {
     metrics: MetricsOptions,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    exit::code(run(Cli::parse()).await)
+#[derive(Subcommand)]
+enum Command {
+    /// List, show, and send back what was set aside
+    DeadLetters(router::DeadLetters),
 }
 
-async fn run(cli: Cli) -> anyhow::Result<()> {
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => exit::code(Err(error)),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<u8> {
     cli.logs.start()?;
+    let stop = exit::on_signal()?;
+    if let Some(Command::DeadLetters(asked)) = cli.command {
+        return router::dead_letters(asked, &cli.router.kafka, &stop).await;
+    }
     let health = Arc::new(Health::default());
     cli.metrics.start(health.clone()).await?;
-    router::run(cli.router, health, exit::on_signal()?).await
+    router::run(cli.router, health, stop).await?;
+    Ok(exit::OK)
 }

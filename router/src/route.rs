@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
-    Adjustment, MetricValue, Reject, SourcePosition, TaskRunningInfo, TaskRunningInfoEvent,
+    Adjustment, Decoder, MetricValue, Reject, SourcePosition, TaskRunningInfo, TaskRunningInfoEvent,
 };
 
 /// What becomes of a record: exactly one of these.
@@ -22,24 +22,26 @@ pub enum Outcome {
     DeadLetter(Reject),
 }
 
-/// Routes a record's value. `routed_at` is in microseconds since 1970; an event of more than
+/// Routes a record's value, of any version that `decoder` knows. `routed_at` is in microseconds since 1970; an event of more than
 /// `max_event_bytes` (key and value) is a dead letter, since its topic would not take it.
 pub fn route(
+    decoder: &Decoder,
     value: Option<&[u8]>,
     source: SourcePosition,
     routed_at: i64,
     max_event_bytes: usize,
 ) -> Outcome {
-    event(value, source, routed_at, max_event_bytes).unwrap_or_else(Outcome::DeadLetter)
+    event(decoder, value, source, routed_at, max_event_bytes).unwrap_or_else(Outcome::DeadLetter)
 }
 
 fn event(
+    decoder: &Decoder,
     value: Option<&[u8]>,
     source: SourcePosition,
     routed_at: i64,
     max_event_bytes: usize,
 ) -> Result<Outcome, Reject> {
-    let mut info = schemas::decode_info(value)?;
+    let mut info = decoder.info(value)?;
     let problems = info.problems();
     if let Some(reject) = Reject::of_problems(&problems) {
         return Err(reject);

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use router::{Outcome, route};
-use schemas::{Adjustment, MetricValue, SourcePosition, TaskRunningInfo, TaskStatus};
+use schemas::{Adjustment, Decoder, MetricValue, SourcePosition, TaskRunningInfo, TaskStatus};
 
 fn source() -> SourcePosition {
     SourcePosition {
@@ -22,6 +22,7 @@ fn source() -> SourcePosition {
 
 fn routed(info: &TaskRunningInfo) -> Outcome {
     route(
+        &Decoder::default(),
         Some(&schemas::encode_info(info).unwrap()),
         source(),
         4,
@@ -262,7 +263,13 @@ fn lengths_that_lie_are_rejected_fast_and_without_their_memory() {
         &[0x80; 11],
     ] {
         let begun = std::time::Instant::now();
-        let outcome = route(Some(&[header, length].concat()), source(), 4, 1 << 20);
+        let outcome = route(
+            &Decoder::default(),
+            Some(&[header, length].concat()),
+            source(),
+            4,
+            1 << 20,
+        );
         assert!(
             matches!(&outcome, Outcome::DeadLetter(reject) if reject.kind == "Malformed"),
             "{outcome:?}"
@@ -278,7 +285,7 @@ proptest! {
             let header = &schemas::encode_info(&good()).unwrap()[..10];
             if framed { [header, &bytes].concat() } else { bytes }
         });
-        let _ = route(value.as_deref(), source(), 4, 1 << 20);
+        let _ = route(&Decoder::default(), value.as_deref(), source(), 4, 1 << 20);
     }
 
     #[test]

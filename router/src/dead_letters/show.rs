@@ -1,0 +1,213 @@
+//! One letter, as far as it can be read.
+
+use std::fmt::Write;
+
+use rdkafka::message::{Headers, Message};
+use schemas::DecodeError;
+
+use super::read::{Letter, Reader};
+use super::{shown, time};
+use tokio_util::sync::CancellationToken;
+
+/// Bytes of a value that are dumped unless all are asked for.
+const DUMPED_BYTES: usize = 512;
+
+/// Everything about a letter, for a person.
+pub(super) fn letter(
+    topic: &str,
+    letter: &Letter,
+    record: &impl Message,
+    reader: &Reader,
+    full: bool,
+    stop: &CancellationToken,
+) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let source = letter.source.as_ref().map_or("not told".to_owned(), |s| {
+        format!(
+            "{} partition {} offset {}",
+            shown(&s.topic),
+            s.position.partition,
+            s.position.offset
+        )
+    });
+    let redriven = match &letter.redriven {
+        None => "no".to_owned(),
+        Some(redriven) if redriven.times == 1 => shown(&redriven.at),
+        Some(redriven) => format!("{} times, last {}", redriven.times, shown(&redriven.at)),
+    };
+    writeln!(text, "letter     {} of {topic}", letter.position)?;
+    writeln!(text, "written    {}", time(letter.written_ms))?;
+    writeln!(text, "from       {source}")?;
+    if let Some(ms) = letter.original_ms {
+        writeln!(text, "its time   {}", time(ms))?;
+    }
+    writeln!(text, "set aside  by {}", shown(&letter.service))?;
+    writeln!(
+        text,
+        "reason     {}: {}",
+        shown(&letter.kind),
+        shown(&letter.message)
+    )?;
+    writeln!(text, "redriven   {redriven}")?;
+    writeln!(text, "headers")?;
+    for header in record.headers().into_iter().flat_map(Headers::iter) {
+        let value = header.value.map_or("(null)".to_owned(), bytes_shown);
+        writeln!(text, "  {} = {value}", shown(header.key))?;
+    }
+    let (key, value) = match letter.original(record, reader, stop)? {
+        Ok(original) => original,
+        Err(why) => {
+            let key = letter.key.as_deref().map_or("(none)".into(), bytes_shown);
+            writeln!(text, "key        {key}")?;
+            let bytes = letter.value_bytes.unwrap_or(0);
+            writeln!(text, "value      {bytes} bytes, not to be had: {why}")?;
+            return Ok(text);
+        }
+    };
+    let key = key.as_deref().map_or("(none)".into(), bytes_shown);
+    writeln!(text, "key        {key}")?;
+    let Some(value) = value else {
+        writeln!(text, "value      none (null)")?;
+        return Ok(text);
+    };
+    let from = if letter.omitted {
+        "; the letter leaves it out, it was read from the original record"
+    } else {
+        ""
+    };
+    writeln!(text, "value      {} bytes{from}", value.len())?;
+    text.push_str(&decoded(&value)?);
+    text.push_str(&dump(&value, if full { usize::MAX } else { DUMPED_BYTES }));
+    Ok(text)
+}
+
+/// What the value says, as far as that can be told.
+fn decoded(value: &[u8]) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let error = match schemas::decode_info(Some(value)) {
+        Ok(info) => {
+            writeln!(
+                text,
+                "framing    a whole TaskRunningInfo, single-object encoding"
+            )?;
+            for problem in info.problems() {
+                writeln!(text, "problem    {}", shown(&problem.to_string()))?;
+            }
+            writeln!(text, "{}", serde_json::to_string_pretty(&info)?)?;
+            return Ok(text);
+        }
+        Err(error) => error,
+    };
+    let error = match schemas::decode_event(Some(value)) {
+        Ok(event) => {
+            writeln!(
+                text,
+                "framing    a whole TaskRunningInfoEvent, single-object encoding"
+            )?;
+            writeln!(text, "{}", serde_json::to_string_pretty(&event)?)?;
+            return Ok(text);
+        }
+        // Of the two records, the one whose fingerprint is known.
+        Err(other) if matches!(error, DecodeError::UnknownSchema { .. }) => other,
+        Err(_) => error,
+    };
+    match &error {
+        DecodeError::UnknownSchema { fingerprint, .. } => writeln!(
+            text,
+            "framing    single-object encoding, schema fingerprint {fingerprint:016x}: of no released version of TaskRunningInfo or TaskRunningInfoEvent"
+        )?,
+        DecodeError::UnknownFraming { .. } => {
+            if let Ok(json) = serde_json::from_slice::<serde_json::Value>(value) {
+                writeln!(text, "framing    none: JSON")?;
+                writeln!(text, "{}", serde_json::to_string_pretty(&json)?)?;
+            } else if let [0, id @ ..] = value
+                && let Some(id) = id.first_chunk()
+            {
+                writeln!(
+                    text,
+                    "framing    a schema registry's, schema id {} (if it is one)",
+                    u32::from_be_bytes(*id)
+                )?;
+            } else {
+                writeln!(text, "framing    {}", shown(&error.to_string()))?;
+            }
+        }
+        DecodeError::NoValue | DecodeError::Empty => {}
+        DecodeError::Malformed {
+            record,
+            fingerprint,
+            ..
+        } => {
+            writeln!(
+                text,
+                "framing    single-object encoding, {record} of schema {fingerprint:016x}"
+            )?;
+            writeln!(text, "fault      {}", shown(&error.to_string()))?;
+        }
+        DecodeError::TrailingBytes { record, .. } => {
+            writeln!(text, "framing    single-object encoding, {record}")?;
+            writeln!(text, "fault      {}", shown(&error.to_string()))?;
+        }
+    }
+    let fields = schemas::readable_fields(value);
+    if !fields.is_empty() {
+        writeln!(text, "readable before the fault")?;
+        for (field, json) in fields {
+            writeln!(text, "  {field} = {json}")?;
+        }
+    }
+    Ok(text)
+}
+
+/// A hexadecimal dump, as `hexdump -C` writes it.
+fn dump(bytes: &[u8], at_most: usize) -> String {
+    let mut text = String::new();
+    for (line, chunk) in bytes[..bytes.len().min(at_most)].chunks(16).enumerate() {
+        let (mut hex, mut ascii) = (String::new(), String::new());
+        for (i, byte) in chunk.iter().enumerate() {
+            let gap = if i == 8 { "  " } else { " " };
+            let _ = write!(hex, "{gap}{byte:02x}");
+            ascii.push(match byte {
+                0x20..=0x7e => char::from(*byte),
+                _ => '.',
+            });
+        }
+        let _ = writeln!(text, "{:08x} {hex:<49}  |{ascii}|", line * 16);
+    }
+    if bytes.len() > at_most {
+        let _ = writeln!(
+            text,
+            "… {} bytes more; all with --full",
+            bytes.len() - at_most
+        );
+    }
+    text
+}
+
+/// Bytes as text where they are, else in hexadecimal.
+fn bytes_shown(bytes: &[u8]) -> String {
+    std::str::from_utf8(bytes).map_or_else(
+        |_| {
+            let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{} (bytes)", hex.join(" "))
+        },
+        shown,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::dump;
+
+    #[test]
+    fn a_dump_has_sixteen_bytes_a_line_and_says_what_it_leaves_out() {
+        let bytes: Vec<u8> = (0x3c..=0x4d).chain([0xff]).collect();
+        assert_eq!(
+            dump(&bytes, 18),
+            "00000000  3c 3d 3e 3f 40 41 42 43  44 45 46 47 48 49 4a 4b  |<=>?@ABCDEFGHIJK|\n\
+             00000010  4c 4d                                             |LM|\n\
+             … 1 bytes more; all with --full\n"
+        );
+        assert_eq!(dump(&[], 16), "");
+    }
+}

@@ -1,0 +1,195 @@
+//! Records that are too large for what comes after them, or that only look so.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use rdkafka::message::{Message, OwnedMessage};
+use schemas::{MetricValue, TaskRunningInfo};
+use service::testing::{kafka, read_all};
+use support::{Settings, Topics, headers, info};
+
+/// Kafka's default for `max.message.bytes`, and room for records of the sizes used here.
+const MIB_8: (&str, &str) = ("max.message.bytes", "8388608");
+const OMITTED: &str = "taskrunning.original.value.omitted.bytes";
+
+/// A record whose key and value have exactly so many bytes; text that repeats, or does not.
+fn sized(exec_id: &str, bytes: usize, repeats: bool) -> Vec<u8> {
+    let encode = |text: &str| {
+        let mut info: TaskRunningInfo = info(exec_id, 0);
+        info.metrics = Some([("text".to_owned(), MetricValue::String(text.to_owned()))].into());
+        schemas::encode_info(&info).unwrap()
+    };
+    // Letters that no compression makes much smaller: a linear congruential sequence.
+    let mut state = 12_345_u64;
+    let text: String = (0..bytes)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            if repeats {
+                'x'
+            } else {
+                char::from(b'!' + (state >> 33) as u8 % 90)
+            }
+        })
+        .collect();
+    let over = encode(&text).len() + exec_id.len() - bytes;
+    let value = encode(&text[..bytes - over]);
+    assert_eq!(value.len() + exec_id.len(), bytes);
+    value
+}
+
+fn send(topics: &Topics, producer: &[(&str, &str)], records: &[(String, Vec<u8>)]) {
+    let records = records
+        .iter()
+        .map(|(key, value)| (Some(key.as_str()), Some(&value[..]), None));
+    topics.send_as(
+        &[producer, &[("message.max.bytes", "10000000")]].concat(),
+        records,
+    );
+}
+
+fn small(i: usize) -> (String, Vec<u8>) {
+    let exec_id = format!("small-{i}");
+    let value = schemas::encode_info(&info(&exec_id, 0)).unwrap();
+    (exec_id, value)
+}
+
+fn reason(headers: &BTreeMap<String, String>) -> &str {
+    &headers["__connect.errors.exception.class.name"]
+}
+
+/// Where a letter says that its record stood.
+fn stood(topics: &Topics, letter: &OwnedMessage) -> OwnedMessage {
+    let headers = headers(letter);
+    assert_eq!(headers["__connect.errors.topic"], topics.source);
+    let number = |name: &str| -> i64 { headers[name].parse().unwrap() };
+    let records = read_all(&topics.bootstrap, &topics.source);
+    records
+        .into_iter()
+        .find(|record| {
+            i64::from(record.partition()) == number("__connect.errors.partition")
+                && record.offset() == number("__connect.errors.offset")
+        })
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_whose_event_is_too_large_is_one_letter_and_its_two_hundred_neighbours_are_events()
+{
+    let Some(bootstrap) = kafka() else { return };
+    // With a topic of dead letters that takes the record and its headers, and with one of Kafka's
+    // default size, which does not.
+    for (settings, whole) in [(&[MIB_8][..], true), (&[][..], false)] {
+        let settings = Settings {
+            letters: settings,
+            ..Settings::default()
+        };
+        let topics = Topics::make(bootstrap.clone(), 1, settings).await;
+        let large = ("large".to_owned(), sized("large", 1_048_480, false));
+        let mut records: Vec<_> = (0..200).map(small).collect();
+        records.insert(100, large.clone());
+        send(&topics, &[], &records);
+
+        let router = topics.start("router-1");
+        topics.outputs(201).await;
+        router.stop().await;
+        // A start after it reads on behind the record.
+        send(&topics, &[], &[small(200)]);
+        let router = topics.start("router-1");
+        let (events, letters) = topics.outputs(202).await;
+        router.stop().await;
+
+        assert_eq!((events.len(), letters.len()), (201, 1), "whole: {whole}");
+        let letter = &letters[0];
+        let headers = headers(letter);
+        assert_eq!(reason(&headers), "EventTooLarge");
+        assert_eq!(letter.key(), Some(&b"large"[..]));
+        if whole {
+            assert_eq!(letter.payload(), Some(&large.1[..]));
+            assert!(!headers.contains_key(OMITTED));
+        } else {
+            assert_eq!(letter.payload(), None);
+            assert_eq!(headers[OMITTED], large.1.len().to_string());
+        }
+        let record = stood(&topics, letter);
+        assert_eq!(record.payload(), Some(&large.1[..]));
+    }
+}
+
+/// The rule: what counts is a record's size before compression, on every topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_only_compression_makes_small_is_judged_by_its_size_without_it() {
+    let Some(bootstrap) = kafka() else { return };
+    const CODECS: [&str; 4] = ["zstd", "lz4", "gzip", "snappy"];
+    let records: Vec<_> = CODECS
+        .iter()
+        .map(|codec| ((*codec).to_owned(), sized(codec, 2 << 20, true)))
+        .collect();
+    for (events_settings, routed) in [(&[MIB_8][..], true), (&[][..], false)] {
+        // The source topic has Kafka's default of 1 MiB, which the broker compares with the
+        // compressed size.
+        let settings = Settings {
+            events: events_settings,
+            ..Settings::default()
+        };
+        let topics = Topics::make(bootstrap.clone(), 1, settings).await;
+        for (record, codec) in records.iter().zip(CODECS) {
+            send(
+                &topics,
+                &[("compression.type", codec)],
+                std::slice::from_ref(record),
+            );
+        }
+        send(&topics, &[], &[small(0)]);
+        let router = topics.start("router-1");
+        let (events, letters) = topics.outputs(5).await;
+        router.stop().await;
+
+        let expected = if routed { (5, 0) } else { (1, 4) };
+        assert_eq!((events.len(), letters.len()), expected);
+        for (event, record) in events.iter().zip(&records).take(4 * usize::from(routed)) {
+            let event = schemas::decode_event(event.payload()).unwrap();
+            assert_eq!(schemas::encode_info(&event.info).unwrap(), record.1);
+        }
+        for (letter, record) in letters.iter().zip(&records) {
+            let headers = headers(letter);
+            assert_eq!(reason(&headers), "EventTooLarge");
+            let message = &headers["__connect.errors.exception.message"];
+            assert!(message.contains("uncompressed"), "{message}");
+            // The letter would be as large, so it goes without the body.
+            assert_eq!(letter.key(), Some(record.0.as_bytes()));
+            assert_eq!(letter.payload(), None);
+            assert_eq!(headers[OMITTED], record.1.len().to_string());
+            assert_eq!(stood(&topics, letter).payload(), Some(&record.1[..]));
+        }
+    }
+}
+
+/// Records that each fit are sent in batches that fit, whatever the topic's limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_records_pass_a_topic_that_takes_less_than_a_batch_of_them() {
+    let Some(bootstrap) = kafka() else { return };
+    // Less than the other topic, whose letters are sent by the same producer.
+    let settings = Settings {
+        events: &[("max.message.bytes", "30000")],
+        ..Settings::default()
+    };
+    let topics = Topics::make(bootstrap, 1, settings).await;
+    let records: Vec<_> = (0..200)
+        .map(|i| {
+            // Of every other one the event is too large.
+            let bytes = if i % 2 == 0 { 20_000 } else { 29_900 };
+            let exec_id = format!("incompressible-{i}");
+            let value = sized(&exec_id, bytes, false);
+            (exec_id, value)
+        })
+        .collect();
+    send(&topics, &[], &records);
+    let router = topics.start("router-1");
+    let (events, letters) = topics.outputs(200).await;
+    router.stop().await;
+    assert_eq!((events.len(), letters.len()), (100, 100));
+}
