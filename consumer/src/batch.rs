@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use rdkafka::message::Message;
+use schemas::Reject;
+
 use crate::rows::{Part, Rows};
 
 /// The next offset of each part and partition, as the database has it; absent where nothing of the
@@ -18,6 +21,16 @@ pub(crate) struct Anchor {
     pub(crate) crc32: u32,
 }
 
+impl Anchor {
+    pub(crate) fn of(record: &impl Message) -> Self {
+        Self {
+            offset: record.offset(),
+            timestamp_ms: record.timestamp().to_millis().unwrap_or(-1),
+            crc32: crc32fast::hash(record.payload().unwrap_or_default()),
+        }
+    }
+}
+
 /// One step of a partition's stored offset.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Advance {
@@ -29,89 +42,110 @@ pub(crate) struct Advance {
     pub(crate) anchor: Anchor,
 }
 
-/// The batch.
-#[derive(Default)]
-pub(crate) struct Batch {
-    pub(crate) rows: Vec<Rows>,
-    last_read: BTreeMap<i32, Anchor>,
-    /// Sum of the records' values.
-    pub(crate) bytes: usize,
-    pub(crate) records: usize,
+/// A record that was read and is not stored yet.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) partition: i32,
+    pub(crate) anchor: Anchor,
+    /// Its rows, or why it becomes a dead letter. (Boxed: rejects are few.)
+    pub(crate) rows: Result<Rows, Box<Reject>>,
 }
 
+/// Records in the order they were read; any beginning of it can be stored by itself.
+#[derive(Debug, Default)]
+pub(crate) struct Batch(Vec<Record>);
+
 impl Batch {
-    /// Takes a record in; `rows` is `None` for one that became a dead letter.
-    pub(crate) fn push(
-        &mut self,
-        partition: i32,
-        anchor: Anchor,
-        bytes: usize,
-        rows: Option<Rows>,
-    ) {
-        self.last_read.insert(partition, anchor);
-        self.bytes += bytes;
-        self.records += 1;
-        self.rows.extend(rows);
+    pub(crate) fn push(&mut self, record: Record) {
+        self.0.push(record);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.records == 0
+    pub(crate) fn records(&self) -> &[Record] {
+        &self.0
     }
 
-    /// The next offset to read of each partition.
-    pub(crate) fn next_offsets(&self) -> BTreeMap<i32, i64> {
-        self.last_read
-            .iter()
-            .map(|(partition, anchor)| (*partition, anchor.offset + 1))
-            .collect()
+    /// The record at this place becomes a dead letter.
+    pub(crate) fn reject(&mut self, place: usize, reject: Reject) {
+        if let Some(record) = self.0.get_mut(place) {
+            record.rows = Err(Box::new(reject));
+        }
     }
 
-    /// The steps from `positions` to the end of this batch, in a fixed order: whoever takes locks
-    /// in the same order cannot deadlock.
-    pub(crate) fn advances(&self, parts: &[Part], positions: &Positions) -> Vec<Advance> {
-        let mut advances = Vec::new();
-        for (&partition, &anchor) in &self.last_read {
-            for &part in parts {
-                let expected = positions.get(&(part, partition)).copied();
-                let next = anchor.offset + 1;
-                if expected.is_none_or(|stored| stored < next) {
-                    advances.push(Advance {
-                        part,
-                        partition,
-                        expected,
-                        next,
-                        anchor,
-                    });
-                }
+    /// The first `count` are stored.
+    pub(crate) fn stored(&mut self, count: usize) {
+        self.0.drain(..count);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Drops what was read of these partitions.
+    pub(crate) fn forget(&mut self, partitions: &[i32]) {
+        self.0
+            .retain(|record| !partitions.contains(&record.partition));
+    }
+}
+
+/// The last record of each partition.
+pub(crate) fn last_read(records: &[Record]) -> BTreeMap<i32, Anchor> {
+    records
+        .iter()
+        .map(|record| (record.partition, record.anchor))
+        .collect()
+}
+
+/// The steps from `positions` to the end of these records, in a fixed order: whoever takes locks in
+/// the same order cannot deadlock.
+pub(crate) fn advances(records: &[Record], parts: &[Part], positions: &Positions) -> Vec<Advance> {
+    let mut advances = Vec::new();
+    for (partition, anchor) in last_read(records) {
+        for &part in parts {
+            let expected = positions.get(&(part, partition)).copied();
+            let next = anchor.offset + 1;
+            if expected.is_none_or(|stored| stored < next) {
+                advances.push(Advance {
+                    part,
+                    partition,
+                    expected,
+                    next,
+                    anchor,
+                });
             }
         }
-        advances
     }
+    advances
+}
 
-    /// The events whose rows of `part` are not stored yet.
-    pub(crate) fn unstored<'a>(
-        &'a self,
-        part: Part,
-        positions: &'a Positions,
-    ) -> impl Iterator<Item = &'a Rows> {
-        self.rows.iter().filter(move |rows| {
-            positions
-                .get(&(part, rows.partition))
-                .is_none_or(|stored| rows.offset >= *stored)
-        })
-    }
+/// The events whose rows of `part` are not stored yet.
+pub(crate) fn unstored<'a>(
+    records: &'a [Record],
+    part: Part,
+    positions: &'a Positions,
+) -> impl Iterator<Item = &'a Rows> {
+    let rows = records
+        .iter()
+        .filter_map(|record| record.rows.as_ref().ok());
+    rows.filter(move |rows| {
+        positions
+            .get(&(part, rows.partition))
+            .is_none_or(|stored| rows.offset >= *stored)
+    })
+}
 
-    /// Of each task the event that tells its newest state, by execId.
-    pub(crate) fn newest(&self) -> BTreeMap<&str, &Rows> {
-        let mut newest: BTreeMap<&str, &Rows> = BTreeMap::new();
-        for rows in &self.rows {
-            let held = newest.entry(&rows.task.exec_id).or_insert(rows);
-            if rows.rank() > held.rank() {
-                *held = rows;
-            }
+/// Of each task the event that tells its newest state, by execId.
+pub(crate) fn newest(records: &[Record]) -> BTreeMap<&str, &Rows> {
+    let mut newest: BTreeMap<&str, &Rows> = BTreeMap::new();
+    for rows in records
+        .iter()
+        .filter_map(|record| record.rows.as_ref().ok())
+    {
+        let held = newest.entry(&rows.task.exec_id).or_insert(rows);
+        if rows.rank() > held.rank() {
+            *held = rows;
         }
-        newest
     }
+    newest
 }
 
 #[cfg(test)]
@@ -121,6 +155,7 @@ mod tests {
 
     use crate::strategies;
     use proptest::prelude::*;
+    use schemas::Decoder;
 
     fn anchor(offset: i64) -> Anchor {
         Anchor {
@@ -132,19 +167,29 @@ mod tests {
 
     fn sample(partition: i32, offset: i64) -> Rows {
         let event = schemas::encode_event(&strategies::sample_event()).unwrap();
-        rows(Some(&event), partition, offset).unwrap()
+        rows(&Decoder::default(), Some(&event), partition, offset).unwrap()
+    }
+
+    fn record(offset: i64, rows: Result<Rows, Box<Reject>>) -> Record {
+        Record {
+            partition: 0,
+            anchor: anchor(offset),
+            rows,
+        }
     }
 
     #[test]
     fn each_part_moves_on_from_where_it_stands_and_stores_only_what_it_lacks() {
         let mut batch = Batch::default();
-        for offset in 10..15 {
-            batch.push(0, anchor(offset), 100, Some(sample(0, offset)));
+        for offset in 10..16 {
+            batch.push(record(offset, Ok(sample(0, offset))));
         }
         // A dead letter at the end: no rows, but read.
-        batch.push(0, anchor(15), 100, None);
+        let refused = rows(&Decoder::default(), None, 0, 15).unwrap_err();
+        batch.reject(5, refused);
+        let records = batch.records();
         let positions: Positions = [((Part::Progress, 0), 13), ((Part::Resource, 0), 16)].into();
-        let advances = batch.advances(&Part::ALL, &positions);
+        let advances = advances(records, &Part::ALL, &positions);
         let steps: Vec<_> = advances
             .iter()
             .map(|step| (step.part, step.expected, step.next))
@@ -154,15 +199,19 @@ mod tests {
             [(Part::Progress, Some(13), 16), (Part::Metrics, None, 16)]
         );
         let unstored = |part| {
-            batch
-                .unstored(part, &positions)
+            unstored(records, part, &positions)
                 .map(|rows| rows.offset)
                 .collect::<Vec<_>>()
         };
         assert_eq!(unstored(Part::Progress), [13, 14]);
         assert_eq!(unstored(Part::Resource), [0_i64; 0]);
         assert_eq!(unstored(Part::Metrics), [10, 11, 12, 13, 14]);
-        assert_eq!(batch.next_offsets(), [(0, 16)].into());
+        assert_eq!(last_read(records), [(0, anchor(15))].into());
+        // Two are stored, the rest is a batch of its own.
+        batch.stored(2);
+        assert_eq!(batch.records()[0].anchor.offset, 12);
+        batch.forget(&[0]);
+        assert!(batch.records().is_empty());
     }
 
     proptest! {
@@ -181,9 +230,9 @@ mod tests {
                     if is_final {
                         rows.task.status = schemas::TaskStatus::Failed;
                     }
-                    batch.push(0, anchor(i as i64), 1, Some(rows));
+                    batch.push(record(i as i64, Ok(rows)));
                 }
-                batch.newest()["exec-1"].rank()
+                newest(batch.records())["exec-1"].rank()
             };
             let forwards = rows_of((0..reports.len()).collect());
             let backwards = rows_of((0..reports.len()).rev().collect());
@@ -196,13 +245,13 @@ mod tests {
         fn rows_is_total_on_any_bytes(tail in prop::collection::vec(any::<u8>(), 0..200), framed in any::<bool>()) {
             let header = &schemas::encode_event(&strategies::sample_event()).unwrap()[..10];
             let bytes = if framed { [header, &tail].concat() } else { tail };
-            let _ = rows(Some(&bytes), 0, 0);
+            let _ = rows(&Decoder::default(), Some(&bytes), 0, 0);
         }
 
         /// Whatever a router may write becomes rows, and whatever it may not is refused.
         #[test]
         fn an_event_becomes_rows_exactly_when_nothing_is_wrong_with_it(event in strategies::event()) {
-            let derived = rows(Some(&schemas::encode_event(&event).unwrap()), 3, 4);
+            let derived = rows(&Decoder::default(), Some(&schemas::encode_event(&event).unwrap()), 3, 4);
             prop_assert_eq!(derived.is_ok(), event.info.problems().is_empty());
         }
     }

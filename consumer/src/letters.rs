@@ -1,109 +1,300 @@
-//! Dead letters of the consumer: written and acknowledged before the offset moves on.
+//! Dead letters of the consumer: each is written once, before the database moves past its event.
+//!
+//! Letters and the group's committed offset go into one Kafka transaction, and the offset's metadata
+//! names the events that have their letters. So whoever owns the partition next, after whatever
+//! crash, reads there which letters exist, and a consumer that has lost the partition can write none:
+//! the broker refuses the offsets of an old generation of the group, and with them the letters.
 
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Context;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::producer::{FutureProducer, FutureRecord};
-use rdkafka::util::Timeout;
+use anyhow::anyhow;
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::{Message, OwnedMessage};
+use rdkafka::producer::BaseRecord;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::{DeadLetter, Reject};
-use service::exit::NeedsAttention;
 use service::kafka::{BATCH_OVERHEAD_BYTES, Cluster, KafkaOptions};
+use service::lookup::Lookup;
+use service::subscription::Subscription;
+use service::transaction::{Failed, Output, Transaction};
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
 
-const FIXED: &[(&str, &str)] = &[
-    ("enable.idempotence", "true"),
-    ("acks", "all"),
-    ("partitioner", "murmur2_random"),
-];
+/// What an offset's metadata begins with; the offsets follow, separated by commas.
+const METADATA: &str = "dead-lettered:";
+/// At most so many letters of unstored events: the broker takes 4096 bytes of metadata
+/// (`offset.metadata.max.bytes`).
+pub(crate) const MAX_UNSTORED: usize = 150;
+
+/// An event that becomes a dead letter.
+pub(crate) struct Refused<'a> {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) reject: &'a Reject,
+}
+
+/// Why letters were not written.
+pub(crate) enum NotWritten {
+    /// Kafka is away, or the partition is about to go to another owner: try again.
+    Yet(String),
+    /// Another try does not help.
+    Ever(anyhow::Error),
+}
+
+impl From<KafkaError> for NotWritten {
+    fn from(error: KafkaError) -> Self {
+        Self::Yet(format!("Kafka: {error}"))
+    }
+}
 
 pub(crate) struct Letters {
-    producer: FutureProducer<Quiet>,
+    options: KafkaOptions,
+    transactional_id: String,
+    /// `None` after a transaction of which nobody can tell how it ended.
+    output: Option<Output>,
     topic: String,
     instance: String,
     max_bytes: usize,
+    /// Events that have a letter and are not stored yet, by partition.
+    written: BTreeMap<i32, BTreeSet<i64>>,
 }
 
 impl Letters {
+    /// A writer of letters for a member of `group`; `None` when shut down while Kafka was away.
+    ///
     /// # Errors
-    /// If the topic does not exist or a setting is wrong.
-    pub(crate) async fn connect(
+    /// If the topic does not exist, a setting is wrong, or a right is missing.
+    pub(crate) async fn start(
         options: &KafkaOptions,
         cluster: &Cluster,
         topic: &str,
+        group: &str,
         instance: String,
-    ) -> anyhow::Result<Self> {
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Option<Self>> {
         cluster.require_topic(topic).await?;
         let max_bytes = cluster.max_record_bytes(topic).await;
-        let mut config = options.client_config(&[("compression.type", "lz4")], FIXED)?;
-        config.set(
-            "message.max.bytes",
-            (max_bytes + BATCH_OVERHEAD_BYTES).to_string(),
-        );
-        let producer = config
-            .create_with_context(Quiet)
-            .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
-        Ok(Self {
-            producer,
+        let transactional_id = format!("{group}-letters-{instance}");
+        let message_max_bytes = max_bytes + BATCH_OVERHEAD_BYTES;
+        let output = Output::start(
+            options,
+            &transactional_id,
+            message_max_bytes,
+            max_bytes,
+            shutdown,
+        )
+        .await?;
+        Ok(output.map(|output| Self {
+            options: options.clone(),
+            transactional_id,
+            output: Some(output),
             topic: topic.to_owned(),
             instance,
             max_bytes,
-        })
+            written: BTreeMap::new(),
+        }))
     }
 
-    /// Sets a record aside and waits until the brokers have the letter. A repeat after a crash is
-    /// recognised by the coordinates in its headers.
-    ///
-    /// # Errors
-    /// If the brokers refuse it, or are away for longer than `message.timeout.ms` (5 minutes).
-    pub(crate) async fn send(
+    /// Takes over partitions: which of their events have letters is told by the group's committed
+    /// offsets.
+    pub(crate) fn take_over(&mut self, committed: &TopicPartitionList) {
+        for partition in committed.elements() {
+            let offsets = written(partition.metadata());
+            self.written.insert(partition.partition(), offsets);
+        }
+    }
+
+    /// Everything before `next` is stored: the offset to commit for it.
+    pub(crate) fn stored(&mut self, partition: i32, next: i64) -> Committed {
+        let offsets = self.written.entry(partition).or_default();
+        *offsets = offsets.split_off(&next);
+        Committed {
+            partition,
+            next,
+            metadata: metadata(offsets),
+        }
+    }
+
+    /// Writes the letters of these events, but for those that have one. `stored` is the next offset
+    /// of each of their partitions as the database has it.
+    pub(crate) async fn write(
+        &mut self,
+        subscription: &Subscription,
+        lookup: &Lookup,
+        refused: &[Refused<'_>],
+        stored: &BTreeMap<i32, i64>,
+    ) -> Result<usize, NotWritten> {
+        if self.output.is_none() {
+            self.begin_anew(subscription).await?;
+        }
+        let missing: Vec<&Refused<'_>> = refused
+            .iter()
+            .filter(|event| {
+                let written = self.written.get(&event.partition);
+                written.is_none_or(|offsets| !offsets.contains(&event.offset))
+            })
+            .collect();
+        if missing.is_empty() {
+            return Ok(0);
+        }
+        let records =
+            lookup.records(missing.iter().map(|event| (event.partition, event.offset)))?;
+
+        // What was told to Kafka before arrives before, and nothing overwrites the metadata later.
+        let told: Vec<Committed> = stored
+            .iter()
+            .map(|(p, next)| self.stored(*p, *next))
+            .collect();
+        let told = offsets(subscription.topic(), &told)?;
+        block_in_place(|| subscription.consumer().commit(&told, CommitMode::Sync))?;
+
+        let mut written = self.written.clone();
+        for event in &missing {
+            written
+                .entry(event.partition)
+                .or_default()
+                .insert(event.offset);
+        }
+        let committed = stored.iter().map(|(&partition, &next)| Committed {
+            partition,
+            next,
+            metadata: written.get(&partition).map(metadata).unwrap_or_default(),
+        });
+        let offsets = offsets(subscription.topic(), &committed.collect::<Vec<_>>())?;
+
+        let Some(mut output) = self.output.take() else {
+            return Err(NotWritten::Yet("Kafka".to_owned()));
+        };
+        let transaction = match output.begin() {
+            Ok(transaction) => transaction,
+            Err(failed) => return Err(not_written(failed)),
+        };
+        let sent = self
+            .send(&transaction, subscription, &missing, &records, &offsets)
+            .await;
+        match sent {
+            Ok(()) => {
+                self.output = Some(output);
+                self.written = written;
+                Ok(missing.len())
+            }
+            Err(Failed::Abort(error)) => {
+                // Without an output where the abort fails.
+                transaction.abort().await.map_err(not_written)?;
+                self.output = Some(output);
+                Err(error.into())
+            }
+            Err(failed) => Err(not_written(failed)),
+        }
+    }
+
+    async fn send(
         &self,
-        record: &BorrowedMessage<'_>,
-        reject: &Reject,
-    ) -> anyhow::Result<()> {
-        let letter = DeadLetter {
-            topic: record.topic(),
-            partition: record.partition(),
-            offset: record.offset(),
-            timestamp_ms: record.timestamp().to_millis(),
-            service: "consumer",
-            instance: &self.instance,
-            reject,
-        };
-        let letter = letter.letter(record.key(), record.payload(), self.max_bytes);
-        let sent = FutureRecord::<[u8], [u8]> {
-            topic: &self.topic,
-            partition: None,
-            payload: letter.value,
-            key: letter.key,
-            timestamp: None,
-            headers: Some(service::kafka::headers(&letter.headers)),
-        };
-        self.producer.send(sent, Timeout::After(Duration::from_secs(30))).await.map_err(|(error, _)| error).with_context(|| {
-            format!(
-                "writing the dead letter of {} partition {} offset {} to {}; the offset was not moved past it",
-                record.topic(),
-                record.partition(),
-                record.offset(),
-                self.topic
-            )
-        })?;
+        transaction: &Transaction<'_>,
+        subscription: &Subscription,
+        events: &[&Refused<'_>],
+        records: &[OwnedMessage],
+        offsets: &TopicPartitionList,
+    ) -> Result<(), Failed> {
+        for event in events {
+            let record = records.iter().find(|record| {
+                (record.partition(), record.offset()) == (event.partition, event.offset)
+            });
+            let letter = DeadLetter {
+                topic: subscription.topic(),
+                partition: event.partition,
+                offset: event.offset,
+                timestamp_ms: record.and_then(|record| record.timestamp().to_millis()),
+                service: "consumer",
+                instance: &self.instance,
+                reject: event.reject,
+            };
+            let (key, value) = record.map_or((None, None), |r| (r.key(), r.payload()));
+            let letter = letter.letter(key, value, self.max_bytes);
+            let mut sent =
+                BaseRecord::to(&self.topic).headers(service::kafka::headers(&letter.headers));
+            (sent.key, sent.payload) = (letter.key, letter.value);
+            transaction.send(sent).await?;
+        }
+        let group = subscription.consumer().group_metadata();
+        let group = group.ok_or_else(|| Failed::StartOver(anyhow!("no group metadata")))?;
+        transaction.commit(offsets, &group).await
+    }
+
+    /// Settles what an earlier producer left open, then asks which letters exist.
+    async fn begin_anew(&mut self, subscription: &Subscription) -> Result<(), NotWritten> {
+        let output = Output::create(
+            &self.options,
+            &self.transactional_id,
+            self.max_bytes + BATCH_OVERHEAD_BYTES,
+            self.max_bytes,
+        )
+        .map_err(NotWritten::Ever)?;
+        output.initialise().map_err(not_written)?;
+        let assigned = subscription.assignment().map_err(NotWritten::Ever)?;
+        self.take_over(&subscription.committed(&assigned)?);
+        self.output = Some(output);
         Ok(())
     }
 }
 
-/// Logs through our own logs.
-#[derive(Clone)]
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        service::subscription::log(level, facility, message);
+fn not_written(failed: Failed) -> NotWritten {
+    match failed {
+        Failed::Abort(error) => error.into(),
+        Failed::StartOver(error) => NotWritten::Yet(format!("Kafka: {error:#}")),
+        Failed::Exit(error) => {
+            NotWritten::Ever(error.context("writing dead letters; the stored offset was not moved"))
+        }
     }
+}
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", "{error}: {reason}");
+/// An offset to commit, and what the group has to know about the events behind it.
+pub(crate) struct Committed {
+    partition: i32,
+    next: i64,
+    metadata: String,
+}
+
+pub(crate) fn offsets(topic: &str, committed: &[Committed]) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(committed.len());
+    for offset in committed {
+        let mut element = list.add_partition(topic, offset.partition);
+        element.set_offset(Offset::Offset(offset.next))?;
+        element.set_metadata(&offset.metadata);
+    }
+    Ok(list)
+}
+
+fn metadata(offsets: &BTreeSet<i64>) -> String {
+    if offsets.is_empty() {
+        return String::new();
+    }
+    let offsets: Vec<String> = offsets.iter().map(i64::to_string).collect();
+    format!("{METADATA}{}", offsets.join(","))
+}
+
+/// The offsets named by an offset's metadata; none where it is somebody else's.
+fn written(metadata: &str) -> BTreeSet<i64> {
+    let offsets = metadata.strip_prefix(METADATA).unwrap_or_default();
+    offsets
+        .split(',')
+        .filter_map(|offset| offset.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metadata_names_the_letters_and_fits_the_brokers_limit() {
+        let offsets: BTreeSet<i64> = (0..MAX_UNSTORED as i64).map(|i| i64::MAX - i).collect();
+        let text = metadata(&offsets);
+        assert!(text.len() <= 4_096, "{}", text.len());
+        assert_eq!(written(&text), offsets);
+        for other in ["", "NONE", "dead-lettered:", "12,13"] {
+            assert_eq!(written(other), BTreeSet::new(), "{other}");
+        }
     }
 }

@@ -11,6 +11,7 @@
 
 mod batch;
 mod letters;
+mod origin;
 mod query;
 mod rows;
 mod run;
@@ -21,6 +22,7 @@ mod store;
 #[allow(dead_code, reason = "shared with the tests of the contract")]
 mod strategies;
 
+pub use origin::OnGap;
 pub use query::{task, tasks};
 pub use rows::Part;
 pub use run::{Config, run};

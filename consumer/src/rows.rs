@@ -1,6 +1,6 @@
 //! One event in, its rows out: pure, and total on any bytes.
 
-use schemas::{Adjustment, JobProgressInfo, Reject, TaskRunningInfoEvent, TaskStatus};
+use schemas::{Adjustment, Decoder, JobProgressInfo, Reject, TaskRunningInfoEvent, TaskStatus};
 
 /// A part of an event, stored in a table of its own and with offsets of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
@@ -110,14 +110,19 @@ impl Rows {
     }
 }
 
-/// The rows of the event whose bytes these are.
+/// The rows of the event whose bytes these are, of any version that `decoder` knows.
 ///
 /// # Errors
 /// If the bytes are no event, or one that the router would not have written.
-pub(crate) fn rows(value: Option<&[u8]>, partition: i32, offset: i64) -> Result<Rows, Reject> {
+pub(crate) fn rows(
+    decoder: &Decoder,
+    value: Option<&[u8]>,
+    partition: i32,
+    offset: i64,
+) -> Result<Rows, Reject> {
     let TaskRunningInfoEvent {
         adjustments, info, ..
-    } = schemas::decode_event(value)?;
+    } = decoder.event(value)?;
     let problems = info.problems();
     if let Some(reject) = Reject::of_problems(&problems) {
         return Err(reject);

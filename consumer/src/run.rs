@@ -1,36 +1,36 @@
 //! `consumer run`: from the events topic into the tables.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use schemas::topics;
+use schemas::{Decoder, Reject, topics};
+use service::backoff::Backoff;
+use service::breaker::{Breaker, BreakerOptions};
 use service::exit::NeedsAttention;
 use service::health::Health;
 use service::kafka::KafkaOptions;
+use service::lookup::Lookup;
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
-use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Anchor, Batch, Positions};
-use crate::letters::Letters;
+use crate::batch::{Anchor, Batch, Positions, Record, last_read};
+use crate::letters::{Letters, MAX_UNSTORED, NotWritten, Refused, offsets};
+use crate::origin::{OnGap, Origin, Recognised};
 use crate::rows::{Part, rows};
-use crate::store::{Database, DatabaseOptions, Identity, Store, StoreError};
+use crate::store::{Database, DatabaseOptions, End, Identity, Store, StoreError, StoredOffset};
 
 /// Counter: rows written. Label `db_collection_name`.
 const ROWS: &str = "taskrunning_rows_total";
 /// Counter: dead letters written, by kind. Label `reason`.
 const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
-
-/// How long a question about offsets may take before it is asked again.
-const ASK: Duration = Duration::from_secs(10);
-/// Longest pause between two tries while the database is away.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a consumer does, and as whom.
 #[derive(Clone, Debug, clap::Args)]
@@ -71,6 +71,18 @@ pub struct Config {
     /// Commit at the latest after so many bytes of events
     #[arg(long, env = "CONSUMER_MAX_BYTES", value_name = "BYTES", default_value_t = 8 << 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_bytes: u32,
+
+    /// What to do where retention removed events before they were stored
+    #[arg(long, env = "ON_GAP", value_enum, value_name = "WHAT", default_value_t = OnGap::Fail)]
+    pub on_gap: OnGap,
+
+    /// When many events are unusable
+    #[command(flatten)]
+    pub breaker: BreakerOptions,
+
+    /// Folder of .avsc files of versions newer than this program, so that it reads what newer routers write
+    #[arg(long = "schemas", env = "SCHEMAS_DIR", value_name = "DIR")]
+    pub schemas: Option<PathBuf>,
 }
 
 impl Config {
@@ -80,6 +92,16 @@ impl Config {
             .into_iter()
             .filter(|part| self.parts.is_empty() || self.parts.contains(part))
             .collect()
+    }
+
+    /// What dead letters and their transactions name as their writer: another one for each process
+    /// where no instance id is given.
+    fn instance(&self) -> String {
+        self.instance_id.clone().unwrap_or_else(|| {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            let started = jiff::Timestamp::now().as_microsecond();
+            format!("{}-{}-{started}", host.trim(), std::process::id())
+        })
     }
 
     fn group(&self) -> String {
@@ -96,10 +118,12 @@ impl Config {
 }
 
 /// Stores events until `shutdown` is cancelled; then stores what was read and leaves the group.
+/// While the database or Kafka is away it waits, as a member of its group.
 ///
 /// # Errors
 /// What a retry does not cure: a topic, a table or a right is missing, a setting is wrong, the
-/// stored position is not in the topic, the database belongs to another cluster.
+/// stored position is not in the topic, the topic or the database is another one than it was, too
+/// many events are unusable.
 pub async fn run(
     config: Config,
     kafka: KafkaOptions,
@@ -107,26 +131,32 @@ pub async fn run(
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let decoder = Decoder::with_schemas(config.schemas.as_deref())
+        .map_err(|error| NeedsAttention(format!("--schemas: {error}")))?;
+    for version in decoder.learned() {
+        tracing::info!("reads newer {version} too");
+    }
     let database = Database::parse(&database)?;
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
     };
     cluster.require_topic(&config.events_topic).await?;
-    let instance = config
-        .instance_id
-        .clone()
-        .unwrap_or_else(|| format!("pid {}", std::process::id()));
-    let letters = Letters::connect(&kafka, &cluster, &config.dead_letters_topic, instance).await?;
-
-    let waiting = Waiting {
-        health: &health,
-        shutdown: &shutdown,
-        place: database.place(),
-    };
-    let Some(store) = waiting.open(&database).await? else {
+    let (parts, group_id) = (config.parts(), config.group());
+    let letters = Letters::start(
+        &kafka,
+        &cluster,
+        &config.dead_letters_topic,
+        &group_id,
+        config.instance(),
+        &shutdown,
+    );
+    let Some(letters) = letters.await? else {
         return Ok(());
     };
-    let (parts, group_id) = (config.parts(), config.group());
+    let Some(store) = open(&database, &health, &shutdown).await? else {
+        return Ok(());
+    };
+    let lookup = Lookup::connect(&kafka, &config.events_topic)?;
     let subscription = Subscription::join(
         &kafka,
         &config.events_topic,
@@ -146,156 +176,221 @@ pub async fn run(
         config.events_topic,
         database.place()
     );
-    let identity = Identity {
-        topic: config.events_topic.clone(),
-        cluster_id: cluster.id,
-        group_id,
-    };
     let mut entrance = Entrance {
-        config,
+        decoder,
+        identity: Identity {
+            topic: config.events_topic.clone(),
+            cluster_id: cluster.id,
+            group_id,
+        },
+        breaker: Breaker::new(config.breaker),
+        piece: config.max_events as usize,
+        config: &config,
         parts,
-        identity,
-        waiting,
+        place: database.place(),
+        health: &health,
+        subscription: &subscription,
+        lookup,
         store,
         letters,
         positions: Positions::new(),
+        unstarted: BTreeSet::new(),
         batch: Batch::default(),
+        batch_bytes: 0,
+        begun: Instant::now(),
+        outage: None,
     };
-    let stored = entrance.store_until_shutdown(&subscription).await;
+    let stored = entrance.store_until(&shutdown).await;
+    drop(entrance);
     subscription.leave().await;
     stored?;
     tracing::info!("stopped; all that was read is stored, or will be read again");
     Ok(())
 }
 
-/// Waiting for a database that is away.
-struct Waiting<'a> {
-    health: &'a Health,
-    shutdown: &'a CancellationToken,
-    place: String,
+/// Migrates and opens the database, waiting while it is away; `None` when shut down meanwhile.
+async fn open(
+    database: &Database,
+    health: &Health,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Store>> {
+    let mut backoff = Backoff::default();
+    let mut told = false;
+    loop {
+        let opened = async {
+            database.migrate().await?;
+            database.open().await
+        };
+        let opened = tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            opened = opened => opened,
+        };
+        let place = database.place();
+        match opened.map_err(|error| Trouble::of(error, &place)) {
+            Ok(store) => {
+                health.answered();
+                return Ok(Some(store));
+            }
+            Err(Trouble::Lasting(error)) => return Err(error),
+            Err(Trouble::Passing(what)) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!("waiting for {what}");
+                }
+                health.waiting_for(what);
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = sleep(backoff.pause()) => {}
+        }
+    }
 }
 
-impl Waiting<'_> {
-    /// Migrates and opens the database; `None` when shut down while it was away.
-    async fn open(&self, database: &Database) -> anyhow::Result<Option<Store>> {
-        let mut pause = Pause::default();
-        loop {
-            let opened = match database.migrate().await {
-                Ok(()) => database.open().await,
-                Err(error) => Err(error),
-            };
-            match opened {
-                Ok(store) => return Ok(Some(store)),
-                Err(error) => {
-                    if !self.again(&mut pause, error).await? {
-                        return Ok(None);
-                    }
-                }
+/// Why something could not be done.
+pub(crate) enum Trouble {
+    /// What is waited for, and why: it is tried again.
+    Passing(String),
+    /// A retry does not cure it.
+    Lasting(anyhow::Error),
+}
+
+impl Trouble {
+    /// What an error of the database at this place means, beyond what its caller deals with.
+    pub(crate) fn of(error: StoreError, place: &str) -> Self {
+        match error {
+            StoreError::Retry(_) | StoreError::TooLong(_) | StoreError::Fenced(_) => {
+                Self::Passing(format!("{place}: {error}"))
+            }
+            StoreError::Refused(_) | StoreError::Exit(_) => {
+                Self::Lasting(NeedsAttention(format!("{place} refuses: {error}")).into())
             }
         }
     }
 
-    /// Whether to try again: after a pause for an error that passes; `false` when shut down.
-    ///
-    /// # Errors
-    /// If the error does not pass.
-    async fn again(&self, pause: &mut Pause, error: StoreError) -> anyhow::Result<bool> {
-        let StoreError::Retry(error) = error else {
-            return Err(NeedsAttention(format!("{} refuses: {error}", self.place)).into());
-        };
-        if pause.tries == 0 {
-            tracing::warn!(
-                "{} is away or busy, trying again until it answers: {error}",
-                self.place
-            );
-        }
-        self.health.waiting_for(format!("{}: {error}", self.place));
-        tokio::select! {
-            () = self.shutdown.cancelled() => Ok(false),
-            () = sleep(pause.next()) => Ok(true),
-        }
+    pub(crate) fn kafka(error: impl std::fmt::Display) -> Self {
+        Self::Passing(format!("Kafka: {error}"))
     }
 }
 
-/// Pauses that double up to [`LONGEST_PAUSE`].
-#[derive(Default)]
-struct Pause {
-    tries: u32,
+impl From<anyhow::Error> for Trouble {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Lasting(error)
+    }
 }
 
-impl Pause {
-    fn next(&mut self) -> Duration {
-        self.tries += 1;
-        Duration::from_millis(50 << self.tries.min(10)).min(LONGEST_PAUSE)
-    }
+/// A time in which nothing can be stored.
+struct Outage {
+    backoff: Backoff,
+    next_try: Instant,
 }
 
 struct Entrance<'a> {
-    config: Config,
+    decoder: Decoder,
+    config: &'a Config,
     parts: Vec<Part>,
     identity: Identity,
-    waiting: Waiting<'a>,
+    /// Where the database is.
+    place: String,
+    health: &'a Health,
+    subscription: &'a Subscription,
+    lookup: Lookup,
     store: Store,
     letters: Letters,
+    breaker: Breaker,
     /// Of the assigned partitions, as the database had them last.
     positions: Positions,
+    /// Assigned partitions of which it is not known yet where to begin.
+    unstarted: BTreeSet<i32>,
     batch: Batch,
+    /// Bytes of the values whose rows are in the batch.
+    batch_bytes: usize,
+    /// When the batch's first record was read.
+    begun: Instant,
+    /// At most so many records are stored at once: fewer where the database is too slow for all.
+    piece: usize,
+    outage: Option<Outage>,
 }
 
 impl Entrance<'_> {
-    async fn store_until_shutdown(&mut self, subscription: &Subscription) -> anyhow::Result<()> {
-        let commit_interval = Duration::from_millis(self.config.commit_interval_ms);
+    async fn store_until(&mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
         let deadline = sleep_until(Instant::now());
         tokio::pin!(deadline);
         loop {
+            let due = self.due();
+            if let Some(due) = due
+                && due != deadline.deadline()
+            {
+                deadline.as_mut().reset(due);
+            }
             let next = tokio::select! {
                 biased;
-                () = self.waiting.shutdown.cancelled() => {
-                    return self.flush(subscription).await;
+                () = shutdown.cancelled() => {
+                    // One try: what cannot be stored now is read again after the next start.
+                    return match self.outage {
+                        None => self.work().await,
+                        Some(_) => Ok(()),
+                    };
                 }
-                () = &mut deadline, if !self.batch.is_empty() => {
-                    self.flush(subscription).await?;
+                () = &mut deadline, if due.is_some() => {
+                    self.work().await?;
                     continue;
                 }
-                next = subscription.next() => next?,
+                next = self.subscription.next() => next?,
             };
             match next {
                 Next::Record(record) => {
-                    if self.batch.is_empty() {
-                        deadline.as_mut().reset(Instant::now() + commit_interval);
-                    }
-                    self.take(&record).await?;
-                    if self.batch.records >= self.config.max_events as usize
-                        || self.batch.bytes >= self.config.max_bytes as usize
-                    {
-                        self.flush(subscription).await?;
+                    self.take(&record)?;
+                    if self.is_full() {
+                        self.work().await?;
                     }
                 }
-                Next::Assigned(partitions) => {
-                    self.flush(subscription).await?;
-                    self.begin_partitions(subscription, partitions).await?;
-                }
+                Next::Assigned(partitions) => self.begin(&partitions).await?,
                 Next::Revoked { partitions, lost } => {
                     if lost {
                         tracing::warn!(
                             "partitions were lost to another consumer; what it stored meanwhile is not stored again"
                         );
                     }
-                    // Even lost ones are tried: the fence decides.
-                    self.flush(subscription).await?;
-                    for partition in partitions.elements() {
-                        self.positions
-                            .retain(|(_, known), _| *known != partition.partition());
+                    // What can be finished is kept. Even lost ones are tried: the fence decides.
+                    if self.outage.is_none() {
+                        self.work().await?;
                     }
-                    subscription.release(&partitions)?;
+                    self.forget(&partitions);
+                    self.subscription.release(&partitions)?;
                 }
             }
         }
     }
 
+    /// When there is something to do, whatever else happens.
+    fn due(&self) -> Option<Instant> {
+        if let Some(outage) = &self.outage {
+            return Some(outage.next_try);
+        }
+        if self.batch.records().is_empty() {
+            return None;
+        }
+        let commit_interval = Duration::from_millis(self.config.commit_interval_ms);
+        // A run of rejects is not stored before it is known to be a short one.
+        let patience = match self.breaker.undecided() {
+            true => commit_interval.max(Breaker::PATIENCE),
+            false => commit_interval,
+        };
+        Some(self.begun + patience)
+    }
+
+    fn is_full(&self) -> bool {
+        let full = self.batch.records().len() >= self.config.max_events as usize
+            || self.batch_bytes >= self.config.max_bytes as usize;
+        full && !self.breaker.undecided() && self.outage.is_none()
+    }
+
     /// Takes a record into the batch, unless all its parts are stored.
-    async fn take(&mut self, record: &BorrowedMessage<'_>) -> anyhow::Result<()> {
+    fn take(&mut self, record: &BorrowedMessage<'_>) -> anyhow::Result<()> {
         let (partition, offset) = (record.partition(), record.offset());
+        if self.unstarted.contains(&partition) {
+            return Ok(());
+        }
         // A seek takes effect after a while, and parts can stand at different offsets.
         let stored = |part: &Part| {
             self.positions
@@ -306,256 +401,442 @@ impl Entrance<'_> {
             return Ok(());
         }
         let value = record.payload();
-        let anchor = Anchor {
-            offset,
-            timestamp_ms: record.timestamp().to_millis().unwrap_or(-1),
-            crc32: crc32fast::hash(value.unwrap_or_default()),
-        };
-        let rows = match rows(value, partition, offset) {
-            Ok(rows) => Some(rows),
-            Err(reject) => {
-                tracing::warn!(
-                    topic = record.topic(),
-                    partition,
-                    offset,
-                    reason = reject.kind,
-                    "dead letter: {}",
-                    reject.message
-                );
-                self.letters.send(record, &reject).await?;
-                metrics::counter!(
-                    names::SENT,
-                    &messaging("send", &self.config.dead_letters_topic)
-                )
-                .increment(1);
-                metrics::counter!(DEAD_LETTERS, "reason" => reject.kind).increment(1);
-                None
+        let bytes = value.map_or(0, <[u8]>::len);
+        let anchor = Anchor::of(record);
+        let rows = rows(&self.decoder, value, partition, offset);
+        match &rows {
+            Ok(_) => {
+                self.breaker.accept();
+                self.batch_bytes += bytes;
             }
-        };
-        self.batch
-            .push(partition, anchor, value.map_or(0, <[u8]>::len), rows);
+            Err(reject) => self.judge(partition, offset, reject)?,
+        }
+        if self.batch.records().is_empty() {
+            self.begun = Instant::now();
+        }
+        self.batch.push(Record {
+            partition,
+            anchor,
+            rows: rows.map_err(Box::new),
+        });
         Ok(())
     }
 
-    /// Writes the batch. While the database is away it waits and tries again; when another owner
-    /// moved on it drops the batch and goes back to what the database says.
-    async fn flush(&mut self, subscription: &Subscription) -> anyhow::Result<()> {
-        if self.batch.is_empty() {
+    /// Counts a reject.
+    ///
+    /// # Errors
+    /// If it is one too many.
+    fn judge(&mut self, partition: i32, offset: i64, reject: &Reject) -> anyhow::Result<()> {
+        let topic = &self.config.events_topic;
+        let Err(counted) = self.breaker.reject() else {
+            tracing::warn!(
+                topic,
+                partition,
+                offset,
+                reason = reject.kind,
+                "dead letter: {}",
+                reject.message
+            );
+            return Ok(());
+        };
+        Err(NeedsAttention(format!(
+            "{counted}, the last one {topic} partition {partition} offset {offset}: {}. Is it the wrong --events-topic or \
+             --database-url, or does the router write with another schema? Nothing of this run was stored: correct it \
+             and start again, or let them become dead letters with a higher limit",
+            reject.message
+        ))
+        .into())
+    }
+
+    /// Does what is due, as far as that is possible now.
+    ///
+    /// # Errors
+    /// If something is in the way that does not pass by itself.
+    async fn work(&mut self) -> anyhow::Result<()> {
+        let done = async {
+            self.start_partitions().await?;
+            self.store_batch().await?;
+            if self.outage.is_some() {
+                self.stored().await?;
+            }
+            Ok(())
+        };
+        match done.await {
+            Ok(()) => self.answered(),
+            Err(Trouble::Passing(what)) => self.wait_for(what),
+            Err(Trouble::Lasting(error)) => Err(error),
+        }
+    }
+
+    /// Something is away: nothing more is read until it answers, but the group is kept.
+    fn wait_for(&mut self, what: String) -> anyhow::Result<()> {
+        let outage = match &mut self.outage {
+            Some(outage) => {
+                tracing::debug!("still waiting for {what}");
+                outage
+            }
+            None => {
+                tracing::warn!("waiting for {what}");
+                self.subscription.pause()?;
+                self.outage.insert(Outage {
+                    backoff: Backoff::default(),
+                    next_try: Instant::now(),
+                })
+            }
+        };
+        outage.next_try = Instant::now() + outage.backoff.pause();
+        self.health.waiting_for(what);
+        Ok(())
+    }
+
+    fn answered(&mut self) -> anyhow::Result<()> {
+        if self.outage.take().is_some() {
+            tracing::info!("what was waited for answers again");
+            self.health.answered();
+            self.subscription.resume()?;
+        }
+        Ok(())
+    }
+
+    /// Begins with assigned partitions, where the database says; where it does not answer, they are
+    /// taken at once all the same, so that the group need not wait for it.
+    async fn begin(&mut self, partitions: &TopicPartitionList) -> anyhow::Result<()> {
+        let numbers: BTreeSet<i32> = partitions
+            .elements()
+            .iter()
+            .map(|p| p.partition())
+            .collect();
+        let starts = match self.outage {
+            None => self.starts(&numbers).await,
+            Some(_) => Err(Trouble::Passing(self.place.clone())),
+        };
+        let topic = &self.config.events_topic;
+        match starts {
+            Ok(starts) => {
+                tracing::info!("assigned {starts:?}");
+                let mut list = TopicPartitionList::new();
+                for (partition, start) in starts {
+                    list.add_partition_offset(topic, partition, start)?;
+                }
+                self.subscription.assign(&list)
+            }
+            Err(Trouble::Passing(what)) => {
+                let mut list = TopicPartitionList::new();
+                for partition in &numbers {
+                    list.add_partition_offset(topic, *partition, Offset::Beginning)?;
+                }
+                self.subscription.assign(&list)?;
+                self.unstarted.extend(numbers);
+                self.subscription.pause()?;
+                self.wait_for(what)
+            }
+            Err(Trouble::Lasting(error)) => Err(error),
+        }
+    }
+
+    /// Goes to where partitions begin that could not be begun with.
+    async fn start_partitions(&mut self) -> Result<(), Trouble> {
+        if self.unstarted.is_empty() {
             return Ok(());
         }
-        let mut pause = Pause::default();
-        loop {
+        let starts = self.starts(&self.unstarted.clone()).await?;
+        tracing::info!("reading on from {starts:?}");
+        self.subscription.seek(&starts).map_err(Trouble::kafka)?;
+        self.unstarted.clear();
+        Ok(())
+    }
+
+    /// What the database has of the topic.
+    async fn stored(&mut self) -> Result<Vec<StoredOffset>, Trouble> {
+        let asked = self.store.stored(&self.identity.topic).await;
+        let (stored, clusters) = asked.map_err(|error| Trouble::of(error, &self.place))?;
+        let ours = &self.identity.cluster_id;
+        match clusters.iter().find(|stored| *stored != ours) {
+            None => Ok(stored),
+            Some(other) => Err(Trouble::Lasting(
+                NeedsAttention(format!(
+                    "{} holds events of the Kafka cluster {other}, but this one is {ours}; \
+                     give another --database-url or --bootstrap-servers",
+                    self.place
+                ))
+                .into(),
+            )),
+        }
+    }
+
+    /// Where to begin with these partitions: at the smallest of the parts' stored offsets, or at the
+    /// partition's beginning where a part has nothing stored. Takes the stored offsets for its own.
+    async fn starts(
+        &mut self,
+        partitions: &BTreeSet<i32>,
+    ) -> Result<BTreeMap<i32, Offset>, Trouble> {
+        let mut stored = self.stored().await?;
+        stored.retain(|offset| {
+            partitions.contains(&offset.partition) && self.parts.contains(&offset.part)
+        });
+        let origin = Origin {
+            subscription: self.subscription,
+            lookup: &self.lookup,
+            place: &self.place,
+            on_gap: self.config.on_gap,
+        };
+        let Recognised { low, committed } = origin.recognise(partitions, &stored)?;
+        self.letters.take_over(&committed);
+
+        let mut starts = BTreeMap::new();
+        for &partition in partitions {
+            self.positions.retain(|(_, known), _| *known != partition);
+            let of_partition = stored.iter().filter(|offset| offset.partition == partition);
+            self.positions.extend(
+                of_partition
+                    .clone()
+                    .map(|offset| ((offset.part, partition), offset.next_offset)),
+            );
+            let start = match of_partition.clone().count() == self.parts.len() {
+                true => of_partition.map(|offset| offset.next_offset).min(),
+                false => None,
+            };
+            // Beyond a gap, if there is one.
+            let low = low.get(&partition).copied().unwrap_or_default();
+            let start = start.map_or(Offset::Beginning, |start| Offset::Offset(start.max(low)));
+            starts.insert(partition, start);
+        }
+        Ok(starts)
+    }
+
+    /// Writes the batch, in as few transactions as the database takes. What holds dead letters is
+    /// tried first, so that every reject of it is known and judged before a letter is written.
+    async fn store_batch(&mut self) -> Result<(), Trouble> {
+        let mut tried = 0;
+        while !self.batch.records().is_empty() {
+            let count = self.next_piece();
+            let mut records = self.batch.records()[..count].iter();
+            let end = match records.any(|record| record.rows.is_err()) && tried != count {
+                true => End::RollBack,
+                false => End::Commit,
+            };
+            if end == End::Commit {
+                self.write_letters(count).await?;
+            }
             let begun = Instant::now();
-            let written = self
-                .store
-                .write(&self.batch, &self.parts, &self.positions, &self.identity)
-                .await;
+            let written = self.write(0..count, end).await;
             metrics::histogram!(names::DB_OPERATION_DURATION, "db_system_name" => self.store.system())
                 .record(begun.elapsed());
             match written {
+                Ok(_) if end == End::RollBack => tried = count,
                 Ok(written) => {
                     for (part, rows) in written {
                         metrics::counter!(ROWS, "db_collection_name" => part.table())
                             .increment(rows);
                     }
-                    break;
+                    self.moved_on(count)?;
+                    tried = 0;
                 }
-                Err(StoreError::Fenced(advance)) => {
-                    tracing::warn!("{}", StoreError::Fenced(advance));
-                    return self.go_back(subscription).await;
+                Err(fenced @ StoreError::Fenced(_)) => {
+                    tracing::warn!("{fenced}");
+                    return self.go_back().await;
                 }
-                Err(error) => {
-                    if !self.waiting.again(&mut pause, error).await? {
-                        // Not written, so not moved on: read again after the next start.
-                        self.batch = Batch::default();
+                Err(StoreError::TooLong(reason)) if count > 1 => {
+                    self.piece = count / 2;
+                    tracing::warn!(
+                        "{}: {reason}; storing at most {} events at once",
+                        self.place,
+                        self.piece
+                    );
+                }
+                Err(StoreError::Refused(error)) => {
+                    tried = 0;
+                    let found = self.find_refused(count, error).await?;
+                    if found && self.breaker.undecided() {
+                        // What comes next tells whether these are few or many.
+                        self.begun = Instant::now();
                         return Ok(());
                     }
                 }
+                Err(error) => return Err(Trouble::of(error, &self.place)),
             }
         }
-        if pause.tries > 0 {
-            tracing::info!("{} answers again", self.waiting.place);
-        }
-        self.waiting.health.progressed();
+        self.batch_bytes = 0;
+        Ok(())
+    }
 
-        let batch = std::mem::take(&mut self.batch);
+    /// How many records to store at once: all, but for what the database takes in time, and what the
+    /// group's offsets can tell about letters.
+    fn next_piece(&self) -> usize {
+        let records = self.batch.records();
+        let rejects = records
+            .iter()
+            .enumerate()
+            .filter(|(_, record)| record.rows.is_err());
+        let letters = rejects.map(|(place, _)| place).nth(MAX_UNSTORED);
+        records
+            .len()
+            .min(self.piece)
+            .min(letters.unwrap_or(usize::MAX))
+    }
+
+    async fn write(
+        &mut self,
+        records: Range<usize>,
+        end: End,
+    ) -> Result<Vec<(Part, u64)>, StoreError> {
+        let records = &self.batch.records()[records];
+        self.store
+            .write(records, &self.parts, &self.positions, &self.identity, end)
+            .await
+    }
+
+    /// Writes the letters of the first `count` records.
+    async fn write_letters(&mut self, count: usize) -> Result<(), Trouble> {
+        let records = &self.batch.records()[..count];
+        let refused = records.iter().filter_map(|record| {
+            let reject = record.rows.as_ref().err()?;
+            Some(Refused {
+                partition: record.partition,
+                offset: record.anchor.offset,
+                reject,
+            })
+        });
+        let refused: Vec<Refused<'_>> = refused.collect();
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let mut stored = BTreeMap::new();
+        for event in &refused {
+            // Where nothing is stored yet, everything before the batch has been read all the same.
+            let first = records
+                .iter()
+                .find(|record| record.partition == event.partition);
+            let first = first.map_or(event.offset, |record| record.anchor.offset);
+            let parts = self.parts.iter();
+            let of_parts = parts.map(|part| self.positions.get(&(*part, event.partition)));
+            let next = of_parts.map(|next| next.map_or(first, |next| *next)).min();
+            stored.insert(event.partition, next.unwrap_or(first));
+        }
+        let written = self
+            .letters
+            .write(self.subscription, &self.lookup, &refused, &stored)
+            .await;
+        match written {
+            Ok(letters) => {
+                metrics::counter!(
+                    names::SENT,
+                    &messaging("send", &self.config.dead_letters_topic)
+                )
+                .increment(letters as u64);
+                for event in refused {
+                    metrics::counter!(DEAD_LETTERS, "reason" => event.reject.kind).increment(1);
+                }
+                Ok(())
+            }
+            Err(NotWritten::Yet(what)) => Err(Trouble::Passing(format!(
+                "the dead letters of {} to be written to {}: {what}",
+                self.config.events_topic, self.config.dead_letters_topic
+            ))),
+            Err(NotWritten::Ever(error)) => Err(Trouble::Lasting(error)),
+        }
+    }
+
+    /// The first `count` records are stored.
+    fn moved_on(&mut self, count: usize) -> Result<(), Trouble> {
+        let stored = last_read(&self.batch.records()[..count]);
+        self.batch.stored(count);
+        self.piece = (self.piece * 2).min(self.config.max_events as usize).max(1);
+        self.health.progressed();
         let topic = &self.config.events_topic;
-        metrics::counter!(names::CONSUMED, &messaging("poll", topic))
-            .increment(batch.records as u64);
-        let mut committed = TopicPartitionList::new();
-        for (partition, next) in batch.next_offsets() {
+        metrics::counter!(names::CONSUMED, &messaging("poll", topic)).increment(count as u64);
+
+        let mut committed = Vec::new();
+        for (partition, anchor) in stored {
+            let next = anchor.offset + 1;
             for part in &self.parts {
                 let stored = self.positions.entry((*part, partition)).or_insert(next);
                 *stored = next.max(*stored);
             }
-            committed.add_partition_offset(topic, partition, Offset::Offset(next))?;
+            committed.push(self.letters.stored(partition, next));
         }
-        // For tools that show lag; never read back, so a failure is no harm.
-        if let Err(error) = subscription
-            .consumer()
-            .commit(&committed, CommitMode::Async)
-        {
+        // For tools that show lag; of no use here but for the letters.
+        let told = offsets(topic, &committed).and_then(|list| {
+            self.subscription
+                .consumer()
+                .commit(&list, CommitMode::Async)
+        });
+        if let Err(error) = told {
             tracing::debug!("telling Kafka the offsets: {error}");
         }
         Ok(())
     }
 
-    /// The stored positions, waited for; `None` when shut down meanwhile.
-    async fn positions(&mut self) -> anyhow::Result<Option<Positions>> {
-        let mut pause = Pause::default();
-        loop {
-            match self
-                .store
-                .positions(&self.identity.topic, &self.parts)
-                .await
-            {
-                Ok((positions, clusters)) => {
-                    if let Some(other) = clusters
-                        .iter()
-                        .find(|stored| **stored != self.identity.cluster_id)
-                    {
-                        return Err(NeedsAttention(format!(
-                            "{} holds events of the Kafka cluster {other}, but this one is {}; \
-                             give another --database-url or --bootstrap-servers",
-                            self.waiting.place, self.identity.cluster_id
-                        ))
-                        .into());
-                    }
-                    return Ok(Some(positions));
+    /// Finds out by trial which of the first `count` records the database refuses; they become dead
+    /// letters. `error` is what it said of all of them. Gives whether any was found: each may be fine
+    /// by itself.
+    async fn find_refused(&mut self, count: usize, error: sqlx::Error) -> Result<bool, Trouble> {
+        let mut found = false;
+        let mut untried = Vec::from([Range {
+            start: 0,
+            end: count,
+        }]);
+        // Of all of them it is known, even where it shows at the commit only, as of a deferred
+        // constraint.
+        let mut known = Some(error);
+        while let Some(range) = untried.pop() {
+            let refused = match known.take() {
+                Some(error) => Err(error.to_string()),
+                None => match self.write(range.clone(), End::RollBack).await {
+                    Ok(_) => Ok(()),
+                    Err(StoreError::Refused(error)) => Err(error.to_string()),
+                    Err(error) => return Err(Trouble::of(error, &self.place)),
+                },
+            };
+            match (refused, range.len()) {
+                (Ok(()), _) => self.breaker.ends_run(),
+                (Err(message), 1) => {
+                    found = true;
+                    let record = &self.batch.records()[range.start];
+                    let (partition, offset) = (record.partition, record.anchor.offset);
+                    let reject = Reject {
+                        stage: "TASK_PUT",
+                        refused_by: "consumer::store",
+                        kind: "DatabaseRefused",
+                        message: format!("{}: {message}", self.place),
+                    };
+                    self.judge(partition, offset, &reject)?;
+                    self.batch.reject(range.start, reject);
                 }
-                Err(error) => {
-                    if !self.waiting.again(&mut pause, error).await? {
-                        return Ok(None);
-                    }
+                (Err(_), length) => {
+                    let middle = range.start + length / 2;
+                    untried.push(middle..range.end);
+                    untried.push(range.start..middle);
                 }
             }
         }
+        if !found {
+            self.piece = (count / 2).max(1);
+        }
+        Ok(found)
     }
 
-    /// Starts partitions where the database says.
-    async fn begin_partitions(
-        &mut self,
-        subscription: &Subscription,
-        partitions: TopicPartitionList,
-    ) -> anyhow::Result<()> {
-        let Some(stored) = self.positions().await? else {
-            return Ok(());
-        };
-        let starts = self.starts(&stored, &partitions)?;
-        // Taken out of the list, whose elements may not be held over a wait.
-        let offsets: Vec<_> = starts
+    /// Another owner moved on: drops the batch and reads on from what the database says.
+    async fn go_back(&mut self) -> Result<(), Trouble> {
+        self.batch.clear();
+        self.batch_bytes = 0;
+        self.breaker.reset();
+        let assigned = self.subscription.assignment()?;
+        self.unstarted = assigned.elements().iter().map(|p| p.partition()).collect();
+        self.start_partitions().await
+    }
+
+    /// Forgets partitions that go to another owner.
+    fn forget(&mut self, partitions: &TopicPartitionList) {
+        let partitions: Vec<i32> = partitions
             .elements()
             .iter()
-            .map(|start| (start.partition(), start.offset()))
+            .map(|p| p.partition())
             .collect();
-        for (partition, start) in offsets {
-            if let Offset::Offset(start) = start {
-                self.check_in_log(subscription, partition, start).await?;
-            }
-        }
-        tracing::info!("assigned {starts:?}");
-        subscription.assign(&starts)
-    }
-
-    /// Takes the partitions' stored positions for its own, and gives where to read on: at the smallest
-    /// of the parts, or at the partition's beginning where a part has nothing stored.
-    fn starts(
-        &mut self,
-        stored: &Positions,
-        partitions: &TopicPartitionList,
-    ) -> anyhow::Result<TopicPartitionList> {
-        let mut starts = TopicPartitionList::new();
-        for partition in partitions.elements() {
-            let partition = partition.partition();
-            let of_parts = self
-                .parts
-                .iter()
-                .map(|part| stored.get(&(*part, partition)).copied());
-            let start = of_parts
-                .collect::<Option<Vec<_>>>()
-                .and_then(|offsets| offsets.into_iter().min());
-            let start = start.map_or(Offset::Beginning, Offset::Offset);
-            starts.add_partition_offset(&self.config.events_topic, partition, start)?;
-            self.positions
-                .extend(stored.iter().filter(|((_, known), _)| *known == partition));
-        }
-        Ok(starts)
-    }
-
-    /// A stored offset outside the log means that retention passed it, or that this is not the topic
-    /// it was stored from.
-    async fn check_in_log(
-        &self,
-        subscription: &Subscription,
-        partition: i32,
-        start: i64,
-    ) -> anyhow::Result<()> {
-        let topic = &self.config.events_topic;
-        let mut pause = Pause::default();
-        let (low, end) = loop {
-            match block_in_place(|| {
-                subscription
-                    .consumer()
-                    .fetch_watermarks(topic, partition, ASK)
-            }) {
-                Ok(watermarks) => break watermarks,
-                Err(error) if pause.tries == 0 => {
-                    tracing::warn!(
-                        "asking for the ends of {topic} partition {partition}, trying again: {error}"
-                    );
-                }
-                Err(_) if self.waiting.shutdown.is_cancelled() => return Ok(()),
-                Err(_) => {}
-            }
-            sleep(pause.next()).await;
-        };
-        if start < low {
-            return Err(NeedsAttention(format!(
-                "{topic} partition {partition} begins at offset {low}, but {} has stored up to {start}: the {} offsets between \
-                 were removed by retention before they were stored. Nothing was skipped; compare with: \
-                 SELECT * FROM consumed_offset",
-                self.waiting.place, low - start
-            ))
-            .into());
-        }
-        if start > end {
-            return Err(NeedsAttention(format!(
-                "{topic} partition {partition} ends at offset {end}, but {} has stored up to {start}: the topic was made anew \
-                 or cut, or the database belongs to another topic. Nothing was stored; give the database of this topic \
-                 by --database-url",
-                self.waiting.place
-            ))
-            .into());
-        }
-        Ok(())
-    }
-
-    /// Drops the batch and reads on from what the database says.
-    async fn go_back(&mut self, subscription: &Subscription) -> anyhow::Result<()> {
-        self.batch = Batch::default();
-        let Some(stored) = self.positions().await? else {
-            return Ok(());
-        };
-        let assigned = subscription
-            .consumer()
-            .assignment()
-            .context("asking for the assignment")?;
-        self.positions.clear();
-        let back = self.starts(&stored, &assigned)?;
-        if back.count() == 0 {
-            return Ok(());
-        }
-        let sought = block_in_place(|| subscription.consumer().seek_partitions(back, ASK))
-            .context("going back")?;
-        for partition in sought.elements() {
-            if let Err(error) = partition.error() {
-                bail!(
-                    "going back in {} partition {}: {error}",
-                    partition.topic(),
-                    partition.partition()
-                );
-            }
-        }
-        Ok(())
+        self.batch.forget(&partitions);
+        self.positions
+            .retain(|(_, partition), _| !partitions.contains(partition));
+        self.unstarted
+            .retain(|partition| !partitions.contains(partition));
     }
 }

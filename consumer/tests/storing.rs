@@ -508,7 +508,7 @@ async fn a_stored_offset_past_the_end_of_the_log_stops_with_both_numbers(kind: K
         .await;
     let error = pipeline.consumer(&[]).error().await;
     assert!(
-        error.contains("ends at offset 4") && error.contains("stored up to 77"),
+        error.contains("ends at offset 4") && error.contains("part up to 77"),
         "{error}"
     );
     assert_eq!(

@@ -10,6 +10,7 @@ mod postgres;
 mod sqlite;
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::Context;
 use service::exit::NeedsAttention;
@@ -19,7 +20,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AnyConnection, ConnectOptions, SqlStr};
 
-use crate::batch::{Advance, Batch, Positions};
+use crate::batch::{Advance, Anchor, Positions, Record};
 use crate::rows::Part;
 
 /// Option of every command that opens the database.
@@ -90,6 +91,7 @@ impl Database {
     /// If the database cannot be reached or a migration fails.
     pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
         match self {
+            // Other consumers may be waiting for the same migration: no limit but the database's.
             Self::Postgres(options) => postgres::migrate(options).await,
             Self::Sqlite(options) => sqlite::migrate(options).await,
         }
@@ -98,12 +100,17 @@ impl Database {
     /// # Errors
     /// If the database cannot be reached.
     pub(crate) async fn open(&self) -> Result<Store, StoreError> {
-        Ok(match self {
-            Self::Postgres(options) => {
-                Store::Postgres(Box::new(postgres::Postgres::open(options).await?))
-            }
-            Self::Sqlite(options) => Store::Sqlite(sqlite::Sqlite::open(options).await?),
+        within(ANSWER, async {
+            Ok(match self {
+                Self::Postgres(options) => {
+                    Store::Postgres(Box::new(postgres::Postgres::open(options).await?))
+                }
+                Self::Sqlite(options) => {
+                    Store::Sqlite(Box::new(sqlite::Sqlite::open(options).await?))
+                }
+            })
         })
+        .await
     }
 
     /// Opens the database for reading only, without making it.
@@ -143,30 +150,46 @@ pub(crate) enum StoreError {
     /// The database is away or busy: try again.
     #[error("{0}")]
     Retry(sqlx::Error),
+    /// It took longer than the database, or we, allow: try again with less at once.
+    #[error("{0}")]
+    TooLong(String),
+    /// One of the rows is what the database cannot hold.
+    #[error("{0}")]
+    Refused(sqlx::Error),
     /// A retry does not cure it.
     #[error("{0}")]
     Exit(sqlx::Error),
 }
 
+/// What an error code says: see [`StoreError`].
+enum Meaning {
+    Passes,
+    TooLong,
+    Refused,
+    Stays,
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let passes = match &error {
+        let meaning = match &error {
             sqlx::Error::Io(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::WorkerCrashed
-            | sqlx::Error::Protocol(_) => true,
-            sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            | sqlx::Error::Protocol(_) => Meaning::Passes,
+            sqlx::Error::Database(error) => {
+                let code = error.code().unwrap_or_default();
                 match error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
-                    Some(_) => postgres::passes(&code),
-                    None => sqlite::passes(&code),
+                    Some(_) => postgres::meaning(&code),
+                    None => sqlite::meaning(&code),
                 }
-            }),
-            _ => false,
+            }
+            _ => Meaning::Stays,
         };
-        if passes {
-            Self::Retry(error)
-        } else {
-            Self::Exit(error)
+        match meaning {
+            Meaning::Passes => Self::Retry(error),
+            Meaning::TooLong => Self::TooLong(error.to_string()),
+            Meaning::Refused => Self::Refused(error),
+            Meaning::Stays => Self::Exit(error),
         }
     }
 }
@@ -197,7 +220,7 @@ fn migrating(error: MigrateError) -> StoreError {
 /// An open database, for writing.
 pub(crate) enum Store {
     Postgres(Box<postgres::Postgres>),
-    Sqlite(sqlite::Sqlite),
+    Sqlite(Box<sqlite::Sqlite>),
 }
 
 impl Store {
@@ -209,43 +232,125 @@ impl Store {
         }
     }
 
-    /// The stored positions of these parts of the topic, and the ids of all clusters that anything
-    /// is stored from.
-    pub(crate) async fn positions(
+    /// What is stored of the topic, and the ids of all clusters that anything is stored from.
+    ///
+    /// # Errors
+    /// If the database does not answer within 10 s, or not well.
+    pub(crate) async fn stored(
         &mut self,
         topic: &str,
-        parts: &[Part],
-    ) -> Result<(Positions, Vec<String>), StoreError> {
-        let rows: Vec<(String, String, i32, i64, String)> = match self {
-            Self::Postgres(database) => database.consumed_offsets().await?,
-            Self::Sqlite(database) => database.consumed_offsets().await?,
+    ) -> Result<(Vec<StoredOffset>, Vec<String>), StoreError> {
+        let asked = async {
+            match self {
+                Self::Postgres(database) => database.consumed_offsets().await,
+                Self::Sqlite(database) => database.consumed_offsets().await,
+            }
         };
-        let mut positions = Positions::new();
+        let rows = within(ANSWER, asked).await?;
         let mut clusters = Vec::new();
-        for (part, stored_topic, partition, next_offset, cluster_id) in rows {
-            let known = parts.iter().find(|known| known.as_str() == part);
-            if let (Some(known), true) = (known, stored_topic == topic) {
-                positions.insert((*known, partition), next_offset);
+        let mut stored = Vec::new();
+        for row in rows {
+            let (
+                part,
+                stored_topic,
+                partition,
+                next_offset,
+                cluster_id,
+                offset,
+                timestamp_ms,
+                crc32,
+            ) = row;
+            let part = Part::ALL.into_iter().find(|known| known.as_str() == part);
+            if let (Some(part), true) = (part, stored_topic == topic) {
+                stored.push(StoredOffset {
+                    part,
+                    partition,
+                    next_offset,
+                    anchor: Anchor {
+                        offset,
+                        timestamp_ms,
+                        // Written from a u32.
+                        crc32: crc32 as u32,
+                    },
+                });
             }
             if !clusters.contains(&cluster_id) {
                 clusters.push(cluster_id);
             }
         }
-        Ok((positions, clusters))
+        Ok((stored, clusters))
     }
 
-    /// Writes the batch and moves the offsets on, in one transaction. Gives the rows written of each
-    /// part.
+    /// Writes the records' rows and moves the offsets on, in one transaction, which is taken back
+    /// where `end` says so. Gives the rows written of each part.
+    ///
+    /// # Errors
+    /// See [`StoreError`]. Nothing is written, but for a commit whose answer was lost: the next one
+    /// is then [fenced](StoreError::Fenced).
     pub(crate) async fn write(
         &mut self,
-        batch: &Batch,
+        records: &[Record],
         parts: &[Part],
         positions: &Positions,
         identity: &Identity,
+        end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
-        match self {
-            Self::Postgres(database) => database.write(batch, parts, positions, identity).await,
-            Self::Sqlite(database) => database.write(batch, parts, positions, identity).await,
-        }
+        let written = async {
+            match self {
+                Self::Postgres(database) => {
+                    database
+                        .write(records, parts, positions, identity, end)
+                        .await
+                }
+                Self::Sqlite(database) => {
+                    database
+                        .write(records, parts, positions, identity, end)
+                        .await
+                }
+            }
+        };
+        within(WRITE, written).await
     }
+}
+
+/// How a transaction ends: a trial finds out which row the database refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Commit,
+    RollBack,
+}
+
+/// How far a part of a partition is stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoredOffset {
+    pub(crate) part: Part,
+    pub(crate) partition: i32,
+    pub(crate) next_offset: i64,
+    pub(crate) anchor: Anchor,
+}
+
+/// A row of `consumed_offset`: part, topic, partition, next offset, cluster id, and the anchor's
+/// offset, timestamp and checksum.
+type OffsetRow = (String, String, i32, i64, String, i64, i64, i64);
+
+const SELECT_OFFSETS: &str = "SELECT part, topic, partition, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
+     anchor_crc32 FROM consumed_offset";
+
+/// How long the database may take for a short answer, a connection included.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long it may take for a transaction: shorter than a group waits for one of its members.
+const WRITE: Duration = Duration::from_secs(30);
+
+async fn within<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(limit, answer)
+        .await
+        .unwrap_or_else(|_| {
+            Err(StoreError::TooLong(format!(
+                "no answer within {} s",
+                limit.as_secs()
+            )))
+        })
 }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
 
-use super::{Identity, StoreError};
-use crate::batch::{Advance, Batch, Positions};
+use super::{End, Identity, Meaning, OffsetRow, SELECT_OFFSETS, StoreError};
+use crate::batch::{self, Advance, Positions, Record};
 use crate::rows::{Part, Rows};
 
 /// Every migration ever released: its name and text.
@@ -49,12 +49,20 @@ pub(crate) struct Postgres {
     copy: CopyBuffer,
 }
 
-/// Whether an SQLSTATE names a state that passes by itself (PostgreSQL manual, appendix A):
-/// connection exceptions, serialization failures and deadlocks, too few resources, operator
-/// intervention, system errors, a standby that takes no writes.
-pub(super) fn passes(sqlstate: &str) -> bool {
-    matches!(sqlstate.get(..2), Some("08" | "40" | "53" | "57" | "58"))
-        || matches!(sqlstate, "25006" | "55P03")
+/// What an SQLSTATE says (PostgreSQL manual, appendix A).
+pub(super) fn meaning(sqlstate: &str) -> Meaning {
+    match (sqlstate, sqlstate.get(..2).unwrap_or_default()) {
+        // statement_timeout, and a lock that was not had in time.
+        ("57014" | "55P03", _) => Meaning::TooLong,
+        // A standby that takes no writes (yet); a database that takes no connections for now.
+        ("25006" | "55000", _) => Meaning::Passes,
+        // Connection exceptions, serialization failures and deadlocks, too few resources (disk full,
+        // too many connections), operator intervention, system errors.
+        (_, "08" | "40" | "53" | "57" | "58") => Meaning::Passes,
+        // Data exceptions, violated constraints, limits of the program (a row or key too long).
+        (_, "22" | "23" | "54") => Meaning::Refused,
+        _ => Meaning::Stays,
+    }
 }
 
 pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
@@ -85,38 +93,55 @@ impl Postgres {
         }
     }
 
-    pub(super) async fn consumed_offsets(
-        &mut self,
-    ) -> Result<Vec<(String, String, i32, i64, String)>, StoreError> {
+    pub(super) async fn consumed_offsets(&mut self) -> Result<Vec<OffsetRow>, StoreError> {
         let mut connection = self.take().await?;
-        let rows = sqlx::query_as(
-            "SELECT part, topic, partition, next_offset, cluster_id FROM consumed_offset",
-        )
-        .fetch_all(&mut connection)
-        .await?;
+        let rows = sqlx::query_as(SELECT_OFFSETS)
+            .fetch_all(&mut connection)
+            .await?;
         self.connection = Some(connection);
         Ok(rows)
     }
 
     pub(super) async fn write(
         &mut self,
-        batch: &Batch,
+        records: &[Record],
         parts: &[Part],
         positions: &Positions,
         identity: &Identity,
+        end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
         let mut connection = self.take().await?;
+        let written = self
+            .write_on(&mut connection, records, parts, positions, identity, end)
+            .await;
+        // A refused row leaves a sound connection, whose transaction is rolled back before the next
+        // one: finding such a row takes many tries.
+        if matches!(written, Ok(_) | Err(StoreError::Refused(_))) {
+            self.connection = Some(connection);
+        }
+        written
+    }
+
+    async fn write_on(
+        &mut self,
+        connection: &mut PgConnection,
+        records: &[Record],
+        parts: &[Part],
+        positions: &Positions,
+        identity: &Identity,
+        end: End,
+    ) -> Result<Vec<(Part, u64)>, StoreError> {
         let mut transaction = connection.begin().await?;
-        for advance in batch.advances(parts, positions) {
+        for advance in batch::advances(records, parts, positions) {
             if !move_offset(&mut transaction, &advance, identity).await? {
                 return Err(StoreError::Fenced(advance));
             }
         }
-        let task_ids = upsert_tasks(&mut transaction, &batch.newest()).await?;
+        let task_ids = upsert_tasks(&mut transaction, &batch::newest(records)).await?;
         let mut written = Vec::new();
         for &part in parts {
             self.copy.begin();
-            for rows in batch.unstored(part, positions) {
+            for rows in batch::unstored(records, part, positions) {
                 // Every event's task was upserted just now.
                 let Some(&task_id) = task_ids.get(&rows.task.exec_id) else {
                     continue;
@@ -132,8 +157,10 @@ impl Postgres {
             copy.send(self.copy.end()).await?;
             written.push((part, copy.finish().await?));
         }
-        transaction.commit().await?;
-        self.connection = Some(connection);
+        match end {
+            End::Commit => transaction.commit().await?,
+            End::RollBack => transaction.rollback().await?,
+        }
         Ok(written)
     }
 }

@@ -7,8 +7,8 @@ use serde_json::json;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, QueryBuilder};
 
-use super::{Identity, StoreError};
-use crate::batch::{Advance, Batch, Positions};
+use super::{End, Identity, Meaning, OffsetRow, SELECT_OFFSETS, StoreError};
+use crate::batch::{self, Advance, Positions, Record};
 use crate::rows::{Part, ProgressRow, Rows};
 
 /// Rows in one INSERT: a full statement is prepared once and used again.
@@ -36,7 +36,11 @@ const NEWER_WINS: &str = " ON CONFLICT (exec_id) DO UPDATE SET (job_id, engine_i
      WHERE (excluded.is_final, excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
      > (task.is_final, task.reported_at, task.sequence, task.event_partition, task.event_offset)";
 
-pub(crate) struct Sqlite(SqliteConnection);
+pub(crate) struct Sqlite {
+    options: SqliteConnectOptions,
+    /// `None` after a failure, until the next try.
+    connection: Option<SqliteConnection>,
+}
 
 /// How the file is opened: readers never wait for the writer (WAL), writers wait for each other.
 pub(super) fn options(options: SqliteConnectOptions) -> SqliteConnectOptions {
@@ -46,15 +50,20 @@ pub(super) fn options(options: SqliteConnectOptions) -> SqliteConnectOptions {
         // In WAL mode a power cut can take back the last transactions, whole and with their
         // offsets, but not break the file: they are then read again from the topic.
         .synchronous(SqliteSynchronous::Normal)
-        .busy_timeout(Duration::from_secs(30))
+        // Then it is tried again, with a word in the log.
+        .busy_timeout(Duration::from_secs(5))
         .disable_statement_logging()
 }
 
-/// Whether an extended result code names a state that passes by itself: busy, locked, out of
-/// memory, I/O error, disk full.
-pub(super) fn passes(code: &str) -> bool {
-    code.parse::<u32>()
-        .is_ok_and(|code| matches!(code & 0xFF, 5 | 6 | 7 | 10 | 13))
+/// What an extended result code says (sqlite.org/rescode.html).
+pub(super) fn meaning(code: &str) -> Meaning {
+    match code.parse::<u32>().unwrap_or_default() & 0xFF {
+        // BUSY, LOCKED, NOMEM, IOERR, FULL, PROTOCOL (a race of locks).
+        5 | 6 | 7 | 10 | 13 | 15 => Meaning::Passes,
+        // TOOBIG, CONSTRAINT, MISMATCH.
+        18..=20 => Meaning::Refused,
+        _ => Meaning::Stays,
+    }
 }
 
 pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreError> {
@@ -74,46 +83,63 @@ pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreE
 
 impl Sqlite {
     pub(super) async fn open(options: &SqliteConnectOptions) -> Result<Self, StoreError> {
-        Ok(Self(options.connect().await?))
+        Ok(Self {
+            options: options.clone(),
+            connection: Some(options.connect().await?),
+        })
     }
 
-    pub(super) async fn consumed_offsets(
-        &mut self,
-    ) -> Result<Vec<(String, String, i32, i64, String)>, StoreError> {
-        Ok(sqlx::query_as(
-            "SELECT part, topic, partition, next_offset, cluster_id FROM consumed_offset",
-        )
-        .fetch_all(&mut self.0)
-        .await?)
+    /// The connection, taken out: only a call that ends well puts it back. SQLite rolls back by
+    /// itself what a full disk or an I/O error ends, and sqlx, which does not know, would take no
+    /// further transaction on the same connection.
+    async fn take(&mut self) -> Result<SqliteConnection, StoreError> {
+        match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => Ok(self.options.connect().await?),
+        }
+    }
+
+    pub(super) async fn consumed_offsets(&mut self) -> Result<Vec<OffsetRow>, StoreError> {
+        let mut connection = self.take().await?;
+        let rows = sqlx::query_as(SELECT_OFFSETS)
+            .fetch_all(&mut connection)
+            .await?;
+        self.connection = Some(connection);
+        Ok(rows)
     }
 
     pub(super) async fn write(
         &mut self,
-        batch: &Batch,
+        records: &[Record],
         parts: &[Part],
         positions: &Positions,
         identity: &Identity,
+        end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
         // IMMEDIATE: a transaction that begins by reading and then writes can meet
         // SQLITE_BUSY_SNAPSHOT, which no busy timeout waits for.
-        let mut transaction = self.0.begin_with("BEGIN IMMEDIATE").await?;
-        for advance in batch.advances(parts, positions) {
+        let mut connection = self.take().await?;
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        for advance in batch::advances(records, parts, positions) {
             if !move_offset(&mut transaction, &advance, identity).await? {
                 transaction.rollback().await?;
                 return Err(StoreError::Fenced(advance));
             }
         }
-        let task_ids = upsert_tasks(&mut transaction, &batch.newest()).await?;
+        let task_ids = upsert_tasks(&mut transaction, &batch::newest(records)).await?;
         let mut written = Vec::new();
         for &part in parts {
             // Every event's task was upserted just now.
-            let rows: Vec<(i64, &Rows)> = batch
-                .unstored(part, positions)
+            let rows: Vec<(i64, &Rows)> = batch::unstored(records, part, positions)
                 .filter_map(|rows| Some((*task_ids.get(&rows.task.exec_id)?, rows)))
                 .collect();
             written.push((part, insert(&mut transaction, part, &rows).await?));
         }
-        transaction.commit().await?;
+        match end {
+            End::Commit => transaction.commit().await?,
+            End::RollBack => transaction.rollback().await?,
+        }
+        self.connection = Some(connection);
         Ok(written)
     }
 }

@@ -1,6 +1,17 @@
 //! A pipeline of a test's own: topics, a database, and what runs on them.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+mod account;
+mod outside;
+mod program;
+
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub(crate) use account::{BAD, coordinates, headers, numbered};
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub(crate) use outside::{Broker, Cluster, SmallDisk};
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub(crate) use program::Program;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -31,6 +42,7 @@ pub(crate) struct Pipeline {
     pub(crate) events: String,
     pub(crate) letters: String,
     pub(crate) database_url: String,
+    pub(crate) partitions: i32,
     folder: TempDir,
 }
 
@@ -92,21 +104,32 @@ impl Running {
 impl Pipeline {
     /// Topics with so many partitions each, and an empty database; `None` where a service is absent.
     pub(crate) async fn make(kind: Kind, partitions: i32) -> Option<Self> {
+        let server = match kind {
+            Kind::Sqlite => None,
+            Kind::Postgres => Some(service("TEST_POSTGRES_URL")?),
+        };
+        Self::make_on(server.as_deref(), partitions, "").await
+    }
+
+    /// The same with a database on this PostgreSQL, made `WITH` these options, or else on SQLite.
+    pub(crate) async fn make_on(
+        server: Option<&str>,
+        partitions: i32,
+        options: &str,
+    ) -> Option<Self> {
         let bootstrap = kafka()?;
         let folder = tempfile::tempdir().unwrap();
         let name = unique("storing");
-        let database_url = match kind {
-            Kind::Sqlite => format!("sqlite:{}", folder.path().join("tasks.db").display()),
-            Kind::Postgres => {
-                let server = service("TEST_POSTGRES_URL")?;
+        let (kind, database_url) = match server {
+            None => (
+                Kind::Sqlite,
+                format!("sqlite:{}", folder.path().join("tasks.db").display()),
+            ),
+            Some(server) => {
                 let database = name.replace('-', "_");
-                let mut connection = connect(&server).await;
-                sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}")))
-                    .execute(&mut connection)
-                    .await
-                    .unwrap();
+                execute(server, &format!("CREATE DATABASE {database} {options}")).await;
                 let (host, _) = server.rsplit_once('/').unwrap();
-                format!("{host}/{database}")
+                (Kind::Postgres, format!("{host}/{database}"))
             }
         };
         let (source, events, letters) = (
@@ -135,6 +158,7 @@ impl Pipeline {
             events,
             letters,
             database_url,
+            partitions,
             folder,
         })
     }
@@ -392,12 +416,17 @@ impl Pipeline {
 
     /// Runs a statement that changes something.
     pub(crate) async fn execute(&self, statement: &str) {
-        let mut connection = connect(&self.database_url).await;
-        sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned()))
-            .execute(&mut connection)
-            .await
-            .unwrap();
+        execute(&self.database_url, statement).await;
     }
+}
+
+/// Runs statements that change something.
+pub(crate) async fn execute(url: &str, statements: &str) {
+    let mut connection = connect(url).await;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned()))
+        .execute(&mut connection)
+        .await
+        .unwrap();
 }
 
 async fn try_connect(url: &str) -> Result<AnyConnection, sqlx::Error> {
@@ -405,6 +434,6 @@ async fn try_connect(url: &str) -> Result<AnyConnection, sqlx::Error> {
     AnyConnection::connect(url).await
 }
 
-async fn connect(url: &str) -> AnyConnection {
+pub(crate) async fn connect(url: &str) -> AnyConnection {
     try_connect(url).await.unwrap()
 }

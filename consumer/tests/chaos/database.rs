@@ -1,0 +1,243 @@
+//! The database of this run's own, and what can be done to it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, AssertSqlSafe, Connection, Row};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+/// Few, so that they can be used up quickly; enough for what runs here.
+const MAX_CONNECTIONS: usize = 40;
+/// Whom the services connect as: no superuser, who has connections in reserve.
+const ROLE: &str = "taskrunning";
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    Postgres,
+    Sqlite,
+}
+
+impl FromStr for Kind {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "postgres" => Ok(Self::Postgres),
+            "sqlite" => Ok(Self::Sqlite),
+            _ => Err("postgres or sqlite"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Fault {
+    /// As by a power cut, and started again.
+    Crash,
+    /// Every connection is ended.
+    Cut,
+    /// As a standby that is not promoted yet: it takes no writes.
+    ReadOnly,
+    /// All connections are cut, and others take their places.
+    Full,
+    /// Another program holds SQLite's only write lock.
+    Locked,
+}
+
+/// Stopped and deleted when dropped; PostgreSQL's log is kept.
+pub(crate) struct Database {
+    kind: Kind,
+    url: String,
+    cluster: Option<Cluster>,
+}
+
+impl Database {
+    pub(crate) async fn start(kind: Kind, tool: &str, folder: &Path) -> Self {
+        sqlx::any::install_default_drivers();
+        match kind {
+            Kind::Sqlite => Self {
+                kind,
+                url: format!("sqlite:{}", folder.join("tasks.db").display()),
+                cluster: None,
+            },
+            Kind::Postgres => {
+                let cluster = Cluster::start(tool, folder);
+                let mut connection = AnyConnection::connect(&cluster.url).await.unwrap();
+                for statement in [
+                    format!("CREATE ROLE {ROLE} LOGIN"),
+                    format!("CREATE DATABASE {ROLE} OWNER {ROLE}"),
+                ] {
+                    sqlx::raw_sql(AssertSqlSafe(statement))
+                        .execute(&mut connection)
+                        .await
+                        .unwrap();
+                }
+                let (_, address) = cluster.url.split_once('@').unwrap();
+                let (host, _) = address.split_once('/').unwrap();
+                Self {
+                    kind,
+                    url: format!("postgres://{ROLE}@{host}/{ROLE}"),
+                    cluster: Some(cluster),
+                }
+            }
+        }
+    }
+
+    /// For the services.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) fn is_postgres(&self) -> bool {
+        self.kind == Kind::Postgres
+    }
+
+    /// What can be done to it.
+    pub(crate) fn faults(&self) -> &'static [Fault] {
+        match self.kind {
+            Kind::Postgres => &[Fault::Crash, Fault::Cut, Fault::ReadOnly, Fault::Full],
+            Kind::Sqlite => &[Fault::Locked],
+        }
+    }
+
+    /// Does it, and undoes it after a time.
+    pub(crate) async fn break_for(&self, fault: Fault, lasting: Duration) -> anyhow::Result<()> {
+        let Some(cluster) = &self.cluster else {
+            let mut connection = AnyConnection::connect(&self.url).await?;
+            // Waits for its turn as anybody does.
+            execute(&mut connection, "PRAGMA busy_timeout = 20000").await?;
+            execute(&mut connection, "BEGIN IMMEDIATE").await?;
+            sleep(lasting).await;
+            return execute(&mut connection, "ROLLBACK").await;
+        };
+        match fault {
+            Fault::Crash => {
+                cluster.run(&["--mode", "immediate", "stop"]).await;
+                sleep(lasting).await;
+                cluster.run(&["start"]).await;
+            }
+            Fault::Cut => self.cut(cluster).await?,
+            Fault::ReadOnly => {
+                let mut connection = AnyConnection::connect(&cluster.url).await?;
+                for (value, pause) in [("on", lasting), ("off", Duration::ZERO)] {
+                    let set = format!("ALTER SYSTEM SET default_transaction_read_only = {value}");
+                    execute(&mut connection, &set).await?;
+                    execute(&mut connection, "SELECT pg_reload_conf()").await?;
+                    sleep(pause).await;
+                }
+            }
+            Fault::Full => {
+                let mut held = Vec::new();
+                self.cut(cluster).await?;
+                while held.len() < MAX_CONNECTIONS {
+                    match AnyConnection::connect(&self.url).await {
+                        Ok(connection) => held.push(connection),
+                        Err(_) => break,
+                    }
+                }
+                sleep(lasting).await;
+            }
+            Fault::Locked => unreachable!("that is SQLite's"),
+        }
+        Ok(())
+    }
+
+    async fn cut(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let mut connection = AnyConnection::connect(&cluster.url).await?;
+        let cut = format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{ROLE}'"
+        );
+        execute(&mut connection, &cut).await
+    }
+
+    /// A query's rows, each column a number.
+    pub(crate) async fn numbers<const N: usize>(
+        &self,
+        select: &str,
+    ) -> anyhow::Result<Vec<[i64; N]>> {
+        let rows = self.rows(select).await?;
+        rows.iter()
+            .map(|row| {
+                let mut numbers = [0; N];
+                for (i, number) in numbers.iter_mut().enumerate() {
+                    *number = row.try_get(i)?;
+                }
+                Ok(numbers)
+            })
+            .collect()
+    }
+
+    pub(crate) async fn rows(&self, select: &str) -> anyhow::Result<Vec<AnyRow>> {
+        let mut connection = AnyConnection::connect(&self.url).await?;
+        let select = sqlx::query(AssertSqlSafe(select.to_owned()));
+        Ok(select.fetch_all(&mut connection).await?)
+    }
+}
+
+async fn execute(connection: &mut AnyConnection, statement: &str) -> anyhow::Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A PostgreSQL cluster, where its user may enter.
+struct Cluster {
+    tool: String,
+    folder: TempDir,
+    logs: PathBuf,
+    /// Of a superuser.
+    url: String,
+}
+
+impl Cluster {
+    fn start(tool: &str, logs: &Path) -> Self {
+        let parent = std::env::var("TEST_POSTGRES_DIR").unwrap_or_else(|_| "/tmp".to_owned());
+        let folder = tempfile::Builder::new()
+            .prefix("chaos.")
+            .tempdir_in(parent)
+            .unwrap();
+        let mut cluster = Self {
+            tool: tool.to_owned(),
+            folder,
+            logs: logs.to_owned(),
+            url: String::new(),
+        };
+        let max_connections = format!("max_connections={MAX_CONNECTIONS}");
+        cluster.url = tell(cluster.command(&["start", "--set", &max_connections]));
+        cluster
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.tool);
+        command.arg("--dir").arg(self.folder.path()).args(arguments);
+        command.stdin(Stdio::null()).stderr(Stdio::inherit());
+        command
+    }
+
+    async fn run(&self, arguments: &[&str]) {
+        let command = self.command(arguments);
+        tokio::task::spawn_blocking(move || tell(command))
+            .await
+            .unwrap();
+    }
+}
+
+/// What a command says on standard output, once it has ended well.
+fn tell(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = std::fs::copy(
+            self.folder.path().join("server.log"),
+            self.logs.join("postgres.log"),
+        );
+        let _ = self.command(&["--mode", "immediate", "remove"]).status();
+    }
+}

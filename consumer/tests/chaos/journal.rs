@@ -1,0 +1,33 @@
+//! What is done and what is seen, with its time, for people: on standard output and in a file.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Instant;
+
+pub(crate) struct Journal {
+    begun: Instant,
+    file: Mutex<File>,
+}
+
+impl Journal {
+    pub(crate) fn open(path: &Path) -> Self {
+        Self {
+            begun: Instant::now(),
+            file: Mutex::new(File::create(path).unwrap()),
+        }
+    }
+
+    pub(crate) fn line(&self, text: &str) {
+        let elapsed = self.begun.elapsed().as_secs_f64();
+        let now = jiff::Timestamp::now();
+        println!("[{elapsed:6.1} s] {text}");
+        // With the time as the programs' own logs have it, so that they can be read side by side.
+        writeln!(
+            self.file.lock().unwrap(),
+            "{now:.3} [{elapsed:6.1} s] {text}"
+        )
+        .unwrap();
+    }
+}

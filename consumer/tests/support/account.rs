@@ -1,0 +1,261 @@
+//! Many events, and an account of where each of them went.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Headers, Message, OwnedMessage};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use schemas::TaskRunningInfoEvent;
+use service::testing::{read_all, reader, until};
+
+use super::{Kind, Pipeline, execute};
+
+/// What no router writes.
+pub(crate) const BAD: &[u8] = b"no event";
+
+/// The `i`th of many events: of 97 tasks, each of which counts its reports.
+pub(crate) fn numbered(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunningInfoEvent {
+    let mut event = sample.clone();
+    event.info.exec_id = format!("exec-{:02}", i % 97);
+    event.info.sequence = (i / 97) as i64;
+    event.info.reported_at += i as i64;
+    event
+}
+
+impl Pipeline {
+    /// Sends so many values, each to the next partition in turn, and waits until the broker has them.
+    pub(crate) fn fill(&self, count: usize, value: impl Fn(usize) -> Vec<u8>) {
+        let producer: ThreadedProducer<_> = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "20")
+            .set("batch.size", "500000")
+            .set("compression.type", "lz4")
+            .set("message.max.bytes", "1100000")
+            .create()
+            .unwrap();
+        for i in 0..count {
+            let value = value(i);
+            let key = format!("key-{i}");
+            let mut record = BaseRecord::<str, [u8]>::to(&self.events)
+                .key(&key)
+                .payload(&value)
+                .partition((i % self.partitions as usize) as i32);
+            while let Err((error, back)) = producer.send(record) {
+                let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
+                assert_eq!(error, full);
+                std::thread::sleep(Duration::from_millis(5));
+                record = back;
+            }
+        }
+        producer.flush(Duration::from_secs(60)).unwrap();
+    }
+
+    /// Sends so many numbered events; each `bad_every`th record is no event (0: none).
+    pub(crate) fn fill_numbered(
+        &self,
+        sample: &TaskRunningInfoEvent,
+        count: usize,
+        bad_every: usize,
+    ) {
+        self.fill(count, |i| match bad_every {
+            0 => schemas::encode_event(&numbered(sample, i)).unwrap(),
+            n if i % n == n - 1 => BAD.to_vec(),
+            _ => schemas::encode_event(&numbered(sample, i)).unwrap(),
+        });
+    }
+
+    /// The partitions' first offsets and ends.
+    pub(crate) fn ends(&self) -> BTreeMap<i32, (i64, i64)> {
+        let reader = reader(&self.bootstrap);
+        let metadata = reader
+            .fetch_metadata(Some(&self.events), Duration::from_secs(10))
+            .unwrap();
+        let partitions = metadata.topics()[0].partitions();
+        partitions
+            .iter()
+            .map(|partition| {
+                let ends = reader
+                    .fetch_watermarks(&self.events, partition.id(), Duration::from_secs(10))
+                    .unwrap();
+                (partition.id(), ends)
+            })
+            .collect()
+    }
+
+    /// How many records were ever sent to the events topic.
+    pub(crate) fn sent(&self) -> i64 {
+        self.ends().values().map(|(_, end)| end).sum()
+    }
+
+    /// Waits until all parts of all that was sent to the events topic are stored.
+    pub(crate) async fn until_all_stored(&self, within: Duration) {
+        let sent = self.sent();
+        let slowest = "SELECT CAST(coalesce(min(stored), 0) AS bigint) FROM \
+             (SELECT sum(next_offset) AS stored FROM consumed_offset GROUP BY part) AS parts";
+        until(&format!("{sent} events are stored"), within, async || {
+            (self.count(slowest).await >= sent).then_some(())
+        })
+        .await;
+    }
+
+    /// The letters that committed readers see.
+    pub(crate) fn read_letters(&self) -> Vec<OwnedMessage> {
+        read_all(&self.bootstrap, &self.letters)
+    }
+
+    /// Where the records stood that are in the events topic and are no events.
+    pub(crate) fn bad(&self) -> BTreeSet<(i32, i64)> {
+        read_all(&self.bootstrap, &self.events)
+            .iter()
+            .filter(|record| record.payload() == Some(BAD))
+            .map(|record| (record.partition(), record.offset()))
+            .collect()
+    }
+
+    /// Panics unless each record of the events topic is in all three tables exactly once, or, if it
+    /// is one of `lettered`, in none and has exactly one dead letter.
+    pub(crate) async fn assert_each_once(&self, lettered: &BTreeSet<(i32, i64)>) {
+        let letters = coordinates(&self.read_letters());
+        let expected: Vec<_> = lettered.iter().copied().collect();
+        assert_eq!(letters, expected, "one letter each, and no others");
+        let ends = self.ends();
+        for table in ["task_progress", "task_resource", "task_metrics"] {
+            let select = format!(
+                "SELECT CAST(event_partition AS text), CAST(count(*) AS text), CAST(count(DISTINCT event_offset) AS text), \
+                 CAST(min(event_offset) AS text), CAST(max(event_offset) AS text) FROM {table} GROUP BY event_partition"
+            );
+            let number = |text: &Option<String>| text.as_deref().unwrap().parse::<i64>().unwrap();
+            let held: BTreeMap<i32, Vec<i64>> = self
+                .rows(&select)
+                .await
+                .iter()
+                .map(|row| {
+                    (
+                        number(&row[0]) as i32,
+                        row[1..].iter().map(number).collect(),
+                    )
+                })
+                .collect();
+            for (partition, (low, end)) in &ends {
+                let aside = lettered.iter().filter(|(p, _)| p == partition).count() as i64;
+                let events = end - low - aside;
+                match held.get(partition) {
+                    None => assert_eq!(events, 0, "{table}, partition {partition}: no row"),
+                    Some(held) => {
+                        let [rows, distinct, least, greatest] = held[..].try_into().unwrap();
+                        assert_eq!(
+                            (rows, distinct),
+                            (events, events),
+                            "rows and distinct offsets of {table}, partition {partition}"
+                        );
+                        assert!(least >= *low && greatest < *end, "{table}: {held:?}");
+                    }
+                }
+            }
+            if !lettered.is_empty() {
+                let values: Vec<_> = lettered
+                    .iter()
+                    .map(|(p, o)| format!("({p}, {o})"))
+                    .collect();
+                let both = format!(
+                    "SELECT count(*) FROM {table} WHERE (event_partition, event_offset) IN (VALUES {})",
+                    values.join(", ")
+                );
+                assert_eq!(
+                    self.count(&both).await,
+                    0,
+                    "{table} has rows of lettered records"
+                );
+            }
+        }
+    }
+
+    /// The group's state and its members' ids, as the broker has them.
+    pub(crate) fn members(&self) -> (String, Vec<String>) {
+        let groups = reader(&self.bootstrap)
+            .fetch_group_list(Some(&self.events), Duration::from_secs(10))
+            .unwrap();
+        let group = &groups.groups()[0];
+        let mut ids: Vec<_> = group.members().iter().map(|m| m.id().to_owned()).collect();
+        ids.sort();
+        (group.state().to_owned(), ids)
+    }
+
+    /// Waits until the group is at rest with so many members; gives their ids.
+    pub(crate) async fn until_stable(&self, members: usize) -> Vec<String> {
+        until(
+            &format!("the group is stable with {members} members"),
+            Duration::from_secs(30),
+            async || {
+                let (state, ids) = self.members();
+                (state == "Stable" && ids.len() == members).then_some(ids)
+            },
+        )
+        .await
+    }
+
+    /// PostgreSQL: the database's name.
+    pub(crate) fn database(&self) -> &str {
+        assert_eq!(self.kind, Kind::Postgres);
+        self.database_url.rsplit_once('/').unwrap().1
+    }
+
+    /// PostgreSQL: runs statements as superuser in another database than this pipeline's.
+    pub(crate) async fn administer(&self, statements: &str) {
+        let (host, _) = self.database_url.rsplit_once('/').unwrap();
+        execute(&format!("{host}/postgres"), statements).await;
+    }
+
+    /// PostgreSQL: makes a user, named like the database and its owner, whose rights and limits a
+    /// test may change; gives the URL to connect as that user.
+    pub(crate) async fn make_owner(&self) -> String {
+        let name = self.database();
+        self.administer(&format!(
+            "CREATE ROLE {name} LOGIN PASSWORD 'right'; ALTER DATABASE {name} OWNER TO {name}"
+        ))
+        .await;
+        self.database_url
+            .replacen("postgres@", &format!("{name}:right@"), 1)
+    }
+
+    /// PostgreSQL: ends the sessions of the consumers.
+    pub(crate) async fn end_sessions(&self) {
+        self.administer(&format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = '{}' AND application_name = 'consumer'",
+            self.database()
+        ))
+        .await;
+    }
+}
+
+/// Where the letters say that their records stood, in order.
+pub(crate) fn coordinates(letters: &[OwnedMessage]) -> Vec<(i32, i64)> {
+    let mut coordinates: Vec<_> = letters
+        .iter()
+        .map(|letter| {
+            let headers = headers(letter);
+            let number = |name: &str| headers[name].parse::<i64>().unwrap();
+            (
+                number("__connect.errors.partition") as i32,
+                number("__connect.errors.offset"),
+            )
+        })
+        .collect();
+    coordinates.sort_unstable();
+    coordinates
+}
+
+/// A letter's headers by name.
+pub(crate) fn headers(letter: &OwnedMessage) -> BTreeMap<String, String> {
+    let headers = letter.headers().unwrap();
+    let text = |value: Option<&[u8]>| String::from_utf8(value.unwrap().to_vec()).unwrap();
+    headers
+        .iter()
+        .map(|header| (header.key.to_owned(), text(header.value)))
+        .collect()
+}

@@ -1,0 +1,163 @@
+//! What a test may break because it is its own: a PostgreSQL cluster, a broker, a small disk.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use service::testing::service;
+use tempfile::TempDir;
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A folder whose parents another user may enter, unlike those of `TMPDIR`.
+fn folder() -> TempDir {
+    let parent = std::env::var("TEST_POSTGRES_DIR").unwrap_or("/tmp".to_owned());
+    tempfile::Builder::new()
+        .prefix("consumer-test.")
+        .tempdir_in(parent)
+        .unwrap()
+}
+
+/// A PostgreSQL cluster; stopped and deleted when dropped.
+pub(crate) struct Cluster {
+    tool: String,
+    folder: TempDir,
+    /// Of a superuser.
+    pub(crate) url: String,
+}
+
+impl Cluster {
+    pub(crate) fn start(settings: &[&str]) -> Option<Self> {
+        let tool = service("TEST_POSTGRES_TOOL")?;
+        let folder = folder();
+        let mut cluster = Self {
+            tool,
+            folder,
+            url: String::new(),
+        };
+        let settings: Vec<&str> = settings.iter().flat_map(|s| ["--set", s]).collect();
+        cluster.url = cluster.tool(&[&["start"], &settings[..]].concat());
+        Some(cluster)
+    }
+
+    fn tool(&self, arguments: &[&str]) -> String {
+        let folder = self.folder.path().to_str().unwrap();
+        run(&self.tool, &[&["--dir", folder], arguments].concat())
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// As by a crash.
+    pub(crate) fn crash(&self) {
+        self.tool(&["stop", "--mode", "immediate"]);
+    }
+
+    pub(crate) fn start_again(&self) {
+        assert_eq!(self.tool(&["start"]), self.url);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = Command::new(&self.tool)
+            .arg("--dir")
+            .arg(self.folder.path())
+            .args(["--mode", "immediate", "remove"])
+            .status();
+    }
+}
+
+/// A Kafka broker, which is a cluster of its own; stopped and deleted when dropped.
+pub(crate) struct Broker {
+    tool: String,
+    folder: TempDir,
+    pub(crate) bootstrap: String,
+}
+
+impl Broker {
+    pub(crate) fn start() -> Option<Self> {
+        let tool = service("TEST_KAFKA_TOOL")?;
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().to_str().unwrap();
+        let bootstrap = run(&tool, &["--dir", dir, "start"]);
+        Some(Self {
+            tool,
+            folder,
+            bootstrap,
+        })
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = Command::new(&self.tool)
+            .arg("--dir")
+            .arg(self.folder.path())
+            .arg("stop")
+            .status();
+    }
+}
+
+/// A file system with little room, unmounted when dropped.
+pub(crate) struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    /// `None` where this user may not mount; the test is then left out.
+    pub(crate) fn mount(kib: u32) -> Option<Self> {
+        let folder = folder();
+        let size = format!("size={kib}k,mode=0777");
+        let mounted = as_root("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(folder.path())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            Some(Self(folder))
+        } else {
+            println!(
+                "skipped: mounting a small file system takes root or a sudo that does not ask"
+            );
+            None
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Fills all of it with a file, for as long as that file is there.
+    pub(crate) fn fill(&self) -> std::path::PathBuf {
+        use std::io::Write;
+        let path = self.0.path().join("ballast");
+        let mut file = std::fs::File::create(&path).unwrap();
+        for size in [1 << 16, 1 << 12] {
+            while file.write_all(&vec![b'x'; size]).is_ok() {}
+        }
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = as_root("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+fn as_root(program: &str) -> Command {
+    let id = Command::new("id").arg("-u").output();
+    if id.is_ok_and(|id| id.stdout == b"0\n") {
+        return Command::new(program);
+    }
+    let mut sudo = Command::new("sudo");
+    sudo.args(["-n", program]);
+    sudo
+}

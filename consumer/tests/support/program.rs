@@ -1,0 +1,170 @@
+//! The real `consumer run` as a child process, and what its operators see of it.
+
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use service::testing::{Process, free_port, get, until};
+
+use super::Pipeline;
+
+const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
+
+/// A consumer; killed when dropped.
+pub(crate) struct Program {
+    pub(crate) process: Process,
+    port: u16,
+}
+
+impl Pipeline {
+    /// Starts `consumer run` on this pipeline, in the group named like the events topic unless told
+    /// otherwise.
+    pub(crate) fn program(&self, name: &str, more: &[&str]) -> Program {
+        self.program_on(&self.database_url, name, more)
+    }
+
+    /// The same with another database, or the same database as another user.
+    pub(crate) fn program_on(&self, database_url: &str, name: &str, more: &[&str]) -> Program {
+        let port = free_port();
+        let address = format!("127.0.0.1:{port}");
+        let mut arguments = vec![
+            "run",
+            "--bootstrap-servers",
+            &self.bootstrap,
+            "--events-topic",
+            &self.events,
+            "--dead-letters-topic",
+            &self.letters,
+            "--database-url",
+            database_url,
+            "--metrics-listen",
+            &address,
+        ];
+        if !more.contains(&"--group") {
+            arguments.extend(["--group", &self.events]);
+        }
+        arguments.extend(more);
+        let process = Process::start(self.folder(), name, Path::new(CONSUMER), &arguments);
+        Program { process, port }
+    }
+
+    /// What `consumer` prints, asked with these arguments about this pipeline's database.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> String {
+        let output = std::process::Command::new(CONSUMER)
+            .args(arguments)
+            .args(["--database-url", &self.database_url])
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Program {
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    pub(crate) async fn until_ready(&mut self) {
+        let mut last = None;
+        for _ in 0..600 {
+            self.process.assert_running();
+            last = get(self.port, "/readyz");
+            if last.as_ref().is_some_and(|(status, _)| *status == 200) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("not ready within 60 s: {last:?}");
+    }
+
+    /// Waits until it is not ready for a reason that names all of these; it may not end meanwhile.
+    pub(crate) async fn until_waiting(&mut self, reason: &[&str]) {
+        let mut last = None;
+        for _ in 0..400 {
+            self.process.assert_running();
+            last = get(self.port, "/readyz");
+            let named = |body: &str| reason.iter().all(|word| body.contains(word));
+            if last
+                .as_ref()
+                .is_some_and(|(status, body)| *status == 503 && named(body))
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("/readyz does not tell of {reason:?} within 20 s: {last:?}");
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        get(self.port, "/readyz").is_some_and(|(status, _)| status == 200)
+    }
+
+    /// Whether it is not ready, for a reason that has this in it.
+    pub(crate) fn is_waiting(&self, reason: &str) -> bool {
+        get(self.port, "/readyz")
+            .is_some_and(|(status, body)| status == 503 && body.contains(reason))
+    }
+
+    pub(crate) async fn until_logged(&self, words: &str) {
+        until(
+            &format!("it logs {words:?}"),
+            Duration::from_secs(30),
+            async || self.log().contains(words).then_some(()),
+        )
+        .await;
+    }
+
+    /// Waits until it has read all of a topic, stored or not: no lag in its metrics over more than two
+    /// of the statistics, of which there is one a second, that they are taken from.
+    pub(crate) async fn until_all_is_read(&self, topic: &str) {
+        let of = format!("messaging_consumer_lag_messages{{messaging_destination_name=\"{topic}\"");
+        let mut read = 0;
+        until("its lag is 0", Duration::from_secs(30), async || {
+            let (_, metrics) = get(self.port, "/metrics")?;
+            let mut lags = metrics
+                .lines()
+                .filter(|line| line.starts_with(&of))
+                .peekable();
+            let all = lags.peek().is_some() && lags.all(|line| line.ends_with(" 0"));
+            read = if all { read + 1 } else { 0 };
+            (read == 50).then_some(())
+        })
+        .await;
+    }
+
+    /// After a time in which it stood still: whether it is a member again (`true`), or has ended
+    /// with exit code 1 and a cause. Any other end is a failure.
+    pub(crate) async fn recovers_or_ends(&mut self) -> bool {
+        for _ in 0..600 {
+            if let Some(status) = self.process.status() {
+                let log = self.log();
+                assert_eq!(status.code(), Some(1), "{log}");
+                assert!(log.contains("ERROR"), "{log}");
+                return false;
+            }
+            if self.is_ready() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("neither ready nor ended within 30 s:\n{}", self.log());
+    }
+
+    /// Waits for the end that a person is to look after, and gives the log.
+    pub(crate) async fn needs_attention(mut self) -> String {
+        let status = self.process.ended().await;
+        let log = self.log();
+        assert_eq!(status.code(), Some(78), "{log}");
+        log
+    }
+
+    /// Stops it, which it has to do in order.
+    pub(crate) async fn stop(mut self) {
+        self.process.assert_running();
+        let log = self.log();
+        let status: ExitStatus = self.process.stop().await;
+        assert_eq!(status.code(), Some(0), "{log}");
+    }
+}
