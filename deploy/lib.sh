@@ -37,13 +37,13 @@ show_end() {
     echo "---" >&2
 }
 
-# free_port [BUT_NOT]
+# free_port [BUT_NOT]…
 # shellcheck disable=SC2120
 free_port() {
     local candidate
     for ((i = 0; i < 100; i++)); do
         candidate=$((RANDOM % 12000 + 20000)) # below the ports the kernel hands to outgoing connections
-        [[ $candidate != "${1:-}" ]] || continue
+        [[ " $* " != *" $candidate "* ]] || continue
         (exec 3<>"/dev/tcp/127.0.0.1/$candidate") 2>/dev/null || { echo "$candidate" && return; }
     done
     fail 'found no free port between 20000 and 32000'
@@ -140,6 +140,16 @@ leave() {
     "$1"
     ((status == 0)) || echo "${0##*/}: ended with exit code $status after $SECONDS s; logs are in $2" >&2
     exit "$status"
+}
+
+# remove_postgres_in DIR: the clusters by local-postgres in its folders, small disks of tests, and DIR.
+remove_postgres_in() {
+    local left
+    for left in "$1"/*/; do
+        umount "$left" 2>/dev/null || true
+        [[ ! -e $left ]] || "$deploy/local-postgres" --dir "${left%/}" --mode immediate remove
+    done
+    rm -rf "$1"
 }
 
 # ---- What must be on the machine.
