@@ -20,16 +20,17 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rdkafka::message::Message;
 use schemas::topics;
 use serde_json::json;
 use service::exit::{OK, USAGE};
 use service::kafka::{Cluster, KafkaOptions};
+use service::range::{Position, Reader, moment};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
-use read::{Filter, Letter, Letters, Position, Reader, Selection};
+use read::{Filter, Letter, Letters, Selection};
 use redrive::{Done, Redriver, Sending};
 
 /// Letters that a dry run shows one by one.
@@ -163,20 +164,6 @@ before and asked for by its place, is not there, is too large, or its value is g
 Examples:
   router dead-letters redrive 3:17 3:18
   router dead-letters redrive --reason UnknownSchema --since -2h --dry-run";
-
-/// Reads RFC 3339, or a time back from now.
-fn moment(text: &str) -> Result<Timestamp, String> {
-    let back = text
-        .strip_prefix('-')
-        .and_then(|ago| ago.parse::<SignedDuration>().ok());
-    let moment = match back {
-        Some(ago) => Timestamp::now().checked_sub(ago).ok(),
-        None => text.parse().ok(),
-    };
-    moment.ok_or_else(|| {
-        "expected RFC 3339 as in 2026-11-25T14:05:00Z, or a time back from now as in -2h".to_owned()
-    })
-}
 
 impl Which {
     fn filter(self) -> Filter {
@@ -570,22 +557,5 @@ fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_moment_is_a_time_or_a_while_ago() {
-        let told = moment("2026-11-25T14:05:00Z");
-        assert_eq!(told, Ok("2026-11-25T14:05:00Z".parse().unwrap()));
-        let told = moment("-2h").unwrap();
-        let ago = Timestamp::now().duration_since(told);
-        assert!((7_200..7_260).contains(&ago.as_secs()), "{ago:?}");
-        for text in ["", "2h", "-2", "yesterday", "2026-11-25"] {
-            assert!(moment(text).is_err(), "{text}");
-        }
     }
 }

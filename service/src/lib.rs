@@ -4,6 +4,7 @@
 //! - [`subscription`]: a member of a consumer group as one ordered stream of records, assignments
 //!   and revocations.
 //! - [`transaction`]: records and consumed offsets in one Kafka transaction.
+//! - [`range`]: a part of a topic that ends, outside any group.
 //! - [`lookup`]: single records by their coordinates.
 //! - [`breaker`]: few bad records are set aside, many stop the service.
 //! - [`backoff`]: pauses between tries.
@@ -18,6 +19,7 @@ pub mod exit;
 pub mod health;
 pub mod kafka;
 pub mod lookup;
+pub mod range;
 pub mod subscription;
 pub mod telemetry;
 #[cfg(feature = "testing")]

@@ -18,10 +18,11 @@ use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use schemas::dead_letter::{self, Redriven};
 use service::exit::NeedsAttention;
 use service::kafka::{BATCH_OVERHEAD_BYTES, KafkaOptions};
+use service::range::Reader;
 use service::transaction::{Deliveries, FIXED};
 use tokio_util::sync::CancellationToken;
 
-use super::read::{Letter, Letters, Reader};
+use super::read::{Letter, Letters};
 
 /// How long one call may take before it is made again.
 const CALL: Duration = Duration::from_secs(5);

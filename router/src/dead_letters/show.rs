@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use rdkafka::message::{Headers, Message};
 use schemas::DecodeError;
+use service::range::Reader;
 
-use super::read::{Letter, Reader};
+use super::read::Letter;
 use super::{shown, time};
 use tokio_util::sync::CancellationToken;
 

@@ -1,0 +1,491 @@
+//! A part of a topic that ends, read outside any group: from where, to where, and each record of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use jiff::{SignedDuration, Timestamp};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::NeedsAttention;
+use crate::kafka::KafkaOptions;
+use crate::subscription::Quiet;
+
+/// How long one question to the brokers may take.
+const ASK: Duration = Duration::from_secs(10);
+/// How long one poll waits for a record.
+const POLL: Duration = Duration::from_millis(100);
+/// After so long without a record the log's start is looked at: retention may have passed the end.
+const QUIET: Duration = Duration::from_secs(5);
+/// After so long without a step reading fails. Longer than a router's transaction may stay open.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// Settings that "committed and whole" rests on. Retention may pass a start between asking for it
+/// and reading: then the log's new start is as good.
+const FIXED: &[(&str, &str)] = &[
+    ("isolation.level", "read_committed"),
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    ("auto.offset.reset", "earliest"),
+    ("allow.auto.create.topics", "false"),
+    ("check.crcs", "true"),
+];
+const DEFAULTS: &[(&str, &str)] = &[
+    ("fetch.queue.backoff.ms", "2"),
+    ("queued.max.messages.kbytes", "16384"),
+    // librdkafka assigns partitions only to a client that names a group. It is never joined, and
+    // nothing is committed for it.
+    ("group.id", "none"),
+];
+
+/// Where a record stands in a topic, written `PARTITION:OFFSET`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}:{}", self.partition, self.offset))
+    }
+}
+
+impl FromStr for Position {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once(':').and_then(|(partition, offset)| {
+            Some(Self {
+                partition: partition.parse().ok()?,
+                offset: offset.parse().ok()?,
+            })
+        });
+        parsed
+            .filter(|position| position.partition >= 0 && position.offset >= 0)
+            .ok_or_else(|| "expected PARTITION:OFFSET as `list` prints it, e.g. 3:17".to_owned())
+    }
+}
+
+/// Where a part of a topic begins or ends, as people say it: see [`Bound::from_str`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Bound {
+    /// The first offset that each partition still has.
+    Earliest,
+    /// The end that a committed reader sees.
+    Latest,
+    /// These offsets, by partition; partitions that are not named are left out.
+    Offsets(BTreeMap<i32, i64>),
+    /// The first record of each partition that is stamped so late or later.
+    Time(Timestamp),
+}
+
+impl FromStr for Bound {
+    type Err = String;
+
+    /// Reads `earliest`, `latest`, `offset:P=N,…`, `time:2026-11-25T10:00Z` or a time back from now
+    /// as in `-2h`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(offsets) = text.strip_prefix("offset:") {
+            return offsets_by_partition(offsets).map(Self::Offsets);
+        }
+        match text {
+            "earliest" => Ok(Self::Earliest),
+            "latest" => Ok(Self::Latest),
+            _ => moment(text.strip_prefix("time:").unwrap_or(text))
+                .map(Self::Time)
+                .map_err(|_| {
+                    "expected earliest, latest, offset:PARTITION=OFFSET,…, time:2026-11-25T10:00Z, or a time back \
+                     from now as in -2h"
+                        .to_owned()
+                }),
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Earliest => f.write_str("earliest"),
+            Self::Latest => f.write_str("latest"),
+            Self::Offsets(offsets) => {
+                let offsets: Vec<String> =
+                    offsets.iter().map(|(p, o)| format!("{p}={o}")).collect();
+                write!(f, "offset:{}", offsets.join(","))
+            }
+            Self::Time(time) => write!(f, "time:{time}"),
+        }
+    }
+}
+
+fn offsets_by_partition(text: &str) -> Result<BTreeMap<i32, i64>, String> {
+    let mut offsets = BTreeMap::new();
+    for pair in text.split(',') {
+        let parsed = pair.split_once('=').and_then(|(partition, offset)| {
+            let partition: i32 = partition.trim().parse().ok()?;
+            let offset: i64 = offset.trim().parse().ok()?;
+            (partition >= 0 && offset >= 0).then_some((partition, offset))
+        });
+        let (partition, offset) = parsed
+            .ok_or_else(|| format!("{pair:?} is not PARTITION=OFFSET, as in offset:0=17,3=20"))?;
+        if offsets.insert(partition, offset).is_some() {
+            return Err(format!("partition {partition} is named twice"));
+        }
+    }
+    Ok(offsets)
+}
+
+/// Reads a time: RFC 3339, seconds and offset as short as one likes (`2026-11-25T14:05Z`), or back
+/// from now (`-2h`).
+///
+/// # Errors
+/// What was expected.
+pub fn moment(text: &str) -> Result<Timestamp, String> {
+    let back = text
+        .strip_prefix('-')
+        .and_then(|ago| ago.parse::<SignedDuration>().ok());
+    let moment = match back {
+        Some(ago) => Timestamp::now().checked_sub(ago).ok(),
+        None => text.parse().ok(),
+    };
+    moment.ok_or_else(|| {
+        "expected RFC 3339 as in 2026-11-25T14:05:00Z, or a time back from now as in -2h".to_owned()
+    })
+}
+
+/// Where to stop reading a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// At the last stable offset: what a committed reader sees now.
+    Stable,
+    /// At the high watermark: what lies behind an open transaction is waited for.
+    High,
+}
+
+/// Offsets to read, by partition.
+pub type Ranges = BTreeMap<i32, Range<i64>>;
+
+/// A committed reader.
+pub struct Reader {
+    config: ClientConfig,
+    committed: BaseConsumer<Quiet>,
+    uncommitted: BaseConsumer<Quiet>,
+}
+
+impl Reader {
+    /// # Errors
+    /// If a setting is wrong.
+    pub fn connect(options: &KafkaOptions) -> anyhow::Result<Self> {
+        let config = options.client_config(DEFAULTS, FIXED)?;
+        let mut uncommitted = config.clone();
+        uncommitted.set("isolation.level", "read_uncommitted");
+        Ok(Self {
+            committed: consumer(&config)?,
+            uncommitted: consumer(&uncommitted)?,
+            config,
+        })
+    }
+
+    /// The first and the next offset of a partition.
+    ///
+    /// # Errors
+    /// If Kafka does not answer.
+    pub fn bounds(&self, topic: &str, partition: i32, end: End) -> anyhow::Result<Range<i64>> {
+        let asked = match end {
+            End::Stable => &self.committed,
+            End::High => &self.uncommitted,
+        };
+        let (low, next) = asked
+            .fetch_watermarks(topic, partition, ASK)
+            .with_context(|| format!("asking where {topic} partition {partition} ends"))?;
+        Ok(low..next)
+    }
+
+    /// The first offset of each partition whose record is stamped so late or later; a partition
+    /// without one is left out.
+    ///
+    /// # Errors
+    /// If Kafka does not answer.
+    pub fn since(
+        &self,
+        topic: &str,
+        partitions: &BTreeSet<i32>,
+        since_ms: i64,
+    ) -> anyhow::Result<BTreeMap<i32, i64>> {
+        let mut times = TopicPartitionList::new();
+        for partition in partitions {
+            // Negative times have other meanings in this question.
+            times.add_partition_offset(topic, *partition, Offset::Offset(since_ms.max(0)))?;
+        }
+        let found = self
+            .committed
+            .offsets_for_times(times, ASK)
+            .with_context(|| format!("asking {topic} for the offsets of a time"))?;
+        let mut starts = BTreeMap::new();
+        for partition in found.elements() {
+            partition.error().with_context(|| {
+                format!(
+                    "asking {topic} partition {} for the offset of a time",
+                    partition.partition()
+                )
+            })?;
+            if let Offset::Offset(offset) = partition.offset() {
+                starts.insert(partition.partition(), offset);
+            }
+        }
+        Ok(starts)
+    }
+
+    /// The offset that a bound stands for in each of these partitions, of logs that reach so far. A
+    /// time later than every record stands for the log's end; a partition that [`Bound::Offsets`] does
+    /// not name is left out. Offsets outside the log are given back as they are.
+    ///
+    /// # Errors
+    /// If Kafka does not answer.
+    pub fn resolve(
+        &self,
+        topic: &str,
+        bound: &Bound,
+        logs: &Ranges,
+    ) -> anyhow::Result<BTreeMap<i32, i64>> {
+        let of_logs = |offset: fn(&Range<i64>) -> i64| {
+            logs.iter()
+                .map(|(partition, log)| (*partition, offset(log)))
+                .collect()
+        };
+        Ok(match bound {
+            Bound::Earliest => of_logs(|log| log.start),
+            Bound::Latest => of_logs(|log| log.end),
+            Bound::Offsets(offsets) => offsets
+                .iter()
+                .filter(|(partition, _)| logs.contains_key(partition))
+                .map(|(partition, offset)| (*partition, *offset))
+                .collect(),
+            Bound::Time(time) => {
+                let mut offsets: BTreeMap<i32, i64> = of_logs(|log| log.end);
+                let partitions = logs.keys().copied().collect();
+                offsets.extend(self.since(topic, &partitions, time.as_millisecond())?);
+                offsets
+            }
+        })
+    }
+
+    /// Hands each committed record of these ranges to `each`, in offset order within a partition.
+    ///
+    /// # Errors
+    /// If `each` fails, on a signal, or if an end is not reached although nothing more comes.
+    pub fn scan(
+        &self,
+        topic: &str,
+        ranges: &Ranges,
+        stop: &CancellationToken,
+        each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.scan_with(&self.config, topic, ranges, stop, each)
+    }
+
+    /// [`scan`](Self::scan), with the records of aborted transactions among the others.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn scan_with_aborted(
+        &self,
+        topic: &str,
+        ranges: &Ranges,
+        stop: &CancellationToken,
+        each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut config = self.config.clone();
+        config.set("isolation.level", "read_uncommitted");
+        self.scan_with(&config, topic, ranges, stop, each)
+    }
+
+    fn scan_with(
+        &self,
+        config: &ClientConfig,
+        topic: &str,
+        ranges: &Ranges,
+        stop: &CancellationToken,
+        mut each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut ends = BTreeMap::new();
+        let mut assignment = TopicPartitionList::new();
+        for (partition, range) in ranges.iter().filter(|(_, range)| !range.is_empty()) {
+            ends.insert(*partition, range.end);
+            assignment.add_partition_offset(topic, *partition, Offset::Offset(range.start))?;
+        }
+        if ends.is_empty() {
+            return Ok(());
+        }
+        // One of its own: a consumer that has read a partition before has a position in it already.
+        let consumer = consumer(config)?;
+        consumer.assign(&assignment)?;
+        let (mut read, mut last_step, mut trouble) = (0, Instant::now(), None);
+        let mut reached = BTreeMap::new();
+        loop {
+            match consumer.poll(POLL) {
+                Some(Ok(record)) => {
+                    last_step = Instant::now();
+                    let end = ends.get(&record.partition()).copied();
+                    if end.is_some_and(|end| record.offset() < end) {
+                        read += 1;
+                        each(&record)?;
+                    }
+                    if end.is_some_and(|end| record.offset() + 1 >= end) {
+                        ends.remove(&record.partition());
+                    } else if read % 1_000 != 0 {
+                        continue;
+                    }
+                }
+                Some(Err(error)) => trouble = Some(passing(error, topic)?),
+                None => {}
+            }
+            // Commit markers and aborted records take offsets too, so an end is where the position
+            // stands, never a last record.
+            let position = consumer.position()?;
+            ends.retain(|partition, end| {
+                let at = position
+                    .find_partition(topic, *partition)
+                    .and_then(|at| at.offset().to_raw());
+                if reached.insert(*partition, at) != Some(at) {
+                    last_step = Instant::now();
+                }
+                at.is_none_or(|at| at < *end)
+            });
+            let Some((partition, end)) = ends.first_key_value() else {
+                return Ok(());
+            };
+            if stop.is_cancelled() {
+                bail!("stopped by a signal while reading {topic}");
+            }
+            let quiet = last_step.elapsed();
+            if quiet > STALLED {
+                let at = reached.get(partition).copied().flatten();
+                bail!(
+                    "{topic} partition {partition}: reading stands at offset {} of {end} for {} s; {}. Try again later",
+                    at.map_or("?".to_owned(), |at| at.to_string()),
+                    quiet.as_secs(),
+                    trouble.as_deref().unwrap_or(
+                        "a transaction is open there, which its writer or its transaction.timeout.ms will end"
+                    ),
+                );
+            }
+            if quiet > QUIET
+                && let Ok(log) = self.bounds(topic, *partition, End::Stable)
+                && log.start >= *end
+            {
+                let partition = *partition;
+                ends.remove(&partition);
+                if ends.is_empty() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The record at one offset; or why there is none.
+    ///
+    /// # Errors
+    /// If Kafka does not answer, or on a signal.
+    pub fn record(
+        &self,
+        topic: &str,
+        position: Position,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Result<OwnedMessage, String>> {
+        let Position { partition, offset } = position;
+        let log = match self.committed.fetch_watermarks(topic, partition, ASK) {
+            Ok((low, next)) => low..next,
+            Err(error) => {
+                return match error.rdkafka_error_code() {
+                    Some(
+                        RDKafkaErrorCode::UnknownTopicOrPartition
+                        | RDKafkaErrorCode::UnknownTopic
+                        | RDKafkaErrorCode::UnknownPartition,
+                    ) => Ok(Err(format!("{topic} partition {partition} is gone"))),
+                    _ => Err(error).with_context(|| format!("reading {topic} {position}")),
+                };
+            }
+        };
+        if !log.contains(&offset) {
+            return Ok(Err(format!(
+                "the log of {topic} partition {partition} now holds offsets {} to {}",
+                log.start,
+                log.end - 1
+            )));
+        }
+        let mut found = None;
+        let one = Ranges::from([(partition, offset..offset + 1)]);
+        self.scan(topic, &one, stop, |record| {
+            found = Some(record.detach());
+            Ok(())
+        })?;
+        Ok(found.ok_or_else(|| format!("{topic} has no record at {position} any more")))
+    }
+}
+
+fn consumer(config: &ClientConfig) -> anyhow::Result<BaseConsumer<Quiet>> {
+    config
+        .create_with_context(Quiet)
+        .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")).into())
+}
+
+/// The text of an error that may pass; an error for one that does not.
+fn passing(error: KafkaError, topic: &str) -> anyhow::Result<String> {
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::UnknownTopicOrPartition,
+        ) => Err(NeedsAttention(format!("reading {topic}: {error}")).into()),
+        _ => Ok(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_is_read_as_people_say_it_and_said_again_so() {
+        for said in [
+            "earliest",
+            "latest",
+            "offset:0=17,3=20",
+            "time:2026-11-25T10:00:00Z",
+        ] {
+            assert_eq!(said.parse::<Bound>().unwrap().to_string(), said);
+        }
+        assert_eq!(
+            "time:2026-11-25T10:00Z".parse::<Bound>(),
+            "2026-11-25T11:00+01:00".parse()
+        );
+        let Ok(Bound::Time(back)) = "-2h".parse() else {
+            panic!("no time")
+        };
+        let ago = Timestamp::now().duration_since(back);
+        assert!((7_200..7_260).contains(&ago.as_secs()), "{ago}");
+        for wrong in [
+            "",
+            "first",
+            "2h",
+            "-2",
+            "2026-11-25",
+            "offset:",
+            "offset:1",
+            "offset:1=2,1=3",
+            "offset:-1=2",
+            "time:noon",
+        ] {
+            assert!(wrong.parse::<Bound>().is_err(), "{wrong}");
+        }
+    }
+}
