@@ -8,8 +8,11 @@
 //! - [`run`]: stores events until it is told to stop.
 //! - [`migrate`]: brings the tables up to date.
 //! - [`tasks`], [`task`]: what the tables say.
+//! - [`audit`]: whether they say what the topic says.
 
+mod audit;
 mod batch;
+mod copy;
 mod letters;
 mod origin;
 mod query;
@@ -22,6 +25,7 @@ mod store;
 #[allow(dead_code, reason = "shared with the tests of the contract")]
 mod strategies;
 
+pub use audit::{Config as AuditConfig, audit};
 pub use origin::OnGap;
 pub use query::{task, tasks};
 pub use rows::Part;

@@ -28,6 +28,15 @@ const EXAMPLES: &str = "Examples:
 
 Exit codes: 0 stopped as asked; 1 failed, start again; 2 wrong usage; 78 a person has to change something first";
 
+const AUDIT: &str = "Joins no group and commits nothing: it can run while everything runs. Compares up to the offsets that the database says are
+stored, in one snapshot of it.
+
+Exit codes: 0 equal; 1 unequal; 2 could not tell, or wrong usage
+
+Examples:
+  consumer audit --bootstrap-servers localhost:9092 --database-url sqlite:tasks.db
+  consumer audit --from time:2026-11-25T10:00Z --to -2h --report report.html --report report.json";
+
 #[derive(Subcommand)]
 #[expect(clippy::large_enum_variant, reason = "parsed once")]
 enum Command {
@@ -46,6 +55,14 @@ enum Command {
     /// Make the tables or bring them up to date
     #[command(after_help = "Example:\n  consumer migrate --database-url sqlite:tasks.db")]
     Migrate,
+    /// Prove that the tables are what the topic says, or show where not
+    #[command(after_help = AUDIT)]
+    Audit {
+        #[command(flatten)]
+        config: consumer::AuditConfig,
+        #[command(flatten)]
+        kafka: KafkaOptions,
+    },
     /// List tasks, the newest report first
     #[command(
         after_help = "Example:\n  consumer tasks --running --json --database-url sqlite:tasks.db"
@@ -77,12 +94,18 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    exit::code(run(Cli::parse()).await)
+    match run(Cli::parse()).await {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => exit::code(Err(error)),
+    }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<()> {
+async fn run(cli: Cli) -> anyhow::Result<u8> {
     cli.logs.start()?;
     match cli.command {
+        Command::Audit { config, kafka } => {
+            return Ok(consumer::audit(config, kafka, cli.database, exit::on_signal()?).await);
+        }
         Command::Run {
             config,
             kafka,
@@ -103,5 +126,6 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             json,
             limit,
         } => consumer::task(&cli.database, &exec_id, limit, json).await,
-    }
+    }?;
+    Ok(exit::OK)
 }

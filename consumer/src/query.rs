@@ -572,7 +572,7 @@ fn list<T: serde::de::DeserializeOwned>(json: &Option<String>) -> anyhow::Result
         .map_or_else(|| Ok(Vec::new()), |text| Ok(serde_json::from_str(text)?))
 }
 
-fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::UTF8_FULL_CONDENSED)
@@ -591,7 +591,7 @@ fn print_table(table: &mut Table, numbers: &[usize]) {
 }
 
 /// What an engine said, safe to show on a terminal: control characters are escaped.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     if text.chars().any(char::is_control) {
         text.escape_debug().to_string()
     } else {

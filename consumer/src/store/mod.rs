@@ -7,6 +7,8 @@
 //! partition wait for the first, and then find another offset.
 
 mod postgres;
+mod repair;
+mod snapshot;
 mod sqlite;
 
 use std::str::FromStr;
@@ -22,6 +24,9 @@ use sqlx::{AnyConnection, ConnectOptions, SqlStr};
 
 use crate::batch::{Advance, Anchor, Positions, Record};
 use crate::rows::Part;
+
+pub(crate) use repair::Repair;
+pub(crate) use snapshot::{HeldOffset, Places, Selection, Snapshot};
 
 /// Option of every command that opens the database.
 #[derive(Clone, Debug, clap::Args)]

@@ -7,6 +7,7 @@ use sqlx::{ConnectOptions, Connection};
 
 use super::{End, Identity, Meaning, OffsetRow, SELECT_OFFSETS, StoreError};
 use crate::batch::{self, Advance, Positions, Record};
+use crate::copy::CopyWriter;
 use crate::rows::{Part, Rows};
 
 /// Every migration ever released: its name and text.
@@ -140,7 +141,7 @@ impl Postgres {
         let task_ids = upsert_tasks(&mut transaction, &batch::newest(records)).await?;
         let mut written = Vec::new();
         for &part in parts {
-            self.copy.begin();
+            self.copy.0.begin();
             for rows in batch::unstored(records, part, positions) {
                 // Every event's task was upserted just now.
                 let Some(&task_id) = task_ids.get(&rows.task.exec_id) else {
@@ -154,7 +155,7 @@ impl Postgres {
                 columns(part)
             );
             let mut copy = transaction.copy_in_raw(&statement).await?;
-            copy.send(self.copy.end()).await?;
+            copy.send(self.copy.0.end()).await?;
             written.push((part, copy.finish().await?));
         }
         match end {
@@ -261,28 +262,11 @@ fn columns(part: Part) -> &'static str {
     }
 }
 
-/// Rows in PostgreSQL's binary copy format (manual, COPY, "Binary Format"); used again and again.
+/// The rows of one statement; used again and again.
 #[derive(Default)]
-struct CopyBuffer(Vec<u8>);
-
-/// Microseconds from 1970-01-01 to 2000-01-01, PostgreSQL's epoch.
-const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
-/// Type oids in arrays (pg_type.dat).
-const INT4_OID: u32 = 23;
-const TEXT_OID: u32 = 25;
+struct CopyBuffer(CopyWriter);
 
 impl CopyBuffer {
-    fn begin(&mut self) {
-        self.0.clear();
-        self.0.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
-        self.0.extend_from_slice(&[0; 8]); // flags, length of the header's extension
-    }
-
-    fn end(&mut self) -> &[u8] {
-        self.0.extend_from_slice(&(-1_i16).to_be_bytes());
-        &self.0
-    }
-
     fn put(&mut self, part: Part, task_id: i64, rows: &Rows) {
         match part {
             Part::Progress => self.progress(task_id, rows),
@@ -292,114 +276,42 @@ impl CopyBuffer {
     }
 
     fn progress(&mut self, task_id: i64, rows: &Rows) {
-        self.row(13, task_id, rows);
-        self.field(&rows.task.sequence.to_be_bytes());
-        match rows.task.progress {
-            Some(progress) => self.field(&progress.to_be_bytes()),
-            None => self.null(),
-        }
-        self.field(&rows.partition.to_be_bytes());
-        self.field(rows.task.status.as_str().as_bytes());
-        match &rows.progress.jobs {
-            Some(jobs) => {
-                self.array(TEXT_OID, jobs.iter().map(|job| job.id.as_bytes()));
-                self.array(
-                    INT4_OID,
-                    jobs.iter().map(|job| job.total_tasks.to_be_bytes()),
-                );
-                self.array(
-                    INT4_OID,
-                    jobs.iter().map(|job| job.running_tasks.to_be_bytes()),
-                );
-                self.array(
-                    INT4_OID,
-                    jobs.iter().map(|job| job.failed_tasks.to_be_bytes()),
-                );
-                self.array(
-                    INT4_OID,
-                    jobs.iter().map(|job| job.succeed_tasks.to_be_bytes()),
-                );
-            }
-            None => (0..5).for_each(|_| self.null()),
-        }
-        match rows.progress.adjustments.as_slice() {
-            [] => self.null(),
-            adjustments => self.array(
-                TEXT_OID,
-                adjustments
-                    .iter()
-                    .map(|adjustment| adjustment.as_str().as_bytes()),
-            ),
-        }
+        let copy = self.row(13, task_id, rows);
+        copy.i64(rows.task.sequence);
+        copy.optional_f64(rows.task.progress);
+        copy.i32(rows.partition);
+        copy.text(rows.task.status.as_str());
+        copy.jobs(rows.progress.jobs.as_deref());
+        copy.adjustments(&rows.progress.adjustments);
     }
 
     fn resource(&mut self, task_id: i64, rows: &Rows) {
         for held in &rows.resource {
-            self.row(10, task_id, rows);
-            self.field(&held.memory_bytes.to_be_bytes());
-            self.field(&rows.partition.to_be_bytes());
-            self.field(&held.cores.to_be_bytes());
-            self.field(&held.instances.to_be_bytes());
-            self.field(held.application_id.as_bytes());
-            self.field(held.queue.as_bytes());
-            self.field(held.status.as_bytes());
+            let copy = self.row(10, task_id, rows);
+            copy.i64(held.memory_bytes);
+            copy.i32(rows.partition);
+            copy.i32(held.cores);
+            copy.i32(held.instances);
+            copy.text(&held.application_id);
+            copy.text(&held.queue);
+            copy.text(&held.status);
         }
     }
 
     fn metrics(&mut self, task_id: i64, rows: &Rows) {
-        self.row(6, task_id, rows);
-        self.field(&rows.partition.to_be_bytes());
-        self.field(&rows.metrics.engine_running_tasks.to_be_bytes());
-        match &rows.metrics.metrics {
-            Some(metrics) => self.field(metrics.as_bytes()),
-            None => self.null(),
-        }
+        let copy = self.row(6, task_id, rows);
+        copy.i32(rows.partition);
+        copy.i32(rows.metrics.engine_running_tasks);
+        copy.optional_text(rows.metrics.metrics.as_deref());
     }
 
     /// Begins a row with what all three tables begin with.
-    fn row(&mut self, fields: i16, task_id: i64, rows: &Rows) {
-        self.0.extend_from_slice(&fields.to_be_bytes());
-        self.field(&task_id.to_be_bytes());
-        self.field(&rows.offset.to_be_bytes());
-        // In range: the router and `rows` let only the years 1 to 9999 in.
-        self.field(&(rows.reported_at - POSTGRES_EPOCH_MICROS).to_be_bytes());
-    }
-
-    fn field(&mut self, bytes: &[u8]) {
-        self.length(bytes.len());
-        self.0.extend_from_slice(bytes);
-    }
-
-    fn null(&mut self) {
-        self.0.extend_from_slice(&(-1_i32).to_be_bytes());
-    }
-
-    /// Lengths fit: all of a record's texts together are at most a few MiB.
-    fn length(&mut self, length: usize) {
-        self.0.extend_from_slice(&(length as u32).to_be_bytes());
-    }
-
-    /// A one-dimensional array without nulls (array_recv in PostgreSQL's arrayfuncs.c).
-    fn array<B: AsRef<[u8]>>(
-        &mut self,
-        element_oid: u32,
-        elements: impl ExactSizeIterator<Item = B>,
-    ) {
-        let count = elements.len();
-        let start = self.0.len();
-        self.length(0);
-        let dimensions: u32 = if count == 0 { 0 } else { 1 };
-        for word in [dimensions, 0, element_oid] {
-            self.0.extend_from_slice(&word.to_be_bytes());
-        }
-        if count > 0 {
-            self.length(count);
-            self.0.extend_from_slice(&1_u32.to_be_bytes()); // lower bound
-        }
-        for element in elements {
-            self.field(element.as_ref());
-        }
-        let length = (self.0.len() - start - 4) as u32;
-        self.0[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    fn row(&mut self, fields: i16, task_id: i64, rows: &Rows) -> &mut CopyWriter {
+        let copy = &mut self.0;
+        copy.row(fields);
+        copy.i64(task_id);
+        copy.i64(rows.offset);
+        copy.time(rows.reported_at);
+        copy
     }
 }

@@ -1,0 +1,580 @@
+//! Where buckets differ, row against row: what is missing, extra or different, exactly.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::fingerprint::Marks;
+use super::said::{self, Topic};
+use super::table::{Difference, EXEC_ID, Table, exec_id, place};
+use crate::copy;
+use crate::rows::Part;
+use crate::store::{HeldOffset, Selection, Snapshot, StoreError};
+
+/// Findings are held up to so many bytes of rows; what is beyond is counted.
+const HELD_BYTES: usize = 48 << 20;
+
+/// What is wrong with a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Fault {
+    /// The topic says it, the table does not have it.
+    Missing,
+    /// The table has it, the topic does not say it, or not so often.
+    Extra,
+    /// Some columns are not what the topic says.
+    Differing,
+}
+
+/// A row of a table that is not what the topic says.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Finding {
+    pub(crate) table: &'static str,
+    pub(crate) fault: Fault,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exec_id: Option<String>,
+    /// Of `consumed_offset`: whose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) part: Option<&'static str>,
+    /// Which columns, where the fault lies in some of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) columns: Vec<Difference>,
+    #[serde(skip)]
+    pub(crate) cure: Cure,
+}
+
+/// What puts a row right.
+#[derive(Clone, Debug)]
+pub(crate) enum Cure {
+    /// Put this row in.
+    Insert { table: Table, row: Vec<u8> },
+    /// Take the row at this address out.
+    Delete {
+        table: Table,
+        address: String,
+        row: Vec<u8>,
+    },
+    /// Put the row in the place of the one at this address.
+    Replace {
+        table: Table,
+        address: String,
+        held: Vec<u8>,
+        row: Vec<u8>,
+    },
+    /// Make the task's row this one, as long as it still tells the event `held`; or put it in, under
+    /// this key or a new one.
+    Task {
+        task_id: Option<i64>,
+        held: Option<(i32, i64)>,
+        row: Vec<u8>,
+    },
+    /// Take the task's row out, as long as it still tells the event `held`.
+    NoTask { task_id: i64, held: (i32, i64) },
+    /// Give the task this name or key.
+    Rename {
+        task_id: i64,
+        exec_id: String,
+        new_task_id: i64,
+    },
+    /// Nothing that could be told from here.
+    None,
+    /// Put columns of `consumed_offset` right.
+    Offset {
+        part: Part,
+        columns: Vec<(&'static str, OffsetValue)>,
+        new: Option<Box<HeldOffset>>,
+    },
+}
+
+impl Cure {
+    /// Whether this puts anything right.
+    pub(crate) fn is_one(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+}
+
+/// A value of `consumed_offset`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum OffsetValue {
+    Number(i64),
+    Text(String),
+}
+
+/// A row that a table holds.
+#[derive(Clone, Debug)]
+struct Held {
+    /// Where it stands in its table.
+    address: String,
+    task_id: Option<i64>,
+    row: Vec<u8>,
+}
+
+/// A row that is right but for the task it names.
+#[derive(Clone, Debug)]
+struct Misnamed {
+    table: Table,
+    held: Held,
+    /// As the topic says it.
+    row: Vec<u8>,
+}
+
+/// All that was found.
+#[derive(Default)]
+pub(crate) struct Findings {
+    pub(crate) found: Vec<Finding>,
+    held_bytes: usize,
+    /// By table, fault and partition, beyond what is held.
+    pub(crate) uncounted: BTreeMap<(&'static str, Fault, i32), u64>,
+    /// Events without rows that have a dead letter: the database refused their rows.
+    pub(crate) set_aside: Marks,
+    /// By the key that they carry and the task that they should name; how many, and those held.
+    misnamed: BTreeMap<(Option<i64>, String), (u64, Vec<Misnamed>)>,
+    /// Tasks whose row is not that of the event it names.
+    suspects: Vec<i64>,
+}
+
+impl Findings {
+    /// Of these offsets; nothing found yet.
+    pub(crate) fn new(offsets: &BTreeMap<i32, Range<i64>>) -> Self {
+        Self {
+            set_aside: Marks::new(offsets),
+            ..Self::default()
+        }
+    }
+
+    fn misnamed(&mut self, misnamed: Misnamed) {
+        let named = exec_id(&misnamed.row).unwrap_or_default().to_owned();
+        self.held_bytes += misnamed.row.len() + misnamed.held.row.len() + 256;
+        let key = (misnamed.held.task_id, named);
+        let (count, rows) = self.misnamed.entry(key).or_default();
+        *count += 1;
+        if self.held_bytes <= HELD_BYTES || rows.is_empty() {
+            rows.push(misnamed);
+        }
+    }
+
+    pub(crate) fn push(&mut self, finding: Finding) {
+        let bytes = match &finding.cure {
+            Cure::Insert { row, .. } | Cure::Task { row, .. } => row.len(),
+            Cure::Delete { row, .. } => 2 * row.len(),
+            Cure::Replace { row, held, .. } => 2 * row.len() + held.len(),
+            _ => 0,
+        };
+        self.held_bytes += bytes + 256;
+        if self.held_bytes <= HELD_BYTES {
+            self.found.push(finding);
+        } else {
+            let at = (finding.table, finding.fault, finding.partition);
+            *self.uncounted.entry(at).or_default() += 1;
+        }
+    }
+
+    /// Whether more was found than is held.
+    pub(crate) fn is_cut(&self) -> bool {
+        !self.uncounted.is_empty()
+    }
+
+    /// By table, fault and partition.
+    pub(crate) fn counts(&self) -> BTreeMap<(&'static str, Fault, i32), u64> {
+        let mut counts = self.uncounted.clone();
+        for finding in &self.found {
+            let at = (finding.table, finding.fault, finding.partition);
+            *counts.entry(at).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// Rows one after the other, out of pieces.
+struct Feed {
+    pieces: mpsc::Receiver<Vec<u8>>,
+    piece: Vec<u8>,
+    at: usize,
+    next: Option<Vec<u8>>,
+}
+
+impl Feed {
+    fn new(pieces: mpsc::Receiver<Vec<u8>>) -> Self {
+        Self {
+            pieces,
+            piece: Vec::new(),
+            at: 0,
+            next: None,
+        }
+    }
+
+    async fn peek(&mut self) -> Option<&Vec<u8>> {
+        while self.next.is_none() {
+            if let Some((length, _)) = copy::row_length(&self.piece[self.at..]) {
+                self.next = Some(self.piece[self.at..self.at + length].to_vec());
+                self.at += length;
+            } else {
+                self.piece = self.pieces.recv().await?;
+                self.at = 0;
+            }
+        }
+        self.next.as_ref()
+    }
+
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        self.peek().await?;
+        self.next.take()
+    }
+}
+
+/// Takes address and `task_id` off the front of a row.
+fn held(addressed: &[u8]) -> Option<Held> {
+    let (_, count) = copy::row_length(addressed)?;
+    let mut fields = copy::fields(addressed);
+    let address = copy::text_of(fields.next()?)?.to_owned();
+    let task_id = copy::i64_of(fields.next()?);
+    let front = 2 + 4 + address.len() + 4 + task_id.map_or(0, |_| 8);
+    let mut row = i16::try_from(count - 2).ok()?.to_be_bytes().to_vec();
+    row.extend_from_slice(addressed.get(front..)?);
+    Some(Held {
+        address,
+        task_id,
+        row,
+    })
+}
+
+/// Compares a table's rows of some offsets of a partition with what the topic says: `span` bounds what
+/// it says of the table, beyond it nothing may stand.
+///
+/// # Errors
+/// If the topic or the database cannot be read to the end.
+#[expect(clippy::too_many_arguments, reason = "two sides and where they meet")]
+pub(crate) async fn compare(
+    topic: &Topic<'_>,
+    snapshot: &mut Snapshot,
+    table: Table,
+    partition: i32,
+    span: &Range<i64>,
+    places: &[Range<i64>],
+    lettered: &Marks,
+    findings: &mut Findings,
+) -> anyhow::Result<()> {
+    let places = said::join(places, said::NEAR);
+    let said_of: Vec<Range<i64>> = places
+        .iter()
+        .map(|place| place.start.max(span.start)..place.end.min(span.end))
+        .filter(|place| !place.is_empty())
+        .collect();
+    let selection = Selection {
+        table,
+        places: Some(
+            places
+                .iter()
+                .map(|place| (partition, place.clone()))
+                .collect(),
+        ),
+        task_id: None,
+        addressed: true,
+    };
+    let (pieces, told) = mpsc::channel(4);
+    let (said_pieces, said) = mpsc::channel(4);
+    let mut feeds = (Feed::new(said), Feed::new(told));
+    // The scan of the topic blocks, and borrows: a thread of its own while this one drives the rest.
+    tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(|| {
+                let pieces = said_pieces; // closed at the end
+                said::rows_of(topic, table, partition, &said_of, &pieces)
+            });
+            let both = async {
+                let scan = async {
+                    let scanned = snapshot.scan(&selection, &pieces).await;
+                    drop(pieces);
+                    scanned
+                };
+                let merge = merge(&mut feeds, table, lettered, findings);
+                let (scanned, ()) = tokio::join!(scan, merge);
+                scanned
+            };
+            let scanned: Result<(), StoreError> = tokio::runtime::Handle::current().block_on(both);
+            let read = reading.join();
+            scanned?;
+            read.map_err(|_| anyhow::anyhow!("reading {} failed", topic.name))?
+        })
+    })
+}
+
+async fn merge(
+    (said, told): &mut (Feed, Feed),
+    table: Table,
+    lettered: &Marks,
+    findings: &mut Findings,
+) {
+    let at = |row: Option<&Vec<u8>>| row.and_then(|row| place(row));
+    loop {
+        let next_held = told.peek().await.and_then(|row| held(row));
+        let ours = next_held.as_ref().and_then(|held| place(&held.row));
+        let theirs = at(said.peek().await);
+        let Some(here) = ours.into_iter().chain(theirs).min() else {
+            return;
+        };
+        let (mut expected, mut found) = (Vec::new(), Vec::new());
+        while at(said.peek().await) == Some(here) {
+            expected.extend(said.next().await);
+        }
+        while let Some(row) = told.peek().await {
+            let Some(row) = held(row).filter(|held| place(&held.row) == Some(here)) else {
+                break;
+            };
+            found.push(row);
+            told.next().await;
+        }
+        if table == Table::Task {
+            let right = |held: &&Held| !expected.contains(&held.row);
+            let wrong = found.iter().filter(right).filter_map(|held| held.task_id);
+            findings.suspects.extend(wrong);
+        } else {
+            judge(table, expected, found, lettered, findings);
+        }
+    }
+}
+
+/// The rows of one event: what the topic says, and what the table has.
+fn judge(
+    table: Table,
+    mut expected: Vec<Vec<u8>>,
+    mut found: Vec<Held>,
+    lettered: &Marks,
+    findings: &mut Findings,
+) {
+    expected.retain(|row| match found.iter().position(|held| held.row == *row) {
+        Some(same) => {
+            found.swap_remove(same);
+            false
+        }
+        None => true,
+    });
+    // What is left over here and there: the same row changed, if there is one with its key.
+    expected.retain(|row| {
+        let twin = found
+            .iter()
+            .position(|held| table.key(&held.row) == table.key(row))
+            .or((found.len() == 1 && table == Table::Resource).then_some(0));
+        let Some(twin) = twin else { return true };
+        let held = found.swap_remove(twin);
+        let columns = table.differences(row, &held.row);
+        match columns.as_slice() {
+            [only] if only.column == "exec_id" => findings.misnamed(Misnamed {
+                table,
+                held,
+                row: row.clone(),
+            }),
+            _ => findings.push(differing(table, columns, held, row.clone())),
+        }
+        false
+    });
+    for row in expected {
+        let Some((partition, offset)) = place(&row) else {
+            continue;
+        };
+        if lettered.is_set(partition, offset) {
+            findings.set_aside.set(partition, offset);
+            continue;
+        }
+        findings.push(Finding {
+            table: table.name(),
+            fault: Fault::Missing,
+            partition,
+            offset,
+            exec_id: exec_id(&row).map(str::to_owned),
+            part: None,
+            columns: Vec::new(),
+            cure: Cure::Insert { table, row },
+        });
+    }
+    for held in found {
+        let Some((partition, offset)) = place(&held.row) else {
+            continue;
+        };
+        findings.push(Finding {
+            table: table.name(),
+            fault: Fault::Extra,
+            partition,
+            offset,
+            exec_id: exec_id(&held.row).map(str::to_owned),
+            part: None,
+            columns: Vec::new(),
+            cure: Cure::Delete {
+                table,
+                address: held.address,
+                row: held.row,
+            },
+        });
+    }
+}
+
+fn differing(table: Table, columns: Vec<Difference>, held: Held, row: Vec<u8>) -> Finding {
+    let (partition, offset) = place(&row).unwrap_or((-1, -1));
+    Finding {
+        table: table.name(),
+        fault: Fault::Differing,
+        partition,
+        offset,
+        exec_id: exec_id(&row).map(str::to_owned),
+        part: None,
+        columns,
+        cure: Cure::Replace {
+            table,
+            address: held.address,
+            held: held.row,
+            row,
+        },
+    }
+}
+
+/// Rows that stand at another partition or offset than they should are not one missing and one extra.
+pub(crate) fn find_moved(findings: &mut Findings) {
+    // Behind the field count, a field of 4 bytes and one of 8.
+    const BEHIND_PLACE: usize = 2 + 8 + 12;
+    let mut extras: HashMap<(&'static str, Vec<u8>), Vec<usize>> = HashMap::new();
+    for (i, finding) in findings.found.iter().enumerate() {
+        if let Cure::Delete { row, .. } = &finding.cure {
+            let rest = row.get(BEHIND_PLACE..).unwrap_or_default().to_vec();
+            extras.entry((finding.table, rest)).or_default().push(i);
+        }
+    }
+    if extras.is_empty() {
+        return;
+    }
+    let mut gone = std::collections::BTreeSet::new();
+    for i in 0..findings.found.len() {
+        let Cure::Insert { table, row } = findings.found[i].cure.clone() else {
+            continue;
+        };
+        let rest = row.get(BEHIND_PLACE..).unwrap_or_default().to_vec();
+        let moved = extras.get_mut(&(table.name(), rest)).and_then(Vec::pop);
+        let Some(moved) = moved else { continue };
+        let Cure::Delete {
+            address, row: held, ..
+        } = findings.found[moved].cure.clone()
+        else {
+            continue;
+        };
+        let columns = table.differences(&row, &held);
+        let held = Held {
+            address,
+            task_id: None,
+            row: held,
+        };
+        findings.found[i] = differing(table, columns, held, row);
+        gone.insert(moved);
+    }
+    let mut i = 0;
+    findings.found.retain(|_| {
+        i += 1;
+        !gone.contains(&(i - 1))
+    });
+}
+
+/// Rows that are right but for the task they name: either they name the wrong one, or the task's own
+/// row has lost its name or its key. The fault lies with the task's row where no row at all is right by
+/// it.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) async fn find_misnamed(
+    snapshot: &mut Snapshot,
+    findings: &mut Findings,
+) -> Result<Vec<MissingTask>, StoreError> {
+    let mut missing = Vec::new();
+    for ((task_id, named), (count, rows)) in std::mem::take(&mut findings.misnamed) {
+        let under_name = snapshot.task_id(&named).await?;
+        let under_key = match task_id {
+            Some(task_id) => snapshot.exec_id(task_id).await?,
+            None => None,
+        };
+        let (partition, offset) = place(&rows[0].row).unwrap_or((-1, -1));
+        let of_task = |columns: Vec<Difference>, place: Option<(i32, i64)>, cure: Cure| Finding {
+            table: Table::Task.name(),
+            fault: Fault::Differing,
+            partition: place.map_or(partition, |(partition, _)| partition),
+            offset: place.map_or(offset, |(_, offset)| offset),
+            exec_id: Some(named.clone()),
+            part: None,
+            columns,
+            cure,
+        };
+        match (task_id, under_name, under_key) {
+            (Some(task_id), None, None) => {
+                missing.push(MissingTask {
+                    task_id,
+                    exec_id: named,
+                });
+                continue;
+            }
+            (Some(task_id), None, Some(found)) => {
+                let all = snapshot.rows_of(task_id).await? as u64 == count;
+                if all {
+                    let column = Difference {
+                        column: "exec_id",
+                        expected: named.clone().into(),
+                        found: found.into(),
+                    };
+                    let cure = Cure::Rename {
+                        task_id,
+                        exec_id: named.clone(),
+                        new_task_id: task_id,
+                    };
+                    let place = snapshot.place_of(task_id).await?;
+                    findings.push(of_task(vec![column], place, cure));
+                    continue;
+                }
+            }
+            (Some(task_id), Some(other), None) if snapshot.rows_of(other).await? == 0 => {
+                let column = Difference {
+                    column: "task_id",
+                    expected: task_id.into(),
+                    found: other.into(),
+                };
+                let cure = Cure::Rename {
+                    task_id: other,
+                    exec_id: named.clone(),
+                    new_task_id: task_id,
+                };
+                let place = snapshot.place_of(other).await?;
+                findings.push(of_task(vec![column], place, cure));
+                continue;
+            }
+            _ => {}
+        }
+        let beyond = count - rows.len() as u64;
+        if beyond > 0 {
+            let at = (rows[0].table.name(), Fault::Differing, partition);
+            *findings.uncounted.entry(at).or_default() += beyond;
+        }
+        for Misnamed { table, held, row } in rows {
+            let column = Difference {
+                column: "task_id",
+                expected: under_name.map_or_else(
+                    || format!("that of {named}").into(),
+                    serde_json::Value::from,
+                ),
+                found: task_id.into(),
+            };
+            findings.push(differing(table, vec![column], held, row));
+        }
+    }
+    Ok(missing)
+}
+
+/// A task whose row is gone, while rows of its history still have its key.
+pub(crate) struct MissingTask {
+    pub(crate) task_id: i64,
+    pub(crate) exec_id: String,
+}
+
+/// The tasks whose row is not that of the event it names.
+pub(crate) fn suspects(findings: &mut Findings) -> Vec<i64> {
+    std::mem::take(&mut findings.suspects)
+}
+
+const _: () = assert!(EXEC_ID == 2, "BEHIND_PLACE ends where the execId begins");

@@ -1,0 +1,750 @@
+//! `consumer audit`: whether the tables are what the engines said.
+//!
+//! ```text
+//! one snapshot ──▶ consumed_offset ──▶ how far each part is stored ─┐
+//!              ──▶ task, the three histories ──▶ sums of hashes ────┼──▶ equal? ──▶ where not: row against row
+//! events topic, up to there ──▶ rows() ──▶ sums of hashes, SHA-256 ─┘
+//! ```
+//!
+//! The snapshot is taken first, and rows commit together with `consumed_offset`; so up to the stored
+//! offsets the tables must hold exactly what the topic says, whoever writes meanwhile. Neither side is
+//! sorted or held: see [`fingerprint`]. Only where sums differ, rows are compared one by one.
+
+pub(crate) mod compare;
+mod fingerprint;
+mod offsets;
+mod report;
+mod said;
+pub(crate) mod table;
+mod tasks;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use rdkafka::message::{Headers, Message};
+use schemas::{Decoder, dead_letter, topics};
+use service::exit::{FAILED, NeedsAttention, OK, USAGE};
+use service::kafka::{Cluster, KafkaOptions};
+use service::range::{Bound, End, Ranges, Reader};
+use tokio::sync::mpsc;
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+
+use compare::{Cure, Fault, Findings};
+use fingerprint::{Fingerprint, Marks, Plan, Spans};
+use offsets::Stored;
+use report::{PartitionReport, Report, TableReport, Verdict};
+use said::{Said, Topic};
+use table::Table;
+
+use crate::batch::Anchor;
+use crate::copy;
+use crate::rows::Part;
+use crate::store::{Database, DatabaseOptions, HeldOffset, Places, Repair, Selection, Snapshot};
+
+/// The exit codes of [`audit`].
+const EQUAL: u8 = OK;
+const UNEQUAL: u8 = FAILED;
+const COULD_NOT_TELL: u8 = USAGE;
+
+/// How long Kafka may take to answer at all.
+const ANSWER: Duration = Duration::from_secs(30);
+/// At most so many offsets at once: two bits each are held.
+const MAX_OFFSETS: i64 = 1 << 28;
+/// Below and above every offset, and far from where sums overflow.
+const ANY_OFFSET: Range<i64> = -(1 << 62)..1 << 62;
+/// A repair that has more to put right than is held at once goes on in further rounds.
+const MAX_ROUNDS: usize = 100;
+
+/// What is audited, and what is done about it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Topic that the tables came from: TaskRunningInfoEvent
+    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_EVENTS)]
+    pub events_topic: String,
+
+    /// Topic of the dead letters: events there have no rows
+    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
+    pub dead_letters_topic: String,
+
+    /// From here on: earliest, offset:P=N,…, time:2026-11-25T10:00Z, or back from now as in -2h
+    #[arg(
+        long,
+        value_name = "POSITION",
+        default_value = "earliest",
+        allow_hyphen_values = true
+    )]
+    pub from: Bound,
+
+    /// Up to here, not included; latest: all that is stored
+    #[arg(
+        long,
+        value_name = "POSITION",
+        default_value = "latest",
+        allow_hyphen_values = true
+    )]
+    pub to: Bound,
+
+    /// Write what is missing, remove what is extra, put right what differs, and audit again
+    #[arg(long)]
+    pub repair: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Write a report for an auditor: FILE.html, to read and print, or FILE.json (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub report: Vec<PathBuf>,
+
+    /// Show at most so many findings; 0 for all that are held
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
+
+    /// Folder of .avsc files of versions newer than this program, as the consumer was given
+    #[arg(long = "schemas", env = "SCHEMAS_DIR", value_name = "DIR")]
+    pub schemas: Option<PathBuf>,
+}
+
+/// Compares the tables with the topic, and says what was found. Gives the exit code: 0 equal, 1
+/// unequal, 2 could not tell, for which the reason was logged.
+pub async fn audit(
+    config: Config,
+    kafka: KafkaOptions,
+    database: DatabaseOptions,
+    stop: CancellationToken,
+) -> u8 {
+    match audit_and_repair(&config, &kafka, &database, &stop).await {
+        Ok(Verdict::Equal) => EQUAL,
+        Ok(Verdict::Unequal) => UNEQUAL,
+        Err(error) => {
+            tracing::error!("could not tell: {error:#}");
+            COULD_NOT_TELL
+        }
+    }
+}
+
+async fn audit_and_repair(
+    config: &Config,
+    kafka: &KafkaOptions,
+    database: &DatabaseOptions,
+    stop: &CancellationToken,
+) -> anyhow::Result<Verdict> {
+    for file in &config.report {
+        report::format_of(file)?;
+    }
+    let decoder = Decoder::with_schemas(config.schemas.as_deref())
+        .map_err(|error| NeedsAttention(format!("--schemas: {error}")))?;
+    let database = Database::parse(database)?;
+    let cluster = match tokio::time::timeout(ANSWER, kafka.cluster(stop)).await {
+        Ok(cluster) => cluster?.ok_or_else(|| anyhow!("stopped by a signal"))?,
+        Err(_) => bail!(
+            "Kafka at {} does not answer within {} s",
+            kafka.bootstrap_servers,
+            ANSWER.as_secs()
+        ),
+    };
+    let reader = Reader::connect(kafka)?;
+    let auditor = Auditor {
+        config,
+        database: &database,
+        cluster: &cluster,
+        topic: Topic {
+            name: &config.events_topic,
+            reader: &reader,
+            decoder: &decoder,
+            stop,
+        },
+    };
+    let mut round = 0;
+    loop {
+        let (report, findings) = auditor.audit().await?;
+        round += 1;
+        let curable = findings.found.iter().any(|finding| finding.cure.is_one());
+        if config.repair && curable && round <= MAX_ROUNDS {
+            report.print_summary();
+            auditor.repair(&findings).await?;
+            continue;
+        }
+        report.print(config.json, config.limit)?;
+        for file in &config.report {
+            report.write(file, config.limit)?;
+        }
+        return Ok(report.verdict);
+    }
+}
+
+struct Auditor<'a> {
+    config: &'a Config,
+    database: &'a Database,
+    cluster: &'a Cluster,
+    topic: Topic<'a>,
+}
+
+/// What is compared.
+struct Extent {
+    logs: Ranges,
+    stored: Stored,
+    spans: Spans,
+    /// `None`: all rows that the tables hold.
+    places: Option<Places>,
+}
+
+/// Both sides, compared by their sums.
+struct Sides {
+    differing: BTreeMap<(Table, i32), Vec<Range<i64>>>,
+    outside: BTreeMap<(Table, i32), fingerprint::Outside>,
+    held_rows: BTreeMap<(Table, i32), u64>,
+    digests: BTreeMap<(Table, i32), said::Digested>,
+    events: BTreeMap<i32, u64>,
+    /// Records of aborted transactions, by partition.
+    aborted: BTreeMap<i32, u64>,
+    unreadable: Marks,
+    unreadable_count: BTreeMap<i32, u64>,
+    unreadable_shown: Vec<said::Unreadable>,
+    /// Tasks that are behind their history.
+    outranked: Vec<i64>,
+}
+
+impl Auditor<'_> {
+    async fn audit(&self) -> anyhow::Result<(Report, Findings)> {
+        let place = self.database.place();
+        let asking = || format!("reading {place}");
+        let mut snapshot = Snapshot::take(self.database).await.with_context(asking)?;
+        let count = self.cluster.require_topic(self.topic.name).await?;
+        let mut logs = Ranges::new();
+        for partition in 0..i32::try_from(count)? {
+            let log = block_in_place(|| {
+                self.topic
+                    .reader
+                    .bounds(self.topic.name, partition, End::Stable)
+            })?;
+            logs.insert(partition, log);
+        }
+        let mut findings = Findings::new(&logs);
+        let held = snapshot
+            .offsets(self.topic.name)
+            .await
+            .with_context(asking)?;
+        let mut stored = offsets::check(held, &self.cluster.id, &self.topic, &logs, &mut findings)?;
+        let whole =
+            matches!(self.config.from, Bound::Earliest) && matches!(self.config.to, Bound::Latest);
+        if whole {
+            self.find_missing_offsets(&mut snapshot, &logs, &mut stored, &mut findings)
+                .await?;
+        }
+        let mut extent = self.extent(logs, stored, whole)?;
+        let mut sides = self.compare_sums(&mut snapshot, &extent).await?;
+        if self.correct_first_offsets(&mut extent, &sides, &mut findings) {
+            extent = self.extent(extent.logs, extent.stored, whole)?;
+            sides = self.compare_sums(&mut snapshot, &extent).await?;
+        }
+        let lettered = match sides.differing.is_empty() && sides.unreadable_count.is_empty() {
+            true => Marks::default(),
+            false => self.letters(&extent).await?,
+        };
+        self.compare_rows(&mut snapshot, &extent, &sides, &lettered, &mut findings)
+            .await
+            .with_context(asking)?;
+        block_in_place(|| self.is_still_there(&extent))?;
+        Ok((self.report(&extent, sides, &lettered, &findings), findings))
+    }
+
+    /// Parts and partitions of which rows are there and no stored offset: whoever stores them next
+    /// would begin anew.
+    async fn find_missing_offsets(
+        &self,
+        snapshot: &mut Snapshot,
+        logs: &Ranges,
+        stored: &mut Stored,
+        findings: &mut Findings,
+    ) -> anyhow::Result<()> {
+        for part in Part::ALL {
+            for (&partition, log) in logs {
+                if stored.contains_key(&(part, partition)) || log.is_empty() {
+                    continue;
+                }
+                let Some(last) = snapshot.last_offset(part, partition).await? else {
+                    continue;
+                };
+                let record = said::records(&self.topic, [(partition, last)])?;
+                let Some(anchor) = record.first().map(Anchor::of) else {
+                    continue; // no event: an extra row
+                };
+                let first_offset = Part::ALL
+                    .iter()
+                    .find_map(|other| stored.get(&(*other, partition))?.first_offset);
+                let right = HeldOffset {
+                    part,
+                    partition,
+                    first_offset,
+                    next_offset: last + 1,
+                    cluster_id: self.cluster.id.clone(),
+                    anchor,
+                };
+                findings.push(offsets::missing(right.clone()));
+                stored.insert((part, partition), right);
+            }
+        }
+        Ok(())
+    }
+
+    /// Which offsets are compared of which table.
+    fn extent(&self, logs: Ranges, stored: Stored, whole: bool) -> anyhow::Result<Extent> {
+        let topic = self.topic.name;
+        let asked =
+            |bound: &Bound| block_in_place(|| self.topic.reader.resolve(topic, bound, &logs));
+        let (from, to) = (asked(&self.config.from)?, asked(&self.config.to)?);
+        if let Bound::Offsets(offsets) = &self.config.from {
+            for (partition, offset) in offsets {
+                let log = logs.get(partition).with_context(|| {
+                    format!(
+                        "--from: {topic} has only the partitions 0 to {}",
+                        logs.len() - 1
+                    )
+                })?;
+                if *offset < log.start {
+                    bail!(
+                        "--from: the log of {topic} partition {partition} begins at offset {} now; what stood at {offset} \
+                         was taken by retention and cannot be proven any more",
+                        log.start
+                    );
+                }
+            }
+        }
+        let mut spans = Spans::new();
+        for ((part, partition), held) in &stored {
+            let Some(log) = logs.get(partition) else {
+                bail!(
+                    "the database holds {topic} partition {partition}, and the topic has only {} partitions",
+                    logs.len()
+                );
+            };
+            if held.next_offset > log.end {
+                bail!(
+                    "the database holds {topic} partition {partition} up to offset {}, and its log ends at {}: the topic was \
+                     made anew or cut, or a transaction is open",
+                    held.next_offset,
+                    log.end
+                );
+            }
+            let (Some(from), Some(to)) = (from.get(partition), to.get(partition)) else {
+                continue; // not asked for
+            };
+            let begun = held.first_offset.unwrap_or(log.start).max(log.start);
+            let start = begun.max(*from);
+            let span = start..held.next_offset.min(*to).max(start);
+            spans.insert((Table::of(*part), *partition), span.clone());
+            // Without its history nothing is known of a task's newest report.
+            if stored.keys().any(|(part, _)| *part == Part::Progress) {
+                let of_task = spans
+                    .entry((Table::Task, *partition))
+                    .or_insert(span.clone());
+                *of_task = of_task.start.min(span.start)..of_task.end.max(span.end);
+            }
+        }
+        let offsets: i64 = said::hull(&spans)
+            .values()
+            .map(|span| span.end - span.start)
+            .sum();
+        if offsets > MAX_OFFSETS {
+            bail!(
+                "{offsets} offsets are more than the {MAX_OFFSETS} that are audited at once; give --from and --to"
+            );
+        }
+        let places = (!whole).then(|| said::hull(&spans).into_iter().collect());
+        Ok(Extent {
+            logs,
+            stored,
+            spans,
+            places,
+        })
+    }
+
+    async fn compare_sums(
+        &self,
+        snapshot: &mut Snapshot,
+        extent: &Extent,
+    ) -> anyhow::Result<Sides> {
+        let Extent { spans, places, .. } = extent;
+        let plan = Plan::new(spans);
+        let bars = MultiProgress::new();
+        let hull = said::hull(spans);
+        let offsets: i64 = hull.values().map(|span| span.end - span.start).sum();
+        let events_bar = bars.add(bar(offsets as u64, "events"));
+        let rows_bar = bars.add(spinner("rows"));
+        let mut held = Fingerprint::new(&plan);
+        let mut newest = Marks::new(&hull);
+        scan(snapshot, Table::Task, places, |row| {
+            if let Some((partition, offset)) = held.add(Table::Task, row) {
+                newest.set(partition, offset);
+            }
+        })
+        .await?;
+        let outranked = snapshot.outranked(places.as_ref()).await?;
+        // Both sides at once: they share nothing but the plan.
+        let (said, aborted, scanned) = block_in_place(|| {
+            std::thread::scope(|scope| {
+                let said = scope.spawn(|| {
+                    let said = Said::read(&self.topic, &plan, spans, &newest, &events_bar)?;
+                    let records: u64 = said.events.values().sum();
+                    let aborted = match records == offsets as u64 {
+                        true => BTreeMap::new(),
+                        false => said::with_aborted(&self.topic, &hull)?,
+                    };
+                    anyhow::Ok((said, aborted))
+                });
+                let scans = async {
+                    for table in [Table::Progress, Table::Resource, Table::Metrics] {
+                        let mut rows = 0;
+                        scan(snapshot, table, places, |row| {
+                            held.add(table, row);
+                            rows += 1;
+                            if rows % 10_000 == 0 {
+                                rows_bar.inc(10_000);
+                            }
+                        })
+                        .await?;
+                    }
+                    anyhow::Ok(())
+                };
+                let scanned = tokio::runtime::Handle::current().block_on(scans);
+                match said.join() {
+                    Ok(Ok((said, aborted))) => Ok((said, aborted, scanned)),
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => Err(anyhow!("reading {} failed", self.topic.name)),
+                }
+            })
+        })?;
+        scanned?;
+        rows_bar.finish_and_clear();
+        let mut said = said;
+        let of_partition = |partition: &i32, all: &u64| {
+            (
+                *partition,
+                all - said.events.get(partition).copied().unwrap_or(0).min(*all),
+            )
+        };
+        Ok(Sides {
+            differing: said.fingerprint.differing(&held),
+            aborted: aborted
+                .iter()
+                .map(|(p, all)| of_partition(p, all))
+                .collect(),
+            held_rows: held.rows(),
+            outside: std::mem::take(&mut held.outside),
+            digests: said.digests(),
+            events: std::mem::take(&mut said.events),
+            unreadable: said.unreadable,
+            unreadable_count: said.unreadable_count,
+            unreadable_shown: said.unreadable_shown,
+            outranked,
+        })
+    }
+
+    /// Rows before the first offset that is said to be stored: it was another one. Gives whether there
+    /// are any.
+    fn correct_first_offsets(
+        &self,
+        extent: &mut Extent,
+        sides: &Sides,
+        findings: &mut Findings,
+    ) -> bool {
+        let mut corrected = false;
+        for part in Part::ALL {
+            for (&partition, log) in &extent.logs {
+                let outside = sides.outside.get(&(Table::of(part), partition));
+                let least = outside.and_then(|outside| outside.least);
+                let Some(held) = extent.stored.get_mut(&(part, partition)) else {
+                    continue;
+                };
+                if let (Some(least), Some(first)) = (least, held.first_offset)
+                    && least < first
+                    && log.contains(&least)
+                {
+                    let before = held.clone();
+                    held.first_offset = Some(least);
+                    if let Some(finding) = offsets::difference(&before, held) {
+                        findings.push(finding);
+                    }
+                    corrected = true;
+                }
+            }
+        }
+        corrected
+    }
+
+    /// The events that have dead letters of a consumer.
+    async fn letters(&self, extent: &Extent) -> anyhow::Result<Marks> {
+        let mut lettered = Marks::new(&said::hull(&extent.spans));
+        let topic = &self.config.dead_letters_topic;
+        let count = self.cluster.require_topic(topic).await?;
+        block_in_place(|| {
+            let mut ranges = Ranges::new();
+            for partition in 0..i32::try_from(count)? {
+                ranges.insert(
+                    partition,
+                    self.topic.reader.bounds(topic, partition, End::Stable)?,
+                );
+            }
+            self.topic
+                .reader
+                .scan(topic, &ranges, self.topic.stop, |letter| {
+                    let header = |name: &str| {
+                        let headers = letter.headers()?;
+                        let found = headers.iter().find(|header| header.key == name)?;
+                        std::str::from_utf8(found.value?).ok()
+                    };
+                    if header(dead_letter::CONNECTOR_NAME) == Some("consumer")
+                        && header(dead_letter::TOPIC) == Some(self.topic.name)
+                        && let Some(Ok(partition)) = header(dead_letter::PARTITION).map(str::parse)
+                        && let Some(Ok(offset)) = header(dead_letter::OFFSET).map(str::parse)
+                    {
+                        lettered.set(partition, offset);
+                    }
+                    Ok(())
+                })?;
+            Ok(lettered)
+        })
+    }
+
+    async fn compare_rows(
+        &self,
+        snapshot: &mut Snapshot,
+        extent: &Extent,
+        sides: &Sides,
+        lettered: &Marks,
+        findings: &mut Findings,
+    ) -> anyhow::Result<()> {
+        let mut wanted = sides.differing.clone();
+        for (at, outside) in &sides.outside {
+            let span = extent.spans.get(at).cloned().unwrap_or(0..0);
+            let places = wanted.entry(*at).or_default();
+            let low = extent.logs.get(&at.1).map_or(0, |log| log.start);
+            if outside.before > 0 && !is_retention(span.start, low) {
+                places.insert(0, ANY_OFFSET.start..span.start);
+            }
+            if outside.behind > 0 {
+                places.push(span.end..ANY_OFFSET.end);
+            }
+        }
+        for ((table, partition), places) in &wanted {
+            let span = extent
+                .spans
+                .get(&(*table, *partition))
+                .cloned()
+                .unwrap_or(0..0);
+            compare::compare(
+                &self.topic,
+                snapshot,
+                *table,
+                *partition,
+                &span,
+                places,
+                lettered,
+                findings,
+            )
+            .await?;
+        }
+        let missing = compare::find_misnamed(snapshot, findings).await?;
+        compare::find_moved(findings);
+        let mut suspects: BTreeSet<i64> = compare::suspects(findings).into_iter().collect();
+        suspects.extend(&sides.outranked);
+        tasks::resolve(snapshot, &self.topic, suspects, missing, findings).await?;
+        tasks::find_lost(snapshot, &self.topic, findings).await?;
+        let key = |finding: &compare::Finding| {
+            (
+                finding.table,
+                finding.partition,
+                finding.offset,
+                finding.fault,
+            )
+        };
+        findings.found.sort_by_key(key);
+        Ok(())
+    }
+
+    /// A log whose start was passed while it was read was not read whole.
+    fn is_still_there(&self, extent: &Extent) -> anyhow::Result<()> {
+        for (partition, span) in said::hull(&extent.spans) {
+            let log = self
+                .topic
+                .reader
+                .bounds(self.topic.name, partition, End::Stable)?;
+            if log.start > span.start {
+                bail!(
+                    "{} partition {partition}: retention passed offset {} while it was read, the log begins at {} now; run it again",
+                    self.topic.name,
+                    span.start,
+                    log.start
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn report(
+        &self,
+        extent: &Extent,
+        sides: Sides,
+        lettered: &Marks,
+        findings: &Findings,
+    ) -> Report {
+        let counts = findings.counts();
+        let hull = said::hull(&extent.spans);
+        let mut partitions = Vec::new();
+        for (&partition, log) in &extent.logs {
+            let span = hull.get(&partition).cloned().unwrap_or(log.end..log.end);
+            let events = sides.events.get(&partition).copied().unwrap_or(0);
+            let aborted = sides.aborted.get(&partition).copied().unwrap_or(0);
+            let mut of_tables = BTreeMap::new();
+            for table in Table::ALL {
+                let at = (table, partition);
+                let fault = |fault| {
+                    counts
+                        .get(&(table.name(), fault, partition))
+                        .copied()
+                        .unwrap_or(0)
+                };
+                let outside = sides.outside.get(&at).copied().unwrap_or_default();
+                let span = extent.spans.get(&at);
+                let taken = span.is_some_and(|span| is_retention(span.start, log.start));
+                let digest = sides.digests.get(&at);
+                let told = TableReport {
+                    from: span.map(|span| span.start),
+                    to: span.map(|span| span.end),
+                    rows_of_topic: digest.map_or(0, |digest| digest.rows),
+                    rows_of_table: sides.held_rows.get(&at).copied().unwrap_or(0),
+                    missing: fault(Fault::Missing),
+                    extra: fault(Fault::Extra),
+                    differing: fault(Fault::Differing),
+                    unprovable: if taken { outside.before } else { 0 },
+                    sha256: digest.map(|digest| digest.sha256.clone()),
+                };
+                if span.is_some() || told.missing + told.extra + told.differing > 0 {
+                    of_tables.insert(table.name(), told);
+                }
+            }
+            let offsets = (span.end - span.start).max(0) as u64;
+            partitions.push(PartitionReport {
+                partition,
+                log_start: log.start,
+                log_end: log.end,
+                from: span.start,
+                to: span.end,
+                events,
+                unreadable: sides.unreadable_count.get(&partition).copied().unwrap_or(0),
+                unreadable_with_letter: sides.unreadable.count_both(lettered, partition),
+                refused_with_letter: findings
+                    .set_aside
+                    .count_both(&findings.set_aside, partition),
+                aborted,
+                markers: offsets.saturating_sub(events + aborted),
+                tables: of_tables,
+            });
+        }
+        Report::new(self, partitions, sides.unreadable_shown, findings)
+    }
+
+    /// Applies what cures the findings, a partition a transaction.
+    async fn repair(&self, findings: &Findings) -> anyhow::Result<()> {
+        // A task is put in with the first of its rows.
+        let mut first: BTreeMap<&str, i32> = BTreeMap::new();
+        for finding in &findings.found {
+            if let Some(exec_id) = &finding.exec_id {
+                let partition = first.entry(exec_id).or_insert(finding.partition);
+                *partition = finding.partition.min(*partition);
+            }
+        }
+        let mut cures: BTreeMap<i32, Vec<&Cure>> = BTreeMap::new();
+        for finding in findings
+            .found
+            .iter()
+            .filter(|finding| finding.cure.is_one())
+        {
+            let partition = match (&finding.cure, &finding.exec_id) {
+                (Cure::Task { held: None, .. }, Some(exec_id)) => first[exec_id.as_str()],
+                _ => finding.partition,
+            };
+            cures.entry(partition).or_default().push(&finding.cure);
+        }
+        for (partition, cures) in cures {
+            let place = self.database.place();
+            let Repair {
+                written,
+                removed,
+                left,
+            } = self
+                .database
+                .repair(self.topic.name, partition, &cures)
+                .await
+                .with_context(|| {
+                    format!("repairing partition {partition} in {place}; nothing of it was written")
+                })?;
+            let left = match left {
+                0 => String::new(),
+                left => format!("; {left} had changed meanwhile and were left"),
+            };
+            eprintln!(
+                "repaired partition {partition}: {} findings, {written} rows written, {removed} removed{left}",
+                cures.len()
+            );
+        }
+        if findings.is_cut() {
+            eprintln!("there is more to repair than is held at once; going on");
+        }
+        Ok(())
+    }
+}
+
+/// Whether what stands before `start` was taken from the log by retention.
+fn is_retention(start: i64, log_start: i64) -> bool {
+    start == log_start && log_start > 0
+}
+
+/// Hands each row of a table to `each`.
+async fn scan(
+    snapshot: &mut Snapshot,
+    table: Table,
+    places: &Option<Places>,
+    mut each: impl FnMut(&[u8]),
+) -> anyhow::Result<()> {
+    let selection = Selection {
+        table,
+        places: places.clone(),
+        task_id: None,
+        addressed: false,
+    };
+    let (pieces, mut told) = mpsc::channel::<Vec<u8>>(16);
+    let sending = async {
+        let scanned = snapshot.scan(&selection, &pieces).await;
+        drop(pieces);
+        scanned
+    };
+    let taking = async {
+        while let Some(piece) = told.recv().await {
+            copy::rows(&piece).for_each(&mut each);
+        }
+    };
+    let (scanned, ()) = tokio::join!(sending, taking);
+    Ok(scanned?)
+}
+
+fn bar(length: u64, what: &'static str) -> ProgressBar {
+    let template = "{msg:>7} {wide_bar} {human_pos}/{human_len}, {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template);
+    ProgressBar::new(length)
+        .with_message(what)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn spinner(what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:>7} {human_pos}, {per_sec}");
+    ProgressBar::no_length()
+        .with_message(what)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+}

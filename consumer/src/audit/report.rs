@@ -1,0 +1,425 @@
+//! What an audit found: for a person, a program, or an auditor's file.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use askama::Template;
+use comfy_table::CellAlignment;
+use jiff::Timestamp;
+use schemas::{EVENT_VERSIONS, INFO_VERSIONS, Version};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::Auditor;
+use super::compare::{Fault, Finding, Findings};
+use super::said::{Unreadable, hex};
+use crate::query::{self, shown};
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verdict {
+    /// The tables hold what the topic says, no more and no less.
+    Equal,
+    /// They do not.
+    Unequal,
+}
+
+/// All that an audit has to tell.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(super) verdict: Verdict,
+    /// Stands for all digests below: two audits of the same range that have the same one proved the
+    /// same rows.
+    digest: String,
+    made_at: Timestamp,
+    program: &'static str,
+    version: &'static str,
+    cluster_id: String,
+    topic: String,
+    database: String,
+    /// As asked.
+    from: String,
+    to: String,
+    /// Fingerprints (CRC-64-AVRO) of the schema versions that this program reads.
+    schemas: BTreeMap<&'static str, Vec<String>>,
+    partitions: Vec<PartitionReport>,
+    totals: Totals,
+    counts: Vec<Count>,
+    /// Those that are held; `counts` has all.
+    findings: Vec<Finding>,
+    /// The first few.
+    unreadable: Vec<Unreadable>,
+}
+
+/// What was found in one partition.
+#[derive(Debug, Serialize)]
+pub(crate) struct PartitionReport {
+    pub(super) partition: i32,
+    /// Offsets that the topic holds now.
+    pub(super) log_start: i64,
+    pub(super) log_end: i64,
+    /// Offsets that were compared.
+    pub(super) from: i64,
+    pub(super) to: i64,
+    /// Records that a committed reader sees.
+    pub(super) events: u64,
+    /// Of these, without rows since nobody can read them; and how many of those have a dead letter.
+    pub(super) unreadable: u64,
+    pub(super) unreadable_with_letter: u64,
+    /// Of these, without rows since the database refused them, each with its dead letter.
+    pub(super) refused_with_letter: u64,
+    /// Offsets of records in aborted transactions.
+    pub(super) aborted: u64,
+    /// Offsets without any record: the ends of transactions.
+    pub(super) markers: u64,
+    pub(super) tables: BTreeMap<&'static str, TableReport>,
+}
+
+/// One table's rows of a partition.
+#[derive(Debug, Serialize)]
+pub(crate) struct TableReport {
+    pub(super) from: Option<i64>,
+    pub(super) to: Option<i64>,
+    pub(super) rows_of_topic: u64,
+    pub(super) rows_of_table: u64,
+    pub(super) missing: u64,
+    pub(super) extra: u64,
+    pub(super) differing: u64,
+    /// Rows of events that retention has taken from the topic.
+    pub(super) unprovable: u64,
+    /// Of the rows that the topic says, and so of the table's where they are equal.
+    pub(super) sha256: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Totals {
+    events: u64,
+    rows: u64,
+    missing: u64,
+    extra: u64,
+    differing: u64,
+    unprovable: u64,
+    unreadable: u64,
+    unreadable_without_letter: u64,
+}
+
+/// How often something was found.
+#[derive(Debug, Serialize)]
+struct Count {
+    table: &'static str,
+    fault: Fault,
+    partition: i32,
+    count: u64,
+}
+
+/// A report's format.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Format {
+    Html,
+    Json,
+}
+
+/// By the end of its name.
+pub(super) fn format_of(file: &Path) -> anyhow::Result<Format> {
+    match file.extension().and_then(|end| end.to_str()) {
+        Some("html" | "htm") => Ok(Format::Html),
+        Some("json") => Ok(Format::Json),
+        _ => bail!(
+            "--report {}: its name must end in .html or .json",
+            file.display()
+        ),
+    }
+}
+
+#[derive(Template)]
+#[template(path = "audit.html")]
+struct Page<'a> {
+    report: &'a Report,
+    findings: &'a [Finding],
+    more: u64,
+    verdict: &'static str,
+}
+
+impl Report {
+    pub(super) fn new(
+        auditor: &Auditor<'_>,
+        partitions: Vec<PartitionReport>,
+        unreadable: Vec<Unreadable>,
+        findings: &Findings,
+    ) -> Self {
+        let counts: Vec<Count> = findings
+            .counts()
+            .into_iter()
+            .map(|((table, fault, partition), count)| Count {
+                table,
+                fault,
+                partition,
+                count,
+            })
+            .collect();
+        let of = |fault| {
+            let counts = counts.iter().filter(|count| count.fault == fault);
+            counts.map(|count| count.count).sum()
+        };
+        let mut totals = Totals {
+            missing: of(Fault::Missing),
+            extra: of(Fault::Extra),
+            differing: of(Fault::Differing),
+            ..Totals::default()
+        };
+        for partition in &partitions {
+            totals.events += partition.events;
+            totals.unreadable += partition.unreadable;
+            totals.unreadable_without_letter +=
+                partition.unreadable - partition.unreadable_with_letter;
+            for table in partition.tables.values() {
+                totals.rows += table.rows_of_topic;
+                totals.unprovable += table.unprovable;
+            }
+        }
+        let fingerprints = |versions: &[Version]| {
+            let fingerprints = versions.iter().map(|version| version.fingerprint);
+            fingerprints.map(|print| format!("{print:016x}")).collect()
+        };
+        Self {
+            verdict: if counts.is_empty() {
+                Verdict::Equal
+            } else {
+                Verdict::Unequal
+            },
+            digest: digest(&partitions),
+            made_at: Timestamp::now(),
+            program: env!("CARGO_PKG_NAME"),
+            version: env!("CARGO_PKG_VERSION"),
+            cluster_id: auditor.cluster.id.clone(),
+            topic: auditor.topic.name.to_owned(),
+            database: auditor.database.place(),
+            from: auditor.config.from.to_string(),
+            to: auditor.config.to.to_string(),
+            schemas: [
+                ("TaskRunningInfo", fingerprints(INFO_VERSIONS)),
+                ("TaskRunningInfoEvent", fingerprints(EVENT_VERSIONS)),
+            ]
+            .into(),
+            partitions,
+            totals,
+            counts,
+            findings: findings.found.clone(),
+            unreadable,
+        }
+    }
+
+    /// Prints all of it.
+    pub(super) fn print(&self, json: bool, limit: usize) -> anyhow::Result<()> {
+        let text = match json {
+            true => format!("{}\n", serde_json::to_string_pretty(self)?),
+            false => self.text(limit),
+        };
+        match std::io::stdout().write_all(text.as_bytes()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The answer in a line, on standard error: more is to come.
+    pub(super) fn print_summary(&self) {
+        eprintln!("{}", self.answer());
+    }
+
+    fn answer(&self) -> String {
+        let Totals {
+            events,
+            rows,
+            missing,
+            extra,
+            differing,
+            ..
+        } = self.totals;
+        match self.verdict {
+            Verdict::Equal => format!(
+                "equal: {events} events of {} stand for {rows} rows, and {} holds exactly these",
+                self.topic, self.database
+            ),
+            Verdict::Unequal => format!(
+                "unequal: of the {rows} rows that {events} events of {} stand for, {} lacks {missing}, has {differing} that \
+                 differ, and {extra} more",
+                self.topic, self.database
+            ),
+        }
+    }
+
+    fn text(&self, limit: usize) -> String {
+        let mut header = vec![
+            "partition",
+            "from",
+            "to",
+            "events",
+            "unreadable",
+            "aborted",
+            "markers",
+        ];
+        let tables = ["task_progress", "task_resource", "task_metrics", "task"];
+        header.extend(tables);
+        header.extend(["missing", "extra", "differing"]);
+        let mut grid = query::table(&header);
+        for partition in &self.partitions {
+            let all = partition.tables.values();
+            let mut row = vec![
+                u64::try_from(partition.partition)
+                    .unwrap_or_default()
+                    .to_string(),
+                partition.from.to_string(),
+                partition.to.to_string(),
+                partition.events.to_string(),
+                partition.unreadable.to_string(),
+                partition.aborted.to_string(),
+                partition.markers.to_string(),
+            ];
+            row.extend(tables.map(|table| {
+                let told = partition.tables.get(table);
+                told.map_or("-".to_owned(), |told| told.rows_of_table.to_string())
+            }));
+            let sums = [
+                all.clone().map(|told| told.missing).sum::<u64>(),
+                all.clone().map(|told| told.extra).sum(),
+                all.map(|told| told.differing).sum(),
+            ];
+            row.extend(sums.map(|sum| sum.to_string()));
+            grid.add_row(row);
+        }
+        for column in grid.column_iter_mut() {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        let mut text = format!("{grid}\n");
+        if self.totals.unprovable > 0 {
+            text.push_str(&format!(
+                "not proven: {} rows of events that retention has taken from the topic\n",
+                self.totals.unprovable
+            ));
+        }
+        for Unreadable {
+            partition,
+            offset,
+            reason,
+        } in &self.unreadable
+        {
+            text.push_str(&format!(
+                "unreadable: partition {partition} offset {offset}: {}\n",
+                shown(reason)
+            ));
+        }
+        if self.totals.unreadable_without_letter > 0 {
+            text.push_str(&format!(
+                "warning: {} unreadable events have no dead letter\n",
+                self.totals.unreadable_without_letter
+            ));
+        }
+        let (findings, more) = self.first(limit);
+        for finding in findings {
+            text.push_str(&finding.line());
+            text.push('\n');
+        }
+        if more > 0 {
+            text.push_str(&format!("and {more} more findings (--limit, --json)\n"));
+        }
+        text.push_str(&format!("{}\ndigest {}\n", self.answer(), self.digest));
+        text
+    }
+
+    /// The first findings, and how many there are beyond them.
+    fn first(&self, limit: usize) -> (&[Finding], u64) {
+        let count = match limit {
+            0 => self.findings.len(),
+            limit => limit.min(self.findings.len()),
+        };
+        let all: u64 = self.counts.iter().map(|count| count.count).sum();
+        (&self.findings[..count], all - count as u64)
+    }
+
+    /// Writes it to a file.
+    pub(super) fn write(&self, file: &Path, limit: usize) -> anyhow::Result<()> {
+        let text = match format_of(file)? {
+            Format::Json => format!("{}\n", serde_json::to_string_pretty(self)?),
+            Format::Html => {
+                let (findings, more) = self.first(limit);
+                let verdict = match self.verdict {
+                    Verdict::Equal => "equal",
+                    Verdict::Unequal => "unequal",
+                };
+                Page {
+                    report: self,
+                    findings,
+                    more,
+                    verdict,
+                }
+                .render()?
+            }
+        };
+        std::fs::write(file, text).with_context(|| format!("--report {}", file.display()))
+    }
+}
+
+impl Finding {
+    /// For a person.
+    fn line(&self) -> String {
+        let whose = match (&self.exec_id, self.part) {
+            (Some(exec_id), _) => format!(" {}", shown(exec_id)),
+            (None, Some(part)) => format!(" {part}"),
+            (None, None) => String::new(),
+        };
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| {
+                format!(
+                    "{}: {} is to be {}",
+                    column.column,
+                    shown(&column.found.to_string()),
+                    shown(&column.expected.to_string())
+                )
+            })
+            .collect();
+        let columns = match columns.is_empty() {
+            true => String::new(),
+            false => format!(": {}", columns.join("; ")),
+        };
+        format!(
+            "{}: {} partition {} offset {}{whose}{columns}",
+            self.fault.as_str(),
+            self.table,
+            self.partition,
+            self.offset
+        )
+    }
+}
+
+impl Fault {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Extra => "extra",
+            Self::Differing => "differing",
+        }
+    }
+}
+
+/// SHA-256, in hexadecimal, of a line for each table and partition: its name, partition, offsets, rows
+/// and digest, separated by blanks.
+fn digest(partitions: &[PartitionReport]) -> String {
+    let mut all = Sha256::new();
+    for partition in partitions {
+        for (name, table) in &partition.tables {
+            if let (Some(from), Some(to), Some(sha256)) = (table.from, table.to, &table.sha256) {
+                let line = format!(
+                    "{name} {} {from} {to} {} {sha256}\n",
+                    partition.partition, table.rows_of_topic
+                );
+                all.update(line);
+            }
+        }
+    }
+    hex(&all.finalize())
+}

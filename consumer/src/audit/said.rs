@@ -1,0 +1,274 @@
+//! What the topic says the tables hold: each event read once, its rows derived as the live path
+//! derives them, and digested.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use indicatif::ProgressBar;
+use rdkafka::message::{Message, OwnedMessage};
+use schemas::Decoder;
+use serde::Serialize;
+use service::range::{End, Ranges, Reader};
+use sha2::{Digest, Sha256};
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+
+use super::fingerprint::{Fingerprint, Marks, Plan, Spans};
+use super::table::Table;
+use crate::copy::{self, CopyWriter, HEADER, TRAILER};
+use crate::rows::rows;
+
+/// Unreadable events that are shown one by one.
+const SHOWN: usize = 20;
+/// Places that lie so near to each other are read as one.
+pub(crate) const NEAR: i64 = 4_096;
+/// At most so many places are asked for at once.
+const MAX_PLACES: usize = 200;
+/// The bar moves each time so many records were read.
+const TOLD_EVERY: u64 = 1_024;
+
+/// A topic, and who reads it.
+pub(crate) struct Topic<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) reader: &'a Reader,
+    pub(crate) decoder: &'a Decoder,
+    pub(crate) stop: &'a CancellationToken,
+}
+
+/// What the events of the audited offsets say.
+pub(crate) struct Said<'a> {
+    pub(crate) fingerprint: Fingerprint<'a>,
+    digests: BTreeMap<(Table, i32), (Sha256, u64)>,
+    /// Records that a committed reader sees, by partition.
+    pub(crate) events: BTreeMap<i32, u64>,
+    /// Events that have no rows, since nobody can read them.
+    pub(crate) unreadable: Marks,
+    pub(crate) unreadable_count: BTreeMap<i32, u64>,
+    pub(crate) unreadable_shown: Vec<Unreadable>,
+}
+
+/// An event that cannot be read.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Unreadable {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) reason: String,
+}
+
+/// The rows that a partition's events stand for, in one table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Digested {
+    pub(crate) rows: u64,
+    /// SHA-256, in hexadecimal, of the rows in PostgreSQL's binary COPY format, header and trailer
+    /// included, in the order of their offsets.
+    pub(crate) sha256: String,
+}
+
+impl<'a> Said<'a> {
+    /// Reads the events of these spans. Of `task` only the rows whose events are `newest`.
+    ///
+    /// # Errors
+    /// If the topic cannot be read to the end.
+    pub(crate) fn read(
+        topic: &Topic<'_>,
+        plan: &'a Plan,
+        spans: &Spans,
+        newest: &Marks,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Self> {
+        let ranges = hull(spans);
+        let begin = || {
+            let mut digest = Sha256::new();
+            digest.update(HEADER);
+            (digest, 0)
+        };
+        let mut said = Self {
+            fingerprint: Fingerprint::new(plan),
+            digests: spans.keys().map(|at| (*at, begin())).collect(),
+            events: ranges.keys().map(|partition| (*partition, 0)).collect(),
+            unreadable: Marks::new(&ranges),
+            unreadable_count: BTreeMap::new(),
+            unreadable_shown: Vec::new(),
+        };
+        let mut copy = CopyWriter::default();
+        let mut read = 0;
+        topic
+            .reader
+            .scan(topic.name, &ranges, topic.stop, |record| {
+                read += 1;
+                if read % TOLD_EVERY == 0 {
+                    bar.inc(TOLD_EVERY);
+                }
+                let (partition, offset) = (record.partition(), record.offset());
+                *said.events.entry(partition).or_default() += 1;
+                let event = match rows(topic.decoder, record.payload(), partition, offset) {
+                    Ok(event) => event,
+                    Err(reject) => {
+                        said.unreadable.set(partition, offset);
+                        *said.unreadable_count.entry(partition).or_default() += 1;
+                        if said.unreadable_shown.len() < SHOWN {
+                            said.unreadable_shown.push(Unreadable {
+                                partition,
+                                offset,
+                                reason: format!("{}: {}", reject.kind, reject.message),
+                            });
+                        }
+                        return Ok(());
+                    }
+                };
+                for table in Table::ALL {
+                    let at = (table, partition);
+                    let is_meant = spans.get(&at).is_some_and(|span| span.contains(&offset));
+                    if !is_meant || (table == Table::Task && !newest.is_set(partition, offset)) {
+                        continue;
+                    }
+                    copy.clear();
+                    table.write(&mut copy, &event);
+                    for row in copy::rows(copy.rows()) {
+                        said.fingerprint.add(table, row);
+                        said.digests.entry(at).or_insert_with(begin).1 += 1;
+                    }
+                    said.digests
+                        .entry(at)
+                        .or_insert_with(begin)
+                        .0
+                        .update(copy.rows());
+                }
+                Ok(())
+            })?;
+        bar.finish_and_clear();
+        Ok(said)
+    }
+
+    /// Rows and digest of each table and partition.
+    pub(crate) fn digests(&mut self) -> BTreeMap<(Table, i32), Digested> {
+        let digests = std::mem::take(&mut self.digests).into_iter();
+        let finish = |(at, (mut digest, rows)): ((Table, i32), (Sha256, u64))| {
+            digest.update(TRAILER);
+            let sha256 = hex(&digest.finalize());
+            (at, Digested { rows, sha256 })
+        };
+        digests.map(finish).collect()
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// All offsets of each partition that any table has a span of.
+pub(crate) fn hull(spans: &Spans) -> Ranges {
+    let mut hull = Ranges::new();
+    for ((_, partition), span) in spans.iter().filter(|(_, span)| !span.is_empty()) {
+        let whole: &mut Range<i64> = hull.entry(*partition).or_insert(span.clone());
+        *whole = whole.start.min(span.start)..whole.end.max(span.end);
+    }
+    hull
+}
+
+/// Records of aborted transactions among these offsets, by partition: all that there are, less those
+/// that a committed reader sees.
+///
+/// # Errors
+/// If the topic cannot be read to the end.
+pub(crate) fn with_aborted(
+    topic: &Topic<'_>,
+    ranges: &Ranges,
+) -> anyhow::Result<BTreeMap<i32, u64>> {
+    let mut records: BTreeMap<i32, u64> = BTreeMap::new();
+    topic
+        .reader
+        .scan_with_aborted(topic.name, ranges, topic.stop, |record| {
+            *records.entry(record.partition()).or_default() += 1;
+            Ok(())
+        })?;
+    Ok(records)
+}
+
+/// The rows of a table that the events of these offsets of a partition stand for, in order, handed on
+/// in pieces of whole rows; of `task` those of all events.
+///
+/// # Errors
+/// If the topic cannot be read to the end.
+pub(crate) fn rows_of(
+    topic: &Topic<'_>,
+    table: Table,
+    partition: i32,
+    places: &[Range<i64>],
+    pieces: &tokio::sync::mpsc::Sender<Vec<u8>>,
+) -> anyhow::Result<()> {
+    const PIECE_BYTES: usize = 64 << 10;
+    let mut copy = CopyWriter::default();
+    for place in places {
+        let ranges = [(partition, place.clone())].into();
+        topic
+            .reader
+            .scan(topic.name, &ranges, topic.stop, |record| {
+                if let Ok(event) = rows(topic.decoder, record.payload(), partition, record.offset())
+                {
+                    table.write(&mut copy, &event);
+                    if copy.rows().len() >= PIECE_BYTES {
+                        // Where nobody listens any more, the other side says why.
+                        let _ = pieces.blocking_send(copy.take());
+                    }
+                }
+                Ok(())
+            })?;
+    }
+    let _ = pieces.blocking_send(copy.take());
+    Ok(())
+}
+
+/// The records at these places, of those that are there.
+///
+/// # Errors
+/// If the topic cannot be read.
+pub(crate) fn records(
+    topic: &Topic<'_>,
+    places: impl IntoIterator<Item = (i32, i64)>,
+) -> anyhow::Result<Vec<OwnedMessage>> {
+    let mut wanted: BTreeMap<i32, BTreeSet<i64>> = BTreeMap::new();
+    for (partition, offset) in places {
+        wanted.entry(partition).or_default().insert(offset);
+    }
+    let mut records = Vec::new();
+    block_in_place(|| {
+        for (partition, offsets) in &wanted {
+            let log = topic.reader.bounds(topic.name, *partition, End::Stable)?;
+            let places: Vec<Range<i64>> = offsets
+                .iter()
+                .filter(|offset| log.contains(offset))
+                .map(|offset| *offset..offset + 1)
+                .collect();
+            for place in join(&places, NEAR) {
+                let ranges = [(*partition, place)].into();
+                topic
+                    .reader
+                    .scan(topic.name, &ranges, topic.stop, |record| {
+                        if offsets.contains(&record.offset()) {
+                            records.push(record.detach());
+                        }
+                        Ok(())
+                    })?;
+            }
+        }
+        Ok(records)
+    })
+}
+
+/// Joins places that lie near each other, and if they are many, more of them.
+pub(crate) fn join(places: &[Range<i64>], near: i64) -> Vec<Range<i64>> {
+    let mut joined: Vec<Range<i64>> = Vec::new();
+    for place in places {
+        match joined.last_mut() {
+            Some(last) if place.start.saturating_sub(last.end) <= near => {
+                last.end = last.end.max(place.end)
+            }
+            _ => joined.push(place.clone()),
+        }
+    }
+    if joined.len() > MAX_PLACES {
+        return join(&joined, near.saturating_mul(8));
+    }
+    joined
+}

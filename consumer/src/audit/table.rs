@@ -1,0 +1,289 @@
+//! The audited tables, and the one form of a row: what an event says and what a table holds are the
+//! same bytes exactly when they say the same.
+//!
+//! A row is a row of PostgreSQL's binary COPY format with the columns of [`Table::columns`]; it names
+//! its task by `exec_id`, since `task_id` is a key of one database only.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::copy::{self, CopyWriter, POSTGRES_EPOCH_MICROS};
+use crate::rows::{Part, Rows};
+
+/// An audited table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(into = "&'static str")]
+pub(crate) enum Table {
+    Progress,
+    Resource,
+    Metrics,
+    Task,
+}
+
+/// What a column holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    I32,
+    I64,
+    F64,
+    Bool,
+    Time,
+    Text,
+    Texts,
+    Integers,
+}
+
+pub(crate) struct Column {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+}
+
+const fn column(name: &'static str, kind: Kind) -> Column {
+    Column { name, kind }
+}
+
+const PROGRESS: &[Column] = &[
+    column("event_partition", Kind::I32),
+    column("event_offset", Kind::I64),
+    column("exec_id", Kind::Text),
+    column("reported_at", Kind::Time),
+    column("sequence", Kind::I64),
+    column("status", Kind::Text),
+    column("progress", Kind::F64),
+    column("job_ids", Kind::Texts),
+    column("total_tasks", Kind::Integers),
+    column("running_tasks", Kind::Integers),
+    column("failed_tasks", Kind::Integers),
+    column("succeed_tasks", Kind::Integers),
+    column("adjustments", Kind::Texts),
+];
+
+const RESOURCE: &[Column] = &[
+    column("event_partition", Kind::I32),
+    column("event_offset", Kind::I64),
+    column("exec_id", Kind::Text),
+    column("application_id", Kind::Text),
+    column("reported_at", Kind::Time),
+    column("memory_bytes", Kind::I64),
+    column("cores", Kind::I32),
+    column("instances", Kind::I32),
+    column("queue", Kind::Text),
+    column("status", Kind::Text),
+];
+
+const METRICS: &[Column] = &[
+    column("event_partition", Kind::I32),
+    column("event_offset", Kind::I64),
+    column("exec_id", Kind::Text),
+    column("reported_at", Kind::Time),
+    column("engine_running_tasks", Kind::I32),
+    column("metrics", Kind::Text),
+];
+
+const TASK: &[Column] = &[
+    column("event_partition", Kind::I32),
+    column("event_offset", Kind::I64),
+    column("exec_id", Kind::Text),
+    column("job_id", Kind::Text),
+    column("engine_instance", Kind::Text),
+    column("engine_type", Kind::Text),
+    column("engine_user", Kind::Text),
+    column("ticket_id", Kind::Text),
+    column("status", Kind::Text),
+    column("is_final", Kind::Bool),
+    column("progress", Kind::F64),
+    column("reported_at", Kind::Time),
+    column("sequence", Kind::I64),
+];
+
+/// Where the columns stand that every table begins with.
+pub(crate) const EXEC_ID: usize = 2;
+/// `task_resource`: tells the rows of one event apart.
+const APPLICATION_ID: usize = 3;
+
+impl From<Table> for &'static str {
+    fn from(table: Table) -> Self {
+        table.name()
+    }
+}
+
+impl Table {
+    pub(crate) const ALL: [Self; 4] = [Self::Progress, Self::Resource, Self::Metrics, Self::Task];
+
+    pub(crate) fn of(part: Part) -> Self {
+        match part {
+            Part::Progress => Self::Progress,
+            Part::Resource => Self::Resource,
+            Part::Metrics => Self::Metrics,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Progress => Part::Progress.table(),
+            Self::Resource => Part::Resource.table(),
+            Self::Metrics => Part::Metrics.table(),
+            Self::Task => "task",
+        }
+    }
+
+    pub(crate) fn columns(self) -> &'static [Column] {
+        match self {
+            Self::Progress => PROGRESS,
+            Self::Resource => RESOURCE,
+            Self::Metrics => METRICS,
+            Self::Task => TASK,
+        }
+    }
+
+    /// Writes the rows of this table that an event stands for; for `task` the row that it has while
+    /// this event is the task's newest.
+    pub(crate) fn write(self, copy: &mut CopyWriter, event: &Rows) {
+        let fields = self.columns().len() as i16;
+        let begin = |copy: &mut CopyWriter| {
+            copy.row(fields);
+            copy.i32(event.partition);
+            copy.i64(event.offset);
+            copy.text(&event.task.exec_id);
+        };
+        let task = &event.task;
+        match self {
+            Self::Progress => {
+                begin(copy);
+                copy.time(event.reported_at);
+                copy.i64(task.sequence);
+                copy.text(task.status.as_str());
+                copy.optional_f64(task.progress);
+                copy.jobs(event.progress.jobs.as_deref());
+                copy.adjustments(&event.progress.adjustments);
+            }
+            Self::Resource => {
+                // In the order of their ids' bytes, as they come from a sorted map.
+                for held in &event.resource {
+                    begin(copy);
+                    copy.text(&held.application_id);
+                    copy.time(event.reported_at);
+                    copy.i64(held.memory_bytes);
+                    copy.i32(held.cores);
+                    copy.i32(held.instances);
+                    copy.text(&held.queue);
+                    copy.text(&held.status);
+                }
+            }
+            Self::Metrics => {
+                begin(copy);
+                copy.time(event.reported_at);
+                copy.i32(event.metrics.engine_running_tasks);
+                copy.optional_text(event.metrics.metrics.as_deref());
+            }
+            Self::Task => {
+                begin(copy);
+                copy.text(&task.job_id);
+                copy.text(&task.engine_instance);
+                copy.text(&task.engine_type);
+                copy.text(&task.engine_user);
+                copy.text(&task.ticket_id);
+                copy.text(task.status.as_str());
+                copy.bool(task.status.is_final());
+                copy.optional_f64(task.progress);
+                copy.time(event.reported_at);
+                copy.i64(task.sequence);
+            }
+        }
+    }
+
+    /// What tells this row from the others of its event.
+    pub(crate) fn key(self, row: &[u8]) -> &[u8] {
+        match self {
+            Self::Resource => copy::fields(row).nth(APPLICATION_ID).flatten(),
+            _ => None,
+        }
+        .unwrap_or_default()
+    }
+
+    /// The columns in which two rows differ, with what is expected and what was found.
+    pub(crate) fn differences(self, expected: &[u8], found: &[u8]) -> Vec<Difference> {
+        let both = copy::fields(expected).zip(copy::fields(found));
+        let columns = self.columns().iter().zip(both);
+        columns
+            .filter(|(_, (expected, found))| expected != found)
+            .map(|(column, (expected, found))| Difference {
+                column: column.name,
+                expected: column.kind.value(expected),
+                found: column.kind.value(found),
+            })
+            .collect()
+    }
+}
+
+/// A column in which a table's row is not what the topic says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Difference {
+    pub(crate) column: &'static str,
+    pub(crate) expected: Value,
+    pub(crate) found: Value,
+}
+
+/// Partition and offset of a row.
+pub(crate) fn place(row: &[u8]) -> Option<(i32, i64)> {
+    let mut fields = copy::fields(row);
+    Some((copy::i32_of(fields.next()?)?, copy::i64_of(fields.next()?)?))
+}
+
+/// The task that a row names; `None` where the database has no such task.
+pub(crate) fn exec_id(row: &[u8]) -> Option<&str> {
+    copy::text_of(copy::fields(row).nth(EXEC_ID)?)
+}
+
+impl Kind {
+    /// A field for a person, or for a program: what is not of its column's kind is shown in
+    /// hexadecimal.
+    pub(crate) fn value(self, field: Option<&[u8]>) -> Value {
+        let Some(bytes) = field else {
+            return Value::Null;
+        };
+        self.read(bytes).unwrap_or_else(|| {
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            json!(format!("\\x{hex}"))
+        })
+    }
+
+    fn read(self, bytes: &[u8]) -> Option<Value> {
+        let field = Some(bytes);
+        Some(match self {
+            Self::I32 => json!(copy::i32_of(field)?),
+            Self::I64 => json!(copy::i64_of(field)?),
+            Self::F64 => {
+                let number = f64::from_be_bytes(bytes.try_into().ok()?);
+                serde_json::Number::from_f64(number)
+                    .map_or_else(|| json!(number.to_string()), Value::Number)
+            }
+            Self::Bool => json!(*bytes == [1]),
+            Self::Time => {
+                let micros = copy::i64_of(field)?.wrapping_add(POSTGRES_EPOCH_MICROS);
+                match jiff::Timestamp::from_microsecond(micros) {
+                    Ok(time) => json!(format!("{time:.6}")),
+                    Err(_) => json!(format!("{micros} µs since 1970")),
+                }
+            }
+            Self::Text => json!(copy::text_of(field)?),
+            Self::Texts => {
+                let texts = copy::elements(bytes)?.into_iter();
+                json!(
+                    texts
+                        .map(std::str::from_utf8)
+                        .collect::<Result<Vec<_>, _>>()
+                        .ok()?
+                )
+            }
+            Self::Integers => {
+                let integers = copy::elements(bytes)?.into_iter();
+                json!(
+                    integers
+                        .map(|element| copy::i32_of(Some(element)))
+                        .collect::<Option<Vec<_>>>()?
+                )
+            }
+        })
+    }
+}

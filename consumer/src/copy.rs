@@ -1,0 +1,225 @@
+//! Rows in PostgreSQL's binary COPY format (PostgreSQL manual, COPY, "Binary Format"): how the tables
+//! are filled there, and the one form in which audits compare and digest the rows of both databases.
+
+use schemas::{Adjustment, JobProgressInfo};
+
+/// What a file in this format begins with: signature, flags, length of the header's extension.
+pub(crate) const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// What it ends with.
+pub(crate) const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
+
+/// Microseconds from 1970-01-01 to 2000-01-01, PostgreSQL's epoch.
+pub(crate) const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+/// Type oids in arrays (pg_type.dat).
+const INT4_OID: u32 = 23;
+const TEXT_OID: u32 = 25;
+
+/// Writes rows one after the other; used again and again.
+#[derive(Default)]
+pub(crate) struct CopyWriter(Vec<u8>);
+
+impl CopyWriter {
+    /// Begins a file.
+    pub(crate) fn begin(&mut self) {
+        self.0.clear();
+        self.0.extend_from_slice(HEADER);
+    }
+
+    /// Ends a file, and gives it.
+    pub(crate) fn end(&mut self) -> &[u8] {
+        self.0.extend_from_slice(&TRAILER);
+        &self.0
+    }
+
+    /// Forgets what was written.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// The rows since the beginning, without the file's ends.
+    pub(crate) fn rows(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Takes the rows out.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.0)
+    }
+
+    /// Begins a row of so many fields.
+    pub(crate) fn row(&mut self, fields: i16) {
+        self.0.extend_from_slice(&fields.to_be_bytes());
+    }
+
+    pub(crate) fn field(&mut self, bytes: &[u8]) {
+        self.length(bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn null(&mut self) {
+        self.0.extend_from_slice(&(-1_i32).to_be_bytes());
+    }
+
+    pub(crate) fn i32(&mut self, value: i32) {
+        self.field(&value.to_be_bytes());
+    }
+
+    pub(crate) fn i64(&mut self, value: i64) {
+        self.field(&value.to_be_bytes());
+    }
+
+    pub(crate) fn bool(&mut self, value: bool) {
+        self.field(&[u8::from(value)]);
+    }
+
+    pub(crate) fn text(&mut self, value: &str) {
+        self.field(value.as_bytes());
+    }
+
+    pub(crate) fn optional_text(&mut self, value: Option<&str>) {
+        match value {
+            Some(value) => self.text(value),
+            None => self.null(),
+        }
+    }
+
+    pub(crate) fn optional_f64(&mut self, value: Option<f64>) {
+        match value {
+            Some(value) => self.field(&value.to_be_bytes()),
+            None => self.null(),
+        }
+    }
+
+    /// A time in microseconds since 1970. (Those that the router and `rows` let in, of the years 1 to
+    /// 9999, are far from the ends of the type; a table may hold anything.)
+    pub(crate) fn time(&mut self, micros: i64) {
+        self.i64(micros.wrapping_sub(POSTGRES_EPOCH_MICROS));
+    }
+
+    /// A progress part's jobs: ids, total, running, failed and succeeded tasks, as five arrays.
+    pub(crate) fn jobs(&mut self, jobs: Option<&[JobProgressInfo]>) {
+        let Some(jobs) = jobs else {
+            return (0..5).for_each(|_| self.null());
+        };
+        self.texts(jobs.iter().map(|job| job.id.as_str()));
+        self.integers(jobs.iter().map(|job| job.total_tasks));
+        self.integers(jobs.iter().map(|job| job.running_tasks));
+        self.integers(jobs.iter().map(|job| job.failed_tasks));
+        self.integers(jobs.iter().map(|job| job.succeed_tasks));
+    }
+
+    /// Null where nothing was repaired.
+    pub(crate) fn adjustments(&mut self, adjustments: &[Adjustment]) {
+        match adjustments {
+            [] => self.null(),
+            _ => self.texts(adjustments.iter().map(|adjustment| adjustment.as_str())),
+        }
+    }
+
+    pub(crate) fn texts<'a>(&mut self, texts: impl ExactSizeIterator<Item = &'a str>) {
+        self.array(TEXT_OID, texts.map(str::as_bytes));
+    }
+
+    pub(crate) fn integers(&mut self, integers: impl ExactSizeIterator<Item = i32>) {
+        self.array(INT4_OID, integers.map(i32::to_be_bytes));
+    }
+
+    /// Lengths fit: all of a record's texts together are at most a few MiB.
+    fn length(&mut self, length: usize) {
+        self.0.extend_from_slice(&(length as u32).to_be_bytes());
+    }
+
+    /// A one-dimensional array without nulls (array_recv and array_send in PostgreSQL's arrayfuncs.c).
+    fn array<B: AsRef<[u8]>>(
+        &mut self,
+        element_oid: u32,
+        elements: impl ExactSizeIterator<Item = B>,
+    ) {
+        let count = elements.len();
+        let start = self.0.len();
+        self.length(0);
+        let dimensions: u32 = if count == 0 { 0 } else { 1 };
+        for word in [dimensions, 0, element_oid] {
+            self.0.extend_from_slice(&word.to_be_bytes());
+        }
+        if count > 0 {
+            self.length(count);
+            self.0.extend_from_slice(&1_u32.to_be_bytes()); // lower bound
+        }
+        for element in elements {
+            self.field(element.as_ref());
+        }
+        let length = (self.0.len() - start - 4) as u32;
+        self.0[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// The length of the row that these bytes begin with, and how many fields it has; `None` where they
+/// end before it does, or where the file ends.
+pub(crate) fn row_length(bytes: &[u8]) -> Option<(usize, usize)> {
+    let fields = usize::try_from(i16::from_be_bytes(*bytes.first_chunk()?)).ok()?;
+    let mut length = 2;
+    for _ in 0..fields {
+        let field = i32::from_be_bytes(*bytes.get(length..)?.first_chunk()?);
+        length += 4 + usize::try_from(field).unwrap_or(0);
+    }
+    (length <= bytes.len()).then_some((length, fields))
+}
+
+/// The rows that these bytes consist of, each whole.
+pub(crate) fn rows(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, _) = row_length(bytes)?;
+        let (row, rest) = bytes.split_at(length);
+        bytes = rest;
+        Some(row)
+    })
+}
+
+/// The fields of a row; `None`: null.
+pub(crate) fn fields(row: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
+    let mut rest = row.get(2..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (length, after) = rest.split_first_chunk()?;
+        let length = i32::from_be_bytes(*length);
+        let (field, after) = after.split_at_checked(usize::try_from(length).unwrap_or(0))?;
+        rest = after;
+        Some((length >= 0).then_some(field))
+    })
+}
+
+/// A field of four bytes.
+pub(crate) fn i32_of(field: Option<&[u8]>) -> Option<i32> {
+    Some(i32::from_be_bytes(field?.try_into().ok()?))
+}
+
+/// A field of eight bytes.
+pub(crate) fn i64_of(field: Option<&[u8]>) -> Option<i64> {
+    Some(i64::from_be_bytes(field?.try_into().ok()?))
+}
+
+/// A field of text.
+pub(crate) fn text_of(field: Option<&[u8]>) -> Option<&str> {
+    std::str::from_utf8(field?).ok()
+}
+
+/// The elements of a one-dimensional array without nulls, by the bytes of each.
+pub(crate) fn elements(array: &[u8]) -> Option<Vec<&[u8]>> {
+    let word =
+        |at: usize| -> Option<u32> { Some(u32::from_be_bytes(*array.get(at..)?.first_chunk()?)) };
+    if word(0)? == 0 {
+        return Some(Vec::new());
+    }
+    if (word(0)?, word(4)?, word(16)?) != (1, 0, 1) {
+        return None;
+    }
+    let mut rest = array.get(20..)?;
+    let mut elements = Vec::new();
+    while let Some((length, after)) = rest.split_first_chunk() {
+        let (element, after) =
+            after.split_at_checked(usize::try_from(i32::from_be_bytes(*length)).ok()?)?;
+        elements.push(element);
+        rest = after;
+    }
+    (elements.len() == word(12)? as usize).then_some(elements)
+}

@@ -1,0 +1,411 @@
+//! One moment of a database, read in bulk: every row in the form that audits compare, whichever
+//! database it comes from.
+
+use std::ops::Range;
+
+use futures_util::TryStreamExt;
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row, TypeInfo, ValueRef};
+use tokio::sync::mpsc;
+
+use super::{Database, StoreError};
+use crate::audit::table::{Kind, Table};
+use crate::batch::Anchor;
+use crate::copy::{self, CopyWriter};
+use crate::rows::Part;
+
+/// Rows are handed on in pieces of about so many bytes.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Whether a history's row (`h`) tells more than its task's row (`t`); see `Rows::rank`.
+const OUTRANKS: &str = "(h.status IN ('Succeed', 'Failed', 'Cancelled', 'Timeout'), h.reported_at, h.sequence, \
+     h.event_partition, h.event_offset) > (t.is_final, t.reported_at, t.sequence, t.event_partition, t.event_offset)";
+
+/// At most so many tasks are told that are behind their history.
+const MAX_OUTRANKED: usize = 10_000;
+
+/// Offsets of some partitions.
+pub(crate) type Places = Vec<(i32, Range<i64>)>;
+
+/// Which rows of a table, and what of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Selection {
+    pub(crate) table: Table,
+    /// `None`: all rows.
+    pub(crate) places: Option<Places>,
+    /// Only of this task.
+    pub(crate) task_id: Option<i64>,
+    /// In the order of partition and offset, with two fields in front: the row's address in its table
+    /// as text, and its `task_id`.
+    pub(crate) addressed: bool,
+}
+
+impl Selection {
+    /// The row of a task.
+    pub(crate) fn of_task(task_id: i64) -> Self {
+        Self {
+            table: Table::Task,
+            places: None,
+            task_id: Some(task_id),
+            addressed: false,
+        }
+    }
+}
+
+/// A row of `consumed_offset`, of the audited topic.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct HeldOffset {
+    pub(crate) part: Part,
+    pub(crate) partition: i32,
+    /// The first record ever stored; `None`: not known.
+    pub(crate) first_offset: Option<i64>,
+    pub(crate) next_offset: i64,
+    pub(crate) cluster_id: String,
+    pub(crate) anchor: Anchor,
+}
+
+/// A read-only transaction that sees one moment.
+pub(crate) enum Snapshot {
+    Postgres(Box<PgConnection>),
+    Sqlite(Box<SqliteConnection>),
+}
+
+/// The same for the connection of either database.
+macro_rules! on_either {
+    ($snapshot:expr, $connection:ident => $do:expr) => {
+        match $snapshot {
+            Snapshot::Postgres($connection) => {
+                let $connection = &mut **$connection;
+                $do
+            }
+            Snapshot::Sqlite($connection) => {
+                let $connection = &mut **$connection;
+                $do
+            }
+        }
+    };
+}
+
+impl Snapshot {
+    /// # Errors
+    /// If the database cannot be reached or is not there.
+    pub(crate) async fn take(database: &Database) -> Result<Self, StoreError> {
+        let mut snapshot = match database {
+            Database::Postgres(options) => {
+                let mut connection = options.connect().await?;
+                connection
+                    .execute(
+                        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+                         SET LOCAL statement_timeout = 0; SET LOCAL work_mem = '32MB'",
+                    )
+                    .await?;
+                Self::Postgres(Box::new(connection))
+            }
+            Database::Sqlite(options) => {
+                let options = options.clone().create_if_missing(false).read_only(true);
+                let mut connection = options.connect().await?;
+                connection.execute("BEGIN").await?;
+                Self::Sqlite(Box::new(connection))
+            }
+        };
+        // The first look fixes the moment.
+        on_either!(&mut snapshot, connection => {
+            let _: i64 = sqlx::query_scalar("SELECT count(*) FROM consumed_offset").fetch_one(connection).await?;
+        });
+        Ok(snapshot)
+    }
+
+    /// What is stored of the topic.
+    pub(crate) async fn offsets(&mut self, topic: &str) -> Result<Vec<HeldOffset>, StoreError> {
+        type OffsetRow = (String, i32, Option<i64>, i64, String, i64, i64, i64);
+        let rows: Vec<OffsetRow> = on_either!(self, connection => {
+            sqlx::query_as(
+                "SELECT part, partition, CAST(NULL AS bigint) AS first_offset, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
+                 anchor_crc32 FROM consumed_offset WHERE topic = $1 ORDER BY part, partition",
+            )
+            .bind(topic)
+            .fetch_all(connection)
+            .await?
+        });
+        let held = |row: OffsetRow| {
+            let (
+                part,
+                partition,
+                first_offset,
+                next_offset,
+                cluster_id,
+                offset,
+                timestamp_ms,
+                crc32,
+            ) = row;
+            Some(HeldOffset {
+                part: Part::ALL.into_iter().find(|known| known.as_str() == part)?,
+                partition,
+                first_offset,
+                next_offset,
+                cluster_id,
+                anchor: Anchor {
+                    offset,
+                    timestamp_ms,
+                    // Written from a u32.
+                    crc32: crc32 as u32,
+                },
+            })
+        };
+        Ok(rows.into_iter().filter_map(held).collect())
+    }
+
+    /// Sends the selected rows, in pieces of whole rows.
+    ///
+    /// # Errors
+    /// If the database fails. That nobody listens any more is none.
+    pub(crate) async fn scan(
+        &mut self,
+        selection: &Selection,
+        pieces: &mpsc::Sender<Vec<u8>>,
+    ) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(connection) => {
+                let statement = format!(
+                    "COPY ({}) TO STDOUT (FORMAT binary)",
+                    select(selection, "h.ctid::text")
+                );
+                let mut told = connection.copy_out_raw(&statement).await?;
+                let mut held: Vec<u8> = Vec::with_capacity(2 * CHUNK_BYTES);
+                let mut begun = false;
+                while let Some(bytes) = told.try_next().await? {
+                    held.extend_from_slice(&bytes);
+                    if !begun && held.len() >= copy::HEADER.len() {
+                        held.drain(..copy::HEADER.len());
+                        begun = true;
+                    }
+                    if held.len() >= CHUNK_BYTES {
+                        // The driver need not hand on whole rows.
+                        let whole = copy::rows(&held).map(<[u8]>::len).sum();
+                        let rest = held.split_off(whole);
+                        if pieces
+                            .send(std::mem::replace(&mut held, rest))
+                            .await
+                            .is_err()
+                        {
+                            return Ok(());
+                        }
+                    }
+                }
+                // The trailer is no row.
+                let whole = copy::rows(&held).map(<[u8]>::len).sum();
+                held.truncate(whole);
+                let _ = pieces.send(held).await;
+            }
+            Self::Sqlite(connection) => {
+                let statement = select(selection, "CAST(h.rowid AS text)");
+                let mut kinds: Vec<Kind> = Vec::new();
+                if selection.addressed {
+                    kinds.extend([Kind::Text, Kind::I64]);
+                }
+                kinds.extend(selection.table.columns().iter().map(|column| column.kind));
+                let mut rows = connection.fetch(AssertSqlSafe(statement));
+                let mut copy = CopyWriter::default();
+                while let Some(row) = rows.try_next().await? {
+                    write(&mut copy, &row, &kinds)?;
+                    if copy.rows().len() >= CHUNK_BYTES && pieces.send(copy.take()).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                let _ = pieces.send(copy.take()).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The execIds of tasks whose row tells less than a report in `task_progress`; at most
+    /// [`MAX_OUTRANKED`].
+    pub(crate) async fn outranked(
+        &mut self,
+        places: Option<&Places>,
+    ) -> Result<Vec<i64>, StoreError> {
+        let statement = format!(
+            "SELECT DISTINCT t.task_id FROM task_progress h JOIN task t ON t.task_id = h.task_id \
+             WHERE {OUTRANKS}{} LIMIT {MAX_OUTRANKED}",
+            places.map_or(String::new(), |places| format!(
+                " AND ({})",
+                condition(places)
+            ))
+        );
+        Ok(on_either!(self, connection => {
+            sqlx::query_scalar(AssertSqlSafe(statement)).fetch_all(connection).await?
+        }))
+    }
+
+    /// The greatest offset of a partition that a part's table has a row of.
+    pub(crate) async fn last_offset(
+        &mut self,
+        part: Part,
+        partition: i32,
+    ) -> Result<Option<i64>, StoreError> {
+        let statement = format!(
+            "SELECT max(event_offset) FROM {} WHERE event_partition = $1",
+            part.table()
+        );
+        Ok(on_either!(self, connection => {
+            sqlx::query_scalar(AssertSqlSafe(statement)).bind(partition).fetch_one(connection).await?
+        }))
+    }
+
+    /// The key of the task with this execId.
+    pub(crate) async fn task_id(&mut self, exec_id: &str) -> Result<Option<i64>, StoreError> {
+        Ok(on_either!(self, connection => {
+            sqlx::query_scalar("SELECT task_id FROM task WHERE exec_id = $1")
+                .bind(exec_id).fetch_optional(connection).await?
+        }))
+    }
+
+    /// The execId under this key.
+    pub(crate) async fn exec_id(&mut self, task_id: i64) -> Result<Option<String>, StoreError> {
+        Ok(on_either!(self, connection => {
+            sqlx::query_scalar("SELECT exec_id FROM task WHERE task_id = $1")
+                .bind(task_id).fetch_optional(connection).await?
+        }))
+    }
+
+    /// How many rows of the histories are this task's.
+    pub(crate) async fn rows_of(&mut self, task_id: i64) -> Result<i64, StoreError> {
+        Ok(on_either!(self, connection => {
+            sqlx::query_scalar(
+                "SELECT (SELECT count(*) FROM task_progress WHERE task_id = $1) + (SELECT count(*) FROM task_resource \
+                 WHERE task_id = $1) + (SELECT count(*) FROM task_metrics WHERE task_id = $1)",
+            )
+            .bind(task_id).fetch_one(connection).await?
+        }))
+    }
+
+    /// Partition and offset of the newest reports of a task that `task_progress` has, the newest first.
+    pub(crate) async fn newest_of(
+        &mut self,
+        task_id: i64,
+        count: usize,
+    ) -> Result<Vec<(i32, i64)>, StoreError> {
+        Ok(on_either!(self, connection => {
+            sqlx::query_as(
+                "SELECT event_partition, event_offset FROM task_progress WHERE task_id = $1 \
+                 ORDER BY status IN ('Succeed', 'Failed', 'Cancelled', 'Timeout') DESC, reported_at DESC, sequence DESC, \
+                 event_partition DESC, event_offset DESC LIMIT $2",
+            )
+            .bind(task_id).bind(count as i64).fetch_all(connection).await?
+        }))
+    }
+
+    /// Partition and offset of the event that a task's row names.
+    pub(crate) async fn place_of(
+        &mut self,
+        task_id: i64,
+    ) -> Result<Option<(i32, i64)>, StoreError> {
+        Ok(on_either!(self, connection => {
+            sqlx::query_as("SELECT event_partition, event_offset FROM task WHERE task_id = $1")
+                .bind(task_id).fetch_optional(connection).await?
+        }))
+    }
+}
+
+/// The query of a selection; `address` is the row's address in its table, as text.
+fn select(selection: &Selection, address: &str) -> String {
+    let Selection {
+        table,
+        places,
+        task_id,
+        addressed,
+    } = selection;
+    let of_task = *table == Table::Task;
+    let mut columns = Vec::new();
+    if *addressed {
+        columns.extend([address.to_owned(), "h.task_id".to_owned()]);
+    }
+    columns.extend(table.columns().iter().map(|column| match column.name {
+        "exec_id" if !of_task => "t.exec_id".to_owned(),
+        name => format!("h.{name}"),
+    }));
+    let mut select = format!("SELECT {} FROM {} h", columns.join(", "), table.name());
+    if !of_task {
+        // A row whose task is gone is told all the same.
+        select.push_str(" LEFT JOIN task t ON t.task_id = h.task_id");
+    }
+    let conditions: Vec<String> = [
+        places
+            .as_ref()
+            .map(|places| format!("({})", condition(places))),
+        task_id.map(|task_id| format!("h.task_id = {task_id}")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if !conditions.is_empty() {
+        select.push_str(&format!(" WHERE {}", conditions.join(" AND ")));
+    }
+    if *addressed {
+        select.push_str(" ORDER BY h.event_partition, h.event_offset");
+    }
+    select
+}
+
+fn condition(places: &Places) -> String {
+    let condition = |(partition, offsets): &(i32, Range<i64>)| {
+        format!(
+            "(h.event_partition = {partition} AND h.event_offset >= {} AND h.event_offset < {})",
+            offsets.start, offsets.end
+        )
+    };
+    match places.as_slice() {
+        [] => "1 = 0".to_owned(),
+        places => places
+            .iter()
+            .map(condition)
+            .collect::<Vec<_>>()
+            .join(" OR "),
+    }
+}
+
+/// Writes a row of SQLite as PostgreSQL would: a value that is not of its column's type is written as
+/// text or bytes, and so is equal to none that is.
+fn write(copy: &mut CopyWriter, row: &SqliteRow, kinds: &[Kind]) -> Result<(), StoreError> {
+    copy.row(kinds.len() as i16);
+    for (i, kind) in kinds.iter().enumerate() {
+        let value = row.try_get_raw(i)?;
+        if value.is_null() {
+            copy.null();
+            continue;
+        }
+        let found = value.type_info();
+        match (kind, found.name()) {
+            (Kind::I32 | Kind::I64 | Kind::Bool | Kind::Time, "INTEGER") => {
+                let number: i64 = row.try_get_unchecked(i)?;
+                match kind {
+                    Kind::I32 => match i32::try_from(number) {
+                        Ok(number) => copy.i32(number),
+                        Err(_) => copy.i64(number),
+                    },
+                    Kind::Bool if number == 0 || number == 1 => copy.bool(number == 1),
+                    Kind::Time => copy.time(number),
+                    _ => copy.i64(number),
+                }
+            }
+            (Kind::F64, "REAL") => copy.optional_f64(Some(row.try_get_unchecked(i)?)),
+            (Kind::Texts, "TEXT") => {
+                let text: &str = row.try_get_unchecked(i)?;
+                match serde_json::from_str::<Vec<String>>(text) {
+                    Ok(texts) => copy.texts(texts.iter().map(String::as_str)),
+                    Err(_) => copy.text(text),
+                }
+            }
+            (Kind::Integers, "TEXT") => {
+                let text: &str = row.try_get_unchecked(i)?;
+                match serde_json::from_str::<Vec<i32>>(text) {
+                    Ok(integers) => copy.integers(integers.into_iter()),
+                    Err(_) => copy.text(text),
+                }
+            }
+            _ => copy.field(row.try_get_unchecked::<&[u8], _>(i)?),
+        }
+    }
+    Ok(())
+}
