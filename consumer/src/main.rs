@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use consumer::DatabaseOptions;
+use jiff::Timestamp;
 use service::exit;
 use service::health::Health;
 use service::kafka::KafkaOptions;
+use service::range::moment;
 use service::telemetry::{LogOptions, MetricsOptions};
 
 /// Stores what engines said in tables, and tells it
@@ -25,6 +27,7 @@ struct Cli {
 const EXAMPLES: &str = "Examples:
   consumer run --bootstrap-servers localhost:9092 --database-url sqlite:tasks.db
   consumer tasks --running --database-url sqlite:tasks.db
+  consumer task exec-1 --at -2h --database-url sqlite:tasks.db
 
 Exit codes: 0 stopped as asked; 1 failed, start again; 2 wrong usage; 78 a person has to change something first";
 
@@ -36,6 +39,23 @@ Exit codes: 0 equal; 1 unequal; 2 could not tell, or wrong usage
 Examples:
   consumer audit --bootstrap-servers localhost:9092 --database-url sqlite:tasks.db
   consumer audit --from time:2026-11-25T10:00Z --to -2h --report report.html --report report.json";
+
+const TASKS_HELP: &str = "\
+With --at a task is shown as the history tells it: in the state of the greatest, by (final status, time, sequence), of the reports
+that its engine made by then. A task without a report by then is left out. The job, engine, user and ticket are the newest known
+ones, since the history does not hold them.
+
+Examples:
+  consumer tasks --running --json --database-url sqlite:tasks.db
+  consumer tasks --running --at 2026-11-25T14:05Z --database-url sqlite:tasks.db";
+
+const TASK_HELP: &str = "\
+With --at the state, what it held, its metrics, sequences and reports are those of the reports that its engine made by then. The
+job, engine, user and ticket are the newest known ones, since the history does not hold them.
+
+Examples:
+  consumer task exec-1 --database-url sqlite:tasks.db
+  consumer task exec-1 --at -2h --database-url sqlite:tasks.db";
 
 #[derive(Subcommand)]
 #[expect(clippy::large_enum_variant, reason = "parsed once")]
@@ -64,13 +84,14 @@ enum Command {
         kafka: KafkaOptions,
     },
     /// List tasks, the newest report first
-    #[command(
-        after_help = "Example:\n  consumer tasks --running --json --database-url sqlite:tasks.db"
-    )]
+    #[command(after_help = TASKS_HELP)]
     Tasks {
         /// Only tasks that have not ended: neither with a final status nor with an unknown one
         #[arg(long)]
         running: bool,
+        /// As it was known at this time, by the engine's clock: RFC 3339, or back from now as in -2h
+        #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
+        at: Option<Timestamp>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -79,10 +100,13 @@ enum Command {
         limit: u32,
     },
     /// Show one task: its newest state, what it holds, and its reports
-    #[command(after_help = "Example:\n  consumer task exec-1 --database-url sqlite:tasks.db")]
+    #[command(after_help = TASK_HELP)]
     Task {
         /// The exec task's id
         exec_id: String,
+        /// As it was known at this time, by the engine's clock: RFC 3339, or back from now as in -2h
+        #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
+        at: Option<Timestamp>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -118,14 +142,16 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Migrate => consumer::migrate(&cli.database).await,
         Command::Tasks {
             running,
+            at,
             json,
             limit,
-        } => consumer::tasks(&cli.database, running, limit, json).await,
+        } => consumer::tasks(&cli.database, running, at, limit, json).await,
         Command::Task {
             exec_id,
+            at,
             json,
             limit,
-        } => consumer::task(&cli.database, &exec_id, limit, json).await,
+        } => consumer::task(&cli.database, &exec_id, at, limit, json).await,
     }?;
     Ok(exit::OK)
 }

@@ -1,4 +1,5 @@
-//! `consumer tasks` and `consumer task`: what the tables say, for a person or a program.
+//! `consumer tasks` and `consumer task`: what the tables say, now or as of a time, for a person or a
+//! program.
 //!
 //! One text of SQL serves both databases: what they write in unlike ways stands in [`Dialect`], and
 //! everything else is read as text and numbers.
@@ -180,6 +181,14 @@ fn raw<S: serde::Serializer>(json: &Option<String>, serializer: S) -> Result<S::
         .serialize(serializer)
 }
 
+/// An SQL list of the final statuses.
+const FINAL: &str = "('Succeed', 'Failed', 'Cancelled', 'Timeout')";
+
+/// The newest first. Reports that are equal in what a task's state is chosen by are told apart by
+/// their events, so that the same one is chosen each time. The indexes give the order of the times, so
+/// that only reports of one microsecond are sorted.
+const NEWEST: &str = "reported_at DESC, sequence DESC, event_partition DESC, event_offset DESC";
+
 /// What the two databases write in unlike ways.
 struct Dialect {
     postgres: bool,
@@ -203,6 +212,58 @@ impl Dialect {
         } else {
             column.to_owned()
         }
+    }
+
+    /// An SQL condition: reported at that time or before, by the engine's clock; of any time for `None`.
+    fn known(&self, at: Option<Timestamp>) -> String {
+        let Some(at) = at else {
+            return "true".to_owned();
+        };
+        let micros = at.as_microsecond();
+        if self.postgres {
+            // In two steps: an interval multiplied by a double loses microseconds.
+            format!(
+                "reported_at <= timestamptz 'epoch' + {} * interval '1 second' + {} * interval '1 microsecond'",
+                micros / 1_000_000,
+                micros % 1_000_000
+            )
+        } else {
+            format!("reported_at <= {micros}")
+        }
+    }
+
+    /// What to select tasks from: `task`, or an SQL query with its columns that says of each task what
+    /// was known at that time. Tasks without a report by then are left out.
+    ///
+    /// Of each task one report is looked for in the index: a final one, if the task ever had one, else
+    /// the newest. No history is read as a whole, but for what a task that ended later had said before.
+    fn tasks(&self, at: Option<Timestamp>) -> String {
+        if at.is_none() {
+            return "task".to_owned();
+        }
+        let known = self.known(at);
+        let row = if self.postgres { "ctid" } else { "rowid" };
+        let newest_where = |more: &str| {
+            format!(
+                "(SELECT {row} FROM task_progress WHERE task_id = task.task_id AND {known} {more} ORDER BY {NEWEST} LIMIT 1)"
+            )
+        };
+        let chosen = format!(
+            "{row} = coalesce({}, {})",
+            newest_where(&format!("AND task.is_final AND status IN {FINAL}")),
+            newest_where("")
+        );
+        let said = if self.postgres {
+            // OFFSET 0 keeps the planner from reading the whole history to hash it.
+            format!("LATERAL (SELECT * FROM task_progress WHERE {chosen} OFFSET 0) AS said ON true")
+        } else {
+            format!("task_progress AS said ON said.{chosen}")
+        };
+        format!(
+            "(SELECT exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, said.status, said.progress, \
+             said.reported_at, said.sequence, said.event_partition, said.event_offset, task.task_id \
+             FROM task JOIN {said}) AS task"
+        )
     }
 
     fn task_columns(&self) -> String {
@@ -231,38 +292,38 @@ async fn open(options: &DatabaseOptions) -> anyhow::Result<(AnyConnection, Diale
     ))
 }
 
-/// Prints the tasks, the newest report first; at most `limit` (0: all).
+/// Prints the tasks, the newest report first; at most `limit` (0: all). With a time: those that had a
+/// report by then, in the state known then.
 ///
 /// # Errors
 /// If the database is not there or has no tables.
 pub async fn tasks(
     options: &DatabaseOptions,
     running: bool,
+    at: Option<Timestamp>,
     limit: u32,
     json: bool,
 ) -> anyhow::Result<()> {
     let (mut connection, dialect, place) = open(options).await?;
     // A task whose engine is gone and told no end is Unknown: it has no final status, and does not run.
-    let filter = match (running, dialect.postgres) {
-        (false, _) => "",
-        (true, true) => "WHERE NOT is_final AND status <> 'Unknown'",
-        (true, false) => "WHERE is_final = 0 AND status <> 'Unknown'",
+    let filter = match running {
+        true => format!("WHERE status NOT IN {FINAL} AND status <> 'Unknown'"),
+        false => String::new(),
     };
-    let columns = dialect.task_columns();
+    let (columns, tasks) = (dialect.task_columns(), dialect.tasks(at));
     // The alias keeps ORDER BY on the column, not on its text.
     let select = format!(
-        "SELECT {columns} FROM task {filter} ORDER BY task.reported_at DESC, exec_id LIMIT $1"
+        "SELECT {columns} FROM {tasks} {filter} ORDER BY task.reported_at DESC, exec_id LIMIT $1"
     );
+    let count = format!("SELECT count(*) FROM {tasks} {filter}");
     let tasks: Vec<Task> = sqlx::query_as(sqlx::AssertSqlSafe(select))
         .bind(Dialect::limit(limit))
         .fetch_all(&mut connection)
         .await
         .with_context(|| format!("reading the tasks of {place}"))?;
-    let all: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-        "SELECT count(*) FROM task {filter}"
-    )))
-    .fetch_one(&mut connection)
-    .await?;
+    let all: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(count))
+        .fetch_one(&mut connection)
+        .await?;
     if json {
         println!("{}", serde_json::to_string_pretty(&tasks)?);
         return Ok(());
@@ -277,7 +338,7 @@ pub async fn tasks(
         "user",
         "job",
     ]);
-    let now = Timestamp::now();
+    let now = at.unwrap_or_else(Timestamp::now);
     for task in &tasks {
         table.add_row([
             shown(&task.exec_id),
@@ -296,10 +357,11 @@ pub async fn tasks(
     }
     print_table(&mut table, &[2, 3, 4]);
     let kind = if running { "running tasks" } else { "tasks" };
+    let whence = format!("{kind} in {place}{}", as_of(at));
     match all - tasks.len() as i64 {
-        0 => println!("{all} {kind} in {place}"),
+        0 => println!("{all} {whence}"),
         more => println!(
-            "{} of {all} {kind} in {place}; {more} more with --limit 0",
+            "{} of {all} {whence}; {more} more with --limit 0",
             tasks.len()
         ),
     }
@@ -307,53 +369,84 @@ pub async fn tasks(
 }
 
 /// Prints one task: its newest state, what it holds, its sequences, and at most `limit` of its newest
-/// reports (0: all).
+/// reports (0: all). With a time: as they were known then.
 ///
 /// # Errors
-/// If there is no such task, or the database is not there or has no tables.
+/// If there is no such task, or it had no report by then, or the database is not there or has no tables.
 pub async fn task(
     options: &DatabaseOptions,
     exec_id: &str,
+    at: Option<Timestamp>,
     limit: u32,
     json: bool,
 ) -> anyhow::Result<()> {
     let (mut connection, dialect, place) = open(options).await?;
-    let Some(story) = story(&mut connection, &dialect, exec_id, limit)
+    let reading = || format!("reading the task {exec_id} of {place}");
+    let Some(story) = story(&mut connection, &dialect, exec_id, at, limit)
         .await
-        .with_context(|| format!("reading the task {exec_id} of {place}"))?
+        .with_context(reading)?
     else {
-        bail!("{place} has no exec task {exec_id:?}; list them with: consumer tasks");
+        let first = first_report(&mut connection, &dialect, exec_id)
+            .await
+            .with_context(reading)?;
+        match (at, first) {
+            (Some(at), Some(first)) => bail!(
+                "{place} has no report of exec task {exec_id:?} by {at}: its first one is of {first} by the engine's \
+                 clock; ask for that time or a later one"
+            ),
+            _ => bail!("{place} has no exec task {exec_id:?}; list them with: consumer tasks"),
+        }
     };
     if json {
         println!("{}", serde_json::to_string_pretty(&story)?);
     } else {
-        print_story(&story)?;
+        print_story(&story, at)?;
     }
     Ok(())
+}
+
+/// The time of a task's oldest report, RFC 3339; `None`: it has none.
+async fn first_report(
+    connection: &mut AnyConnection,
+    dialect: &Dialect,
+    exec_id: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    let select = format!(
+        "SELECT {} FROM task_progress WHERE task_id = (SELECT task_id FROM task WHERE exec_id = $1) \
+         ORDER BY task_progress.reported_at LIMIT 1",
+        dialect.reported_at()
+    );
+    sqlx::query_scalar(sqlx::AssertSqlSafe(select))
+        .bind(exec_id)
+        .fetch_optional(connection)
+        .await
 }
 
 async fn story(
     connection: &mut AnyConnection,
     dialect: &Dialect,
     exec_id: &str,
+    at: Option<Timestamp>,
     limit: u32,
 ) -> Result<Option<Story>, sqlx::Error> {
     let select = format!(
-        "SELECT {} FROM task WHERE exec_id = $1",
-        dialect.task_columns()
+        "SELECT {} FROM {} WHERE exec_id = $1",
+        dialect.task_columns(),
+        dialect.tasks(at)
     );
     let task: Option<Task> = sqlx::query_as(sqlx::AssertSqlSafe(select))
         .bind(exec_id)
         .fetch_optional(&mut *connection)
         .await?;
     let Some(task) = task else { return Ok(None) };
-    let reported_at = dialect.reported_at();
+    let (reported_at, known) = (dialect.reported_at(), dialect.known(at));
 
     // The newest event that has a resource part, whole.
     let resource = format!(
         "SELECT application_id, status, queue, memory_bytes, cores, instances, {reported_at} FROM task_resource \
-         WHERE task_id = $1 AND (event_partition, event_offset) = (SELECT event_partition, event_offset FROM task_resource \
-         WHERE task_id = $1 ORDER BY task_resource.reported_at DESC, event_partition DESC, event_offset DESC LIMIT 1) \
+         WHERE task_id = $1 AND (reported_at, event_partition, event_offset) = \
+         (SELECT reported_at, event_partition, event_offset FROM task_resource WHERE task_id = $1 AND {known} \
+         ORDER BY reported_at DESC, event_partition DESC, event_offset DESC LIMIT 1) \
          ORDER BY application_id"
     );
     let resource = sqlx::query_as(sqlx::AssertSqlSafe(resource))
@@ -362,7 +455,7 @@ async fn story(
         .await?;
 
     let metrics = format!(
-        "SELECT engine_running_tasks, {} AS metrics, {reported_at} FROM task_metrics WHERE task_id = $1 \
+        "SELECT engine_running_tasks, {} AS metrics, {reported_at} FROM task_metrics WHERE task_id = $1 AND {known} \
          ORDER BY task_metrics.reported_at DESC, event_partition DESC, event_offset DESC LIMIT 1",
         if dialect.postgres {
             "metrics::text"
@@ -388,8 +481,7 @@ async fn story(
     .collect();
     let reports = format!(
         "SELECT sequence, {reported_at}, status, progress, {}, event_partition, event_offset FROM task_progress \
-         WHERE task_id = $1 ORDER BY sequence DESC, task_progress.reported_at DESC, event_partition DESC, event_offset DESC \
-         LIMIT $2",
+         WHERE task_id = $1 AND {known} ORDER BY task_progress.{NEWEST} LIMIT $2",
         lists.join(", ")
     );
     let reports = sqlx::query_as(sqlx::AssertSqlSafe(reports))
@@ -398,12 +490,13 @@ async fn story(
         .fetch_all(&mut *connection)
         .await?;
 
-    let sequences: Vec<i64> = sqlx::query_scalar(
-        "SELECT sequence FROM task_progress WHERE task_id = $1 ORDER BY sequence",
-    )
-    .bind(task.task_id)
-    .fetch_all(connection)
-    .await?;
+    let sequences = format!(
+        "SELECT sequence FROM task_progress WHERE task_id = $1 AND {known} ORDER BY sequence"
+    );
+    let sequences: Vec<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(sequences))
+        .bind(task.task_id)
+        .fetch_all(connection)
+        .await?;
     Ok(Some(Story {
         task,
         resource,
@@ -437,7 +530,7 @@ impl Sequences {
     }
 }
 
-fn print_story(story: &Story) -> anyhow::Result<()> {
+fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
     let Story {
         task,
         resource,
@@ -445,8 +538,8 @@ fn print_story(story: &Story) -> anyhow::Result<()> {
         sequences,
         reports,
     } = story;
-    let now = Timestamp::now();
-    println!("exec task   {}", shown(&task.exec_id));
+    let now = at.unwrap_or_else(Timestamp::now);
+    println!("exec task   {}{}", shown(&task.exec_id), as_of(at));
     println!(
         "status      {} {}, reported {} ({})",
         shown(&task.status),
@@ -599,6 +692,10 @@ pub(crate) fn shown(text: &str) -> String {
     }
 }
 
+fn as_of(at: Option<Timestamp>) -> String {
+    at.map_or_else(String::new, |at| format!(" as of {at}"))
+}
+
 fn percent(progress: Option<f64>) -> String {
     progress.map_or_else(
         || "?".to_owned(),
@@ -642,6 +739,27 @@ mod tests {
             (far.missing, far.missing_sequences.len()),
             (i64::MAX, LISTED_SEQUENCES)
         );
+    }
+
+    #[test]
+    fn the_final_statuses_of_a_query_are_those_of_the_contract() {
+        use schemas::TaskStatus::{
+            Cancelled, Failed, Inited, Running, Scheduled, Succeed, Timeout, Unknown, WaitForRetry,
+        };
+        for status in [
+            Unknown,
+            Inited,
+            WaitForRetry,
+            Scheduled,
+            Running,
+            Succeed,
+            Failed,
+            Cancelled,
+            Timeout,
+        ] {
+            let named = FINAL.contains(&format!("'{status}'"));
+            assert_eq!(named, status.is_final(), "{status}");
+        }
     }
 
     #[test]
