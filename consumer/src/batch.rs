@@ -38,6 +38,8 @@ pub(crate) struct Advance {
     pub(crate) partition: i32,
     /// The offset that must still be stored; `None`: none may be.
     pub(crate) expected: Option<i64>,
+    /// The first offset of the records that it steps over.
+    pub(crate) first: i64,
     pub(crate) next: i64,
     pub(crate) anchor: Anchor,
 }
@@ -95,10 +97,21 @@ pub(crate) fn last_read(records: &[Record]) -> BTreeMap<i32, Anchor> {
         .collect()
 }
 
+/// The first record's offset of each partition.
+fn first_read(records: &[Record]) -> BTreeMap<i32, i64> {
+    let mut first = BTreeMap::new();
+    for record in records {
+        first
+            .entry(record.partition)
+            .or_insert(record.anchor.offset);
+    }
+    first
+}
+
 /// The steps from `positions` to the end of these records, in a fixed order: whoever takes locks in
 /// the same order cannot deadlock.
 pub(crate) fn advances(records: &[Record], parts: &[Part], positions: &Positions) -> Vec<Advance> {
-    let mut advances = Vec::new();
+    let (first, mut advances) = (first_read(records), Vec::new());
     for (partition, anchor) in last_read(records) {
         for &part in parts {
             let expected = positions.get(&(part, partition)).copied();
@@ -108,6 +121,7 @@ pub(crate) fn advances(records: &[Record], parts: &[Part], positions: &Positions
                     part,
                     partition,
                     expected,
+                    first: first.get(&partition).copied().unwrap_or(anchor.offset),
                     next,
                     anchor,
                 });
@@ -192,11 +206,14 @@ mod tests {
         let advances = advances(records, &Part::ALL, &positions);
         let steps: Vec<_> = advances
             .iter()
-            .map(|step| (step.part, step.expected, step.next))
+            .map(|step| (step.part, step.expected, step.first, step.next))
             .collect();
         assert_eq!(
             steps,
-            [(Part::Progress, Some(13), 16), (Part::Metrics, None, 16)]
+            [
+                (Part::Progress, Some(13), 10, 16),
+                (Part::Metrics, None, 10, 16)
+            ]
         );
         let unstored = |part| {
             unstored(records, part, &positions)

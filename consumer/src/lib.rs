@@ -7,7 +7,8 @@
 //!
 //! - [`run`]: stores events until it is told to stop.
 //! - [`migrate`]: brings the tables up to date.
-//! - [`tasks`], [`task`]: what the tables say.
+//! - [`replay()`]: the tables of a range of the topic, in another database.
+//! - [`tasks`], [`task`]: what the tables say, now or as of a time.
 //! - [`audit`]: whether they say what the topic says.
 
 mod audit;
@@ -16,9 +17,11 @@ mod copy;
 mod letters;
 mod origin;
 mod query;
+mod replay;
 mod rows;
 mod run;
 mod store;
+mod trial;
 
 #[cfg(test)]
 #[path = "../../schemas/tests/strategies/mod.rs"]
@@ -28,6 +31,7 @@ mod strategies;
 pub use audit::{Config as AuditConfig, audit};
 pub use origin::OnGap;
 pub use query::{task, tasks};
+pub use replay::{ReplayOptions, replay};
 pub use rows::Part;
 pub use run::{Config, run};
 pub use store::DatabaseOptions;

@@ -40,6 +40,20 @@ Examples:
   consumer audit --bootstrap-servers localhost:9092 --database-url sqlite:tasks.db
   consumer audit --from time:2026-11-25T10:00Z --to -2h --report report.html --report report.json";
 
+const REPLAY_HELP: &str = "\
+Reads the events from --from up to --to, or to the end that committed readers see at the start, outside any consumer group, and
+stores them as `run` does, each once. A replay that was ended in any way goes on where it was when the same command is started
+again. A database that holds anything else than a beginning of the same range is left as it is. Events that are no good, or that
+the database refuses, are counted, listed and left out: a replay writes no dead letters.
+
+Exit codes: 0 all is stored, or stopped by a signal; 1 failed, start it again to go on; 2 wrong usage; 78 a person has to change
+something first
+
+Examples:
+  consumer replay --into sqlite:audit.db
+  consumer replay --from 2026-11-25T10:00Z --to 2026-11-25T12:00Z --into postgres://taskrunning@localhost/audit
+  consumer replay --from offset:0=1200,3=800 --to latest --into sqlite:audit.db";
+
 const TASKS_HELP: &str = "\
 With --at a task is shown as the history tells it: in the state of the greatest, by (final status, time, sequence), of the reports
 that its engine made by then. A task without a report by then is left out. The job, engine, user and ticket are the newest known
@@ -71,6 +85,14 @@ enum Command {
         kafka: KafkaOptions,
         #[command(flatten)]
         metrics: MetricsOptions,
+    },
+    /// Rebuild the tables of a range of the events topic in another database
+    #[command(after_help = REPLAY_HELP)]
+    Replay {
+        #[command(flatten)]
+        asked: consumer::ReplayOptions,
+        #[command(flatten)]
+        kafka: KafkaOptions,
     },
     /// Make the tables or bring them up to date
     #[command(after_help = "Example:\n  consumer migrate --database-url sqlite:tasks.db")]
@@ -138,6 +160,9 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             let health = Arc::new(Health::default());
             metrics.start(health.clone()).await?;
             consumer::run(config, kafka, cli.database, health, exit::on_signal()?).await
+        }
+        Command::Replay { asked, kafka } => {
+            consumer::replay(asked, kafka, &cli.database, exit::on_signal()?).await
         }
         Command::Migrate => consumer::migrate(&cli.database).await,
         Command::Tasks {

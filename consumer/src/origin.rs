@@ -79,17 +79,7 @@ impl Origin<'_> {
                 }
             }
         }
-        let records = self
-            .lookup
-            .records(anchors.keys().copied())
-            .map_err(Trouble::kafka)?;
-        let found: BTreeMap<(i32, i64), Anchor> = records
-            .iter()
-            .map(|record| ((record.partition(), record.offset()), Anchor::of(record)))
-            .collect();
-        for (place, anchor) in anchors {
-            self.is_the_same(place, anchor, found.get(&place).copied())?;
-        }
+        are_the_same(self.lookup, topic, &anchors, self.place, "--database-url")?;
         let committed = self
             .subscription
             .committed(&asked)
@@ -137,32 +127,6 @@ impl Origin<'_> {
         }
     }
 
-    fn is_the_same(
-        &self,
-        (partition, offset): (i32, i64),
-        stored: Anchor,
-        found: Option<Anchor>,
-    ) -> Result<(), Trouble> {
-        if found == Some(stored) {
-            return Ok(());
-        }
-        let told = |anchor: Anchor| {
-            format!(
-                "a record of timestamp {} ms and checksum {:08x}",
-                anchor.timestamp_ms, anchor.crc32
-            )
-        };
-        let found = found.map_or("no record".to_owned(), told);
-        Err(stop(format!(
-            "{topic} partition {partition} has at offset {offset} {found}, but {place} stored from there {}: the topic was \
-             deleted and made anew, or compacted, or the database belongs to another topic. Nothing was stored. Give the \
-             database of this topic, or an empty one, by --database-url",
-            told(stored),
-            topic = self.subscription.topic(),
-            place = self.place,
-        )))
-    }
-
     fn tell_of_a_step_back(&self, stored: &[StoredOffset], committed: &TopicPartitionList) {
         for element in committed.elements() {
             let partition = element.partition();
@@ -181,6 +145,48 @@ impl Origin<'_> {
             }
         }
     }
+}
+
+/// Compares the records at these places (partition, offset) of the topic with what is stored from
+/// there in the database, which the option gives.
+///
+/// # Errors
+/// If one is another record, or none.
+pub(crate) fn are_the_same(
+    lookup: &Lookup,
+    topic: &str,
+    anchors: &BTreeMap<(i32, i64), Anchor>,
+    place: &str,
+    option: &str,
+) -> Result<(), Trouble> {
+    let records = lookup
+        .records(anchors.keys().copied())
+        .map_err(Trouble::kafka)?;
+    let found: BTreeMap<(i32, i64), Anchor> = records
+        .iter()
+        .map(|record| ((record.partition(), record.offset()), Anchor::of(record)))
+        .collect();
+    let told = |anchor: &Anchor| {
+        format!(
+            "a record of timestamp {} ms and checksum {:08x}",
+            anchor.timestamp_ms, anchor.crc32
+        )
+    };
+    for (at, stored) in anchors {
+        let found = found.get(at);
+        if found == Some(stored) {
+            continue;
+        }
+        let (partition, offset) = at;
+        return Err(stop(format!(
+            "{topic} partition {partition} has at offset {offset} {}, but {place} stored from there {}: the topic was \
+             deleted and made anew, or compacted, or the database belongs to another topic. Nothing was stored. Give the \
+             database of this topic, or an empty one, by {option}",
+            found.map_or("no record".to_owned(), told),
+            told(stored),
+        )));
+    }
+    Ok(())
 }
 
 fn stop(message: String) -> Trouble {

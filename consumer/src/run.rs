@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use crate::letters::{Letters, MAX_UNSTORED, NotWritten, Refused, offsets};
 use crate::origin::{OnGap, Origin, Recognised};
 use crate::rows::{Part, rows};
 use crate::store::{Database, DatabaseOptions, End, Identity, Store, StoreError, StoredOffset};
+use crate::trial::{Trial, Tried};
 
 /// Counter: rows written. Label `db_collection_name`.
 const ROWS: &str = "taskrunning_rows_total";
@@ -131,11 +132,7 @@ pub async fn run(
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let decoder = Decoder::with_schemas(config.schemas.as_deref())
-        .map_err(|error| NeedsAttention(format!("--schemas: {error}")))?;
-    for version in decoder.learned() {
-        tracing::info!("reads newer {version} too");
-    }
+    let decoder = decoder(config.schemas.as_deref())?;
     let database = Database::parse(&database)?;
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
@@ -208,8 +205,24 @@ pub async fn run(
     Ok(())
 }
 
+/// Reads events of this version, and of those in the folder.
+///
+/// # Errors
+/// If a file there is of no use.
+pub(crate) fn decoder(schemas: Option<&Path>) -> anyhow::Result<Decoder> {
+    let decoder = Decoder::with_schemas(schemas)
+        .map_err(|error| NeedsAttention(format!("--schemas: {error}")))?;
+    for version in decoder.learned() {
+        tracing::info!("reads newer {version} too");
+    }
+    Ok(decoder)
+}
+
 /// Migrates and opens the database, waiting while it is away; `None` when shut down meanwhile.
-async fn open(
+///
+/// # Errors
+/// If waiting does not help.
+pub(crate) async fn open(
     database: &Database,
     health: &Health,
     shutdown: &CancellationToken,
@@ -269,6 +282,14 @@ impl Trouble {
 
     pub(crate) fn kafka(error: impl std::fmt::Display) -> Self {
         Self::Passing(format!("Kafka: {error}"))
+    }
+
+    /// For one who does not wait.
+    pub(crate) fn into_error(self) -> anyhow::Error {
+        match self {
+            Self::Passing(what) => anyhow::anyhow!(what),
+            Self::Lasting(error) => error,
+        }
     }
 }
 
@@ -771,28 +792,17 @@ impl Entrance<'_> {
     /// letters. `error` is what it said of all of them. Gives whether any was found: each may be fine
     /// by itself.
     async fn find_refused(&mut self, count: usize, error: sqlx::Error) -> Result<bool, Trouble> {
-        let mut found = false;
-        let mut untried = Vec::from([Range {
-            start: 0,
-            end: count,
-        }]);
-        // Of all of them it is known, even where it shows at the commit only, as of a deferred
-        // constraint.
-        let mut known = Some(error);
-        while let Some(range) = untried.pop() {
-            let refused = match known.take() {
-                Some(error) => Err(error.to_string()),
-                None => match self.write(range.clone(), End::RollBack).await {
-                    Ok(_) => Ok(()),
-                    Err(StoreError::Refused(error)) => Err(error.to_string()),
-                    Err(error) => return Err(Trouble::of(error, &self.place)),
-                },
-            };
-            match (refused, range.len()) {
-                (Ok(()), _) => self.breaker.ends_run(),
-                (Err(message), 1) => {
+        let (mut found, mut trial) = (false, Trial::new(count, &error));
+        loop {
+            let tried = trial
+                .next(async |piece| self.write(piece, End::RollBack).await)
+                .await;
+            match tried.map_err(|error| Trouble::of(error, &self.place))? {
+                None => break,
+                Some(Tried::Accepted) => self.breaker.ends_run(),
+                Some(Tried::Refused { place, message }) => {
                     found = true;
-                    let record = &self.batch.records()[range.start];
+                    let record = &self.batch.records()[place];
                     let (partition, offset) = (record.partition, record.anchor.offset);
                     let reject = Reject {
                         stage: "TASK_PUT",
@@ -801,12 +811,7 @@ impl Entrance<'_> {
                         message: format!("{}: {message}", self.place),
                     };
                     self.judge(partition, offset, &reject)?;
-                    self.batch.reject(range.start, reject);
-                }
-                (Err(_), length) => {
-                    let middle = range.start + length / 2;
-                    untried.push(middle..range.end);
-                    untried.push(range.start..middle);
+                    self.batch.reject(place, reject);
                 }
             }
         }

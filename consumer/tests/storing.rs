@@ -39,6 +39,7 @@ on_both_databases!(
     consumers_of_two_groups_on_one_partition_store_each_event_once,
     a_stored_offset_past_the_end_of_the_log_stops_with_both_numbers,
     a_database_of_another_cluster_is_refused,
+    a_database_of_the_first_version_is_migrated_in_place_and_stored_on,
 );
 
 fn event() -> TaskRunningInfoEvent {
@@ -533,6 +534,56 @@ async fn a_database_of_another_cluster_is_refused(kind: Kind) {
         error.contains("elsewhere") && error.contains("--database-url"),
         "{error}"
     );
+}
+
+async fn a_database_of_the_first_version_is_migrated_in_place_and_stored_on(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 2).await else {
+        return;
+    };
+    let on = |partition: i32, count: usize| {
+        let record = (
+            "k",
+            schemas::encode_event(&event()).unwrap(),
+            Some(partition),
+        );
+        pipeline.send(&pipeline.events, &vec![record; count]);
+    };
+    on(0, 4);
+    let consumer = pipeline.consumer(&[]);
+    pipeline.until_count(&Pipeline::stored("metrics"), 4).await;
+    consumer.stop().await;
+    // The tables as 0001 makes them, with what a consumer of that version had stored.
+    pipeline
+        .execute(
+            "ALTER TABLE consumed_offset DROP COLUMN first_offset; DELETE FROM _sqlx_migrations WHERE version > 1",
+        )
+        .await;
+    let before = pipeline.contents().await;
+    pipeline.ask(&["migrate"]);
+    assert!(before == pipeline.contents().await);
+    pipeline.ask(&["migrate"]);
+
+    on(0, 3);
+    on(1, 2);
+    let consumer = pipeline.consumer(&["--max-events", "1"]);
+    pipeline.until_count(&Pipeline::stored("metrics"), 9).await;
+    consumer.stop().await;
+    assert_eq!(
+        pipeline.count("SELECT count(*) FROM task_progress").await,
+        9
+    );
+    // Where the old rows begin nobody knows; the new ones begin with their first event, and it stays.
+    let spans = pipeline
+        .rows(
+            "SELECT part, CAST(first_offset AS text), CAST(next_offset AS text) FROM consumed_offset \
+             ORDER BY part, partition",
+        )
+        .await;
+    let expected: Vec<_> = ["metrics", "progress", "resource"]
+        .into_iter()
+        .flat_map(|part| [row(&[part, "NULL", "7"]), row(&[part, "0", "2"])])
+        .collect();
+    assert_eq!(spans, expected);
 }
 
 /// Whatever an engine says, both databases hold the same of it.

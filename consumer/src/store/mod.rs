@@ -56,8 +56,15 @@ impl Database {
     /// If the URL is neither `sqlite:` nor `postgres:`. The URL itself is not shown: it may hold a
     /// password.
     pub(crate) fn parse(options: &DatabaseOptions) -> anyhow::Result<Self> {
-        let url = &options.database_url;
-        let wrong = |error: sqlx::Error| NeedsAttention(format!("--database-url: {error}"));
+        Self::parse_url("--database-url", &options.database_url)
+    }
+
+    /// [`parse`](Self::parse) of the URL that another option gives.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn parse_url(option: &str, url: &str) -> anyhow::Result<Self> {
+        let wrong = |error: sqlx::Error| NeedsAttention(format!("{option}: {error}"));
         if url.starts_with("postgres:") || url.starts_with("postgresql:") {
             let options = PgConnectOptions::from_str(url)
                 .map_err(wrong)?
@@ -68,9 +75,9 @@ impl Database {
                 SqliteConnectOptions::from_str(url).map_err(wrong)?,
             )))
         } else {
-            Err(NeedsAttention(
-                "--database-url begins with neither sqlite: nor postgres:".to_owned(),
-            )
+            Err(NeedsAttention(format!(
+                "{option} begins with neither sqlite: nor postgres:"
+            ))
             .into())
         }
     }
@@ -87,6 +94,34 @@ impl Database {
                 )
             }
             Self::Sqlite(options) => format!("SQLite {}", options.get_filename().display()),
+        }
+    }
+
+    /// Whether the two are one database, as far as their URLs tell.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Postgres(one), Self::Postgres(other)) => {
+                let of = |options: &PgConnectOptions| {
+                    let host = match options.get_host() {
+                        "127.0.0.1" | "::1" | "[::1]" => "localhost",
+                        host => host,
+                    };
+                    let name = options.get_database().unwrap_or(options.get_username());
+                    (host.to_owned(), options.get_port(), name.to_owned())
+                };
+                of(one) == of(other)
+            }
+            (Self::Sqlite(one), Self::Sqlite(other)) => {
+                let of = |options: &SqliteConnectOptions| {
+                    let file = options.get_filename();
+                    // A file that is not there yet is nobody's other name.
+                    file.canonicalize()
+                        .or_else(|_| std::path::absolute(file))
+                        .unwrap_or_else(|_| file.to_owned())
+                };
+                of(one) == of(other)
+            }
+            _ => false,
         }
     }
 
@@ -245,6 +280,22 @@ impl Store {
         &mut self,
         topic: &str,
     ) -> Result<(Vec<StoredOffset>, Vec<String>), StoreError> {
+        let mut stored = self.stored_of_all().await?;
+        let mut clusters: Vec<String> = Vec::new();
+        for offset in &stored {
+            if !clusters.contains(&offset.cluster_id) {
+                clusters.push(offset.cluster_id.clone());
+            }
+        }
+        stored.retain(|offset| offset.topic == topic);
+        Ok((stored, clusters))
+    }
+
+    /// What is stored of every topic.
+    ///
+    /// # Errors
+    /// As [`stored`](Self::stored).
+    pub(crate) async fn stored_of_all(&mut self) -> Result<Vec<StoredOffset>, StoreError> {
         let asked = async {
             match self {
                 Self::Postgres(database) => database.consumed_offsets().await,
@@ -252,38 +303,37 @@ impl Store {
             }
         };
         let rows = within(ANSWER, asked).await?;
-        let mut clusters = Vec::new();
-        let mut stored = Vec::new();
-        for row in rows {
+        let known = rows.into_iter().filter_map(|row| {
             let (
                 part,
-                stored_topic,
+                topic,
                 partition,
                 next_offset,
                 cluster_id,
                 offset,
                 timestamp_ms,
                 crc32,
+                group_id,
+                first_offset,
             ) = row;
-            let part = Part::ALL.into_iter().find(|known| known.as_str() == part);
-            if let (Some(part), true) = (part, stored_topic == topic) {
-                stored.push(StoredOffset {
-                    part,
-                    partition,
-                    next_offset,
-                    anchor: Anchor {
-                        offset,
-                        timestamp_ms,
-                        // Written from a u32.
-                        crc32: crc32 as u32,
-                    },
-                });
-            }
-            if !clusters.contains(&cluster_id) {
-                clusters.push(cluster_id);
-            }
-        }
-        Ok((stored, clusters))
+            let part = Part::ALL.into_iter().find(|known| known.as_str() == part)?;
+            Some(StoredOffset {
+                part,
+                topic,
+                partition,
+                first_offset,
+                next_offset,
+                anchor: Anchor {
+                    offset,
+                    timestamp_ms,
+                    // Written from a u32.
+                    crc32: crc32 as u32,
+                },
+                cluster_id,
+                group_id,
+            })
+        });
+        Ok(known.collect())
     }
 
     /// Writes the records' rows and moves the offsets on, in one transaction, which is taken back
@@ -326,20 +376,37 @@ pub(crate) enum End {
 }
 
 /// How far a part of a partition is stored.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct StoredOffset {
     pub(crate) part: Part,
+    pub(crate) topic: String,
     pub(crate) partition: i32,
+    /// The first offset ever stored; `None`: not known, of rows that are older than the column.
+    pub(crate) first_offset: Option<i64>,
     pub(crate) next_offset: i64,
     pub(crate) anchor: Anchor,
+    pub(crate) cluster_id: String,
+    /// Who stored it last.
+    pub(crate) group_id: String,
 }
 
-/// A row of `consumed_offset`: part, topic, partition, next offset, cluster id, and the anchor's
-/// offset, timestamp and checksum.
-type OffsetRow = (String, String, i32, i64, String, i64, i64, i64);
+/// A row of `consumed_offset`: part, topic, partition, next offset, cluster id, the anchor's offset,
+/// timestamp and checksum, group id, first offset.
+type OffsetRow = (
+    String,
+    String,
+    i32,
+    i64,
+    String,
+    i64,
+    i64,
+    i64,
+    String,
+    Option<i64>,
+);
 
 const SELECT_OFFSETS: &str = "SELECT part, topic, partition, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
-     anchor_crc32 FROM consumed_offset";
+     anchor_crc32, group_id, first_offset FROM consumed_offset";
 
 /// How long the database may take for a short answer, a connection included.
 const ANSWER: Duration = Duration::from_secs(10);

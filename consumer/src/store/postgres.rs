@@ -11,14 +11,20 @@ use crate::copy::CopyWriter;
 use crate::rows::{Part, Rows};
 
 /// Every migration ever released: its name and text.
-const MIGRATIONS: &[(&str, &str)] = &[(
-    "tables",
-    include_str!("../../migrations/postgres/0001_tables.sql"),
-)];
+const MIGRATIONS: &[(&str, &str)] = &[
+    (
+        "tables",
+        include_str!("../../migrations/postgres/0001_tables.sql"),
+    ),
+    (
+        "first offset",
+        include_str!("../../migrations/postgres/0002_first_offset.sql"),
+    ),
+];
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
-     anchor_timestamp_ms, anchor_crc32, group_id, updated_at) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now()) ON CONFLICT DO NOTHING";
+     anchor_timestamp_ms, anchor_crc32, group_id, updated_at, first_offset) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now(), $10) ON CONFLICT DO NOTHING";
 
 const MOVE_OFFSET: &str = "UPDATE consumed_offset SET next_offset = $4, cluster_id = $5, anchor_offset = $6, \
      anchor_timestamp_ms = $7, anchor_crc32 = $8, group_id = $9, updated_at = now() \
@@ -176,6 +182,7 @@ async fn move_offset(
         part,
         partition,
         expected,
+        first,
         next,
         anchor,
     } = advance;
@@ -184,7 +191,7 @@ async fn move_offset(
     } else {
         INSERT_OFFSET
     };
-    let mut query = sqlx::query(statement)
+    let query = sqlx::query(statement)
         .bind(part.as_str())
         .bind(&identity.topic)
         .bind(partition)
@@ -193,10 +200,9 @@ async fn move_offset(
         .bind(anchor.offset)
         .bind(anchor.timestamp_ms)
         .bind(i64::from(anchor.crc32))
-        .bind(&identity.group_id);
-    if let Some(expected) = expected {
-        query = query.bind(expected);
-    }
+        .bind(&identity.group_id)
+        // Where it is to be moved from, or, where there is none yet, begins.
+        .bind(expected.unwrap_or(*first));
     Ok(query.execute(connection).await?.rows_affected() == 1)
 }
 

@@ -121,7 +121,7 @@ impl Snapshot {
         type OffsetRow = (String, i32, Option<i64>, i64, String, i64, i64, i64);
         let rows: Vec<OffsetRow> = on_either!(self, connection => {
             sqlx::query_as(
-                "SELECT part, partition, CAST(NULL AS bigint) AS first_offset, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
+                "SELECT part, partition, first_offset, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
                  anchor_crc32 FROM consumed_offset WHERE topic = $1 ORDER BY part, partition",
             )
             .bind(topic)

@@ -15,14 +15,20 @@ use crate::rows::{Part, ProgressRow, Rows};
 const ROWS_PER_STATEMENT: usize = 100;
 
 /// Every migration ever released: its name and text.
-const MIGRATIONS: &[(&str, &str)] = &[(
-    "tables",
-    include_str!("../../migrations/sqlite/0001_tables.sql"),
-)];
+const MIGRATIONS: &[(&str, &str)] = &[
+    (
+        "tables",
+        include_str!("../../migrations/sqlite/0001_tables.sql"),
+    ),
+    (
+        "first offset",
+        include_str!("../../migrations/sqlite/0002_first_offset.sql"),
+    ),
+];
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
-     anchor_timestamp_ms, anchor_crc32, group_id, updated_at) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING";
+     anchor_timestamp_ms, anchor_crc32, group_id, updated_at, first_offset) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING";
 
 const MOVE_OFFSET: &str = "UPDATE consumed_offset SET next_offset = ?4, cluster_id = ?5, anchor_offset = ?6, \
      anchor_timestamp_ms = ?7, anchor_crc32 = ?8, group_id = ?9, updated_at = ?10 \
@@ -154,6 +160,7 @@ async fn move_offset(
         part,
         partition,
         expected,
+        first,
         next,
         anchor,
     } = advance;
@@ -162,7 +169,7 @@ async fn move_offset(
     } else {
         INSERT_OFFSET
     };
-    let mut query = sqlx::query(statement)
+    let query = sqlx::query(statement)
         .bind(part.as_str())
         .bind(&identity.topic)
         .bind(partition)
@@ -172,10 +179,9 @@ async fn move_offset(
         .bind(anchor.timestamp_ms)
         .bind(i64::from(anchor.crc32))
         .bind(&identity.group_id)
-        .bind(jiff::Timestamp::now().as_microsecond());
-    if let Some(expected) = expected {
-        query = query.bind(expected);
-    }
+        .bind(jiff::Timestamp::now().as_microsecond())
+        // Where it is to be moved from, or, where there is none yet, begins.
+        .bind(expected.unwrap_or(*first));
     Ok(query.execute(connection).await?.rows_affected() == 1)
 }
 

@@ -1,0 +1,188 @@
+//! How far a replay is, and what it did.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use service::range::Ranges;
+use tokio::time::Instant;
+
+use crate::batch::Record;
+use crate::rows::Part;
+
+/// How often a log says how far it is.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// So many of the skipped records are listed.
+const LISTED: usize = 20;
+
+/// A bar on a terminal, else a line in the log now and then. It counts offsets, not events: how many
+/// of them are commit markers is not known before.
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+    all: u64,
+    begun: Instant,
+    told: Instant,
+}
+
+impl Progress {
+    pub(super) fn over(ranges: &Ranges) -> Self {
+        let all = ranges
+            .values()
+            .map(|range| (range.end - range.start).max(0) as u64)
+            .sum();
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template(
+                "{wide_bar} {human_pos} of {human_len} offsets, {per_sec}, {eta} left",
+            );
+            ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr())
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        let now = Instant::now();
+        Self {
+            bar,
+            all,
+            begun: now,
+            told: now,
+        }
+    }
+
+    pub(super) fn moved_on(&mut self, account: &Account) {
+        let done = account.offsets_done();
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        } else if self.told.elapsed() >= TOLD_EVERY {
+            self.told = Instant::now();
+            let seconds = self.begun.elapsed().as_secs_f64();
+            let rate = done as f64 / seconds;
+            let left = self.all.saturating_sub(done) as f64 / rate.max(1e-3);
+            tracing::info!(
+                "replayed {done} of {} offsets, {rate:.0} a second, {} left",
+                self.all,
+                HumanDuration(Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX))
+            );
+        }
+    }
+
+    pub(super) fn end(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// What a replay did.
+pub(super) struct Account {
+    partitions: BTreeMap<i32, OfPartition>,
+    rows: BTreeMap<Part, u64>,
+    /// Records that were left out: all, and the first of them with the reason.
+    skipped: u64,
+    listed: Vec<(i32, i64, String)>,
+    /// It was stopped with something read that the database did not take.
+    pub(super) left_unstored: bool,
+}
+
+#[derive(Default)]
+struct OfPartition {
+    from: i64,
+    /// The first offset that is not stored yet.
+    next: i64,
+    to: i64,
+    events: u64,
+    skipped: u64,
+}
+
+impl Account {
+    pub(super) fn over(ranges: &Ranges) -> Self {
+        let partitions = ranges.iter().map(|(partition, range)| {
+            let of_partition = OfPartition {
+                from: range.start,
+                next: range.start,
+                to: range.end,
+                ..OfPartition::default()
+            };
+            (*partition, of_partition)
+        });
+        Self {
+            partitions: partitions.collect(),
+            rows: Part::ALL.map(|part| (part, 0)).into(),
+            skipped: 0,
+            listed: Vec::new(),
+            left_unstored: false,
+        }
+    }
+
+    /// These records were stored, or left out where they are rejected.
+    pub(super) fn stored(&mut self, records: &[Record], written: &[(Part, u64)]) {
+        for record in records {
+            let of_partition = self.partitions.entry(record.partition).or_default();
+            of_partition.next = record.anchor.offset + 1;
+            match &record.rows {
+                Ok(_) => of_partition.events += 1,
+                Err(reject) => {
+                    of_partition.skipped += 1;
+                    self.skipped += 1;
+                    if self.listed.len() < LISTED {
+                        let reason = format!("{}: {}", reject.kind, reject.message);
+                        self.listed
+                            .push((record.partition, record.anchor.offset, reason));
+                    }
+                }
+            }
+        }
+        for (part, rows) in written {
+            *self.rows.entry(*part).or_default() += rows;
+        }
+    }
+
+    pub(super) fn offsets_done(&self) -> u64 {
+        let done = |of: &OfPartition| (of.next - of.from).max(0) as u64;
+        self.partitions.values().map(done).sum()
+    }
+
+    pub(super) fn print(&self, topic: &str, place: &str) {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
+            "partition",
+            "from",
+            "stored up to",
+            "to",
+            "events",
+            "skipped",
+        ]);
+        for (partition, of) in &self.partitions {
+            table.add_row([
+                partition.to_string(),
+                of.from.to_string(),
+                of.next.to_string(),
+                of.to.to_string(),
+                of.events.to_string(),
+                of.skipped.to_string(),
+            ]);
+        }
+        for column in table.column_iter_mut() {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        println!("{table}");
+        let events: u64 = self.partitions.values().map(|of| of.events).sum();
+        let rows: Vec<String> = self
+            .rows
+            .iter()
+            .map(|(part, rows)| format!("{rows} rows of {}", part.table()))
+            .collect();
+        println!(
+            "{events} events of {topic} stored in {place}: {}",
+            rows.join(", ")
+        );
+        if self.skipped > 0 {
+            println!("{} records skipped:", self.skipped);
+            for (partition, offset, reason) in &self.listed {
+                println!("  {partition}:{offset} {}", reason.escape_debug());
+            }
+            if self.skipped > self.listed.len() as u64 {
+                println!("  … and {} more", self.skipped - self.listed.len() as u64);
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Which of many records a database refuses: found by trial, since its error does not say.
+
+use std::ops::Range;
+
+use crate::rows::Part;
+use crate::store::StoreError;
+
+/// A search for the records that are refused: what is refused is tried again in halves, until it is
+/// one record.
+pub(crate) struct Trial {
+    untried: Vec<Range<usize>>,
+    /// What the database said of all of them. It is not tried again: it may show at the commit only, as
+    /// of a deferred constraint.
+    known: Option<String>,
+}
+
+/// What a trial found.
+pub(crate) enum Tried {
+    /// Some records are taken.
+    Accepted,
+    /// The record at this place is not, for this reason.
+    Refused { place: usize, message: String },
+}
+
+impl Trial {
+    /// For so many records, of which `error` was said together.
+    pub(crate) fn new(count: usize, error: &sqlx::Error) -> Self {
+        Self {
+            untried: vec![Range {
+                start: 0,
+                end: count,
+            }],
+            known: Some(error.to_string()),
+        }
+    }
+
+    /// What is found next, by `write`, which is to take back what it wrote; `None` at the end.
+    ///
+    /// # Errors
+    /// What `write` fails with, other than that a record is refused.
+    pub(crate) async fn next(
+        &mut self,
+        mut write: impl AsyncFnMut(Range<usize>) -> Result<Vec<(Part, u64)>, StoreError>,
+    ) -> Result<Option<Tried>, StoreError> {
+        while let Some(piece) = self.untried.pop() {
+            let refused = match self.known.take() {
+                Some(message) => Some(message),
+                None => match write(piece.clone()).await {
+                    Ok(_) => None,
+                    Err(StoreError::Refused(error)) => Some(error.to_string()),
+                    Err(error) => return Err(error),
+                },
+            };
+            match (refused, piece.len()) {
+                (None, _) => return Ok(Some(Tried::Accepted)),
+                (Some(message), 1) => {
+                    return Ok(Some(Tried::Refused {
+                        place: piece.start,
+                        message,
+                    }));
+                }
+                (Some(_), length) => {
+                    let middle = piece.start + length / 2;
+                    self.untried.push(middle..piece.end);
+                    self.untried.push(piece.start..middle);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
