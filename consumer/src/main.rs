@@ -72,7 +72,6 @@ Examples:
   consumer task exec-1 --at -2h --database-url sqlite:tasks.db";
 
 #[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "parsed once")]
 enum Command {
     /// Store events until told to stop; start as many as there are partitions
     #[command(

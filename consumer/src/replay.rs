@@ -356,7 +356,11 @@ impl Reading {
         if self.batch.records().is_empty() {
             return Ok(());
         }
-        self.is_whole(reader)?;
+        if let Err(error) = self.is_whole(reader) {
+            // It is not to be handed over later either.
+            self.batch.clear();
+            return Err(error);
+        }
         self.batch_bytes = 0;
         self.batches
             .blocking_send(std::mem::take(&mut self.batch))

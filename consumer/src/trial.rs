@@ -69,3 +69,35 @@ impl Trial {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_refused_record_is_found_and_no_other() {
+        for refused in [vec![0], vec![9], vec![3, 4, 8], (0..10).collect(), vec![]] {
+            let refuses = || StoreError::Refused(sqlx::Error::RowNotFound);
+            let mut trial = Trial::new(10, &sqlx::Error::RowNotFound);
+            let mut found = Vec::new();
+            while let Some(tried) = trial
+                .next(
+                    async |piece| match refused.iter().any(|i| piece.contains(i)) {
+                        true => Err(refuses()),
+                        false => Ok(Vec::new()),
+                    },
+                )
+                .await
+                .unwrap()
+            {
+                if let Tried::Refused { place, .. } = tried {
+                    found.push(place);
+                }
+            }
+            assert_eq!(found, refused);
+        }
+        let mut trial = Trial::new(2, &sqlx::Error::RowNotFound);
+        let away = async |_| Err(StoreError::TooLong("away".to_owned()));
+        assert!(trial.next(away).await.is_err());
+    }
+}

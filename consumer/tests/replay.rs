@@ -139,15 +139,18 @@ impl Replayed {
         assert_eq!(self.live.rows(states).await, self.into.rows(states).await);
     }
 
-    /// The offsets of a partition's events in a table, each once.
+    /// The offsets of a partition's events in a table, as often as they are there.
     async fn held(&self, table: &str, partition: i32) -> Vec<i64> {
         let select = format!(
-            "SELECT CAST(event_offset AS text) FROM {table} WHERE event_partition = {partition} ORDER BY event_offset"
+            "SELECT CAST(event_offset AS text) FROM {table} WHERE event_partition = {partition}"
         );
         let rows = self.into.rows(&select).await;
-        rows.iter()
+        let mut offsets: Vec<i64> = rows
+            .iter()
             .map(|row| row[0].as_deref().unwrap().parse().unwrap())
-            .collect()
+            .collect();
+        offsets.sort_unstable();
+        offsets
     }
 
     async fn store_live(&self) {
@@ -591,4 +594,47 @@ async fn what_retention_removed_is_told_with_both_numbers_and_what_is_stored_goe
     );
     fresh.replays(&[]);
     assert_eq!(fresh.spans().await, [(90, 200)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_that_overtakes_a_replay_ends_it_with_nothing_stored_from_behind_the_gap() {
+    let Some(replayed) = Replayed::make(Kind::Sqlite, 1).await else {
+        return;
+    };
+    replayed
+        .live
+        .fill_numbered(&strategies::sample_event(), 8_000, 0);
+    // Little is fetched ahead.
+    let slowly = [
+        "--max-events",
+        "20",
+        "-X",
+        "queued.min.messages=1",
+        "-X",
+        "fetch.message.max.bytes=2000",
+    ];
+    let mut process = replayed.start("overtaken", &slowly);
+    let stored = "SELECT count(*) FROM task_metrics";
+    until("it has begun", Duration::from_secs(30), async || {
+        process.assert_running();
+        (replayed.into.count(stored).await > 0).then_some(())
+    })
+    .await;
+    process.signal("STOP");
+    replayed.delete_records(0, 7_900).await;
+    process.signal("CONT");
+    let status = process.ended().await;
+    let log = process.log();
+    assert_eq!(status.code(), Some(78), "{log}");
+    assert!(
+        log.contains("begins at offset 7900 now") && log.contains("retention"),
+        "{log}"
+    );
+    let held = replayed.held("task_metrics", 0).await;
+    let behind = held.iter().find(|offset| **offset >= held.len() as i64);
+    assert_eq!(behind, None, "stored from behind the gap");
+    assert_eq!(replayed.spans().await, [(0, held.len() as i64)]);
+    replayed
+        .is_refused(&[], &["offset 7900", &held.len().to_string()])
+        .await;
 }
