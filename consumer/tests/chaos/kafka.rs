@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
 use service::testing::reader;
 use tokio::time::{Instant, sleep};
 
@@ -140,7 +141,11 @@ impl Kafka {
             let asked = [NewPartitions::new(topic, total as usize)];
             let answers = admin.create_partitions(&asked, &options).await?;
             let answer = answers.into_iter().next().context("no answer")?;
-            answer.map_err(|(_, code)| anyhow::anyhow!("{code}"))?;
+            match answer {
+                // Asked again after a broker that had done it was gone, or of a broker that lags behind.
+                Ok(_) | Err((_, RDKafkaErrorCode::InvalidPartitions)) => {}
+                Err((_, code)) => bail!("{code}"),
+            }
         }
         Ok(total)
     }
