@@ -74,9 +74,14 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 /// The names of a file's tests.
 fn tests(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
-    let (mut found, mut marked) = (Vec::new(), false);
+    let (mut found, mut marked, mut listed) = (Vec::new(), false, false);
     for line in text.lines().map(str::trim) {
-        if line.starts_with("#[tokio::test") || line == "#[test]" {
+        if listed {
+            found.extend(line.strip_suffix(',').map(str::to_owned));
+            listed = line != ");";
+        } else if line == "on_both_databases!(" {
+            listed = true;
+        } else if line.starts_with("#[tokio::test") || line == "#[test]" {
             marked = true;
         } else if let Some((_, rest)) = line.split_once("fn ")
             && std::mem::take(&mut marked)

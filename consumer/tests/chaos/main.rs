@@ -293,9 +293,9 @@ async fn break_things(
     progress: &Progress,
     Simulation(mut simulated): Simulation,
 ) -> anyhow::Result<Simulation> {
-    let first = Instant::now() + Duration::from_secs(90);
+    let first = Instant::now() + Duration::from_secs(240);
     while progress.now().stored == 0 {
-        ensure!(Instant::now() < first, "nothing was stored in 90 s");
+        ensure!(Instant::now() < first, "nothing was stored in 240 s");
         fleet.tick()?;
         sleep(TICK).await;
     }
