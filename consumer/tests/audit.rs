@@ -45,6 +45,7 @@ on_both_databases!(
     a_topic_with_all_that_topics_have_audits_clean,
     a_range_is_audited_by_itself_and_gives_the_same_digest_again,
     an_audit_beside_a_load_whose_consumers_are_killed_is_clean,
+    parts_that_are_stored_by_themselves_are_audited_as_far_as_they_are,
 );
 
 /// Exit code, what was printed as JSON, and what was said on standard error.
@@ -233,6 +234,7 @@ fn alterations(kind: Kind) -> Vec<(&'static str, &'static str, &'static str)> {
         ("task", "event_offset", "h.event_offset + 1"),
         ("consumed_offset", "next_offset", "h.next_offset - 5"),
         ("consumed_offset", "next_offset", "h.next_offset + 5"),
+        ("consumed_offset", "first_offset", "h.first_offset + 7"),
         ("consumed_offset", "cluster_id", "'another'"),
         ("consumed_offset", "anchor_offset", "h.anchor_offset - 3"),
         (
@@ -681,6 +683,56 @@ async fn an_audit_beside_a_load_whose_consumers_are_killed_is_clean(kind: Kind) 
     pipeline.until_all_stored(Duration::from_secs(60)).await;
     assert_eq!(pipeline.audit(&[]).assert_equal().total("events"), 8_000);
     assert_eq!(audits, 8);
+}
+
+async fn parts_that_are_stored_by_themselves_are_audited_as_far_as_they_are(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 2).await else {
+        return;
+    };
+    let sample = strategies::sample_event();
+    let send = |from: usize| {
+        pipeline.fill(100, |i| {
+            schemas::encode_event(&varied(&sample, from + i)).unwrap()
+        });
+    };
+    let store = async |part: &'static str, count: i64| {
+        let consumer = pipeline.consumer(&["--part", part]);
+        pipeline.until_count(&Pipeline::stored(part), count).await;
+        consumer.stop().await;
+    };
+    send(0);
+    store("metrics", 100).await;
+    let audited = pipeline.audit(&[]);
+    audited.assert_equal();
+    assert_eq!(
+        audited.total("rows"),
+        100,
+        "metrics only: {:#}",
+        audited.said
+    );
+    store("progress", 100).await;
+    send(100);
+    store("metrics", 200).await;
+    // Tasks are as new as the metrics, and 100 reports ahead of their history.
+    pipeline.audit(&[]).assert_equal();
+    store("progress", 200).await;
+    store("resource", 200).await;
+    let all = pipeline.audit(&[]);
+    all.assert_equal();
+    assert_eq!(all.total("events"), 200);
+    pipeline
+        .execute("DELETE FROM task_metrics WHERE event_partition = 1 AND event_offset = 99")
+        .await;
+    assert_eq!(
+        pipeline.audit(&[]).findings(),
+        [(
+            "task_metrics".to_owned(),
+            "missing".to_owned(),
+            1,
+            99,
+            Vec::new()
+        )]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use crate::rows::Part;
 use crate::store::{HeldOffset, Selection, Snapshot, StoreError};
 
 /// Findings are held up to so many bytes of rows; what is beyond is counted.
-const HELD_BYTES: usize = 48 << 20;
+const HELD_BYTES: usize = 32 << 20;
 
 /// What is wrong with a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -138,14 +138,6 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    /// Of these offsets; nothing found yet.
-    pub(crate) fn new(offsets: &BTreeMap<i32, Range<i64>>) -> Self {
-        Self {
-            set_aside: Marks::new(offsets),
-            ..Self::default()
-        }
-    }
-
     fn misnamed(&mut self, misnamed: Misnamed) {
         let named = exec_id(&misnamed.row).unwrap_or_default().to_owned();
         self.held_bytes += misnamed.row.len() + misnamed.held.row.len() + 256;

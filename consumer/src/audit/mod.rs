@@ -53,8 +53,8 @@ const COULD_NOT_TELL: u8 = USAGE;
 
 /// How long Kafka may take to answer at all.
 const ANSWER: Duration = Duration::from_secs(30);
-/// At most so many offsets at once: two bits each are held.
-const MAX_OFFSETS: i64 = 1 << 28;
+/// At most so many offsets at once: up to four bits each are held.
+const MAX_OFFSETS: i64 = 1 << 27;
 /// Below and above every offset, and far from where sums overflow.
 const ANY_OFFSET: Range<i64> = -(1 << 62)..1 << 62;
 /// A repair that has more to put right than is held at once goes on in further rounds.
@@ -213,7 +213,11 @@ struct Sides {
 impl Auditor<'_> {
     async fn audit(&self) -> anyhow::Result<(Report, Findings)> {
         let place = self.database.place();
-        let asking = || format!("reading {place}");
+        let asking = || {
+            format!(
+                "reading {place} (tables of an older version are brought up to date by: consumer migrate)"
+            )
+        };
         let mut snapshot = Snapshot::take(self.database).await.with_context(asking)?;
         let count = self.cluster.require_topic(self.topic.name).await?;
         let mut logs = Ranges::new();
@@ -225,7 +229,7 @@ impl Auditor<'_> {
             })?;
             logs.insert(partition, log);
         }
-        let mut findings = Findings::new(&logs);
+        let mut findings = Findings::default();
         let held = snapshot
             .offsets(self.topic.name)
             .await
@@ -458,19 +462,22 @@ impl Auditor<'_> {
         for part in Part::ALL {
             for (&partition, log) in &extent.logs {
                 let outside = sides.outside.get(&(Table::of(part), partition));
-                let least = outside.and_then(|outside| outside.least);
+                let Some(least) = outside.and_then(|outside| outside.least) else {
+                    continue;
+                };
+                // The parts of a partition mostly begin together, and not every event has rows of each.
+                let of_others = Part::ALL
+                    .iter()
+                    .filter_map(|other| extent.stored.get(&(*other, partition))?.first_offset)
+                    .filter(|first| *first <= least)
+                    .max();
                 let Some(held) = extent.stored.get_mut(&(part, partition)) else {
                     continue;
                 };
-                if let (Some(least), Some(first)) = (least, held.first_offset)
-                    && least < first
-                    && log.contains(&least)
-                {
+                if held.first_offset.is_some_and(|first| least < first) && log.contains(&least) {
                     let before = held.clone();
-                    held.first_offset = Some(least);
-                    if let Some(finding) = offsets::difference(&before, held) {
-                        findings.push(finding);
-                    }
+                    held.first_offset = Some(of_others.unwrap_or(least));
+                    findings.found.extend(offsets::difference(&before, held));
                     corrected = true;
                 }
             }
@@ -520,8 +527,13 @@ impl Auditor<'_> {
         lettered: &Marks,
         findings: &mut Findings,
     ) -> anyhow::Result<()> {
+        findings.set_aside = Marks::new(&said::hull(&extent.spans));
         let mut wanted = sides.differing.clone();
+        let tasks_are_audited = extent.spans.keys().any(|(table, _)| *table == Table::Task);
         for (at, outside) in &sides.outside {
+            if at.0 == Table::Task && !tasks_are_audited {
+                continue;
+            }
             let span = extent.spans.get(at).cloned().unwrap_or(0..0);
             let places = wanted.entry(*at).or_default();
             let low = extent.logs.get(&at.1).map_or(0, |log| log.start);

@@ -1,7 +1,7 @@
 //! What the topic says the tables hold: each event read once, its rows derived as the live path
 //! derives them, and digested.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use indicatif::ProgressBar;
@@ -233,26 +233,34 @@ pub(crate) fn records(
     }
     let mut records = Vec::new();
     block_in_place(|| {
+        let mut places: BTreeMap<i32, VecDeque<Range<i64>>> = BTreeMap::new();
         for (partition, offsets) in &wanted {
             let log = topic.reader.bounds(topic.name, *partition, End::Stable)?;
-            let places: Vec<Range<i64>> = offsets
+            let of_partition: Vec<Range<i64>> = offsets
                 .iter()
                 .filter(|offset| log.contains(offset))
                 .map(|offset| *offset..offset + 1)
                 .collect();
-            for place in join(&places, NEAR) {
-                let ranges = [(*partition, place)].into();
-                topic
-                    .reader
-                    .scan(topic.name, &ranges, topic.stop, |record| {
-                        if offsets.contains(&record.offset()) {
-                            records.push(record.detach());
-                        }
-                        Ok(())
-                    })?;
-            }
+            places.insert(*partition, join(&of_partition, NEAR).into());
         }
-        Ok(records)
+        // A place of each partition at a time: every scan begins with a client of its own.
+        loop {
+            let next = places.iter_mut();
+            let ranges: Ranges = next
+                .filter_map(|(partition, places)| Some((*partition, places.pop_front()?)))
+                .collect();
+            if ranges.is_empty() {
+                return Ok(records);
+            }
+            topic
+                .reader
+                .scan(topic.name, &ranges, topic.stop, |record| {
+                    if wanted[&record.partition()].contains(&record.offset()) {
+                        records.push(record.detach());
+                    }
+                    Ok(())
+                })?;
+        }
     })
 }
 
