@@ -15,7 +15,6 @@ mod target;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -42,8 +41,6 @@ use crate::trial::{Trial, Tried};
 
 /// Stands in `consumed_offset.group_id` of what a replay has stored.
 const GROUP: &str = "replay";
-/// How long Kafka may take to answer at all.
-const ANSWER: Duration = Duration::from_secs(30);
 /// So many records in a row that the database refuses are no bad records, but the wrong tables.
 const MAX_REFUSED_IN_A_ROW: u32 = 100;
 
@@ -110,14 +107,7 @@ pub async fn replay(
         ))
         .into());
     }
-    let Ok(cluster) = tokio::time::timeout(ANSWER, kafka.cluster(&shutdown)).await else {
-        bail!(
-            "Kafka at {} does not answer within {} s",
-            kafka.bootstrap_servers,
-            ANSWER.as_secs()
-        );
-    };
-    let Some(cluster) = cluster? else {
+    let Some(cluster) = kafka.cluster_soon(&shutdown).await? else {
         return Ok(());
     };
     let topic = &asked.events_topic;

@@ -15,7 +15,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::{Args, Subcommand, ValueEnum};
@@ -35,8 +34,6 @@ use redrive::{Done, Redriver, Sending};
 
 /// Letters that a dry run shows one by one.
 const PLANNED_LETTERS: usize = 100;
-/// How long Kafka may take to answer at all.
-const ANSWER: Duration = Duration::from_secs(30);
 
 /// `router dead-letters`.
 #[derive(Clone, Debug, Args)]
@@ -206,16 +203,8 @@ pub async fn dead_letters(
         );
         return Ok(USAGE);
     }
-    let cluster = match tokio::time::timeout(ANSWER, kafka.cluster(stop)).await {
-        Ok(cluster) => cluster?.ok_or_else(|| anyhow!("stopped by a signal"))?,
-        Err(_) => {
-            return Err(anyhow!(
-                "Kafka at {} does not answer within {} s",
-                kafka.bootstrap_servers,
-                ANSWER.as_secs()
-            ));
-        }
-    };
+    let stopped = || anyhow!("stopped by a signal");
+    let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
     let desk = Desk {
         partitions: cluster.require_topic(&asked.dead_letters_topic).await?,
         topic: asked.dead_letters_topic,

@@ -15,6 +15,8 @@ use crate::exit::NeedsAttention;
 
 /// How long a question to the cluster at start may take before it is asked again.
 const ASK: Duration = Duration::from_secs(10);
+/// How long a command that ends by itself waits for a cluster that does not answer.
+const ANSWER: Duration = Duration::from_secs(30);
 /// Kafka's default for `max.message.bytes`.
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
 /// Bytes that a batch of one record takes beside key, value and headers: at most 61 + 21 in Kafka's
@@ -133,6 +135,28 @@ impl KafkaOptions {
         let id = tokio::task::block_in_place(|| cluster.admin.inner().fetch_cluster_id(ASK));
         cluster.id = id.context("the cluster does not tell its id")?;
         Ok(Some(cluster))
+    }
+}
+
+impl KafkaOptions {
+    /// The cluster, for a command that ends by itself: waited for 30 s at most; `None` when `shutdown`
+    /// is cancelled before.
+    ///
+    /// # Errors
+    /// If it does not answer, or the settings are wrong.
+    pub async fn cluster_soon(
+        &self,
+        shutdown: &tokio_util::sync::CancellationToken,
+    ) -> anyhow::Result<Option<Cluster>> {
+        tokio::time::timeout(ANSWER, self.cluster(shutdown))
+            .await
+            .unwrap_or_else(|_| {
+                Err(anyhow!(
+                    "Kafka at {} does not answer within {} s",
+                    self.bootstrap_servers,
+                    ANSWER.as_secs()
+                ))
+            })
     }
 }
 

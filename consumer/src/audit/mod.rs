@@ -21,13 +21,12 @@ mod tasks;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use rdkafka::message::{Headers, Message};
-use schemas::{Decoder, dead_letter, topics};
-use service::exit::{FAILED, NeedsAttention, OK, USAGE};
+use schemas::{dead_letter, topics};
+use service::exit::{FAILED, OK, USAGE};
 use service::kafka::{Cluster, KafkaOptions};
 use service::range::{Bound, End, Ranges, Reader};
 use tokio::sync::mpsc;
@@ -44,6 +43,7 @@ use table::Table;
 use crate::batch::Anchor;
 use crate::copy;
 use crate::rows::Part;
+use crate::run::decoder;
 use crate::store::{Database, DatabaseOptions, HeldOffset, Places, Repair, Selection, Snapshot};
 
 /// The exit codes of [`audit`].
@@ -51,8 +51,6 @@ const EQUAL: u8 = OK;
 const UNEQUAL: u8 = FAILED;
 const COULD_NOT_TELL: u8 = USAGE;
 
-/// How long Kafka may take to answer at all.
-const ANSWER: Duration = Duration::from_secs(30);
 /// At most so many offsets at once: up to four bits each are held.
 const MAX_OFFSETS: i64 = 1 << 27;
 /// Below and above every offset, and far from where sums overflow.
@@ -137,17 +135,10 @@ async fn audit_and_repair(
     for file in &config.report {
         report::format_of(file)?;
     }
-    let decoder = Decoder::with_schemas(config.schemas.as_deref())
-        .map_err(|error| NeedsAttention(format!("--schemas: {error}")))?;
+    let decoder = decoder(config.schemas.as_deref())?;
     let database = Database::parse(database)?;
-    let cluster = match tokio::time::timeout(ANSWER, kafka.cluster(stop)).await {
-        Ok(cluster) => cluster?.ok_or_else(|| anyhow!("stopped by a signal"))?,
-        Err(_) => bail!(
-            "Kafka at {} does not answer within {} s",
-            kafka.bootstrap_servers,
-            ANSWER.as_secs()
-        ),
-    };
+    let stopped = || anyhow!("stopped by a signal");
+    let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
     let reader = Reader::connect(kafka)?;
     let auditor = Auditor {
         config,
