@@ -30,6 +30,7 @@ use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
 use read::{Filter, Letter, Letters, Selection};
+pub(crate) use read::{header, number};
 use redrive::{Done, Redriver, Sending};
 
 /// Letters that a dry run shows one by one.
@@ -439,7 +440,7 @@ impl Desk<'_> {
     }
 }
 
-fn position(record: &impl Message) -> Position {
+pub(crate) fn position(record: &impl Message) -> Position {
     Position {
         partition: record.partition(),
         offset: record.offset(),
@@ -533,7 +534,7 @@ fn time(ms: i64) -> String {
 }
 
 /// What others wrote, safe to show on a terminal: control characters are escaped.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     if text.chars().any(char::is_control) {
         text.escape_debug().to_string()
     } else {
@@ -542,7 +543,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Prints; a reader that has seen enough (`| head`) is no error.
-fn print(text: &str) -> anyhow::Result<()> {
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

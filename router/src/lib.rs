@@ -12,6 +12,7 @@
 //! until the dead router's transaction is settled. A revocation is answered only after the open
 //! transaction has been finished.
 
+mod audit;
 mod dead_letters;
 mod route;
 
@@ -38,6 +39,7 @@ use service::transaction::{Failed, Output, Transaction};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub use audit::{Audit, audit};
 pub use dead_letters::{DeadLetters, dead_letters};
 pub use route::{Outcome, route};
 

@@ -16,7 +16,7 @@ use service::telemetry::{LogOptions, MetricsOptions};
 #[command(
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Examples:\n  router --bootstrap-servers localhost:9092 --instance-id router-1 --metrics-listen 127.0.0.1:9101\n  router dead-letters list --bootstrap-servers localhost:9092\n\nExit codes: 0 stopped as asked; 1 failed, start again; 2 wrong usage; 78 a person has to change something first"
+    after_help = "Examples:\n  router --bootstrap-servers localhost:9092 --instance-id router-1 --metrics-listen 127.0.0.1:9101\n  router dead-letters list --bootstrap-servers localhost:9092\n  router audit --from -2h --bootstrap-servers localhost:9092\n\nExit codes: 0 stopped as asked; 1 failed, start again; 2 wrong usage; 78 a person has to change something first"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -33,6 +33,8 @@ struct Cli {
 enum Command {
     /// List, show, and send back what was set aside
     DeadLetters(router::DeadLetters),
+    /// Prove that every source record has exactly one event or one dead letter, and says the same
+    Audit(router::Audit),
 }
 
 #[tokio::main]
@@ -46,8 +48,14 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<u8> {
     cli.logs.start()?;
     let stop = exit::on_signal()?;
-    if let Some(Command::DeadLetters(asked)) = cli.command {
-        return router::dead_letters(asked, &cli.router.kafka, &stop).await;
+    match cli.command {
+        Some(Command::DeadLetters(asked)) => {
+            return router::dead_letters(asked, &cli.router.kafka, &stop).await;
+        }
+        Some(Command::Audit(asked)) => {
+            return router::audit(asked, &cli.router.kafka, &stop).await;
+        }
+        None => {}
     }
     let health = Arc::new(Health::default());
     cli.metrics.start(health.clone()).await?;

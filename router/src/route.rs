@@ -137,14 +137,14 @@ fn repair(info: &mut TaskRunningInfo) {
 }
 
 /// U+0000, which PostgreSQL cannot hold, becomes U+FFFD, as Unicode has it for what cannot be shown.
-fn clean(text: &mut String) {
+pub(crate) fn clean(text: &mut String) {
     if text.contains('\0') {
         *text = text.replace('\0', "\u{FFFD}");
     }
 }
 
 /// [`clean`] for a map's keys; a key that another already has gets U+FFFD appended until it is alone.
-fn clean_keys<V>(map: &mut BTreeMap<String, V>) {
+pub(crate) fn clean_keys<V>(map: &mut BTreeMap<String, V>) {
     if !map.keys().any(|key| key.contains('\0')) {
         return;
     }

@@ -319,13 +319,14 @@ fn note(record: &impl Message) -> Option<(Position, &str)> {
 }
 
 /// A header's text, of the first header of that name.
-pub(super) fn header<'a>(record: &'a impl Message, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(record: &'a impl Message, name: &str) -> Option<&'a str> {
     let headers = record.headers()?;
     let found = headers.iter().find(|header| header.key == name)?;
     std::str::from_utf8(found.value?).ok()
 }
 
-fn number<N: FromStr>(record: &impl Message, name: &str) -> Option<N> {
+/// A header's number.
+pub(crate) fn number<N: FromStr>(record: &impl Message, name: &str) -> Option<N> {
     header(record, name)?.parse().ok()
 }
 

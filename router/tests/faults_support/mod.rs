@@ -120,9 +120,14 @@ impl Topics {
 
     /// Deletes what stands before an offset of the source topic, as retention does.
     pub(crate) async fn delete_source_before(&self, partition: i32, offset: i64) {
+        self.delete_before(&self.source, partition, offset).await;
+    }
+
+    /// Deletes what stands before an offset of a topic, as retention does.
+    pub(crate) async fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
         let mut before = TopicPartitionList::new();
         before
-            .add_partition_offset(&self.source, partition, Offset::Offset(offset))
+            .add_partition_offset(topic, partition, Offset::Offset(offset))
             .unwrap();
         let deleted = self.admin().delete_records(&before, &admin_options()).await;
         for deleted in deleted.unwrap().elements() {

@@ -1,0 +1,268 @@
+//! `router audit`: every source record has exactly one event or one dead letter, and each event says
+//! what routing its record gives today.
+//!
+//! ```text
+//! scope    committed offsets of the group ──▶ source ranges; then ends of events, dead letters, source
+//! first    source ──▶ route() ──▶ sums ─┐
+//!          events, dead letters ──▶ sums ┴▶ equal buckets are proved; the others are suspects
+//! exact    suspects, a bounded window at a time ──▶ what became of each record, by name
+//! report   counts, findings, one verdict
+//! ```
+//!
+//! Memory does not grow with the range: a sum of keyed hashes a bucket of offsets in the first pass,
+//! some MiB of records in the second.
+
+mod exact;
+mod findings;
+mod first;
+mod outputs;
+mod progress;
+mod report;
+mod rules;
+mod scope;
+mod sums;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use clap::Args;
+use rdkafka::message::BorrowedMessage;
+use schemas::{Decoder, SourcePosition, topics};
+use service::exit::{FAILED, OK, USAGE};
+use service::kafka::KafkaOptions;
+use service::range::{Bound, Position, Ranges, Reader};
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+
+use crate::dead_letters::{position, print};
+use crate::{Outcome, route};
+
+use findings::{Findings, Kind};
+use outputs::Output;
+use progress::Progress;
+use report::{Report, Verdict};
+use scope::Scope;
+use sums::{Buckets, Outcomes};
+
+/// How long Kafka may take to answer at all.
+const ANSWER: Duration = Duration::from_secs(30);
+/// Little is fetched and waits at once, unless `-X` says otherwise: librdkafka holds it decompressed,
+/// which can be two hundred times as much, and some hundred bytes a record beside it.
+const MODEST: [(&str, &str); 2] = [
+    ("fetch.message.max.bytes", "131072"),
+    ("queued.max.messages.kbytes", "4096"),
+];
+
+/// `router audit`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = HELP)]
+pub struct Audit {
+    /// Topic that the routers read: TaskRunningInfo
+    #[arg(long, env = "SOURCE_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO)]
+    source_topic: String,
+
+    /// Topic that they write: TaskRunningInfoEvent
+    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_EVENTS)]
+    events_topic: String,
+
+    /// Topic of what could not be used
+    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
+    dead_letters_topic: String,
+
+    /// The routers' consumer group; it is only asked what it has committed
+    #[arg(long, env = "ROUTER_GROUP", default_value = "task-running-info-router")]
+    group: String,
+
+    /// The first source records: earliest, offset:PARTITION=OFFSET,…, time:2026-11-25T10:00Z, or back from now as in -2h
+    #[arg(
+        long,
+        value_name = "BOUND",
+        default_value = "earliest",
+        allow_hyphen_values = true
+    )]
+    from: Bound,
+
+    /// Where to end, written alike; at the latest, and by default, where the group has committed
+    #[arg(long, value_name = "BOUND", allow_hyphen_values = true)]
+    to: Option<Bound>,
+
+    /// Folder of .avsc files of versions newer than this program, as the routers have it
+    #[arg(long = "schemas", env = "SCHEMAS_DIR", value_name = "DIR")]
+    schemas: Option<PathBuf>,
+
+    /// Show at most so many examples of each kind of finding; all are counted
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    examples: usize,
+
+    /// Print JSON: one object
+    #[arg(long)]
+    json: bool,
+}
+
+const HELP: &str = "\
+Belongs to no consumer group, commits nothing, and may run beside the routers: what they have not committed when it begins is
+left out. The events and dead letter topics are read whole, since an event is found by the source position inside it, and the
+suspects among the source records a second time. Memory does not grow with the range.
+
+Faults: lost (neither event nor letter), duplicate, event_and_letter, out_of_order (an event behind that of a later record of its
+source partition, in one events partition), differing (names the fields), invented (about a record that is not there).
+No faults: other_rules (each field is the source record's, or repaired as the event's own adjustments say; or a letter where
+there would be an event today: another version of the router made it), expired (outputs whose source record retention deleted).
+unprovable: a record without output whose output retention may have deleted, or one that only a newer schema reads (--schemas).
+
+Exit codes: 0 equal; 1 unequal; 2 could not tell (Kafka is away, retention has passed the range, a transaction stays open,
+something is unprovable), or wrong usage
+
+Examples:
+  router audit
+  router audit --from -2h --json
+  router audit --from offset:0=17,3=20 --to offset:0=1000,3=1000";
+
+/// Compares, and prints what it found; gives the exit code. What keeps it from telling is told, and is
+/// an exit code too.
+///
+/// # Errors
+/// If the report cannot be printed.
+pub async fn audit(
+    asked: Audit,
+    kafka: &KafkaOptions,
+    stop: &CancellationToken,
+) -> anyhow::Result<u8> {
+    let json = asked.json;
+    match compare(asked, kafka, stop).await {
+        Ok(report) => {
+            print(&if json { report.json()? } else { report.text() })?;
+            Ok(match report.verdict() {
+                Verdict::Equal => OK,
+                Verdict::Unequal => FAILED,
+                Verdict::Unproven => USAGE,
+            })
+        }
+        Err(error) => {
+            tracing::error!("could not tell: {error:#}");
+            if json {
+                print(&report::failure(&error)?)?;
+            }
+            Ok(USAGE)
+        }
+    }
+}
+
+async fn compare(
+    asked: Audit,
+    kafka: &KafkaOptions,
+    stop: &CancellationToken,
+) -> anyhow::Result<Report> {
+    let decoder =
+        Decoder::with_schemas(asked.schemas.as_deref()).map_err(|e| anyhow!("--schemas: {e}"))?;
+    let cluster = match tokio::time::timeout(ANSWER, kafka.cluster(stop)).await {
+        Ok(cluster) => cluster?.ok_or_else(|| anyhow!("stopped by a signal"))?,
+        Err(_) => bail!(
+            "Kafka at {} does not answer within {} s",
+            kafka.bootstrap_servers,
+            ANSWER.as_secs()
+        ),
+    };
+    let mut modest = kafka.clone();
+    // Before those of the command line, which win.
+    let settings = MODEST.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    modest.settings.splice(0..0, settings);
+    let reader = Reader::connect(&modest)?;
+    let scope = Scope::of(&asked, kafka, &cluster, &reader).await?;
+    let auditor = Auditor {
+        decoder: &decoder,
+        reader: &reader,
+        buckets: Buckets::of(&scope.source.ranges),
+        outcomes: Outcomes::default(),
+        max_event_bytes: cluster.max_record_bytes(&asked.events_topic).await,
+        examples: asked.examples,
+        progress: Progress::start(),
+        scope,
+        stop,
+    };
+    let (counts, findings) = block_in_place(|| auditor.compare())?;
+    Ok(Report {
+        cluster: cluster.id,
+        group: asked.group,
+        max_event_bytes: auditor.max_event_bytes,
+        learned: decoder.learned().to_vec(),
+        scope: auditor.scope,
+        counts,
+        findings,
+    })
+}
+
+/// Reads both sides.
+struct Auditor<'a> {
+    decoder: &'a Decoder,
+    reader: &'a Reader,
+    scope: Scope,
+    buckets: Buckets,
+    outcomes: Outcomes,
+    max_event_bytes: usize,
+    /// Examples of each kind that are held.
+    examples: usize,
+    progress: Progress,
+    stop: &'a CancellationToken,
+}
+
+impl Auditor<'_> {
+    fn compare(&self) -> anyhow::Result<(report::Counts, Findings)> {
+        self.progress.says("comparing");
+        let first = self.first()?;
+        let mut findings = Findings::with_examples(self.examples);
+        self.progress.says("examining");
+        self.exact(&first, &mut findings)?;
+
+        Scope::still_there(&self.scope.source, self.reader)?;
+        let counts = report::Counts::of(&first);
+        for (partition, more) in first.events.inverted_more {
+            findings.count_more(Kind::OutOfOrder, partition, more);
+        }
+        findings.merge(first.events.findings);
+        findings.merge(first.letters.findings);
+        // What is equal is so whatever was deleted meanwhile.
+        if findings.faults() > 0 || findings.count(Kind::Unprovable) > 0 {
+            Scope::still_there(&self.scope.events, self.reader)?;
+            Scope::still_there(&self.scope.letters, self.reader)?;
+        }
+        Ok((counts, findings))
+    }
+
+    /// What routing a record gives today, but for the time of routing.
+    fn today(&self, at: Position, timestamp: i64, payload: Option<&[u8]>) -> Outcome {
+        let source = SourcePosition {
+            topic: self.scope.source.topic.clone(),
+            partition: at.partition,
+            offset: at.offset,
+            timestamp,
+        };
+        route(self.decoder, payload, source, 0, self.max_event_bytes)
+    }
+
+    fn event(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Output> {
+        outputs::event(self.decoder, &self.scope.source.topic, record)
+    }
+
+    fn letter(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Output> {
+        Ok(outputs::letter(&self.scope.source.topic, record))
+    }
+
+    fn scan(
+        &self,
+        topic: &str,
+        ranges: &Ranges,
+        stop: &CancellationToken,
+        mut each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut steps = self.progress.steps(ranges);
+        self.reader.scan(topic, ranges, stop, |record| {
+            let at = position(record);
+            steps.read(at.partition, at.offset);
+            each(record)
+        })?;
+        steps.end();
+        Ok(())
+    }
+}

@@ -1,0 +1,317 @@
+//! The first pass: everything is read once and added up, so that what is equal is proved so and the
+//! rest is narrowed down to a few offsets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Mutex;
+
+use anyhow::anyhow;
+use rdkafka::message::{BorrowedMessage, Message};
+use service::range::{Position, Ranges};
+use tokio_util::sync::CancellationToken;
+
+use super::findings::{Example, Findings, Kind};
+use super::outputs::Output;
+use super::scope::{Part, Place, Scope};
+use super::{Auditor, position};
+use crate::Outcome;
+
+/// Bytes that an examined record takes beside its value, rounded up.
+const ENTRY_BYTES: u64 = 256;
+/// Events behind a later one that are remembered until it is known whether they are second copies.
+const INVERTED: usize = 100_000;
+/// Pieces of a partition's log that are told apart when it is to be read again.
+const SEGMENTS: i128 = 63;
+/// The bit that marks a bucket with an inverted event, beside those of the segments.
+const MARK: u64 = 1 << SEGMENTS;
+
+/// The source topic, added up.
+pub(super) struct Expected {
+    sums: Vec<u64>,
+    /// Bytes that the records of each bucket take when they are examined.
+    pub(super) bytes: Vec<u64>,
+    /// Records by partition.
+    pub(super) records: BTreeMap<i32, u64>,
+}
+
+/// An output topic, added up.
+pub(super) struct Found {
+    sums: Vec<u64>,
+    /// The segments in which outputs of a bucket stand, a bit each.
+    pub(super) segments: Vec<u64>,
+    /// Outputs of what was asked for, by source partition.
+    pub(super) counts: BTreeMap<i32, u64>,
+    /// Outputs whose source record retention has deleted, by source partition.
+    pub(super) expired: BTreeMap<i32, u64>,
+    /// Records that are of other topics or services, or notes.
+    pub(super) foreign: u64,
+    /// Outputs about nothing.
+    pub(super) findings: Findings,
+    /// Events that stand behind the event of a later record.
+    pub(super) inverted: BTreeSet<Position>,
+    /// Those that were too many to remember, by source partition.
+    pub(super) inverted_more: BTreeMap<i32, u64>,
+    /// By source partition the first offset from which on no output can have been deleted by retention;
+    /// without an entry: none can.
+    pub(super) whole_from: BTreeMap<i32, i64>,
+}
+
+/// All three.
+pub(super) struct First {
+    pub(super) expected: Expected,
+    pub(super) events: Found,
+    pub(super) letters: Found,
+}
+
+impl First {
+    /// The buckets of which something is to be told.
+    pub(super) fn suspects(&self) -> impl Iterator<Item = bool> + '_ {
+        let found = self.events.sums.iter().zip(&self.letters.sums);
+        let marked = self.events.marked();
+        found
+            .zip(&self.expected.sums)
+            .zip(marked)
+            .map(|(((events, letters), expected), marked)| {
+                marked || events.wrapping_add(*letters) != *expected
+            })
+    }
+}
+
+impl Found {
+    /// Whether a bucket has an inverted event: the order is in no sum.
+    fn marked(&self) -> impl Iterator<Item = bool> + '_ {
+        self.segments.iter().map(|segments| segments & MARK != 0)
+    }
+}
+
+/// The segment of a log in which an offset stands, as a bit.
+fn segment(log: &Range<i64>, offset: i64) -> u64 {
+    let length = i128::from(log.end - log.start).max(1);
+    1 << (i128::from(offset - log.start) * SEGMENTS / length).clamp(0, SEGMENTS - 1)
+}
+
+/// The part of each log that these segments are in, from the first to the last.
+pub(super) fn segments(logs: &Ranges, segments: u64) -> Ranges {
+    let segments = segments & !MARK;
+    if segments == 0 {
+        return Ranges::new();
+    }
+    let first = i128::from(segments.trailing_zeros());
+    let behind_last = i128::from(u64::BITS - segments.leading_zeros());
+    let part = |log: &Range<i64>| {
+        let length = i128::from(log.end - log.start);
+        // A segment's first offset: rounded up, as `segment` rounds down.
+        let at = |segment: i128| {
+            let offsets = (segment * length + SEGMENTS - 1) / SEGMENTS;
+            log.start + i64::try_from(offsets).unwrap_or(0)
+        };
+        at(first)..at(behind_last)
+    };
+    logs.iter()
+        .map(|(partition, log)| (*partition, part(log)))
+        .collect()
+}
+
+impl Auditor<'_> {
+    /// Reads everything once, source and outputs at the same time.
+    pub(super) fn first(&self) -> anyhow::Result<First> {
+        let scope = &self.scope;
+        for part in [&scope.source, &scope.events, &scope.letters] {
+            self.progress.more(&part.ranges);
+        }
+        // The first error ends both.
+        let (stop, failed) = (self.stop.child_token(), Mutex::new(None));
+        let fail = |error: anyhow::Error| {
+            stop.cancel();
+            if let Ok(mut failed) = failed.lock() {
+                failed.get_or_insert(error);
+            }
+        };
+        let (expected, found) = std::thread::scope(|threads| {
+            let outputs = threads.spawn(|| {
+                let events = self.found(&scope.events, &stop, |record| self.event(record));
+                let letters = events.and_then(|events| {
+                    let letters = self.found(&scope.letters, &stop, |record| self.letter(record));
+                    Ok((events, letters?))
+                });
+                letters.map_err(&fail).ok()
+            });
+            let expected = self.expected(&stop).map_err(&fail).ok();
+            (expected, outputs.join().ok().flatten())
+        });
+        if let Some(error) = failed.into_inner().ok().flatten() {
+            return Err(error);
+        }
+        match (expected, found) {
+            (Some(expected), Some((events, letters))) => Ok(First {
+                expected,
+                events,
+                letters,
+            }),
+            _ => Err(anyhow!("reading ended too early")),
+        }
+    }
+
+    fn expected(&self, stop: &CancellationToken) -> anyhow::Result<Expected> {
+        let mut expected = Expected {
+            sums: self.buckets.zeros(),
+            bytes: self.buckets.zeros(),
+            records: BTreeMap::new(),
+        };
+        let source = &self.scope.source;
+        self.scan(&source.topic, &source.ranges, stop, |record| {
+            let at = position(record);
+            let Some(bucket) = self.buckets.find(at) else {
+                return Ok(());
+            };
+            let payload = record.payload();
+            let timestamp = record.timestamp().to_millis().unwrap_or(-1);
+            let outcome = match self.today(at, timestamp, payload) {
+                Outcome::Event { key, value, .. } => {
+                    self.outcomes.event(at, Some(key.as_bytes()), &value)
+                }
+                Outcome::DeadLetter(_) => self.outcomes.letter(at),
+            };
+            let sum = &mut expected.sums[bucket];
+            *sum = sum.wrapping_add(outcome);
+            expected.bytes[bucket] += ENTRY_BYTES + payload.map_or(0, <[u8]>::len) as u64;
+            *expected.records.entry(at.partition).or_default() += 1;
+            Ok(())
+        })?;
+        Ok(expected)
+    }
+
+    fn found(
+        &self,
+        part: &Part,
+        stop: &CancellationToken,
+        read: impl Fn(&BorrowedMessage<'_>) -> anyhow::Result<Output>,
+    ) -> anyhow::Result<Found> {
+        let mut found = Found {
+            sums: self.buckets.zeros(),
+            segments: self.buckets.zeros(),
+            counts: BTreeMap::new(),
+            expired: BTreeMap::new(),
+            foreign: 0,
+            findings: Findings::with_examples(self.examples),
+            inverted: BTreeSet::new(),
+            inverted_more: BTreeMap::new(),
+            whole_from: BTreeMap::new(),
+        };
+        // By output partition and source partition: the newest event, and where retention has deleted
+        // some, the oldest output that is left.
+        let mut newest: BTreeMap<(i32, i32), i64> = BTreeMap::new();
+        let mut oldest: BTreeMap<(i32, i32), i64> = BTreeMap::new();
+        self.scan(&part.topic, &part.ranges, stop, |record| {
+            let stands = position(record);
+            let log = &part.ranges[&stands.partition];
+            let output = read(record)?;
+            let Some(about) = output.about() else {
+                match output {
+                    Output::Unreadable(why) => found.findings.add(Kind::Invented, None, || {
+                        nothing(&self.scope, part, stands, None, why)
+                    }),
+                    _ => found.foreign += 1,
+                }
+                return Ok(());
+            };
+            let place = self.scope.place(about);
+            if let Place::Nowhere(why) = place {
+                let known = self.scope.logs.contains_key(&about.partition);
+                let partition = known.then_some(about.partition);
+                found.findings.add(Kind::Invented, partition, || {
+                    nothing(&self.scope, part, stands, Some(about), why)
+                });
+                return Ok(());
+            }
+            let path = (stands.partition, about.partition);
+            if log.start > 0 {
+                let least = oldest.entry(path).or_insert(about.offset);
+                *least = about.offset.min(*least);
+            }
+            if place == Place::Expired {
+                *found.expired.entry(about.partition).or_default() += 1;
+            }
+            let Some(bucket) = self.buckets.find(about) else {
+                return Ok(());
+            };
+            let outcome = match output {
+                Output::Event(_, mut event) => {
+                    let before = newest.entry(path).or_insert(about.offset);
+                    if about.offset >= *before {
+                        *before = about.offset;
+                    } else if found.inverted.len() < INVERTED {
+                        found.inverted.insert(stands);
+                        found.segments[bucket] |= MARK;
+                    } else {
+                        *found.inverted_more.entry(about.partition).or_default() += 1;
+                    }
+                    event.routed_at = 0;
+                    let value = schemas::encode_event(&event)?;
+                    self.outcomes.event(about, record.key(), &value)
+                }
+                _ => self.outcomes.letter(about),
+            };
+            let sum = &mut found.sums[bucket];
+            *sum = sum.wrapping_add(outcome);
+            found.segments[bucket] |= segment(log, stands.offset);
+            *found.counts.entry(about.partition).or_default() += 1;
+            Ok(())
+        })?;
+        for (stands, _) in part.ranges.iter().filter(|(_, log)| log.start > 0) {
+            for partition in self.scope.source.ranges.keys() {
+                let oldest = oldest.get(&(*stands, *partition)).copied();
+                let whole_from = found.whole_from.entry(*partition).or_insert(0);
+                *whole_from = oldest.unwrap_or(i64::MAX).max(*whole_from);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// An output about nothing.
+pub(super) fn nothing(
+    scope: &Scope,
+    part: &Part,
+    stands: Position,
+    about: Option<Position>,
+    why: String,
+) -> Example {
+    let is_event = part.topic == scope.events.topic;
+    let (events, letters) = match is_event {
+        true => (vec![stands], vec![]),
+        false => (vec![], vec![stands]),
+    };
+    Example {
+        about,
+        events,
+        letters,
+        why,
+        ..Example::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_part_of_a_log_that_is_read_again_holds_each_offset_whose_segment_is_asked_for(
+            start in 0..1_i64 << 50, length in 1..1_i64 << 50, first in 0.0..1.0, second in 0.0..1.0,
+        ) {
+            let log = start..start + length;
+            let offsets = [first, second].map(|share: f64| start + (share * length as f64) as i64);
+            let asked = offsets.iter().fold(MARK, |asked, offset| asked | segment(&log, *offset));
+            let read = &segments(&Ranges::from([(7, log.clone())]), asked)[&7];
+            prop_assert!(log.start <= read.start && read.end <= log.end);
+            for offset in offsets {
+                prop_assert!(read.contains(&offset), "{} in {:?}", offset, read);
+            }
+            let all = (0..63).fold(0, |all, segment| all | 1 << segment);
+            prop_assert_eq!(&segments(&Ranges::from([(7, log.clone())]), all)[&7], &log);
+        }
+    }
+}

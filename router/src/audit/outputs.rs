@@ -1,0 +1,77 @@
+//! What the records of the two output topics say of which source record.
+
+use anyhow::bail;
+use rdkafka::message::Message;
+use schemas::{DecodeError, Decoder, TaskRunningInfoEvent, dead_letter};
+use service::range::Position;
+
+use crate::dead_letters::{header, number};
+
+/// What a record of an output topic is.
+pub(super) enum Output {
+    /// The event of a source record.
+    Event(Position, Box<TaskRunningInfoEvent>),
+    /// The router's letter about a source record, with its kind of fault.
+    Letter(Position, String),
+    /// Of another source topic or service, or a note that a letter was redriven.
+    Foreign,
+    /// No router wrote it so; why.
+    Unreadable(String),
+}
+
+impl Output {
+    /// The source record that it is about.
+    pub(super) fn about(&self) -> Option<Position> {
+        match self {
+            Self::Event(about, _) | Self::Letter(about, _) => Some(*about),
+            Self::Foreign | Self::Unreadable(_) => None,
+        }
+    }
+}
+
+/// Reads a record of the events topic.
+///
+/// # Errors
+/// If it is of a schema that is not known here: then nothing can be said of its source record.
+pub(super) fn event(
+    decoder: &Decoder,
+    source_topic: &str,
+    record: &impl Message,
+) -> anyhow::Result<Output> {
+    let event = match decoder.event(record.payload()) {
+        Ok(event) => event,
+        Err(error @ DecodeError::UnknownSchema { .. }) => bail!(
+            "{} partition {} offset {}: {error}",
+            record.topic(),
+            record.partition(),
+            record.offset()
+        ),
+        Err(error) => return Ok(Output::Unreadable(format!("no event: {error}"))),
+    };
+    if event.source.topic != source_topic {
+        return Ok(Output::Foreign);
+    }
+    let about = Position {
+        partition: event.source.partition,
+        offset: event.source.offset,
+    };
+    Ok(Output::Event(about, Box::new(event)))
+}
+
+/// Reads a record of the dead letter topic.
+pub(super) fn letter(source_topic: &str, record: &impl Message) -> Output {
+    let of_router = header(record, dead_letter::CONNECTOR_NAME) == Some("router");
+    if !of_router || header(record, dead_letter::TOPIC) != Some(source_topic) {
+        return Output::Foreign;
+    }
+    let partition = number(record, dead_letter::PARTITION);
+    match (partition, number(record, dead_letter::OFFSET)) {
+        (Some(partition), Some(offset)) => {
+            let kind = header(record, dead_letter::EXCEPTION_CLASS_NAME).unwrap_or("-");
+            Output::Letter(Position { partition, offset }, kind.to_owned())
+        }
+        _ => Output::Unreadable(
+            "a letter that does not say which partition and offset it is about".to_owned(),
+        ),
+    }
+}

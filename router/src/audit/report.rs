@@ -1,0 +1,284 @@
+//! What the audit tells: counts, findings, and one verdict; for people and for programs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use schemas::{EVENT_VERSIONS, INFO_VERSIONS, Learned, Version};
+use serde_json::{Value, json};
+use service::range::{Position, Ranges};
+
+use super::findings::{Example, Findings, Kind};
+use super::first::First;
+use super::scope::{Part, Scope};
+use crate::dead_letters::shown;
+
+/// Whether the outputs are what the source records make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Equal,
+    Unequal,
+    /// Nothing is wrong, but not all that was asked for can be told.
+    Unproven,
+}
+
+/// Counts by source partition.
+pub(super) struct Counts {
+    records: BTreeMap<i32, u64>,
+    events: BTreeMap<i32, u64>,
+    letters: BTreeMap<i32, u64>,
+    /// Events and letters whose source record retention has deleted.
+    expired: BTreeMap<i32, u64>,
+    /// Records of the output topics that are of other topics or services, or notes.
+    foreign: u64,
+}
+
+impl Counts {
+    pub(super) fn of(first: &First) -> Self {
+        let mut expired = first.events.expired.clone();
+        for (partition, count) in &first.letters.expired {
+            *expired.entry(*partition).or_default() += count;
+        }
+        Self {
+            records: first.expected.records.clone(),
+            events: first.events.counts.clone(),
+            letters: first.letters.counts.clone(),
+            expired,
+            foreign: first.events.foreign + first.letters.foreign,
+        }
+    }
+}
+
+/// Everything that is to be told.
+pub(super) struct Report {
+    pub(super) cluster: String,
+    pub(super) group: String,
+    pub(super) max_event_bytes: usize,
+    pub(super) learned: Vec<Learned>,
+    pub(super) scope: Scope,
+    pub(super) counts: Counts,
+    pub(super) findings: Findings,
+}
+
+impl Report {
+    pub(super) fn verdict(&self) -> Verdict {
+        if self.findings.faults() > 0 {
+            Verdict::Unequal
+        } else if self.findings.count(Kind::Unprovable) > 0 {
+            Verdict::Unproven
+        } else {
+            Verdict::Equal
+        }
+    }
+
+    /// One object.
+    pub(super) fn json(&self) -> anyhow::Result<String> {
+        let (scope, findings) = (&self.scope, &self.findings);
+        let partitions: Vec<Value> = scope
+            .source
+            .ranges
+            .iter()
+            .map(|(partition, range)| {
+                let mut object = self.counts_json(|counts| of(counts, *partition));
+                object["partition"] = json!(partition);
+                object["from"] = json!(range.start);
+                object["to"] = json!(range.end);
+                for kind in Kind::ALL {
+                    object[kind.name()] = json!(findings.count_in(kind, *partition));
+                }
+                object
+            })
+            .collect();
+        let mut totals = self.counts_json(|counts| counts.values().sum());
+        for kind in Kind::ALL {
+            totals[kind.name()] = json!(findings.count(kind));
+        }
+        totals["foreign"] = json!(self.counts.foreign);
+        let examples: Vec<Value> = Kind::ALL
+            .into_iter()
+            .flat_map(|kind| findings.examples(kind).iter().map(move |e| e.json(kind)))
+            .collect();
+        let learned: Vec<Value> = self
+            .learned
+            .iter()
+            .map(|learned| {
+                json!({"record": learned.record, "fingerprint": format!("{:016x}", learned.fingerprint)})
+            })
+            .collect();
+        let object = json!({
+            "verdict": match self.verdict() {
+                Verdict::Equal => "equal",
+                Verdict::Unequal => "unequal",
+                Verdict::Unproven => "unproven",
+            },
+            "error": null,
+            "router_version": env!("CARGO_PKG_VERSION"),
+            "schemas": {
+                "TaskRunningInfo": fingerprints(INFO_VERSIONS),
+                "TaskRunningInfoEvent": fingerprints(EVENT_VERSIONS),
+                "learned": learned,
+            },
+            "cluster_id": self.cluster,
+            "group": self.group,
+            "max_event_bytes": self.max_event_bytes,
+            "source": part(&scope.source),
+            "events": part(&scope.events),
+            "dead_letters": part(&scope.letters),
+            "partitions": partitions,
+            "totals": totals,
+            "examples": examples,
+        });
+        Ok(format!("{}\n", serde_json::to_string_pretty(&object)?))
+    }
+
+    fn counts_json(&self, count: impl Fn(&BTreeMap<i32, u64>) -> u64) -> Value {
+        let counts = &self.counts;
+        json!({
+            "records": count(&counts.records),
+            "events": count(&counts.events),
+            "dead_letters": count(&counts.letters),
+            "pending_offsets": count(&self.scope.pending),
+            "expired": count(&counts.expired),
+        })
+    }
+
+    /// A table, the findings, one line.
+    pub(super) fn text(&self) -> String {
+        let mut text = format!("{}\n", self.table());
+        for kind in Kind::ALL {
+            let count = self.findings.count(kind);
+            if count == 0 {
+                continue;
+            }
+            let _ = writeln!(text, "{count:>8} {}", kind.meaning());
+            let examples = self.findings.examples(kind);
+            for example in examples {
+                let _ = writeln!(text, "         {}", self.line(example));
+            }
+            if count > examples.len() as u64 {
+                let more = count - examples.len() as u64;
+                let _ = writeln!(text, "         … and {more} more (--examples)");
+            }
+        }
+        let _ = writeln!(text, "{}", self.sentence());
+        text
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table
+            .load_style(presets::UTF8_FULL_CONDENSED)
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .set_header([
+                "partition",
+                "from",
+                "to",
+                "records",
+                "events",
+                "letters",
+                "pending",
+                "expired",
+                "other rules",
+                "unprovable",
+                "faults",
+            ]);
+        for (partition, range) in &self.scope.source.ranges {
+            let in_partition = |kind| self.findings.count_in(kind, *partition);
+            let faults = Kind::ALL.into_iter().filter(|kind| kind.is_fault());
+            let counts = &self.counts;
+            table.add_row([
+                partition.to_string(),
+                range.start.to_string(),
+                range.end.to_string(),
+                of(&counts.records, *partition).to_string(),
+                of(&counts.events, *partition).to_string(),
+                of(&counts.letters, *partition).to_string(),
+                of(&self.scope.pending, *partition).to_string(),
+                of(&counts.expired, *partition).to_string(),
+                in_partition(Kind::OtherRules).to_string(),
+                in_partition(Kind::Unprovable).to_string(),
+                faults.map(in_partition).sum::<u64>().to_string(),
+            ]);
+        }
+        for column in table.column_iter_mut() {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+
+    fn line(&self, example: &Example) -> String {
+        let scope = &self.scope;
+        let place = |topic: &str, at: &Position| {
+            format!("{topic} partition {}@{}", at.partition, at.offset)
+        };
+        let about = example.about.iter();
+        let mut parts: Vec<String> = about.map(|at| place(&scope.source.topic, at)).collect();
+        let exec_id = example.exec_id.as_deref();
+        parts.extend(exec_id.map(|exec_id| format!("exec id {}", shown(exec_id))));
+        let events = example.events.iter();
+        parts.extend(events.map(|at| place(&scope.events.topic, at)));
+        let letters = example.letters.iter();
+        parts.extend(letters.map(|at| place(&scope.letters.topic, at)));
+        if !example.fields.is_empty() {
+            parts.push(format!("fields {}", shown(&example.fields.join(", "))));
+        }
+        if !example.why.is_empty() {
+            parts.push(shown(&example.why));
+        }
+        parts.join("; ")
+    }
+
+    fn sentence(&self) -> String {
+        let sum = |counts: &BTreeMap<i32, u64>| counts.values().sum::<u64>();
+        let counts = &self.counts;
+        let (records, events) = (sum(&counts.records), sum(&counts.events));
+        let compared = format!(
+            "{records} records of {}, {events} events, {} dead letters",
+            self.scope.source.topic,
+            sum(&counts.letters)
+        );
+        match self.verdict() {
+            Verdict::Equal => match self.findings.count(Kind::OtherRules) {
+                0 => format!("equal: {compared}"),
+                other => format!("equal: {compared}; {other} by other rules"),
+            },
+            Verdict::Unequal => format!("unequal: {compared}; {} faults", self.findings.faults()),
+            Verdict::Unproven => format!(
+                "could not tell: {compared}; no fault, but {} records are unprovable; a later --from leaves them out",
+                self.findings.count(Kind::Unprovable)
+            ),
+        }
+    }
+}
+
+/// What a program is told when nothing can be told.
+pub(super) fn failure(error: &anyhow::Error) -> anyhow::Result<String> {
+    let object = json!({
+        "verdict": "unproven",
+        "error": format!("{error:#}"),
+        "router_version": env!("CARGO_PKG_VERSION"),
+    });
+    Ok(format!("{}\n", serde_json::to_string_pretty(&object)?))
+}
+
+fn of(counts: &BTreeMap<i32, u64>, partition: i32) -> u64 {
+    counts.get(&partition).copied().unwrap_or(0)
+}
+
+fn part(part: &Part) -> Value {
+    json!({"topic": part.topic, "ranges": ranges(&part.ranges)})
+}
+
+fn ranges(ranges: &Ranges) -> Value {
+    let each = ranges.iter();
+    each.map(
+        |(partition, range)| json!({"partition": partition, "from": range.start, "to": range.end}),
+    )
+    .collect()
+}
+
+fn fingerprints(versions: &[Version]) -> Vec<String> {
+    let each = versions.iter();
+    each.map(|version| format!("{:016x}", version.fingerprint))
+        .collect()
+}

@@ -1,0 +1,271 @@
+//! What is compared: which records of the source topic, with which part of the output topics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use service::kafka::{Cluster, KafkaOptions};
+use service::range::{Bound, End, Position, Ranges, Reader};
+use service::subscription::Quiet;
+use tokio::task::block_in_place;
+
+use super::Audit;
+
+/// How long the group's coordinator may take to tell the committed offsets.
+const ASK: Duration = Duration::from_secs(10);
+/// How often it is asked: it may be moving to another broker.
+const TRIES: usize = 3;
+
+/// What is compared. The group's committed offsets are asked for first and the ends of the outputs
+/// second: offsets commit together with the output of the records before them, so all of that output
+/// stands below these ends, however much is routed meanwhile.
+#[derive(Debug)]
+pub(super) struct Scope {
+    pub(super) source: Part,
+    pub(super) events: Part,
+    pub(super) letters: Part,
+    /// The source topic's logs, from the first offset to the high watermark. Asked for last, so that
+    /// whatever an output is about stands below these ends, if it ever was.
+    pub(super) logs: Ranges,
+    /// Offsets up to the last stable one that are not routed yet, where the audit asks for them.
+    pub(super) pending: BTreeMap<i32, u64>,
+}
+
+/// A part of a topic.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) topic: String,
+    pub(super) ranges: Ranges,
+}
+
+/// Where an output belongs that is about this offset of the source topic.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Into the comparison.
+    Asked,
+    /// It was not asked for, or was not yet routed when the audit began.
+    Outside,
+    /// Retention has deleted the record it is about.
+    Expired,
+    /// There is no such place; why.
+    Nowhere(String),
+}
+
+impl Scope {
+    pub(super) async fn of(
+        asked: &Audit,
+        kafka: &KafkaOptions,
+        cluster: &Cluster,
+        reader: &Reader,
+    ) -> anyhow::Result<Self> {
+        let source = &asked.source_topic;
+        let count = cluster.require_topic(source).await?;
+        let committed = block_in_place(|| committed(kafka, &asked.group, source, count))?;
+        let events = whole(cluster, reader, &asked.events_topic).await?;
+        let letters = whole(cluster, reader, &asked.dead_letters_topic).await?;
+        let logs = whole(cluster, reader, source).await?.ranges;
+        let (ranges, pending) =
+            block_in_place(|| asked_ranges(asked, reader, &committed, &logs, count))?;
+        Ok(Self {
+            source: Part {
+                topic: source.clone(),
+                ranges,
+            },
+            events,
+            letters,
+            logs,
+            pending,
+        })
+    }
+
+    pub(super) fn place(&self, about: Position) -> Place {
+        let Position { partition, offset } = about;
+        let Some(log) = self.logs.get(&partition) else {
+            return Place::Nowhere(format!("{} has no such partition", self.source.topic));
+        };
+        let Some(asked) = self.source.ranges.get(&partition) else {
+            return Place::Outside;
+        };
+        if asked.contains(&offset) {
+            Place::Asked
+        } else if offset < 0 || offset >= log.end {
+            Place::Nowhere(format!("the log ends at offset {}", log.end))
+        } else if offset < log.start {
+            Place::Expired
+        } else {
+            Place::Outside
+        }
+    }
+
+    /// That nothing was deleted before it was read.
+    ///
+    /// # Errors
+    /// If the log of a part now begins later than when the part was chosen, or Kafka does not answer.
+    pub(super) fn still_there(part: &Part, reader: &Reader) -> anyhow::Result<()> {
+        let topic = &part.topic;
+        for (partition, range) in part.ranges.iter().filter(|(_, range)| !range.is_empty()) {
+            let start = reader.bounds(topic, *partition, End::Stable)?.start;
+            if start > range.start {
+                bail!(
+                    "{topic} partition {partition}: retention has moved the log's start from offset {} to {start} while it was \
+                     read. Audit again, or a later range by --from",
+                    range.start
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All of a topic, to the high watermark of each partition: behind an open transaction others may
+/// have committed.
+async fn whole(cluster: &Cluster, reader: &Reader, topic: &str) -> anyhow::Result<Part> {
+    let count = i32::try_from(cluster.require_topic(topic).await?)?;
+    let ranges = block_in_place(|| {
+        (0..count)
+            .map(|partition| Ok((partition, reader.bounds(topic, partition, End::High)?)))
+            .collect::<anyhow::Result<Ranges>>()
+    })?;
+    Ok(Part {
+        topic: topic.to_owned(),
+        ranges,
+    })
+}
+
+/// The group's committed offset of each partition that has one.
+fn committed(
+    kafka: &KafkaOptions,
+    group: &str,
+    topic: &str,
+    count: usize,
+) -> anyhow::Result<BTreeMap<i32, i64>> {
+    let mut config = kafka.client_config(&[], &[("enable.auto.commit", "false")])?;
+    // An answer at once, also while a transaction with offsets is open: those of transactions that
+    // are not committed are in none.
+    config
+        .set("group.id", group)
+        .set("isolation.level", "read_uncommitted");
+    let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
+    let mut asked = TopicPartitionList::new();
+    for partition in 0..i32::try_from(count)? {
+        asked.add_partition(topic, partition);
+    }
+    let mut tries = 0;
+    let answer = loop {
+        tries += 1;
+        match consumer.committed_offsets(asked.clone(), ASK) {
+            Err(_) if tries < TRIES => {}
+            answer => {
+                break answer.with_context(|| {
+                    format!("asking for the committed offsets of group {group}")
+                })?;
+            }
+        }
+    };
+    let mut committed = BTreeMap::new();
+    for partition in answer.elements() {
+        let id = partition.partition();
+        partition.error().with_context(|| {
+            format!("asking for the committed offset of group {group} in {topic} partition {id}")
+        })?;
+        if let Offset::Offset(offset) = partition.offset() {
+            committed.insert(id, offset);
+        }
+    }
+    Ok(committed)
+}
+
+/// The offsets asked for that are routed, and how many behind them are not.
+fn asked_ranges(
+    asked: &Audit,
+    reader: &Reader,
+    committed: &BTreeMap<i32, i64>,
+    logs: &Ranges,
+    count: usize,
+) -> anyhow::Result<(Ranges, BTreeMap<i32, u64>)> {
+    let (topic, group) = (&asked.source_topic, &asked.group);
+    // Partitions that were added meanwhile are of the next audit.
+    let logs: Ranges = logs
+        .iter()
+        .take(count)
+        .map(|(partition, log)| (*partition, log.clone()))
+        .collect();
+    for bound in [Some(&asked.from), asked.to.as_ref()].into_iter().flatten() {
+        within(bound, topic, &logs)?;
+    }
+    if committed.is_empty() && logs.values().any(|log| !log.is_empty()) {
+        bail!(
+            "group {group} has committed no offset of {topic}: is it the routers' group (--group)?"
+        );
+    }
+    let starts = reader.resolve(topic, &asked.from, &logs)?;
+    let ends = match &asked.to {
+        None => None,
+        Some(Bound::Latest) => None,
+        Some(to) => Some(reader.resolve(topic, to, &logs)?),
+    };
+    let (mut ranges, mut pending) = (Ranges::new(), BTreeMap::new());
+    for (partition, start) in starts {
+        let log = &logs[&partition];
+        if matches!(asked.from, Bound::Time(_))
+            && start == log.start
+            && start > 0
+            && start < log.end
+        {
+            bail!(
+                "{topic} partition {partition}: retention has deleted the records before offset {start}, and those of the time \
+                 asked for by --from may be among them. --from earliest audits what is there"
+            );
+        }
+        let end = match &ends {
+            None => log.end,
+            Some(ends) => match ends.get(&partition) {
+                Some(end) => *end,
+                None => continue,
+            },
+        };
+        if let (Bound::Offsets(_), Some(Bound::Offsets(_))) = (&asked.from, &asked.to)
+            && start > end
+        {
+            bail!("{topic} partition {partition}: --from {start} is behind --to {end}");
+        }
+        let routed = committed.get(&partition).copied().unwrap_or(log.start);
+        if routed > log.end {
+            bail!(
+                "{topic} partition {partition}: group {group} has committed offset {routed}, but the log ends at {}. The topic \
+                 was deleted and made anew; what was routed of the old one cannot be told from this one's",
+                log.end
+            );
+        }
+        let stable = reader.bounds(topic, partition, End::Stable)?.end;
+        let waiting = end.min(stable) - routed.max(start).max(log.start);
+        pending.insert(partition, u64::try_from(waiting).unwrap_or(0));
+        let start = start.max(log.start);
+        ranges.insert(partition, start..end.min(routed).max(start));
+    }
+    Ok((ranges, pending))
+}
+
+/// That the log still has, or will have, the offsets that were named.
+fn within(bound: &Bound, topic: &str, logs: &Ranges) -> anyhow::Result<()> {
+    let Bound::Offsets(offsets) = bound else {
+        return Ok(());
+    };
+    let known: BTreeSet<i32> = logs.keys().copied().collect();
+    for (partition, offset) in offsets {
+        let Some(log) = logs.get(partition) else {
+            bail!("{topic} has no partition {partition}, only {known:?}");
+        };
+        if *offset < log.start || *offset > log.end {
+            bail!(
+                "{topic} partition {partition}: the log reaches from offset {} to {}, and offset {offset} was asked for: retention \
+                 has deleted it, or it is yet to come",
+                log.start,
+                log.end
+            );
+        }
+    }
+    Ok(())
+}
