@@ -146,19 +146,19 @@ impl Pipeline {
 /// The `i`th event of a varied load.
 fn varied(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunningInfoEvent {
     let mut event = numbered(sample, i);
-    if i % 7 == 0 {
+    if i.is_multiple_of(7) {
         event.info.progress = None;
     }
-    if i % 5 == 0 {
+    if i.is_multiple_of(5) {
         event.info.resource = None;
     }
-    if i % 11 == 0 {
+    if i.is_multiple_of(11) {
         event.info.metrics = None;
     }
-    if i % 3 == 0 {
+    if i.is_multiple_of(3) {
         event.adjustments.clear();
     }
-    if let (Some(resource), true) = (&mut event.info.resource, i % 4 == 0) {
+    if let (Some(resource), true) = (&mut event.info.resource, i.is_multiple_of(4)) {
         let first = resource.applications["app-1"].clone();
         resource.applications.insert("ÿ-app".into(), first.clone());
         resource.applications.insert("app-0".into(), first);
@@ -795,7 +795,10 @@ async fn what_cannot_be_told_is_said_and_is_no_verdict() {
         }
     };
     let nowhere = pipeline.audit_with("sqlite:/nowhere/at/all.db", &[]);
-    assert_eq!(nowhere.code, 2);
+    assert_eq!(
+        (nowhere.code, &nowhere.said["verdict"]),
+        (2, &json!("unproven"))
+    );
     assert!(
         nowhere.log.contains("/nowhere/at/all.db"),
         "{}",

@@ -23,9 +23,8 @@ mod scope;
 mod sums;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use clap::Args;
 use rdkafka::message::BorrowedMessage;
 use schemas::{Decoder, SourcePosition, topics};
@@ -45,8 +44,6 @@ use report::{Report, Verdict};
 use scope::Scope;
 use sums::{Buckets, Outcomes};
 
-/// How long Kafka may take to answer at all.
-const ANSWER: Duration = Duration::from_secs(30);
 /// Little is fetched and waits at once, unless `-X` says otherwise: librdkafka holds it decompressed,
 /// which can be two hundred times as much, and some hundred bytes a record beside it.
 const MODEST: [(&str, &str); 2] = [
@@ -156,14 +153,8 @@ async fn compare(
 ) -> anyhow::Result<Report> {
     let decoder =
         Decoder::with_schemas(asked.schemas.as_deref()).map_err(|e| anyhow!("--schemas: {e}"))?;
-    let cluster = match tokio::time::timeout(ANSWER, kafka.cluster(stop)).await {
-        Ok(cluster) => cluster?.ok_or_else(|| anyhow!("stopped by a signal"))?,
-        Err(_) => bail!(
-            "Kafka at {} does not answer within {} s",
-            kafka.bootstrap_servers,
-            ANSWER.as_secs()
-        ),
-    };
+    let stopped = || anyhow!("stopped by a signal");
+    let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
     let mut modest = kafka.clone();
     // Before those of the command line, which win.
     let settings = MODEST.map(|(key, value)| (key.to_owned(), value.to_owned()));

@@ -121,6 +121,9 @@ pub async fn audit(
         Ok(Verdict::Unequal) => UNEQUAL,
         Err(error) => {
             tracing::error!("could not tell: {error:#}");
+            if config.json {
+                report::print_unproven(&error);
+            }
             COULD_NOT_TELL
         }
     }

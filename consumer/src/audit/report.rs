@@ -406,6 +406,12 @@ impl Fault {
     }
 }
 
+/// For a program: nothing could be told, and why.
+pub(super) fn print_unproven(error: &anyhow::Error) {
+    let object = serde_json::json!({"verdict": "unproven", "error": format!("{error:#}")});
+    println!("{object:#}");
+}
+
 /// SHA-256, in hexadecimal, of a line for each table and partition: its name, partition, offsets, rows
 /// and digest, separated by blanks.
 fn digest(partitions: &[PartitionReport]) -> String {

@@ -181,10 +181,11 @@ impl Writer {
     }
 
     async fn close(self) -> Result<(), StoreError> {
-        Ok(match self {
+        match self {
             Self::Postgres(connection) => connection.close().await?,
             Self::Sqlite(connection) => connection.close().await?,
-        })
+        }
+        Ok(())
     }
 
     /// Gives the rows changed.
