@@ -10,10 +10,12 @@
 //! - [`replay()`]: the tables of a range of the topic, in another database.
 //! - [`tasks`], [`task`]: what the tables say, now or as of a time.
 //! - [`audit`]: whether they say what the topic says.
+//! - [`diff()`]: whether two databases' tables say the same.
 
 mod audit;
 mod batch;
 mod copy;
+mod diff;
 mod letters;
 mod origin;
 mod query;
@@ -29,6 +31,7 @@ mod trial;
 mod strategies;
 
 pub use audit::{Config as AuditConfig, audit};
+pub use diff::{DiffOptions, diff};
 pub use origin::OnGap;
 pub use query::{task, tasks};
 pub use replay::{ReplayOptions, replay};

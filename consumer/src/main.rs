@@ -54,6 +54,18 @@ Examples:
   consumer replay --from 2026-11-25T10:00Z --to 2026-11-25T12:00Z --into postgres://taskrunning@localhost/audit
   consumer replay --from offset:0=1200,3=800 --to latest --into sqlite:audit.db";
 
+const DIFF_HELP: &str = "\
+Needs no Kafka. Of each part and partition the offsets are compared that both databases have stored: what one of them has beyond
+is told and is no fault, such as the rest of the tables beside a replayed range, or the newest events of the one that is further
+along. So is a task whose newest report one of them has not read. Rows are the same in SQLite and PostgreSQL; a task is known by its
+exec id. Reads each database in one snapshot: both can be written to meanwhile. --database-url is not used.
+
+Exit codes: 0 equal; 1 unequal; 2 could not tell, or wrong usage
+
+Examples:
+  consumer diff sqlite:tasks.db sqlite:audit.db
+  consumer diff postgres://taskrunning@localhost/taskrunning sqlite:audit.db --limit 0";
+
 const TASKS_HELP: &str = "\
 With --at a task is shown as the history tells it: in the state of the greatest, by (final status, time, sequence), of the reports
 that its engine made by then. A task without a report by then is left out. The job, engine, user and ticket are the newest known
@@ -104,6 +116,12 @@ enum Command {
         #[command(flatten)]
         kafka: KafkaOptions,
     },
+    /// Compare two databases' tables over the range of the topic that they share
+    #[command(after_help = DIFF_HELP)]
+    Diff {
+        #[command(flatten)]
+        asked: consumer::DiffOptions,
+    },
     /// List tasks, the newest report first
     #[command(after_help = TASKS_HELP)]
     Tasks {
@@ -151,6 +169,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Audit { config, kafka } => {
             return Ok(consumer::audit(config, kafka, cli.database, exit::on_signal()?).await);
         }
+        Command::Diff { asked } => return Ok(consumer::diff(asked).await),
         Command::Run {
             config,
             kafka,

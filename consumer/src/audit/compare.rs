@@ -11,7 +11,7 @@ use super::said::{self, Topic};
 use super::table::{Difference, EXEC_ID, Table, exec_id, place};
 use crate::copy;
 use crate::rows::Part;
-use crate::store::{HeldOffset, Selection, Snapshot, StoreError};
+use crate::store::{HeldOffset, Order, Selection, Snapshot, StoreError};
 
 /// Findings are held up to so many bytes of rows; what is beyond is counted.
 const HELD_BYTES: usize = 32 << 20;
@@ -106,21 +106,24 @@ pub(crate) enum OffsetValue {
 
 /// A row that a table holds.
 #[derive(Clone, Debug)]
-struct Held {
+pub(crate) struct Held {
     /// Where it stands in its table.
-    address: String,
-    task_id: Option<i64>,
-    row: Vec<u8>,
+    pub(crate) address: String,
+    pub(crate) task_id: Option<i64>,
+    pub(crate) row: Vec<u8>,
 }
 
 /// A row that is right but for the task it names.
 #[derive(Clone, Debug)]
-struct Misnamed {
-    table: Table,
-    held: Held,
+pub(crate) struct Misnamed {
+    pub(crate) table: Table,
+    pub(crate) held: Held,
     /// As the topic says it.
-    row: Vec<u8>,
+    pub(crate) row: Vec<u8>,
 }
+
+/// Rows by the key that they carry and the task that they should name: how many, and those held.
+pub(crate) type AllMisnamed = BTreeMap<(Option<i64>, String), (u64, Vec<Misnamed>)>;
 
 /// All that was found.
 #[derive(Default)]
@@ -131,8 +134,7 @@ pub(crate) struct Findings {
     pub(crate) uncounted: BTreeMap<(&'static str, Fault, i32), u64>,
     /// Events without rows that have a dead letter: the database refused their rows.
     pub(crate) set_aside: Marks,
-    /// By the key that they carry and the task that they should name; how many, and those held.
-    misnamed: BTreeMap<(Option<i64>, String), (u64, Vec<Misnamed>)>,
+    misnamed: AllMisnamed,
     /// Tasks whose row is not that of the event it names.
     suspects: Vec<i64>,
 }
@@ -142,11 +144,22 @@ impl Findings {
         let named = exec_id(&misnamed.row).unwrap_or_default().to_owned();
         self.held_bytes += misnamed.row.len() + misnamed.held.row.len() + 256;
         let key = (misnamed.held.task_id, named);
+        if self.held_bytes > HELD_BYTES && !self.misnamed.contains_key(&key) {
+            let (partition, _) = place(&misnamed.row).unwrap_or((-1, -1));
+            let at = (misnamed.table.name(), Fault::Differing, partition);
+            *self.uncounted.entry(at).or_default() += 1;
+            return;
+        }
         let (count, rows) = self.misnamed.entry(key).or_default();
         *count += 1;
         if self.held_bytes <= HELD_BYTES || rows.is_empty() {
             rows.push(misnamed);
         }
+    }
+
+    /// Takes out the rows that differ in nothing but the task they name.
+    pub(crate) fn take_misnamed(&mut self) -> AllMisnamed {
+        std::mem::take(&mut self.misnamed)
     }
 
     pub(crate) fn push(&mut self, finding: Finding) {
@@ -182,7 +195,7 @@ impl Findings {
 }
 
 /// Rows one after the other, out of pieces.
-struct Feed {
+pub(crate) struct Feed {
     pieces: mpsc::Receiver<Vec<u8>>,
     piece: Vec<u8>,
     at: usize,
@@ -190,7 +203,7 @@ struct Feed {
 }
 
 impl Feed {
-    fn new(pieces: mpsc::Receiver<Vec<u8>>) -> Self {
+    pub(crate) fn new(pieces: mpsc::Receiver<Vec<u8>>) -> Self {
         Self {
             pieces,
             piece: Vec::new(),
@@ -199,7 +212,7 @@ impl Feed {
         }
     }
 
-    async fn peek(&mut self) -> Option<&Vec<u8>> {
+    pub(crate) async fn peek(&mut self) -> Option<&Vec<u8>> {
         while self.next.is_none() {
             if let Some((length, _)) = copy::row_length(&self.piece[self.at..]) {
                 self.next = Some(self.piece[self.at..self.at + length].to_vec());
@@ -212,7 +225,7 @@ impl Feed {
         self.next.as_ref()
     }
 
-    async fn next(&mut self) -> Option<Vec<u8>> {
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
         self.peek().await?;
         self.next.take()
     }
@@ -266,6 +279,7 @@ pub(crate) async fn compare(
         ),
         task_id: None,
         addressed: true,
+        order: Some(Order::Place),
     };
     let (pieces, told) = mpsc::channel(4);
     let (said_pieces, said) = mpsc::channel(4);
@@ -295,7 +309,9 @@ pub(crate) async fn compare(
     })
 }
 
-async fn merge(
+/// Compares rows that are told in the order of their places: on the one side as they are to be, on the
+/// other with their addresses.
+pub(crate) async fn merge(
     (said, told): &mut (Feed, Feed),
     table: Table,
     lettered: &Marks,
@@ -372,39 +388,51 @@ fn judge(
             findings.set_aside.set(partition, offset);
             continue;
         }
-        findings.push(Finding {
-            table: table.name(),
-            fault: Fault::Missing,
-            partition,
-            offset,
-            exec_id: exec_id(&row).map(str::to_owned),
-            part: None,
-            columns: Vec::new(),
-            cure: Cure::Insert { table, row },
-        });
+        findings.push(missing(table, row));
     }
     for held in found {
-        let Some((partition, offset)) = place(&held.row) else {
-            continue;
-        };
-        findings.push(Finding {
-            table: table.name(),
-            fault: Fault::Extra,
-            partition,
-            offset,
-            exec_id: exec_id(&held.row).map(str::to_owned),
-            part: None,
-            columns: Vec::new(),
-            cure: Cure::Delete {
-                table,
-                address: held.address,
-                row: held.row,
-            },
-        });
+        findings.push(extra(table, held));
     }
 }
 
-fn differing(table: Table, columns: Vec<Difference>, held: Held, row: Vec<u8>) -> Finding {
+pub(crate) fn missing(table: Table, row: Vec<u8>) -> Finding {
+    let (partition, offset) = place(&row).unwrap_or((-1, -1));
+    Finding {
+        table: table.name(),
+        fault: Fault::Missing,
+        partition,
+        offset,
+        exec_id: exec_id(&row).map(str::to_owned),
+        part: None,
+        columns: Vec::new(),
+        cure: Cure::Insert { table, row },
+    }
+}
+
+pub(crate) fn extra(table: Table, held: Held) -> Finding {
+    let (partition, offset) = place(&held.row).unwrap_or((-1, -1));
+    Finding {
+        table: table.name(),
+        fault: Fault::Extra,
+        partition,
+        offset,
+        exec_id: exec_id(&held.row).map(str::to_owned),
+        part: None,
+        columns: Vec::new(),
+        cure: Cure::Delete {
+            table,
+            address: held.address,
+            row: held.row,
+        },
+    }
+}
+
+pub(crate) fn differing(
+    table: Table,
+    columns: Vec<Difference>,
+    held: Held,
+    row: Vec<u8>,
+) -> Finding {
     let (partition, offset) = place(&row).unwrap_or((-1, -1));
     Finding {
         table: table.name(),

@@ -11,10 +11,10 @@
 //! sorted or held: see [`fingerprint`]. Only where sums differ, rows are compared one by one.
 
 pub(crate) mod compare;
-mod fingerprint;
+pub(crate) mod fingerprint;
 mod offsets;
 mod report;
-mod said;
+pub(crate) mod said;
 pub(crate) mod table;
 mod tasks;
 
@@ -46,10 +46,10 @@ use crate::rows::Part;
 use crate::run::decoder;
 use crate::store::{Database, DatabaseOptions, HeldOffset, Places, Repair, Selection, Snapshot};
 
-/// The exit codes of [`audit`].
-const EQUAL: u8 = OK;
-const UNEQUAL: u8 = FAILED;
-const COULD_NOT_TELL: u8 = USAGE;
+/// The exit codes of [`audit`], and of [`diff`](crate::diff()).
+pub(crate) const EQUAL: u8 = OK;
+pub(crate) const UNEQUAL: u8 = FAILED;
+pub(crate) const COULD_NOT_TELL: u8 = USAGE;
 
 /// At most so many offsets at once: up to four bits each are held.
 const MAX_OFFSETS: i64 = 1 << 27;
@@ -713,7 +713,7 @@ fn is_retention(start: i64, log_start: i64) -> bool {
 }
 
 /// Hands each row of a table to `each`.
-async fn scan(
+pub(crate) async fn scan(
     snapshot: &mut Snapshot,
     table: Table,
     places: &Option<Places>,
@@ -724,6 +724,7 @@ async fn scan(
         places: places.clone(),
         task_id: None,
         addressed: false,
+        order: None,
     };
     let (pieces, mut told) = mpsc::channel::<Vec<u8>>(16);
     let sending = async {
@@ -748,7 +749,7 @@ fn bar(length: u64, what: &'static str) -> ProgressBar {
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn spinner(what: &'static str) -> ProgressBar {
+pub(crate) fn spinner(what: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:>7} {human_pos}, {per_sec}");
     ProgressBar::no_length()
         .with_message(what)

@@ -230,6 +230,12 @@ pub(crate) fn place(row: &[u8]) -> Option<(i32, i64)> {
     Some((copy::i32_of(fields.next()?)?, copy::i64_of(fields.next()?)?))
 }
 
+/// [`Table::key`], where it is a text.
+pub(crate) fn key_text(table: Table, row: &[u8]) -> Option<String> {
+    let key = std::str::from_utf8(table.key(row)).ok()?;
+    (!key.is_empty()).then(|| key.to_owned())
+}
+
 /// The task that a row names; `None` where the database has no such task.
 pub(crate) fn exec_id(row: &[u8]) -> Option<&str> {
     copy::text_of(copy::fields(row).nth(EXEC_ID)?)

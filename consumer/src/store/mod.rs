@@ -26,7 +26,7 @@ use crate::batch::{Advance, Anchor, Positions, Record};
 use crate::rows::Part;
 
 pub(crate) use repair::Repair;
-pub(crate) use snapshot::{HeldOffset, Places, Selection, Snapshot};
+pub(crate) use snapshot::{HeldOffset, Order, Places, Selection, Snapshot};
 
 /// Option of every command that opens the database.
 #[derive(Clone, Debug, clap::Args)]

@@ -1,6 +1,7 @@
 //! One moment of a database, read in bulk: every row in the form that audits compare, whichever
 //! database it comes from.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use futures_util::TryStreamExt;
@@ -36,9 +37,19 @@ pub(crate) struct Selection {
     pub(crate) places: Option<Places>,
     /// Only of this task.
     pub(crate) task_id: Option<i64>,
-    /// In the order of partition and offset, with two fields in front: the row's address in its table
-    /// as text, and its `task_id`.
+    /// With two fields in front: the row's address in its table as text, and its `task_id`.
     pub(crate) addressed: bool,
+    /// `None`: as the database has them.
+    pub(crate) order: Option<Order>,
+}
+
+/// In which order rows are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// By partition and offset.
+    Place,
+    /// By the bytes of the task's name, in both databases alike; of `task` only.
+    ExecId,
 }
 
 impl Selection {
@@ -49,6 +60,7 @@ impl Selection {
             places: None,
             task_id: Some(task_id),
             addressed: false,
+            order: None,
         }
     }
 }
@@ -169,7 +181,7 @@ impl Snapshot {
             Self::Postgres(connection) => {
                 let statement = format!(
                     "COPY ({}) TO STDOUT (FORMAT binary)",
-                    select(selection, "h.ctid::text")
+                    select(selection, "h.ctid::text", "\"C\"")
                 );
                 let mut told = connection.copy_out_raw(&statement).await?;
                 let mut held: Vec<u8> = Vec::with_capacity(2 * CHUNK_BYTES);
@@ -199,7 +211,7 @@ impl Snapshot {
                 let _ = pieces.send(held).await;
             }
             Self::Sqlite(connection) => {
-                let statement = select(selection, "CAST(h.rowid AS text)");
+                let statement = select(selection, "CAST(h.rowid AS text)", "BINARY");
                 let mut kinds: Vec<Kind> = Vec::new();
                 if selection.addressed {
                     kinds.extend([Kind::Text, Kind::I64]);
@@ -251,6 +263,21 @@ impl Snapshot {
         Ok(on_either!(self, connection => {
             sqlx::query_scalar(AssertSqlSafe(statement)).bind(partition).fetch_one(connection).await?
         }))
+    }
+
+    /// The least offset of each partition that a part's table has a row of.
+    pub(crate) async fn least_offsets(
+        &mut self,
+        part: Part,
+    ) -> Result<BTreeMap<i32, i64>, StoreError> {
+        let statement = format!(
+            "SELECT event_partition, min(event_offset) FROM {} GROUP BY event_partition",
+            part.table()
+        );
+        let rows: Vec<(i32, i64)> = on_either!(self, connection => {
+            sqlx::query_as(AssertSqlSafe(statement)).fetch_all(connection).await?
+        });
+        Ok(rows.into_iter().collect())
     }
 
     /// The key of the task with this execId.
@@ -308,13 +335,15 @@ impl Snapshot {
     }
 }
 
-/// The query of a selection; `address` is the row's address in its table, as text.
-fn select(selection: &Selection, address: &str) -> String {
+/// The query of a selection; `address` is the row's address in its table, as text, and `bytewise` the
+/// collation that goes by bytes.
+fn select(selection: &Selection, address: &str, bytewise: &str) -> String {
     let Selection {
         table,
         places,
         task_id,
         addressed,
+        order,
     } = selection;
     let of_task = *table == Table::Task;
     let mut columns = Vec::new();
@@ -342,8 +371,12 @@ fn select(selection: &Selection, address: &str) -> String {
     if !conditions.is_empty() {
         select.push_str(&format!(" WHERE {}", conditions.join(" AND ")));
     }
-    if *addressed {
-        select.push_str(" ORDER BY h.event_partition, h.event_offset");
+    match order {
+        Some(Order::Place) => select.push_str(" ORDER BY h.event_partition, h.event_offset"),
+        Some(Order::ExecId) => {
+            select.push_str(&format!(" ORDER BY h.exec_id COLLATE {bytewise}"));
+        }
+        None => {}
     }
     select
 }

@@ -1,0 +1,387 @@
+//! What a comparison of two databases found: for a person, or a program.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+
+use comfy_table::CellAlignment;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Compared, Side};
+use crate::audit::compare::{self, Cure};
+use crate::audit::table::{Table, key_text};
+use crate::query::{self, shown};
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    /// Over the range that both have, their tables hold the same.
+    Equal,
+    /// They do not.
+    Unequal,
+}
+
+/// What is not the same in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Fault {
+    /// A has the row, B does not, or not so often.
+    OnlyInA,
+    /// The other way round.
+    OnlyInB,
+    /// Some columns are not the same.
+    Differing,
+}
+
+impl From<compare::Fault> for Fault {
+    /// As if B were to be what A is.
+    fn from(fault: compare::Fault) -> Self {
+        match fault {
+            compare::Fault::Missing => Self::OnlyInA,
+            compare::Fault::Extra => Self::OnlyInB,
+            compare::Fault::Differing => Self::Differing,
+        }
+    }
+}
+
+/// A row that is not the same in both.
+#[derive(Debug, Serialize)]
+struct Finding {
+    table: &'static str,
+    fault: Fault,
+    /// Where A has the row, if it does.
+    partition: i32,
+    offset: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exec_id: Option<String>,
+    /// Of `task_resource`: tells the rows of one event apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    application_id: Option<String>,
+    /// Which columns, where the row differs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    columns: Vec<Column>,
+    /// Of `task`: compared rows of the histories that name no task, or one of another name, for this.
+    #[serde(skip_serializing_if = "is_zero")]
+    history_rows: u64,
+}
+
+/// A column that is not the same.
+#[derive(Debug, Serialize)]
+struct Column {
+    column: &'static str,
+    a: Value,
+    b: Value,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// One table's rows of a partition.
+#[derive(Debug, Default, Serialize)]
+struct TableReport {
+    /// Offsets that both have stored; null: the two share none.
+    from: Option<i64>,
+    to: Option<i64>,
+    /// Rows that were compared.
+    rows_a: u64,
+    rows_b: u64,
+    equal: u64,
+    only_in_a: u64,
+    only_in_b: u64,
+    differing: u64,
+    /// Rows of events that the other has not stored.
+    outside_a: u64,
+    outside_b: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct PartitionReport {
+    partition: i32,
+    tables: BTreeMap<&'static str, TableReport>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Totals {
+    rows_a: u64,
+    rows_b: u64,
+    equal: u64,
+    only_in_a: u64,
+    only_in_b: u64,
+    differing: u64,
+    outside_a: u64,
+    outside_b: u64,
+}
+
+/// All that there is to tell.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    verdict: Verdict,
+    made_at: Timestamp,
+    program: &'static str,
+    version: &'static str,
+    topic: String,
+    a: String,
+    b: String,
+    partitions: Vec<PartitionReport>,
+    totals: Totals,
+    /// Those that are held.
+    findings: Vec<Finding>,
+    /// How many there are beyond them.
+    more_findings: u64,
+}
+
+impl Report {
+    pub(super) fn new(topic: &str, a: &Side, b: &Side, compared: Compared) -> Self {
+        let Compared {
+            spans,
+            rows,
+            outside,
+            findings,
+            lost,
+        } = compared;
+        let counts = findings.counts();
+        let places: BTreeSet<(Table, i32)> = [&rows[0], &rows[1], &outside[0], &outside[1]]
+            .into_iter()
+            .flat_map(BTreeMap::keys)
+            .chain(spans.keys())
+            .copied()
+            .collect();
+        let mut partitions: BTreeMap<i32, BTreeMap<&'static str, TableReport>> = BTreeMap::new();
+        let mut totals = Totals::default();
+        for at in places {
+            let (table, partition) = at;
+            let span = spans.get(&at).filter(|span| !span.is_empty());
+            let of = |rows: &BTreeMap<(Table, i32), u64>| rows.get(&at).copied().unwrap_or(0);
+            let count = |fault| {
+                let count = counts.get(&(table.name(), fault, partition));
+                count.copied().unwrap_or(0)
+            };
+            let (only_in_a, only_in_b, differing) = (
+                count(compare::Fault::Missing),
+                count(compare::Fault::Extra),
+                count(compare::Fault::Differing),
+            );
+            let told = TableReport {
+                from: span.map(|span| span.start),
+                to: span.map(|span| span.end),
+                rows_a: of(&rows[0]),
+                rows_b: of(&rows[1]),
+                equal: of(&rows[0]).saturating_sub(only_in_a + differing),
+                only_in_a,
+                only_in_b,
+                differing,
+                outside_a: of(&outside[0]),
+                outside_b: of(&outside[1]),
+            };
+            totals.rows_a += told.rows_a;
+            totals.rows_b += told.rows_b;
+            totals.equal += told.equal;
+            totals.only_in_a += told.only_in_a;
+            totals.only_in_b += told.only_in_b;
+            totals.differing += told.differing;
+            totals.outside_a += told.outside_a;
+            totals.outside_b += told.outside_b;
+            let of_partition = partitions.entry(partition).or_default();
+            of_partition.insert(table.name(), told);
+        }
+        let more_findings = findings.uncounted.values().sum();
+        let told = |finding: compare::Finding| Finding::new(finding, &lost);
+        let findings: Vec<Finding> = findings.found.into_iter().map(told).collect();
+        Self {
+            verdict: match counts.is_empty() {
+                true => Verdict::Equal,
+                false => Verdict::Unequal,
+            },
+            made_at: Timestamp::now(),
+            program: env!("CARGO_PKG_NAME"),
+            version: env!("CARGO_PKG_VERSION"),
+            topic: topic.to_owned(),
+            a: a.place.clone(),
+            b: b.place.clone(),
+            partitions: partitions
+                .into_iter()
+                .map(|(partition, tables)| PartitionReport { partition, tables })
+                .collect(),
+            totals,
+            findings,
+            more_findings,
+        }
+    }
+
+    pub(super) fn is_equal(&self) -> bool {
+        self.verdict == Verdict::Equal
+    }
+
+    /// Prints all of it; as text, at most `limit` findings (0: all).
+    pub(super) fn print(&self, json: bool, limit: usize) -> anyhow::Result<()> {
+        let text = match json {
+            true => format!("{}\n", serde_json::to_string_pretty(self)?),
+            false => self.text(limit),
+        };
+        match std::io::stdout().write_all(text.as_bytes()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn text(&self, limit: usize) -> String {
+        let mut grid = query::table(&[
+            "partition",
+            "table",
+            "from",
+            "to",
+            "rows of A",
+            "rows of B",
+            "equal",
+            "only in A",
+            "only in B",
+            "differing",
+            "outside, A",
+            "outside, B",
+        ]);
+        for PartitionReport { partition, tables } in &self.partitions {
+            for (table, told) in tables {
+                let offset = |offset: Option<i64>| {
+                    offset.map_or("-".to_owned(), |offset| offset.to_string())
+                };
+                let mut row = vec![
+                    partition.to_string(),
+                    (*table).to_owned(),
+                    offset(told.from),
+                    offset(told.to),
+                ];
+                let counts = [
+                    told.rows_a,
+                    told.rows_b,
+                    told.equal,
+                    told.only_in_a,
+                    told.only_in_b,
+                    told.differing,
+                    told.outside_a,
+                    told.outside_b,
+                ];
+                row.extend(counts.map(|count| count.to_string()));
+                grid.add_row(row);
+            }
+        }
+        for (i, column) in grid.column_iter_mut().enumerate() {
+            if i != 1 {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let Totals {
+            rows_a,
+            equal,
+            only_in_a,
+            only_in_b,
+            differing,
+            outside_a,
+            outside_b,
+            ..
+        } = self.totals;
+        let (a, b) = (shown(&self.a), shown(&self.b));
+        let mut text = format!("{grid}\nA: {a}\nB: {b}\n");
+        if outside_a + outside_b > 0 {
+            text.push_str(&format!(
+                "not compared: {outside_a} rows of A and {outside_b} of B, of events that the other has not stored\n"
+            ));
+        }
+        let count = match limit {
+            0 => self.findings.len(),
+            limit => limit.min(self.findings.len()),
+        };
+        for finding in &self.findings[..count] {
+            text.push_str(&finding.line());
+            text.push('\n');
+        }
+        let more = self.more_findings + (self.findings.len() - count) as u64;
+        if more > 0 {
+            text.push_str(&format!("and {more} more findings (--limit, --json)\n"));
+        }
+        let topic = shown(&self.topic);
+        text.push_str(&match self.verdict {
+            Verdict::Equal => format!(
+                "equal: over the offsets of {topic} that both have stored, A and B hold the same {rows_a} rows\n"
+            ),
+            Verdict::Unequal => format!(
+                "unequal: over the offsets of {topic} that both have stored, {only_in_a} rows are only in A, {only_in_b} only in B, \
+                 {differing} differ, and {equal} are equal; `consumer audit` of each tells which is what the topic says\n"
+            ),
+        });
+        text
+    }
+}
+
+impl Finding {
+    fn new(finding: compare::Finding, lost: &BTreeMap<String, u64>) -> Self {
+        let application_id = match &finding.cure {
+            Cure::Insert { table, row }
+            | Cure::Delete { table, row, .. }
+            | Cure::Replace { table, row, .. } => key_text(*table, row),
+            _ => None,
+        };
+        let of_task = finding
+            .exec_id
+            .as_ref()
+            .filter(|_| finding.table == Table::Task.name());
+        Self {
+            table: finding.table,
+            fault: finding.fault.into(),
+            partition: finding.partition,
+            offset: finding.offset,
+            application_id,
+            history_rows: of_task
+                .and_then(|name| lost.get(name))
+                .copied()
+                .unwrap_or(0),
+            columns: finding
+                .columns
+                .into_iter()
+                .map(|column| Column {
+                    column: column.column,
+                    a: column.expected,
+                    b: column.found,
+                })
+                .collect(),
+            exec_id: finding.exec_id,
+        }
+    }
+
+    /// For a person.
+    fn line(&self) -> String {
+        let fault = match self.fault {
+            Fault::OnlyInA => "only in A",
+            Fault::OnlyInB => "only in B",
+            Fault::Differing => "differing",
+        };
+        let mut line = format!(
+            "{fault}: {} partition {} offset {}",
+            self.table, self.partition, self.offset
+        );
+        for name in self.exec_id.iter().chain(&self.application_id) {
+            line.push(' ');
+            line.push_str(&shown(name));
+        }
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .map(|Column { column, a, b }| {
+                let (a, b) = (a.to_string(), b.to_string());
+                format!("{column}: A {}, B {}", shown(&a), shown(&b))
+            })
+            .collect();
+        if !columns.is_empty() {
+            line.push_str(&format!(": {}", columns.join("; ")));
+        }
+        if self.history_rows > 0 {
+            line.push_str(&format!(
+                "; {} rows of its histories with it",
+                self.history_rows
+            ));
+        }
+        line
+    }
+}
