@@ -108,8 +108,8 @@ impl Side {
         let place = database.place();
         let asking = || {
             format!(
-                "reading {name}, {place}; if its tables are missing or older than this program, `consumer migrate` with that \
-                 --database-url makes them"
+                "reading {name}, {place}: see that it is there, and that its tables are up to date, which `consumer migrate` with \
+                 that --database-url makes them"
             )
         };
         let mut snapshot = Snapshot::take(database).await.with_context(asking)?;

@@ -81,19 +81,19 @@ fn run(arguments: &[&str]) -> (i32, String, String) {
 /// The `i`th event of a varied load.
 fn varied(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunningInfoEvent {
     let mut event = numbered(sample, i);
-    if i % 7 == 0 {
+    if i.is_multiple_of(7) {
         event.info.progress = None;
     }
-    if i % 5 == 0 {
+    if i.is_multiple_of(5) {
         event.info.resource = None;
     }
-    if i % 11 == 0 {
+    if i.is_multiple_of(11) {
         event.info.metrics = None;
     }
-    if i % 3 == 0 {
+    if i.is_multiple_of(3) {
         event.adjustments.clear();
     }
-    if let (Some(resource), true) = (&mut event.info.resource, i % 4 == 0) {
+    if let (Some(resource), true) = (&mut event.info.resource, i.is_multiple_of(4)) {
         let first = resource.applications["app-1"].clone();
         resource.applications.insert("ÿ-app".into(), first.clone());
         resource.applications.insert("app-0".into(), first);
