@@ -8,6 +8,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
@@ -661,28 +662,47 @@ async fn an_audit_beside_a_load_whose_consumers_are_killed_is_clean(kind: Kind) 
         return;
     };
     let sample = strategies::sample_event();
-    let mut consumer =
-        Some(pipeline.program("consumer", &["--instance-id", "c", "--max-events", "50"]));
-    let mut audits = 0;
-    for round in 0..8 {
-        pipeline.fill(1_000, |i| {
-            schemas::encode_event(&varied(&sample, round * 1_000 + i)).unwrap()
-        });
-        let stored = pipeline.count("SELECT count(*) FROM task_progress").await;
-        pipeline
-            .until_count("SELECT count(*) FROM task_progress", stored + 100)
-            .await;
-        let audited = pipeline.audit(&[]);
+    let start = || pipeline.program("consumer", &["--instance-id", "c", "--max-events", "50"]);
+    let done = AtomicBool::new(false);
+    // The load goes on while the audits run, which block as well.
+    let (sent, audited) = tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| {
+            let load = scope.spawn(|| {
+                let mut sent = 0;
+                while !done.load(Ordering::Relaxed) {
+                    pipeline.fill(200, |i| {
+                        schemas::encode_event(&varied(&sample, sent + i)).unwrap()
+                    });
+                    sent += 200;
+                    std::thread::sleep(Duration::from_millis(50)); // the rate of the load
+                }
+                sent
+            });
+            let mut audited = Vec::new();
+            let runtime = tokio::runtime::Handle::current();
+            let rows = "SELECT count(*) FROM task_progress";
+            for _kill in 0..6 {
+                let stored = runtime.block_on(pipeline.count(rows));
+                let consumer = start();
+                runtime.block_on(pipeline.until_count(rows, stored + 100));
+                audited.push(pipeline.audit(&[]));
+                drop(consumer); // SIGKILL
+                audited.push(pipeline.audit(&[]));
+            }
+            done.store(true, Ordering::Relaxed);
+            (load.join().unwrap(), audited)
+        })
+    });
+    for audited in &audited {
         audited.assert_equal();
-        audits += u64::from(audited.total("events") > 0);
-        drop(consumer.take()); // SIGKILL
-        pipeline.audit(&[]).assert_equal();
-        consumer =
-            Some(pipeline.program("consumer", &["--instance-id", "c", "--max-events", "50"]));
     }
+    let consumer = start();
     pipeline.until_all_stored(Duration::from_secs(60)).await;
-    assert_eq!(pipeline.audit(&[]).assert_equal().total("events"), 8_000);
-    assert_eq!(audits, 8);
+    consumer.stop().await;
+    assert_eq!(
+        pipeline.audit(&[]).assert_equal().total("events"),
+        sent as u64
+    );
 }
 
 async fn parts_that_are_stored_by_themselves_are_audited_as_far_as_they_are(kind: Kind) {

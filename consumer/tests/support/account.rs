@@ -1,7 +1,7 @@
 //! Many events, and an account of where each of them went.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::Consumer;
@@ -78,10 +78,26 @@ impl Pipeline {
         partitions
             .iter()
             .map(|partition| {
-                let ends = reader
-                    .fetch_watermarks(&self.events, partition.id(), Duration::from_secs(10))
-                    .unwrap();
-                (partition.id(), ends)
+                let asked = Instant::now();
+                loop {
+                    let ends = reader.fetch_watermarks(
+                        &self.events,
+                        partition.id(),
+                        Duration::from_secs(10),
+                    );
+                    match ends {
+                        Ok(ends) => return (partition.id(), ends),
+                        // Of a topic made a moment ago: known, and not led by anybody yet.
+                        Err(error)
+                            if error.rdkafka_error_code()
+                                == Some(RDKafkaErrorCode::NotLeaderForPartition)
+                                && asked.elapsed() < Duration::from_secs(30) =>
+                        {
+                            std::thread::sleep(Duration::from_millis(50));
+                        }
+                        Err(error) => panic!("partition {}: {error}", partition.id()),
+                    }
+                }
             })
             .collect()
     }
