@@ -31,7 +31,8 @@ const EXAMPLES: &str = "Examples:
 
 Exit codes: 0 stopped as asked; 1 failed, start again; 2 wrong usage; 78 a person has to change something first";
 
-const AUDIT: &str = "Joins no group and commits nothing: it can run while everything runs. Compares up to the offsets that the database says are
+const AUDIT_HELP: &str = "\
+Joins no group and commits nothing: it can run while everything runs. Compares up to the offsets that the database says are
 stored, in one snapshot of it.
 
 Exit codes: 0 equal; 1 unequal; 2 could not tell, or wrong usage
@@ -109,7 +110,7 @@ enum Command {
     #[command(after_help = "Example:\n  consumer migrate --database-url sqlite:tasks.db")]
     Migrate,
     /// Prove that the tables are what the topic says, or show where not
-    #[command(after_help = AUDIT)]
+    #[command(after_help = AUDIT_HELP)]
     Audit {
         #[command(flatten)]
         config: consumer::AuditConfig,
