@@ -141,6 +141,7 @@ struct Page<'a> {
     findings: &'a [Finding],
     more: u64,
     verdict: &'static str,
+    made_at: String,
 }
 
 impl Report {
@@ -354,6 +355,7 @@ impl Report {
                     findings,
                     more,
                     verdict,
+                    made_at: format!("{:.0}", self.made_at),
                 }
                 .render()?
             }
