@@ -650,6 +650,13 @@ impl Auditor<'_> {
                     .count_both(&findings.set_aside, partition),
                 aborted,
                 markers: offsets.saturating_sub(events + aborted),
+                last_record: extent
+                    .stored
+                    .iter()
+                    .filter(|((_, of), _)| *of == partition)
+                    .map(|(_, held)| held.anchor)
+                    .max_by_key(|anchor| anchor.offset)
+                    .map(Into::into),
                 tables: of_tables,
             });
         }

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::Auditor;
 use super::compare::{Fault, Finding, Findings};
 use super::said::{Unreadable, hex};
+use crate::batch::Anchor;
 use crate::query::{self, shown};
 
 /// The answer.
@@ -75,7 +76,29 @@ pub(crate) struct PartitionReport {
     pub(super) aborted: u64,
     /// Offsets without any record: the ends of transactions.
     pub(super) markers: u64,
+    /// What the topic is recognised by: the last record that is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) last_record: Option<LastRecord>,
     pub(super) tables: BTreeMap<&'static str, TableReport>,
+}
+
+/// A record by which a topic can be told from one made anew.
+#[derive(Debug, Serialize)]
+pub(super) struct LastRecord {
+    pub(super) offset: i64,
+    pub(super) timestamp_ms: i64,
+    /// CRC-32 (IEEE) of its value, in hexadecimal.
+    pub(super) crc32: String,
+}
+
+impl From<Anchor> for LastRecord {
+    fn from(anchor: Anchor) -> Self {
+        Self {
+            offset: anchor.offset,
+            timestamp_ms: anchor.timestamp_ms,
+            crc32: format!("{:08x}", anchor.crc32),
+        }
+    }
 }
 
 /// One table's rows of a partition.
