@@ -174,6 +174,16 @@ async fn until_routed_by(topics: &Topics, routers: &mut [Supervised<'_>]) {
     .await;
 }
 
+/// Supervises until the reader alongside has seen so many records.
+async fn until_seen_by(alongside: &Alongside, count: usize, routers: &mut [Supervised<'_>]) {
+    let what = format!("{count} records are seen by the reader alongside");
+    until(&what, Duration::from_secs(120), async || {
+        routers.iter_mut().for_each(Supervised::supervise);
+        (alongside.count() >= count).then_some(())
+    })
+    .await;
+}
+
 async fn supervise_for(time: Duration, routers: &mut [Supervised<'_>]) {
     let begun = Instant::now();
     while begun.elapsed() < time {
@@ -195,7 +205,7 @@ async fn a_broker_that_freezes_twice_past_the_session_loses_and_doubles_nothing(
     let alongside = Alongside::start(&topics, &topics.events);
     for _ in 0..2 {
         let progress = alongside.count() + 500;
-        alongside.until(progress, Duration::from_secs(60)).await;
+        until_seen_by(&alongside, progress, &mut routers).await;
         topics.until_transaction_is_open().await;
         broker.signal("STOP");
         supervise_for(Duration::from_secs(13), &mut routers).await; // the fault
@@ -229,12 +239,12 @@ async fn a_broker_that_restarts_and_one_away_for_longer_than_a_transaction_lasts
     let mut routers = ["router-1", "router-2"].map(|name| Supervised::start(&topics, name, &more));
     let load = Load::start(&topics, 200);
     let alongside = Alongside::start(&topics, &topics.events);
-    alongside.until(500, Duration::from_secs(60)).await;
+    until_seen_by(&alongside, 500, &mut routers).await;
     topics.until_transaction_is_open().await;
     broker.run(&["stop"]);
     broker.run(&["start"]);
     let progress = alongside.count() + 500;
-    alongside.until(progress, Duration::from_secs(60)).await;
+    until_seen_by(&alongside, progress, &mut routers).await;
     topics.until_transaction_is_open().await;
     broker.signal("KILL");
     supervise_for(Duration::from_secs(35), &mut routers).await; // the fault

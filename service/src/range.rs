@@ -40,7 +40,9 @@ const FIXED: &[(&str, &str)] = &[
 ];
 const DEFAULTS: &[(&str, &str)] = &[
     ("fetch.queue.backoff.ms", "2"),
-    ("queued.max.messages.kbytes", "16384"),
+    // Held decompressed, with some hundred bytes a record beside: little waits at once.
+    ("queued.max.messages.kbytes", "4096"),
+    ("fetch.message.max.bytes", "262144"),
     // librdkafka assigns partitions only to a client that names a group. It is never joined, and
     // nothing is committed for it.
     ("group.id", "none"),
