@@ -59,7 +59,7 @@ async fn a_router_that_stood_still(identity: &[&str], transaction_timeout_ms: &s
     let ended = until(
         "the sleeper has ended, or works again",
         Duration::from_secs(60),
-        async || match sleeper.try_ended() {
+        async || match sleeper.status() {
             Some(status) => Some(Some(status)),
             None => (sleeper.log().matches("assigned ").count() > 1).then_some(None),
         },
@@ -151,7 +151,7 @@ impl<'a> Supervised<'a> {
     }
 
     fn supervise(&mut self) {
-        let Some(status) = self.process.try_ended() else {
+        let Some(status) = self.process.status() else {
             return;
         };
         let log = self.process.log();

@@ -178,7 +178,7 @@ async fn a_topic_for_dead_letters_deleted_while_running_holds_the_router_at_the_
     let ended = until(
         "the router stops, or says what it waits for",
         Duration::from_secs(60),
-        async || match router.try_ended() {
+        async || match router.status() {
             Some(status) => Some(Some(status)),
             None => {
                 let log = router.log();

@@ -321,11 +321,3 @@ impl Drop for Process {
         }
     }
 }
-
-/// For tests that watch processes end which nobody told to.
-impl Process {
-    /// How it ended, if it has.
-    pub fn try_ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap()
-    }
-}

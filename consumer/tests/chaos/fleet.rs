@@ -156,7 +156,7 @@ impl Fleet {
                     sent,
                     paused,
                 } => {
-                    if let Some(status) = process.try_ended() {
+                    if let Some(status) = process.status() {
                         let sent = sent.map(|(signal, _)| signal);
                         let log = process.log();
                         self.note_end(i, status, sent, &log)?;
@@ -243,7 +243,7 @@ impl Fleet {
             };
             let deadline = Instant::now() + Duration::from_secs(30);
             let status = loop {
-                if let Some(status) = process.try_ended() {
+                if let Some(status) = process.status() {
                     break status;
                 }
                 ensure!(

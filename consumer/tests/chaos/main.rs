@@ -305,7 +305,7 @@ async fn break_things(
     while Instant::now() < end {
         fleet.tick()?;
         faults.tick(fleet).await?;
-        if let Some(ended) = simulated.try_ended() {
+        if let Some(ended) = simulated.status() {
             anyhow::bail!("producer ended with {ended}:\n{}", simulated.log());
         }
         if told.elapsed() > Duration::from_secs(10) {
