@@ -37,8 +37,13 @@ pub const EVENT_VERSIONS: &[Version] = &[Version {
     avsc: include_str!("../avro/v1/TaskRunningInfoEvent.avsc"),
 }];
 
-const MARKER: [u8; 2] = [0xC3, 0x01];
+pub(crate) const MARKER: [u8; 2] = [0xC3, 0x01];
 const HEADER_BYTES: usize = 10;
+
+/// The current one of a record's versions.
+pub(crate) const fn current(versions: &[Version]) -> &Version {
+    &versions[versions.len() - 1]
+}
 
 /// Bytes that apache-avro may set aside for a claimed length. What it gets to read has been walked, so
 /// claims nothing; this bounds what that might have missed.

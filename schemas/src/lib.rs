@@ -5,6 +5,7 @@
 //! - [`encode_info`], [`decode_info`], [`encode_event`], [`decode_event`]: Avro single-object encoding of them; decoding
 //!   takes every released version and gives the current one.
 //! - [`Decoder`]: the same of newer versions too, which are given as files.
+//! - [`plain_info`], [`plain_event`]: the records of the current version that are free of problems, read in place, fast.
 //! - [`TaskRunningInfo::problems`]: everything that is wrong with a record, field by field.
 //! - [`DeadLetter`]: a record that was set aside, and why: the headers of its letter.
 //! - [`readable_fields`]: what can still be read of a record that cannot be decoded.
@@ -16,6 +17,7 @@ pub mod dead_letter;
 mod decoder;
 mod fingerprint;
 mod partial;
+mod plain;
 mod records;
 mod resolution;
 pub mod topics;
@@ -28,6 +30,10 @@ pub use codec::{
 pub use dead_letter::{DeadLetter, Letter, Reject};
 pub use decoder::{Decoder, Learned, SchemaFileError};
 pub use partial::readable_fields;
+pub use plain::{
+    Application, Items, Job, List, NamedMetric, PlainEvent, PlainInfo, PlainMetric, PlainSource,
+    Sorted, plain_event, plain_info,
+};
 pub use records::{
     Adjustment, EngineInstance, JobProgressInfo, MetricValue, ResourceWithStatus, SourcePosition,
     TaskProgressInfo, TaskResourceInfo, TaskRunningInfo, TaskRunningInfoEvent, TaskStatus,
