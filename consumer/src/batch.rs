@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use rdkafka::message::Message;
-use schemas::Reject;
+use schemas::{Decoder, Reject, plain_event};
 
-use crate::rows::{Part, Rows};
+use crate::rows::{Part, Rows, plain};
 
 /// The next offset of each part and partition, as the database has it; absent where nothing of the
 /// partition is stored yet.
@@ -49,43 +49,82 @@ pub(crate) struct Advance {
 pub(crate) struct Record {
     pub(crate) partition: i32,
     pub(crate) anchor: Anchor,
-    /// Its rows, or why it becomes a dead letter. (Boxed: rejects are few.)
-    pub(crate) rows: Result<Rows, Box<Reject>>,
+    /// The bytes of its event, a plain one, or why it becomes a dead letter. (Boxed: rejects are few.)
+    pub(crate) event: Result<Box<[u8]>, Box<Reject>>,
+}
+
+impl Record {
+    pub(crate) fn read(decoder: &Decoder, record: &impl Message) -> Self {
+        let event = plain(decoder, record.payload());
+        Self {
+            partition: record.partition(),
+            anchor: Anchor::of(record),
+            event: event.map(Into::into).map_err(Box::new),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.event.as_ref().map_or(0, |event| event.len())
+    }
+
+    /// Its rows; `None`: it becomes a dead letter.
+    pub(crate) fn rows(&self) -> Option<Rows<'_>> {
+        let event = plain_event(self.event.as_ref().ok()?)?;
+        Some(Rows::of(event, self.partition, self.anchor.offset))
+    }
 }
 
 /// Records in the order they were read; any beginning of it can be stored by itself.
 #[derive(Debug, Default)]
-pub(crate) struct Batch(Vec<Record>);
+pub(crate) struct Batch {
+    records: Vec<Record>,
+    bytes: usize,
+}
 
 impl Batch {
     pub(crate) fn push(&mut self, record: Record) {
-        self.0.push(record);
+        self.bytes += record.bytes();
+        self.records.push(record);
     }
 
     pub(crate) fn records(&self) -> &[Record] {
-        &self.0
+        &self.records
+    }
+
+    /// Bytes of the events in it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes the records out.
+    pub(crate) fn take(&mut self) -> Vec<Record> {
+        std::mem::take(self).records
     }
 
     /// The record at this place becomes a dead letter.
     pub(crate) fn reject(&mut self, place: usize, reject: Reject) {
-        if let Some(record) = self.0.get_mut(place) {
-            record.rows = Err(Box::new(reject));
+        if let Some(record) = self.records.get_mut(place) {
+            self.bytes -= record.bytes();
+            record.event = Err(Box::new(reject));
         }
     }
 
     /// The first `count` are stored.
     pub(crate) fn stored(&mut self, count: usize) {
-        self.0.drain(..count);
+        let stored = self.records.drain(..count);
+        self.bytes -= stored.map(|record| record.bytes()).sum::<usize>();
     }
 
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.records.clear();
+        self.bytes = 0;
     }
 
     /// Drops what was read of these partitions.
     pub(crate) fn forget(&mut self, partitions: &[i32]) {
-        self.0
+        self.records
             .retain(|record| !partitions.contains(&record.partition));
+        self.bytes = self.records.iter().map(Record::bytes).sum();
     }
 }
 
@@ -131,35 +170,45 @@ pub(crate) fn advances(records: &[Record], parts: &[Part], positions: &Positions
     advances
 }
 
-/// The events whose rows of `part` are not stored yet.
-pub(crate) fn unstored<'a>(
-    records: &'a [Record],
-    part: Part,
-    positions: &'a Positions,
-) -> impl Iterator<Item = &'a Rows> {
-    let rows = records
-        .iter()
-        .filter_map(|record| record.rows.as_ref().ok());
-    rows.filter(move |rows| {
-        positions
-            .get(&(part, rows.partition))
-            .is_none_or(|stored| rows.offset >= *stored)
-    })
+/// The rows of all these records that are to be stored.
+pub(crate) fn all_rows(records: &[Record]) -> Vec<Rows<'_>> {
+    records.iter().filter_map(Record::rows).collect()
 }
 
-/// Of each task the event that tells its newest state, by execId.
-pub(crate) fn newest(records: &[Record]) -> BTreeMap<&str, &Rows> {
-    let mut newest: BTreeMap<&str, &Rows> = BTreeMap::new();
-    for rows in records
-        .iter()
-        .filter_map(|record| record.rows.as_ref().ok())
-    {
-        let held = newest.entry(&rows.task.exec_id).or_insert(rows);
-        if rows.rank() > held.rank() {
-            *held = rows;
+/// Whether the rows of this event's part are not stored yet.
+pub(crate) fn is_unstored(rows: &Rows<'_>, part: Part, positions: &Positions) -> bool {
+    let stored = positions.get(&(part, rows.partition));
+    stored.is_none_or(|stored| rows.offset >= *stored)
+}
+
+/// The tasks that some events are about.
+pub(crate) struct Tasks<'a> {
+    /// Of each task the event that tells its newest state.
+    pub(crate) newest: Vec<&'a Rows<'a>>,
+    /// Each task's place in `newest`, by execId.
+    pub(crate) places: HashMap<&'a str, usize>,
+    /// The place of each event's task.
+    pub(crate) of_events: Vec<usize>,
+}
+
+impl<'a> Tasks<'a> {
+    pub(crate) fn of(events: &'a [Rows<'a>]) -> Self {
+        let (mut newest, mut places): (Vec<&Rows<'_>>, HashMap<&str, usize>) = Default::default();
+        let of_events = events.iter().map(|rows| {
+            let place = *places.entry(rows.info.exec_id).or_insert(newest.len());
+            match newest.get_mut(place) {
+                Some(held) if rows.rank() > held.rank() => *held = rows,
+                Some(_) => {}
+                None => newest.push(rows),
+            }
+            place
+        });
+        Self {
+            of_events: of_events.collect(),
+            newest,
+            places,
         }
     }
-    newest
 }
 
 #[cfg(test)]
@@ -169,7 +218,6 @@ mod tests {
 
     use crate::strategies;
     use proptest::prelude::*;
-    use schemas::Decoder;
 
     fn anchor(offset: i64) -> Anchor {
         Anchor {
@@ -179,16 +227,11 @@ mod tests {
         }
     }
 
-    fn sample(partition: i32, offset: i64) -> Rows {
-        let event = schemas::encode_event(&strategies::sample_event()).unwrap();
-        rows(&Decoder::default(), Some(&event), partition, offset).unwrap()
-    }
-
-    fn record(offset: i64, rows: Result<Rows, Box<Reject>>) -> Record {
+    fn record(offset: i64, event: &schemas::TaskRunningInfoEvent) -> Record {
         Record {
             partition: 0,
             anchor: anchor(offset),
-            rows,
+            event: Ok(schemas::encode_event(event).unwrap().into()),
         }
     }
 
@@ -196,10 +239,10 @@ mod tests {
     fn each_part_moves_on_from_where_it_stands_and_stores_only_what_it_lacks() {
         let mut batch = Batch::default();
         for offset in 10..16 {
-            batch.push(record(offset, Ok(sample(0, offset))));
+            batch.push(record(offset, &strategies::sample_event()));
         }
         // A dead letter at the end: no rows, but read.
-        let refused = rows(&Decoder::default(), None, 0, 15).unwrap_err();
+        let refused = plain(&Decoder::default(), None).unwrap_err();
         batch.reject(5, refused);
         let records = batch.records();
         let positions: Positions = [((Part::Progress, 0), 13), ((Part::Resource, 0), 16)].into();
@@ -216,9 +259,9 @@ mod tests {
             ]
         );
         let unstored = |part| {
-            unstored(records, part, &positions)
-                .map(|rows| rows.offset)
-                .collect::<Vec<_>>()
+            let mut events = all_rows(records);
+            events.retain(|rows| is_unstored(rows, part, &positions));
+            Vec::from_iter(events.iter().map(|rows| rows.offset))
         };
         assert_eq!(unstored(Part::Progress), [13, 14]);
         assert_eq!(unstored(Part::Resource), [0_i64; 0]);
@@ -241,15 +284,18 @@ mod tests {
                 let mut batch = Batch::default();
                 for i in order {
                     let (reported_at, sequence, is_final) = reports[i];
-                    let mut rows = sample(0, i as i64);
-                    rows.reported_at = reported_at;
-                    rows.task.sequence = sequence;
+                    let mut event = strategies::sample_event();
+                    event.info.reported_at = reported_at;
+                    event.info.sequence = sequence;
                     if is_final {
-                        rows.task.status = schemas::TaskStatus::Failed;
+                        event.info.status = schemas::TaskStatus::Failed;
                     }
-                    batch.push(record(i as i64, Ok(rows)));
+                    batch.push(record(i as i64, &event));
                 }
-                newest(batch.records())["exec-1"].rank()
+                let events = all_rows(batch.records());
+                let tasks = Tasks::of(&events);
+                assert_eq!(tasks.of_events, vec![0; reports.len()]);
+                tasks.newest[tasks.places["exec-1"]].rank()
             };
             let forwards = rows_of((0..reports.len()).collect());
             let backwards = rows_of((0..reports.len()).rev().collect());
@@ -262,13 +308,14 @@ mod tests {
         fn rows_is_total_on_any_bytes(tail in prop::collection::vec(any::<u8>(), 0..200), framed in any::<bool>()) {
             let header = &schemas::encode_event(&strategies::sample_event()).unwrap()[..10];
             let bytes = if framed { [header, &tail].concat() } else { tail };
-            let _ = rows(&Decoder::default(), Some(&bytes), 0, 0);
+            let _ = rows(&Decoder::default(), Some(&bytes), 0, 0, &mut Vec::new());
         }
 
         /// Whatever a router may write becomes rows, and whatever it may not is refused.
         #[test]
         fn an_event_becomes_rows_exactly_when_nothing_is_wrong_with_it(event in strategies::event()) {
-            let derived = rows(&Decoder::default(), Some(&schemas::encode_event(&event).unwrap()), 3, 4);
+            let (bytes, mut put) = (schemas::encode_event(&event).unwrap(), Vec::new());
+            let derived = rows(&Decoder::default(), Some(&bytes), 3, 4, &mut put);
             prop_assert_eq!(derived.is_ok(), event.info.problems().is_empty());
         }
     }

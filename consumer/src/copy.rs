@@ -1,7 +1,7 @@
 //! Rows in PostgreSQL's binary COPY format (PostgreSQL manual, COPY, "Binary Format"): how the tables
 //! are filled there, and the one form in which audits compare and digest the rows of both databases.
 
-use schemas::{Adjustment, JobProgressInfo};
+use schemas::{Adjustment, Job, List, NamedMetric};
 
 /// What a file in this format begins with: signature, flags, length of the header's extension.
 pub(crate) const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -76,13 +76,6 @@ impl CopyWriter {
         self.field(value.as_bytes());
     }
 
-    pub(crate) fn optional_text(&mut self, value: Option<&str>) {
-        match value {
-            Some(value) => self.text(value),
-            None => self.null(),
-        }
-    }
-
     pub(crate) fn optional_f64(&mut self, value: Option<f64>) {
         match value {
             Some(value) => self.field(&value.to_be_bytes()),
@@ -97,11 +90,12 @@ impl CopyWriter {
     }
 
     /// A progress part's jobs: ids, total, running, failed and succeeded tasks, as five arrays.
-    pub(crate) fn jobs(&mut self, jobs: Option<&[JobProgressInfo]>) {
+    pub(crate) fn jobs(&mut self, jobs: Option<List<'_, Job<'_>>>) {
         let Some(jobs) = jobs else {
             return (0..5).for_each(|_| self.null());
         };
-        self.texts(jobs.iter().map(|job| job.id.as_str()));
+        let jobs = Vec::from_iter(jobs.iter());
+        self.texts(jobs.iter().map(|job| job.id));
         self.integers(jobs.iter().map(|job| job.total_tasks));
         self.integers(jobs.iter().map(|job| job.running_tasks));
         self.integers(jobs.iter().map(|job| job.failed_tasks));
@@ -109,11 +103,26 @@ impl CopyWriter {
     }
 
     /// Null where nothing was repaired.
-    pub(crate) fn adjustments(&mut self, adjustments: &[Adjustment]) {
-        match adjustments {
-            [] => self.null(),
-            _ => self.texts(adjustments.iter().map(|adjustment| adjustment.as_str())),
+    pub(crate) fn adjustments(&mut self, adjustments: List<'_, Adjustment>) {
+        match adjustments.is_empty() {
+            true => self.null(),
+            false => self.texts(adjustments.iter().map(|adjustment| adjustment.as_str())),
         }
+    }
+
+    /// A metrics part as a JSON object with its names sorted.
+    pub(crate) fn metrics(&mut self, metrics: Option<List<'_, NamedMetric<'_>>>) {
+        let Some(metrics) = metrics else {
+            return self.null();
+        };
+        let start = self.0.len();
+        self.length(0);
+        if serde_json::to_writer(&mut self.0, &metrics).is_err() {
+            // Texts and finite numbers, into memory, cannot fail. No bytes are no JSON either: the
+            // database would refuse them.
+            self.0.truncate(start + 4);
+        }
+        self.end_field(start);
     }
 
     pub(crate) fn texts<'a>(&mut self, texts: impl ExactSizeIterator<Item = &'a str>) {
@@ -149,6 +158,11 @@ impl CopyWriter {
         for element in elements {
             self.field(element.as_ref());
         }
+        self.end_field(start);
+    }
+
+    /// Puts the length of a field in, whose place for it is at `start`.
+    fn end_field(&mut self, start: usize) {
         let length = (self.0.len() - start - 4) as u32;
         self.0[start..start + 4].copy_from_slice(&length.to_be_bytes());
     }

@@ -33,8 +33,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::progress::{Account, Progress};
 use self::target::Target;
-use crate::batch::{Anchor, Batch, Positions, Record, last_read};
-use crate::rows::{Part, rows};
+use crate::batch::{Batch, Positions, Record, last_read};
+use crate::rows::Part;
 use crate::run::{Trouble, decoder, open};
 use crate::store::{Database, DatabaseOptions, End, Identity, Store, StoreError};
 use crate::trial::{Trial, Tried};
@@ -151,7 +151,6 @@ pub async fn replay(
         next: left.iter().map(|(p, range)| (*p, range.start)).collect(),
         first_gap: BTreeMap::new(),
         batch: Batch::default(),
-        batch_bytes: 0,
         batches,
     };
     let (ranges, stop) = (left.clone(), shutdown.child_token());
@@ -295,8 +294,6 @@ struct Reading {
     /// Of each partition the first offset in this batch that no record has.
     first_gap: BTreeMap<i32, i64>,
     batch: Batch,
-    /// Bytes of the batch's values.
-    batch_bytes: usize,
     batches: mpsc::Sender<Batch>,
 }
 
@@ -329,14 +326,8 @@ impl Reading {
         {
             self.first_gap.entry(partition).or_insert(expected);
         }
-        let value = record.payload();
-        self.batch_bytes += value.map_or(0, <[u8]>::len);
-        self.batch.push(Record {
-            partition,
-            anchor: Anchor::of(record),
-            rows: rows(&self.decoder, value, partition, offset).map_err(Box::new),
-        });
-        if self.batch.records().len() >= self.max_events || self.batch_bytes >= self.max_bytes {
+        self.batch.push(Record::read(&self.decoder, record));
+        if self.batch.records().len() >= self.max_events || self.batch.bytes() >= self.max_bytes {
             self.hand_over(reader)?;
         }
         Ok(())
@@ -351,7 +342,6 @@ impl Reading {
             self.batch.clear();
             return Err(error);
         }
-        self.batch_bytes = 0;
         self.batches
             .blocking_send(std::mem::take(&mut self.batch))
             .map_err(|_| anyhow!("what was read is not taken any more"))
@@ -569,13 +559,9 @@ impl Writing<'_> {
 
 /// The rows that these records have in each part's table.
 fn rows_of(records: &[Record]) -> Vec<(Part, u64)> {
-    let events = || {
-        records
-            .iter()
-            .filter_map(|record| record.rows.as_ref().ok())
-    };
+    let events = || records.iter().filter_map(Record::rows);
     let all = events().count() as u64;
-    let applications = events().map(|rows| rows.resource.len() as u64).sum();
+    let applications = events().map(|rows| rows.applications() as u64).sum();
     vec![
         (Part::Progress, all),
         (Part::Resource, applications),

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{CommitMode, Consumer};
-use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::{Decoder, Reject, topics};
 use service::backoff::Backoff;
@@ -21,10 +20,10 @@ use service::telemetry::{messaging, names};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Anchor, Batch, Positions, Record, last_read};
+use crate::batch::{Batch, Positions, Record, last_read};
 use crate::letters::{Letters, MAX_UNSTORED, NotWritten, Refused, offsets};
 use crate::origin::{OnGap, Origin, Recognised};
-use crate::rows::{Part, rows};
+use crate::rows::Part;
 use crate::store::{Database, DatabaseOptions, End, Identity, Store, StoreError, StoredOffset};
 use crate::trial::{Trial, Tried};
 
@@ -93,6 +92,11 @@ impl Config {
             .into_iter()
             .filter(|part| self.parts.is_empty() || self.parts.contains(part))
             .collect()
+    }
+
+    fn is_full(&self, batch: &Batch) -> bool {
+        batch.records().len() >= self.max_events as usize
+            || batch.bytes() >= self.max_bytes as usize
     }
 
     /// What dead letters and their transactions name as their writer: another one for each process
@@ -193,8 +197,10 @@ pub async fn run(
         positions: Positions::new(),
         unstarted: BTreeSet::new(),
         batch: Batch::default(),
-        batch_bytes: 0,
         begun: Instant::now(),
+        ahead: Batch::default(),
+        ahead_begun: Instant::now(),
+        met: None,
         outage: None,
     };
     let stored = entrance.store_until(&shutdown).await;
@@ -323,10 +329,14 @@ struct Entrance<'a> {
     /// Assigned partitions of which it is not known yet where to begin.
     unstarted: BTreeSet<i32>,
     batch: Batch,
-    /// Bytes of the values whose rows are in the batch.
-    batch_bytes: usize,
     /// When the batch's first record was read.
     begun: Instant,
+    /// What was read while the database was at work.
+    ahead: Batch,
+    /// When the first of it was read.
+    ahead_begun: Instant,
+    /// What was met then that is no record: it is dealt with next.
+    met: Option<anyhow::Result<Next<'a>>>,
     /// At most so many records are stored at once: fewer where the database is too slow for all.
     piece: usize,
     outage: Option<Outage>,
@@ -343,24 +353,27 @@ impl Entrance<'_> {
             {
                 deadline.as_mut().reset(due);
             }
-            let next = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => {
-                    // One try: what cannot be stored now is read again after the next start.
-                    return match self.outage {
-                        None => self.work().await,
-                        Some(_) => Ok(()),
-                    };
-                }
-                () = &mut deadline, if due.is_some() => {
-                    self.work().await?;
-                    continue;
-                }
-                next = self.subscription.next() => next?,
+            let next = match self.met.take() {
+                Some(met) => met?,
+                None => tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => {
+                        // One try: what cannot be stored now is read again after the next start.
+                        return match self.outage {
+                            None => self.work().await,
+                            Some(_) => Ok(()),
+                        };
+                    }
+                    () = &mut deadline, if due.is_some() => {
+                        self.work().await?;
+                        continue;
+                    }
+                    next = self.subscription.next() => next?,
+                },
             };
             match next {
                 Next::Record(record) => {
-                    self.take(&record)?;
+                    self.take(Record::read(&self.decoder, &record))?;
                     if self.is_full() {
                         self.work().await?;
                     }
@@ -401,14 +414,12 @@ impl Entrance<'_> {
     }
 
     fn is_full(&self) -> bool {
-        let full = self.batch.records().len() >= self.config.max_events as usize
-            || self.batch_bytes >= self.config.max_bytes as usize;
-        full && !self.breaker.undecided() && self.outage.is_none()
+        self.config.is_full(&self.batch) && !self.breaker.undecided() && self.outage.is_none()
     }
 
     /// Takes a record into the batch, unless all its parts are stored.
-    fn take(&mut self, record: &BorrowedMessage<'_>) -> anyhow::Result<()> {
-        let (partition, offset) = (record.partition(), record.offset());
+    fn take(&mut self, record: Record) -> anyhow::Result<()> {
+        let (partition, offset) = (record.partition, record.anchor.offset);
         if self.unstarted.contains(&partition) {
             return Ok(());
         }
@@ -421,25 +432,14 @@ impl Entrance<'_> {
         if self.parts.iter().all(stored) {
             return Ok(());
         }
-        let value = record.payload();
-        let bytes = value.map_or(0, <[u8]>::len);
-        let anchor = Anchor::of(record);
-        let rows = rows(&self.decoder, value, partition, offset);
-        match &rows {
-            Ok(_) => {
-                self.breaker.accept();
-                self.batch_bytes += bytes;
-            }
+        match &record.event {
+            Ok(_) => self.breaker.accept(),
             Err(reject) => self.judge(partition, offset, reject)?,
         }
         if self.batch.records().is_empty() {
             self.begun = Instant::now();
         }
-        self.batch.push(Record {
-            partition,
-            anchor,
-            rows: rows.map_err(Box::new),
-        });
+        self.batch.push(record);
         Ok(())
     }
 
@@ -625,14 +625,29 @@ impl Entrance<'_> {
         Ok(starts)
     }
 
-    /// Writes the batch, in as few transactions as the database takes. What holds dead letters is
-    /// tried first, so that every reject of it is known and judged before a letter is written.
+    /// Writes the batch, and takes what was read meanwhile for the next one.
     async fn store_batch(&mut self) -> Result<(), Trouble> {
+        let stored = self.store_records(self.batch.records().len()).await;
+        if self.batch.records().is_empty() {
+            self.begun = self.ahead_begun;
+        }
+        let begun = self.begun;
+        for record in self.ahead.take() {
+            self.take(record)?;
+        }
+        self.begun = begun;
+        stored
+    }
+
+    /// Writes the first `left` records, in as few transactions as the database takes. What holds dead
+    /// letters is tried first, so that every reject of it is known and judged before a letter is
+    /// written.
+    async fn store_records(&mut self, mut left: usize) -> Result<(), Trouble> {
         let mut tried = 0;
-        while !self.batch.records().is_empty() {
-            let count = self.next_piece();
+        while left > 0 {
+            let count = self.next_piece(left);
             let mut records = self.batch.records()[..count].iter();
-            let end = match records.any(|record| record.rows.is_err()) && tried != count {
+            let end = match records.any(|record| record.event.is_err()) && tried != count {
                 true => End::RollBack,
                 false => End::Commit,
             };
@@ -651,7 +666,7 @@ impl Entrance<'_> {
                             .increment(rows);
                     }
                     self.moved_on(count)?;
-                    tried = 0;
+                    (left, tried) = (left - count, 0);
                 }
                 Err(fenced @ StoreError::Fenced(_)) => {
                     tracing::warn!("{fenced}");
@@ -677,18 +692,17 @@ impl Entrance<'_> {
                 Err(error) => return Err(Trouble::of(error, &self.place)),
             }
         }
-        self.batch_bytes = 0;
         Ok(())
     }
 
-    /// How many records to store at once: all, but for what the database takes in time, and what the
+    /// How many of the first `left` records to store at once: all, but for what the database takes in time, and what the
     /// group's offsets can tell about letters.
-    fn next_piece(&self) -> usize {
-        let records = self.batch.records();
+    fn next_piece(&self, left: usize) -> usize {
+        let records = &self.batch.records()[..left];
         let rejects = records
             .iter()
             .enumerate()
-            .filter(|(_, record)| record.rows.is_err());
+            .filter(|(_, record)| record.event.is_err());
         let letters = rejects.map(|(place, _)| place).nth(MAX_UNSTORED);
         records
             .len()
@@ -696,22 +710,40 @@ impl Entrance<'_> {
             .min(letters.unwrap_or(usize::MAX))
     }
 
+    /// Writes these records of the batch, and reads on meanwhile, as much as makes another batch.
     async fn write(
         &mut self,
         records: Range<usize>,
         end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
         let records = &self.batch.records()[records];
-        self.store
-            .write(records, &self.parts, &self.positions, &self.identity, end)
-            .await
+        let written = self
+            .store
+            .write(records, &self.parts, &self.positions, &self.identity, end);
+        tokio::pin!(written);
+        loop {
+            let reads_on = self.met.is_none() && !self.config.is_full(&self.ahead);
+            tokio::select! {
+                biased;
+                written = &mut written => return written,
+                next = self.subscription.next(), if reads_on => match next {
+                    Ok(Next::Record(record)) => {
+                        if self.ahead.records().is_empty() {
+                            self.ahead_begun = Instant::now();
+                        }
+                        self.ahead.push(Record::read(&self.decoder, &record));
+                    }
+                    met => self.met = Some(met),
+                }
+            }
+        }
     }
 
     /// Writes the letters of the first `count` records.
     async fn write_letters(&mut self, count: usize) -> Result<(), Trouble> {
         let records = &self.batch.records()[..count];
         let refused = records.iter().filter_map(|record| {
-            let reject = record.rows.as_ref().err()?;
+            let reject = record.event.as_ref().err()?;
             Some(Refused {
                 partition: record.partition,
                 offset: record.anchor.offset,
@@ -824,7 +856,7 @@ impl Entrance<'_> {
     /// Another owner moved on: drops the batch and reads on from what the database says.
     async fn go_back(&mut self) -> Result<(), Trouble> {
         self.batch.clear();
-        self.batch_bytes = 0;
+        self.ahead.clear();
         self.breaker.reset();
         let assigned = self.subscription.assignment()?;
         self.unstarted = assigned.elements().iter().map(|p| p.partition()).collect();

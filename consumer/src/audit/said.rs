@@ -90,7 +90,7 @@ impl<'a> Said<'a> {
             unreadable_count: BTreeMap::new(),
             unreadable_shown: Vec::new(),
         };
-        let mut copy = CopyWriter::default();
+        let (mut copy, mut put) = (CopyWriter::default(), Vec::new());
         let mut read = 0;
         topic
             .reader
@@ -101,7 +101,8 @@ impl<'a> Said<'a> {
                 }
                 let (partition, offset) = (record.partition(), record.offset());
                 *said.events.entry(partition).or_default() += 1;
-                let event = match rows(topic.decoder, record.payload(), partition, offset) {
+                let value = record.payload();
+                let event = match rows(topic.decoder, value, partition, offset, &mut put) {
                     Ok(event) => event,
                     Err(reject) => {
                         said.unreadable.set(partition, offset);
@@ -198,14 +199,14 @@ pub(crate) fn rows_of(
     pieces: &tokio::sync::mpsc::Sender<Vec<u8>>,
 ) -> anyhow::Result<()> {
     const PIECE_BYTES: usize = 64 << 10;
-    let mut copy = CopyWriter::default();
+    let (mut copy, mut put) = (CopyWriter::default(), Vec::new());
     for place in places {
         let ranges = [(partition, place.clone())].into();
         topic
             .reader
             .scan(topic.name, &ranges, topic.stop, |record| {
-                if let Ok(event) = rows(topic.decoder, record.payload(), partition, record.offset())
-                {
+                let (value, offset) = (record.payload(), record.offset());
+                if let Ok(event) = rows(topic.decoder, value, partition, offset, &mut put) {
                     table.write(&mut copy, &event);
                     if copy.rows().len() >= PIECE_BYTES {
                         // Where nobody listens any more, the other side says why.

@@ -138,56 +138,55 @@ impl Table {
 
     /// Writes the rows of this table that an event stands for; for `task` the row that it has while
     /// this event is the task's newest.
-    pub(crate) fn write(self, copy: &mut CopyWriter, event: &Rows) {
+    pub(crate) fn write(self, copy: &mut CopyWriter, event: &Rows<'_>) {
         let fields = self.columns().len() as i16;
+        let info = &event.info;
         let begin = |copy: &mut CopyWriter| {
             copy.row(fields);
             copy.i32(event.partition);
             copy.i64(event.offset);
-            copy.text(&event.task.exec_id);
+            copy.text(info.exec_id);
         };
-        let task = &event.task;
         match self {
             Self::Progress => {
                 begin(copy);
-                copy.time(event.reported_at);
-                copy.i64(task.sequence);
-                copy.text(task.status.as_str());
-                copy.optional_f64(task.progress);
-                copy.jobs(event.progress.jobs.as_deref());
-                copy.adjustments(&event.progress.adjustments);
+                copy.time(info.reported_at);
+                copy.i64(info.sequence);
+                copy.text(info.status.as_str());
+                copy.optional_f64(event.progress());
+                copy.jobs(info.progress.map(|(_, jobs)| jobs));
+                copy.adjustments(event.adjustments);
             }
             Self::Resource => {
-                // In the order of their ids' bytes, as they come from a sorted map.
-                for held in &event.resource {
+                for held in info.resource.iter().flat_map(|list| list.sorted()) {
                     begin(copy);
-                    copy.text(&held.application_id);
-                    copy.time(event.reported_at);
+                    copy.text(held.id);
+                    copy.time(info.reported_at);
                     copy.i64(held.memory_bytes);
                     copy.i32(held.cores);
                     copy.i32(held.instances);
-                    copy.text(&held.queue);
-                    copy.text(&held.status);
+                    copy.text(held.queue);
+                    copy.text(held.status);
                 }
             }
             Self::Metrics => {
                 begin(copy);
-                copy.time(event.reported_at);
-                copy.i32(event.metrics.engine_running_tasks);
-                copy.optional_text(event.metrics.metrics.as_deref());
+                copy.time(info.reported_at);
+                copy.i32(info.engine_running_tasks);
+                copy.metrics(info.metrics);
             }
             Self::Task => {
                 begin(copy);
-                copy.text(&task.job_id);
-                copy.text(&task.engine_instance);
-                copy.text(&task.engine_type);
-                copy.text(&task.engine_user);
-                copy.text(&task.ticket_id);
-                copy.text(task.status.as_str());
-                copy.bool(task.status.is_final());
-                copy.optional_f64(task.progress);
-                copy.time(event.reported_at);
-                copy.i64(task.sequence);
+                copy.text(info.job_id);
+                copy.text(info.engine_instance);
+                copy.text(info.engine_type);
+                copy.text(info.engine_user);
+                copy.text(info.ticket_id);
+                copy.text(info.status.as_str());
+                copy.bool(info.status.is_final());
+                copy.optional_f64(event.progress());
+                copy.time(info.reported_at);
+                copy.i64(info.sequence);
             }
         }
     }

@@ -5,14 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rdkafka::message::Message;
 use tokio::sync::mpsc;
 
 use super::compare::{Cure, Fault, Finding, Findings, MissingTask};
 use super::said::{self, Topic};
 use super::table::{Table, exec_id, place};
+use crate::batch::Record;
 use crate::copy::{self, CopyWriter};
-use crate::rows::{Rows, rows};
+use crate::rows::Rows;
 use crate::store::{Selection, Snapshot, StoreError};
 
 /// A task's row as the database has it.
@@ -56,10 +56,11 @@ pub(crate) async fn resolve(
         };
         let places = faulty.sound_places(snapshot, task_id, exec_id).await?;
         let known = !places.is_empty();
-        let newest = events(topic, places)?.into_values().max_by_key(Rows::rank);
+        let newest = newest(topic, places)?;
+        let newest = newest.as_ref().and_then(Record::rows);
         let finding = match (held, missing.get(&task_id)) {
-            (None, Some(exec_id)) => Some(gone(Some(task_id), exec_id, newest.as_ref())),
-            (Some(held), _) => wrong(held, known, newest.as_ref()),
+            (None, Some(exec_id)) => Some(gone(Some(task_id), exec_id, newest)),
+            (Some(held), _) => wrong(held, known, newest),
             (None, None) => None,
         };
         if let Some(finding) = finding {
@@ -149,15 +150,14 @@ pub(crate) async fn find_lost(
         if snapshot.task_id(&exec_id).await?.is_some() {
             continue;
         }
-        let newest = events(topic, places)?.into_values().max_by_key(Rows::rank);
-        if newest.is_some() {
-            findings.push(gone(None, &exec_id, newest.as_ref()));
+        if let Some(newest) = newest(topic, places)?.as_ref().and_then(Record::rows) {
+            findings.push(gone(None, &exec_id, Some(newest)));
         }
     }
     Ok(())
 }
 
-fn gone(task_id: Option<i64>, exec_id: &str, newest: Option<&Rows>) -> Finding {
+fn gone(task_id: Option<i64>, exec_id: &str, newest: Option<Rows<'_>>) -> Finding {
     let (partition, offset) = newest.map_or((-1, -1), |newest| (newest.partition, newest.offset));
     Finding {
         table: Table::Task.name(),
@@ -170,14 +170,14 @@ fn gone(task_id: Option<i64>, exec_id: &str, newest: Option<&Rows>) -> Finding {
         cure: newest.map_or(Cure::None, |newest| Cure::Task {
             task_id,
             held: None,
-            row: task_row(newest),
+            row: task_row(&newest),
         }),
     }
 }
 
 /// What is wrong with a task's row; `known` says whether anything of its history is known, `newest` is
 /// the newest of its reports that the topic still has.
-fn wrong(held: HeldTask, known: bool, newest: Option<&Rows>) -> Option<Finding> {
+fn wrong(held: HeldTask, known: bool, newest: Option<Rows<'_>>) -> Option<Finding> {
     let told = place(&held.row)?;
     let (fault, columns, cure) = match newest {
         None if known => (Fault::Differing, Vec::new(), Cure::None),
@@ -189,7 +189,7 @@ fn wrong(held: HeldTask, known: bool, newest: Option<&Rows>) -> Option<Finding> 
             (Fault::Extra, Vec::new(), cure)
         }
         Some(newest) => {
-            let row = task_row(newest);
+            let row = task_row(&newest);
             let columns = Table::Task.differences(&row, &held.row);
             if columns.is_empty() {
                 return None;
@@ -215,24 +215,19 @@ fn wrong(held: HeldTask, known: bool, newest: Option<&Rows>) -> Option<Finding> 
     })
 }
 
-fn task_row(event: &Rows) -> Vec<u8> {
+fn task_row(event: &Rows<'_>) -> Vec<u8> {
     let mut copy = CopyWriter::default();
     Table::Task.write(&mut copy, event);
     copy.take()
 }
 
-/// The rows of the events at these places, of those that are there.
-fn events(
-    topic: &Topic<'_>,
-    places: BTreeSet<(i32, i64)>,
-) -> anyhow::Result<BTreeMap<(i32, i64), Rows>> {
-    let records = said::records(topic, places)?;
-    let events = records.iter().filter_map(|record| {
-        let (partition, offset) = (record.partition(), record.offset());
-        let event = rows(topic.decoder, record.payload(), partition, offset).ok()?;
-        Some(((partition, offset), event))
-    });
-    Ok(events.collect())
+/// The newest report of those whose events stand at these places, as far as they are there.
+fn newest(topic: &Topic<'_>, places: BTreeSet<(i32, i64)>) -> anyhow::Result<Option<Record>> {
+    let records = said::records(topic, places)?.into_iter();
+    let events = records.map(|record| Record::read(topic.decoder, &record));
+    Ok(events
+        .filter(|event| event.event.is_ok())
+        .max_by_key(|event| event.rows().map(|rows| rows.rank())))
 }
 
 /// A task's row.

@@ -118,7 +118,7 @@ impl Account {
         for record in records {
             let of_partition = self.partitions.entry(record.partition).or_default();
             of_partition.next = record.anchor.offset + 1;
-            match &record.rows {
+            match &record.event {
                 Ok(_) => of_partition.events += 1,
                 Err(reject) => {
                     of_partition.skipped += 1;

@@ -1,12 +1,10 @@
 //! PostgreSQL: tasks by `unnest`, histories by `COPY … (FORMAT binary)`.
 
-use std::collections::HashMap;
-
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
 
 use super::{End, Identity, Meaning, OffsetRow, SELECT_OFFSETS, StoreError};
-use crate::batch::{self, Advance, Positions, Record};
+use crate::batch::{Advance, Positions, Record, Tasks, advances, all_rows, is_unstored};
 use crate::copy::CopyWriter;
 use crate::rows::{Part, Rows};
 
@@ -26,9 +24,19 @@ const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition
      anchor_timestamp_ms, anchor_crc32, group_id, updated_at, first_offset) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now(), $10) ON CONFLICT DO NOTHING";
 
-const MOVE_OFFSET: &str = "UPDATE consumed_offset SET next_offset = $4, cluster_id = $5, anchor_offset = $6, \
-     anchor_timestamp_ms = $7, anchor_crc32 = $8, group_id = $9, updated_at = now() \
-     WHERE part = $1 AND topic = $2 AND partition = $3 AND next_offset = $10";
+/// All steps at once. Locked in a fixed order, whatever order the update itself would take; an offset
+/// that somebody else has moved meanwhile is found out by the update, which looks at the row as it is
+/// by then.
+const MOVE_OFFSETS: &str = "WITH said AS (SELECT * FROM unnest($4::text[], $5::integer[], $6::bigint[], $7::bigint[], $8::bigint[], \
+     $9::bigint[], $10::bigint[]) \
+     AS said (part, partition, expected, next_offset, anchor_offset, anchor_timestamp_ms, anchor_crc32)), \
+     locked AS (SELECT held.part, held.partition FROM consumed_offset held JOIN said USING (part, partition) \
+     WHERE held.topic = $1 ORDER BY held.partition, held.part FOR UPDATE OF held) \
+     UPDATE consumed_offset held SET next_offset = said.next_offset, cluster_id = $2, anchor_offset = said.anchor_offset, \
+     anchor_timestamp_ms = said.anchor_timestamp_ms, anchor_crc32 = said.anchor_crc32, group_id = $3, updated_at = now() \
+     FROM said JOIN locked USING (part, partition) \
+     WHERE held.topic = $1 AND held.part = said.part AND held.partition = said.partition AND held.next_offset = said.expected \
+     RETURNING held.part, held.partition";
 
 /// Sorted by exec_id, so that two writers lock tasks in the same order. Microseconds are added to
 /// the epoch in two steps, since an interval multiplied by a double loses them.
@@ -48,6 +56,9 @@ const UPSERT_TASKS: &str = "INSERT INTO task AS held (exec_id, job_id, engine_in
      excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
      WHERE (excluded.is_final, excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
      > (held.is_final, held.reported_at, held.sequence, held.event_partition, held.event_offset)";
+
+/// So many bytes of rows are handed to the connection at once.
+const PIECE_BYTES: usize = 64 << 10;
 
 pub(crate) struct Postgres {
     options: PgConnectOptions,
@@ -139,28 +150,30 @@ impl Postgres {
         end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
         let mut transaction = connection.begin().await?;
-        for advance in batch::advances(records, parts, positions) {
-            if !move_offset(&mut transaction, &advance, identity).await? {
-                return Err(StoreError::Fenced(advance));
-            }
-        }
-        let task_ids = upsert_tasks(&mut transaction, &batch::newest(records)).await?;
+        let advances = advances(records, parts, positions);
+        move_offsets(&mut transaction, &advances, identity).await?;
+        let events = all_rows(records);
+        let tasks = Tasks::of(&events);
+        let task_ids = upsert_tasks(&mut transaction, &tasks).await?;
         let mut written = Vec::new();
         for &part in parts {
-            self.copy.0.begin();
-            for rows in batch::unstored(records, part, positions) {
-                // Every event's task was upserted just now.
-                let Some(&task_id) = task_ids.get(&rows.task.exec_id) else {
-                    continue;
-                };
-                self.copy.put(part, task_id, rows);
-            }
             let statement = format!(
                 "COPY {} ({}) FROM STDIN (FORMAT binary)",
                 part.table(),
                 columns(part)
             );
             let mut copy = transaction.copy_in_raw(&statement).await?;
+            self.copy.0.begin();
+            for (rows, task) in events.iter().zip(&tasks.of_events) {
+                if is_unstored(rows, part, positions) {
+                    self.copy.put(part, task_ids[*task], rows);
+                }
+                // The database works on one piece while the next is written.
+                if self.copy.0.rows().len() >= PIECE_BYTES {
+                    copy.send(self.copy.0.rows()).await?;
+                    self.copy.0.clear();
+                }
+            }
             copy.send(self.copy.0.end()).await?;
             written.push((part, copy.finish().await?));
         }
@@ -172,75 +185,87 @@ impl Postgres {
     }
 }
 
-/// Whether the stored offset was the expected one.
-async fn move_offset(
+/// Moves the stored offsets on.
+///
+/// # Errors
+/// [`StoreError::Fenced`] if one was not the expected one.
+async fn move_offsets(
     connection: &mut PgConnection,
-    advance: &Advance,
+    advances: &[Advance],
     identity: &Identity,
-) -> Result<bool, StoreError> {
-    let Advance {
-        part,
-        partition,
-        expected,
-        first,
-        next,
-        anchor,
-    } = advance;
-    let statement = if expected.is_some() {
-        MOVE_OFFSET
-    } else {
-        INSERT_OFFSET
-    };
-    let query = sqlx::query(statement)
-        .bind(part.as_str())
-        .bind(&identity.topic)
-        .bind(partition)
-        .bind(next)
-        .bind(&identity.cluster_id)
-        .bind(anchor.offset)
-        .bind(anchor.timestamp_ms)
-        .bind(i64::from(anchor.crc32))
-        .bind(&identity.group_id)
-        // Where it is to be moved from, or, where there is none yet, begins.
-        .bind(expected.unwrap_or(*first));
-    Ok(query.execute(connection).await?.rows_affected() == 1)
+) -> Result<(), StoreError> {
+    let (moved, begun): (Vec<&Advance>, Vec<&Advance>) = advances
+        .iter()
+        .partition(|advance| advance.expected.is_some());
+    if !moved.is_empty() {
+        let numbers = |number: fn(&Advance) -> i64| -> Vec<i64> {
+            moved.iter().map(|advance| number(advance)).collect()
+        };
+        let of = |advance: &&Advance| (advance.part.as_str(), advance.partition);
+        let (parts, partitions): (Vec<&str>, Vec<i32>) = moved.iter().map(of).unzip();
+        let done: Vec<(String, i32)> = sqlx::query_as(MOVE_OFFSETS)
+            .bind(&identity.topic)
+            .bind(&identity.cluster_id)
+            .bind(&identity.group_id)
+            .bind(parts)
+            .bind(partitions)
+            .bind(numbers(|advance| advance.expected.unwrap_or_default()))
+            .bind(numbers(|advance| advance.next))
+            .bind(numbers(|advance| advance.anchor.offset))
+            .bind(numbers(|advance| advance.anchor.timestamp_ms))
+            .bind(numbers(|advance| advance.anchor.crc32.into()))
+            .fetch_all(&mut *connection)
+            .await?;
+        let is_done = |advance: &Advance| {
+            let mut done = done.iter();
+            done.any(|(part, partition)| (part.as_str(), *partition) == of(&advance))
+        };
+        if let Some(fenced) = moved.into_iter().find(|advance| !is_done(advance)) {
+            return Err(StoreError::Fenced(*fenced));
+        }
+    }
+    for advance in begun {
+        let query = sqlx::query(INSERT_OFFSET)
+            .bind(advance.part.as_str())
+            .bind(&identity.topic)
+            .bind(advance.partition)
+            .bind(advance.next)
+            .bind(&identity.cluster_id)
+            .bind(advance.anchor.offset)
+            .bind(advance.anchor.timestamp_ms)
+            .bind(i64::from(advance.anchor.crc32))
+            .bind(&identity.group_id)
+            .bind(advance.first);
+        if query.execute(&mut *connection).await?.rows_affected() == 0 {
+            return Err(StoreError::Fenced(*advance));
+        }
+    }
+    Ok(())
 }
 
-/// Brings `task` up to these states and gives the tasks' keys by execId.
+/// Brings `task` up to these states and gives the tasks' keys.
 async fn upsert_tasks(
     connection: &mut PgConnection,
-    newest: &std::collections::BTreeMap<&str, &Rows>,
-) -> Result<HashMap<String, i64>, StoreError> {
-    let rows: Vec<&Rows> = newest.values().copied().collect();
-    let texts =
-        |field: fn(&Rows) -> &str| -> Vec<&str> { rows.iter().map(|rows| field(rows)).collect() };
-    let exec_ids = texts(|rows| &rows.task.exec_id);
+    tasks: &Tasks<'_>,
+) -> Result<Vec<i64>, StoreError> {
+    fn each<'a, T>(tasks: &Tasks<'a>, field: impl Fn(&Rows<'a>) -> T) -> Vec<T> {
+        tasks.newest.iter().map(|rows| field(rows)).collect()
+    }
+    let exec_ids = each(tasks, |rows| rows.info.exec_id);
     sqlx::query(UPSERT_TASKS)
         .bind(&exec_ids)
-        .bind(texts(|rows| &rows.task.job_id))
-        .bind(texts(|rows| &rows.task.engine_instance))
-        .bind(texts(|rows| &rows.task.engine_type))
-        .bind(texts(|rows| &rows.task.engine_user))
-        .bind(texts(|rows| &rows.task.ticket_id))
-        .bind(texts(|rows| rows.task.status.as_str()))
-        .bind(
-            rows.iter()
-                .map(|rows| rows.task.status.is_final())
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            rows.iter()
-                .map(|rows| rows.task.progress)
-                .collect::<Vec<_>>(),
-        )
-        .bind(rows.iter().map(|rows| rows.reported_at).collect::<Vec<_>>())
-        .bind(
-            rows.iter()
-                .map(|rows| rows.task.sequence)
-                .collect::<Vec<_>>(),
-        )
-        .bind(rows.iter().map(|rows| rows.partition).collect::<Vec<_>>())
-        .bind(rows.iter().map(|rows| rows.offset).collect::<Vec<_>>())
+        .bind(each(tasks, |rows| rows.info.job_id))
+        .bind(each(tasks, |rows| rows.info.engine_instance))
+        .bind(each(tasks, |rows| rows.info.engine_type))
+        .bind(each(tasks, |rows| rows.info.engine_user))
+        .bind(each(tasks, |rows| rows.info.ticket_id))
+        .bind(each(tasks, |rows| rows.info.status.as_str()))
+        .bind(each(tasks, |rows| rows.info.status.is_final()))
+        .bind(each(tasks, |rows| rows.progress()))
+        .bind(each(tasks, |rows| rows.info.reported_at))
+        .bind(each(tasks, |rows| rows.info.sequence))
+        .bind(each(tasks, |rows| rows.partition))
+        .bind(each(tasks, |rows| rows.offset))
         .execute(&mut *connection)
         .await?;
     let ids: Vec<(String, i64)> =
@@ -248,7 +273,13 @@ async fn upsert_tasks(
             .bind(&exec_ids)
             .fetch_all(connection)
             .await?;
-    Ok(ids.into_iter().collect())
+    let mut task_ids = vec![0; tasks.newest.len()];
+    for (exec_id, task_id) in ids {
+        if let Some(place) = tasks.places.get(exec_id.as_str()) {
+            task_ids[*place] = task_id;
+        }
+    }
+    Ok(task_ids)
 }
 
 /// The columns in the order in which [`CopyBuffer::put`] writes them.
@@ -273,7 +304,7 @@ fn columns(part: Part) -> &'static str {
 struct CopyBuffer(CopyWriter);
 
 impl CopyBuffer {
-    fn put(&mut self, part: Part, task_id: i64, rows: &Rows) {
+    fn put(&mut self, part: Part, task_id: i64, rows: &Rows<'_>) {
         match part {
             Part::Progress => self.progress(task_id, rows),
             Part::Resource => self.resource(task_id, rows),
@@ -281,43 +312,43 @@ impl CopyBuffer {
         }
     }
 
-    fn progress(&mut self, task_id: i64, rows: &Rows) {
+    fn progress(&mut self, task_id: i64, rows: &Rows<'_>) {
         let copy = self.row(13, task_id, rows);
-        copy.i64(rows.task.sequence);
-        copy.optional_f64(rows.task.progress);
+        copy.i64(rows.info.sequence);
+        copy.optional_f64(rows.progress());
         copy.i32(rows.partition);
-        copy.text(rows.task.status.as_str());
-        copy.jobs(rows.progress.jobs.as_deref());
-        copy.adjustments(&rows.progress.adjustments);
+        copy.text(rows.info.status.as_str());
+        copy.jobs(rows.info.progress.map(|(_, jobs)| jobs));
+        copy.adjustments(rows.adjustments);
     }
 
-    fn resource(&mut self, task_id: i64, rows: &Rows) {
-        for held in &rows.resource {
+    fn resource(&mut self, task_id: i64, rows: &Rows<'_>) {
+        for held in rows.info.resource.iter().flat_map(|list| list.sorted()) {
             let copy = self.row(10, task_id, rows);
             copy.i64(held.memory_bytes);
             copy.i32(rows.partition);
             copy.i32(held.cores);
             copy.i32(held.instances);
-            copy.text(&held.application_id);
-            copy.text(&held.queue);
-            copy.text(&held.status);
+            copy.text(held.id);
+            copy.text(held.queue);
+            copy.text(held.status);
         }
     }
 
-    fn metrics(&mut self, task_id: i64, rows: &Rows) {
+    fn metrics(&mut self, task_id: i64, rows: &Rows<'_>) {
         let copy = self.row(6, task_id, rows);
         copy.i32(rows.partition);
-        copy.i32(rows.metrics.engine_running_tasks);
-        copy.optional_text(rows.metrics.metrics.as_deref());
+        copy.i32(rows.info.engine_running_tasks);
+        copy.metrics(rows.info.metrics);
     }
 
     /// Begins a row with what all three tables begin with.
-    fn row(&mut self, fields: i16, task_id: i64, rows: &Rows) -> &mut CopyWriter {
+    fn row(&mut self, fields: i16, task_id: i64, rows: &Rows<'_>) -> &mut CopyWriter {
         let copy = &mut self.0;
         copy.row(fields);
         copy.i64(task_id);
         copy.i64(rows.offset);
-        copy.time(rows.reported_at);
+        copy.time(rows.info.reported_at);
         copy
     }
 }

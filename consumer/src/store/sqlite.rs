@@ -1,15 +1,15 @@
 //! SQLite: many rows a statement, since one at a time is 25 times slower through sqlx.
 
-use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use schemas::Job;
 use serde_json::json;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, QueryBuilder};
 
 use super::{End, Identity, Meaning, OffsetRow, SELECT_OFFSETS, StoreError};
-use crate::batch::{self, Advance, Positions, Record};
-use crate::rows::{Part, ProgressRow, Rows};
+use crate::batch::{Advance, Positions, Record, Tasks, advances, all_rows, is_unstored};
+use crate::rows::{Part, Rows};
 
 /// Rows in one INSERT: a full statement is prepared once and used again.
 const ROWS_PER_STATEMENT: usize = 100;
@@ -126,18 +126,22 @@ impl Sqlite {
         // SQLITE_BUSY_SNAPSHOT, which no busy timeout waits for.
         let mut connection = self.take().await?;
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        for advance in batch::advances(records, parts, positions) {
+        for advance in advances(records, parts, positions) {
             if !move_offset(&mut transaction, &advance, identity).await? {
                 transaction.rollback().await?;
                 return Err(StoreError::Fenced(advance));
             }
         }
-        let task_ids = upsert_tasks(&mut transaction, &batch::newest(records)).await?;
+        let events = all_rows(records);
+        let tasks = Tasks::of(&events);
+        let task_ids = upsert_tasks(&mut transaction, &tasks).await?;
         let mut written = Vec::new();
         for &part in parts {
-            // Every event's task was upserted just now.
-            let rows: Vec<(i64, &Rows)> = batch::unstored(records, part, positions)
-                .filter_map(|rows| Some((*task_ids.get(&rows.task.exec_id)?, rows)))
+            let rows: Vec<(i64, &Rows<'_>)> = events
+                .iter()
+                .zip(&tasks.of_events)
+                .filter(|(rows, _)| is_unstored(rows, part, positions))
+                .map(|(rows, task)| (task_ids[*task], rows))
                 .collect();
             written.push((part, insert(&mut transaction, part, &rows).await?));
         }
@@ -185,51 +189,56 @@ async fn move_offset(
     Ok(query.execute(connection).await?.rows_affected() == 1)
 }
 
-/// Brings `task` up to these states and gives the tasks' keys by execId.
+/// Brings `task` up to these states and gives the tasks' keys.
 async fn upsert_tasks(
     connection: &mut SqliteConnection,
-    newest: &BTreeMap<&str, &Rows>,
-) -> Result<HashMap<String, i64>, StoreError> {
-    let rows: Vec<&&Rows> = newest.values().collect();
-    for chunk in rows.chunks(ROWS_PER_STATEMENT) {
+    tasks: &Tasks<'_>,
+) -> Result<Vec<i64>, StoreError> {
+    for chunk in tasks.newest.chunks(ROWS_PER_STATEMENT) {
         let mut insert = QueryBuilder::new(
             "INSERT INTO task (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
              progress, reported_at, sequence, event_partition, event_offset) ",
         );
         insert.push_values(chunk, |mut row, rows| {
-            let task = &rows.task;
-            row.push_bind(&task.exec_id)
-                .push_bind(&task.job_id)
-                .push_bind(&task.engine_instance)
-                .push_bind(&task.engine_type)
-                .push_bind(&task.engine_user)
-                .push_bind(&task.ticket_id)
-                .push_bind(task.status.as_str())
-                .push_bind(task.status.is_final())
-                .push_bind(task.progress)
-                .push_bind(rows.reported_at)
-                .push_bind(task.sequence)
+            let info = &rows.info;
+            row.push_bind(info.exec_id)
+                .push_bind(info.job_id)
+                .push_bind(info.engine_instance)
+                .push_bind(info.engine_type)
+                .push_bind(info.engine_user)
+                .push_bind(info.ticket_id)
+                .push_bind(info.status.as_str())
+                .push_bind(info.status.is_final())
+                .push_bind(rows.progress())
+                .push_bind(info.reported_at)
+                .push_bind(info.sequence)
                 .push_bind(rows.partition)
                 .push_bind(rows.offset);
         });
         insert.push(NEWER_WINS);
         insert.build().execute(&mut *connection).await?;
     }
-    let exec_ids = json!(newest.keys().collect::<Vec<_>>()).to_string();
+    let exec_ids: Vec<&str> = tasks.newest.iter().map(|rows| rows.info.exec_id).collect();
     let ids: Vec<(String, i64)> = sqlx::query_as(
         "SELECT exec_id, task_id FROM task WHERE exec_id IN (SELECT value FROM json_each(?1))",
     )
-    .bind(exec_ids)
+    .bind(json!(exec_ids).to_string())
     .fetch_all(connection)
     .await?;
-    Ok(ids.into_iter().collect())
+    let mut task_ids = vec![0; tasks.newest.len()];
+    for (exec_id, task_id) in ids {
+        if let Some(place) = tasks.places.get(exec_id.as_str()) {
+            task_ids[*place] = task_id;
+        }
+    }
+    Ok(task_ids)
 }
 
 /// Inserts the rows of one part; gives their number.
 async fn insert(
     connection: &mut SqliteConnection,
     part: Part,
-    rows: &[(i64, &Rows)],
+    rows: &[(i64, &Rows<'_>)],
 ) -> Result<u64, StoreError> {
     let mut written = 0;
     match part {
@@ -240,15 +249,14 @@ async fn insert(
                      progress, job_ids, total_tasks, running_tasks, failed_tasks, succeed_tasks, adjustments) ",
                 );
                 insert.push_values(chunk, |mut row, (task_id, rows)| {
-                    let [job_ids, total, running, failed, succeed, adjustments] =
-                        lists(&rows.progress);
+                    let [job_ids, total, running, failed, succeed, adjustments] = lists(rows);
                     row.push_bind(task_id)
                         .push_bind(rows.partition)
                         .push_bind(rows.offset)
-                        .push_bind(rows.reported_at)
-                        .push_bind(rows.task.sequence)
-                        .push_bind(rows.task.status.as_str())
-                        .push_bind(rows.task.progress)
+                        .push_bind(rows.info.reported_at)
+                        .push_bind(rows.info.sequence)
+                        .push_bind(rows.info.status.as_str())
+                        .push_bind(rows.progress())
                         .push_bind(job_ids)
                         .push_bind(total)
                         .push_bind(running)
@@ -267,7 +275,10 @@ async fn insert(
             let applications: Vec<_> = rows
                 .iter()
                 .flat_map(|(task_id, rows)| {
-                    rows.resource.iter().map(move |held| (task_id, rows, held))
+                    let applications = rows.info.resource.into_iter();
+                    applications
+                        .flat_map(|list| list.sorted())
+                        .map(move |held| (task_id, rows, held))
                 })
                 .collect();
             for chunk in applications.chunks(ROWS_PER_STATEMENT) {
@@ -279,13 +290,13 @@ async fn insert(
                     row.push_bind(*task_id)
                         .push_bind(rows.partition)
                         .push_bind(rows.offset)
-                        .push_bind(rows.reported_at)
-                        .push_bind(&held.application_id)
+                        .push_bind(rows.info.reported_at)
+                        .push_bind(held.id)
                         .push_bind(held.memory_bytes)
                         .push_bind(held.cores)
                         .push_bind(held.instances)
-                        .push_bind(&held.queue)
-                        .push_bind(&held.status);
+                        .push_bind(held.queue)
+                        .push_bind(held.status);
                 });
                 written += insert
                     .build()
@@ -304,9 +315,9 @@ async fn insert(
                     row.push_bind(task_id)
                         .push_bind(rows.partition)
                         .push_bind(rows.offset)
-                        .push_bind(rows.reported_at)
-                        .push_bind(rows.metrics.engine_running_tasks)
-                        .push_bind(&rows.metrics.metrics);
+                        .push_bind(rows.info.reported_at)
+                        .push_bind(rows.info.engine_running_tasks)
+                        .push_bind(rows.info.metrics.map(|metrics| json!(metrics).to_string()));
                 });
                 written += insert
                     .build()
@@ -321,18 +332,23 @@ async fn insert(
 
 /// The columns that are arrays on PostgreSQL, as JSON: job ids, total, running, failed and succeeded
 /// tasks, adjustments.
-fn lists(row: &ProgressRow) -> [Option<String>; 6] {
-    let jobs = row.jobs.as_deref();
-    let counts = |count: fn(&schemas::JobProgressInfo) -> i32| {
-        jobs.map(|jobs| json!(jobs.iter().map(count).collect::<Vec<_>>()).to_string())
+fn lists(rows: &Rows<'_>) -> [Option<String>; 6] {
+    let jobs = rows
+        .info
+        .progress
+        .map(|(_, jobs)| Vec::from_iter(jobs.iter()));
+    let counts = |count: fn(&Job<'_>) -> i32| {
+        let jobs = jobs.as_ref()?.iter();
+        Some(json!(jobs.map(count).collect::<Vec<_>>()).to_string())
     };
-    let adjustments: Vec<_> = row
+    let adjustments: Vec<_> = rows
         .adjustments
         .iter()
         .map(|adjustment| adjustment.as_str())
         .collect();
     [
-        jobs.map(|jobs| json!(jobs.iter().map(|job| &job.id).collect::<Vec<_>>()).to_string()),
+        jobs.as_ref()
+            .map(|jobs| json!(jobs.iter().map(|job| job.id).collect::<Vec<_>>()).to_string()),
         counts(|job| job.total_tasks),
         counts(|job| job.running_tasks),
         counts(|job| job.failed_tasks),
