@@ -552,7 +552,8 @@ async fn a_database_of_the_first_version_is_migrated_in_place_and_stored_on(kind
     let consumer = pipeline.consumer(&[]);
     pipeline.until_count(&Pipeline::stored("metrics"), 4).await;
     consumer.stop().await;
-    // The tables as 0001 makes them, with what a consumer of that version had stored.
+    // The tables as 0001 makes them but for their indexes, with what a consumer of that version had
+    // stored.
     pipeline
         .execute(
             "ALTER TABLE consumed_offset DROP COLUMN first_offset; DELETE FROM _sqlx_migrations WHERE version > 1",

@@ -153,20 +153,13 @@ impl Delivery {
 
     /// Puts a report into the queue; never waits.
     pub(crate) fn report(&self, info: &TaskRunningInfo) {
-        match schemas::encode_info(info) {
-            Ok(value) => self.shared.put(Report {
-                exec_id: info.exec_id.clone(),
-                last: info.status.is_final(),
-                value,
-            }),
-            Err(error) => {
-                let mut books = self.shared.books();
-                books.counts.made += 1;
-                books.counts.refused += 1;
-                drop(books);
-                self.shared.refused(&info.exec_id, &error.to_string());
-            }
-        }
+        let mut value = Vec::new();
+        schemas::write_info(info, &mut value);
+        self.shared.put(Report {
+            exec_id: info.exec_id.clone(),
+            last: info.status.is_final(),
+            value,
+        });
     }
 
     pub(crate) fn stats(&self) -> Stats {

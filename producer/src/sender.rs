@@ -55,6 +55,8 @@ pub(crate) struct Sender {
     acks: Acks,
     topic: String,
     sent: AtomicU64,
+    /// The last report's bytes, used again.
+    value: Vec<u8>,
 }
 
 impl Sender {
@@ -81,6 +83,7 @@ impl Sender {
             acks,
             topic: topic.to_owned(),
             sent: AtomicU64::new(0),
+            value: Vec::new(),
         })
     }
 
@@ -89,11 +92,12 @@ impl Sender {
     /// # Errors
     /// If this report or an earlier one cannot be delivered. After that, nothing should be sent: it
     /// would arrive in front of what was not.
-    pub(crate) async fn send(&self, info: &TaskRunningInfo) -> anyhow::Result<()> {
-        let value = schemas::encode_info(info)?;
+    pub(crate) async fn send(&mut self, info: &TaskRunningInfo) -> anyhow::Result<()> {
+        self.value.clear();
+        schemas::write_info(info, &mut self.value);
         let mut record = BaseRecord::to(&self.topic)
             .key(info.exec_id.as_bytes())
-            .payload(value.as_slice());
+            .payload(self.value.as_slice());
         loop {
             self.acks.check(&self.topic)?;
             match self.producer.send(record) {
@@ -110,7 +114,7 @@ impl Sender {
                         format!(
                             "sending a report of {} ({} bytes) to {}",
                             info.exec_id,
-                            value.len(),
+                            self.value.len(),
                             self.topic
                         )
                     });

@@ -37,12 +37,17 @@ pub const EVENT_VERSIONS: &[Version] = &[Version {
     avsc: include_str!("../avro/v1/TaskRunningInfoEvent.avsc"),
 }];
 
-pub(crate) const MARKER: [u8; 2] = [0xC3, 0x01];
+const MARKER: [u8; 2] = [0xC3, 0x01];
 const HEADER_BYTES: usize = 10;
 
-/// The current one of a record's versions.
-pub(crate) const fn current(versions: &[Version]) -> &Version {
-    &versions[versions.len() - 1]
+/// What records of the current versions begin with.
+pub(crate) const INFO_HEADER: [u8; HEADER_BYTES] = header(INFO_VERSIONS);
+pub(crate) const EVENT_HEADER: [u8; HEADER_BYTES] = header(EVENT_VERSIONS);
+
+const fn header(versions: &[Version]) -> [u8; HEADER_BYTES] {
+    let current = &versions[versions.len() - 1];
+    let [a, b, c, d, e, f, g, h] = current.fingerprint.to_le_bytes();
+    [MARKER[0], MARKER[1], a, b, c, d, e, f, g, h]
 }
 
 /// Bytes that apache-avro may set aside for a claimed length. What it gets to read has been walked, so

@@ -21,6 +21,7 @@ mod plain;
 mod records;
 mod resolution;
 pub mod topics;
+mod write;
 
 pub use check::{Fault, IDENTIFIER_MAX_BYTES, Problem, REPORTED_AT_MICROS};
 pub use codec::{
@@ -39,3 +40,4 @@ pub use records::{
     TaskProgressInfo, TaskResourceInfo, TaskRunningInfo, TaskRunningInfoEvent, TaskStatus,
     timestamp,
 };
+pub use write::{write_event, write_info};

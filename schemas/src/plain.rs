@@ -10,13 +10,13 @@
 use serde::ser::{Serialize, Serializer};
 
 use crate::check::{IDENTIFIER_MAX_BYTES, REPORTED_AT_MICROS};
-use crate::codec::{EVENT_VERSIONS, INFO_VERSIONS, MARKER, current};
+use crate::codec::{EVENT_HEADER, INFO_HEADER};
 use crate::{Adjustment, TaskStatus};
 
 /// A plain `TaskRunningInfo`, in its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct PlainInfo<'a> {
-    datum: &'a [u8],
+    pub(crate) datum: &'a [u8],
     /// The exec task; also the Kafka key.
     pub exec_id: &'a str,
     /// The entrance's job that the exec task belongs to.
@@ -151,30 +151,6 @@ pub fn plain_event(value: &[u8]) -> Option<PlainEvent<'_>> {
         info: info(&mut bytes)?,
     };
     bytes.0.is_empty().then_some(event)
-}
-
-impl PlainInfo<'_> {
-    /// Writes the event of this record, without adjustments, header and all: the record's own bytes
-    /// behind where it came from. `routed_at` is in microseconds since 1970.
-    pub fn write_event(&self, source: &PlainSource<'_>, routed_at: i64, event: &mut Vec<u8>) {
-        event.extend_from_slice(&EVENT_HEADER);
-        write_long(source.topic.len() as i64, event);
-        event.extend_from_slice(source.topic.as_bytes());
-        write_long(source.partition.into(), event);
-        write_long(source.offset, event);
-        write_long(source.timestamp, event);
-        write_long(routed_at, event);
-        event.push(0); // no adjustments
-        event.extend_from_slice(self.datum);
-    }
-}
-
-const INFO_HEADER: [u8; 10] = header(current(INFO_VERSIONS).fingerprint);
-const EVENT_HEADER: [u8; 10] = header(current(EVENT_VERSIONS).fingerprint);
-
-const fn header(fingerprint: u64) -> [u8; 10] {
-    let [a, b, c, d, e, f, g, h] = fingerprint.to_le_bytes();
-    [MARKER[0], MARKER[1], a, b, c, d, e, f, g, h]
 }
 
 fn info<'a>(bytes: &mut Bytes<'a>) -> Option<PlainInfo<'a>> {
@@ -550,16 +526,6 @@ impl<'a> Bytes<'a> {
 
 fn unzigzag(number: u64) -> i64 {
     (number >> 1) as i64 ^ -((number & 1) as i64)
-}
-
-/// Writes a number as Avro does.
-fn write_long(number: i64, bytes: &mut Vec<u8>) {
-    let mut left = ((number << 1) ^ (number >> 63)) as u64;
-    while left >= 0x80 {
-        bytes.push(left as u8 | 0x80);
-        left >>= 7;
-    }
-    bytes.push(left as u8);
 }
 
 fn is_blank(text: &str) -> bool {

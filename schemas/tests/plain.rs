@@ -126,6 +126,16 @@ fn mended(mut event: TaskRunningInfoEvent) -> TaskRunningInfoEvent {
 
 proptest! {
     #[test]
+    fn what_is_written_is_what_apache_avro_writes(event in strategies::event()) {
+        let mut bytes = Vec::new();
+        schemas::write_info(&event.info, &mut bytes);
+        prop_assert_eq!(&bytes, &encode_info(&event.info).unwrap());
+        bytes.clear();
+        schemas::write_event(&event, &mut bytes);
+        prop_assert_eq!(&bytes, &encode_event(&event).unwrap());
+    }
+
+    #[test]
     fn a_record_is_plain_if_and_only_if_it_has_no_problem(
         event in strategies::event(), mend in any::<bool>(),
     ) {

@@ -24,6 +24,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "first offset",
         include_str!("../../migrations/sqlite/0002_first_offset.sql"),
     ),
+    (
+        "narrow indexes",
+        include_str!("../../migrations/sqlite/0003_narrow_indexes.sql"),
+    ),
 ];
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \

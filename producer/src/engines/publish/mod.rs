@@ -65,10 +65,10 @@ pub async fn run(
         return Ok(0);
     };
     cluster.require_topic(topic).await?;
-    let sender = Sender::connect(kafka, topic, health)?;
+    let mut sender = Sender::connect(kafka, topic, health)?;
 
     let mut bad = 0;
-    let published = publish(&options, input, &sender, &mut bad, &shutdown).await;
+    let published = publish(&options, input, &mut sender, &mut bad, &shutdown).await;
     let sent = sender.finish(&shutdown).await;
     published?;
     println!("sent {} reports, {bad} bad lines", sent?);
@@ -78,7 +78,7 @@ pub async fn run(
 async fn publish(
     options: &Options,
     input: Box<dyn AsyncBufRead + Send + Unpin>,
-    sender: &Sender,
+    sender: &mut Sender,
     bad: &mut u64,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {

@@ -84,7 +84,7 @@ pub async fn run(
         return Ok(());
     };
     cluster.require_topic(topic).await?;
-    let sender = Sender::connect(kafka, topic, health)?;
+    let mut sender = Sender::connect(kafka, topic, health)?;
 
     let seed = options.seed.unwrap_or_else(rand::random);
     let clock = clock(&options)?;
@@ -99,7 +99,7 @@ pub async fn run(
             format!("{} reports a second", options.rate)
         }
     );
-    let sent = simulate(&options, &mut simulation, &sender, &shutdown).await;
+    let sent = simulate(&options, &mut simulation, &mut sender, &shutdown).await;
     // What was sent before an error is waited for all the same.
     let acknowledged = sender.finish(&shutdown).await;
     sent?;
@@ -133,7 +133,7 @@ fn clock(options: &Options) -> anyhow::Result<Clock> {
 async fn simulate(
     options: &Options,
     simulation: &mut Simulation,
-    sender: &Sender,
+    sender: &mut Sender,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let count = options.count.unwrap_or(u64::MAX);

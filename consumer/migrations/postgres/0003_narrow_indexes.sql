@@ -1,0 +1,11 @@
+-- A task's reports are few and found by their task alone; equal keys share their entries in an index,
+-- which a time behind the task kept apart.
+DROP INDEX task_progress_by_task;
+DROP INDEX task_resource_by_task;
+DROP INDEX task_metrics_by_task;
+CREATE INDEX task_progress_by_task ON task_progress (task_id);
+CREATE INDEX task_resource_by_task ON task_resource (task_id);
+CREATE INDEX task_metrics_by_task ON task_metrics (task_id);
+
+-- Room for a task's next state beside its last one, so that no index entry moves with it.
+ALTER TABLE task SET (fillfactor = 70);
