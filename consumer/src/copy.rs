@@ -194,12 +194,18 @@ pub(crate) fn rows(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub(crate) fn fields(row: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     let mut rest = row.get(2..).unwrap_or_default();
     std::iter::from_fn(move || {
-        let (length, after) = rest.split_first_chunk()?;
-        let length = i32::from_be_bytes(*length);
-        let (field, after) = after.split_at_checked(usize::try_from(length).unwrap_or(0))?;
+        let (field, after) = split_field(rest)?;
         rest = after;
-        Some((length >= 0).then_some(field))
+        Some(field)
     })
+}
+
+/// The field that these bytes begin with, and what follows it.
+pub(crate) fn split_field(bytes: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
+    let (length, after) = bytes.split_first_chunk()?;
+    let length = i32::from_be_bytes(*length);
+    let (field, after) = after.split_at_checked(usize::try_from(length).unwrap_or(0))?;
+    Some(((length >= 0).then_some(field), after))
 }
 
 /// A field of four bytes.

@@ -155,7 +155,7 @@ impl Side {
         for table in [Table::Progress, Table::Resource, Table::Metrics] {
             let mut rows = 0;
             audit::scan(&mut self.snapshot, table, &None, |row| {
-                fingerprint.add(table, row);
+                fingerprint.add(table, &row[2..]);
                 rows += 1;
                 if rows % 10_000 == 0 {
                     bar.inc(10_000);
@@ -349,17 +349,13 @@ async fn compare_histories(
     let (of_a, of_b) = (of_a?, of_b?);
     for ((table, partition), places) in of_a.differing(&of_b) {
         let places = said::join(&places, said::NEAR);
-        let selection = |addressed: bool| Selection {
-            table,
-            places: Some(
-                places
-                    .iter()
-                    .map(|place| (partition, place.clone()))
-                    .collect(),
-            ),
-            task_id: None,
-            addressed,
-            order: Some(Order::Place),
+        let selection = |addressed: bool| {
+            let of_partition = places.iter().map(|place| (partition, place.clone()));
+            Selection {
+                addressed,
+                order: Some(Order::Place),
+                ..Selection::of_table(table, Some(of_partition.collect()))
+            }
         };
         let findings = &mut compared.findings;
         read_both(
@@ -430,11 +426,8 @@ async fn compare_tasks(a: &mut Side, b: &mut Side, compared: &mut Compared) -> a
             .insert((Table::Task, *partition), span.clone());
     }
     let selection = Selection {
-        table: Table::Task,
-        places: None,
-        task_id: None,
-        addressed: false,
         order: Some(Order::ExecId),
+        ..Selection::of_table(Table::Task, None)
     };
     let mut tasks = Tasks {
         is_alike: ranges(a) == ranges(b),

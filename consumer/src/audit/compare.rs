@@ -269,17 +269,11 @@ pub(crate) async fn compare(
         .map(|place| place.start.max(span.start)..place.end.min(span.end))
         .filter(|place| !place.is_empty())
         .collect();
+    let of_partition = places.iter().map(|place| (partition, place.clone()));
     let selection = Selection {
-        table,
-        places: Some(
-            places
-                .iter()
-                .map(|place| (partition, place.clone()))
-                .collect(),
-        ),
-        task_id: None,
         addressed: true,
         order: Some(Order::Place),
+        ..Selection::of_table(table, Some(of_partition.collect()))
     };
     let (pieces, told) = mpsc::channel(4);
     let (said_pieces, said) = mpsc::channel(4);

@@ -5,11 +5,12 @@
 //! have equal sums once in 2^64. The order of the rows does not matter, and a bucket takes 16 bytes
 //! however many rows fall into it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
-use super::table::{Table, place};
+use super::table::Table;
+use crate::copy;
 
 /// The smallest bucket, in offsets, as a power of two.
 const SMALLEST: u32 = 8;
@@ -24,8 +25,12 @@ pub(crate) struct Plan {
     key: RandomState,
     shift: u32,
     buckets: usize,
-    spans: HashMap<(Table, i32), (Range<i64>, usize)>,
+    /// By partition and table. Looked up for each row.
+    spans: Vec<[Option<Span>; Table::ALL.len()]>,
 }
+
+/// The offsets that are compared, and the first of their buckets.
+type Span = (Range<i64>, usize);
 
 impl Plan {
     pub(crate) fn new(spans: &Spans) -> Self {
@@ -35,9 +40,13 @@ impl Plan {
         let fits = |shift: &u32| count(*shift) <= BUCKETS.max(spans.len() as i64 * 2);
         let shift = (SMALLEST..62).find(fits).unwrap_or(62);
         let mut buckets = 0;
-        let mut placed = HashMap::new();
-        for (at, span) in spans {
-            placed.insert(*at, (span.clone(), buckets));
+        let mut placed = Vec::new();
+        for ((table, partition), span) in spans {
+            let partition = usize::try_from(*partition).unwrap_or_default();
+            if placed.len() <= partition {
+                placed.resize(partition + 1, [const { None }; Table::ALL.len()]);
+            }
+            placed[partition][*table as usize] = Some((span.clone(), buckets));
             buckets += (length(span) >> shift) as usize + 1;
         }
         Self {
@@ -46,6 +55,21 @@ impl Plan {
             buckets,
             spans: placed,
         }
+    }
+
+    fn span(&self, table: Table, partition: i32) -> Option<&Span> {
+        let of_partition = self.spans.get(usize::try_from(partition).ok()?)?;
+        of_partition[table as usize].as_ref()
+    }
+
+    fn spans(&self) -> impl Iterator<Item = ((Table, i32), &Span)> {
+        let partitions = (0..).zip(&self.spans);
+        partitions.flat_map(|(partition, of_partition)| {
+            let tables = Table::ALL.into_iter();
+            tables.filter_map(move |table| {
+                Some(((table, partition), of_partition[table as usize].as_ref()?))
+            })
+        })
     }
 }
 
@@ -78,17 +102,21 @@ impl<'a> Fingerprint<'a> {
         }
     }
 
-    /// Takes a row in; gives its place where it is compared. (A row without a place, which no database
-    /// here can hold, counts as one of partition -1.)
-    pub(crate) fn add(&mut self, table: Table, row: &[u8]) -> Option<(i32, i64)> {
-        let (partition, offset) = place(row).unwrap_or((-1, -1));
+    /// Takes a row in, by its fields; gives its place where it is compared. (A row without a place, which
+    /// no database here can hold, counts as one of partition -1.)
+    pub(crate) fn add(&mut self, table: Table, fields: &[u8]) -> Option<(i32, i64)> {
+        let place = copy::split_field(fields).and_then(|(partition, after)| {
+            let (offset, _) = copy::split_field(after)?;
+            Some((copy::i32_of(partition)?, copy::i64_of(offset)?))
+        });
+        let (partition, offset) = place.unwrap_or((-1, -1));
         let at = (table, partition);
-        match self.plan.spans.get(&at) {
+        match self.plan.span(table, partition) {
             Some((span, first)) if span.contains(&offset) => {
                 let bucket = first + ((offset - span.start) >> self.plan.shift) as usize;
                 let (rows, sum) = &mut self.buckets[bucket];
                 *rows += 1;
-                *sum = sum.wrapping_add(self.plan.key.hash_one(row));
+                *sum = sum.wrapping_add(self.plan.key.hash_one(fields));
                 return Some((partition, offset));
             }
             Some((span, _)) if offset < span.start => {
@@ -103,21 +131,21 @@ impl<'a> Fingerprint<'a> {
 
     /// The rows that are compared, of each table and partition.
     pub(crate) fn rows(&self) -> BTreeMap<(Table, i32), u64> {
-        let rows = |(span, first): &(Range<i64>, usize)| {
+        let rows = |(span, first): &Span| {
             let last = first + ((span.end - span.start).max(0) >> self.plan.shift) as usize;
             self.buckets[*first..=last]
                 .iter()
                 .map(|(rows, _)| rows)
                 .sum()
         };
-        let spans = self.plan.spans.iter();
-        spans.map(|(at, span)| (*at, rows(span))).collect()
+        let spans = self.plan.spans();
+        spans.map(|(at, span)| (at, rows(span))).collect()
     }
 
     /// The offsets whose buckets are not the same on both sides, neighbours joined.
     pub(crate) fn differing(&self, other: &Self) -> BTreeMap<(Table, i32), Vec<Range<i64>>> {
         let mut differing: BTreeMap<(Table, i32), Vec<Range<i64>>> = BTreeMap::new();
-        for (at, (span, first)) in &self.plan.spans {
+        for (at, (span, first)) in self.plan.spans() {
             let length = (span.end - span.start).max(0);
             for bucket in 0..=(length >> self.plan.shift) as usize {
                 if self.buckets[first + bucket] == other.buckets[first + bucket] {
@@ -125,7 +153,7 @@ impl<'a> Fingerprint<'a> {
                 }
                 let start = span.start + ((bucket as i64) << self.plan.shift);
                 let end = (start + (1 << self.plan.shift)).min(span.end);
-                let ranges = differing.entry(*at).or_default();
+                let ranges = differing.entry(at).or_default();
                 match ranges.last_mut() {
                     Some(last) if last.end == start => last.end = end,
                     _ => ranges.push(start..end),
@@ -194,7 +222,7 @@ mod tests {
         copy.i32(partition);
         copy.i64(offset);
         copy.text(text);
-        copy.take()
+        copy.take().split_off(2)
     }
 
     proptest! {

@@ -29,7 +29,6 @@ use schemas::{dead_letter, topics};
 use service::exit::{FAILED, OK, USAGE};
 use service::kafka::{Cluster, KafkaOptions};
 use service::range::{Bound, End, Ranges, Reader};
-use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +54,8 @@ pub(crate) const COULD_NOT_TELL: u8 = USAGE;
 const MAX_OFFSETS: i64 = 1 << 27;
 /// Below and above every offset, and far from where sums overflow.
 const ANY_OFFSET: Range<i64> = -(1 << 62)..1 << 62;
+/// At most so many tasks are told that are behind their history.
+const MAX_OUTRANKED: usize = 10_000;
 /// A repair that has more to put right than is held at once goes on in further rounds.
 const MAX_ROUNDS: usize = 100;
 
@@ -200,8 +201,8 @@ struct Sides {
     unreadable: Marks,
     unreadable_count: BTreeMap<i32, u64>,
     unreadable_shown: Vec<said::Unreadable>,
-    /// Tasks that are behind their history.
-    outranked: Vec<i64>,
+    /// Tasks that are behind their history; at most [`MAX_OUTRANKED`].
+    outranked: BTreeSet<i64>,
 }
 
 impl Auditor<'_> {
@@ -378,12 +379,12 @@ impl Auditor<'_> {
         let mut held = Fingerprint::new(&plan);
         let mut newest = Marks::new(&hull);
         scan(snapshot, Table::Task, places, |row| {
-            if let Some((partition, offset)) = held.add(Table::Task, row) {
+            if let Some((partition, offset)) = held.add(Table::Task, &row[2..]) {
                 newest.set(partition, offset);
             }
         })
         .await?;
-        let outranked = snapshot.outranked(places.as_ref()).await?;
+        let mut outranked = BTreeSet::new();
         // Both sides at once: they share nothing but the plan.
         let (said, aborted, scanned) = block_in_place(|| {
             std::thread::scope(|scope| {
@@ -397,14 +398,36 @@ impl Auditor<'_> {
                     anyhow::Ok((said, aborted))
                 });
                 let scans = async {
-                    for table in [Table::Progress, Table::Resource, Table::Metrics] {
-                        let mut rows = 0;
-                        scan(snapshot, table, places, |row| {
-                            held.add(table, row);
-                            rows += 1;
-                            if rows % 10_000 == 0 {
-                                rows_bar.inc(10_000);
+                    let mut rows = 0;
+                    let mut count = || {
+                        rows += 1;
+                        if rows % 10_000 == 0 {
+                            rows_bar.inc(10_000);
+                        }
+                    };
+                    // Which tasks are behind their history is found on the way.
+                    let progress = Selection {
+                        outranking: true,
+                        ..Selection::of_table(Table::Progress, places.clone())
+                    };
+                    snapshot
+                        .each(&progress, async |row| {
+                            let (task_id, fields) =
+                                copy::split_field(&row[2..]).unwrap_or_default();
+                            if let Some(task_id) = copy::i64_of(task_id)
+                                && outranked.len() < MAX_OUTRANKED
+                            {
+                                outranked.insert(task_id);
                             }
+                            held.add(Table::Progress, fields);
+                            count();
+                            true
+                        })
+                        .await?;
+                    for table in [Table::Resource, Table::Metrics] {
+                        scan(snapshot, table, places, |row| {
+                            held.add(table, &row[2..]);
+                            count();
                         })
                         .await?;
                     }
@@ -726,26 +749,12 @@ pub(crate) async fn scan(
     places: &Option<Places>,
     mut each: impl FnMut(&[u8]),
 ) -> anyhow::Result<()> {
-    let selection = Selection {
-        table,
-        places: places.clone(),
-        task_id: None,
-        addressed: false,
-        order: None,
+    let selection = Selection::of_table(table, places.clone());
+    let each = async |row: &[u8]| {
+        each(row);
+        true
     };
-    let (pieces, mut told) = mpsc::channel::<Vec<u8>>(16);
-    let sending = async {
-        let scanned = snapshot.scan(&selection, &pieces).await;
-        drop(pieces);
-        scanned
-    };
-    let taking = async {
-        while let Some(piece) = told.recv().await {
-            copy::rows(&piece).for_each(&mut each);
-        }
-    };
-    let (scanned, ()) = tokio::join!(sending, taking);
-    Ok(scanned?)
+    Ok(snapshot.each(&selection, each).await?)
 }
 
 fn bar(length: u64, what: &'static str) -> ProgressBar {

@@ -38,13 +38,20 @@ pub(crate) struct Topic<'a> {
 /// What the events of the audited offsets say.
 pub(crate) struct Said<'a> {
     pub(crate) fingerprint: Fingerprint<'a>,
-    digests: BTreeMap<(Table, i32), (Sha256, u64)>,
+    tables: BTreeMap<(Table, i32), OfTable>,
     /// Records that a committed reader sees, by partition.
     pub(crate) events: BTreeMap<i32, u64>,
     /// Events that have no rows, since nobody can read them.
     pub(crate) unreadable: Marks,
     pub(crate) unreadable_count: BTreeMap<i32, u64>,
     pub(crate) unreadable_shown: Vec<Unreadable>,
+}
+
+/// What is said of a table's rows of a partition.
+struct OfTable {
+    span: Range<i64>,
+    digest: Sha256,
+    rows: u64,
 }
 
 /// An event that cannot be read.
@@ -77,14 +84,17 @@ impl<'a> Said<'a> {
         bar: &ProgressBar,
     ) -> anyhow::Result<Self> {
         let ranges = hull(spans);
-        let begin = || {
-            let mut digest = Sha256::new();
-            digest.update(HEADER);
-            (digest, 0)
+        let begin = |(at, span): (&(Table, i32), &Range<i64>)| {
+            let of_table = OfTable {
+                span: span.clone(),
+                digest: Sha256::new_with_prefix(HEADER),
+                rows: 0,
+            };
+            (*at, of_table)
         };
         let mut said = Self {
             fingerprint: Fingerprint::new(plan),
-            digests: spans.keys().map(|at| (*at, begin())).collect(),
+            tables: spans.iter().map(begin).collect(),
             events: ranges.keys().map(|partition| (*partition, 0)).collect(),
             unreadable: Marks::new(&ranges),
             unreadable_count: BTreeMap::new(),
@@ -118,22 +128,20 @@ impl<'a> Said<'a> {
                     }
                 };
                 for table in Table::ALL {
-                    let at = (table, partition);
-                    let is_meant = spans.get(&at).is_some_and(|span| span.contains(&offset));
-                    if !is_meant || (table == Table::Task && !newest.is_set(partition, offset)) {
+                    let Some(of_table) = said.tables.get_mut(&(table, partition)) else {
+                        continue;
+                    };
+                    let is_newest = || newest.is_set(partition, offset);
+                    if !of_table.span.contains(&offset) || (table == Table::Task && !is_newest()) {
                         continue;
                     }
                     copy.clear();
                     table.write(&mut copy, &event);
+                    of_table.digest.update(copy.rows());
                     for row in copy::rows(copy.rows()) {
-                        said.fingerprint.add(table, row);
-                        said.digests.entry(at).or_insert_with(begin).1 += 1;
+                        said.fingerprint.add(table, &row[2..]);
+                        of_table.rows += 1;
                     }
-                    said.digests
-                        .entry(at)
-                        .or_insert_with(begin)
-                        .0
-                        .update(copy.rows());
                 }
                 Ok(())
             })?;
@@ -143,13 +151,15 @@ impl<'a> Said<'a> {
 
     /// Rows and digest of each table and partition.
     pub(crate) fn digests(&mut self) -> BTreeMap<(Table, i32), Digested> {
-        let digests = std::mem::take(&mut self.digests).into_iter();
-        let finish = |(at, (mut digest, rows)): ((Table, i32), (Sha256, u64))| {
-            digest.update(TRAILER);
-            let sha256 = hex(&digest.finalize());
-            (at, Digested { rows, sha256 })
+        let tables = std::mem::take(&mut self.tables).into_iter();
+        let finish = |(at, of_table): ((Table, i32), OfTable)| {
+            let digested = Digested {
+                rows: of_table.rows,
+                sha256: hex(&of_table.digest.chain_update(TRAILER).finalize()),
+            };
+            (at, digested)
         };
-        digests.map(finish).collect()
+        tables.map(finish).collect()
     }
 }
 

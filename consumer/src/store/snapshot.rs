@@ -23,9 +23,6 @@ const CHUNK_BYTES: usize = 64 << 10;
 const OUTRANKS: &str = "(h.status IN ('Succeed', 'Failed', 'Cancelled', 'Timeout'), h.reported_at, h.sequence, \
      h.event_partition, h.event_offset) > (t.is_final, t.reported_at, t.sequence, t.event_partition, t.event_offset)";
 
-/// At most so many tasks are told that are behind their history.
-const MAX_OUTRANKED: usize = 10_000;
-
 /// Offsets of some partitions.
 pub(crate) type Places = Vec<(i32, Range<i64>)>;
 
@@ -39,6 +36,9 @@ pub(crate) struct Selection {
     pub(crate) task_id: Option<i64>,
     /// With two fields in front: the row's address in its table as text, and its `task_id`.
     pub(crate) addressed: bool,
+    /// With a field in front: the row's `task_id` where it tells more than its task's row, else null.
+    /// Of `task_progress` only.
+    pub(crate) outranking: bool,
     /// `None`: as the database has them.
     pub(crate) order: Option<Order>,
 }
@@ -53,14 +53,23 @@ pub(crate) enum Order {
 }
 
 impl Selection {
+    /// All rows of a table, or those of some places.
+    pub(crate) fn of_table(table: Table, places: Option<Places>) -> Self {
+        Self {
+            table,
+            places,
+            task_id: None,
+            addressed: false,
+            outranking: false,
+            order: None,
+        }
+    }
+
     /// The row of a task.
     pub(crate) fn of_task(task_id: i64) -> Self {
         Self {
-            table: Table::Task,
-            places: None,
             task_id: Some(task_id),
-            addressed: false,
-            order: None,
+            ..Self::of_table(Table::Task, None)
         }
     }
 }
@@ -177,6 +186,30 @@ impl Snapshot {
         selection: &Selection,
         pieces: &mpsc::Sender<Vec<u8>>,
     ) -> Result<(), StoreError> {
+        let (mut held, mut is_heard) = (Vec::with_capacity(2 * CHUNK_BYTES), true);
+        self.each(selection, async |row| {
+            held.extend_from_slice(row);
+            if held.len() >= CHUNK_BYTES {
+                is_heard = pieces.send(std::mem::take(&mut held)).await.is_ok();
+            }
+            is_heard
+        })
+        .await?;
+        if is_heard {
+            let _ = pieces.send(held).await;
+        }
+        Ok(())
+    }
+
+    /// Hands each selected row to `each`, until that gives `false`.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn each(
+        &mut self,
+        selection: &Selection,
+        mut each: impl AsyncFnMut(&[u8]) -> bool,
+    ) -> Result<(), StoreError> {
         match self {
             Self::Postgres(connection) => {
                 let statement = format!(
@@ -184,31 +217,16 @@ impl Snapshot {
                     select(selection, "h.ctid::text", "\"C\"")
                 );
                 let mut told = connection.copy_out_raw(&statement).await?;
-                let mut held: Vec<u8> = Vec::with_capacity(2 * CHUNK_BYTES);
-                let mut begun = false;
-                while let Some(bytes) = told.try_next().await? {
-                    held.extend_from_slice(&bytes);
-                    if !begun && held.len() >= copy::HEADER.len() {
-                        held.drain(..copy::HEADER.len());
-                        begun = true;
-                    }
-                    if held.len() >= CHUNK_BYTES {
-                        // The driver need not hand on whole rows.
-                        let whole = copy::rows(&held).map(<[u8]>::len).sum();
-                        let rest = held.split_off(whole);
-                        if pieces
-                            .send(std::mem::replace(&mut held, rest))
-                            .await
-                            .is_err()
-                        {
-                            return Ok(());
-                        }
+                // A row a message (PostgreSQL manual, "COPY Operations"), but that the file's header
+                // is in front of the first one, and that its trailer ends it.
+                let mut header = copy::HEADER.len();
+                while let Some(message) = told.try_next().await? {
+                    let row = message.get(header..).unwrap_or_default();
+                    header = 0;
+                    if row != copy::TRAILER && !each(row).await {
+                        return Ok(());
                     }
                 }
-                // The trailer is no row.
-                let whole = copy::rows(&held).map(<[u8]>::len).sum();
-                held.truncate(whole);
-                let _ = pieces.send(held).await;
             }
             Self::Sqlite(connection) => {
                 let statement = select(selection, "CAST(h.rowid AS text)", "BINARY");
@@ -216,38 +234,22 @@ impl Snapshot {
                 if selection.addressed {
                     kinds.extend([Kind::Text, Kind::I64]);
                 }
+                if selection.outranking {
+                    kinds.push(Kind::I64);
+                }
                 kinds.extend(selection.table.columns().iter().map(|column| column.kind));
                 let mut rows = connection.fetch(AssertSqlSafe(statement));
                 let mut copy = CopyWriter::default();
                 while let Some(row) = rows.try_next().await? {
+                    copy.clear();
                     write(&mut copy, &row, &kinds)?;
-                    if copy.rows().len() >= CHUNK_BYTES && pieces.send(copy.take()).await.is_err() {
+                    if !each(copy.rows()).await {
                         return Ok(());
                     }
                 }
-                let _ = pieces.send(copy.take()).await;
             }
         }
         Ok(())
-    }
-
-    /// The execIds of tasks whose row tells less than a report in `task_progress`; at most
-    /// [`MAX_OUTRANKED`].
-    pub(crate) async fn outranked(
-        &mut self,
-        places: Option<&Places>,
-    ) -> Result<Vec<i64>, StoreError> {
-        let statement = format!(
-            "SELECT DISTINCT t.task_id FROM task_progress h JOIN task t ON t.task_id = h.task_id \
-             WHERE {OUTRANKS}{} LIMIT {MAX_OUTRANKED}",
-            places.map_or(String::new(), |places| format!(
-                " AND ({})",
-                condition(places)
-            ))
-        );
-        Ok(on_either!(self, connection => {
-            sqlx::query_scalar(AssertSqlSafe(statement)).fetch_all(connection).await?
-        }))
     }
 
     /// The greatest offset of a partition that a part's table has a row of.
@@ -343,12 +345,16 @@ fn select(selection: &Selection, address: &str, bytewise: &str) -> String {
         places,
         task_id,
         addressed,
+        outranking,
         order,
     } = selection;
     let of_task = *table == Table::Task;
     let mut columns = Vec::new();
     if *addressed {
         columns.extend([address.to_owned(), "h.task_id".to_owned()]);
+    }
+    if *outranking {
+        columns.push(format!("CASE WHEN {OUTRANKS} THEN h.task_id END"));
     }
     columns.extend(table.columns().iter().map(|column| match column.name {
         "exec_id" if !of_task => "t.exec_id".to_owned(),
