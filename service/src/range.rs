@@ -345,7 +345,7 @@ impl Reader {
                     }
                     if end.is_some_and(|end| record.offset() + 1 >= end) {
                         ends.remove(&record.partition());
-                    } else if read % 1_000 != 0 {
+                    } else if read % 1_000 != 0 && !stop.is_cancelled() {
                         continue;
                     }
                 }
