@@ -14,12 +14,13 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::TaskRunningInfoEvent;
 use serde_json::{Value, json};
+use service::testing::add_partitions;
 use sha2::{Digest, Sha256};
 use support::{BAD, Kind, Pipeline, numbered};
 
@@ -175,7 +176,7 @@ async fn stored(kind: Kind) -> Option<Pipeline> {
         schemas::encode_event(&varied(&sample, i)).unwrap()
     });
     let consumer = pipeline.consumer(&[]);
-    pipeline.until_all_stored(Duration::from_secs(60)).await;
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
     consumer.stop().await;
     Some(pipeline)
 }
@@ -465,7 +466,7 @@ async fn a_topic_with_all_that_topics_have_audits_clean(kind: Kind) {
         return;
     };
     let sample = strategies::sample_event();
-    let consumer = pipeline.consumer(&[]);
+    let consumer = pipeline.consumer(&["-X", "topic.metadata.refresh.interval.ms=1000"]);
     let mut sent: BTreeMap<i32, u64> = BTreeMap::new();
     let (mut aborted, mut markers, mut next) = (0, 0, 0);
     for (turn, compression) in ["none", "gzip", "snappy", "lz4", "zstd"].iter().enumerate() {
@@ -504,7 +505,7 @@ async fn a_topic_with_all_that_topics_have_audits_clean(kind: Kind) {
         }
         if turn == 2 {
             // Behind what is committed, in a partition of its own.
-            add_partition(&pipeline, 3).await;
+            add_partitions(&pipeline.bootstrap, &pipeline.events, 3).await;
             let value = schemas::encode_event(&sample).unwrap();
             pipeline.send(&pipeline.events, &[("late", value, Some(2))]);
             *sent.entry(2).or_default() += 1;
@@ -519,9 +520,11 @@ async fn a_topic_with_all_that_topics_have_audits_clean(kind: Kind) {
         )
         .await;
     let stored = pipeline.bad();
-    service::testing::until("letters are written", Duration::from_secs(30), async || {
-        (pipeline.read_letters().len() == stored.len()).then_some(())
-    })
+    service::testing::until(
+        "letters are written",
+        Duration::from_secs(120),
+        async || (pipeline.read_letters().len() == stored.len()).then_some(()),
+    )
     .await;
     consumer.stop().await;
 
@@ -574,26 +577,6 @@ async fn a_topic_with_all_that_topics_have_audits_clean(kind: Kind) {
         "{}",
         asked.log
     );
-}
-
-async fn add_partition(pipeline: &Pipeline, count: usize) {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-        .set("bootstrap.servers", &pipeline.bootstrap)
-        .create()
-        .unwrap();
-    let grown = admin
-        .create_partitions(
-            &[NewPartitions::new(&pipeline.events, count)],
-            &AdminOptions::new(),
-        )
-        .await;
-    grown.unwrap().remove(0).unwrap();
-    service::testing::until(
-        "there are more partitions",
-        Duration::from_secs(30),
-        async || (pipeline.ends().len() == count).then_some(()),
-    )
-    .await;
 }
 
 async fn delete_before(pipeline: &Pipeline, partition: i32, offset: i64) {
@@ -696,8 +679,9 @@ async fn an_audit_beside_a_load_whose_consumers_are_killed_is_clean(kind: Kind) 
     for audited in &audited {
         audited.assert_equal();
     }
-    let consumer = start();
-    pipeline.until_all_stored(Duration::from_secs(60)).await;
+    // The load may be far ahead by now, and small transactions slow.
+    let consumer = pipeline.program("last", &["--instance-id", "c"]);
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
     consumer.stop().await;
     assert_eq!(
         pipeline.audit(&[]).assert_equal().total("events"),
@@ -788,7 +772,7 @@ async fn anyone_can_check_a_digest_with_psql_and_sqlite_gives_the_same() {
     );
     service::testing::until(
         "all is stored there too",
-        Duration::from_secs(60),
+        Duration::from_secs(120),
         async || {
             let audited = pipeline.audit_with(&url, &[]);
             (audited.code == 0 && audited.total("events") == EVENTS as u64).then_some(())
@@ -854,7 +838,7 @@ async fn a_report_holds_what_was_found_and_escapes_what_others_said() {
     event.info.exec_id = "<script>alert(1)</script>".into();
     pipeline.send_events(&[event]);
     let consumer = pipeline.consumer(&[]);
-    pipeline.until_all_stored(Duration::from_secs(30)).await;
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
     consumer.stop().await;
     let file = |name: &str| pipeline.folder().join(name).display().to_string();
     let (page, data) = (file("report.html"), file("report.json"));

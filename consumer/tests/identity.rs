@@ -10,11 +10,11 @@ mod support;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::TaskRunningInfoEvent;
-use service::testing::{Topic, create_topics};
+use service::testing::{Topic, add_partitions, create_topics, delete_topic};
 use support::{Broker, Kind, Pipeline, numbered};
 
 fn admin(pipeline: &Pipeline) -> AdminClient<DefaultClientContext> {
@@ -26,11 +26,6 @@ fn admin(pipeline: &Pipeline) -> AdminClient<DefaultClientContext> {
 
 fn options() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)))
-}
-
-async fn delete_topic(pipeline: &Pipeline, topic: &str) {
-    let deleted = admin(pipeline).delete_topics(&[topic], &options()).await;
-    deleted.unwrap()[0].as_ref().unwrap();
 }
 
 async fn make_topic(pipeline: &Pipeline, name: &str, partitions: i32) {
@@ -53,16 +48,14 @@ async fn delete_records(pipeline: &Pipeline, partition: i32, before: i64) {
 }
 
 async fn grow(pipeline: &mut Pipeline, partitions: i32) {
-    let more = NewPartitions::new(&pipeline.events, partitions as usize);
-    let made = admin(pipeline).create_partitions(&[more], &options()).await;
-    made.unwrap()[0].as_ref().unwrap();
+    add_partitions(&pipeline.bootstrap, &pipeline.events, partitions).await;
     pipeline.partitions = partitions;
 }
 
 /// Starts a consumer, waits until all is stored, and stops it.
 async fn store(pipeline: &Pipeline, name: &str, more: &[&str]) -> String {
     let program = pipeline.program(name, more);
-    pipeline.until_all_stored(Duration::from_secs(60)).await;
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
     let log = program.log();
     program.stop().await;
     log
@@ -85,7 +78,7 @@ async fn a_topic_that_was_made_anew_is_recognised_whether_shorter_equal_or_longe
             pipeline.fill_numbered(&strategies::sample_event(), 600, 0);
             store(&pipeline, "first", &[]).await;
             let before = pipeline.contents().await;
-            delete_topic(&pipeline, &pipeline.events).await;
+            delete_topic(&pipeline.bootstrap, &pipeline.events).await;
             make_topic(&pipeline, &pipeline.events, 2).await;
             pipeline.fill_numbered(&others(), events, 0);
             let log = pipeline.program("anew", &[]).needs_attention().await;
@@ -164,7 +157,8 @@ async fn a_database_brought_back_from_a_backup_is_filled_up_again_from_the_topic
         };
         match kind {
             Kind::Sqlite => {
-                std::fs::copy(&file, &copy).unwrap();
+                let back_up = format!("VACUUM INTO '{}'", copy.display());
+                pipeline.execute(&back_up).await;
             }
             Kind::Postgres => {
                 let back_up = format!("CREATE DATABASE {database}_copy TEMPLATE {database}");
@@ -237,10 +231,10 @@ async fn partitions_added_while_it_runs_and_while_it_is_stopped_are_stored_from_
     let often = ["-X", "topic.metadata.refresh.interval.ms=1000"];
     pipeline.fill_numbered(&sample, 200, 0);
     let running = pipeline.program("running", &often);
-    pipeline.until_all_stored(Duration::from_secs(30)).await;
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
     grow(&mut pipeline, 4).await;
     pipeline.fill_numbered(&sample, 400, 0);
-    pipeline.until_all_stored(Duration::from_secs(30)).await;
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
     running.stop().await;
     grow(&mut pipeline, 7).await;
     pipeline.fill_numbered(&sample, 700, 0);
@@ -260,12 +254,12 @@ async fn a_repeated_sequence_is_stored_as_often_as_it_was_said_and_shown() {
         let program = pipeline.program("consumer", &[]);
         for times in [1, 2, 2] {
             pipeline.send_events(&vec![event.clone(); times]);
-            pipeline.until_all_stored(Duration::from_secs(30)).await;
+            pipeline.until_all_stored(Duration::from_secs(120)).await;
         }
         let mut next = event.clone();
         next.info.sequence += 1;
         pipeline.send_events(&[next]);
-        pipeline.until_all_stored(Duration::from_secs(30)).await;
+        pipeline.until_all_stored(Duration::from_secs(120)).await;
         program.stop().await;
         let told: serde_json::Value =
             serde_json::from_str(&pipeline.ask(&["task", "exec-00", "--json"])).unwrap();

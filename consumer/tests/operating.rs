@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use service::testing::{Process, free_port, get, unique, until};
+use service::testing::{ANY_PORT, NOBODY, Process, unique, until};
 use support::{Kind, Pipeline};
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
@@ -26,8 +26,6 @@ async fn ready_means_progressing_and_metrics_count_what_was_stored() {
     };
     pipeline.send_events(&vec![strategies::sample_event(); 5]);
     pipeline.send(&pipeline.events, &[("k", b"no event".to_vec(), Some(1))]);
-    let port = free_port();
-    let address = format!("127.0.0.1:{port}");
     let mut arguments = vec![
         "run",
         "--group",
@@ -35,27 +33,27 @@ async fn ready_means_progressing_and_metrics_count_what_was_stored() {
         "--log-format",
         "json",
         "--metrics-listen",
-        &address,
+        ANY_PORT,
     ];
     arguments.extend(pipeline.consumer_arguments());
-    let consumer = Process::start(
+    let mut consumer = Process::start(
         pipeline.folder(),
         "consumer",
         Path::new(CONSUMER),
         &arguments,
     );
 
-    until("it is alive", Duration::from_secs(20), async || {
-        get(port, "/livez").filter(|(status, _)| *status == 200)
+    until("it is alive", Duration::from_secs(120), async || {
+        consumer.get("/livez").filter(|(status, _)| *status == 200)
     })
     .await;
-    until("it is ready", Duration::from_secs(60), async || {
-        get(port, "/readyz").filter(|(status, _)| *status == 200)
+    until("it is ready", Duration::from_secs(120), async || {
+        consumer.get("/readyz").filter(|(status, _)| *status == 200)
     })
     .await;
     pipeline.until_count(&Pipeline::stored("metrics"), 6).await;
-    let metrics = until("the lag is told", Duration::from_secs(30), async || {
-        let (_, body) = get(port, "/metrics")?;
+    let metrics = until("the lag is told", Duration::from_secs(120), async || {
+        let (_, body) = consumer.get("/metrics")?;
         let expected = [
             format!(
                 "messaging_client_consumed_messages_total{{messaging_system=\"kafka\",messaging_operation_name=\"poll\",\
@@ -74,40 +72,37 @@ async fn ready_means_progressing_and_metrics_count_what_was_stored() {
     })
     .await;
     assert!(metrics.contains("# TYPE"));
+    consumer.signal("TERM");
+    assert_eq!(consumer.ended().await.code(), Some(0));
     let log = consumer.log();
     assert!(
         log.lines()
             .all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()),
         "{log}"
     );
-    assert_eq!(consumer.stop().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_kafka_it_waits_alive_and_not_ready_and_stops_when_told() {
     let folder = tempfile::tempdir().unwrap();
-    let (port, nobody) = (free_port(), format!("127.0.0.1:{}", free_port()));
-    let (address, url) = (
-        format!("127.0.0.1:{port}"),
-        format!("sqlite:{}", folder.path().join("t.db").display()),
-    );
+    let url = format!("sqlite:{}", folder.path().join("t.db").display());
     let arguments = [
         "run",
         "--bootstrap-servers",
-        &nobody,
+        NOBODY,
         "--metrics-listen",
-        &address,
+        ANY_PORT,
         "--database-url",
         &url,
     ];
     let consumer = Process::start(folder.path(), "consumer", Path::new(CONSUMER), &arguments);
-    until("it waits", Duration::from_secs(30), async || {
+    until("it waits", Duration::from_secs(120), async || {
         consumer.log().contains("waiting for it").then_some(())
     })
     .await;
-    assert_eq!(get(port, "/livez").unwrap().0, 200);
+    assert_eq!(consumer.get("/livez").unwrap().0, 200);
     assert_eq!(
-        get(port, "/readyz").unwrap(),
+        consumer.get("/readyz").unwrap(),
         (503, "no broker is connected\n".to_owned())
     );
     assert_eq!(consumer.stop().await.code(), Some(0));

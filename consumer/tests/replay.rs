@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use service::testing::{Process, Topic, create_topics, until};
+use service::testing::{Process, Topic, add_partitions, create_topics, until};
 use support::{BAD, Kind, Pipeline, numbered};
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
@@ -349,7 +349,7 @@ async fn a_replay_that_is_killed_again_and_again_stores_each_event_once() {
         let good = (EVENTS - EVENTS / 50) as i64;
         for time in 1..=6 {
             let mut process = replayed.start(&format!("replay-{time}"), &small);
-            until("it has stored more", Duration::from_secs(60), async || {
+            until("it has stored more", Duration::from_secs(120), async || {
                 process.assert_running();
                 let stored = replayed
                     .into
@@ -476,12 +476,7 @@ async fn partitions_added_between_two_starts_are_replayed_from_their_beginnings(
         let sample = strategies::sample_event();
         replayed.live.fill_numbered(&sample, 100, 0);
         replayed.replays(&[]);
-        let more = NewPartitions::new(&replayed.live.events, 4);
-        let made = replayed
-            .admin()
-            .create_partitions(&[more], &options())
-            .await;
-        made.unwrap()[0].as_ref().unwrap();
+        add_partitions(&replayed.live.bootstrap, &replayed.live.events, 4).await;
         (replayed.live.partitions, replayed.into.partitions) = (4, 4);
         replayed.live.fill_numbered(&sample, 400, 0);
         replayed.replays(&[]);
@@ -603,10 +598,10 @@ async fn retention_that_overtakes_a_replay_ends_it_with_nothing_stored_from_behi
     replayed
         .live
         .fill_numbered(&strategies::sample_event(), 8_000, 0);
-    // Little is fetched ahead.
+    // Little is fetched ahead, and the rest is thousands of transactions away.
     let slowly = [
         "--max-events",
-        "20",
+        "2",
         "-X",
         "queued.min.messages=1",
         "-X",
@@ -614,7 +609,7 @@ async fn retention_that_overtakes_a_replay_ends_it_with_nothing_stored_from_behi
     ];
     let mut process = replayed.start("overtaken", &slowly);
     let stored = "SELECT count(*) FROM task_metrics";
-    until("it has begun", Duration::from_secs(30), async || {
+    until("it has begun", Duration::from_secs(120), async || {
         process.assert_running();
         (replayed.into.count(stored).await > 0).then_some(())
     })

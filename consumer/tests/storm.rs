@@ -52,7 +52,7 @@ async fn each_event_is_stored_once_in_a_rebalance_storm() {
     };
     let ((), consumers) = tokio::join!(load, storm);
     println!("the storm lasted {:.0?}", begun.elapsed());
-    pipeline.until_all_stored(Duration::from_secs(60)).await;
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
     println!("all was stored after {:.0?}", begun.elapsed());
     pipeline.until_stable(CONSUMERS).await;
     let consumers: [_; CONSUMERS] = consumers.into();

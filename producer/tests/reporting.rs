@@ -4,14 +4,13 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use producer::{Options, Part, Reporter, ReporterError, Stats, TaskSource};
 use schemas::{EngineInstance, MetricValue, TaskProgressInfo, TaskStatus, topics};
-use service::testing::{service, until};
+use service::testing::{NOBODY, free_port, service, until};
 use support::Reports;
 use tokio::time::Instant;
 
@@ -114,7 +113,7 @@ async fn a_part_that_cannot_be_fetched_is_null_and_the_others_go_out() {
     let reporter =
         Reporter::with_options(quick(&reports.bootstrap, &reports.topic), engine()).unwrap();
     let task = reporter.task("exec-1", "job-1", Ailing::default());
-    until("it is well again", Duration::from_secs(30), async || {
+    until("it is well again", Duration::from_secs(120), async || {
         (reporter.stats().made > 5).then_some(())
     })
     .await;
@@ -163,7 +162,7 @@ async fn a_task_ends_by_what_its_source_says_and_one_that_is_dropped_keeps_its_l
     let ends = reporter.task("ends", "job-1", Ends(AtomicU32::new(0)));
     drop(reporter.task("dropped", "job-1", ()));
     let open = reporter.task("open", "job-1", ());
-    until("one has ended", Duration::from_secs(30), async || {
+    until("one has ended", Duration::from_secs(120), async || {
         let told = reports.by_task();
         let last = told.get("ends")?.last()?;
         last.status.is_final().then_some(())
@@ -187,19 +186,13 @@ async fn a_task_ends_by_what_its_source_says_and_one_that_is_dropped_keeps_its_l
     assert!(statuses("open").iter().all(|status| *status == Running));
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn while_kafka_is_away_nothing_waits_nothing_grows_and_closing_says_what_is_left() {
-    let bootstrap = format!("127.0.0.1:{}", free_port());
     let options = Options {
         queue_reports: 20,
         close_timeout: Duration::from_millis(300),
         interval: Duration::from_millis(5),
-        ..quick(&bootstrap, topics::TASK_RUNNING_INFO)
+        ..quick(NOBODY, topics::TASK_RUNNING_INFO)
     };
     let reporter = Reporter::with_options(options, engine()).unwrap();
     let begun = Instant::now();
@@ -210,7 +203,7 @@ async fn while_kafka_is_away_nothing_waits_nothing_grows_and_closing_says_what_i
     };
     let first = begin("first", 10);
     assert!(begun.elapsed() < Duration::from_secs(1));
-    let stats = until("much was replaced", Duration::from_secs(30), async || {
+    let stats = until("much was replaced", Duration::from_secs(120), async || {
         let stats = reporter.stats();
         assert!(stats.waiting <= 20 && sound(&stats), "{stats:?}");
         (stats.replaced > 200).then_some(stats)
@@ -301,7 +294,7 @@ async fn when_kafka_comes_back_the_newest_and_all_last_reports_arrive_and_the_ga
         Reporter::with_options(quick(&bootstrap, topics::TASK_RUNNING_INFO), engine()).unwrap();
     let ended = reporter.task("ended", "job-1", Halfway);
     let alive = reporter.task("alive", "job-1", Halfway);
-    until("much was replaced", Duration::from_secs(30), async || {
+    until("much was replaced", Duration::from_secs(120), async || {
         (reporter.stats().replaced > 20).then_some(())
     })
     .await;
@@ -314,7 +307,7 @@ async fn when_kafka_comes_back_the_newest_and_all_last_reports_arrive_and_the_ga
         kafka
     });
     let kafka = kafka.await.unwrap();
-    until("reports arrive", Duration::from_secs(60), async || {
+    until("reports arrive", Duration::from_secs(120), async || {
         (reporter.stats().delivered > 10).then_some(())
     })
     .await;

@@ -110,7 +110,7 @@ async fn stopped_by_a_signal_it_delivers_what_it_made_and_says_how_much() {
     let mut process = Process::start(folder.path(), "producer", program, &arguments);
     until(
         "reports are in the topic",
-        Duration::from_secs(30),
+        Duration::from_secs(120),
         async || (!reports.by_task().is_empty()).then_some(()),
     )
     .await;

@@ -20,7 +20,7 @@ use rand_chacha::ChaCha8Rng;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use schemas::{Adjustment, MetricValue, TaskRunningInfo, TaskStatus};
 use serde_json::json;
-use service::testing::{free_port, kafka, read_all, until};
+use service::testing::{NOBODY, kafka, read_all, until};
 
 /// Letters of all that is bad, however many.
 const PATIENT: [&str; 4] = ["--max-rejects-in-a-row", "0", "--max-rejects-per-1000", "0"];
@@ -59,7 +59,7 @@ async fn routed(bootstrap: &str, count: i64) -> Topics {
     let topics = Topics::make(bootstrap, 2).await;
     send(&topics, (0..count).map(mixed));
     let router = topics.start_static("router-1", &PATIENT);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert!(router.stop().await.success());
     topics
 }
@@ -111,7 +111,7 @@ async fn what_routers_made_of_good_repaired_bad_aborted_and_redriven_records_is_
     topics.send_to_partition(2, 10);
     topics.send_to_partition(3, 10);
     let outputs = async |count: usize| {
-        until("all is routed", Duration::from_secs(60), async || {
+        until("all is routed", Duration::from_secs(120), async || {
             let events = read_all(&bootstrap, &topics.events).len();
             let letters = topics.letters();
             let notes = letters
@@ -180,7 +180,7 @@ async fn beside_routers_that_are_killed_under_load_an_audit_finds_no_fault() {
     let mut routers = ["router-1", "router-2"].map(|name| Some(topics.start_static(name, &SHORT)));
     let load = Load::start(&topics, 300);
     let more_is_routed = async |than: u64| {
-        until("more is routed", Duration::from_secs(60), async || {
+        until("more is routed", Duration::from_secs(120), async || {
             let committed = topics.committed()?;
             let routed = committed.values().sum::<i64>().unsigned_abs();
             (routed > than).then_some(())
@@ -201,7 +201,7 @@ async fn beside_routers_that_are_killed_under_load_an_audit_finds_no_fault() {
         records = audited.total("records");
     }
     load.stop().await;
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     let audited = audit(&topics, &[]).await;
     audited.found(&[]);
     assert_eq!(audited.total("pending_offsets"), 0);
@@ -348,7 +348,7 @@ async fn an_event_about_an_aborted_record_is_invented() {
     transact(&topics, 0, &some, false);
     topics.send_to_partition(0, 1);
     let router = topics.start_static("router-1", &PATIENT);
-    until("all is routed", Duration::from_secs(60), async || {
+    until("all is routed", Duration::from_secs(120), async || {
         (read_all(&bootstrap, &topics.events).len() == 4).then_some(())
     })
     .await;
@@ -730,7 +730,7 @@ async fn records_of_many_mebibytes_that_are_all_lost_are_counted_within_128_mib(
         topics.send((first..first + 50).map(record));
     }
     let router = topics.start_static("router-1", &PATIENT);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert!(router.stop().await.success());
 
     for (events, found) in [(&topics.events, vec![]), (&empty, vec![("lost", 300)])] {
@@ -749,7 +749,7 @@ async fn records_of_many_mebibytes_that_are_all_lost_are_counted_within_128_mib(
             .unwrap();
         let status = format!("/proc/{}/status", child.id());
         let mut peak_kib = 0;
-        until("the audit ends", Duration::from_secs(60), async || {
+        until("the audit ends", Duration::from_secs(120), async || {
             let status = std::fs::read_to_string(&status).unwrap_or_default();
             let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
             let peak = peak.map(|peak| peak.trim().trim_end_matches(" kB").parse().unwrap());
@@ -780,7 +780,7 @@ async fn only_the_range_asked_for_is_compared_and_one_outside_the_log_is_refused
     topics.send_to_partition(0, 50);
     topics.send_to_partition(1, 50);
     let router = topics.start_static("router-1", &[]);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert!(router.stop().await.success());
     let mut events = copies(&topics, &topics.events);
     let lost = events.iter().position(|copied| {
@@ -846,7 +846,7 @@ async fn what_retention_deleted_is_no_finding_and_what_it_may_have_deleted_is_no
     topics.send_to_partition(0, 100);
     topics.send_to_partition(1, 100);
     let router = topics.start_static("router-1", &[]);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert!(router.stop().await.success());
 
     // Records are gone and their events are there.
@@ -901,7 +901,7 @@ async fn an_open_transaction_on_the_events_topic_is_waited_for() {
     let topics = routed(&bootstrap, 40).await;
     let producer: ThreadedProducer<_> = client(&bootstrap)
         .set("transactional.id", topics.source.as_str())
-        .set("transaction.timeout.ms", "15000")
+        .set("transaction.timeout.ms", "300000")
         .create()
         .unwrap();
     let within = Duration::from_secs(30);
@@ -915,11 +915,13 @@ async fn an_open_transaction_on_the_events_topic_is_waited_for() {
     // Behind it stands what another router has committed meanwhile.
     send(&topics, (40..80).map(mixed));
     let router = topics.start_static("router-1", &PATIENT);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert!(router.stop().await.success() && topics.transaction_is_open());
-    // The broker ends it meanwhile.
-    let audited = audit(&topics, &[]).await;
-    assert!(!topics.transaction_is_open());
+    let mut audited = Box::pin(audit(&topics, &[]));
+    let ended = tokio::time::timeout(Duration::from_secs(3), &mut audited).await;
+    assert!(ended.is_err(), "it does not wait");
+    producer.abort_transaction(within).unwrap();
+    let audited = audited.await;
     audited.found(&[]);
     assert_eq!(audited.total("records"), 80);
 }
@@ -928,8 +930,7 @@ async fn an_open_transaction_on_the_events_topic_is_waited_for() {
 async fn without_kafka_a_topic_or_the_right_group_it_cannot_tell() {
     let Some(bootstrap) = kafka() else { return };
     let topics = routed(&bootstrap, 20).await;
-    let nobody = format!("127.0.0.1:{}", free_port());
-    let away = ["--bootstrap-servers", &nobody];
+    let away = ["--bootstrap-servers", NOBODY];
     let (away, no_topic, no_group) = tokio::join!(
         audit(&topics, &away),
         audit(&topics, &["--events-topic", "no-such-topic"]),

@@ -13,7 +13,7 @@ use service::testing::{Process, kafka, read_all, until};
 
 async fn until_it_has_partitions(router: &Process, name: &str) {
     let what = format!("{name} has partitions");
-    until(&what, Duration::from_secs(60), async || {
+    until(&what, Duration::from_secs(120), async || {
         router.log().contains("assigned ").then_some(())
     })
     .await;
@@ -41,7 +41,7 @@ async fn routers_killed_in_turn_copy_every_record_once_and_in_order_for_a_reader
         for (name, router) in names.iter().zip(&mut routers) {
             until_it_has_partitions(router.as_ref().unwrap(), name).await;
             let progress = alongside.count() + 2_000;
-            alongside.until(progress, Duration::from_secs(60)).await;
+            alongside.until(progress, Duration::from_secs(120)).await;
             drop(router.take()); // SIGKILL
             *router = Some(start(name));
         }
@@ -87,7 +87,7 @@ async fn a_group_in_constant_rebalance_routes_every_record_once() {
     let mut dynamic = None;
     let load = Load::start(&topics, 1_500);
     let alongside = Alongside::start(&topics, &topics.events);
-    alongside.until(1_000, Duration::from_secs(60)).await;
+    alongside.until(1_000, Duration::from_secs(120)).await;
 
     let begun = Instant::now();
     let mut changes = 0;

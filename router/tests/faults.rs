@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use faults_support::{Alongside, Broker, Load, Topics, client, numbered};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
-use service::testing::{Process, free_port, get, kafka, service, until};
+use service::testing::{ANY_PORT, Process, kafka, service, until};
 
 /// What a router says that another has taken the place of.
 fn tells_that_it_was_fenced(log: &str) -> bool {
@@ -33,20 +33,23 @@ async fn a_router_that_wakes_up_while_its_transaction_is_still_open_doubles_noth
 /// A router stops in the middle of a transaction until its session is over, and the transaction too
 /// where that has the shorter time.
 async fn a_router_that_stood_still(identity: &[&str], transaction_timeout_ms: &str) {
+    const COMMIT_AFTER: Duration = Duration::from_secs(10);
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 4).await;
     let timeout = format!("transaction.timeout.ms={transaction_timeout_ms}");
     let short = ["-X", "session.timeout.ms=6000", "-X", &timeout];
-    let more = [identity, &short, &["--commit-interval-ms", "3000"]].concat();
+    let commit_after = COMMIT_AFTER.as_millis().to_string();
+    let more = [identity, &short, &["--commit-interval-ms", &commit_after]].concat();
     let mut sleeper = topics.start("sleeper", &more);
     topics.send_good(200);
     topics.until_transaction_is_open().await;
     sleeper.signal("STOP");
+    let asleep = Instant::now();
     assert!(topics.transaction_is_open(), "it was asleep too late");
 
     let mut other = topics.start_static("other", &short);
     topics.send_good(200);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     if transaction_timeout_ms == "6000" {
         // The broker looks for those that are over every 10 s.
         assert_eq!(topics.audit().await, (400, 0));
@@ -54,6 +57,10 @@ async fn a_router_that_stood_still(identity: &[&str], transaction_timeout_ms: &s
         assert!(topics.transaction_is_open());
     }
 
+    until("its commit is due", Duration::from_secs(60), async || {
+        (asleep.elapsed() > COMMIT_AFTER).then_some(())
+    })
+    .await;
     sleeper.signal("CONT");
     topics.send_good(200);
     let ended = until(
@@ -75,7 +82,7 @@ async fn a_router_that_stood_still(identity: &[&str], transaction_timeout_ms: &s
         );
     }
     topics.send_good(200);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     other.assert_running();
     assert_eq!(other.stop().await.code(), Some(0));
     if ended.is_none() {
@@ -101,7 +108,7 @@ async fn of_two_with_one_identity(identity: &[&str]) {
     let load = Load::start(&topics, 300);
     let more = [identity, &["--commit-interval-ms", "500"]].concat();
     let mut earlier = topics.start("earlier", &more);
-    alongside.until(100, Duration::from_secs(30)).await;
+    alongside.until(100, Duration::from_secs(120)).await;
     let mut later = topics.start("later", &more);
     let ended = earlier.ended().await;
     assert_eq!(ended.code(), Some(1), "{}", earlier.log());
@@ -112,10 +119,12 @@ async fn of_two_with_one_identity(identity: &[&str]) {
     );
     // The later one goes on.
     let seen = alongside.count();
-    alongside.until(seen + 1_000, Duration::from_secs(60)).await;
+    alongside
+        .until(seen + 1_000, Duration::from_secs(120))
+        .await;
     later.assert_running();
     load.stop().await;
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(later.stop().await.code(), Some(0));
     let (events, letters) = topics.audit().await;
     assert_eq!(letters, 0);
@@ -269,19 +278,19 @@ async fn partitions_added_while_a_router_runs_or_is_stopped_are_routed_from_thei
     let more = ["-X", "topic.metadata.refresh.interval.ms=1000"];
     let router = topics.start("running", &more);
     topics.send_good(100);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
 
     topics.grow_source(4).await;
     topics.send_to_partition(2, 100);
     topics.send_to_partition(3, 100);
-    topics.until_routed(Duration::from_secs(30)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(router.stop().await.code(), Some(0));
 
     topics.grow_source(6).await;
     topics.send_to_partition(4, 100);
     topics.send_to_partition(5, 100);
     let router = topics.start("later", &more);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(router.stop().await.code(), Some(0));
     assert_eq!(topics.audit().await, (500, 0));
 }
@@ -290,14 +299,13 @@ async fn partitions_added_while_a_router_runs_or_is_stopped_are_routed_from_thei
 async fn records_behind_an_open_transaction_are_no_lag_but_told_as_held_back() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
-    let port = free_port();
-    let address = format!("127.0.0.1:{port}");
-    let router = topics.start("router", &["--metrics-listen", &address]);
+    let router = topics.start("router", &["--metrics-listen", ANY_PORT]);
     topics.send_good(100);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
 
     let holder: ThreadedProducer<_> = client(&bootstrap)
         .set("transactional.id", &topics.source)
+        .set("transaction.timeout.ms", "300000")
         .create()
         .unwrap();
     holder.init_transactions(Duration::from_secs(30)).unwrap();
@@ -310,7 +318,7 @@ async fn records_behind_an_open_transaction_are_no_lag_but_told_as_held_back() {
     // Not rust-rdkafka's flush: what is sent without one is sent all the same.
     until(
         "the transaction is open",
-        Duration::from_secs(30),
+        Duration::from_secs(120),
         async || {
             let ends = topics.ends(&topics.source, "read_uncommitted")?;
             (ends[&0] == 110).then_some(())
@@ -324,7 +332,7 @@ async fn records_behind_an_open_transaction_are_no_lag_but_told_as_held_back() {
             "{name}{{messaging_destination_name=\"{}\",messaging_destination_partition_id=\"0\"}} ",
             topics.source
         );
-        let (_, metrics) = get(port, "/metrics")?;
+        let (_, metrics) = router.get("/metrics")?;
         let line = metrics.lines().find_map(|line| line.strip_prefix(&labels));
         line.map(|value| value.parse::<f64>().unwrap())
     };
@@ -332,22 +340,22 @@ async fn records_behind_an_open_transaction_are_no_lag_but_told_as_held_back() {
     const LAG: &str = "messaging_consumer_lag_messages";
     until(
         "the held back are told",
-        Duration::from_secs(30),
-        async || (metric(HELD_BACK) == Some(15.0)).then_some(()),
+        Duration::from_secs(120),
+        async || ((metric(LAG), metric(HELD_BACK)) == (Some(0.0), Some(15.0))).then_some(()),
     )
     .await;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(5) {
-        assert_eq!(get(port, "/readyz").unwrap().0, 200);
+        assert_eq!(router.get("/readyz").unwrap().0, 200);
         assert_eq!((metric(LAG), metric(HELD_BACK)), (Some(0.0), Some(15.0)));
         tokio::time::sleep(Duration::from_millis(250)).await; // a sample now and then
     }
     holder.commit_transaction(Duration::from_secs(30)).unwrap();
-    until("none is held back", Duration::from_secs(30), async || {
+    until("none is held back", Duration::from_secs(120), async || {
         (metric(HELD_BACK) == Some(0.0) && metric(LAG) == Some(0.0)).then_some(())
     })
     .await;
-    until("all is routed", Duration::from_secs(30), async || {
+    until("all is routed", Duration::from_secs(120), async || {
         let next = topics.committed()?.get(&0).copied();
         (next == Some(115)).then_some(()) // the marker stands behind all of them
     })
@@ -362,7 +370,7 @@ async fn records_deleted_before_they_were_routed_stop_the_router_with_both_numbe
     let topics = Topics::make(&bootstrap, 1).await;
     let router = topics.start("before", &[]);
     topics.send_good(321);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(router.stop().await.code(), Some(0));
     topics.send_good(321);
     topics.delete_source_before(0, 456).await;
@@ -374,7 +382,7 @@ async fn records_deleted_before_they_were_routed_stop_the_router_with_both_numbe
     // What a person may then decide.
     topics.reset_offset(0, 456).await;
     let router = topics.start("after", &[]);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(router.stop().await.code(), Some(0));
     let events = service::testing::read_all(&bootstrap, &topics.events);
     assert_eq!(events.len(), 321 + (642 - 456));
@@ -384,11 +392,13 @@ async fn records_deleted_before_they_were_routed_stop_the_router_with_both_numbe
 async fn records_deleted_under_a_running_router_stop_it_with_both_numbers() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
-    let router = topics.start("router", &[]);
+    let router = topics.start("router", &["-X", "fetch.wait.max.ms=10"]);
     topics.send_good(321);
-    topics.until_routed(Duration::from_secs(60)).await;
-    // So that it has read none of them.
+    topics.until_routed(Duration::from_secs(120)).await;
+    // So that it has read none of them, nor the broker sent it any: what it had asked for by then is
+    // answered long before.
     router.signal("STOP");
+    tokio::time::sleep(Duration::from_secs(1)).await;
     topics.send_good(321);
     topics.delete_source_before(0, 456).await;
     router.signal("CONT");
@@ -431,7 +441,7 @@ async fn a_source_topic_deleted_under_a_router_stops_it_and_one_made_anew_is_rea
     let more = ["-X", "topic.metadata.refresh.interval.ms=1000"];
     let mut router = topics.start("before", &more);
     topics.send_good(321);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     topics.delete(&topics.source).await;
     let ended = router.ended().await;
     let log = router.log();
@@ -445,7 +455,7 @@ async fn a_source_topic_deleted_under_a_router_stops_it_and_one_made_anew_is_rea
     topics.create(&topics.source, 1).await;
     topics.send_good(123);
     let router = topics.start("after", &[]);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(router.stop().await.code(), Some(0));
     let events = service::testing::read_all(&bootstrap, &topics.events);
     assert_eq!(events.len(), 321 + 123);

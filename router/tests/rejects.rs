@@ -57,7 +57,7 @@ async fn a_backlog_of_wrong_records_stops_the_router_before_anything_of_it_is_co
     topics.create(&topics.source, 2).await;
     topics.send_good(100);
     let router = topics.start("right-topic", &[]);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(router.stop().await.code(), Some(0));
     assert_eq!(topics.audit().await, (100, 0));
 
@@ -67,7 +67,7 @@ async fn a_backlog_of_wrong_records_stops_the_router_before_anything_of_it_is_co
         "allowed",
         &["--max-rejects-in-a-row", "0", "--max-rejects-per-1000", "0"],
     );
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(router.stop().await.code(), Some(0));
     let mut places: Vec<_> = topics.letters().iter().map(place).collect();
     places.sort_unstable();
@@ -101,7 +101,7 @@ async fn good_records_before_a_backlog_of_wrong_ones_are_routed_once_over_repeat
             "1000",
         ],
     );
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(router.stop().await.code(), Some(0));
     assert_eq!(topics.audit().await, (200, 500));
 }
@@ -115,7 +115,7 @@ async fn more_wrong_records_than_right_ones_stop_the_router_though_never_many_in
     ends_for_too_many_rejects(&mut router, &topics, "--max-rejects-per-1000").await;
     // Whatever was committed before is whole, and the rest is still there to be read.
     let router = topics.start("allowed", &["--max-rejects-per-1000", "0"]);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(router.stop().await.code(), Some(0));
     assert_eq!(topics.audit().await, (1_200, 1_800));
 }
@@ -126,18 +126,18 @@ async fn a_few_wrong_records_among_many_become_dead_letters() {
     let topics = Topics::make(&bootstrap, 1).await;
     send(&topics, &records(1_000, |i| i % 25 == 0));
     let mut router = topics.start("router", &[]);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(topics.audit().await, (960, 40));
 
     // A trickle that never makes up a run becomes letters without waiting for one.
     for trickle in 1..=3 {
         send(&topics, &records(5, |_| true));
-        topics.until_routed(Duration::from_secs(30)).await;
+        topics.until_routed(Duration::from_secs(120)).await;
         assert_eq!(topics.letters().len(), 40 + trickle * 5);
     }
     // Fewer in a row than the limit, and then good ones.
     send(&topics, &records(120, |i| i < 80));
-    topics.until_routed(Duration::from_secs(30)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     router.assert_running();
     assert_eq!(router.stop().await.code(), Some(0));
     assert_eq!(topics.audit().await, (1_000, 135));
@@ -161,7 +161,7 @@ async fn without_a_topic_for_dead_letters_the_router_does_not_begin() {
 
     topics.create(&topics.letters, 1).await;
     let router = topics.start("router", &[]);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(router.stop().await.code(), Some(0));
     assert_eq!(topics.audit().await, (9, 1));
 }
@@ -172,7 +172,7 @@ async fn a_topic_for_dead_letters_deleted_while_running_holds_the_router_at_the_
     let topics = Topics::make(&bootstrap, 1).await;
     let mut router = topics.start("before", &[]);
     topics.send_good(100);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     topics.delete(&topics.letters).await;
     send(&topics, &records(11, |i| i == 5));
     let ended = until(
@@ -249,7 +249,7 @@ async fn without_the_right_to_write_dead_letters_the_router_stops_and_says_what_
 
     allow("User:ANONYMOUS", &["Write"]);
     let router = topics.start("allowed", &[]);
-    topics.until_routed(Duration::from_secs(60)).await;
+    topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(router.stop().await.code(), Some(0));
     assert_eq!(topics.audit().await, (9, 1));
     assert_eq!(topics.letters()[0].payload(), Some(JSON));

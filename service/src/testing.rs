@@ -3,18 +3,24 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+/// How long a broker may take for an answer. A small machine that does much else is slow, and is not
+/// what these tests are about.
+pub const ASK: Duration = Duration::from_secs(60);
 
 /// The value of an environment variable that names a service, as `deploy/test` sets it. Where it is
 /// absent the test is to return, which skips it; unless `TEST_REQUIRE_SERVICES` is set, which fails.
@@ -54,12 +60,20 @@ pub struct Topic<'a> {
     pub settings: &'a [(&'a str, &'a str)],
 }
 
-/// Makes topics.
-pub async fn create_topics(bootstrap: &str, topics: &[Topic<'_>]) {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .create()
-        .unwrap();
+        .unwrap()
+}
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(ASK))
+}
+
+/// Makes topics, and waits until the broker leads all their partitions: it answers before.
+pub async fn create_topics(bootstrap: &str, topics: &[Topic<'_>]) {
+    let admin = admin(bootstrap);
     let new: Vec<NewTopic<'_>> = topics
         .iter()
         .map(
@@ -75,10 +89,45 @@ pub async fn create_topics(bootstrap: &str, topics: &[Topic<'_>]) {
             },
         )
         .collect();
-    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
-    for created in admin.create_topics(&new, &options).await.unwrap() {
+    for created in admin.create_topics(&new, &admin_options()).await.unwrap() {
         created.unwrap();
     }
+    for topic in topics {
+        until_led(&admin, topic.name, topic.partitions).await;
+    }
+}
+
+/// Gives a topic more partitions, `count` in all, and waits until the broker leads them.
+pub async fn add_partitions(bootstrap: &str, topic: &str, count: i32) {
+    let admin = admin(bootstrap);
+    let more = NewPartitions::new(topic, usize::try_from(count).unwrap());
+    let added = admin.create_partitions(&[more], &admin_options()).await;
+    added.unwrap()[0].as_ref().unwrap();
+    until_led(&admin, topic, count).await;
+}
+
+/// Deletes a topic, and waits until the broker knows nothing of it any more.
+pub async fn delete_topic(bootstrap: &str, topic: &str) {
+    let admin = admin(bootstrap);
+    let deleted = admin.delete_topics(&[topic], &admin_options()).await;
+    deleted.unwrap()[0].as_ref().unwrap();
+    until(&format!("{topic} is gone"), ASK, async || {
+        let metadata = admin.inner().fetch_metadata(None, ASK).unwrap();
+        let known = metadata.topics().iter().any(|known| known.name() == topic);
+        (!known).then_some(())
+    })
+    .await;
+}
+
+async fn until_led(admin: &AdminClient<DefaultClientContext>, topic: &str, partitions: i32) {
+    let client = admin.inner();
+    until(&format!("{topic} is led"), ASK, async || {
+        let metadata = client.fetch_metadata(Some(topic), ASK).unwrap();
+        let known = metadata.topics()[0].partitions().len() == partitions as usize;
+        let is_led = |partition| client.fetch_watermarks(topic, partition, ASK).is_ok();
+        (known && (0..partitions).all(is_led)).then_some(())
+    })
+    .await;
 }
 
 /// A consumer without a group that sees committed records only.
@@ -104,14 +153,12 @@ pub fn read_all(bootstrap: &str, topic: &str) -> Vec<OwnedMessage> {
 /// [`read_all`] one by one, for topics that are more than memory holds.
 pub fn read_each(bootstrap: &str, topic: &str, mut take: impl FnMut(BorrowedMessage<'_>)) {
     let consumer = reader(bootstrap);
-    let metadata = consumer
-        .fetch_metadata(Some(topic), Duration::from_secs(10))
-        .unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), ASK).unwrap();
     let mut ends = BTreeMap::new();
     let mut assignment = TopicPartitionList::new();
     for partition in metadata.topics()[0].partitions() {
         let (_, end) = consumer
-            .fetch_watermarks(topic, partition.id(), Duration::from_secs(10))
+            .fetch_watermarks(topic, partition.id(), ASK)
             .unwrap();
         ends.insert(partition.id(), end);
         assignment
@@ -168,18 +215,22 @@ pub async fn until<T>(
     }
 }
 
-/// A port of this machine that nobody listens on.
+/// An address where nobody listens: a port that takes root's rights, and that nothing has used for long.
+pub const NOBODY: &str = "127.0.0.1:1";
+
+/// A port of this machine that nobody listens on, and that is none of those that the kernel hands out.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    let seed = RandomState::new().hash_one(std::process::id());
+    (0..)
+        .map(|i| 20_000 + (seed.wrapping_add(i) % 12_000) as u16)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .unwrap()
 }
 
 /// Status and body of an endpoint of this machine; `None` while nobody listens.
-pub fn get(port: u16, path: &str) -> Option<(u16, String)> {
+fn get(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    stream.set_read_timeout(Some(ASK)).unwrap();
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -202,6 +253,13 @@ pub fn program(beside: &str, name: &str) -> PathBuf {
     path
 }
 
+/// For `--metrics-listen`: a port that the kernel chooses, which nobody can take meanwhile.
+pub const ANY_PORT: &str = "127.0.0.1:0";
+/// What a program says when it listens, up to the port.
+const LISTENS: &str = "metrics and health on http://127.0.0.1:";
+
+/// How long a program may take to end: as long as systemd waits by default.
+const END: Duration = Duration::from_secs(90);
 /// How much of a log is shown after a failure.
 const LOG_END_BYTES: usize = 64 << 10;
 
@@ -212,6 +270,8 @@ pub struct Process {
     log: PathBuf,
     /// Where in the log its own begins: one that is started again goes on in the same file.
     log_start: u64,
+    /// Where its endpoints are, once it has said so.
+    port: OnceLock<u16>,
 }
 
 impl Process {
@@ -237,16 +297,30 @@ impl Process {
             child,
             log,
             log_start,
+            port: OnceLock::new(),
         }
+    }
+
+    /// Status and body of an endpoint of a program that was started with [`ANY_PORT`]; `None` while
+    /// it does not listen.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        if self.port.get().is_none() {
+            let log = self.log();
+            let (_, address) = log.split_once(LISTENS)?;
+            let (port, _) = address.split_once(|c: char| !c.is_ascii_digit())?;
+            let _ = self.port.set(port.parse().unwrap());
+        }
+        get(*self.port.get()?, path)
     }
 
     /// What it has logged so far.
     pub fn log(&self) -> String {
-        let mut log = String::new();
+        let mut log = Vec::new();
         let mut file = File::open(&self.log).unwrap();
         file.seek(SeekFrom::Start(self.log_start)).unwrap();
-        file.read_to_string(&mut log).unwrap();
-        log
+        file.read_to_end(&mut log).unwrap();
+        // Its end may be in the middle of a character that is being written.
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     /// The end of that, for a person.
@@ -285,20 +359,20 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    /// Sends SIGTERM and waits until it has ended, at most 30 s.
+    /// Sends SIGTERM and waits until it has ended.
     pub async fn stop(mut self) -> ExitStatus {
         self.signal("TERM");
         self.ended().await
     }
 
-    /// Waits until it has ended, at most 30 s.
+    /// Waits until it has ended.
     pub async fn ended(&mut self) -> ExitStatus {
         let Self {
             name, child, log, ..
         } = self;
         until(
             &format!("{name} ends; its log is {}", log.display()),
-            Duration::from_secs(30),
+            END,
             async || child.try_wait().unwrap(),
         )
         .await

@@ -1,7 +1,7 @@
 //! Many events, and an account of where each of them went.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::Consumer;
@@ -9,7 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers, Message, OwnedMessage};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use schemas::TaskRunningInfoEvent;
-use service::testing::{read_all, reader, until};
+use service::testing::{ASK, read_all, reader, until};
 
 use super::{Kind, Pipeline, execute};
 
@@ -71,33 +71,13 @@ impl Pipeline {
     /// The partitions' first offsets and ends.
     pub(crate) fn ends(&self) -> BTreeMap<i32, (i64, i64)> {
         let reader = reader(&self.bootstrap);
-        let metadata = reader
-            .fetch_metadata(Some(&self.events), Duration::from_secs(10))
-            .unwrap();
+        let metadata = reader.fetch_metadata(Some(&self.events), ASK).unwrap();
         let partitions = metadata.topics()[0].partitions();
         partitions
             .iter()
             .map(|partition| {
-                let asked = Instant::now();
-                loop {
-                    let ends = reader.fetch_watermarks(
-                        &self.events,
-                        partition.id(),
-                        Duration::from_secs(10),
-                    );
-                    match ends {
-                        Ok(ends) => return (partition.id(), ends),
-                        // Of a topic made a moment ago: known, and not led by anybody yet.
-                        Err(error)
-                            if error.rdkafka_error_code()
-                                == Some(RDKafkaErrorCode::NotLeaderForPartition)
-                                && asked.elapsed() < Duration::from_secs(30) =>
-                        {
-                            std::thread::sleep(Duration::from_millis(50));
-                        }
-                        Err(error) => panic!("partition {}: {error}", partition.id()),
-                    }
-                }
+                let ends = reader.fetch_watermarks(&self.events, partition.id(), ASK);
+                (partition.id(), ends.unwrap())
             })
             .collect()
     }
@@ -193,7 +173,7 @@ impl Pipeline {
     /// The group's state and its members' ids, as the broker has them.
     pub(crate) fn members(&self) -> (String, Vec<String>) {
         let groups = reader(&self.bootstrap)
-            .fetch_group_list(Some(&self.events), Duration::from_secs(10))
+            .fetch_group_list(Some(&self.events), ASK)
             .unwrap();
         let group = &groups.groups()[0];
         let mut ids: Vec<_> = group.members().iter().map(|m| m.id().to_owned()).collect();
@@ -205,7 +185,7 @@ impl Pipeline {
     pub(crate) async fn until_stable(&self, members: usize) -> Vec<String> {
         until(
             &format!("the group is stable with {members} members"),
-            Duration::from_secs(30),
+            Duration::from_secs(120),
             async || {
                 let (state, ids) = self.members();
                 (state == "Stable" && ids.len() == members).then_some(ids)

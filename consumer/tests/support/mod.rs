@@ -84,7 +84,7 @@ impl Running {
 
     async fn ended(self) -> anyhow::Result<()> {
         let joined = tokio::task::spawn_blocking(move || self.thread.join().unwrap());
-        tokio::time::timeout(Duration::from_secs(60), joined)
+        tokio::time::timeout(Duration::from_secs(120), joined)
             .await
             .unwrap()
             .unwrap()
@@ -272,7 +272,7 @@ impl Pipeline {
     pub(crate) async fn until_count(&self, select: &str, count: i64) {
         until(
             &format!("{select} gives {count}"),
-            Duration::from_secs(60),
+            Duration::from_secs(120),
             async || (self.count(select).await >= count).then_some(()),
         )
         .await;
@@ -283,10 +283,11 @@ impl Pipeline {
         let Ok(mut connection) = try_connect(&self.database_url).await else {
             return 0;
         };
-        sqlx::query_scalar(sqlx::AssertSqlSafe(select.to_owned()))
+        let count = sqlx::query_scalar(sqlx::AssertSqlSafe(select.to_owned()))
             .fetch_one(&mut connection)
-            .await
-            .unwrap_or(0)
+            .await;
+        close(connection).await;
+        count.unwrap_or(0)
     }
 
     /// The sum of the stored offsets of a part: a partition without commit markers has as many records.
@@ -303,6 +304,7 @@ impl Pipeline {
             .fetch_all(&mut connection)
             .await
             .unwrap();
+        close(connection).await;
         rows.iter()
             .map(|row| (0..row.len()).map(|i| row.try_get(i).unwrap()).collect())
             .collect()
@@ -406,12 +408,14 @@ impl Pipeline {
     /// The progress values of all reports, by partition and offset.
     pub(crate) async fn progress(&self) -> Vec<Option<f64>> {
         let mut connection = connect(&self.database_url).await;
-        sqlx::query_scalar(
+        let progress = sqlx::query_scalar(
             "SELECT progress FROM task_progress ORDER BY event_partition, event_offset",
         )
         .fetch_all(&mut connection)
         .await
-        .unwrap()
+        .unwrap();
+        close(connection).await;
+        progress
     }
 
     /// Runs a statement that changes something.
@@ -427,6 +431,13 @@ pub(crate) async fn execute(url: &str, statements: &str) {
         .execute(&mut connection)
         .await
         .unwrap();
+    close(connection).await;
+}
+
+/// Dropped, it would be closed later: SQLite's last one to be closed still writes to its files.
+async fn close(connection: AnyConnection) {
+    // It may be cut off meanwhile, which a test may have done.
+    let _ = connection.close().await;
 }
 
 async fn try_connect(url: &str) -> Result<AnyConnection, sqlx::Error> {

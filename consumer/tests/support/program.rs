@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use service::testing::{Process, free_port, get, until};
+use service::testing::{ANY_PORT, Process, until};
 
 use super::Pipeline;
 
@@ -13,7 +13,6 @@ const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 /// A consumer; killed when dropped.
 pub(crate) struct Program {
     pub(crate) process: Process,
-    port: u16,
 }
 
 impl Pipeline {
@@ -25,8 +24,6 @@ impl Pipeline {
 
     /// The same with another database, or the same database as another user.
     pub(crate) fn program_on(&self, database_url: &str, name: &str, more: &[&str]) -> Program {
-        let port = free_port();
-        let address = format!("127.0.0.1:{port}");
         let mut arguments = vec![
             "run",
             "--bootstrap-servers",
@@ -38,14 +35,14 @@ impl Pipeline {
             "--database-url",
             database_url,
             "--metrics-listen",
-            &address,
+            ANY_PORT,
         ];
         if !more.contains(&"--group") {
             arguments.extend(["--group", &self.events]);
         }
         arguments.extend(more);
         let process = Process::start(self.folder(), name, Path::new(CONSUMER), &arguments);
-        Program { process, port }
+        Program { process }
     }
 
     /// What `consumer` prints, asked with these arguments about this pipeline's database.
@@ -68,23 +65,23 @@ impl Program {
 
     pub(crate) async fn until_ready(&mut self) {
         let mut last = None;
-        for _ in 0..600 {
+        for _ in 0..1_200 {
             self.process.assert_running();
-            last = get(self.port, "/readyz");
+            last = self.process.get("/readyz");
             if last.as_ref().is_some_and(|(status, _)| *status == 200) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("not ready within 60 s: {last:?}");
+        panic!("not ready within 120 s: {last:?}");
     }
 
     /// Waits until it is not ready for a reason that names all of these; it may not end meanwhile.
     pub(crate) async fn until_waiting(&mut self, reason: &[&str]) {
         let mut last = None;
-        for _ in 0..400 {
+        for _ in 0..2_400 {
             self.process.assert_running();
-            last = get(self.port, "/readyz");
+            last = self.process.get("/readyz");
             let named = |body: &str| reason.iter().all(|word| body.contains(word));
             if last
                 .as_ref()
@@ -94,23 +91,26 @@ impl Program {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("/readyz does not tell of {reason:?} within 20 s: {last:?}");
+        panic!("/readyz does not tell of {reason:?} within 120 s: {last:?}");
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        get(self.port, "/readyz").is_some_and(|(status, _)| status == 200)
+        self.process
+            .get("/readyz")
+            .is_some_and(|(status, _)| status == 200)
     }
 
     /// Whether it is not ready, for a reason that has this in it.
     pub(crate) fn is_waiting(&self, reason: &str) -> bool {
-        get(self.port, "/readyz")
+        self.process
+            .get("/readyz")
             .is_some_and(|(status, body)| status == 503 && body.contains(reason))
     }
 
     pub(crate) async fn until_logged(&self, words: &str) {
         until(
             &format!("it logs {words:?}"),
-            Duration::from_secs(30),
+            Duration::from_secs(120),
             async || self.log().contains(words).then_some(()),
         )
         .await;
@@ -121,8 +121,8 @@ impl Program {
     pub(crate) async fn until_all_is_read(&self, topic: &str) {
         let of = format!("messaging_consumer_lag_messages{{messaging_destination_name=\"{topic}\"");
         let mut read = 0;
-        until("its lag is 0", Duration::from_secs(30), async || {
-            let (_, metrics) = get(self.port, "/metrics")?;
+        until("its lag is 0", Duration::from_secs(120), async || {
+            let (_, metrics) = self.process.get("/metrics")?;
             let mut lags = metrics
                 .lines()
                 .filter(|line| line.starts_with(&of))
@@ -137,7 +137,7 @@ impl Program {
     /// After a time in which it stood still: whether it is a member again (`true`), or has ended
     /// with exit code 1 and a cause. Any other end is a failure.
     pub(crate) async fn recovers_or_ends(&mut self) -> bool {
-        for _ in 0..600 {
+        for _ in 0..2_400 {
             if let Some(status) = self.process.status() {
                 let log = self.log();
                 assert_eq!(status.code(), Some(1), "{log}");
@@ -149,7 +149,7 @@ impl Program {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("neither ready nor ended within 30 s:\n{}", self.log());
+        panic!("neither ready nor ended within 120 s:\n{}", self.log());
     }
 
     /// Waits for the end that a person is to look after, and gives the log.

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -22,13 +22,15 @@ use rdkafka::message::{Headers, Message, OwnedMessage};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::TaskRunningInfo;
-use service::testing::{Process, Topic, create_topics, read_all, reader, unique, until};
+use service::testing::{
+    ASK, Process, Topic, add_partitions, create_topics, delete_topic, read_all, reader, unique,
+    until,
+};
 use tempfile::TempDir;
 
 pub(crate) use report::info;
 
 const ROUTER: &str = env!("CARGO_BIN_EXE_router");
-const ASK: Duration = Duration::from_secs(10);
 
 /// Tests that load the machine take turns: two such loads at once are more than a small machine's
 /// broker answers in time.
@@ -76,11 +78,6 @@ impl Topics {
             settings: &[],
         };
         create_topics(&self.bootstrap, &[topic]).await;
-        // Not every question about a topic finds it at once.
-        until("the topic is known", ASK, async || {
-            (self.partitions(name).len() == partitions as usize).then_some(())
-        })
-        .await;
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
@@ -89,33 +86,12 @@ impl Topics {
 
     /// Deletes a topic and waits until it is gone.
     pub(crate) async fn delete(&self, topic: &str) {
-        let deleted = self.admin().delete_topics(&[topic], &admin_options()).await;
-        for deleted in deleted.unwrap() {
-            deleted.unwrap();
-        }
-        let consumer = reader(&self.bootstrap);
-        until("the topic is gone", ASK, async || {
-            let metadata = consumer.fetch_metadata(None, ASK).unwrap();
-            let known = metadata.topics().iter().any(|known| known.name() == topic);
-            (!known).then_some(())
-        })
-        .await;
+        delete_topic(&self.bootstrap, topic).await;
     }
 
     /// Gives the source topic more partitions, `count` in all, and waits until clients see them.
-    pub(crate) async fn grow_source(&self, count: usize) {
-        let partitions = NewPartitions::new(&self.source, count);
-        let grown = self
-            .admin()
-            .create_partitions(&[partitions], &admin_options())
-            .await;
-        for grown in grown.unwrap() {
-            grown.unwrap();
-        }
-        until("there are more partitions", ASK, async || {
-            (self.partitions(&self.source).len() == count).then_some(())
-        })
-        .await;
+    pub(crate) async fn grow_source(&self, count: i32) {
+        add_partitions(&self.bootstrap, &self.source, count).await;
     }
 
     /// Deletes what stands before an offset of the source topic, as retention does.
@@ -270,7 +246,7 @@ impl Topics {
     pub(crate) async fn until_transaction_is_open(&self) {
         until(
             "a transaction is open",
-            Duration::from_secs(30),
+            Duration::from_secs(120),
             async || self.transaction_is_open().then_some(()),
         )
         .await;
@@ -280,7 +256,7 @@ impl Topics {
     pub(crate) async fn until_no_transaction_is_open(&self) {
         until(
             "no transaction is open",
-            Duration::from_secs(60),
+            Duration::from_secs(120),
             async || (!self.transaction_is_open()).then_some(()),
         )
         .await;
@@ -458,7 +434,7 @@ impl Load {
     /// Waits until so many records have been written.
     pub(crate) async fn until(&self, count: i64) {
         let what = format!("{count} records are written");
-        until(&what, Duration::from_secs(60), async || {
+        until(&what, Duration::from_secs(120), async || {
             (self.sent.load(Ordering::Relaxed) >= count).then_some(())
         })
         .await;
@@ -544,7 +520,7 @@ impl Alongside {
 
     /// All it has seen, once it has seen so many records.
     pub(crate) async fn stop_at(self, count: usize) -> Vec<OwnedMessage> {
-        self.until(count, Duration::from_secs(30)).await;
+        self.until(count, Duration::from_secs(120)).await;
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }

@@ -144,7 +144,7 @@ impl Topics {
     pub(crate) async fn outputs(&self, count: usize) -> (Vec<OwnedMessage>, Vec<OwnedMessage>) {
         until(
             &format!("{count} records are routed"),
-            Duration::from_secs(60),
+            Duration::from_secs(120),
             async || {
                 let outputs = (
                     read_all(&self.bootstrap, &self.events),
