@@ -6,8 +6,9 @@
 mod strategies;
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use service::testing::until;
 use support::{Kind, Pipeline};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -20,32 +21,37 @@ async fn a_consumer_that_stood_still_past_its_session_writes_nothing_to_postgres
     a_consumer_that_stood_still_past_its_session_writes_nothing(Kind::Postgres).await;
 }
 
-/// It holds a batch, bad events and all, that it would commit only after 8 s. Before that it is
-/// stopped; another stores the partition's events; then it goes on.
+/// It holds a batch, bad events and all, that it would commit only after 15 s. Before that it is
+/// stopped; another stores the partition's events; then it goes on, with the commit due.
 async fn a_consumer_that_stood_still_past_its_session_writes_nothing(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };
     let sample = strategies::sample_event();
     let short = ["-X", "session.timeout.ms=6000"];
-    let slow = ["--commit-interval-ms", "8000", "--max-events", "1000000"];
+    let slow = ["--commit-interval-ms", "15000", "--max-events", "1000000"];
     let mut stopped = pipeline.program("stopped", &[&short[..], &slow].concat());
     stopped.until_ready().await;
     pipeline.fill_numbered(&sample, 1_000, 100);
+    let filled = Instant::now();
     stopped.until_all_is_read(&pipeline.events).await;
     stopped.process.signal("STOP");
     assert_eq!(pipeline.count("SELECT count(*) FROM task_metrics").await, 0);
 
     let other = pipeline.program("other", &short);
     pipeline.fill_numbered(&sample, 1_000, 100);
-    pipeline.until_all_stored(Duration::from_secs(60)).await;
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
     let bad = pipeline.bad();
     pipeline.assert_each_once(&bad).await;
+    until("its commit is due", Duration::from_secs(60), async || {
+        (filled.elapsed() > Duration::from_secs(15)).then_some(())
+    })
+    .await;
     stopped.process.signal("CONT");
     // Either it says that its partitions are another's and goes on, or it ends and says why.
     let recovered = stopped.recovers_or_ends().await;
     pipeline.fill_numbered(&sample, 1_000, 100);
-    pipeline.until_all_stored(Duration::from_secs(60)).await;
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
     pipeline.assert_each_once(&pipeline.bad()).await;
     if recovered {
         pipeline.until_stable(2).await;
@@ -82,7 +88,7 @@ async fn consumers_that_are_stopped_at_any_moment_and_go_on_late_store_each_even
             let name = format!("consumer-{}", number + 2);
             *consumer = Some(pipeline.program(&name, &short));
         }
-        pipeline.until_all_stored(Duration::from_secs(60)).await;
+        pipeline.until_all_stored(Duration::from_secs(120)).await;
     }
     for consumer in consumers.into_iter().flatten() {
         consumer.stop().await;
@@ -100,18 +106,22 @@ async fn two_groups_that_store_the_same_parts_never_double_a_row() {
         let group = |name: &str| format!("{}-{name}", pipeline.events);
         let (one, two) = (group("one"), group("two"));
         let small = ["--max-events", "20"];
-        let first = pipeline.program("one", &[&small[..], &["--group", &one]].concat());
-        let second = pipeline.program("two", &[&small[..], &["--group", &two]].concat());
+        let mut first = pipeline.program("one", &[&small[..], &["--group", &one]].concat());
+        let mut second = pipeline.program("two", &[&small[..], &["--group", &two]].concat());
+        // Both know that nothing is stored yet: whichever is later at it meets the other.
+        first.until_ready().await;
+        second.until_ready().await;
         for _ in 0..10 {
             pipeline.fill_numbered(&sample, 200, 0);
         }
-        pipeline.until_all_stored(Duration::from_secs(60)).await;
+        pipeline.until_all_stored(Duration::from_secs(120)).await;
         pipeline.assert_each_once(&[].into()).await;
-        let log = first.log() + &second.log();
-        assert!(
-            log.contains("another consumer stored these events"),
-            "they met:\n{log}"
-        );
+        until("they have met", Duration::from_secs(120), async || {
+            let log = first.log() + &second.log();
+            log.contains("another consumer stored these events")
+                .then_some(())
+        })
+        .await;
         first.stop().await;
         second.stop().await;
     }
@@ -136,7 +146,7 @@ async fn partitions_that_are_given_up_in_mid_batch_are_stored_first() {
         consumers.push(pipeline.program(&name, &slow));
         pipeline.until_stable(members).await;
     }
-    pipeline.until_all_stored(Duration::from_secs(60)).await;
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
     pipeline.assert_each_once(&[].into()).await;
     for consumer in consumers {
         let log = consumer.log();
@@ -166,7 +176,7 @@ async fn a_consumer_that_restarts_twenty_times_under_load_and_ten_times_idle_sto
         program.stop().await;
     }
     let program = pipeline.program("last", &arguments);
-    pipeline.until_all_stored(Duration::from_secs(60)).await;
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
     program.stop().await;
     pipeline.assert_each_once(&[].into()).await;
     for i in 0..10 {
