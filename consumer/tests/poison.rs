@@ -15,8 +15,8 @@ use schemas::TaskRunningInfoEvent;
 use service::testing::service;
 use support::{Kind, Pipeline, coordinates, headers, numbered};
 
-/// What is judged together is what is read in this time.
-const TOGETHER: &[&str] = &["--commit-interval-ms", "3000"];
+/// What is judged together is what is read in this time: all of it.
+const TOGETHER: [&str; 2] = ["--commit-interval-ms", "60000"];
 const EVENTS: usize = 1_000;
 
 /// Fills the topic with events, of which those at `poisoned` are spoilt; gives where those stand.
@@ -190,10 +190,8 @@ async fn a_database_that_refuses_every_row_stops_the_consumer_with_nothing_commi
         };
         pipeline.execute(refuse).await;
         pipeline.fill_numbered(&strategies::sample_event(), 400, 0);
-        let log = pipeline
-            .program("refused", TOGETHER)
-            .needs_attention()
-            .await;
+        let all = [&TOGETHER[..], &["--max-events", "400"]].concat();
+        let log = pipeline.program("refused", &all).needs_attention().await;
         assert!(
             log.contains("\"none\"") && log.contains(&pipeline.events),
             "{log}"
@@ -201,7 +199,7 @@ async fn a_database_that_refuses_every_row_stops_the_consumer_with_nothing_commi
         nothing_was_committed(&pipeline).await;
         pipeline.execute(accept).await;
         let program = pipeline.program("corrected", &[]);
-        pipeline.until_all_stored(Duration::from_secs(30)).await;
+        pipeline.until_all_stored(Duration::from_secs(120)).await;
         program.stop().await;
         pipeline.assert_each_once(&BTreeSet::new()).await;
     }
@@ -255,7 +253,7 @@ async fn a_topic_of_something_else_stops_the_consumer_and_a_corrected_start_lose
         format!("{{\"execId\": \"exec-{i}\"}}").into_bytes()
     });
     let log = pipeline
-        .program("wrong", &["--group", &right])
+        .program("wrong", &[&TOGETHER[..], &["--group", &right]].concat())
         .needs_attention()
         .await;
     for said in [pipeline.events.as_str(), "partition", "offset", "JSON"] {
@@ -265,7 +263,7 @@ async fn a_topic_of_something_else_stops_the_consumer_and_a_corrected_start_lose
 
     pipeline.events = right;
     let program = pipeline.program("corrected", &[]);
-    pipeline.until_all_stored(Duration::from_secs(30)).await;
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
     program.stop().await;
     pipeline.assert_each_once(&BTreeSet::new()).await;
 }
@@ -282,7 +280,7 @@ async fn a_topic_of_which_most_is_unreadable_stops_the_consumer_unless_told_othe
         _ => support::BAD.to_vec(),
     });
     let log = pipeline
-        .program("stopped", TOGETHER)
+        .program("stopped", &TOGETHER)
         .needs_attention()
         .await;
     assert!(log.contains("--max-rejects-per-1000"), "{log}");
