@@ -101,13 +101,18 @@ impl Fleet {
         self.services.push(service);
     }
 
-    /// One of those that run and to which nothing is done at present.
+    /// One of those that work and to which nothing is done at present.
     pub(crate) fn any(&self, rng: &mut ChaCha8Rng) -> Option<usize> {
         let free = |service: &Service| {
-            let State::Runs { sent, paused, .. } = &service.state else {
+            let State::Runs {
+                process,
+                sent,
+                paused,
+            } = &service.state
+            else {
                 return false;
             };
-            sent.is_none() && paused.is_none()
+            sent.is_none() && paused.is_none() && hears_signals(process)
         };
         (0..self.services.len())
             .filter(|i| free(&self.services[*i]))
@@ -222,13 +227,17 @@ impl Fleet {
 
     /// Stops them all, which has to end well.
     pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + STOP;
         // One that ended a moment ago is first started again: all are there at the end.
-        while self
-            .services
-            .iter()
-            .any(|service| !matches!(service.state, State::Runs { sent: None, .. }))
-        {
+        let works = |service: &Service| match &service.state {
+            State::Runs {
+                process,
+                sent: None,
+                ..
+            } => hears_signals(process),
+            _ => false,
+        };
+        while !self.services.iter().all(works) {
             ensure!(Instant::now() < deadline, "services do not stay up");
             self.resume();
             self.tick()?;
@@ -241,14 +250,14 @@ impl Fleet {
             let State::Runs { process, .. } = &mut service.state else {
                 continue;
             };
-            let deadline = Instant::now() + Duration::from_secs(30);
+            let deadline = Instant::now() + STOP;
             let status = loop {
                 if let Some(status) = process.status() {
                     break status;
                 }
                 ensure!(
                     Instant::now() < deadline,
-                    "{} does not stop within 30 s with nothing broken",
+                    "{} does not stop within {STOP:?} with nothing broken",
                     service.name
                 );
                 sleep(Duration::from_millis(50)).await;
@@ -267,6 +276,11 @@ impl Fleet {
     pub(crate) fn restarts(&self) -> Value {
         json!({ "by_cause": self.restarts, "exit_code_1": self.reasons })
     }
+}
+
+/// A program listens for signals before it logs anything; before that SIGTERM is no orderly stop.
+fn hears_signals(process: &Process) -> bool {
+    !process.log().is_empty()
 }
 
 fn end_of(log: &str) -> String {

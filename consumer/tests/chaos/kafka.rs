@@ -10,13 +10,12 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
-use service::testing::reader;
+use service::testing::{ASK, reader};
 use tokio::time::{Instant, sleep};
 
 const BROKERS: usize = 3;
 /// How long brokers may take until all replicas are in sync.
 const IN_SYNC: Duration = Duration::from_secs(180);
-const ASK: Duration = Duration::from_secs(10);
 
 /// Stopped when dropped; its data stay, for whoever looks into a failure.
 pub(crate) struct Kafka {
