@@ -11,9 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
-};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Headers, Message, OwnedMessage};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
@@ -22,7 +20,9 @@ use schemas::dead_letter::{self, Redriven};
 use schemas::{DeadLetter, Reject, TaskRunningInfo};
 use serde_json::{Value, json};
 use service::health::Health;
-use service::testing::{Process, Topic, create_topics, kafka, read_all, unique, until};
+use service::testing::{
+    Process, Topic, create_topics, delete_topic, kafka, read_all, unique, until,
+};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -135,7 +135,7 @@ impl Topics {
         let router = tokio::spawn(router::run(config, health, stop.clone()));
         until(
             &format!("{count} records are routed"),
-            Duration::from_secs(60),
+            Duration::from_secs(120),
             async || {
                 let events = read_all(&self.bootstrap, &self.events).len();
                 let letters = read_all(&self.bootstrap, &self.letters).len();
@@ -237,7 +237,7 @@ async fn run(folder: &TempDir, arguments: &[&str]) -> Ended {
         .unwrap();
     let status = until(
         &format!("router {arguments:?} ends; see {}", err.display()),
-        Duration::from_secs(90),
+        Duration::from_secs(120),
         async || child.try_wait().unwrap(),
     )
     .await;
@@ -512,25 +512,13 @@ async fn a_value_left_out_is_not_taken_from_another_record_of_a_topic_made_anew(
     topics.route(1).await;
     let letter = place(&topics.list(&[]).await[0]);
 
-    let deleted = topics
-        .admin()
-        .delete_topics(&[&topics.source], &AdminOptions::new())
-        .await
-        .unwrap();
-    deleted[0].as_ref().unwrap();
-    until(
-        "the topic is made anew",
-        Duration::from_secs(30),
-        async || {
-            let anew = NewTopic::new(&topics.source, 1, TopicReplication::Fixed(1));
-            let made = topics
-                .admin()
-                .create_topics(&[anew], &AdminOptions::new())
-                .await;
-            made.unwrap()[0].is_ok().then_some(())
-        },
-    )
-    .await;
+    delete_topic(&topics.bootstrap, &topics.source).await;
+    let anew = Topic {
+        name: &topics.source,
+        partitions: 1,
+        settings: &[],
+    };
+    create_topics(&topics.bootstrap, &[anew]).await;
     // The same key and size, at another time.
     topics.send(None, [(Some("large"), Some(&[b'y'; 30_000][..]))]);
     let left = topics.run(&["redrive", &letter]).await;
@@ -754,11 +742,23 @@ async fn a_redrive_fences_the_one_before_it_and_together_they_send_each_letter_o
     let mut first = topics.start("first", &all);
     until(
         "the first has sent some",
-        Duration::from_secs(30),
+        Duration::from_secs(120),
         async || (topics.notes().len() >= 5).then_some(()),
     )
     .await;
+    // It stands still until the second is at work, lest it be done before that.
+    first.signal("STOP");
+    let before = topics.notes().len();
+    assert!(before < values.len() - 5);
     let mut second = topics.start("second", &all);
+    // What the first had handed over when it was stopped is one of them at most.
+    until(
+        "the second has sent some",
+        Duration::from_secs(120),
+        async || (topics.notes().len() >= before + 2).then_some(()),
+    )
+    .await;
+    first.signal("CONT");
     let (first_ended, second_ended) = (first.ended().await, second.ended().await);
     assert_eq!(first_ended.code(), Some(1), "{}", first.log());
     assert!(
@@ -801,9 +801,9 @@ async fn a_redrive_killed_in_the_middle_is_finished_by_the_next() {
         let before = topics.notes().len();
         let mut killed = topics.start(
             &format!("killed-{round}"),
-            &["redrive", "--all", "--max-records", "2"],
+            &["redrive", "--all", "--max-records", "1"],
         );
-        until("some are sent", Duration::from_secs(30), async || {
+        until("some are sent", Duration::from_secs(120), async || {
             (topics.notes().len() > before).then_some(())
         })
         .await;
@@ -866,7 +866,7 @@ async fn a_note_behind_a_transaction_that_is_still_open_is_waited_for() {
     // The fence shows that it runs and reads.
     until(
         "the redrive has fenced the other",
-        Duration::from_secs(30),
+        Duration::from_secs(120),
         async || {
             let _ = other.begin_transaction();
             let record = BaseRecord::<[u8], [u8]>::to(&topics.source);
