@@ -394,10 +394,16 @@ fn items_that_take_no_bytes_take_no_time_either() {
         begun.truncate(begun.len() - 7);
         let read = |added: &[&[u8]]| {
             let value = [&begun[..], &added.concat(), &[0, 0, 0]].concat();
-            let start = Instant::now();
-            let (read, bytes) = measured(|| (way.read)(Some(&value)));
-            assert!(bytes < 1 << 20, "{bytes} bytes");
-            assert!(start.elapsed() < Duration::from_millis(100));
+            let tries = [(); 5].map(|()| {
+                let begun = Instant::now();
+                let (read, bytes) = measured(|| (way.read)(Some(&value)));
+                assert!(bytes < 1 << 20, "{bytes} bytes");
+                (begun.elapsed(), read)
+            });
+            // The least, since the machine may turn to something else for a while.
+            let least = tries.iter().map(|(took, _)| *took).min();
+            assert!(least < Some(Duration::from_millis(100)), "{least:?}");
+            let [(_, read), ..] = tries;
             read
         };
         let huge = [number(1 << 40), vec![0]].concat();
