@@ -1,0 +1,133 @@
+//! What the router could be at best: the same records from topic to topic in Kafka transactions, each
+//! with the offsets it consumed, and not a byte of them looked at. Takes the router's options and has
+//! its settings; ends when the source topic is copied.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+/// As `service::subscription` has them.
+const READING: &[(&str, &str)] = &[
+    ("isolation.level", "read_committed"),
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    ("auto.offset.reset", "earliest"),
+    ("partition.assignment.strategy", "cooperative-sticky"),
+    ("check.crcs", "true"),
+    ("fetch.queue.backoff.ms", "2"),
+    ("queued.min.messages", "20000"),
+    ("queued.max.messages.kbytes", "16384"),
+];
+
+/// As `service::transaction` has them.
+const WRITING: &[(&str, &str)] = &[
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    ("partitioner", "murmur2_random"),
+    ("linger.ms", "2"),
+    ("compression.type", "lz4"),
+    ("queue.buffering.max.kbytes", "65536"),
+];
+
+const WAIT: Duration = Duration::from_secs(30);
+
+/// Copies a topic, in transactions
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    router: router::Config,
+}
+
+fn main() -> anyhow::Result<()> {
+    let config = Cli::parse().router;
+    let consumer: BaseConsumer = config
+        .kafka
+        .client_config(READING, &[])?
+        .set("group.id", &config.group)
+        .create()?;
+    let producer: ThreadedProducer<DefaultProducerContext> = config
+        .kafka
+        .client_config(WRITING, &[])?
+        .set("transactional.id", &config.group)
+        .create()?;
+    producer.init_transactions(WAIT)?;
+    let count = records_of(&consumer, &config.source_topic)?;
+    consumer.subscribe(&[&config.source_topic])?;
+    let mut copied = 0;
+    while copied < count {
+        producer.begin_transaction()?;
+        copied += copy_for_one_transaction(&config, &consumer, &producer, count - copied)?;
+    }
+    println!("copied {copied} records");
+    Ok(())
+}
+
+/// How many records are in a topic that no transaction wrote.
+fn records_of(consumer: &BaseConsumer<DefaultConsumerContext>, topic: &str) -> anyhow::Result<i64> {
+    let metadata = consumer.fetch_metadata(Some(topic), WAIT)?;
+    let topic_metadata = metadata.topics().first().context("no such topic")?;
+    let mut records = 0;
+    for partition in topic_metadata.partitions() {
+        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), WAIT)?;
+        records += high - low;
+    }
+    Ok(records)
+}
+
+fn copy_for_one_transaction(
+    config: &router::Config,
+    consumer: &BaseConsumer,
+    producer: &ThreadedProducer<DefaultProducerContext>,
+    left: i64,
+) -> anyhow::Result<i64> {
+    let most = left.min(config.max_records.into());
+    let (mut records, mut next, mut deadline) = (0, BTreeMap::new(), Instant::now() + WAIT);
+    while records < most {
+        let wait = deadline.saturating_duration_since(Instant::now());
+        let Some(read) = consumer.poll(wait) else {
+            // Nothing, or no record but a rebalance.
+            match Instant::now() < deadline {
+                true => continue,
+                false => break,
+            }
+        };
+        let read = read?;
+        if records == 0 {
+            deadline = Instant::now() + Duration::from_millis(config.commit_interval_ms);
+        }
+        let mut copy = BaseRecord::<[u8], [u8]>::to(&config.events_topic);
+        copy.key = read.key();
+        copy.payload = read.payload();
+        while let Err((error, unsent)) = producer.send(copy) {
+            match error {
+                KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => copy = unsent,
+                error => return Err(error.into()),
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        next.insert(read.partition(), read.offset() + 1);
+        records += 1;
+    }
+    if records == 0 {
+        bail!("waited {WAIT:?} for a record");
+    }
+    // Else commit_transaction waits 100 ms for what is in flight.
+    while producer.in_flight_count() > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut offsets = TopicPartitionList::new();
+    for (partition, offset) in next {
+        offsets.add_partition_offset(&config.source_topic, partition, Offset::Offset(offset))?;
+    }
+    let group = consumer.group_metadata().context("no group metadata")?;
+    producer.send_offsets_to_transaction(&offsets, &group, WAIT)?;
+    producer.commit_transaction(WAIT)?;
+    Ok(records)
+}
