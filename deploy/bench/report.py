@@ -110,7 +110,7 @@ def markdown(results: Facts) -> str:
     machine, versions = results["machine"], results["versions"]
     met = {True: "yes", False: "**no**", None: ""}
     parts = [
-        "# How fast",
+        "# How fast" + (" (a quick run: it shows that all works, and measures nothing)" if results["quick"] else ""),
         f"{results['date']}, commit {versions['commit']}, {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, {machine['system']}, kernel {machine['kernel']}: "
         "programs, broker and database share them.\n\n"
         f"Kafka {versions['kafka']} ({versions['java']}), PostgreSQL {versions['postgresql']}, librdkafka {versions['librdkafka']}, sqlx {versions['sqlx']}, "
@@ -192,13 +192,18 @@ def bars(title: str, rows: list[tuple[str, str, float]]) -> str:
             f'<rect x="{label_width}" y="{y + 2}" width="{width:.1f}" height="16" rx="2" fill="{COLOURS[kind]}"/>'
             f'<text x="{label_width + width + 6:.1f}" y="{y + 14}">{number(value)}</text>'
         )
-    key = " ".join(f'<tspan fill="{COLOURS[kind]}">■</tspan> {text}' for kind, text in (("limit", "limit"), ("ours", "ours"), ("peer", "others")))
     size = (label_width + bar_width + 90, top + len(rows) * height + 12)
+    key = "".join(
+        f'<rect x="{size[0] - x}" y="12" width="12" height="12" rx="2" fill="{COLOURS[kind]}"/><text x="{size[0] - x + 17}" y="23">{text}</text>'
+        for kind, text, x in (("limit", "limit", 200), ("ours", "ours", 136), ("peer", "others", 74))
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" width="{size[0]}" height="{size[1]}" '
         'font-family="system-ui, sans-serif" font-size="13" fill="#24292f">\n'
         f'<rect width="100%" height="100%" fill="#ffffff"/>\n<text x="12" y="24" font-size="16" font-weight="600">{escape(title)}</text>\n'
-        f'<text x="{size[0] - 12}" y="24" text-anchor="end">{key}</text>\n' + "\n".join(drawn) + "\n</svg>\n"
+        + key
+        + "\n"
+        + "\n".join(drawn) + "\n</svg>\n"
     )
 
 
