@@ -55,12 +55,12 @@ pub struct Config {
     #[arg(long, env = "CONSUMER_INSTANCE_ID", value_name = "ID")]
     pub instance_id: Option<String>,
 
-    /// Commit at the latest so long after a transaction's first event
+    /// Commit at the latest so long after a transaction's first event; what is read while the database is at work makes up the next one
     #[arg(
         long,
         env = "CONSUMER_COMMIT_INTERVAL_MS",
         value_name = "MS",
-        default_value_t = 50
+        default_value_t = 5
     )]
     pub commit_interval_ms: u64,
 

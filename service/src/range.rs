@@ -337,7 +337,6 @@ impl Reader {
         loop {
             match consumer.poll(POLL) {
                 Some(Ok(record)) => {
-                    last_step = Instant::now();
                     let end = ends.get(&record.partition()).copied();
                     if end.is_some_and(|end| record.offset() < end) {
                         read += 1;
