@@ -1,11 +1,15 @@
 //! SQLite: many rows a statement, since one at a time is 25 times slower through sqlx.
 
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use schemas::Job;
+use schemas::{Application, Job};
 use serde_json::json;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, QueryBuilder};
+use sqlx::error::BoxDynError;
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
+};
+use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection};
 
 use super::{End, Identity, Meaning, OffsetRow, SELECT_OFFSETS, StoreError};
 use crate::batch::{Advance, Positions, Record, Tasks, advances, all_rows, is_unstored};
@@ -37,6 +41,38 @@ const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition
 const MOVE_OFFSET: &str = "UPDATE consumed_offset SET next_offset = ?4, cluster_id = ?5, anchor_offset = ?6, \
      anchor_timestamp_ms = ?7, anchor_crc32 = ?8, group_id = ?9, updated_at = ?10 \
      WHERE part = ?1 AND topic = ?2 AND partition = ?3 AND next_offset = ?11";
+
+static TASK: LazyLock<Insert> = LazyLock::new(|| {
+    Insert::new(
+        "INSERT INTO task (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
+         progress, reported_at, sequence, event_partition, event_offset)",
+        13,
+        NEWER_WINS,
+    )
+});
+static PROGRESS: LazyLock<Insert> = LazyLock::new(|| {
+    Insert::new(
+        "INSERT INTO task_progress (task_id, event_partition, event_offset, reported_at, sequence, status, progress, \
+         job_ids, total_tasks, running_tasks, failed_tasks, succeed_tasks, adjustments)",
+        13,
+        "",
+    )
+});
+static RESOURCE: LazyLock<Insert> = LazyLock::new(|| {
+    Insert::new(
+        "INSERT INTO task_resource (task_id, event_partition, event_offset, reported_at, application_id, memory_bytes, \
+         cores, instances, queue, status)",
+        10,
+        "",
+    )
+});
+static METRICS: LazyLock<Insert> = LazyLock::new(|| {
+    Insert::new(
+        "INSERT INTO task_metrics (task_id, event_partition, event_offset, reported_at, engine_running_tasks, metrics)",
+        6,
+        "",
+    )
+});
 
 const NEWER_WINS: &str = " ON CONFLICT (exec_id) DO UPDATE SET (job_id, engine_instance, engine_type, engine_user, ticket_id, \
      status, is_final, progress, reported_at, sequence, event_partition, event_offset) = (excluded.job_id, \
@@ -198,30 +234,23 @@ async fn upsert_tasks(
     connection: &mut SqliteConnection,
     tasks: &Tasks<'_>,
 ) -> Result<Vec<i64>, StoreError> {
-    for chunk in tasks.newest.chunks(ROWS_PER_STATEMENT) {
-        let mut insert = QueryBuilder::new(
-            "INSERT INTO task (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
-             progress, reported_at, sequence, event_partition, event_offset) ",
-        );
-        insert.push_values(chunk, |mut row, rows| {
-            let info = &rows.info;
-            row.push_bind(info.exec_id)
-                .push_bind(info.job_id)
-                .push_bind(info.engine_instance)
-                .push_bind(info.engine_type)
-                .push_bind(info.engine_user)
-                .push_bind(info.ticket_id)
-                .push_bind(info.status.as_str())
-                .push_bind(info.status.is_final())
-                .push_bind(rows.progress())
-                .push_bind(info.reported_at)
-                .push_bind(info.sequence)
-                .push_bind(rows.partition)
-                .push_bind(rows.offset);
-        });
-        insert.push(NEWER_WINS);
-        insert.build().execute(&mut *connection).await?;
-    }
+    TASK.all(&mut *connection, &tasks.newest, |rows, values| {
+        let info = &rows.info;
+        values.add(info.exec_id)?;
+        values.add(info.job_id)?;
+        values.add(info.engine_instance)?;
+        values.add(info.engine_type)?;
+        values.add(info.engine_user)?;
+        values.add(info.ticket_id)?;
+        values.add(info.status.as_str())?;
+        values.add(info.status.is_final())?;
+        values.add(rows.progress())?;
+        values.add(info.reported_at)?;
+        values.add(info.sequence)?;
+        values.add(rows.partition)?;
+        values.add(rows.offset)
+    })
+    .await?;
     let exec_ids: Vec<&str> = tasks.newest.iter().map(|rows| rows.info.exec_id).collect();
     let ids: Vec<(String, i64)> = sqlx::query_as(
         "SELECT exec_id, task_id FROM task WHERE exec_id IN (SELECT value FROM json_each(?1))",
@@ -244,94 +273,129 @@ async fn insert(
     part: Part,
     rows: &[(i64, &Rows<'_>)],
 ) -> Result<u64, StoreError> {
-    let mut written = 0;
     match part {
         Part::Progress => {
-            for chunk in rows.chunks(ROWS_PER_STATEMENT) {
-                let mut insert = QueryBuilder::new(
-                    "INSERT INTO task_progress (task_id, event_partition, event_offset, reported_at, sequence, status, \
-                     progress, job_ids, total_tasks, running_tasks, failed_tasks, succeed_tasks, adjustments) ",
-                );
-                insert.push_values(chunk, |mut row, (task_id, rows)| {
-                    let [job_ids, total, running, failed, succeed, adjustments] = lists(rows);
-                    row.push_bind(task_id)
-                        .push_bind(rows.partition)
-                        .push_bind(rows.offset)
-                        .push_bind(rows.info.reported_at)
-                        .push_bind(rows.info.sequence)
-                        .push_bind(rows.info.status.as_str())
-                        .push_bind(rows.progress())
-                        .push_bind(job_ids)
-                        .push_bind(total)
-                        .push_bind(running)
-                        .push_bind(failed)
-                        .push_bind(succeed)
-                        .push_bind(adjustments);
-                });
-                written += insert
-                    .build()
-                    .execute(&mut *connection)
-                    .await?
-                    .rows_affected();
-            }
+            PROGRESS
+                .all(connection, rows, |(task_id, rows), values| {
+                    begin(*task_id, rows, values)?;
+                    values.add(rows.info.sequence)?;
+                    values.add(rows.info.status.as_str())?;
+                    values.add(rows.progress())?;
+                    for list in lists(rows) {
+                        values.add(list)?;
+                    }
+                    Ok(())
+                })
+                .await
         }
         Part::Resource => {
-            let applications: Vec<_> = rows
+            type Held<'a> = (i64, &'a Rows<'a>, Application<'a>);
+            let held: Vec<Held<'_>> = rows
                 .iter()
                 .flat_map(|(task_id, rows)| {
                     let applications = rows.info.resource.into_iter();
                     applications
                         .flat_map(|list| list.sorted())
-                        .map(move |held| (task_id, rows, held))
+                        .map(move |held| (*task_id, *rows, held))
                 })
                 .collect();
-            for chunk in applications.chunks(ROWS_PER_STATEMENT) {
-                let mut insert = QueryBuilder::new(
-                    "INSERT INTO task_resource (task_id, event_partition, event_offset, reported_at, application_id, \
-                     memory_bytes, cores, instances, queue, status) ",
-                );
-                insert.push_values(chunk, |mut row, (task_id, rows, held)| {
-                    row.push_bind(*task_id)
-                        .push_bind(rows.partition)
-                        .push_bind(rows.offset)
-                        .push_bind(rows.info.reported_at)
-                        .push_bind(held.id)
-                        .push_bind(held.memory_bytes)
-                        .push_bind(held.cores)
-                        .push_bind(held.instances)
-                        .push_bind(held.queue)
-                        .push_bind(held.status);
-                });
-                written += insert
-                    .build()
-                    .execute(&mut *connection)
-                    .await?
-                    .rows_affected();
-            }
+            RESOURCE
+                .all(connection, &held, |(task_id, rows, held), values| {
+                    begin(*task_id, rows, values)?;
+                    values.add(held.id)?;
+                    values.add(held.memory_bytes)?;
+                    values.add(held.cores)?;
+                    values.add(held.instances)?;
+                    values.add(held.queue)?;
+                    values.add(held.status)
+                })
+                .await
         }
         Part::Metrics => {
-            for chunk in rows.chunks(ROWS_PER_STATEMENT) {
-                let mut insert = QueryBuilder::new(
-                    "INSERT INTO task_metrics (task_id, event_partition, event_offset, reported_at, \
-                     engine_running_tasks, metrics) ",
-                );
-                insert.push_values(chunk, |mut row, (task_id, rows)| {
-                    row.push_bind(task_id)
-                        .push_bind(rows.partition)
-                        .push_bind(rows.offset)
-                        .push_bind(rows.info.reported_at)
-                        .push_bind(rows.info.engine_running_tasks)
-                        .push_bind(rows.info.metrics.map(|metrics| json!(metrics).to_string()));
-                });
-                written += insert
-                    .build()
-                    .execute(&mut *connection)
-                    .await?
-                    .rows_affected();
-            }
+            METRICS
+                .all(connection, rows, |(task_id, rows), values| {
+                    begin(*task_id, rows, values)?;
+                    values.add(rows.info.engine_running_tasks)?;
+                    let metrics = rows.info.metrics.as_ref();
+                    values.add(metrics.map(serde_json::to_string).transpose()?)
+                })
+                .await
         }
     }
-    Ok(written)
+}
+
+/// The values that a row of each history begins with.
+fn begin(task_id: i64, rows: &Rows<'_>, values: &mut SqliteArguments) -> Result<(), BoxDynError> {
+    values.add(task_id)?;
+    values.add(rows.partition)?;
+    values.add(rows.offset)?;
+    values.add(rows.info.reported_at)
+}
+
+/// An INSERT of many rows.
+struct Insert {
+    head: &'static str,
+    columns: usize,
+    tail: &'static str,
+    /// The text of one with [`ROWS_PER_STATEMENT`], made once.
+    full: Arc<str>,
+}
+
+impl Insert {
+    fn new(head: &'static str, columns: usize, tail: &'static str) -> Self {
+        let mut insert = Self {
+            head,
+            columns,
+            tail,
+            full: Arc::default(),
+        };
+        insert.full = insert.text(ROWS_PER_STATEMENT).into();
+        insert
+    }
+
+    fn text(&self, rows: usize) -> String {
+        let Self {
+            head,
+            columns,
+            tail,
+            ..
+        } = self;
+        let row = format!("({})", vec!["?"; *columns].join(", "));
+        format!("{head} VALUES {}{tail}", vec![row; rows].join(", "))
+    }
+
+    /// Inserts all these rows, whose values `add` puts into a statement's; gives their number. The next
+    /// statement's values are put together while the database works on one's.
+    async fn all<T>(
+        &self,
+        connection: &mut SqliteConnection,
+        rows: &[T],
+        add: impl Fn(&T, &mut SqliteArguments) -> Result<(), BoxDynError>,
+    ) -> Result<u64, StoreError> {
+        let values = |chunk: &[T]| -> Result<_, BoxDynError> {
+            let mut values = SqliteArguments::default();
+            values.reserve(chunk.len() * self.columns, 0);
+            for row in chunk {
+                add(row, &mut values)?;
+            }
+            Ok((chunk.len(), values))
+        };
+        let mut chunks = rows.chunks(ROWS_PER_STATEMENT);
+        let mut next = chunks.next().map(&values);
+        let mut inserted = 0;
+        while let Some(bound) = next {
+            let (count, bound) = bound.map_err(sqlx::Error::Encode)?;
+            let text: Arc<str> = match count {
+                ROWS_PER_STATEMENT => self.full.clone(),
+                _ => self.text(count).into(),
+            };
+            let insert = sqlx::query_with(AssertSqlSafe(text), bound).execute(&mut *connection);
+            let inserting;
+            (inserting, next) = tokio::join!(insert, async { chunks.next().map(&values) });
+            inserted += inserting?.rows_affected();
+        }
+        Ok(inserted)
+    }
 }
 
 /// The columns that are arrays on PostgreSQL, as JSON: job ids, total, running, failed and succeeded
