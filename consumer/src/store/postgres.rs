@@ -59,7 +59,13 @@ const UPSERT_TASKS: &str = "INSERT INTO task AS held (exec_id, job_id, engine_in
      excluded.engine_type, excluded.engine_user, excluded.ticket_id, excluded.status, excluded.is_final, excluded.progress, \
      excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
      WHERE (excluded.is_final, excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
-     > (held.is_final, held.reported_at, held.sequence, held.event_partition, held.event_offset)";
+     > (held.is_final, held.reported_at, held.sequence, held.event_partition, held.event_offset) \
+     RETURNING held.exec_id, held.task_id";
+
+/// A look-up for each, numbered from 1: compared with an array, each row of `task` would be compared with all of it
+/// where PostgreSQL thinks the table small, as it does of one that was filled a moment ago.
+const SELECT_TASKS: &str = "SELECT said.number, (SELECT task_id FROM task WHERE task.exec_id = said.exec_id) \
+     FROM unnest($1::text[]) WITH ORDINALITY AS said (exec_id, number)";
 
 /// So many bytes of rows are handed to the connection at once.
 const PIECE_BYTES: usize = 64 << 10;
@@ -255,9 +261,8 @@ async fn upsert_tasks(
     fn each<'a, T>(tasks: &Tasks<'a>, field: impl Fn(&Rows<'a>) -> T) -> Vec<T> {
         tasks.newest.iter().map(|rows| field(rows)).collect()
     }
-    let exec_ids = each(tasks, |rows| rows.info.exec_id);
-    sqlx::query(UPSERT_TASKS)
-        .bind(&exec_ids)
+    let told: Vec<(String, Option<i64>)> = sqlx::query_as(UPSERT_TASKS)
+        .bind(each(tasks, |rows| rows.info.exec_id))
         .bind(each(tasks, |rows| rows.info.job_id))
         .bind(each(tasks, |rows| rows.info.engine_instance))
         .bind(each(tasks, |rows| rows.info.engine_type))
@@ -270,20 +275,32 @@ async fn upsert_tasks(
         .bind(each(tasks, |rows| rows.info.sequence))
         .bind(each(tasks, |rows| rows.partition))
         .bind(each(tasks, |rows| rows.offset))
-        .execute(&mut *connection)
+        .fetch_all(&mut *connection)
         .await?;
-    let ids: Vec<(String, i64)> =
-        sqlx::query_as("SELECT exec_id, task_id FROM task WHERE exec_id = ANY($1)")
-            .bind(&exec_ids)
-            .fetch_all(connection)
-            .await?;
-    let mut task_ids = vec![0; tasks.newest.len()];
-    for (exec_id, task_id) in ids {
+    let mut task_ids = vec![None; tasks.newest.len()];
+    for (exec_id, task_id) in told {
         if let Some(place) = tasks.places.get(exec_id.as_str()) {
             task_ids[*place] = task_id;
         }
     }
-    Ok(task_ids)
+    // Of a task whose state is newer already nothing was returned.
+    let unknown: Vec<usize> = (0..task_ids.len())
+        .filter(|place| task_ids[*place].is_none())
+        .collect();
+    if !unknown.is_empty() {
+        let of_place = |place: &usize| tasks.newest[*place].info.exec_id;
+        let found: Vec<(i64, Option<i64>)> = sqlx::query_as(SELECT_TASKS)
+            .bind(unknown.iter().map(of_place).collect::<Vec<_>>())
+            .fetch_all(connection)
+            .await?;
+        for (number, task_id) in found {
+            task_ids[unknown[number as usize - 1]] = task_id;
+        }
+    }
+    let known = task_ids.into_iter();
+    known
+        .map(|task_id| task_id.ok_or(StoreError::Retry(sqlx::Error::RowNotFound)))
+        .collect()
 }
 
 /// The columns in the order in which [`CopyBuffer::put`] writes them.
