@@ -27,7 +27,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use schemas::{Adjustment, DeadLetter, Decoder, Reject, SourcePosition, topics};
+use schemas::{Adjustment, DeadLetter, Decoder, PlainSource, Reject, topics};
 use service::backoff::Backoff;
 use service::breaker::{Breaker, BreakerOptions};
 use service::exit::{NeedsAttention, StartOver};
@@ -193,6 +193,7 @@ async fn route_with_new_clients(
         shutdown,
         breaker: Breaker::new(config.breaker),
         aborts: None,
+        event: Vec::new(),
     };
     let routed = router
         .route_until_shutdown(&subscription, &mut output)
@@ -238,6 +239,8 @@ struct Router<'a> {
     breaker: Breaker,
     /// Pauses after transactions that were aborted, since the last one that was not.
     aborts: Option<Backoff>,
+    /// The last event's bytes; the next one's go there.
+    event: Vec<u8>,
 }
 
 impl Router<'_> {
@@ -419,8 +422,8 @@ impl Router<'_> {
         record: &BorrowedMessage<'_>,
         work: &mut Work,
     ) -> Result<(), Failed> {
-        let source = SourcePosition {
-            topic: record.topic().to_owned(),
+        let source = PlainSource {
+            topic: record.topic(),
             partition: record.partition(),
             offset: record.offset(),
             timestamp: record.timestamp().to_millis().unwrap_or(-1),
@@ -433,6 +436,7 @@ impl Router<'_> {
             source,
             routed_at,
             self.limits.event_bytes,
+            &mut self.event,
         ) {
             Outcome::Event {
                 key,
@@ -444,7 +448,7 @@ impl Router<'_> {
                 work.adjustments.extend(adjustments);
                 let event = BaseRecord::to(&self.config.events_topic)
                     .key(key.as_bytes())
-                    .payload(value.as_slice());
+                    .payload(value);
                 transaction.send(event).await
             }
             Outcome::DeadLetter(reject) => {

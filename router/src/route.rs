@@ -1,20 +1,22 @@
 //! One record in, one outcome out: pure, and total on any bytes.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
-    Adjustment, Decoder, MetricValue, Reject, SourcePosition, TaskRunningInfo, TaskRunningInfoEvent,
+    Adjustment, Decoder, MetricValue, PlainSource, Reject, SourcePosition, TaskRunningInfo,
+    TaskRunningInfoEvent, plain_info,
 };
 
 /// What becomes of a record: exactly one of these.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub enum Outcome<'a> {
     /// The record is good, or was repaired.
     Event {
         /// The event's Kafka key: the execId.
-        key: String,
+        key: Cow<'a, str>,
         /// The event's bytes.
-        value: Vec<u8>,
+        value: &'a [u8],
         /// What was repaired; empty for a good record.
         adjustments: Vec<Adjustment>,
     },
@@ -23,24 +25,54 @@ pub enum Outcome {
 }
 
 /// Routes a record's value, of any version that `decoder` knows. `routed_at` is in microseconds since 1970; an event of more than
-/// `max_event_bytes` (key and value) is a dead letter, since its topic would not take it.
-pub fn route(
+/// `max_event_bytes` (key and value) is a dead letter, since its topic would not take it. The event is written into `buffer`,
+/// whatever that held before, so that one serves for many records.
+///
+/// Of a record that nothing is to be done to, the event carries the bytes over as the engine wrote them; any other is read,
+/// repaired and written afresh. The two say the same of the same record; they may differ in the order of a map's keys.
+pub fn route<'a>(
     decoder: &Decoder,
-    value: Option<&[u8]>,
-    source: SourcePosition,
+    value: Option<&'a [u8]>,
+    source: PlainSource<'_>,
     routed_at: i64,
     max_event_bytes: usize,
-) -> Outcome {
-    event(decoder, value, source, routed_at, max_event_bytes).unwrap_or_else(Outcome::DeadLetter)
+    buffer: &'a mut Vec<u8>,
+) -> Outcome<'a> {
+    if let Some(key) = carry_over(value, &source, routed_at, max_event_bytes, buffer) {
+        return Outcome::Event {
+            key: Cow::Borrowed(key),
+            value: buffer,
+            adjustments: vec![],
+        };
+    }
+    write_afresh(decoder, value, source, routed_at, max_event_bytes, buffer)
+        .unwrap_or_else(Outcome::DeadLetter)
 }
 
-fn event(
-    decoder: &Decoder,
-    value: Option<&[u8]>,
-    source: SourcePosition,
+/// The event of a record that nothing is to be done to; gives its key. One that is too large is not judged here: written
+/// afresh it may be smaller.
+fn carry_over<'a>(
+    value: Option<&'a [u8]>,
+    source: &PlainSource<'_>,
     routed_at: i64,
     max_event_bytes: usize,
-) -> Result<Outcome, Reject> {
+    buffer: &mut Vec<u8>,
+) -> Option<&'a str> {
+    let info = plain_info(value?)?;
+    buffer.clear();
+    info.write_event(source, routed_at, buffer);
+    (info.exec_id.len() + buffer.len() <= max_event_bytes).then_some(info.exec_id)
+}
+
+/// The event of any record.
+fn write_afresh<'a>(
+    decoder: &Decoder,
+    value: Option<&[u8]>,
+    source: PlainSource<'_>,
+    routed_at: i64,
+    max_event_bytes: usize,
+    buffer: &'a mut Vec<u8>,
+) -> Result<Outcome<'a>, Reject> {
     let mut info = decoder.info(value)?;
     let problems = info.problems();
     if let Some(reject) = Reject::of_problems(&problems) {
@@ -53,21 +85,25 @@ fn event(
         .iter()
         .filter_map(|problem| problem.fault.adjustment())
         .collect();
-    let key = info.exec_id.clone();
-    let adjustments = Vec::from_iter(adjustments);
     let event = TaskRunningInfoEvent {
-        source,
+        source: SourcePosition {
+            topic: source.topic.to_owned(),
+            partition: source.partition,
+            offset: source.offset,
+            timestamp: source.timestamp,
+        },
         routed_at,
-        adjustments,
+        adjustments: Vec::from_iter(adjustments),
         info,
     };
-    let value = schemas::encode_event(&event).map_err(|error| Reject {
+    *buffer = schemas::encode_event(&event).map_err(|error| Reject {
         stage: "TRANSFORMATION",
         refused_by: "router::route",
         kind: "EncodeError",
         message: error.to_string(),
     })?;
-    let bytes = key.len() + value.len();
+    let key = event.info.exec_id;
+    let bytes = key.len() + buffer.len();
     if bytes > max_event_bytes {
         return Err(Reject {
             stage: "TRANSFORMATION",
@@ -80,8 +116,8 @@ fn event(
         });
     }
     Ok(Outcome::Event {
-        key,
-        value,
+        key: Cow::Owned(key),
+        value: buffer,
         adjustments: event.adjustments,
     })
 }
@@ -159,4 +195,164 @@ pub(crate) fn clean_keys<V>(map: &mut BTreeMap<String, V>) {
         cleaned.insert(key, value);
     }
     *map = cleaned;
+}
+
+#[cfg(test)]
+#[path = "../../schemas/tests/strategies/mod.rs"]
+#[allow(dead_code, reason = "shared with the tests of the contract")]
+pub(crate) mod strategies;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The outcome as [`route`] has it, and as writing afresh has it.
+    fn both_ways(
+        value: &[u8],
+        source: &SourcePosition,
+        max_event_bytes: usize,
+        judge: impl FnOnce(Outcome<'_>, Outcome<'_>) -> Result<(), TestCaseError>,
+    ) -> Result<(), TestCaseError> {
+        let source = PlainSource {
+            topic: &source.topic,
+            partition: source.partition,
+            offset: source.offset,
+            timestamp: source.timestamp,
+        };
+        let (decoder, value) = (Decoder::default(), Some(value));
+        // Whatever a record before has left in them.
+        let (mut one, mut other) = (b"left".to_vec(), b"behind".to_vec());
+        judge(
+            route(&decoder, value, source, 4, max_event_bytes, &mut one),
+            write_afresh(&decoder, value, source, 4, max_event_bytes, &mut other)
+                .unwrap_or_else(Outcome::DeadLetter),
+        )
+    }
+
+    /// A usable record; a plain one has nothing to repair either.
+    pub(crate) fn usable(mut info: TaskRunningInfo, plain: bool) -> TaskRunningInfo {
+        let engine = &mut info.engine;
+        for text in [
+            &mut info.exec_id,
+            &mut info.job_id,
+            &mut engine.instance,
+            &mut engine.engine_type,
+        ] {
+            text.insert(0, 'x');
+        }
+        for text in [
+            &mut info.exec_id,
+            &mut info.job_id,
+            &mut engine.instance,
+            &mut engine.engine_type,
+            &mut engine.user,
+            &mut engine.ticket_id,
+        ] {
+            *text = text.chars().take(100).collect();
+        }
+        info.reported_at %= 1_000_000_000_000_000;
+        if plain {
+            repair(&mut info);
+        }
+        info
+    }
+
+    /// Metrics as the last part, instead of those of `info`: names and whole numbers in any order, in blocks.
+    fn with_metrics(mut info: TaskRunningInfo, metrics: &[(&str, i8)], block: usize) -> Vec<u8> {
+        info.metrics = None;
+        let mut bytes = schemas::encode_info(&info).unwrap();
+        *bytes.last_mut().unwrap() = 2;
+        for block in metrics.chunks(block) {
+            bytes.push(block.len() as u8 * 2);
+            for (name, value) in block {
+                bytes.push(name.len() as u8 * 2);
+                bytes.extend_from_slice(name.as_bytes());
+                // A number that takes two bytes where one would do.
+                bytes.extend_from_slice(&[4, ((value.unsigned_abs() & 0x3F) * 2) | 0x80, 0]);
+            }
+        }
+        bytes.push(0);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_carried_over_and_one_written_afresh_are_the_same_bytes(
+            event in strategies::event(), is_usable in prop::bool::weighted(0.8), plain in any::<bool>(), limit in 0..3_usize,
+        ) {
+            let info = if is_usable { usable(event.info, plain) } else { event.info };
+            let value = schemas::encode_info(&info).unwrap();
+            let mut size = 0;
+            both_ways(&value, &event.source, usize::MAX, |ours, afresh| {
+                prop_assert_eq!(&ours, &afresh);
+                let carried_over = matches!(ours, Outcome::Event { key: Cow::Borrowed(_), .. });
+                prop_assert!(carried_over || !(is_usable && plain));
+                if let Outcome::Event { key, value, .. } = &ours {
+                    size = key.len() + value.len();
+                }
+                Ok(())
+            })?;
+            // What the topic takes: a byte too little, just enough, and one more.
+            both_ways(&value, &event.source, (size + limit).saturating_sub(1), |ours, afresh| {
+                prop_assert_eq!(&ours, &afresh);
+                let too_large = matches!(&ours, Outcome::DeadLetter(reject) if reject.kind == "EventTooLarge");
+                prop_assert_eq!(too_large, size > 0 && limit == 0);
+                Ok(())
+            })?;
+        }
+
+        #[test]
+        fn changed_bytes_become_the_same_event_or_the_same_dead_letter_either_way(
+            event in strategies::event(), plain in any::<bool>(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+            cut in prop::option::weighted(0.2, any::<prop::sample::Index>()), max_event_bytes in prop_oneof![0..600_usize, Just(1 << 20)],
+        ) {
+            let mut value = schemas::encode_info(&usable(event.info, plain)).unwrap();
+            for (at, with) in changes {
+                let at = at.index(value.len());
+                value[at] = with;
+            }
+            if let Some(cut) = cut {
+                value.truncate(cut.index(value.len()));
+            }
+            both_ways(&value, &event.source, max_event_bytes, same_meaning)?;
+        }
+
+        #[test]
+        fn a_map_in_any_order_and_any_blocks_means_the_same_either_way(
+            event in strategies::event(), block in 1..4_usize, max_event_bytes in prop_oneof![0..600_usize, Just(1 << 20)],
+            metrics in prop::collection::vec((prop::sample::select(vec!["a", "b", "c", "dd", "é", ""]), any::<i8>()), 0..6),
+        ) {
+            let value = with_metrics(usable(event.info, true), &metrics, block);
+            both_ways(&value, &event.source, max_event_bytes, same_meaning)?;
+        }
+    }
+
+    fn same_meaning(ours: Outcome<'_>, afresh: Outcome<'_>) -> Result<(), TestCaseError> {
+        match (ours, afresh) {
+            (
+                Outcome::Event {
+                    key: our_key,
+                    value: our_value,
+                    adjustments: ours,
+                },
+                Outcome::Event {
+                    key,
+                    value,
+                    adjustments,
+                },
+            ) => {
+                prop_assert_eq!((our_key, ours), (key, adjustments));
+                // Written again, so that NaN is equal to itself.
+                let again = |value| {
+                    let event = schemas::decode_event(Some(value)).unwrap();
+                    schemas::encode_event(&event).unwrap()
+                };
+                prop_assert_eq!(again(our_value), again(value));
+            }
+            (ours, afresh) => prop_assert_eq!(ours, afresh),
+        }
+        Ok(())
+    }
 }

@@ -339,6 +339,47 @@ async fn what_was_left_out_doubled_swapped_or_made_up_is_found_and_nothing_else(
     assert!(text.ends_with("61 faults\n"), "{text}");
 }
 
+/// Engines write a map's keys in any order; routers of this version carry them over so, older ones sorted them.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_say_the_same_in_other_bytes_are_equal() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::make(&bootstrap, 2).await;
+    let backwards = |i: i64| {
+        let mut info = full(&format!("exec-{}", i % 7), i);
+        info.metrics = None;
+        let mut value = encoded(&info);
+        // The branch of the metrics; then b = 1 in one block, and a = null in the next.
+        *value.last_mut().unwrap() = 2;
+        value.extend_from_slice(b"\x02\x02b\x04\x02\x02\x02a\x00\x00");
+        (info.exec_id, value)
+    };
+    send(&topics, (0..100).map(backwards));
+    let router = topics.start_static("router-1", &[]);
+    topics.until_routed(Duration::from_secs(60)).await;
+    assert!(router.stop().await.success());
+    let events = copies(&topics, &topics.events);
+    let carried_over = |copied: &Copied| {
+        let value = copied.value.as_deref().unwrap();
+        value.ends_with(b"\x02\x02b\x04\x02\x02\x02a\x00\x00")
+    };
+    assert!(events.len() == 100 && events.iter().all(carried_over));
+    audit(&topics, &[]).await.found(&[]);
+    let mut older = events.clone();
+    for copied in &mut older[20..] {
+        copied.forge(|_| {});
+        assert!(!carried_over(copied));
+    }
+    audit_forged(&topics, &older, None).await.found(&[]);
+    let mut altered = older;
+    altered[50].forge(|event| {
+        let metrics = event.info.metrics.as_mut().unwrap();
+        metrics.insert("a".into(), MetricValue::Long(1));
+    });
+    let audited = audit_forged(&topics, &altered, None).await;
+    let examples = audited.found(&[("differing", 1)]);
+    assert_eq!(examples[0]["fields"], json!(["info.metrics[a]"]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_about_an_aborted_record_is_invented() {
     let Some(bootstrap) = kafka() else { return };

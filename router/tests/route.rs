@@ -9,7 +9,10 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use router::{Outcome, route};
-use schemas::{Adjustment, Decoder, MetricValue, SourcePosition, TaskRunningInfo, TaskStatus};
+use schemas::{
+    Adjustment, Decoder, MetricValue, PlainSource, Reject, SourcePosition, TaskRunningInfo,
+    TaskRunningInfoEvent, TaskStatus,
+};
 
 fn source() -> SourcePosition {
     SourcePosition {
@@ -20,40 +23,54 @@ fn source() -> SourcePosition {
     }
 }
 
-fn routed(info: &TaskRunningInfo) -> Outcome {
-    route(
+/// The event or the reject of a value.
+fn routed_value(value: Option<&[u8]>) -> Result<TaskRunningInfoEvent, Reject> {
+    let source = source();
+    let source = PlainSource {
+        topic: &source.topic,
+        partition: source.partition,
+        offset: source.offset,
+        timestamp: source.timestamp,
+    };
+    match route(
         &Decoder::default(),
-        Some(&schemas::encode_info(info).unwrap()),
-        source(),
+        value,
+        source,
         4,
         1 << 20,
-    )
-}
-
-/// The event's info and adjustments.
-fn event(info: &TaskRunningInfo) -> (TaskRunningInfo, Vec<Adjustment>) {
-    match routed(info) {
+        &mut Vec::new(),
+    ) {
         Outcome::Event {
             key,
             value,
             adjustments,
         } => {
-            let event = schemas::decode_event(Some(&value)).unwrap();
-            assert_eq!((&event.source, event.routed_at), (&source(), 4));
+            let event = schemas::decode_event(Some(value)).unwrap();
             assert_eq!(
-                (&key, &adjustments),
-                (&event.info.exec_id, &event.adjustments)
+                (&*key, &adjustments),
+                (&*event.info.exec_id, &event.adjustments)
             );
-            (event.info, event.adjustments)
+            Ok(event)
         }
-        Outcome::DeadLetter(reject) => panic!("{reject:?}"),
+        Outcome::DeadLetter(reject) => Err(reject),
     }
+}
+
+fn routed(info: &TaskRunningInfo) -> Result<TaskRunningInfoEvent, Reject> {
+    routed_value(Some(&schemas::encode_info(info).unwrap()))
+}
+
+/// The event's info and adjustments.
+fn event(info: &TaskRunningInfo) -> (TaskRunningInfo, Vec<Adjustment>) {
+    let event = routed(info).unwrap_or_else(|reject| panic!("{reject:?}"));
+    assert_eq!((&event.source, event.routed_at), (&source(), 4));
+    (event.info, event.adjustments)
 }
 
 fn rejected(info: &TaskRunningInfo) -> (&'static str, String) {
     match routed(info) {
-        Outcome::DeadLetter(reject) => (reject.kind, reject.message),
-        event => panic!("{event:?}"),
+        Err(reject) => (reject.kind, reject.message),
+        Ok(event) => panic!("{event:?}"),
     }
 }
 
@@ -263,17 +280,8 @@ fn lengths_that_lie_are_rejected_fast_and_without_their_memory() {
         &[0x80; 11],
     ] {
         let begun = std::time::Instant::now();
-        let outcome = route(
-            &Decoder::default(),
-            Some(&[header, length].concat()),
-            source(),
-            4,
-            1 << 20,
-        );
-        assert!(
-            matches!(&outcome, Outcome::DeadLetter(reject) if reject.kind == "Malformed"),
-            "{outcome:?}"
-        );
+        let reject = routed_value(Some(&[header, length].concat())).unwrap_err();
+        assert_eq!(reject.kind, "Malformed", "{reject:?}");
         assert!(begun.elapsed().as_millis() < 500);
     }
 }
@@ -285,7 +293,7 @@ proptest! {
             let header = &schemas::encode_info(&good()).unwrap()[..10];
             if framed { [header, &bytes].concat() } else { bytes }
         });
-        let _ = route(&Decoder::default(), value.as_deref(), source(), 4, 1 << 20);
+        let _ = routed_value(value.as_deref());
     }
 
     #[test]
@@ -293,16 +301,15 @@ proptest! {
         let problems = info.problems();
         let named: BTreeSet<_> = problems.iter().filter_map(|problem| problem.fault.adjustment()).collect();
         match routed(&info) {
-            Outcome::Event { value, adjustments, .. } => {
+            Ok(event) => {
                 prop_assert!(problems.iter().all(|problem| problem.fault.adjustment().is_some()));
-                prop_assert_eq!(&adjustments, &Vec::from_iter(named));
-                let event = schemas::decode_event(Some(&value)).unwrap();
+                prop_assert_eq!(&event.adjustments, &Vec::from_iter(named));
                 prop_assert_eq!(event.info.problems(), vec![]);
-                if adjustments.is_empty() {
+                if event.adjustments.is_empty() {
                     prop_assert_eq!(event.info, info);
                 }
             }
-            Outcome::DeadLetter(reject) => {
+            Err(reject) => {
                 let unusable = problems.iter().find(|problem| problem.fault.adjustment().is_none()).unwrap();
                 prop_assert_eq!(reject.kind, unusable.fault.as_str());
             }

@@ -59,7 +59,7 @@ pub struct PlainEvent<'a> {
 }
 
 /// Where in Kafka a record stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PlainSource<'a> {
     /// Topic.
     pub topic: &'a str,
@@ -72,7 +72,7 @@ pub struct PlainSource<'a> {
 }
 
 /// One job inside the engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Job<'a> {
     /// The engine's name for the job.
     pub id: &'a str,
@@ -87,7 +87,7 @@ pub struct Job<'a> {
 }
 
 /// What one application holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Application<'a> {
     /// Its id.
     pub id: &'a str,

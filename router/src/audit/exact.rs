@@ -141,7 +141,7 @@ impl Auditor<'_> {
         let ranges = segments(&self.scope.events.ranges, in_events);
         self.read_again(&self.scope.events, &ranges, |record| {
             let output = self.event(record)?;
-            let (Output::Event(about, event), stands) = (output, position(record)) else {
+            let (Output::Event(about), stands) = (output, position(record)) else {
                 return Ok(());
             };
             let Some(entry) = examined.find(about, &mut records) else {
@@ -154,6 +154,7 @@ impl Auditor<'_> {
             // A second copy behind a later event is a duplicate and nothing else.
             entry.inverted |= entry.events.count == 0 && first.events.inverted.contains(&stands);
             entry.events.add(stands);
+            let event = self.decoder.event(record.payload())?;
             let judged = self.judge(about, entry, &event, record.key())?;
             let worst = std::mem::take(&mut entry.judged).max(judged);
             entry.judged = worst;
@@ -236,9 +237,10 @@ impl Auditor<'_> {
         key: Option<&[u8]>,
     ) -> anyhow::Result<Judged> {
         let payload = entry.payload.as_deref();
-        let (mut fields, why) = match self.today(at, entry.timestamp, payload) {
+        let mut buffer = Vec::new();
+        let (mut fields, why) = match self.today(at, entry.timestamp, payload, &mut buffer) {
             Outcome::Event { value, .. } => {
-                let today = schemas::decode_event(Some(&value))
+                let today = schemas::decode_event(Some(value))
                     .context("an event of this program is none")?;
                 (differences(&today, event), String::new())
             }
@@ -307,7 +309,9 @@ impl Auditor<'_> {
         if events > 0 || letters > 1 {
             return;
         }
-        match (self.today(at, entry.timestamp, payload), letters) {
+        let mut buffer = Vec::new();
+        let today = self.today(at, entry.timestamp, payload, &mut buffer);
+        match (today, letters) {
             (Outcome::Event { .. }, 1) => {
                 let kind = entry.letter_kind.as_deref().unwrap_or("-");
                 let why = format!("an event today; set aside as {kind}");

@@ -159,6 +159,7 @@ impl Auditor<'_> {
             records: BTreeMap::new(),
         };
         let source = &self.scope.source;
+        let mut buffer = Vec::new();
         self.scan(&source.topic, &source.ranges, stop, |record| {
             let at = position(record);
             let Some(bucket) = self.buckets.find(at) else {
@@ -166,10 +167,8 @@ impl Auditor<'_> {
             };
             let payload = record.payload();
             let timestamp = record.timestamp().to_millis().unwrap_or(-1);
-            let outcome = match self.today(at, timestamp, payload) {
-                Outcome::Event { key, value, .. } => {
-                    self.outcomes.event(at, Some(key.as_bytes()), &value)
-                }
+            let outcome = match self.today(at, timestamp, payload, &mut buffer) {
+                Outcome::Event { key, value, .. } => self.sum(at, Some(key.as_bytes()), value)?,
                 Outcome::DeadLetter(_) => self.outcomes.letter(at),
             };
             let sum = &mut expected.sums[bucket];
@@ -236,7 +235,7 @@ impl Auditor<'_> {
                 return Ok(());
             };
             let outcome = match output {
-                Output::Event(_, mut event) => {
+                Output::Event(_) => {
                     let before = newest.entry(path).or_insert(about.offset);
                     if about.offset >= *before {
                         *before = about.offset;
@@ -246,9 +245,7 @@ impl Auditor<'_> {
                     } else {
                         *found.inverted_more.entry(about.partition).or_default() += 1;
                     }
-                    event.routed_at = 0;
-                    let value = schemas::encode_event(&event)?;
-                    self.outcomes.event(about, record.key(), &value)
+                    self.sum(about, record.key(), record.payload().unwrap_or_default())?
                 }
                 _ => self.outcomes.letter(about),
             };

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use rdkafka::message::Message;
-use schemas::{DecodeError, Decoder, TaskRunningInfoEvent, dead_letter};
+use schemas::{DecodeError, Decoder, PlainSource, dead_letter, plain_event};
 use service::range::Position;
 
 use crate::dead_letters::{header, number};
@@ -10,7 +10,7 @@ use crate::dead_letters::{header, number};
 /// What a record of an output topic is.
 pub(super) enum Output {
     /// The event of a source record.
-    Event(Position, Box<TaskRunningInfoEvent>),
+    Event(Position),
     /// The router's letter about a source record, with its kind of fault.
     Letter(Position, String),
     /// Of another source topic or service, or a note that a letter was redriven.
@@ -23,7 +23,7 @@ impl Output {
     /// The source record that it is about.
     pub(super) fn about(&self) -> Option<Position> {
         match self {
-            Self::Event(about, _) | Self::Letter(about, _) => Some(*about),
+            Self::Event(about) | Self::Letter(about, _) => Some(*about),
             Self::Foreign | Self::Unreadable(_) => None,
         }
     }
@@ -38,24 +38,33 @@ pub(super) fn event(
     source_topic: &str,
     record: &impl Message,
 ) -> anyhow::Result<Output> {
-    let event = match decoder.event(record.payload()) {
-        Ok(event) => event,
+    let of = |topic: &str, partition, offset| match topic == source_topic {
+        true => Output::Event(Position { partition, offset }),
+        false => Output::Foreign,
+    };
+    if let Some(event) = record.payload().and_then(plain_event) {
+        let PlainSource {
+            topic,
+            partition,
+            offset,
+            ..
+        } = event.source;
+        return Ok(of(topic, partition, offset));
+    }
+    match decoder.event(record.payload()) {
+        Ok(event) => Ok(of(
+            &event.source.topic,
+            event.source.partition,
+            event.source.offset,
+        )),
         Err(error @ DecodeError::UnknownSchema { .. }) => bail!(
             "{} partition {} offset {}: {error}",
             record.topic(),
             record.partition(),
             record.offset()
         ),
-        Err(error) => return Ok(Output::Unreadable(format!("no event: {error}"))),
-    };
-    if event.source.topic != source_topic {
-        return Ok(Output::Foreign);
+        Err(error) => Ok(Output::Unreadable(format!("no event: {error}"))),
     }
-    let about = Position {
-        partition: event.source.partition,
-        offset: event.source.offset,
-    };
-    Ok(Output::Event(about, Box::new(event)))
 }
 
 /// Reads a record of the dead letter topic.

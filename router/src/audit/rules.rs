@@ -300,48 +300,27 @@ fn cleaned(source: &MetricValue, event: &MetricValue) -> bool {
 }
 
 #[cfg(test)]
-#[path = "../../../schemas/tests/strategies/mod.rs"]
-#[allow(dead_code, reason = "shared with the tests of the contract")]
-mod strategies;
-
-#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use schemas::{Decoder, SourcePosition};
+    use schemas::{Decoder, PlainSource};
 
     use super::*;
+    use crate::route::{strategies, tests::usable};
     use crate::{Outcome, route};
 
     fn routed(info: &TaskRunningInfo) -> Option<TaskRunningInfoEvent> {
-        let source = SourcePosition {
-            topic: "t".into(),
+        let source = PlainSource {
+            topic: "t",
             partition: 1,
             offset: 2,
             timestamp: 3,
         };
         let value = schemas::encode_info(info).unwrap();
-        match route(&Decoder::default(), Some(&value), source, 0, 1 << 20) {
-            Outcome::Event { value, .. } => Some(schemas::decode_event(Some(&value)).unwrap()),
+        let (decoder, mut buffer) = (Decoder::default(), Vec::new());
+        match route(&decoder, Some(&value), source, 0, 1 << 20, &mut buffer) {
+            Outcome::Event { value, .. } => Some(schemas::decode_event(Some(value)).unwrap()),
             Outcome::DeadLetter(_) => None,
         }
-    }
-
-    /// Usable, so that every case is an event.
-    fn usable(mut info: TaskRunningInfo) -> TaskRunningInfo {
-        let engine = &mut info.engine;
-        for text in [
-            &mut info.exec_id,
-            &mut info.job_id,
-            &mut engine.instance,
-            &mut engine.engine_type,
-            &mut engine.user,
-            &mut engine.ticket_id,
-        ] {
-            text.insert(0, 'x');
-            *text = text.chars().take(100).collect();
-        }
-        info.reported_at %= 1_000_000_000_000_000;
-        info
     }
 
     /// Everything that can be repaired.
@@ -440,7 +419,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_today_makes_and_what_was_carried_over_as_it_was_are_both_explained(info in strategies::info()) {
-            let info = usable(info);
+            let info = usable(info, false);
             let mut event = routed(&info).unwrap();
             prop_assert!(explained(&info, &event), "{:?}", differences(&event, &event));
             prop_assert_eq!(differences(&event, &event), Vec::<String>::new());
@@ -452,7 +431,7 @@ mod tests {
         fn an_event_of_another_record_is_not_explained_and_its_fields_are_named(
             one in strategies::info(), other in strategies::info(),
         ) {
-            let (one, other) = (usable(one), usable(other));
+            let (one, other) = (usable(one, false), usable(other, false));
             let (first, second) = (routed(&one).unwrap(), routed(&other).unwrap());
             let differing = differences(&first, &second);
             prop_assert_eq!(differing.is_empty(), schemas::encode_event(&first).unwrap() == schemas::encode_event(&second).unwrap());

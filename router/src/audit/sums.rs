@@ -1,9 +1,10 @@
 //! Sums that are equal where two sides hold the same, of any number of records in the same memory.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::ops::Range;
 
+use schemas::{PlainEvent, PlainMetric};
 use service::range::{Position, Ranges};
 
 /// So many buckets at most, in all: two MiB for each number that is kept of each.
@@ -80,10 +81,23 @@ impl Buckets {
 pub(super) struct Outcomes(RandomState);
 
 impl Outcomes {
-    /// `value` without `routedAt`, in the encoding of this program.
-    pub(super) fn event(&self, about: Position, key: Option<&[u8]>, value: &[u8]) -> u64 {
-        self.0
-            .hash_one((about.partition, about.offset, "event", key, value))
+    /// `event` without `routedAt`.
+    pub(super) fn event(&self, about: Position, key: Option<&[u8]>, event: &PlainEvent<'_>) -> u64 {
+        let mut sum = self.0.build_hasher();
+        (about.partition, about.offset, "event", key).hash(&mut sum);
+        say(event, &mut sum);
+        sum.finish()
+    }
+
+    /// An event that is not plain however it is written; `value` without `routedAt`, in the encoding of this program.
+    pub(super) fn event_with_problems(
+        &self,
+        about: Position,
+        key: Option<&[u8]>,
+        value: &[u8],
+    ) -> u64 {
+        let said = (about.partition, about.offset, "event with problems", key);
+        self.0.hash_one((said, value))
     }
 
     pub(super) fn letter(&self, about: Position) -> u64 {
@@ -91,11 +105,155 @@ impl Outcomes {
     }
 }
 
+/// All that an event says but `routedAt`, field by field; maps in the order of their keys, numbers bit by bit.
+fn say(event: &PlainEvent<'_>, sum: &mut impl Hasher) {
+    let info = &event.info;
+    (event.source, event.adjustments.len()).hash(sum);
+    event.adjustments.iter().for_each(|kind| kind.hash(sum));
+    (info.exec_id, info.job_id, info.engine_instance).hash(sum);
+    (info.engine_type, info.engine_user, info.ticket_id).hash(sum);
+    (info.engine_running_tasks, info.status).hash(sum);
+    (info.reported_at, info.sequence).hash(sum);
+    if let Some((progress, jobs)) = &info.progress {
+        ("progress", progress.to_bits(), jobs.len()).hash(sum);
+        jobs.iter().for_each(|job| job.hash(sum));
+    }
+    if let Some(applications) = &info.resource {
+        ("resource", applications.len()).hash(sum);
+        applications.sorted().for_each(|held| held.hash(sum));
+    }
+    if let Some(metrics) = &info.metrics {
+        ("metrics", metrics.len()).hash(sum);
+        for metric in metrics.sorted() {
+            metric.name.hash(sum);
+            match metric.value {
+                PlainMetric::Null => 0_u8.hash(sum),
+                PlainMetric::Boolean(value) => (1_u8, value).hash(sum),
+                PlainMetric::Long(value) => (2_u8, value).hash(sum),
+                PlainMetric::Double(value) => (3_u8, value.to_bits()).hash(sum),
+                PlainMetric::String(value) => (4_u8, value).hash(sum),
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use schemas::{
+        Adjustment, JobProgressInfo, MetricValue, ResourceWithStatus, TaskRunningInfoEvent,
+        TaskStatus, encode_event, plain_event,
+    };
 
     use super::*;
+    use crate::route::strategies;
+
+    /// The number of an event that is plain.
+    fn number(outcomes: &Outcomes, event: &TaskRunningInfoEvent) -> u64 {
+        let value = encode_event(event).unwrap();
+        let at = Position {
+            partition: 1,
+            offset: 2,
+        };
+        outcomes.event(at, Some(b"key"), &plain_event(&value).unwrap())
+    }
+
+    fn job(event: &mut TaskRunningInfoEvent) -> &mut JobProgressInfo {
+        &mut event.info.progress.as_mut().unwrap().progress_info[0]
+    }
+
+    fn applications(event: &mut TaskRunningInfoEvent) -> &mut BTreeMap<String, ResourceWithStatus> {
+        &mut event.info.resource.as_mut().unwrap().applications
+    }
+
+    fn held(event: &mut TaskRunningInfoEvent) -> &mut ResourceWithStatus {
+        applications(event).get_mut("app-1").unwrap()
+    }
+
+    fn metric(event: &mut TaskRunningInfoEvent, name: &str, value: MetricValue) {
+        let metrics = event.info.metrics.as_mut().unwrap();
+        metrics.insert(name.to_owned(), value);
+    }
+
+    #[test]
+    fn whatever_is_said_differently_is_another_number_but_for_the_time_of_routing() {
+        let changes: [fn(&mut TaskRunningInfoEvent); 39] = [
+            |_| {},
+            |event| event.source.topic.push('x'),
+            |event| event.source.partition += 1,
+            |event| event.source.offset += 1,
+            |event| event.source.timestamp += 1,
+            |event| event.adjustments.clear(),
+            |event| event.adjustments.push(Adjustment::NulInText),
+            |event| event.adjustments = vec![Adjustment::Unknown],
+            |event| event.info.exec_id.push('x'),
+            |event| event.info.job_id.push('x'),
+            |event| event.info.engine.instance.push('x'),
+            |event| event.info.engine.engine_type.push('x'),
+            |event| event.info.engine.user.push('x'),
+            |event| event.info.engine.ticket_id.push('x'),
+            |event| event.info.engine.running_tasks += 1,
+            |event| event.info.status = TaskStatus::Timeout,
+            |event| event.info.reported_at += 1,
+            |event| event.info.sequence += 1,
+            |event| event.info.progress = None,
+            |event| event.info.progress.as_mut().unwrap().progress += 0.25,
+            |event| event.info.progress.as_mut().unwrap().progress_info.clear(),
+            |event| job(event).id.push('x'),
+            |event| job(event).total_tasks += 1,
+            |event| job(event).running_tasks += 1,
+            |event| job(event).failed_tasks += 1,
+            |event| job(event).succeed_tasks += 1,
+            |event| event.info.resource = None,
+            |event| applications(event).clear(),
+            |event| held(event).queue_memory += 1,
+            |event| held(event).queue_cores += 1,
+            |event| held(event).queue_instances += 1,
+            |event| held(event).job_status.push('x'),
+            |event| held(event).queue.push('x'),
+            |event| event.info.metrics = None,
+            |event| event.info.metrics.as_mut().unwrap().clear(),
+            |event| metric(event, "nothing", MetricValue::Boolean(false)),
+            |event| metric(event, "count", MetricValue::Double(-1.0)),
+            |event| metric(event, "whole", MetricValue::Double(3.5)),
+            |event| metric(event, "text", MetricValue::String("u".into())),
+        ];
+        let outcomes = Outcomes::default();
+        let mut numbers = BTreeMap::new();
+        for (i, change) in changes.iter().enumerate() {
+            let mut event = strategies::sample_event();
+            change(&mut event);
+            let number = number(&outcomes, &event);
+            assert_eq!(numbers.insert(number, i), None, "change {i}");
+        }
+        let mut later = strategies::sample_event();
+        later.routed_at += 1;
+        assert_eq!(numbers.get(&number(&outcomes, &later)), Some(&0));
+    }
+
+    #[test]
+    fn the_order_of_a_map_is_not_said() {
+        let mut event = strategies::sample_event();
+        event.info.metrics = None;
+        let mut bytes = encode_event(&event).unwrap();
+        assert_eq!(bytes.pop(), Some(0));
+        let with = |metrics: &[u8]| [&bytes[..], &[2], metrics].concat();
+        // a = 1 and b = null, in one block and in two.
+        let sorted = with(b"\x04\x02a\x04\x02\x02b\x00\x00");
+        let backwards = with(b"\x02\x02b\x00\x02\x02a\x04\x02\x00");
+        let other = with(b"\x04\x02a\x00\x02b\x04\x02\x00");
+        let (outcomes, at) = (
+            Outcomes::default(),
+            Position {
+                partition: 1,
+                offset: 2,
+            },
+        );
+        let [sorted, backwards, other] = [sorted, backwards, other]
+            .map(|value| outcomes.event(at, None, &plain_event(&value).unwrap()));
+        assert_eq!(sorted, backwards);
+        assert_ne!(sorted, other);
+    }
 
     proptest! {
         #[test]
