@@ -51,6 +51,9 @@ const DEFAULTS: &[(&str, &str)] = &[
     // Bounds memory without costing throughput.
     ("queued.min.messages", "20000"),
     ("queued.max.messages.kbytes", "16384"),
+    // The largest answer to a fetch, whatever the number of partitions. It waits decompressed, several times as large:
+    // half of the memory of a program that has a backlog.
+    ("fetch.max.bytes", "2097152"),
     ("statistics.interval.ms", "1000"),
     // How long the partitions of a crashed member, or of a static one that stopped, stand still:
     // 10 s rather than Kafka's 45, since nothing in here pauses for garbage.
