@@ -48,6 +48,12 @@ const ADJUSTMENTS: &str = "taskrunning_adjustments_total";
 /// Counter: dead letters written, by kind. Label `reason`.
 const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
 
+/// While records are waiting, a transaction goes on for so many commit intervals: the more of them it
+/// holds, the less each costs.
+const BACKLOG_INTERVALS: u32 = 20;
+/// While records are waiting, the time is looked at after so many of them.
+const LOOK: u32 = 64;
+
 /// What a router does, and as whom.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -75,12 +81,12 @@ pub struct Config {
     #[arg(long, env = "ROUTER_INSTANCE_ID", value_name = "ID")]
     pub instance_id: Option<String>,
 
-    /// Commit at the latest so long after a transaction's first record
+    /// Commit so long after a transaction's first record; while more records are waiting, at the latest after twenty times as long
     #[arg(
         long,
         env = "ROUTER_COMMIT_INTERVAL_MS",
         value_name = "MS",
-        default_value_t = 20
+        default_value_t = 5
     )]
     pub commit_interval_ms: u64,
 
@@ -346,13 +352,26 @@ impl Router<'_> {
                 patience = wanted;
                 deadline.as_mut().reset(begun + patience);
             }
-            tokio::select! {
-                biased;
-                () = self.shutdown.cancelled() => break,
-                () = &mut deadline => break,
-                next = subscription.next() => match next? {
-                    Next::Record(record) => sent = self.send(&transaction, &record, &mut work).await,
-                    rebalance => { interrupted = Some(rebalance); break; }
+            let longest = patience.max(commit_interval.saturating_mul(BACKLOG_INTERVALS));
+            if work.records.is_multiple_of(LOOK)
+                && (self.shutdown.is_cancelled() || begun.elapsed() >= longest)
+            {
+                break;
+            }
+            let next = match subscription.waiting()? {
+                Some(next) => next,
+                None => tokio::select! {
+                    biased;
+                    () = self.shutdown.cancelled() => break,
+                    () = &mut deadline => break,
+                    next = subscription.next() => next?,
+                },
+            };
+            match next {
+                Next::Record(record) => sent = self.send(&transaction, &record, &mut work).await,
+                rebalance => {
+                    interrupted = Some(rebalance);
+                    break;
                 }
             }
         }

@@ -7,11 +7,11 @@
 //! [`release`](Subscription::release).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -162,6 +162,17 @@ impl Subscription {
                     recv.set(self.consumer.recv());
                 }
             }
+        }
+    }
+
+    /// What [`next`](Self::next) would give at once, without the price of waiting for it.
+    ///
+    /// # Errors
+    /// Errors that librdkafka does not recover from.
+    pub fn waiting(&self) -> anyhow::Result<Option<Next<'_>>> {
+        match pin!(self.next()).poll(&mut TaskContext::from_waker(Waker::noop())) {
+            Poll::Ready(next) => next.map(Some),
+            Poll::Pending => Ok(None),
         }
     }
 

@@ -252,9 +252,12 @@ impl Transaction<'_> {
         // flight. Bounded: of a transaction that has failed, librdkafka sends no more, and what waits
         // is in flight until it is aborted.
         let begun = Instant::now();
-        while producer.in_flight_count() > 0 && begun.elapsed() < CALL {
-            sleep(Duration::from_millis(1)).await;
-        }
+        block_in_place(|| {
+            while producer.in_flight_count() > 0 && begun.elapsed() < CALL {
+                // Tokio's clock ticks in milliseconds.
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
         if let Some(error) = producer.context().first_error() {
             return Err(self.judge(error));
         }
