@@ -29,7 +29,8 @@ fn quick(bootstrap: &str, topic: &str) -> Options {
         topic: topic.to_owned(),
         first_after: Duration::from_millis(20),
         interval: Duration::from_millis(50),
-        fetch_timeout: Duration::from_millis(500),
+        // What is well is fetched within this on a busy machine too.
+        fetch_timeout: Duration::from_secs(5),
         ..Options::new(bootstrap)
     }
 }
