@@ -1,5 +1,4 @@
 //! Reading in place gives what apache-avro gives, and takes nothing that has a problem.
-#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
 mod strategies;
 
