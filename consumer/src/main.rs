@@ -176,9 +176,9 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             kafka,
             metrics,
         } => {
-            let health = Arc::new(Health::default());
+            let (health, stop) = (Arc::new(Health::default()), exit::on_signal()?);
             metrics.start(health.clone()).await?;
-            consumer::run(config, kafka, cli.database, health, exit::on_signal()?).await
+            consumer::run(config, kafka, cli.database, health, stop).await
         }
         Command::Replay { asked, kafka } => {
             consumer::replay(asked, kafka, &cli.database, exit::on_signal()?).await
