@@ -200,6 +200,14 @@ pub(crate) fn fields(row: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     })
 }
 
+/// The fields of a row behind its first `count`.
+pub(crate) fn after(row: &[u8], count: usize) -> &[u8] {
+    let fields = row.get(2..).unwrap_or_default();
+    (0..count).fold(fields, |fields, _| {
+        split_field(fields).map_or(&[], |(_, after)| after)
+    })
+}
+
 /// The field that these bytes begin with, and what follows it.
 pub(crate) fn split_field(bytes: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let (length, after) = bytes.split_first_chunk()?;

@@ -60,7 +60,7 @@ pub struct Config {
         long,
         env = "CONSUMER_COMMIT_INTERVAL_MS",
         value_name = "MS",
-        default_value_t = 5
+        default_value_t = 2
     )]
     pub commit_interval_ms: u64,
 

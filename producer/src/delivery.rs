@@ -45,7 +45,7 @@ const LOST: &str = "taskrunning_reports_lost_total";
 const WAITING: &str = "taskrunning_reports_waiting";
 
 const DEFAULTS: &[(&str, &str)] = &[
-    ("linger.ms", "5"),
+    ("linger.ms", "1"),
     ("compression.type", "lz4"),
     // Kept while Kafka is away, however long.
     ("message.timeout.ms", "0"),

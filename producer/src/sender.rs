@@ -39,7 +39,7 @@ pub(crate) const SOCKET_TIMEOUT: (&str, &str) = ("socket.timeout.ms", "10000");
 pub(crate) const STATISTICS: (&str, &str) = ("statistics.interval.ms", "1000");
 
 const DEFAULTS: &[(&str, &str)] = &[
-    ("linger.ms", "5"),
+    ("linger.ms", "1"),
     ("compression.type", "lz4"),
     ("queue.buffering.max.kbytes", "65536"),
     SOCKET_TIMEOUT,

@@ -31,10 +31,13 @@ const WRITING: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
     ("acks", "all"),
     ("partitioner", "murmur2_random"),
-    ("linger.ms", "2"),
+    ("linger.ms", "0.5"),
     ("compression.type", "lz4"),
     ("queue.buffering.max.kbytes", "65536"),
 ];
+
+/// As the router has it while records are waiting.
+const BACKLOG_INTERVAL: Duration = Duration::from_millis(100);
 
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -100,7 +103,7 @@ fn copy_for_one_transaction(
         };
         let read = read?;
         if records == 0 {
-            deadline = Instant::now() + Duration::from_millis(config.commit_interval_ms);
+            deadline = Instant::now() + BACKLOG_INTERVAL;
         }
         let mut copy = BaseRecord::<[u8], [u8]>::to(&config.events_topic);
         copy.key = read.key();

@@ -48,9 +48,9 @@ const ADJUSTMENTS: &str = "taskrunning_adjustments_total";
 /// Counter: dead letters written, by kind. Label `reason`.
 const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
 
-/// While records are waiting, a transaction goes on for so many commit intervals: the more of them it
-/// holds, the less each costs.
-const BACKLOG_INTERVALS: u32 = 20;
+/// While records are waiting, a transaction goes on for so long at least: the more of them it holds, the
+/// less each costs.
+const BACKLOG_INTERVAL: Duration = Duration::from_millis(100);
 /// While records are waiting, the time is looked at after so many of them.
 const LOOK: u32 = 64;
 
@@ -81,12 +81,12 @@ pub struct Config {
     #[arg(long, env = "ROUTER_INSTANCE_ID", value_name = "ID")]
     pub instance_id: Option<String>,
 
-    /// Commit so long after a transaction's first record; while more records are waiting, at the latest after twenty times as long
+    /// Commit so long after a transaction's first record; while more records are waiting, as long as 100 ms
     #[arg(
         long,
         env = "ROUTER_COMMIT_INTERVAL_MS",
         value_name = "MS",
-        default_value_t = 5
+        default_value_t = 2
     )]
     pub commit_interval_ms: u64,
 
@@ -352,7 +352,7 @@ impl Router<'_> {
                 patience = wanted;
                 deadline.as_mut().reset(begun + patience);
             }
-            let longest = patience.max(commit_interval.saturating_mul(BACKLOG_INTERVALS));
+            let longest = patience.max(BACKLOG_INTERVAL);
             if work.records.is_multiple_of(LOOK)
                 && (self.shutdown.is_cancelled() || begun.elapsed() >= longest)
             {

@@ -43,7 +43,8 @@ pub const FIXED: &[(&str, &str)] = &[
 const LIBRDKAFKA_BATCH_BYTES: usize = 1_000_000;
 
 const DEFAULTS: &[(&str, &str)] = &[
-    ("linger.ms", "2"),
+    // A commit waits for it; under load batches fill all the same.
+    ("linger.ms", "0.5"),
     ("compression.type", "lz4"),
     ("queue.buffering.max.kbytes", "65536"),
     (TRANSACTION_TIMEOUT, "30000"),

@@ -57,6 +57,11 @@ impl Plan {
         }
     }
 
+    /// What stands for a task in the hashes of its rows, by its name.
+    pub(crate) fn name(&self, exec_id: Option<&[u8]>) -> u64 {
+        self.key.hash_one(exec_id)
+    }
+
     fn span(&self, table: Table, partition: i32) -> Option<&Span> {
         let of_partition = self.spans.get(usize::try_from(partition).ok()?)?;
         of_partition[table as usize].as_ref()
@@ -105,18 +110,35 @@ impl<'a> Fingerprint<'a> {
     /// Takes a row in, by its fields; gives its place where it is compared. (A row without a place, which
     /// no database here can hold, counts as one of partition -1.)
     pub(crate) fn add(&mut self, table: Table, fields: &[u8]) -> Option<(i32, i64)> {
-        let place = copy::split_field(fields).and_then(|(partition, after)| {
-            let (offset, _) = copy::split_field(after)?;
-            Some((copy::i32_of(partition)?, copy::i64_of(offset)?))
-        });
-        let (partition, offset) = place.unwrap_or((-1, -1));
+        let plan = self.plan;
+        self.add_named(table, fields, |exec_id| plan.name(exec_id))
+    }
+
+    /// [`add`](Self::add) of a row that tells its task by something else than its name: `name` gives what
+    /// [`Plan::name`] gives for that.
+    pub(crate) fn add_named(
+        &mut self,
+        table: Table,
+        fields: &[u8],
+        name: impl FnOnce(Option<&[u8]>) -> u64,
+    ) -> Option<(i32, i64)> {
+        let split = || {
+            let (partition, after) = copy::split_field(fields)?;
+            let (offset, after) = copy::split_field(after)?;
+            let (task, rest) = copy::split_field(after)?;
+            let place = (copy::i32_of(partition)?, copy::i64_of(offset)?);
+            let front = &fields[..fields.len() - after.len()];
+            Some((place, front, task, rest))
+        };
+        let (place, front, task, rest) = split().unwrap_or(((-1, -1), fields, None, &[]));
+        let (partition, offset) = place;
         let at = (table, partition);
         match self.plan.span(table, partition) {
             Some((span, first)) if span.contains(&offset) => {
                 let bucket = first + ((offset - span.start) >> self.plan.shift) as usize;
                 let (rows, sum) = &mut self.buckets[bucket];
                 *rows += 1;
-                *sum = sum.wrapping_add(self.plan.key.hash_one(fields));
+                *sum = sum.wrapping_add(self.plan.key.hash_one((front, name(task), rest)));
                 return Some((partition, offset));
             }
             Some((span, _)) if offset < span.start => {

@@ -18,7 +18,7 @@ pub(crate) mod said;
 pub(crate) mod table;
 mod tasks;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ use fingerprint::{Fingerprint, Marks, Plan, Spans};
 use offsets::Stored;
 use report::{PartitionReport, Report, TableReport, Verdict};
 use said::{Said, Topic};
-use table::Table;
+use table::{EXEC_ID, Table};
 
 use crate::batch::Anchor;
 use crate::copy;
@@ -56,6 +56,8 @@ const MAX_OFFSETS: i64 = 1 << 27;
 const ANY_OFFSET: Range<i64> = -(1 << 62)..1 << 62;
 /// At most so many tasks are told that are behind their history.
 const MAX_OUTRANKED: usize = 10_000;
+/// At most so many tasks' names are known while rows are read: some 40 MiB.
+const MAX_NAMES: usize = 1 << 20;
 /// A repair that has more to put right than is held at once goes on in further rounds.
 const MAX_ROUNDS: usize = 100;
 
@@ -378,12 +380,38 @@ impl Auditor<'_> {
         let rows_bar = bars.add(spinner("rows"));
         let mut held = Fingerprint::new(&plan);
         let mut newest = Marks::new(&hull);
-        scan(snapshot, Table::Task, places, |row| {
-            if let Some((partition, offset)) = held.add(Table::Task, &row[2..]) {
-                newest.set(partition, offset);
-            }
-        })
-        .await?;
+        // While the tasks are few, their names are known here, and need not come with each row.
+        let mut names = places.is_none().then(HashMap::new);
+        let tasks = Selection {
+            addressed: true,
+            ..Selection::of_table(Table::Task, places.clone())
+        };
+        snapshot
+            .each(&tasks, async |row| {
+                let mut front = copy::fields(row);
+                let task_id = copy::i64_of(front.nth(1).flatten());
+                let exec_id = front.nth(EXEC_ID).flatten();
+                let fields = copy::after(row, 2);
+                if let Some((partition, offset)) = held.add(Table::Task, fields) {
+                    newest.set(partition, offset);
+                }
+                if let (Some(known), Some(task_id)) = (&mut names, task_id) {
+                    known.insert(task_id, plan.name(exec_id));
+                }
+                if names.as_ref().is_some_and(|known| known.len() > MAX_NAMES) {
+                    names = None;
+                }
+                true
+            })
+            .await?;
+        let by_key = names.is_some();
+        let add = |held: &mut Fingerprint<'_>, table, fields: &[u8]| match &names {
+            None => held.add(table, fields),
+            Some(names) => held.add_named(table, fields, |task_id| {
+                let name = copy::i64_of(task_id).and_then(|task_id| names.get(&task_id));
+                name.copied().unwrap_or_else(|| plan.name(None))
+            }),
+        };
         let mut outranked = BTreeSet::new();
         // Both sides at once: they share nothing but the plan.
         let (said, aborted, scanned) = block_in_place(|| {
@@ -408,6 +436,7 @@ impl Auditor<'_> {
                     // Which tasks are behind their history is found on the way.
                     let progress = Selection {
                         outranking: true,
+                        by_key,
                         ..Selection::of_table(Table::Progress, places.clone())
                     };
                     snapshot
@@ -419,17 +448,23 @@ impl Auditor<'_> {
                             {
                                 outranked.insert(task_id);
                             }
-                            held.add(Table::Progress, fields);
+                            add(&mut held, Table::Progress, fields);
                             count();
                             true
                         })
                         .await?;
                     for table in [Table::Resource, Table::Metrics] {
-                        scan(snapshot, table, places, |row| {
-                            held.add(table, &row[2..]);
-                            count();
-                        })
-                        .await?;
+                        let selection = Selection {
+                            by_key,
+                            ..Selection::of_table(table, places.clone())
+                        };
+                        snapshot
+                            .each(&selection, async |row| {
+                                add(&mut held, table, &row[2..]);
+                                count();
+                                true
+                            })
+                            .await?;
                     }
                     anyhow::Ok(())
                 };

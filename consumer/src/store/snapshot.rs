@@ -39,6 +39,9 @@ pub(crate) struct Selection {
     /// With a field in front: the row's `task_id` where it tells more than its task's row, else null.
     /// Of `task_progress` only.
     pub(crate) outranking: bool,
+    /// With the row's `task_id` where its task's name would be: no other table need be looked at. Not of
+    /// `task`.
+    pub(crate) by_key: bool,
     /// `None`: as the database has them.
     pub(crate) order: Option<Order>,
 }
@@ -61,6 +64,7 @@ impl Selection {
             task_id: None,
             addressed: false,
             outranking: false,
+            by_key: false,
             order: None,
         }
     }
@@ -237,7 +241,16 @@ impl Snapshot {
                 if selection.outranking {
                     kinds.push(Kind::I64);
                 }
-                kinds.extend(selection.table.columns().iter().map(|column| column.kind));
+                kinds.extend(
+                    selection
+                        .table
+                        .columns()
+                        .iter()
+                        .map(|column| match column.name {
+                            "exec_id" if selection.by_key => Kind::I64,
+                            _ => column.kind,
+                        }),
+                );
                 let mut rows = connection.fetch(AssertSqlSafe(statement));
                 let mut copy = CopyWriter::default();
                 while let Some(row) = rows.try_next().await? {
@@ -346,6 +359,7 @@ fn select(selection: &Selection, address: &str, bytewise: &str) -> String {
         task_id,
         addressed,
         outranking,
+        by_key,
         order,
     } = selection;
     let of_task = *table == Table::Task;
@@ -357,11 +371,12 @@ fn select(selection: &Selection, address: &str, bytewise: &str) -> String {
         columns.push(format!("CASE WHEN {OUTRANKS} THEN h.task_id END"));
     }
     columns.extend(table.columns().iter().map(|column| match column.name {
+        "exec_id" if *by_key => "h.task_id".to_owned(),
         "exec_id" if !of_task => "t.exec_id".to_owned(),
         name => format!("h.{name}"),
     }));
     let mut select = format!("SELECT {} FROM {} h", columns.join(", "), table.name());
-    if !of_task {
+    if !of_task && (!by_key || *outranking) {
         // A row whose task is gone is told all the same.
         select.push_str(" LEFT JOIN task t ON t.task_id = h.task_id");
     }
