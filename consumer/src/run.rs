@@ -695,8 +695,8 @@ impl Entrance<'_> {
         Ok(())
     }
 
-    /// How many of the first `left` records to store at once: all, but for what the database takes in time, and what the
-    /// group's offsets can tell about letters.
+    /// How many of the first `left` records to store at once: all, but for what the database takes in
+    /// time, and what the group's offsets can tell about letters.
     fn next_piece(&self, left: usize) -> usize {
         let records = &self.batch.records()[..left];
         let rejects = records

@@ -222,12 +222,13 @@ impl Snapshot {
                 );
                 let mut told = connection.copy_out_raw(&statement).await?;
                 // A row a message (PostgreSQL manual, "COPY Operations"), but that the file's header
-                // is in front of the first one, and that its trailer ends it.
+                // is in front of the first one, and that its trailer, which is shorter than any row,
+                // ends it.
                 let mut header = copy::HEADER.len();
                 while let Some(message) = told.try_next().await? {
                     let row = message.get(header..).unwrap_or_default();
                     header = 0;
-                    if row != copy::TRAILER && !each(row).await {
+                    if row.len() > copy::TRAILER.len() && !each(row).await {
                         return Ok(());
                     }
                 }
