@@ -192,7 +192,11 @@ pub(crate) fn rows(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// The fields of a row; `None`: null.
 pub(crate) fn fields(row: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
-    let mut rest = row.get(2..).unwrap_or_default();
+    split_fields(row.get(2..).unwrap_or_default())
+}
+
+/// The fields that these bytes consist of; `None`: null.
+pub(crate) fn split_fields(mut rest: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     std::iter::from_fn(move || {
         let (field, after) = split_field(rest)?;
         rest = after;

@@ -6,8 +6,9 @@
 //! however many rows fall into it.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
+
+use ahash::RandomState;
 
 use super::table::Table;
 use crate::copy;
@@ -149,6 +150,20 @@ impl<'a> Fingerprint<'a> {
             _ => self.outside.entry(at).or_default().behind += 1,
         }
         None
+    }
+
+    /// Takes in what another one of the same plan has.
+    pub(crate) fn take_in(&mut self, other: Self) {
+        for ((rows, sum), (more, of_more)) in self.buckets.iter_mut().zip(other.buckets) {
+            *rows += more;
+            *sum = sum.wrapping_add(of_more);
+        }
+        for (at, more) in other.outside {
+            let outside = self.outside.entry(at).or_default();
+            outside.before += more.before;
+            outside.least = outside.least.into_iter().chain(more.least).min();
+            outside.behind += more.behind;
+        }
     }
 
     /// The rows that are compared, of each table and partition.

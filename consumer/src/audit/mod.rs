@@ -17,8 +17,9 @@ mod report;
 pub(crate) mod said;
 pub(crate) mod table;
 mod tasks;
+mod told;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -33,14 +34,14 @@ use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
 use compare::{Cure, Fault, Findings};
-use fingerprint::{Fingerprint, Marks, Plan, Spans};
+use fingerprint::{Marks, Plan, Spans};
 use offsets::Stored;
 use report::{PartitionReport, Report, TableReport, Verdict};
 use said::{Said, Topic};
-use table::{EXEC_ID, Table};
+use table::Table;
+use told::{Scan, Tasks, Told};
 
 use crate::batch::Anchor;
-use crate::copy;
 use crate::rows::Part;
 use crate::run::decoder;
 use crate::store::{Database, DatabaseOptions, HeldOffset, Places, Repair, Selection, Snapshot};
@@ -54,10 +55,6 @@ pub(crate) const COULD_NOT_TELL: u8 = USAGE;
 const MAX_OFFSETS: i64 = 1 << 27;
 /// Below and above every offset, and far from where sums overflow.
 const ANY_OFFSET: Range<i64> = -(1 << 62)..1 << 62;
-/// At most so many tasks are told that are behind their history.
-const MAX_OUTRANKED: usize = 10_000;
-/// At most so many tasks' names are known while rows are read: some 40 MiB.
-const MAX_NAMES: usize = 1 << 20;
 /// A repair that has more to put right than is held at once goes on in further rounds.
 const MAX_ROUNDS: usize = 100;
 
@@ -203,7 +200,7 @@ struct Sides {
     unreadable: Marks,
     unreadable_count: BTreeMap<i32, u64>,
     unreadable_shown: Vec<said::Unreadable>,
-    /// Tasks that are behind their history; at most [`MAX_OUTRANKED`].
+    /// Tasks that are behind their history; not all of very many.
     outranked: BTreeSet<i64>,
 }
 
@@ -378,46 +375,12 @@ impl Auditor<'_> {
         let offsets: i64 = hull.values().map(|span| span.end - span.start).sum();
         let events_bar = bars.add(bar(offsets as u64, "events"));
         let rows_bar = bars.add(spinner("rows"));
-        let mut held = Fingerprint::new(&plan);
-        let mut newest = Marks::new(&hull);
-        // While the tasks are few, their names are known here, and need not come with each row.
-        let mut names = places.is_none().then(HashMap::new);
-        let tasks = Selection {
-            addressed: true,
-            ..Selection::of_table(Table::Task, places.clone())
-        };
-        snapshot
-            .each(&tasks, async |row| {
-                let mut front = copy::fields(row);
-                let task_id = copy::i64_of(front.nth(1).flatten());
-                let exec_id = front.nth(EXEC_ID).flatten();
-                let fields = copy::after(row, 2);
-                if let Some((partition, offset)) = held.add(Table::Task, fields) {
-                    newest.set(partition, offset);
-                }
-                if let (Some(known), Some(task_id)) = (&mut names, task_id) {
-                    known.insert(task_id, plan.name(exec_id));
-                }
-                if names.as_ref().is_some_and(|known| known.len() > MAX_NAMES) {
-                    names = None;
-                }
-                true
-            })
-            .await?;
-        let by_key = names.is_some();
-        let add = |held: &mut Fingerprint<'_>, table, fields: &[u8]| match &names {
-            None => held.add(table, fields),
-            Some(names) => held.add_named(table, fields, |task_id| {
-                let name = copy::i64_of(task_id).and_then(|task_id| names.get(&task_id));
-                name.copied().unwrap_or_else(|| plan.name(None))
-            }),
-        };
-        let mut outranked = BTreeSet::new();
+        let tasks = Tasks::read(snapshot, &plan, Marks::new(&hull), places).await?;
         // Both sides at once: they share nothing but the plan.
-        let (said, aborted, scanned) = block_in_place(|| {
+        let (said, told) = block_in_place(|| {
             std::thread::scope(|scope| {
                 let said = scope.spawn(|| {
-                    let said = Said::read(&self.topic, &plan, spans, &newest, &events_bar)?;
+                    let said = Said::read(&self.topic, &plan, spans, &tasks.newest, &events_bar)?;
                     let records: u64 = said.events.values().sum();
                     let aborted = match records == offsets as u64 {
                         true => BTreeMap::new(),
@@ -425,60 +388,25 @@ impl Auditor<'_> {
                     };
                     anyhow::Ok((said, aborted))
                 });
-                let scans = async {
-                    let mut rows = 0;
-                    let mut count = || {
-                        rows += 1;
-                        if rows % 10_000 == 0 {
-                            rows_bar.inc(10_000);
-                        }
-                    };
-                    // Which tasks are behind their history is found on the way.
-                    let progress = Selection {
-                        outranking: true,
-                        by_key,
-                        ..Selection::of_table(Table::Progress, places.clone())
-                    };
-                    snapshot
-                        .each(&progress, async |row| {
-                            let (task_id, fields) =
-                                copy::split_field(&row[2..]).unwrap_or_default();
-                            if let Some(task_id) = copy::i64_of(task_id)
-                                && outranked.len() < MAX_OUTRANKED
-                            {
-                                outranked.insert(task_id);
-                            }
-                            add(&mut held, Table::Progress, fields);
-                            count();
-                            true
-                        })
-                        .await?;
-                    for table in [Table::Resource, Table::Metrics] {
-                        let selection = Selection {
-                            by_key,
-                            ..Selection::of_table(table, places.clone())
-                        };
-                        snapshot
-                            .each(&selection, async |row| {
-                                add(&mut held, table, &row[2..]);
-                                count();
-                                true
-                            })
-                            .await?;
-                    }
-                    anyhow::Ok(())
+                let scan = Scan {
+                    plan: &plan,
+                    tasks: &tasks,
+                    places,
+                    bar: &rows_bar,
+                    stop: self.topic.stop,
                 };
-                let scanned = tokio::runtime::Handle::current().block_on(scans);
-                match said.join() {
-                    Ok(Ok((said, aborted))) => Ok((said, aborted, scanned)),
-                    Ok(Err(error)) => Err(error),
-                    Err(_) => Err(anyhow!("reading {} failed", self.topic.name)),
-                }
+                let told = scan.read(self.database, snapshot);
+                let failed = |_| Err(anyhow!("reading {} failed", self.topic.name));
+                (said.join().unwrap_or_else(failed), told)
             })
-        })?;
-        scanned?;
+        });
+        let ((mut said, aborted), told) = (said?, told?);
+        let Told {
+            fingerprint: mut held,
+            outranked,
+        } = told;
+        held.take_in(tasks.fingerprint);
         rows_bar.finish_and_clear();
-        let mut said = said;
         let of_partition = |partition: &i32, all: &u64| {
             (
                 *partition,

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, TryStreamExt};
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row, TypeInfo, ValueRef};
@@ -18,6 +19,14 @@ use crate::rows::Part;
 
 /// Rows are handed on in pieces of about so many bytes.
 const CHUNK_BYTES: usize = 64 << 10;
+
+/// How a snapshot begins in PostgreSQL.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+const SETTINGS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL work_mem = '32MB'";
+
+/// PostgreSQL sends some 8 KiB at a time, and to be woken for each costs both sides more than this
+/// pause, in which several come.
+const PAUSE: Duration = Duration::from_micros(500);
 
 /// Whether a history's row (`h`) tells more than its task's row (`t`); see `Rows::rank`.
 const OUTRANKS: &str = "(h.status IN ('Succeed', 'Failed', 'Cancelled', 'Timeout'), h.reported_at, h.sequence, \
@@ -119,12 +128,8 @@ impl Snapshot {
         let mut snapshot = match database {
             Database::Postgres(options) => {
                 let mut connection = options.connect().await?;
-                connection
-                    .execute(
-                        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-                         SET LOCAL statement_timeout = 0; SET LOCAL work_mem = '32MB'",
-                    )
-                    .await?;
+                let begin = format!("{BEGIN}; {SETTINGS}");
+                connection.execute(AssertSqlSafe(begin)).await?;
                 Self::Postgres(Box::new(connection))
             }
             Database::Sqlite(options) => {
@@ -139,6 +144,33 @@ impl Snapshot {
             let _: i64 = sqlx::query_scalar("SELECT count(*) FROM consumed_offset").fetch_one(connection).await?;
         });
         Ok(snapshot)
+    }
+
+    /// The name of this moment, by which other connections see it too while this one lives; `None`
+    /// where the database has no such thing.
+    pub(crate) async fn moment(&mut self) -> Result<Option<String>, StoreError> {
+        Ok(match self {
+            Self::Postgres(connection) => {
+                let named = sqlx::query_scalar("SELECT pg_export_snapshot()");
+                Some(named.fetch_one(&mut **connection).await?)
+            }
+            Self::Sqlite(_) => None,
+        })
+    }
+
+    /// Another connection, which sees the same moment.
+    ///
+    /// # Errors
+    /// If the database cannot be reached, or the first connection is gone.
+    pub(crate) async fn of_moment(database: &Database, moment: &str) -> Result<Self, StoreError> {
+        let Database::Postgres(options) = database else {
+            return Self::take(database).await;
+        };
+        let mut connection = options.connect().await?;
+        // Names of moments are hexadecimal digits and hyphens.
+        let begin = format!("{BEGIN}; SET TRANSACTION SNAPSHOT '{moment}'; {SETTINGS}");
+        connection.execute(AssertSqlSafe(begin)).await?;
+        Ok(Self::Postgres(Box::new(connection)))
     }
 
     /// What is stored of the topic.
@@ -225,7 +257,15 @@ impl Snapshot {
                 // is in front of the first one, and that its trailer, which is shorter than any row,
                 // ends it.
                 let mut header = copy::HEADER.len();
-                while let Some(message) = told.try_next().await? {
+                loop {
+                    let next = match told.try_next().now_or_never() {
+                        Some(next) => next?,
+                        None => {
+                            std::thread::sleep(PAUSE);
+                            told.try_next().await?
+                        }
+                    };
+                    let Some(message) = next else { break };
                     let row = message.get(header..).unwrap_or_default();
                     header = 0;
                     if row.len() > copy::TRAILER.len() && !each(row).await {

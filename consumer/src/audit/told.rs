@@ -1,0 +1,244 @@
+//! What the tables hold: each row read once, in whatever order the database has them, and digested.
+
+use std::collections::{BTreeSet, HashMap};
+
+use anyhow::anyhow;
+use indicatif::ProgressBar;
+use schemas::TaskStatus;
+use tokio_util::sync::CancellationToken;
+
+use super::fingerprint::{Fingerprint, Marks, Plan};
+use super::table::{EXEC_ID, Table};
+use crate::copy;
+use crate::store::{Database, Places, Selection, Snapshot, StoreError};
+
+/// At most so many tasks are known while rows are read: some 50 MiB. (What a table of 2^19 places
+/// takes before it grows.)
+const MAX_KNOWN: usize = (1 << 19) / 8 * 7;
+/// At most so many tasks are told that are behind their history.
+const MAX_OUTRANKED: usize = 10_000;
+/// The bar moves each time so many rows were read.
+const TOLD_EVERY: u64 = 10_000;
+
+/// How a task can have ended.
+const FINAL: [TaskStatus; 4] = [
+    TaskStatus::Succeed,
+    TaskStatus::Failed,
+    TaskStatus::Cancelled,
+    TaskStatus::Timeout,
+];
+/// The histories.
+const HISTORIES: [Table; 3] = [Table::Progress, Table::Resource, Table::Metrics];
+
+/// What `task` holds.
+pub(crate) struct Tasks<'a> {
+    pub(crate) fingerprint: Fingerprint<'a>,
+    /// The events that its rows name.
+    pub(crate) newest: Marks,
+    /// While the tasks are few, they are known here by their keys, and the database need not look for
+    /// the task of each row. `None`: there are too many, or not all were read.
+    known: Option<HashMap<i64, Known, ahash::RandomState>>,
+}
+
+/// What is known of a task.
+struct Known {
+    /// As [`Plan::name`] gives it.
+    name: u64,
+    rank: Option<Rank>,
+}
+
+/// What decides which event tells a task's newest state, times in PostgreSQL's microseconds; see
+/// `Rows::rank`.
+type Rank = (bool, i64, i64, i32, i64);
+
+impl<'a> Tasks<'a> {
+    /// Reads the tasks of these places; of all places with none.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn read(
+        snapshot: &mut Snapshot,
+        plan: &'a Plan,
+        mut newest: Marks,
+        places: &Option<Places>,
+    ) -> Result<Self, StoreError> {
+        let mut fingerprint = Fingerprint::new(plan);
+        let mut known = places.is_none().then(HashMap::default);
+        let tasks = Selection {
+            addressed: true,
+            ..Selection::of_table(Table::Task, places.clone())
+        };
+        snapshot
+            .each(&tasks, async |row| {
+                let task_id = copy::i64_of(copy::fields(row).nth(1).flatten());
+                let fields = copy::after(row, 2);
+                if let Some((partition, offset)) = fingerprint.add(Table::Task, fields) {
+                    newest.set(partition, offset);
+                }
+                if let (Some(known), Some(task_id)) = (&mut known, task_id) {
+                    let exec_id = copy::fields(row).nth(2 + EXEC_ID).flatten();
+                    let name = plan.name(exec_id);
+                    let rank = rank_of_task(fields);
+                    known.insert(task_id, Known { name, rank });
+                }
+                if known.as_ref().is_some_and(|known| known.len() >= MAX_KNOWN) {
+                    known = None;
+                }
+                true
+            })
+            .await?;
+        Ok(Self {
+            fingerprint,
+            newest,
+            known,
+        })
+    }
+}
+
+/// Of the fields of a row of `task`.
+fn rank_of_task(fields: &[u8]) -> Option<Rank> {
+    let mut fields = copy::split_fields(fields);
+    let partition = copy::i32_of(fields.next()?)?;
+    let offset = copy::i64_of(fields.next()?)?;
+    let is_final = fields.nth(7)?? == [1];
+    let reported_at = copy::i64_of(fields.nth(1)?)?;
+    let sequence = copy::i64_of(fields.next()?)?;
+    Some((is_final, reported_at, sequence, partition, offset))
+}
+
+/// Of the fields of a row of `task_progress`, with its task.
+fn rank_of_report(fields: &[u8]) -> Option<(i64, Rank)> {
+    let mut fields = copy::split_fields(fields);
+    let partition = copy::i32_of(fields.next()?)?;
+    let offset = copy::i64_of(fields.next()?)?;
+    let task_id = copy::i64_of(fields.next()?)?;
+    let reported_at = copy::i64_of(fields.next()?)?;
+    let sequence = copy::i64_of(fields.next()?)?;
+    let status = copy::text_of(fields.next()?)?;
+    let is_final = FINAL.iter().any(|of_end| of_end.as_str() == status);
+    let rank = (is_final, reported_at, sequence, partition, offset);
+    Some((task_id, rank))
+}
+
+/// What the histories hold.
+pub(crate) struct Told<'a> {
+    pub(crate) fingerprint: Fingerprint<'a>,
+    /// Tasks that are behind their history; at most [`MAX_OUTRANKED`].
+    pub(crate) outranked: BTreeSet<i64>,
+}
+
+/// How the histories are read.
+#[derive(Clone, Copy)]
+pub(crate) struct Scan<'a, 'p> {
+    pub(crate) plan: &'p Plan,
+    pub(crate) tasks: &'a Tasks<'p>,
+    pub(crate) places: &'a Option<Places>,
+    pub(crate) bar: &'a ProgressBar,
+    pub(crate) stop: &'a CancellationToken,
+}
+
+impl<'p> Scan<'_, 'p> {
+    /// Reads the histories as `snapshot` sees them: in PostgreSQL by connections of their own, each on a
+    /// thread of its own. To be called where blocking is allowed.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) fn read(
+        self,
+        database: &Database,
+        snapshot: &mut Snapshot,
+    ) -> anyhow::Result<Told<'p>> {
+        let runtime = tokio::runtime::Handle::current();
+        let Some(moment) = runtime.block_on(snapshot.moment())? else {
+            return Ok(runtime.block_on(self.tables(snapshot, &HISTORIES))?);
+        };
+        let moment = moment.as_str();
+        let (progress, others) = HISTORIES.split_at(1); // about half of the work each
+        std::thread::scope(|scope| {
+            let beside = |tables| scope.spawn(move || self.beside(database, moment, tables));
+            let threads = [progress, others].map(beside);
+            let [progress, others] = threads.map(|thread| {
+                let failed = |_| Err(anyhow!("reading the tables failed"));
+                thread.join().unwrap_or_else(failed)
+            });
+            let mut told = progress?;
+            told.fingerprint.take_in(others?.fingerprint);
+            Ok(told)
+        })
+    }
+
+    /// Reads some of the histories by a connection of its own. Its runtime is this thread's own too: rows
+    /// come by the thousands, and to be woken by another thread would cost more than they do.
+    fn beside(
+        self,
+        database: &Database,
+        moment: &str,
+        tables: &[Table],
+    ) -> anyhow::Result<Told<'p>> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let mut snapshot = Snapshot::of_moment(database, moment).await?;
+            Ok(self.tables(&mut snapshot, tables).await?)
+        })
+    }
+
+    async fn tables(
+        self,
+        snapshot: &mut Snapshot,
+        tables: &[Table],
+    ) -> Result<Told<'p>, StoreError> {
+        let Self { plan, tasks, .. } = self;
+        let mut fingerprint = Fingerprint::new(plan);
+        let mut outranked = BTreeSet::new();
+        let mut behind = |task_id| {
+            if outranked.len() < MAX_OUTRANKED {
+                outranked.insert(task_id);
+            }
+        };
+        let mut rows = 0;
+        for &table in tables {
+            let outranking = table == Table::Progress && tasks.known.is_none();
+            let selection = Selection {
+                outranking,
+                by_key: tasks.known.is_some(),
+                ..Selection::of_table(table, self.places.clone())
+            };
+            let each = async |row: &[u8]| {
+                let mut fields = row.get(2..).unwrap_or_default();
+                if outranking {
+                    let (task_id, after) = copy::split_field(fields).unwrap_or_default();
+                    copy::i64_of(task_id).into_iter().for_each(&mut behind);
+                    fields = after;
+                }
+                match &tasks.known {
+                    None => fingerprint.add(table, fields),
+                    Some(known) => {
+                        if table == Table::Progress
+                            && let Some((task_id, rank)) = rank_of_report(fields)
+                            && let Some(of_task) = known.get(&task_id)
+                            && of_task.rank.is_some_and(|of_task| rank > of_task)
+                        {
+                            behind(task_id);
+                        }
+                        fingerprint.add_named(table, fields, |task_id| {
+                            let known = copy::i64_of(task_id).and_then(|id| known.get(&id));
+                            known.map_or_else(|| plan.name(None), |known| known.name)
+                        })
+                    }
+                };
+                rows += 1;
+                if rows % TOLD_EVERY == 0 {
+                    self.bar.inc(TOLD_EVERY);
+                }
+                !self.stop.is_cancelled()
+            };
+            snapshot.each(&selection, each).await?;
+        }
+        Ok(Told {
+            fingerprint,
+            outranked,
+        })
+    }
+}
