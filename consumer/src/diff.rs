@@ -20,6 +20,7 @@ use std::ops::Range;
 
 use anyhow::{Context, anyhow, bail};
 use indicatif::ProgressBar;
+use jiff::Timestamp;
 use schemas::topics;
 use service::exit::NeedsAttention;
 use tokio::sync::mpsc;
@@ -31,7 +32,7 @@ use crate::audit::fingerprint::{Fingerprint, Marks, Outside, Plan, Spans};
 use crate::audit::table::{EXEC_ID, Table, exec_id, place};
 use crate::audit::{self, said};
 use crate::batch::Anchor;
-use crate::copy;
+use crate::copy::{self, POSTGRES_EPOCH_MICROS};
 use crate::rows::Part;
 use crate::store::{Database, Order, Selection, Snapshot, StoreError};
 
@@ -101,6 +102,8 @@ struct Side {
     place: String,
     snapshot: Snapshot,
     stored: BTreeMap<(Part, i32), Stored>,
+    /// Up to when history was removed from it by order.
+    expired_before: Option<Timestamp>,
 }
 
 impl Side {
@@ -120,11 +123,13 @@ impl Side {
                  database"
             );
         }
+        let expired_before = snapshot.expired_before().await.with_context(asking)?;
         Ok(Self {
             name,
             place,
             snapshot,
             stored,
+            expired_before,
         })
     }
 
@@ -145,24 +150,32 @@ impl Side {
         own
     }
 
-    /// Takes in all rows of the histories.
+    /// Takes in all rows of the histories that were reported then or later.
     async fn fingerprint<'a>(
         &mut self,
         plan: &'a Plan,
+        reported_from: Option<Timestamp>,
         bar: &ProgressBar,
     ) -> anyhow::Result<Fingerprint<'a>> {
         let mut fingerprint = Fingerprint::new(plan);
         for table in [Table::Progress, Table::Resource, Table::Metrics] {
             let mut rows = 0;
-            audit::scan(&mut self.snapshot, table, &None, |row| {
+            let selection = Selection {
+                reported_from,
+                ..Selection::of_table(table, None)
+            };
+            let each = async |row: &[u8]| {
                 fingerprint.add(table, &row[2..]);
                 rows += 1;
                 if rows % 10_000 == 0 {
                     bar.inc(10_000);
                 }
-            })
-            .await
-            .with_context(|| format!("reading {}, {}", self.name, self.place))?;
+                true
+            };
+            self.snapshot
+                .each(&selection, each)
+                .await
+                .with_context(|| format!("reading {}, {}", self.name, self.place))?;
         }
         Ok(fingerprint)
     }
@@ -335,12 +348,13 @@ async fn compare_histories(
     compared: &mut Compared,
 ) -> anyhow::Result<()> {
     let plan = Plan::new(&compared.spans);
+    let reported_from = a.expired_before.max(b.expired_before);
     let bar = audit::spinner("rows");
     let (of_a, of_b) = block_in_place(|| {
         let runtime = tokio::runtime::Handle::current();
         std::thread::scope(|scope| {
-            let other = scope.spawn(|| runtime.block_on(b.fingerprint(&plan, &bar)));
-            let of_a = runtime.block_on(a.fingerprint(&plan, &bar));
+            let other = scope.spawn(|| runtime.block_on(b.fingerprint(&plan, reported_from, &bar)));
+            let of_a = runtime.block_on(a.fingerprint(&plan, reported_from, &bar));
             (of_a, other.join())
         })
     });
@@ -354,6 +368,7 @@ async fn compare_histories(
             Selection {
                 addressed,
                 order: Some(Order::Place),
+                reported_from,
                 ..Selection::of_table(table, Some(of_partition.collect()))
             }
         };
@@ -433,6 +448,7 @@ async fn compare_tasks(a: &mut Side, b: &mut Side, compared: &mut Compared) -> a
         is_alike: ranges(a) == ranges(b),
         shared,
         own: [a.own(), b.own()],
+        expired_before: [a.expired_before, b.expired_before],
         compared,
     };
     read_both(a, b, [selection.clone(), selection], async |feeds| {
@@ -555,6 +571,8 @@ struct Tasks<'a> {
     shared: BTreeMap<i32, Range<i64>>,
     /// Offsets that each has stored of any part.
     own: [BTreeMap<i32, Range<i64>>; 2],
+    /// Up to when history was removed from each by order, and tasks with it.
+    expired_before: [Option<Timestamp>; 2],
     compared: &'a mut Compared,
 }
 
@@ -625,8 +643,11 @@ impl Tasks<'_> {
     /// - One is of a shared event, so the other database read that too: its row is of a report that is
     ///   greater, of those that only it has read.
     /// - Both are of events that only their own database has read: nothing is known.
+    /// - The greater one, or the only one, is of a report that the other database may have removed by
+    ///   order: nothing is known.
     fn judge(&mut self, a: Option<Vec<u8>>, b: Option<Vec<u8>>) {
         let (is_compared, is_right) = match (&a, &b) {
+            _ if self.may_be_expired(a.as_deref(), b.as_deref()) => (false, true),
             (Some(a), Some(b)) => match (self.is_further(0, a), self.is_further(1, b)) {
                 _ if place(a) == place(b) => (true, a == b),
                 (false, false) => (true, a == b),
@@ -663,10 +684,31 @@ impl Tasks<'_> {
         self.compared.findings.push(finding);
     }
 
+    fn may_be_expired(&self, a: Option<&[u8]>, b: Option<&[u8]>) -> bool {
+        let (row, other) = match (a, b) {
+            (Some(a), Some(b)) if place(a) == place(b) => return false,
+            (Some(a), Some(b)) if rank(a) > rank(b) => (a, 1),
+            (_, Some(b)) => (b, 0),
+            (Some(a), None) => (a, 1),
+            (None, None) => return false,
+        };
+        let reported_at = copy::fields(row).nth(REPORTED_AT).flatten();
+        let reported_at =
+            copy::i64_of(reported_at).map(|micros| micros.wrapping_add(POSTGRES_EPOCH_MICROS));
+        let before = self.expired_before[other].map(Timestamp::as_microsecond);
+        !self.is_lost(row)
+            && reported_at
+                .zip(before)
+                .is_some_and(|(at, before)| at < before)
+    }
+
+    fn is_lost(&self, row: &[u8]) -> bool {
+        exec_id(row).is_some_and(|name| self.compared.lost.contains_key(name))
+    }
+
     /// A task that only one side has: whether that is told, and whether it is right.
     fn alone(&self, side: usize, row: &[u8]) -> (bool, bool) {
-        let is_lost = exec_id(row).is_some_and(|name| self.compared.lost.contains_key(name));
-        let is_further = self.is_further(side, row) && !is_lost;
+        let is_further = self.is_further(side, row) && !self.is_lost(row);
         (!is_further, is_further)
     }
 }

@@ -10,12 +10,14 @@
 //! - [`replay()`]: the tables of a range of the topic, in another database.
 //! - [`tasks`], [`task`]: what the tables say, now or as of a time.
 //! - [`audit`]: whether they say what the topic says.
+//! - [`expire()`]: old history removed.
 //! - [`diff()`]: whether two databases' tables say the same.
 
 mod audit;
 mod batch;
 mod copy;
 mod diff;
+mod expire;
 mod letters;
 mod origin;
 mod query;
@@ -32,6 +34,7 @@ mod strategies;
 
 pub use audit::{Config as AuditConfig, audit};
 pub use diff::{DiffOptions, diff};
+pub use expire::{ExpireOptions, expire};
 pub use origin::OnGap;
 pub use query::{task, tasks};
 pub use replay::{ReplayOptions, replay};

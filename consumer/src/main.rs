@@ -67,6 +67,23 @@ Examples:
   consumer diff sqlite:tasks.db sqlite:audit.db
   consumer diff postgres://taskrunning@localhost/taskrunning sqlite:audit.db --limit 0";
 
+const EXPIRE_HELP: &str = "\
+What was reported longer ago than the age, by the engines' clocks, is removed: rows of task_progress, task_resource and
+task_metrics, and each task whose newest state is that old and of which no history is left. A task that has reported since keeps
+its row and what it said since then.
+
+Runs beside consumers: the tables are walked once, a piece of some 1,000 to 5,000 rows a transaction, with a pause as long after
+each. Stopped by a signal, or killed, it has removed what it had come to; the same command again removes the rest. The database
+notes up to when history was removed: audits and `consumer diff` leave that out and say so, `--repair` does not bring it back, and
+`--at` an earlier time is refused. Disk space is used again by new rows (in PostgreSQL after its vacuum); it is not given back.
+
+Exit codes: 0 removed, or stopped by a signal; 1 failed, start it again to go on; 2 wrong usage; 78 a person has to change
+something first
+
+Examples:
+  consumer expire --older-than 30d --dry-run --database-url sqlite:tasks.db
+  consumer expire --older-than 30d --database-url postgres://taskrunning@localhost/taskrunning";
+
 const TASKS_HELP: &str = "\
 With --at a task is shown as the history tells it: in the state of the greatest, by (final status, time, sequence), of the reports
 that its engine made by then. A task without a report by then is left out. The job, engine, user and ticket are the newest known
@@ -122,6 +139,12 @@ enum Command {
     Diff {
         #[command(flatten)]
         asked: consumer::DiffOptions,
+    },
+    /// Remove old history while everything runs
+    #[command(after_help = EXPIRE_HELP)]
+    Expire {
+        #[command(flatten)]
+        asked: consumer::ExpireOptions,
     },
     /// List tasks, the newest report first
     #[command(after_help = TASKS_HELP)]
@@ -182,6 +205,9 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         }
         Command::Replay { asked, kafka } => {
             consumer::replay(asked, kafka, &cli.database, exit::on_signal()?).await
+        }
+        Command::Expire { asked } => {
+            consumer::expire(asked, &cli.database, exit::on_signal()?).await
         }
         Command::Migrate => consumer::migrate(&cli.database).await,
         Command::Tasks {

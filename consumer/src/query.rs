@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, FromRow, Row};
 
-use crate::store::{Database, DatabaseOptions};
+use crate::rows::Part;
+use crate::store::{Database, DatabaseOptions, select_expired_before};
 
 /// Sequences of a task that are listed one by one before "and more".
 const LISTED_SEQUENCES: usize = 20;
@@ -156,6 +157,9 @@ struct Story {
     sequences: Sequences,
     /// The newest reports, the newest first.
     reports: Vec<Report>,
+    /// Up to when history was removed by order: what was reported before then is not counted here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expired_before: Option<Timestamp>,
 }
 
 /// What a task's sequences show: loss and repetition between the engine and the table.
@@ -214,8 +218,9 @@ impl Dialect {
         }
     }
 
-    /// An SQL condition: reported at that time or before, by the engine's clock; of any time for `None`.
-    fn known(&self, at: Option<Timestamp>) -> String {
+    /// An SQL condition on a table: reported at that time or before, by the engine's clock; of any time for
+    /// `None`.
+    fn known(&self, table: &str, at: Option<Timestamp>) -> String {
         let Some(at) = at else {
             return "true".to_owned();
         };
@@ -223,25 +228,27 @@ impl Dialect {
         if self.postgres {
             // In two steps: an interval multiplied by a double loses microseconds.
             format!(
-                "reported_at <= timestamptz 'epoch' + {} * interval '1 second' + {} * interval '1 microsecond'",
+                "{table}.reported_at <= timestamptz 'epoch' + {} * interval '1 second' + {} * interval '1 microsecond'",
                 micros / 1_000_000,
                 micros % 1_000_000
             )
         } else {
-            format!("reported_at <= {micros}")
+            format!("{table}.reported_at <= {micros}")
         }
     }
 
     /// What to select tasks from: `task`, or an SQL query with its columns that says of each task what
     /// was known at that time. Tasks without a report by then are left out.
     ///
-    /// Of each task one report is looked for in the index: a final one, if the task ever had one, else
-    /// the newest. No history is read as a whole, but for what a task that ended later had said before.
+    /// A task's row is its greatest report of all: where that was known by then, it is the answer, and no
+    /// history is needed. Else one report is looked for in the index: a final one, if the task ever had
+    /// one, else the newest. No history is read as a whole, but for what a task that ended later had said
+    /// before.
     fn tasks(&self, at: Option<Timestamp>) -> String {
         if at.is_none() {
             return "task".to_owned();
         }
-        let known = self.known(at);
+        let (known, newest_known) = (self.known("task_progress", at), self.known("task", at));
         let row = if self.postgres { "ctid" } else { "rowid" };
         let newest_where = |more: &str| {
             format!(
@@ -260,9 +267,11 @@ impl Dialect {
             format!("task_progress AS said ON said.{chosen}")
         };
         format!(
-            "(SELECT exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, said.status, said.progress, \
+            "(SELECT exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, progress, \
+             reported_at, sequence, event_partition, event_offset, task_id FROM task WHERE {newest_known} UNION ALL \
+             SELECT exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, said.status, said.progress, \
              said.reported_at, said.sequence, said.event_partition, said.event_offset, task.task_id \
-             FROM task JOIN {said}) AS task"
+             FROM task JOIN {said} WHERE NOT {newest_known}) AS task"
         )
     }
 
@@ -292,6 +301,34 @@ async fn open(options: &DatabaseOptions) -> anyhow::Result<(AnyConnection, Diale
     ))
 }
 
+/// Up to when history was removed by order.
+///
+/// # Errors
+/// If the database fails, or was asked for a time before that: what was known then nobody knows any more.
+async fn expired_before(
+    connection: &mut AnyConnection,
+    dialect: &Dialect,
+    place: &str,
+    at: Option<Timestamp>,
+) -> anyhow::Result<Option<Timestamp>> {
+    let micros: Option<i64> = sqlx::query_scalar(select_expired_before(dialect.postgres))
+        .fetch_optional(connection)
+        .await
+        .with_context(|| {
+            format!(
+                "reading {place} (tables of an older version are brought up to date by: consumer migrate)"
+            )
+        })?;
+    let before = micros.and_then(|micros| Timestamp::from_microsecond(micros).ok());
+    match (at, before) {
+        (Some(at), Some(before)) if at < before => bail!(
+            "{place} does not tell what was known at {at}: history before {before} was removed from it by consumer expire; ask \
+             for that time or a later one"
+        ),
+        _ => Ok(before),
+    }
+}
+
 /// Prints the tasks, the newest report first; at most `limit` (0: all). With a time: those that had a
 /// report by then, in the state known then.
 ///
@@ -305,6 +342,15 @@ pub async fn tasks(
     json: bool,
 ) -> anyhow::Result<()> {
     let (mut connection, dialect, place) = open(options).await?;
+    if let (Some(before), Some(at)) = (
+        expired_before(&mut connection, &dialect, &place, at).await?,
+        at,
+    ) {
+        tracing::warn!(
+            "history before {before} was removed from {place} by consumer expire: tasks that had reported before then, and \
+             again only after {at}, are left out"
+        );
+    }
     // A task whose engine is gone and told no end is Unknown: it has no final status, and does not run.
     let filter = match running {
         true => format!("WHERE status NOT IN {FINAL} AND status <> 'Unknown'"),
@@ -382,19 +428,25 @@ pub async fn task(
 ) -> anyhow::Result<()> {
     let (mut connection, dialect, place) = open(options).await?;
     let reading = || format!("reading the task {exec_id} of {place}");
-    let Some(story) = story(&mut connection, &dialect, exec_id, at, limit)
+    let before = expired_before(&mut connection, &dialect, &place, at).await?;
+    let Some(story) = story(&mut connection, &dialect, exec_id, at, limit, before)
         .await
         .with_context(reading)?
     else {
         let first = first_report(&mut connection, &dialect, exec_id)
             .await
             .with_context(reading)?;
+        let removed = before.map_or_else(String::new, |before| {
+            format!(" (what was reported before {before} was removed by consumer expire)")
+        });
         match (at, first) {
             (Some(at), Some(first)) => bail!(
                 "{place} has no report of exec task {exec_id:?} by {at}: its first one is of {first} by the engine's \
-                 clock; ask for that time or a later one"
+                 clock{removed}; ask for that time or a later one"
             ),
-            _ => bail!("{place} has no exec task {exec_id:?}; list them with: consumer tasks"),
+            _ => bail!(
+                "{place} has no exec task {exec_id:?}{removed}; list them with: consumer tasks"
+            ),
         }
     };
     if json {
@@ -428,6 +480,7 @@ async fn story(
     exec_id: &str,
     at: Option<Timestamp>,
     limit: u32,
+    expired_before: Option<Timestamp>,
 ) -> Result<Option<Story>, sqlx::Error> {
     let select = format!(
         "SELECT {} FROM {} WHERE exec_id = $1",
@@ -439,15 +492,17 @@ async fn story(
         .fetch_optional(&mut *connection)
         .await?;
     let Some(task) = task else { return Ok(None) };
-    let (reported_at, known) = (dialect.reported_at(), dialect.known(at));
+    let reported_at = dialect.reported_at();
+    let known = |part: Part| dialect.known(part.table(), at);
 
     // The newest event that has a resource part, whole.
     let resource = format!(
         "SELECT application_id, status, queue, memory_bytes, cores, instances, {reported_at} FROM task_resource \
          WHERE task_id = $1 AND (reported_at, event_partition, event_offset) = \
-         (SELECT reported_at, event_partition, event_offset FROM task_resource WHERE task_id = $1 AND {known} \
+         (SELECT reported_at, event_partition, event_offset FROM task_resource WHERE task_id = $1 AND {} \
          ORDER BY reported_at DESC, event_partition DESC, event_offset DESC LIMIT 1) \
-         ORDER BY application_id"
+         ORDER BY application_id",
+        known(Part::Resource)
     );
     let resource = sqlx::query_as(sqlx::AssertSqlSafe(resource))
         .bind(task.task_id)
@@ -455,13 +510,14 @@ async fn story(
         .await?;
 
     let metrics = format!(
-        "SELECT engine_running_tasks, {} AS metrics, {reported_at} FROM task_metrics WHERE task_id = $1 AND {known} \
+        "SELECT engine_running_tasks, {} AS metrics, {reported_at} FROM task_metrics WHERE task_id = $1 AND {} \
          ORDER BY task_metrics.reported_at DESC, event_partition DESC, event_offset DESC LIMIT 1",
         if dialect.postgres {
             "metrics::text"
         } else {
             "metrics"
-        }
+        },
+        known(Part::Metrics)
     );
     let metrics = sqlx::query_as(sqlx::AssertSqlSafe(metrics))
         .bind(task.task_id)
@@ -481,8 +537,9 @@ async fn story(
     .collect();
     let reports = format!(
         "SELECT sequence, {reported_at}, status, progress, {}, event_partition, event_offset FROM task_progress \
-         WHERE task_id = $1 AND {known} ORDER BY task_progress.{NEWEST} LIMIT $2",
-        lists.join(", ")
+         WHERE task_id = $1 AND {} ORDER BY task_progress.{NEWEST} LIMIT $2",
+        lists.join(", "),
+        known(Part::Progress)
     );
     let reports = sqlx::query_as(sqlx::AssertSqlSafe(reports))
         .bind(task.task_id)
@@ -491,7 +548,8 @@ async fn story(
         .await?;
 
     let sequences = format!(
-        "SELECT sequence FROM task_progress WHERE task_id = $1 AND {known} ORDER BY sequence"
+        "SELECT sequence FROM task_progress WHERE task_id = $1 AND {} ORDER BY sequence",
+        known(Part::Progress)
     );
     let sequences: Vec<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(sequences))
         .bind(task.task_id)
@@ -501,19 +559,24 @@ async fn story(
         task,
         resource,
         metrics,
-        sequences: Sequences::of(&sequences),
+        sequences: Sequences::of(&sequences, expired_before.is_some()),
         reports,
+        expired_before,
     }))
 }
 
 impl Sequences {
-    /// `sorted` holds the sequence of every report, ascending.
-    fn of(sorted: &[i64]) -> Self {
+    /// `sorted` holds the sequence of every report, ascending. Where earlier ones may have been removed by
+    /// order, those before the first are not missing.
+    fn of(sorted: &[i64], may_be_expired: bool) -> Self {
         let mut sequences = Self {
             reports: sorted.len() as i64,
             ..Self::default()
         };
-        let mut expected = 0;
+        let mut expected = match sorted.first() {
+            Some(&first) if may_be_expired => first,
+            _ => 0,
+        };
         for &sequence in sorted {
             if sequence < expected {
                 sequences.repeated += 1;
@@ -537,6 +600,7 @@ fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
         metrics,
         sequences,
         reports,
+        expired_before,
     } = story;
     let now = at.unwrap_or_else(Timestamp::now);
     println!("exec task   {}{}", shown(&task.exec_id), as_of(at));
@@ -566,6 +630,9 @@ fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
         "reports     {}; sequences: {gaps}, {} repeated",
         sequences.reports, sequences.repeated
     );
+    if let Some(before) = expired_before {
+        println!("            what was reported before {before} was removed by consumer expire");
+    }
 
     // The newest report that could tell its sub-jobs.
     if let Some(report) = reports.iter().find(|report| report.jobs.job_ids.is_some()) {
@@ -728,13 +795,15 @@ mod tests {
 
     #[test]
     fn sequences_show_what_is_missing_and_what_came_twice() {
-        assert_eq!(Sequences::of(&[]), Sequences::default());
-        let whole = Sequences::of(&[0, 1, 2]);
+        assert_eq!(Sequences::of(&[], false), Sequences::default());
+        let whole = Sequences::of(&[0, 1, 2], false);
         assert_eq!((whole.reports, whole.repeated, whole.missing), (3, 0, 0));
-        let torn = Sequences::of(&[1, 1, 4, 4, 4, 5]);
+        let torn = Sequences::of(&[1, 1, 4, 4, 4, 5], false);
         assert_eq!((torn.reports, torn.repeated, torn.missing), (6, 3, 3));
         assert_eq!(torn.missing_sequences, [0, 2, 3]);
-        let far = Sequences::of(&[i64::MAX]);
+        let rest = Sequences::of(&[7, 8, 10], true);
+        assert_eq!((rest.missing, rest.missing_sequences), (1, vec![9]));
+        let far = Sequences::of(&[i64::MAX], false);
         assert_eq!(
             (far.missing, far.missing_sequences.len()),
             (i64::MAX, LISTED_SEQUENCES)

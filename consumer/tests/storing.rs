@@ -556,7 +556,7 @@ async fn a_database_of_the_first_version_is_migrated_in_place_and_stored_on(kind
     // stored.
     pipeline
         .execute(
-            "ALTER TABLE consumed_offset DROP COLUMN first_offset; DELETE FROM _sqlx_migrations WHERE version > 1",
+            "ALTER TABLE consumed_offset DROP COLUMN first_offset; DROP TABLE expiry; DELETE FROM _sqlx_migrations WHERE version > 1",
         )
         .await;
     let before = pipeline.contents().await;

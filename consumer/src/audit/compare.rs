@@ -273,6 +273,7 @@ pub(crate) async fn compare(
     let selection = Selection {
         addressed: true,
         order: Some(Order::Place),
+        reported_from: topic.expired_before.filter(|_| table != Table::Task),
         ..Selection::of_table(table, Some(of_partition.collect()))
     };
     let (pieces, told) = mpsc::channel(4);

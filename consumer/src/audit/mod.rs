@@ -143,7 +143,7 @@ async fn audit_and_repair(
     let stopped = || anyhow!("stopped by a signal");
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
     let reader = Reader::connect(kafka)?;
-    let auditor = Auditor {
+    let mut auditor = Auditor {
         config,
         database: &database,
         cluster: &cluster,
@@ -152,6 +152,7 @@ async fn audit_and_repair(
             reader: &reader,
             decoder: &decoder,
             stop,
+            expired_before: None,
         },
     };
     let mut round = 0;
@@ -205,7 +206,7 @@ struct Sides {
 }
 
 impl Auditor<'_> {
-    async fn audit(&self) -> anyhow::Result<(Report, Findings)> {
+    async fn audit(&mut self) -> anyhow::Result<(Report, Findings)> {
         let place = self.database.place();
         let asking = || {
             format!(
@@ -213,6 +214,7 @@ impl Auditor<'_> {
             )
         };
         let mut snapshot = Snapshot::take(self.database).await.with_context(asking)?;
+        self.topic.expired_before = snapshot.expired_before().await.with_context(asking)?;
         let count = self.cluster.require_topic(self.topic.name).await?;
         let mut logs = Ranges::new();
         for partition in 0..i32::try_from(count)? {
@@ -392,6 +394,7 @@ impl Auditor<'_> {
                     plan: &plan,
                     tasks: &tasks,
                     places,
+                    reported_from: self.topic.expired_before,
                     bar: &rows_bar,
                     stop: self.topic.stop,
                 };
@@ -615,6 +618,7 @@ impl Auditor<'_> {
                     extra: fault(Fault::Extra),
                     differing: fault(Fault::Differing),
                     unprovable: if taken { outside.before } else { 0 },
+                    expired: digest.map_or(0, |digest| digest.expired),
                     sha256: digest.map(|digest| digest.sha256.clone()),
                 };
                 if span.is_some() || told.missing + told.extra + told.differing > 0 {
@@ -703,21 +707,6 @@ impl Auditor<'_> {
 /// Whether what stands before `start` was taken from the log by retention.
 fn is_retention(start: i64, log_start: i64) -> bool {
     start == log_start && log_start > 0
-}
-
-/// Hands each row of a table to `each`.
-pub(crate) async fn scan(
-    snapshot: &mut Snapshot,
-    table: Table,
-    places: &Option<Places>,
-    mut each: impl FnMut(&[u8]),
-) -> anyhow::Result<()> {
-    let selection = Selection::of_table(table, places.clone());
-    let each = async |row: &[u8]| {
-        each(row);
-        true
-    };
-    Ok(snapshot.each(&selection, each).await?)
 }
 
 fn bar(length: u64, what: &'static str) -> ProgressBar {

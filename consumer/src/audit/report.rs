@@ -41,6 +41,9 @@ pub(crate) struct Report {
     cluster_id: String,
     topic: String,
     database: String,
+    /// Up to when history was removed from the database by order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expired_before: Option<Timestamp>,
     /// As asked.
     from: String,
     to: String,
@@ -113,6 +116,8 @@ pub(crate) struct TableReport {
     pub(super) differing: u64,
     /// Rows of events that retention has taken from the topic.
     pub(super) unprovable: u64,
+    /// Rows that the topic says and that were not looked for: removed by order (`consumer expire`).
+    pub(super) expired: u64,
     /// Of the rows that the topic says, and so of the table's where they are equal.
     pub(super) sha256: Option<String>,
 }
@@ -125,6 +130,7 @@ struct Totals {
     extra: u64,
     differing: u64,
     unprovable: u64,
+    expired: u64,
     unreadable: u64,
     unreadable_without_letter: u64,
 }
@@ -202,6 +208,7 @@ impl Report {
             for table in partition.tables.values() {
                 totals.rows += table.rows_of_topic;
                 totals.unprovable += table.unprovable;
+                totals.expired += table.expired;
             }
         }
         let fingerprints = |versions: &[Version]| {
@@ -221,6 +228,7 @@ impl Report {
             cluster_id: auditor.cluster.id.clone(),
             topic: auditor.topic.name.to_owned(),
             database: auditor.database.place(),
+            expired_before: auditor.topic.expired_before,
             from: auditor.config.from.to_string(),
             to: auditor.config.to.to_string(),
             schemas: [
@@ -288,6 +296,9 @@ impl Report {
         let tables = ["task_progress", "task_resource", "task_metrics", "task"];
         header.extend(tables);
         header.extend(["missing", "extra", "differing"]);
+        if self.expired_before.is_some() {
+            header.push("expired");
+        }
         let mut grid = query::table(&header);
         for partition in &self.partitions {
             let all = partition.tables.values();
@@ -309,9 +320,12 @@ impl Report {
             let sums = [
                 all.clone().map(|told| told.missing).sum::<u64>(),
                 all.clone().map(|told| told.extra).sum(),
-                all.map(|told| told.differing).sum(),
+                all.clone().map(|told| told.differing).sum(),
             ];
             row.extend(sums.map(|sum| sum.to_string()));
+            if self.expired_before.is_some() {
+                row.push(all.map(|told| told.expired).sum::<u64>().to_string());
+            }
             grid.add_row(row);
         }
         for column in grid.column_iter_mut() {
@@ -322,6 +336,12 @@ impl Report {
             text.push_str(&format!(
                 "not proven: {} rows of events that retention has taken from the topic\n",
                 self.totals.unprovable
+            ));
+        }
+        if let Some(before) = self.expired_before {
+            text.push_str(&format!(
+                "expired, not proven: {} rows reported before {before:.6}, which consumer expire removes\n",
+                self.totals.expired
             ));
         }
         for Unreadable {

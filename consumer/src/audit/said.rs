@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use indicatif::ProgressBar;
+use jiff::Timestamp;
 use rdkafka::message::{Message, OwnedMessage};
 use schemas::Decoder;
 use serde::Serialize;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::fingerprint::{Fingerprint, Marks, Plan, Spans};
 use super::table::Table;
 use crate::copy::{self, CopyWriter, HEADER, TRAILER};
-use crate::rows::rows;
+use crate::rows::{Rows, rows};
 
 /// Unreadable events that are shown one by one.
 const SHOWN: usize = 20;
@@ -33,6 +34,16 @@ pub(crate) struct Topic<'a> {
     pub(crate) reader: &'a Reader,
     pub(crate) decoder: &'a Decoder,
     pub(crate) stop: &'a CancellationToken,
+    /// What was reported before then was removed from the histories by order, and is not looked for.
+    pub(crate) expired_before: Option<Timestamp>,
+}
+
+impl Topic<'_> {
+    /// Whether an event's rows of the histories are not looked for.
+    pub(crate) fn is_expired(&self, event: &Rows<'_>) -> bool {
+        let before = self.expired_before.map(Timestamp::as_microsecond);
+        before.is_some_and(|before| event.info.reported_at < before)
+    }
 }
 
 /// What the events of the audited offsets say.
@@ -52,6 +63,7 @@ struct OfTable {
     span: Range<i64>,
     digest: Sha256,
     rows: u64,
+    expired: u64,
 }
 
 /// An event that cannot be read.
@@ -66,6 +78,8 @@ pub(crate) struct Unreadable {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Digested {
     pub(crate) rows: u64,
+    /// Rows that were not looked for, since they were removed by order.
+    pub(crate) expired: u64,
     /// SHA-256, in hexadecimal, of the rows in PostgreSQL's binary COPY format, header and trailer
     /// included, in the order of their offsets.
     pub(crate) sha256: String,
@@ -89,6 +103,7 @@ impl<'a> Said<'a> {
                 span: span.clone(),
                 digest: Sha256::new_with_prefix(HEADER),
                 rows: 0,
+                expired: 0,
             };
             (*at, of_table)
         };
@@ -127,12 +142,17 @@ impl<'a> Said<'a> {
                         return Ok(());
                     }
                 };
+                let is_expired = topic.is_expired(&event);
                 for table in Table::ALL {
                     let Some(of_table) = said.tables.get_mut(&(table, partition)) else {
                         continue;
                     };
                     let is_newest = || newest.is_set(partition, offset);
                     if !of_table.span.contains(&offset) || (table == Table::Task && !is_newest()) {
+                        continue;
+                    }
+                    if is_expired && table != Table::Task {
+                        of_table.expired += table.rows_of(&event);
                         continue;
                     }
                     copy.clear();
@@ -155,6 +175,7 @@ impl<'a> Said<'a> {
         let finish = |(at, of_table): ((Table, i32), OfTable)| {
             let digested = Digested {
                 rows: of_table.rows,
+                expired: of_table.expired,
                 sha256: hex(&of_table.digest.chain_update(TRAILER).finalize()),
             };
             (at, digested)
@@ -216,7 +237,9 @@ pub(crate) fn rows_of(
             .reader
             .scan(topic.name, &ranges, topic.stop, |record| {
                 let (value, offset) = (record.payload(), record.offset());
-                if let Ok(event) = rows(topic.decoder, value, partition, offset, &mut put) {
+                if let Ok(event) = rows(topic.decoder, value, partition, offset, &mut put)
+                    && (table == Table::Task || !topic.is_expired(&event))
+                {
                     table.write(&mut copy, &event);
                     if copy.rows().len() >= PIECE_BYTES {
                         // Where nobody listens any more, the other side says why.

@@ -191,6 +191,14 @@ impl Table {
         }
     }
 
+    /// How many rows [`write`](Self::write) writes.
+    pub(crate) fn rows_of(self, event: &Rows<'_>) -> u64 {
+        match self {
+            Self::Resource => event.applications() as u64,
+            _ => 1,
+        }
+    }
+
     /// What tells this row from the others of its event.
     pub(crate) fn key(self, row: &[u8]) -> &[u8] {
         match self {

@@ -55,9 +55,14 @@ pub(crate) async fn resolve(
             (None, None) => continue,
         };
         let places = faulty.sound_places(snapshot, task_id, exec_id).await?;
-        let known = !places.is_empty();
+        let told = held.as_ref().and_then(|held| place(&held.row));
+        let expired = expired(topic, told, exec_id)?;
+        let expired = expired.as_ref().and_then(Record::rows);
+        let known = !places.is_empty() || expired.is_some();
         let newest = newest(topic, places)?;
         let newest = newest.as_ref().and_then(Record::rows);
+        let newest = newest.into_iter().chain(expired);
+        let newest = newest.max_by_key(|rows| rows.rank());
         let finding = match (held, missing.get(&task_id)) {
             (None, Some(exec_id)) => Some(gone(Some(task_id), exec_id, newest)),
             (Some(held), _) => wrong(held, known, newest),
@@ -228,6 +233,23 @@ fn newest(topic: &Topic<'_>, places: BTreeSet<(i32, i64)>) -> anyhow::Result<Opt
     Ok(events
         .filter(|event| event.event.is_ok())
         .max_by_key(|event| event.rows().map(|rows| rows.rank())))
+}
+
+/// The report at the place that a task's row names, where it is one of that task whose history was
+/// removed by order: then only this row tells of it.
+fn expired(
+    topic: &Topic<'_>,
+    told: Option<(i32, i64)>,
+    exec_id: &str,
+) -> anyhow::Result<Option<Record>> {
+    if topic.expired_before.is_none() {
+        return Ok(None);
+    }
+    let event = newest(topic, told.into_iter().collect())?;
+    Ok(event.filter(|event| {
+        let rows = event.rows();
+        rows.is_some_and(|rows| rows.info.exec_id == exec_id && topic.is_expired(&rows))
+    }))
 }
 
 /// A task's row.

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use anyhow::anyhow;
 use indicatif::ProgressBar;
+use jiff::Timestamp;
 use schemas::TaskStatus;
 use tokio_util::sync::CancellationToken;
 
@@ -133,6 +134,8 @@ pub(crate) struct Scan<'a, 'p> {
     pub(crate) plan: &'p Plan,
     pub(crate) tasks: &'a Tasks<'p>,
     pub(crate) places: &'a Option<Places>,
+    /// Only what was reported then or later.
+    pub(crate) reported_from: Option<Timestamp>,
     pub(crate) bar: &'a ProgressBar,
     pub(crate) stop: &'a CancellationToken,
 }
@@ -203,6 +206,7 @@ impl<'p> Scan<'_, 'p> {
             let selection = Selection {
                 outranking,
                 by_key: tasks.known.is_some(),
+                reported_from: self.reported_from,
                 ..Selection::of_table(table, self.places.clone())
             };
             let each = async |row: &[u8]| {

@@ -125,6 +125,9 @@ pub(super) struct Report {
     topic: String,
     a: String,
     b: String,
+    /// Histories are compared from then on: before, one of them or both had theirs removed by order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expired_before: Option<Timestamp>,
     partitions: Vec<PartitionReport>,
     totals: Totals,
     /// Those that are held.
@@ -201,6 +204,7 @@ impl Report {
             topic: topic.to_owned(),
             a: a.place.clone(),
             b: b.place.clone(),
+            expired_before: a.expired_before.max(b.expired_before),
             partitions: partitions
                 .into_iter()
                 .map(|(partition, tables)| PartitionReport { partition, tables })
@@ -287,6 +291,11 @@ impl Report {
         if outside_a + outside_b > 0 {
             text.push_str(&format!(
                 "not compared: {outside_a} rows of A and {outside_b} of B, of events that the other has not stored\n"
+            ));
+        }
+        if let Some(before) = self.expired_before {
+            text.push_str(&format!(
+                "expired, not compared: what was reported before {before:.6}, which consumer expire removes\n"
             ));
         }
         let count = match limit {

@@ -6,6 +6,7 @@
 //! from what the database says. The row lock on the offset makes a second writer of the same
 //! partition wait for the first, and then find another offset.
 
+mod expiry;
 mod postgres;
 mod repair;
 mod snapshot;
@@ -25,6 +26,7 @@ use sqlx::{AnyConnection, ConnectOptions, SqlStr};
 use crate::batch::{Advance, Anchor, Positions, Record};
 use crate::rows::Part;
 
+pub(crate) use expiry::{Expiring, Step, select_expired_before};
 pub(crate) use repair::Repair;
 pub(crate) use snapshot::{HeldOffset, Order, Places, Selection, Snapshot};
 

@@ -25,6 +25,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "narrow indexes",
         include_str!("../../migrations/postgres/0003_narrow_indexes.sql"),
     ),
+    (
+        "expiry",
+        include_str!("../../migrations/postgres/0004_expiry.sql"),
+    ),
 ];
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \

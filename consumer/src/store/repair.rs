@@ -268,7 +268,9 @@ impl Writer {
         const TASK_ID: &str = "SELECT task_id FROM task WHERE exec_id = $1";
         let task_id: i64 = match self {
             Self::Postgres(connection) => {
-                let asked = sqlx::query_scalar(TASK_ID).bind(named);
+                // Locked, so that it does not expire before its row is there.
+                let locked = format!("{TASK_ID} FOR KEY SHARE");
+                let asked = sqlx::query_scalar(AssertSqlSafe(locked)).bind(named);
                 asked.fetch_one(&mut **connection).await?
             }
             Self::Sqlite(connection) => {

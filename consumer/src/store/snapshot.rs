@@ -6,11 +6,13 @@ use std::ops::Range;
 use std::time::Duration;
 
 use futures_util::{FutureExt, TryStreamExt};
+use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row, TypeInfo, ValueRef};
 use tokio::sync::mpsc;
 
+use super::expiry::{postgres_time, select_expired_before};
 use super::{Database, StoreError};
 use crate::audit::table::{Kind, Table};
 use crate::batch::Anchor;
@@ -41,6 +43,8 @@ pub(crate) struct Selection {
     pub(crate) table: Table,
     /// `None`: all rows.
     pub(crate) places: Option<Places>,
+    /// Only what was reported then or later; not of `task`.
+    pub(crate) reported_from: Option<Timestamp>,
     /// Only of this task.
     pub(crate) task_id: Option<i64>,
     /// With two fields in front: the row's address in its table as text, and its `task_id`.
@@ -70,6 +74,7 @@ impl Selection {
         Self {
             table,
             places,
+            reported_from: None,
             task_id: None,
             addressed: false,
             outranking: false,
@@ -213,6 +218,15 @@ impl Snapshot {
         Ok(rows.into_iter().filter_map(held).collect())
     }
 
+    /// Up to when history was removed by order.
+    pub(crate) async fn expired_before(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let select = select_expired_before(matches!(self, Self::Postgres(_)));
+        let micros: Option<i64> = on_either!(self, connection => {
+            sqlx::query_scalar(select).fetch_optional(connection).await?
+        });
+        Ok(micros.and_then(|micros| Timestamp::from_microsecond(micros).ok()))
+    }
+
     /// Sends the selected rows, in pieces of whole rows.
     ///
     /// # Errors
@@ -250,7 +264,7 @@ impl Snapshot {
             Self::Postgres(connection) => {
                 let statement = format!(
                     "COPY ({}) TO STDOUT (FORMAT binary)",
-                    select(selection, "h.ctid::text", "\"C\"")
+                    select(selection, "h.ctid::text", "\"C\"", postgres_time)
                 );
                 let mut told = connection.copy_out_raw(&statement).await?;
                 // A row a message (PostgreSQL manual, "COPY Operations"), but that the file's header
@@ -274,7 +288,9 @@ impl Snapshot {
                 }
             }
             Self::Sqlite(connection) => {
-                let statement = select(selection, "CAST(h.rowid AS text)", "BINARY");
+                let statement = select(selection, "CAST(h.rowid AS text)", "BINARY", |time| {
+                    time.as_microsecond().to_string()
+                });
                 let mut kinds: Vec<Kind> = Vec::new();
                 if selection.addressed {
                     kinds.extend([Kind::Text, Kind::I64]);
@@ -393,10 +409,16 @@ impl Snapshot {
 
 /// The query of a selection; `address` is the row's address in its table, as text, and `bytewise` the
 /// collation that goes by bytes.
-fn select(selection: &Selection, address: &str, bytewise: &str) -> String {
+fn select(
+    selection: &Selection,
+    address: &str,
+    bytewise: &str,
+    time: impl Fn(Timestamp) -> String,
+) -> String {
     let Selection {
         table,
         places,
+        reported_from,
         task_id,
         addressed,
         outranking,
@@ -425,6 +447,7 @@ fn select(selection: &Selection, address: &str, bytewise: &str) -> String {
         places
             .as_ref()
             .map(|places| format!("({})", condition(places))),
+        reported_from.map(|from| format!("h.reported_at >= {}", time(from))),
         task_id.map(|task_id| format!("h.task_id = {task_id}")),
     ]
     .into_iter()

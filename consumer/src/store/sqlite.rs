@@ -32,6 +32,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "narrow indexes",
         include_str!("../../migrations/sqlite/0003_narrow_indexes.sql"),
     ),
+    (
+        "expiry",
+        include_str!("../../migrations/sqlite/0004_expiry.sql"),
+    ),
 ];
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \

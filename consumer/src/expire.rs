@@ -1,0 +1,263 @@
+//! `consumer expire`: history that is older than anyone asks for, removed while everything runs.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+use serde::Serialize;
+use service::backoff::Backoff;
+use service::exit::NeedsAttention;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::table::Table;
+use crate::store::{Database, DatabaseOptions, Expiring, Step, StoreError};
+
+/// So often in a row the same piece is tried again: for half a minute.
+const MAX_TRIES: u32 = 12;
+
+/// What is removed.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ExpireOptions {
+    /// Remove what was reported longer ago than this, by the engines' clocks: 30d, 12h, 8w
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub older_than: SignedDuration,
+
+    /// Only count what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads an age; days have 24 hours.
+fn age(text: &str) -> Result<SignedDuration, String> {
+    text.parse::<Span>()
+        .and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()))
+        .ok()
+        .filter(|age| !age.is_negative())
+        .ok_or_else(|| "expected an age in weeks, days or less, as in 30d, 12h or 8w".to_owned())
+}
+
+/// What was done.
+#[derive(Debug, Serialize)]
+struct Report {
+    database: String,
+    reported_before: Timestamp,
+    dry_run: bool,
+    /// Whether the tables were walked to their ends.
+    finished: bool,
+    /// Rows, by table: removed, or counted.
+    rows: BTreeMap<&'static str, u64>,
+    seconds: f64,
+    longest_transaction_ms: u64,
+}
+
+/// Removes what was reported before a time: rows of the histories, and tasks whose newest state is older
+/// and of which no history is left. Ends early when `stop` is cancelled; what was removed by then stays
+/// so. Prints what it did.
+///
+/// # Errors
+/// If the database is not there, has no tables, or stays away.
+pub async fn expire(
+    asked: ExpireOptions,
+    database: &DatabaseOptions,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let before = Timestamp::now()
+        .checked_sub(asked.older_than)
+        .ok()
+        .filter(|before| before.as_microsecond() > FIRST_MICROS)
+        .ok_or_else(|| NeedsAttention("--older-than: that long ago there was no year 1".into()))?;
+    let database = Database::parse(database)?;
+    let place = database.place();
+    let mut removing = Removing {
+        database: &database,
+        before,
+        dry_run: asked.dry_run,
+        expiring: None,
+        stop: &stop,
+        bar: bar(),
+        longest: Duration::ZERO,
+        rows: BTreeMap::new(),
+    };
+    let begun = Instant::now();
+    let walked = removing.walk().await;
+    removing.bar.finish_and_clear();
+    let report = Report {
+        database: place.clone(),
+        reported_before: before,
+        dry_run: asked.dry_run,
+        finished: matches!(walked, Ok(true)),
+        rows: removing.rows,
+        seconds: begun.elapsed().as_secs_f64(),
+        longest_transaction_ms: removing.longest.as_millis() as u64,
+    };
+    report.print(asked.json)?;
+    let finished = walked.with_context(|| {
+        format!(
+            "removing history from {place} (tables of an older version are brought up to date by: consumer migrate)"
+        )
+    })?;
+    if !finished {
+        tracing::info!("stopped before the end; the same command again removes the rest");
+    }
+    Ok(())
+}
+
+/// The year 1, where PostgreSQL's literals and ours part.
+const FIRST_MICROS: i64 = -62_135_596_800_000_000;
+
+struct Removing<'a> {
+    database: &'a Database,
+    before: Timestamp,
+    dry_run: bool,
+    /// `None` until the first try, and after a failure.
+    expiring: Option<Expiring>,
+    stop: &'a CancellationToken,
+    bar: ProgressBar,
+    longest: Duration,
+    rows: BTreeMap<&'static str, u64>,
+}
+
+impl Removing<'_> {
+    /// Gives whether the end was reached.
+    async fn walk(&mut self) -> Result<bool, StoreError> {
+        let mut expiring = Expiring::open(self.database, self.before).await?;
+        let mut walks = Vec::new();
+        // A task goes once its history has gone.
+        for table in Table::ALL {
+            let extent = expiring.extent(table).await?;
+            self.bar.inc_length((extent.end - extent.start) as u64);
+            self.rows.insert(table.name(), 0);
+            walks.push((table, extent));
+        }
+        self.expiring = Some(expiring);
+        for (table, extent) in walks {
+            self.bar.set_message(table.name());
+            let mut next = (!extent.is_empty()).then_some(extent.start);
+            while let Some(from) = next {
+                let Some(step) = self.step(table, from, extent.end).await? else {
+                    return Ok(false);
+                };
+                *self.rows.entry(table.name()).or_default() += step.rows;
+                let upto = step.next.unwrap_or(extent.end);
+                self.bar.inc((upto - from) as u64);
+                next = step.next;
+            }
+        }
+        Ok(true)
+    }
+
+    /// One piece; tried again while the database is away or busy. `None`: stopped.
+    async fn step(
+        &mut self,
+        table: Table,
+        from: i64,
+        end: i64,
+    ) -> Result<Option<Step>, StoreError> {
+        let (mut backoff, mut divisor, mut tries) = (Backoff::default(), 1, 0);
+        while !self.stop.is_cancelled() {
+            tries += 1;
+            let begun = Instant::now();
+            let error = match self.try_step(table, from, end, divisor).await {
+                Ok(step) => {
+                    let took = begun.elapsed();
+                    if step.rows > 0 && !self.dry_run {
+                        self.longest = self.longest.max(took);
+                        // At most half of the time is ours: whoever writes has the other half.
+                        self.pause(took).await;
+                    }
+                    return Ok(Some(step));
+                }
+                Err(error) => error,
+            };
+            match &error {
+                StoreError::TooLong(_) => divisor *= 4,
+                StoreError::Retry(_) => {}
+                _ => return Err(error),
+            }
+            if tries == MAX_TRIES {
+                return Err(error);
+            }
+            if tries == 1 {
+                tracing::warn!("{}: {error}; trying again", self.database.place());
+            }
+            self.pause(backoff.pause()).await;
+        }
+        Ok(None)
+    }
+
+    async fn try_step(
+        &mut self,
+        table: Table,
+        from: i64,
+        end: i64,
+        divisor: i64,
+    ) -> Result<Step, StoreError> {
+        let mut expiring = match self.expiring.take() {
+            Some(expiring) => expiring,
+            None => Expiring::open(self.database, self.before).await?,
+        };
+        expiring.divisor = divisor;
+        let step = expiring.step(table, from, end, self.dry_run).await?;
+        // Only now: a connection that failed may be in the middle of a transaction.
+        self.expiring = Some(expiring);
+        Ok(step)
+    }
+
+    async fn pause(&self, pause: Duration) {
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+}
+
+impl Report {
+    fn print(&self, json: bool) -> anyhow::Result<()> {
+        if json {
+            println!("{}", serde_json::to_string_pretty(self)?);
+            return Ok(());
+        }
+        for (table, rows) in &self.rows {
+            println!("{rows:>12} rows of {table}");
+        }
+        println!(
+            "{} from {}: what was reported before {:.6}",
+            if self.dry_run {
+                "would be removed"
+            } else {
+                "removed"
+            },
+            self.database,
+            self.reported_before
+        );
+        Ok(())
+    }
+}
+
+/// Nothing where standard error is no terminal.
+fn bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:>13} {wide_bar} {percent} %, {eta} left");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_in_weeks_days_or_less() {
+        for (text, hours) in [("30d", 720), ("12h", 12), ("1w 1d", 192), ("0s", 0)] {
+            assert_eq!(age(text), Ok(SignedDuration::from_hours(hours)), "{text}");
+        }
+        for text in ["", "30", "-1d", "1mo", "a month"] {
+            assert!(age(text).is_err(), "{text}");
+        }
+    }
+}
