@@ -44,7 +44,7 @@ use told::{Scan, Tasks, Told};
 use crate::batch::Anchor;
 use crate::rows::Part;
 use crate::run::decoder;
-use crate::store::{Database, DatabaseOptions, HeldOffset, Places, Repair, Selection, Snapshot};
+use crate::store::{Database, DatabaseOptions, HeldOffset, Places, Repair, Snapshot};
 
 /// The exit codes of [`audit`], and of [`diff`](crate::diff()).
 pub(crate) const EQUAL: u8 = OK;
