@@ -70,6 +70,7 @@ pub async fn expire(
 ) -> anyhow::Result<()> {
     let before = Timestamp::now()
         .checked_sub(asked.older_than)
+        .and_then(|before| Timestamp::from_microsecond(before.as_microsecond()))
         .ok()
         .filter(|before| before.as_microsecond() > FIRST_MICROS)
         .ok_or_else(|| NeedsAttention("--older-than: that long ago there was no year 1".into()))?;

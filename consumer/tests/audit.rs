@@ -808,7 +808,7 @@ async fn what_cannot_be_told_is_said_and_is_no_verdict() {
         "{}",
         nowhere.log
     );
-    told(&["--report", "report.pdf"], &[".html", ".json"]);
+    told(&["--report", "report.pdf"], &[".html", ".json", ".prom"]);
     told(&["--from", "noon"], &["earliest", "offset:"]);
     // Another topic under the name that the tables came from.
     let renamed = format!("UPDATE consumed_offset SET topic = '{}'", pipeline.source);
@@ -841,10 +841,32 @@ async fn a_report_holds_what_was_found_and_escapes_what_others_said() {
     pipeline.until_all_stored(Duration::from_secs(120)).await;
     consumer.stop().await;
     let file = |name: &str| pipeline.folder().join(name).display().to_string();
-    let (page, data) = (file("report.html"), file("report.json"));
+    let (page, data, metrics) = (
+        file("report.html"),
+        file("report.json"),
+        file("report.prom"),
+    );
     pipeline.execute("DELETE FROM task_metrics").await;
-    let audited = pipeline.audit(&["--report", &page, "--report", &data]);
+    let reports = ["--report", &page, "--report", &data, "--report", &metrics];
+    let audited = pipeline.audit(&reports);
     assert_eq!(audited.code, 1);
+    let metrics = std::fs::read_to_string(metrics).unwrap();
+    let labels = format!(
+        "topic=\"{}\",database=\"SQLite {}\"",
+        pipeline.events,
+        pipeline.folder().join("tasks.db").display()
+    );
+    for line in [
+        format!("taskrunning_audit_equal{{{labels}}} 0"),
+        format!("taskrunning_audit_findings{{{labels},fault=\"missing\"}} 1"),
+        format!("taskrunning_audit_unproven_rows{{{labels},cause=\"expired\"}} 0"),
+        "# TYPE taskrunning_audit_made_at_timestamp_seconds gauge".to_owned(),
+    ] {
+        assert!(
+            metrics.lines().any(|told| told == line),
+            "{line} is not in\n{metrics}"
+        );
+    }
     let page = std::fs::read_to_string(page).unwrap();
     assert!(page.contains("unequal") && page.contains(audited.said["digest"].as_str().unwrap()));
     assert!(

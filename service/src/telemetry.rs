@@ -29,6 +29,8 @@ pub mod names {
     /// Gauge: records behind the last stable offset, which nobody may read until the transaction
     /// that holds them back ends. Labels as [`LAG`].
     pub const HELD_BACK: &str = "taskrunning_held_back_messages";
+    /// Gauge: 1 while `/readyz` says that the program is ready, else 0.
+    pub const READY: &str = "taskrunning_ready";
 }
 
 /// The labels that OpenTelemetry asks for on each messaging metric.
@@ -113,6 +115,7 @@ impl MetricsOptions {
         let prometheus = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)?
             .install_recorder()?;
+        let asked = health.clone();
         let app = Router::new()
             .route("/livez", get(|| async { "alive\n" }))
             .route(
@@ -124,7 +127,14 @@ impl MetricsOptions {
                     }
                 }),
             )
-            .route("/metrics", get(move || async move { prometheus.render() }));
+            .route(
+                "/metrics",
+                get(move || async move {
+                    let ready = f64::from(u8::from(asked.ready().is_ok()));
+                    metrics::gauge!(names::READY).set(ready);
+                    prometheus.render()
+                }),
+            );
         let listener = tokio::net::TcpListener::bind(address)
             .await
             .with_context(|| format!("--metrics-listen {address}"))?;

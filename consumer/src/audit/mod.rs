@@ -95,7 +95,7 @@ pub struct Config {
     #[arg(long)]
     pub json: bool,
 
-    /// Write a report for an auditor: FILE.html, to read and print, or FILE.json (repeatable)
+    /// Write a report: FILE.html, to read and print, FILE.json, or FILE.prom for node_exporter's textfile collector (repeatable)
     #[arg(long, value_name = "FILE")]
     pub report: Vec<PathBuf>,
 

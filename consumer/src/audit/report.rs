@@ -149,6 +149,7 @@ struct Count {
 pub(super) enum Format {
     Html,
     Json,
+    Prometheus,
 }
 
 /// By the end of its name.
@@ -156,8 +157,9 @@ pub(super) fn format_of(file: &Path) -> anyhow::Result<Format> {
     match file.extension().and_then(|end| end.to_str()) {
         Some("html" | "htm") => Ok(Format::Html),
         Some("json") => Ok(Format::Json),
+        Some("prom") => Ok(Format::Prometheus),
         _ => bail!(
-            "--report {}: its name must end in .html or .json",
+            "--report {}: its name must end in .html, .json or .prom",
             file.display()
         ),
     }
@@ -387,6 +389,7 @@ impl Report {
     pub(super) fn write(&self, file: &Path, limit: usize) -> anyhow::Result<()> {
         let text = match format_of(file)? {
             Format::Json => format!("{}\n", serde_json::to_string_pretty(self)?),
+            Format::Prometheus => self.metrics(),
             Format::Html => {
                 let (findings, more) = self.first(limit);
                 let verdict = match self.verdict {
@@ -403,7 +406,78 @@ impl Report {
                 .render()?
             }
         };
-        std::fs::write(file, text).with_context(|| format!("--report {}", file.display()))
+        // In one step: whoever reads it meanwhile, such as node_exporter, finds the whole of one.
+        let written = file.with_extension("new");
+        std::fs::write(&written, text)
+            .and_then(|()| std::fs::rename(&written, file))
+            .with_context(|| format!("--report {}", file.display()))
+    }
+
+    /// For node_exporter's textfile collector: gauges in Prometheus' text format.
+    fn metrics(&self) -> String {
+        let Totals {
+            events,
+            rows,
+            missing,
+            extra,
+            differing,
+            unprovable,
+            expired,
+            ..
+        } = self.totals;
+        let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+        let labels = format!(
+            "topic=\"{}\",database=\"{}\"",
+            quoted(&self.topic),
+            quoted(&self.database)
+        );
+        let equal = u64::from(self.verdict == Verdict::Equal);
+        let made_at = self.made_at.as_second();
+        let mut text = String::new();
+        let mut gauge = |name: &str, help: &str, values: &[(&str, i128)]| {
+            text.push_str(&format!(
+                "# HELP taskrunning_audit_{name} {help}\n# TYPE taskrunning_audit_{name} gauge\n"
+            ));
+            for (more, value) in values {
+                text.push_str(&format!(
+                    "taskrunning_audit_{name}{{{labels}{more}}} {value}\n"
+                ));
+            }
+        };
+        gauge(
+            "equal",
+            "1: the tables held what the topic said; 0: they did not.",
+            &[("", equal.into())],
+        );
+        gauge(
+            "made_at_timestamp_seconds",
+            "When the last audit that could tell ended.",
+            &[("", made_at.into())],
+        );
+        gauge(
+            "events",
+            "Events that were compared.",
+            &[("", events.into())],
+        );
+        gauge("rows", "Rows that these stand for.", &[("", rows.into())]);
+        gauge(
+            "findings",
+            "Rows that were not as they were to be.",
+            &[
+                (",fault=\"missing\"", missing.into()),
+                (",fault=\"extra\"", extra.into()),
+                (",fault=\"differing\"", differing.into()),
+            ],
+        );
+        gauge(
+            "unproven_rows",
+            "Rows of which nothing was proven: their events were taken by retention, or they were removed by order.",
+            &[
+                (",cause=\"retention\"", unprovable.into()),
+                (",cause=\"expired\"", expired.into()),
+            ],
+        );
+        text
     }
 }
 
