@@ -34,7 +34,7 @@ use crate::audit::{self, said};
 use crate::batch::Anchor;
 use crate::copy::{self, POSTGRES_EPOCH_MICROS};
 use crate::rows::Part;
-use crate::store::{Database, Order, Selection, Snapshot, StoreError};
+use crate::store::{Database, DatabaseUrl, Order, Selection, Snapshot, StoreError};
 
 /// Where the columns of `task` stand that rank its reports.
 const IS_FINAL: usize = 9;
@@ -44,12 +44,12 @@ const SEQUENCE: usize = 12;
 /// Which databases are compared.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DiffOptions {
-    /// One database: sqlite:FILE or postgres://USER@HOST:PORT/NAME (a password is best given by PGPASSWORD or PGPASSFILE)
-    #[arg(value_name = "A")]
+    /// One database: sqlite:FILE or postgres://USER@HOST:PORT/NAME (a password by PGPASSWORD or PGPASSFILE)
+    #[arg(value_name = "A", value_parser = DatabaseUrl)]
     pub a: String,
 
     /// The other one
-    #[arg(value_name = "B")]
+    #[arg(value_name = "B", value_parser = DatabaseUrl)]
     pub b: String,
 
     /// Topic that the tables came from: TaskRunningInfoEvent

@@ -73,8 +73,8 @@ impl Letters {
         instance: String,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
-        cluster.require_topic(topic).await?;
-        let max_bytes = cluster.max_record_bytes(topic).await;
+        cluster.require_topic(topic, "Write").await?;
+        let max_bytes = cluster.max_record_bytes(topic).await?;
         let transactional_id = format!("{group}-letters-{instance}");
         let message_max_bytes = max_bytes + BATCH_OVERHEAD_BYTES;
         let output = Output::start(

@@ -36,7 +36,7 @@ use self::target::Target;
 use crate::batch::{Batch, Positions, Record, last_read};
 use crate::rows::Part;
 use crate::run::{Trouble, decoder, open};
-use crate::store::{Database, DatabaseOptions, End, Identity, Store, StoreError};
+use crate::store::{Database, DatabaseOptions, DatabaseUrl, End, Identity, Store, StoreError};
 use crate::trial::{Trial, Tried};
 
 /// Stands in `consumed_offset.group_id` of what a replay has stored.
@@ -70,7 +70,7 @@ pub struct ReplayOptions {
     pub to: Bound,
 
     /// Database to rebuild the tables in, as --database-url: an empty one, or one that the same replay has begun
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = DatabaseUrl)]
     pub into: String,
 
     /// Commit after so many events
@@ -111,7 +111,7 @@ pub async fn replay(
         return Ok(());
     };
     let topic = &asked.events_topic;
-    let partitions = cluster.require_topic(topic).await?;
+    let partitions = cluster.require_topic(topic, "Read").await?;
     let reader = Reader::connect(&kafka)?;
     let (logs, range) = block_in_place(|| range(&reader, &asked, partitions))?;
 

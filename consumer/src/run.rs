@@ -141,7 +141,7 @@ pub async fn run(
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
     };
-    cluster.require_topic(&config.events_topic).await?;
+    cluster.require_topic(&config.events_topic, "Read").await?;
     let (parts, group_id) = (config.parts(), config.group());
     let letters = Letters::start(
         &kafka,
@@ -280,7 +280,7 @@ impl Trouble {
             StoreError::Retry(_) | StoreError::TooLong(_) | StoreError::Fenced(_) => {
                 Self::Passing(format!("{place}: {error}"))
             }
-            StoreError::Refused(_) | StoreError::Exit(_) => {
+            StoreError::Refused(_) | StoreError::Exit(_) | StoreError::MayNotMigrate(_) => {
                 Self::Lasting(NeedsAttention(format!("{place} refuses: {error}")).into())
             }
         }

@@ -18,9 +18,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::statistics::Statistics;
 use schemas::TaskRunningInfo;
-use service::exit::NeedsAttention;
 use service::health::Health;
-use service::kafka::KafkaOptions;
+use service::kafka::{KafkaOptions, wrong_settings};
 use service::telemetry::{messaging, names};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
@@ -127,7 +126,7 @@ impl Delivery {
             watch: health.map(Watch::new),
         }));
         let producer = producer(&config, &logs)
-            .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
+            .map_err(wrong_settings)?;
         let room = Room {
             reports: queue_reports.max(1),
             bytes: ROOM_BYTES,

@@ -17,7 +17,7 @@ use rdkafka::statistics::Statistics;
 use schemas::TaskRunningInfo;
 use service::exit::NeedsAttention;
 use service::health::{Health, Reading};
-use service::kafka::KafkaOptions;
+use service::kafka::{KafkaOptions, wrong_settings};
 use service::telemetry::{messaging, names};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -71,13 +71,14 @@ impl Sender {
             acknowledged: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             first_error: Mutex::default(),
+            allow: kafka.allow(&format!("--topic {topic}"), "Write"),
             sent: metrics::counter!(names::SENT, &messaging("send", topic)),
             watch: Watch::new(health),
         }));
         let producer = kafka
             .client_config(DEFAULTS, FIXED)?
             .create_with_context(acks.clone())
-            .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
+            .map_err(wrong_settings)?;
         Ok(Self {
             producer,
             acks,
@@ -161,6 +162,8 @@ struct Counted {
     acknowledged: AtomicU64,
     failed: AtomicU64,
     first_error: Mutex<Option<KafkaError>>,
+    /// The command that gives the right to send.
+    allow: String,
     sent: metrics::Counter,
     watch: Watch,
 }
@@ -172,11 +175,15 @@ impl Acks {
             return Ok(());
         }
         let first_error = self.0.first_error.lock();
-        let first_error = first_error
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map_or_else(String::new, ToString::to_string);
-        bail!("{failed} reports could not be delivered to {topic}; the first: {first_error}")
+        let first_error = first_error.unwrap_or_else(PoisonError::into_inner);
+        let first_error = first_error.as_ref();
+        let why = first_error.map_or_else(String::new, ToString::to_string);
+        let why = format!("{failed} reports could not be delivered to {topic}; the first: {why}");
+        let code = first_error.and_then(KafkaError::rdkafka_error_code);
+        if code == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
+            return Err(NeedsAttention(format!("{why}; {}", self.0.allow)).into());
+        }
+        bail!(why)
     }
 }
 

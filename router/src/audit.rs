@@ -166,7 +166,7 @@ async fn compare(
         reader: &reader,
         buckets: Buckets::of(&scope.source.ranges),
         outcomes: Outcomes::default(),
-        max_event_bytes: cluster.max_record_bytes(&asked.events_topic).await,
+        max_event_bytes: cluster.max_record_bytes(&asked.events_topic).await?,
         examples: asked.examples,
         progress: Progress::start(),
         scope,

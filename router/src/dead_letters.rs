@@ -207,7 +207,9 @@ pub async fn dead_letters(
     let stopped = || anyhow!("stopped by a signal");
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
     let desk = Desk {
-        partitions: cluster.require_topic(&asked.dead_letters_topic).await?,
+        partitions: cluster
+            .require_topic(&asked.dead_letters_topic, "Read")
+            .await?,
         topic: asked.dead_letters_topic,
         reader: Reader::connect(kafka)?,
         stop,
@@ -348,8 +350,8 @@ impl Desk<'_> {
             .collect();
         let mut limits = BTreeMap::new();
         for target in targets {
-            cluster.require_topic(&target).await?;
-            limits.insert(target.clone(), cluster.max_record_bytes(&target).await);
+            cluster.require_topic(&target, "Write").await?;
+            limits.insert(target.clone(), cluster.max_record_bytes(&target).await?);
         }
 
         block_in_place(|| {

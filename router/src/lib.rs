@@ -155,7 +155,7 @@ async fn route_with_new_clients(
     let Some(cluster) = config.kafka.cluster(shutdown).await? else {
         return Ok(());
     };
-    cluster.require_topic(&config.source_topic).await?;
+    cluster.require_topic(&config.source_topic, "Read").await?;
     let limits = Limits {
         event_bytes: limit(&cluster, &config.events_topic).await?,
         letter_bytes: limit(&cluster, &config.dead_letters_topic).await?,
@@ -219,8 +219,8 @@ fn done_for(failed: Failed) -> anyhow::Error {
 
 /// The largest record, in bytes, that a topic takes.
 async fn limit(cluster: &Cluster, topic: &str) -> anyhow::Result<usize> {
-    cluster.require_topic(topic).await?;
-    Ok(cluster.max_record_bytes(topic).await)
+    cluster.require_topic(topic, "Write").await?;
+    cluster.max_record_bytes(topic).await
 }
 
 fn host_name() -> anyhow::Result<String> {

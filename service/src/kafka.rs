@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use clap::builder::TypedValueParser;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
-use rdkafka::error::KafkaResult;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::exit::NeedsAttention;
+use crate::subscription::Quiet;
 
 /// How long a question to the cluster at start may take before it is asked again.
 const ASK: Duration = Duration::from_secs(10);
@@ -24,6 +28,18 @@ const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
 pub const BATCH_OVERHEAD_BYTES: usize = 128;
 /// How often, a quarter of a second apart, a topic is looked for that is not there.
 const TOPIC_TRIES: usize = 20;
+/// So many tries in a row, a second apart, that brokers turn away for the same reason are no accident.
+const REFUSALS: u32 = 3;
+/// How the settings begin or end whose value is a secret, or may be one.
+const SECRETS: &[&str] = &[
+    "sasl.password",
+    "sasl.oauthbearer.config",
+    ".secret",
+    ".key.password",
+    ".key.pem",
+    ".key.passphrase",
+    "ssl.keystore.password",
+];
 
 /// Options of every program that talks to Kafka.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,9 +59,42 @@ pub struct KafkaOptions {
     #[arg(long, env = "KAFKA_CONFIG", value_name = "FILE", global = true)]
     pub kafka_config: Option<PathBuf>,
 
-    /// Any librdkafka setting; wins over the file (repeatable)
-    #[arg(short = 'X', value_name = "KEY=VALUE", value_parser = parse_setting, global = true)]
+    /// Any librdkafka setting but secrets; wins over the file (repeatable)
+    #[arg(short = 'X', value_name = "KEY=VALUE", value_parser = Setting, global = true)]
     pub settings: Vec<(String, String)>,
+}
+
+/// A setting on the command line, which every user of the machine can read: no secrets there. An error
+/// does not show it, since it may hold one.
+#[derive(Clone)]
+struct Setting;
+
+impl TypedValueParser for Setting {
+    type Value = (String, String);
+
+    fn parse_ref(
+        &self,
+        _: &clap::Command,
+        _: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<Self::Value, clap::Error> {
+        let wrong = |why: String| {
+            clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("-X: {why}\n"))
+        };
+        let setting = value.to_str().ok_or("expected UTF-8".to_owned());
+        let (key, value) = setting.and_then(parse_setting).map_err(wrong)?;
+        if is_secret(&key) {
+            return Err(wrong(format!(
+                "{key} is a secret, and every user can read a command line; write it into a file that only this user \
+                 can read, and give that by --kafka-config"
+            )));
+        }
+        Ok((key, value))
+    }
+}
+
+fn is_secret(key: &str) -> bool {
+    SECRETS.iter().any(|secret| key.ends_with(secret))
 }
 
 fn parse_setting(text: &str) -> Result<(String, String), String> {
@@ -55,6 +104,15 @@ fn parse_setting(text: &str) -> Result<(String, String), String> {
         }
         _ => Err("expected KEY=VALUE, e.g. fetch.min.bytes=1024".to_owned()),
     }
+}
+
+/// Why a client cannot be made of its settings, without a setting's value: it may be a secret under a
+/// misspelled name.
+pub fn wrong_settings(error: KafkaError) -> NeedsAttention {
+    NeedsAttention(match error {
+        KafkaError::ClientConfig(_, why, key, _) => format!("Kafka setting {key}: {why}"),
+        error => format!("Kafka settings: {error}"),
+    })
 }
 
 impl KafkaOptions {
@@ -97,35 +155,63 @@ impl KafkaOptions {
         Ok(config)
     }
 
+    /// The command that gives this user a right: `resource` as in `--topic NAME`, `operation` as in
+    /// `Read`.
+    pub fn allow(&self, resource: &str, operation: &str) -> String {
+        let file = self.kafka_config.as_ref().map(|path| read_settings(path));
+        let user = match file {
+            Some(Ok(mut settings)) => settings.remove("sasl.username"),
+            _ => None,
+        };
+        let given = |(key, value): &(String, String)| (key == "sasl.username").then(|| value.clone());
+        let user = self.settings.iter().rev().find_map(given).or(user);
+        format!(
+            "allow it: kafka-acls.sh --bootstrap-server {} --add --allow-principal User:{} {resource} --operation {operation}",
+            self.bootstrap_servers,
+            user.as_deref().unwrap_or("NAME"),
+        )
+    }
+
     /// Waits until the cluster answers; `None` when `shutdown` is cancelled before.
     ///
     /// # Errors
-    /// If the settings are wrong.
+    /// If the settings are wrong, or the brokers and this client turn each other away: a wrong password
+    /// or certificate.
     pub async fn cluster(
         &self,
         shutdown: &tokio_util::sync::CancellationToken,
     ) -> anyhow::Result<Option<Cluster>> {
-        let admin: AdminClient<DefaultClientContext> = self
+        let complaint = Complaint::default();
+        let admin: AdminClient<Complaint> = self
             .client_config(&[], &[])?
-            .create()
-            .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
+            .create_with_context(complaint.clone())
+            .map_err(wrong_settings)?;
         let mut cluster = Cluster {
             id: String::new(),
-            bootstrap_servers: self.bootstrap_servers.clone(),
+            options: self.clone(),
             admin,
         };
-        let mut waiting = false;
+        let (mut told, mut refusals, mut ask) = (None, 0, Duration::from_secs(1));
         loop {
-            match cluster.partitions() {
-                Ok(_) => break,
-                Err(error) if !waiting => {
-                    waiting = true;
-                    tracing::warn!(
-                        "Kafka at {} does not answer, waiting for it: {error}",
-                        self.bootstrap_servers
-                    );
-                }
-                Err(_) => {}
+            let Err(error) = cluster.partitions(ask) else {
+                break;
+            };
+            ask = (ask * 2).min(ASK);
+            let (reason, refused) = complaint.last().unwrap_or((error.to_string(), false));
+            refusals = if refused { refusals + 1 } else { 0 };
+            if refusals == REFUSALS {
+                return Err(NeedsAttention(format!(
+                    "Kafka at {}: {reason}; see the security settings in --kafka-config",
+                    self.bootstrap_servers
+                ))
+                .into());
+            }
+            if told != Some(refused) {
+                told = Some(refused);
+                tracing::warn!(
+                    "Kafka at {} does not answer, waiting for it: {reason}",
+                    self.bootstrap_servers
+                );
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(None),
@@ -136,14 +222,12 @@ impl KafkaOptions {
         cluster.id = id.context("the cluster does not tell its id")?;
         Ok(Some(cluster))
     }
-}
 
-impl KafkaOptions {
     /// The cluster, for a command that ends by itself: waited for 30 s at most; `None` when `shutdown`
     /// is cancelled before.
     ///
     /// # Errors
-    /// If it does not answer, or the settings are wrong.
+    /// If it does not answer, or as [`cluster`](Self::cluster).
     pub async fn cluster_soon(
         &self,
         shutdown: &tokio_util::sync::CancellationToken,
@@ -157,6 +241,38 @@ impl KafkaOptions {
                     ANSWER.as_secs()
                 ))
             })
+    }
+}
+
+/// The last thing that a client complained of, and whether it was turned away or turns a broker away:
+/// by password or certificate.
+#[derive(Clone, Default)]
+struct Complaint(Arc<Mutex<Option<(String, bool)>>>);
+
+impl Complaint {
+    /// Told once: librdkafka is silent about what repeats itself.
+    fn last(&self) -> Option<(String, bool)> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone()
+    }
+}
+
+impl ClientContext for Complaint {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        crate::subscription::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{error}: {reason}");
+        let refused = match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Authentication) => true,
+            // Not one that was cut off, as by a broker that ends.
+            Some(RDKafkaErrorCode::SSL) => reason.contains("certificate") || reason.contains("alert"),
+            // That all are down says less than what each said of itself.
+            Some(RDKafkaErrorCode::AllBrokersDown) => return,
+            _ => false,
+        };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((reason.to_owned(), refused));
     }
 }
 
@@ -197,15 +313,15 @@ fn read_settings(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
 pub struct Cluster {
     /// Kafka's id of the cluster.
     pub id: String,
-    bootstrap_servers: String,
-    admin: AdminClient<DefaultClientContext>,
+    options: KafkaOptions,
+    admin: AdminClient<Complaint>,
 }
 
 impl Cluster {
     /// The number of each topic's partitions.
-    fn partitions(&self) -> KafkaResult<BTreeMap<String, usize>> {
+    fn partitions(&self, within: Duration) -> KafkaResult<BTreeMap<String, usize>> {
         // All topics: asking for one by name may create it on brokers that create topics.
-        let asked = || self.admin.inner().fetch_metadata(None, ASK);
+        let asked = || self.admin.inner().fetch_metadata(None, within);
         let metadata = tokio::task::block_in_place(asked)?;
         let topics = metadata.topics().iter();
         Ok(topics
@@ -213,53 +329,84 @@ impl Cluster {
             .collect())
     }
 
-    /// The number of a topic's partitions. A topic that was made a moment ago is waited for, since
-    /// not every broker knows of it at once.
+    /// The number of a topic's partitions, for a program that is to have the right to this operation
+    /// on it (`Read` or `Write`). A topic that was made a moment ago is waited for, since not every
+    /// broker knows of it at once.
     ///
     /// # Errors
-    /// If there is no such topic: with the command that makes it.
-    pub async fn require_topic(&self, topic: &str) -> anyhow::Result<usize> {
-        for _ in 0..TOPIC_TRIES {
-            if let Some(count) = self
-                .partitions()
-                .ok()
-                .and_then(|topics| topics.get(topic).copied())
-            {
+    /// If there is no such topic, or this user may not see it: with the command that makes it so.
+    pub async fn require_topic(&self, topic: &str, operation: &str) -> anyhow::Result<usize> {
+        for i in 0..TOPIC_TRIES {
+            let topics = self.partitions(ASK).ok();
+            if let Some(count) = topics.and_then(|topics| topics.get(topic).copied()) {
                 return Ok(count);
+            }
+            if i == 0 && self.is_hidden(topic)? {
+                return Err(NeedsAttention(format!(
+                    "topic {topic}: this user may not see it; {}",
+                    self.options.allow(&format!("--topic {topic}"), operation)
+                ))
+                .into());
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
         Err(NeedsAttention(format!(
-            "topic {topic} does not exist on {servers} (or may not be seen); make it with: \
+            "topic {topic} does not exist on {servers}; make it with: \
              kafka-topics.sh --bootstrap-server {servers} --create --topic {topic} --partitions 8",
-            servers = self.bootstrap_servers,
+            servers = self.options.bootstrap_servers,
         ))
         .into())
     }
 
+    /// Whether the right to see a topic is missing. Asked by name, but by a consumer: that makes none.
+    fn is_hidden(&self, topic: &str) -> anyhow::Result<bool> {
+        let config = self.options.client_config(&[], &[("allow.auto.create.topics", "false")])?;
+        let client: BaseConsumer<Quiet> =
+            config.create_with_context(Quiet).map_err(wrong_settings)?;
+        let asked = || client.fetch_metadata(Some(topic), ASK);
+        let denied = RDKafkaErrorCode::TopicAuthorizationFailed;
+        Ok(match tokio::task::block_in_place(asked) {
+            Ok(metadata) => {
+                let error = metadata.topics().first().and_then(|topic| topic.error());
+                error.is_some_and(|code| RDKafkaErrorCode::from(code) == denied)
+            }
+            Err(error) => error.rdkafka_error_code() == Some(denied),
+        })
+    }
+
     /// The largest record, in bytes of key, value and headers, that a topic takes uncompressed:
-    /// from its `max.message.bytes`, or from Kafka's default where the cluster does not tell, as for
-    /// want of the right to describe configs.
-    pub async fn max_record_bytes(&self, topic: &str) -> usize {
-        let told = self.max_message_bytes(topic).await;
-        let max_message_bytes = told.unwrap_or_else(|error| {
-            tracing::warn!(
-                "{topic}: cannot ask for max.message.bytes, taking Kafka's default of {DEFAULT_MAX_MESSAGE_BYTES}: {error:#}"
-            );
-            DEFAULT_MAX_MESSAGE_BYTES
-        });
-        max_message_bytes.saturating_sub(BATCH_OVERHEAD_BYTES)
+    /// from its `max.message.bytes`, or from Kafka's default where the cluster does not tell.
+    ///
+    /// # Errors
+    /// If this user may not ask: by the default, records that fit would count as too large.
+    pub async fn max_record_bytes(&self, topic: &str) -> anyhow::Result<usize> {
+        let max_message_bytes = match self.max_message_bytes(topic).await {
+            Ok(told) => told,
+            Err(error) if error.is::<NeedsAttention>() => return Err(error),
+            Err(error) => {
+                tracing::warn!(
+                    "{topic}: cannot ask for max.message.bytes, taking Kafka's default of {DEFAULT_MAX_MESSAGE_BYTES}: {error:#}"
+                );
+                DEFAULT_MAX_MESSAGE_BYTES
+            }
+        };
+        Ok(max_message_bytes.saturating_sub(BATCH_OVERHEAD_BYTES))
     }
 
     async fn max_message_bytes(&self, topic: &str) -> anyhow::Result<usize> {
         let asked = [ResourceSpecifier::Topic(topic)];
         let options = AdminOptions::new().request_timeout(Some(ASK));
         let answers = self.admin.describe_configs(&asked, &options).await?;
-        let resource = answers
-            .into_iter()
-            .next()
-            .context("no answer")?
-            .map_err(|code| anyhow!("{code}"))?;
+        let answer = answers.into_iter().next().context("no answer")?;
+        let resource = answer.map_err(|code| match code {
+            RDKafkaErrorCode::TopicAuthorizationFailed => {
+                let resource = format!("--topic {topic}");
+                let allow = self.options.allow(&resource, "DescribeConfigs");
+                let why = format!("topic {topic}: this user may not ask for its max.message.bytes; {allow}");
+                NeedsAttention(why).into()
+            }
+            code => anyhow!("{code}"),
+        })?;
         let entry = resource
             .get("max.message.bytes")
             .context("max.message.bytes is not told")?;

@@ -9,8 +9,7 @@ use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::task::block_in_place;
 
-use crate::exit::NeedsAttention;
-use crate::kafka::KafkaOptions;
+use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::subscription::Quiet;
 
 /// How long one look-up may take.
@@ -43,7 +42,7 @@ impl Lookup {
         config.remove("group.instance.id");
         let consumer = config
             .create_with_context(Quiet)
-            .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
+            .map_err(wrong_settings)?;
         Ok(Self {
             consumer,
             topic: topic.to_owned(),
@@ -116,6 +115,10 @@ impl Lookup {
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     wanted.remove(&partition);
                 }
+                // Of the group that is named and never joined.
+                Some(Err(error))
+                    if error.rdkafka_error_code()
+                        == Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {}
                 Some(Err(error)) => return Err(error),
             }
         }

@@ -16,7 +16,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::NeedsAttention;
-use crate::kafka::KafkaOptions;
+use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::subscription::Quiet;
 
 /// How long one question to the brokers may take.
@@ -438,7 +438,7 @@ impl Reader {
 fn consumer(config: &ClientConfig) -> anyhow::Result<BaseConsumer<Quiet>> {
     config
         .create_with_context(Quiet)
-        .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")).into())
+        .map_err(|error| wrong_settings(error).into())
 }
 
 /// The text of an error that may pass; an error for one that does not.

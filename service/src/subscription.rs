@@ -27,7 +27,7 @@ use tokio::task::block_in_place;
 
 use crate::exit::{NeedsAttention, StartOver};
 use crate::health::{Health, Reading};
-use crate::kafka::KafkaOptions;
+use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::telemetry::names;
 
 /// Settings that exactly-once rests on.
@@ -85,7 +85,9 @@ pub enum Next<'a> {
 /// A member of a consumer group.
 pub struct Subscription {
     consumer: StreamConsumer<Member>,
+    options: KafkaOptions,
     topic: String,
+    group: String,
     /// What [`Subscription::next`] handed out last and nobody has answered yet.
     unanswered: Mutex<Option<Rebalance>>,
     /// Where each partition was last begun with.
@@ -118,13 +120,15 @@ impl Subscription {
         };
         let consumer: StreamConsumer<Member> = config
             .create_with_context(member)
-            .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
+            .map_err(wrong_settings)?;
         consumer
             .subscribe(&[topic])
             .with_context(|| format!("subscribing to {topic}"))?;
         Ok(Self {
             consumer,
+            options: options.clone(),
             topic: topic.to_owned(),
+            group: group.to_owned(),
             unanswered: Mutex::default(),
             starts: Mutex::default(),
             paused: AtomicBool::new(false),
@@ -206,8 +210,14 @@ impl Subscription {
                      (give each its own), or this process or the broker stood still past session.timeout.ms"
                 )
             }),
-            Some(TopicAuthorizationFailed | GroupAuthorizationFailed) => {
-                Err(NeedsAttention(format!("reading {topic} is not allowed: {error}")).into())
+            Some(TopicAuthorizationFailed) => {
+                let allow = self.options.allow(&format!("--topic {topic}"), "Read");
+                Err(NeedsAttention(format!("reading {topic}: {error}; {allow}")).into())
+            }
+            Some(GroupAuthorizationFailed) => {
+                let group = &self.group;
+                let allow = self.options.allow(&format!("--group {group}"), "Read");
+                Err(NeedsAttention(format!("joining group {group}: {error}; {allow}")).into())
             }
             Some(UnknownTopicOrPartition) => {
                 Err(NeedsAttention(format!("topic {topic} is gone: {error}")).into())

@@ -8,7 +8,11 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use tracing::Metadata;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::health::Health;
 
@@ -87,14 +91,20 @@ impl LogOptions {
     pub fn start(&self) -> anyhow::Result<()> {
         let filter = EnvFilter::try_new(&self.log_level)
             .with_context(|| format!("--log-level {:?}", self.log_level))?;
-        let logs = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr);
+        // sqlx shows lines of PGPASSFILE that it cannot read: with the password.
+        let shows_password = |event: &Metadata<'_>| {
+            event.target().ends_with("::pgpass") && event.fields().field("line").is_some()
+        };
+        let logs = tracing_subscriber::registry()
+            .with(filter)
+            .with(filter_fn(move |event| !shows_password(event)));
+        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         match self.log_format {
-            LogFormat::Text => logs
-                .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-                .init(),
-            LogFormat::Json => logs.json().flatten_event(true).init(),
+            LogFormat::Text => {
+                let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+                logs.with(layer.with_ansi(ansi)).init();
+            }
+            LogFormat::Json => logs.with(layer.json().flatten_event(true)).init(),
         }
         Ok(())
     }

@@ -277,6 +277,17 @@ pub struct Process {
 impl Process {
     /// Starts a program that logs into `folder`.
     pub fn start(folder: &Path, name: &str, program: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(folder, name, program, arguments, &[])
+    }
+
+    /// The same with this environment beside the test's own.
+    pub fn start_with(
+        folder: &Path,
+        name: &str,
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let log = folder.join(format!("{name}.log"));
         let file = File::options()
             .create(true)
@@ -287,6 +298,7 @@ impl Process {
         let child = Command::new(program)
             .args(arguments)
             .env("LOG_LEVEL", "info")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)
@@ -336,6 +348,12 @@ impl Process {
             .args([&format!("-{signal}"), &self.child.id().to_string()])
             .status();
         assert!(sent.unwrap().success());
+    }
+
+    /// What every user of the machine sees of it: its command line.
+    pub fn command_line(&self) -> String {
+        let line = std::fs::read(format!("/proc/{}/cmdline", self.child.id())).unwrap();
+        String::from_utf8_lossy(&line).into_owned()
     }
 
     /// How it ended, if it has.

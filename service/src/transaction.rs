@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::exit::NeedsAttention;
-use crate::kafka::KafkaOptions;
+use crate::kafka::{KafkaOptions, wrong_settings};
 
 /// How long one call may take before it is made again.
 const CALL: Duration = Duration::from_secs(5);
@@ -55,6 +55,7 @@ const DEFAULTS: &[(&str, &str)] = &[
 /// The transactional producer.
 pub struct Output {
     producer: ThreadedProducer<Deliveries>,
+    options: KafkaOptions,
     /// The id that fences a predecessor.
     transactional_id: String,
     transaction_timeout: Duration,
@@ -104,9 +105,10 @@ impl Output {
         };
         let producer = config
             .create_with_context(Deliveries::default())
-            .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
+            .map_err(wrong_settings)?;
         Ok(Self {
             producer,
+            options: options.clone(),
             transactional_id: transactional_id.to_owned(),
             transaction_timeout: Duration::from_millis(milliseconds),
         })
@@ -181,10 +183,14 @@ impl Output {
     /// The error that ends the program, with what it means.
     fn exit(&self, error: KafkaError) -> anyhow::Error {
         let id = &self.transactional_id;
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed) {
+            let allow = self.options.allow(&format!("--transactional-id {id}"), "Write");
+            return NeedsAttention(format!("transactional.id {id}: {error}; {allow}")).into();
+        }
         if forbidden(&error) {
             return NeedsAttention(format!(
-                "transactional.id {id}: {error}; allow this user to write and describe that transactional id \
-                 and the topics it writes, and to read its group"
+                "transactional.id {id}: {error}; allow this user to write the topics that it writes, and to read \
+                 its group and the topic it reads"
             ))
             .into();
         }

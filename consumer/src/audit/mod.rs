@@ -215,7 +215,7 @@ impl Auditor<'_> {
         };
         let mut snapshot = Snapshot::take(self.database).await.with_context(asking)?;
         self.topic.expired_before = snapshot.expired_before().await.with_context(asking)?;
-        let count = self.cluster.require_topic(self.topic.name).await?;
+        let count = self.cluster.require_topic(self.topic.name, "Read").await?;
         let mut logs = Ranges::new();
         for partition in 0..i32::try_from(count)? {
             let log = block_in_place(|| {
@@ -472,7 +472,7 @@ impl Auditor<'_> {
     async fn letters(&self, extent: &Extent) -> anyhow::Result<Marks> {
         let mut lettered = Marks::new(&said::hull(&extent.spans));
         let topic = &self.config.dead_letters_topic;
-        let count = self.cluster.require_topic(topic).await?;
+        let count = self.cluster.require_topic(topic, "Read").await?;
         block_in_place(|| {
             let mut ranges = Ranges::new();
             for partition in 0..i32::try_from(count)? {

@@ -12,10 +12,14 @@ mod repair;
 mod snapshot;
 mod sqlite;
 
+use std::ffi::OsStr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use service::exit::NeedsAttention;
 use sqlx::any::AnyConnectOptions;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
@@ -34,16 +38,65 @@ pub(crate) use snapshot::{HeldOffset, Order, Places, Selection, Snapshot};
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Database")]
 pub struct DatabaseOptions {
-    /// sqlite:FILE or postgres://USER@HOST:PORT/NAME (a password is best given by PGPASSWORD or PGPASSFILE)
+    /// sqlite:FILE or postgres://USER@HOST:PORT/NAME?sslmode=verify-full&sslrootcert=FILE (a password by PGPASSWORD or PGPASSFILE)
     #[arg(
         long,
         env = "DATABASE_URL",
         value_name = "URL",
         default_value = "sqlite:taskrunning.db",
+        value_parser = DatabaseUrl,
         global = true,
         hide_env_values = true
     )]
     pub database_url: String,
+}
+
+/// A database's URL. On the command line, which every user of the machine can read, it may hold no
+/// password; by environment it may.
+#[derive(Clone)]
+pub(crate) struct DatabaseUrl;
+
+impl TypedValueParser for DatabaseUrl {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        self.parse_ref_(command, argument, value, ValueSource::CommandLine)
+    }
+
+    fn parse_ref_(
+        &self,
+        _: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+        source: ValueSource,
+    ) -> Result<String, clap::Error> {
+        let wrong = |why: &str| {
+            let argument = argument.map(clap::Arg::to_string).unwrap_or_default();
+            clap::Error::raw(ErrorKind::ValueValidation, format!("{argument}: {why}\n"))
+        };
+        let url = value.to_str().ok_or_else(|| wrong("expected UTF-8"))?;
+        if source == ValueSource::CommandLine && has_password(url) {
+            return Err(wrong(
+                "it holds a password, and every user can read a command line; leave it out and give it by PGPASSWORD, \
+                 PGPASSFILE or DATABASE_URL",
+            ));
+        }
+        Ok(url.to_owned())
+    }
+}
+
+fn has_password(url: &str) -> bool {
+    let (_, rest) = url.split_once("://").unwrap_or_default();
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    // A password may hold a slash, though it should not.
+    let user = place.rsplit_once('@').map(|(user, _)| user);
+    user.is_some_and(|user| user.contains(':'))
+        || query.split('&').any(|field| field.starts_with("password="))
 }
 
 /// Which database, and how to reach it.
@@ -201,6 +254,9 @@ pub(crate) enum StoreError {
     /// A retry does not cure it.
     #[error("{0}")]
     Exit(sqlx::Error),
+    /// As `Exit`: the tables are not up to date, and this user may not change that.
+    #[error("{0}; the tables are to be made or brought up to date by their owner: consumer migrate")]
+    MayNotMigrate(sqlx::Error),
 }
 
 /// What an error code says: see [`StoreError`].

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use socket2::SockRef;
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
 
@@ -100,13 +101,54 @@ pub(super) fn meaning(sqlstate: &str) -> Meaning {
     }
 }
 
+/// Needs no right to make tables where they are as they should be.
 pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
     let mut connection = options.connect().await?;
-    super::migrator(MIGRATIONS)
-        .run(&mut connection)
-        .await
-        .map_err(super::migrating)?;
+    let migrator = super::migrator(MIGRATIONS);
+    if !is_up_to_date(&mut connection, &migrator).await? {
+        migrator.run(&mut connection).await.map_err(|error| {
+            match super::migrating(error) {
+                StoreError::Exit(error) if has_state(&error, INSUFFICIENT_PRIVILEGE) => {
+                    StoreError::MayNotMigrate(error)
+                }
+                error => error,
+            }
+        })?;
+    }
     Ok(connection.close().await?)
+}
+
+/// Whether all of these migrations have been made.
+///
+/// # Errors
+/// If more of them have been made than are known here, or this user may not ask.
+async fn is_up_to_date(
+    connection: &mut PgConnection,
+    migrator: &Migrator,
+) -> Result<bool, StoreError> {
+    let applied = match connection.list_applied_migrations(&migrator.table_name).await {
+        Ok(applied) => applied,
+        Err(error) => {
+            return match super::migrating(error) {
+                StoreError::Exit(error) if has_state(&error, UNDEFINED_TABLE) => Ok(false),
+                error => Err(error),
+            };
+        }
+    };
+    if let Some(newer) = applied.iter().find(|made| !migrator.version_exists(made.version)) {
+        return Err(super::migrating(MigrateError::VersionMissing(newer.version)));
+    }
+    let known = migrator.iter().map(|known| (known.version, &known.checksum));
+    Ok(known.eq(applied.iter().map(|made| (made.version, &made.checksum))))
+}
+
+/// SQLSTATEs (PostgreSQL manual, appendix A).
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+const UNDEFINED_TABLE: &str = "42P01";
+
+fn has_state(error: &sqlx::Error, sqlstate: &str) -> bool {
+    let error = error.as_database_error();
+    error.is_some_and(|error| error.code().is_some_and(|code| code == sqlstate))
 }
 
 /// A connection to write on.

@@ -8,7 +8,7 @@ mod program;
 #[allow(unused_imports, reason = "each test file uses its part")]
 pub(crate) use account::{BAD, coordinates, headers, numbered};
 #[allow(unused_imports, reason = "each test file uses its part")]
-pub(crate) use outside::{Broker, Cluster, SmallDisk};
+pub(crate) use outside::{Broker, Cluster, SmallDisk, run};
 #[allow(unused_imports, reason = "each test file uses its part")]
 pub(crate) use program::Program;
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use service::testing::service;
 use tempfile::TempDir;
 
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -86,15 +86,29 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// With these further arguments of `local-kafka start`.
+    pub(crate) fn start_with(arguments: &[&str]) -> Option<Self> {
         let tool = service("TEST_KAFKA_TOOL")?;
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().to_str().unwrap();
-        let bootstrap = run(&tool, &["--dir", dir, "start"]);
+        let bootstrap = run(&tool, &[&["--dir", dir, "start"], arguments].concat());
         Some(Self {
             tool,
             folder,
             bootstrap,
         })
+    }
+
+    /// Allows users what a file of the form of deploy/kafka/acls lists.
+    pub(crate) fn create_acls(&self, file: &Path) {
+        let script = Path::new(&self.tool).with_file_name("kafka/create-acls");
+        let dir = self.folder.path().to_str().unwrap();
+        let tool = [&self.tool, "--dir", dir, "tool", "kafka-acls"];
+        let arguments = [&[&self.bootstrap, file.to_str().unwrap()], &tool[..]].concat();
+        run(script.to_str().unwrap(), &arguments);
     }
 }
 

@@ -32,8 +32,6 @@ impl Pipeline {
             &self.events,
             "--dead-letters-topic",
             &self.letters,
-            "--database-url",
-            database_url,
             "--metrics-listen",
             ANY_PORT,
         ];
@@ -41,7 +39,9 @@ impl Pipeline {
             arguments.extend(["--group", &self.events]);
         }
         arguments.extend(more);
-        let process = Process::start(self.folder(), name, Path::new(CONSUMER), &arguments);
+        let database = [("DATABASE_URL", database_url)]; // it may hold a password
+        let program = Path::new(CONSUMER);
+        let process = Process::start_with(self.folder(), name, program, &arguments, &database);
         Program { process }
     }
 

@@ -61,7 +61,7 @@ impl Scope {
         reader: &Reader,
     ) -> anyhow::Result<Self> {
         let source = &asked.source_topic;
-        let count = cluster.require_topic(source).await?;
+        let count = cluster.require_topic(source, "Read").await?;
         let committed = block_in_place(|| committed(kafka, &asked.group, source, count))?;
         let events = whole(cluster, reader, &asked.events_topic).await?;
         let letters = whole(cluster, reader, &asked.dead_letters_topic).await?;
@@ -122,7 +122,7 @@ impl Scope {
 /// All of a topic, to the high watermark of each partition: behind an open transaction others may
 /// have committed.
 async fn whole(cluster: &Cluster, reader: &Reader, topic: &str) -> anyhow::Result<Part> {
-    let count = i32::try_from(cluster.require_topic(topic).await?)?;
+    let count = i32::try_from(cluster.require_topic(topic, "Read").await?)?;
     let ranges = block_in_place(|| {
         (0..count)
             .map(|partition| Ok((partition, reader.bounds(topic, partition, End::High)?)))

@@ -17,7 +17,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use schemas::dead_letter::{self, Redriven};
 use service::exit::NeedsAttention;
-use service::kafka::{BATCH_OVERHEAD_BYTES, KafkaOptions};
+use service::kafka::{BATCH_OVERHEAD_BYTES, KafkaOptions, wrong_settings};
 use service::range::Reader;
 use service::transaction::{Deliveries, FIXED};
 use tokio_util::sync::CancellationToken;
@@ -209,7 +209,7 @@ impl Redriver {
         config.set("batch.size", smallest.clamp(1, 1_000_000).to_string());
         let producer: ThreadedProducer<Deliveries> = config
             .create_with_context(Deliveries::default())
-            .map_err(|error| NeedsAttention(format!("Kafka settings: {error}")))?;
+            .map_err(wrong_settings)?;
         let begun = Instant::now();
         while let Err(error) = producer.init_transactions(CALL) {
             if matches!(&error, KafkaError::Transaction(e) if e.is_fatal())

@@ -64,7 +64,7 @@ pub async fn run(
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(0);
     };
-    cluster.require_topic(topic).await?;
+    cluster.require_topic(topic, "Write").await?;
     let mut sender = Sender::connect(kafka, topic, health)?;
 
     let mut bad = 0;

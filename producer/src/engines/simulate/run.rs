@@ -83,7 +83,7 @@ pub async fn run(
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
     };
-    cluster.require_topic(topic).await?;
+    cluster.require_topic(topic, "Write").await?;
     let mut sender = Sender::connect(kafka, topic, health)?;
 
     let seed = options.seed.unwrap_or_else(rand::random);

@@ -109,7 +109,7 @@ pub async fn run(
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
     };
-    cluster.require_topic(topic).await?;
+    cluster.require_topic(topic, "Write").await?;
     let follower = Arc::new(Follower {
         delivery: Delivery::start(kafka, topic, QUEUE_REPORTS, Some(health))?,
         options,
