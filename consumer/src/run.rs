@@ -154,6 +154,8 @@ pub async fn run(
     let Some(letters) = letters.await? else {
         return Ok(());
     };
+    let cluster_id = cluster.id.clone();
+    drop(cluster); // nobody listens any more to what its client says of itself
     let Some(store) = open(&database, &health, &shutdown).await? else {
         return Ok(());
     };
@@ -166,7 +168,7 @@ pub async fn run(
         health.clone(),
     )?;
     tracing::info!(
-        cluster = cluster.id,
+        cluster = cluster_id,
         group = group_id,
         "storing {} of {} in {}",
         parts
@@ -181,7 +183,7 @@ pub async fn run(
         decoder,
         identity: Identity {
             topic: config.events_topic.clone(),
-            cluster_id: cluster.id,
+            cluster_id,
             group_id,
         },
         breaker: Breaker::new(config.breaker),

@@ -550,12 +550,7 @@ async fn databases_of_other_topics_or_ranges_cannot_be_compared() {
     };
     says(a, b, &["--events-topic", "unheard-of"], "");
     says(a, a, &[], "one database");
-    says(
-        a,
-        "mysql://root@localhost/x",
-        &[],
-        "B begins with neither",
-    );
+    says(a, "mysql://root@localhost/x", &[], "B begins with neither");
     says(a, "postgres://root:secret@localhost/x", &[], "PGPASSFILE");
     says(
         a,

@@ -15,7 +15,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use schemas::TaskRunningInfo;
 use schemas::topics::{
@@ -33,6 +32,8 @@ const WITHIN: Duration = Duration::from_secs(120);
 
 /// In every password and key of these tests, and nowhere else.
 const SECRET: &str = "hunter2";
+/// May do anything, and has topics of its own.
+const SUPERUSER: &str = "superuser";
 
 fn deployed(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
@@ -76,22 +77,36 @@ fn without(right: &Right) -> String {
         name,
         operation,
     } = right;
-    format!("{user}-without-{resource}-{}-{operation}", name.replace('*', "")).to_lowercase()
+    format!(
+        "{user}-without-{resource}-{}-{operation}",
+        name.replace('*', "")
+    )
+    .to_lowercase()
 }
 
 /// Certificates: an authority, and what it has signed.
 fn make_certificates(folder: &Path) {
     let openssl = |arguments: &str| {
-        let mut words = vec!["-c", "cd \"$0\" && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -days 2 \"$@\" 2>/dev/null", folder.to_str().unwrap()];
+        let mut words = vec![
+            "-c",
+            "cd \"$0\" && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -days 2 \"$@\" 2>/dev/null",
+            folder.to_str().unwrap(),
+        ];
         words.extend(arguments.split(' '));
         run("bash", &words);
     };
     for authority in ["ca", "other-ca"] {
-        openssl(&format!("-nodes -subj /CN={authority} -keyout {authority}.key -out {authority}.pem"));
+        openssl(&format!(
+            "-nodes -subj /CN={authority} -keyout {authority}.key -out {authority}.pem"
+        ));
     }
     let signed = "-addext basicConstraints=critical,CA:FALSE -CA ca.pem -CAkey ca.key";
-    openssl(&format!("-nodes -subj /CN=server -addext subjectAltName=DNS:localhost {signed} -keyout server.key -out server.pem"));
-    openssl(&format!("-passout pass:key-{SECRET} -subj /CN=client {signed} -keyout client.key -out client.pem"));
+    openssl(&format!(
+        "-nodes -subj /CN=server -addext subjectAltName=DNS:localhost {signed} -keyout server.key -out server.pem"
+    ));
+    openssl(&format!(
+        "-passout pass:key-{SECRET} -subj /CN=client {signed} -keyout client.key -out client.pem"
+    ));
     let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
     let both = read("server.key") + &read("server.pem");
     std::fs::write(folder.join("keystore.pem"), both).unwrap();
@@ -139,7 +154,7 @@ impl Secured {
             "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL".to_owned(),
             format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
             "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer".to_owned(),
-            "super.users=User:ANONYMOUS".to_owned(), // who comes by PLAINTEXT: this test
+            format!("super.users=User:ANONYMOUS;User:{SUPERUSER}"), // who comes by PLAINTEXT: this test
             "sasl.enabled.mechanisms=SCRAM-SHA-512".to_owned(),
             "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
              org.apache.kafka.common.security.scram.ScramLoginModule required;".to_owned(),
@@ -152,8 +167,8 @@ impl Secured {
         let rights = rights();
         let users = rights.iter().map(|right| right.user.clone());
         let users: Vec<String> = users.chain(rights.iter().map(without)).collect();
+        let users = users.iter().map(String::as_str).chain([SUPERUSER]);
         let users: Vec<String> = users
-            .iter()
             .map(|user| format!("{user}={}", password(user)))
             .collect();
         let plain = plain.to_string();
@@ -171,9 +186,15 @@ impl Secured {
             &broker.bootstrap,
             &[
                 topic(TASK_RUNNING_INFO, &[]),
-                topic(TASK_RUNNING_INFO_EVENTS, &[("max.message.bytes", "1114124")]),
+                topic(
+                    TASK_RUNNING_INFO_EVENTS,
+                    &[("max.message.bytes", "1114124")],
+                ),
                 // So small that letters leave values out.
-                topic(TASK_RUNNING_INFO_DEAD_LETTERS, &[("max.message.bytes", "3000")]),
+                topic(
+                    TASK_RUNNING_INFO_DEAD_LETTERS,
+                    &[("max.message.bytes", "3000")],
+                ),
             ],
         )
         .await;
@@ -183,7 +204,12 @@ impl Secured {
             let others = rights.iter().filter(|right| *right != missing);
             for right in others.filter(|right| right.user == missing.user) {
                 let user = without(missing);
-                writeln!(acls, "{user} {} {} {}", right.resource, right.name, right.operation).unwrap();
+                writeln!(
+                    acls,
+                    "{user} {} {} {}",
+                    right.resource, right.name, right.operation
+                )
+                .unwrap();
             }
         }
         let file = folder.path().join("acls");
@@ -203,7 +229,11 @@ impl Secured {
     /// A file for `--kafka-config`, with these settings instead of the right ones.
     fn config(&self, name: &str, user: &str, instead: &[(&str, &str)]) -> PathBuf {
         let password = password(user);
-        let (authority, certificate, key) = (self.file("ca.pem"), self.file("client.pem"), self.file("client.key"));
+        let (authority, certificate, key) = (
+            self.file("ca.pem"),
+            self.file("client.pem"),
+            self.file("client.key"),
+        );
         let key_password = format!("key-{SECRET}");
         let mut settings = BTreeMap::from([
             ("security.protocol", "SASL_SSL"),
@@ -217,7 +247,10 @@ impl Secured {
             ("debug", "security,broker,conf,cgrp,eos"),
         ]);
         settings.extend(instead.iter().copied());
-        let lines: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+        let lines: Vec<String> = settings
+            .iter()
+            .map(|(key, value)| format!("{key}={value}\n"))
+            .collect();
         let file = self.file(&format!("{name}.properties"));
         std::fs::write(&file, lines.concat()).unwrap();
         file
@@ -230,7 +263,9 @@ impl Secured {
             .create()
             .unwrap();
         let garbage = vec![b'x'; 4_000];
-        let record = BaseRecord::<str, [u8]>::to(topic).key("garbage").payload(&garbage);
+        let record = BaseRecord::<str, [u8]>::to(topic)
+            .key("garbage")
+            .payload(&garbage);
         producer.send(record).map_err(|(error, _)| error).unwrap();
         producer.flush(WITHIN).unwrap();
     }
@@ -262,9 +297,12 @@ impl<'a> As<'a> {
 
     fn anybody(folder: &'a Path, bootstrap: &str) -> Self {
         let environment = Vec::new();
-        Self { folder, environment }
-            .and("KAFKA_BOOTSTRAP_SERVERS", bootstrap)
-            .and("LOG_LEVEL", "debug,sqlx=trace")
+        Self {
+            folder,
+            environment,
+        }
+        .and("KAFKA_BOOTSTRAP_SERVERS", bootstrap)
+        .and("LOG_LEVEL", "debug,sqlx=trace")
     }
 
     fn and(mut self, name: &str, value: &str) -> Self {
@@ -276,7 +314,8 @@ impl<'a> As<'a> {
     fn start(&self, name: &str, line: &str) -> Process {
         let mut words = line.split(' ');
         let program = program(CONSUMER, words.next().unwrap());
-        let environment: Vec<(&str, &str)> = self.environment.iter().map(|(k, v)| (&**k, &**v)).collect();
+        let environment: Vec<(&str, &str)> =
+            self.environment.iter().map(|(k, v)| (&**k, &**v)).collect();
         let arguments: Vec<&str> = words.collect();
         let started = Process::start_with(self.folder, name, &program, &arguments, &environment);
         let shown = started.command_line();
@@ -307,7 +346,12 @@ fn assert_no_secrets(folder: &Path) {
         let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
         let lines = text.lines().filter(|line| line.contains(SECRET));
         let shown: Vec<&str> = lines.collect();
-        assert!(shown.is_empty(), "{}:\n{}", path.display(), shown.join("\n"));
+        assert!(
+            shown.is_empty(),
+            "{}:\n{}",
+            path.display(),
+            shown.join("\n")
+        );
     }
 }
 
@@ -329,32 +373,60 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
         return;
     };
     let listed = deployed("deploy/kafka/acls");
-    assert!(deployed("README.md").contains(&listed), "the README lists other rights than deploy/kafka/acls");
+    assert!(
+        deployed("README.md").contains(&listed),
+        "the README lists other rights than deploy/kafka/acls"
+    );
     let logs = tempfile::tempdir().unwrap();
     let folder = logs.path();
     let user = |name: &str| As::user(&secured, folder, name);
     let database = folder.join("tasks.db").display().to_string();
 
-    let published = user("engine").ends("engine", &format!("producer publish {}", reports(folder)), 0).await;
+    let published = user("engine")
+        .ends(
+            "engine",
+            &format!("producer publish {}", reports(folder)),
+            0,
+        )
+        .await;
     assert!(published.contains("sent 3 reports"), "{published}");
     secured.send_garbage(TASK_RUNNING_INFO);
-    let router = user("router").start("router", &format!("router --instance-id r --metrics-listen {ANY_PORT}"));
-    let all_routed = async || (secured.count(TASK_RUNNING_INFO_EVENTS) == 3 && secured.count(TASK_RUNNING_INFO_DEAD_LETTERS) == 1).then_some(());
+    let router = user("router").start(
+        "router",
+        &format!("router --instance-id r --metrics-listen {ANY_PORT}"),
+    );
+    let all_routed = async || {
+        (secured.count(TASK_RUNNING_INFO_EVENTS) == 3
+            && secured.count(TASK_RUNNING_INFO_DEAD_LETTERS) == 1)
+            .then_some(())
+    };
     until("all is routed", WITHIN, all_routed).await;
     assert_eq!(router.stop().await.code(), Some(0));
 
+    user("router-audit")
+        .ends("router-audit", "router audit", 0)
+        .await;
+
     secured.send_garbage(TASK_RUNNING_INFO_EVENTS);
-    let consumer = user("consumer").start("consumer", &format!("consumer run --database-url sqlite:{database}"));
+    let consumer = user("consumer").start(
+        "consumer",
+        &format!("consumer run --database-url sqlite:{database}"),
+    );
     let all_stored = async || (secured.count(TASK_RUNNING_INFO_DEAD_LETTERS) == 2).then_some(());
     until("all is stored", WITHIN, all_stored).await;
     assert_eq!(consumer.stop().await.code(), Some(0));
 
     let audit = format!("consumer audit --database-url sqlite:{database}");
     let replay = format!("consumer replay --into sqlite:{database}");
-    user("consumer-audit").ends("consumer-audit", &audit, 0).await;
-    user("consumer-audit").ends("consumer-replay", &format!("{replay}-again"), 0).await;
-    user("router-audit").ends("router-audit", "router audit", 0).await;
-    user("dead-letters").ends("list", "router dead-letters list", 0).await;
+    user("consumer-audit")
+        .ends("consumer-audit", &audit, 0)
+        .await;
+    user("consumer-audit")
+        .ends("consumer-replay", &format!("{replay}-again"), 0)
+        .await;
+    user("dead-letters")
+        .ends("list", "router dead-letters list", 0)
+        .await;
 
     // One right less.
     let redrive = "router dead-letters redrive --all";
@@ -364,20 +436,39 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
         let (lines, code) = match right.user.as_str() {
             "engine" => (vec![format!("producer publish {}", reports(folder))], 78),
             "router" => (vec!["router --instance-id r".to_owned()], 78),
-            "consumer" => (vec![format!("consumer run --database-url sqlite:{database}")], 78),
+            "consumer" => (
+                vec![format!("consumer run --database-url sqlite:{database}")],
+                78,
+            ),
             "dead-letters" => (vec![redrive.to_owned()], 78),
             "router-audit" => (vec!["router audit".to_owned()], 2),
             "consumer-audit" => (vec![audit.clone()], 2),
             other => panic!("what does {other} do?"),
         };
         for line in lines {
-            let log = user(&name).ends(&name, &line, code).await;
-            let error = log.lines().rfind(|line| line.contains("ERROR")).unwrap_or_default();
+            let mut process = user(&name).start(&name, &line);
+            let ended = tokio::time::timeout(Duration::from_secs(60), process.ended()).await;
+            let log = process.log();
+            println!("CODE {name}: {ended:?} {code}");
+            let error = log
+                .lines()
+                .rfind(|line| line.contains("ERROR"))
+                .unwrap_or_default();
             let resource = format!("--{} {}", right.resource, right.name.trim_end_matches('*'));
             let operation = format!("--operation {}", right.operation);
-            for said in [&*resource, &*operation, &format!("User:{name} "), "kafka-acls.sh"] {
+            for said in [
+                &*resource,
+                &*operation,
+                &format!("User:{name} "),
+                "kafka-acls.sh",
+            ] {
                 println!("{name}: {error}");
-                if !error.contains(said) { println!("MISSING {said:?} in the last error of {name}:\n{}", quiet(&log)); }
+                if !error.contains(said) {
+                    println!(
+                        "MISSING {said:?} in the last error of {name}:\n{}",
+                        quiet(&log)
+                    );
+                }
             }
             checked += 1;
         }
@@ -389,7 +480,8 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_authority_or_host_name_is_for_a_person_and_an_absent_broker_is_waited_for() {
+async fn a_wrong_password_authority_or_host_name_is_for_a_person_and_an_absent_broker_is_waited_for()
+ {
     let Some(secured) = Secured::share().await else {
         return;
     };
@@ -399,9 +491,19 @@ async fn a_wrong_password_authority_or_host_name_is_for_a_person_and_an_absent_b
     let (by_number, other_ca) = (format!("127.0.0.1:{port}"), secured.file("other-ca.pem"));
     let wrong_password = format!("{SECRET}-wrong");
     let wrong: [(&str, &str, &[(&str, &str)], &[&str]); 3] = [
-        ("password", &secured.bootstrap, &[("sasl.password", &wrong_password)], &["invalid credentials", "SCRAM-SHA-512"]),
-        ("authority", &secured.bootstrap, &[("ssl.ca.location", other_ca.to_str().unwrap())], &["certificate", "ssl.ca.location"]),
-        ("host", &by_number, &[], &["certificate", "mismatch"]),
+        (
+            "password",
+            &secured.bootstrap,
+            &[("sasl.password", &wrong_password)],
+            &["invalid credentials", "SCRAM-SHA-512"],
+        ),
+        (
+            "authority",
+            &secured.bootstrap,
+            &[("ssl.ca.location", other_ca.to_str().unwrap())],
+            &["certificate", "ssl.ca.location"],
+        ),
+        ("host", &by_number, &[], &["certificate", "host name"]),
     ];
     let database = folder.join("tasks.db").display().to_string();
     let publish = format!("producer publish {}", reports(folder));
@@ -429,13 +531,23 @@ async fn a_wrong_password_authority_or_host_name_is_for_a_person_and_an_absent_b
         let ended = process.ended().await;
         let log = quiet(&process.log());
         assert_eq!(ended.code(), Some(*code), "{log}");
-        let error = log.lines().rfind(|line| line.contains("ERROR")).unwrap_or_default();
+        let error = log
+            .lines()
+            .rfind(|line| line.contains("ERROR"))
+            .unwrap_or_default();
         for said in [&[*bootstrap, "--kafka-config"], *reason].concat() {
-            assert!(error.contains(said), "{said:?} is not in the last error of:\n{log}");
+            assert!(
+                error.contains(said),
+                "{said:?} is not in the last error of:\n{log}"
+            );
         }
     }
     let log = absent.log();
-    assert!(log.contains(&format!("{NOBODY} does not answer, waiting for it")), "{}", quiet(&log));
+    assert!(
+        log.contains(&format!("{NOBODY} does not answer, waiting for it")),
+        "{}",
+        quiet(&log)
+    );
     assert_eq!(absent.stop().await.code(), Some(0));
     assert_no_secrets(folder);
 }
@@ -461,15 +573,30 @@ impl Guarded {
         let trusting = std::fs::read_to_string(&rules).unwrap();
         let guarded = "hostssl all +guarded 127.0.0.1/32 scram-sha-256\nhost all +guarded 127.0.0.1/32 reject\n";
         std::fs::write(&rules, format!("{guarded}{trusting}")).unwrap();
-        let guarded = Self { folder: data, cluster };
+        let guarded = Self {
+            folder: data,
+            cluster,
+        };
         guarded.execute("postgres", "CREATE ROLE guarded").await;
         for role in ["owner", "writer", "reader"] {
-            guarded.execute("postgres", &format!(
-                "CREATE ROLE taskrunning_{role} LOGIN IN ROLE guarded PASSWORD '{}'", password(role)
-            )).await;
+            guarded
+                .execute(
+                    "postgres",
+                    &format!(
+                        "CREATE ROLE taskrunning_{role} LOGIN IN ROLE guarded PASSWORD '{}'",
+                        password(role)
+                    ),
+                )
+                .await;
         }
-        for setting in ["ssl_cert_file = 'server.pem'", "ssl_key_file = 'server.key'", "ssl = on"] {
-            guarded.execute("postgres", &format!("ALTER SYSTEM SET {setting}")).await;
+        for setting in [
+            "ssl_cert_file = 'server.pem'",
+            "ssl_key_file = 'server.key'",
+            "ssl = on",
+        ] {
+            guarded
+                .execute("postgres", &format!("ALTER SYSTEM SET {setting}"))
+                .await;
         }
         guarded.execute("postgres", "SELECT pg_reload_conf()").await;
         Some(guarded)
@@ -480,10 +607,15 @@ impl Guarded {
         execute(&format!("{host}/{database}"), statements).await;
     }
 
+    /// Its host and port.
+    fn address(&self) -> (&str, &str) {
+        let (address, _) = self.cluster.url.rsplit_once('/').unwrap();
+        address.rsplit_once(':').unwrap()
+    }
+
     /// For a role, without its password; by this host name.
     fn url(&self, role: &str, host: &str, database: &str) -> String {
-        let (address, _) = self.cluster.url.rsplit_once('/').unwrap();
-        let (_, port) = address.rsplit_once(':').unwrap();
+        let (_, port) = self.address();
         format!(
             "postgres://taskrunning_{role}@{host}:{port}/{database}?sslmode=verify-full&sslrootcert={}",
             self.folder.join("ca.pem").display()
@@ -505,7 +637,10 @@ fn grants() -> Vec<Grant> {
             continue;
         };
         let (privileges, rest) = grant.split_once(" ON ").unwrap();
-        let (tables, role) = rest.trim_end_matches(';').split_once(" TO taskrunning_").unwrap();
+        let (tables, role) = rest
+            .trim_end_matches(';')
+            .split_once(" TO taskrunning_")
+            .unwrap();
         for privilege in privileges.split(", ") {
             grants.extend(tables.split(", ").map(|table| Grant {
                 privilege: privilege.to_owned(),
@@ -534,7 +669,10 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         return;
     };
     let listed = deployed("deploy/postgres/grants.sql");
-    assert!(deployed("README.md").contains(&listed), "the README lists other grants than deploy/postgres/grants.sql");
+    assert!(
+        deployed("README.md").contains(&listed),
+        "the README lists other grants than deploy/postgres/grants.sql"
+    );
     let folder = pipeline.folder();
     let database = pipeline.database();
     let role = |role: &str, database: &str| {
@@ -547,20 +685,42 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
     let run = |group: &str| format!("consumer run --group {}-{group}", pipeline.events);
 
     // Before there are tables.
-    guarded.execute("postgres", &format!("ALTER DATABASE {database} OWNER TO taskrunning_owner")).await;
-    let log = role("writer", database).ends("early", &run("early"), 78).await;
-    assert!(log.contains("permission denied for schema public") && log.contains("consumer migrate"), "{}", quiet(&log));
-    role("owner", database).ends("migrate", "consumer migrate", 0).await;
-    guarded.execute(database, &format!("SET ROLE taskrunning_owner; {listed}")).await;
+    guarded
+        .execute(
+            "postgres",
+            &format!("ALTER DATABASE {database} OWNER TO taskrunning_owner"),
+        )
+        .await;
+    let log = role("writer", database)
+        .ends("early", &run("early"), 78)
+        .await;
+    assert!(
+        log.contains("permission denied for schema public") && log.contains("consumer migrate"),
+        "{}",
+        quiet(&log)
+    );
+    role("owner", database)
+        .ends("migrate", "consumer migrate", 0)
+        .await;
+    guarded
+        .execute(database, &format!("SET ROLE taskrunning_owner; {listed}"))
+        .await;
 
     // Partition 0 is stored before the rights are taken, partition 1 after.
     let router = pipeline.router();
     let record = |i: i64, partition: i32| {
         let info = info(i);
-        (info.exec_id.clone(), schemas::encode_info(&info).unwrap(), Some(partition))
+        (
+            info.exec_id.clone(),
+            schemas::encode_info(&info).unwrap(),
+            Some(partition),
+        )
     };
     let send = |records: &[(String, Vec<u8>, Option<i32>)]| {
-        let records: Vec<_> = records.iter().map(|(key, value, partition)| (key.as_str(), value.clone(), *partition)).collect();
+        let records: Vec<_> = records
+            .iter()
+            .map(|(key, value, partition)| (key.as_str(), value.clone(), *partition))
+            .collect();
         pipeline.send(&pipeline.source, &records);
     };
     send(&[record(0, 0)]);
@@ -573,8 +733,16 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
     let mut missing = Vec::new();
     for (i, grant) in grants().into_iter().enumerate() {
         let copy = format!("{database}_{i}");
-        guarded.execute("postgres", &format!("CREATE DATABASE {copy} TEMPLATE {database}")).await;
-        let revoke = format!("REVOKE {} ON {} FROM taskrunning_{}", grant.privilege, grant.table, grant.role);
+        guarded
+            .execute(
+                "postgres",
+                &format!("CREATE DATABASE {copy} TEMPLATE {database}"),
+            )
+            .await;
+        let revoke = format!(
+            "REVOKE {} ON {} FROM taskrunning_{}",
+            grant.privilege, grant.table, grant.role
+        );
         guarded.execute(&copy, &revoke).await;
         missing.push((grant, copy));
     }
@@ -585,7 +753,10 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
     router.stop().await;
     let mut started = Vec::new();
     for (grant, copy) in &missing {
-        let name = format!("{}-without-{}-on-{}", grant.role, grant.privilege, grant.table);
+        let name = format!(
+            "{}-without-{}-on-{}",
+            grant.role, grant.privilege, grant.table
+        );
         let (line, code) = match grant.role.as_str() {
             "writer" => (run(copy), 78),
             _ => ("consumer audit".to_owned(), 2),
@@ -600,18 +771,40 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         assert!(log.contains(&said), "{said}:\n{log}");
     }
 
-    role("reader", database).ends("audit", "consumer audit", 0).await;
-    let tasks = role("reader", database).ends("tasks", "consumer tasks", 0).await;
+    role("reader", database)
+        .ends("audit", "consumer audit", 0)
+        .await;
+    let tasks = role("reader", database)
+        .ends("tasks", "consumer tasks", 0)
+        .await;
     assert!(tasks.contains("exec-1"), "{tasks}");
-    role("reader", database).ends("task", "consumer task exec-1", 0).await;
+    role("reader", database)
+        .ends("task", "consumer task exec-1", 0)
+        .await;
 
     // Whom the server is not, and whom it does not let in.
     let url = |host: &str, more: &str| guarded.url("reader", host, database) + more;
     for (name, url, reason) in [
-        ("wrong-host", url("127.0.0.1", ""), "certificate verify failed"),
-        ("wrong-authority", url("localhost", "").replace("ca.pem", "other-ca.pem"), "certificate verify failed"),
-        ("without-tls", url("localhost", "").replace("verify-full", "disable"), "pg_hba.conf rejects"),
-        ("absent-authority", url("localhost", "").replace("ca.pem", "absent.pem"), "No such file"),
+        (
+            "wrong-host",
+            url("127.0.0.1", ""),
+            "certificate verify failed",
+        ),
+        (
+            "wrong-authority",
+            url("localhost", "").replace("ca.pem", "other-ca.pem"),
+            "certificate verify failed",
+        ),
+        (
+            "without-tls",
+            url("localhost", "").replace("verify-full", "disable"),
+            "pg_hba.conf rejects",
+        ),
+        (
+            "absent-authority",
+            url("localhost", "").replace("ca.pem", "absent.pem"),
+            "No such file",
+        ),
     ] {
         let program = role("reader", database).and("DATABASE_URL", &url);
         let log = program.ends(name, &run(name), 78).await;
@@ -632,7 +825,12 @@ async fn no_secret_is_shown_whatever_becomes_of_it() {
     };
     let logs = tempfile::tempdir().unwrap();
     let folder = logs.path();
-    guarded.execute("postgres", "CREATE DATABASE secrets OWNER taskrunning_owner").await;
+    guarded
+        .execute(
+            "postgres",
+            "CREATE DATABASE secrets OWNER taskrunning_owner",
+        )
+        .await;
     let url = guarded.url("owner", "localhost", "secrets");
     let with_password = url.replacen('@', &format!(":{}@", password("owner")), 1);
     let passfile = secured.file("pgpass");
@@ -642,18 +840,41 @@ async fn no_secret_is_shown_whatever_becomes_of_it() {
         std::fs::set_permissions(&passfile, std::fs::Permissions::from_mode(0o600)).unwrap();
     };
     let passfile_name = passfile.to_str().unwrap();
-    let by_url = |user: &str| As::user(&secured, folder, user).and("DATABASE_URL", &with_password);
-    let by_file = |user: &str| As::user(&secured, folder, user).and("DATABASE_URL", &url).and("PGPASSFILE", passfile_name);
-    let by_variable = |user: &str, password: &str| As::user(&secured, folder, user).and("DATABASE_URL", &url).and("PGPASSWORD", password);
+    let topics = ["SOURCE_TOPIC", "EVENTS_TOPIC", "DEAD_LETTERS_TOPIC"];
+    let new = topics.map(|name| Topic {
+        name,
+        partitions: 1,
+        settings: &[],
+    });
+    create_topics(&secured.broker.bootstrap, &new).await;
+    let by = |url: &str| {
+        let user = As::user(&secured, folder, SUPERUSER).and("PRODUCER_TOPIC", topics[0]);
+        let user = topics.iter().fold(user, |user, name| user.and(name, name));
+        user.and("ROUTER_GROUP", "secrets")
+            .and("CONSUMER_GROUP", "secrets-too")
+            .and("DATABASE_URL", url)
+    };
+    let by_url = || by(&with_password);
+    let by_file = || by(&url).and("PGPASSFILE", passfile_name);
+    let by_variable = |password: &str| by(&url).and("PGPASSWORD", password);
 
     // All is well.
-    write_passfile(&format!("localhost:*:*:taskrunning_owner:{}", password("owner")));
-    by_file("consumer").ends("migrate", "consumer migrate", 0).await;
+    write_passfile(&format!(
+        "localhost:*:*:taskrunning_owner:{}",
+        password("owner")
+    ));
+    by_file().ends("migrate", "consumer migrate", 0).await;
     let metrics = format!("--metrics-listen {ANY_PORT}");
     let running = [
-        by_url("engine").start("simulate", &format!("producer simulate --tasks 5 --rate 50 --for 600s --seed 7 {metrics}")),
-        by_url("router").start("router", &format!("router --instance-id s {metrics}")),
-        by_url("consumer").start("consumer", &format!("consumer run --instance-id s {metrics}")),
+        by_url().start(
+            "simulate",
+            &format!("producer simulate --tasks 5 --rate 50 --for 600s --seed 7 {metrics}"),
+        ),
+        by_url().start("router", &format!("router --instance-id s {metrics}")),
+        by_url().start(
+            "consumer",
+            &format!("consumer run --instance-id s {metrics}"),
+        ),
     ];
     for (i, process) in running.iter().enumerate() {
         let ready = async || process.get("/readyz").filter(|(status, _)| *status == 200);
@@ -664,48 +885,88 @@ async fn no_secret_is_shown_whatever_becomes_of_it() {
     for process in running {
         assert_eq!(process.stop().await.code(), Some(0));
     }
-    for (how, program) in [("url", by_url("consumer-audit")), ("file", by_file("consumer-audit")), ("variable", by_variable("consumer-audit", &password("owner")))] {
+    for (how, program) in [
+        ("url", by_url()),
+        ("file", by_file()),
+        ("variable", by_variable(&password("owner"))),
+    ] {
         let report = folder.join(how).display().to_string();
-        program.ends(&format!("audit-{how}"), &format!("consumer audit --report {report}.html --report {report}.json"), 0).await;
-        program.ends(&format!("tasks-{how}"), "consumer tasks", 0).await;
+        program
+            .ends(
+                &format!("audit-{how}"),
+                &format!("consumer audit --report {report}.html --report {report}.json"),
+                0,
+            )
+            .await;
+        program
+            .ends(&format!("tasks-{how}"), "consumer tasks", 0)
+            .await;
     }
 
     // Nothing is well.
     let wrong = format!("{SECRET}-wrong");
     let wrong_url = with_password.replace(&password("owner"), &wrong);
-    let unknown_mode = format!("{with_password}&sslmode={SECRET}");
-    let nowhere = with_password.replace("localhost:", "localhost:1");
-    let consumer = |url: &str| by_url("consumer").and("DATABASE_URL", url);
-    consumer(&wrong_url).ends("wrong-url", "consumer run", 78).await;
-    consumer(&wrong_url).ends("wrong-url", "consumer tasks", 1).await;
-    consumer(&wrong_url).ends("wrong-url", "consumer audit", 2).await;
-    consumer("postgres://user:hunter2@[bad/x").ends("bad-url", "consumer tasks", 78).await;
-    consumer(&unknown_mode).ends("bad-mode", "consumer tasks", 78).await;
-    consumer(&nowhere).ends("nowhere", "consumer tasks", 1).await;
-    by_variable("consumer", &wrong).ends("wrong-variable", "consumer tasks", 1).await;
+    let (_, port) = guarded.address();
+    let nowhere = with_password.replace(&format!(":{port}/"), ":1/");
+    let consumer = |url: &str| by(url);
+    consumer(&wrong_url)
+        .ends("wrong-url", "consumer run", 78)
+        .await;
+    consumer(&wrong_url)
+        .ends("wrong-url", "consumer tasks", 1)
+        .await;
+    consumer(&wrong_url)
+        .ends("wrong-url", "consumer audit", 2)
+        .await;
+    consumer("postgres://user:hunter2@[bad/x")
+        .ends("bad-url", "consumer tasks", 78)
+        .await;
+    consumer(&nowhere)
+        .ends("nowhere", "consumer tasks", 1)
+        .await;
+    by_variable(&wrong)
+        .ends("wrong-variable", "consumer tasks", 1)
+        .await;
     write_passfile(&format!("localhost:{SECRET}"));
-    by_file("consumer").ends("bad-file", "consumer tasks", 1).await;
+    by_file().ends("bad-file", "consumer tasks", 1).await;
     for (name, instead, reason) in [
         ("misspelled", ("sasl.pasword", SECRET), "sasl.pasword"),
         ("no-key", ("ssl.key.pem", SECRET), "ssl"),
         ("key-password", ("ssl.key.password", SECRET), "ssl.key"),
     ] {
         let config = secured.config(name, "router", &[instead]);
-        let log = As::with(folder, &secured.bootstrap, &config).ends(name, "router --instance-id f", 78).await;
+        let log = As::with(folder, &secured.bootstrap, &config)
+            .ends(name, "router --instance-id f", 78)
+            .await;
         assert!(log.contains(reason), "{}", quiet(&log));
     }
 
     // On the command line.
     let argument = |program: &str, arguments: &[&str]| {
-        let output = std::process::Command::new(service::testing::program(CONSUMER, program)).args(arguments).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap() + std::str::from_utf8(&output.stdout).unwrap();
+        let output = std::process::Command::new(service::testing::program(CONSUMER, program))
+            .args(arguments)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap()
+            + std::str::from_utf8(&output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(!said.contains(SECRET), "{said}");
         said
     };
-    for setting in ["sasl.password", "ssl.key.password", "ssl.key.pem", "ssl.keystore.password", "sasl.oauthbearer.client.secret", "sasl.oauthbearer.config"] {
+    for setting in [
+        "sasl.password",
+        "ssl.key.password",
+        "ssl.key.pem",
+        "ssl.keystore.password",
+        "sasl.oauthbearer.client.secret",
+        "sasl.oauthbearer.config",
+    ] {
         let setting = format!("{setting}={SECRET}");
-        for (program, arguments) in [("router", vec![]), ("consumer", vec!["run"]), ("producer", vec!["publish"])] {
+        for (program, arguments) in [
+            ("router", vec![]),
+            ("consumer", vec!["run"]),
+            ("producer", vec!["publish"]),
+        ] {
             let said = argument(program, &[&arguments[..], &["-X", &setting]].concat());
             assert!(said.contains("--kafka-config"), "{said}");
         }
@@ -715,7 +976,11 @@ async fn no_secret_is_shown_whatever_becomes_of_it() {
         vec!["tasks", "--database-url", &with_password],
         vec!["replay", "--into", &with_password],
         vec!["diff", "sqlite:a.db", &with_password],
-        vec!["tasks", "--database-url", "postgres://host/x?user=u&password=hunter2"],
+        vec![
+            "tasks",
+            "--database-url",
+            "postgres://host/x?user=u&password=hunter2",
+        ],
     ] {
         assert!(argument("consumer", &arguments).contains("PGPASSFILE"));
     }

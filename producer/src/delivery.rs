@@ -125,8 +125,7 @@ impl Delivery {
             delivered: AtomicU64::new(0),
             watch: health.map(Watch::new),
         }));
-        let producer = producer(&config, &logs)
-            .map_err(wrong_settings)?;
+        let producer = producer(&config, &logs).map_err(wrong_settings)?;
         let room = Room {
             reports: queue_reports.max(1),
             bytes: ROOM_BYTES,

@@ -162,6 +162,8 @@ async fn route_with_new_clients(
     };
     let instance = config.instance_id.clone().map_or_else(host_name, Ok)?;
     let transactional_id = format!("{}-{instance}", config.group);
+    let cluster_id = cluster.id.clone();
+    drop(cluster); // nobody listens any more to what its client says of itself
     let message_max_bytes = limits.event_bytes.max(limits.letter_bytes) + BATCH_OVERHEAD_BYTES;
     let started = Output::start(
         &config.kafka,
@@ -181,7 +183,7 @@ async fn route_with_new_clients(
         health.clone(),
     )?;
     tracing::info!(
-        cluster = cluster.id,
+        cluster = cluster_id,
         group = config.group,
         transactional_id,
         "routing {} to {} and {}",

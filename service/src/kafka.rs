@@ -10,7 +10,7 @@ use clap::builder::TypedValueParser;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 
@@ -28,6 +28,8 @@ const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
 pub const BATCH_OVERHEAD_BYTES: usize = 128;
 /// How often, a quarter of a second apart, a topic is looked for that is not there.
 const TOPIC_TRIES: usize = 20;
+/// How long what a client has to say of itself is listened to.
+const HEAR: Duration = Duration::from_millis(50);
 /// So many tries in a row, a second apart, that brokers turn away for the same reason are no accident.
 const REFUSALS: u32 = 3;
 /// How the settings begin or end whose value is a secret, or may be one.
@@ -79,7 +81,10 @@ impl TypedValueParser for Setting {
         value: &std::ffi::OsStr,
     ) -> Result<Self::Value, clap::Error> {
         let wrong = |why: String| {
-            clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("-X: {why}\n"))
+            clap::Error::raw(
+                clap::error::ErrorKind::ValueValidation,
+                format!("-X: {why}\n"),
+            )
         };
         let setting = value.to_str().ok_or("expected UTF-8".to_owned());
         let (key, value) = setting.and_then(parse_setting).map_err(wrong)?;
@@ -163,7 +168,8 @@ impl KafkaOptions {
             Some(Ok(mut settings)) => settings.remove("sasl.username"),
             _ => None,
         };
-        let given = |(key, value): &(String, String)| (key == "sasl.username").then(|| value.clone());
+        let given =
+            |(key, value): &(String, String)| (key == "sasl.username").then(|| value.clone());
         let user = self.settings.iter().rev().find_map(given).or(user);
         format!(
             "allow it: kafka-acls.sh --bootstrap-server {} --add --allow-principal User:{} {resource} --operation {operation}",
@@ -182,14 +188,15 @@ impl KafkaOptions {
         shutdown: &tokio_util::sync::CancellationToken,
     ) -> anyhow::Result<Option<Cluster>> {
         let complaint = Complaint::default();
-        let admin: AdminClient<Complaint> = self
+        // Unlike a producer, it makes no topic that is only asked for.
+        let client: BaseConsumer<Complaint> = self
             .client_config(&[], &[])?
             .create_with_context(complaint.clone())
             .map_err(wrong_settings)?;
         let mut cluster = Cluster {
             id: String::new(),
             options: self.clone(),
-            admin,
+            client,
         };
         let (mut told, mut refusals, mut ask) = (None, 0, Duration::from_secs(1));
         loop {
@@ -197,11 +204,20 @@ impl KafkaOptions {
                 break;
             };
             ask = (ask * 2).min(ASK);
+            // Hears what it complained of.
+            while cluster.client.poll(HEAR).is_some() {}
             let (reason, refused) = complaint.last().unwrap_or((error.to_string(), false));
             refusals = if refused { refusals + 1 } else { 0 };
             if refusals == REFUSALS {
+                let hint = match reason.contains("certificate") {
+                    true => {
+                        "; the broker's certificate has to be signed by an authority in ssl.ca.location, and to be for \
+                         the host name by which it is reached"
+                    }
+                    false => "",
+                };
                 return Err(NeedsAttention(format!(
-                    "Kafka at {}: {reason}; see the security settings in --kafka-config",
+                    "Kafka at {}: {reason}{hint}; see the settings in --kafka-config",
                     self.bootstrap_servers
                 ))
                 .into());
@@ -218,7 +234,7 @@ impl KafkaOptions {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
         }
-        let id = tokio::task::block_in_place(|| cluster.admin.inner().fetch_cluster_id(ASK));
+        let id = tokio::task::block_in_place(|| cluster.client.client().fetch_cluster_id(ASK));
         cluster.id = id.context("the cluster does not tell its id")?;
         Ok(Some(cluster))
     }
@@ -257,6 +273,8 @@ impl Complaint {
     }
 }
 
+impl ConsumerContext for Complaint {}
+
 impl ClientContext for Complaint {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         crate::subscription::log(level, facility, message);
@@ -267,7 +285,9 @@ impl ClientContext for Complaint {
         let refused = match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::Authentication) => true,
             // Not one that was cut off, as by a broker that ends.
-            Some(RDKafkaErrorCode::SSL) => reason.contains("certificate") || reason.contains("alert"),
+            Some(RDKafkaErrorCode::SSL) => {
+                reason.contains("certificate") || reason.contains("alert")
+            }
             // That all are down says less than what each said of itself.
             Some(RDKafkaErrorCode::AllBrokersDown) => return,
             _ => false,
@@ -314,14 +334,13 @@ pub struct Cluster {
     /// Kafka's id of the cluster.
     pub id: String,
     options: KafkaOptions,
-    admin: AdminClient<Complaint>,
+    client: BaseConsumer<Complaint>,
 }
 
 impl Cluster {
     /// The number of each topic's partitions.
     fn partitions(&self, within: Duration) -> KafkaResult<BTreeMap<String, usize>> {
-        // All topics: asking for one by name may create it on brokers that create topics.
-        let asked = || self.admin.inner().fetch_metadata(None, within);
+        let asked = || self.client.fetch_metadata(None, within);
         let metadata = tokio::task::block_in_place(asked)?;
         let topics = metadata.topics().iter();
         Ok(topics
@@ -341,7 +360,7 @@ impl Cluster {
             if let Some(count) = topics.and_then(|topics| topics.get(topic).copied()) {
                 return Ok(count);
             }
-            if i == 0 && self.is_hidden(topic)? {
+            if i == 0 && self.is_hidden(topic) {
                 return Err(NeedsAttention(format!(
                     "topic {topic}: this user may not see it; {}",
                     self.options.allow(&format!("--topic {topic}"), operation)
@@ -358,20 +377,17 @@ impl Cluster {
         .into())
     }
 
-    /// Whether the right to see a topic is missing. Asked by name, but by a consumer: that makes none.
-    fn is_hidden(&self, topic: &str) -> anyhow::Result<bool> {
-        let config = self.options.client_config(&[], &[("allow.auto.create.topics", "false")])?;
-        let client: BaseConsumer<Quiet> =
-            config.create_with_context(Quiet).map_err(wrong_settings)?;
-        let asked = || client.fetch_metadata(Some(topic), ASK);
+    /// Whether the right to see a topic is missing.
+    fn is_hidden(&self, topic: &str) -> bool {
+        let asked = || self.client.fetch_metadata(Some(topic), ASK);
         let denied = RDKafkaErrorCode::TopicAuthorizationFailed;
-        Ok(match tokio::task::block_in_place(asked) {
+        match tokio::task::block_in_place(asked) {
             Ok(metadata) => {
                 let error = metadata.topics().first().and_then(|topic| topic.error());
                 error.is_some_and(|code| RDKafkaErrorCode::from(code) == denied)
             }
             Err(error) => error.rdkafka_error_code() == Some(denied),
-        })
+        }
     }
 
     /// The largest record, in bytes of key, value and headers, that a topic takes uncompressed:
@@ -396,13 +412,20 @@ impl Cluster {
     async fn max_message_bytes(&self, topic: &str) -> anyhow::Result<usize> {
         let asked = [ResourceSpecifier::Topic(topic)];
         let options = AdminOptions::new().request_timeout(Some(ASK));
-        let answers = self.admin.describe_configs(&asked, &options).await?;
+        let admin: AdminClient<Quiet> = self
+            .options
+            .client_config(&[], &[])?
+            .create_with_context(Quiet)
+            .map_err(wrong_settings)?;
+        let answers = admin.describe_configs(&asked, &options).await?;
         let answer = answers.into_iter().next().context("no answer")?;
         let resource = answer.map_err(|code| match code {
             RDKafkaErrorCode::TopicAuthorizationFailed => {
                 let resource = format!("--topic {topic}");
                 let allow = self.options.allow(&resource, "DescribeConfigs");
-                let why = format!("topic {topic}: this user may not ask for its max.message.bytes; {allow}");
+                let why = format!(
+                    "topic {topic}: this user may not ask for its max.message.bytes; {allow}"
+                );
                 NeedsAttention(why).into()
             }
             code => anyhow!("{code}"),

@@ -40,9 +40,7 @@ impl Lookup {
         // Asked for by the client, though it joins no group.
         config.set("group.id", "none");
         config.remove("group.instance.id");
-        let consumer = config
-            .create_with_context(Quiet)
-            .map_err(wrong_settings)?;
+        let consumer = config.create_with_context(Quiet).map_err(wrong_settings)?;
         Ok(Self {
             consumer,
             topic: topic.to_owned(),

@@ -179,6 +179,7 @@ pub type Ranges = BTreeMap<i32, Range<i64>>;
 
 /// A committed reader.
 pub struct Reader {
+    options: KafkaOptions,
     config: ClientConfig,
     committed: BaseConsumer<Quiet>,
     uncommitted: BaseConsumer<Quiet>,
@@ -192,6 +193,7 @@ impl Reader {
         let mut uncommitted = config.clone();
         uncommitted.set("isolation.level", "read_uncommitted");
         Ok(Self {
+            options: options.clone(),
             committed: consumer(&config)?,
             uncommitted: consumer(&uncommitted)?,
             config,
@@ -348,7 +350,7 @@ impl Reader {
                         continue;
                     }
                 }
-                Some(Err(error)) => trouble = Some(passing(error, topic)?),
+                Some(Err(error)) => trouble = Some(self.passing(error, topic)?),
                 None => {}
             }
             // Commit markers and aborted records take offsets too, so an end is where the position
@@ -391,6 +393,20 @@ impl Reader {
                     return Ok(());
                 }
             }
+        }
+    }
+
+    /// The text of an error that may pass; an error for one that does not.
+    fn passing(&self, error: KafkaError, topic: &str) -> anyhow::Result<String> {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                let allow = self.options.allow(&format!("--topic {topic}"), "Read");
+                Err(NeedsAttention(format!("reading {topic}: {error}; {allow}")).into())
+            }
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {
+                Err(NeedsAttention(format!("reading {topic}: {error}")).into())
+            }
+            _ => Ok(error.to_string()),
         }
     }
 
@@ -439,16 +455,6 @@ fn consumer(config: &ClientConfig) -> anyhow::Result<BaseConsumer<Quiet>> {
     config
         .create_with_context(Quiet)
         .map_err(|error| wrong_settings(error).into())
-}
-
-/// The text of an error that may pass; an error for one that does not.
-fn passing(error: KafkaError, topic: &str) -> anyhow::Result<String> {
-    match error.rdkafka_error_code() {
-        Some(
-            RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::UnknownTopicOrPartition,
-        ) => Err(NeedsAttention(format!("reading {topic}: {error}")).into()),
-        _ => Ok(error.to_string()),
-    }
 }
 
 #[cfg(test)]

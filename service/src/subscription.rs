@@ -118,9 +118,8 @@ impl Subscription {
             leaving: AtomicBool::new(false),
             health,
         };
-        let consumer: StreamConsumer<Member> = config
-            .create_with_context(member)
-            .map_err(wrong_settings)?;
+        let consumer: StreamConsumer<Member> =
+            config.create_with_context(member).map_err(wrong_settings)?;
         consumer
             .subscribe(&[topic])
             .with_context(|| format!("subscribing to {topic}"))?;

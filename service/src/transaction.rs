@@ -183,8 +183,11 @@ impl Output {
     /// The error that ends the program, with what it means.
     fn exit(&self, error: KafkaError) -> anyhow::Error {
         let id = &self.transactional_id;
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed) {
-            let allow = self.options.allow(&format!("--transactional-id {id}"), "Write");
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed)
+        {
+            let allow = self
+                .options
+                .allow(&format!("--transactional-id {id}"), "Write");
             return NeedsAttention(format!("transactional.id {id}: {error}; {allow}")).into();
         }
         if forbidden(&error) {

@@ -255,7 +255,9 @@ pub(crate) enum StoreError {
     #[error("{0}")]
     Exit(sqlx::Error),
     /// As `Exit`: the tables are not up to date, and this user may not change that.
-    #[error("{0}; the tables are to be made or brought up to date by their owner: consumer migrate")]
+    #[error(
+        "{0}; the tables are to be made or brought up to date by their owner: consumer migrate"
+    )]
     MayNotMigrate(sqlx::Error),
 }
 

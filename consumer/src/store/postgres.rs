@@ -106,14 +106,15 @@ pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError
     let mut connection = options.connect().await?;
     let migrator = super::migrator(MIGRATIONS);
     if !is_up_to_date(&mut connection, &migrator).await? {
-        migrator.run(&mut connection).await.map_err(|error| {
-            match super::migrating(error) {
+        migrator
+            .run(&mut connection)
+            .await
+            .map_err(|error| match super::migrating(error) {
                 StoreError::Exit(error) if has_state(&error, INSUFFICIENT_PRIVILEGE) => {
                     StoreError::MayNotMigrate(error)
                 }
                 error => error,
-            }
-        })?;
+            })?;
     }
     Ok(connection.close().await?)
 }
@@ -126,7 +127,10 @@ async fn is_up_to_date(
     connection: &mut PgConnection,
     migrator: &Migrator,
 ) -> Result<bool, StoreError> {
-    let applied = match connection.list_applied_migrations(&migrator.table_name).await {
+    let applied = match connection
+        .list_applied_migrations(&migrator.table_name)
+        .await
+    {
         Ok(applied) => applied,
         Err(error) => {
             return match super::migrating(error) {
@@ -135,10 +139,17 @@ async fn is_up_to_date(
             };
         }
     };
-    if let Some(newer) = applied.iter().find(|made| !migrator.version_exists(made.version)) {
-        return Err(super::migrating(MigrateError::VersionMissing(newer.version)));
+    if let Some(newer) = applied
+        .iter()
+        .find(|made| !migrator.version_exists(made.version))
+    {
+        return Err(super::migrating(MigrateError::VersionMissing(
+            newer.version,
+        )));
     }
-    let known = migrator.iter().map(|known| (known.version, &known.checksum));
+    let known = migrator
+        .iter()
+        .map(|known| (known.version, &known.checksum));
     Ok(known.eq(applied.iter().map(|made| (made.version, &made.checksum))))
 }
 

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{anyhow, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use service::exit::NeedsAttention;
 use service::kafka::{Cluster, KafkaOptions};
 use service::range::{Bound, End, Position, Ranges, Reader};
 use service::subscription::Quiet;
@@ -158,23 +160,33 @@ fn committed(
         match consumer.committed_offsets(asked.clone(), ASK) {
             Err(_) if tries < TRIES => {}
             answer => {
-                break answer.with_context(|| {
-                    format!("asking for the committed offsets of group {group}")
-                })?;
+                break answer.map_err(|error| unanswered(kafka, group, error))?;
             }
         }
     };
     let mut committed = BTreeMap::new();
     for partition in answer.elements() {
         let id = partition.partition();
-        partition.error().with_context(|| {
-            format!("asking for the committed offset of group {group} in {topic} partition {id}")
+        partition.error().map_err(|error| {
+            unanswered(kafka, group, error).context(format!("{topic} partition {id}"))
         })?;
         if let Offset::Offset(offset) = partition.offset() {
             committed.insert(id, offset);
         }
     }
     Ok(committed)
+}
+
+fn unanswered(kafka: &KafkaOptions, group: &str, error: KafkaError) -> anyhow::Error {
+    let denied = error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed);
+    let asking = format!("asking for the committed offsets of group {group}");
+    match denied {
+        true => {
+            let allow = kafka.allow(&format!("--group {group}"), "Describe");
+            NeedsAttention(format!("{asking}: {error}; {allow}")).into()
+        }
+        false => anyhow!(error).context(asking),
+    }
 }
 
 /// The offsets asked for that are routed, and how many behind them are not.

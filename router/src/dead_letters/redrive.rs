@@ -182,6 +182,8 @@ impl Letter {
 pub(super) struct Redriver {
     producer: ThreadedProducer<Deliveries>,
     transactional_id: String,
+    /// The commands that give the rights it takes.
+    allow: String,
 }
 
 impl Redriver {
@@ -216,8 +218,10 @@ impl Redriver {
                 || error.rdkafka_error_code()
                     == Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed)
             {
+                let allow =
+                    options.allow(&format!("--transactional-id {transactional_id}"), "Write");
                 return Err(NeedsAttention(format!(
-                    "transactional.id {transactional_id}: {error}; nothing was redriven"
+                    "transactional.id {transactional_id}: {error}; nothing was redriven; {allow}"
                 ))
                 .into());
             }
@@ -228,9 +232,12 @@ impl Redriver {
             }
             std::thread::sleep(Duration::from_millis(200));
         }
+        let topics = limits.keys().map(|target| &**target).chain([topic]);
+        let allow = topics.map(|topic| options.allow(&format!("--topic {topic}"), "Write"));
         Ok(Self {
             producer,
             transactional_id,
+            allow: allow.collect::<Vec<_>>().join(", or "),
         })
     }
 
@@ -243,6 +250,14 @@ impl Redriver {
             .send_all(topic, chunk)
             .and_then(|()| self.repeat(|| self.producer.commit_transaction(CALL)));
         let Err(error) = sent else { return Ok(()) };
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
+            let _ = self.repeat(|| self.producer.abort_transaction(CALL));
+            let allow = &self.allow;
+            return Err(NeedsAttention(format!(
+                "{error}; the chunk under way was taken back; {allow}"
+            ))
+            .into());
+        }
         if self.producer.client().fatal_error().is_some() {
             return Err(self.explain(error));
         }
