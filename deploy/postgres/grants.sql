@@ -6,4 +6,4 @@ GRANT SELECT, INSERT, UPDATE ON consumed_offset, task TO taskrunning_writer;
 GRANT INSERT ON task_progress, task_resource, task_metrics TO taskrunning_writer;
 
 -- consumer tasks, task, audit, diff
-GRANT SELECT ON consumed_offset, task, task_progress, task_resource, task_metrics TO taskrunning_reader;
+GRANT SELECT ON consumed_offset, expiry, task, task_progress, task_resource, task_metrics TO taskrunning_reader;
