@@ -51,15 +51,23 @@ pub(crate) struct Record {
     pub(crate) anchor: Anchor,
     /// The bytes of its event, a plain one, or why it becomes a dead letter. (Boxed: rejects are few.)
     pub(crate) event: Result<Box<[u8]>, Box<Reject>>,
+    /// The schema id to ask the registry for first: until then `event` is the record's value as it is.
+    pub(crate) unread: Option<u32>,
 }
 
 impl Record {
     pub(crate) fn read(decoder: &Decoder, record: &impl Message) -> Self {
-        let event = plain(decoder, record.payload());
+        let value = record.payload();
+        let unread = decoder.unknown_id(value);
+        let event = match (unread, value) {
+            (Some(_), Some(value)) => Ok(value.into()),
+            _ => read(decoder, value),
+        };
         Self {
             partition: record.partition(),
             anchor: Anchor::of(record),
-            event: event.map(Into::into).map_err(Box::new),
+            event,
+            unread,
         }
     }
 
@@ -72,6 +80,10 @@ impl Record {
         let event = plain_event(self.event.as_ref().ok()?)?;
         Some(Rows::of(event, self.partition, self.anchor.offset))
     }
+}
+
+fn read(decoder: &Decoder, value: Option<&[u8]>) -> Result<Box<[u8]>, Box<Reject>> {
+    plain(decoder, value).map(Into::into).map_err(Box::new)
 }
 
 /// Records in the order they were read; any beginning of it can be stored by itself.
@@ -89,6 +101,23 @@ impl Batch {
 
     pub(crate) fn records(&self) -> &[Record] {
         &self.records
+    }
+
+    /// The place of the first record whose schema id is to be asked for, and that.
+    pub(crate) fn unread(&self) -> Option<(usize, u32)> {
+        let mut records = self.records.iter().enumerate();
+        records.find_map(|(place, record)| Some((place, record.unread?)))
+    }
+
+    /// Reads the record at this place, now that its schema id is known.
+    pub(crate) fn read(&mut self, place: usize, decoder: &Decoder) {
+        if let Some(record) = self.records.get_mut(place)
+            && let (Some(_), Ok(value)) = (record.unread.take(), &record.event)
+        {
+            self.bytes -= value.len();
+            record.event = read(decoder, Some(value));
+            self.bytes += record.bytes();
+        }
     }
 
     /// Bytes of the events in it.
@@ -232,6 +261,7 @@ mod tests {
             partition: 0,
             anchor: anchor(offset),
             event: Ok(schemas::encode_event(event).unwrap().into()),
+            unread: None,
         }
     }
 

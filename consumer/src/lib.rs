@@ -26,6 +26,7 @@ mod rows;
 mod run;
 mod store;
 mod trial;
+mod writers;
 
 #[cfg(test)]
 #[path = "../../schemas/tests/strategies/mod.rs"]

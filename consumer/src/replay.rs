@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
 use rdkafka::message::{BorrowedMessage, Message};
-use schemas::{Decoder, topics};
+use schemas::topics;
 use service::backoff::Backoff;
 use service::breaker::{Breaker, BreakerOptions};
 use service::exit::NeedsAttention;
@@ -35,9 +35,10 @@ use self::progress::{Account, Progress};
 use self::target::Target;
 use crate::batch::{Batch, Positions, Record, last_read};
 use crate::rows::Part;
-use crate::run::{Trouble, decoder, open};
+use crate::run::{Trouble, open};
 use crate::store::{Database, DatabaseOptions, DatabaseUrl, End, Identity, Store, StoreError};
 use crate::trial::{Trial, Tried};
+use crate::writers::Writers;
 
 /// Stands in `consumed_offset.group_id` of what a replay has stored.
 const GROUP: &str = "replay";
@@ -98,7 +99,7 @@ pub async fn replay(
     database: &DatabaseOptions,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let decoder = decoder(asked.schemas.as_deref())?;
+    let writers = Writers::of(asked.schemas.as_deref(), &kafka)?;
     let into = Database::parse_url("--into", &asked.into)?;
     if into.is_same(&Database::parse(database)?) {
         return Err(NeedsAttention(format!(
@@ -145,7 +146,7 @@ pub async fn replay(
     let (batches, mut read) = mpsc::channel(1);
     let reading = Reading {
         topic: topic.clone(),
-        decoder,
+        writers,
         max_events: asked.max_events as usize,
         max_bytes: asked.max_bytes as usize,
         next: left.iter().map(|(p, range)| (*p, range.start)).collect(),
@@ -286,7 +287,7 @@ fn wrong(message: String) -> anyhow::Error {
 /// There are at most three: one that is filled, one handed over, one being written.
 struct Reading {
     topic: String,
-    decoder: Decoder,
+    writers: Writers,
     max_events: usize,
     max_bytes: usize,
     /// Of each partition the offset after the last record that was read.
@@ -306,7 +307,10 @@ impl Reading {
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let topic = self.topic.clone();
-        let scanned = reader.scan(&topic, ranges, stop, |record| self.take(reader, record));
+        let scanned = reader.scan(&topic, ranges, stop, |record| {
+            self.writers.learn_at_last(record.payload(), stop)?;
+            self.take(reader, record)
+        });
         self.hand_over(reader)?;
         scanned?;
         // The end of each range too: behind its last record there may have been more.
@@ -326,7 +330,7 @@ impl Reading {
         {
             self.first_gap.entry(partition).or_insert(expected);
         }
-        self.batch.push(Record::read(&self.decoder, record));
+        self.batch.push(Record::read(&self.writers.decoder, record));
         if self.batch.records().len() >= self.max_events || self.batch.bytes() >= self.max_bytes {
             self.hand_over(reader)?;
         }

@@ -97,7 +97,7 @@ pub(crate) fn rows<'a>(
     offset: i64,
     put: &'a mut Vec<u8>,
 ) -> Result<Rows<'a>, Reject> {
-    if let Some(event) = value.and_then(plain_event) {
+    if let Some(event) = value.and_then(|value| decoder.plain_event(value)) {
         return Ok(Rows::of(event, partition, offset));
     }
     *put = the_long_way(decoder, value)?;
@@ -107,7 +107,8 @@ pub(crate) fn rows<'a>(
     }
 }
 
-/// The bytes of the plain event that says what this value says: its own, if it is one.
+/// The bytes of the plain event, in single-object encoding, that says what this value says: its own, if
+/// it is one.
 ///
 /// # Errors
 /// As of [`rows`].
@@ -115,8 +116,10 @@ pub(crate) fn plain<'a>(
     decoder: &Decoder,
     value: Option<&'a [u8]>,
 ) -> Result<Cow<'a, [u8]>, Reject> {
-    match value.filter(|value| plain_event(value).is_some()) {
-        Some(value) => Ok(Cow::Borrowed(value)),
+    let event = value.and_then(|value| Some((value, decoder.plain_event(value)?)));
+    match event {
+        Some(([0, ..], event)) => Ok(Cow::Owned(event.single_object())), // a registry's framing
+        Some((value, _)) => Ok(Cow::Borrowed(value)),
         None => the_long_way(decoder, value).map(Cow::Owned),
     }
 }

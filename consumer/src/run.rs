@@ -2,19 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use schemas::{Decoder, Reject, topics};
+use schemas::{Reject, topics};
 use service::backoff::Backoff;
 use service::breaker::{Breaker, BreakerOptions};
 use service::exit::NeedsAttention;
 use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::lookup::Lookup;
+use service::registry::RegistryError;
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -26,6 +27,7 @@ use crate::origin::{OnGap, Origin, Recognised};
 use crate::rows::Part;
 use crate::store::{Database, DatabaseOptions, End, Identity, Store, StoreError, StoredOffset};
 use crate::trial::{Trial, Tried};
+use crate::writers::Writers;
 
 /// Counter: rows written. Label `db_collection_name`.
 const ROWS: &str = "taskrunning_rows_total";
@@ -136,7 +138,7 @@ pub async fn run(
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let decoder = decoder(config.schemas.as_deref())?;
+    let writers = Writers::of(config.schemas.as_deref(), &kafka)?;
     let database = Database::parse(&database)?;
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
@@ -180,7 +182,7 @@ pub async fn run(
         database.place()
     );
     let mut entrance = Entrance {
-        decoder,
+        writers,
         identity: Identity {
             topic: config.events_topic.clone(),
             cluster_id,
@@ -211,19 +213,6 @@ pub async fn run(
     stored?;
     tracing::info!("stopped; all that was read is stored, or will be read again");
     Ok(())
-}
-
-/// Reads events of this version, and of those in the folder.
-///
-/// # Errors
-/// If a file there is of no use.
-pub(crate) fn decoder(schemas: Option<&Path>) -> anyhow::Result<Decoder> {
-    let decoder = Decoder::with_schemas(schemas)
-        .map_err(|error| NeedsAttention(format!("--schemas: {error}")))?;
-    for version in decoder.learned() {
-        tracing::info!("reads newer {version} too");
-    }
-    Ok(decoder)
 }
 
 /// Migrates and opens the database, waiting while it is away; `None` when shut down meanwhile.
@@ -314,7 +303,7 @@ struct Outage {
 }
 
 struct Entrance<'a> {
-    decoder: Decoder,
+    writers: Writers,
     config: &'a Config,
     parts: Vec<Part>,
     identity: Identity,
@@ -375,7 +364,7 @@ impl Entrance<'_> {
             };
             match next {
                 Next::Record(record) => {
-                    self.take(Record::read(&self.decoder, &record))?;
+                    self.take(Record::read(&self.writers.decoder, &record))?;
                     if self.is_full() {
                         self.work().await?;
                     }
@@ -435,6 +424,7 @@ impl Entrance<'_> {
             return Ok(());
         }
         match &record.event {
+            Ok(_) if record.unread.is_some() => {}
             Ok(_) => self.breaker.accept(),
             Err(reject) => self.judge(partition, offset, reject)?,
         }
@@ -629,6 +619,11 @@ impl Entrance<'_> {
 
     /// Writes the batch, and takes what was read meanwhile for the next one.
     async fn store_batch(&mut self) -> Result<(), Trouble> {
+        if self.learn_writers().await? && self.breaker.undecided() {
+            // What comes next tells whether these rejects are few or many.
+            self.begun = Instant::now();
+            return Ok(());
+        }
         let stored = self.store_records(self.batch.records().len()).await;
         if self.batch.records().is_empty() {
             self.begun = self.ahead_begun;
@@ -639,6 +634,35 @@ impl Entrance<'_> {
         }
         self.begun = begun;
         stored
+    }
+
+    /// Asks the schema registry for the ids of this batch that are not known yet, and reads their
+    /// records. Gives whether any became a reject.
+    async fn learn_writers(&mut self) -> Result<bool, Trouble> {
+        let mut rejected = false;
+        while let Some((place, id)) = self.batch.unread() {
+            let record = &self.batch.records()[place];
+            let value = record.event.as_deref().ok();
+            if self.writers.decoder.unknown_id(value).is_some() {
+                match self.writers.learn(id).await {
+                    Ok(()) => {}
+                    Err(RegistryError::Away(what)) => return Err(Trouble::Passing(what)),
+                    Err(RegistryError::Refused(why)) => {
+                        return Err(Trouble::Lasting(NeedsAttention(why).into()));
+                    }
+                }
+            }
+            self.batch.read(place, &self.writers.decoder);
+            let record = &self.batch.records()[place];
+            match &record.event {
+                Ok(_) => self.breaker.accept(),
+                Err(reject) => {
+                    self.judge(record.partition, record.anchor.offset, &reject.clone())?;
+                    rejected = true;
+                }
+            }
+        }
+        Ok(rejected)
     }
 
     /// Writes the first `left` records, in as few transactions as the database takes. What holds dead
@@ -733,7 +757,7 @@ impl Entrance<'_> {
                         if self.ahead.records().is_empty() {
                             self.ahead_begun = Instant::now();
                         }
-                        self.ahead.push(Record::read(&self.decoder, &record));
+                        self.ahead.push(Record::read(&self.writers.decoder, &record));
                     }
                     met => self.met = Some(met),
                 }

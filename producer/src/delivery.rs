@@ -8,6 +8,7 @@
 //! Few are handed over at a time, since what librdkafka holds can no longer be replaced by a newer
 //! report.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,16 +18,19 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::statistics::Statistics;
-use schemas::TaskRunningInfo;
+use schemas::{Framing, TaskRunningInfo};
+use service::backoff::Backoff;
+use service::exit::NeedsAttention;
 use service::health::Health;
 use service::kafka::{KafkaOptions, wrong_settings};
+use service::registry::{Registry, RegistryError};
 use service::telemetry::{messaging, names};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::outbox::{Gone, Outbox, Report, Room, Ticket};
-use crate::sender::{FIXED, SOCKET_TIMEOUT, STATISTICS, Watch};
+use crate::sender::{FIXED, SOCKET_TIMEOUT, STATISTICS, Watch, register};
 
 /// Reports handed to librdkafka at a time, and at most a quarter of the room.
 const SENDING_MAX: usize = 256;
@@ -73,6 +77,14 @@ pub struct Stats {
     pub parts_failed: u64,
 }
 
+/// How reports are written.
+pub(crate) enum Written {
+    /// It is known.
+    As(Framing),
+    /// In the framing of a schema registry, which is asked for the id in the background.
+    ByRegistry(Registry),
+}
+
 /// The way to Kafka. Dropping it abandons what waits; [`close`](Self::close) first.
 pub(crate) struct Delivery {
     shared: Arc<Shared>,
@@ -115,6 +127,7 @@ impl Delivery {
         kafka: &KafkaOptions,
         topic: &str,
         queue_reports: usize,
+        written: Written,
         health: Option<Arc<Health>>,
     ) -> anyhow::Result<Self> {
         let mut defaults = DEFAULTS.to_vec();
@@ -142,7 +155,7 @@ impl Delivery {
             sending_max: (room.reports / 4).clamp(1, SENDING_MAX),
             logs,
         });
-        let sending = tokio::spawn(shared.clone().send_for_ever(producer, config));
+        let sending = tokio::spawn(shared.clone().send_for_ever(producer, config, written));
         Ok(Self {
             shared,
             sending: sending.abort_handle(),
@@ -152,7 +165,7 @@ impl Delivery {
     /// Puts a report into the queue; never waits.
     pub(crate) fn report(&self, info: &TaskRunningInfo) {
         let mut value = Vec::new();
-        schemas::write_info(info, &mut value);
+        schemas::write_info(info, Framing::SingleObject, &mut value);
         self.shared.put(Report {
             exec_id: info.exec_id.clone(),
             last: info.status.is_final(),
@@ -301,7 +314,41 @@ impl Shared {
         }
     }
 
-    async fn send_for_ever(self: Arc<Self>, first: FutureProducer<Logs>, config: ClientConfig) {
+    /// How reports are written. Asks for as long as it takes: whatever keeps the registry from taking
+    /// the schema, the engine goes on, and a person may put it right meanwhile.
+    async fn framing(&self, written: Written) -> Framing {
+        let registry = match written {
+            Written::As(framing) => return framing,
+            Written::ByRegistry(registry) => registry,
+        };
+        let mut backoff = Backoff::default();
+        loop {
+            let (what, lasting) = match register(&registry, &self.topic).await {
+                Ok(framing) => {
+                    lock(&self.held_up).take();
+                    return framing;
+                }
+                Err(RegistryError::Away(what)) => (what, false),
+                Err(RegistryError::Refused(why)) => (why, true),
+            };
+            let before = lock(&self.held_up).replace(what.clone());
+            match before {
+                Some(before) if before == what => {}
+                _ if lasting => tracing::error!("no report can be sent, trying again: {what}"),
+                None => tracing::warn!("reports wait for {what}"),
+                Some(_) => {}
+            }
+            sleep(backoff.pause()).await;
+        }
+    }
+
+    async fn send_for_ever(
+        self: Arc<Self>,
+        first: FutureProducer<Logs>,
+        config: ClientConfig,
+        written: Written,
+    ) {
+        let framing = self.framing(written).await;
         let mut producer = first;
         let mut sending = JoinSet::new();
         // After an error that may pass, nothing is handed over before this.
@@ -311,9 +358,13 @@ impl Shared {
                 let Some((ticket, report)) = self.books().outbox.take() else {
                     break;
                 };
+                let mut value = Cow::Borrowed(&report.value);
+                if framing != Framing::SingleObject {
+                    framing.put_on(value.to_mut());
+                }
                 let record = FutureRecord::to(&self.topic)
                     .key(report.exec_id.as_bytes())
-                    .payload(report.value.as_slice());
+                    .payload(value.as_slice());
                 let handed_over = producer.send_result(record).map_err(|(error, _)| error);
                 match handed_over {
                     Ok(delivered) => {

@@ -9,17 +9,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use schemas::{
-    EngineInstance, MetricValue, TaskProgressInfo, TaskResourceInfo, TaskRunningInfo, TaskStatus,
-    topics,
+    EngineInstance, Framing, MetricValue, TaskProgressInfo, TaskResourceInfo, TaskRunningInfo,
+    TaskStatus, topics,
 };
 use service::kafka::KafkaOptions;
+use service::registry::Registry;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::delivery::{Delivery, Stats, Undelivered};
+use crate::delivery::{Delivery, Stats, Undelivered, Written};
 
 /// What a fetch gives: the part, `None` when the engine cannot tell, or why the fetch failed.
 pub type Part<T> = Result<Option<T>, Box<dyn Error + Send + Sync>>;
@@ -59,7 +60,8 @@ impl TaskSource for () {}
 /// When and how a [`Reporter`] reports.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How to reach Kafka.
+    /// How to reach Kafka, and the schema registry if reports are to be written in its framing: while
+    /// that is away when the reporter begins, reports wait as they do while Kafka is.
     pub kafka: KafkaOptions,
     /// Topic to write.
     pub topic: String,
@@ -83,6 +85,7 @@ impl Options {
                 bootstrap_servers: bootstrap_servers.to_owned(),
                 kafka_config: None,
                 settings: Vec::new(),
+                schema_registry: None,
             },
             topic: topics::TASK_RUNNING_INFO.to_owned(),
             first_after: Duration::from_secs(1),
@@ -151,8 +154,14 @@ impl Reporter {
                 "Options::interval is 0; reports need time between them".to_owned(),
             ));
         }
-        let delivery = Delivery::start(&options.kafka, &options.topic, options.queue_reports, None)
-            .map_err(|error| ReporterError::Settings(format!("{error:#}")))?;
+        let settings = |error: anyhow::Error| ReporterError::Settings(format!("{error:#}"));
+        let written = match Registry::of(&options.kafka).map_err(settings)? {
+            None => Written::As(Framing::SingleObject),
+            Some(registry) => Written::ByRegistry(registry),
+        };
+        let (topic, queue_reports) = (&options.topic, options.queue_reports);
+        let delivery = Delivery::start(&options.kafka, topic, queue_reports, written, None)
+            .map_err(settings)?;
         Ok(Self {
             engine: Arc::new(Engine {
                 instance: engine,

@@ -14,10 +14,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::statistics::Statistics;
-use schemas::TaskRunningInfo;
+use schemas::{CURRENT_INFO, Framing, TaskRunningInfo};
 use service::exit::NeedsAttention;
 use service::health::{Health, Reading};
 use service::kafka::{KafkaOptions, wrong_settings};
+use service::registry::{Registry, RegistryError, until_answered};
 use service::telemetry::{messaging, names};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -49,11 +50,40 @@ const DEFAULTS: &[(&str, &str)] = &[
 /// After a signal, unacknowledged records are waited for so long.
 const LAST_ACKS: Duration = Duration::from_secs(20);
 
+/// Registers the schema of reports for a topic's values; gives how reports are then written.
+pub(crate) async fn register(registry: &Registry, topic: &str) -> Result<Framing, RegistryError> {
+    let subject = format!("{topic}-value");
+    let id = registry.register(&subject, CURRENT_INFO.avsc).await?;
+    tracing::info!(
+        "reports have the schema id {id} of {subject} in the schema registry {}",
+        registry.shown()
+    );
+    Ok(Framing::Registry(id))
+}
+
+/// How reports are written: where there is a schema registry, in its framing. While that is away it is
+/// waited for; `None` when shut down meanwhile.
+///
+/// # Errors
+/// If a setting is wrong, or the registry refuses the schema.
+pub(crate) async fn framing(
+    kafka: &KafkaOptions,
+    topic: &str,
+    health: &Health,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Framing>> {
+    match Registry::of(kafka)? {
+        None => Ok(Some(Framing::SingleObject)),
+        Some(registry) => until_answered(|| register(&registry, topic), health, shutdown).await,
+    }
+}
+
 /// An idempotent producer with back pressure.
 pub(crate) struct Sender {
     producer: ThreadedProducer<Acks>,
     acks: Acks,
     topic: String,
+    framing: Framing,
     sent: AtomicU64,
     /// The last report's bytes, used again.
     value: Vec<u8>,
@@ -65,6 +95,7 @@ impl Sender {
     pub(crate) fn connect(
         kafka: &KafkaOptions,
         topic: &str,
+        framing: Framing,
         health: Arc<Health>,
     ) -> anyhow::Result<Self> {
         let acks = Acks(Arc::new(Counted {
@@ -83,6 +114,7 @@ impl Sender {
             producer,
             acks,
             topic: topic.to_owned(),
+            framing,
             sent: AtomicU64::new(0),
             value: Vec::new(),
         })
@@ -95,7 +127,7 @@ impl Sender {
     /// would arrive in front of what was not.
     pub(crate) async fn send(&mut self, info: &TaskRunningInfo) -> anyhow::Result<()> {
         self.value.clear();
-        schemas::write_info(info, &mut self.value);
+        schemas::write_info(info, self.framing, &mut self.value);
         let mut record = BaseRecord::to(&self.topic)
             .key(info.exec_id.as_bytes())
             .payload(self.value.as_slice());

@@ -26,16 +26,18 @@ use std::path::PathBuf;
 
 use anyhow::anyhow;
 use clap::Args;
-use rdkafka::message::BorrowedMessage;
-use schemas::{Decoder, PlainSource, plain_event, topics};
+use rdkafka::message::{BorrowedMessage, Message};
+use schemas::{Decoder, Framing, PlainSource, plain_event, topics};
 use service::exit::{FAILED, OK, USAGE};
 use service::kafka::KafkaOptions;
 use service::range::{Bound, Position, Ranges, Reader};
+use service::registry::Registry;
+use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
 use crate::dead_letters::{position, print};
-use crate::{Outcome, route};
+use crate::{Outcome, learn_writer, route};
 
 use findings::{Findings, Kind};
 use outputs::Output;
@@ -151,8 +153,9 @@ async fn compare(
     kafka: &KafkaOptions,
     stop: &CancellationToken,
 ) -> anyhow::Result<Report> {
-    let decoder =
-        Decoder::with_schemas(asked.schemas.as_deref()).map_err(|e| anyhow!("--schemas: {e}"))?;
+    let registry = Registry::of(kafka)?;
+    let decoder = crate::decoder(asked.schemas.as_deref(), registry.as_ref())
+        .map_err(|e| anyhow!("--schemas: {e}"))?;
     let stopped = || anyhow!("stopped by a signal");
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
     let mut modest = kafka.clone();
@@ -163,6 +166,8 @@ async fn compare(
     let scope = Scope::of(&asked, kafka, &cluster, &reader).await?;
     let auditor = Auditor {
         decoder: &decoder,
+        registry: registry.as_ref(),
+        runtime: Handle::current(),
         reader: &reader,
         buckets: Buckets::of(&scope.source.ranges),
         outcomes: Outcomes::default(),
@@ -187,6 +192,8 @@ async fn compare(
 /// Reads both sides.
 struct Auditor<'a> {
     decoder: &'a Decoder,
+    registry: Option<&'a Registry>,
+    runtime: Handle,
     reader: &'a Reader,
     scope: Scope,
     buckets: Buckets,
@@ -236,13 +243,17 @@ impl Auditor<'_> {
             timestamp,
         };
         let (decoder, max_event_bytes) = (self.decoder, self.max_event_bytes);
-        route(decoder, payload, source, 0, max_event_bytes, buffer)
+        let ours = Framing::SingleObject;
+        let theirs = self.registry.map_or(ours, |_| Framing::Registry(0));
+        // As large as the routers may write it.
+        let max_event_bytes = max_event_bytes + ours.header_bytes() - theirs.header_bytes();
+        route(decoder, payload, source, 0, ours, max_event_bytes, buffer)
     }
 
     /// What an event says, but for the time of routing, as a number. It is the same for the same meaning, whichever way its
     /// bytes put that: another version of the router may carry over what this one writes afresh.
     fn sum(&self, about: Position, key: Option<&[u8]>, value: &[u8]) -> anyhow::Result<u64> {
-        if let Some(event) = plain_event(value) {
+        if let Some(event) = self.decoder.plain_event(value) {
             return Ok(self.outcomes.event(about, key, &event));
         }
         let mut event = self.decoder.event(Some(value))?;
@@ -273,6 +284,8 @@ impl Auditor<'_> {
         self.reader.scan(topic, ranges, stop, |record| {
             let at = position(record);
             steps.read(at.partition, at.offset);
+            let value = record.payload();
+            learn_writer(self.decoder, self.registry, value, &self.runtime, stop)?;
             each(record)
         })?;
         steps.end();

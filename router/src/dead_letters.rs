@@ -21,17 +21,21 @@ use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use rdkafka::message::Message;
-use schemas::topics;
+use schemas::{Decoder, topics};
 use serde_json::json;
 use service::exit::{OK, USAGE};
 use service::kafka::{Cluster, KafkaOptions};
 use service::range::{Position, Reader, moment};
+use service::registry::Registry;
+use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
 use read::{Filter, Letter, Letters, Selection};
 pub(crate) use read::{header, number};
 use redrive::{Done, Redriver, Sending};
+
+use crate::{decoder, learn_writer};
 
 /// Letters that a dry run shows one by one.
 const PLANNED_LETTERS: usize = 100;
@@ -216,7 +220,15 @@ pub async fn dead_letters(
     };
     match asked.command {
         Command::List { which, json, limit } => block_in_place(|| desk.list(which, json, limit)),
-        Command::Show { letters, full } => block_in_place(|| desk.show(letters, full)),
+        Command::Show { letters, full } => {
+            let registry = Registry::of(kafka)?;
+            let writers = Writers {
+                decoder: decoder(None, registry.as_ref())?,
+                registry,
+                runtime: Handle::current(),
+            };
+            block_in_place(|| desk.show(letters, full, &writers))
+        }
         Command::Redrive {
             letters,
             which,
@@ -237,6 +249,13 @@ pub async fn dead_letters(
             desk.redrive(&cluster, kafka, selection, how).await
         }
     }
+}
+
+/// What tells which schemas wrote the values.
+struct Writers {
+    decoder: Decoder,
+    registry: Option<Registry>,
+    runtime: Handle,
 }
 
 /// How to redrive.
@@ -305,13 +324,19 @@ impl Desk<'_> {
         Ok(OK)
     }
 
-    fn show(&self, positions: Vec<Position>, full: bool) -> anyhow::Result<u8> {
+    fn show(&self, positions: Vec<Position>, full: bool, writers: &Writers) -> anyhow::Result<u8> {
         let letters = self.read(Selection::Positions(positions.into_iter().collect()))?;
         let mut texts = Vec::new();
         let (reader, stop) = (&self.reader, self.stop);
         reader.scan(&self.topic, &letters.ranges(), stop, |record| {
             if let Some(letter) = letters.found.get(&position(record)) {
-                let text = show::letter(&self.topic, letter, record, reader, full, stop)?;
+                let original = letter.original(record, reader, stop)?;
+                if let Ok((_, value)) = &original {
+                    let (decoder, registry) = (&writers.decoder, writers.registry.as_ref());
+                    learn_writer(decoder, registry, value.as_deref(), &writers.runtime, stop)?;
+                }
+                let decoder = &writers.decoder;
+                let text = show::letter(&self.topic, letter, record, original, decoder, full)?;
                 texts.push(text);
             }
             Ok(())

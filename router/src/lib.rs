@@ -17,7 +17,7 @@ mod dead_letters;
 mod route;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,15 +27,20 @@ use rdkafka::consumer::Consumer;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use schemas::{Adjustment, DeadLetter, Decoder, PlainSource, Reject, topics};
+use schemas::{
+    Adjustment, CURRENT_EVENT, DeadLetter, Decoder, Framing, PlainSource, Reject, SchemaFileError,
+    topics,
+};
 use service::backoff::Backoff;
 use service::breaker::{Breaker, BreakerOptions};
 use service::exit::{NeedsAttention, StartOver};
 use service::health::Health;
 use service::kafka::{BATCH_OVERHEAD_BYTES, Cluster, KafkaOptions};
+use service::registry::{Registry, RegistryError, until_answered};
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
 use service::transaction::{Failed, Output, Transaction};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -116,15 +121,25 @@ pub async fn run(
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let decoder = Decoder::with_schemas(config.schemas.as_deref())
+    let registry = Registry::of(&config.kafka)?;
+    let decoder = decoder(config.schemas.as_deref(), registry.as_ref())
         .map_err(|error| NeedsAttention(format!("--schemas: {error}")))?;
     for version in decoder.learned() {
         tracing::info!("reads newer {version} too");
     }
+    let framing = register(&config, registry.as_ref(), &health, &shutdown).await?;
+    let Some(framing) = framing else {
+        return Ok(());
+    };
+    let schemas = Schemas {
+        decoder,
+        registry,
+        framing,
+    };
     let mut backoff = Backoff::default();
     loop {
         let begun = Instant::now();
-        let ended = route_with_new_clients(&config, &decoder, &health, &shutdown).await;
+        let ended = route_with_new_clients(&config, &schemas, &health, &shutdown).await;
         let Err(error) = ended else { break };
         if !error.chain().any(|cause| cause.is::<StartOver>()) {
             return Err(error);
@@ -146,9 +161,69 @@ pub async fn run(
     Ok(())
 }
 
+/// What reads the records, and how events are written.
+struct Schemas {
+    decoder: Decoder,
+    registry: Option<Registry>,
+    framing: Framing,
+}
+
+/// Reads records of this version, of those in the folder, and of those in the registry.
+fn decoder(
+    schemas: Option<&Path>,
+    registry: Option<&Registry>,
+) -> Result<Decoder, SchemaFileError> {
+    let decoder = Decoder::with_schemas(schemas)?;
+    Ok(match registry {
+        Some(registry) => decoder.with_registry(registry.shown()),
+        None => decoder,
+    })
+}
+
+/// Learns from the schema registry what wrote a value, if that is not known; for a thread that may
+/// block, on behalf of a command that ends by itself.
+///
+/// # Errors
+/// If there is no answer.
+fn learn_writer(
+    decoder: &Decoder,
+    registry: Option<&Registry>,
+    value: Option<&[u8]>,
+    runtime: &Handle,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    if let (Some(id), Some(registry)) = (decoder.unknown_id(value), registry) {
+        decoder.learn_id(id, registry.schema_soon(id, runtime, stop)?.as_deref());
+    }
+    Ok(())
+}
+
+/// How events are written: where there is a registry, in its framing, with their schema registered
+/// there. `None` when shut down while the registry was away.
+async fn register(
+    config: &Config,
+    registry: Option<&Registry>,
+    health: &Health,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Framing>> {
+    let Some(registry) = registry else {
+        return Ok(Some(Framing::SingleObject));
+    };
+    let subject = format!("{}-value", config.events_topic);
+    let register = || registry.register(&subject, CURRENT_EVENT.avsc);
+    let id = until_answered(register, health, shutdown).await?;
+    if let Some(id) = id {
+        tracing::info!(
+            "events have the schema id {id} of {subject} in the schema registry {}",
+            registry.shown()
+        );
+    }
+    Ok(id.map(Framing::Registry))
+}
+
 async fn route_with_new_clients(
     config: &Config,
-    decoder: &Decoder,
+    schemas: &Schemas,
     health: &Arc<Health>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -194,13 +269,14 @@ async fn route_with_new_clients(
     health.answered();
     let mut router = Router {
         config,
-        decoder,
+        schemas,
         limits,
         instance,
         health,
         shutdown,
         breaker: Breaker::new(config.breaker),
         aborts: None,
+        outage: None,
         event: Vec::new(),
     };
     let routed = router
@@ -239,7 +315,7 @@ struct Limits {
 
 struct Router<'a> {
     config: &'a Config,
-    decoder: &'a Decoder,
+    schemas: &'a Schemas,
     limits: Limits,
     instance: String,
     health: &'a Health,
@@ -247,8 +323,20 @@ struct Router<'a> {
     breaker: Breaker,
     /// Pauses after transactions that were aborted, since the last one that was not.
     aborts: Option<Backoff>,
+    /// While the schema registry is away, which a record cannot do without.
+    outage: Option<Outage>,
     /// The last event's bytes; the next one's go there.
     event: Vec<u8>,
+}
+
+/// A time in which nothing is read, since the schema registry does not answer.
+struct Outage {
+    /// The schema id to ask for.
+    id: u32,
+    /// What is waited for.
+    what: String,
+    backoff: Backoff,
+    next_try: Instant,
 }
 
 impl Router<'_> {
@@ -258,22 +346,117 @@ impl Router<'_> {
         output: &mut Output,
     ) -> anyhow::Result<()> {
         loop {
+            let due = self.outage.as_ref().map(|outage| outage.next_try);
             let next = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Ok(()),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.ask_again(subscription).await?;
+                    continue;
+                }
+                // Of the group it stays a member meanwhile.
                 next = subscription.next() => next?,
             };
             // What interrupts a transaction is dealt with after it.
             let rebalance = match next {
-                Next::Record(first) => self.transact(subscription, output, first).await?,
+                Next::Record(first) if self.can_read(&first).await? => {
+                    self.transact(subscription, output, first).await?
+                }
+                Next::Record(first) => {
+                    self.go_back_to(subscription, &first)?;
+                    None
+                }
                 rebalance => Some(rebalance),
             };
             match rebalance {
                 Some(Next::Assigned(partitions)) => {
-                    self.begin_partitions(subscription, partitions).await?
+                    self.begin_partitions(subscription, partitions).await?;
+                    self.wait(subscription)?;
                 }
                 Some(Next::Revoked { partitions, .. }) => subscription.release(&partitions)?,
                 Some(Next::Record(_)) | None => {}
+            }
+        }
+    }
+
+    /// Whether it is known what wrote a record; if not, the schema registry is asked. While that is
+    /// away the record cannot be routed, and nothing is read until it can.
+    ///
+    /// # Errors
+    /// If another try does not help.
+    async fn can_read(&mut self, record: &BorrowedMessage<'_>) -> anyhow::Result<bool> {
+        let Schemas {
+            decoder, registry, ..
+        } = self.schemas;
+        let (Some(id), Some(registry)) = (decoder.unknown_id(record.payload()), registry) else {
+            return Ok(true);
+        };
+        match registry.schema(id).await {
+            Ok(schema) => {
+                decoder.learn_id(id, schema.as_deref());
+                Ok(true)
+            }
+            Err(RegistryError::Refused(why)) => Err(NeedsAttention(why).into()),
+            Err(RegistryError::Away(what)) => {
+                if self.outage.is_none() {
+                    tracing::warn!("waiting for {what}");
+                }
+                let mut backoff = Backoff::default();
+                let next_try = Instant::now() + backoff.pause();
+                self.outage = Some(Outage {
+                    id,
+                    what,
+                    backoff,
+                    next_try,
+                });
+                Ok(false)
+            }
+        }
+    }
+
+    /// Reads on from this record once the schema registry answers.
+    fn go_back_to(
+        &self,
+        subscription: &Subscription,
+        record: &BorrowedMessage<'_>,
+    ) -> anyhow::Result<()> {
+        let offset = Offset::Offset(record.offset());
+        subscription.seek(&[(record.partition(), offset)].into())?;
+        self.wait(subscription)
+    }
+
+    /// Reads nothing while the schema registry is away.
+    fn wait(&self, subscription: &Subscription) -> anyhow::Result<()> {
+        let Some(outage) = &self.outage else {
+            return Ok(());
+        };
+        self.health.waiting_for(outage.what.clone());
+        subscription.pause()
+    }
+
+    /// Asks the schema registry again.
+    async fn ask_again(&mut self, subscription: &Subscription) -> anyhow::Result<()> {
+        let (Some(outage), Some(registry)) = (&mut self.outage, &self.schemas.registry) else {
+            return Ok(());
+        };
+        let asked = tokio::select! {
+            () = self.shutdown.cancelled() => return Ok(()),
+            asked = registry.schema(outage.id) => asked,
+        };
+        match asked {
+            Ok(schema) => {
+                self.schemas.decoder.learn_id(outage.id, schema.as_deref());
+                tracing::info!("the schema registry answers again");
+                self.outage = None;
+                self.health.answered();
+                subscription.resume()
+            }
+            Err(RegistryError::Refused(why)) => Err(NeedsAttention(why).into()),
+            Err(RegistryError::Away(what)) => {
+                outage.next_try = Instant::now() + outage.backoff.pause();
+                outage.what.clone_from(&what);
+                self.health.waiting_for(what);
+                Ok(())
             }
         }
     }
@@ -332,7 +515,7 @@ impl Router<'_> {
     ) -> anyhow::Result<Option<Next<'s>>> {
         let transaction = output.begin().map_err(done_for)?;
         let mut work = Work::default();
-        let mut interrupted = None;
+        let (mut interrupted, mut stopped_at) = (None, None);
 
         let begun = Instant::now();
         let mut sent = self.send(&transaction, &first, &mut work).await;
@@ -370,7 +553,14 @@ impl Router<'_> {
                 },
             };
             match next {
-                Next::Record(record) => sent = self.send(&transaction, &record, &mut work).await,
+                Next::Record(record) => {
+                    if !self.can_read(&record).await? {
+                        // What was read before it is committed.
+                        stopped_at = Some(record);
+                        break;
+                    }
+                    sent = self.send(&transaction, &record, &mut work).await;
+                }
                 rebalance => {
                     interrupted = Some(rebalance);
                     break;
@@ -431,7 +621,18 @@ impl Router<'_> {
                 self.breaker.reset();
                 let first = work.first.iter();
                 subscription.seek(&first.map(|(p, o)| (*p, Offset::Offset(*o))).collect())?;
+                if stopped_at
+                    .as_ref()
+                    .is_some_and(|record| work.first.contains_key(&record.partition()))
+                {
+                    // Farther back than to this record.
+                    stopped_at = None;
+                    self.wait(subscription)?;
+                }
             }
+        }
+        if let Some(record) = stopped_at {
+            self.go_back_to(subscription, &record)?;
         }
         Ok(interrupted)
     }
@@ -452,10 +653,11 @@ impl Router<'_> {
         let routed_at = Timestamp::now().as_microsecond();
         work.read(record.partition(), record.offset());
         match route(
-            self.decoder,
+            &self.schemas.decoder,
             record.payload(),
             source,
             routed_at,
+            self.schemas.framing,
             self.limits.event_bytes,
             &mut self.event,
         ) {

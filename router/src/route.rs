@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
-    Adjustment, Decoder, MetricValue, PlainSource, Reject, SourcePosition, TaskRunningInfo,
-    TaskRunningInfoEvent, plain_info,
+    Adjustment, Decoder, Framing, MetricValue, PlainInfo, PlainSource, Reject, SourcePosition,
+    TaskRunningInfo, TaskRunningInfoEvent,
 };
 
 /// What becomes of a record: exactly one of these.
@@ -25,8 +25,8 @@ pub enum Outcome<'a> {
 }
 
 /// Routes a record's value, of any version that `decoder` knows. `routed_at` is in microseconds since 1970; an event of more than
-/// `max_event_bytes` (key and value) is a dead letter, since its topic would not take it. The event is written into `buffer`,
-/// whatever that held before, so that one serves for many records.
+/// `max_event_bytes` (key and value) is a dead letter, since its topic would not take it. The event is written into `buffer` in
+/// this framing, whatever that held before, so that one serves for many records.
 ///
 /// Of a record that nothing is to be done to, the event carries the bytes over as the engine wrote them; any other is read,
 /// repaired and written afresh. The two say the same of the same record; they may differ in the order of a map's keys.
@@ -35,32 +35,43 @@ pub fn route<'a>(
     value: Option<&'a [u8]>,
     source: PlainSource<'_>,
     routed_at: i64,
+    framing: Framing,
     max_event_bytes: usize,
     buffer: &'a mut Vec<u8>,
 ) -> Outcome<'a> {
-    if let Some(key) = carry_over(value, &source, routed_at, max_event_bytes, buffer) {
+    if let Some(info) = value.and_then(|value| decoder.plain_info(value))
+        && let Some(key) = carry_over(info, &source, routed_at, framing, max_event_bytes, buffer)
+    {
         return Outcome::Event {
             key: Cow::Borrowed(key),
             value: buffer,
             adjustments: vec![],
         };
     }
-    write_afresh(decoder, value, source, routed_at, max_event_bytes, buffer)
-        .unwrap_or_else(Outcome::DeadLetter)
+    write_afresh(
+        decoder,
+        value,
+        source,
+        routed_at,
+        framing,
+        max_event_bytes,
+        buffer,
+    )
+    .unwrap_or_else(Outcome::DeadLetter)
 }
 
 /// The event of a record that nothing is to be done to; gives its key. One that is too large is not judged here: written
 /// afresh it may be smaller.
 fn carry_over<'a>(
-    value: Option<&'a [u8]>,
+    info: PlainInfo<'a>,
     source: &PlainSource<'_>,
     routed_at: i64,
+    framing: Framing,
     max_event_bytes: usize,
     buffer: &mut Vec<u8>,
 ) -> Option<&'a str> {
-    let info = plain_info(value?)?;
     buffer.clear();
-    info.write_event(source, routed_at, buffer);
+    info.write_event(source, routed_at, framing, buffer);
     (info.exec_id.len() + buffer.len() <= max_event_bytes).then_some(info.exec_id)
 }
 
@@ -70,6 +81,7 @@ fn write_afresh<'a>(
     value: Option<&[u8]>,
     source: PlainSource<'_>,
     routed_at: i64,
+    framing: Framing,
     max_event_bytes: usize,
     buffer: &'a mut Vec<u8>,
 ) -> Result<Outcome<'a>, Reject> {
@@ -102,6 +114,7 @@ fn write_afresh<'a>(
         kind: "EncodeError",
         message: error.to_string(),
     })?;
+    framing.put_on(buffer);
     let key = event.info.exec_id;
     let bytes = key.len() + buffer.len();
     if bytes > max_event_bytes {
@@ -208,6 +221,8 @@ pub(crate) mod tests {
 
     use super::*;
 
+    const SINGLE_OBJECT: Framing = Framing::SingleObject;
+
     /// The outcome as [`route`] has it, and as writing afresh has it.
     fn both_ways(
         value: &[u8],
@@ -225,9 +240,25 @@ pub(crate) mod tests {
         // Whatever a record before has left in them.
         let (mut one, mut other) = (b"left".to_vec(), b"behind".to_vec());
         judge(
-            route(&decoder, value, source, 4, max_event_bytes, &mut one),
-            write_afresh(&decoder, value, source, 4, max_event_bytes, &mut other)
-                .unwrap_or_else(Outcome::DeadLetter),
+            route(
+                &decoder,
+                value,
+                source,
+                4,
+                SINGLE_OBJECT,
+                max_event_bytes,
+                &mut one,
+            ),
+            write_afresh(
+                &decoder,
+                value,
+                source,
+                4,
+                SINGLE_OBJECT,
+                max_event_bytes,
+                &mut other,
+            )
+            .unwrap_or_else(Outcome::DeadLetter),
         )
     }
 
@@ -301,6 +332,34 @@ pub(crate) mod tests {
                 prop_assert_eq!(too_large, size > 0 && limit == 0);
                 Ok(())
             })?;
+        }
+
+        /// Whatever a record's framing and its event's, they say the same, by the same way.
+        #[test]
+        fn the_framing_of_a_record_and_of_its_event_changes_nothing_else(
+            event in strategies::event(), plain in any::<bool>(),
+            from in prop::option::of(1..3_u32), to in prop::option::of(any::<u32>()),
+        ) {
+            let decoder = Decoder::default().with_registry("");
+            for id in [1, 2] {
+                decoder.learn_id(id, Some(schemas::INFO_VERSIONS[0].avsc));
+            }
+            let source = PlainSource { topic: "t", partition: 1, offset: 2, timestamp: 3 };
+            let mut value = schemas::encode_info(&usable(event.info, plain)).unwrap();
+            let (mut expected, mut buffer) = (Vec::new(), Vec::new());
+            let outcome = route(&decoder, Some(&value), source, 4, SINGLE_OBJECT, usize::MAX, &mut expected);
+            let Outcome::Event { key, adjustments, .. } = outcome else { return Err(TestCaseError::fail("no event")) };
+            let (key, carried_over) = (key.to_string(), matches!(key, Cow::Borrowed(_)));
+            let [from, to] = [from, to].map(|id| id.map_or(SINGLE_OBJECT, Framing::Registry));
+            from.put_on(&mut value);
+            to.put_on(&mut expected);
+            match route(&decoder, Some(&value), source, 4, to, usize::MAX, &mut buffer) {
+                Outcome::Event { key: framed_key, value, adjustments: framed } => {
+                    prop_assert_eq!(matches!(framed_key, Cow::Borrowed(_)), carried_over);
+                    prop_assert_eq!((&*framed_key, framed, value), (&*key, adjustments, &*expected));
+                }
+                Outcome::DeadLetter(reject) => prop_assert!(false, "{:?}", reject),
+            }
         }
 
         #[test]

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use router::{Outcome, route};
 use schemas::{
-    Adjustment, Decoder, MetricValue, PlainSource, Reject, SourcePosition, TaskRunningInfo,
-    TaskRunningInfoEvent, TaskStatus,
+    Adjustment, Decoder, Framing, MetricValue, PlainSource, Reject, SourcePosition,
+    TaskRunningInfo, TaskRunningInfoEvent, TaskStatus,
 };
 
 fn source() -> SourcePosition {
@@ -37,6 +37,7 @@ fn routed_value(value: Option<&[u8]>) -> Result<TaskRunningInfoEvent, Reject> {
         value,
         source,
         4,
+        Framing::SingleObject,
         1 << 20,
         &mut Vec::new(),
     ) {

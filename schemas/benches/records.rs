@@ -3,7 +3,9 @@
 use std::hint::black_box;
 
 use divan::Bencher;
-use schemas::{Decoder, PlainSource, TaskRunningInfo, encode_info, plain_info};
+use schemas::{
+    Decoder, Framing, INFO_VERSIONS, PlainSource, TaskRunningInfo, encode_info, plain_info,
+};
 
 fn main() {
     divan::main();
@@ -32,6 +34,18 @@ fn reading_in_place(bencher: Bencher) {
 }
 
 #[divan::bench]
+fn reading_in_place_with_a_registry(bencher: Bencher) {
+    let mut bytes = encode_info(&sample()).expect("the sample is written");
+    Framing::Registry(7).put_on(&mut bytes);
+    let decoder = Decoder::default().with_registry("");
+    decoder.learn_id(7, Some(INFO_VERSIONS[0].avsc));
+    bencher.bench(|| {
+        let value = black_box(&bytes);
+        decoder.unknown_id(Some(value)).is_none() && decoder.plain_info(value).is_some()
+    });
+}
+
+#[divan::bench]
 fn reading_the_long_way(bencher: Bencher) {
     let bytes = encode_info(&sample()).expect("the sample is written");
     let decoder = Decoder::default();
@@ -51,7 +65,12 @@ fn writing_the_event_in_place(bencher: Bencher) {
     let mut event = Vec::new();
     bencher.bench_local(|| {
         event.clear();
-        info.write_event(&source, 1_764_079_500_200_001, &mut event);
+        info.write_event(
+            &source,
+            1_764_079_500_200_001,
+            Framing::SingleObject,
+            &mut event,
+        );
         black_box(&event);
     });
 }

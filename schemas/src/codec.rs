@@ -1,8 +1,12 @@
-//! Avro single-object encoding of the two records (Avro 1.11 specification, "Single-object
-//! encoding"): `C3 01`, the CRC-64-AVRO fingerprint of the writer's schema in 8 bytes little
-//! endian, then the datum. The fingerprint finds the version that wrote the bytes.
+//! The two framings of the two records, each of which finds the schema that wrote the bytes:
+//!
+//! - Avro single-object encoding (Avro 1.11 specification, "Single-object encoding"): `C3 01`, the
+//!   CRC-64-AVRO fingerprint of the writer's schema in 8 bytes little endian, then the datum;
+//! - Confluent's, where a schema registry is used: `00`, the schema's id there in 4 bytes big endian,
+//!   then the datum.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::LazyLock;
 
 use apache_avro::Schema;
@@ -13,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::decoder::Newer;
 use crate::fingerprint::fingerprint;
+use crate::ids::{Ids, Known};
 use crate::resolution::{Parsed, Resolution};
 use crate::{TaskRunningInfo, TaskRunningInfoEvent};
 
@@ -37,17 +42,93 @@ pub const EVENT_VERSIONS: &[Version] = &[Version {
     avsc: include_str!("../avro/v1/TaskRunningInfoEvent.avsc"),
 }];
 
+/// The version of `TaskRunningInfo` that this program writes.
+pub const CURRENT_INFO: &Version = &INFO_VERSIONS[INFO_VERSIONS.len() - 1];
+/// The version of `TaskRunningInfoEvent` that this program writes.
+pub const CURRENT_EVENT: &Version = &EVENT_VERSIONS[EVENT_VERSIONS.len() - 1];
+
 const MARKER: [u8; 2] = [0xC3, 0x01];
 const HEADER_BYTES: usize = 10;
 
 /// What records of the current versions begin with.
-pub(crate) const INFO_HEADER: [u8; HEADER_BYTES] = header(INFO_VERSIONS);
-pub(crate) const EVENT_HEADER: [u8; HEADER_BYTES] = header(EVENT_VERSIONS);
+pub(crate) const INFO_HEADER: [u8; HEADER_BYTES] = header(CURRENT_INFO);
+pub(crate) const EVENT_HEADER: [u8; HEADER_BYTES] = header(CURRENT_EVENT);
 
-const fn header(versions: &[Version]) -> [u8; HEADER_BYTES] {
-    let current = &versions[versions.len() - 1];
+const fn header(current: &Version) -> [u8; HEADER_BYTES] {
     let [a, b, c, d, e, f, g, h] = current.fingerprint.to_le_bytes();
     [MARKER[0], MARKER[1], a, b, c, d, e, f, g, h]
+}
+
+/// What a registry's framing begins with; the id follows.
+const MAGIC: u8 = 0;
+const ID_HEADER_BYTES: usize = 5;
+
+/// How written records say which schema wrote them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Framing {
+    /// Avro single-object encoding.
+    #[default]
+    SingleObject,
+    /// Confluent's, with the id that a schema registry gave the current version's schema.
+    Registry(u32),
+}
+
+impl Framing {
+    /// Appends what a record begins with; `single_object` is the header in the other framing.
+    pub(crate) fn begin(self, single_object: &[u8; HEADER_BYTES], bytes: &mut Vec<u8>) {
+        match self {
+            Self::SingleObject => bytes.extend_from_slice(single_object),
+            Self::Registry(id) => bytes.extend_from_slice(&id_header(id)),
+        }
+    }
+
+    /// Bytes before the datum.
+    pub fn header_bytes(self) -> usize {
+        match self {
+            Self::SingleObject => HEADER_BYTES,
+            Self::Registry(_) => ID_HEADER_BYTES,
+        }
+    }
+
+    /// Puts this framing on a record in single-object encoding, in place.
+    pub fn put_on(self, record: &mut Vec<u8>) {
+        if let Self::Registry(id) = self
+            && record.len() >= HEADER_BYTES
+        {
+            record.splice(..HEADER_BYTES, id_header(id));
+        }
+    }
+}
+
+fn id_header(id: u32) -> [u8; ID_HEADER_BYTES] {
+    let [a, b, c, d] = id.to_be_bytes();
+    [MAGIC, a, b, c, d]
+}
+
+/// The id in a registry's framing, and the datum.
+pub(crate) fn split_id(value: &[u8]) -> Option<(u32, &[u8])> {
+    match value.split_first_chunk() {
+        Some(([MAGIC, a, b, c, d], datum)) => Some((u32::from_be_bytes([*a, *b, *c, *d]), datum)),
+        _ => None,
+    }
+}
+
+/// What the bytes say of the schema that wrote them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// Its CRC-64-AVRO.
+    Fingerprint(u64),
+    /// Its id in the schema registry.
+    Id(u32),
+}
+
+impl fmt::Display for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fingerprint(fingerprint) => write!(f, "schema {fingerprint:016x}"),
+            Self::Id(id) => write!(f, "schema id {id}"),
+        }
+    }
 }
 
 /// Bytes that apache-avro may set aside for a claimed length. What it gets to read has been walked, so
@@ -70,7 +151,7 @@ pub enum DecodeError {
     Empty,
     /// The value does not begin as a single-object encoding does.
     #[error(
-        "the value begins with {found}{hint}, not with C3 01 and a schema fingerprint; write it in Avro single-object encoding"
+        "the value begins with {found}{hint}, not with C3 01 and a schema fingerprint, nor with 00 and a schema id; write it in Avro single-object encoding"
     )]
     UnknownFraming {
         /// The first bytes, in hexadecimal.
@@ -88,13 +169,41 @@ pub enum DecodeError {
         /// The fingerprint found.
         fingerprint: u64,
     },
+    /// A registry's framing, which only a program that was told of the registry can read.
+    #[error(
+        "the value is in a schema registry's framing, with the schema id {id}, but no registry is configured; give its address by --schema-registry"
+    )]
+    NoSchemaRegistry {
+        /// The id found.
+        id: u32,
+    },
+    /// The registry knows no schema of this id.
+    #[error(
+        "the schema registry {registry} has no schema of the id {id}; was the record written with another registry, or is it no Avro at all?"
+    )]
+    UnknownSchemaId {
+        /// The registry's address.
+        registry: String,
+        /// The id found.
+        id: u32,
+    },
+    /// The registry's schema of this id is not one of the record.
+    #[error("the schema of the id {id} cannot be read as {record}: {reason}")]
+    OtherSchema {
+        /// The record's name.
+        record: &'static str,
+        /// The id found.
+        id: u32,
+        /// What is unlike.
+        reason: String,
+    },
     /// The bytes end early or are not what the schema says.
-    #[error("not a {record} of schema {fingerprint:016x}: {reason}")]
+    #[error("not a {record} of {writer}: {reason}")]
     Malformed {
         /// The record's name.
         record: &'static str,
-        /// The fingerprint found.
-        fingerprint: u64,
+        /// What the bytes say of their schema.
+        writer: Writer,
         /// The decoder's reason.
         reason: String,
     },
@@ -116,6 +225,9 @@ impl DecodeError {
             Self::Empty => "Empty",
             Self::UnknownFraming { .. } => "UnknownFraming",
             Self::UnknownSchema { .. } => "UnknownSchema",
+            Self::NoSchemaRegistry { .. } => "NoSchemaRegistry",
+            Self::UnknownSchemaId { .. } => "UnknownSchemaId",
+            Self::OtherSchema { .. } => "OtherSchema",
             Self::Malformed { .. } => "Malformed",
             Self::TrailingBytes { .. } => "TrailingBytes",
         }
@@ -151,7 +263,7 @@ pub fn encode_event(event: &TaskRunningInfoEvent) -> Result<Vec<u8>, EncodeError
 /// # Errors
 /// What is wrong with the bytes; see [`DecodeError`]. Trailing bytes are an error.
 pub fn decode_info(value: Option<&[u8]>) -> Result<TaskRunningInfo, DecodeError> {
-    INFO.decode(value, &Newer::new())
+    INFO.decode(value, &Newer::new(), None)
 }
 
 /// Reads a `TaskRunningInfoEvent` of any released version.
@@ -159,16 +271,19 @@ pub fn decode_info(value: Option<&[u8]>) -> Result<TaskRunningInfo, DecodeError>
 /// # Errors
 /// What is wrong with the bytes; see [`DecodeError`]. Trailing bytes are an error.
 pub fn decode_event(value: Option<&[u8]>) -> Result<TaskRunningInfoEvent, DecodeError> {
-    EVENT.decode(value, &Newer::new())
+    EVENT.decode(value, &Newer::new(), None)
 }
 
-/// Splits the header off: the writer's fingerprint and the datum.
-fn unframe(value: &[u8]) -> Result<(u64, &[u8]), DecodeError> {
+/// Splits the header off: what it says of the writer's schema, and the datum.
+fn unframe(value: &[u8]) -> Result<(Writer, &[u8]), DecodeError> {
+    if let Some((id, datum)) = split_id(value) {
+        return Ok((Writer::Id(id), datum));
+    }
     match value.split_at_checked(HEADER_BYTES) {
         Some(([0xC3, 0x01, fingerprint @ ..], datum)) => {
             let mut bytes = [0; 8];
             bytes.copy_from_slice(fingerprint);
-            Ok((u64::from_le_bytes(bytes), datum))
+            Ok((Writer::Fingerprint(u64::from_le_bytes(bytes)), datum))
         }
         _ if value.is_empty() => Err(DecodeError::Empty),
         _ => Err(DecodeError::UnknownFraming {
@@ -182,7 +297,7 @@ fn unframe(value: &[u8]) -> Result<(u64, &[u8]), DecodeError> {
                 0xC3 if MARKER.starts_with(&value[..value.len().min(2)]) => {
                     " (cut off in the header)"
                 }
-                0x00 => " (a schema registry's framing, but no registry is configured)",
+                MAGIC => " (a schema registry's framing, cut off in the header)",
                 b'{' => " (JSON)",
                 b'O' if value.starts_with(b"Obj\x01") => " (an Avro container file)",
                 _ => "",
@@ -271,6 +386,11 @@ impl Codec {
         self.record
     }
 
+    /// Whether this is the current version's fingerprint.
+    pub(crate) fn is_current(&self, fingerprint: u64) -> bool {
+        fingerprint == self.fingerprint
+    }
+
     /// Whether a released version has this fingerprint.
     pub(crate) fn knows(&self, fingerprint: u64) -> bool {
         fingerprint == self.fingerprint || self.older.contains_key(&fingerprint)
@@ -294,35 +414,72 @@ impl Codec {
         Ok(bytes)
     }
 
-    /// Reads a record of a released version, or of one of `newer`.
+    /// Reads a record of a released version, of one of `newer`, or of one that a registry has.
     pub(crate) fn decode<R: DeserializeOwned>(
         &self,
         value: Option<&[u8]>,
         newer: &Newer,
+        ids: Option<&Ids>,
     ) -> Result<R, DecodeError> {
         let record = self.record;
-        let (fingerprint, datum) = unframe(value.ok_or(DecodeError::NoValue)?)?;
+        let (writer, datum) = unframe(value.ok_or(DecodeError::NoValue)?)?;
+        match writer {
+            Writer::Fingerprint(fingerprint) if fingerprint == self.fingerprint => {
+                self.read(writer, datum, None)
+            }
+            Writer::Fingerprint(fingerprint) => {
+                let older = self.older.get(&fingerprint);
+                let other = older.or_else(|| newer.get(&fingerprint));
+                let unknown = DecodeError::UnknownSchema {
+                    record,
+                    fingerprint,
+                };
+                self.read(writer, datum, Some(other.ok_or(unknown)?))
+            }
+            Writer::Id(id) => {
+                let ids = ids.ok_or(DecodeError::NoSchemaRegistry { id })?;
+                let other = |reason: String| DecodeError::OtherSchema { record, id, reason };
+                ids.look(id, |known| match known {
+                    Some(Known::Current(name)) if *name == record => self.read(writer, datum, None),
+                    Some(Known::Other(name, resolution)) if *name == record => {
+                        self.read(writer, datum, Some(resolution))
+                    }
+                    Some(Known::Current(name) | Known::Other(name, _)) => {
+                        Err(other(format!("it is one of {name}")))
+                    }
+                    Some(Known::Unfit(reason)) => Err(other(reason.clone())),
+                    Some(Known::Missing(_)) | None => Err(DecodeError::UnknownSchemaId {
+                        registry: ids.registry().to_owned(),
+                        id,
+                    }),
+                })
+            }
+        }
+    }
+
+    /// Reads a datum of the current version, or of one that resolves to it.
+    fn read<R: DeserializeOwned>(
+        &self,
+        writer: Writer,
+        datum: &[u8],
+        other: Option<&Resolution>,
+    ) -> Result<R, DecodeError> {
+        let record = self.record;
         let malformed = |reason: String| DecodeError::Malformed {
             record,
-            fingerprint,
+            writer,
             reason,
         };
         // The bytes are walked before anything is set aside for what they claim.
-        let (datum, left) = if fingerprint == self.fingerprint {
-            let left = self.current.check(datum);
-            left.map(|left| (Cow::Borrowed(datum), left))
-        } else if let Some(other) = self
-            .older
-            .get(&fingerprint)
-            .or_else(|| newer.get(&fingerprint))
-        {
-            let resolved = other.resolve(datum);
-            resolved.map(|(datum, left)| (Cow::Owned(datum), left))
-        } else {
-            return Err(DecodeError::UnknownSchema {
-                record,
-                fingerprint,
-            });
+        let (datum, left) = match other {
+            None => {
+                let left = self.current.check(datum);
+                left.map(|left| (Cow::Borrowed(datum), left))
+            }
+            Some(other) => {
+                let resolved = other.resolve(datum);
+                resolved.map(|(datum, left)| (Cow::Owned(datum), left))
+            }
         }
         .map_err(|fault| malformed(fault.to_string()))?;
         if left > 0 {
@@ -452,7 +609,7 @@ mod tests {
         .unwrap();
         let bytes = encode_info(&first).unwrap();
         let newer = Codec::new("TaskRunningInfo", &[INFO_VERSIONS[0], second]);
-        let read: Second = newer.decode(Some(&bytes), &Newer::new()).unwrap();
+        let read: Second = newer.decode(Some(&bytes), &Newer::new(), None).unwrap();
         let expected = Second {
             exec_id: "e".into(),
             attempt: 7,

@@ -1,15 +1,18 @@
-//! Reading what any version wrote: the released ones, and newer ones that were given as files.
+//! Reading what any version wrote: the released ones, and newer ones that were given as files or that
+//! a schema registry has.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::codec::{Codec, DecodeError, EVENT, INFO};
+use crate::codec::{Codec, DecodeError, EVENT, INFO, split_id};
+use crate::ids::{Ids, Known};
+use crate::plain::{PlainEvent, PlainInfo, plain_event_datum, plain_info_datum};
 use crate::resolution::Resolution;
-use crate::{TaskRunningInfo, TaskRunningInfoEvent};
+use crate::{TaskRunningInfo, TaskRunningInfoEvent, plain_event, plain_info};
 
-/// Reads the two records: of every released version, and of newer ones that were given as files, so
-/// that a program of this version reads what newer ones write.
+/// Reads the two records: of every released version, and of newer ones that were given as files or
+/// that a schema registry has, so that a program of this version reads what newer ones write.
 ///
 /// A newer version's record becomes one of the current version: a field that this one does not know
 /// is left out, a number of a wider type is taken where its value fits, a symbol that this one does
@@ -19,6 +22,7 @@ pub struct Decoder {
     info: Newer,
     event: Newer,
     learned: Vec<Learned>,
+    ids: Option<Ids>,
 }
 
 /// Resolutions of newer versions, by fingerprint.
@@ -126,12 +130,61 @@ impl Decoder {
         &self.learned
     }
 
+    /// Reads a schema registry's framing too. `registry` is its address, for errors.
+    #[must_use]
+    pub fn with_registry(self, registry: &str) -> Self {
+        Self {
+            ids: Some(Ids::of(registry)),
+            ..self
+        }
+    }
+
+    /// The schema id that a value begins with, where the registry is to be asked for it first: give
+    /// [`learn_id`](Self::learn_id) the answer, then read the value. `None`, and cheap, for all others.
+    pub fn unknown_id(&self, value: Option<&[u8]>) -> Option<u32> {
+        let (id, _) = split_id(value?)?;
+        let ids = self.ids.as_ref()?;
+        ids.is_to_be_asked_for(id).then_some(id)
+    }
+
+    /// Takes what the registry has for an id: the schema's text, or nothing.
+    pub fn learn_id(&self, id: u32, avsc: Option<&str>) {
+        if let Some(ids) = &self.ids {
+            ids.learn(id, avsc);
+        }
+    }
+
+    /// A `TaskRunningInfo` of the current version, of either framing, where it is plain.
+    pub fn plain_info<'a>(&self, value: &'a [u8]) -> Option<PlainInfo<'a>> {
+        match self.datum_of(value, INFO.record()) {
+            Some(datum) => plain_info_datum(datum),
+            None => plain_info(value),
+        }
+    }
+
+    /// A `TaskRunningInfoEvent` of the current version, of either framing, where it is plain.
+    pub fn plain_event<'a>(&self, value: &'a [u8]) -> Option<PlainEvent<'a>> {
+        match self.datum_of(value, EVENT.record()) {
+            Some(datum) => plain_event_datum(datum),
+            None => plain_event(value),
+        }
+    }
+
+    /// What follows the header of a value in the registry's framing, if the record's current version
+    /// wrote it.
+    pub(crate) fn datum_of<'a>(&self, value: &'a [u8], record: &str) -> Option<&'a [u8]> {
+        let (id, datum) = split_id(value)?;
+        let is_current =
+            |known: Option<&Known>| matches!(known, Some(Known::Current(name)) if *name == record);
+        self.ids.as_ref()?.look(id, is_current).then_some(datum)
+    }
+
     /// Reads a `TaskRunningInfo`.
     ///
     /// # Errors
     /// What is wrong with the bytes; see [`DecodeError`]. Trailing bytes are an error.
     pub fn info(&self, value: Option<&[u8]>) -> Result<TaskRunningInfo, DecodeError> {
-        INFO.decode(value, &self.info)
+        INFO.decode(value, &self.info, self.ids.as_ref())
     }
 
     /// Reads a `TaskRunningInfoEvent`.
@@ -139,6 +192,6 @@ impl Decoder {
     /// # Errors
     /// What is wrong with the bytes; see [`DecodeError`]. Trailing bytes are an error.
     pub fn event(&self, value: Option<&[u8]>) -> Result<TaskRunningInfoEvent, DecodeError> {
-        EVENT.decode(value, &self.event)
+        EVENT.decode(value, &self.event, self.ids.as_ref())
     }
 }

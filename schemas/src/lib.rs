@@ -4,7 +4,8 @@
 //! - [`TaskRunningInfo`], [`TaskRunningInfoEvent`]: the current version as Rust types.
 //! - [`encode_info`], [`decode_info`], [`encode_event`], [`decode_event`]: Avro single-object encoding of them; decoding
 //!   takes every released version and gives the current one.
-//! - [`Decoder`]: the same of newer versions too, which are given as files.
+//! - [`Decoder`]: the same of newer versions too, which are given as files, and of a schema registry's
+//!   framing, once it was told what each id means.
 //! - [`plain_info`], [`plain_event`]: the records of the current version that are free of problems, read in place, fast.
 //! - [`TaskRunningInfo::problems`]: everything that is wrong with a record, field by field.
 //! - [`DeadLetter`]: a record that was set aside, and why: the headers of its letter.
@@ -16,6 +17,7 @@ mod codec;
 pub mod dead_letter;
 mod decoder;
 mod fingerprint;
+mod ids;
 mod partial;
 mod plain;
 mod records;
@@ -25,8 +27,8 @@ mod write;
 
 pub use check::{Fault, IDENTIFIER_MAX_BYTES, Problem, REPORTED_AT_MICROS};
 pub use codec::{
-    DecodeError, EVENT_VERSIONS, EncodeError, INFO_VERSIONS, Version, decode_event, decode_info,
-    encode_event, encode_info,
+    CURRENT_EVENT, CURRENT_INFO, DecodeError, EVENT_VERSIONS, EncodeError, Framing, INFO_VERSIONS,
+    Version, Writer, decode_event, decode_info, encode_event, encode_info,
 };
 pub use dead_letter::{DeadLetter, Letter, Reject};
 pub use decoder::{Decoder, Learned, SchemaFileError};

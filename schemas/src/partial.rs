@@ -3,24 +3,36 @@
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 
-use crate::{EVENT_VERSIONS, INFO_VERSIONS};
+use crate::codec::{EVENT, INFO};
+use crate::{Decoder, EVENT_VERSIONS, INFO_VERSIONS, Version};
 
-/// The fields that can be read before the fault of a value in single-object encoding, as (path,
-/// JSON), in the writer's order; none when no released version wrote it. For a person: what stands
-/// before a fault may be wrong already.
-pub fn readable_fields(value: &[u8]) -> Vec<(String, String)> {
+/// The fields that can be read before the fault of a value, as (path, JSON), in the writer's order;
+/// none when no released version wrote it (in a registry's framing: not the current one). For a
+/// person: what stands before a fault may be wrong already.
+pub fn readable_fields(decoder: &Decoder, value: &[u8]) -> Vec<(String, String)> {
     let mut fields = Vec::new();
-    let Some([0xC3, 0x01, fingerprint @ ..]) = value.first_chunk::<10>() else {
-        return fields;
-    };
-    let known = INFO_VERSIONS
-        .iter()
-        .chain(EVENT_VERSIONS)
-        .find(|version| version.fingerprint.to_le_bytes() == *fingerprint);
-    if let Some(schema) = known.and_then(|version| Schema::parse_str(version.avsc).ok()) {
-        let _ = read(&schema, &schema, "", &mut &value[10..], &mut fields);
+    let written = written(decoder, value);
+    let schema = written.and_then(|(version, datum)| {
+        let schema = Schema::parse_str(version.avsc).ok()?;
+        Some((schema, datum))
+    });
+    if let Some((schema, mut datum)) = schema {
+        let _ = read(&schema, &schema, "", &mut datum, &mut fields);
     }
     fields
+}
+
+/// The version that wrote a value, and the datum.
+fn written<'a>(decoder: &Decoder, value: &'a [u8]) -> Option<(&'static Version, &'a [u8])> {
+    let current = |record, versions: &'static [Version]| {
+        Some((versions.last()?, decoder.datum_of(value, record)?))
+    };
+    if let Some(([0xC3, 0x01, fingerprint @ ..], datum)) = value.split_first_chunk::<10>() {
+        let mut versions = INFO_VERSIONS.iter().chain(EVENT_VERSIONS);
+        let version = versions.find(|version| version.fingerprint.to_le_bytes() == *fingerprint)?;
+        return Some((version, datum));
+    }
+    current(INFO.record(), INFO_VERSIONS).or_else(|| current(EVENT.record(), EVENT_VERSIONS))
 }
 
 /// Reads field by field, into records within, up to the first that fails (`None`).

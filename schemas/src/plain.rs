@@ -48,6 +48,7 @@ pub struct PlainInfo<'a> {
 /// A plain `TaskRunningInfoEvent`, in its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct PlainEvent<'a> {
+    pub(crate) datum: &'a [u8],
     /// The record this event was made of.
     pub source: PlainSource<'a>,
     /// The router's clock, microseconds since 1970-01-01T00:00:00Z.
@@ -128,16 +129,27 @@ pub enum PlainMetric<'a> {
     String(&'a str),
 }
 
-/// The value of a `TaskRunningInfo` record, header and all, where it is plain.
+/// The value of a `TaskRunningInfo` record in single-object encoding, header and all, where it is plain;
+/// [`crate::Decoder::plain_info`] reads both framings.
 pub fn plain_info(value: &[u8]) -> Option<PlainInfo<'_>> {
-    let datum = value.strip_prefix(&INFO_HEADER)?;
+    plain_info_datum(value.strip_prefix(&INFO_HEADER)?)
+}
+
+/// The same of what follows the header, of whichever framing.
+pub(crate) fn plain_info_datum(datum: &[u8]) -> Option<PlainInfo<'_>> {
     let mut bytes = Bytes(datum);
     info(&mut bytes).filter(|_| bytes.0.is_empty())
 }
 
-/// The value of a `TaskRunningInfoEvent` record, header and all, where it is plain.
+/// The value of a `TaskRunningInfoEvent` record in single-object encoding, header and all, where it is
+/// plain; [`crate::Decoder::plain_event`] reads both framings.
 pub fn plain_event(value: &[u8]) -> Option<PlainEvent<'_>> {
-    let mut bytes = Bytes(value.strip_prefix(&EVENT_HEADER)?);
+    plain_event_datum(value.strip_prefix(&EVENT_HEADER)?)
+}
+
+/// The same of what follows the header, of whichever framing.
+pub(crate) fn plain_event_datum(datum: &[u8]) -> Option<PlainEvent<'_>> {
+    let mut bytes = Bytes(datum);
     let source = PlainSource {
         topic: bytes.any_text()?,
         partition: bytes.int()?,
@@ -145,6 +157,7 @@ pub fn plain_event(value: &[u8]) -> Option<PlainEvent<'_>> {
         timestamp: bytes.long()?,
     };
     let event = PlainEvent {
+        datum,
         source,
         routed_at: bytes.long()?,
         adjustments: bytes.list()?,

@@ -3,29 +3,29 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::{EVENT_HEADER, INFO_HEADER};
-use crate::plain::{PlainInfo, PlainSource};
+use crate::codec::{EVENT_HEADER, Framing, INFO_HEADER};
+use crate::plain::{PlainEvent, PlainInfo, PlainSource};
 use crate::{MetricValue, TaskRunningInfo, TaskRunningInfoEvent};
 
 /// Few records are larger.
 const USUAL_BYTES: usize = 512;
 
-/// Writes a `TaskRunningInfo` in single-object encoding.
-pub fn write_info(info: &TaskRunningInfo, bytes: &mut Vec<u8>) {
+/// Writes a `TaskRunningInfo`.
+pub fn write_info(info: &TaskRunningInfo, framing: Framing, bytes: &mut Vec<u8>) {
     bytes.reserve(USUAL_BYTES);
-    bytes.extend_from_slice(&INFO_HEADER);
+    framing.begin(&INFO_HEADER, bytes);
     write_datum(info, bytes);
 }
 
-/// Writes a `TaskRunningInfoEvent` in single-object encoding.
-pub fn write_event(event: &TaskRunningInfoEvent, bytes: &mut Vec<u8>) {
+/// Writes a `TaskRunningInfoEvent`.
+pub fn write_event(event: &TaskRunningInfoEvent, framing: Framing, bytes: &mut Vec<u8>) {
     let source = PlainSource {
         topic: &event.source.topic,
         partition: event.source.partition,
         offset: event.source.offset,
         timestamp: event.source.timestamp,
     };
-    write_source(&source, event.routed_at, bytes);
+    write_source(&source, event.routed_at, framing, bytes);
     write_count(event.adjustments.len(), bytes);
     for adjustment in &event.adjustments {
         write_long(*adjustment as i64, bytes);
@@ -37,18 +37,31 @@ pub fn write_event(event: &TaskRunningInfoEvent, bytes: &mut Vec<u8>) {
 }
 
 impl PlainInfo<'_> {
-    /// Writes the event of this record, without adjustments, in single-object encoding: the record's
-    /// own bytes behind where it came from. `routed_at` is in microseconds since 1970.
-    pub fn write_event(&self, source: &PlainSource<'_>, routed_at: i64, bytes: &mut Vec<u8>) {
-        write_source(source, routed_at, bytes);
+    /// Writes the event of this record, without adjustments: the record's own bytes behind where it
+    /// came from. `routed_at` is in microseconds since 1970.
+    pub fn write_event(
+        &self,
+        source: &PlainSource<'_>,
+        routed_at: i64,
+        framing: Framing,
+        bytes: &mut Vec<u8>,
+    ) {
+        write_source(source, routed_at, framing, bytes);
         bytes.push(0); // no adjustments
         bytes.extend_from_slice(self.datum);
     }
 }
 
+impl PlainEvent<'_> {
+    /// The event in single-object encoding, whichever framing it was read in.
+    pub fn single_object(&self) -> Vec<u8> {
+        [&EVENT_HEADER, self.datum].concat()
+    }
+}
+
 /// An event up to its adjustments.
-fn write_source(source: &PlainSource<'_>, routed_at: i64, bytes: &mut Vec<u8>) {
-    bytes.extend_from_slice(&EVENT_HEADER);
+fn write_source(source: &PlainSource<'_>, routed_at: i64, framing: Framing, bytes: &mut Vec<u8>) {
+    framing.begin(&EVENT_HEADER, bytes);
     write_text(source.topic, bytes);
     write_long(source.partition.into(), bytes);
     write_long(source.offset, bytes);

@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 use schemas::{
-    Adjustment, EngineInstance, JobProgressInfo, MetricValue, PlainEvent, PlainInfo, PlainMetric,
-    PlainSource, ResourceWithStatus, SourcePosition, TaskProgressInfo, TaskResourceInfo,
-    TaskRunningInfo, TaskRunningInfoEvent, decode_event, decode_info, encode_event, encode_info,
-    plain_event, plain_info,
+    Adjustment, EngineInstance, Framing, JobProgressInfo, MetricValue, PlainEvent, PlainInfo,
+    PlainMetric, PlainSource, ResourceWithStatus, SourcePosition, TaskProgressInfo,
+    TaskResourceInfo, TaskRunningInfo, TaskRunningInfoEvent, decode_event, decode_info,
+    encode_event, encode_info, plain_event, plain_info,
 };
 
 fn owned_info(info: &PlainInfo<'_>) -> TaskRunningInfo {
@@ -128,10 +128,10 @@ proptest! {
     #[test]
     fn what_is_written_is_what_apache_avro_writes(event in strategies::event()) {
         let mut bytes = Vec::new();
-        schemas::write_info(&event.info, &mut bytes);
+        schemas::write_info(&event.info, Framing::SingleObject, &mut bytes);
         prop_assert_eq!(&bytes, &encode_info(&event.info).unwrap());
         bytes.clear();
-        schemas::write_event(&event, &mut bytes);
+        schemas::write_event(&event, Framing::SingleObject, &mut bytes);
         prop_assert_eq!(&bytes, &encode_event(&event).unwrap());
     }
 
@@ -186,7 +186,7 @@ proptest! {
                 timestamp: event.source.timestamp,
             };
             let mut written = Vec::new();
-            info.write_event(&source, event.routed_at, &mut written);
+            info.write_event(&source, event.routed_at, Framing::SingleObject, &mut written);
             let long_way = TaskRunningInfoEvent { adjustments: vec![], ..event };
             prop_assert_eq!(written, encode_event(&long_way).unwrap());
         }

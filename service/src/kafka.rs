@@ -15,6 +15,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::exit::NeedsAttention;
+use crate::registry::REGISTRY_PREFIX;
 use crate::subscription::Quiet;
 
 /// How long a question to the cluster at start may take before it is asked again.
@@ -57,13 +58,23 @@ pub struct KafkaOptions {
     )]
     pub bootstrap_servers: String,
 
-    /// File of librdkafka settings, key=value a line, # begins a comment: the place for TLS, SASL and secrets
+    /// File of librdkafka settings, and of schema.registry.*, key=value a line, # begins a comment: the place for TLS, SASL and secrets
     #[arg(long, env = "KAFKA_CONFIG", value_name = "FILE", global = true)]
     pub kafka_config: Option<PathBuf>,
 
     /// Any librdkafka setting but secrets; wins over the file (repeatable)
     #[arg(short = 'X', value_name = "KEY=VALUE", value_parser = Setting, global = true)]
     pub settings: Vec<(String, String)>,
+
+    /// Schema registry (Confluent's API): records are then written in its framing, and read in either. User and password: SCHEMA_REGISTRY_USER_INFO=USER:PASSWORD, or in the file
+    #[arg(
+        long,
+        env = "SCHEMA_REGISTRY_URL",
+        value_name = "URL",
+        hide_env_values = true,
+        global = true
+    )]
+    pub schema_registry: Option<String>,
 }
 
 /// A setting on the command line, which every user of the machine can read: no secrets there. An error
@@ -137,12 +148,10 @@ impl KafkaOptions {
         for (key, value) in defaults {
             config.set(*key, *value);
         }
-        let mut chosen = match &self.kafka_config {
-            Some(path) => read_settings(path)?,
-            None => BTreeMap::new(),
-        };
-        chosen.extend(self.settings.iter().cloned());
-        for (key, value) in &chosen {
+        for (key, value) in &self.chosen()? {
+            if key.starts_with(REGISTRY_PREFIX) {
+                continue; // of no concern to librdkafka
+            }
             if let Some((_, must)) = fixed
                 .iter()
                 .find(|(name, must)| name == key && must != value)
@@ -176,6 +185,16 @@ impl KafkaOptions {
             self.bootstrap_servers,
             user.as_deref().unwrap_or("NAME"),
         )
+    }
+
+    /// The settings of the file and of `-X`, which wins.
+    pub(crate) fn chosen(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let mut chosen = match &self.kafka_config {
+            Some(path) => read_settings(path)?,
+            None => BTreeMap::new(),
+        };
+        chosen.extend(self.settings.iter().cloned());
+        Ok(chosen)
     }
 
     /// Waits until the cluster answers; `None` when `shutdown` is cancelled before.
@@ -453,6 +472,7 @@ mod tests {
                 .iter()
                 .map(|(k, v)| ((*k).into(), (*v).into()))
                 .collect(),
+            schema_registry: None,
         }
     }
 

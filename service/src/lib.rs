@@ -1,6 +1,7 @@
 //! What the three binaries wear; it knows nothing of tasks.
 //!
 //! - [`kafka`]: `--bootstrap-servers`, `-X key=value`, `--kafka-config`: one way to a client.
+//! - [`registry`]: `--schema-registry`: schemas by their ids, and ids of schemas.
 //! - [`subscription`]: a member of a consumer group as one ordered stream of records, assignments
 //!   and revocations.
 //! - [`transaction`]: records and consumed offsets in one Kafka transaction.
@@ -20,6 +21,7 @@ pub mod health;
 pub mod kafka;
 pub mod lookup;
 pub mod range;
+pub mod registry;
 pub mod subscription;
 pub mod telemetry;
 #[cfg(feature = "testing")]

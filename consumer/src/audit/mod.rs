@@ -43,8 +43,8 @@ use told::{Scan, Tasks, Told};
 
 use crate::batch::Anchor;
 use crate::rows::Part;
-use crate::run::decoder;
 use crate::store::{Database, DatabaseOptions, HeldOffset, Places, Repair, Snapshot};
+use crate::writers::Writers;
 
 /// The exit codes of [`audit`], and of [`diff`](crate::diff()).
 pub(crate) const EQUAL: u8 = OK;
@@ -138,7 +138,7 @@ async fn audit_and_repair(
     for file in &config.report {
         report::format_of(file)?;
     }
-    let decoder = decoder(config.schemas.as_deref())?;
+    let writers = Writers::of(config.schemas.as_deref(), kafka)?;
     let database = Database::parse(database)?;
     let stopped = || anyhow!("stopped by a signal");
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
@@ -150,7 +150,7 @@ async fn audit_and_repair(
         topic: Topic {
             name: &config.events_topic,
             reader: &reader,
-            decoder: &decoder,
+            writers: &writers,
             stop,
             expired_before: None,
         },

@@ -6,8 +6,7 @@ use std::ops::Range;
 
 use indicatif::ProgressBar;
 use jiff::Timestamp;
-use rdkafka::message::{Message, OwnedMessage};
-use schemas::Decoder;
+use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
 use serde::Serialize;
 use service::range::{End, Ranges, Reader};
 use sha2::{Digest, Sha256};
@@ -18,6 +17,7 @@ use super::fingerprint::{Fingerprint, Marks, Plan, Spans};
 use super::table::Table;
 use crate::copy::{self, CopyWriter, HEADER, TRAILER};
 use crate::rows::{Rows, rows};
+use crate::writers::Writers;
 
 /// Unreadable events that are shown one by one.
 const SHOWN: usize = 20;
@@ -32,7 +32,7 @@ const TOLD_EVERY: u64 = 1_024;
 pub(crate) struct Topic<'a> {
     pub(crate) name: &'a str,
     pub(crate) reader: &'a Reader,
-    pub(crate) decoder: &'a Decoder,
+    pub(crate) writers: &'a Writers,
     pub(crate) stop: &'a CancellationToken,
     /// What was reported before then was removed from the histories by order, and is not looked for.
     pub(crate) expired_before: Option<Timestamp>,
@@ -43,6 +43,18 @@ impl Topic<'_> {
     pub(crate) fn is_expired(&self, event: &Rows<'_>) -> bool {
         let before = self.expired_before.map(Timestamp::as_microsecond);
         before.is_some_and(|before| event.info.reported_at < before)
+    }
+
+    /// Reads events, each after it was learned what wrote it.
+    fn scan(
+        &self,
+        ranges: &Ranges,
+        mut each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.reader.scan(self.name, ranges, self.stop, |record| {
+            self.writers.learn_soon(record.payload(), self.stop)?;
+            each(record)
+        })
     }
 }
 
@@ -117,54 +129,52 @@ impl<'a> Said<'a> {
         };
         let (mut copy, mut put) = (CopyWriter::default(), Vec::new());
         let mut read = 0;
-        topic
-            .reader
-            .scan(topic.name, &ranges, topic.stop, |record| {
-                read += 1;
-                if read % TOLD_EVERY == 0 {
-                    bar.inc(TOLD_EVERY);
-                }
-                let (partition, offset) = (record.partition(), record.offset());
-                *said.events.entry(partition).or_default() += 1;
-                let value = record.payload();
-                let event = match rows(topic.decoder, value, partition, offset, &mut put) {
-                    Ok(event) => event,
-                    Err(reject) => {
-                        said.unreadable.set(partition, offset);
-                        *said.unreadable_count.entry(partition).or_default() += 1;
-                        if said.unreadable_shown.len() < SHOWN {
-                            said.unreadable_shown.push(Unreadable {
-                                partition,
-                                offset,
-                                reason: format!("{}: {}", reject.kind, reject.message),
-                            });
-                        }
-                        return Ok(());
+        topic.scan(&ranges, |record| {
+            read += 1;
+            if read % TOLD_EVERY == 0 {
+                bar.inc(TOLD_EVERY);
+            }
+            let (partition, offset) = (record.partition(), record.offset());
+            *said.events.entry(partition).or_default() += 1;
+            let value = record.payload();
+            let event = match rows(&topic.writers.decoder, value, partition, offset, &mut put) {
+                Ok(event) => event,
+                Err(reject) => {
+                    said.unreadable.set(partition, offset);
+                    *said.unreadable_count.entry(partition).or_default() += 1;
+                    if said.unreadable_shown.len() < SHOWN {
+                        said.unreadable_shown.push(Unreadable {
+                            partition,
+                            offset,
+                            reason: format!("{}: {}", reject.kind, reject.message),
+                        });
                     }
+                    return Ok(());
+                }
+            };
+            let is_expired = topic.is_expired(&event);
+            for table in Table::ALL {
+                let Some(of_table) = said.tables.get_mut(&(table, partition)) else {
+                    continue;
                 };
-                let is_expired = topic.is_expired(&event);
-                for table in Table::ALL {
-                    let Some(of_table) = said.tables.get_mut(&(table, partition)) else {
-                        continue;
-                    };
-                    let is_newest = || newest.is_set(partition, offset);
-                    if !of_table.span.contains(&offset) || (table == Table::Task && !is_newest()) {
-                        continue;
-                    }
-                    if is_expired && table != Table::Task {
-                        of_table.expired += table.rows_of(&event);
-                        continue;
-                    }
-                    copy.clear();
-                    table.write(&mut copy, &event);
-                    of_table.digest.update(copy.rows());
-                    for row in copy::rows(copy.rows()) {
-                        said.fingerprint.add(table, &row[2..]);
-                        of_table.rows += 1;
-                    }
+                let is_newest = || newest.is_set(partition, offset);
+                if !of_table.span.contains(&offset) || (table == Table::Task && !is_newest()) {
+                    continue;
                 }
-                Ok(())
-            })?;
+                if is_expired && table != Table::Task {
+                    of_table.expired += table.rows_of(&event);
+                    continue;
+                }
+                copy.clear();
+                table.write(&mut copy, &event);
+                of_table.digest.update(copy.rows());
+                for row in copy::rows(copy.rows()) {
+                    said.fingerprint.add(table, &row[2..]);
+                    of_table.rows += 1;
+                }
+            }
+            Ok(())
+        })?;
         bar.finish_and_clear();
         Ok(said)
     }
@@ -233,21 +243,19 @@ pub(crate) fn rows_of(
     let (mut copy, mut put) = (CopyWriter::default(), Vec::new());
     for place in places {
         let ranges = [(partition, place.clone())].into();
-        topic
-            .reader
-            .scan(topic.name, &ranges, topic.stop, |record| {
-                let (value, offset) = (record.payload(), record.offset());
-                if let Ok(event) = rows(topic.decoder, value, partition, offset, &mut put)
-                    && (table == Table::Task || !topic.is_expired(&event))
-                {
-                    table.write(&mut copy, &event);
-                    if copy.rows().len() >= PIECE_BYTES {
-                        // Where nobody listens any more, the other side says why.
-                        let _ = pieces.blocking_send(copy.take());
-                    }
+        topic.scan(&ranges, |record| {
+            let (value, offset) = (record.payload(), record.offset());
+            if let Ok(event) = rows(&topic.writers.decoder, value, partition, offset, &mut put)
+                && (table == Table::Task || !topic.is_expired(&event))
+            {
+                table.write(&mut copy, &event);
+                if copy.rows().len() >= PIECE_BYTES {
+                    // Where nobody listens any more, the other side says why.
+                    let _ = pieces.blocking_send(copy.take());
                 }
-                Ok(())
-            })?;
+            }
+            Ok(())
+        })?;
     }
     let _ = pieces.blocking_send(copy.take());
     Ok(())
@@ -286,14 +294,12 @@ pub(crate) fn records(
             if ranges.is_empty() {
                 return Ok(records);
             }
-            topic
-                .reader
-                .scan(topic.name, &ranges, topic.stop, |record| {
-                    if wanted[&record.partition()].contains(&record.offset()) {
-                        records.push(record.detach());
-                    }
-                    Ok(())
-                })?;
+            topic.scan(&ranges, |record| {
+                if wanted[&record.partition()].contains(&record.offset()) {
+                    records.push(record.detach());
+                }
+                Ok(())
+            })?;
         }
     })
 }

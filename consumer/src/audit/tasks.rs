@@ -229,7 +229,7 @@ fn task_row(event: &Rows<'_>) -> Vec<u8> {
 /// The newest report of those whose events stand at these places, as far as they are there.
 fn newest(topic: &Topic<'_>, places: BTreeSet<(i32, i64)>) -> anyhow::Result<Option<Record>> {
     let records = said::records(topic, places)?.into_iter();
-    let events = records.map(|record| Record::read(topic.decoder, &record));
+    let events = records.map(|record| Record::read(&topic.writers.decoder, &record));
     Ok(events
         .filter(|event| event.event.is_ok())
         .max_by_key(|event| event.rows().map(|rows| rows.rank())))

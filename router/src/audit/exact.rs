@@ -244,7 +244,10 @@ impl Auditor<'_> {
                     .context("an event of this program is none")?;
                 (differences(&today, event), String::new())
             }
-            Outcome::DeadLetter(reject) if reject.kind == "UnknownSchema" => {
+            Outcome::DeadLetter(reject)
+                if ["UnknownSchema", "NoSchemaRegistry", "UnknownSchemaId"]
+                    .contains(&reject.kind) =>
+            {
                 return Ok(Judged::Unprovable(format!(
                     "its record cannot be read here: {}",
                     reject.message

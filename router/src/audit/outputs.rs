@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use rdkafka::message::Message;
-use schemas::{DecodeError, Decoder, PlainSource, dead_letter, plain_event};
+use schemas::{DecodeError, Decoder, PlainSource, dead_letter};
 use service::range::Position;
 
 use crate::dead_letters::{header, number};
@@ -42,7 +42,8 @@ pub(super) fn event(
         true => Output::Event(Position { partition, offset }),
         false => Output::Foreign,
     };
-    if let Some(event) = record.payload().and_then(plain_event) {
+    let plain = |value| decoder.plain_event(value);
+    if let Some(event) = record.payload().and_then(plain) {
         let PlainSource {
             topic,
             partition,
@@ -57,7 +58,11 @@ pub(super) fn event(
             event.source.partition,
             event.source.offset,
         )),
-        Err(error @ DecodeError::UnknownSchema { .. }) => bail!(
+        Err(
+            error @ (DecodeError::UnknownSchema { .. }
+            | DecodeError::NoSchemaRegistry { .. }
+            | DecodeError::UnknownSchemaId { .. }),
+        ) => bail!(
             "{} partition {} offset {}: {error}",
             record.topic(),
             record.partition(),

@@ -302,7 +302,7 @@ fn cleaned(source: &MetricValue, event: &MetricValue) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use schemas::{Decoder, PlainSource};
+    use schemas::{Decoder, Framing, PlainSource};
 
     use super::*;
     use crate::route::{strategies, tests::usable};
@@ -317,7 +317,15 @@ mod tests {
         };
         let value = schemas::encode_info(info).unwrap();
         let (decoder, mut buffer) = (Decoder::default(), Vec::new());
-        match route(&decoder, Some(&value), source, 0, 1 << 20, &mut buffer) {
+        match route(
+            &decoder,
+            Some(&value),
+            source,
+            0,
+            Framing::SingleObject,
+            1 << 20,
+            &mut buffer,
+        ) {
             Outcome::Event { value, .. } => Some(schemas::decode_event(Some(value)).unwrap()),
             Outcome::DeadLetter(_) => None,
         }

@@ -330,6 +330,9 @@ pub(crate) fn number<N: FromStr>(record: &impl Message, name: &str) -> Option<N>
     header(record, name)?.parse().ok()
 }
 
+/// Key and value of a letter's record, or why they are not to be had.
+pub(super) type Original = Result<(Option<Vec<u8>>, Option<Vec<u8>>), String>;
+
 impl Letter {
     /// The original record's key and value: the letter's own, or where it left out the value, those
     /// of the record it points at. `Err`: why the original cannot be had.
@@ -342,7 +345,7 @@ impl Letter {
         record: &impl Message,
         reader: &Reader,
         stop: &CancellationToken,
-    ) -> anyhow::Result<Result<(Option<Vec<u8>>, Option<Vec<u8>>), String>> {
+    ) -> anyhow::Result<Original> {
         let owned = |part: Option<&[u8]>| part.map(<[u8]>::to_vec);
         if !self.omitted {
             return Ok(Ok((owned(record.key()), owned(record.payload()))));

@@ -3,12 +3,10 @@
 use std::fmt::Write;
 
 use rdkafka::message::{Headers, Message};
-use schemas::DecodeError;
-use service::range::Reader;
+use schemas::{DecodeError, Decoder};
 
-use super::read::Letter;
+use super::read::{Letter, Original};
 use super::{shown, time};
-use tokio_util::sync::CancellationToken;
 
 /// Bytes of a value that are dumped unless all are asked for.
 const DUMPED_BYTES: usize = 512;
@@ -18,9 +16,9 @@ pub(super) fn letter(
     topic: &str,
     letter: &Letter,
     record: &impl Message,
-    reader: &Reader,
+    original: Original,
+    decoder: &Decoder,
     full: bool,
-    stop: &CancellationToken,
 ) -> anyhow::Result<String> {
     let mut text = String::new();
     let source = letter.source.as_ref().map_or("not told".to_owned(), |s| {
@@ -55,7 +53,7 @@ pub(super) fn letter(
         let value = header.value.map_or("(null)".to_owned(), bytes_shown);
         writeln!(text, "  {} = {value}", shown(header.key))?;
     }
-    let (key, value) = match letter.original(record, reader, stop)? {
+    let (key, value) = match original {
         Ok(original) => original,
         Err(why) => {
             let key = letter.key.as_deref().map_or("(none)".into(), bytes_shown);
@@ -77,20 +75,21 @@ pub(super) fn letter(
         ""
     };
     writeln!(text, "value      {} bytes{from}", value.len())?;
-    text.push_str(&decoded(&value)?);
+    text.push_str(&decoded(decoder, &value)?);
     text.push_str(&dump(&value, if full { usize::MAX } else { DUMPED_BYTES }));
     Ok(text)
 }
 
 /// What the value says, as far as that can be told.
-fn decoded(value: &[u8]) -> anyhow::Result<String> {
+fn decoded(decoder: &Decoder, value: &[u8]) -> anyhow::Result<String> {
     let mut text = String::new();
-    let error = match schemas::decode_info(Some(value)) {
+    let framing = match value.first() {
+        Some(0) => "a schema registry's framing",
+        _ => "single-object encoding",
+    };
+    let error = match decoder.info(Some(value)) {
         Ok(info) => {
-            writeln!(
-                text,
-                "framing    a whole TaskRunningInfo, single-object encoding"
-            )?;
+            writeln!(text, "framing    a whole TaskRunningInfo, {framing}")?;
             for problem in info.problems() {
                 writeln!(text, "problem    {}", shown(&problem.to_string()))?;
             }
@@ -99,17 +98,21 @@ fn decoded(value: &[u8]) -> anyhow::Result<String> {
         }
         Err(error) => error,
     };
-    let error = match schemas::decode_event(Some(value)) {
+    let error = match decoder.event(Some(value)) {
         Ok(event) => {
-            writeln!(
-                text,
-                "framing    a whole TaskRunningInfoEvent, single-object encoding"
-            )?;
+            writeln!(text, "framing    a whole TaskRunningInfoEvent, {framing}")?;
             writeln!(text, "{}", serde_json::to_string_pretty(&event)?)?;
             return Ok(text);
         }
-        // Of the two records, the one whose fingerprint is known.
-        Err(other) if matches!(error, DecodeError::UnknownSchema { .. }) => other,
+        // Of the two records, the one whose schema is known.
+        Err(other)
+            if matches!(
+                error,
+                DecodeError::UnknownSchema { .. } | DecodeError::OtherSchema { .. }
+            ) =>
+        {
+            other
+        }
         Err(_) => error,
     };
     match &error {
@@ -121,36 +124,29 @@ fn decoded(value: &[u8]) -> anyhow::Result<String> {
             if let Ok(json) = serde_json::from_slice::<serde_json::Value>(value) {
                 writeln!(text, "framing    none: JSON")?;
                 writeln!(text, "{}", serde_json::to_string_pretty(&json)?)?;
-            } else if let [0, id @ ..] = value
-                && let Some(id) = id.first_chunk()
-            {
-                writeln!(
-                    text,
-                    "framing    a schema registry's, schema id {} (if it is one)",
-                    u32::from_be_bytes(*id)
-                )?;
             } else {
                 writeln!(text, "framing    {}", shown(&error.to_string()))?;
             }
         }
+        DecodeError::NoSchemaRegistry { id } => writeln!(
+            text,
+            "framing    a schema registry's, schema id {id} (if it is one); --schema-registry tells more"
+        )?,
+        DecodeError::UnknownSchemaId { .. } | DecodeError::OtherSchema { .. } => {
+            writeln!(text, "framing    {framing}")?;
+            writeln!(text, "fault      {}", shown(&error.to_string()))?;
+        }
         DecodeError::NoValue | DecodeError::Empty => {}
-        DecodeError::Malformed {
-            record,
-            fingerprint,
-            ..
-        } => {
-            writeln!(
-                text,
-                "framing    single-object encoding, {record} of schema {fingerprint:016x}"
-            )?;
+        DecodeError::Malformed { record, writer, .. } => {
+            writeln!(text, "framing    {framing}, {record} of {writer}")?;
             writeln!(text, "fault      {}", shown(&error.to_string()))?;
         }
         DecodeError::TrailingBytes { record, .. } => {
-            writeln!(text, "framing    single-object encoding, {record}")?;
+            writeln!(text, "framing    {framing}, {record}")?;
             writeln!(text, "fault      {}", shown(&error.to_string()))?;
         }
     }
-    let fields = schemas::readable_fields(value);
+    let fields = schemas::readable_fields(decoder, value);
     if !fields.is_empty() {
         writeln!(text, "readable before the fault")?;
         for (field, json) in fields {

@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 use tokio_util::sync::CancellationToken;
 
 use self::line::Sequences;
-use crate::sender::Sender;
+use crate::sender::{Sender, framing};
 
 /// A line of more than this is a bad line: a topic takes 1 MiB by default, and JSON is longer than
 /// Avro.
@@ -65,7 +65,10 @@ pub async fn run(
         return Ok(0);
     };
     cluster.require_topic(topic, "Write").await?;
-    let mut sender = Sender::connect(kafka, topic, health)?;
+    let Some(framing) = framing(kafka, topic, &health, &shutdown).await? else {
+        return Ok(0);
+    };
+    let mut sender = Sender::connect(kafka, topic, framing, health)?;
 
     let mut bad = 0;
     let published = publish(&options, input, &mut sender, &mut bad, &shutdown).await;

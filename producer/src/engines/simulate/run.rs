@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Clock, Simulation};
 use crate::duration::duration;
-use crate::sender::Sender;
+use crate::sender::{Sender, framing};
 
 /// At rate 0 the clock of `--start-at` goes on by so much with each report.
 const UNPACED_STEP: Duration = Duration::from_millis(1);
@@ -84,7 +84,10 @@ pub async fn run(
         return Ok(());
     };
     cluster.require_topic(topic, "Write").await?;
-    let mut sender = Sender::connect(kafka, topic, health)?;
+    let Some(framing) = framing(kafka, topic, &health, &shutdown).await? else {
+        return Ok(());
+    };
+    let mut sender = Sender::connect(kafka, topic, framing, health)?;
 
     let seed = options.seed.unwrap_or_else(rand::random);
     let clock = clock(&options)?;

@@ -42,8 +42,9 @@ use self::answers::Attempt;
 use self::application::{Application, Key, Poll};
 use self::mapping::State;
 use self::rest::{Fault, Rest};
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Written};
 use crate::duration::duration;
+use crate::sender::framing;
 
 /// Between two looks at a UI that refuses connections, and that many make sure that it is gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -110,8 +111,12 @@ pub async fn run(
         return Ok(());
     };
     cluster.require_topic(topic, "Write").await?;
+    let Some(framing) = framing(kafka, topic, &health, &shutdown).await? else {
+        return Ok(());
+    };
+    let written = Written::As(framing);
     let follower = Arc::new(Follower {
-        delivery: Delivery::start(kafka, topic, QUEUE_REPORTS, Some(health))?,
+        delivery: Delivery::start(kafka, topic, QUEUE_REPORTS, written, Some(health))?,
         options,
         history,
         claimed: Mutex::default(),

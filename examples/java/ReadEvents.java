@@ -1,0 +1,66 @@
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.Map;
+import java.util.Properties;
+import org.apache.avro.Schema;
+import org.apache.avro.generic.GenericData;
+import org.apache.avro.generic.GenericRecord;
+import org.apache.avro.message.BinaryMessageDecoder;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.common.serialization.Deserializer;
+import org.apache.kafka.common.serialization.StringDeserializer;
+
+/**
+ * Reads events from Java, from the topic's beginning to its end, and prints each: its key and what the
+ * engine said.
+ *
+ * <p>Arguments: bootstrap servers, topic, file of TaskRunningInfoEvent's schema and, where events are in a
+ * schema registry's framing, the registry's address (Apicurio's: http://HOST:PORT/apis/registry/v2).
+ */
+public class ReadEvents {
+    public static void main(String[] arguments) throws Exception {
+        String servers = arguments[0], topic = arguments[1];
+        Schema schema = new Schema.Parser().parse(Files.readString(Path.of(arguments[2])));
+        String registry = arguments.length > 3 ? arguments[3] : null;
+
+        Properties settings = new Properties();
+        settings.put("bootstrap.servers", servers);
+        settings.put("isolation.level", "read_committed"); // the router's aborted transactions are not seen
+        Deserializer<GenericRecord> values = registry == null ? singleObject(schema) : registered(registry);
+        try (var consumer = new KafkaConsumer<>(settings, new StringDeserializer(), values)) {
+            var partitions = consumer.partitionsFor(topic).stream()
+                    .map(p -> new org.apache.kafka.common.TopicPartition(topic, p.partition())).toList();
+            consumer.assign(partitions);
+            consumer.seekToBeginning(partitions);
+            var ends = consumer.endOffsets(partitions);
+            while (!partitions.stream().allMatch(p -> consumer.position(p) >= ends.get(p))) {
+                for (var record : consumer.poll(Duration.ofMillis(500))) {
+                    var info = (GenericRecord) record.value().get("info");
+                    System.out.println(record.key() + " " + info.get("status") + " "
+                            + ((GenericRecord) info.get("progress")).get("progress") + " " + info.get("sequence"));
+                }
+            }
+        }
+    }
+
+    static Deserializer<GenericRecord> singleObject(Schema schema) {
+        var decoder = new BinaryMessageDecoder<GenericRecord>(GenericData.get(), schema);
+        return (topic, value) -> {
+            try {
+                return decoder.decode(value);
+            } catch (java.io.IOException error) {
+                throw new java.io.UncheckedIOException(error);
+            }
+        };
+    }
+
+    static Deserializer<GenericRecord> registered(String registry) {
+        var deserializer = new io.apicurio.registry.serde.avro.AvroKafkaDeserializer<GenericRecord>();
+        deserializer.configure(Map.of(
+                "apicurio.registry.url", registry,
+                "apicurio.registry.as-confluent", true,
+                "apicurio.registry.use-id", "contentId"), false);
+        return deserializer;
+    }
+}

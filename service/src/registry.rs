@@ -1,0 +1,429 @@
+//! A schema registry: the part of Confluent's API that writers and readers of Avro need. An answer
+//! that is none means that the registry is away, which passes; it is never taken for an answer about
+//! a schema.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use reqwest::{Certificate, Client, Method, StatusCode, Url, redirect};
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::exit::NeedsAttention;
+use crate::health::Health;
+use crate::kafka::KafkaOptions;
+
+/// What the settings of a registry begin with, as in the files of Confluent's clients.
+pub(crate) const REGISTRY_PREFIX: &str = "schema.registry.";
+const URL: &str = "schema.registry.url";
+const USER_INFO: &str = "schema.registry.basic.auth.user.info";
+const CA: &str = "schema.registry.ssl.ca.location";
+/// As in [`USER_INFO`].
+const USER_INFO_VARIABLE: &str = "SCHEMA_REGISTRY_USER_INFO";
+
+/// How long an answer may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// How long a command that ends by itself waits for a registry that does not answer.
+const AWAY_AT_MOST: Duration = Duration::from_secs(30);
+/// A longer answer is not taken in.
+const BODY_MAX_BYTES: usize = 4 << 20;
+/// Of a subject that a program writes: every version is read by programs of every other.
+const COMPATIBILITY: &str = "FULL_TRANSITIVE";
+/// Confluent's error code for an id that no schema has.
+const NO_SUCH_SCHEMA: i64 = 40_403;
+
+/// Why a registry did not do what it was asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RegistryError {
+    /// It does not answer, or not as a registry does: ask again later.
+    Away(String),
+    /// A person has to change something first.
+    Refused(String),
+}
+
+/// A schema registry.
+#[derive(Clone)]
+pub struct Registry {
+    client: Client,
+    base: Url,
+    user: Option<(String, String)>,
+}
+
+/// What it answers, where it does.
+struct Answer {
+    status: StatusCode,
+    body: Value,
+}
+
+impl Answer {
+    fn code(&self) -> i64 {
+        self.body["error_code"].as_i64().unwrap_or(0)
+    }
+
+    fn message(&self) -> String {
+        let message = self.body["message"].as_str().unwrap_or_default();
+        message.chars().take(500).collect()
+    }
+}
+
+impl Registry {
+    /// The registry of these options, if they name one. Does not ask it anything.
+    ///
+    /// # Errors
+    /// If a setting is wrong.
+    pub fn of(options: &KafkaOptions) -> anyhow::Result<Option<Self>> {
+        Self::with(options, std::env::var(USER_INFO_VARIABLE).ok())
+            .map_err(|why| NeedsAttention(why).into())
+    }
+
+    fn with(options: &KafkaOptions, user_info: Option<String>) -> Result<Option<Self>, String> {
+        let chosen = options.chosen().map_err(|error| format!("{error:#}"))?;
+        let mut ours = chosen.keys().filter(|key| key.starts_with(REGISTRY_PREFIX));
+        if let Some(unknown) = ours.find(|key| ![URL, USER_INFO, CA].contains(&key.as_str())) {
+            return Err(format!(
+                "{unknown} is no setting here; there are {URL}, {USER_INFO} and {CA}"
+            ));
+        }
+        if options.settings.iter().any(|(key, _)| key == USER_INFO) {
+            return Err(format!(
+                "-X {USER_INFO}: a command line can be read by others; give the environment variable \
+                 {USER_INFO_VARIABLE}, or a line of --kafka-config"
+            ));
+        }
+        let url = options.schema_registry.as_ref().or(chosen.get(URL));
+        let Some(url) = url.filter(|url| !url.trim().is_empty()) else {
+            return Ok(None);
+        };
+        // What is wrong with it is not shown: it may hold a secret.
+        let base = Url::parse(url.trim()).ok();
+        let base = base.filter(|base| matches!(base.scheme(), "http" | "https") && base.has_host());
+        let base = base.ok_or("--schema-registry: expected http://HOST:PORT/PATH or https://…")?;
+        if !base.username().is_empty() || base.password().is_some() {
+            return Err(format!(
+                "--schema-registry: user and password do not belong into the address, which others can read; give the \
+                 environment variable {USER_INFO_VARIABLE}=USER:PASSWORD, or {USER_INFO} in --kafka-config"
+            ));
+        }
+        let user_info = user_info.or_else(|| chosen.get(USER_INFO).cloned());
+        let user = user_info
+            .filter(|user_info| !user_info.is_empty())
+            .map(|user_info| {
+                let (user, password) = user_info.split_once(':').ok_or_else(|| {
+                    format!("{USER_INFO_VARIABLE} or {USER_INFO}: expected USER:PASSWORD")
+                })?;
+                Ok::<_, String>((user.to_owned(), password.to_owned()))
+            })
+            .transpose()?;
+
+        let mut client = Client::builder()
+            .timeout(ANSWER_WITHIN)
+            .connect_timeout(CONNECT_WITHIN)
+            // A redirected POST would become a GET.
+            .redirect(redirect::Policy::none());
+        if let Some(file) = chosen.get(CA) {
+            let pem = std::fs::read(file).map_err(|error| format!("{CA} {file}: {error}"))?;
+            let certificates = Certificate::from_pem_bundle(&pem)
+                .map_err(|error| format!("{CA} {file}: {error}"))?;
+            if certificates.is_empty() {
+                return Err(format!("{CA} {file}: holds no certificate in PEM"));
+            }
+            for certificate in certificates {
+                client = client.add_root_certificate(certificate);
+            }
+        }
+        let loopback = base.host_str().is_some_and(|host| {
+            let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+            host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+        });
+        if loopback {
+            // No proxy of the environment can reach this machine's own ports.
+            client = client.no_proxy();
+        }
+        let client = client
+            .build()
+            .map_err(|error| format!("--schema-registry: {error}"))?;
+        Ok(Some(Self { client, base, user }))
+    }
+
+    /// The address, for people.
+    pub fn shown(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    /// The schema that has this id, as text; `None`: no schema has it.
+    ///
+    /// # Errors
+    /// If the registry does not tell.
+    pub async fn schema(&self, id: u32) -> Result<Option<String>, RegistryError> {
+        let answer = self
+            .ask(Method::GET, &["schemas", "ids", &id.to_string()], None)
+            .await?;
+        match answer.body["schema"].as_str() {
+            Some(schema) if answer.status.is_success() => Ok(Some(schema.to_owned())),
+            _ if answer.code() == NO_SUCH_SCHEMA => Ok(None),
+            _ if answer.status == StatusCode::FORBIDDEN => Err(RegistryError::Refused(format!(
+                "the schema registry {} does not let schemas be read: {}",
+                self.shown(),
+                answer.status
+            ))),
+            _ => Err(self.away(&format!(
+                "asked for schema id {id}, it answers {}, which no registry does (is there a path missing in its address, \
+                 such as /apis/ccompat/v7?): {}",
+                answer.status,
+                answer.message()
+            ))),
+        }
+    }
+
+    /// Registers the schema of a subject, if that has not it yet, and lets only such schemas follow
+    /// that read, and are read by, all before; gives the schema's id.
+    ///
+    /// # Errors
+    /// If the registry does not answer, or refuses the schema, e.g. as incompatible with what is there.
+    pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
+        // Before the first version too, so that no other comes between.
+        let body = json!({"compatibility": COMPATIBILITY});
+        let path = ["config", subject];
+        let rule = self.ask(Method::PUT, &path, Some(body)).await?;
+        if !rule.status.is_success() {
+            tracing::warn!(
+                "{}: the compatibility of {subject} cannot be set to {COMPATIBILITY}, going on: {} {}",
+                self.shown(),
+                rule.status,
+                rule.message()
+            );
+        }
+        let body = json!({"schema": schema});
+        let path = ["subjects", subject, "versions"];
+        let mut answer = self.ask(Method::POST, &path, Some(body.clone())).await?;
+        if answer.status == StatusCode::FORBIDDEN {
+            // One that may only read finds what another has registered.
+            answer = self.ask(Method::POST, &path[..2], Some(body)).await?;
+        }
+        let id = answer.body["id"].as_u64();
+        match id.and_then(|id| u32::try_from(id).ok()) {
+            Some(id) if answer.status.is_success() => Ok(id),
+            _ => {
+                let hint = match answer.status {
+                    StatusCode::CONFLICT => {
+                        ": it is not compatible with what is registered; is the subject another program's, or this one older?"
+                    }
+                    StatusCode::NOT_FOUND => {
+                        ": is there a path missing in its address, such as /apis/ccompat/v7?"
+                    }
+                    _ => "",
+                };
+                Err(RegistryError::Refused(format!(
+                    "the schema registry {} does not take the schema of {subject} ({}{hint}): {}",
+                    self.shown(),
+                    answer.status,
+                    answer.message()
+                )))
+            }
+        }
+    }
+
+    /// [`schema`](Self::schema) for a thread that may block, on behalf of a command that ends by
+    /// itself: a registry that is away is waited for, 30 s at most.
+    ///
+    /// # Errors
+    /// If there is no answer, or `stop` is cancelled.
+    pub fn schema_soon(
+        &self,
+        id: u32,
+        runtime: &Handle,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Option<String>> {
+        let health = Health::default();
+        let asked = until_answered(|| self.schema(id), &health, stop);
+        let answer = runtime.block_on(timeout(AWAY_AT_MOST, asked));
+        let answer = answer.map_err(|_| {
+            anyhow!(
+                "the schema registry {} does not answer within {} s",
+                self.shown(),
+                AWAY_AT_MOST.as_secs()
+            )
+        })?;
+        answer?.ok_or_else(|| anyhow!("stopped by a signal"))
+    }
+
+    fn away(&self, what: &str) -> RegistryError {
+        RegistryError::Away(format!("the schema registry {}: {what}", self.shown()))
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: Option<Value>,
+    ) -> Result<Answer, RegistryError> {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        let mut request = self.client.request(method, url).header(
+            "Accept",
+            "application/vnd.schemaregistry.v1+json, application/json",
+        );
+        if let Some((user, password)) = &self.user {
+            request = request.basic_auth(user, Some(password));
+        }
+        if let Some(body) = body {
+            request = request
+                .header("Content-Type", "application/vnd.schemaregistry.v1+json")
+                .body(body.to_string());
+        }
+        let no_answer = |error: reqwest::Error| self.away(&said(error));
+        let mut response = request.send().await.map_err(no_answer)?;
+        let status = response.status();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > BODY_MAX_BYTES {
+                return Err(self.away(&format!("an answer of more than {BODY_MAX_BYTES} bytes")));
+            }
+        }
+        let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        match status {
+            StatusCode::UNAUTHORIZED => Err(RegistryError::Refused(format!(
+                "the schema registry {} does not take {}: {status}",
+                self.shown(),
+                match &self.user {
+                    Some((user, _)) => format!("user {user} or the password"),
+                    None => format!(
+                        "requests without user and password; give {USER_INFO_VARIABLE}=USER:PASSWORD, or {USER_INFO} in --kafka-config"
+                    ),
+                }
+            ))),
+            _ if status.is_client_error()
+                && status != StatusCode::TOO_MANY_REQUESTS
+                && status != StatusCode::REQUEST_TIMEOUT =>
+            {
+                Ok(Answer { status, body })
+            }
+            _ if status.is_success() && body.is_object() => Ok(Answer { status, body }),
+            _ => Err(self.away(&format!("it answers {status}"))),
+        }
+    }
+}
+
+/// Asks a registry until there is an answer: waits while it is away, says so once, and tells
+/// `health`; `None` when shut down meanwhile.
+///
+/// # Errors
+/// If waiting does not help.
+pub async fn until_answered<T, F: Future<Output = Result<T, RegistryError>>>(
+    ask: impl Fn() -> F,
+    health: &Health,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<T>> {
+    let (mut backoff, mut told) = (Backoff::default(), false);
+    loop {
+        let answer = tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            answer = ask() => answer,
+        };
+        match answer {
+            Ok(answer) => {
+                if told {
+                    tracing::info!("the schema registry answers again");
+                    health.answered();
+                }
+                return Ok(Some(answer));
+            }
+            Err(RegistryError::Away(what)) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!("waiting for {what}");
+                }
+                health.waiting_for(what);
+            }
+            Err(RegistryError::Refused(why)) => return Err(NeedsAttention(why).into()),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = sleep(backoff.pause()) => {}
+        }
+    }
+}
+
+/// What became of a request, down to the cause.
+fn said(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut said = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        said = format!("{said}: {error}");
+        cause = error.source();
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(url: Option<&str>, settings: &[(&str, &str)], file: &str) -> KafkaOptions {
+        let file = (!file.is_empty()).then(|| {
+            let name = format!("registry-{}-{}", std::process::id(), file.len());
+            let path = std::env::temp_dir().join(name);
+            std::fs::write(&path, file).unwrap();
+            path
+        });
+        KafkaOptions {
+            bootstrap_servers: "localhost:1".into(),
+            kafka_config: file,
+            settings: settings
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect(),
+            schema_registry: url.map(Into::into),
+        }
+    }
+
+    fn with(options: &KafkaOptions, user_info: Option<&str>) -> Result<Option<Registry>, String> {
+        let registry = Registry::with(options, user_info.map(Into::into));
+        if let Some(file) = &options.kafka_config {
+            std::fs::remove_file(file).unwrap();
+        }
+        registry
+    }
+
+    #[test]
+    fn the_address_is_the_options_or_the_files_and_the_secret_the_environments_or_the_files() {
+        let none = with(&options(None, &[], ""), Some("u:p")).unwrap();
+        assert!(none.is_none());
+        let file = "schema.registry.url=http://there:81/apis\nschema.registry.basic.auth.user.info=ada:a:b\nlinger.ms=7\n";
+        let of_file = options(None, &[], file);
+        let config = of_file.client_config(&[], &[]).unwrap();
+        assert_eq!(config.get("linger.ms"), Some("7"));
+        assert_eq!(config.get(URL), None);
+        let registry = with(&of_file, None).unwrap().unwrap();
+        assert_eq!(registry.shown(), "http://there:81/apis");
+        assert_eq!(registry.user, Some(("ada".into(), "a:b".into())));
+        let given = options(Some("https://here/"), &[], file);
+        let registry = with(&given, Some("eve:x")).unwrap().unwrap();
+        assert_eq!(registry.shown(), "https://here");
+        assert_eq!(registry.user, Some(("eve".into(), "x".into())));
+    }
+
+    #[test]
+    fn a_secret_where_others_can_read_it_is_refused_and_not_shown() {
+        let in_address = options(Some("http://ada:hunter2@here"), &[], "");
+        let by_x = options(Some("http://here"), &[(USER_INFO, "ada:hunter2")], "");
+        let no_address = options(Some("hunter2@here"), &[], "");
+        for options in [in_address, by_x, no_address] {
+            let why = with(&options, None).err().unwrap();
+            assert!(!why.contains("hunter2"), "{why}");
+        }
+        let unknown = options(Some("http://here"), &[("schema.registry.token", "x")], "");
+        let why = with(&unknown, None).err().unwrap();
+        assert!(why.contains("schema.registry.token is no setting"), "{why}");
+        let no_file = options(Some("http://here"), &[(CA, "/no/such.pem")], "");
+        let why = with(&no_file, None).err().unwrap();
+        assert!(why.contains("/no/such.pem"), "{why}");
+    }
+}
