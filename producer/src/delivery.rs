@@ -20,7 +20,6 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::statistics::Statistics;
 use schemas::{Framing, TaskRunningInfo};
 use service::backoff::Backoff;
-use service::exit::NeedsAttention;
 use service::health::Health;
 use service::kafka::{KafkaOptions, wrong_settings};
 use service::registry::{Registry, RegistryError};
