@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::builder::TypedValueParser;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
@@ -206,12 +206,33 @@ impl KafkaOptions {
         &self,
         shutdown: &tokio_util::sync::CancellationToken,
     ) -> anyhow::Result<Option<Cluster>> {
+        self.cluster_within(None, shutdown).await
+    }
+
+    /// The cluster, for a command that ends by itself: waited for 30 s at most; `None` when `shutdown`
+    /// is cancelled before.
+    ///
+    /// # Errors
+    /// If it does not answer, or as [`cluster`](Self::cluster).
+    pub async fn cluster_soon(
+        &self,
+        shutdown: &tokio_util::sync::CancellationToken,
+    ) -> anyhow::Result<Option<Cluster>> {
+        self.cluster_within(Some(ANSWER), shutdown).await
+    }
+
+    async fn cluster_within(
+        &self,
+        limit: Option<Duration>,
+        shutdown: &tokio_util::sync::CancellationToken,
+    ) -> anyhow::Result<Option<Cluster>> {
+        let begun = Instant::now();
         let complaint = Complaint::default();
-        // Unlike a producer, it makes no topic that is only asked for.
         let client: BaseConsumer<Complaint> = self
             .client_config(&[], &[])?
             .create_with_context(complaint.clone())
             .map_err(wrong_settings)?;
+        let servers = &self.bootstrap_servers;
         let mut cluster = Cluster {
             id: String::new(),
             options: self.clone(),
@@ -227,7 +248,8 @@ impl KafkaOptions {
             while cluster.client.poll(HEAR).is_some() {}
             let (reason, refused) = complaint.last().unwrap_or((error.to_string(), false));
             refusals = if refused { refusals + 1 } else { 0 };
-            if refusals == REFUSALS {
+            let over = limit.filter(|limit| begun.elapsed() > *limit);
+            if refusals == REFUSALS || (refused && over.is_some()) {
                 let hint = match reason.contains("certificate") {
                     true => {
                         "; the broker's certificate has to be signed by an authority in ssl.ca.location, and to be for \
@@ -235,18 +257,18 @@ impl KafkaOptions {
                     }
                     false => "",
                 };
-                return Err(NeedsAttention(format!(
-                    "Kafka at {}: {reason}{hint}; see the settings in --kafka-config",
-                    self.bootstrap_servers
-                ))
-                .into());
+                let why = format!("Kafka at {servers}: {reason}{hint}");
+                return Err(
+                    NeedsAttention(format!("{why}; see the settings in --kafka-config")).into(),
+                );
+            }
+            if let Some(limit) = over {
+                let limit = limit.as_secs();
+                bail!("Kafka at {servers} does not answer within {limit} s: {reason}");
             }
             if told != Some(refused) {
                 told = Some(refused);
-                tracing::warn!(
-                    "Kafka at {} does not answer, waiting for it: {reason}",
-                    self.bootstrap_servers
-                );
+                tracing::warn!("Kafka at {servers} does not answer, waiting for it: {reason}");
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(None),
@@ -256,26 +278,6 @@ impl KafkaOptions {
         let id = tokio::task::block_in_place(|| cluster.client.client().fetch_cluster_id(ASK));
         cluster.id = id.context("the cluster does not tell its id")?;
         Ok(Some(cluster))
-    }
-
-    /// The cluster, for a command that ends by itself: waited for 30 s at most; `None` when `shutdown`
-    /// is cancelled before.
-    ///
-    /// # Errors
-    /// If it does not answer, or as [`cluster`](Self::cluster).
-    pub async fn cluster_soon(
-        &self,
-        shutdown: &tokio_util::sync::CancellationToken,
-    ) -> anyhow::Result<Option<Cluster>> {
-        tokio::time::timeout(ANSWER, self.cluster(shutdown))
-            .await
-            .unwrap_or_else(|_| {
-                Err(anyhow!(
-                    "Kafka at {} does not answer within {} s",
-                    self.bootstrap_servers,
-                    ANSWER.as_secs()
-                ))
-            })
     }
 }
 
@@ -438,17 +440,22 @@ impl Cluster {
             .map_err(wrong_settings)?;
         let answers = admin.describe_configs(&asked, &options).await?;
         let answer = answers.into_iter().next().context("no answer")?;
+        let denied = || {
+            let allow = self
+                .options
+                .allow(&format!("--topic {topic}"), "DescribeConfigs");
+            NeedsAttention(format!(
+                "topic {topic}: this user may not ask for its max.message.bytes; {allow}"
+            ))
+        };
         let resource = answer.map_err(|code| match code {
-            RDKafkaErrorCode::TopicAuthorizationFailed => {
-                let resource = format!("--topic {topic}");
-                let allow = self.options.allow(&resource, "DescribeConfigs");
-                let why = format!(
-                    "topic {topic}: this user may not ask for its max.message.bytes; {allow}"
-                );
-                NeedsAttention(why).into()
-            }
+            RDKafkaErrorCode::TopicAuthorizationFailed => denied().into(),
             code => anyhow!("{code}"),
         })?;
+        // rust-rdkafka 0.39 leaves out the error of a topic; one that may be described has settings.
+        if resource.entries.is_empty() {
+            return Err(denied().into());
+        }
         let entry = resource
             .get("max.message.bytes")
             .context("max.message.bytes is not told")?;

@@ -215,7 +215,17 @@ impl Database {
     pub(crate) async fn read(&self) -> anyhow::Result<AnyConnection> {
         sqlx::any::install_default_drivers();
         let url = match self {
-            Self::Postgres(options) => options.to_url_lossy(),
+            Self::Postgres(options) => {
+                let mut url = options.to_url_lossy();
+                // sqlx 0.9.0 writes the names of certificates' files as `file: NAME`, and does not read that.
+                let fields: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+                url.query_pairs_mut().clear().extend_pairs(
+                    fields
+                        .iter()
+                        .map(|(key, value)| (key, value.strip_prefix("file: ").unwrap_or(value))),
+                );
+                url
+            }
             Self::Sqlite(options) => options
                 .clone()
                 .create_if_missing(false)
