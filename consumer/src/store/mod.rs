@@ -124,6 +124,12 @@ impl Database {
             let options = PgConnectOptions::from_str(url)
                 .map_err(wrong)?
                 .application_name("consumer");
+            // One that is not there would be waited for like a server.
+            for (field, file) in certificates(&options) {
+                std::fs::File::open(&file).map_err(|error| {
+                    NeedsAttention(format!("{option}: {field} {file}: {error}"))
+                })?;
+            }
             Ok(Self::Postgres(options.disable_statement_logging()))
         } else if url.starts_with("sqlite:") {
             Ok(Self::Sqlite(sqlite::options(
@@ -217,13 +223,10 @@ impl Database {
         let url = match self {
             Self::Postgres(options) => {
                 let mut url = options.to_url_lossy();
-                // sqlx 0.9.0 writes the names of certificates' files as `file: NAME`, and does not read that.
-                let fields: Vec<(String, String)> = url.query_pairs().into_owned().collect();
-                url.query_pairs_mut().clear().extend_pairs(
-                    fields
-                        .iter()
-                        .map(|(key, value)| (key, value.strip_prefix("file: ").unwrap_or(value))),
-                );
+                let fields = url.query_pairs().into_owned();
+                let fields = fields.filter(|(_, value)| !value.starts_with(FILE));
+                let fields: Vec<_> = fields.chain(certificates(options)).collect();
+                url.query_pairs_mut().clear().extend_pairs(fields);
                 url
             }
             Self::Sqlite(options) => options
@@ -237,6 +240,20 @@ impl Database {
             .await
             .with_context(|| format!("opening {}", self.place()))
     }
+}
+
+/// How sqlx 0.9.0 writes the name of a certificate's file into a URL, and does not read it.
+const FILE: &str = "file: ";
+
+/// The fields of a URL that name files of certificates and keys, and the files.
+fn certificates(options: &PgConnectOptions) -> Vec<(String, String)> {
+    let url = options.to_url_lossy();
+    let fields = url.query_pairs();
+    fields
+        .filter_map(|(field, value)| {
+            Some((field.into_owned(), value.strip_prefix(FILE)?.to_owned()))
+        })
+        .collect()
 }
 
 /// Whose offsets are stored.

@@ -250,11 +250,19 @@ impl Redriver {
             .send_all(topic, chunk)
             .and_then(|()| self.repeat(|| self.producer.commit_transaction(CALL)));
         let Err(error) = sent else { return Ok(()) };
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
+        // What became of a record may be told instead of why; every call in a failed transaction is
+        // answered with its cause.
+        let cause = match self.producer.begin_transaction() {
+            Err(cause @ KafkaError::Transaction(_)) => cause.rdkafka_error_code(),
+            _ => None,
+        };
+        let denied = Some(RDKafkaErrorCode::TopicAuthorizationFailed);
+        if cause == denied || error.rdkafka_error_code() == denied {
+            // It may be that nothing is left to take back.
             let _ = self.repeat(|| self.producer.abort_transaction(CALL));
             let allow = &self.allow;
             return Err(NeedsAttention(format!(
-                "{error}; the chunk under way was taken back; {allow}"
+                "writing is not allowed: Topic authorization failed; nothing of the chunk under way was committed; {allow}"
             ))
             .into());
         }
