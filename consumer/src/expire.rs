@@ -164,15 +164,11 @@ impl Removing<'_> {
         let (mut backoff, mut divisor, mut tries) = (Backoff::default(), 1, 0);
         while !self.stop.is_cancelled() {
             tries += 1;
-            let begun = Instant::now();
             let error = match self.try_step(table, from, end, divisor).await {
                 Ok(step) => {
-                    let took = begun.elapsed();
-                    if step.rows > 0 && !self.dry_run {
-                        self.longest = self.longest.max(took);
-                        // At most half of the time is ours: whoever writes has the other half.
-                        self.pause(took).await;
-                    }
+                    self.longest = self.longest.max(step.held);
+                    // At most half of the time is ours: whoever writes has the other half.
+                    self.pause(step.held).await;
                     return Ok(Some(step));
                 }
                 Err(error) => error,

@@ -11,6 +11,8 @@
 //!   asked for its history: what a consumer has put in is seen by then, and one that comes later waits
 //!   and makes the task anew.
 
+use std::time::{Duration, Instant};
+
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
@@ -28,6 +30,8 @@ const ROWS: i64 = 1_000;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step {
     pub(crate) rows: u64,
+    /// How long the transaction took from when it had begun: others may have waited for it.
+    pub(crate) held: Duration,
     /// Where the next piece begins; `None`: this was the last.
     pub(crate) next: Option<i64>,
 }
@@ -38,6 +42,8 @@ pub(crate) struct Expiring {
     before: Timestamp,
     /// Whether the time is written down as that up to which history was removed.
     is_recorded: bool,
+    /// How long the last transaction that removed rows took.
+    held: Duration,
     /// Pieces are made smaller by this where the database is too slow for whole ones.
     pub(crate) divisor: i64,
 }
@@ -103,6 +109,7 @@ impl Expiring {
             connection,
             before,
             is_recorded: false,
+            held: Duration::ZERO,
             divisor: 1,
         })
     }
@@ -156,6 +163,7 @@ impl Expiring {
             (format!("h.{key} > {from} AND h.{key} <= {upto}"), upto)
         };
         let is_old = format!("{piece} AND h.reported_at < {}", self.time(self.before));
+        self.held = Duration::ZERO;
         let rows = match (table, dry_run) {
             (Table::Task, true) => {
                 // Without a report that stays.
@@ -169,6 +177,7 @@ impl Expiring {
         };
         Ok(Step {
             rows,
+            held: self.held,
             next: (upto < end).then_some(upto),
         })
     }
@@ -189,7 +198,7 @@ impl Expiring {
             begin = "BEGIN IMMEDIATE";
         }
         self.connection.execute(begin).await?;
-        self.delete(table, condition).await
+        self.delete(table, condition, Instant::now()).await
     }
 
     async fn remove_tasks(&mut self, is_old: &str) -> Result<u64, StoreError> {
@@ -198,6 +207,7 @@ impl Expiring {
             return self.remove(Table::Task, &condition).await;
         };
         connection.execute("BEGIN").await?;
+        let begun = Instant::now();
         let lock =
             format!("SELECT task_id FROM task h WHERE {condition} FOR UPDATE OF h SKIP LOCKED");
         let locked: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(lock))
@@ -215,11 +225,16 @@ impl Expiring {
             locked.join(", "),
             without_history("")
         );
-        self.delete(Table::Task, &condition).await
+        self.delete(Table::Task, &condition, begun).await
     }
 
-    /// Removes rows and commits.
-    async fn delete(&mut self, table: Table, condition: &str) -> Result<u64, StoreError> {
+    /// Removes rows and commits the transaction, which has begun then.
+    async fn delete(
+        &mut self,
+        table: Table,
+        condition: &str,
+        begun: Instant,
+    ) -> Result<u64, StoreError> {
         let delete = format!("DELETE FROM {} AS h WHERE {condition}", table.name());
         let removed = self.connection.execute(&delete).await?;
         let records = removed > 0 && !self.is_recorded;
@@ -228,6 +243,7 @@ impl Expiring {
         }
         self.connection.execute("COMMIT").await?;
         self.is_recorded |= records;
+        self.held = begun.elapsed();
         Ok(removed)
     }
 
