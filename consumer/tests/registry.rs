@@ -16,10 +16,14 @@ use std::time::Duration;
 use rdkafka::message::Message;
 use schemas::{Framing, TaskRunningInfo, TaskRunningInfoEvent};
 use serde_json::json;
+use service::health::Health;
 use service::kafka::KafkaOptions;
-use service::registry::{Registry, RegistryError};
-use service::testing::{ANY_PORT, Gate, OwnRegistry, Process, program, read_all, service, until};
+use service::registry::{Registry, until_answered};
+use service::testing::{
+    ANY_PORT, Gate, OwnRegistry, Process, get, program, read_all, service, until,
+};
 use support::{Kind, Pipeline, headers};
+use tokio_util::sync::CancellationToken;
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const ROWS: &str = "SELECT count(*) FROM task_metrics";
@@ -36,6 +40,13 @@ fn client(url: &str) -> Registry {
     })
     .unwrap()
     .unwrap()
+}
+
+/// Registers a schema, however slow the registry is.
+async fn register(registry: &Registry, subject: &str, avsc: &str) -> anyhow::Result<u32> {
+    let (health, never) = (Health::default(), CancellationToken::new());
+    let id = until_answered(|| registry.register(subject, avsc), &health, &never).await?;
+    Ok(id.unwrap())
 }
 
 /// A version of a record with one field more, the first, as FULL_TRANSITIVE lets it be.
@@ -220,14 +231,14 @@ async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
     let mut router = programs.router("router-1");
     let mut consumer = programs.consumer("consumer-1");
     router.until_waiting(AWAY).await;
-    let in_vain = programs.producer(&["simulate", "--count", "1"]);
     consumer.until_ready().await;
     until("the producer waits", Duration::from_secs(60), async || {
         producer.log().contains(AWAY[0]).then_some(())
     })
     .await;
-    assert!(in_vain.stop().await.success());
-    programs.router("router-2").stop().await;
+    let mut in_vain = programs.router("router-2");
+    in_vain.until_waiting(AWAY).await;
+    in_vain.stop().await;
     assert!(read_all(&pipeline.bootstrap, &pipeline.source).is_empty());
 
     registry.start_again();
@@ -244,8 +255,15 @@ async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
         let [id] = ids(&pipeline.bootstrap, topic)[..] else {
             panic!("several ids");
         };
-        let schema = client.schema(id).await.unwrap().unwrap();
+        let (health, never) = (Health::default(), CancellationToken::new());
+        let schema = until_answered(|| client.schema(id), &health, &never).await;
+        let schema = schema.unwrap().flatten().unwrap();
         assert_eq!(schema, versions.last().unwrap().avsc);
+        let host = registry.url.split('/').nth(2).unwrap();
+        let port = host.rsplit_once(':').unwrap().1.parse().unwrap();
+        let path = format!("/apis/ccompat/v7/config/{topic}-value");
+        let (_, rule) = get(port, &path).unwrap();
+        assert!(rule.contains("FULL_TRANSITIVE"), "{rule}");
     }
 
     // Engines that know nothing of the registry are read as before.
@@ -261,23 +279,13 @@ async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
         "jobId",
         json!({"name": "must", "type": "int"}),
     );
-    match client
-        .register(&source_subject, &breaking.to_string())
-        .await
-    {
-        Err(RegistryError::Refused(why)) => assert!(why.contains("not compatible"), "{why}"),
-        other => panic!("{other:?}"),
-    }
-    let newer = client
-        .register(
-            &source_subject,
-            &with_attempt(schemas::INFO_VERSIONS, "execId"),
-        )
-        .await
-        .unwrap();
-    let newer_event_schema = with_attempt(schemas::EVENT_VERSIONS, "source");
-    let newer_event = client
-        .register(&events_subject, &newer_event_schema)
+    let refused = register(&client, &source_subject, &breaking.to_string()).await;
+    let why = refused.unwrap_err().to_string();
+    assert!(why.contains("not compatible"), "{why}");
+    let newer = with_attempt(schemas::INFO_VERSIONS, "execId");
+    let newer = register(&client, &source_subject, &newer).await.unwrap();
+    let newer_event = with_attempt(schemas::EVENT_VERSIONS, "source");
+    let newer_event = register(&client, &events_subject, &newer_event)
         .await
         .unwrap();
 
@@ -400,7 +408,7 @@ async fn framed_records_become_letters_without_a_registry_and_events_once_redriv
     };
     let subject = format!("{}-value", pipeline.source);
     let current = schemas::INFO_VERSIONS.last().unwrap().avsc;
-    let id = client(&url).register(&subject, current).await.unwrap();
+    let id = register(&client(&url), &subject, current).await.unwrap();
     let mut value = schemas::encode_info(&info(0)).unwrap();
     Framing::Registry(id).put_on(&mut value);
     pipeline.send(&pipeline.source, &[("exec-0", value.clone(), None)]);

@@ -59,7 +59,10 @@ async fn a_reporters_reports_wait_for_the_registry_and_the_engine_does_not() {
     assert_eq!(records.len() as u64, stats.delivered);
     for record in &records {
         if let Some(id) = decoder.unknown_id(record.payload()) {
-            decoder.learn_id(id, registry.schema(id).await.unwrap().as_deref());
+            let schema = until("it answers", Duration::from_secs(60), async || {
+                registry.schema(id).await.ok()
+            });
+            decoder.learn_id(id, schema.await.as_deref());
         }
         let info = decoder.plain_info(record.payload().unwrap()).unwrap();
         assert_eq!(info.exec_id, "exec-1");
@@ -81,7 +84,10 @@ async fn a_subject_of_something_else_is_left_as_it_is() {
         .unwrap();
     let subject = format!("{}-value", reports.topic);
     let other = r#"{"type": "record", "name": "Other", "fields": [{"name": "x", "type": "int"}]}"#;
-    registry.register(&subject, other).await.unwrap();
+    until("it is registered", Duration::from_secs(60), async || {
+        registry.register(&subject, other).await.ok()
+    })
+    .await;
     let arguments = ["publish", "--schema-registry", &url];
     let output = reports.run(&arguments, b"");
     let said = text(&output.stderr);

@@ -25,10 +25,12 @@ const CA: &str = "schema.registry.ssl.ca.location";
 const USER_INFO_VARIABLE: &str = "SCHEMA_REGISTRY_USER_INFO";
 
 /// How long an answer may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How long a command that ends by itself waits for a registry that does not answer.
 const AWAY_AT_MOST: Duration = Duration::from_secs(30);
+/// So often a registry says that a schema is in conflict with what is there before that is believed.
+const CONFLICTS: usize = 3;
 /// A longer answer is not taken in.
 const BODY_MAX_BYTES: usize = 4 << 20;
 /// Of a subject that a program writes: every version is read by programs of every other.
@@ -199,11 +201,26 @@ impl Registry {
         }
         let body = json!({"schema": schema});
         let path = ["subjects", subject, "versions"];
-        let mut answer = self.ask(Method::POST, &path, Some(body.clone())).await?;
-        if answer.status == StatusCode::FORBIDDEN {
-            // One that may only read finds what another has registered.
-            answer = self.ask(Method::POST, &path[..2], Some(body)).await?;
-        }
+        let mut tries = 0;
+        let answer = loop {
+            let answer = self.ask(Method::POST, &path, Some(body.clone())).await?;
+            // One that may only read finds what another has registered, and so does one of several
+            // that began at the same moment, to which Apicurio says that the subject is there already.
+            let conflict = answer.status == StatusCode::CONFLICT;
+            if conflict || answer.status == StatusCode::FORBIDDEN {
+                let found = self
+                    .ask(Method::POST, &path[..2], Some(body.clone()))
+                    .await?;
+                if found.status.is_success() {
+                    break found;
+                }
+            }
+            tries += 1;
+            if !conflict || tries == CONFLICTS {
+                break answer;
+            }
+            sleep(Duration::from_millis(500)).await;
+        };
         let id = answer.body["id"].as_u64();
         match id.and_then(|id| u32::try_from(id).ok()) {
             Some(id) if answer.status.is_success() => Ok(id),
@@ -240,7 +257,8 @@ impl Registry {
     ) -> anyhow::Result<Option<String>> {
         let health = Health::default();
         let asked = until_answered(|| self.schema(id), &health, stop);
-        let answer = runtime.block_on(timeout(AWAY_AT_MOST, asked));
+        // In a block: the clock of a runtime is found from within it only.
+        let answer = runtime.block_on(async { timeout(AWAY_AT_MOST, asked).await });
         let answer = answer.map_err(|_| {
             anyhow!(
                 "the schema registry {} does not answer within {} s",

@@ -229,7 +229,7 @@ pub fn free_port() -> u16 {
 }
 
 /// Status and body of an endpoint of this machine; `None` while nobody listens.
-fn get(port: u16, path: &str) -> Option<(u16, String)> {
+pub fn get(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(ASK)).unwrap();
     write!(
