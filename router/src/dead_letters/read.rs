@@ -330,16 +330,12 @@ pub(crate) fn number<N: FromStr>(record: &impl Message, name: &str) -> Option<N>
     header(record, name)?.parse().ok()
 }
 
-/// Key and value of a letter's record, or why they are not to be had.
+/// Key and value of a letter's record, each of which may be null, or why they are not to be had.
 pub(super) type Original = Result<(Option<Vec<u8>>, Option<Vec<u8>>), String>;
 
 impl Letter {
     /// The original record's key and value: the letter's own, or where it left out the value, those
     /// of the record it points at. `Err`: why the original cannot be had.
-    #[expect(
-        clippy::type_complexity,
-        reason = "a key and a value, each of which may be null"
-    )]
     pub(super) fn original(
         &self,
         record: &impl Message,
