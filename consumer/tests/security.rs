@@ -452,8 +452,10 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
         };
         let log = user(&name).ends(&name, line, code).await;
         drop(turn);
-        let errors = log.lines().filter(|line| line.contains("ERROR"));
-        let error = errors.last().unwrap_or_default();
+        let error = log
+            .lines()
+            .rfind(|line| line.contains("ERROR"))
+            .unwrap_or_default();
         let resource = format!("--{} {}", right.resource, right.name.trim_end_matches('*'));
         let operation = format!("--operation {}", right.operation);
         for said in [
@@ -477,6 +479,9 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
     assert_no_secrets(folder);
 }
 
+/// What is wrong, the broker's address, settings instead of the right ones, what the error says.
+type Wrong<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_authority_or_host_name_is_for_a_person_and_an_absent_broker_is_waited_for()
  {
@@ -488,7 +493,7 @@ async fn a_wrong_password_authority_or_host_name_is_for_a_person_and_an_absent_b
     let port = secured.bootstrap.rsplit_once(':').unwrap().1;
     let (by_number, other_ca) = (format!("127.0.0.1:{port}"), secured.file("other-ca.pem"));
     let wrong_password = format!("{SECRET}-wrong");
-    let wrong: [(&str, &str, &[(&str, &str)], &[&str]); 3] = [
+    let wrong: [Wrong<'_>; 3] = [
         (
             "password",
             &secured.bootstrap,

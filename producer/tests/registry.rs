@@ -1,5 +1,4 @@
 //! Reports in a schema registry's framing.
-#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
 mod support;
 
