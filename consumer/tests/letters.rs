@@ -78,7 +78,7 @@ async fn every_header_of_a_letter_says_what_it_is_to_say() {
         "VALUE_CONVERTER",
         "schemas::DecodeError",
         "UnknownFraming",
-        "the value begins with 7B 22 65 78 (JSON), not with C3 01 and a schema fingerprint; \
+        "the value begins with 7B 22 65 78 (JSON), not with C3 01 and a schema fingerprint, nor with 00 and a schema id; \
          write it in Avro single-object encoding",
     ];
     assert_eq!(headers(&letters[0]), all("0", "1", json, stamp((0, 1))));

@@ -58,7 +58,7 @@ async fn good_records_become_events_and_others_dead_letters_with_their_bytes_and
         ("__connect.errors.exception.class.name", "UnknownFraming"),
         (
             "__connect.errors.exception.message",
-            "the value begins with 7B 22 65 78 (JSON), not with C3 01 and a schema fingerprint; \
+            "the value begins with 7B 22 65 78 (JSON), not with C3 01 and a schema fingerprint, nor with 00 and a schema id; \
              write it in Avro single-object encoding",
         ),
         ("taskrunning.original.timestamp.ms", "1764079500123"),
