@@ -359,6 +359,16 @@ async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
     // its source says, so no fault.
     programs.audit(true, 0);
     programs.audit(false, 2);
+    // Nor does one repair away what it cannot read.
+    let mut repair = vec!["audit", "--repair"];
+    repair.extend(pipeline.consumer_arguments());
+    repair.retain(|argument| *argument != "--dead-letters-topic" && *argument != pipeline.letters);
+    let (code, said) = programs.run("consumer", &repair, false);
+    assert!(
+        code == Some(2) && said.contains("--schema-registry"),
+        "{said}"
+    );
+    assert_eq!(pipeline.count(ROWS).await, 562);
     replayed(&programs).await;
 }
 

@@ -33,7 +33,7 @@ use service::range::{Bound, End, Ranges, Reader};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
-use compare::{Cure, Fault, Findings};
+use compare::{Cure, Fault, Finding, Findings};
 use fingerprint::{Marks, Plan, Spans};
 use offsets::Stored;
 use report::{PartitionReport, Report, TableReport, Verdict};
@@ -201,6 +201,7 @@ struct Sides {
     unreadable: Marks,
     unreadable_count: BTreeMap<i32, u64>,
     unreadable_shown: Vec<said::Unreadable>,
+    unknown_writer: Marks,
     /// Tasks that are behind their history; not all of very many.
     outranked: BTreeSet<i64>,
 }
@@ -250,8 +251,28 @@ impl Auditor<'_> {
         self.compare_rows(&mut snapshot, &extent, &sides, &lettered, &mut findings)
             .await
             .with_context(asking)?;
+        self.is_known_enough(&sides, &findings)?;
         block_in_place(|| self.is_still_there(&extent))?;
         Ok((self.report(&extent, sides, &lettered, &findings), findings))
+    }
+
+    /// Rows of events that only another consumer can read are not said to be extra, nor taken out.
+    fn is_known_enough(&self, sides: &Sides, findings: &Findings) -> anyhow::Result<()> {
+        let unknown = |finding: &&Finding| {
+            let is_unknown = sides
+                .unknown_writer
+                .is_set(finding.partition, finding.offset);
+            matches!(finding.fault, Fault::Extra) && is_unknown
+        };
+        let Some(finding) = findings.found.iter().find(unknown) else {
+            return Ok(());
+        };
+        let (partition, offset) = (finding.partition, finding.offset);
+        Err(anyhow!(
+            "{} partition {partition} offset {offset}: the tables have rows of an event that cannot be read here; \
+             give --schemas or --schema-registry as the consumer has them",
+            self.topic.name
+        ))
     }
 
     /// Parts and partitions of which rows are there and no stored offset: whoever stores them next
@@ -429,6 +450,7 @@ impl Auditor<'_> {
             unreadable: said.unreadable,
             unreadable_count: said.unreadable_count,
             unreadable_shown: said.unreadable_shown,
+            unknown_writer: said.unknown_writer,
             outranked,
         })
     }

@@ -21,6 +21,8 @@ use crate::writers::Writers;
 
 /// Unreadable events that are shown one by one.
 const SHOWN: usize = 20;
+/// Kinds of rejects that another choice of `--schemas` or `--schema-registry` turns into rows.
+const UNKNOWN_WRITER: [&str; 3] = ["UnknownSchema", "NoSchemaRegistry", "UnknownSchemaId"];
 /// Places that lie so near to each other are read as one.
 pub(crate) const NEAR: i64 = 4_096;
 /// At most so many places are asked for at once.
@@ -68,6 +70,8 @@ pub(crate) struct Said<'a> {
     pub(crate) unreadable: Marks,
     pub(crate) unreadable_count: BTreeMap<i32, u64>,
     pub(crate) unreadable_shown: Vec<Unreadable>,
+    /// Those whose writer's schema is not known here: a consumer that knows it may have stored them.
+    pub(crate) unknown_writer: Marks,
 }
 
 /// What is said of a table's rows of a partition.
@@ -126,6 +130,7 @@ impl<'a> Said<'a> {
             unreadable: Marks::new(&ranges),
             unreadable_count: BTreeMap::new(),
             unreadable_shown: Vec::new(),
+            unknown_writer: Marks::new(&ranges),
         };
         let (mut copy, mut put) = (CopyWriter::default(), Vec::new());
         let mut read = 0;
@@ -141,6 +146,9 @@ impl<'a> Said<'a> {
                 Ok(event) => event,
                 Err(reject) => {
                     said.unreadable.set(partition, offset);
+                    if UNKNOWN_WRITER.contains(&reject.kind) {
+                        said.unknown_writer.set(partition, offset);
+                    }
                     *said.unreadable_count.entry(partition).or_default() += 1;
                     if said.unreadable_shown.len() < SHOWN {
                         said.unreadable_shown.push(Unreadable {
