@@ -540,7 +540,7 @@ async fn a_letter_is_redriven_once_as_it_was_and_again_only_by_force() {
     topics.route(2).await;
     let letters = topics.list(&["--reason", "NoValue"]).await;
     let null = place(&letters[0]);
-    let letters = topics.list(&["--reason", "UnknownFraming"]).await;
+    let letters = topics.list(&["--reason", "NoSchemaRegistry"]).await;
     let letter = place(&letters[0]);
 
     let planned = topics.run(&["redrive", "--all", "--dry-run"]).await;
