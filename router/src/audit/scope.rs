@@ -158,9 +158,14 @@ fn committed(
     let answer = loop {
         tries += 1;
         match consumer.committed_offsets(asked.clone(), ASK) {
-            Err(_) if tries < TRIES => {}
-            answer => {
-                break answer.map_err(|error| unanswered(kafka, group, error))?;
+            Ok(answer) => break answer,
+            Err(error) => {
+                // Without the right the coordinator is asked for in vain, and only polling tells why.
+                let told = std::iter::from_fn(|| consumer.poll(Duration::ZERO));
+                let denied = told.filter_map(Result::err).find(is_denied);
+                if denied.is_some() || tries == TRIES {
+                    return Err(unanswered(kafka, group, denied.unwrap_or(error)));
+                }
             }
         }
     };
@@ -177,8 +182,12 @@ fn committed(
     Ok(committed)
 }
 
+fn is_denied(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
+}
+
 fn unanswered(kafka: &KafkaOptions, group: &str, error: KafkaError) -> anyhow::Error {
-    let denied = error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed);
+    let denied = is_denied(&error);
     let asking = format!("asking for the committed offsets of group {group}");
     match denied {
         true => {
