@@ -19,6 +19,8 @@ use super::Audit;
 const ASK: Duration = Duration::from_secs(10);
 /// How often it is asked: it may be moving to another broker.
 const TRIES: usize = 3;
+/// How long an error is waited for that tells why nothing was answered.
+const TOLD: Duration = Duration::from_secs(1);
 
 /// What is compared. The group's committed offsets are asked for first and the ends of the outputs
 /// second: offsets commit together with the output of the records before them, so all of that output
@@ -161,7 +163,7 @@ fn committed(
             Ok(answer) => break answer,
             Err(error) => {
                 // Without the right the coordinator is asked for in vain, and only polling tells why.
-                let told = std::iter::from_fn(|| consumer.poll(Duration::ZERO));
+                let told = std::iter::from_fn(|| consumer.poll(TOLD));
                 let denied = told.filter_map(Result::err).find(is_denied);
                 if denied.is_some() || tries == TRIES {
                     return Err(unanswered(kafka, group, denied.unwrap_or(error)));
