@@ -254,7 +254,10 @@ impl Secured {
             .map(|(key, value)| format!("{key}={value}\n"))
             .collect();
         let file = self.file(&format!("{name}.properties"));
-        std::fs::write(&file, lines.concat()).unwrap();
+        // Whole at any moment: a program that was just started may be reading it.
+        let new = tempfile::NamedTempFile::new_in(self.folder.path()).unwrap();
+        std::fs::write(new.path(), lines.concat()).unwrap();
+        new.persist(&file).unwrap();
         file
     }
 
