@@ -22,24 +22,10 @@ use schemas::TaskRunningInfoEvent;
 use serde_json::{Value, json};
 use service::testing::add_partitions;
 use sha2::{Digest, Sha256};
-use support::{BAD, Kind, Pipeline, numbered};
+use support::{BAD, Kind, Pipeline, numbered, on_both_databases};
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const EVENTS: usize = 600;
-
-/// One test a database.
-macro_rules! on_both_databases {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::Kind::Sqlite).await; })*
-        }
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::Kind::Postgres).await; })*
-        }
-    };
-}
 
 on_both_databases!(
     every_row_that_is_deleted_doubled_or_altered_is_found_precisely_and_repaired,

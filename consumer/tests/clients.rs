@@ -210,19 +210,10 @@ async fn engines_report_and_read(registry: Option<&str>) {
     assert_eq!(framed(&pipeline.source), registry.is_some());
 
     let on_topics = [
-        "--bootstrap-servers",
-        &pipeline.bootstrap,
-        "--source-topic",
-        &pipeline.source,
-        "--events-topic",
-        &pipeline.events,
-        "--dead-letters-topic",
-        &pipeline.letters,
-        "--group",
-        &pipeline.source,
-        "--instance-id",
-        "router-1",
-    ];
+        &pipeline.router_arguments()[..],
+        &["--instance-id", "router-1"],
+    ]
+    .concat();
     let router = Process::start(
         pipeline.folder(),
         "router",

@@ -16,24 +16,10 @@ use schemas::TaskStatus::{self, Running, Succeed};
 use serde_json::{Value, json};
 use service::testing::{Process, until};
 use sqlx::Connection;
-use support::{Kind, Pipeline, connect};
+use support::{Kind, Pipeline, connect, on_both_databases};
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const HISTORIES: [&str; 3] = ["task_progress", "task_resource", "task_metrics"];
-
-/// One test a database.
-macro_rules! on_both_databases {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::Kind::Sqlite).await; })*
-        }
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::Kind::Postgres).await; })*
-        }
-    };
-}
 
 on_both_databases!(
     what_was_removed_by_order_is_told_apart_from_what_is_missing,

@@ -91,19 +91,10 @@ async fn keep_within_the_bound(kind: Kind, infos: &[Vec<u8>], count: usize) {
     put(&pipeline, &pipeline.source, infos, count);
     let begun = Instant::now();
     let arguments = [
-        "--bootstrap-servers",
-        &pipeline.bootstrap,
-        "--source-topic",
-        &pipeline.source,
-        "--events-topic",
-        &pipeline.events,
-        "--dead-letters-topic",
-        &pipeline.letters,
-        "--group",
-        &pipeline.source,
-        "--instance-id",
-        "router",
-    ];
+        &pipeline.router_arguments()[..],
+        &["--instance-id", "router"],
+    ]
+    .concat();
     let path = program(env!("CARGO_BIN_EXE_consumer"), "router");
     let router = Process::start(pipeline.folder(), "router", &path, &arguments);
     // Its transactions' markers take offsets too.

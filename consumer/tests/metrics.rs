@@ -80,22 +80,8 @@ async fn router_and_consumer_expose_what_is_documented_of_them() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };
-    let router = [
-        "--bootstrap-servers",
-        &pipeline.bootstrap,
-        "--source-topic",
-        &pipeline.source,
-        "--events-topic",
-        &pipeline.events,
-        "--dead-letters-topic",
-        &pipeline.letters,
-        "--group",
-        &pipeline.source,
-        "--instance-id",
-        "r",
-        "--metrics-listen",
-        ANY_PORT,
-    ];
+    let own = ["--instance-id", "r", "--metrics-listen", ANY_PORT];
+    let router = [&pipeline.router_arguments()[..], &own].concat();
     let router = Process::start(
         pipeline.folder(),
         "router",

@@ -34,27 +34,8 @@ struct Programs<'a> {
 
 impl Programs<'_> {
     fn router(&self, instance: &str) -> Process {
-        let Pipeline {
-            bootstrap,
-            source,
-            events,
-            letters,
-            ..
-        } = self.pipeline;
-        let arguments = [
-            "--bootstrap-servers",
-            bootstrap,
-            "--source-topic",
-            source,
-            "--events-topic",
-            events,
-            "--dead-letters-topic",
-            letters,
-            "--group",
-            source,
-            "--instance-id",
-            instance,
-        ];
+        let own = ["--instance-id", instance];
+        let arguments = [&self.pipeline.router_arguments()[..], &own].concat();
         Process::start(self.pipeline.folder(), instance, &self.router, &arguments)
     }
 

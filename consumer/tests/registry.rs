@@ -84,24 +84,8 @@ struct Programs<'a> {
 }
 
 impl Programs<'_> {
-    fn on_topics(&self) -> Vec<&str> {
-        let pipeline = self.pipeline;
-        vec![
-            "--bootstrap-servers",
-            &pipeline.bootstrap,
-            "--source-topic",
-            &pipeline.source,
-            "--events-topic",
-            &pipeline.events,
-            "--dead-letters-topic",
-            &pipeline.letters,
-            "--group",
-            &pipeline.source,
-        ]
-    }
-
     fn router(&self, name: &str) -> support::Program {
-        let mut arguments = self.on_topics();
+        let mut arguments = self.pipeline.router_arguments();
         arguments.extend(["--instance-id", name, "--metrics-listen", ANY_PORT]);
         // Where the group would put it out for not asking for records, that would show.
         arguments.extend([
@@ -153,26 +137,7 @@ impl Programs<'_> {
 
     /// The audits of router and consumer, which are to give these codes.
     fn audit(&self, registry: bool, expected: [i32; 2]) {
-        let Pipeline {
-            bootstrap,
-            source,
-            events,
-            letters,
-            ..
-        } = self.pipeline;
-        let router = [
-            "audit",
-            "--bootstrap-servers",
-            bootstrap,
-            "--source-topic",
-            source,
-            "--events-topic",
-            events,
-            "--dead-letters-topic",
-            letters,
-            "--group",
-            source,
-        ];
+        let router = [&["audit"], &self.pipeline.router_arguments()[..]].concat();
         let mut consumer = vec!["audit"];
         consumer.extend(self.pipeline.consumer_arguments());
         let both = [("router", &router[..]), ("consumer", &consumer)];
@@ -457,19 +422,7 @@ async fn framed_records_become_letters_without_a_registry_and_events_once_redriv
     .await;
     router.stop().await;
     let source = Programs { ..with };
-    let router_audit = [
-        "audit",
-        "--bootstrap-servers",
-        &pipeline.bootstrap,
-        "--source-topic",
-        &pipeline.source,
-        "--events-topic",
-        &pipeline.events,
-        "--dead-letters-topic",
-        &pipeline.letters,
-        "--group",
-        &pipeline.source,
-    ];
+    let router_audit = [&["audit"], &pipeline.router_arguments()[..]].concat();
     // The letter of the first is one of other rules now.
     let (code, said) = source.run("router", &router_audit, true);
     assert_eq!(code, Some(0), "{said}");

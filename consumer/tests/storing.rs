@@ -13,21 +13,7 @@ use proptest::test_runner::TestRunner;
 use rdkafka::message::{Headers, Message};
 use schemas::{MetricValue, TaskRunningInfo, TaskRunningInfoEvent, TaskStatus};
 use service::testing::{read_all, until};
-use support::{Kind, Pipeline};
-
-/// One test a database.
-macro_rules! on_both_databases {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::Kind::Sqlite).await; })*
-        }
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() { super::$name(super::Kind::Postgres).await; })*
-        }
-    };
-}
+use support::{Kind, Pipeline, on_both_databases};
 
 on_both_databases!(
     every_column_holds_what_the_engine_said,

@@ -12,6 +12,23 @@ pub(crate) use outside::{Broker, Cluster, SmallDisk, run};
 #[allow(unused_imports, reason = "each test file uses its part")]
 pub(crate) use program::Program;
 
+/// One test a database.
+#[allow(unused_macros, reason = "each test file uses its part")]
+macro_rules! on_both_databases {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() { super::$name(super::Kind::Sqlite).await; })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() { super::$name(super::Kind::Postgres).await; })*
+        }
+    };
+}
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub(crate) use on_both_databases;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -168,8 +185,16 @@ impl Pipeline {
     }
 
     pub(crate) fn router(&self) -> Running {
-        let arguments = [
-            "router",
+        let mut arguments = vec!["router"];
+        arguments.extend(self.router_arguments());
+        arguments.extend(["--instance-id", "r"]);
+        let config = RouterArguments::parse_from(arguments).config;
+        Running::start(move |shutdown| router::run(config, Arc::new(Health::default()), shutdown))
+    }
+
+    /// The arguments of a router for this pipeline, but its instance id, and of its audit.
+    pub(crate) fn router_arguments(&self) -> Vec<&str> {
+        vec![
             "--bootstrap-servers",
             &self.bootstrap,
             "--source-topic",
@@ -180,11 +205,7 @@ impl Pipeline {
             &self.letters,
             "--group",
             &self.source,
-            "--instance-id",
-            "r",
-        ];
-        let config = RouterArguments::parse_from(arguments).config;
-        Running::start(move |shutdown| router::run(config, Arc::new(Health::default()), shutdown))
+        ]
     }
 
     /// The arguments of `consumer run` for this pipeline.
