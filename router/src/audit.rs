@@ -27,17 +27,16 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 use clap::Args;
 use rdkafka::message::{BorrowedMessage, Message};
-use schemas::{Decoder, Framing, PlainSource, plain_event, topics};
+use schemas::{Framing, PlainSource, plain_event, topics};
 use service::exit::{FAILED, OK, USAGE};
 use service::kafka::KafkaOptions;
 use service::range::{Bound, Position, Ranges, Reader};
-use service::registry::Registry;
-use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
 use crate::dead_letters::{position, print};
-use crate::{Outcome, learn_writer, route};
+use crate::writers::Writers;
+use crate::{Outcome, route};
 
 use findings::{Findings, Kind};
 use outputs::Output;
@@ -153,9 +152,7 @@ async fn compare(
     kafka: &KafkaOptions,
     stop: &CancellationToken,
 ) -> anyhow::Result<Report> {
-    let registry = Registry::of(kafka)?;
-    let decoder = crate::decoder(asked.schemas.as_deref(), registry.as_ref())
-        .map_err(|e| anyhow!("--schemas: {e}"))?;
+    let writers = Writers::of(asked.schemas.as_deref(), kafka)?;
     let stopped = || anyhow!("stopped by a signal");
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
     let mut modest = kafka.clone();
@@ -165,9 +162,7 @@ async fn compare(
     let reader = Reader::connect(&modest)?;
     let scope = Scope::of(&asked, kafka, &cluster, &reader).await?;
     let auditor = Auditor {
-        decoder: &decoder,
-        registry: registry.as_ref(),
-        runtime: Handle::current(),
+        writers: &writers,
         reader: &reader,
         buckets: Buckets::of(&scope.source.ranges),
         outcomes: Outcomes::default(),
@@ -182,7 +177,7 @@ async fn compare(
         cluster: cluster.id,
         group: asked.group,
         max_event_bytes: auditor.max_event_bytes,
-        learned: decoder.learned().to_vec(),
+        learned: writers.decoder.learned().to_vec(),
         scope: auditor.scope,
         counts,
         findings,
@@ -191,9 +186,7 @@ async fn compare(
 
 /// Reads both sides.
 struct Auditor<'a> {
-    decoder: &'a Decoder,
-    registry: Option<&'a Registry>,
-    runtime: Handle,
+    writers: &'a Writers,
     reader: &'a Reader,
     scope: Scope,
     buckets: Buckets,
@@ -242,21 +235,29 @@ impl Auditor<'_> {
             offset: at.offset,
             timestamp,
         };
-        let (decoder, max_event_bytes) = (self.decoder, self.max_event_bytes);
+        let (writers, max_event_bytes) = (self.writers, self.max_event_bytes);
         let ours = Framing::SingleObject;
-        let theirs = self.registry.map_or(ours, |_| Framing::Registry(0));
+        let theirs = (writers.registry.as_ref()).map_or(ours, |_| Framing::Registry(0));
         // As large as the routers may write it.
         let max_event_bytes = max_event_bytes + ours.header_bytes() - theirs.header_bytes();
-        route(decoder, payload, source, 0, ours, max_event_bytes, buffer)
+        route(
+            &writers.decoder,
+            payload,
+            source,
+            0,
+            ours,
+            max_event_bytes,
+            buffer,
+        )
     }
 
     /// What an event says, but for the time of routing, as a number. It is the same for the same meaning, whichever way its
     /// bytes put that: another version of the router may carry over what this one writes afresh.
     fn sum(&self, about: Position, key: Option<&[u8]>, value: &[u8]) -> anyhow::Result<u64> {
-        if let Some(event) = self.decoder.plain_event(value) {
+        if let Some(event) = self.writers.decoder.plain_event(value) {
             return Ok(self.outcomes.event(about, key, &event));
         }
-        let mut event = self.decoder.event(Some(value))?;
+        let mut event = self.writers.decoder.event(Some(value))?;
         event.routed_at = 0;
         let value = schemas::encode_event(&event)?;
         Ok(match plain_event(&value) {
@@ -266,7 +267,7 @@ impl Auditor<'_> {
     }
 
     fn event(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Output> {
-        outputs::event(self.decoder, &self.scope.source.topic, record)
+        outputs::event(&self.writers.decoder, &self.scope.source.topic, record)
     }
 
     fn letter(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Output> {
@@ -284,8 +285,7 @@ impl Auditor<'_> {
         self.reader.scan(topic, ranges, stop, |record| {
             let at = position(record);
             steps.read(at.partition, at.offset);
-            let value = record.payload();
-            learn_writer(self.decoder, self.registry, value, &self.runtime, stop)?;
+            self.writers.learn_soon(record.payload(), stop)?;
             each(record)
         })?;
         steps.end();

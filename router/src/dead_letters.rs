@@ -21,13 +21,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use rdkafka::message::Message;
-use schemas::{Decoder, topics};
+use schemas::topics;
 use serde_json::json;
 use service::exit::{OK, USAGE};
 use service::kafka::{Cluster, KafkaOptions};
 use service::range::{Position, Reader, moment};
-use service::registry::Registry;
-use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +33,7 @@ use read::{Filter, Letter, Letters, Selection};
 pub(crate) use read::{header, number};
 use redrive::{Done, Redriver, Sending};
 
-use crate::{decoder, learn_writer};
+use crate::writers::Writers;
 
 /// Letters that a dry run shows one by one.
 const PLANNED_LETTERS: usize = 100;
@@ -221,12 +219,7 @@ pub async fn dead_letters(
     match asked.command {
         Command::List { which, json, limit } => block_in_place(|| desk.list(which, json, limit)),
         Command::Show { letters, full } => {
-            let registry = Registry::of(kafka)?;
-            let writers = Writers {
-                decoder: decoder(None, registry.as_ref())?,
-                registry,
-                runtime: Handle::current(),
-            };
+            let writers = Writers::of(None, kafka)?;
             block_in_place(|| desk.show(letters, full, &writers))
         }
         Command::Redrive {
@@ -249,13 +242,6 @@ pub async fn dead_letters(
             desk.redrive(&cluster, kafka, selection, how).await
         }
     }
-}
-
-/// What tells which schemas wrote the values.
-struct Writers {
-    decoder: Decoder,
-    registry: Option<Registry>,
-    runtime: Handle,
 }
 
 /// How to redrive.
@@ -332,8 +318,7 @@ impl Desk<'_> {
             if let Some(letter) = letters.found.get(&position(record)) {
                 let original = letter.original(record, reader, stop)?;
                 if let Ok((_, value)) = &original {
-                    let (decoder, registry) = (&writers.decoder, writers.registry.as_ref());
-                    learn_writer(decoder, registry, value.as_deref(), &writers.runtime, stop)?;
+                    writers.learn_soon(value.as_deref(), stop)?;
                 }
                 let decoder = &writers.decoder;
                 let text = show::letter(&self.topic, letter, record, original, decoder, full)?;

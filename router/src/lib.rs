@@ -15,9 +15,10 @@
 mod audit;
 mod dead_letters;
 mod route;
+mod writers;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,10 +28,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use schemas::{
-    Adjustment, CURRENT_EVENT, DeadLetter, Decoder, Framing, PlainSource, Reject, SchemaFileError,
-    topics,
-};
+use schemas::{Adjustment, CURRENT_EVENT, DeadLetter, Framing, PlainSource, Reject, topics};
 use service::backoff::Backoff;
 use service::breaker::{Breaker, BreakerOptions};
 use service::exit::{NeedsAttention, StartOver};
@@ -40,9 +38,10 @@ use service::registry::{Registry, RegistryError, until_answered};
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
 use service::transaction::{Failed, Output, Transaction};
-use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+
+use writers::Writers;
 
 pub use audit::{Audit, audit};
 pub use dead_letters::{DeadLetters, dead_letters};
@@ -121,21 +120,15 @@ pub async fn run(
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let registry = Registry::of(&config.kafka)?;
-    let decoder = decoder(config.schemas.as_deref(), registry.as_ref())
-        .map_err(|error| NeedsAttention(format!("--schemas: {error}")))?;
-    for version in decoder.learned() {
+    let writers = Writers::of(config.schemas.as_deref(), &config.kafka)?;
+    for version in writers.decoder.learned() {
         tracing::info!("reads newer {version} too");
     }
-    let framing = register(&config, registry.as_ref(), &health, &shutdown).await?;
+    let framing = register(&config, writers.registry.as_ref(), &health, &shutdown).await?;
     let Some(framing) = framing else {
         return Ok(());
     };
-    let schemas = Schemas {
-        decoder,
-        registry,
-        framing,
-    };
+    let schemas = Schemas { writers, framing };
     let mut backoff = Backoff::default();
     loop {
         let begun = Instant::now();
@@ -163,39 +156,8 @@ pub async fn run(
 
 /// What reads the records, and how events are written.
 struct Schemas {
-    decoder: Decoder,
-    registry: Option<Registry>,
+    writers: Writers,
     framing: Framing,
-}
-
-/// Reads records of this version, of those in the folder, and of those in the registry.
-fn decoder(
-    schemas: Option<&Path>,
-    registry: Option<&Registry>,
-) -> Result<Decoder, SchemaFileError> {
-    let decoder = Decoder::with_schemas(schemas)?;
-    Ok(match registry {
-        Some(registry) => decoder.with_registry(registry.shown()),
-        None => decoder,
-    })
-}
-
-/// Learns from the schema registry what wrote a value, if that is not known; for a thread that may
-/// block, on behalf of a command that ends by itself.
-///
-/// # Errors
-/// If there is no answer.
-fn learn_writer(
-    decoder: &Decoder,
-    registry: Option<&Registry>,
-    value: Option<&[u8]>,
-    runtime: &Handle,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
-    if let (Some(id), Some(registry)) = (decoder.unknown_id(value), registry) {
-        decoder.learn_id(id, registry.schema_soon(id, runtime, stop)?.as_deref());
-    }
-    Ok(())
 }
 
 /// How events are written: where there is a registry, in its framing, with their schema registered
@@ -385,9 +347,9 @@ impl Router<'_> {
     /// # Errors
     /// If another try does not help.
     async fn can_read(&mut self, record: &BorrowedMessage<'_>) -> anyhow::Result<bool> {
-        let Schemas {
+        let Writers {
             decoder, registry, ..
-        } = self.schemas;
+        } = &self.schemas.writers;
         let (Some(id), Some(registry)) = (decoder.unknown_id(record.payload()), registry) else {
             return Ok(true);
         };
@@ -436,7 +398,8 @@ impl Router<'_> {
 
     /// Asks the schema registry again.
     async fn ask_again(&mut self, subscription: &Subscription) -> anyhow::Result<()> {
-        let (Some(outage), Some(registry)) = (&mut self.outage, &self.schemas.registry) else {
+        let (Some(outage), Some(registry)) = (&mut self.outage, &self.schemas.writers.registry)
+        else {
             return Ok(());
         };
         let asked = tokio::select! {
@@ -445,7 +408,10 @@ impl Router<'_> {
         };
         match asked {
             Ok(schema) => {
-                self.schemas.decoder.learn_id(outage.id, schema.as_deref());
+                self.schemas
+                    .writers
+                    .decoder
+                    .learn_id(outage.id, schema.as_deref());
                 tracing::info!("the schema registry answers again");
                 self.outage = None;
                 self.health.answered();
@@ -653,7 +619,7 @@ impl Router<'_> {
         let routed_at = Timestamp::now().as_microsecond();
         work.read(record.partition(), record.offset());
         match route(
-            &self.schemas.decoder,
+            &self.schemas.writers.decoder,
             record.payload(),
             source,
             routed_at,

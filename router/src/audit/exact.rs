@@ -154,7 +154,7 @@ impl Auditor<'_> {
             // A second copy behind a later event is a duplicate and nothing else.
             entry.inverted |= entry.events.count == 0 && first.events.inverted.contains(&stands);
             entry.events.add(stands);
-            let event = self.decoder.event(record.payload())?;
+            let event = self.writers.decoder.event(record.payload())?;
             let judged = self.judge(about, entry, &event, record.key())?;
             let worst = std::mem::take(&mut entry.judged).max(judged);
             entry.judged = worst;
@@ -270,7 +270,7 @@ impl Auditor<'_> {
         if fields.is_empty() && why.is_empty() {
             return Ok(Judged::Equal);
         }
-        let read = self.decoder.info(payload);
+        let read = self.writers.decoder.info(payload);
         if !corrupt && read.is_ok_and(|source| explained(&source, event)) {
             Ok(Judged::OtherRules(fields, why))
         } else {
@@ -283,7 +283,12 @@ impl Auditor<'_> {
         let payload = entry.payload.as_deref();
         let example = |fields: &[String], why: &str| Example {
             about: Some(at),
-            exec_id: self.decoder.info(payload).ok().map(|info| info.exec_id),
+            exec_id: self
+                .writers
+                .decoder
+                .info(payload)
+                .ok()
+                .map(|info| info.exec_id),
             events: entry.events.named.clone(),
             letters: entry.letters.named.clone(),
             fields: fields.to_vec(),
