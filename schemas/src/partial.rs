@@ -4,7 +4,7 @@ use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 
 use crate::codec::{EVENT, INFO};
-use crate::{Decoder, EVENT_VERSIONS, INFO_VERSIONS, Version};
+use crate::{CURRENT_EVENT, CURRENT_INFO, Decoder, EVENT_VERSIONS, INFO_VERSIONS, Version};
 
 /// The fields that can be read before the fault of a value, as (path, JSON), in the writer's order;
 /// none when no released version wrote it (in a registry's framing: not the current one). For a
@@ -24,15 +24,17 @@ pub fn readable_fields(decoder: &Decoder, value: &[u8]) -> Vec<(String, String)>
 
 /// The version that wrote a value, and the datum.
 fn written<'a>(decoder: &Decoder, value: &'a [u8]) -> Option<(&'static Version, &'a [u8])> {
-    let current = |record, versions: &'static [Version]| {
-        Some((versions.last()?, decoder.datum_of(value, record)?))
-    };
     if let Some(([0xC3, 0x01, fingerprint @ ..], datum)) = value.split_first_chunk::<10>() {
         let mut versions = INFO_VERSIONS.iter().chain(EVENT_VERSIONS);
         let version = versions.find(|version| version.fingerprint.to_le_bytes() == *fingerprint)?;
         return Some((version, datum));
     }
-    current(INFO.record(), INFO_VERSIONS).or_else(|| current(EVENT.record(), EVENT_VERSIONS))
+    let current = [
+        (INFO.record(), CURRENT_INFO),
+        (EVENT.record(), CURRENT_EVENT),
+    ];
+    let mut current = current.into_iter();
+    current.find_map(|(record, version)| Some((version, decoder.datum_of(value, record)?)))
 }
 
 /// Reads field by field, into records within, up to the first that fails (`None`).
