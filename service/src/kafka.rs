@@ -33,7 +33,7 @@ const TOPIC_TRIES: usize = 20;
 const HEAR: Duration = Duration::from_millis(50);
 /// So many tries in a row, a second apart, that brokers turn away for the same reason are no accident.
 const REFUSALS: u32 = 3;
-/// How the settings begin or end whose value is a secret, or may be one.
+/// How the settings end whose value is a secret, or may be one.
 const SECRETS: &[&str] = &[
     "sasl.password",
     "sasl.oauthbearer.config",
@@ -42,6 +42,7 @@ const SECRETS: &[&str] = &[
     ".key.pem",
     ".key.passphrase",
     "ssl.keystore.password",
+    "basic.auth.user.info",
 ];
 
 /// Options of every program that talks to Kafka.
