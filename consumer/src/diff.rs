@@ -158,7 +158,7 @@ impl Side {
         bar: &ProgressBar,
     ) -> anyhow::Result<Fingerprint<'a>> {
         let mut fingerprint = Fingerprint::new(plan);
-        for table in [Table::Progress, Table::Resource, Table::Metrics] {
+        for table in Table::HISTORIES {
             let mut rows = 0;
             let selection = Selection {
                 reported_from,

@@ -108,6 +108,8 @@ impl From<Table> for &'static str {
 }
 
 impl Table {
+    /// The histories.
+    pub(crate) const HISTORIES: [Self; 3] = [Self::Progress, Self::Resource, Self::Metrics];
     pub(crate) const ALL: [Self; 4] = [Self::Progress, Self::Resource, Self::Metrics, Self::Task];
 
     pub(crate) fn of(part: Part) -> Self {

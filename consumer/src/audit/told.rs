@@ -28,8 +28,6 @@ const FINAL: [TaskStatus; 4] = [
     TaskStatus::Cancelled,
     TaskStatus::Timeout,
 ];
-/// The histories.
-const HISTORIES: [Table; 3] = [Table::Progress, Table::Resource, Table::Metrics];
 
 /// What `task` holds.
 pub(crate) struct Tasks<'a> {
@@ -153,10 +151,10 @@ impl<'p> Scan<'_, 'p> {
     ) -> anyhow::Result<Told<'p>> {
         let runtime = tokio::runtime::Handle::current();
         let Some(moment) = runtime.block_on(snapshot.moment())? else {
-            return Ok(runtime.block_on(self.tables(snapshot, &HISTORIES))?);
+            return Ok(runtime.block_on(self.tables(snapshot, &Table::HISTORIES))?);
         };
         let moment = moment.as_str();
-        let (progress, others) = HISTORIES.split_at(1); // about half of the work each
+        let (progress, others) = Table::HISTORIES.split_at(1); // about half of the work each
         std::thread::scope(|scope| {
             let beside = |tables| scope.spawn(move || self.beside(database, moment, tables));
             let threads = [progress, others].map(beside);

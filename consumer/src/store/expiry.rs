@@ -14,12 +14,11 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use sqlx::postgres::PgConnection;
-use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
 
-use super::{Database, StoreError};
+use super::{Connection, Database, StoreError, on_either};
 use crate::audit::table::Table;
+use crate::rows::Part;
 
 /// Pages of a history that PostgreSQL looks through in one transaction: 512 KiB, some 5,000 rows.
 const PAGES: i64 = 64;
@@ -46,27 +45,6 @@ pub(crate) struct Expiring {
     held: Duration,
     /// Pieces are made smaller by this where the database is too slow for whole ones.
     pub(crate) divisor: i64,
-}
-
-enum Connection {
-    Postgres(Box<PgConnection>),
-    Sqlite(Box<SqliteConnection>),
-}
-
-/// The same for the connection of either database.
-macro_rules! on_either {
-    ($connection:expr, $typed:ident => $do:expr) => {
-        match $connection {
-            Connection::Postgres($typed) => {
-                let $typed = &mut **$typed;
-                $do
-            }
-            Connection::Sqlite($typed) => {
-                let $typed = &mut **$typed;
-                $do
-            }
-        }
-    };
 }
 
 impl Connection {
@@ -297,7 +275,8 @@ pub(crate) fn select_expired_before(postgres: bool) -> &'static str {
 
 /// An SQL condition on `task` (`h`): no history of it is there, of which `more` holds.
 fn without_history(more: &str) -> String {
-    let none = ["task_progress", "task_resource", "task_metrics"].map(|table| {
+    let none = Part::ALL.map(|part| {
+        let table = part.table();
         format!("NOT EXISTS (SELECT 1 FROM {table} WHERE {table}.task_id = h.task_id {more})")
     });
     none.join(" AND ")

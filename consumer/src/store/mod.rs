@@ -23,8 +23,8 @@ use clap::parser::ValueSource;
 use service::exit::NeedsAttention;
 use sqlx::any::AnyConnectOptions;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AnyConnection, ConnectOptions, SqlStr};
 
 use crate::batch::{Advance, Anchor, Positions, Record};
@@ -255,6 +255,29 @@ fn certificates(options: &PgConnectOptions) -> Vec<(String, String)> {
         })
         .collect()
 }
+
+/// A connection to either database.
+enum Connection {
+    Postgres(Box<PgConnection>),
+    Sqlite(Box<SqliteConnection>),
+}
+
+/// The same for the connection of either database.
+macro_rules! on_either {
+    ($either:expr, $connection:ident => $do:expr) => {
+        match $either {
+            Connection::Postgres($connection) => {
+                let $connection = &mut **$connection;
+                $do
+            }
+            Connection::Sqlite($connection) => {
+                let $connection = &mut **$connection;
+                $do
+            }
+        }
+    };
+}
+use on_either;
 
 /// Whose offsets are stored.
 pub(crate) struct Identity {

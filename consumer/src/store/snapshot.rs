@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, TryStreamExt};
 use jiff::Timestamp;
-use sqlx::postgres::PgConnection;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row, TypeInfo, ValueRef};
 use tokio::sync::mpsc;
 
 use super::expiry::{postgres_time, select_expired_before};
-use super::{Database, StoreError};
+use super::{Connection, Database, StoreError, on_either};
 use crate::audit::table::{Kind, Table};
 use crate::batch::Anchor;
 use crate::copy::{self, CopyWriter};
@@ -105,26 +104,7 @@ pub(crate) struct HeldOffset {
 }
 
 /// A read-only transaction that sees one moment.
-pub(crate) enum Snapshot {
-    Postgres(Box<PgConnection>),
-    Sqlite(Box<SqliteConnection>),
-}
-
-/// The same for the connection of either database.
-macro_rules! on_either {
-    ($snapshot:expr, $connection:ident => $do:expr) => {
-        match $snapshot {
-            Snapshot::Postgres($connection) => {
-                let $connection = &mut **$connection;
-                $do
-            }
-            Snapshot::Sqlite($connection) => {
-                let $connection = &mut **$connection;
-                $do
-            }
-        }
-    };
-}
+pub(crate) struct Snapshot(Connection);
 
 impl Snapshot {
     /// # Errors
@@ -135,17 +115,17 @@ impl Snapshot {
                 let mut connection = options.connect().await?;
                 let begin = format!("{BEGIN}; {SETTINGS}");
                 connection.execute(AssertSqlSafe(begin)).await?;
-                Self::Postgres(Box::new(connection))
+                Self(Connection::Postgres(Box::new(connection)))
             }
             Database::Sqlite(options) => {
                 let options = options.clone().create_if_missing(false).read_only(true);
                 let mut connection = options.connect().await?;
                 connection.execute("BEGIN").await?;
-                Self::Sqlite(Box::new(connection))
+                Self(Connection::Sqlite(Box::new(connection)))
             }
         };
         // The first look fixes the moment.
-        on_either!(&mut snapshot, connection => {
+        on_either!(&mut snapshot.0, connection => {
             let _: i64 = sqlx::query_scalar("SELECT count(*) FROM consumed_offset").fetch_one(connection).await?;
         });
         Ok(snapshot)
@@ -154,12 +134,12 @@ impl Snapshot {
     /// The name of this moment, by which other connections see it too while this one lives; `None`
     /// where the database has no such thing.
     pub(crate) async fn moment(&mut self) -> Result<Option<String>, StoreError> {
-        Ok(match self {
-            Self::Postgres(connection) => {
+        Ok(match &mut self.0 {
+            Connection::Postgres(connection) => {
                 let named = sqlx::query_scalar("SELECT pg_export_snapshot()");
                 Some(named.fetch_one(&mut **connection).await?)
             }
-            Self::Sqlite(_) => None,
+            Connection::Sqlite(_) => None,
         })
     }
 
@@ -175,13 +155,13 @@ impl Snapshot {
         // Names of moments are hexadecimal digits and hyphens.
         let begin = format!("{BEGIN}; SET TRANSACTION SNAPSHOT '{moment}'; {SETTINGS}");
         connection.execute(AssertSqlSafe(begin)).await?;
-        Ok(Self::Postgres(Box::new(connection)))
+        Ok(Self(Connection::Postgres(Box::new(connection))))
     }
 
     /// What is stored of the topic.
     pub(crate) async fn offsets(&mut self, topic: &str) -> Result<Vec<HeldOffset>, StoreError> {
         type OffsetRow = (String, i32, Option<i64>, i64, String, i64, i64, i64);
-        let rows: Vec<OffsetRow> = on_either!(self, connection => {
+        let rows: Vec<OffsetRow> = on_either!(&mut self.0, connection => {
             sqlx::query_as(
                 "SELECT part, partition, first_offset, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
                  anchor_crc32 FROM consumed_offset WHERE topic = $1 ORDER BY part, partition",
@@ -220,8 +200,8 @@ impl Snapshot {
 
     /// Up to when history was removed by order.
     pub(crate) async fn expired_before(&mut self) -> Result<Option<Timestamp>, StoreError> {
-        let select = select_expired_before(matches!(self, Self::Postgres(_)));
-        let micros: Option<i64> = on_either!(self, connection => {
+        let select = select_expired_before(matches!(self.0, Connection::Postgres(_)));
+        let micros: Option<i64> = on_either!(&mut self.0, connection => {
             sqlx::query_scalar(select).fetch_optional(connection).await?
         });
         Ok(micros.and_then(|micros| Timestamp::from_microsecond(micros).ok()))
@@ -260,8 +240,8 @@ impl Snapshot {
         selection: &Selection,
         mut each: impl AsyncFnMut(&[u8]) -> bool,
     ) -> Result<(), StoreError> {
-        match self {
-            Self::Postgres(connection) => {
+        match &mut self.0 {
+            Connection::Postgres(connection) => {
                 let statement = format!(
                     "COPY ({}) TO STDOUT (FORMAT binary)",
                     select(selection, "h.ctid::text", "\"C\"", postgres_time)
@@ -287,7 +267,7 @@ impl Snapshot {
                     }
                 }
             }
-            Self::Sqlite(connection) => {
+            Connection::Sqlite(connection) => {
                 let statement = select(selection, "CAST(h.rowid AS text)", "BINARY", |time| {
                     time.as_microsecond().to_string()
                 });
@@ -332,7 +312,7 @@ impl Snapshot {
             "SELECT max(event_offset) FROM {} WHERE event_partition = $1",
             part.table()
         );
-        Ok(on_either!(self, connection => {
+        Ok(on_either!(&mut self.0, connection => {
             sqlx::query_scalar(AssertSqlSafe(statement)).bind(partition).fetch_one(connection).await?
         }))
     }
@@ -346,7 +326,7 @@ impl Snapshot {
             "SELECT event_partition, min(event_offset) FROM {} GROUP BY event_partition",
             part.table()
         );
-        let rows: Vec<(i32, i64)> = on_either!(self, connection => {
+        let rows: Vec<(i32, i64)> = on_either!(&mut self.0, connection => {
             sqlx::query_as(AssertSqlSafe(statement)).fetch_all(connection).await?
         });
         Ok(rows.into_iter().collect())
@@ -354,7 +334,7 @@ impl Snapshot {
 
     /// The key of the task with this execId.
     pub(crate) async fn task_id(&mut self, exec_id: &str) -> Result<Option<i64>, StoreError> {
-        Ok(on_either!(self, connection => {
+        Ok(on_either!(&mut self.0, connection => {
             sqlx::query_scalar("SELECT task_id FROM task WHERE exec_id = $1")
                 .bind(exec_id).fetch_optional(connection).await?
         }))
@@ -362,7 +342,7 @@ impl Snapshot {
 
     /// The execId under this key.
     pub(crate) async fn exec_id(&mut self, task_id: i64) -> Result<Option<String>, StoreError> {
-        Ok(on_either!(self, connection => {
+        Ok(on_either!(&mut self.0, connection => {
             sqlx::query_scalar("SELECT exec_id FROM task WHERE task_id = $1")
                 .bind(task_id).fetch_optional(connection).await?
         }))
@@ -370,7 +350,7 @@ impl Snapshot {
 
     /// How many rows of the histories are this task's.
     pub(crate) async fn rows_of(&mut self, task_id: i64) -> Result<i64, StoreError> {
-        Ok(on_either!(self, connection => {
+        Ok(on_either!(&mut self.0, connection => {
             sqlx::query_scalar(
                 "SELECT (SELECT count(*) FROM task_progress WHERE task_id = $1) + (SELECT count(*) FROM task_resource \
                  WHERE task_id = $1) + (SELECT count(*) FROM task_metrics WHERE task_id = $1)",
@@ -385,7 +365,7 @@ impl Snapshot {
         task_id: i64,
         count: usize,
     ) -> Result<Vec<(i32, i64)>, StoreError> {
-        Ok(on_either!(self, connection => {
+        Ok(on_either!(&mut self.0, connection => {
             sqlx::query_as(
                 "SELECT event_partition, event_offset FROM task_progress WHERE task_id = $1 \
                  ORDER BY status IN ('Succeed', 'Failed', 'Cancelled', 'Timeout') DESC, reported_at DESC, sequence DESC, \
@@ -400,7 +380,7 @@ impl Snapshot {
         &mut self,
         task_id: i64,
     ) -> Result<Option<(i32, i64)>, StoreError> {
-        Ok(on_either!(self, connection => {
+        Ok(on_either!(&mut self.0, connection => {
             sqlx::query_as("SELECT event_partition, event_offset FROM task WHERE task_id = $1")
                 .bind(task_id).fetch_optional(connection).await?
         }))
