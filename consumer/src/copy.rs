@@ -14,6 +14,15 @@ pub(crate) const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 const INT4_OID: u32 = 23;
 const TEXT_OID: u32 = 25;
 
+/// What is counted of each job, in the order of the column `job_tasks`: total, running, failed and
+/// succeeded tasks.
+pub(crate) const COUNTS: [fn(&Job<'_>) -> i32; 4] = [
+    |job| job.total_tasks,
+    |job| job.running_tasks,
+    |job| job.failed_tasks,
+    |job| job.succeed_tasks,
+];
+
 /// Writes rows one after the other; used again and again.
 #[derive(Default)]
 pub(crate) struct CopyWriter(Vec<u8>);
@@ -89,17 +98,14 @@ impl CopyWriter {
         self.i64(micros.wrapping_sub(POSTGRES_EPOCH_MICROS));
     }
 
-    /// A progress part's jobs: ids, total, running, failed and succeeded tasks, as five arrays.
+    /// A progress part's jobs: their ids, and [their tasks](Self::job_tasks).
     pub(crate) fn jobs(&mut self, jobs: Option<List<'_, Job<'_>>>) {
         let Some(jobs) = jobs else {
-            return (0..5).for_each(|_| self.null());
+            return (0..2).for_each(|_| self.null());
         };
         let jobs = Vec::from_iter(jobs.iter());
         self.texts(jobs.iter().map(|job| job.id));
-        self.integers(jobs.iter().map(|job| job.total_tasks));
-        self.integers(jobs.iter().map(|job| job.running_tasks));
-        self.integers(jobs.iter().map(|job| job.failed_tasks));
-        self.integers(jobs.iter().map(|job| job.succeed_tasks));
+        self.job_tasks(COUNTS.map(|count| jobs.iter().map(count)));
     }
 
     /// Null where nothing was repaired.
@@ -126,11 +132,21 @@ impl CopyWriter {
     }
 
     pub(crate) fn texts<'a>(&mut self, texts: impl ExactSizeIterator<Item = &'a str>) {
-        self.array(TEXT_OID, texts.map(str::as_bytes));
+        self.array(TEXT_OID, &[texts.len()], texts.map(str::as_bytes));
     }
 
-    pub(crate) fn integers(&mut self, integers: impl ExactSizeIterator<Item = i32>) {
-        self.array(INT4_OID, integers.map(i32::to_be_bytes));
+    /// The [counts](COUNTS) of some jobs, each of as many numbers as there are jobs: an array of arrays.
+    pub(crate) fn job_tasks<I: ExactSizeIterator<Item = i32>>(
+        &mut self,
+        counts: [I; COUNTS.len()],
+    ) {
+        let jobs = counts.iter().map(I::len).min().unwrap_or_default();
+        let counts = counts.into_iter().flatten();
+        self.array(
+            INT4_OID,
+            &[COUNTS.len(), jobs],
+            counts.map(i32::to_be_bytes),
+        );
     }
 
     /// Lengths fit: all of a record's texts together are at most a few MiB.
@@ -138,21 +154,25 @@ impl CopyWriter {
         self.0.extend_from_slice(&(length as u32).to_be_bytes());
     }
 
-    /// A one-dimensional array without nulls (array_recv and array_send in PostgreSQL's arrayfuncs.c).
+    /// An array without nulls (array_recv and array_send in PostgreSQL's arrayfuncs.c).
     fn array<B: AsRef<[u8]>>(
         &mut self,
         element_oid: u32,
-        elements: impl ExactSizeIterator<Item = B>,
+        dimensions: &[usize],
+        elements: impl Iterator<Item = B>,
     ) {
-        let count = elements.len();
+        // One without elements has no dimensions.
+        let dimensions = match dimensions.contains(&0) {
+            true => &[],
+            false => dimensions,
+        };
         let start = self.0.len();
         self.length(0);
-        let dimensions: u32 = if count == 0 { 0 } else { 1 };
-        for word in [dimensions, 0, element_oid] {
+        for word in [dimensions.len() as u32, 0, element_oid] {
             self.0.extend_from_slice(&word.to_be_bytes());
         }
-        if count > 0 {
-            self.length(count);
+        for length in dimensions {
+            self.length(*length);
             self.0.extend_from_slice(&1_u32.to_be_bytes()); // lower bound
         }
         for element in elements {
@@ -235,23 +255,35 @@ pub(crate) fn text_of(field: Option<&[u8]>) -> Option<&str> {
     std::str::from_utf8(field?).ok()
 }
 
-/// The elements of a one-dimensional array without nulls, by the bytes of each.
-pub(crate) fn elements(array: &[u8]) -> Option<Vec<&[u8]>> {
-    let word =
-        |at: usize| -> Option<u32> { Some(u32::from_be_bytes(*array.get(at..)?.first_chunk()?)) };
-    if word(0)? == 0 {
-        return Some(Vec::new());
-    }
-    if (word(0)?, word(4)?, word(16)?) != (1, 0, 1) {
+/// The lengths of the dimensions of an array without nulls, none of one without elements, and its
+/// elements, by the bytes of each.
+pub(crate) fn elements(array: &[u8]) -> Option<(Vec<usize>, Vec<&[u8]>)> {
+    let (head, mut rest) = array.split_first_chunk::<12>()?;
+    let word = |at: usize| Some(u32::from_be_bytes(*head.get(at..)?.first_chunk()?));
+    if word(4)? != 0 {
         return None;
     }
-    let mut rest = array.get(20..)?;
-    let mut elements = Vec::new();
+    let (mut dimensions, mut elements) = (Vec::new(), Vec::new());
+    for _ in 0..word(0)? {
+        let (length, after) = rest.split_first_chunk()?;
+        let (lower_bound, after) = after.split_first_chunk()?;
+        if u32::from_be_bytes(*lower_bound) != 1 {
+            return None;
+        }
+        dimensions.push(u32::from_be_bytes(*length) as usize);
+        rest = after;
+    }
     while let Some((length, after)) = rest.split_first_chunk() {
         let (element, after) =
             after.split_at_checked(usize::try_from(i32::from_be_bytes(*length)).ok()?)?;
         elements.push(element);
         rest = after;
     }
-    (elements.len() == word(12)? as usize).then_some(elements)
+    let product = |count: usize, length: &usize| count.checked_mul(*length);
+    let count = dimensions.iter().try_fold(1, product)?;
+    let is_whole = match dimensions.is_empty() {
+        true => elements.is_empty(),
+        false => elements.len() == count,
+    };
+    is_whole.then_some((dimensions, elements))
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, FromRow, Row};
@@ -54,19 +55,39 @@ struct Report {
     event_offset: i64,
 }
 
-/// The sub-jobs of a report: JSON arrays of equal length, absent when the report could not tell.
+/// The sub-jobs of a report: lists of equal length, absent when the report could not tell.
 #[derive(Debug, Default, Serialize)]
 struct Jobs {
-    #[serde(serialize_with = "raw")]
-    job_ids: Option<String>,
-    #[serde(serialize_with = "raw")]
-    total_tasks: Option<String>,
-    #[serde(serialize_with = "raw")]
-    running_tasks: Option<String>,
-    #[serde(serialize_with = "raw")]
-    failed_tasks: Option<String>,
-    #[serde(serialize_with = "raw")]
-    succeed_tasks: Option<String>,
+    job_ids: Option<Vec<String>>,
+    total_tasks: Option<Vec<i32>>,
+    running_tasks: Option<Vec<i32>>,
+    failed_tasks: Option<Vec<i32>>,
+    succeed_tasks: Option<Vec<i32>>,
+}
+
+impl<'r> FromRow<'r, AnyRow> for Jobs {
+    fn from_row(row: &'r AnyRow) -> Result<Self, sqlx::Error> {
+        let mut counts = json::<Vec<Vec<i32>>>(row, "job_tasks")?.map(Vec::into_iter);
+        // Of no jobs PostgreSQL has an array without any.
+        let mut next = || Some(counts.as_mut()?.next().unwrap_or_default());
+        Ok(Self {
+            job_ids: json(row, "job_ids")?,
+            total_tasks: next(),
+            running_tasks: next(),
+            failed_tasks: next(),
+            succeed_tasks: next(),
+        })
+    }
+}
+
+/// A column of JSON text.
+fn json<T: DeserializeOwned>(row: &AnyRow, column: &str) -> Result<Option<T>, sqlx::Error> {
+    let text: Option<String> = row.try_get(column)?;
+    let read = text.map(|text| serde_json::from_str(&text)).transpose();
+    read.map_err(|error| sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
+        source: error.into(),
+    })
 }
 
 /// A row of `task_resource`.
@@ -123,13 +144,6 @@ from_row!(Task {
 });
 from_row!(Report {
     sequence, reported_at, status, progress, adjustments, event_partition, event_offset; jobs: Jobs
-});
-from_row!(Jobs {
-    job_ids,
-    total_tasks,
-    running_tasks,
-    failed_tasks,
-    succeed_tasks
 });
 from_row!(Held {
     application_id,
@@ -524,17 +538,7 @@ async fn story(
         .fetch_optional(&mut *connection)
         .await?;
 
-    let lists: Vec<String> = [
-        "job_ids",
-        "total_tasks",
-        "running_tasks",
-        "failed_tasks",
-        "succeed_tasks",
-        "adjustments",
-    ]
-    .iter()
-    .map(|column| dialect.json_array(column))
-    .collect();
+    let lists = ["job_ids", "job_tasks", "adjustments"].map(|column| dialect.json_array(column));
     let reports = format!(
         "SELECT sequence, {reported_at}, status, progress, {}, event_partition, event_offset FROM task_progress \
          WHERE task_id = $1 AND {} ORDER BY task_progress.{NEWEST} LIMIT $2",
@@ -635,25 +639,25 @@ fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
     }
 
     // The newest report that could tell its sub-jobs.
-    if let Some(report) = reports.iter().find(|report| report.jobs.job_ids.is_some()) {
+    let mut told = reports
+        .iter()
+        .filter_map(|report| Some((report, report.jobs.job_ids.as_ref()?)));
+    if let Some((report, ids)) = told.next() {
         let jobs = &report.jobs;
-        let ids: Vec<String> = list(&jobs.job_ids)?;
         let counts = [
             &jobs.total_tasks,
             &jobs.running_tasks,
             &jobs.failed_tasks,
             &jobs.succeed_tasks,
-        ]
-        .map(list::<i32>)
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()?;
+        ];
         if !ids.is_empty() {
             println!("\nsub-jobs, reported {}", age(&report.reported_at, now));
             let mut table = table(&["id", "total", "running", "failed", "succeeded"]);
             for (i, id) in ids.iter().enumerate() {
-                let counts = counts
-                    .iter()
-                    .map(|counts| counts.get(i).map_or_else(String::new, i32::to_string));
+                let counts = counts.map(|counts| {
+                    let count = counts.as_ref().and_then(|counts| counts.get(i));
+                    count.map_or_else(String::new, i32::to_string)
+                });
                 table.add_row(std::iter::once(shown(id)).chain(counts));
             }
             print_table(&mut table, &[1, 2, 3, 4]);
@@ -713,7 +717,8 @@ fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
         "partition@offset",
     ]);
     for report in reports {
-        let adjustments: Vec<String> = list(&report.adjustments)?;
+        let adjustments = report.adjustments.as_deref().unwrap_or("[]");
+        let adjustments: Vec<String> = serde_json::from_str(adjustments)?;
         table.add_row([
             report.sequence.to_string(),
             report.reported_at.clone(),
@@ -725,11 +730,6 @@ fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
     }
     print_table(&mut table, &[0, 3, 5]);
     Ok(())
-}
-
-fn list<T: serde::de::DeserializeOwned>(json: &Option<String>) -> anyhow::Result<Vec<T>> {
-    json.as_deref()
-        .map_or_else(|| Ok(Vec::new()), |text| Ok(serde_json::from_str(text)?))
 }
 
 pub(crate) fn table(header: &[&str]) -> Table {

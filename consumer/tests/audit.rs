@@ -171,12 +171,12 @@ async fn stored(kind: Kind) -> Option<Pipeline> {
 fn alterations(kind: Kind) -> Vec<(&'static str, &'static str, &'static str)> {
     let sqlite = kind == Kind::Sqlite;
     let other_task = "(SELECT min(task_id) FROM task WHERE task_id <> h.task_id)";
-    let (later, texts, numbers) = match sqlite {
-        true => ("h.reported_at + 1", "'[\"x\"]'", "'[7]'"),
+    let (later, texts, counts) = match sqlite {
+        true => ("h.reported_at + 1", "'[\"x\"]'", "'[[7],[6],[5],[4]]'"),
         false => (
             "h.reported_at + interval '1 microsecond'",
             "ARRAY['x']",
-            "ARRAY[7]",
+            "ARRAY[[7], [6], [5], [4]]",
         ),
     };
     let is_final = if sqlite {
@@ -189,10 +189,7 @@ fn alterations(kind: Kind) -> Vec<(&'static str, &'static str, &'static str)> {
         ("task_progress", "status", "'Failed'"),
         ("task_progress", "progress", "0.123"),
         ("task_progress", "job_ids", texts),
-        ("task_progress", "total_tasks", numbers),
-        ("task_progress", "running_tasks", numbers),
-        ("task_progress", "failed_tasks", numbers),
-        ("task_progress", "succeed_tasks", numbers),
+        ("task_progress", "job_tasks", counts),
         ("task_progress", "adjustments", texts),
         ("task_resource", "application_id", "'another'"),
         ("task_resource", "memory_bytes", "h.memory_bytes + 1"),

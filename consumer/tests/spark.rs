@@ -96,14 +96,15 @@ async fn the_tables_hold_the_task_counts_that_spark_gave_for_each_of_its_jobs() 
     assert_eq!(expected.len(), 5);
 
     // Of each exec task, the row of its newest state.
-    let newest = "SELECT p.job_ids, p.total_tasks, p.succeed_tasks, p.failed_tasks FROM task_progress p JOIN task t \
+    let newest = "SELECT p.job_ids, p.job_tasks FROM task_progress p JOIN task t \
                   ON p.task_id = t.task_id AND p.event_partition = t.event_partition AND p.event_offset = t.event_offset";
     let mut found = BTreeMap::new();
     for row in pipeline.rows(newest).await {
         let list =
             |i: usize| -> Vec<Value> { serde_json::from_str(row[i].as_deref().unwrap()).unwrap() };
         for (i, id) in list(0).iter().enumerate() {
-            let counts = [1, 2, 3].map(|column| list(column)[i].as_i64().unwrap());
+            // Total, succeeded, failed.
+            let counts = [0, 3, 2].map(|count| list(1)[count][i].as_i64().unwrap());
             found.insert(id.as_str().unwrap().to_owned(), counts);
         }
     }

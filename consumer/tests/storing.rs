@@ -117,15 +117,11 @@ async fn every_column_holds_what_the_engine_said(kind: Kind) {
                 "Running",
                 "1764079500123456",
                 r#"["0"]"#,
-                "[10]",
-                "[2]",
-                "[1]",
-                "[5]",
+                "[[10],[2],[1],[5]]",
                 r#"["NegativeCount"]"#
             ]),
             row(&[
-                "silent", "0", "1", "7", "Running", "-1", "NULL", "NULL", "NULL", "NULL", "NULL",
-                "NULL"
+                "silent", "0", "1", "7", "Running", "-1", "NULL", "NULL", "NULL"
             ]),
         ]
     );
@@ -153,7 +149,15 @@ async fn every_column_holds_what_the_engine_said(kind: Kind) {
             row(&["silent", "0", "1", "2", "NULL", "-1"]),
         ]
     );
-    // The views show times to the microsecond.
+    // The views show the counts of jobs apart, and times to the microsecond.
+    let counts = pipeline
+        .rows("SELECT CAST(total_tasks AS text), CAST(running_tasks AS text), CAST(failed_tasks AS text), CAST(succeed_tasks AS text) FROM task_progress_history ORDER BY event_offset")
+        .await;
+    let shown = match kind {
+        Kind::Sqlite => ["[10]", "[2]", "[1]", "[5]"],
+        Kind::Postgres => ["{10}", "{2}", "{1}", "{5}"],
+    };
+    assert_eq!(counts, [row(&shown), row(&["NULL"; 4])]);
     let shown = pipeline
         .rows("SELECT CAST(reported_at AS text) FROM task_progress_history ORDER BY event_offset")
         .await;
@@ -526,26 +530,59 @@ async fn a_database_of_the_first_version_is_migrated_in_place_and_stored_on(kind
     let Some(pipeline) = Pipeline::make(kind, 2).await else {
         return;
     };
-    let on = |partition: i32, count: usize| {
-        let record = (
-            "k",
-            schemas::encode_event(&event()).unwrap(),
-            Some(partition),
-        );
-        pipeline.send(&pipeline.events, &vec![record; count]);
+    let send = |partition: i32, events: &[schemas::TaskRunningInfoEvent]| {
+        let events = events.iter();
+        let records = events
+            .map(|event| ("k", schemas::encode_event(event).unwrap(), Some(partition)))
+            .collect::<Vec<_>>();
+        pipeline.send(&pipeline.events, &records);
     };
-    on(0, 4);
+    let on = |partition: i32, count: usize| send(partition, &vec![event(); count]);
+    on(0, 1);
+    let [mut two_jobs, mut no_jobs, mut silent] = [event(), event(), event()];
+    let jobs = &mut two_jobs.info.progress.as_mut().unwrap().progress_info;
+    jobs.push(jobs[0].clone());
+    jobs[1].total_tasks += 7;
+    let jobs = &mut no_jobs.info.progress.as_mut().unwrap().progress_info;
+    jobs.clear();
+    silent.info.progress = None;
+    send(0, &[two_jobs, no_jobs, silent]);
     let consumer = pipeline.consumer(&[]);
     pipeline.until_count(&Pipeline::stored("metrics"), 4).await;
     consumer.stop().await;
     // The tables as 0001 makes them but for their indexes, with what a consumer of that version had
     // stored.
-    pipeline
-        .execute(
-            "ALTER TABLE consumed_offset DROP COLUMN first_offset; DROP TABLE expiry; DELETE FROM _sqlx_migrations WHERE version > 1",
-        )
-        .await;
     let before = pipeline.contents().await;
+    let (of_counts, kept) = match kind {
+        Kind::Sqlite => (
+            "text",
+            [0, 1, 2, 3].map(|i| format!("json_extract(job_tasks, '$[{i}]')")),
+        ),
+        Kind::Postgres => (
+            "integer[]",
+            [1, 2, 3, 4].map(|i| {
+                format!("CASE WHEN job_tasks IS NOT NULL THEN ARRAY(SELECT unnest(job_tasks[{i}:{i}])) END")
+            }),
+        ),
+    };
+    let columns = [
+        "total_tasks",
+        "running_tasks",
+        "failed_tasks",
+        "succeed_tasks",
+    ];
+    let mut undo = "DROP VIEW task_progress_history".to_owned();
+    for (column, kept) in columns.iter().zip(kept) {
+        undo.push_str(&format!(
+            "; ALTER TABLE task_progress ADD COLUMN {column} {of_counts}; UPDATE task_progress SET {column} = {kept}"
+        ));
+    }
+    undo.push_str(
+        "; ALTER TABLE task_progress DROP COLUMN job_tasks; CREATE VIEW task_progress_history AS SELECT 1 AS one; \
+         ALTER TABLE consumed_offset DROP COLUMN first_offset; DROP TABLE expiry; \
+         DELETE FROM _sqlx_migrations WHERE version > 1",
+    );
+    pipeline.execute(&undo).await;
     pipeline.ask(&["migrate"]);
     assert!(before == pipeline.contents().await);
     pipeline.ask(&["migrate"]);

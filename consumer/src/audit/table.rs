@@ -30,7 +30,8 @@ pub(crate) enum Kind {
     Time,
     Text,
     Texts,
-    Integers,
+    /// See [`CopyWriter::job_tasks`].
+    JobTasks,
 }
 
 pub(crate) struct Column {
@@ -51,10 +52,7 @@ const PROGRESS: &[Column] = &[
     column("status", Kind::Text),
     column("progress", Kind::F64),
     column("job_ids", Kind::Texts),
-    column("total_tasks", Kind::Integers),
-    column("running_tasks", Kind::Integers),
-    column("failed_tasks", Kind::Integers),
-    column("succeed_tasks", Kind::Integers),
+    column("job_tasks", Kind::JobTasks),
     column("adjustments", Kind::Texts),
 ];
 
@@ -283,21 +281,21 @@ impl Kind {
             }
             Self::Text => json!(copy::text_of(field)?),
             Self::Texts => {
-                let texts = copy::elements(bytes)?.into_iter();
-                json!(
-                    texts
-                        .map(std::str::from_utf8)
-                        .collect::<Result<Vec<_>, _>>()
-                        .ok()?
-                )
+                let (dimensions, texts) = copy::elements(bytes)?;
+                let texts = texts.into_iter().map(std::str::from_utf8);
+                let texts = texts.collect::<Result<Vec<_>, _>>().ok()?;
+                (dimensions.len() < 2).then(|| json!(texts))?
             }
-            Self::Integers => {
-                let integers = copy::elements(bytes)?.into_iter();
-                json!(
-                    integers
-                        .map(|element| copy::i32_of(Some(element)))
-                        .collect::<Option<Vec<_>>>()?
-                )
+            Self::JobTasks => {
+                let (dimensions, numbers) = copy::elements(bytes)?;
+                let numbers = numbers.into_iter().map(|number| copy::i32_of(Some(number)));
+                let numbers = numbers.collect::<Option<Vec<_>>>()?;
+                match dimensions.as_slice() {
+                    [] => json!(copy::COUNTS.map(|_| [0; 0])),
+                    [_] => json!(numbers),
+                    [_, jobs @ (1..)] => json!(Vec::from_iter(numbers.chunks(*jobs))),
+                    _ => return None,
+                }
             }
         })
     }

@@ -30,6 +30,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "expiry",
         include_str!("../../migrations/postgres/0004_expiry.sql"),
     ),
+    (
+        "job tasks",
+        include_str!("../../migrations/postgres/0005_job_tasks.sql"),
+    ),
 ];
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
@@ -395,7 +399,7 @@ fn columns(part: Part) -> &'static str {
     match part {
         Part::Progress => {
             "task_id, event_offset, reported_at, sequence, progress, event_partition, status, \
-             job_ids, total_tasks, running_tasks, failed_tasks, succeed_tasks, adjustments"
+             job_ids, job_tasks, adjustments"
         }
         Part::Resource => {
             "task_id, event_offset, reported_at, memory_bytes, event_partition, cores, instances, \
@@ -421,7 +425,7 @@ impl CopyBuffer {
     }
 
     fn progress(&mut self, task_id: i64, rows: &Rows<'_>) {
-        let copy = self.row(13, task_id, rows);
+        let copy = self.row(10, task_id, rows);
         copy.i64(rows.info.sequence);
         copy.optional_f64(rows.progress());
         copy.i32(rows.partition);

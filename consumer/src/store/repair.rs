@@ -387,6 +387,6 @@ fn of_sqlite(kind: Kind, field: Option<&[u8]>) -> Value {
             Value::Double(f64::from_be_bytes(bytes))
         }),
         Kind::Text => Value::Text(String::from_utf8_lossy(bytes).into_owned()),
-        Kind::Texts | Kind::Integers => Value::Text(json!(kind.value(field)).to_string()),
+        Kind::Texts | Kind::JobTasks => Value::Text(json!(kind.value(field)).to_string()),
     }
 }

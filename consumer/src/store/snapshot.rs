@@ -15,7 +15,7 @@ use super::expiry::{postgres_time, select_expired_before};
 use super::{Connection, Database, StoreError, on_either};
 use crate::audit::table::{Kind, Table};
 use crate::batch::Anchor;
-use crate::copy::{self, CopyWriter};
+use crate::copy::{self, COUNTS, CopyWriter};
 use crate::rows::Part;
 
 /// Rows are handed on in pieces of about so many bytes.
@@ -495,11 +495,13 @@ fn write(copy: &mut CopyWriter, row: &SqliteRow, kinds: &[Kind]) -> Result<(), S
                     Err(_) => copy.text(text),
                 }
             }
-            (Kind::Integers, "TEXT") => {
+            (Kind::JobTasks, "TEXT") => {
                 let text: &str = row.try_get_unchecked(i)?;
-                match serde_json::from_str::<Vec<i32>>(text) {
-                    Ok(integers) => copy.integers(integers.into_iter()),
-                    Err(_) => copy.text(text),
+                match serde_json::from_str::<[Vec<i32>; COUNTS.len()]>(text) {
+                    Ok(counts) if counts.iter().all(|count| count.len() == counts[0].len()) => {
+                        copy.job_tasks(counts.map(Vec::into_iter));
+                    }
+                    _ => copy.text(text),
                 }
             }
             _ => copy.field(row.try_get_unchecked::<&[u8], _>(i)?),

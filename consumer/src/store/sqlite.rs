@@ -3,8 +3,8 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use schemas::{Application, Job};
-use serde_json::json;
+use schemas::Application;
+use serde_json::{Value, json};
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
@@ -13,6 +13,7 @@ use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection};
 
 use super::{End, Identity, Meaning, OffsetRow, SELECT_OFFSETS, StoreError};
 use crate::batch::{Advance, Positions, Record, Tasks, advances, all_rows, is_unstored};
+use crate::copy::COUNTS;
 use crate::rows::{Part, Rows};
 
 /// Rows in one INSERT: a full statement is prepared once and used again.
@@ -36,6 +37,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "expiry",
         include_str!("../../migrations/sqlite/0004_expiry.sql"),
     ),
+    (
+        "job tasks",
+        include_str!("../../migrations/sqlite/0005_job_tasks.sql"),
+    ),
 ];
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
@@ -57,8 +62,8 @@ static TASK: LazyLock<Insert> = LazyLock::new(|| {
 static PROGRESS: LazyLock<Insert> = LazyLock::new(|| {
     Insert::new(
         "INSERT INTO task_progress (task_id, event_partition, event_offset, reported_at, sequence, status, progress, \
-         job_ids, total_tasks, running_tasks, failed_tasks, succeed_tasks, adjustments)",
-        13,
+         job_ids, job_tasks, adjustments)",
+        10,
         "",
     )
 });
@@ -402,17 +407,13 @@ impl Insert {
     }
 }
 
-/// The columns that are arrays on PostgreSQL, as JSON: job ids, total, running, failed and succeeded
-/// tasks, adjustments.
-fn lists(rows: &Rows<'_>) -> [Option<String>; 6] {
+/// The columns that are arrays on PostgreSQL, as JSON: job ids, job tasks, adjustments.
+fn lists(rows: &Rows<'_>) -> [Option<String>; 3] {
     let jobs = rows
         .info
         .progress
         .map(|(_, jobs)| Vec::from_iter(jobs.iter()));
-    let counts = |count: fn(&Job<'_>) -> i32| {
-        let jobs = jobs.as_ref()?.iter();
-        Some(json!(jobs.map(count).collect::<Vec<_>>()).to_string())
-    };
+    let list = |list: Value| list.to_string();
     let adjustments: Vec<_> = rows
         .adjustments
         .iter()
@@ -420,11 +421,11 @@ fn lists(rows: &Rows<'_>) -> [Option<String>; 6] {
         .collect();
     [
         jobs.as_ref()
-            .map(|jobs| json!(jobs.iter().map(|job| job.id).collect::<Vec<_>>()).to_string()),
-        counts(|job| job.total_tasks),
-        counts(|job| job.running_tasks),
-        counts(|job| job.failed_tasks),
-        counts(|job| job.succeed_tasks),
-        (!adjustments.is_empty()).then(|| json!(adjustments).to_string()),
+            .map(|jobs| list(jobs.iter().map(|job| job.id).collect())),
+        jobs.as_ref().map(|jobs| {
+            let counts = COUNTS.map(|count| Value::from_iter(jobs.iter().map(count)));
+            list(counts.into_iter().collect())
+        }),
+        (!adjustments.is_empty()).then(|| list(adjustments.into_iter().collect())),
     ]
 }

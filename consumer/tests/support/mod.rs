@@ -354,6 +354,13 @@ impl Pipeline {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
+        // Of no jobs PostgreSQL has an array without any.
+        let job_tasks = match postgres {
+            true => {
+                "coalesce(array_to_json(nullif(job_tasks, '{}'))::text, CASE job_tasks WHEN '{}' THEN '[[],[],[],[]]' END)"
+            }
+            false => "job_tasks",
+        };
         let task = format!(
             "SELECT {}, {}, {} FROM task ORDER BY exec_id",
             text(&[
@@ -372,7 +379,7 @@ impl Pipeline {
             micros("reported_at"),
         );
         let progress = format!(
-            "SELECT {}, {}, {}, {}, {}, {}, {}, {} FROM task_progress h JOIN task t USING (task_id) \
+            "SELECT {}, {}, {}, {}, {} FROM task_progress h JOIN task t USING (task_id) \
              ORDER BY h.event_partition, h.event_offset",
             text(&[
                 "exec_id",
@@ -383,10 +390,7 @@ impl Pipeline {
             ]),
             micros("h.reported_at"),
             array("job_ids"),
-            array("total_tasks"),
-            array("running_tasks"),
-            array("failed_tasks"),
-            array("succeed_tasks"),
+            job_tasks,
             array("adjustments"),
         );
         let resource = format!(
