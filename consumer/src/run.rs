@@ -67,7 +67,7 @@ pub struct Config {
     pub commit_interval_ms: u64,
 
     /// Commit at the latest after so many events
-    #[arg(long, env = "CONSUMER_MAX_EVENTS", value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "CONSUMER_MAX_EVENTS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_events: u32,
 
     /// Commit at the latest after so many bytes of events
