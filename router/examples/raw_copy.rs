@@ -12,6 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use service::transaction::flush;
 
 /// As `service::subscription` has them.
 const READING: &[(&str, &str)] = &[
@@ -31,7 +32,7 @@ const WRITING: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
     ("acks", "all"),
     ("partitioner", "murmur2_random"),
-    ("linger.ms", "0.5"),
+    ("linger.ms", "5"),
     ("compression.type", "lz4"),
     ("queue.buffering.max.kbytes", "65536"),
 ];
@@ -121,10 +122,7 @@ fn copy_for_one_transaction(
     if records == 0 {
         bail!("waited {WAIT:?} for a record");
     }
-    // Else commit_transaction waits 100 ms for what is in flight.
-    while producer.in_flight_count() > 0 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    flush(producer);
     let mut offsets = TopicPartitionList::new();
     for (partition, offset) in next {
         offsets.add_partition_offset(&config.source_topic, partition, Offset::Offset(offset))?;

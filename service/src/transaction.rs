@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
+use rdkafka::bindings::rd_kafka_flush;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -43,8 +44,9 @@ pub const FIXED: &[(&str, &str)] = &[
 const LIBRDKAFKA_BATCH_BYTES: usize = 1_000_000;
 
 const DEFAULTS: &[(&str, &str)] = &[
-    // A commit waits for it; under load batches fill all the same.
-    ("linger.ms", "0.5"),
+    // Batches fill meanwhile; a commit does not wait for it. While a partition has five requests in flight,
+    // librdkafka's thread polls without a pause from the moment that this has passed.
+    ("linger.ms", "5"),
     ("compression.type", "lz4"),
     ("queue.buffering.max.kbytes", "65536"),
     (TRANSACTION_TIMEOUT, "30000"),
@@ -258,16 +260,7 @@ impl Transaction<'_> {
         group: &ConsumerGroupMetadata,
     ) -> Result<(), Failed> {
         let producer = &self.output.producer;
-        // rust-rdkafka's commit_transaction flushes first, which takes 100 ms unless nothing is in
-        // flight. Bounded: of a transaction that has failed, librdkafka sends no more, and what waits
-        // is in flight until it is aborted.
-        let begun = Instant::now();
-        block_in_place(|| {
-            while producer.in_flight_count() > 0 && begun.elapsed() < CALL {
-                // Tokio's clock ticks in milliseconds.
-                std::thread::sleep(Duration::from_micros(200));
-            }
-        });
+        block_in_place(|| flush(producer));
         if let Some(error) = producer.context().first_error() {
             return Err(self.judge(error));
         }
@@ -381,6 +374,20 @@ impl Transaction<'_> {
             self.output.transactional_id
         )))
     }
+}
+
+/// Sends at once what waits for its batch to fill, and waits until all is answered. Bounded: of a
+/// transaction that has failed, librdkafka sends no more, and what waits is in flight until it is
+/// aborted.
+///
+/// rust-rdkafka 0.39's own flush, which its commit_transaction makes too, asks librdkafka for one of no
+/// duration, so that nothing is sent any sooner, and then takes 100 ms unless nothing is in flight.
+pub fn flush<C: ProducerContext + 'static>(producer: &ThreadedProducer<C>) {
+    let limit = CALL.as_millis() as i32;
+    #[expect(unsafe_code, reason = "rust-rdkafka has no flush that waits")]
+    // SAFETY: the client lives as long as `producer`; the call may be made on any thread, and what became
+    // of the records is told to the producer's own thread meanwhile.
+    let _ = unsafe { rd_kafka_flush(producer.client().native_ptr(), limit) };
 }
 
 /// Notes the first record that was not delivered.
