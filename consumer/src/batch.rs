@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use ahash::RandomState;
 use rdkafka::message::Message;
 use schemas::{Decoder, Reject, plain_event};
 
@@ -9,7 +10,7 @@ use crate::rows::{Part, Rows, plain};
 
 /// The next offset of each part and partition, as the database has it; absent where nothing of the
 /// partition is stored yet.
-pub(crate) type Positions = HashMap<(Part, i32), i64>;
+pub(crate) type Positions = HashMap<(Part, i32), i64, RandomState>;
 
 /// The last record read of a partition: with it a topic can be recognised later on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,32 +212,25 @@ pub(crate) fn is_unstored(rows: &Rows<'_>, part: Part, positions: &Positions) ->
 }
 
 /// The tasks that some events are about.
+#[derive(Default)]
 pub(crate) struct Tasks<'a> {
     /// Of each task the event that tells its newest state.
-    pub(crate) newest: Vec<&'a Rows<'a>>,
+    pub(crate) newest: Vec<Rows<'a>>,
     /// Each task's place in `newest`, by execId.
-    pub(crate) places: HashMap<&'a str, usize>,
-    /// The place of each event's task.
-    pub(crate) of_events: Vec<usize>,
+    pub(crate) places: HashMap<&'a str, usize, RandomState>,
 }
 
 impl<'a> Tasks<'a> {
-    pub(crate) fn of(events: &'a [Rows<'a>]) -> Self {
-        let (mut newest, mut places): (Vec<&Rows<'_>>, HashMap<&str, usize>) = Default::default();
-        let of_events = events.iter().map(|rows| {
-            let place = *places.entry(rows.info.exec_id).or_insert(newest.len());
-            match newest.get_mut(place) {
-                Some(held) if rows.rank() > held.rank() => *held = rows,
-                Some(_) => {}
-                None => newest.push(rows),
-            }
-            place
-        });
-        Self {
-            of_events: of_events.collect(),
-            newest,
-            places,
+    /// Those of one more event; gives the place of its task.
+    pub(crate) fn add(&mut self, rows: &Rows<'a>) -> usize {
+        let place = self.places.entry(rows.info.exec_id);
+        let place = *place.or_insert(self.newest.len());
+        match self.newest.get_mut(place) {
+            Some(held) if rows.rank() > held.rank() => *held = *rows,
+            Some(_) => {}
+            None => self.newest.push(*rows),
         }
+        place
     }
 }
 
@@ -275,7 +269,8 @@ mod tests {
         let refused = plain(&Decoder::default(), None).unwrap_err();
         batch.reject(5, refused);
         let records = batch.records();
-        let positions: Positions = [((Part::Progress, 0), 13), ((Part::Resource, 0), 16)].into();
+        let positions =
+            Positions::from_iter([((Part::Progress, 0), 13), ((Part::Resource, 0), 16)]);
         let advances = advances(records, &Part::ALL, &positions);
         let steps: Vec<_> = advances
             .iter()
@@ -323,8 +318,10 @@ mod tests {
                     batch.push(record(i as i64, &event));
                 }
                 let events = all_rows(batch.records());
-                let tasks = Tasks::of(&events);
-                assert_eq!(tasks.of_events, vec![0; reports.len()]);
+                let mut tasks = Tasks::default();
+                for rows in &events {
+                    assert_eq!(tasks.add(rows), 0);
+                }
                 tasks.newest[tasks.places["exec-1"]].rank()
             };
             let forwards = rows_of((0..reports.len()).collect());

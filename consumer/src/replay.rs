@@ -430,8 +430,8 @@ impl Writing<'_> {
                         self.piece
                     );
                 }
-                Err(StoreError::Refused(error)) => {
-                    let found = self.find_refused(&mut batch, count, &error).await;
+                Err(StoreError::Refused(message)) => {
+                    let found = self.find_refused(&mut batch, count, message).await;
                     match found {
                         Ok(()) => {}
                         Err(Trouble::Lasting(error)) => return Err(error),
@@ -493,9 +493,9 @@ impl Writing<'_> {
         &mut self,
         batch: &mut Batch,
         count: usize,
-        error: &sqlx::Error,
+        message: String,
     ) -> Result<(), Trouble> {
-        let (mut found, mut trial) = (false, Trial::new(count, error));
+        let (mut found, mut trial) = (false, Trial::new(count, message));
         loop {
             let tried = trial
                 .next(async |piece| {

@@ -198,7 +198,7 @@ pub async fn run(
         lookup,
         store,
         letters,
-        positions: Positions::new(),
+        positions: Positions::default(),
         unstarted: BTreeSet::new(),
         batch: Batch::default(),
         begun: Instant::now(),
@@ -706,9 +706,9 @@ impl Entrance<'_> {
                         self.piece
                     );
                 }
-                Err(StoreError::Refused(error)) => {
+                Err(StoreError::Refused(message)) => {
                     tried = 0;
-                    let found = self.find_refused(count, error).await?;
+                    let found = self.find_refused(count, message).await?;
                     if found && self.breaker.undecided() {
                         // What comes next tells whether these are few or many.
                         self.begun = Instant::now();
@@ -847,10 +847,10 @@ impl Entrance<'_> {
     }
 
     /// Finds out by trial which of the first `count` records the database refuses; they become dead
-    /// letters. `error` is what it said of all of them. Gives whether any was found: each may be fine
+    /// letters. `message` is what it said of all of them. Gives whether any was found: each may be fine
     /// by itself.
-    async fn find_refused(&mut self, count: usize, error: sqlx::Error) -> Result<bool, Trouble> {
-        let (mut found, mut trial) = (false, Trial::new(count, &error));
+    async fn find_refused(&mut self, count: usize, message: String) -> Result<bool, Trouble> {
+        let (mut found, mut trial) = (false, Trial::new(count, message));
         loop {
             let tried = trial
                 .next(async |piece| self.write(piece, End::RollBack).await)

@@ -23,14 +23,14 @@ pub(crate) enum Tried {
 }
 
 impl Trial {
-    /// For so many records, of which `error` was said together.
-    pub(crate) fn new(count: usize, error: &sqlx::Error) -> Self {
+    /// For so many records, of which `message` was said together.
+    pub(crate) fn new(count: usize, message: String) -> Self {
         Self {
             untried: vec![Range {
                 start: 0,
                 end: count,
             }],
-            known: Some(error.to_string()),
+            known: Some(message),
         }
     }
 
@@ -47,7 +47,7 @@ impl Trial {
                 Some(message) => Some(message),
                 None => match write(piece.clone()).await {
                     Ok(_) => None,
-                    Err(StoreError::Refused(error)) => Some(error.to_string()),
+                    Err(StoreError::Refused(message)) => Some(message),
                     Err(error) => return Err(error),
                 },
             };
@@ -77,8 +77,8 @@ mod tests {
     #[tokio::test]
     async fn each_refused_record_is_found_and_no_other() {
         for refused in [vec![0], vec![9], vec![3, 4, 8], (0..10).collect(), vec![]] {
-            let refuses = || StoreError::Refused(sqlx::Error::RowNotFound);
-            let mut trial = Trial::new(10, &sqlx::Error::RowNotFound);
+            let refuses = || StoreError::Refused("no".to_owned());
+            let mut trial = Trial::new(10, "no".to_owned());
             let mut found = Vec::new();
             while let Some(tried) = trial
                 .next(
@@ -96,7 +96,7 @@ mod tests {
             }
             assert_eq!(found, refused);
         }
-        let mut trial = Trial::new(2, &sqlx::Error::RowNotFound);
+        let mut trial = Trial::new(2, "no".to_owned());
         let away = async |_| Err(StoreError::TooLong("away".to_owned()));
         assert!(trial.next(away).await.is_err());
     }

@@ -280,6 +280,7 @@ macro_rules! on_either {
 use on_either;
 
 /// Whose offsets are stored.
+#[derive(Clone)]
 pub(crate) struct Identity {
     pub(crate) topic: String,
     pub(crate) cluster_id: String,
@@ -294,21 +295,21 @@ pub(crate) enum StoreError {
     Fenced(Advance),
     /// The database is away or busy: try again.
     #[error("{0}")]
-    Retry(sqlx::Error),
+    Retry(String),
     /// It took longer than the database, or we, allow: try again with less at once.
     #[error("{0}")]
     TooLong(String),
     /// One of the rows is what the database cannot hold.
     #[error("{0}")]
-    Refused(sqlx::Error),
+    Refused(String),
     /// A retry does not cure it.
     #[error("{0}")]
-    Exit(sqlx::Error),
+    Exit(String),
     /// As `Exit`: the tables are not up to date, and this user may not change that.
     #[error(
         "{0}; the tables are to be made or brought up to date by their owner: consumer migrate"
     )]
-    MayNotMigrate(sqlx::Error),
+    MayNotMigrate(String),
 }
 
 /// What an error code says: see [`StoreError`].
@@ -317,6 +318,18 @@ enum Meaning {
     TooLong,
     Refused,
     Stays,
+}
+
+impl Meaning {
+    /// The error that it is, of this message.
+    fn of(self, message: String) -> StoreError {
+        match self {
+            Self::Passes => StoreError::Retry(message),
+            Self::TooLong => StoreError::TooLong(message),
+            Self::Refused => StoreError::Refused(message),
+            Self::Stays => StoreError::Exit(message),
+        }
+    }
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -330,17 +343,30 @@ impl From<sqlx::Error> for StoreError {
                 let code = error.code().unwrap_or_default();
                 match error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
                     Some(_) => postgres::meaning(&code),
-                    None => sqlite::meaning(&code),
+                    None => sqlite::meaning(code.parse().unwrap_or_default()),
                 }
             }
             _ => Meaning::Stays,
         };
-        match meaning {
-            Meaning::Passes => Self::Retry(error),
-            Meaning::TooLong => Self::TooLong(error.to_string()),
-            Meaning::Refused => Self::Refused(error),
-            Meaning::Stays => Self::Exit(error),
+        meaning.of(error.to_string())
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error() {
+            // In the words of sqlx, by which others of this program speak to the same database.
+            Some(rusqlite::ffi::Error { extended_code, .. }) => sqlite::meaning(*extended_code).of(
+                format!("error returned from database: (code: {extended_code}) {error}"),
+            ),
+            None => Self::Exit(error.to_string()),
         }
+    }
+}
+
+impl From<serde_json::Error> for StoreError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Exit(error.to_string())
     }
 }
 
@@ -363,7 +389,7 @@ fn migrator(texts: &[(&'static str, &'static str)]) -> Migrator {
 fn migrating(error: MigrateError) -> StoreError {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
-        other => StoreError::Exit(other.into()),
+        other => sqlx::Error::from(other).into(),
     }
 }
 

@@ -110,15 +110,13 @@ pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError
     let mut connection = options.connect().await?;
     let migrator = super::migrator(MIGRATIONS);
     if !is_up_to_date(&mut connection, &migrator).await? {
-        migrator
-            .run(&mut connection)
-            .await
-            .map_err(|error| match super::migrating(error) {
-                StoreError::Exit(error) if has_state(&error, INSUFFICIENT_PRIVILEGE) => {
-                    StoreError::MayNotMigrate(error)
-                }
+        migrator.run(&mut connection).await.map_err(|error| {
+            let may_not = has_state(&error, INSUFFICIENT_PRIVILEGE);
+            match super::migrating(error) {
+                StoreError::Exit(message) if may_not => StoreError::MayNotMigrate(message),
                 error => error,
-            })?;
+            }
+        })?;
     }
     Ok(connection.close().await?)
 }
@@ -136,12 +134,8 @@ async fn is_up_to_date(
         .await
     {
         Ok(applied) => applied,
-        Err(error) => {
-            return match super::migrating(error) {
-                StoreError::Exit(error) if has_state(&error, UNDEFINED_TABLE) => Ok(false),
-                error => Err(error),
-            };
-        }
+        Err(error) if has_state(&error, UNDEFINED_TABLE) => return Ok(false),
+        Err(error) => return Err(super::migrating(error)),
     };
     if let Some(newer) = applied
         .iter()
@@ -161,7 +155,10 @@ async fn is_up_to_date(
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 const UNDEFINED_TABLE: &str = "42P01";
 
-fn has_state(error: &sqlx::Error, sqlstate: &str) -> bool {
+fn has_state(error: &MigrateError, sqlstate: &str) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
+        return false;
+    };
     let error = error.as_database_error();
     error.is_some_and(|error| error.code().is_some_and(|code| code == sqlstate))
 }
@@ -254,7 +251,8 @@ impl Postgres {
         let advances = advances(records, parts, positions);
         move_offsets(&mut transaction, &advances, identity).await?;
         let events = all_rows(records);
-        let tasks = Tasks::of(&events);
+        let mut tasks = Tasks::default();
+        let of_events: Vec<usize> = events.iter().map(|rows| tasks.add(rows)).collect();
         let task_ids = upsert_tasks(&mut transaction, &tasks).await?;
         let mut written = Vec::new();
         for &part in parts {
@@ -265,7 +263,7 @@ impl Postgres {
             );
             let mut copy = transaction.copy_in_raw(&statement).await?;
             self.copy.0.begin();
-            for (rows, task) in events.iter().zip(&tasks.of_events) {
+            for (rows, task) in events.iter().zip(&of_events) {
                 if is_unstored(rows, part, positions) {
                     self.copy.put(part, task_ids[*task], rows);
                 }
@@ -350,7 +348,7 @@ async fn upsert_tasks(
     tasks: &Tasks<'_>,
 ) -> Result<Vec<i64>, StoreError> {
     fn each<'a, T>(tasks: &Tasks<'a>, field: impl Fn(&Rows<'a>) -> T) -> Vec<T> {
-        tasks.newest.iter().map(|rows| field(rows)).collect()
+        tasks.newest.iter().map(field).collect()
     }
     let told: Vec<(String, Option<i64>)> = sqlx::query_as(UPSERT_TASKS)
         .bind(each(tasks, |rows| rows.info.exec_id))
@@ -390,7 +388,9 @@ async fn upsert_tasks(
     }
     let known = task_ids.into_iter();
     known
-        .map(|task_id| task_id.ok_or(StoreError::Retry(sqlx::Error::RowNotFound)))
+        .map(|task_id| {
+            task_id.ok_or_else(|| StoreError::Retry(sqlx::Error::RowNotFound.to_string()))
+        })
         .collect()
 }
 

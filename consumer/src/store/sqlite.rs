@@ -1,23 +1,23 @@
-//! SQLite: many rows a statement, since one at a time is 25 times slower through sqlx.
+//! SQLite: rows are put together where Kafka is read, and written by a thread that does nothing else. By
+//! rusqlite, since sqlx hands every value and every statement over by itself, which takes longer than
+//! storing them.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use schemas::Application;
-use serde_json::{Value, json};
-use sqlx::error::BoxDynError;
-use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
-};
-use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OpenFlags, Statement, TransactionBehavior};
+use schemas::Adjustment;
+use serde::{Serialize, Serializer};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection as _};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
 use super::{End, Identity, Meaning, OffsetRow, SELECT_OFFSETS, StoreError};
-use crate::batch::{Advance, Positions, Record, Tasks, advances, all_rows, is_unstored};
+use crate::batch::{Advance, Positions, Record, Tasks, advances, is_unstored};
 use crate::copy::COUNTS;
 use crate::rows::{Part, Rows};
-
-/// Rows in one INSERT: a full statement is prepared once and used again.
-const ROWS_PER_STATEMENT: usize = 100;
 
 /// Every migration ever released: its name and text.
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -51,39 +51,10 @@ const MOVE_OFFSET: &str = "UPDATE consumed_offset SET next_offset = ?4, cluster_
      anchor_timestamp_ms = ?7, anchor_crc32 = ?8, group_id = ?9, updated_at = ?10 \
      WHERE part = ?1 AND topic = ?2 AND partition = ?3 AND next_offset = ?11";
 
-static TASK: LazyLock<Insert> = LazyLock::new(|| {
-    Insert::new(
-        "INSERT INTO task (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
-         progress, reported_at, sequence, event_partition, event_offset)",
-        13,
-        NEWER_WINS,
-    )
-});
-static PROGRESS: LazyLock<Insert> = LazyLock::new(|| {
-    Insert::new(
-        "INSERT INTO task_progress (task_id, event_partition, event_offset, reported_at, sequence, status, progress, \
-         job_ids, job_tasks, adjustments)",
-        10,
-        "",
-    )
-});
-static RESOURCE: LazyLock<Insert> = LazyLock::new(|| {
-    Insert::new(
-        "INSERT INTO task_resource (task_id, event_partition, event_offset, reported_at, application_id, memory_bytes, \
-         cores, instances, queue, status)",
-        10,
-        "",
-    )
-});
-static METRICS: LazyLock<Insert> = LazyLock::new(|| {
-    Insert::new(
-        "INSERT INTO task_metrics (task_id, event_partition, event_offset, reported_at, engine_running_tasks, metrics)",
-        6,
-        "",
-    )
-});
-
-const NEWER_WINS: &str = " ON CONFLICT (exec_id) DO UPDATE SET (job_id, engine_instance, engine_type, engine_user, ticket_id, \
+const UPSERT_TASK: &str = "INSERT INTO task (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
+     progress, reported_at, sequence, event_partition, event_offset) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+     ON CONFLICT (exec_id) DO UPDATE SET (job_id, engine_instance, engine_type, engine_user, ticket_id, \
      status, is_final, progress, reported_at, sequence, event_partition, event_offset) = (excluded.job_id, \
      excluded.engine_instance, excluded.engine_type, excluded.engine_user, excluded.ticket_id, excluded.status, \
      excluded.is_final, excluded.progress, excluded.reported_at, excluded.sequence, excluded.event_partition, \
@@ -91,11 +62,66 @@ const NEWER_WINS: &str = " ON CONFLICT (exec_id) DO UPDATE SET (job_id, engine_i
      WHERE (excluded.is_final, excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
      > (task.is_final, task.reported_at, task.sequence, task.event_partition, task.event_offset)";
 
+const SELECT_TASK: &str = "SELECT task_id FROM task WHERE exec_id = ?1";
+
+/// Rows in one INSERT, where there are so many.
+const ROWS_PER_STATEMENT: usize = 20;
+
+static INSERTS: LazyLock<[Insert; Part::ALL.len()]> = LazyLock::new(|| Part::ALL.map(Insert::into));
+
+/// Puts rows of a part, whose values are in the order of [`put`].
+struct Insert {
+    columns: usize,
+    one: String,
+    many: String,
+}
+
+impl Insert {
+    fn into(part: Part) -> Self {
+        let (into, columns) = match part {
+            Part::Progress => (
+                "task_progress (task_id, event_partition, event_offset, reported_at, sequence, status, progress, \
+                 job_ids, job_tasks, adjustments)",
+                10,
+            ),
+            Part::Resource => (
+                "task_resource (task_id, event_partition, event_offset, reported_at, application_id, memory_bytes, \
+                 cores, instances, queue, status)",
+                10,
+            ),
+            Part::Metrics => (
+                "task_metrics (task_id, event_partition, event_offset, reported_at, engine_running_tasks, metrics)",
+                6,
+            ),
+        };
+        let row = format!("({})", vec!["?"; columns].join(", "));
+        // ROLLBACK: nothing is kept of a transaction that meets an error, so SQLite need not remember
+        // what to take back of the statement alone.
+        let of = |rows| {
+            let rows = vec![row.as_str(); rows].join(", ");
+            format!("INSERT OR ROLLBACK INTO {into} VALUES {rows}")
+        };
+        Self {
+            columns,
+            one: of(1),
+            many: of(ROWS_PER_STATEMENT),
+        }
+    }
+}
+
+/// So many bytes of values are handed to the database's thread at once.
+const PIECE_BYTES: usize = 256 << 10;
+/// At most so many pieces wait for it.
+const PIECES: usize = 4;
+
 pub(crate) struct Sqlite {
     options: SqliteConnectOptions,
     /// `None` after a failure, until the next try.
-    connection: Option<SqliteConnection>,
+    connection: Option<Connection>,
 }
+
+/// How long a lock is waited for.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How the file is opened: readers never wait for the writer (WAL), writers wait for each other.
 pub(super) fn options(options: SqliteConnectOptions) -> SqliteConnectOptions {
@@ -106,13 +132,13 @@ pub(super) fn options(options: SqliteConnectOptions) -> SqliteConnectOptions {
         // offsets, but not break the file: they are then read again from the topic.
         .synchronous(SqliteSynchronous::Normal)
         // Then it is tried again, with a word in the log.
-        .busy_timeout(Duration::from_secs(5))
+        .busy_timeout(BUSY_TIMEOUT)
         .disable_statement_logging()
 }
 
 /// What an extended result code says (sqlite.org/rescode.html).
-pub(super) fn meaning(code: &str) -> Meaning {
-    match code.parse::<u32>().unwrap_or_default() & 0xFF {
+pub(super) fn meaning(code: i32) -> Meaning {
+    match code & 0xFF {
         // BUSY, LOCKED, NOMEM, IOERR, FULL, PROTOCOL (a race of locks).
         5 | 6 | 7 | 10 | 13 | 15 => Meaning::Passes,
         // TOOBIG, CONSTRAINT, MISMATCH.
@@ -136,31 +162,69 @@ pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreE
     Ok(connection.close().await?)
 }
 
+/// A connection to write on, opened like one of [`options`].
+fn connect(options: &SqliteConnectOptions) -> Result<Connection, StoreError> {
+    let mut flags = OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    flags |= match mode(options).as_deref() {
+        Some("ro") => OpenFlags::SQLITE_OPEN_READ_ONLY,
+        Some("memory") => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_MEMORY,
+        _ => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+    };
+    let connection = Connection::open_with_flags(options.get_filename(), flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    Ok(connection)
+}
+
+/// `mode` of the URL, which sqlx tells in its URL only, and there only where nothing else is to be
+/// created. (The file's name has no part in it: not every one of them makes a URL.)
+fn mode(options: &SqliteConnectOptions) -> Option<String> {
+    let options = options.clone().filename("").create_if_missing(false);
+    let url = options.to_url_lossy();
+    let mut fields = url.query_pairs();
+    fields.find_map(|(field, value)| (field == "mode").then(|| value.into_owned()))
+}
+
 impl Sqlite {
     pub(super) async fn open(options: &SqliteConnectOptions) -> Result<Self, StoreError> {
-        Ok(Self {
+        let mut opened = Self {
             options: options.clone(),
-            connection: Some(options.connect().await?),
-        })
+            connection: None,
+        };
+        opened.on_connection(|_| Ok(())).await?;
+        Ok(opened)
     }
 
-    /// The connection, taken out: only a call that ends well puts it back. SQLite rolls back by
-    /// itself what a full disk or an I/O error ends, and sqlx, which does not know, would take no
-    /// further transaction on the same connection.
-    async fn take(&mut self) -> Result<SqliteConnection, StoreError> {
-        match self.connection.take() {
-            Some(connection) => Ok(connection),
-            None => Ok(self.options.connect().await?),
-        }
+    /// Does this on a thread that may wait. Only a call that ends well puts the connection back: SQLite
+    /// rolls back by itself what a full disk or an I/O error ends.
+    async fn on_connection<T: Send + 'static>(
+        &mut self,
+        call: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (connection, options) = (self.connection.take(), self.options.clone());
+        let called = spawn_blocking(move || {
+            let mut connection = match connection {
+                Some(connection) => connection,
+                None => connect(&options)?,
+            };
+            let answer = call(&mut connection)?;
+            Ok::<_, StoreError>((connection, answer))
+        });
+        let (connection, answer) = called
+            .await
+            .map_err(|error| StoreError::Retry(error.to_string()))??;
+        self.connection = Some(connection);
+        Ok(answer)
     }
 
     pub(super) async fn consumed_offsets(&mut self) -> Result<Vec<OffsetRow>, StoreError> {
-        let mut connection = self.take().await?;
-        let rows = sqlx::query_as(SELECT_OFFSETS)
-            .fetch_all(&mut connection)
-            .await?;
-        self.connection = Some(connection);
-        Ok(rows)
+        self.on_connection(|connection| {
+            let mut statement = connection.prepare(SELECT_OFFSETS)?;
+            let rows = statement.query_map((), |row| OffsetRow::try_from(row))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
     }
 
     pub(super) async fn write(
@@ -171,44 +235,138 @@ impl Sqlite {
         identity: &Identity,
         end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
-        // IMMEDIATE: a transaction that begins by reading and then writes can meet
-        // SQLITE_BUSY_SNAPSHOT, which no busy timeout waits for.
-        let mut connection = self.take().await?;
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        for advance in advances(records, parts, positions) {
-            if !move_offset(&mut transaction, &advance, identity).await? {
-                transaction.rollback().await?;
-                return Err(StoreError::Fenced(advance));
-            }
-        }
-        let events = all_rows(records);
-        let tasks = Tasks::of(&events);
-        let task_ids = upsert_tasks(&mut transaction, &tasks).await?;
-        let mut written = Vec::new();
-        for &part in parts {
-            let rows: Vec<(i64, &Rows<'_>)> = events
-                .iter()
-                .zip(&tasks.of_events)
-                .filter(|(rows, _)| is_unstored(rows, part, positions))
-                .map(|(rows, task)| (task_ids[*task], rows))
-                .collect();
-            written.push((part, insert(&mut transaction, part, &rows).await?));
-        }
-        match end {
-            End::Commit => transaction.commit().await?,
-            End::RollBack => transaction.rollback().await?,
-        }
-        self.connection = Some(connection);
-        Ok(written)
+        // Held to the end: without it the other side knows that nobody waits for it any more.
+        let (pieces, received) = mpsc::channel(PIECES);
+        let (advances, identity) = (advances(records, parts, positions), identity.clone());
+        let written =
+            self.on_connection(move |connection| write(connection, &advances, &identity, received));
+        let sent = send(records, parts, positions, end, &pieces);
+        let (written, ()) = tokio::try_join!(written, sent)?;
+        let of_part = |part: &Part| (*part, written[*part as usize]);
+        Ok(parts.iter().map(of_part).collect())
     }
 }
 
+/// What is handed to the database's thread.
+enum Sent {
+    Rows(Piece),
+    /// Newest states, each of a task that is known by then.
+    Newest(Values),
+    End(End),
+}
+
+/// Rows of some events.
+struct Piece {
+    /// States of tasks that no piece before was about: each for the case that the task is new.
+    tasks: Values,
+    /// By part; they begin with the place of their task among those of all pieces.
+    rows: [Values; Part::ALL.len()],
+}
+
+impl Piece {
+    fn new() -> Self {
+        Self {
+            tasks: Values::new(),
+            rows: Part::ALL.map(|_| Values::new()),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.tasks.bytes() + self.rows.iter().map(Values::bytes).sum::<usize>()
+    }
+}
+
+/// Puts the rows of these records together, while the database is at work on those before, and sends
+/// them.
+async fn send(
+    records: &[Record],
+    parts: &[Part],
+    positions: &Positions,
+    end: End,
+    pieces: &mpsc::Sender<Sent>,
+) -> Result<(), StoreError> {
+    // Refused where the other side has ended already: its answer says why.
+    let send = async |sent| drop(pieces.send(sent).await);
+    let (mut tasks, mut piece) = (Tasks::default(), Piece::new());
+    for rows in records.iter().filter_map(Record::rows) {
+        let known = tasks.newest.len();
+        let task = tasks.add(&rows);
+        if task == known {
+            put_task(&mut piece.tasks, &rows);
+        }
+        for &part in parts {
+            if is_unstored(&rows, part, positions) {
+                put(&mut piece.rows[part as usize], part, task as i64, &rows)?;
+            }
+        }
+        if piece.bytes() >= PIECE_BYTES {
+            send(Sent::Rows(std::mem::replace(&mut piece, Piece::new()))).await;
+        }
+    }
+    send(Sent::Rows(piece)).await;
+    // The last, since any event may tell it.
+    let mut newest = Values::new();
+    for rows in &tasks.newest {
+        put_task(&mut newest, rows);
+        if newest.bytes() >= PIECE_BYTES {
+            send(Sent::Newest(std::mem::replace(&mut newest, Values::new()))).await;
+        }
+    }
+    send(Sent::Newest(newest)).await;
+    send(Sent::End(end)).await;
+    Ok(())
+}
+
+/// Stores what comes, in one transaction; gives the rows of each part. What is not ended by the one who
+/// sends it, or not waited for, is rolled back.
+fn write(
+    connection: &mut Connection,
+    advances: &[Advance],
+    identity: &Identity,
+    mut pieces: mpsc::Receiver<Sent>,
+) -> Result<[u64; Part::ALL.len()], StoreError> {
+    // IMMEDIATE: a transaction that begins by reading and then writes can meet
+    // SQLITE_BUSY_SNAPSHOT, which no busy timeout waits for.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for advance in advances {
+        if !move_offset(&transaction, advance, identity)? {
+            return Err(StoreError::Fenced(*advance));
+        }
+    }
+    let (mut task_ids, mut written) = (Vec::new(), [0; Part::ALL.len()]);
+    let end = loop {
+        match pieces.blocking_recv() {
+            Some(Sent::Rows(piece)) => {
+                find_tasks(&transaction, &piece.tasks, &mut task_ids)?;
+                for part in Part::ALL {
+                    let rows = &piece.rows[part as usize];
+                    written[part as usize] += insert(&transaction, part, rows, &task_ids)?;
+                }
+            }
+            Some(Sent::Newest(tasks)) => {
+                let mut upsert = transaction.prepare_cached(UPSERT_TASK)?;
+                for task in tasks.rows(upsert.parameter_count()) {
+                    tasks.bind(task, &mut upsert)?;
+                    upsert.raw_execute()?;
+                }
+            }
+            Some(Sent::End(end)) => break end,
+            None => break End::RollBack,
+        }
+    };
+    match end {
+        End::Commit if !pieces.is_closed() => transaction.commit()?,
+        _ => transaction.rollback()?,
+    }
+    Ok(written)
+}
+
 /// Whether the stored offset was the expected one.
-async fn move_offset(
-    connection: &mut SqliteConnection,
+fn move_offset(
+    connection: &Connection,
     advance: &Advance,
     identity: &Identity,
-) -> Result<bool, StoreError> {
+) -> Result<bool, rusqlite::Error> {
     let Advance {
         part,
         partition,
@@ -217,215 +375,240 @@ async fn move_offset(
         next,
         anchor,
     } = advance;
-    let statement = if expected.is_some() {
-        MOVE_OFFSET
-    } else {
-        INSERT_OFFSET
-    };
-    let query = sqlx::query(statement)
-        .bind(part.as_str())
-        .bind(&identity.topic)
-        .bind(partition)
-        .bind(next)
-        .bind(&identity.cluster_id)
-        .bind(anchor.offset)
-        .bind(anchor.timestamp_ms)
-        .bind(i64::from(anchor.crc32))
-        .bind(&identity.group_id)
-        .bind(jiff::Timestamp::now().as_microsecond())
+    let mut statement = connection.prepare_cached(match expected {
+        Some(_) => MOVE_OFFSET,
+        None => INSERT_OFFSET,
+    })?;
+    let moved = statement.execute((
+        part.as_str(),
+        &identity.topic,
+        partition,
+        next,
+        &identity.cluster_id,
+        anchor.offset,
+        anchor.timestamp_ms,
+        anchor.crc32,
+        &identity.group_id,
+        jiff::Timestamp::now().as_microsecond(),
         // Where it is to be moved from, or, where there is none yet, begins.
-        .bind(expected.unwrap_or(*first));
-    Ok(query.execute(connection).await?.rows_affected() == 1)
+        expected.unwrap_or(*first),
+    ))?;
+    Ok(moved == 1)
 }
 
-/// Brings `task` up to these states and gives the tasks' keys.
-async fn upsert_tasks(
-    connection: &mut SqliteConnection,
-    tasks: &Tasks<'_>,
-) -> Result<Vec<i64>, StoreError> {
-    TASK.all(&mut *connection, &tasks.newest, |rows, values| {
-        let info = &rows.info;
-        values.add(info.exec_id)?;
-        values.add(info.job_id)?;
-        values.add(info.engine_instance)?;
-        values.add(info.engine_type)?;
-        values.add(info.engine_user)?;
-        values.add(info.ticket_id)?;
-        values.add(info.status.as_str())?;
-        values.add(info.status.is_final())?;
-        values.add(rows.progress())?;
-        values.add(info.reported_at)?;
-        values.add(info.sequence)?;
-        values.add(rows.partition)?;
-        values.add(rows.offset)
-    })
-    .await?;
-    let exec_ids: Vec<&str> = tasks.newest.iter().map(|rows| rows.info.exec_id).collect();
-    let ids: Vec<(String, i64)> = sqlx::query_as(
-        "SELECT exec_id, task_id FROM task WHERE exec_id IN (SELECT value FROM json_each(?1))",
-    )
-    .bind(json!(exec_ids).to_string())
-    .fetch_all(connection)
-    .await?;
-    let mut task_ids = vec![0; tasks.newest.len()];
-    for (exec_id, task_id) in ids {
-        if let Some(place) = tasks.places.get(exec_id.as_str()) {
-            task_ids[*place] = task_id;
+/// Adds the keys of these tasks; one that is new gets its key, with this state of its.
+fn find_tasks(
+    connection: &Connection,
+    tasks: &Values,
+    task_ids: &mut Vec<i64>,
+) -> Result<(), rusqlite::Error> {
+    let mut select = connection.prepare_cached(SELECT_TASK)?;
+    let mut upsert = connection.prepare_cached(UPSERT_TASK)?;
+    for task in tasks.rows(upsert.parameter_count()) {
+        select.raw_bind_parameter(1, tasks.bound(&task[0]))?;
+        let known = select.raw_query().next()?.map(|row| row.get(0));
+        task_ids.push(match known {
+            Some(task_id) => task_id?,
+            None => {
+                tasks.bind(task, &mut upsert)?;
+                upsert.raw_execute()?;
+                connection.last_insert_rowid()
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Inserts rows of a part; gives their number.
+fn insert(
+    connection: &Connection,
+    part: Part,
+    rows: &Values,
+    task_ids: &[i64],
+) -> Result<u64, rusqlite::Error> {
+    let Insert { columns, one, many } = &INSERTS[part as usize];
+    let (mut one, mut many) = (
+        connection.prepare_cached(one)?,
+        connection.prepare_cached(many)?,
+    );
+    let mut inserted = 0;
+    for some in rows.values.chunks(columns * ROWS_PER_STATEMENT) {
+        let statement = match some.len() == columns * ROWS_PER_STATEMENT {
+            true => &mut many,
+            false => &mut one,
+        };
+        for some in some.chunks(statement.parameter_count()) {
+            rows.bind(some, statement)?;
+            for (row, values) in some.chunks(*columns).enumerate() {
+                if let Some(Value::Integer(task)) = values.first() {
+                    statement.raw_bind_parameter(row * columns + 1, task_ids[*task as usize])?;
+                }
+            }
+            inserted += statement.raw_execute()? as u64;
         }
     }
-    Ok(task_ids)
+    Ok(inserted)
 }
 
-/// Inserts the rows of one part; gives their number.
-async fn insert(
-    connection: &mut SqliteConnection,
+fn put_task(values: &mut Values, rows: &Rows<'_>) {
+    let info = &rows.info;
+    values.text(info.exec_id);
+    values.text(info.job_id);
+    values.text(info.engine_instance);
+    values.text(info.engine_type);
+    values.text(info.engine_user);
+    values.text(info.ticket_id);
+    values.text(info.status.as_str());
+    values.integer(info.status.is_final());
+    values.optional_real(rows.progress());
+    values.integer(info.reported_at);
+    values.integer(info.sequence);
+    values.integer(rows.partition);
+    values.integer(rows.offset);
+}
+
+/// Puts the values of the rows that a part of an event has. Arrays of PostgreSQL's are JSON here.
+fn put(
+    values: &mut Values,
     part: Part,
-    rows: &[(i64, &Rows<'_>)],
-) -> Result<u64, StoreError> {
+    task: i64,
+    rows: &Rows<'_>,
+) -> Result<(), serde_json::Error> {
     match part {
         Part::Progress => {
-            PROGRESS
-                .all(connection, rows, |(task_id, rows), values| {
-                    begin(*task_id, rows, values)?;
-                    values.add(rows.info.sequence)?;
-                    values.add(rows.info.status.as_str())?;
-                    values.add(rows.progress())?;
-                    for list in lists(rows) {
-                        values.add(list)?;
-                    }
-                    Ok(())
-                })
-                .await
+            begin(values, task, rows);
+            values.integer(rows.info.sequence);
+            values.text(rows.info.status.as_str());
+            values.optional_real(rows.progress());
+            match rows.info.progress {
+                Some((_, jobs)) => {
+                    let jobs = Vec::from_iter(jobs.iter());
+                    values.list(jobs.iter().map(|job| job.id))?;
+                    values.json(COUNTS.map(|count| Vec::from_iter(jobs.iter().map(count))))?;
+                }
+                None => (0..2).for_each(|_| values.null()),
+            }
+            match rows.adjustments.is_empty() {
+                true => values.null(),
+                false => values.list(rows.adjustments.iter().map(Adjustment::as_str))?,
+            }
         }
         Part::Resource => {
-            type Held<'a> = (i64, &'a Rows<'a>, Application<'a>);
-            let held: Vec<Held<'_>> = rows
-                .iter()
-                .flat_map(|(task_id, rows)| {
-                    let applications = rows.info.resource.into_iter();
-                    applications
-                        .flat_map(|list| list.sorted())
-                        .map(move |held| (*task_id, *rows, held))
-                })
-                .collect();
-            RESOURCE
-                .all(connection, &held, |(task_id, rows, held), values| {
-                    begin(*task_id, rows, values)?;
-                    values.add(held.id)?;
-                    values.add(held.memory_bytes)?;
-                    values.add(held.cores)?;
-                    values.add(held.instances)?;
-                    values.add(held.queue)?;
-                    values.add(held.status)
-                })
-                .await
+            for held in rows.info.resource.iter().flat_map(|list| list.sorted()) {
+                begin(values, task, rows);
+                values.text(held.id);
+                values.integer(held.memory_bytes);
+                values.integer(held.cores);
+                values.integer(held.instances);
+                values.text(held.queue);
+                values.text(held.status);
+            }
         }
         Part::Metrics => {
-            METRICS
-                .all(connection, rows, |(task_id, rows), values| {
-                    begin(*task_id, rows, values)?;
-                    values.add(rows.info.engine_running_tasks)?;
-                    let metrics = rows.info.metrics.as_ref();
-                    values.add(metrics.map(serde_json::to_string).transpose()?)
-                })
-                .await
+            begin(values, task, rows);
+            values.integer(rows.info.engine_running_tasks);
+            match &rows.info.metrics {
+                Some(metrics) => values.json(metrics)?,
+                None => values.null(),
+            }
         }
     }
+    Ok(())
 }
 
 /// The values that a row of each history begins with.
-fn begin(task_id: i64, rows: &Rows<'_>, values: &mut SqliteArguments) -> Result<(), BoxDynError> {
-    values.add(task_id)?;
-    values.add(rows.partition)?;
-    values.add(rows.offset)?;
-    values.add(rows.info.reported_at)
+fn begin(values: &mut Values, task: i64, rows: &Rows<'_>) {
+    values.integer(task);
+    values.integer(rows.partition);
+    values.integer(rows.offset);
+    values.integer(rows.info.reported_at);
 }
 
-/// An INSERT of many rows.
-struct Insert {
-    head: &'static str,
-    columns: usize,
-    tail: &'static str,
-    /// The text of one with [`ROWS_PER_STATEMENT`], made once.
-    full: Arc<str>,
+/// The values of many rows, one row after the other.
+struct Values {
+    values: Vec<Value>,
+    /// All texts.
+    texts: Vec<u8>,
 }
 
-impl Insert {
-    fn new(head: &'static str, columns: usize, tail: &'static str) -> Self {
-        let mut insert = Self {
-            head,
-            columns,
-            tail,
-            full: Arc::default(),
-        };
-        insert.full = insert.text(ROWS_PER_STATEMENT).into();
-        insert
-    }
+#[derive(Clone, Copy)]
+enum Value {
+    Null,
+    Integer(i64),
+    Real(f64),
+    /// From where to where in the texts, which are a few hundred KiB, or those of one record.
+    Text(u32, u32),
+}
 
-    fn text(&self, rows: usize) -> String {
-        let Self {
-            head,
-            columns,
-            tail,
-            ..
-        } = self;
-        let row = format!("({})", vec!["?"; *columns].join(", "));
-        format!("{head} VALUES {}{tail}", vec![row; rows].join(", "))
-    }
-
-    /// Inserts all these rows, whose values `add` puts into a statement's; gives their number. The next
-    /// statement's values are put together while the database works on one's.
-    async fn all<T>(
-        &self,
-        connection: &mut SqliteConnection,
-        rows: &[T],
-        add: impl Fn(&T, &mut SqliteArguments) -> Result<(), BoxDynError>,
-    ) -> Result<u64, StoreError> {
-        let values = |chunk: &[T]| -> Result<_, BoxDynError> {
-            let mut values = SqliteArguments::default();
-            values.reserve(chunk.len() * self.columns, 0);
-            for row in chunk {
-                add(row, &mut values)?;
-            }
-            Ok((chunk.len(), values))
-        };
-        let mut chunks = rows.chunks(ROWS_PER_STATEMENT);
-        let mut next = chunks.next().map(&values);
-        let mut inserted = 0;
-        while let Some(bound) = next {
-            let (count, bound) = bound.map_err(sqlx::Error::Encode)?;
-            let text: Arc<str> = match count {
-                ROWS_PER_STATEMENT => self.full.clone(),
-                _ => self.text(count).into(),
-            };
-            let insert = sqlx::query_with(AssertSqlSafe(text), bound).execute(&mut *connection);
-            let inserting;
-            (inserting, next) = tokio::join!(insert, async { chunks.next().map(&values) });
-            inserted += inserting?.rows_affected();
+impl Values {
+    fn new() -> Self {
+        Self {
+            values: Vec::with_capacity(PIECE_BYTES / 4 / size_of::<Value>()),
+            texts: Vec::with_capacity(PIECE_BYTES / 4),
         }
-        Ok(inserted)
     }
-}
 
-/// The columns that are arrays on PostgreSQL, as JSON: job ids, job tasks, adjustments.
-fn lists(rows: &Rows<'_>) -> [Option<String>; 3] {
-    let jobs = rows
-        .info
-        .progress
-        .map(|(_, jobs)| Vec::from_iter(jobs.iter()));
-    let list = |list: Value| list.to_string();
-    let adjustments: Vec<_> = rows
-        .adjustments
-        .iter()
-        .map(|adjustment| adjustment.as_str())
-        .collect();
-    [
-        jobs.as_ref()
-            .map(|jobs| list(jobs.iter().map(|job| job.id).collect())),
-        jobs.as_ref().map(|jobs| {
-            let counts = COUNTS.map(|count| Value::from_iter(jobs.iter().map(count)));
-            list(counts.into_iter().collect())
-        }),
-        (!adjustments.is_empty()).then(|| list(adjustments.into_iter().collect())),
-    ]
+    fn null(&mut self) {
+        self.values.push(Value::Null);
+    }
+
+    fn integer(&mut self, value: impl Into<i64>) {
+        self.values.push(Value::Integer(value.into()));
+    }
+
+    fn optional_real(&mut self, value: Option<f64>) {
+        self.values.push(value.map_or(Value::Null, Value::Real));
+    }
+
+    fn text(&mut self, value: &str) {
+        let begun = self.texts.len();
+        self.texts.extend_from_slice(value.as_bytes());
+        self.text_from(begun);
+    }
+
+    fn json(&mut self, value: impl Serialize) -> Result<(), serde_json::Error> {
+        let begun = self.texts.len();
+        serde_json::to_writer(&mut self.texts, &value)?;
+        self.text_from(begun);
+        Ok(())
+    }
+
+    /// As a JSON array.
+    fn list(
+        &mut self,
+        items: impl ExactSizeIterator<Item: Serialize>,
+    ) -> Result<(), serde_json::Error> {
+        let begun = self.texts.len();
+        serde_json::Serializer::new(&mut self.texts).collect_seq(items)?;
+        self.text_from(begun);
+        Ok(())
+    }
+
+    fn text_from(&mut self, begun: usize) {
+        let text = Value::Text(begun as u32, self.texts.len() as u32);
+        self.values.push(text);
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(&self.values[..]) + self.texts.len()
+    }
+
+    fn rows(&self, columns: usize) -> impl Iterator<Item = &[Value]> {
+        self.values.chunks_exact(columns)
+    }
+
+    fn bind(&self, row: &[Value], statement: &mut Statement<'_>) -> Result<(), rusqlite::Error> {
+        (1..).zip(row).try_for_each(|(place, value): (usize, _)| {
+            statement.raw_bind_parameter(place, self.bound(value))
+        })
+    }
+
+    fn bound(&self, value: &Value) -> ToSqlOutput<'_> {
+        ToSqlOutput::Borrowed(match *value {
+            Value::Null => ValueRef::Null,
+            Value::Integer(value) => ValueRef::Integer(value),
+            Value::Real(value) => ValueRef::Real(value),
+            Value::Text(from, to) => ValueRef::Text(&self.texts[from as usize..to as usize]),
+        })
+    }
 }
