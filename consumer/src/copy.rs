@@ -279,11 +279,11 @@ pub(crate) fn elements(array: &[u8]) -> Option<(Vec<usize>, Vec<&[u8]>)> {
         elements.push(element);
         rest = after;
     }
-    let product = |count: usize, length: &usize| count.checked_mul(*length);
-    let count = dimensions.iter().try_fold(1, product)?;
-    let is_whole = match dimensions.is_empty() {
-        true => elements.is_empty(),
-        false => elements.len() == count,
+    let count = match dimensions.as_slice() {
+        [] => 0,
+        lengths => lengths
+            .iter()
+            .try_fold(1_usize, |count, length| count.checked_mul(*length))?,
     };
-    is_whole.then_some((dimensions, elements))
+    (elements.len() == count).then_some((dimensions, elements))
 }
