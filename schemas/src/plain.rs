@@ -482,9 +482,20 @@ impl<'a> Bytes<'a> {
     }
 
     fn text(&mut self) -> Option<&'a str> {
-        // Texts are short: a pass without branches is done before memchr has aligned itself.
-        self.any_text()
-            .filter(|text| !text.bytes().fold(false, |found, byte| found | (byte == 0)))
+        let length = self.index()?;
+        let bytes = self.take(length)?;
+        // Texts are short, and nearly all of them ASCII: a pass without branches is done before std has aligned itself.
+        let is_ascii = bytes
+            .iter()
+            .fold(true, |so_far, byte| so_far & (1..0x80).contains(byte));
+        match is_ascii {
+            #[expect(unsafe_code, reason = "checked one line above")]
+            // SAFETY: ASCII is UTF-8.
+            true => Some(unsafe { std::str::from_utf8_unchecked(bytes) }),
+            false => std::str::from_utf8(bytes)
+                .ok()
+                .filter(|text| !text.contains('\0')),
+        }
     }
 
     fn identifier(&mut self) -> Option<&'a str> {
