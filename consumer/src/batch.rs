@@ -1,6 +1,7 @@
 //! What is written in one database transaction: the rows of many events, and how far they reach.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ahash::RandomState;
 use rdkafka::message::Message;
@@ -159,15 +160,17 @@ impl Batch {
 }
 
 /// The last record of each partition.
-pub(crate) fn last_read(records: &[Record]) -> BTreeMap<i32, Anchor> {
+pub(crate) fn last_read<'a>(
+    records: impl IntoIterator<Item = &'a Record>,
+) -> BTreeMap<i32, Anchor> {
+    let records = records.into_iter();
     records
-        .iter()
         .map(|record| (record.partition, record.anchor))
         .collect()
 }
 
 /// The first record's offset of each partition.
-fn first_read(records: &[Record]) -> BTreeMap<i32, i64> {
+fn first_read(records: &[&Record]) -> BTreeMap<i32, i64> {
     let mut first = BTreeMap::new();
     for record in records {
         first
@@ -179,9 +182,9 @@ fn first_read(records: &[Record]) -> BTreeMap<i32, i64> {
 
 /// The steps from `positions` to the end of these records, in a fixed order: whoever takes locks in
 /// the same order cannot deadlock.
-pub(crate) fn advances(records: &[Record], parts: &[Part], positions: &Positions) -> Vec<Advance> {
+pub(crate) fn advances(records: &[&Record], parts: &[Part], positions: &Positions) -> Vec<Advance> {
     let (first, mut advances) = (first_read(records), Vec::new());
-    for (partition, anchor) in last_read(records) {
+    for (partition, anchor) in last_read(records.iter().copied()) {
         for &part in parts {
             let expected = positions.get(&(part, partition)).copied();
             let next = anchor.offset + 1;
@@ -201,8 +204,37 @@ pub(crate) fn advances(records: &[Record], parts: &[Part], positions: &Positions
 }
 
 /// The rows of all these records that are to be stored.
-pub(crate) fn all_rows(records: &[Record]) -> Vec<Rows<'_>> {
-    records.iter().filter_map(Record::rows).collect()
+pub(crate) fn all_rows<'a>(records: &[&'a Record]) -> Vec<Rows<'a>> {
+    records.iter().filter_map(|record| record.rows()).collect()
+}
+
+/// These records in two halves, each of other partitions; `None` where they are all of one.
+pub(crate) fn halves<'a>(records: &[&'a Record]) -> Option<[Vec<&'a Record>; 2]> {
+    let mut counts: BTreeMap<i32, u64> = BTreeMap::new();
+    for record in records {
+        *counts.entry(record.partition).or_default() += 1;
+    }
+    let half = half_of(counts);
+    let is_of_half = |record: &&Record| half.contains(&record.partition);
+    let (half, other) = records.iter().copied().partition::<Vec<_>, _>(is_of_half);
+    (!other.is_empty()).then_some([half, other])
+}
+
+/// Partitions that have about half of the records of all of these, by the records of each.
+pub(crate) fn half_of(counts: impl IntoIterator<Item = (i32, u64)>) -> BTreeSet<i32> {
+    let mut counts = Vec::from_iter(counts);
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    let (mut half, mut ahead) = (BTreeSet::new(), 0);
+    for (partition, count) in counts {
+        match ahead > 0 {
+            true => ahead -= count as i64,
+            false => {
+                half.insert(partition);
+                ahead += count as i64;
+            }
+        }
+    }
+    half
 }
 
 /// Whether the rows of this event's part are not stored yet.
@@ -268,7 +300,7 @@ mod tests {
         // A dead letter at the end: no rows, but read.
         let refused = plain(&Decoder::default(), None).unwrap_err();
         batch.reject(5, refused);
-        let records = batch.records();
+        let records = &Vec::from_iter(batch.records());
         let positions =
             Positions::from_iter([((Part::Progress, 0), 13), ((Part::Resource, 0), 16)]);
         let advances = advances(records, &Part::ALL, &positions);
@@ -291,7 +323,7 @@ mod tests {
         assert_eq!(unstored(Part::Progress), [13, 14]);
         assert_eq!(unstored(Part::Resource), [0_i64; 0]);
         assert_eq!(unstored(Part::Metrics), [10, 11, 12, 13, 14]);
-        assert_eq!(last_read(records), [(0, anchor(15))].into());
+        assert_eq!(last_read(batch.records()), [(0, anchor(15))].into());
         // Two are stored, the rest is a batch of its own.
         batch.stored(2);
         assert_eq!(batch.records()[0].anchor.offset, 12);
@@ -300,6 +332,33 @@ mod tests {
     }
 
     proptest! {
+        /// Each record stands in one half, those of a partition in one and in their order; neither half
+        /// is longer by more than a partition.
+        #[test]
+        fn halves_share_no_partition(partitions in prop::collection::vec(0..9_i32, 1..200)) {
+            let event = strategies::sample_event();
+            let records = (0..).zip(&partitions).map(|(offset, partition)| Record {
+                partition: *partition,
+                ..record(offset, &event)
+            });
+            let records = Vec::from_iter(records);
+            let of = |half: &[&Record]| -> BTreeSet<i32> {
+                half.iter().map(|record| record.partition).collect()
+            };
+            match halves(&Vec::from_iter(&records)) {
+                None => prop_assert!(partitions.iter().all(|partition| *partition == partitions[0])),
+                Some([half, other]) => {
+                    prop_assert!(of(&half).is_disjoint(&of(&other)));
+                    let offsets = |half: &[&Record]| Vec::from_iter(half.iter().map(|record| record.anchor.offset));
+                    let (offsets, others) = (offsets(&half), offsets(&other));
+                    prop_assert!(offsets.is_sorted() && others.is_sorted());
+                    prop_assert_eq!(half.len() + other.len(), records.len());
+                    let longest = (0..9).map(|p| partitions.iter().filter(|q| **q == p).count()).max();
+                    prop_assert!(half.len().abs_diff(other.len()) <= longest.unwrap_or_default());
+                }
+            }
+        }
+
         /// Whatever the order of arrival, the same report is the newest.
         #[test]
         fn the_newest_report_is_the_greatest_in_any_order(
@@ -317,7 +376,7 @@ mod tests {
                     }
                     batch.push(record(i as i64, &event));
                 }
-                let events = all_rows(batch.records());
+                let events = all_rows(&Vec::from_iter(batch.records()));
                 let mut tasks = Tasks::default();
                 for rows in &events {
                     assert_eq!(tasks.add(rows), 0);

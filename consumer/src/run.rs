@@ -190,6 +190,7 @@ pub async fn run(
         },
         breaker: Breaker::new(config.breaker),
         piece: config.max_events as usize,
+        in_halves: true,
         config: &config,
         parts,
         place: database.place(),
@@ -268,9 +269,10 @@ impl Trouble {
     /// What an error of the database at this place means, beyond what its caller deals with.
     pub(crate) fn of(error: StoreError, place: &str) -> Self {
         match error {
-            StoreError::Retry(_) | StoreError::TooLong(_) | StoreError::Fenced(_) => {
-                Self::Passing(format!("{place}: {error}"))
-            }
+            StoreError::Retry(_)
+            | StoreError::TooLong(_)
+            | StoreError::Half(_)
+            | StoreError::Fenced(_) => Self::Passing(format!("{place}: {error}")),
             StoreError::Refused(_) | StoreError::Exit(_) | StoreError::MayNotMigrate(_) => {
                 Self::Lasting(NeedsAttention(format!("{place} refuses: {error}")).into())
             }
@@ -330,6 +332,8 @@ struct Entrance<'a> {
     met: Option<anyhow::Result<Next<'a>>>,
     /// At most so many records are stored at once: fewer where the database is too slow for all.
     piece: usize,
+    /// Not after a half has failed, until something is stored: alone it is told what to do about it.
+    in_halves: bool,
     outage: Option<Outage>,
 }
 
@@ -675,9 +679,10 @@ impl Entrance<'_> {
             let mut records = self.batch.records()[..count].iter();
             let end = match records.any(|record| record.event.is_err()) && tried != count {
                 true => End::RollBack,
+                false if self.in_halves => End::CommitHalves,
                 false => End::Commit,
             };
-            if end == End::Commit {
+            if end != End::RollBack {
                 self.write_letters(count).await?;
             }
             let begun = Instant::now();
@@ -692,7 +697,16 @@ impl Entrance<'_> {
                             .increment(rows);
                     }
                     self.moved_on(count)?;
+                    self.in_halves = true;
                     (left, tried) = (left - count, 0);
+                }
+                Err(StoreError::Half(reason)) => {
+                    tracing::warn!(
+                        "{}: {reason}; half of {count} events is stored, the others are read again",
+                        self.place
+                    );
+                    self.in_halves = false;
+                    return self.go_back().await;
                 }
                 Err(fenced @ StoreError::Fenced(_)) => {
                     tracing::warn!("{fenced}");
@@ -879,7 +893,7 @@ impl Entrance<'_> {
         Ok(found)
     }
 
-    /// Another owner moved on: drops the batch and reads on from what the database says.
+    /// More is stored than was known: drops the batch and reads on from what the database says.
     async fn go_back(&mut self) -> Result<(), Trouble> {
         self.batch.clear();
         self.ahead.clear();

@@ -123,6 +123,29 @@ async fn rows_that_a_check_of_postgresql_refuses_are_set_aside_each_alone() {
     are_set_aside(&pipeline, &poisoned, "\"believable\"").await;
 }
 
+/// What is written in two transactions at once: the half in which nothing is refused is stored, and not
+/// again when the other one is read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_halves_the_one_that_is_refused_is_read_again_and_the_other_stored_once() {
+    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
+        return;
+    };
+    pipeline.ask(&["migrate"]);
+    pipeline
+        .execute("ALTER TABLE task_metrics ADD CONSTRAINT believable CHECK (engine_running_tasks < 1000)")
+        .await;
+    let poisoned = fill_spoilt(&pipeline, &[402], |event| {
+        event.info.engine.running_tasks = 5000
+    });
+    let (count, together) = (EVENTS.to_string(), ["--commit-interval-ms", "2000"]);
+    let arguments = [&["--max-events", &count], &together[..]].concat();
+    let program = pipeline.program("consumer", &arguments);
+    program.until_logged("half of 1000 events is stored").await;
+    pipeline.until_all_stored(Duration::from_secs(60)).await;
+    program.stop().await;
+    pipeline.assert_each_once(&poisoned).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_a_trigger_of_sqlite_refuses_are_set_aside_each_alone() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 4).await else {

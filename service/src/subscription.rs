@@ -54,6 +54,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     // The largest answer to a fetch, whatever the number of partitions. It waits decompressed, several times as large:
     // half of the memory of a program that has a backlog.
     ("fetch.max.bytes", "2097152"),
+    // So that an answer, and what is stored at once, is of several partitions: PostgreSQL works on two halves of it.
+    ("fetch.message.max.bytes", "262144"),
     ("statistics.interval.ms", "1000"),
     // How long the partitions of a crashed member, or of a static one that stopped, stand still:
     // 10 s rather than Kafka's 45, since nothing in here pauses for garbage.

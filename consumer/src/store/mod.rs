@@ -299,6 +299,9 @@ pub(crate) enum StoreError {
     /// It took longer than the database, or we, allow: try again with less at once.
     #[error("{0}")]
     TooLong(String),
+    /// Half of the records are stored, the others are not, for this reason: read the positions again.
+    #[error("{0}")]
+    Half(String),
     /// One of the rows is what the database cannot hold.
     #[error("{0}")]
     Refused(String),
@@ -472,12 +475,12 @@ impl Store {
         Ok(known.collect())
     }
 
-    /// Writes the records' rows and moves the offsets on, in one transaction, which is taken back
-    /// where `end` says so. Gives the rows written of each part.
+    /// Writes the records' rows and moves the offsets on, in one transaction, but for what `end` says.
+    /// Gives the rows written of each part.
     ///
     /// # Errors
-    /// See [`StoreError`]. Nothing is written, but for a commit whose answer was lost: the next one
-    /// is then [fenced](StoreError::Fenced).
+    /// See [`StoreError`]. Nothing is written, but for [a half](StoreError::Half) and for a commit whose
+    /// answer was lost: the next one is then [fenced](StoreError::Fenced).
     pub(crate) async fn write(
         &mut self,
         records: &[Record],
@@ -486,6 +489,7 @@ impl Store {
         identity: &Identity,
         end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
+        let records: &[&Record] = &Vec::from_iter(records);
         let written = async {
             match self {
                 Self::Postgres(database) => {
@@ -504,10 +508,15 @@ impl Store {
     }
 }
 
-/// How a transaction ends: a trial finds out which row the database refuses.
+/// How records are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
+    /// In one transaction.
     Commit,
+    /// In two at once, each of other partitions, where there are many records and the database works on
+    /// two: they stand to each other as those of two consumers do.
+    CommitHalves,
+    /// In one that is taken back: a trial finds out which row the database refuses.
     RollBack,
 }
 

@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
 
 use super::{End, Identity, Meaning, OffsetRow, SELECT_OFFSETS, StoreError};
-use crate::batch::{Advance, Positions, Record, Tasks, advances, all_rows, is_unstored};
+use crate::batch::{Advance, Positions, Record, Tasks, advances, all_rows, halves, is_unstored};
 use crate::copy::CopyWriter;
 use crate::rows::{Part, Rows};
 
@@ -82,11 +82,30 @@ const SELECT_TASKS: &str = "SELECT said.number, (SELECT task_id FROM task WHERE 
 /// So many bytes of rows are handed to the connection at once.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// So many records are worth two transactions.
+const MIN_HALVED: usize = 1_000;
+
 pub(crate) struct Postgres {
     options: PgConnectOptions,
-    /// `None` after a failure, until the next try.
+    /// The second one stands idle, and may not be there yet, while records are few.
+    lanes: [Lane; 2],
+}
+
+/// A connection, and what is made ready for it.
+#[derive(Default)]
+struct Lane {
+    /// `None` until it is needed, and after a failure.
     connection: Option<PgConnection>,
     copy: CopyBuffer,
+}
+
+/// What is written, and as whom.
+#[derive(Clone, Copy)]
+struct Writing<'a> {
+    parts: &'a [Part],
+    positions: &'a Positions,
+    identity: &'a Identity,
+    end: End,
 }
 
 /// What an SQLSTATE says (PostgreSQL manual, appendix A).
@@ -192,44 +211,87 @@ fn send_at_once() {
 
 impl Postgres {
     pub(super) async fn open(options: &PgConnectOptions) -> Result<Self, StoreError> {
-        let connection = Some(connect(options).await?);
+        let mut lanes = [Lane::default(), Lane::default()];
+        lanes[0].connection = Some(connect(options).await?);
         Ok(Self {
             options: options.clone(),
-            connection,
-            copy: CopyBuffer::default(),
+            lanes,
         })
     }
 
-    /// The connection, taken out: only a call that ends well puts it back, so that a broken one, or
-    /// one with half a transaction, is never used again.
-    async fn take(&mut self) -> Result<PgConnection, StoreError> {
-        match self.connection.take() {
-            Some(connection) => Ok(connection),
-            None => connect(&self.options).await,
-        }
-    }
-
     pub(super) async fn consumed_offsets(&mut self) -> Result<Vec<OffsetRow>, StoreError> {
-        let mut connection = self.take().await?;
+        let lane = &mut self.lanes[0];
+        let mut connection = lane.take(&self.options).await?;
         let rows = sqlx::query_as(SELECT_OFFSETS)
             .fetch_all(&mut connection)
             .await?;
-        self.connection = Some(connection);
+        lane.connection = Some(connection);
         Ok(rows)
     }
 
     pub(super) async fn write(
         &mut self,
-        records: &[Record],
+        records: &[&Record],
         parts: &[Part],
         positions: &Positions,
         identity: &Identity,
         end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
-        let mut connection = self.take().await?;
-        let written = self
-            .write_on(&mut connection, records, parts, positions, identity, end)
-            .await;
+        let writing = Writing {
+            parts,
+            positions,
+            identity,
+            end,
+        };
+        let [lane, other] = &mut self.lanes;
+        let halves = match end {
+            End::CommitHalves if records.len() >= MIN_HALVED => halves(records),
+            _ => None,
+        };
+        let Some([half, other_half]) = halves else {
+            return lane.write(&self.options, records, writing).await;
+        };
+        // Where the database has no connection to spare, one is enough.
+        match other.take(&self.options).await {
+            Ok(connection) => other.connection = Some(connection),
+            Err(_) => return lane.write(&self.options, records, writing).await,
+        }
+        let written = tokio::join!(
+            lane.write(&self.options, &half, writing),
+            other.write(&self.options, &other_half, writing)
+        );
+        match written {
+            (Ok(half), Ok(other_half)) => {
+                let both = half.into_iter().zip(other_half);
+                Ok(both
+                    .map(|((part, rows), (_, more))| (part, rows + more))
+                    .collect())
+            }
+            (Err(error), Err(_)) => Err(error),
+            (Ok(_), Err(error)) | (Err(error), Ok(_)) => Err(StoreError::Half(error.to_string())),
+        }
+    }
+}
+
+impl Lane {
+    /// The connection, taken out: only a call that ends well puts it back, so that a broken one, or
+    /// one with half a transaction, is never used again.
+    async fn take(&mut self, options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+        match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => connect(options).await,
+        }
+    }
+
+    /// Writes records in one transaction.
+    async fn write(
+        &mut self,
+        options: &PgConnectOptions,
+        records: &[&Record],
+        writing: Writing<'_>,
+    ) -> Result<Vec<(Part, u64)>, StoreError> {
+        let mut connection = self.take(options).await?;
+        let written = self.write_on(&mut connection, records, writing).await;
         // A refused row leaves a sound connection, whose transaction is rolled back before the next
         // one: finding such a row takes many tries.
         if matches!(written, Ok(_) | Err(StoreError::Refused(_))) {
@@ -241,15 +303,15 @@ impl Postgres {
     async fn write_on(
         &mut self,
         connection: &mut PgConnection,
-        records: &[Record],
-        parts: &[Part],
-        positions: &Positions,
-        identity: &Identity,
-        end: End,
+        records: &[&Record],
+        writing: Writing<'_>,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
+        let Writing {
+            parts, positions, ..
+        } = writing;
         let mut transaction = connection.begin().await?;
         let advances = advances(records, parts, positions);
-        move_offsets(&mut transaction, &advances, identity).await?;
+        move_offsets(&mut transaction, &advances, writing.identity).await?;
         let events = all_rows(records);
         let mut tasks = Tasks::default();
         let of_events: Vec<usize> = events.iter().map(|rows| tasks.add(rows)).collect();
@@ -276,8 +338,8 @@ impl Postgres {
             copy.send(self.copy.0.end()).await?;
             written.push((part, copy.finish().await?));
         }
-        match end {
-            End::Commit => transaction.commit().await?,
+        match writing.end {
+            End::Commit | End::CommitHalves => transaction.commit().await?,
             End::RollBack => transaction.rollback().await?,
         }
         Ok(written)

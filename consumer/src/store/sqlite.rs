@@ -229,7 +229,7 @@ impl Sqlite {
 
     pub(super) async fn write(
         &mut self,
-        records: &[Record],
+        records: &[&Record],
         parts: &[Part],
         positions: &Positions,
         identity: &Identity,
@@ -279,7 +279,7 @@ impl Piece {
 /// Puts the rows of these records together, while the database is at work on those before, and sends
 /// them.
 async fn send(
-    records: &[Record],
+    records: &[&Record],
     parts: &[Part],
     positions: &Positions,
     end: End,
@@ -288,7 +288,7 @@ async fn send(
     // Refused where the other side has ended already: its answer says why.
     let send = async |sent| drop(pieces.send(sent).await);
     let (mut tasks, mut piece) = (Tasks::default(), Piece::new());
-    for rows in records.iter().filter_map(Record::rows) {
+    for rows in records.iter().filter_map(|record| record.rows()) {
         let known = tasks.newest.len();
         let task = tasks.add(&rows);
         if task == known {
@@ -355,7 +355,7 @@ fn write(
         }
     };
     match end {
-        End::Commit if !pieces.is_closed() => transaction.commit()?,
+        End::Commit | End::CommitHalves if !pieces.is_closed() => transaction.commit()?,
         _ => transaction.rollback()?,
     }
     Ok(written)
