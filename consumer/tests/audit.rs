@@ -444,6 +444,46 @@ fn transactional(pipeline: &Pipeline, compression: &str) -> BaseProducer {
     producer
 }
 
+/// A single one, its marker far behind, and many at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn aborted_records_among_thousands_are_counted() {
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
+        return;
+    };
+    let sample = strategies::sample_event();
+    let value = schemas::encode_event(&sample).unwrap();
+    let aborts = |compression, partition, count, meanwhile: &dyn Fn()| {
+        let producer = transactional(&pipeline, compression);
+        producer.begin_transaction().unwrap();
+        for _ in 0..count {
+            let record = BaseRecord::<str, [u8]>::to(&pipeline.events).payload(&value);
+            let record = record.key("k").partition(partition);
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(Duration::from_secs(30)).unwrap();
+        meanwhile();
+        producer.abort_transaction(Duration::from_secs(30)).unwrap();
+    };
+    let fill = || pipeline.fill_numbered(&sample, 5_000, 0);
+    fill();
+    aborts("none", 0, 1, &fill);
+    aborts("lz4", 1, 70, &|| {});
+    fill();
+    let consumer = pipeline.consumer(&[]);
+    let stored = "SELECT count(*) FROM task_progress";
+    pipeline.until_count(stored, 15_000).await;
+    consumer.stop().await;
+    let audited = pipeline.audit(&[]);
+    audited.assert_equal();
+    let of_partitions = |what: &str| {
+        let partitions = audited.said["partitions"].as_array().unwrap().iter();
+        Vec::from_iter(partitions.map(|partition| partition[what].as_u64().unwrap()))
+    };
+    assert_eq!(of_partitions("events"), [7_500, 7_500]);
+    assert_eq!(of_partitions("aborted"), [1, 70]);
+    assert_eq!(of_partitions("markers"), [1, 1]);
+}
+
 async fn a_topic_with_all_that_topics_have_audits_clean(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 2).await else {
         return;

@@ -41,7 +41,7 @@ const FIXED: &[(&str, &str)] = &[
 const DEFAULTS: &[(&str, &str)] = &[
     ("fetch.queue.backoff.ms", "2"),
     // Held decompressed, with some hundred bytes a record beside: little waits at once.
-    ("queued.max.messages.kbytes", "4096"),
+    ("queued.max.messages.kbytes", "2048"),
     ("fetch.message.max.bytes", "262144"),
     // librdkafka assigns partitions only to a client that names a group. It is never joined, and
     // nothing is committed for it.
@@ -346,7 +346,7 @@ impl Reader {
                     }
                     if end.is_some_and(|end| record.offset() + 1 >= end) {
                         ends.remove(&record.partition());
-                    } else if read % 1_000 != 0 && !stop.is_cancelled() {
+                    } else if read % 1_000 != 0 {
                         continue;
                     }
                 }

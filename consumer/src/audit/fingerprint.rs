@@ -234,6 +234,11 @@ impl Marks {
             .is_some_and(|(word, bit)| self.0[&partition].1[word] & bit != 0)
     }
 
+    /// Takes in those of other partitions.
+    pub(crate) fn take_in(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// How many of a partition are set here and there.
     pub(crate) fn count_both(&self, other: &Self, partition: i32) -> u64 {
         match (self.0.get(&partition), other.0.get(&partition)) {

@@ -402,15 +402,8 @@ impl Auditor<'_> {
         // Both sides at once: they share nothing but the plan.
         let (said, told) = block_in_place(|| {
             std::thread::scope(|scope| {
-                let said = scope.spawn(|| {
-                    let said = Said::read(&self.topic, &plan, spans, &tasks.newest, &events_bar)?;
-                    let records: u64 = said.events.values().sum();
-                    let aborted = match records == offsets as u64 {
-                        true => BTreeMap::new(),
-                        false => said::with_aborted(&self.topic, &hull)?,
-                    };
-                    anyhow::Ok((said, aborted))
-                });
+                let said = scope
+                    .spawn(|| Said::read(&self.topic, &plan, spans, &tasks.newest, &events_bar));
                 let scan = Scan {
                     plan: &plan,
                     tasks: &tasks,
@@ -424,25 +417,16 @@ impl Auditor<'_> {
                 (said.join().unwrap_or_else(failed), told)
             })
         });
-        let ((mut said, aborted), told) = (said?, told?);
+        let (mut said, told) = (said?, told?);
         let Told {
             fingerprint: mut held,
             outranked,
         } = told;
         held.take_in(tasks.fingerprint);
         rows_bar.finish_and_clear();
-        let of_partition = |partition: &i32, all: &u64| {
-            (
-                *partition,
-                all - said.events.get(partition).copied().unwrap_or(0).min(*all),
-            )
-        };
         Ok(Sides {
             differing: said.fingerprint.differing(&held),
-            aborted: aborted
-                .iter()
-                .map(|(p, all)| of_partition(p, all))
-                .collect(),
+            aborted: std::mem::take(&mut said.aborted),
             held_rows: held.rows(),
             outside: std::mem::take(&mut held.outside),
             digests: said.digests(),

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
+use anyhow::anyhow;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fingerprint::{Fingerprint, Marks, Plan, Spans};
 use super::table::Table;
+use crate::batch::half_of;
 use crate::copy::{self, CopyWriter, HEADER, TRAILER};
 use crate::rows::{Rows, rows};
 use crate::writers::Writers;
@@ -66,6 +68,8 @@ pub(crate) struct Said<'a> {
     tables: BTreeMap<(Table, i32), OfTable>,
     /// Records that a committed reader sees, by partition.
     pub(crate) events: BTreeMap<i32, u64>,
+    /// Records of aborted transactions, by partition.
+    pub(crate) aborted: BTreeMap<i32, u64>,
     /// Events that have no rows, since nobody can read them.
     pub(crate) unreadable: Marks,
     pub(crate) unreadable_count: BTreeMap<i32, u64>,
@@ -102,11 +106,36 @@ pub(crate) struct Digested {
 }
 
 impl<'a> Said<'a> {
-    /// Reads the events of these spans. Of `task` only the rows whose events are `newest`.
+    /// Reads the events of these spans, half of the partitions on another thread. Of `task` only the rows
+    /// whose events are `newest`.
     ///
     /// # Errors
     /// If the topic cannot be read to the end.
     pub(crate) fn read(
+        topic: &Topic<'_>,
+        plan: &'a Plan,
+        spans: &Spans,
+        newest: &Marks,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Self> {
+        let lengths = hull(spans).into_iter();
+        let half =
+            half_of(lengths.map(|(partition, span)| (partition, (span.end - span.start) as u64)));
+        let spans = spans.iter().map(|(at, span)| (*at, span.clone()));
+        let (half, other): (Spans, Spans) =
+            spans.partition(|((_, partition), _)| half.contains(partition));
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| Self::read_here(topic, plan, &other, newest, bar));
+            let half = Self::read_here(topic, plan, &half, newest, bar);
+            let failed = |_| Err(anyhow!("reading {} failed", topic.name));
+            let (mut said, other) = (half?, other.join().unwrap_or_else(failed)?);
+            bar.finish_and_clear();
+            said.take_in(other);
+            Ok(said)
+        })
+    }
+
+    fn read_here(
         topic: &Topic<'_>,
         plan: &'a Plan,
         spans: &Spans,
@@ -127,6 +156,7 @@ impl<'a> Said<'a> {
             fingerprint: Fingerprint::new(plan),
             tables: spans.iter().map(begin).collect(),
             events: ranges.keys().map(|partition| (*partition, 0)).collect(),
+            aborted: BTreeMap::new(),
             unreadable: Marks::new(&ranges),
             unreadable_count: BTreeMap::new(),
             unreadable_shown: Vec::new(),
@@ -183,8 +213,23 @@ impl<'a> Said<'a> {
             }
             Ok(())
         })?;
-        bar.finish_and_clear();
+        said.aborted = aborted(topic, &ranges, &said.events)?;
         Ok(said)
+    }
+
+    /// Takes in what another one of the same plan says, of other partitions.
+    fn take_in(&mut self, other: Self) {
+        self.fingerprint.take_in(other.fingerprint);
+        self.tables.extend(other.tables);
+        self.events.extend(other.events);
+        self.aborted.extend(other.aborted);
+        self.unreadable.take_in(other.unreadable);
+        self.unreadable_count.extend(other.unreadable_count);
+        self.unreadable_shown.extend(other.unreadable_shown);
+        self.unreadable_shown
+            .sort_by_key(|shown| (shown.partition, shown.offset));
+        self.unreadable_shown.truncate(SHOWN);
+        self.unknown_writer.take_in(other.unknown_writer);
     }
 
     /// Rows and digest of each table and partition.
@@ -216,22 +261,28 @@ pub(crate) fn hull(spans: &Spans) -> Ranges {
     hull
 }
 
-/// Records of aborted transactions among these offsets, by partition: all that there are, less those
-/// that a committed reader sees.
+/// Records of aborted transactions among these offsets, by partition: all that there are, less the
+/// `committed` ones. Read only of partitions that have fewer of those than offsets.
 ///
 /// # Errors
 /// If the topic cannot be read to the end.
-pub(crate) fn with_aborted(
+fn aborted(
     topic: &Topic<'_>,
     ranges: &Ranges,
+    committed: &BTreeMap<i32, u64>,
 ) -> anyhow::Result<BTreeMap<i32, u64>> {
+    let mut ranges = ranges.clone();
+    ranges.retain(|partition, range| (range.end - range.start) as u64 > committed[partition]);
     let mut records: BTreeMap<i32, u64> = BTreeMap::new();
     topic
         .reader
-        .scan_with_aborted(topic.name, ranges, topic.stop, |record| {
+        .scan_with_aborted(topic.name, &ranges, topic.stop, |record| {
             *records.entry(record.partition()).or_default() += 1;
             Ok(())
         })?;
+    for (partition, count) in &mut records {
+        *count -= committed[partition].min(*count);
+    }
     Ok(records)
 }
 
