@@ -210,7 +210,7 @@ pub(crate) fn all_rows<'a>(records: &[&'a Record]) -> Vec<Rows<'a>> {
 
 /// These records in two halves, each of other partitions; `None` where they are all of one.
 pub(crate) fn halves<'a>(records: &[&'a Record]) -> Option<[Vec<&'a Record>; 2]> {
-    let mut counts: BTreeMap<i32, u64> = BTreeMap::new();
+    let mut counts: BTreeMap<i32, i64> = BTreeMap::new();
     for record in records {
         *counts.entry(record.partition).or_default() += 1;
     }
@@ -221,17 +221,16 @@ pub(crate) fn halves<'a>(records: &[&'a Record]) -> Option<[Vec<&'a Record>; 2]>
 }
 
 /// Partitions that have about half of the records of all of these, by the records of each.
-pub(crate) fn half_of(counts: impl IntoIterator<Item = (i32, u64)>) -> BTreeSet<i32> {
+pub(crate) fn half_of(counts: impl IntoIterator<Item = (i32, i64)>) -> BTreeSet<i32> {
     let mut counts = Vec::from_iter(counts);
     counts.sort_by_key(|(_, count)| Reverse(*count));
     let (mut half, mut ahead) = (BTreeSet::new(), 0);
     for (partition, count) in counts {
-        match ahead > 0 {
-            true => ahead -= count as i64,
-            false => {
-                half.insert(partition);
-                ahead += count as i64;
-            }
+        if ahead > 0 {
+            ahead -= count;
+        } else {
+            half.insert(partition);
+            ahead += count;
         }
     }
     half

@@ -108,18 +108,24 @@ async fn a_number_out_of_a_columns_range_is_set_aside() {
     are_set_aside(&pipeline, &poisoned, "integer out of range").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_that_a_check_of_postgresql_refuses_are_set_aside_each_alone() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
-        return;
-    };
+/// A PostgreSQL with a check that refuses these events' rows, and where those stand.
+async fn with_unbelievable(poisoned: &[usize]) -> Option<(Pipeline, BTreeSet<(i32, i64)>)> {
+    let pipeline = Pipeline::make(Kind::Postgres, 4).await?;
     pipeline.ask(&["migrate"]);
     pipeline
         .execute("ALTER TABLE task_metrics ADD CONSTRAINT believable CHECK (engine_running_tasks < 1000)")
         .await;
-    let poisoned = fill_spoilt(&pipeline, SOME, |event| {
+    let poisoned = fill_spoilt(&pipeline, poisoned, |event| {
         event.info.engine.running_tasks = 5000
     });
+    Some((pipeline, poisoned))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_check_of_postgresql_refuses_are_set_aside_each_alone() {
+    let Some((pipeline, poisoned)) = with_unbelievable(SOME).await else {
+        return;
+    };
     are_set_aside(&pipeline, &poisoned, "\"believable\"").await;
 }
 
@@ -127,19 +133,12 @@ async fn rows_that_a_check_of_postgresql_refuses_are_set_aside_each_alone() {
 /// again when the other one is read again.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_halves_the_one_that_is_refused_is_read_again_and_the_other_stored_once() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
+    let Some((pipeline, poisoned)) = with_unbelievable(&[402]).await else {
         return;
     };
-    pipeline.ask(&["migrate"]);
-    pipeline
-        .execute("ALTER TABLE task_metrics ADD CONSTRAINT believable CHECK (engine_running_tasks < 1000)")
-        .await;
-    let poisoned = fill_spoilt(&pipeline, &[402], |event| {
-        event.info.engine.running_tasks = 5000
-    });
-    let (count, together) = (EVENTS.to_string(), ["--commit-interval-ms", "2000"]);
-    let arguments = [&["--max-events", &count], &together[..]].concat();
-    let program = pipeline.program("consumer", &arguments);
+    let count = EVENTS.to_string();
+    let together = ["--max-events", &count, "--commit-interval-ms", "2000"];
+    let program = pipeline.program("consumer", &together);
     program.until_logged("half of 1000 events is stored").await;
     pipeline.until_all_stored(Duration::from_secs(60)).await;
     program.stop().await;

@@ -476,20 +476,24 @@ impl<'a> Bytes<'a> {
         Some(f64::from_le_bytes(*bytes))
     }
 
-    fn any_text(&mut self) -> Option<&'a str> {
+    fn sized(&mut self) -> Option<&'a [u8]> {
         let length = self.index()?;
-        std::str::from_utf8(self.take(length)?).ok()
+        self.take(length)
     }
 
+    fn any_text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.sized()?).ok()
+    }
+
+    /// One without NUL, which PostgreSQL cannot hold.
     fn text(&mut self) -> Option<&'a str> {
-        let length = self.index()?;
-        let bytes = self.take(length)?;
+        let bytes = self.sized()?;
         // Texts are short, and nearly all of them ASCII: a pass without branches is done before std has aligned itself.
         let is_ascii = bytes
             .iter()
             .fold(true, |so_far, byte| so_far & (1..0x80).contains(byte));
         match is_ascii {
-            #[expect(unsafe_code, reason = "checked one line above")]
+            #[expect(unsafe_code, reason = "std would check the same again, and slower")]
             // SAFETY: ASCII is UTF-8.
             true => Some(unsafe { std::str::from_utf8_unchecked(bytes) }),
             false => std::str::from_utf8(bytes)

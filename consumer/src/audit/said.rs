@@ -118,9 +118,8 @@ impl<'a> Said<'a> {
         newest: &Marks,
         bar: &ProgressBar,
     ) -> anyhow::Result<Self> {
-        let lengths = hull(spans).into_iter();
-        let half =
-            half_of(lengths.map(|(partition, span)| (partition, (span.end - span.start) as u64)));
+        let hull = hull(spans).into_iter();
+        let half = half_of(hull.map(|(partition, span)| (partition, span.end - span.start)));
         let spans = spans.iter().map(|(at, span)| (*at, span.clone()));
         let (half, other): (Spans, Spans) =
             spans.partition(|((_, partition), _)| half.contains(partition));
