@@ -1,7 +1,6 @@
 //! The real `consumer run` as a child process, and what its operators see of it.
 
 use std::path::Path;
-use std::process::ExitStatus;
 use std::time::Duration;
 
 use service::testing::{ANY_PORT, Process, until};
@@ -163,8 +162,8 @@ impl Program {
     /// Stops it, which it has to do in order.
     pub(crate) async fn stop(mut self) {
         self.process.assert_running();
-        let log = self.log();
-        let status: ExitStatus = self.process.stop().await;
-        assert_eq!(status.code(), Some(0), "{log}");
+        self.process.signal("TERM");
+        let status = self.process.ended().await;
+        assert!(status.success(), "{status}:\n{}", self.log());
     }
 }
