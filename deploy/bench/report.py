@@ -114,7 +114,7 @@ def markdown(results: Facts) -> str:
         f"{results['date']}, commit {versions['commit']}, {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, {machine['system']}, kernel {machine['kernel']}: "
         "programs, broker and database share them.\n\n"
         f"Kafka {versions['kafka']} ({versions['java']}), PostgreSQL {versions['postgresql']}, librdkafka {versions['librdkafka']}, sqlx {versions['sqlx']}, "
-        f"SQLite of its limit {versions['sqlite_of_the_limit']}, rustc {versions['rustc']}.\n\n"
+        f"rusqlite {versions.get('rusqlite', 'unknown')}, SQLite of its limit {versions['sqlite_of_the_limit']}, rustc {versions['rustc']}.\n\n"
         f"Input: {about['events']:,} simulated reports in {about['partitions']} partitions, {about['bytes_per_event']} bytes each"
         + (f", {about['rows_per_event']} rows" if "rows_per_event" in about else "")
         + f", of {about['tasks_at_a_time']:,} tasks at a time. Medians of {results['runs']} runs in turn.",
