@@ -513,10 +513,14 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    /// Sends SIGTERM and waits until it has ended.
+    /// Sends SIGTERM and waits until it has ended; shows how, and its log, if it did not end well.
     pub async fn stop(mut self) -> ExitStatus {
         self.signal("TERM");
-        self.ended().await
+        let status = self.ended().await;
+        if !status.success() {
+            eprintln!("--- {} ended with {status}:\n{}", self.name, self.log_end());
+        }
+        status
     }
 
     /// Waits until it has ended.

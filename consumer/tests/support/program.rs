@@ -162,8 +162,7 @@ impl Program {
     /// Stops it, which it has to do in order.
     pub(crate) async fn stop(mut self) {
         self.process.assert_running();
-        self.process.signal("TERM");
-        let status = self.process.ended().await;
-        assert!(status.success(), "{status}:\n{}", self.log());
+        let status = self.process.stop().await;
+        assert_eq!(status.code(), Some(0), "{status}");
     }
 }
