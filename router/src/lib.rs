@@ -55,6 +55,11 @@ const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
 /// While records are waiting, a transaction goes on for so long at least: the more of them it holds, the
 /// less each costs.
 const BACKLOG_INTERVAL: Duration = Duration::from_millis(100);
+/// How long after its answer to a commit the broker may be writing the transaction's end into the partitions.
+/// What is sent meanwhile it refuses (`CONCURRENT_TRANSACTIONS`), and librdkafka 2.12 tries again only after
+/// 20 ms (`rd_kafka_txn_handle_AddPartitionsToTxn`). While records are waiting that is no loss: the next ones
+/// are routed meanwhile.
+const SETTLING: Duration = Duration::from_millis(3);
 /// While records are waiting, the time is looked at after so many of them.
 const LOOK: u32 = 64;
 
@@ -239,6 +244,7 @@ async fn route_with_new_clients(
         breaker: Breaker::new(config.breaker),
         aborts: None,
         outage: None,
+        settled: None,
         event: Vec::new(),
     };
     let routed = router
@@ -285,6 +291,8 @@ struct Router<'a> {
     breaker: Breaker,
     /// Pauses after transactions that were aborted, since the last one that was not.
     aborts: Option<Backoff>,
+    /// When the broker is done with the last transaction, which left no record waiting.
+    settled: Option<Instant>,
     /// While the schema registry is away, which a record cannot do without.
     outage: Option<Outage>,
     /// The last event's bytes; the next one's go there.
@@ -479,11 +487,14 @@ impl Router<'_> {
         output: &mut Output,
         first: BorrowedMessage<'s>,
     ) -> anyhow::Result<Option<Next<'s>>> {
+        let begun = Instant::now();
+        if let Some(settled) = self.settled.take() {
+            sleep_until(settled).await;
+        }
         let transaction = output.begin().map_err(done_for)?;
         let mut work = Work::default();
-        let (mut interrupted, mut stopped_at) = (None, None);
+        let (mut interrupted, mut stopped_at, mut none_waiting) = (None, None, false);
 
-        let begun = Instant::now();
         let mut sent = self.send(&transaction, &first, &mut work).await;
         let commit_interval = Duration::from_millis(self.config.commit_interval_ms);
         let mut patience = commit_interval;
@@ -514,7 +525,10 @@ impl Router<'_> {
                 None => tokio::select! {
                     biased;
                     () = self.shutdown.cancelled() => break,
-                    () = &mut deadline => break,
+                    () = &mut deadline => {
+                        none_waiting = true;
+                        break;
+                    }
                     next = subscription.next() => next?,
                 },
             };
@@ -563,6 +577,7 @@ impl Router<'_> {
                 if self.aborts.take().is_some() {
                     tracing::info!("transactions commit again");
                 }
+                self.settled = none_waiting.then(|| Instant::now() + SETTLING);
                 self.health.progressed();
                 work.count(self.config);
             }
