@@ -117,7 +117,8 @@ def markdown(results: Facts) -> str:
         f"rusqlite {versions.get('rusqlite', 'unknown')}, SQLite of its limit {versions['sqlite_of_the_limit']}, rustc {versions['rustc']}.\n\n"
         f"Input: {about['events']:,} simulated reports in {about['partitions']} partitions, {about['bytes_per_event']} bytes each"
         + (f", {about['rows_per_event']} rows" if "rows_per_event" in about else "")
-        + f", of {about['tasks_at_a_time']:,} tasks at a time. Medians of {results['runs']} runs in turn.",
+        + f", of {about['tasks_at_a_time']:,} tasks at a time. Medians of {results['runs']} runs in turn"
+        + (f", after {results['warm_up']} of each case that does not count (`warm_up` in results.json)." if results.get("warm_up") else "."),
         "## Targets",
         table(["", "asked", "measured", "met"], [[t["what"], t["asked"].replace(">=", "≥").replace("<=", "≤"), number(t["measured"]), met[t["met"]]] for t in results["targets"]]),
         "## All cases",
