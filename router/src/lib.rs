@@ -100,7 +100,7 @@ pub struct Config {
     pub commit_interval_ms: u64,
 
     /// Commit at the latest after so many records
-    #[arg(long, env = "ROUTER_MAX_RECORDS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "ROUTER_MAX_RECORDS", value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_records: u32,
 
     /// When many records are unusable
