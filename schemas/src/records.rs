@@ -7,7 +7,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 /// What an engine says about one exec task at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskRunningInfo {
     /// The exec task; also the Kafka key.
@@ -36,7 +36,7 @@ pub struct TaskRunningInfo {
 }
 
 /// An engine instance.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EngineInstance {
     /// `host:port`.
@@ -55,9 +55,12 @@ pub struct EngineInstance {
 }
 
 /// A task's status, in the seed system's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub enum TaskStatus {
     /// A status that a newer schema knows and this one does not.
+    #[default]
     Unknown,
     /// Accepted, not yet queued.
     Inited,
@@ -121,7 +124,7 @@ pub struct TaskProgressInfo {
 }
 
 /// One job inside the engine; counts are numbers of the engine's smallest units of work.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct JobProgressInfo {
     /// The engine's name for the job.
@@ -146,7 +149,7 @@ pub struct TaskResourceInfo {
 }
 
 /// What one application holds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ResourceWithStatus {
     /// Bytes.

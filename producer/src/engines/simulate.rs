@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use schemas::{
-    EngineInstance, JobProgressInfo, MetricValue, ResourceWithStatus, TaskProgressInfo,
-    TaskResourceInfo, TaskRunningInfo, TaskStatus,
+    JobProgressInfo, MetricValue, ResourceWithStatus, TaskProgressInfo, TaskResourceInfo,
+    TaskRunningInfo, TaskStatus,
 };
 
 pub use run::{Options, run};
@@ -57,6 +57,8 @@ pub struct Simulation {
     started: u64,
     /// Tasks that run now, by engine.
     running: [i32; ENGINES.len()],
+    /// The last report; the next one takes its place.
+    report: TaskRunningInfo,
 }
 
 impl Simulation {
@@ -72,6 +74,7 @@ impl Simulation {
             turn: 0,
             started: 0,
             running: [0; ENGINES.len()],
+            report: TaskRunningInfo::default(),
         }
     }
 
@@ -80,22 +83,8 @@ impl Simulation {
         self.started
     }
 
-    fn reported_at(&mut self) -> i64 {
-        match &mut self.clock {
-            Clock::Now => Timestamp::now().as_microsecond(),
-            Clock::From { start, step } => {
-                let now = *start;
-                *start = start.saturating_add(*step);
-                now
-            }
-        }
-    }
-}
-
-impl Iterator for Simulation {
-    type Item = TaskRunningInfo;
-
-    fn next(&mut self) -> Option<TaskRunningInfo> {
+    /// The next report, written over the last one: what that allocated is used again.
+    pub fn next_report(&mut self) -> &TaskRunningInfo {
         let reported_at = self.reported_at();
         let slot = self.turn;
         self.turn = (slot + 1) % self.lives.len();
@@ -112,11 +101,25 @@ impl Iterator for Simulation {
         let runs = life.status == TaskStatus::Running;
         self.running[life.engine] += i32::from(runs) - i32::from(ran);
 
-        let report = life.report(&mut self.random, reported_at, self.running[life.engine]);
+        let report = &mut self.report;
+        report.reported_at = reported_at;
+        report.engine.running_tasks = self.running[life.engine];
+        life.report(&mut self.random, report);
         if !life.status.is_final() {
             self.lives[slot] = Some(life);
         }
-        Some(report)
+        &self.report
+    }
+
+    fn reported_at(&mut self) -> i64 {
+        match &mut self.clock {
+            Clock::Now => Timestamp::now().as_microsecond(),
+            Clock::From { start, step } => {
+                let now = *start;
+                *start = start.saturating_add(*step);
+                now
+            }
+        }
     }
 }
 
@@ -302,76 +305,97 @@ impl Life {
         f64::from(done) / f64::from(total.max(1))
     }
 
-    fn report(
-        &mut self,
-        random: &mut impl Rng,
-        reported_at: i64,
-        running_tasks: i32,
-    ) -> TaskRunningInfo {
-        let (instance, engine_type, user) = ENGINES[self.engine];
-        let sequence = self.sequence;
-        self.sequence += 1;
+    fn report(&mut self, random: &mut impl Rng, report: &mut TaskRunningInfo) {
         // An engine that has not begun, or has a bad moment, cannot tell everything.
         let mut tells =
             |begun: bool| begun && (self.status.is_final() || !random.random_bool(0.01));
         let queued = matches!(self.status, TaskStatus::Inited | TaskStatus::Scheduled);
-        let progress = tells(true).then(|| TaskProgressInfo {
+        let tells_progress = tells(true);
+        let tells_resource = tells(!queued);
+        let tells_metrics = tells(!queued);
+
+        let (instance, engine_type, user) = ENGINES[self.engine];
+        for (text, now) in [
+            (&mut report.exec_id, &*self.exec_id),
+            (&mut report.job_id, &*self.job_id),
+            (&mut report.engine.instance, instance),
+            (&mut report.engine.engine_type, engine_type),
+            (&mut report.engine.user, user),
+            (&mut report.engine.ticket_id, &*self.ticket_id),
+        ] {
+            now.clone_into(text);
+        }
+        report.status = self.status;
+        report.sequence = self.sequence;
+        self.sequence += 1;
+        report.progress = tells_progress.then(|| {
+            let last = report.progress.take();
+            self.progress_info(last.map_or_else(Vec::new, |last| last.progress_info))
+        });
+        report.resource = tells_resource.then(|| {
+            let last = report.resource.take().unwrap_or_default();
+            self.resource(last)
+        });
+        report.metrics = tells_metrics.then(|| self.metrics(report.metrics.take()));
+    }
+
+    /// In the place of the last report's jobs.
+    fn progress_info(&self, mut jobs: Vec<JobProgressInfo>) -> TaskProgressInfo {
+        jobs.truncate(self.stages.len());
+        jobs.extend((jobs.len()..self.stages.len()).map(|i| JobProgressInfo {
+            id: format!("stage-{i}"),
+            ..JobProgressInfo::default()
+        }));
+        for (job, stage) in jobs.iter_mut().zip(&self.stages) {
+            job.total_tasks = stage.total;
+            job.running_tasks = stage.running;
+            job.failed_tasks = stage.failed;
+            job.succeed_tasks = stage.done;
+        }
+        TaskProgressInfo {
             progress: self.progress(),
-            progress_info: self.stages.iter().enumerate().map(stage_info).collect(),
-        });
-        let resource = tells(!queued).then(|| TaskResourceInfo {
-            applications: self
-                .applications
-                .iter()
-                .map(|a| a.holds(self.status))
-                .collect(),
-        });
-        let metrics = tells(!queued).then(|| self.metrics());
-        TaskRunningInfo {
-            exec_id: self.exec_id.clone(),
-            job_id: self.job_id.clone(),
-            engine: EngineInstance {
-                instance: instance.to_owned(),
-                engine_type: engine_type.to_owned(),
-                user: user.to_owned(),
-                ticket_id: self.ticket_id.clone(),
-                running_tasks,
-            },
-            status: self.status,
-            reported_at,
-            sequence,
-            progress,
-            resource,
-            metrics,
+            progress_info: jobs,
         }
     }
 
-    fn metrics(&self) -> BTreeMap<String, MetricValue> {
+    /// In the place of what the last report had.
+    fn resource(&self, last: TaskResourceInfo) -> TaskResourceInfo {
+        let mut last = last.applications.into_iter();
+        let mut resource = TaskResourceInfo::default();
+        for application in &self.applications {
+            let (mut id, mut held) = last.next().unwrap_or_default();
+            application.id.clone_into(&mut id);
+            application.hold(self.status, &mut held);
+            resource.applications.insert(id, held);
+        }
+        resource
+    }
+
+    /// In the place of the last report's.
+    fn metrics(
+        &self,
+        last: Option<BTreeMap<String, MetricValue>>,
+    ) -> BTreeMap<String, MetricValue> {
         let failed: i32 = self.stages.iter().map(|stage| stage.failed).sum();
-        [
+        let mut metrics = last.unwrap_or_default();
+        for (name, value) in [
             ("cpuSeconds", MetricValue::Double(self.cpu_seconds)),
             ("gcMs", MetricValue::Long(self.gc_ms)),
             ("inputBytes", MetricValue::Long(self.input_bytes)),
             ("retried", MetricValue::Boolean(failed > 0)),
             ("shuffleBytes", MetricValue::Long(self.shuffle_bytes)),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into()
-    }
-}
-
-fn stage_info((i, stage): (usize, &Stage)) -> JobProgressInfo {
-    JobProgressInfo {
-        id: format!("stage-{i}"),
-        total_tasks: stage.total,
-        running_tasks: stage.running,
-        failed_tasks: stage.failed,
-        succeed_tasks: stage.done,
+        ] {
+            match metrics.get_mut(name) {
+                Some(last) => *last = value,
+                None => _ = metrics.insert(name.to_owned(), value),
+            }
+        }
+        metrics
     }
 }
 
 impl Application {
-    fn holds(&self, status: TaskStatus) -> (String, ResourceWithStatus) {
+    fn hold(&self, status: TaskStatus, held: &mut ResourceWithStatus) {
         let job_status = match status {
             TaskStatus::Running => "RUNNING",
             TaskStatus::Succeed => "FINISHED",
@@ -379,14 +403,11 @@ impl Application {
             TaskStatus::Cancelled => "KILLED",
             _ => "ACCEPTED",
         };
-        let held = ResourceWithStatus {
-            queue_memory: i64::from(self.executors) * self.memory_each,
-            queue_cores: self.executors * self.cores_each,
-            queue_instances: self.executors,
-            job_status: job_status.to_owned(),
-            queue: self.queue.to_owned(),
-        };
-        (self.id.clone(), held)
+        held.queue_memory = i64::from(self.executors) * self.memory_each;
+        held.queue_cores = self.executors * self.cores_each;
+        held.queue_instances = self.executors;
+        job_status.clone_into(&mut held.job_status);
+        self.queue.clone_into(&mut held.queue);
     }
 }
 
@@ -402,9 +423,9 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
         let bytes = |seed, run| -> Vec<Vec<u8>> {
-            Simulation::new(40, seed, run, CLOCK)
-                .take(5_000)
-                .map(|info| schemas::encode_info(&info).unwrap())
+            let mut simulation = Simulation::new(40, seed, run, CLOCK);
+            (0..5_000)
+                .map(|_| schemas::encode_info(simulation.next_report()).unwrap())
                 .collect()
         };
         assert_eq!(bytes(7, ""), bytes(7, ""));
@@ -417,10 +438,12 @@ mod tests {
         let mut lives: BTreeMap<String, Vec<TaskRunningInfo>> = BTreeMap::new();
         let mut simulation = Simulation::new(40, 7, "", CLOCK);
         let mut bytes = 0;
-        for info in simulation.by_ref().take(20_000) {
+        for _ in 0..20_000 {
+            let info = simulation.next_report();
             assert_eq!(info.problems(), []);
-            bytes += schemas::encode_info(&info).unwrap().len();
-            lives.entry(info.exec_id.clone()).or_default().push(info);
+            bytes += schemas::encode_info(info).unwrap().len();
+            let life = lives.entry(info.exec_id.clone()).or_default();
+            life.push(info.clone());
         }
         assert_eq!(simulation.tasks(), lives.len() as u64);
         assert!((250..400).contains(&(bytes / 20_000)), "{}", bytes / 20_000);

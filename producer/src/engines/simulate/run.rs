@@ -155,9 +155,7 @@ async fn simulate(
         };
         let until = due.min(count).min(sent + BURST);
         for _ in sent..until {
-            if let Some(info) = simulation.next() {
-                sender.send(&info).await?;
-            }
+            sender.send(simulation.next_report()).await?;
         }
         sent = sent.max(until);
         if sent < due {
