@@ -271,7 +271,7 @@ impl Trouble {
         match error {
             StoreError::Retry(_)
             | StoreError::TooLong(_)
-            | StoreError::Half(_)
+            | StoreError::Half { .. }
             | StoreError::Fenced(_) => Self::Passing(format!("{place}: {error}")),
             StoreError::Refused(_) | StoreError::Exit(_) | StoreError::MayNotMigrate(_) => {
                 Self::Lasting(NeedsAttention(format!("{place} refuses: {error}")).into())
@@ -691,20 +691,22 @@ impl Entrance<'_> {
                 .record(begun.elapsed());
             match written {
                 Ok(_) if end == End::RollBack => tried = count,
-                Ok(written) => {
-                    for (part, rows) in written {
-                        metrics::counter!(ROWS, "db_collection_name" => part.table())
-                            .increment(rows);
-                    }
+                Ok(rows) => {
+                    self.count(count, rows);
                     self.moved_on(count)?;
                     self.in_halves = true;
                     (left, tried) = (left - count, 0);
                 }
-                Err(StoreError::Half(reason)) => {
+                Err(StoreError::Half {
+                    reason,
+                    stored,
+                    rows,
+                }) => {
                     tracing::warn!(
-                        "{}: {reason}; half of {count} events is stored, the others are read again",
+                        "{}: {reason}; {stored} of {count} events are stored, the others are read again",
                         self.place
                     );
+                    self.count(stored, rows);
                     self.in_halves = false;
                     return self.go_back().await;
                 }
@@ -830,14 +832,21 @@ impl Entrance<'_> {
         }
     }
 
+    /// Tells the metrics what is stored.
+    fn count(&self, events: usize, rows: Vec<(Part, u64)>) {
+        let topic = &self.config.events_topic;
+        metrics::counter!(names::CONSUMED, &messaging("poll", topic)).increment(events as u64);
+        for (part, rows) in rows {
+            metrics::counter!(ROWS, "db_collection_name" => part.table()).increment(rows);
+        }
+    }
+
     /// The first `count` records are stored.
     fn moved_on(&mut self, count: usize) -> Result<(), Trouble> {
         let stored = last_read(&self.batch.records()[..count]);
         self.batch.stored(count);
         self.piece = (self.piece * 2).min(self.config.max_events as usize).max(1);
         self.health.progressed();
-        let topic = &self.config.events_topic;
-        metrics::counter!(names::CONSUMED, &messaging("poll", topic)).increment(count as u64);
 
         let mut committed = Vec::new();
         for (partition, anchor) in stored {
@@ -849,7 +858,7 @@ impl Entrance<'_> {
             committed.push(self.letters.stored(partition, next));
         }
         // For tools that show lag; of no use here but for the letters.
-        let told = offsets(topic, &committed).and_then(|list| {
+        let told = offsets(&self.config.events_topic, &committed).and_then(|list| {
             self.subscription
                 .consumer()
                 .commit(&list, CommitMode::Async)

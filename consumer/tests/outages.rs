@@ -270,6 +270,58 @@ async fn a_transaction_that_cannot_be_serialized_is_written_again_each_row_once(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_one_of_two_transactions_fails_the_other_ones_events_are_stored_and_counted_once() {
+    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
+        return;
+    };
+    let sample = strategies::sample_event();
+    let program = storing(&pipeline, pipeline.program("consumer", &[]), 100).await;
+    // Three times, where a second transaction is open beside it. (A sequence is not rolled back.)
+    pipeline
+        .execute(
+            "CREATE SEQUENCE failures; \
+             CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+               IF (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'consumer' \
+                   AND xact_start IS NOT NULL) > 1 AND nextval('failures') <= 3 THEN \
+                 RAISE 'not now' USING ERRCODE = 'serialization_failure'; \
+               END IF; RETURN NEW; END $$; \
+             CREATE TRIGGER fail BEFORE INSERT ON task_metrics FOR EACH ROW \
+               WHEN (NEW.event_partition = 0 AND NEW.event_offset % 100 = 0) EXECUTE FUNCTION fail()",
+        )
+        .await;
+    let failures = || program.log().matches("the others are read again").count();
+    let mut events = 100;
+    // Only a batch of many is stored by two transactions, and how many there are at once is not ours to say.
+    while failures() < 3 && events < 200_000 {
+        pipeline.fill_numbered(&sample, 8_000, 0);
+        events += 8_000;
+        pipeline.until_all_stored(Duration::from_secs(120)).await;
+    }
+    assert_eq!(failures(), 3, "the fault happened: {}", program.log());
+    pipeline.assert_each_once(&BTreeSet::new()).await;
+    let counted = [
+        "messaging_client_consumed_messages_total{",
+        "taskrunning_rows_total{db_collection_name=\"task_progress\"}",
+        "taskrunning_rows_total{db_collection_name=\"task_metrics\"}",
+    ];
+    // It counts just after the commit that tells us that all is stored.
+    until(
+        "each is counted once",
+        Duration::from_secs(60),
+        async || {
+            let (_, metrics) = program.process.get("/metrics")?;
+            let of = |name: &&str| metrics.lines().find(|line| line.starts_with(*name));
+            let all = counted
+                .iter()
+                .all(|name| of(name).is_some_and(|line| line.ends_with(&format!(" {events}"))));
+            all.then_some(())
+        },
+    )
+    .await;
+    program.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_statements_time_out_smaller_pieces_are_written() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 2).await else {
         return;

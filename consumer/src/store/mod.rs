@@ -299,9 +299,15 @@ pub(crate) enum StoreError {
     /// It took longer than the database, or we, allow: try again with less at once.
     #[error("{0}")]
     TooLong(String),
-    /// Half of the records are stored, the others are not, for this reason: read the positions again.
-    #[error("{0}")]
-    Half(String),
+    /// Some of the records are stored, the others are not, for this reason: read the positions again.
+    #[error("{reason}")]
+    Half {
+        reason: String,
+        /// How many records are stored.
+        stored: usize,
+        /// Their rows.
+        rows: Vec<(Part, u64)>,
+    },
     /// One of the rows is what the database cannot hold.
     #[error("{0}")]
     Refused(String),

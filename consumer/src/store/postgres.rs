@@ -260,16 +260,22 @@ impl Postgres {
             lane.write(&self.options, &half, writing),
             other.write(&self.options, &other_half, writing)
         );
-        match written {
-            (Ok(half), Ok(other_half)) => {
-                let both = half.into_iter().zip(other_half);
-                Ok(both
+        let (stored, rows, error) = match written {
+            (Ok(rows), Ok(of_others)) => {
+                let both = rows.into_iter().zip(of_others);
+                return Ok(both
                     .map(|((part, rows), (_, more))| (part, rows + more))
-                    .collect())
+                    .collect());
             }
-            (Err(error), Err(_)) => Err(error),
-            (Ok(_), Err(error)) | (Err(error), Ok(_)) => Err(StoreError::Half(error.to_string())),
-        }
+            (Err(error), Err(_)) => return Err(error),
+            (Ok(rows), Err(error)) => (half.len(), rows, error),
+            (Err(error), Ok(rows)) => (other_half.len(), rows, error),
+        };
+        Err(StoreError::Half {
+            reason: error.to_string(),
+            stored,
+            rows,
+        })
     }
 }
 
