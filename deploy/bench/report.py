@@ -72,7 +72,7 @@ TARGETS = [
     faster("audit / reading the topic, events/s", ">= 0.3", "audit", "read-topic"),
     Ratio("audit / (reading the topic + scanning the tables), time", "", ("audit", SECONDS), (("read-topic", SECONDS), ("scan-tables", SECONDS))),
     Ratio("producer on one core, reports/s", ">= 300000", ("producer", EVENTS)),
-    *(Ratio(f"{n} routers / one, CPU per event", "<= 1.1", (f"router-{n}", CPU), (("router", CPU),)) for n in (2, 4, 8)),
+    *(Ratio(f"{n} routers / one, CPU per event", "<= 1.1", (f"router-{n}", CPU), (("router-1", CPU),)) for n in (2, 4, 8)),
 ]
 
 
@@ -176,7 +176,7 @@ CHARTS = {
     "cpu": (
         "CPU seconds per million events, of the program itself",
         "cpu",
-        ["raw-copy", "router", "router-2", "router-4", "router-8", "consumer-postgres", "consumer-sqlite", "audit", "peers/streams-eos", "peers/debezium-3-upsert", "peers/flink-3-upsert"],
+        ["raw-copy", "router", "router-1", "router-2", "router-4", "router-8", "consumer-postgres", "consumer-sqlite", "audit", "peers/streams-eos", "peers/debezium-3-upsert", "peers/flink-3-upsert"],
     ),
 }  # fmt: skip
 
