@@ -139,7 +139,7 @@ async fn of_two_halves_the_one_that_is_refused_is_read_again_and_the_other_store
     let count = EVENTS.to_string();
     let together = ["--max-events", &count, "--commit-interval-ms", "2000"];
     let program = pipeline.program("consumer", &together);
-    program.until_logged("half of 1000 events is stored").await;
+    program.until_logged("500 of 1000 events are stored").await;
     pipeline.until_all_stored(Duration::from_secs(60)).await;
     program.stop().await;
     pipeline.assert_each_once(&poisoned).await;
