@@ -1,6 +1,7 @@
 //! What the router could be at best: the same records from topic to topic in Kafka transactions, each
 //! with the offsets it consumed, and not a byte of them looked at. Takes the router's options and has
-//! its settings; ends when the source topic is copied.
+//! its settings, but for what bounds the router's memory: it fetches as much at once as librdkafka does
+//! by itself. Ends when the source topic is copied.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use service::transaction::flush;
 
-/// As `service::subscription` has them.
+/// As `service::subscription` has them, without its limits on a fetch.
 const READING: &[(&str, &str)] = &[
     ("isolation.level", "read_committed"),
     ("enable.auto.commit", "false"),
