@@ -18,13 +18,14 @@ mod route;
 mod writers;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use jiff::Timestamp;
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -38,6 +39,8 @@ use service::registry::{Registry, RegistryError, until_answered};
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
 use service::transaction::{Failed, Output, Transaction};
+use tokio::runtime::Handle;
+use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -57,9 +60,13 @@ const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
 const BACKLOG_INTERVAL: Duration = Duration::from_millis(100);
 /// How long after its answer to a commit the broker may be writing the transaction's end into the partitions.
 /// What is sent meanwhile it refuses (`CONCURRENT_TRANSACTIONS`), and librdkafka 2.12 tries again only after
-/// 20 ms (`rd_kafka_txn_handle_AddPartitionsToTxn`). While records are waiting that is no loss: the next ones
-/// are routed meanwhile.
+/// 20 ms (`rd_kafka_txn_handle_AddPartitionsToTxn`). While records are waiting, the next ones are routed
+/// meanwhile.
 const SETTLING: Duration = Duration::from_millis(3);
+/// At most about so much is routed while a transaction commits.
+const AHEAD_BYTES: usize = 4 << 20;
+/// When no record is waiting while a transaction commits, the next look is so much later.
+const AHEAD_PAUSE: Duration = Duration::from_micros(200);
 /// While records are waiting, the time is looked at after so many of them.
 const LOOK: u32 = 64;
 
@@ -246,6 +253,7 @@ async fn route_with_new_clients(
         outage: None,
         settled: None,
         event: Vec::new(),
+        ahead: Ahead::default(),
     };
     let routed = router
         .route_until_shutdown(&subscription, &mut output)
@@ -297,6 +305,8 @@ struct Router<'a> {
     outage: Option<Outage>,
     /// The last event's bytes; the next one's go there.
     event: Vec<u8>,
+    /// What was routed while the last transaction was committed: the next one begins with it.
+    ahead: Ahead,
 }
 
 /// A time in which nothing is read, since the schema registry does not answer.
@@ -315,38 +325,33 @@ impl Router<'_> {
         subscription: &Subscription,
         output: &mut Output,
     ) -> anyhow::Result<()> {
-        loop {
-            let due = self.outage.as_ref().map(|outage| outage.next_try);
-            let next = tokio::select! {
-                biased;
-                () = self.shutdown.cancelled() => return Ok(()),
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.ask_again(subscription).await?;
-                    continue;
-                }
-                // Of the group it stays a member meanwhile.
-                next = subscription.next() => next?,
-            };
-            // What interrupts a transaction is dealt with after it.
-            let rebalance = match next {
-                Next::Record(first) if self.can_read(&first).await? => {
-                    self.transact(subscription, output, first).await?
-                }
-                Next::Record(first) => {
-                    self.go_back_to(subscription, &first)?;
-                    None
-                }
-                rebalance => Some(rebalance),
-            };
-            match rebalance {
-                Some(Next::Assigned(partitions)) => {
+        let mut met = None;
+        while !self.shutdown.is_cancelled() {
+            if self.ahead.events.is_empty() && met.is_none() {
+                let due = self.outage.as_ref().map(|outage| outage.next_try);
+                met = tokio::select! {
+                    biased;
+                    () = self.shutdown.cancelled() => break,
+                    () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                        self.ask_again(subscription).await?;
+                        continue;
+                    }
+                    // Of the group it stays a member meanwhile.
+                    next = subscription.next() => Some(next?),
+                };
+            }
+            match met.take() {
+                Some(Next::Assigned(partitions)) if self.ahead.events.is_empty() => {
                     self.begin_partitions(subscription, partitions).await?;
                     self.wait(subscription)?;
                 }
-                Some(Next::Revoked { partitions, .. }) => subscription.release(&partitions)?,
-                Some(Next::Record(_)) | None => {}
+                Some(Next::Revoked { partitions, .. }) if self.ahead.events.is_empty() => {
+                    subscription.release(&partitions)?;
+                }
+                first => met = self.transact(subscription, output, first).await?,
             }
         }
+        Ok(())
     }
 
     /// Whether it is known what wrote a record; if not, the schema registry is asked. While that is
@@ -480,28 +485,56 @@ impl Router<'_> {
         }
     }
 
-    /// One transaction, from its first record to its commit. Gives back what interrupted it.
+    /// One transaction, to its commit: of what was routed ahead, `first` and what follows. A rebalance ends
+    /// it, also as `first`. Gives back what was met and is to be dealt with next.
     async fn transact<'s>(
         &mut self,
         subscription: &'s Subscription,
         output: &mut Output,
-        first: BorrowedMessage<'s>,
+        first: Option<Next<'s>>,
     ) -> anyhow::Result<Option<Next<'s>>> {
+        let (mut met, mut stopped_at) = (None, None);
+        let first = match first {
+            Some(Next::Record(record)) => match self.can_read(&record).await? {
+                true => Some(record),
+                false => {
+                    stopped_at = Some(record);
+                    None
+                }
+            },
+            rebalance => {
+                met = rebalance;
+                None
+            }
+        };
+        if first.is_none() && self.ahead.events.is_empty() {
+            if let Some(record) = stopped_at {
+                self.go_back_to(subscription, &record)?;
+            }
+            return Ok(met);
+        }
         let begun = Instant::now();
         if let Some(settled) = self.settled.take() {
             sleep_until(settled).await;
         }
         let transaction = output.begin().map_err(done_for)?;
-        let mut work = Work::default();
-        let (mut interrupted, mut stopped_at, mut none_waiting) = (None, None, false);
+        let (mut work, mut none_waiting) = (Work::default(), false);
 
-        let mut sent = self.send(&transaction, &first, &mut work).await;
+        let mut sent = self.send_ahead(&transaction, &mut work).await;
+        match first {
+            Some(first) if sent.is_ok() => {
+                sent = self.send(&transaction, &first, &mut work).await;
+            }
+            unsent => stopped_at = stopped_at.or(unsent),
+        }
         let commit_interval = Duration::from_millis(self.config.commit_interval_ms);
         let mut patience = commit_interval;
         let deadline = sleep_until(begun + patience);
         tokio::pin!(deadline);
         // A run of rejects that a full transaction would cut is not cut: the breaker's limit bounds it.
         while sent.is_ok()
+            && met.is_none()
+            && stopped_at.is_none()
             && work.tripped.is_none()
             && (work.records < self.config.max_records || self.breaker.undecided())
         {
@@ -541,27 +574,26 @@ impl Router<'_> {
                     }
                     sent = self.send(&transaction, &record, &mut work).await;
                 }
-                rebalance => {
-                    interrupted = Some(rebalance);
-                    break;
-                }
+                rebalance => met = Some(rebalance),
             }
         }
 
-        let lost = matches!(interrupted, Some(Next::Revoked { lost: true, .. }));
+        let lost = matches!(met, Some(Next::Revoked { lost: true, .. }));
+        let goes_on =
+            met.is_none() && stopped_at.is_none() && !none_waiting && !self.shutdown.is_cancelled();
         let committed = match sent {
             Ok(()) if !lost && work.tripped.is_none() => {
-                let group = subscription
-                    .consumer()
-                    .group_metadata()
-                    .context("no group metadata")?;
-                let begun = Instant::now();
-                let committed = transaction
-                    .commit(&work.next_offsets(&self.config.source_topic)?, &group)
-                    .await;
-                metrics::histogram!(names::OPERATION_DURATION, "messaging_operation_name" => "commit")
-                    .record(begun.elapsed());
-                committed
+                let group = subscription.consumer().group_metadata();
+                let group = group.context("no group metadata")?;
+                let offsets = work.next_offsets(&self.config.source_topic)?;
+                if goes_on {
+                    let (committed, met_ahead) =
+                        self.commit_and_route_ahead(subscription, &transaction, &offsets, &group)?;
+                    met = met_ahead;
+                    committed
+                } else {
+                    commit(&transaction, &offsets, &group).await
+                }
             }
             sent => sent,
         };
@@ -600,8 +632,13 @@ impl Router<'_> {
                     () = sleep(pause) => {}
                 }
                 self.breaker.reset();
-                let first = work.first.iter();
-                subscription.seek(&first.map(|(p, o)| (*p, Offset::Offset(*o))).collect())?;
+                self.ahead.give_back(&mut work.first);
+                if let Some(Next::Record(record)) = &met {
+                    let read_again = Offset::Offset(record.offset());
+                    work.first.entry(record.partition()).or_insert(read_again);
+                    met = None;
+                }
+                subscription.seek(&work.first)?;
                 if stopped_at
                     .as_ref()
                     .is_some_and(|record| work.first.contains_key(&record.partition()))
@@ -615,7 +652,88 @@ impl Router<'_> {
         if let Some(record) = stopped_at {
             self.go_back_to(subscription, &record)?;
         }
-        Ok(interrupted)
+        Ok(met)
+    }
+
+    /// Commits on a thread of its own, and routes meanwhile what is waiting, as far as it becomes events.
+    /// Gives what was met that does not.
+    fn commit_and_route_ahead<'s>(
+        &mut self,
+        subscription: &'s Subscription,
+        transaction: &Transaction<'_>,
+        offsets: &TopicPartitionList,
+        group: &ConsumerGroupMetadata,
+    ) -> anyhow::Result<(Result<(), Failed>, Option<Next<'s>>)> {
+        let runtime = Handle::current();
+        block_in_place(|| {
+            std::thread::scope(|scope| {
+                let committing = scope.spawn(|| {
+                    let committed = runtime.block_on(commit(transaction, offsets, group));
+                    if committed.is_ok() {
+                        std::thread::sleep(SETTLING);
+                    }
+                    committed
+                });
+                let met = self.route_ahead(subscription, || committing.is_finished());
+                let committed = committing.join();
+                let committed = committed.map_err(|_| anyhow!("the commit panicked"))?;
+                Ok((committed, met?))
+            })
+        })
+    }
+
+    fn route_ahead<'s>(
+        &mut self,
+        subscription: &'s Subscription,
+        is_done: impl Fn() -> bool,
+    ) -> anyhow::Result<Option<Next<'s>>> {
+        let max_records = self.config.max_records as usize;
+        // With one that does not become an event, the next transaction is still none too large.
+        while !is_done()
+            && self.ahead.events.len() + 1 < max_records
+            && self.ahead.bytes.len() < AHEAD_BYTES
+        {
+            let record = match subscription.waiting()? {
+                Some(Next::Record(record)) => record,
+                Some(rebalance) => return Ok(Some(rebalance)),
+                None => {
+                    std::thread::sleep(AHEAD_PAUSE);
+                    continue;
+                }
+            };
+            match route_record(self.schemas, &self.limits, &record, &mut self.event) {
+                Outcome::Event {
+                    key,
+                    value,
+                    adjustments,
+                } => self.ahead.push(&record, &key, value, adjustments),
+                Outcome::DeadLetter(_) => return Ok(Some(Next::Record(record))),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends what was routed ahead.
+    async fn send_ahead(
+        &mut self,
+        transaction: &Transaction<'_>,
+        work: &mut Work,
+    ) -> Result<(), Failed> {
+        // Where one cannot be sent, all are read again.
+        for event in &self.ahead.events {
+            work.read(event.partition, event.offset);
+        }
+        for event in self.ahead.events.drain(..) {
+            self.breaker.accept();
+            work.events += 1;
+            work.adjustments.extend(event.adjustments);
+            let record = BaseRecord::to(&self.config.events_topic)
+                .key(&self.ahead.bytes[event.key])
+                .payload(&self.ahead.bytes[event.value]);
+            transaction.send(record).await?;
+        }
+        self.ahead.bytes.clear();
+        Ok(())
     }
 
     /// Routes one record into the transaction.
@@ -625,23 +743,8 @@ impl Router<'_> {
         record: &BorrowedMessage<'_>,
         work: &mut Work,
     ) -> Result<(), Failed> {
-        let source = PlainSource {
-            topic: record.topic(),
-            partition: record.partition(),
-            offset: record.offset(),
-            timestamp: record.timestamp().to_millis().unwrap_or(-1),
-        };
-        let routed_at = Timestamp::now().as_microsecond();
         work.read(record.partition(), record.offset());
-        match route(
-            &self.schemas.writers.decoder,
-            record.payload(),
-            source,
-            routed_at,
-            self.schemas.framing,
-            self.limits.event_bytes,
-            &mut self.event,
-        ) {
+        match route_record(self.schemas, &self.limits, record, &mut self.event) {
             Outcome::Event {
                 key,
                 value,
@@ -706,6 +809,91 @@ impl Router<'_> {
     }
 }
 
+/// Routes a record; an event is written into `buffer`.
+fn route_record<'a>(
+    schemas: &Schemas,
+    limits: &Limits,
+    record: &'a BorrowedMessage<'_>,
+    buffer: &'a mut Vec<u8>,
+) -> Outcome<'a> {
+    let source = PlainSource {
+        topic: record.topic(),
+        partition: record.partition(),
+        offset: record.offset(),
+        timestamp: record.timestamp().to_millis().unwrap_or(-1),
+    };
+    route(
+        &schemas.writers.decoder,
+        record.payload(),
+        source,
+        Timestamp::now().as_microsecond(),
+        schemas.framing,
+        limits.event_bytes,
+        buffer,
+    )
+}
+
+async fn commit(
+    transaction: &Transaction<'_>,
+    offsets: &TopicPartitionList,
+    group: &ConsumerGroupMetadata,
+) -> Result<(), Failed> {
+    let begun = Instant::now();
+    let committed = transaction.commit(offsets, group).await;
+    metrics::histogram!(names::OPERATION_DURATION, "messaging_operation_name" => "commit")
+        .record(begun.elapsed());
+    committed
+}
+
+/// Events that are in no transaction yet.
+#[derive(Default)]
+struct Ahead {
+    events: Vec<AheadEvent>,
+    /// Their keys and values.
+    bytes: Vec<u8>,
+}
+
+struct AheadEvent {
+    /// Of the record that it was made of.
+    partition: i32,
+    offset: i64,
+    /// Where they are in [`Ahead::bytes`].
+    key: Range<usize>,
+    value: Range<usize>,
+    adjustments: Vec<Adjustment>,
+}
+
+impl Ahead {
+    fn push(
+        &mut self,
+        record: &BorrowedMessage<'_>,
+        key: &str,
+        value: &[u8],
+        adjustments: Vec<Adjustment>,
+    ) {
+        let key_start = self.bytes.len();
+        self.bytes.extend_from_slice(key.as_bytes());
+        let value_start = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.events.push(AheadEvent {
+            partition: record.partition(),
+            offset: record.offset(),
+            key: key_start..value_start,
+            value: value_start..self.bytes.len(),
+            adjustments,
+        });
+    }
+
+    /// Forgets them. Of each partition, `first` becomes the offset to read again from, where that has none.
+    fn give_back(&mut self, first: &mut BTreeMap<i32, Offset>) {
+        for event in self.events.drain(..) {
+            let offset = Offset::Offset(event.offset);
+            first.entry(event.partition).or_insert(offset);
+        }
+        self.bytes.clear();
+    }
+}
+
 /// What one transaction has done so far.
 #[derive(Default)]
 struct Work {
@@ -714,7 +902,7 @@ struct Work {
     rejects: Vec<&'static str>,
     adjustments: Vec<Adjustment>,
     /// The first offset read of each partition.
-    first: BTreeMap<i32, i64>,
+    first: BTreeMap<i32, Offset>,
     /// The next offset to read of each partition.
     next: BTreeMap<i32, i64>,
     /// Why the circuit breaker opened, if it did.
@@ -724,7 +912,9 @@ struct Work {
 impl Work {
     fn read(&mut self, partition: i32, offset: i64) {
         self.records += 1;
-        self.first.entry(partition).or_insert(offset);
+        self.first
+            .entry(partition)
+            .or_insert(Offset::Offset(offset));
         self.next.insert(partition, offset + 1);
     }
 

@@ -7,17 +7,11 @@ mod faults_support;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use faults_support::{Alongside, Load, ONE_AT_A_TIME, SHORT, Topics, doubles, reports};
+use faults_support::{
+    Alongside, Load, ONE_AT_A_TIME, SHORT, Topics, doubles, reports, until_it_has_partitions,
+};
 use schemas::TaskRunningInfo;
-use service::testing::{Process, kafka, read_all, until};
-
-async fn until_it_has_partitions(router: &Process, name: &str) {
-    let what = format!("{name} has partitions");
-    until(&what, Duration::from_secs(120), async || {
-        router.log().contains("assigned ").then_some(())
-    })
-    .await;
-}
+use service::testing::{Process, kafka, read_all};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn routers_killed_in_turn_copy_every_record_once_and_in_order_for_a_reader_alongside_too() {

@@ -6,7 +6,7 @@ mod faults_support;
 
 use std::time::{Duration, Instant};
 
-use faults_support::{Alongside, Broker, Load, Topics, client, numbered};
+use faults_support::{Alongside, Broker, Load, Topics, client, numbered, until_it_has_partitions};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use service::testing::{ANY_PORT, Process, kafka, service, until};
 
@@ -269,6 +269,37 @@ async fn a_broker_that_restarts_and_one_away_for_longer_than_a_transaction_lasts
     let (events, letters) = topics.audit().await;
     assert_eq!(letters, 0);
     assert_eq!(alongside.stop_at(events).await.len(), events);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_routed_while_a_commit_failed_or_a_rebalance_came_is_routed_once_and_in_order() {
+    const RECORDS: i64 = 60_000;
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::make(&bootstrap, 4).await;
+    let full_transactions = ["--max-records", "100"];
+    let router = topics.start_static("router-1", &full_transactions);
+    until_it_has_partitions(&router, "router-1").await;
+    // Less than any batch has: the broker refuses them all, and transactions that hold some abort.
+    topics.limit_events(80).await;
+    topics.send_good(RECORDS);
+    until("transactions abort", Duration::from_secs(120), async || {
+        router.log().contains("records aborted").then_some(())
+    })
+    .await;
+    topics.limit_events(1_048_588).await;
+    until(
+        "a transaction commits",
+        Duration::from_secs(60),
+        async || topics.committed().filter(|committed| !committed.is_empty()),
+    )
+    .await;
+    let other = topics.start_static("router-2", &full_transactions);
+    until_it_has_partitions(&other, "router-2").await;
+    topics.until_routed(Duration::from_secs(120)).await;
+    for router in [router, other] {
+        assert_eq!(router.stop().await.code(), Some(0));
+    }
+    assert_eq!(topics.audit().await, (RECORDS as usize, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

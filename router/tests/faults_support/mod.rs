@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -44,6 +44,15 @@ pub(crate) const SHORT: [&str; 4] = [
     "-X",
     "transaction.timeout.ms=6000",
 ];
+
+/// Waits until a router has said that partitions were assigned to it.
+pub(crate) async fn until_it_has_partitions(router: &Process, name: &str) {
+    let what = format!("{name} has partitions");
+    until(&what, Duration::from_secs(120), async || {
+        router.log().contains("assigned ").then_some(())
+    })
+    .await;
+}
 
 /// Topics of one test and what runs on them. The group is named as the source topic.
 pub(crate) struct Topics {
@@ -92,6 +101,17 @@ impl Topics {
     /// Gives the source topic more partitions, `count` in all, and waits until clients see them.
     pub(crate) async fn grow_source(&self, count: i32) {
         add_partitions(&self.bootstrap, &self.source, count).await;
+    }
+
+    /// Sets what the events topic takes in a batch, in bytes.
+    pub(crate) async fn limit_events(&self, bytes: u32) {
+        let bytes = bytes.to_string();
+        let events = AlterConfig::new(ResourceSpecifier::Topic(&self.events));
+        let altered = events.set("max.message.bytes", &bytes);
+        let altered = self.admin().alter_configs([&altered], &admin_options());
+        for topic in altered.await.unwrap() {
+            topic.unwrap();
+        }
     }
 
     /// Deletes what stands before an offset of the source topic, as retention does.
