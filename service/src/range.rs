@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use jiff::{SignedDuration, Timestamp};
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -194,8 +196,8 @@ impl Reader {
         uncommitted.set("isolation.level", "read_uncommitted");
         Ok(Self {
             options: options.clone(),
-            committed: consumer(&config)?,
-            uncommitted: consumer(&uncommitted)?,
+            committed: consumer(&config, Quiet)?,
+            uncommitted: consumer(&uncommitted, Quiet)?,
             config,
         })
     }
@@ -295,7 +297,30 @@ impl Reader {
         stop: &CancellationToken,
         each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        self.scan_with(&self.config, topic, ranges, stop, each)
+        self.scan_with(&consumer(&self.config, Quiet)?, topic, ranges, stop, each)
+    }
+
+    /// [`scan`](Self::scan), which gives whether records of aborted transactions may be among these offsets.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn scan_and_note_aborted(
+        &self,
+        topic: &str,
+        ranges: &Ranges,
+        stop: &CancellationToken,
+        each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<bool> {
+        let mut config = self.config.clone();
+        let debug = match config.get("debug") {
+            Some(chosen) => format!("{chosen},msg"),
+            None => "msg".to_owned(),
+        };
+        config.set("debug", debug);
+        config.set_log_level(RDKafkaLogLevel::Debug);
+        let consumer = consumer(&config, Skipped::default())?;
+        self.scan_with(&consumer, topic, ranges, stop, each)?;
+        Ok(consumer.context().0.load(Ordering::Relaxed))
     }
 
     /// [`scan`](Self::scan), with the records of aborted transactions among the others.
@@ -311,12 +336,13 @@ impl Reader {
     ) -> anyhow::Result<()> {
         let mut config = self.config.clone();
         config.set("isolation.level", "read_uncommitted");
-        self.scan_with(&config, topic, ranges, stop, each)
+        self.scan_with(&consumer(&config, Quiet)?, topic, ranges, stop, each)
     }
 
+    /// With a consumer of its own: one that has read a partition before has a position in it already.
     fn scan_with(
         &self,
-        config: &ClientConfig,
+        consumer: &BaseConsumer<impl ConsumerContext>,
         topic: &str,
         ranges: &Ranges,
         stop: &CancellationToken,
@@ -331,8 +357,6 @@ impl Reader {
         if ends.is_empty() {
             return Ok(());
         }
-        // One of its own: a consumer that has read a partition before has a position in it already.
-        let consumer = consumer(config)?;
         consumer.assign(&assignment)?;
         let (mut read, mut last_step, mut trouble) = (0, Instant::now(), None);
         let mut reached = BTreeMap::new();
@@ -451,10 +475,33 @@ impl Reader {
     }
 }
 
-fn consumer(config: &ClientConfig) -> anyhow::Result<BaseConsumer<Quiet>> {
+fn consumer<C: ConsumerContext + 'static>(
+    config: &ClientConfig,
+    context: C,
+) -> anyhow::Result<BaseConsumer<C>> {
     config
-        .create_with_context(Quiet)
+        .create_with_context(context)
         .map_err(|error| wrong_settings(error).into())
+}
+
+/// Whether a client has skipped records of an aborted transaction. librdkafka 2.12 tells it in a line of its
+/// debug log (`rd_kafka_msgset_reader_msgs_v2`), and nowhere else.
+#[derive(Default)]
+struct Skipped(AtomicBool);
+
+impl ConsumerContext for Skipped {}
+
+impl ClientContext for Skipped {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if message.contains("in aborted transaction") {
+            self.0.store(true, Ordering::Relaxed);
+        }
+        Quiet.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Quiet.error(error, reason);
+    }
 }
 
 #[cfg(test)]

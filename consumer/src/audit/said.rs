@@ -49,16 +49,19 @@ impl Topic<'_> {
         before.is_some_and(|before| event.info.reported_at < before)
     }
 
-    /// Reads events, each after it was learned what wrote it.
+    /// Reads events, each after it was learned what wrote it. Gives whether records of aborted transactions
+    /// may be among them.
     fn scan(
         &self,
         ranges: &Ranges,
         mut each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        self.reader.scan(self.name, ranges, self.stop, |record| {
+    ) -> anyhow::Result<bool> {
+        let each = |record: &BorrowedMessage<'_>| {
             self.writers.learn_soon(record.payload(), self.stop)?;
             each(record)
-        })
+        };
+        self.reader
+            .scan_and_note_aborted(self.name, ranges, self.stop, each)
     }
 }
 
@@ -163,7 +166,7 @@ impl<'a> Said<'a> {
         };
         let (mut copy, mut put) = (CopyWriter::default(), Vec::new());
         let mut read = 0;
-        topic.scan(&ranges, |record| {
+        let may_be_aborted = topic.scan(&ranges, |record| {
             read += 1;
             if read % TOLD_EVERY == 0 {
                 bar.inc(TOLD_EVERY);
@@ -212,7 +215,9 @@ impl<'a> Said<'a> {
             }
             Ok(())
         })?;
-        said.aborted = aborted(topic, &ranges, &said.events)?;
+        if may_be_aborted {
+            said.aborted = aborted(topic, &ranges, &said.events)?;
+        }
         Ok(said)
     }
 
@@ -261,7 +266,8 @@ pub(crate) fn hull(spans: &Spans) -> Ranges {
 }
 
 /// Records of aborted transactions among these offsets, by partition: all that there are, less the
-/// `committed` ones. Read only of partitions that have fewer of those than offsets.
+/// `committed` ones, for which the topic is read once more. Read only of partitions that have fewer of those
+/// than offsets.
 ///
 /// # Errors
 /// If the topic cannot be read to the end.
