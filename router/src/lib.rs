@@ -10,7 +10,7 @@
 //! is never seen by a committed reader, and the input is rewound to where the transaction began; if
 //! the process dies, the next owner starts at the last committed offset, which the broker withholds
 //! until the dead router's transaction is settled. A revocation is answered only after the open
-//! transaction has been finished.
+//! transaction has been finished, and with it what was routed while the one before was committed.
 
 mod audit;
 mod dead_letters;
