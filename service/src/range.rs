@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -297,10 +298,11 @@ impl Reader {
         stop: &CancellationToken,
         each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        self.scan_with(&consumer(&self.config, Quiet)?, topic, ranges, stop, each)
+        self.scan_with(&self.config, Quiet, topic, ranges, stop, each)
     }
 
     /// [`scan`](Self::scan), which gives whether records of aborted transactions may be among these offsets.
+    /// Made for long ranges: of a batch that a range begins in, each record before it costs a line of a log.
     ///
     /// # Errors
     /// As there.
@@ -318,9 +320,9 @@ impl Reader {
         };
         config.set("debug", debug);
         config.set_log_level(RDKafkaLogLevel::Debug);
-        let consumer = consumer(&config, Skipped::default())?;
-        self.scan_with(&consumer, topic, ranges, stop, each)?;
-        Ok(consumer.context().0.load(Ordering::Relaxed))
+        let skipped = Skipped::default();
+        self.scan_with(&config, skipped.clone(), topic, ranges, stop, each)?;
+        Ok(skipped.0.load(Ordering::Relaxed))
     }
 
     /// [`scan`](Self::scan), with the records of aborted transactions among the others.
@@ -336,13 +338,13 @@ impl Reader {
     ) -> anyhow::Result<()> {
         let mut config = self.config.clone();
         config.set("isolation.level", "read_uncommitted");
-        self.scan_with(&consumer(&config, Quiet)?, topic, ranges, stop, each)
+        self.scan_with(&config, Quiet, topic, ranges, stop, each)
     }
 
-    /// With a consumer of its own: one that has read a partition before has a position in it already.
     fn scan_with(
         &self,
-        consumer: &BaseConsumer<impl ConsumerContext>,
+        config: &ClientConfig,
+        context: impl ConsumerContext + 'static,
         topic: &str,
         ranges: &Ranges,
         stop: &CancellationToken,
@@ -357,6 +359,8 @@ impl Reader {
         if ends.is_empty() {
             return Ok(());
         }
+        // One of its own: a consumer that has read a partition before has a position in it already.
+        let consumer = consumer(config, context)?;
         consumer.assign(&assignment)?;
         let (mut read, mut last_step, mut trouble) = (0, Instant::now(), None);
         let mut reached = BTreeMap::new();
@@ -486,8 +490,8 @@ fn consumer<C: ConsumerContext + 'static>(
 
 /// Whether a client has skipped records of an aborted transaction. librdkafka 2.12 tells it in a line of its
 /// debug log (`rd_kafka_msgset_reader_msgs_v2`), and nowhere else.
-#[derive(Default)]
-struct Skipped(AtomicBool);
+#[derive(Clone, Default)]
+struct Skipped(Arc<AtomicBool>);
 
 impl ConsumerContext for Skipped {}
 

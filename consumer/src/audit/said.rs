@@ -49,19 +49,16 @@ impl Topic<'_> {
         before.is_some_and(|before| event.info.reported_at < before)
     }
 
-    /// Reads events, each after it was learned what wrote it. Gives whether records of aborted transactions
-    /// may be among them.
+    /// Reads events, each after it was learned what wrote it.
     fn scan(
         &self,
         ranges: &Ranges,
         mut each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<bool> {
-        let each = |record: &BorrowedMessage<'_>| {
+    ) -> anyhow::Result<()> {
+        self.reader.scan(self.name, ranges, self.stop, |record| {
             self.writers.learn_soon(record.payload(), self.stop)?;
             each(record)
-        };
-        self.reader
-            .scan_and_note_aborted(self.name, ranges, self.stop, each)
+        })
     }
 }
 
@@ -166,7 +163,8 @@ impl<'a> Said<'a> {
         };
         let (mut copy, mut put) = (CopyWriter::default(), Vec::new());
         let mut read = 0;
-        let may_be_aborted = topic.scan(&ranges, |record| {
+        let each = |record: &BorrowedMessage<'_>| {
+            topic.writers.learn_soon(record.payload(), topic.stop)?;
             read += 1;
             if read % TOLD_EVERY == 0 {
                 bar.inc(TOLD_EVERY);
@@ -214,8 +212,9 @@ impl<'a> Said<'a> {
                 }
             }
             Ok(())
-        })?;
-        if may_be_aborted {
+        };
+        let reader = topic.reader;
+        if reader.scan_and_note_aborted(topic.name, &ranges, topic.stop, each)? {
             said.aborted = aborted(topic, &ranges, &said.events)?;
         }
         Ok(said)
