@@ -16,15 +16,17 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 use schemas::{Framing, TaskRunningInfo};
 use service::backoff::Backoff;
 use service::health::Health;
 use service::kafka::{KafkaOptions, wrong_settings};
+use service::producer::PolledProducer;
 use service::registry::{Registry, RegistryError};
 use service::telemetry::{messaging, names};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -266,7 +268,7 @@ fn measure(gone: Gone) {
     metrics::counter!(LOST, "reason" => "no_room_final").increment(gone.lost);
 }
 
-fn producer(config: &ClientConfig, logs: &Logs) -> Result<FutureProducer<Logs>, KafkaError> {
+fn producer(config: &ClientConfig, logs: &Logs) -> Result<PolledProducer<Logs>, KafkaError> {
     config.create_with_context(logs.clone())
 }
 
@@ -343,7 +345,7 @@ impl Shared {
 
     async fn send_for_ever(
         self: Arc<Self>,
-        first: FutureProducer<Logs>,
+        first: PolledProducer<Logs>,
         config: ClientConfig,
         written: Written,
     ) {
@@ -361,21 +363,21 @@ impl Shared {
                 if framing != Framing::SingleObject {
                     framing.put_on(value.to_mut());
                 }
-                let record = FutureRecord::to(&self.topic)
+                let (told, outcome) = oneshot::channel();
+                let record = BaseRecord::with_opaque_to(&self.topic, Box::new(told))
                     .key(report.exec_id.as_bytes())
                     .payload(value.as_slice());
-                let handed_over = producer.send_result(record).map_err(|(error, _)| error);
-                match handed_over {
-                    Ok(delivered) => {
-                        sending.spawn(async move { (ticket, report, delivered.await) });
+                match producer.send(record) {
+                    Ok(()) => {
+                        sending.spawn(async move { (ticket, report, outcome.await) });
                     }
-                    Err(error) => resume = self.judge(ticket, report, &error, resume),
+                    Err((error, _)) => resume = self.judge(ticket, report, &error, resume),
                 }
             }
             tokio::select! {
                 Some(sent) = sending.join_next() => match sent {
-                    Ok((_, report, Ok(Ok(_)))) => self.delivered(&report),
-                    Ok((ticket, report, Ok(Err((error, _))))) => {
+                    Ok((_, report, Ok(Ok(())))) => self.delivered(&report),
+                    Ok((ticket, report, Ok(Err(error)))) => {
                         resume = self.judge(ticket, report, &error, resume);
                     }
                     // The client that had it is no more; see below.
@@ -489,5 +491,16 @@ impl ClientContext for Logs {
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
             *lock(&self.0.complaint) = Some(reason.to_owned());
         }
+    }
+}
+
+impl ProducerContext for Logs {
+    /// Where the outcome is waited for.
+    type DeliveryOpaque = Box<oneshot::Sender<Result<(), KafkaError>>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, told: Self::DeliveryOpaque) {
+        let outcome = result.as_ref().map(|_| ());
+        // Whoever waited may have ended.
+        let _ = told.send(outcome.map_err(|(error, _)| error.clone()));
     }
 }

@@ -12,12 +12,13 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 use schemas::{CURRENT_INFO, Framing, TaskRunningInfo};
 use service::exit::NeedsAttention;
 use service::health::{Health, Reading};
 use service::kafka::{KafkaOptions, wrong_settings};
+use service::producer::PolledProducer;
 use service::registry::{Registry, RegistryError, until_answered};
 use service::telemetry::{messaging, names};
 use tokio::time::{Instant, sleep};
@@ -80,7 +81,7 @@ pub(crate) async fn framing(
 
 /// An idempotent producer with back pressure.
 pub(crate) struct Sender {
-    producer: ThreadedProducer<Acks>,
+    producer: PolledProducer<Acks>,
     acks: Acks,
     topic: String,
     framing: Framing,

@@ -11,9 +11,9 @@ use clap::Parser;
 use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use service::transaction::flush;
+use service::producer::PolledProducer;
 
 /// As `service::subscription` has them, without its limits on a fetch.
 const READING: &[(&str, &str)] = &[
@@ -57,7 +57,7 @@ fn main() -> anyhow::Result<()> {
         .client_config(READING, &[])?
         .set("group.id", &config.group)
         .create()?;
-    let producer: ThreadedProducer<DefaultProducerContext> = config
+    let producer: PolledProducer<DefaultProducerContext> = config
         .kafka
         .client_config(WRITING, &[])?
         .set("transactional.id", &config.group)
@@ -89,7 +89,7 @@ fn records_of(consumer: &BaseConsumer<DefaultConsumerContext>, topic: &str) -> a
 fn copy_for_one_transaction(
     config: &router::Config,
     consumer: &BaseConsumer,
-    producer: &ThreadedProducer<DefaultProducerContext>,
+    producer: &PolledProducer<DefaultProducerContext>,
     left: i64,
 ) -> anyhow::Result<i64> {
     let most = left.min(config.max_records.into());
@@ -123,7 +123,7 @@ fn copy_for_one_transaction(
     if records == 0 {
         bail!("waited {WAIT:?} for a record");
     }
-    flush(producer);
+    producer.flush_now(WAIT);
     let mut offsets = TopicPartitionList::new();
     for (partition, offset) in next {
         offsets.add_partition_offset(&config.source_topic, partition, Offset::Offset(offset))?;

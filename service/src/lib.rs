@@ -4,6 +4,7 @@
 //! - [`registry`]: `--schema-registry`: schemas by their ids, and ids of schemas.
 //! - [`subscription`]: a member of a consumer group as one ordered stream of records, assignments
 //!   and revocations.
+//! - [`producer`]: a producer whose acknowledgements a thread of its own takes.
 //! - [`transaction`]: records and consumed offsets in one Kafka transaction.
 //! - [`range`]: a part of a topic that ends, outside any group.
 //! - [`lookup`]: single records by their coordinates.
@@ -20,6 +21,7 @@ pub mod exit;
 pub mod health;
 pub mod kafka;
 pub mod lookup;
+pub mod producer;
 pub mod range;
 pub mod registry;
 pub mod subscription;

@@ -7,13 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use rdkafka::bindings::rd_kafka_flush;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::exit::NeedsAttention;
 use crate::kafka::{KafkaOptions, wrong_settings};
+use crate::producer::PolledProducer;
 
 /// How long one call may take before it is made again.
 const CALL: Duration = Duration::from_secs(5);
@@ -56,7 +56,7 @@ const DEFAULTS: &[(&str, &str)] = &[
 
 /// The transactional producer.
 pub struct Output {
-    producer: ThreadedProducer<Deliveries>,
+    producer: PolledProducer<Deliveries>,
     options: KafkaOptions,
     /// The id that fences a predecessor.
     transactional_id: String,
@@ -260,7 +260,7 @@ impl Transaction<'_> {
         group: &ConsumerGroupMetadata,
     ) -> Result<(), Failed> {
         let producer = &self.output.producer;
-        block_in_place(|| flush(producer));
+        block_in_place(|| producer.flush_now(CALL));
         if let Some(error) = producer.context().first_error() {
             return Err(self.judge(error));
         }
@@ -374,20 +374,6 @@ impl Transaction<'_> {
             self.output.transactional_id
         )))
     }
-}
-
-/// Sends at once what waits for its batch to fill, and waits until all is answered. Bounded: of a
-/// transaction that has failed, librdkafka sends no more, and what waits is in flight until it is
-/// aborted.
-///
-/// rust-rdkafka 0.39's own flush, which its commit_transaction makes too, asks librdkafka for one of no
-/// duration, so that nothing is sent any sooner, and then takes 100 ms unless nothing is in flight.
-pub fn flush<C: ProducerContext + 'static>(producer: &ThreadedProducer<C>) {
-    let limit = CALL.as_millis() as i32;
-    #[expect(unsafe_code, reason = "rust-rdkafka has no flush that waits")]
-    // SAFETY: the client lives as long as `producer`; the call may be made on any thread, and what became
-    // of the records is told to the producer's own thread meanwhile.
-    let _ = unsafe { rd_kafka_flush(producer.client().native_ptr(), limit) };
 }
 
 /// Notes the first record that was not delivered.

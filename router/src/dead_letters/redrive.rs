@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 use jiff::Timestamp;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer};
 use schemas::dead_letter::{self, Redriven};
 use service::exit::NeedsAttention;
 use service::kafka::{BATCH_OVERHEAD_BYTES, KafkaOptions, wrong_settings};
+use service::producer::PolledProducer;
 use service::range::Reader;
 use service::transaction::{Deliveries, FIXED};
 use tokio_util::sync::CancellationToken;
@@ -180,7 +181,7 @@ impl Letter {
 
 /// The transactional producer of all redrives of one dead letter topic.
 pub(super) struct Redriver {
-    producer: ThreadedProducer<Deliveries>,
+    producer: PolledProducer<Deliveries>,
     transactional_id: String,
     /// The commands that give the rights it takes.
     allow: String,
@@ -209,7 +210,7 @@ impl Redriver {
         );
         // A topic's limit holds for a batch; a record that fits goes alone where it has to.
         config.set("batch.size", smallest.clamp(1, 1_000_000).to_string());
-        let producer: ThreadedProducer<Deliveries> = config
+        let producer: PolledProducer<Deliveries> = config
             .create_with_context(Deliveries::default())
             .map_err(wrong_settings)?;
         let begun = Instant::now();

@@ -1,0 +1,148 @@
+//! A producer with a thread that takes its acknowledgements.
+#![expect(
+    unsafe_code,
+    reason = "rust-rdkafka has no flush that waits, and keeps a producer's queue of events to itself"
+)]
+
+use std::ffi::c_void;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use rdkafka::bindings::{
+    rd_kafka_flush, rd_kafka_queue_cb_event_enable, rd_kafka_queue_destroy,
+    rd_kafka_queue_get_main, rd_kafka_queue_length,
+};
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::{ClientConfig, FromClientConfig, FromClientConfigAndContext};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::producer::{BaseProducer, DefaultProducerContext, Producer, ProducerContext};
+use rdkafka::types::{RDKafka, RDKafkaQueue};
+
+/// The thread is woken when there is something to take; should that ever fail, it looks after this.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// As rust-rdkafka's `ThreadedProducer`, but its thread sleeps while there is nothing to take. That of
+/// rust-rdkafka 0.39 waits up to 100 ms in whole milliseconds, and asks without a pause through what is left
+/// of the last one: 1 % of a core for ever.
+pub struct PolledProducer<C: ProducerContext + 'static> {
+    producer: Arc<BaseProducer<C>>,
+    ends: Arc<AtomicBool>,
+    polling: Option<JoinHandle<()>>,
+    /// The thread that polls, where librdkafka finds it.
+    woken: Box<Thread>,
+}
+
+impl<C: ProducerContext + 'static> PolledProducer<C> {
+    /// Sends at once what waits for its batch to fill, and waits until all is answered, at most `within`: of
+    /// a transaction that has failed, librdkafka sends no more, and what waits is in flight until it is
+    /// aborted.
+    ///
+    /// rust-rdkafka 0.39's own flush, which its commit_transaction makes too, asks librdkafka for one of no
+    /// duration, so that nothing is sent any sooner, and then takes 100 ms unless nothing is in flight.
+    pub fn flush_now(&self, within: Duration) {
+        let limit = within.as_millis() as i32;
+        // SAFETY: the client lives as long as `self`; the call may be made on any thread, and what became
+        // of the records is taken by the polling thread meanwhile.
+        let _ = unsafe { rd_kafka_flush(self.producer.client().native_ptr(), limit) };
+    }
+}
+
+impl<C: ProducerContext + 'static> Deref for PolledProducer<C> {
+    type Target = BaseProducer<C>;
+
+    fn deref(&self) -> &BaseProducer<C> {
+        &self.producer
+    }
+}
+
+impl FromClientConfig for PolledProducer<DefaultProducerContext> {
+    fn from_config(config: &ClientConfig) -> KafkaResult<Self> {
+        Self::from_config_and_context(config, DefaultProducerContext)
+    }
+}
+
+impl<C: ProducerContext + 'static> FromClientConfigAndContext<C> for PolledProducer<C> {
+    fn from_config_and_context(config: &ClientConfig, context: C) -> KafkaResult<Self> {
+        let producer = Arc::new(BaseProducer::from_config_and_context(config, context)?);
+        let ends = Arc::new(AtomicBool::new(false));
+        let (polled, told) = (producer.clone(), ends.clone());
+        let polling = std::thread::Builder::new()
+            .name("acknowledgements".to_owned())
+            .spawn(move || {
+                let events = Events::of(polled.client());
+                while !told.load(Ordering::Acquire) {
+                    while !events.is_empty() {
+                        polled.poll(Duration::ZERO);
+                    }
+                    std::thread::park_timeout(LOOK);
+                }
+            })
+            .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        let woken = Box::new(polling.thread().clone());
+        Events::of(producer.client()).wake(Some(&woken));
+        // For what came before.
+        woken.unpark();
+        Ok(Self {
+            producer,
+            ends,
+            polling: Some(polling),
+            woken,
+        })
+    }
+}
+
+impl<C: ProducerContext + 'static> Drop for PolledProducer<C> {
+    fn drop(&mut self) {
+        Events::of(self.producer.client()).wake(None);
+        self.ends.store(true, Ordering::Release);
+        self.woken.unpark();
+        if let Some(polling) = self.polling.take() {
+            // It can only have panicked, which has been told.
+            let _ = polling.join();
+        }
+    }
+}
+
+/// What a client has to tell, acknowledgements among it, until it is polled.
+struct Events(*mut RDKafkaQueue);
+
+impl Events {
+    fn of<C: ClientContext>(client: &Client<C>) -> Self {
+        // SAFETY: the client is alive, and the queue counts who holds it.
+        Self(unsafe { rd_kafka_queue_get_main(client.native_ptr()) })
+    }
+
+    fn is_empty(&self) -> bool {
+        // SAFETY: the queue is held; the call may be made on any thread.
+        let waiting = unsafe { rd_kafka_queue_length(self.0) };
+        waiting == 0
+    }
+
+    /// Which thread to wake, from now on, when the first event comes.
+    fn wake(&self, thread: Option<&Thread>) {
+        unsafe extern "C" fn unpark(_: *mut RDKafka, thread: *mut c_void) {
+            // SAFETY: see where it is handed over.
+            unsafe { &*thread.cast::<Thread>() }.unpark();
+        }
+        let callback = thread.map(|_| unpark as _);
+        let thread = thread.map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: the queue is held. The callback is called with the queue locked, and this call locks it
+        // too: when it gives back, the thread given before is used no more. The one that is given stays where
+        // it is (in a box) until its producer's drop, which calls this with none.
+        unsafe {
+            rd_kafka_queue_cb_event_enable(self.0, callback, thread.cast_mut().cast());
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // SAFETY: it is not used afterwards.
+        unsafe {
+            rd_kafka_queue_destroy(self.0);
+        }
+    }
+}
