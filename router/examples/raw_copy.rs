@@ -33,7 +33,7 @@ const WRITING: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
     ("acks", "all"),
     ("partitioner", "murmur2_random"),
-    ("linger.ms", "5"),
+    ("linger.ms", "50"),
     ("compression.type", "lz4"),
     ("queue.buffering.max.kbytes", "65536"),
 ];

@@ -44,9 +44,9 @@ pub const FIXED: &[(&str, &str)] = &[
 const LIBRDKAFKA_BATCH_BYTES: usize = 1_000_000;
 
 const DEFAULTS: &[(&str, &str)] = &[
-    // Batches fill meanwhile; a commit does not wait for it. While a partition has five requests in flight,
-    // librdkafka's thread polls without a pause from the moment that this has passed.
-    ("linger.ms", "5"),
+    // Batches fill meanwhile; a commit does not wait for it. While more than five records of a partition are
+    // unanswered, librdkafka's thread polls without a pause from the moment that this has passed.
+    ("linger.ms", "50"),
     ("compression.type", "lz4"),
     ("queue.buffering.max.kbytes", "65536"),
     (TRANSACTION_TIMEOUT, "30000"),
