@@ -5,6 +5,7 @@
 )]
 
 use std::ffi::c_void;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,8 +32,6 @@ pub struct PolledProducer<C: ProducerContext + 'static> {
     producer: Arc<BaseProducer<C>>,
     ends: Arc<AtomicBool>,
     polling: Option<JoinHandle<()>>,
-    /// The thread that polls, where librdkafka finds it.
-    woken: Box<Thread>,
 }
 
 impl<C: ProducerContext + 'static> PolledProducer<C> {
@@ -72,7 +71,8 @@ impl<C: ProducerContext + 'static> FromClientConfigAndContext<C> for PolledProdu
         let polling = std::thread::Builder::new()
             .name("acknowledgements".to_owned())
             .spawn(move || {
-                let events = Events::of(polled.client());
+                let here = std::thread::current();
+                let events = Events::that_wake(&here, polled.client());
                 while !told.load(Ordering::Acquire) {
                     while !events.is_empty() {
                         polled.poll(Duration::ZERO);
@@ -81,38 +81,44 @@ impl<C: ProducerContext + 'static> FromClientConfigAndContext<C> for PolledProdu
                 }
             })
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-        let woken = Box::new(polling.thread().clone());
-        Events::of(producer.client()).wake(Some(&woken));
-        // For what came before.
-        woken.unpark();
         Ok(Self {
             producer,
             ends,
             polling: Some(polling),
-            woken,
         })
     }
 }
 
 impl<C: ProducerContext + 'static> Drop for PolledProducer<C> {
     fn drop(&mut self) {
-        Events::of(self.producer.client()).wake(None);
         self.ends.store(true, Ordering::Release);
-        self.woken.unpark();
         if let Some(polling) = self.polling.take() {
+            polling.thread().unpark();
             // It can only have panicked, which has been told.
             let _ = polling.join();
         }
     }
 }
 
-/// What a client has to tell, acknowledgements among it, until it is polled.
-struct Events(*mut RDKafkaQueue);
+/// What a client has to tell, acknowledgements among it, until it is polled. While this lives, the first event
+/// that comes wakes a thread.
+struct Events<'t>(*mut RDKafkaQueue, PhantomData<&'t Thread>);
 
-impl Events {
-    fn of<C: ClientContext>(client: &Client<C>) -> Self {
-        // SAFETY: the client is alive, and the queue counts who holds it.
-        Self(unsafe { rd_kafka_queue_get_main(client.native_ptr()) })
+impl<'t> Events<'t> {
+    fn that_wake<C: ClientContext>(thread: &'t Thread, client: &Client<C>) -> Self {
+        unsafe extern "C" fn unpark(_: *mut RDKafka, thread: *mut c_void) {
+            // SAFETY: see below.
+            unsafe { &*thread.cast::<Thread>() }.unpark();
+        }
+        let woken = std::ptr::from_ref(thread).cast_mut().cast();
+        // SAFETY: the client is alive, and its queue counts who holds it. The thread's handle outlives this,
+        // whose drop takes the callback away: both lock the queue, as librdkafka does while it calls it.
+        let queue = unsafe {
+            let queue = rd_kafka_queue_get_main(client.native_ptr());
+            rd_kafka_queue_cb_event_enable(queue, Some(unpark), woken);
+            queue
+        };
+        Self(queue, PhantomData)
     }
 
     fn is_empty(&self) -> bool {
@@ -120,28 +126,13 @@ impl Events {
         let waiting = unsafe { rd_kafka_queue_length(self.0) };
         waiting == 0
     }
-
-    /// Which thread to wake, from now on, when the first event comes.
-    fn wake(&self, thread: Option<&Thread>) {
-        unsafe extern "C" fn unpark(_: *mut RDKafka, thread: *mut c_void) {
-            // SAFETY: see where it is handed over.
-            unsafe { &*thread.cast::<Thread>() }.unpark();
-        }
-        let callback = thread.map(|_| unpark as _);
-        let thread = thread.map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: the queue is held. The callback is called with the queue locked, and this call locks it
-        // too: when it gives back, the thread given before is used no more. The one that is given stays where
-        // it is (in a box) until its producer's drop, which calls this with none.
-        unsafe {
-            rd_kafka_queue_cb_event_enable(self.0, callback, thread.cast_mut().cast());
-        }
-    }
 }
 
-impl Drop for Events {
+impl Drop for Events<'_> {
     fn drop(&mut self) {
-        // SAFETY: it is not used afterwards.
+        // SAFETY: the queue is held, and not used afterwards.
         unsafe {
+            rd_kafka_queue_cb_event_enable(self.0, None, std::ptr::null_mut());
             rd_kafka_queue_destroy(self.0);
         }
     }

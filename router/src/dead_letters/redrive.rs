@@ -300,11 +300,7 @@ impl Redriver {
                     .headers(service::kafka::headers(&note)),
             )?;
         }
-        // Bounded: of a transaction that has failed, librdkafka sends no more.
-        let begun = Instant::now();
-        while self.producer.in_flight_count() > 0 && begun.elapsed() < CALL {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.producer.flush_now(CALL);
         self.producer.context().first_error().map_or(Ok(()), Err)
     }
 
