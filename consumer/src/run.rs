@@ -15,10 +15,11 @@ use service::exit::NeedsAttention;
 use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::lookup::Lookup;
+use service::pause;
 use service::registry::RegistryError;
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Positions, Record, last_read};
@@ -62,7 +63,7 @@ pub struct Config {
         long,
         env = "CONSUMER_COMMIT_INTERVAL_MS",
         value_name = "MS",
-        default_value_t = 2
+        default_value_t = 1
     )]
     pub commit_interval_ms: u64,
 
@@ -339,27 +340,25 @@ struct Entrance<'a> {
 
 impl Entrance<'_> {
     async fn store_until(&mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
-        let deadline = sleep_until(Instant::now());
-        tokio::pin!(deadline);
         loop {
-            let due = self.due();
-            if let Some(due) = due
-                && due != deadline.deadline()
-            {
-                deadline.as_mut().reset(due);
+            if shutdown.is_cancelled() {
+                // One try: what cannot be stored now is read again after the next start.
+                return match self.outage {
+                    None => self.work().await,
+                    Some(_) => Ok(()),
+                };
             }
-            let next = match self.met.take() {
-                Some(met) => met?,
-                None => tokio::select! {
+            let next = match (self.met.take(), self.due()) {
+                (Some(met), _) => met?,
+                (None, Some(due)) if due <= Instant::now() => {
+                    self.work().await?;
+                    continue;
+                }
+                (None, due) => tokio::select! {
                     biased;
-                    () = shutdown.cancelled() => {
-                        // One try: what cannot be stored now is read again after the next start.
-                        return match self.outage {
-                            None => self.work().await,
-                            Some(_) => Ok(()),
-                        };
-                    }
-                    () = &mut deadline, if due.is_some() => {
+                    () = shutdown.cancelled() => continue,
+                    () = pause::until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                        self.take_waiting()?;
                         self.work().await?;
                         continue;
                     }
@@ -389,6 +388,23 @@ impl Entrance<'_> {
                 }
             }
         }
+    }
+
+    /// Takes the records that are there, as many as make a batch.
+    fn take_waiting(&mut self) -> anyhow::Result<()> {
+        while !self.is_full() {
+            match self.subscription.waiting()? {
+                None => break,
+                Some(Next::Record(record)) => {
+                    self.take(Record::read(&self.writers.decoder, &record))?;
+                }
+                rebalance => {
+                    self.met = rebalance.map(Ok);
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// When there is something to do, whatever else happens.

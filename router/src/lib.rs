@@ -15,6 +15,7 @@
 mod audit;
 mod dead_letters;
 mod route;
+mod settling;
 mod writers;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ use service::breaker::{Breaker, BreakerOptions};
 use service::exit::{NeedsAttention, StartOver};
 use service::health::Health;
 use service::kafka::{BATCH_OVERHEAD_BYTES, Cluster, KafkaOptions};
+use service::pause;
 use service::registry::{Registry, RegistryError, until_answered};
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
@@ -44,6 +46,7 @@ use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use settling::Settling;
 use writers::Writers;
 
 pub use audit::{Audit, audit};
@@ -58,11 +61,6 @@ const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
 /// While records are waiting, a transaction goes on for so long at least: the more of them it holds, the
 /// less each costs.
 const BACKLOG_INTERVAL: Duration = Duration::from_millis(100);
-/// How long after its answer to a commit the broker may be writing the transaction's end into the partitions.
-/// What is sent meanwhile it refuses (`CONCURRENT_TRANSACTIONS`), and librdkafka 2.12 tries again only after
-/// 20 ms (`rd_kafka_txn_handle_AddPartitionsToTxn`). While records are waiting, the next ones are routed
-/// meanwhile.
-const SETTLING: Duration = Duration::from_millis(3);
 /// At most about so much is routed while a transaction commits.
 const AHEAD_BYTES: usize = 4 << 20;
 /// When no record is waiting while a transaction commits, the next look is so much later.
@@ -251,6 +249,7 @@ async fn route_with_new_clients(
         breaker: Breaker::new(config.breaker),
         aborts: None,
         outage: None,
+        settling: Settling::default(),
         settled: None,
         event: Vec::new(),
         ahead: Ahead::default(),
@@ -299,6 +298,7 @@ struct Router<'a> {
     breaker: Breaker,
     /// Pauses after transactions that were aborted, since the last one that was not.
     aborts: Option<Backoff>,
+    settling: Settling,
     /// When the broker is done with the last transaction, which left no record waiting.
     settled: Option<Instant>,
     /// While the schema registry is away, which a record cannot do without.
@@ -514,8 +514,9 @@ impl Router<'_> {
             return Ok(met);
         }
         let begun = Instant::now();
-        if let Some(settled) = self.settled.take() {
-            sleep_until(settled).await;
+        let settled = self.settled.take().filter(|settled| *settled > begun);
+        if let Some(settled) = settled {
+            pause::until(settled).await;
         }
         let transaction = output.begin().map_err(done_for)?;
         let (mut work, mut none_waiting) = (Work::default(), false);
@@ -528,9 +529,6 @@ impl Router<'_> {
             unsent => stopped_at = stopped_at.or(unsent),
         }
         let commit_interval = Duration::from_millis(self.config.commit_interval_ms);
-        let mut patience = commit_interval;
-        let deadline = sleep_until(begun + patience);
-        tokio::pin!(deadline);
         // A run of rejects that a full transaction would cut is not cut: the breaker's limit bounds it.
         while sent.is_ok()
             && met.is_none()
@@ -539,14 +537,10 @@ impl Router<'_> {
             && (work.records < self.config.max_records || self.breaker.undecided())
         {
             // A run of rejects is not committed before it is known to be a short one.
-            let wanted = match self.breaker.undecided() {
+            let patience = match self.breaker.undecided() {
                 true => commit_interval.max(Breaker::PATIENCE),
                 false => commit_interval,
             };
-            if wanted != patience {
-                patience = wanted;
-                deadline.as_mut().reset(begun + patience);
-            }
             let longest = patience.max(BACKLOG_INTERVAL);
             if work.records.is_multiple_of(LOOK)
                 && (self.shutdown.is_cancelled() || begun.elapsed() >= longest)
@@ -555,13 +549,14 @@ impl Router<'_> {
             }
             let next = match subscription.waiting()? {
                 Some(next) => next,
+                None if begun.elapsed() >= patience => {
+                    none_waiting = true;
+                    break;
+                }
                 None => tokio::select! {
                     biased;
                     () = self.shutdown.cancelled() => break,
-                    () = &mut deadline => {
-                        none_waiting = true;
-                        break;
-                    }
+                    () = pause::until(begun + patience) => continue,
                     next = subscription.next() => next?,
                 },
             };
@@ -592,7 +587,12 @@ impl Router<'_> {
                     met = met_ahead;
                     committed
                 } else {
-                    commit(&transaction, &offsets, &group).await
+                    let committing = Instant::now();
+                    let committed = commit(&transaction, &offsets, &group).await;
+                    if settled.is_some() {
+                        self.settling.learn(committing.elapsed());
+                    }
+                    committed
                 }
             }
             sent => sent,
@@ -609,7 +609,7 @@ impl Router<'_> {
                 if self.aborts.take().is_some() {
                     tracing::info!("transactions commit again");
                 }
-                self.settled = none_waiting.then(|| Instant::now() + SETTLING);
+                self.settled = none_waiting.then(|| Instant::now() + self.settling.pause);
                 self.health.progressed();
                 work.count(self.config);
             }
@@ -665,12 +665,14 @@ impl Router<'_> {
         group: &ConsumerGroupMetadata,
     ) -> anyhow::Result<(Result<(), Failed>, Option<Next<'s>>)> {
         let runtime = Handle::current();
+        let settling = self.settling.pause;
         block_in_place(|| {
             std::thread::scope(|scope| {
                 let committing = scope.spawn(|| {
                     let committed = runtime.block_on(commit(transaction, offsets, group));
                     if committed.is_ok() {
-                        std::thread::sleep(SETTLING);
+                        // Of the next transaction only the sending has to wait.
+                        std::thread::sleep(settling);
                     }
                     committed
                 });

@@ -10,6 +10,7 @@
 //! - [`lookup`]: single records by their coordinates.
 //! - [`breaker`]: few bad records are set aside, many stop the service.
 //! - [`backoff`]: pauses between tries.
+//! - [`pause`]: waits that end when they should.
 //! - [`telemetry`]: logs, and `--metrics-listen` with `/metrics`, `/livez`, `/readyz`.
 //! - [`health`]: ready means *progressing*.
 //! - `testing` (feature): topics of a test on a real Kafka, child processes, waiting for a condition.
@@ -21,6 +22,7 @@ pub mod exit;
 pub mod health;
 pub mod kafka;
 pub mod lookup;
+pub mod pause;
 pub mod producer;
 pub mod range;
 pub mod registry;

@@ -1,0 +1,38 @@
+//! Waits that end when they should.
+
+use std::time::Duration;
+
+use tokio::task::block_in_place;
+use tokio::time::{Instant, sleep_until};
+
+/// tokio's timer counts whole milliseconds and is late by more than one: asked for 1, 2 or 3 of them, it
+/// woke a program after 2.1, 3.2 and 4.2.
+const EARLY: Duration = Duration::from_millis(2);
+
+/// Waits until `deadline`, to some 0.1 ms: the last 2 ms block this thread.
+pub async fn until(deadline: Instant) {
+    let left = || deadline.saturating_duration_since(Instant::now());
+    if left() > EARLY {
+        sleep_until(deadline - EARLY).await;
+    }
+    block_in_place(|| std::thread::sleep(left()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn the_shortest_of_some_waits_is_hardly_longer_than_asked_for() {
+        for asked in [0, 1, 3].map(Duration::from_millis) {
+            let mut shortest = Duration::MAX;
+            for _ in 0..20 {
+                let begun = Instant::now();
+                until(begun + asked).await;
+                shortest = shortest.min(begun.elapsed());
+            }
+            let most = asked + Duration::from_micros(900);
+            assert!((asked..most).contains(&shortest), "{asked:?}: {shortest:?}");
+        }
+    }
+}
