@@ -49,7 +49,8 @@ const LOST: &str = "taskrunning_reports_lost_total";
 const WAITING: &str = "taskrunning_reports_waiting";
 
 const DEFAULTS: &[(&str, &str)] = &[
-    ("linger.ms", "1"),
+    // A report goes at once; while five requests are unanswered, those that follow gather by themselves.
+    ("linger.ms", "0"),
     ("compression.type", "lz4"),
     // Kept while Kafka is away, however long.
     ("message.timeout.ms", "0"),

@@ -41,7 +41,8 @@ pub(crate) const SOCKET_TIMEOUT: (&str, &str) = ("socket.timeout.ms", "10000");
 pub(crate) const STATISTICS: (&str, &str) = ("statistics.interval.ms", "1000");
 
 const DEFAULTS: &[(&str, &str)] = &[
-    ("linger.ms", "1"),
+    // A report goes at once; while five requests are unanswered, those that follow gather by themselves.
+    ("linger.ms", "0"),
     ("compression.type", "lz4"),
     ("queue.buffering.max.kbytes", "65536"),
     SOCKET_TIMEOUT,
