@@ -31,7 +31,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::outbox::{Gone, Outbox, Report, Room, Ticket};
-use crate::sender::{FIXED, SOCKET_TIMEOUT, STATISTICS, Watch, register};
+use crate::sender::{AT_ONCE, FIXED, SOCKET_TIMEOUT, STATISTICS, Watch, register};
 
 /// Reports handed to librdkafka at a time, and at most a quarter of the room.
 const SENDING_MAX: usize = 256;
@@ -49,8 +49,7 @@ const LOST: &str = "taskrunning_reports_lost_total";
 const WAITING: &str = "taskrunning_reports_waiting";
 
 const DEFAULTS: &[(&str, &str)] = &[
-    // A report goes at once; while five requests are unanswered, those that follow gather by themselves.
-    ("linger.ms", "0"),
+    AT_ONCE,
     ("compression.type", "lz4"),
     // Kept while Kafka is away, however long.
     ("message.timeout.ms", "0"),

@@ -37,12 +37,14 @@ pub(crate) const FIXED: &[(&str, &str)] = &[
 /// (`rd_kafka_toppar_producer_serve` of librdkafka 2.12), so a dead connection is given up sooner.
 pub(crate) const SOCKET_TIMEOUT: (&str, &str) = ("socket.timeout.ms", "10000");
 
+/// A report is not held back; while five requests are unanswered, those that follow gather by themselves.
+pub(crate) const AT_ONCE: (&str, &str) = ("linger.ms", "0");
+
 /// Of the client, for [`Health`].
 pub(crate) const STATISTICS: (&str, &str) = ("statistics.interval.ms", "1000");
 
 const DEFAULTS: &[(&str, &str)] = &[
-    // A report goes at once; while five requests are unanswered, those that follow gather by themselves.
-    ("linger.ms", "0"),
+    AT_ONCE,
     ("compression.type", "lz4"),
     ("queue.buffering.max.kbytes", "65536"),
     SOCKET_TIMEOUT,
