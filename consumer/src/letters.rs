@@ -17,8 +17,8 @@ use schemas::{DeadLetter, Reject};
 use service::kafka::{BATCH_OVERHEAD_BYTES, Cluster, KafkaOptions};
 use service::lookup::Lookup;
 use service::subscription::Subscription;
+use service::threads::blocking;
 use service::transaction::{Failed, Output, Transaction};
-use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
 /// What an offset's metadata begins with; the offsets follow, separated by commas.
@@ -147,7 +147,7 @@ impl Letters {
             .map(|(p, next)| self.stored(*p, *next))
             .collect();
         let told = offsets(subscription.topic(), &told)?;
-        block_in_place(|| subscription.consumer().commit(&told, CommitMode::Sync))?;
+        blocking(|| subscription.consumer().commit(&told, CommitMode::Sync))?;
 
         let mut written = self.written.clone();
         for event in &missing {

@@ -201,7 +201,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         } => {
             let (health, stop) = (Arc::new(Health::default()), exit::on_signal()?);
             metrics.start(health.clone()).await?;
-            consumer::run(config, kafka, cli.database, health, stop).await
+            consumer::run(config, kafka, cli.database, health, stop)
         }
         Command::Replay { asked, kafka } => {
             consumer::replay(asked, kafka, &cli.database, exit::on_signal()?).await

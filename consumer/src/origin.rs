@@ -17,7 +17,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use service::exit::NeedsAttention;
 use service::lookup::Lookup;
 use service::subscription::Subscription;
-use tokio::task::block_in_place;
+use service::threads::blocking;
 
 use crate::batch::Anchor;
 use crate::run::Trouble;
@@ -69,7 +69,7 @@ impl Origin<'_> {
         for &partition in partitions {
             asked.add_partition(topic, partition);
             let consumer = self.subscription.consumer();
-            let (first, end) = block_in_place(|| consumer.fetch_watermarks(topic, partition, ASK))
+            let (first, end) = blocking(|| consumer.fetch_watermarks(topic, partition, ASK))
                 .map_err(Trouble::kafka)?;
             low.insert(partition, first);
             for offset in stored.iter().filter(|stored| stored.partition == partition) {

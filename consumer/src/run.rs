@@ -19,6 +19,7 @@ use service::pause;
 use service::registry::RegistryError;
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
+use service::threads::on_this_thread;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -126,13 +127,24 @@ impl Config {
 }
 
 /// Stores events until `shutdown` is cancelled; then stores what was read and leaves the group.
-/// While the database or Kafka is away it waits, as a member of its group.
+/// While the database or Kafka is away it waits, as a member of its group. Blocks the thread it is called
+/// on, which has to be one of a multi-thread runtime.
 ///
 /// # Errors
 /// What a retry does not cure: a topic, a table or a right is missing, a setting is wrong, the
 /// stored position is not in the topic, the topic or the database is another one than it was, too
 /// many events are unusable.
-pub async fn run(
+pub fn run(
+    config: Config,
+    kafka: KafkaOptions,
+    database: DatabaseOptions,
+    health: Arc<Health>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    on_this_thread(store_until(config, kafka, database, health, shutdown))?
+}
+
+async fn store_until(
     config: Config,
     kafka: KafkaOptions,
     database: DatabaseOptions,

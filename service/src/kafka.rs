@@ -17,6 +17,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use crate::exit::NeedsAttention;
 use crate::registry::REGISTRY_PREFIX;
 use crate::subscription::Quiet;
+use crate::threads::blocking;
 
 /// How long a question to the cluster at start may take before it is asked again.
 const ASK: Duration = Duration::from_secs(10);
@@ -276,7 +277,7 @@ impl KafkaOptions {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
         }
-        let id = tokio::task::block_in_place(|| cluster.client.client().fetch_cluster_id(ASK));
+        let id = blocking(|| cluster.client.client().fetch_cluster_id(ASK));
         cluster.id = id.context("the cluster does not tell its id")?;
         Ok(Some(cluster))
     }
@@ -363,7 +364,7 @@ impl Cluster {
     /// The number of each topic's partitions.
     fn partitions(&self, within: Duration) -> KafkaResult<BTreeMap<String, usize>> {
         let asked = || self.client.fetch_metadata(None, within);
-        let metadata = tokio::task::block_in_place(asked)?;
+        let metadata = blocking(asked)?;
         let topics = metadata.topics().iter();
         Ok(topics
             .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
@@ -403,7 +404,7 @@ impl Cluster {
     fn is_hidden(&self, topic: &str) -> bool {
         let asked = || self.client.fetch_metadata(Some(topic), ASK);
         let denied = RDKafkaErrorCode::TopicAuthorizationFailed;
-        match tokio::task::block_in_place(asked) {
+        match blocking(asked) {
             Ok(metadata) => {
                 let error = metadata.topics().first().and_then(|topic| topic.error());
                 error.is_some_and(|code| RDKafkaErrorCode::from(code) == denied)

@@ -11,6 +11,7 @@
 //! - [`breaker`]: few bad records are set aside, many stop the service.
 //! - [`backoff`]: pauses between tries.
 //! - [`pause`]: waits that end when they should.
+//! - [`threads`]: which thread waits for what.
 //! - [`telemetry`]: logs, and `--metrics-listen` with `/metrics`, `/livez`, `/readyz`.
 //! - [`health`]: ready means *progressing*.
 //! - `testing` (feature): topics of a test on a real Kafka, child processes, waiting for a condition.
@@ -30,4 +31,5 @@ pub mod subscription;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod threads;
 pub mod transaction;

@@ -7,10 +7,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tokio::task::block_in_place;
 
 use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::subscription::Quiet;
+use crate::threads::blocking;
 
 /// How long one look-up may take.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ impl Lookup {
         for (partition, offset) in places {
             wanted.entry(partition).or_default().push_back(offset);
         }
-        let found = block_in_place(|| {
+        let found = blocking(|| {
             for (partition, offsets) in &mut wanted {
                 // Reading from outside the log is an error that does not say of which partition.
                 let (low, end) = self

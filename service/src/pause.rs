@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep_until};
+
+use crate::threads::blocking;
 
 /// tokio's timer counts whole milliseconds and is late by more than one: asked for 1, 2 or 3 of them, it
 /// woke a program after 2.1, 3.2 and 4.2.
@@ -15,7 +16,7 @@ pub async fn until(deadline: Instant) {
     if left() > EARLY {
         sleep_until(deadline - EARLY).await;
     }
-    block_in_place(|| std::thread::sleep(left()));
+    blocking(|| std::thread::sleep(left()));
 }
 
 #[cfg(test)]

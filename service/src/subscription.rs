@@ -23,12 +23,12 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
-use tokio::task::block_in_place;
 
 use crate::exit::{NeedsAttention, StartOver};
 use crate::health::{Health, Reading};
 use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::telemetry::names;
+use crate::threads::blocking;
 
 /// Settings that exactly-once rests on.
 const FIXED: &[(&str, &str)] = &[
@@ -248,7 +248,7 @@ impl Subscription {
                 continue;
             };
             let asked = || self.consumer.fetch_watermarks(&self.topic, partition, ASK);
-            let Ok((start, end)) = block_in_place(asked) else {
+            let Ok((start, end)) = blocking(asked) else {
                 continue;
             };
             if !(start..=end).contains(&position) {
@@ -297,7 +297,7 @@ impl Subscription {
     /// # Errors
     /// If Kafka is away, or an earlier owner's transaction is not settled yet: ask again.
     pub fn committed(&self, partitions: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
-        let offsets = block_in_place(|| self.consumer.committed_offsets(partitions.clone(), ASK))?;
+        let offsets = blocking(|| self.consumer.committed_offsets(partitions.clone(), ASK))?;
         for partition in offsets.elements() {
             partition.error()?;
         }
@@ -323,7 +323,7 @@ impl Subscription {
         let failed = |error: KafkaError, which: &str| {
             StartOver(format!("going back in {topic}{which}: {error}"))
         };
-        let sought = block_in_place(|| self.consumer.seek_partitions(list, ASK))
+        let sought = blocking(|| self.consumer.seek_partitions(list, ASK))
             .map_err(|error| failed(error, ""))?;
         for partition in sought.elements() {
             let which = format!(" partition {}", partition.partition());

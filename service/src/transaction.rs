@@ -14,7 +14,6 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::TopicPartitionList;
-use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +21,7 @@ use crate::backoff::Backoff;
 use crate::exit::NeedsAttention;
 use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::producer::PolledProducer;
+use crate::threads::blocking;
 
 /// How long one call may take before it is made again.
 const CALL: Duration = Duration::from_secs(5);
@@ -121,7 +121,7 @@ impl Output {
     /// # Errors
     /// [`Failed::Abort`]: Kafka is away or not yet done with it; the same call may be made again.
     pub fn initialise(&self) -> Result<(), Failed> {
-        block_in_place(|| self.producer.init_transactions(CALL)).map_err(|error| match &error {
+        blocking(|| self.producer.init_transactions(CALL)).map_err(|error| match &error {
             KafkaError::Transaction(e) if e.is_fatal() => Failed::Exit(self.exit(error)),
             _ if forbidden(&error) => Failed::Exit(self.exit(error)),
             _ => Failed::Abort(error),
@@ -260,7 +260,7 @@ impl Transaction<'_> {
         group: &ConsumerGroupMetadata,
     ) -> Result<(), Failed> {
         let producer = &self.output.producer;
-        block_in_place(|| producer.flush_now(CALL));
+        blocking(|| producer.flush_now(CALL));
         if let Some(error) = producer.context().first_error() {
             return Err(self.judge(error));
         }
@@ -292,7 +292,7 @@ impl Transaction<'_> {
         let begun = Instant::now();
         let mut told = String::new();
         loop {
-            let error = match block_in_place(&call) {
+            let error = match blocking(&call) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };

@@ -234,7 +234,7 @@ impl Pipeline {
             kafka,
             database,
         } = ConsumerArguments::parse_from(arguments);
-        Running::start(move |shutdown| {
+        Running::start(async move |shutdown| {
             consumer::run(
                 config,
                 kafka,
