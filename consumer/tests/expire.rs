@@ -371,8 +371,11 @@ async fn tasks_that_report_while_they_expire_keep_each_row_under_its_task(kind: 
     let log = consumer.log();
     consumer.stop().await;
     assert!(removed > 0, "nothing was removed meanwhile");
-    for trouble in ["deadlock", "WARN", "ERROR"] {
-        assert!(!log.contains(trouble), "{log}");
+    // What Kafka's client says of a broker that was started a moment ago is no trouble of the database.
+    for line in log.lines().filter(|line| !line.contains("librdkafka")) {
+        for trouble in ["deadlock", "WARN", "ERROR"] {
+            assert!(!line.contains(trouble), "{log}");
+        }
     }
     assert_eq!(pipeline.orphans().await, 0);
     pipeline.expire(&[]);

@@ -8,6 +8,7 @@ mod support;
 
 use std::time::Duration;
 
+use clap::Parser;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use rdkafka::message::{Headers, Message};
@@ -27,6 +28,12 @@ on_both_databases!(
     a_database_of_another_cluster_is_refused,
     a_database_of_the_first_version_is_migrated_in_place_and_stored_on,
 );
+
+#[derive(Parser)]
+struct DatabaseArguments {
+    #[command(flatten)]
+    database: consumer::DatabaseOptions,
+}
 
 fn event() -> TaskRunningInfoEvent {
     strategies::sample_event()
@@ -610,11 +617,13 @@ async fn a_database_of_the_first_version_is_migrated_in_place_and_stored_on(kind
     assert_eq!(spans, expected);
 }
 
-/// Whatever an engine says, both databases hold the same of it.
+/// Whatever an engine says, both databases hold the same of it, whether it was stored with a few others or
+/// with many.
 #[tokio::test(flavor = "multi_thread")]
-async fn both_databases_hold_equal_rows_for_equal_events() {
-    let (Some(sqlite), Some(mut postgres)) = (
+async fn all_databases_hold_equal_rows_for_equal_events() {
+    let (Some(sqlite), Some(mut postgres), Some(mut by_few)) = (
         Pipeline::make(Kind::Sqlite, 1).await,
+        Pipeline::make(Kind::Postgres, 1).await,
         Pipeline::make(Kind::Postgres, 1).await,
     ) else {
         return;
@@ -656,13 +665,26 @@ async fn both_databases_hold_equal_rows_for_equal_events() {
     })
     .await;
     router.stop().await;
-    // Both databases are filled from the one topic.
+    // All databases are filled from the one topic.
     postgres.events.clone_from(&sqlite.events);
+    by_few.events.clone_from(&sqlite.events);
+    let arguments = ["test", "--database-url", &by_few.database_url];
+    let database = DatabaseArguments::parse_from(arguments).database;
+    consumer::migrate(&database).await.unwrap();
+    by_few
+        .execute(
+            "CREATE TABLE written (number serial, statement text); \
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ \
+             BEGIN INSERT INTO written (statement) VALUES (left(current_query(), 4)); RETURN NULL; END $$; \
+             CREATE TRIGGER note AFTER INSERT ON task_metrics EXECUTE FUNCTION note()",
+        )
+        .await;
     let consumers = [
         sqlite.consumer(&["--group", "s"]),
         postgres.consumer(&["--group", "p"]),
+        by_few.consumer(&["--group", "f", "--max-events", "7"]),
     ];
-    for pipeline in [&sqlite, &postgres] {
+    for pipeline in [&sqlite, &postgres, &by_few] {
         pipeline
             .until_count("SELECT count(*) FROM task_metrics", infos.len() as i64)
             .await;
@@ -670,13 +692,22 @@ async fn both_databases_hold_equal_rows_for_equal_events() {
     for consumer in consumers {
         consumer.stop().await;
     }
-    let (left, right) = (sqlite.contents().await, postgres.contents().await);
-    for (left, right) in left.iter().zip(&right) {
-        assert!(!left.is_empty());
-        for (left, right) in left.iter().zip(right) {
-            assert_eq!(left, right);
+    let select =
+        "SELECT statement, CAST(count(*) = 1 AS text) FROM written GROUP BY 1 ORDER BY min(number)";
+    // The first ones had no stored offset to move on.
+    assert_eq!(
+        by_few.rows(select).await,
+        [row(&["COPY", "true"]), row(&["WITH", "false"])]
+    );
+    for other in [&postgres, &by_few] {
+        let (left, right) = (sqlite.contents().await, other.contents().await);
+        for (left, right) in left.iter().zip(&right) {
+            assert!(!left.is_empty());
+            for (left, right) in left.iter().zip(right) {
+                assert_eq!(left, right);
+            }
+            assert_eq!(left.len(), right.len());
         }
-        assert_eq!(left.len(), right.len());
     }
     let bits = |values: Vec<Option<f64>>| {
         values
@@ -684,8 +715,8 @@ async fn both_databases_hold_equal_rows_for_equal_events() {
             .map(|value| value.map(f64::to_bits))
             .collect::<Vec<_>>()
     };
-    assert_eq!(
-        bits(sqlite.progress().await),
-        bits(postgres.progress().await)
-    );
+    for other in [&postgres, &by_few] {
+        let (left, right) = (sqlite.progress().await, other.progress().await);
+        assert_eq!(bits(left), bits(right));
+    }
 }

@@ -7,6 +7,7 @@
 //! partition wait for the first, and then find another offset.
 
 mod expiry;
+mod few;
 mod postgres;
 mod repair;
 mod snapshot;

@@ -1,12 +1,14 @@
-//! PostgreSQL: tasks by `unnest`, histories by `COPY … (FORMAT binary)`.
+//! PostgreSQL: tasks by `unnest`, histories by `COPY … (FORMAT binary)`; [a few events](few) in one statement.
 
 use std::os::fd::BorrowedFd;
 
 use socket2::SockRef;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection};
+use sqlx::query::QueryAs;
 use sqlx::{ConnectOptions, Connection};
 
+use super::few::{self, FEW};
 use super::{End, Identity, Meaning, OffsetRow, SELECT_OFFSETS, StoreError};
 use crate::batch::{Advance, Positions, Record, Tasks, advances, all_rows, halves, is_unstored};
 use crate::copy::CopyWriter;
@@ -40,39 +42,76 @@ const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition
      anchor_timestamp_ms, anchor_crc32, group_id, updated_at, first_offset) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now(), $10) ON CONFLICT DO NOTHING";
 
-/// All steps at once. Locked in a fixed order, whatever order the update itself would take; an offset
-/// that somebody else has moved meanwhile is found out by the update, which looks at the row as it is
-/// by then.
-const MOVE_OFFSETS: &str = "WITH said AS (SELECT * FROM unnest($4::text[], $5::integer[], $6::bigint[], $7::bigint[], $8::bigint[], \
-     $9::bigint[], $10::bigint[]) \
-     AS said (part, partition, expected, next_offset, anchor_offset, anchor_timestamp_ms, anchor_crc32)), \
-     locked AS (SELECT held.part, held.partition FROM consumed_offset held JOIN said USING (part, partition) \
-     WHERE held.topic = $1 ORDER BY held.partition, held.part FOR UPDATE OF held) \
-     UPDATE consumed_offset held SET next_offset = said.next_offset, cluster_id = $2, anchor_offset = said.anchor_offset, \
-     anchor_timestamp_ms = said.anchor_timestamp_ms, anchor_crc32 = said.anchor_crc32, group_id = $3, updated_at = now() \
-     FROM said JOIN locked USING (part, partition) \
-     WHERE held.topic = $1 AND held.part = said.part AND held.partition = said.partition AND held.next_offset = said.expected \
-     RETURNING held.part, held.partition";
+/// The steps of offsets, and the offsets, locked in a fixed order, whatever order an update would take.
+macro_rules! with_locked {
+    () => {
+        "WITH said AS (SELECT * FROM unnest($4::text[], $5::integer[], $6::bigint[], $7::bigint[], $8::bigint[], \
+         $9::bigint[], $10::bigint[]) \
+         AS said (part, partition, expected, next_offset, anchor_offset, anchor_timestamp_ms, anchor_crc32)), \
+         locked AS (SELECT held.part, held.partition, held.next_offset = said.expected AS is_expected \
+         FROM consumed_offset held JOIN said USING (part, partition) \
+         WHERE held.topic = $1 ORDER BY held.partition, held.part FOR UPDATE OF held)"
+    };
+}
 
-/// Sorted by exec_id, so that two writers lock tasks in the same order. Microseconds are added to
-/// the epoch in two steps, since an interval multiplied by a double loses them.
-const UPSERT_TASKS: &str = "INSERT INTO task AS held (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, \
-     status, is_final, progress, reported_at, sequence, event_partition, event_offset) \
-     SELECT exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, progress, \
-     timestamptz 'epoch' + (reported_at / 1000000) * interval '1 second' + (reported_at % 1000000) * interval '1 microsecond', \
-     sequence, event_partition, event_offset \
-     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[], \
+/// All steps at once, if also `only_if`. An offset that somebody else has moved meanwhile is found out by the
+/// update, which looks at the row as it is by then.
+macro_rules! move_locked {
+    ($only_if:literal) => {
+        concat!(
+            "UPDATE consumed_offset held SET next_offset = said.next_offset, cluster_id = $2, \
+             anchor_offset = said.anchor_offset, anchor_timestamp_ms = said.anchor_timestamp_ms, \
+             anchor_crc32 = said.anchor_crc32, group_id = $3, updated_at = now() \
+             FROM said JOIN locked USING (part, partition) \
+             WHERE held.topic = $1 AND held.part = said.part AND held.partition = said.partition \
+             AND held.next_offset = said.expected",
+            $only_if,
+            " RETURNING held.part, held.partition"
+        )
+    };
+}
+
+const MOVE_OFFSETS: &str = concat!(with_locked!(), " ", move_locked!(""));
+
+/// `reported_at` of microseconds. They are added to the epoch in two steps, since an interval multiplied by a
+/// double loses them.
+macro_rules! time {
+    () => {
+        "timestamptz 'epoch' + (reported_at / 1000000) * interval '1 second' \
+         + (reported_at % 1000000) * interval '1 microsecond'"
+    };
+}
+
+/// Sorted by exec_id, so that two writers lock tasks in the same order.
+macro_rules! upsert_from {
+    ($states:literal) => {
+        concat!(
+            "INSERT INTO task AS held (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, \
+             status, is_final, progress, reported_at, sequence, event_partition, event_offset) \
+             SELECT exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, progress, ",
+            time!(),
+            ", sequence, event_partition, event_offset FROM ",
+            $states,
+            " ORDER BY exec_id \
+             ON CONFLICT (exec_id) DO UPDATE SET (job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
+             progress, reported_at, sequence, event_partition, event_offset) = (excluded.job_id, excluded.engine_instance, \
+             excluded.engine_type, excluded.engine_user, excluded.ticket_id, excluded.status, excluded.is_final, excluded.progress, \
+             excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
+             WHERE (excluded.is_final, excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
+             > (held.is_final, held.reported_at, held.sequence, held.event_partition, held.event_offset) \
+             RETURNING held.exec_id, held.task_id"
+        )
+    };
+}
+
+const UPSERT_TASKS: &str = upsert_from!(
+    "unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[], \
      $9::double precision[], $10::bigint[], $11::bigint[], $12::integer[], $13::bigint[]) \
      AS said (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, progress, \
-     reported_at, sequence, event_partition, event_offset) \
-     ORDER BY exec_id \
-     ON CONFLICT (exec_id) DO UPDATE SET (job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
-     progress, reported_at, sequence, event_partition, event_offset) = (excluded.job_id, excluded.engine_instance, \
-     excluded.engine_type, excluded.engine_user, excluded.ticket_id, excluded.status, excluded.is_final, excluded.progress, \
-     excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
-     WHERE (excluded.is_final, excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
-     > (held.is_final, held.reported_at, held.sequence, held.event_partition, held.event_offset) \
-     RETURNING held.exec_id, held.task_id";
+     reported_at, sequence, event_partition, event_offset)"
+);
+
+pub(super) use {move_locked, time, upsert_from, with_locked};
 
 /// A look-up for each, numbered from 1: compared with an array, each row of `task` would be compared with all of it
 /// where PostgreSQL thinks the table small, as it does of one that was filled a moment ago.
@@ -101,10 +140,10 @@ struct Lane {
 
 /// What is written, and as whom.
 #[derive(Clone, Copy)]
-struct Writing<'a> {
-    parts: &'a [Part],
-    positions: &'a Positions,
-    identity: &'a Identity,
+pub(super) struct Writing<'a> {
+    pub(super) parts: &'a [Part],
+    pub(super) positions: &'a Positions,
+    pub(super) identity: &'a Identity,
     end: End,
 }
 
@@ -315,12 +354,26 @@ impl Lane {
         let Writing {
             parts, positions, ..
         } = writing;
-        let mut transaction = connection.begin().await?;
         let advances = advances(records, parts, positions);
-        move_offsets(&mut transaction, &advances, writing.identity).await?;
         let events = all_rows(records);
         let mut tasks = Tasks::default();
         let of_events: Vec<usize> = events.iter().map(|rows| tasks.add(rows)).collect();
+        if records.len() <= FEW
+            && !matches!(writing.end, End::RollBack)
+            && !advances.is_empty()
+            && advances.iter().all(|advance| advance.expected.is_some())
+        {
+            let moved = Vec::from_iter(&advances);
+            let stored = few::store(connection, &events, &tasks, &of_events, &moved, writing).await;
+            match stored {
+                Ok(Some(written)) => return Ok(written),
+                // The long way tells what is in the way.
+                Ok(None) | Err(StoreError::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut transaction = connection.begin().await?;
+        move_offsets(&mut transaction, &advances, writing.identity).await?;
         let task_ids = upsert_tasks(&mut transaction, &tasks).await?;
         let mut written = Vec::new();
         for &part in parts {
@@ -365,24 +418,9 @@ async fn move_offsets(
         .iter()
         .partition(|advance| advance.expected.is_some());
     if !moved.is_empty() {
-        let numbers = |number: fn(&Advance) -> i64| -> Vec<i64> {
-            moved.iter().map(|advance| number(advance)).collect()
-        };
         let of = |advance: &&Advance| (advance.part.as_str(), advance.partition);
-        let (parts, partitions): (Vec<&str>, Vec<i32>) = moved.iter().map(of).unzip();
-        let done: Vec<(String, i32)> = sqlx::query_as(MOVE_OFFSETS)
-            .bind(&identity.topic)
-            .bind(&identity.cluster_id)
-            .bind(&identity.group_id)
-            .bind(parts)
-            .bind(partitions)
-            .bind(numbers(|advance| advance.expected.unwrap_or_default()))
-            .bind(numbers(|advance| advance.next))
-            .bind(numbers(|advance| advance.anchor.offset))
-            .bind(numbers(|advance| advance.anchor.timestamp_ms))
-            .bind(numbers(|advance| advance.anchor.crc32.into()))
-            .fetch_all(&mut *connection)
-            .await?;
+        let query = bind_offsets(sqlx::query_as(MOVE_OFFSETS), &moved, identity);
+        let done: Vec<(String, i32)> = query.fetch_all(&mut *connection).await?;
         let is_done = |advance: &Advance| {
             let mut done = done.iter();
             done.any(|(part, partition)| (part.as_str(), *partition) == of(&advance))
@@ -410,15 +448,39 @@ async fn move_offsets(
     Ok(())
 }
 
-/// Brings `task` up to these states and gives the tasks' keys.
-async fn upsert_tasks(
-    connection: &mut PgConnection,
-    tasks: &Tasks<'_>,
-) -> Result<Vec<i64>, StoreError> {
+/// Topic, cluster, group, and seven arrays of the steps.
+pub(super) fn bind_offsets<'q, O>(
+    query: QueryAs<'q, sqlx::Postgres, O, PgArguments>,
+    moved: &[&Advance],
+    identity: &'q Identity,
+) -> QueryAs<'q, sqlx::Postgres, O, PgArguments> {
+    let numbers = |number: fn(&Advance) -> i64| -> Vec<i64> {
+        moved.iter().map(|advance| number(advance)).collect()
+    };
+    let of = |advance: &&Advance| (advance.part.as_str(), advance.partition);
+    let (parts, partitions): (Vec<&str>, Vec<i32>) = moved.iter().map(of).unzip();
+    query
+        .bind(&identity.topic)
+        .bind(&identity.cluster_id)
+        .bind(&identity.group_id)
+        .bind(parts)
+        .bind(partitions)
+        .bind(numbers(|advance| advance.expected.unwrap_or_default()))
+        .bind(numbers(|advance| advance.next))
+        .bind(numbers(|advance| advance.anchor.offset))
+        .bind(numbers(|advance| advance.anchor.timestamp_ms))
+        .bind(numbers(|advance| advance.anchor.crc32.into()))
+}
+
+/// An array of each of thirteen columns of the states.
+pub(super) fn bind_tasks<'q, O>(
+    query: QueryAs<'q, sqlx::Postgres, O, PgArguments>,
+    tasks: &Tasks<'q>,
+) -> QueryAs<'q, sqlx::Postgres, O, PgArguments> {
     fn each<'a, T>(tasks: &Tasks<'a>, field: impl Fn(&Rows<'a>) -> T) -> Vec<T> {
         tasks.newest.iter().map(field).collect()
     }
-    let told: Vec<(String, Option<i64>)> = sqlx::query_as(UPSERT_TASKS)
+    query
         .bind(each(tasks, |rows| rows.info.exec_id))
         .bind(each(tasks, |rows| rows.info.job_id))
         .bind(each(tasks, |rows| rows.info.engine_instance))
@@ -432,6 +494,14 @@ async fn upsert_tasks(
         .bind(each(tasks, |rows| rows.info.sequence))
         .bind(each(tasks, |rows| rows.partition))
         .bind(each(tasks, |rows| rows.offset))
+}
+
+/// Brings `task` up to these states and gives the tasks' keys.
+async fn upsert_tasks(
+    connection: &mut PgConnection,
+    tasks: &Tasks<'_>,
+) -> Result<Vec<i64>, StoreError> {
+    let told: Vec<(String, Option<i64>)> = bind_tasks(sqlx::query_as(UPSERT_TASKS), tasks)
         .fetch_all(&mut *connection)
         .await?;
     let mut task_ids = vec![None; tasks.newest.len()];
