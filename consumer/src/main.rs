@@ -11,6 +11,7 @@ use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::range::moment;
 use service::telemetry::{LogOptions, MetricsOptions};
+use service::threads::on_this_thread;
 
 /// Stores what engines said in tables, and tells it
 #[derive(Parser)]
@@ -201,7 +202,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         } => {
             let (health, stop) = (Arc::new(Health::default()), exit::on_signal()?);
             metrics.start(health.clone()).await?;
-            consumer::run(config, kafka, cli.database, health, stop)
+            on_this_thread(consumer::run(config, kafka, cli.database, health, stop))?
         }
         Command::Replay { asked, kafka } => {
             consumer::replay(asked, kafka, &cli.database, exit::on_signal()?).await

@@ -19,7 +19,6 @@ use service::pause;
 use service::registry::RegistryError;
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
-use service::threads::on_this_thread;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -127,24 +126,13 @@ impl Config {
 }
 
 /// Stores events until `shutdown` is cancelled; then stores what was read and leaves the group.
-/// While the database or Kafka is away it waits, as a member of its group. Blocks the thread it is called
-/// on, which has to be one of a multi-thread runtime.
+/// While the database or Kafka is away it waits, as a member of its group.
 ///
 /// # Errors
 /// What a retry does not cure: a topic, a table or a right is missing, a setting is wrong, the
 /// stored position is not in the topic, the topic or the database is another one than it was, too
 /// many events are unusable.
-pub fn run(
-    config: Config,
-    kafka: KafkaOptions,
-    database: DatabaseOptions,
-    health: Arc<Health>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    on_this_thread(store_until(config, kafka, database, health, shutdown))?
-}
-
-async fn store_until(
+pub async fn run(
     config: Config,
     kafka: KafkaOptions,
     database: DatabaseOptions,

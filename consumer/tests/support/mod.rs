@@ -41,6 +41,7 @@ use schemas::{TaskRunningInfo, TaskRunningInfoEvent};
 use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::testing::{Topic, create_topics, kafka, service, unique, until};
+use service::threads::on_this_thread;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Connection, Row};
 use tempfile::TempDir;
@@ -235,13 +236,8 @@ impl Pipeline {
             database,
         } = ConsumerArguments::parse_from(arguments);
         Running::start(async move |shutdown| {
-            consumer::run(
-                config,
-                kafka,
-                database,
-                Arc::new(Health::default()),
-                shutdown,
-            )
+            let health = Arc::new(Health::default());
+            on_this_thread(consumer::run(config, kafka, database, health, shutdown))?
         })
     }
 
