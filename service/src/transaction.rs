@@ -3,6 +3,7 @@
 //! [`Output::begin`] lends the producer to a [`Transaction`], so that no second one is begun beside
 //! it; one that did not [`commit`](Transaction::commit) is [aborted](Transaction::abort).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::TopicPartitionList;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -56,7 +59,7 @@ const DEFAULTS: &[(&str, &str)] = &[
 
 /// The transactional producer.
 pub struct Output {
-    producer: PolledProducer<Deliveries>,
+    producer: Arc<PolledProducer<Deliveries>>,
     options: KafkaOptions,
     /// The id that fences a predecessor.
     transactional_id: String,
@@ -109,7 +112,7 @@ impl Output {
             .create_with_context(Deliveries::default())
             .map_err(wrong_settings)?;
         Ok(Self {
-            producer,
+            producer: Arc::new(producer),
             options: options.clone(),
             transactional_id: transactional_id.to_owned(),
             transaction_timeout: Duration::from_millis(milliseconds),
@@ -170,8 +173,7 @@ impl Output {
     /// # Errors
     /// If the producer cannot begin another one.
     pub fn begin(&mut self) -> Result<Transaction<'_>, Failed> {
-        // What an aborted transaction left behind.
-        self.producer.context().first_error();
+        self.producer.context().forget();
         let transaction = Transaction {
             output: self,
             begun: Instant::now(),
@@ -260,12 +262,25 @@ impl Transaction<'_> {
         group: &ConsumerGroupMetadata,
     ) -> Result<(), Failed> {
         let producer = &self.output.producer;
-        blocking(|| producer.flush_now(CALL));
+        let flushed = producer.clone();
+        let mut flushing = spawn_blocking(move || flushed.flush_now(CALL));
+        // The broker answers the records one partition after the other; the offsets go meanwhile, over connections
+        // of their own. Before the first answer it may not be done with the last transaction: it would refuse them,
+        // and `repeat` pauses then.
+        let answered = tokio::select! {
+            () = producer.context().first_answer() => true,
+            _ = &mut flushing => false,
+        };
+        let sent = self.repeat(|| producer.send_offsets_to_transaction(offsets, group, CALL));
+        let sent = sent.await;
+        if answered {
+            // Should it have failed, the commit flushes what is left.
+            let _ = flushing.await;
+        }
         if let Some(error) = producer.context().first_error() {
             return Err(self.judge(error));
         }
-        self.repeat(|| producer.send_offsets_to_transaction(offsets, group, CALL))
-            .await?;
+        sent?;
         self.repeat(|| producer.commit_transaction(CALL)).await
     }
 
@@ -376,14 +391,37 @@ impl Transaction<'_> {
     }
 }
 
-/// Notes the first record that was not delivered.
+/// What became of a transaction's records.
 #[derive(Clone, Default)]
-pub struct Deliveries(Arc<Mutex<Option<KafkaError>>>);
+pub struct Deliveries(Arc<Answers>);
+
+#[derive(Default)]
+struct Answers {
+    /// Of the first record that was not delivered.
+    error: Mutex<Option<KafkaError>>,
+    /// Whether any record was answered.
+    any: AtomicBool,
+    first: Notify,
+}
 
 impl Deliveries {
-    /// Takes the noted error.
+    /// Takes the error of the first record that was not delivered.
     pub fn first_error(&self) -> Option<KafkaError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let mut error = self.0.error.lock().unwrap_or_else(PoisonError::into_inner);
+        error.take()
+    }
+
+    /// Waits until a record is answered.
+    async fn first_answer(&self) {
+        while !self.0.any.load(Ordering::Acquire) {
+            self.0.first.notified().await;
+        }
+    }
+
+    /// Forgets what became of the last transaction's.
+    fn forget(&self) {
+        self.first_error();
+        self.0.any.store(false, Ordering::Release);
     }
 }
 
@@ -402,10 +440,12 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, _)) = result {
-            self.0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_or_insert_with(|| error.clone());
+            let mut first = self.0.error.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert_with(|| error.clone());
+        }
+        if !self.0.any.load(Ordering::Relaxed) {
+            self.0.any.store(true, Ordering::Release);
+            self.0.first.notify_one();
         }
     }
 }
