@@ -150,7 +150,7 @@ def notes(results: Facts, missing: list[str]) -> list[str]:
         "CPU-s/M events: CPU seconds per million events in that time, of the program (of the whole line where it runs), of the broker, and of the database. Memory: VmHWM of the largest program.",
         "Latency: commit timestamp less reportedAt; the first tenth is left out. A row is to be seen once its commit is on the disk, which comes just after that timestamp.",
         "Counts were checked in every run: each report is there once, in the topic and in the tables.",
-        "Kafka and PostgreSQL are as they come but for "
+        "Kafka and PostgreSQL are as they come but for the broker's threads, as many as `deploy/local-kafka` gives a machine of this size, and "
         "PostgreSQL's track_commit_timestamp=on, shared_buffers=512MB and max_wal_size=8GB; fsync and synchronous_commit are on. The peers have a Kafka and a PostgreSQL of their own, and ours are measured there again beside them.",
     ]
     if noise:
