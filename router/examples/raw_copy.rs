@@ -33,13 +33,13 @@ const WRITING: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
     ("acks", "all"),
     ("partitioner", "murmur2_random"),
-    ("linger.ms", "50"),
+    ("linger.ms", "200"),
     ("compression.type", "lz4"),
     ("queue.buffering.max.kbytes", "65536"),
 ];
 
 /// As the router has it while records are waiting.
-const BACKLOG_INTERVAL: Duration = Duration::from_millis(100);
+const BACKLOG_INTERVAL: Duration = Duration::from_millis(500);
 
 const WAIT: Duration = Duration::from_secs(30);
 
