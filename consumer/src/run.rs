@@ -19,7 +19,6 @@ use service::pause;
 use service::registry::RegistryError;
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
-use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -791,8 +790,6 @@ impl Entrance<'_> {
                             self.ahead_begun = Instant::now();
                         }
                         self.ahead.push(Record::read(&self.writers.decoder, &record));
-                        // While records are waiting nothing else makes the runtime look at the database's sockets.
-                        consume_budget().await;
                     }
                     met => self.met = Some(met),
                 }

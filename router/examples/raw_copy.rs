@@ -13,7 +13,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use router::BACKLOG_INTERVAL;
 use service::producer::PolledProducer;
+use service::transaction::{DEFAULTS, FIXED};
 
 /// As `service::subscription` has them, without its limits on a fetch.
 const READING: &[(&str, &str)] = &[
@@ -27,19 +29,6 @@ const READING: &[(&str, &str)] = &[
     ("queued.min.messages", "20000"),
     ("queued.max.messages.kbytes", "16384"),
 ];
-
-/// As `service::transaction` has them.
-const WRITING: &[(&str, &str)] = &[
-    ("enable.idempotence", "true"),
-    ("acks", "all"),
-    ("partitioner", "murmur2_random"),
-    ("linger.ms", "200"),
-    ("compression.type", "lz4"),
-    ("queue.buffering.max.kbytes", "65536"),
-];
-
-/// As the router has it while records are waiting.
-const BACKLOG_INTERVAL: Duration = Duration::from_millis(500);
 
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -59,7 +48,7 @@ fn main() -> anyhow::Result<()> {
         .create()?;
     let producer: PolledProducer<DefaultProducerContext> = config
         .kafka
-        .client_config(WRITING, &[])?
+        .client_config(DEFAULTS, FIXED)?
         .set("transactional.id", &config.group)
         .create()?;
     producer.init_transactions(WAIT)?;

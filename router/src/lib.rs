@@ -60,7 +60,7 @@ const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
 
 /// While records are waiting, a transaction goes on for so long, unless it is full before: the more of them
 /// it holds, the less each costs. Of eight routers on one core each fills it in about this time.
-const BACKLOG_INTERVAL: Duration = Duration::from_millis(500);
+pub const BACKLOG_INTERVAL: Duration = Duration::from_millis(500);
 /// At most about so much is routed while a transaction commits.
 const AHEAD_BYTES: usize = 4 << 20;
 /// When no record is waiting while a transaction commits, the next look is so much later.

@@ -23,6 +23,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
+use tokio::task::coop::consume_budget;
 
 use crate::exit::{NeedsAttention, StartOver};
 use crate::health::{Health, Reading};
@@ -146,6 +147,14 @@ impl Subscription {
     /// # Errors
     /// Errors that it does not recover from.
     pub async fn next(&self) -> anyhow::Result<Next<'_>> {
+        // While records are waiting nothing else makes the runtime look at its sockets, such as a database's. It comes
+        // before a record is taken, lest that be lost where this is dropped.
+        consume_budget().await;
+        self.met().await
+    }
+
+    /// As [`next`](Self::next), at once while there is something, however often it is asked.
+    async fn met(&self) -> anyhow::Result<Next<'_>> {
         let mut recv = pin!(self.consumer.recv());
         loop {
             let polled = poll_fn(|cx| {
@@ -177,7 +186,7 @@ impl Subscription {
     /// # Errors
     /// Errors that librdkafka does not recover from.
     pub fn waiting(&self) -> anyhow::Result<Option<Next<'_>>> {
-        match pin!(self.next()).poll(&mut TaskContext::from_waker(Waker::noop())) {
+        match pin!(self.met()).poll(&mut TaskContext::from_waker(Waker::noop())) {
             Poll::Ready(next) => next.map(Some),
             Poll::Pending => Ok(None),
         }
