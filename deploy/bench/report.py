@@ -146,7 +146,7 @@ def notes(results: Facts, missing: list[str]) -> list[str]:
     loads = [run["load_average"] for case in results["cases"].values() for run in case["runs"]]
     said = [
         "Targets: a ratio is the median of the rounds' own ratios, since the machine's speed may change between rounds.",
-        "events/s: the topic is loaded beforehand, the program starts cold; the 1, 2, 4 and 8 routers that are compared have joined before that, and share one core, which the broker does not run on. Routers and the raw copy: from the first to the last append, by the broker's clock. "
+        "events/s: the topic is loaded beforehand, the program starts cold; the 1, 2, 4 and 8 routers that are compared have joined before that and done half as many; they take turns of half a second on one core, which the broker does not run on, and their figures are of their own turns. Routers and the raw copy: from the first to the last append, by the broker's clock. "
         "Consumers: events committed after the first commit, from the first to the last commit. Limits and audits that end by themselves: from start to end. End to end: from the first report's making to the last row's commit.",
         "CPU-s/M events: CPU seconds per million events in that time, of the program (of the whole line where it runs), of the broker, and of the database. Memory: VmHWM of the largest program.",
         "Latency: commit timestamp less reportedAt; the first tenth is left out. A row is to be seen once its commit is on the disk, which comes just after that timestamp.",
