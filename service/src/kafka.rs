@@ -18,6 +18,7 @@ use crate::exit::NeedsAttention;
 use crate::registry::REGISTRY_PREFIX;
 use crate::subscription::Quiet;
 use crate::threads::blocking;
+use crate::topic_id::{TopicIdAnswer, topic_id};
 
 /// How long a question to the cluster at start may take before it is asked again.
 const ASK: Duration = Duration::from_secs(10);
@@ -411,6 +412,14 @@ impl Cluster {
             }
             Err(error) => error.rdkafka_error_code() == Some(denied),
         }
+    }
+
+    /// The id of a topic.
+    ///
+    /// # Errors
+    /// If there is no answer within 10 s, or an error of the broker that may pass: ask again.
+    pub async fn topic_id(&self, topic: &str) -> KafkaResult<TopicIdAnswer> {
+        topic_id(self.client.client(), topic, ASK).await
     }
 
     /// The largest record, in bytes of key, value and headers, that a topic takes uncompressed:

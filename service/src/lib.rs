@@ -6,6 +6,7 @@
 //!   and revocations.
 //! - [`producer`]: a producer whose acknowledgements a thread of its own takes.
 //! - [`transaction`]: records and consumed offsets in one Kafka transaction.
+//! - [`topic_id`]: Kafka's id of a topic, which a topic of the same name does not share.
 //! - [`range`]: a part of a topic that ends, outside any group.
 //! - [`lookup`]: single records by their coordinates.
 //! - [`breaker`]: few bad records are set aside, many stop the service.
@@ -32,4 +33,5 @@ pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod threads;
+pub mod topic_id;
 pub mod transaction;

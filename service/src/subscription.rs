@@ -30,6 +30,7 @@ use crate::health::{Health, Reading};
 use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::telemetry::names;
 use crate::threads::blocking;
+use crate::topic_id::{TopicIdAnswer, topic_id};
 
 /// Settings that exactly-once rests on.
 const FIXED: &[(&str, &str)] = &[
@@ -370,6 +371,14 @@ impl Subscription {
         self.consumer
             .assignment()
             .context("asking for the assignment")
+    }
+
+    /// The topic's id now. May be asked while [`next`](Self::next) is awaited.
+    ///
+    /// # Errors
+    /// If there is no answer in time, or an error of the broker that may pass: ask again.
+    pub async fn topic_id(&self, within: Duration) -> KafkaResult<TopicIdAnswer> {
+        topic_id(self.consumer.client(), &self.topic, within).await
     }
 
     /// The topic.

@@ -1,0 +1,348 @@
+//! A topic's id (KIP-516): tells a topic from one of the same name that was created after it was deleted.
+#![expect(
+    unsafe_code,
+    reason = "rust-rdkafka 0.39 has no DescribeTopics, the only call of librdkafka that gives the id"
+)]
+
+use std::ffi::{CString, c_char, c_int};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::str::FromStr;
+use std::time::Duration;
+
+use rdkafka::bindings::{
+    rd_kafka_AdminOptions_destroy, rd_kafka_AdminOptions_new,
+    rd_kafka_AdminOptions_set_request_timeout, rd_kafka_AdminOptions_t, rd_kafka_DescribeTopics,
+    rd_kafka_DescribeTopics_result_topics, rd_kafka_TopicCollection_destroy,
+    rd_kafka_TopicCollection_of_topic_names, rd_kafka_TopicCollection_t,
+    rd_kafka_TopicDescription_error, rd_kafka_TopicDescription_topic_id,
+    rd_kafka_Uuid_least_significant_bits, rd_kafka_Uuid_most_significant_bits, rd_kafka_admin_op_t,
+    rd_kafka_error_code, rd_kafka_event_DescribeTopics_result, rd_kafka_event_destroy,
+    rd_kafka_event_error, rd_kafka_event_t, rd_kafka_queue_destroy, rd_kafka_queue_new,
+    rd_kafka_queue_poll,
+};
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::types::{RDKafkaQueue, RDKafkaRespErr};
+use tokio::time::{Instant, sleep};
+
+/// How often the answer is looked for: usually it is there within a millisecond or two.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LONGEST_LOOK: Duration = Duration::from_millis(20);
+/// librdkafka answers at the latest when the time is over; this much later it is given up.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The alphabet of URL-safe base64.
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// The length of an id in base64, without padding.
+const TEXT_LENGTH: usize = 22;
+
+/// A topic's id. Its text is Kafka's own, as `kafka-topics.sh --describe` prints it: 22 characters of
+/// URL-safe base64.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicId([u8; 16]);
+
+impl TopicId {
+    /// The id of these bytes, as Kafka's protocol has them; `None` for all zeroes, which mean "no id".
+    pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
+        (bytes != [0; 16]).then_some(Self(bytes))
+    }
+
+    /// The bytes, as Kafka's protocol has them.
+    pub fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl fmt::Display for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The last character holds the last two bits, followed by four of zero.
+        let bits = u128::from_be_bytes(self.0);
+        let mut text = [0; TEXT_LENGTH];
+        for (i, character) in text.iter_mut().enumerate() {
+            let sixth = match i {
+                21 => bits << 4,
+                _ => bits >> (122 - 6 * i),
+            };
+            *character = ALPHABET[(sixth & 0x3F) as usize];
+        }
+        f.pad(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl fmt::Debug for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that is not a topic's id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a topic id: expected 22 characters of URL-safe base64")]
+pub struct NotATopicId(String);
+
+impl FromStr for TopicId {
+    type Err = NotATopicId;
+
+    fn from_str(text: &str) -> Result<Self, NotATopicId> {
+        let wrong = || NotATopicId(text.to_owned());
+        if text.len() != TEXT_LENGTH {
+            return Err(wrong());
+        }
+        let mut bits = 0_u128;
+        for (i, character) in text.bytes().enumerate() {
+            let sixth = ALPHABET.iter().position(|known| *known == character);
+            let sixth = sixth.ok_or_else(wrong)? as u128;
+            match i {
+                21 if sixth & 0xF != 0 => return Err(wrong()),
+                21 => bits = bits << 2 | sixth >> 4,
+                _ => bits = bits << 6 | sixth,
+            }
+        }
+        Self::from_bytes(bits.to_be_bytes()).ok_or_else(wrong)
+    }
+}
+
+/// What the cluster says about a topic's id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicIdAnswer {
+    /// The id.
+    Id(TopicId),
+    /// There is no topic of this name.
+    NoSuchTopic,
+    /// The cluster does not tell, and will not when asked again: the brokers are older than topic ids
+    /// (Kafka 2.8), or this user may not describe the topic.
+    NotTold {
+        /// Which of the two.
+        reason: &'static str,
+    },
+}
+
+/// Asks for a topic's id over the connections of `client`, without polling it and without blocking this
+/// thread. Cancel safe.
+///
+/// # Errors
+/// If there is no answer in time, or an error of the broker that may pass.
+pub async fn topic_id<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    within: Duration,
+) -> KafkaResult<TopicIdAnswer> {
+    let question = Question::ask(client, topic, within)?;
+    let deadline = Instant::now() + within + GRACE;
+    let mut look = FIRST_LOOK;
+    loop {
+        if let Some(answer) = question.answer() {
+            return answer;
+        }
+        if Instant::now() >= deadline {
+            return Err(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut));
+        }
+        sleep(look).await;
+        look = (look * 2).min(LONGEST_LOOK);
+    }
+}
+
+/// A question under way. The client lives longer, as the lifetime has it.
+struct Question<'c> {
+    queue: NonNull<RDKafkaQueue>,
+    client: PhantomData<&'c ()>,
+}
+
+// SAFETY: librdkafka's queues are locked; any thread may poll and destroy one.
+unsafe impl Send for Question<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Question<'_> {}
+
+impl<'c> Question<'c> {
+    fn ask<C: ClientContext>(
+        client: &'c Client<C>,
+        topic: &str,
+        within: Duration,
+    ) -> KafkaResult<Self> {
+        let client = client.native_ptr();
+        let refused = || KafkaError::AdminOp(RDKafkaErrorCode::InvalidArgument);
+        // librdkafka refuses an empty name with an event; one with a NUL has no C string.
+        let name = CString::new(topic).map_err(|_| refused())?;
+        let mut names = [name.as_ptr()];
+        let limit_ms = c_int::try_from(within.as_millis()).unwrap_or(c_int::MAX);
+        // SAFETY: the client is alive, borrowed for `'c`. librdkafka copies the names, the collection and the
+        // options during the call that they are given to; each is destroyed once, after it.
+        unsafe {
+            let queue = NonNull::new(rd_kafka_queue_new(client)).ok_or_else(refused)?;
+            let question = Self {
+                queue,
+                client: PhantomData,
+            };
+            let topics = Topics(rd_kafka_TopicCollection_of_topic_names(
+                names.as_mut_ptr(),
+                names.len(),
+            ));
+            let options = Options(rd_kafka_AdminOptions_new(
+                client,
+                rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+            ));
+            let mut why: [c_char; 256] = [0; 256];
+            let set = rd_kafka_AdminOptions_set_request_timeout(
+                options.0,
+                limit_ms,
+                why.as_mut_ptr(),
+                why.len(),
+            );
+            if set != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return Err(KafkaError::AdminOp(set.into()));
+            }
+            rd_kafka_DescribeTopics(client, topics.0, options.0, queue.as_ptr());
+            Ok(question)
+        }
+    }
+
+    /// The answer, once it is there.
+    fn answer(&self) -> Option<KafkaResult<TopicIdAnswer>> {
+        // SAFETY: the queue is ours until drop; the event is destroyed by `Event`.
+        let event = unsafe { rd_kafka_queue_poll(self.queue.as_ptr(), 0) };
+        NonNull::new(event).map(|event| Event(event).read())
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the queue is not used afterwards. An answer that comes later finds it disabled: librdkafka
+        // counts its own references.
+        unsafe { rd_kafka_queue_destroy(self.queue.as_ptr()) };
+    }
+}
+
+struct Topics(*mut rd_kafka_TopicCollection_t);
+
+impl Drop for Topics {
+    fn drop(&mut self) {
+        // SAFETY: made by librdkafka, destroyed once.
+        unsafe { rd_kafka_TopicCollection_destroy(self.0) };
+    }
+}
+
+struct Options(*mut rd_kafka_AdminOptions_t);
+
+impl Drop for Options {
+    fn drop(&mut self) {
+        // SAFETY: made by librdkafka, destroyed once.
+        unsafe { rd_kafka_AdminOptions_destroy(self.0) };
+    }
+}
+
+/// librdkafka's answer.
+struct Event(NonNull<rd_kafka_event_t>);
+
+impl Event {
+    fn read(&self) -> KafkaResult<TopicIdAnswer> {
+        let event = self.0.as_ptr();
+        // SAFETY: the event is alive until drop, and owns what is read of it. An event that is not an answer to
+        // DescribeTopics gives a null result. A description without an error has an id; one with an error has
+        // none to be read.
+        let (code, id) = unsafe {
+            let code = rd_kafka_event_error(event);
+            if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return judged(code.into());
+            }
+            let no_answer = || KafkaError::AdminOp(RDKafkaErrorCode::BadMessage);
+            let result = rd_kafka_event_DescribeTopics_result(event);
+            if result.is_null() {
+                return Err(no_answer());
+            }
+            let mut count = 0;
+            let topics = rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
+            if topics.is_null() || count == 0 || (*topics).is_null() {
+                return Err(no_answer());
+            }
+            let topic = *topics;
+            let error = rd_kafka_TopicDescription_error(topic);
+            let code = match error.is_null() {
+                true => RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR,
+                false => rd_kafka_error_code(error),
+            };
+            let id = rd_kafka_TopicDescription_topic_id(topic);
+            if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR || id.is_null() {
+                (code, None)
+            } else {
+                let most = rd_kafka_Uuid_most_significant_bits(id) as u64;
+                let least = rd_kafka_Uuid_least_significant_bits(id) as u64;
+                let bits = u128::from(most) << 64 | u128::from(least);
+                (code, TopicId::from_bytes(bits.to_be_bytes()))
+            }
+        };
+        match (code, id) {
+            (RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR, Some(id)) => Ok(TopicIdAnswer::Id(id)),
+            (RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR, None) => Ok(TopicIdAnswer::NotTold {
+                reason: "its brokers are older than topic ids (Kafka 2.8)",
+            }),
+            (code, _) => judged(code.into()),
+        }
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: the event is not used afterwards.
+        unsafe { rd_kafka_event_destroy(self.0.as_ptr()) };
+    }
+}
+
+/// What an error of the request, or of the topic, means.
+fn judged(code: RDKafkaErrorCode) -> KafkaResult<TopicIdAnswer> {
+    match code {
+        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopicId => {
+            Ok(TopicIdAnswer::NoSuchTopic)
+        }
+        RDKafkaErrorCode::TopicAuthorizationFailed => Ok(TopicIdAnswer::NotTold {
+            reason: "this user may not describe it",
+        }),
+        RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion => {
+            Ok(TopicIdAnswer::NotTold {
+                reason: "its brokers are older than topic ids (Kafka 2.8)",
+            })
+        }
+        code => Err(KafkaError::AdminOp(code)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `org.apache.kafka.common.Uuid` prints them.
+    const KNOWN: &[(u128, &str)] = &[
+        (1, "AAAAAAAAAAAAAAAAAAAAAQ"),
+        (u128::MAX, "_____________________w"),
+        (
+            0x0123_4567_89ab_cdef_0011_2233_4455_6677,
+            "ASNFZ4mrze8AESIzRFVmdw",
+        ),
+    ];
+
+    #[test]
+    fn an_id_is_shown_and_read_as_kafka_has_it() {
+        for (bits, text) in KNOWN {
+            let id = TopicId::from_bytes(bits.to_be_bytes()).unwrap();
+            assert_eq!(id.to_string(), *text);
+            assert_eq!(text.parse(), Ok(id));
+        }
+        assert_eq!(TopicId::from_bytes([0; 16]), None);
+    }
+
+    #[test]
+    fn what_kafka_would_not_show_is_no_id() {
+        for text in [
+            "",
+            "AAAAAAAAAAAAAAAAAAAAAA",
+            "AAAAAAAAAAAAAAAAAAAAAR",
+            "AAAAAAAAAAAAAAAAAAAAAQ==",
+            "AAAAAAAAAAAAAAAAAAAA+Q",
+            "ÄAAAAAAAAAAAAAAAAAAAQ",
+        ] {
+            let read: Result<TopicId, _> = text.parse();
+            assert_eq!(read, Err(NotATopicId(text.to_owned())));
+        }
+    }
+}
