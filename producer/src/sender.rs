@@ -251,7 +251,7 @@ impl Watch {
         // There is no group that it could have failed to join.
         let reading = Reading {
             position: i64::try_from(acknowledged).unwrap_or(i64::MAX),
-            lag: waiting,
+            lag: Some(waiting),
         };
         self.health
             .observed(connected, true, BTreeMap::from([(0, reading)]));

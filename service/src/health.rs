@@ -32,8 +32,8 @@ struct State {
 pub struct Reading {
     /// The next offset that the service will be given; negative when it was given none.
     pub position: i64,
-    /// Records behind the end that a committed reader sees.
-    pub lag: i64,
+    /// Offsets from there to the end that a committed reader sees; `None`: not known.
+    pub lag: Option<i64>,
 }
 
 impl Default for Health {
@@ -85,7 +85,7 @@ impl Health {
         partitions: BTreeMap<i32, Reading>,
     ) {
         let mut state = self.state();
-        let idle = partitions.values().all(|reading| reading.lag == 0);
+        let idle = partitions.values().all(|reading| reading.lag == Some(0));
         if connected && idle && state.waiting_for.is_none() {
             state.progressed = now;
         }
@@ -97,7 +97,9 @@ impl Health {
                 let since = match known.get(&partition) {
                     // While everything waits for something else, no partition is the cause.
                     Some((last, since))
-                        if reading.lag > 0 && last.position == reading.position && !waits =>
+                        if reading.lag != Some(0)
+                            && last.position == reading.position
+                            && !waits =>
                     {
                         *since
                     }
@@ -130,13 +132,11 @@ impl Health {
         }
         let idle = now.saturating_duration_since(state.progressed);
         if idle > STALLED_AFTER {
-            let lag: i64 = state
-                .partitions
-                .values()
-                .map(|(reading, _)| reading.lag)
-                .sum();
+            let lags = state.partitions.values().map(|(reading, _)| reading.lag);
+            let lag: Option<i64> = lags.sum();
             return Err(format!(
-                "{lag} records wait and nothing was committed for {} s",
+                "{} records wait and nothing was committed for {} s",
+                shown(lag),
                 idle.as_secs()
             ));
         }
@@ -147,12 +147,17 @@ impl Health {
                     "partition {partition} stands still at offset {} for {} s with {} records to read",
                     reading.position,
                     still.as_secs(),
-                    reading.lag
+                    shown(reading.lag)
                 ));
             }
         }
         Ok(())
     }
+}
+
+/// A lag, for a person.
+fn shown(lag: Option<i64>) -> String {
+    lag.map_or("an unknown number of".to_owned(), |lag| lag.to_string())
 }
 
 #[cfg(test)]
@@ -169,15 +174,15 @@ mod tests {
             health.progressed();
             let moving = Reading {
                 position: second as i64,
-                lag: 5,
+                lag: Some(5),
             };
             let stuck = Reading {
                 position: 7,
-                lag: 1 + second as i64,
+                lag: Some(1 + second as i64),
             };
             let caught_up = Reading {
                 position: 9,
-                lag: 0,
+                lag: Some(0),
             };
             let partitions = [(0, moving), (1, stuck), (2, caught_up)].into();
             health.observed_at(now, true, true, partitions);
@@ -193,7 +198,7 @@ mod tests {
         );
         let moved = Reading {
             position: 8,
-            lag: 70,
+            lag: Some(70),
         };
         let now = begun + Duration::from_secs(71);
         health.observed_at(now, true, true, [(1, moved)].into());
@@ -206,7 +211,7 @@ mod tests {
         let begun = Instant::now();
         let stuck = Reading {
             position: 7,
-            lag: 1,
+            lag: Some(1),
         };
         health.observed_at(begun, true, true, [(0, stuck)].into());
         health.waiting_for("the database".to_owned());

@@ -20,7 +20,7 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::statistics::Statistics;
+use rdkafka::statistics::{Partition, Statistics};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::task::coop::consume_budget;
@@ -96,8 +96,6 @@ pub struct Subscription {
     group: String,
     /// What [`Subscription::next`] handed out last and nobody has answered yet.
     unanswered: Mutex<Option<Rebalance>>,
-    /// Where each partition was last begun with.
-    starts: Mutex<BTreeMap<i32, i64>>,
     /// Whether the partitions are paused.
     paused: AtomicBool,
 }
@@ -120,6 +118,8 @@ impl Subscription {
             config.set("group.instance.id", instance_id);
         }
         let member = Member {
+            topic: topic.to_owned(),
+            assigned: Mutex::default(),
             rebalances: Mutex::default(),
             leaving: AtomicBool::new(false),
             health,
@@ -135,7 +135,6 @@ impl Subscription {
             topic: topic.to_owned(),
             group: group.to_owned(),
             unanswered: Mutex::default(),
-            starts: Mutex::default(),
             paused: AtomicBool::new(false),
         })
     }
@@ -248,15 +247,9 @@ impl Subscription {
     /// The partitions whose position the log does not hold, with the numbers; the client does not
     /// say which one it met.
     fn outside_the_log(&self) -> Option<String> {
-        let positions = self.consumer.position().ok()?;
+        let positions = self.positions().ok()?;
         let mut found = Vec::new();
-        for position in positions.elements() {
-            let partition = position.partition();
-            let started = lock(&self.starts).get(&partition).copied();
-            // Unknown until a first record was read.
-            let Some(position) = position.offset().to_raw().filter(|p| *p >= 0).or(started) else {
-                continue;
-            };
+        for (partition, position) in positions {
             let asked = || self.consumer.fetch_watermarks(&self.topic, partition, ASK);
             let Ok((start, end)) = blocking(asked) else {
                 continue;
@@ -277,11 +270,8 @@ impl Subscription {
     pub fn assign(&self, partitions: &TopicPartitionList) -> anyhow::Result<()> {
         lock(&self.unanswered).take();
         let elements = partitions.elements();
-        let starts = elements.iter().filter_map(|p| match p.offset() {
-            Offset::Offset(offset) => Some((p.partition(), offset)),
-            _ => None,
-        });
-        lock(&self.starts).extend(starts);
+        let starts = elements.iter().map(|p| (p.partition(), p.offset()));
+        self.member().begin(starts);
         self.consumer
             .incremental_assign(partitions)
             .context("taking the assigned partitions")
@@ -297,6 +287,8 @@ impl Subscription {
             // One that is given up paused would still be paused when it comes back.
             self.consumer.resume(partitions).context("resuming")?;
         }
+        let elements = partitions.elements();
+        self.member().end(elements.iter().map(|p| p.partition()));
         self.consumer
             .incremental_unassign(partitions)
             .context("letting go of the revoked partitions")
@@ -339,7 +331,41 @@ impl Subscription {
             let which = format!(" partition {}", partition.partition());
             partition.error().map_err(|error| failed(error, &which))?;
         }
+        let elements = sought.elements();
+        let starts = elements
+            .iter()
+            .filter_map(|p| Some((p.partition(), *offsets.get(&p.partition())?)));
+        self.member().begin(starts);
         Ok(())
+    }
+
+    /// The offset that each assigned partition is read from next. It passes commit markers and aborted
+    /// records as soon as they are read, and stops at the last stable offset: a partition is read to its
+    /// end where this is the end that a committed reader is told. A partition whose position is not known
+    /// (yet) is left out. Asks no broker.
+    ///
+    /// # Errors
+    /// If the client is done for.
+    pub fn positions(&self) -> anyhow::Result<BTreeMap<i32, i64>> {
+        let positions = self.consumer.position().context("asking for positions")?;
+        let assigned = lock(&self.member().assigned);
+        let known = positions.elements().into_iter().filter_map(|position| {
+            let partition = position.partition();
+            let start = assigned.starts.get(&partition)?;
+            let read = position.offset().to_raw().filter(|read| *read >= 0);
+            Some((partition, read.or(*start)?))
+        });
+        Ok(known.collect())
+    }
+
+    /// The first record of each partition that was handed out and is not done with: until the next call
+    /// the lag counts from there. Where none is named, it counts from the [position](Self::positions).
+    pub fn set_unfinished(&self, unfinished: BTreeMap<i32, i64>) {
+        lock(&self.member().assigned).unfinished = unfinished;
+    }
+
+    fn member(&self) -> &Member {
+        self.consumer.context()
     }
 
     /// Stops reading of all assigned partitions, without giving them up: the member stays in its
@@ -453,8 +479,19 @@ impl From<Rebalance> for Next<'_> {
     }
 }
 
+/// The partitions of a member.
+#[derive(Default)]
+struct Assigned {
+    /// Where each was begun last; `None`: at the beginning of its log.
+    starts: BTreeMap<i32, Option<i64>>,
+    /// See [`Subscription::set_unfinished`].
+    unfinished: BTreeMap<i32, i64>,
+}
+
 /// The consumer's context: notes rebalances, tells the health and the lag.
 struct Member {
+    topic: String,
+    assigned: Mutex<Assigned>,
     rebalances: Mutex<VecDeque<Rebalance>>,
     leaving: AtomicBool,
     health: Arc<Health>,
@@ -463,6 +500,57 @@ struct Member {
 impl Member {
     fn take(&self) -> Option<Rebalance> {
         lock(&self.rebalances).pop_front()
+    }
+
+    /// These partitions are read from these offsets.
+    fn begin(&self, starts: impl Iterator<Item = (i32, Offset)>) {
+        let starts = starts.map(|(partition, start)| match start {
+            Offset::Offset(start) => (partition, Some(start)),
+            _ => (partition, None),
+        });
+        lock(&self.assigned).starts.extend(starts);
+    }
+
+    /// These partitions are not read any more: nothing of them waits for this member.
+    fn end(&self, partitions: impl Iterator<Item = i32>) {
+        let mut assigned = lock(&self.assigned);
+        for partition in partitions {
+            assigned.starts.remove(&partition);
+            assigned.unfinished.remove(&partition);
+            self.gauge(names::LAG, partition, 0);
+            self.gauge(names::HELD_BACK, partition, 0);
+        }
+    }
+
+    fn gauge(&self, name: &'static str, partition: i32, value: i64) {
+        metrics::gauge!(name, "messaging_destination_name" => self.topic.clone(),
+            "messaging_destination_partition_id" => partition.to_string())
+        .set(value as f64);
+    }
+}
+
+impl Assigned {
+    /// How far a partition is read by these statistics; `None`: it is not this member's.
+    fn reading(&self, partition: &Partition) -> Option<Reading> {
+        let start = self.starts.get(&partition.partition)?;
+        let known = |offset: i64| (offset >= 0).then_some(offset);
+        // Before a first record, marker or aborted record was read, the client has no position.
+        let position = known(partition.app_offset)
+            .or(*start)
+            .or(known(partition.lo_offset));
+        let position = match (position, self.unfinished.get(&partition.partition)) {
+            (Some(position), Some(unfinished)) => Some(position.min(*unfinished)),
+            (position, _) => position,
+        };
+        // The last stable offset is where a committed reader ends: what stands behind it waits for a
+        // producer's open transaction, not for this member.
+        let lag = known(partition.ls_offset)
+            .zip(position)
+            .map(|(end, position)| (end - position).max(0));
+        Some(Reading {
+            position: position.unwrap_or(-1),
+            lag,
+        })
     }
 }
 
@@ -500,30 +588,20 @@ impl ClientContext for Member {
             .cgrp
             .is_some_and(|group| group.join_state == "steady");
         let mut partitions = BTreeMap::new();
-        for (name, topic) in &statistics.topics {
-            // Partition -1 is librdkafka's own.
-            for partition in topic
-                .partitions
-                .values()
-                .filter(|partition| partition.partition >= 0)
-            {
-                // Unknown (-1) where this member does not (yet) fetch: it has nothing to catch up on.
-                let lag = partition.consumer_lag.max(0);
-                // A committed reader reads up to the last stable offset; what lies behind it waits
-                // for an open transaction of the producers.
-                let held_back = match partition.ls_offset {
-                    ..0 => 0,
-                    last_stable => (partition.hi_offset - last_stable).max(0),
-                };
-                for (gauge, value) in [(names::LAG, lag), (names::HELD_BACK, held_back)] {
-                    metrics::gauge!(gauge, "messaging_destination_name" => name.clone(),
-                        "messaging_destination_partition_id" => partition.partition.to_string())
-                    .set(value as f64);
-                }
-                let position = partition.app_offset;
-                partitions.insert(partition.partition, Reading { position, lag });
+        let topic = statistics.topics.get(&self.topic);
+        let assigned = lock(&self.assigned);
+        for partition in topic.iter().flat_map(|topic| topic.partitions.values()) {
+            let Some(reading) = assigned.reading(partition) else {
+                continue;
+            };
+            partitions.insert(partition.partition, reading);
+            if let Some(lag) = reading.lag {
+                self.gauge(names::LAG, partition.partition, lag);
+                let held_back = (partition.hi_offset - partition.ls_offset).max(0);
+                self.gauge(names::HELD_BACK, partition.partition, held_back);
             }
         }
+        drop(assigned);
         self.health.observed(connected, joined, partitions);
     }
 

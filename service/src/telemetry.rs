@@ -27,8 +27,9 @@ pub mod names {
     pub const OPERATION_DURATION: &str = "messaging_client_operation_duration_seconds";
     /// Histogram, seconds: a database transaction. Label `db_system_name`.
     pub const DB_OPERATION_DURATION: &str = "db_client_operation_duration_seconds";
-    /// Gauge: records that a committed reader could read and this member has not yet read. Labels
-    /// `messaging_destination_name`, `messaging_destination_partition_id`.
+    /// Gauge: offsets from what this member has done to the last stable offset, where a committed reader
+    /// ends; absent while not known. Labels `messaging_destination_name`,
+    /// `messaging_destination_partition_id`.
     pub const LAG: &str = "messaging_consumer_lag_messages";
     /// Gauge: records behind the last stable offset, which nobody may read until the transaction
     /// that holds them back ends. Labels as [`LAG`].
