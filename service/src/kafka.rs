@@ -442,6 +442,18 @@ impl Cluster {
     }
 
     async fn max_message_bytes(&self, topic: &str) -> anyhow::Result<usize> {
+        Ok(self
+            .topic_setting(topic, "max.message.bytes")
+            .await?
+            .parse()?)
+    }
+
+    /// The value of one of a topic's settings, e.g. `cleanup.policy`.
+    ///
+    /// # Errors
+    /// [`NeedsAttention`] if this user may not ask; or if Kafka does not answer, or does not know the
+    /// setting.
+    pub async fn topic_setting(&self, topic: &str, name: &str) -> anyhow::Result<String> {
         let asked = [ResourceSpecifier::Topic(topic)];
         let options = AdminOptions::new().request_timeout(Some(ASK));
         let admin: AdminClient<Quiet> = self
@@ -456,7 +468,7 @@ impl Cluster {
                 .options
                 .allow(&format!("--topic {topic}"), "DescribeConfigs");
             NeedsAttention(format!(
-                "topic {topic}: this user may not ask for its max.message.bytes; {allow}"
+                "topic {topic}: this user may not ask for its {name}; {allow}"
             ))
         };
         let resource = answer.map_err(|code| match code {
@@ -467,14 +479,9 @@ impl Cluster {
         if resource.entries.is_empty() {
             return Err(denied().into());
         }
-        let entry = resource
-            .get("max.message.bytes")
-            .context("max.message.bytes is not told")?;
-        Ok(entry
-            .value
-            .as_deref()
-            .context("max.message.bytes has no value")?
-            .parse()?)
+        let entry = resource.get(name);
+        let value = entry.and_then(|entry| entry.value.clone());
+        value.with_context(|| format!("{topic} has no setting {name}"))
     }
 }
 
