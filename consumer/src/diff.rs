@@ -33,6 +33,7 @@ use crate::audit::table::{EXEC_ID, Table, exec_id, place};
 use crate::audit::{self, said};
 use crate::batch::Anchor;
 use crate::copy::{self, POSTGRES_EPOCH_MICROS};
+use crate::ownership::Asked;
 use crate::rows::Part;
 use crate::store::{Database, DatabaseUrl, Order, Selection, Snapshot, StoreError};
 
@@ -116,6 +117,13 @@ impl Side {
             )
         };
         let mut snapshot = Snapshot::take(database).await.with_context(asking)?;
+        let asked = Asked {
+            topic,
+            cluster_id: None, // of the two databases only that they are of one, see `shared`
+            place: &place,
+            option: name,
+        };
+        asked.check(&snapshot.owners().await.with_context(asking)?)?;
         let stored = stored(&mut snapshot, topic).await.with_context(asking)?;
         if stored.is_empty() {
             bail!(

@@ -20,6 +20,7 @@ mod diff;
 mod expire;
 mod letters;
 mod origin;
+mod ownership;
 mod query;
 mod replay;
 mod rows;

@@ -34,9 +34,12 @@ use tokio_util::sync::CancellationToken;
 use self::progress::{Account, Progress};
 use self::target::Target;
 use crate::batch::{Batch, Positions, Record, last_read};
+use crate::ownership::Asked;
 use crate::rows::Part;
 use crate::run::{Trouble, open};
-use crate::store::{Database, DatabaseOptions, DatabaseUrl, End, Identity, Store, StoreError};
+use crate::store::{
+    Database, DatabaseOptions, DatabaseUrl, End, Identity, Store, StoreError, owners,
+};
 use crate::trial::{Trial, Tried};
 use crate::writers::Writers;
 
@@ -120,7 +123,7 @@ pub async fn replay(
         return Ok(());
     };
     let place = into.place();
-    let stored = store.stored_of_all().await;
+    let stored = store.stored().await;
     let stored = stored.map_err(|error| Trouble::of(error, &place).into_error())?;
     let target = Target {
         place: &place,
@@ -475,7 +478,15 @@ impl Writing<'_> {
 
     /// Whether the database says that exactly these records were stored last.
     async fn are_stored(&mut self, records: &[Record]) -> Result<bool, StoreError> {
-        let (stored, _) = self.store.stored(&self.identity.topic).await?;
+        let stored = self.store.stored().await?;
+        let asked = Asked {
+            topic: &self.identity.topic,
+            cluster_id: Some(&self.identity.cluster_id),
+            place: self.place,
+            option: "--into",
+        };
+        let owned = asked.check(&owners(&stored));
+        owned.map_err(|error| StoreError::Exit(error.to_string()))?;
         let last = last_read(records);
         let mut steps = last
             .iter()

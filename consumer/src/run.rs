@@ -25,8 +25,11 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::{Batch, Positions, Record, last_read};
 use crate::letters::{Letters, MAX_UNSTORED, NotWritten, Refused, offsets};
 use crate::origin::{OnGap, Origin, Recognised};
+use crate::ownership::Asked;
 use crate::rows::Part;
-use crate::store::{Database, DatabaseOptions, End, Identity, Store, StoreError, StoredOffset};
+use crate::store::{
+    Database, DatabaseOptions, End, Identity, Store, StoreError, StoredOffset, owners,
+};
 use crate::trial::{Trial, Tried};
 use crate::writers::Writers;
 
@@ -581,20 +584,16 @@ impl Entrance<'_> {
 
     /// What the database has of the topic.
     async fn stored(&mut self) -> Result<Vec<StoredOffset>, Trouble> {
-        let asked = self.store.stored(&self.identity.topic).await;
-        let (stored, clusters) = asked.map_err(|error| Trouble::of(error, &self.place))?;
-        let ours = &self.identity.cluster_id;
-        match clusters.iter().find(|stored| *stored != ours) {
-            None => Ok(stored),
-            Some(other) => Err(Trouble::Lasting(
-                NeedsAttention(format!(
-                    "{} holds events of the Kafka cluster {other}, but this one is {ours}; \
-                     give another --database-url or --bootstrap-servers",
-                    self.place
-                ))
-                .into(),
-            )),
-        }
+        let asked = self.store.stored().await;
+        let stored = asked.map_err(|error| Trouble::of(error, &self.place))?;
+        let asked = Asked {
+            topic: &self.identity.topic,
+            cluster_id: Some(&self.identity.cluster_id),
+            place: &self.place,
+            option: "--database-url",
+        };
+        asked.check(&owners(&stored)).map_err(anyhow::Error::from)?;
+        Ok(stored)
     }
 
     /// Where to begin with these partitions: at the smallest of the parts' stored offsets, or at the

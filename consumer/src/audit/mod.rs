@@ -42,6 +42,7 @@ use table::Table;
 use told::{Scan, Tasks, Told};
 
 use crate::batch::Anchor;
+use crate::ownership::Asked;
 use crate::rows::Part;
 use crate::store::{Database, DatabaseOptions, HeldOffset, Places, Repair, Snapshot};
 use crate::writers::Writers;
@@ -215,6 +216,21 @@ impl Auditor<'_> {
             )
         };
         let mut snapshot = Snapshot::take(self.database).await.with_context(asking)?;
+        let owners = snapshot.owners().await.with_context(asking)?;
+        let asked = Asked {
+            topic: self.topic.name,
+            cluster_id: None, // a row of another cluster may be a finding, see `offsets::check`
+            place: &place,
+            option: "--database-url",
+        };
+        asked.check(&owners)?;
+        if owners.is_empty() {
+            bail!(
+                "{place} does not say that anything is stored of {}, so there is nothing to compare; is it the \
+                 database of its consumers (--database-url)?",
+                self.topic.name
+            );
+        }
         self.topic.expired_before = snapshot.expired_before().await.with_context(asking)?;
         let count = self.cluster.require_topic(self.topic.name, "Read").await?;
         let mut logs = Ranges::new();

@@ -13,6 +13,7 @@ mod repair;
 mod snapshot;
 mod sqlite;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AnyConnection, ConnectOptions, SqlStr};
 
 use crate::batch::{Advance, Anchor, Positions, Record};
+use crate::ownership::Owner;
 use crate::rows::Part;
 
 pub(crate) use expiry::{Expiring, Step, select_expired_before};
@@ -418,30 +420,11 @@ impl Store {
         }
     }
 
-    /// What is stored of the topic, and the ids of all clusters that anything is stored from.
+    /// All that is stored: of one topic, unless [`Asked::check`](crate::ownership::Asked::check) says otherwise.
     ///
     /// # Errors
     /// If the database does not answer within 10 s, or not well.
-    pub(crate) async fn stored(
-        &mut self,
-        topic: &str,
-    ) -> Result<(Vec<StoredOffset>, Vec<String>), StoreError> {
-        let mut stored = self.stored_of_all().await?;
-        let mut clusters: Vec<String> = Vec::new();
-        for offset in &stored {
-            if !clusters.contains(&offset.cluster_id) {
-                clusters.push(offset.cluster_id.clone());
-            }
-        }
-        stored.retain(|offset| offset.topic == topic);
-        Ok((stored, clusters))
-    }
-
-    /// What is stored of every topic.
-    ///
-    /// # Errors
-    /// As [`stored`](Self::stored).
-    pub(crate) async fn stored_of_all(&mut self) -> Result<Vec<StoredOffset>, StoreError> {
+    pub(crate) async fn stored(&mut self) -> Result<Vec<StoredOffset>, StoreError> {
         let asked = async {
             match self {
                 Self::Postgres(database) => database.consumed_offsets().await,
@@ -483,7 +466,8 @@ impl Store {
     }
 
     /// Writes the records' rows and moves the offsets on, in one transaction, but for what `end` says.
-    /// Gives the rows written of each part.
+    /// Gives the rows written of each part. A first offset is [fenced](StoreError::Fenced) too where the database
+    /// belongs to another topic or cluster.
     ///
     /// # Errors
     /// See [`StoreError`]. Nothing is written, but for [a half](StoreError::Half) and for a commit whose
@@ -559,6 +543,12 @@ type OffsetRow = (
 
 const SELECT_OFFSETS: &str = "SELECT part, topic, partition, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
      anchor_crc32, group_id, first_offset FROM consumed_offset";
+
+/// Which topics and clusters these offsets are of.
+pub(crate) fn owners(stored: &[StoredOffset]) -> BTreeSet<Owner> {
+    let owner = |offset: &StoredOffset| (offset.topic.clone(), offset.cluster_id.clone());
+    stored.iter().map(owner).collect()
+}
 
 /// How long the database may take for a short answer, a connection included.
 const ANSWER: Duration = Duration::from_secs(10);

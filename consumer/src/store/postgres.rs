@@ -40,7 +40,13 @@ const MIGRATIONS: &[(&str, &str)] = &[
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
      anchor_timestamp_ms, anchor_crc32, group_id, updated_at, first_offset) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now(), $10) ON CONFLICT DO NOTHING";
+     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, now(), $10 \
+     WHERE NOT EXISTS (SELECT 1 FROM consumed_offset WHERE topic <> $2 OR cluster_id <> $5) ON CONFLICT DO NOTHING";
+
+/// Taken before a first offset is put in, so that each statement that does sees those put in before: of two topics
+/// in one empty database the second is refused. (A snapshot is of when its statement begins, so this is one of its
+/// own.) Its key is of no meaning; locks of this kind need no right and are of one database.
+const LOCK_FIRST_OFFSETS: &str = "SELECT pg_advisory_xact_lock(7022639402163274087)";
 
 /// The steps of offsets, and the offsets, locked in a fixed order, whatever order an update would take.
 macro_rules! with_locked {
@@ -428,6 +434,11 @@ async fn move_offsets(
         if let Some(fenced) = moved.into_iter().find(|advance| !is_done(advance)) {
             return Err(StoreError::Fenced(*fenced));
         }
+    }
+    if !begun.is_empty() {
+        sqlx::query(LOCK_FIRST_OFFSETS)
+            .execute(&mut *connection)
+            .await?;
     }
     for advance in begun {
         let query = sqlx::query(INSERT_OFFSET)

@@ -1,7 +1,7 @@
 //! One moment of a database, read in bulk: every row in the form that audits compare, whichever
 //! database it comes from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::{Connection, Database, StoreError, on_either};
 use crate::audit::table::{Kind, Table};
 use crate::batch::Anchor;
 use crate::copy::{self, COUNTS, CopyWriter};
+use crate::ownership::Owner;
 use crate::rows::Part;
 
 /// Rows are handed on in pieces of about so many bytes.
@@ -156,6 +157,15 @@ impl Snapshot {
         let begin = format!("{BEGIN}; SET TRANSACTION SNAPSHOT '{moment}'; {SETTINGS}");
         connection.execute(AssertSqlSafe(begin)).await?;
         Ok(Self(Connection::Postgres(Box::new(connection))))
+    }
+
+    /// Which topics and clusters anything is stored of.
+    pub(crate) async fn owners(&mut self) -> Result<BTreeSet<Owner>, StoreError> {
+        let rows: Vec<Owner> = on_either!(&mut self.0, connection => {
+            sqlx::query_as("SELECT DISTINCT topic, cluster_id FROM consumed_offset")
+                .fetch_all(connection).await?
+        });
+        Ok(rows.into_iter().collect())
     }
 
     /// What is stored of the topic.

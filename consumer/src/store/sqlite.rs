@@ -45,7 +45,8 @@ const MIGRATIONS: &[(&str, &str)] = &[
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
      anchor_timestamp_ms, anchor_crc32, group_id, updated_at, first_offset) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING";
+     SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 \
+     WHERE NOT EXISTS (SELECT 1 FROM consumed_offset WHERE topic <> ?2 OR cluster_id <> ?5) ON CONFLICT DO NOTHING";
 
 const MOVE_OFFSET: &str = "UPDATE consumed_offset SET next_offset = ?4, cluster_id = ?5, anchor_offset = ?6, \
      anchor_timestamp_ms = ?7, anchor_crc32 = ?8, group_id = ?9, updated_at = ?10 \
