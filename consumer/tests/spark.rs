@@ -24,6 +24,24 @@ async fn the_tables_hold_the_task_counts_that_spark_gave_for_each_of_its_jobs() 
     };
     let path = |name: &str| pipeline.folder().join(name).to_str().unwrap().to_owned();
     let (rest, release) = (path("rest.json"), path("release"));
+    let logs = path("event-logs");
+    let history_server = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../deploy/spark/history-server"
+    );
+    let arguments = [python.as_str(), &logs];
+    let history = Process::start(
+        pipeline.folder(),
+        "history-server",
+        Path::new(history_server),
+        &arguments,
+    );
+    let history_url = until("the History Server is up", WAIT, async || {
+        let log = history.log();
+        let line = log.lines().find(|line| line.contains(" started at http"))?;
+        Some(line.rsplit_once(' ')?.1.to_owned())
+    })
+    .await;
     let job = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/spark/job.py");
     let arguments = [
         job,
@@ -35,6 +53,8 @@ async fn the_tables_hold_the_task_counts_that_spark_gave_for_each_of_its_jobs() 
         &rest,
         "--release",
         &release,
+        "--event-log",
+        &logs,
         "--linger",
         "120",
     ];
@@ -51,6 +71,8 @@ async fn the_tables_hold_the_task_counts_that_spark_gave_for_each_of_its_jobs() 
         "spark",
         "--url",
         &url,
+        "--history-url",
+        &history_url,
         "--interval",
         "500ms",
         "--bootstrap-servers",
@@ -69,15 +91,13 @@ async fn the_tables_hold_the_task_counts_that_spark_gave_for_each_of_its_jobs() 
         std::fs::read(&rest).ok()
     })
     .await;
-    // The last job's end must have been polled before the UI goes.
-    let last = "SELECT count(*) FROM task WHERE exec_id LIKE '%/line-report' AND progress = 1.0";
-    pipeline.until_count(last, 1).await;
     std::fs::write(&release, "").unwrap();
     assert!(spark.ended().await.success(), "{}", spark.log());
     assert!(producer.ended().await.success(), "{}", producer.log());
     pipeline
         .until_count("SELECT count(*) FROM task WHERE is_final = 1", 4)
         .await;
+    history.stop().await;
     router.stop().await;
     consumer.stop().await;
 

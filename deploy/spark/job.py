@@ -21,6 +21,7 @@ arguments.add_argument("--ui-port", type=int, default=0, help="port of the Spark
 arguments.add_argument("--group-prefix", default="demo", help="job groups are PREFIX-load, …; '' sets no groups")
 arguments.add_argument("--pace", type=float, default=1.0, help="how long tasks take, as a factor")
 arguments.add_argument("--rest-out", metavar="FILE", help="where to write what Spark's REST API says of it, once all jobs ended")
+arguments.add_argument("--event-log", metavar="FOLDER", help="where to write the event log, for a History Server")
 arguments.add_argument("--linger", type=float, default=6.0, metavar="SECONDS", help="keep the UI up so long after the last job")
 arguments.add_argument("--release", metavar="FILE", help="stop lingering as soon as this file exists")
 options = arguments.parse_args()
@@ -89,6 +90,9 @@ conf = (
     .set("spark.driver.memory", "512m")
     .set("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")  # starts faster
 )
+if options.event_log:
+    conf.set("spark.eventLog.enabled", "true")
+    conf.set("spark.eventLog.dir", pathlib.Path(options.event_log).resolve().as_uri())
 sc = SparkContext(conf=conf)
 sc.setLogLevel("ERROR")
 port = sc.uiWebUrl.rsplit(":", 1)[1]

@@ -34,7 +34,7 @@ fn says(status: &str, headers: &str, body: &str) -> Mood {
     ))
 }
 
-/// A made-up Spark UI or History Server with one application, or none.
+/// A made-up Spark UI or History Server.
 struct Spark {
     url: String,
     serving: JoinHandle<()>,
@@ -42,26 +42,64 @@ struct Spark {
 }
 
 struct State {
-    app: Option<&'static str>,
+    apps: Vec<App>,
     mood: Mood,
     /// Its mood from the next poll on.
     next_mood: Option<Mood>,
-    completed: bool,
-    jobs: Value,
     polls: usize,
+    lists: usize,
+}
+
+#[derive(Clone)]
+struct App {
+    id: String,
+    /// Newest first: the attempt's id and whether it has completed.
+    attempts: Vec<(Option<&'static str>, bool)>,
+    /// `None`: it answers 503.
+    jobs: Option<Value>,
+}
+
+impl App {
+    fn new(id: &str, jobs: Value) -> Self {
+        Self {
+            id: id.to_owned(),
+            attempts: vec![(None, false)],
+            jobs: Some(jobs),
+        }
+    }
+
+    fn completed(mut self) -> Self {
+        self.attempts[0].1 = true;
+        self
+    }
+
+    fn listed(&self) -> Value {
+        let attempts = self.attempts.iter().map(|(id, completed)| {
+            let mut attempt = json!({"completed": completed, "sparkUser": "ada",
+                "startTime": "2015-02-03T16:43:00.906GMT", "lastUpdated": "", "lastUpdatedEpoch": 0});
+            if let Some(id) = id {
+                attempt["attemptId"] = json!(id);
+            }
+            attempt
+        });
+        json!({"id": self.id, "name": "test", "attempts": attempts.collect::<Value>()})
+    }
 }
 
 impl Spark {
-    async fn start(app: &'static str, jobs: Value) -> Self {
-        let state = Arc::new(Mutex::new(State {
-            app: Some(app),
+    async fn start(apps: impl IntoIterator<Item = App>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let state = State {
+            apps: apps.into_iter().collect(),
             mood: Mood::Well,
             next_mood: None,
-            completed: false,
-            jobs,
             polls: 0,
-        }));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            lists: 0,
+        };
+        Self::serve(listener, Arc::new(Mutex::new(state)))
+    }
+
+    fn serve(listener: TcpListener, state: Arc<Mutex<State>>) -> Self {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let served = state.clone();
         let serving = tokio::spawn(async move {
@@ -81,6 +119,13 @@ impl Spark {
         change(&mut self.state.lock().unwrap());
     }
 
+    fn complete(&self, app: usize, jobs: Value) {
+        self.set(|state| {
+            let app = &mut state.apps[app];
+            *app = App::new(&app.id, jobs).completed();
+        });
+    }
+
     /// Waits until it was asked for its jobs once more, from now on.
     async fn polled(&self) {
         let before = self.state.lock().unwrap().polls;
@@ -90,10 +135,28 @@ impl Spark {
         .await;
     }
 
+    /// Waits until it was asked so many times for the list, or for one application, from now on.
+    async fn polled_list(&self, times: usize) {
+        let before = self.state.lock().unwrap().lists;
+        until("the list is asked for", WAIT, async || {
+            (self.state.lock().unwrap().lists >= before + times).then_some(())
+        })
+        .await;
+    }
+
     /// Nobody listens any more.
     async fn stop(self) {
         self.serving.abort();
         let _ = self.serving.await;
+    }
+
+    /// Nobody listens until `meanwhile` is done.
+    async fn restart(self, meanwhile: impl Future<Output = ()>) -> Self {
+        let address = self.url.trim_start_matches("http://").to_owned();
+        let state = self.state.clone();
+        self.stop().await;
+        meanwhile.await;
+        Self::serve(TcpListener::bind(address).await.unwrap(), state)
     }
 }
 
@@ -107,11 +170,13 @@ async fn answer(mut stream: TcpStream, state: Arc<Mutex<State>>) -> Option<()> {
         .split(' ')
         .nth(1)?
         .strip_prefix("/api/v1/applications")?;
-    let said = said(path, &mut *state.lock().ok()?);
+    let Mood::Says(said) = said(path, &mut *state.lock().ok()?) else {
+        return None;
+    };
     stream.write_all(said.as_bytes()).await.ok()
 }
 
-fn said(path: &str, state: &mut State) -> String {
+fn said(path: &str, state: &mut State) -> Mood {
     // A poll begins with the list of applications: all of its answers are of one mood.
     if path.is_empty()
         && let Some(mood) = state.next_mood.take()
@@ -121,38 +186,32 @@ fn said(path: &str, state: &mut State) -> String {
     if path.ends_with("/jobs") {
         state.polls += 1;
     }
-    if let Mood::Says(said) = &state.mood {
-        return said.clone();
+    if path.rfind('/').unwrap_or(0) == 0 {
+        state.lists += 1;
     }
-    let app = state.app.map(|id| {
-        json!({"id": id, "name": "test", "attempts": [{"completed": state.completed, "sparkUser": "ada",
-            "startTime": "2015-02-03T16:43:00.906GMT", "lastUpdated": "", "lastUpdatedEpoch": 0}]})
-    });
-    let known = state.app.unwrap_or_default();
-    let body = match path.trim_start_matches('/').split('/').collect::<Vec<_>>()[..] {
-        [""] => app.into_iter().collect::<Value>(),
-        [id, ..] if id != known => {
-            let Mood::Says(said) = says("404 Not Found", "", &format!("no such app: {id}")) else {
-                return String::new();
-            };
-            return said;
-        }
-        [_] => app.unwrap_or_default(),
-        [_, "jobs"] => state.jobs.clone(),
-        [_, "allexecutors"] => {
-            json!([{"id": "1", "isActive": true, "totalCores": 2, "activeTasks": 1}])
-        }
-        [_, "environment"] => json!({"sparkProperties": [["spark.executor.memory", "1g"]]}),
-        _ => json!([]),
+    if let Mood::Says(said) = &state.mood {
+        return Mood::Says(said.clone());
+    }
+    let path: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let app = state.apps.iter().find(|app| app.id == path[0]);
+    let body = match (path[0], app) {
+        ("", _) => state.apps.iter().map(App::listed).collect(),
+        (id, None) => return says("404 Not Found", "", &format!("no such app: {id}")),
+        (_, Some(app)) => match *path.last().unwrap_or(&"") {
+            id if id == app.id => app.listed(),
+            "jobs" => match &app.jobs {
+                Some(jobs) => jobs.clone(),
+                None => return says("503 Service Unavailable", "", "busy"),
+            },
+            "allexecutors" => {
+                json!([{"id": "1", "isActive": true, "totalCores": 2, "activeTasks": 1}])
+            }
+            "environment" => json!({"sparkProperties": [["spark.executor.memory", "1g"]]}),
+            _ => json!([]),
+        },
     };
-    let Mood::Says(said) = says(
-        "200 OK",
-        "content-type: application/json\r\n",
-        &body.to_string(),
-    ) else {
-        return String::new();
-    };
-    said
+    let json = "content-type: application/json\r\n";
+    says("200 OK", json, &body.to_string())
 }
 
 fn job(status: &str, completed: i64) -> Value {
@@ -199,8 +258,8 @@ async fn answers_that_are_none_make_parts_null_warn_once_and_the_next_poll_goes_
     let Some(reports) = Reports::make("spark-faults").await else {
         return;
     };
-    let spark = Spark::start(APP, job("RUNNING", 0)).await;
-    let login = Spark::start("none", json!([])).await;
+    let spark = Spark::start([App::new(APP, job("RUNNING", 0))]).await;
+    let login = Spark::start([]).await;
     login.set(|state| {
         state.mood = says(
             "200 OK",
@@ -246,9 +305,7 @@ async fn answers_that_are_none_make_parts_null_warn_once_and_the_next_poll_goes_
         spark.polled().await;
         spark.polled().await;
     }
-    spark.set(|state| state.jobs = job("SUCCEEDED", 4));
-    spark.polled().await;
-    spark.stop().await;
+    spark.complete(0, job("SUCCEEDED", 4));
     assert!(adapter.process.ended().await.success());
 
     let log = adapter.process.log();
@@ -280,8 +337,8 @@ async fn an_address_that_refuses_connections_does_not_keep_others_from_being_rep
     let Some(reports) = Reports::make("spark-faults").await else {
         return;
     };
-    let first = Spark::start("app-1", job("SUCCEEDED", 4)).await;
-    let second = Spark::start("app-2", job("FAILED", 3)).await;
+    let first = Spark::start([App::new("app-1", job("SUCCEEDED", 4))]).await;
+    let second = Spark::start([App::new("app-2", job("FAILED", 3))]).await;
     let refused = format!("http://{NOBODY}");
     let urls = [
         "--url",
@@ -298,8 +355,8 @@ async fn an_address_that_refuses_connections_does_not_keep_others_from_being_rep
     adapter.process.assert_running();
     first.polled().await;
     second.polled().await;
-    first.stop().await;
-    second.stop().await;
+    first.complete(0, job("SUCCEEDED", 4));
+    second.complete(0, job("FAILED", 3));
     // It says that something that was asked for was not done.
     assert_eq!(adapter.process.ended().await.code(), Some(1));
     let told = reports.by_task();
@@ -313,27 +370,25 @@ async fn an_application_is_followed_to_the_history_server_and_its_end_is_reporte
     let Some(reports) = Reports::make("spark-faults").await else {
         return;
     };
-    let live = Spark::start(APP, job("RUNNING", 1)).await;
-    let history = Spark::start(APP, job("RUNNING", 1)).await;
-    history.set(|state| state.app = None);
+    let live = Spark::start([App::new(APP, job("RUNNING", 1))]).await;
+    let history = Spark::start([]).await;
     let urls = ["--url", &live.url, "--history-url", &history.url];
     let mut adapter = Adapter::start(&reports, &urls);
     live.polled().await;
     let instance = live.url.trim_start_matches("http://").to_owned();
     live.stop().await;
-    adapter.logs("its UI is gone").await;
+    adapter.logs("nobody listens there").await;
     // It learns of the application, first of its log in progress, then of its end.
-    history.set(|state| state.app = Some(APP));
     history.set(|state| {
-        state.jobs = job("SUCCEEDED", 4);
+        state.apps = vec![App::new(APP, job("SUCCEEDED", 4))];
         state.mood = says("200 OK", "", "<html>loading</html>");
     });
     adapter.logs("it answers with a page").await;
     adapter.process.assert_running();
-    history.set(|state| {
-        state.completed = true;
-        state.mood = Mood::Well;
-    });
+    history.set(|state| state.mood = Mood::Well);
+    history.polled_list(2).await;
+    adapter.process.assert_running();
+    history.complete(0, job("SUCCEEDED", 4));
     assert!(
         adapter.process.ended().await.success(),
         "{}",
@@ -365,8 +420,7 @@ async fn a_history_servers_completed_applications_are_reported_once_each_and_tha
     let Some(reports) = Reports::make("spark-faults").await else {
         return;
     };
-    let history = Spark::start(APP, job("FAILED", 3)).await;
-    history.set(|state| state.completed = true);
+    let history = Spark::start([App::new(APP, job("FAILED", 3)).completed()]).await;
     let mut adapter = Adapter::start(&reports, &["--url", &history.url]);
     assert!(adapter.process.ended().await.success());
     let told = &reports.by_task()[APP];
@@ -378,23 +432,198 @@ async fn another_application_on_the_same_port_ends_the_one_before_it() {
     let Some(reports) = Reports::make("spark-faults").await else {
         return;
     };
-    let spark = Spark::start("app-1", job("RUNNING", 1)).await;
-    let mut adapter = Adapter::start(&reports, &["--url", &spark.url]);
+    let spark = Spark::start([App::new("app-1", job("SUCCEEDED", 4))]).await;
+    let urls = ["--url", &spark.url, "--give-up-after", "3s"];
+    let mut adapter = Adapter::start(&reports, &urls);
     spark.polled().await;
-    spark.set(|state| state.app = Some("app-2"));
-    adapter.logs("its address no longer lists it").await;
+    spark.set(|state| state.apps = vec![App::new("app-2", job("RUNNING", 1))]);
+    adapter
+        .logs("application app-1: its address does not list it")
+        .await;
     spark.polled().await;
-    spark.set(|state| state.jobs = job("SUCCEEDED", 4));
-    spark.polled().await;
-    spark.stop().await;
-    assert!(adapter.process.ended().await.success());
+    spark.complete(0, job("SUCCEEDED", 4));
+    // What was asked for was not done: app-1 has no end.
+    assert_eq!(adapter.process.ended().await.code(), Some(1));
+    let log = adapter.process.log();
+    let open = "how app-1 ended is not known; --history-url names a History Server that can tell";
+    assert!(log.contains(open), "{log}");
     let told = reports.by_task();
     assert_eq!(
         ended(&told["app-1"]),
         [TaskStatus::Unknown],
-        "its job was seen running"
+        "that its jobs succeeded does not say that it did"
     );
+    let last = told["app-1"].last().unwrap();
+    assert_eq!(last.progress.as_ref().unwrap().progress, 1.0);
     assert_eq!(ended(&told["app-2"]), [TaskStatus::Succeed]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn applications_that_a_history_server_lists_last_are_followed_to_their_end() {
+    const COMPLETED: usize = 1_200;
+    let Some(reports) = Reports::make("spark-faults").await else {
+        return;
+    };
+    let done = |i| App::new(&format!("done-{i}"), job("SUCCEEDED", 4)).completed();
+    // The end of one that runs counts as -1: Spark sorts it behind all that have ended.
+    let running = App::new("last", job("SUCCEEDED", 4));
+    let history = Spark::start((0..COMPLETED).map(done).chain([running])).await;
+    let mut adapter = Adapter::start(&reports, &["--url", &history.url]);
+    adapter.logs("application done-1199 has ended").await;
+    history.polled_list(3).await;
+    adapter.process.assert_running();
+    history.complete(COMPLETED, job("SUCCEEDED", 4));
+    assert!(adapter.process.ended().await.success());
+    let told = reports.by_task();
+    assert_eq!(told.len(), COMPLETED + 1);
+    let (last, done): (Vec<_>, Vec<_>) = told.iter().partition(|(id, _)| *id == "last");
+    for (id, told) in done {
+        assert_eq!(
+            (told.len(), ended(told)),
+            (1, vec![TaskStatus::Succeed]),
+            "{id}"
+        );
+    }
+    let last = last[0].1;
+    assert_eq!(ended(last), [TaskStatus::Succeed]);
+    assert!(last.len() > 1, "it was reported while it ran");
+    assert_eq!(last.last().unwrap().status, TaskStatus::Succeed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_server_that_restarts_ends_no_application() {
+    let Some(reports) = Reports::make("spark-faults").await else {
+        return;
+    };
+    let app = App::new(APP, job("SUCCEEDED", 2));
+    let history = Spark::start([app.clone()]).await;
+    let mut adapter = Adapter::start(&reports, &["--url", &history.url]);
+    history.polled().await;
+    let history = history
+        .restart(async {
+            adapter.logs("nobody listens there").await;
+            // Longer than three refusals took, one in 50 ms.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        })
+        .await;
+    // It lists what it has read of its logs so far.
+    let done = App::new("done", job("FAILED", 1)).completed();
+    for apps in [vec![], vec![done.clone()]] {
+        history.set(|state| state.apps = apps);
+        history.polled_list(4).await;
+        adapter.process.assert_running();
+    }
+    history.set(|state| state.apps = vec![done, app]);
+    history.polled().await;
+    history.complete(1, job("SUCCEEDED", 4));
+    let ok = adapter.process.ended().await.success();
+    assert!(ok, "{}", adapter.process.log());
+    let told = reports.by_task();
+    assert_eq!(ended(&told["done"]), [TaskStatus::Failed]);
+    let told = &told[APP];
+    assert_eq!(ended(told), [TaskStatus::Succeed]);
+    assert!(told.is_sorted_by(|a, b| a.sequence < b.sequence));
+    assert_eq!(told.last().unwrap().status, TaskStatus::Succeed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_that_was_given_up_is_taken_up_where_it_returns() {
+    let Some(reports) = Reports::make("spark-faults").await else {
+        return;
+    };
+    let (app, other) = (
+        App::new(APP, job("RUNNING", 2)),
+        App::new("other", job("RUNNING", 2)),
+    );
+    let history = Spark::start([app.clone(), other.clone()]).await;
+    let urls = ["--url", &history.url, "--give-up-after", "3s"];
+    let mut adapter = Adapter::start(&reports, &urls);
+    history.polled().await;
+    history.set(|state| state.apps = vec![other.clone()]);
+    adapter
+        .logs("application app-1: its address does not list it")
+        .await;
+    history.set(|state| state.apps = vec![app, other]);
+    adapter.logs("tells of it again").await;
+    history.polled().await;
+    history.complete(0, job("SUCCEEDED", 4));
+    history.complete(1, job("SUCCEEDED", 4));
+    let ok = adapter.process.ended().await.success();
+    assert!(ok, "{}", adapter.process.log());
+    let told = &reports.by_task()[APP];
+    assert_eq!(ended(told), [TaskStatus::Unknown, TaskStatus::Succeed]);
+    let gone = told.iter().position(|r| r.status == TaskStatus::Unknown);
+    let gone = &told[gone.unwrap()];
+    // As it was last known.
+    let part = gone.progress.as_ref().unwrap();
+    assert_eq!((part.progress, part.progress_info.len()), (0.5, 1));
+    let held = &gone.resource.as_ref().unwrap().applications[APP];
+    assert_eq!((held.job_status.as_str(), held.queue_cores), ("UNKNOWN", 2));
+    let sequences: Vec<i64> = told.iter().map(|report| report.sequence).collect();
+    let counted: Vec<i64> = (0..).take(told.len()).collect();
+    assert_eq!(sequences, counted, "each counted on from the one before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completed_application_whose_jobs_are_never_told_has_no_progress_and_no_end() {
+    let Some(reports) = Reports::make("spark-faults").await else {
+        return;
+    };
+    let mut app = App::new(APP, json!([])).completed();
+    app.jobs = None;
+    let history = Spark::start([app]).await;
+    let urls = ["--url", &history.url, "--give-up-after", "2s"];
+    let mut adapter = Adapter::start(&reports, &urls);
+    assert_eq!(adapter.process.ended().await.code(), Some(1));
+    let log = adapter.process.log();
+    let why = "application app-1: Spark says that it has ended, and does not tell its jobs";
+    assert!(log.contains(why), "{log}");
+    let told = &reports.by_task()[APP];
+    assert_eq!(ended(told), [TaskStatus::Unknown]);
+    assert_eq!((told.len(), &told[0].progress), (1, &None));
+    let metrics = told[0].metrics.as_ref();
+    let counts = metrics.is_some_and(|metrics| metrics.contains_key("jobsFailed"));
+    assert!(!counts, "no count of jobs was told: {metrics:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_crashed_has_ended_once_there_is_a_newer_one() {
+    let Some(reports) = Reports::make("spark-faults").await else {
+        return;
+    };
+    // Its event log has no end, so that it shows as not completed for ever.
+    let mut app = App::new(APP, job("SUCCEEDED", 4));
+    app.attempts = vec![(Some("1"), false)];
+    let history = Spark::start([app]).await;
+    let mut adapter = Adapter::start(&reports, &["--url", &history.url]);
+    history.polled().await;
+    history.set(|state| state.apps[0].attempts.insert(0, (Some("2"), false)));
+    adapter.logs("application app-1/1 has ended").await;
+    history.polled().await;
+    adapter.process.assert_running();
+    history.set(|state| state.apps[0].attempts[0].1 = true);
+    assert!(adapter.process.ended().await.success());
+    let told = reports.by_task();
+    assert_eq!(ended(&told["app-1/1"]), [TaskStatus::Unknown]);
+    assert_eq!(ended(&told["app-1/2"]), [TaskStatus::Succeed]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_that_was_asked_for_and_is_never_listed_is_said_to_be_missing() {
+    let Some(reports) = Reports::make("spark-faults").await else {
+        return;
+    };
+    let done = |id| App::new(id, job("SUCCEEDED", 4)).completed();
+    let history = Spark::start([done("app-1"), done("app-2")]).await;
+    let mut urls = vec!["--url", &history.url, "--give-up-after", "2s"];
+    urls.extend(["--app", "app-1", "--app", "app-3"]);
+    let mut adapter = Adapter::start(&reports, &urls);
+    assert_eq!(adapter.process.ended().await.code(), Some(1));
+    let log = adapter.process.log();
+    assert!(log.contains("no address listed app-3"), "{log}");
+    let told = reports.by_task();
+    assert_eq!(told.keys().collect::<Vec<_>>(), ["app-1"]);
+    assert_eq!(ended(&told["app-1"]), [TaskStatus::Succeed]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -402,7 +631,7 @@ async fn stopped_by_a_signal_it_says_nothing_of_how_the_application_ended() {
     let Some(reports) = Reports::make("spark-faults").await else {
         return;
     };
-    let spark = Spark::start(APP, job("RUNNING", 1)).await;
+    let spark = Spark::start([App::new(APP, job("RUNNING", 1))]).await;
     let adapter = Adapter::start(&reports, &["--url", &spark.url]);
     spark.polled().await;
     spark.polled().await;

@@ -22,6 +22,24 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (rest, release) = (path("rest.json"), path("release"));
+    let logs = path("event-logs");
+    let history_server = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../deploy/spark/history-server"
+    );
+    let arguments = [python.as_str(), &logs];
+    let history = Process::start(
+        folder.path(),
+        "history-server",
+        Path::new(history_server),
+        &arguments,
+    );
+    let history_url = until("the History Server is up", WAIT, async || {
+        let log = history.log();
+        let line = log.lines().find(|line| line.contains(" started at http"))?;
+        Some(line.rsplit_once(' ')?.1.to_owned())
+    })
+    .await;
     let job = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/spark/job.py");
     let arguments = [
         job,
@@ -35,6 +53,8 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
         &rest,
         "--release",
         &release,
+        "--event-log",
+        &logs,
         "--linger",
         "120",
     ];
@@ -46,7 +66,15 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
         Some(line.split_once(" ui ")?.1.to_owned())
     })
     .await;
-    let arguments = ["spark", "--url", &url, "--interval", "500ms"];
+    let arguments = [
+        "spark",
+        "--url",
+        &url,
+        "--history-url",
+        &history_url,
+        "--interval",
+        "500ms",
+    ];
     let arguments = reports.arguments(&arguments);
     let program = Path::new(env!("CARGO_BIN_EXE_producer"));
     let mut producer = Process::start(folder.path(), "producer", program, &arguments);
@@ -60,16 +88,10 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
     let said: Value = serde_json::from_slice(&said).unwrap();
     let app = said["application"].as_str().unwrap();
     let jobs = said["jobs"].as_array().unwrap();
-    // The report group's job is the last; the adapter must have seen it end before the UI goes.
-    until("the last job's end is reported", WAIT, async || {
-        let told = reports.by_task();
-        let last = told.get(&format!("{app}/live-report"))?.last()?;
-        (last.progress.as_ref()?.progress == 1.0).then_some(())
-    })
-    .await;
     std::fs::write(&release, "").unwrap();
     assert!(spark.ended().await.success(), "{}", spark.log());
     assert!(producer.ended().await.success(), "{}", producer.log());
+    history.stop().await;
 
     let told = reports.by_task();
     let total: usize = told.values().map(Vec::len).sum();

@@ -67,6 +67,8 @@ pub(crate) struct Application {
     environment: Option<Environment>,
     executors: Vec<Executor>,
     tasks: BTreeMap<Group, ExecTask>,
+    /// Whether Spark ever told its jobs.
+    jobs_known: bool,
 }
 
 #[derive(Default)]
@@ -90,6 +92,7 @@ impl Application {
             environment: None,
             executors: Vec::new(),
             tasks: BTreeMap::new(),
+            jobs_known: false,
         }
     }
 
@@ -98,7 +101,7 @@ impl Application {
     }
 
     /// The reports that a poll gives rise to: each exec task of which a job runs or anything has
-    /// changed, and the others now and then. With a final `state`, all of them, for the last time.
+    /// changed, and the others now and then. In any other state than [`State::Alive`], all of them.
     ///
     /// An application without any job is not reported before its end: whether its jobs will have
     /// groups is not known before there is one. A group of which only folded jobs are left, so that
@@ -117,9 +120,9 @@ impl Application {
         };
         self.remember(poll);
         if state == State::Gone {
-            // The last state known is what is reported.
+            // What was last known is reported; what never was known stays null.
             answered = Answered {
-                jobs: true,
+                jobs: self.jobs_known,
                 stages: !self.stages.is_empty(),
                 executors: !self.executors.is_empty(),
             };
@@ -169,13 +172,12 @@ impl Application {
         }
         // What the executors run now; where they are not known, what the jobs say.
         let running_tasks = match state {
-            State::Gone => 0,
             _ if answered.executors => self.executors.iter().fold(0_i64, |sum, executor| {
                 sum.saturating_add(executor.active_tasks)
             }),
             _ => active,
         };
-        let resource = (answered.executors || state != State::Alive).then(|| {
+        let resource = (answered.executors || state.holds_nothing()).then(|| {
             let environment = self.environment.as_ref();
             mapping::resource(&self.key.id, &self.executors, environment, state)
         });
@@ -208,7 +210,7 @@ impl Application {
                 sequence: task.sequence,
                 progress: answered
                     .jobs
-                    .then(|| mapping::progress(each(), folded, &totals, state)),
+                    .then(|| mapping::progress(each(), folded, &totals)),
                 resource: resource.clone(),
                 metrics: metrics.part(),
             });
@@ -224,6 +226,7 @@ impl Application {
     /// Takes a poll's answers in. What Spark's UI has dropped since (it keeps 1,000 jobs and 1,000
     /// stages unless told otherwise) stays known.
     fn remember(&mut self, poll: Poll) {
+        self.jobs_known |= poll.jobs.is_some();
         for job in poll.jobs.into_iter().flatten() {
             let forgotten = job.job_id <= self.folded_up_to && !self.jobs.contains_key(&job.job_id);
             if !forgotten {

@@ -13,14 +13,17 @@ const MIB: i64 = 1 << 20;
 /// How many failed jobs are named in the metric `failedJobIds`.
 const NAMED_JOBS_MAX: usize = 20;
 
-/// How it stands with an application.
+/// How it stands with an application's attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// Its UI, or a History Server, shows it as not completed.
     Alive,
     /// Spark says that it has completed.
     Completed,
-    /// Its UI is gone, and nobody knows more.
+    /// Spark shows it as not completed, but shows a newer attempt too: it has ended, and Spark does
+    /// not say how.
+    Replaced,
+    /// Nothing was heard of it for too long. It may have ended, or not.
     Gone,
 }
 
@@ -31,8 +34,13 @@ impl State {
         match self {
             Self::Alive => "RUNNING",
             Self::Completed => "COMPLETED",
-            Self::Gone => "UNKNOWN",
+            Self::Replaced | Self::Gone => "UNKNOWN",
         }
+    }
+
+    /// Whether it has ended, so that it holds no resources.
+    pub(crate) fn holds_nothing(self) -> bool {
+        matches!(self, Self::Completed | Self::Replaced)
     }
 }
 
@@ -117,12 +125,11 @@ fn done(job: &Job) -> i64 {
 
 /// The progress part of the jobs of one exec task. `folded` stands for jobs that are no longer
 /// remembered one by one; it comes first, in one entry. Counts are passed on as Spark says them,
-/// negative ones too: the router repairs those, and names the repair. `gone`: nothing runs any more.
+/// negative ones too: the router repairs those, and names the repair.
 pub(crate) fn progress<'a>(
     jobs: impl Iterator<Item = &'a Job>,
     folded: Option<&Folded>,
     totals: &Totals,
-    state: State,
 ) -> TaskProgressInfo {
     let folded = folded.map(|folded| JobProgressInfo {
         id: format!("{} jobs up to {}", folded.totals.jobs, folded.newest_job_id),
@@ -134,10 +141,7 @@ pub(crate) fn progress<'a>(
     let each = jobs.map(|job| JobProgressInfo {
         id: job.job_id.to_string(),
         total_tasks: int(job.num_tasks),
-        running_tasks: match state {
-            State::Gone => 0,
-            _ => int(job.num_active_tasks),
-        },
+        running_tasks: int(job.num_active_tasks),
         failed_tasks: int(job.num_failed_tasks),
         succeed_tasks: int(job.num_completed_tasks),
     });
@@ -159,23 +163,27 @@ pub(crate) struct Folded {
 ///
 /// - While the application lives: `Running`, whatever its jobs say. Between two jobs, and after a
 ///   failed one, the driver may go on and submit another; and a final status cannot be taken back.
-/// - At its end: `Failed` if a job failed, whichever it was; else `Unknown` if a job was seen
-///   running and nobody knows how it ended; else `Cancelled` if one was cancelled; else `Succeed`.
-///   An application that is gone without having shown a job: `Unknown`.
+/// - Once Spark says that it has completed: `Failed` if a job failed, whichever it was; else
+///   `Unknown` if a job was seen running and Spark does not say how it ended; else `Cancelled` if one
+///   was cancelled; else `Succeed`.
+/// - Once a newer attempt has taken its place: `Failed` if a job failed, else `Unknown`.
+/// - When nothing is heard of it: `Unknown`, which is not final. It may go on somewhere.
 pub(crate) fn status(totals: &Totals, state: State) -> TaskStatus {
     match state {
         State::Alive => TaskStatus::Running,
+        State::Gone => TaskStatus::Unknown,
         _ if totals.jobs_failed > 0 => TaskStatus::Failed,
+        State::Replaced => TaskStatus::Unknown,
         _ if totals.jobs_running > 0 => TaskStatus::Unknown,
         _ if totals.jobs_cancelled > 0 => TaskStatus::Cancelled,
-        State::Gone if totals.jobs == 0 => TaskStatus::Unknown,
-        _ => TaskStatus::Succeed,
+        State::Completed => TaskStatus::Succeed,
     }
 }
 
 /// What the application holds: of its executors, without the driver, instances, cores and the
 /// memory of their containers. In local mode the driver does the work, so its cores and its heap
-/// count, with 0 instances. Once the application has ended, it holds nothing.
+/// count, with 0 instances. Once the application has ended, it holds nothing; while nothing is heard
+/// of it, what it held last.
 ///
 /// The memory of a container is heap and overhead (and off-heap and Python memory where set), from
 /// the environment's `spark.executor.memory` and the like with Spark's defaults; a standalone
@@ -195,7 +203,7 @@ pub(crate) fn resource(
         job_status: state.as_str().to_owned(),
         queue: queue.unwrap_or_default().to_owned(),
     };
-    if state == State::Alive {
+    if !state.holds_nothing() {
         let local = environment.map_or(application_id.starts_with("local-"), is_local);
         let holders: Vec<&Executor> = executors
             .iter()
@@ -381,10 +389,10 @@ impl Metrics {
                 .fold(0_i64, |sum, executor| sum.saturating_add(of(executor)))
         };
         let active = |e: &Executor| i64::from(e.is_active && !e.is_driver());
-        let active = if state == State::Alive {
-            sum(active)
-        } else {
+        let active = if state.holds_nothing() {
             0
+        } else {
+            sum(active)
         };
         self.long("application.executors", active);
         self.long("application.completedTasks", sum(|e| e.completed_tasks));

@@ -5,7 +5,9 @@ use std::time::Duration;
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
-/// An answer of more than this is not taken in.
+use super::elements::{Elements, NotAList};
+
+/// An answer of more than this, other than the list of applications, is not taken in.
 const BODY_MAX_BYTES: usize = 64 << 20;
 /// A History Server reads an application's whole log before its first answer about it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -91,6 +93,50 @@ impl Rest {
 
     /// GETs `/api/v1/applications` and the segments below.
     pub(crate) async fn get<T: DeserializeOwned>(&self, below: &[&str]) -> Result<T, Fault> {
+        let (answer, redirected) = self.ask(below).await?;
+        let body = body(answer).await?;
+        serde_json::from_slice(&body).map_err(|error| {
+            let page = body.trim_ascii_start().starts_with(b"<");
+            unusable(&redirected, page, &error)
+        })
+    }
+
+    /// GETs `/api/v1/applications`, a list, and passes its elements on as they arrive. After an
+    /// error it is not known what else is in it.
+    pub(crate) async fn each<T: DeserializeOwned>(
+        &self,
+        mut each: impl FnMut(T),
+    ) -> Result<(), Fault> {
+        let (mut answer, redirected) = self.ask(&[]).await?;
+        let mut elements = Elements::default();
+        let not_a_list = |fault| match fault {
+            NotAList::Begins(byte) => {
+                let error = serde::de::Error::custom("it is not a list");
+                unusable(&redirected, byte == b'<', &error)
+            }
+            NotAList::TooLarge => {
+                let large = "lists an application in more than 1 MiB, which is not taken in";
+                Fault::NotSpark(format!("its answer{redirected} {large}"))
+            }
+            NotAList::Cut => Fault::NotSpark(format!("its answer{redirected} ends in the middle")),
+        };
+        while let Some(chunk) = answer.chunk().await.map_err(no_answer)? {
+            elements
+                .take(&chunk, |element| {
+                    let element = serde_json::from_slice(element);
+                    each(element.map_err(Stopped::Element)?);
+                    Ok(())
+                })
+                .map_err(|stopped| match stopped {
+                    Stopped::List(fault) => not_a_list(fault),
+                    Stopped::Element(error) => unusable(&redirected, false, &error),
+                })?;
+        }
+        elements.end().map_err(not_a_list)
+    }
+
+    /// The answer, and ` after a redirect to …` where there was one.
+    async fn ask(&self, below: &[&str]) -> Result<(Response, String), Fault> {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty()
@@ -100,31 +146,42 @@ impl Rest {
         let asked = url.clone();
         let answer = self.client.get(url).send().await.map_err(no_answer)?;
         let status = answer.status();
-        let arrived_at = (answer.url() != &asked).then(|| answer.url().clone());
-        let body = body(answer).await?;
+        let redirected = match answer.url() {
+            url if *url == asked => String::new(),
+            url => format!(" after a redirect to {}{}", url.authority(), url.path()),
+        };
         if status == StatusCode::NOT_FOUND {
-            return Err(Fault::NotFound(beginning(&body)));
+            return Err(Fault::NotFound(beginning(&body(answer).await?)));
         }
-        let redirected = arrived_at.map_or_else(String::new, |url| {
-            format!(" after a redirect to {}{}", url.authority(), url.path())
-        });
         if !status.is_success() {
             return Err(Fault::NotSpark(format!("it answers {status}{redirected}")));
         }
-        serde_json::from_slice(&body).map_err(|error| {
-            let html = body.trim_ascii_start().starts_with(b"<");
-            Fault::NotSpark(if html {
-                format!(
-                    "it answers with a page{redirected}, not with JSON: a History Server that is still loading, \
-                     a login page, or not the address of a Spark UI"
-                )
-            } else if error.is_eof() {
-                format!("its answer{redirected} ends in the middle")
-            } else {
-                format!("its answer{redirected} is not as expected: {error}")
-            })
-        })
+        Ok((answer, redirected))
     }
+}
+
+enum Stopped {
+    List(NotAList),
+    Element(serde_json::Error),
+}
+
+impl From<NotAList> for Stopped {
+    fn from(fault: NotAList) -> Self {
+        Self::List(fault)
+    }
+}
+
+fn unusable(redirected: &str, page: bool, error: &serde_json::Error) -> Fault {
+    Fault::NotSpark(if page {
+        format!(
+            "it answers with a page{redirected}, not with JSON: a History Server that is still loading, \
+             a login page, or not the address of a Spark UI"
+        )
+    } else if error.is_eof() {
+        format!("its answer{redirected} ends in the middle")
+    } else {
+        format!("its answer{redirected} is not as expected: {error}")
+    })
 }
 
 async fn body(mut answer: Response) -> Result<Vec<u8>, Fault> {

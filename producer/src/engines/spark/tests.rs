@@ -291,16 +291,22 @@ fn a_status_is_final_only_at_the_applications_end_and_only_when_it_can_be_justif
             "{told}"
         );
     }
-    for state in [State::Gone, State::Completed] {
-        assert_eq!(status([job("SUCCEEDED")], state), TaskStatus::Succeed);
-        assert_eq!(status([job("FAILED")], state), TaskStatus::Failed);
-        assert_eq!(status([cancelled.clone()], state), TaskStatus::Cancelled);
-        assert_eq!(status([job("RUNNING")], state), TaskStatus::Unknown);
-        assert_eq!(status([job("UNKNOWN")], state), TaskStatus::Unknown);
+    let ends = [
+        ("SUCCEEDED", TaskStatus::Succeed, TaskStatus::Unknown),
+        ("FAILED", TaskStatus::Failed, TaskStatus::Failed),
+        ("RUNNING", TaskStatus::Unknown, TaskStatus::Unknown),
+        ("UNKNOWN", TaskStatus::Unknown, TaskStatus::Unknown),
+    ];
+    for (told, completed, replaced) in ends {
+        assert_eq!(status([job(told)], State::Completed), completed, "{told}");
+        assert_eq!(status([job(told)], State::Replaced), replaced, "{told}");
+        let gone = status([job(told)], State::Gone);
+        assert_eq!(gone, TaskStatus::Unknown, "{told}: it may go on somewhere");
     }
+    assert_eq!(status([cancelled], State::Completed), TaskStatus::Cancelled);
     let both = reports(
         json!([{"jobId": 0, "status": "FAILED"}, {"jobId": 1, "status": "SUCCEEDED"}]),
-        State::Gone,
+        State::Completed,
     );
     assert_eq!(
         both[0].status,
@@ -310,7 +316,7 @@ fn a_status_is_final_only_at_the_applications_end_and_only_when_it_can_be_justif
 }
 
 #[test]
-fn once_a_ui_is_gone_nothing_is_said_to_run_and_nothing_to_be_held() {
+fn of_an_application_that_is_gone_the_last_known_parts_are_kept() {
     let mut application = application("app-1");
     let answer = json!([{"jobId": 0, "status": "RUNNING", "numTasks": 4, "numActiveTasks": 2, "numCompletedTasks": 2}]);
     let poll = Poll {
@@ -337,14 +343,30 @@ fn once_a_ui_is_gone_nothing_is_said_to_run_and_nothing_to_be_held() {
         (gone.status, gone.sequence, progress(&gone)),
         (TaskStatus::Unknown, 1, 0.5)
     );
-    assert_eq!(gone.engine.running_tasks, 0);
-    assert_eq!(
-        gone.progress.as_ref().unwrap().progress_info[0].running_tasks,
-        0
-    );
+    assert_eq!(gone.engine.running_tasks, 2);
+    assert_eq!(gone.progress, alive.progress);
+    assert_eq!(gone.metrics, alive.metrics);
     let held = &gone.resource.as_ref().unwrap().applications["app-1"];
-    assert_eq!((held.queue_cores, held.queue_instances), (0, 0));
+    assert_eq!(
+        (
+            held.job_status.as_str(),
+            held.queue_cores,
+            held.queue_instances
+        ),
+        ("UNKNOWN", 4, 1)
+    );
     assert_eq!(long(&gone, "jobsRunning"), 1, "the last that was seen");
+}
+
+#[test]
+fn a_part_that_was_never_told_is_null_when_the_application_is_gone() {
+    let gone = application("app-1").reports(Poll::default(), State::Gone, 0);
+    assert_eq!(gone.len(), 1);
+    assert_eq!(gone[0].status, TaskStatus::Unknown);
+    assert_eq!(
+        (&gone[0].progress, &gone[0].resource, &gone[0].metrics),
+        (&None, &None, &None)
+    );
 }
 
 #[test]
