@@ -21,8 +21,8 @@ fn root() -> PathBuf {
         .to_owned()
 }
 
-fn schema(record: &str) -> String {
-    let file = root().join(format!("schemas/avro/v1/{record}.avsc"));
+fn info_schema() -> String {
+    let file = root().join("schemas/avro/v1/TaskRunningInfo.avsc");
     file.to_str().unwrap().to_owned()
 }
 
@@ -131,7 +131,7 @@ async fn java_python_and_rust_place_the_same_key_on_the_same_partition() {
     let Some(clients) = Clients::make(pipeline.folder()) else {
         return;
     };
-    let (keys, avsc) = (keys(), schema("TaskRunningInfo"));
+    let (keys, avsc) = (keys(), info_schema());
     let lines = keys.join("\n") + "\n";
     // Three topics of as many partitions.
     let java = [&pipeline.bootstrap, &pipeline.source, &avsc];
@@ -190,7 +190,7 @@ async fn engines_report_and_read(registry: Option<&str>) {
         .into_iter()
         .flatten()
         .collect();
-    let info = schema("TaskRunningInfo");
+    let info = info_schema();
     let to = [&pipeline.bootstrap, &pipeline.source, &info];
     let said = run(
         clients.java("Report").args(to).args(&own_api),
@@ -244,8 +244,8 @@ async fn engines_report_and_read(registry: Option<&str>) {
     ];
     assert_eq!(rows, expected);
 
-    let event = schema("TaskRunningInfoEvent");
-    let from = [&pipeline.bootstrap, &pipeline.events, &event];
+    let versions = root().join("schemas/avro").to_str().unwrap().to_owned();
+    let from = [&pipeline.bootstrap, &pipeline.events, &versions];
     let by_java = run(clients.java("ReadEvents").args(from).args(&own_api), "");
     let by_python = run(
         clients.python("read_events.py").args(from).args(registry),

@@ -1,6 +1,8 @@
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.Map;
 import java.util.Properties;
 import org.apache.avro.Schema;
@@ -15,19 +17,19 @@ import org.apache.kafka.common.serialization.StringDeserializer;
  * Reads events from Java, from the topic's beginning to its end, and prints each: its key and what the
  * engine said.
  *
- * <p>Arguments: bootstrap servers, topic, file of TaskRunningInfoEvent's schema and, where events are in a
- * schema registry's framing, the registry's address (Apicurio's: http://HOST:PORT/apis/registry/v2).
+ * <p>Arguments: bootstrap servers, topic, folder of the schema's versions (schemas/avro) and, where events are
+ * in a schema registry's framing, the registry's address (Apicurio's: http://HOST:PORT/apis/registry/v2).
  */
 public class ReadEvents {
     public static void main(String[] arguments) throws Exception {
         String servers = arguments[0], topic = arguments[1];
-        Schema schema = new Schema.Parser().parse(Files.readString(Path.of(arguments[2])));
+        List<Schema> versions = versions(Path.of(arguments[2]));
         String registry = arguments.length > 3 ? arguments[3] : null;
 
         Properties settings = new Properties();
         settings.put("bootstrap.servers", servers);
         settings.put("isolation.level", "read_committed"); // the router's aborted transactions are not seen
-        Deserializer<GenericRecord> values = registry == null ? singleObject(schema) : registered(registry);
+        Deserializer<GenericRecord> values = registry == null ? singleObject(versions) : registered(registry);
         try (var consumer = new KafkaConsumer<>(settings, new StringDeserializer(), values)) {
             var partitions = consumer.partitionsFor(topic).stream()
                     .map(p -> new org.apache.kafka.common.TopicPartition(topic, p.partition())).toList();
@@ -44,8 +46,21 @@ public class ReadEvents {
         }
     }
 
-    static Deserializer<GenericRecord> singleObject(Schema schema) {
-        var decoder = new BinaryMessageDecoder<GenericRecord>(GenericData.get(), schema);
+    /** Every version of the schema, the newest last. */
+    static List<Schema> versions(Path folder) throws java.io.IOException {
+        var versions = new ArrayList<Schema>();
+        for (int version = 1; Files.isDirectory(folder.resolve("v" + version)); version++) {
+            Path file = folder.resolve("v" + version + "/TaskRunningInfoEvent.avsc");
+            if (Files.exists(file)) {
+                versions.add(new Schema.Parser().parse(Files.readString(file)));
+            }
+        }
+        return versions;
+    }
+
+    static Deserializer<GenericRecord> singleObject(List<Schema> versions) {
+        var decoder = new BinaryMessageDecoder<GenericRecord>(GenericData.get(), versions.get(versions.size() - 1));
+        versions.forEach(decoder::addSchema); // the header says which one wrote the record
         return (topic, value) -> {
             try {
                 return decoder.decode(value);

@@ -1,19 +1,21 @@
 """Reads events from Python, from the topic's beginning to its end, and prints each: its key and what the
 engine said.
 
-Arguments: bootstrap servers, topic, file of TaskRunningInfoEvent's schema and, where events are in a schema
-registry's framing, the registry's address (in Confluent's API).
+Arguments: bootstrap servers, topic, folder of the schema's versions (schemas/avro) and, where events are in a
+schema registry's framing, the registry's address (in Confluent's API).
 """
 
 import functools
 import io
 import json
+import pathlib
 import struct
 import sys
 import urllib.request
 
 import confluent_kafka
 import fastavro
+import fastavro.schema
 
 
 @functools.cache
@@ -22,16 +24,28 @@ def registered(registry, schema_id):
         return fastavro.parse_schema(json.loads(json.load(answer)["schema"]))
 
 
-def event(value, schema, registry):
-    if value[0] == 0:  # a registry's framing; the schema is the one that wrote it
+def versions(folder):
+    """Every version of the schema, by the fingerprint in a record's header, the newest last."""
+    files = sorted(pathlib.Path(folder).glob("v*/TaskRunningInfoEvent.avsc"), key=lambda file: int(file.parent.name[1:]))
+    schemas = {}
+    for file in files:
+        schema = json.loads(file.read_text(encoding="utf-8"))
+        canonical = fastavro.schema.to_parsing_canonical_form(schema)
+        fingerprint = bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
+        schemas[fingerprint] = fastavro.parse_schema(schema)
+    return schemas
+
+
+def event(value, schemas, registry):
+    *_, newest = schemas.values()
+    if value[0] == 0:  # a registry's framing: an id names the schema that wrote the record
         (schema_id,) = struct.unpack(">I", value[1:5])
-        return fastavro.schemaless_reader(io.BytesIO(value[5:]), registered(registry, schema_id), schema)
-    return fastavro.schemaless_reader(io.BytesIO(value[10:]), schema)
+        return fastavro.schemaless_reader(io.BytesIO(value[5:]), registered(registry, schema_id), newest)
+    return fastavro.schemaless_reader(io.BytesIO(value[10:]), schemas[value[2:10]], newest)
 
 
-def main(servers, topic, schema_file, registry=None):
-    with open(schema_file, encoding="utf-8") as file:
-        schema = fastavro.parse_schema(json.load(file))
+def main(servers, topic, schema_folder, registry=None):
+    schemas = versions(schema_folder)
     consumer = confluent_kafka.Consumer(
         {"bootstrap.servers": servers, "group.id": "none", "enable.auto.commit": False,
          "isolation.level": "read_committed", "enable.partition.eof": True}
@@ -48,7 +62,7 @@ def main(servers, topic, schema_file, registry=None):
                 sys.exit(str(record.error()))
             left.discard(record.partition())
             continue
-        info = event(record.value(), schema, registry)["info"]
+        info = event(record.value(), schemas, registry)["info"]
         print(record.key().decode(), info["status"], info["progress"]["progress"], info["sequence"])
     consumer.close()
 

@@ -234,6 +234,7 @@ impl Auditor<'_> {
             partition: at.partition,
             offset: at.offset,
             timestamp,
+            topic_id: None,
         };
         let (writers, max_event_bytes) = (self.writers, self.max_event_bytes);
         let ours = Framing::SingleObject;

@@ -823,6 +823,7 @@ fn route_record<'a>(
         partition: record.partition(),
         offset: record.offset(),
         timestamp: record.timestamp().to_millis().unwrap_or(-1),
+        topic_id: None,
     };
     route(
         &schemas.writers.decoder,

@@ -103,6 +103,7 @@ fn write_afresh<'a>(
             partition: source.partition,
             offset: source.offset,
             timestamp: source.timestamp,
+            topic_id: source.topic_id.map(str::to_owned),
         },
         routed_at,
         adjustments: Vec::from_iter(adjustments),
@@ -235,6 +236,7 @@ pub(crate) mod tests {
             partition: source.partition,
             offset: source.offset,
             timestamp: source.timestamp,
+            topic_id: source.topic_id.as_deref(),
         };
         let (decoder, value) = (Decoder::default(), Some(value));
         // Whatever a record before has left in them.
@@ -344,7 +346,7 @@ pub(crate) mod tests {
             for id in [1, 2] {
                 decoder.learn_id(id, Some(schemas::INFO_VERSIONS[0].avsc));
             }
-            let source = PlainSource { topic: "t", partition: 1, offset: 2, timestamp: 3 };
+            let source = PlainSource { topic: "t", partition: 1, offset: 2, timestamp: 3, topic_id: Some("id") };
             let mut value = schemas::encode_info(&usable(event.info, plain)).unwrap();
             let (mut expected, mut buffer) = (Vec::new(), Vec::new());
             let outcome = route(&decoder, Some(&value), source, 4, SINGLE_OBJECT, usize::MAX, &mut expected);

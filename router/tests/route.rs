@@ -20,6 +20,7 @@ fn source() -> SourcePosition {
         partition: 1,
         offset: 2,
         timestamp: 3,
+        topic_id: Some("ASNFZ4mrze8AESIzRFVmdw".into()),
     }
 }
 
@@ -31,6 +32,7 @@ fn routed_value(value: Option<&[u8]>) -> Result<TaskRunningInfoEvent, Reject> {
         partition: source.partition,
         offset: source.offset,
         timestamp: source.timestamp,
+        topic_id: source.topic_id.as_deref(),
     };
     match route(
         &Decoder::default(),

@@ -61,6 +61,7 @@ fn writing_the_event_in_place(bencher: Bencher) {
         partition: 3,
         offset: 123_456_789,
         timestamp: 1_764_079_500_123,
+        topic_id: Some("ASNFZ4mrze8AESIzRFVmdw"),
     };
     let mut event = Vec::new();
     bencher.bench_local(|| {

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::codec::{Codec, DecodeError, EVENT, INFO, split_id};
+use crate::codec::{Codec, DecodeError, EVENT, EVENT_VERSIONS, INFO, split_id};
 use crate::ids::{Ids, Known};
-use crate::plain::{PlainEvent, PlainInfo, plain_event_datum, plain_info_datum};
+use crate::plain::{EventVersion, PlainEvent, PlainInfo, plain_event_datum, plain_info_datum};
 use crate::resolution::Resolution;
 use crate::{TaskRunningInfo, TaskRunningInfoEvent, plain_event, plain_info};
 
@@ -162,12 +162,24 @@ impl Decoder {
         }
     }
 
-    /// A `TaskRunningInfoEvent` of the current version, of either framing, where it is plain.
+    /// A `TaskRunningInfoEvent` of a released version, of either framing, where it is plain.
     pub fn plain_event<'a>(&self, value: &'a [u8]) -> Option<PlainEvent<'a>> {
-        match self.datum_of(value, EVENT.record()) {
-            Some(datum) => plain_event_datum(datum),
-            None => plain_event(value),
-        }
+        let Some((id, datum)) = split_id(value) else {
+            return plain_event(value);
+        };
+        let version = |known: Option<&Known>| match known {
+            Some(Known::Current(name)) if *name == EVENT.record() => Some(EventVersion::V2),
+            Some(Known::Other {
+                record,
+                fingerprint,
+                ..
+            }) if *record == EVENT.record() && *fingerprint == EVENT_VERSIONS[0].fingerprint => {
+                Some(EventVersion::V1)
+            }
+            _ => None,
+        };
+        let version = self.ids.as_ref()?.look(id, version)?;
+        plain_event_datum(datum, version)
     }
 
     /// What follows the header of a value in the registry's framing, if the record's current version

@@ -19,8 +19,12 @@ const MISSING_MAX: usize = 10_000;
 pub(crate) enum Known {
     /// The schema of the current version of this record.
     Current(&'static str),
-    /// That of another version of this record, which becomes the current one so.
-    Other(&'static str, Resolution),
+    /// That of another version of a record, which becomes the current one so.
+    Other {
+        record: &'static str,
+        fingerprint: u64,
+        resolution: Resolution,
+    },
     /// No schema that either record can be read by; why.
     Unfit(String),
     /// The registry did not know it then.
@@ -84,11 +88,15 @@ fn meaning(avsc: &str) -> Known {
         Some(name) => return Known::Unfit(format!("it is one of {name}")),
         None => return Known::Unfit("it is not one of a record".to_owned()),
     };
-    let is_current = codec.is_current(parsed.fingerprint);
+    let fingerprint = parsed.fingerprint;
     // Of the current version too: the fingerprint does not tell milliseconds from microseconds.
     match codec.resolution(parsed) {
-        Ok(_) if is_current => Known::Current(codec.record()),
-        Ok(resolution) => Known::Other(codec.record(), resolution),
+        Ok(_) if codec.is_current(fingerprint) => Known::Current(codec.record()),
+        Ok(resolution) => Known::Other {
+            record: codec.record(),
+            fingerprint,
+            resolution,
+        },
         Err(reason) => Known::Unfit(reason),
     }
 }

@@ -1,6 +1,6 @@
 //! Reading in place: the short way of records that nothing is to be done to.
 //!
-//! A record is plain when the current version's writer wrote it, its bytes are whole, and it has none
+//! A record is plain when a released version's writer wrote it, its bytes are whole, and it has none
 //! of the [problems](crate::TaskRunningInfo::problems). Nearly all are. It is checked in one pass
 //! over its bytes and stays where it is: texts are slices of it, lists are walked again by whoever
 //! wants them. Of any other record this module says only that it is none: [`crate::Decoder`] then
@@ -10,7 +10,7 @@
 use serde::ser::{Serialize, Serializer};
 
 use crate::check::{IDENTIFIER_MAX_BYTES, REPORTED_AT_MICROS};
-use crate::codec::{EVENT_HEADER, INFO_HEADER};
+use crate::codec::{EVENT_HEADER, EVENT_V1_HEADER, HEADER_BYTES, INFO_HEADER};
 use crate::{Adjustment, TaskStatus};
 
 /// A plain `TaskRunningInfo`, in its bytes.
@@ -48,6 +48,7 @@ pub struct PlainInfo<'a> {
 /// A plain `TaskRunningInfoEvent`, in its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct PlainEvent<'a> {
+    pub(crate) version: EventVersion,
     pub(crate) datum: &'a [u8],
     /// The record this event was made of.
     pub source: PlainSource<'a>,
@@ -70,6 +71,25 @@ pub struct PlainSource<'a> {
     pub offset: i64,
     /// The record's Kafka timestamp, milliseconds since 1970; -1 when none.
     pub timestamp: i64,
+    /// The topic's id as Kafka prints it; `None` where the cluster did not tell it, and in events of version 1.
+    pub topic_id: Option<&'a str>,
+}
+
+/// The released versions of `TaskRunningInfoEvent`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EventVersion {
+    V1,
+    /// The source has its topic's id.
+    V2,
+}
+
+impl EventVersion {
+    pub(crate) fn header(self) -> &'static [u8; HEADER_BYTES] {
+        match self {
+            Self::V1 => &EVENT_V1_HEADER,
+            Self::V2 => &EVENT_HEADER,
+        }
+    }
 }
 
 /// One job inside the engine.
@@ -144,19 +164,34 @@ pub(crate) fn plain_info_datum(datum: &[u8]) -> Option<PlainInfo<'_>> {
 /// The value of a `TaskRunningInfoEvent` record in single-object encoding, header and all, where it is
 /// plain; [`crate::Decoder::plain_event`] reads both framings.
 pub fn plain_event(value: &[u8]) -> Option<PlainEvent<'_>> {
-    plain_event_datum(value.strip_prefix(&EVENT_HEADER)?)
+    let (header, datum) = value.split_first_chunk()?;
+    let version = match *header {
+        EVENT_HEADER => EventVersion::V2,
+        EVENT_V1_HEADER => EventVersion::V1,
+        _ => return None,
+    };
+    plain_event_datum(datum, version)
 }
 
 /// The same of what follows the header, of whichever framing.
-pub(crate) fn plain_event_datum(datum: &[u8]) -> Option<PlainEvent<'_>> {
+pub(crate) fn plain_event_datum(datum: &[u8], version: EventVersion) -> Option<PlainEvent<'_>> {
     let mut bytes = Bytes(datum);
     let source = PlainSource {
         topic: bytes.any_text()?,
         partition: bytes.int()?,
         offset: bytes.long()?,
         timestamp: bytes.long()?,
+        topic_id: match version {
+            EventVersion::V1 => None,
+            EventVersion::V2 => match bytes.index()? {
+                0 => None,
+                1 => Some(bytes.any_text()?),
+                _ => return None,
+            },
+        },
     };
     let event = PlainEvent {
+        version,
         datum,
         source,
         routed_at: bytes.long()?,

@@ -246,6 +246,10 @@ pub struct SourcePosition {
     pub offset: i64,
     /// The record's Kafka timestamp as Kafka gives it, milliseconds since 1970; -1 when none.
     pub timestamp: i64,
+    /// The topic's id as Kafka prints it: another after the topic was deleted and created again. `None` where
+    /// the cluster did not tell it, and in events of version 1.
+    #[serde(default)]
+    pub topic_id: Option<String>,
 }
 
 /// A kind of repair.

@@ -24,6 +24,7 @@ pub fn write_event(event: &TaskRunningInfoEvent, framing: Framing, bytes: &mut V
         partition: event.source.partition,
         offset: event.source.offset,
         timestamp: event.source.timestamp,
+        topic_id: event.source.topic_id.as_deref(),
     };
     write_source(&source, event.routed_at, framing, bytes);
     write_count(event.adjustments.len(), bytes);
@@ -55,7 +56,7 @@ impl PlainInfo<'_> {
 impl PlainEvent<'_> {
     /// The event in single-object encoding, whichever framing it was read in.
     pub fn single_object(&self) -> Vec<u8> {
-        [&EVENT_HEADER, self.datum].concat()
+        [self.version.header(), self.datum].concat()
     }
 }
 
@@ -66,6 +67,7 @@ fn write_source(source: &PlainSource<'_>, routed_at: i64, framing: Framing, byte
     write_long(source.partition.into(), bytes);
     write_long(source.offset, bytes);
     write_long(source.timestamp, bytes);
+    write_optional(source.topic_id, bytes, write_text);
     write_long(routed_at, bytes);
 }
 
@@ -138,7 +140,11 @@ fn write_metric(value: &MetricValue, bytes: &mut Vec<u8>) {
 }
 
 /// A union of null and something.
-fn write_optional<T>(part: Option<&T>, bytes: &mut Vec<u8>, write: impl Fn(&T, &mut Vec<u8>)) {
+fn write_optional<T: ?Sized>(
+    part: Option<&T>,
+    bytes: &mut Vec<u8>,
+    write: impl Fn(&T, &mut Vec<u8>),
+) {
     match part {
         None => bytes.push(0),
         Some(part) => {

@@ -10,10 +10,12 @@ mod strategies;
 use std::path::Path;
 
 use apache_avro::types::Value;
-use schemas::{Adjustment, DecodeError, Decoder, MetricValue, TaskRunningInfo, TaskStatus};
+use schemas::{
+    Adjustment, DecodeError, Decoder, Framing, MetricValue, TaskRunningInfo, TaskStatus,
+};
 use serde_json::{Value as Json, json};
 
-/// A decoder that has learned version 2, and the fingerprints of its info and event.
+/// A decoder that has learned the newer version, and the fingerprints of its info and event.
 fn decoder() -> (Decoder, u64, u64) {
     let folder = tempfile::tempdir().unwrap();
     newer::write(folder.path());
@@ -29,7 +31,7 @@ fn decoder() -> (Decoder, u64, u64) {
     (decoder, info, event)
 }
 
-/// The sample as version 2 would have it, as JSON with times in microseconds.
+/// The sample as the newer version would have it, as JSON with times in microseconds.
 fn sample() -> Json {
     let info = strategies::sample_event().info;
     let mut json = serde_json::to_value(&info).unwrap();
@@ -136,6 +138,35 @@ fn a_metric_of_a_type_that_is_not_known_here_is_refused_and_others_are_read() {
         refused.contains("array, where null or boolean or long or double or string is read"),
         "{refused}"
     );
+}
+
+/// Routers are replaced one by one, and topics hold what the old ones wrote.
+#[test]
+fn an_event_of_version_1_is_read_in_place_and_the_long_way_as_one_without_its_topics_id() {
+    let v1 = schemas::EVENT_VERSIONS[0];
+    let avsc: Json = serde_json::from_str(v1.avsc).unwrap();
+    let mut expected = strategies::sample_event();
+    let mut json = serde_json::to_value(&expected).unwrap();
+    json["source"].as_object_mut().unwrap().remove("topicId");
+    json["routedAt"] = json!(expected.routed_at);
+    json["info"]["reportedAt"] = json!(expected.info.reported_at);
+    let value = encoding::encode(&avsc, v1.fingerprint, avro(json));
+    expected.source.topic_id = None;
+
+    let decoder = Decoder::default().with_registry("");
+    decoder.learn_id(1, Some(v1.avsc));
+    let mut framed = value.clone();
+    Framing::Registry(1).put_on(&mut framed);
+    for value in [&value, &framed] {
+        assert_eq!(decoder.event(Some(value)).unwrap(), expected);
+        let event = decoder.plain_event(value).expect("read in place");
+        assert_eq!(event.source.topic_id, None);
+        assert_eq!(event.source.offset, expected.source.offset);
+        assert_eq!(event.info.exec_id, expected.info.exec_id);
+        // It stays what it is.
+        let again = event.single_object();
+        assert_eq!(decoder.event(Some(&again)).unwrap(), expected);
+    }
 }
 
 #[test]
@@ -334,7 +365,7 @@ fn what_is_no_schema_is_named_and_what_is_not_ours_is_passed_over() {
     );
     write("plain.avsc", r#""string""#);
     for version in [schemas::INFO_VERSIONS, schemas::EVENT_VERSIONS] {
-        write("released.avsc", version[0].avsc);
+        write("released.avsc", version.last().unwrap().avsc);
         assert_eq!(read().unwrap().learned(), []);
     }
     for (text, reason) in [

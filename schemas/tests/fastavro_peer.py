@@ -1,6 +1,6 @@
 """Reads what Rust wrote, compares it with Rust's JSON of the same records, writes it again.
 
-Arguments: the folder of the .avsc files, the folder of the exchange. Avro's single-object framing is
+Argument: the folder of the exchange, with the .avsc files. Avro's single-object framing is
 done by hand here (C3 01, CRC-64-AVRO little endian), so that nothing of ours checks itself.
 """
 
@@ -13,12 +13,12 @@ import sys
 import fastavro
 import fastavro.schema
 
-schemas, exchange = map(pathlib.Path, sys.argv[1:])
+exchange = pathlib.Path(sys.argv[1])
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 
 def load(name):
-    parsed = json.loads((schemas / f"{name}.avsc").read_text())
+    parsed = json.loads((exchange / f"{name}.avsc").read_text())
     canonical = fastavro.schema.to_parsing_canonical_form(parsed)
     header = b"\xc3\x01" + bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
     # Times stay whole numbers: Python's datetime ends at the year 9999.

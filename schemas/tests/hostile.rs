@@ -78,7 +78,7 @@ enum Read {
     Event(Box<TaskRunningInfoEvent>),
 }
 
-/// Knows version 2, with fields added that the current version leaves out.
+/// Knows a newer version, with fields added that the current version leaves out.
 static DECODER: LazyLock<(Decoder, Json, Json)> = LazyLock::new(|| {
     let (mut info, mut event) = (newer::info(), newer::event());
     let nothing = json!({"type": "array", "items": "null"});
@@ -134,7 +134,9 @@ fn ways() -> [Way; 4] {
     let mut newer_event = event_json.clone();
     newer_event["router"] = json!("r");
     newer_event["info"] = newer_info.clone();
-    let released = |versions: &[schemas::Version]| serde_json::from_str(versions[0].avsc).unwrap();
+    let released = |versions: &[schemas::Version]| {
+        serde_json::from_str(versions.last().unwrap().avsc).unwrap()
+    };
     [
         Way {
             name: "info",

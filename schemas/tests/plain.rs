@@ -78,6 +78,7 @@ fn owned_event(event: &PlainEvent<'_>) -> TaskRunningInfoEvent {
             partition: source.partition,
             offset: source.offset,
             timestamp: source.timestamp,
+            topic_id: source.topic_id.map(str::to_owned),
         },
         routed_at: event.routed_at,
         adjustments: event.adjustments.iter().collect(),
@@ -184,6 +185,7 @@ proptest! {
                 partition: event.source.partition,
                 offset: event.source.offset,
                 timestamp: event.source.timestamp,
+                topic_id: event.source.topic_id.as_deref(),
             };
             let mut written = Vec::new();
             info.write_event(&source, event.routed_at, Framing::SingleObject, &mut written);

@@ -314,6 +314,7 @@ mod tests {
             partition: 1,
             offset: 2,
             timestamp: 3,
+            topic_id: None,
         };
         let value = schemas::encode_info(info).unwrap();
         let (decoder, mut buffer) = (Decoder::default(), Vec::new());

@@ -1,4 +1,4 @@
-//! A version 2 of both records, as nobody has released it: what a newer program might write.
+//! A newer version of both records, as nobody has released it: what a newer program might write.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::path::Path;
@@ -85,7 +85,7 @@ pub(crate) fn write(folder: &Path) {
     }
 }
 
-/// A record of version 2 as JSON, with times in microseconds.
+/// A record of the newer version as JSON, with times in microseconds.
 pub(crate) fn sample(exec_id: &str, sequence: i64) -> Json {
     json!({
         "execId": exec_id, "jobId": "job", "attempt": 3, "status": "Running",
@@ -97,10 +97,11 @@ pub(crate) fn sample(exec_id: &str, sequence: i64) -> Json {
     })
 }
 
-/// The same in an event of version 2.
+/// The same in an event of the newer version.
 pub(crate) fn sample_event(exec_id: &str, sequence: i64) -> Json {
     json!({
-        "source": {"topic": "t", "partition": 0, "offset": sequence, "timestamp": 1_764_079_500_123_i64},
+        "source": {"topic": "t", "partition": 0, "offset": sequence, "timestamp": 1_764_079_500_123_i64,
+                   "topicId": null},
         "router": "router-1", "routedAt": 1_764_079_500_200_001_i64, "adjustments": [],
         "info": sample(exec_id, sequence),
     })

@@ -24,6 +24,7 @@ pub(crate) fn sample_event() -> TaskRunningInfoEvent {
             partition: 3,
             offset: 1 << 40,
             timestamp: 1_764_079_500_123,
+            topic_id: Some("ASNFZ4mrze8AESIzRFVmdw".into()),
         },
         routed_at: 1_764_079_500_200_001,
         adjustments: vec![Adjustment::NegativeCount],
@@ -160,10 +161,10 @@ prop_compose! {
 prop_compose! {
     /// Any event that the schema can hold.
     pub(crate) fn event()(
-        topic in text(), position in any::<(i32, i64, i64)>(), routed_at in any::<i64>(),
+        topic in text(), position in any::<(i32, i64, i64)>(), topic_id in option::of(text()), routed_at in any::<i64>(),
         adjustments in vec(adjustment(), 0..3), info in info(),
     ) -> TaskRunningInfoEvent {
         let (partition, offset, timestamp) = position;
-        TaskRunningInfoEvent { source: SourcePosition { topic, partition, offset, timestamp }, routed_at, adjustments, info }
+        TaskRunningInfoEvent { source: SourcePosition { topic, partition, offset, timestamp, topic_id }, routed_at, adjustments, info }
     }
 }
