@@ -24,6 +24,13 @@ pub(crate) struct Anchor {
 }
 
 impl Anchor {
+    /// Stands where no record was stored yet.
+    pub(crate) const NONE: Self = Self {
+        offset: -1,
+        timestamp_ms: -1,
+        crc32: 0,
+    };
+
     pub(crate) fn of(record: &impl Message) -> Self {
         Self {
             offset: record.offset(),
@@ -43,7 +50,8 @@ pub(crate) struct Advance {
     /// The first offset of the records that it steps over.
     pub(crate) first: i64,
     pub(crate) next: i64,
-    pub(crate) anchor: Anchor,
+    /// `None`: no record is stepped over, and the stored anchor stays.
+    pub(crate) anchor: Option<Anchor>,
 }
 
 /// A record that was read and is not stored yet.
@@ -195,7 +203,7 @@ pub(crate) fn advances(records: &[&Record], parts: &[Part], positions: &Position
                     expected,
                     first: first.get(&partition).copied().unwrap_or(anchor.offset),
                     next,
-                    anchor,
+                    anchor: Some(anchor),
                 });
             }
         }

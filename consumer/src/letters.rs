@@ -251,8 +251,8 @@ fn not_written(failed: Failed) -> NotWritten {
 
 /// An offset to commit, and what the group has to know about the events behind it.
 pub(crate) struct Committed {
-    partition: i32,
-    next: i64,
+    pub(crate) partition: i32,
+    pub(crate) next: i64,
     metadata: String,
 }
 

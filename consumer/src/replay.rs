@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use self::progress::{Account, Progress};
 use self::target::Target;
 use crate::batch::{Batch, Positions, Record, last_read};
+use crate::origin::id_of;
 use crate::ownership::Asked;
 use crate::rows::Part;
 use crate::run::{Trouble, open};
@@ -116,6 +117,15 @@ pub async fn replay(
     };
     let topic = &asked.events_topic;
     let partitions = cluster.require_topic(topic, "Read").await?;
+    let topic_id = match id_of(topic, cluster.topic_id(topic).await).map_err(Trouble::into_error)? {
+        Ok(id) => Some(id),
+        Err(reason) => {
+            tracing::warn!(
+                "the id of {topic} is not told: {reason}. It is recognised by its records alone"
+            );
+            None
+        }
+    };
     let reader = Reader::connect(&kafka)?;
     let (logs, range) = block_in_place(|| range(&reader, &asked, partitions))?;
 
@@ -129,6 +139,7 @@ pub async fn replay(
         place: &place,
         topic,
         cluster_id: &cluster.id,
+        topic_id,
         from: &asked.from,
         logs: &logs,
         range: &range,
@@ -168,6 +179,7 @@ pub async fn replay(
         identity: Identity {
             topic: topic.clone(),
             cluster_id: cluster.id.clone(),
+            topic_id: topic_id.map(|id| id.to_string()),
             group_id: GROUP.to_owned(),
         },
         max_events: asked.max_events as usize,

@@ -1,12 +1,13 @@
 //! `consumer run`: from the events topic into the tables.
 
+mod idle;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::{Reject, topics};
 use service::backoff::Backoff;
@@ -19,12 +20,14 @@ use service::pause;
 use service::registry::RegistryError;
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
-use tokio::time::{Instant, sleep};
+use service::topic_id::TopicId;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::idle::unfinished;
 use crate::batch::{Batch, Positions, Record, last_read};
-use crate::letters::{Letters, MAX_UNSTORED, NotWritten, Refused, offsets};
-use crate::origin::{OnGap, Origin, Recognised};
+use crate::letters::{Letters, MAX_UNSTORED, NotWritten, Refused};
+use crate::origin::{OnGap, Origin, Recognised, id_of, made_anew};
 use crate::ownership::Asked;
 use crate::rows::Part;
 use crate::store::{
@@ -37,6 +40,9 @@ use crate::writers::Writers;
 const ROWS: &str = "taskrunning_rows_total";
 /// Counter: dead letters written, by kind. Label `reason`.
 const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
+
+/// How long Kafka may take to tell the topic's id.
+const ASK: Duration = Duration::from_secs(10);
 
 /// What a consumer does, and as whom.
 #[derive(Clone, Debug, clap::Args)]
@@ -190,6 +196,7 @@ pub async fn run(
         identity: Identity {
             topic: config.events_topic.clone(),
             cluster_id,
+            topic_id: None,
             group_id,
         },
         breaker: Breaker::new(config.breaker),
@@ -204,6 +211,12 @@ pub async fn run(
         store,
         letters,
         positions: Positions::default(),
+        unnamed: BTreeSet::new(),
+        lows: BTreeMap::new(),
+        committed: BTreeMap::new(),
+        next_look: Instant::now() + idle::EVERY,
+        topic_id: None,
+        without_id: false,
         unstarted: BTreeSet::new(),
         batch: Batch::default(),
         begun: Instant::now(),
@@ -212,7 +225,10 @@ pub async fn run(
         met: None,
         outage: None,
     };
-    let stored = entrance.store_until(&shutdown).await;
+    let stored = tokio::select! {
+        stored = entrance.store_until(&shutdown) => stored,
+        never = subscription.watch_topic_id() => match never {},
+    };
     drop(entrance);
     subscription.leave().await;
     stored?;
@@ -323,6 +339,19 @@ struct Entrance<'a> {
     breaker: Breaker,
     /// Of the assigned partitions, as the database had them last.
     positions: Positions,
+    /// What is stored of them without the topic's id, which is known by now.
+    unnamed: BTreeSet<(Part, i32)>,
+    /// The first offset of their logs, as it was when they were begun: where nothing was stored they begin
+    /// there.
+    lows: BTreeMap<i32, i64>,
+    /// What Kafka was told of them.
+    committed: BTreeMap<i32, i64>,
+    /// When to look at the positions again.
+    next_look: Instant,
+    /// What the topic is recognised by; `None`: not known yet, or not told.
+    topic_id: Option<TopicId>,
+    /// It was said that the id is not told.
+    without_id: bool,
     /// Assigned partitions of which it is not known yet where to begin.
     unstarted: BTreeSet<i32>,
     batch: Batch,
@@ -346,15 +375,19 @@ impl Entrance<'_> {
         loop {
             if shutdown.is_cancelled() {
                 // One try: what cannot be stored now is read again after the next start.
+                if self.outage.is_none() {
+                    self.work().await?;
+                }
                 return match self.outage {
-                    None => self.work().await,
+                    None => self.look().await,
                     Some(_) => Ok(()),
                 };
             }
             let next = match (self.met.take(), self.due()) {
-                (Some(met), _) => met?,
+                (Some(met), _) => self.known(met).await?,
                 (None, Some(due)) if due <= Instant::now() => {
                     self.work().await?;
+                    self.look_if_due().await?;
                     continue;
                 }
                 (None, due) => tokio::select! {
@@ -363,9 +396,15 @@ impl Entrance<'_> {
                     () = pause::until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                         self.take_waiting()?;
                         self.work().await?;
+                        self.look_if_due().await?;
                         continue;
                     }
-                    next = self.subscription.next() => next?,
+                    next = self.subscription.next() => self.known(next).await?,
+                    // While there are records it comes after they are stored.
+                    () = sleep_until(self.next_look) => {
+                        self.look().await?;
+                        continue;
+                    }
                 },
             };
             match next {
@@ -373,6 +412,7 @@ impl Entrance<'_> {
                     self.take(Record::read(&self.writers.decoder, &record))?;
                     if self.is_full() {
                         self.work().await?;
+                        self.look_if_due().await?;
                     }
                 }
                 Next::Assigned(partitions) => self.begin(&partitions).await?,
@@ -386,11 +426,24 @@ impl Entrance<'_> {
                     if self.outage.is_none() {
                         self.work().await?;
                     }
+                    if self.outage.is_none() && !lost {
+                        self.look().await?;
+                    }
                     self.forget(&partitions);
                     self.subscription.release(&partitions)?;
                 }
             }
         }
+    }
+
+    /// What was met; an error by its cause, where that is a topic that was made anew.
+    async fn known<'n>(&self, met: anyhow::Result<Next<'n>>) -> anyhow::Result<Next<'n>> {
+        if met.is_err() && self.topic_id.is_some() {
+            // What it answers is compared below.
+            let _ = self.subscription.topic_id(ASK).await;
+            self.is_the_topic().map_err(Trouble::into_error)?;
+        }
+        met
     }
 
     /// Takes the records that are there, as many as make a batch.
@@ -596,40 +649,93 @@ impl Entrance<'_> {
         Ok(stored)
     }
 
+    /// Asks for the topic's id.
+    async fn learn_topic_id(&mut self) -> Result<(), Trouble> {
+        let topic = &self.config.events_topic;
+        match id_of(topic, self.subscription.topic_id(ASK).await)? {
+            Ok(id) => {
+                let known = *self.topic_id.get_or_insert(id);
+                self.identity.topic_id = Some(known.to_string());
+            }
+            Err(reason) => {
+                if !std::mem::replace(&mut self.without_id, true) {
+                    tracing::warn!(
+                        "the id of {topic} is not told: {reason}. The topic is recognised by its last stored records alone"
+                    );
+                }
+            }
+        }
+        self.is_the_topic()
+    }
+
+    /// Whether the topic is still the one that this began with: asked before anything is stored of it.
+    fn is_the_topic(&self) -> Result<(), Trouble> {
+        let other = |id| Some((id, self.subscription.other_topic_id(id)?));
+        match self.topic_id.and_then(other) {
+            None => Ok(()),
+            Some((id, other)) => Err(made_anew(
+                &self.config.events_topic,
+                &other.to_string(),
+                &id.to_string(),
+                &self.place,
+                "--database-url",
+            )),
+        }
+    }
+
     /// Where to begin with these partitions: at the smallest of the parts' stored offsets, or at the
     /// partition's beginning where a part has nothing stored. Takes the stored offsets for its own.
     async fn starts(
         &mut self,
         partitions: &BTreeSet<i32>,
     ) -> Result<BTreeMap<i32, Offset>, Trouble> {
+        self.learn_topic_id().await?;
         let mut stored = self.stored().await?;
-        stored.retain(|offset| {
-            partitions.contains(&offset.partition) && self.parts.contains(&offset.part)
-        });
         let origin = Origin {
             subscription: self.subscription,
             lookup: &self.lookup,
+            parts: &self.parts,
+            id: self.topic_id,
             place: &self.place,
             on_gap: self.config.on_gap,
         };
         let Recognised { low, committed } = origin.recognise(partitions, &stored)?;
         self.letters.take_over(&committed);
+        stored.retain(|offset| {
+            partitions.contains(&offset.partition) && self.parts.contains(&offset.part)
+        });
 
         let mut starts = BTreeMap::new();
+        let told = committed.elements();
+        self.committed.extend(told.iter().filter_map(|element| {
+            let Offset::Offset(next) = element.offset() else {
+                return None;
+            };
+            Some((element.partition(), next))
+        }));
         for &partition in partitions {
             self.positions.retain(|(_, known), _| *known != partition);
+            self.unnamed.retain(|(_, known)| *known != partition);
             let of_partition = stored.iter().filter(|offset| offset.partition == partition);
             self.positions.extend(
                 of_partition
                     .clone()
                     .map(|offset| ((offset.part, partition), offset.next_offset)),
             );
+            let unnamed = of_partition
+                .clone()
+                .filter(|offset| offset.topic_id.is_none());
+            if self.topic_id.is_some() {
+                self.unnamed
+                    .extend(unnamed.map(|offset| (offset.part, partition)));
+            }
             let start = match of_partition.clone().count() == self.parts.len() {
                 true => of_partition.map(|offset| offset.next_offset).min(),
                 false => None,
             };
             // Beyond a gap, if there is one.
             let low = low.get(&partition).copied().unwrap_or_default();
+            self.lows.insert(partition, low);
             let start = start.map_or(Offset::Beginning, |start| Offset::Offset(start.max(low)));
             starts.insert(partition, start);
         }
@@ -690,6 +796,7 @@ impl Entrance<'_> {
     async fn store_records(&mut self, mut left: usize) -> Result<(), Trouble> {
         let mut tried = 0;
         while left > 0 {
+            self.is_the_topic()?;
             let count = self.next_piece(left);
             let mut records = self.batch.records()[..count].iter();
             let end = match records.any(|record| record.event.is_err()) && tried != count {
@@ -773,7 +880,9 @@ impl Entrance<'_> {
         records: Range<usize>,
         end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
-        let records = &self.batch.records()[records];
+        let batch = &self.batch;
+        let records = &batch.records()[records];
+        let mut look = Instant::now() + idle::EVERY;
         let written = self
             .store
             .write(records, &self.parts, &self.positions, &self.identity, end);
@@ -791,6 +900,10 @@ impl Entrance<'_> {
                         self.ahead.push(Record::read(&self.writers.decoder, &record));
                     }
                     met => self.met = Some(met),
+                },
+                () = sleep_until(look) => {
+                    look = Instant::now() + idle::EVERY;
+                    self.subscription.set_unfinished(unfinished([batch, &self.ahead]));
                 }
             }
         }
@@ -872,14 +985,9 @@ impl Entrance<'_> {
             }
             committed.push(self.letters.stored(partition, next));
         }
-        // For tools that show lag; of no use here but for the letters.
-        let told = offsets(&self.config.events_topic, &committed).and_then(|list| {
-            self.subscription
-                .consumer()
-                .commit(&list, CommitMode::Async)
-        });
-        if let Err(error) = told {
-            tracing::debug!("telling Kafka the offsets: {error}");
+        self.commit(committed);
+        if self.batch.records().is_empty() && self.ahead.records().is_empty() {
+            self.subscription.set_unfinished(BTreeMap::new());
         }
         Ok(())
     }
@@ -937,6 +1045,12 @@ impl Entrance<'_> {
         self.batch.forget(&partitions);
         self.positions
             .retain(|(_, partition), _| !partitions.contains(partition));
+        self.unnamed
+            .retain(|(_, partition)| !partitions.contains(partition));
+        self.lows
+            .retain(|partition, _| !partitions.contains(partition));
+        self.committed
+            .retain(|partition, _| !partitions.contains(partition));
         self.unstarted
             .retain(|partition| !partitions.contains(partition));
     }

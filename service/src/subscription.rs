@@ -6,7 +6,8 @@
 //! finish a transaction, and only then [`assign`](Subscription::assign) or
 //! [`release`](Subscription::release).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +31,7 @@ use crate::health::{Health, Reading};
 use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::telemetry::names;
 use crate::threads::blocking;
-use crate::topic_id::{TopicIdAnswer, topic_id};
+use crate::topic_id::{TopicId, TopicIdAnswer, topic_id};
 
 /// Settings that exactly-once rests on.
 const FIXED: &[(&str, &str)] = &[
@@ -67,6 +68,13 @@ const DEFAULTS: &[(&str, &str)] = &[
     // How long partitions that were added to the topic may go unnoticed: Kafka's default is 5 min.
     ("topic.metadata.refresh.interval.ms", "30000"),
 ];
+
+/// What librdkafka logs before it fetches from a topic under a new id, at level 7: the consumer's context
+/// reads it there, since the client keeps the id to itself.
+const LOGS: &str = "metadata";
+
+/// How often the topic's id is asked for where librdkafka does not say that it has changed.
+const ID_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a question to the brokers may take.
 const ASK: Duration = Duration::from_secs(10);
@@ -117,8 +125,13 @@ impl Subscription {
         if let Some(instance_id) = instance_id {
             config.set("group.instance.id", instance_id);
         }
+        let logs = config.get("debug").map(|asked| format!("{asked},{LOGS}"));
+        config.set("debug", logs.as_deref().unwrap_or(LOGS));
+        config.set_log_level(RDKafkaLogLevel::Debug);
         let member = Member {
             topic: topic.to_owned(),
+            commit_failed: AtomicBool::new(false),
+            ids: Mutex::default(),
             assigned: Mutex::default(),
             rebalances: Mutex::default(),
             leaving: AtomicBool::new(false),
@@ -364,6 +377,11 @@ impl Subscription {
         lock(&self.member().assigned).unfinished = unfinished;
     }
 
+    /// Whether committing offsets without waiting has failed since this was asked last.
+    pub fn commit_has_failed(&self) -> bool {
+        self.member().commit_failed.swap(false, Ordering::AcqRel)
+    }
+
     fn member(&self) -> &Member {
         self.consumer.context()
     }
@@ -404,7 +422,30 @@ impl Subscription {
     /// # Errors
     /// If there is no answer in time, or an error of the broker that may pass: ask again.
     pub async fn topic_id(&self, within: Duration) -> KafkaResult<TopicIdAnswer> {
-        topic_id(self.consumer.client(), &self.topic, within).await
+        let answer = topic_id(self.consumer.client(), &self.topic, within).await?;
+        if let TopicIdAnswer::Id(id) = answer {
+            self.member().note(id);
+        }
+        Ok(answer)
+    }
+
+    /// An id other than this one that the topic has been known by since the member joined: it was deleted
+    /// and created again. Asks no broker. Where the brokers let topics be fetched by their ids (Kafka 3.1), the
+    /// id is known here before a record of the new topic is handed out; else within seconds, as long as
+    /// [`watch_topic_id`](Self::watch_topic_id) is awaited.
+    pub fn other_topic_id(&self, expected: TopicId) -> Option<TopicId> {
+        let ids = lock(&self.member().ids);
+        ids.iter().find(|id| **id != expected).copied()
+    }
+
+    /// Asks for the topic's id every few seconds, for [`other_topic_id`](Self::other_topic_id). Cancel safe.
+    pub async fn watch_topic_id(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(ID_EVERY).await;
+            if let Err(error) = self.topic_id(ASK).await {
+                tracing::debug!("asking for the id of {}: {error}", self.topic);
+            }
+        }
     }
 
     /// The topic.
@@ -491,6 +532,10 @@ struct Assigned {
 /// The consumer's context: notes rebalances, tells the health and the lag.
 struct Member {
     topic: String,
+    /// An offset that was committed without waiting did not arrive.
+    commit_failed: AtomicBool,
+    /// The first two ids that the topic was known by.
+    ids: Mutex<BTreeSet<TopicId>>,
     assigned: Mutex<Assigned>,
     rebalances: Mutex<VecDeque<Rebalance>>,
     leaving: AtomicBool,
@@ -500,6 +545,13 @@ struct Member {
 impl Member {
     fn take(&self) -> Option<Rebalance> {
         lock(&self.rebalances).pop_front()
+    }
+
+    fn note(&self, id: TopicId) {
+        let mut ids = lock(&self.ids);
+        if ids.len() < 2 {
+            ids.insert(id);
+        }
     }
 
     /// These partitions are read from these offsets.
@@ -555,6 +607,13 @@ impl Assigned {
 }
 
 impl ConsumerContext for Member {
+    fn commit_callback(&self, committed: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = committed {
+            tracing::debug!("committing offsets: {error}");
+            self.commit_failed.store(true, Ordering::Release);
+        }
+    }
+
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -606,12 +665,28 @@ impl ClientContext for Member {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if let Some(id) = changed_id(message, &self.topic) {
+            self.note(id);
+        }
         log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
     }
+}
+
+/// The new id, where this line of librdkafka's log says that the topic has one. librdkafka hands its logs out
+/// before the records that it fetches after writing them.
+fn changed_id(message: &str, topic: &str) -> Option<TopicId> {
+    let (_, change) = message.split_once("Topic ")?;
+    let change = change.strip_prefix(topic)?;
+    let (_, id) = change
+        .strip_prefix(" changed id from ")?
+        .split_once(" to ")?;
+    // Standard base64, where Kafka has the URL-safe one.
+    let id = id.trim().replace('+', "-").replace('/', "_");
+    id.parse().ok()
 }
 
 /// The context of a client that only logs, through our own logs.

@@ -321,6 +321,9 @@ impl Auditor<'_> {
                     first_offset,
                     next_offset: last + 1,
                     cluster_id: self.cluster.id.clone(),
+                    topic_id: Part::ALL
+                        .iter()
+                        .find_map(|other| stored.get(&(*other, partition))?.topic_id.clone()),
                     anchor,
                 };
                 findings.push(offsets::missing(right.clone()));

@@ -2,6 +2,7 @@
 //!
 //! | Found, of a partition | Done |
 //! | --- | --- |
+//! | what a topic of another id (KIP-516) was stored as | stop |
 //! | nothing | replay the range from its start |
 //! | it begins with the range's first record, its last record stands where it stood, and it ends inside the range | go on from there |
 //! | it begins before an `earliest` that retention has moved on, and the log still has what comes next | go on from there |
@@ -15,11 +16,12 @@ use anyhow::bail;
 use rdkafka::message::Message;
 use service::lookup::Lookup;
 use service::range::{Bound, Ranges, Reader};
+use service::topic_id::TopicId;
 use tokio_util::sync::CancellationToken;
 
 use super::{GROUP, wrong};
 use crate::batch::Positions;
-use crate::origin::are_the_same;
+use crate::origin::{are_the_same, has_the_stored_id};
 use crate::rows::Part;
 use crate::run::Trouble;
 use crate::store::StoredOffset;
@@ -30,6 +32,8 @@ pub(super) struct Target<'a> {
     pub(super) place: &'a str,
     pub(super) topic: &'a str,
     pub(super) cluster_id: &'a str,
+    /// The topic's id now, if it is told.
+    pub(super) topic_id: Option<TopicId>,
     pub(super) from: &'a Bound,
     /// What the topic holds, up to the end that a committed reader sees.
     pub(super) logs: &'a Ranges,
@@ -58,6 +62,8 @@ impl Target<'_> {
         stop: &CancellationToken,
     ) -> anyhow::Result<Ranges> {
         self.is_ours()?;
+        has_the_stored_id(self.topic, self.topic_id, self.stored, self.place, "--into")
+            .map_err(Trouble::into_error)?;
         let held = self.held()?;
         let go_on = self.how_to_go_on(&held);
         for (partition, held) in &held {
@@ -177,7 +183,11 @@ impl Target<'_> {
             log.is_some_and(|log| offset.anchor.offset >= log.start)
         });
         let anchors = in_log
-            .map(|offset| ((offset.partition, offset.anchor.offset), offset.anchor))
+            .map(|offset| {
+                let known = self.topic_id.is_some() && offset.topic_id.is_some();
+                let at = (offset.partition, offset.anchor.offset);
+                (at, (offset.anchor, known))
+            })
             .collect();
         are_the_same(lookup, self.topic, &anchors, self.place, "--into")
             .map_err(Trouble::into_error)

@@ -24,7 +24,10 @@ pub(super) const FEW: usize = 32;
 const STORE: &str = concat!(
     with_locked!(),
     ", moved AS (",
-    move_locked!(" AND (SELECT count(*) FROM locked WHERE is_expected) = cardinality($4::text[])"),
+    move_locked!(
+        "$27",
+        " AND (SELECT count(*) FROM locked WHERE is_expected) = cardinality($4::text[])"
+    ),
     "), states AS (SELECT * FROM unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], \
      $17::text[], $18::boolean[], $19::double precision[], $20::bigint[], $21::bigint[], $22::integer[], $23::bigint[]) \
      WITH ORDINALITY AS states (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
@@ -184,7 +187,8 @@ pub(super) async fn store(
     let query = bind_tasks(query, tasks)
         .bind(serde_json::to_string(&of_progress)?)
         .bind(serde_json::to_string(&of_resource)?)
-        .bind(serde_json::to_string(&of_metrics)?);
+        .bind(serde_json::to_string(&of_metrics)?)
+        .bind(writing.identity.topic_id.as_deref());
     let (moved, progress, resource, metrics): (i64, i64, i64, i64) =
         query.fetch_one(connection).await?;
     if moved as usize != advances.len() {

@@ -287,6 +287,8 @@ use on_either;
 pub(crate) struct Identity {
     pub(crate) topic: String,
     pub(crate) cluster_id: String,
+    /// `None` where the brokers give none.
+    pub(crate) topic_id: Option<String>,
     pub(crate) group_id: String,
 }
 
@@ -444,6 +446,7 @@ impl Store {
                 crc32,
                 group_id,
                 first_offset,
+                topic_id,
             ) = row;
             let part = Part::ALL.into_iter().find(|known| known.as_str() == part)?;
             Some(StoredOffset {
@@ -459,10 +462,29 @@ impl Store {
                     crc32: crc32 as u32,
                 },
                 cluster_id,
+                topic_id,
                 group_id,
             })
         });
         Ok(known.collect())
+    }
+
+    /// Moves the offsets on without any rows, in one transaction.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(crate) async fn move_on(
+        &mut self,
+        advances: &[Advance],
+        identity: &Identity,
+    ) -> Result<(), StoreError> {
+        let moved = async {
+            match self {
+                Self::Postgres(database) => database.move_on(advances, identity).await,
+                Self::Sqlite(database) => database.move_on(advances, identity).await,
+            }
+        };
+        within(ANSWER, moved).await
     }
 
     /// Writes the records' rows and moves the offsets on, in one transaction, but for what `end` says.
@@ -519,15 +541,20 @@ pub(crate) struct StoredOffset {
     pub(crate) partition: i32,
     /// The first offset ever stored; `None`: not known, of rows that are older than the column.
     pub(crate) first_offset: Option<i64>,
+    /// The position of a committed reader: behind the last record stored, and behind the commit markers and
+    /// aborted records that were read after it.
     pub(crate) next_offset: i64,
+    /// The last record stored; [`Anchor::NONE`]: none yet.
     pub(crate) anchor: Anchor,
     pub(crate) cluster_id: String,
+    /// `None`: not known.
+    pub(crate) topic_id: Option<String>,
     /// Who stored it last.
     pub(crate) group_id: String,
 }
 
 /// A row of `consumed_offset`: part, topic, partition, next offset, cluster id, the anchor's offset,
-/// timestamp and checksum, group id, first offset.
+/// timestamp and checksum, group id, first offset, topic id.
 type OffsetRow = (
     String,
     String,
@@ -539,10 +566,11 @@ type OffsetRow = (
     i64,
     String,
     Option<i64>,
+    Option<String>,
 );
 
 const SELECT_OFFSETS: &str = "SELECT part, topic, partition, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
-     anchor_crc32, group_id, first_offset FROM consumed_offset";
+     anchor_crc32, group_id, first_offset, topic_id FROM consumed_offset";
 
 /// Which topics and clusters these offsets are of.
 pub(crate) fn owners(stored: &[StoredOffset]) -> BTreeSet<Owner> {

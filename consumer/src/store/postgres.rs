@@ -10,7 +10,9 @@ use sqlx::{ConnectOptions, Connection};
 
 use super::few::{self, FEW};
 use super::{End, Identity, Meaning, OffsetRow, SELECT_OFFSETS, StoreError};
-use crate::batch::{Advance, Positions, Record, Tasks, advances, all_rows, halves, is_unstored};
+use crate::batch::{
+    Advance, Anchor, Positions, Record, Tasks, advances, all_rows, halves, is_unstored,
+};
 use crate::copy::CopyWriter;
 use crate::rows::{Part, Rows};
 
@@ -36,11 +38,15 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "job tasks",
         include_str!("../../migrations/postgres/0005_job_tasks.sql"),
     ),
+    (
+        "topic id",
+        include_str!("../../migrations/postgres/0006_topic_id.sql"),
+    ),
 ];
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
-     anchor_timestamp_ms, anchor_crc32, group_id, updated_at, first_offset) \
-     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, now(), $10 \
+     anchor_timestamp_ms, anchor_crc32, group_id, updated_at, first_offset, topic_id) \
+     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, now(), $10, $11 \
      WHERE NOT EXISTS (SELECT 1 FROM consumed_offset WHERE topic <> $2 OR cluster_id <> $5) ON CONFLICT DO NOTHING";
 
 /// Taken before a first offset is put in, so that each statement that does sees those put in before: of two topics
@@ -60,15 +66,18 @@ macro_rules! with_locked {
     };
 }
 
-/// All steps at once, if also `only_if`. An offset that somebody else has moved meanwhile is found out by the
+/// All steps at once, if also `only_if`. A step without an anchor leaves the stored one. An offset that somebody else has moved meanwhile is found out by the
 /// update, which looks at the row as it is by then.
 macro_rules! move_locked {
-    ($only_if:literal) => {
+    ($topic_id:literal, $only_if:literal) => {
         concat!(
             "UPDATE consumed_offset held SET next_offset = said.next_offset, cluster_id = $2, \
-             anchor_offset = said.anchor_offset, anchor_timestamp_ms = said.anchor_timestamp_ms, \
-             anchor_crc32 = said.anchor_crc32, group_id = $3, updated_at = now() \
-             FROM said JOIN locked USING (part, partition) \
+             anchor_offset = coalesce(said.anchor_offset, held.anchor_offset), \
+             anchor_timestamp_ms = coalesce(said.anchor_timestamp_ms, held.anchor_timestamp_ms), \
+             anchor_crc32 = coalesce(said.anchor_crc32, held.anchor_crc32), group_id = $3, updated_at = now(), \
+             topic_id = coalesce(",
+            $topic_id,
+            ", held.topic_id) FROM said JOIN locked USING (part, partition) \
              WHERE held.topic = $1 AND held.part = said.part AND held.partition = said.partition \
              AND held.next_offset = said.expected",
             $only_if,
@@ -77,7 +86,7 @@ macro_rules! move_locked {
     };
 }
 
-const MOVE_OFFSETS: &str = concat!(with_locked!(), " ", move_locked!(""));
+const MOVE_OFFSETS: &str = concat!(with_locked!(), " ", move_locked!("$11", ""));
 
 /// `reported_at` of microseconds. They are added to the epoch in two steps, since an interval multiplied by a
 /// double loses them.
@@ -274,6 +283,21 @@ impl Postgres {
         Ok(rows)
     }
 
+    /// Makes these steps alone, in one transaction.
+    pub(super) async fn move_on(
+        &mut self,
+        advances: &[Advance],
+        identity: &Identity,
+    ) -> Result<(), StoreError> {
+        let lane = &mut self.lanes[0];
+        let mut connection = lane.take(&self.options).await?;
+        let mut transaction = connection.begin().await?;
+        move_offsets(&mut transaction, advances, identity).await?;
+        transaction.commit().await?;
+        lane.connection = Some(connection);
+        Ok(())
+    }
+
     pub(super) async fn write(
         &mut self,
         records: &[&Record],
@@ -425,7 +449,8 @@ async fn move_offsets(
         .partition(|advance| advance.expected.is_some());
     if !moved.is_empty() {
         let of = |advance: &&Advance| (advance.part.as_str(), advance.partition);
-        let query = bind_offsets(sqlx::query_as(MOVE_OFFSETS), &moved, identity);
+        let query = bind_offsets(sqlx::query_as(MOVE_OFFSETS), &moved, identity)
+            .bind(identity.topic_id.as_deref());
         let done: Vec<(String, i32)> = query.fetch_all(&mut *connection).await?;
         let is_done = |advance: &Advance| {
             let mut done = done.iter();
@@ -441,17 +466,19 @@ async fn move_offsets(
             .await?;
     }
     for advance in begun {
+        let anchor = advance.anchor.unwrap_or(Anchor::NONE);
         let query = sqlx::query(INSERT_OFFSET)
             .bind(advance.part.as_str())
             .bind(&identity.topic)
             .bind(advance.partition)
             .bind(advance.next)
             .bind(&identity.cluster_id)
-            .bind(advance.anchor.offset)
-            .bind(advance.anchor.timestamp_ms)
-            .bind(i64::from(advance.anchor.crc32))
+            .bind(anchor.offset)
+            .bind(anchor.timestamp_ms)
+            .bind(i64::from(anchor.crc32))
             .bind(&identity.group_id)
-            .bind(advance.first);
+            .bind(advance.first)
+            .bind(identity.topic_id.as_deref());
         if query.execute(&mut *connection).await?.rows_affected() == 0 {
             return Err(StoreError::Fenced(*advance));
         }
@@ -468,6 +495,10 @@ pub(super) fn bind_offsets<'q, O>(
     let numbers = |number: fn(&Advance) -> i64| -> Vec<i64> {
         moved.iter().map(|advance| number(advance)).collect()
     };
+    let anchors = |number: fn(Anchor) -> i64| -> Vec<Option<i64>> {
+        let anchors = moved.iter().map(|advance| advance.anchor);
+        anchors.map(|anchor| anchor.map(number)).collect()
+    };
     let of = |advance: &&Advance| (advance.part.as_str(), advance.partition);
     let (parts, partitions): (Vec<&str>, Vec<i32>) = moved.iter().map(of).unzip();
     query
@@ -478,9 +509,9 @@ pub(super) fn bind_offsets<'q, O>(
         .bind(partitions)
         .bind(numbers(|advance| advance.expected.unwrap_or_default()))
         .bind(numbers(|advance| advance.next))
-        .bind(numbers(|advance| advance.anchor.offset))
-        .bind(numbers(|advance| advance.anchor.timestamp_ms))
-        .bind(numbers(|advance| advance.anchor.crc32.into()))
+        .bind(anchors(|anchor| anchor.offset))
+        .bind(anchors(|anchor| anchor.timestamp_ms))
+        .bind(anchors(|anchor| anchor.crc32.into()))
 }
 
 /// An array of each of thirteen columns of the states.

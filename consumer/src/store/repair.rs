@@ -352,7 +352,8 @@ impl Writer {
         };
         let insert = format!(
             "INSERT INTO consumed_offset (part, topic, partition, first_offset, next_offset, cluster_id, anchor_offset, \
-             anchor_timestamp_ms, anchor_crc32, group_id, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, {now})"
+             anchor_timestamp_ms, anchor_crc32, group_id, topic_id, updated_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, nullif($11, ''), {now})"
         );
         let values = vec![
             Value::Text(offset.part.as_str().to_owned()),
@@ -365,6 +366,7 @@ impl Writer {
             Value::Number(offset.anchor.timestamp_ms),
             Value::Number(offset.anchor.crc32.into()),
             Value::Text(GROUP.to_owned()),
+            Value::Text(offset.topic_id.clone().unwrap_or_default()),
         ];
         self.execute(&insert, values).await?;
         Ok(())

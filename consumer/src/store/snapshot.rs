@@ -101,6 +101,8 @@ pub(crate) struct HeldOffset {
     pub(crate) first_offset: Option<i64>,
     pub(crate) next_offset: i64,
     pub(crate) cluster_id: String,
+    /// `None`: not known.
+    pub(crate) topic_id: Option<String>,
     pub(crate) anchor: Anchor,
 }
 
@@ -170,11 +172,21 @@ impl Snapshot {
 
     /// What is stored of the topic.
     pub(crate) async fn offsets(&mut self, topic: &str) -> Result<Vec<HeldOffset>, StoreError> {
-        type OffsetRow = (String, i32, Option<i64>, i64, String, i64, i64, i64);
+        type OffsetRow = (
+            String,
+            i32,
+            Option<i64>,
+            i64,
+            String,
+            i64,
+            i64,
+            i64,
+            Option<String>,
+        );
         let rows: Vec<OffsetRow> = on_either!(&mut self.0, connection => {
             sqlx::query_as(
                 "SELECT part, partition, first_offset, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
-                 anchor_crc32 FROM consumed_offset WHERE topic = $1 ORDER BY part, partition",
+                 anchor_crc32, topic_id FROM consumed_offset WHERE topic = $1 ORDER BY part, partition",
             )
             .bind(topic)
             .fetch_all(connection)
@@ -190,6 +202,7 @@ impl Snapshot {
                 offset,
                 timestamp_ms,
                 crc32,
+                topic_id,
             ) = row;
             Some(HeldOffset {
                 part: Part::ALL.into_iter().find(|known| known.as_str() == part)?,
@@ -197,6 +210,7 @@ impl Snapshot {
                 first_offset,
                 next_offset,
                 cluster_id,
+                topic_id,
                 anchor: Anchor {
                     offset,
                     timestamp_ms,

@@ -41,16 +41,21 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "job tasks",
         include_str!("../../migrations/sqlite/0005_job_tasks.sql"),
     ),
+    (
+        "topic id",
+        include_str!("../../migrations/sqlite/0006_topic_id.sql"),
+    ),
 ];
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
-     anchor_timestamp_ms, anchor_crc32, group_id, updated_at, first_offset) \
-     SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 \
+     anchor_timestamp_ms, anchor_crc32, group_id, updated_at, topic_id, first_offset) \
+     SELECT ?1, ?2, ?3, ?4, ?5, coalesce(?6, -1), coalesce(?7, -1), coalesce(?8, 0), ?9, ?10, ?11, ?12 \
      WHERE NOT EXISTS (SELECT 1 FROM consumed_offset WHERE topic <> ?2 OR cluster_id <> ?5) ON CONFLICT DO NOTHING";
 
-const MOVE_OFFSET: &str = "UPDATE consumed_offset SET next_offset = ?4, cluster_id = ?5, anchor_offset = ?6, \
-     anchor_timestamp_ms = ?7, anchor_crc32 = ?8, group_id = ?9, updated_at = ?10 \
-     WHERE part = ?1 AND topic = ?2 AND partition = ?3 AND next_offset = ?11";
+const MOVE_OFFSET: &str = "UPDATE consumed_offset SET next_offset = ?4, cluster_id = ?5, \
+     anchor_offset = coalesce(?6, anchor_offset), anchor_timestamp_ms = coalesce(?7, anchor_timestamp_ms), \
+     anchor_crc32 = coalesce(?8, anchor_crc32), group_id = ?9, updated_at = ?10, topic_id = coalesce(?11, topic_id) \
+     WHERE part = ?1 AND topic = ?2 AND partition = ?3 AND next_offset = ?12";
 
 const UPSERT_TASK: &str = "INSERT INTO task (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
      progress, reported_at, sequence, event_partition, event_offset) \
@@ -228,6 +233,22 @@ impl Sqlite {
         .await
     }
 
+    /// Makes these steps alone, in one transaction.
+    pub(super) async fn move_on(
+        &mut self,
+        advances: &[Advance],
+        identity: &Identity,
+    ) -> Result<(), StoreError> {
+        let (advances, identity) = (advances.to_vec(), identity.clone());
+        self.on_connection(move |connection| {
+            let behavior = TransactionBehavior::Immediate;
+            let transaction = connection.transaction_with_behavior(behavior)?;
+            move_offsets(&transaction, &advances, &identity)?;
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+
     pub(super) async fn write(
         &mut self,
         records: &[&Record],
@@ -329,11 +350,7 @@ fn write(
     // IMMEDIATE: a transaction that begins by reading and then writes can meet
     // SQLITE_BUSY_SNAPSHOT, which no busy timeout waits for.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for advance in advances {
-        if !move_offset(&transaction, advance, identity)? {
-            return Err(StoreError::Fenced(*advance));
-        }
-    }
+    move_offsets(&transaction, advances, identity)?;
     let (mut task_ids, mut written) = (Vec::new(), [0; Part::ALL.len()]);
     let end = loop {
         match pieces.blocking_recv() {
@@ -362,6 +379,23 @@ fn write(
     Ok(written)
 }
 
+/// Moves the stored offsets on.
+///
+/// # Errors
+/// [`StoreError::Fenced`] if one was not the expected one.
+fn move_offsets(
+    connection: &Connection,
+    advances: &[Advance],
+    identity: &Identity,
+) -> Result<(), StoreError> {
+    for advance in advances {
+        if !move_offset(connection, advance, identity)? {
+            return Err(StoreError::Fenced(*advance));
+        }
+    }
+    Ok(())
+}
+
 /// Whether the stored offset was the expected one.
 fn move_offset(
     connection: &Connection,
@@ -386,11 +420,12 @@ fn move_offset(
         partition,
         next,
         &identity.cluster_id,
-        anchor.offset,
-        anchor.timestamp_ms,
-        anchor.crc32,
+        anchor.map(|anchor| anchor.offset),
+        anchor.map(|anchor| anchor.timestamp_ms),
+        anchor.map(|anchor| anchor.crc32),
         &identity.group_id,
         jiff::Timestamp::now().as_microsecond(),
+        identity.topic_id.as_deref(),
         // Where it is to be moved from, or, where there is none yet, begins.
         expected.unwrap_or(*first),
     ))?;
