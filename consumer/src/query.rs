@@ -10,11 +10,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, FromRow, Row};
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
 use crate::rows::Part;
-use crate::store::{Database, DatabaseOptions, select_expired_before};
+use crate::store::{
+    Access, Bound, Connection, Database, DatabaseOptions, StoreError, select_expired_before,
+};
 
 /// Sequences of a task that are listed one by one before "and more".
 const LISTED_SEQUENCES: usize = 20;
@@ -65,9 +68,13 @@ struct Jobs {
     succeed_tasks: Option<Vec<i32>>,
 }
 
-impl<'r> FromRow<'r, AnyRow> for Jobs {
-    fn from_row(row: &'r AnyRow) -> Result<Self, sqlx::Error> {
-        let mut counts = json::<Vec<Vec<i32>>>(row, "job_tasks")?.map(Vec::into_iter);
+impl<'r, R: Row> FromRow<'r, R> for Jobs
+where
+    &'static str: ColumnIndex<R>,
+    Option<String>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        let mut counts = json::<Vec<Vec<i32>>, R>(row, "job_tasks")?.map(Vec::into_iter);
         // Of no jobs PostgreSQL has an array without any.
         let mut next = || Some(counts.as_mut()?.next().unwrap_or_default());
         Ok(Self {
@@ -81,7 +88,14 @@ impl<'r> FromRow<'r, AnyRow> for Jobs {
 }
 
 /// A column of JSON text.
-fn json<T: DeserializeOwned>(row: &AnyRow, column: &str) -> Result<Option<T>, sqlx::Error> {
+fn json<'r, T: DeserializeOwned, R: Row>(
+    row: &'r R,
+    column: &'static str,
+) -> Result<Option<T>, sqlx::Error>
+where
+    &'static str: ColumnIndex<R>,
+    Option<String>: Decode<'r, R::Database> + Type<R::Database>,
+{
     let text: Option<String> = row.try_get(column)?;
     let read = text.map(|text| serde_json::from_str(&text)).transpose();
     read.map_err(|error| sqlx::Error::ColumnDecode {
@@ -115,9 +129,13 @@ struct Metrics {
 /// Reads the fields of a row by their columns' names. (sqlx's own derive would have both database
 /// drivers compiled a second time, for the compiler's side.)
 macro_rules! from_row {
-    ($row:ident { $($field:ident),* $(; $nested:ident: $type:ty)? }) => {
-        impl<'r> FromRow<'r, AnyRow> for $row {
-            fn from_row(row: &'r AnyRow) -> Result<Self, sqlx::Error> {
+    ($row:ident { $($fields:tt)* }) => {
+        from_row!(PgRow: $row { $($fields)* });
+        from_row!(SqliteRow: $row { $($fields)* });
+    };
+    ($of:ident: $row:ident { $($field:ident),* $(; $nested:ident: $type:ty)? }) => {
+        impl<'r> FromRow<'r, $of> for $row {
+            fn from_row(row: &'r $of) -> Result<Self, sqlx::Error> {
                 Ok(Self {
                     $($field: row.try_get(stringify!($field))?,)*
                     $($nested: <$type>::from_row(row)?,)?
@@ -303,16 +321,13 @@ impl Dialect {
     }
 }
 
-async fn open(options: &DatabaseOptions) -> anyhow::Result<(AnyConnection, Dialect, String)> {
+async fn open(options: &DatabaseOptions) -> anyhow::Result<(Connection, Dialect, String)> {
     let database = Database::parse(options)?;
-    let connection = database.read().await?;
-    Ok((
-        connection,
-        Dialect {
-            postgres: matches!(database, Database::Postgres(_)),
-        },
-        database.place(),
-    ))
+    let place = database.place();
+    let connection = database.connect(Access::Read).await;
+    let connection = connection.with_context(|| format!("opening {place}"))?;
+    let postgres = connection.is_postgres();
+    Ok((connection, Dialect { postgres }, place))
 }
 
 /// Up to when history was removed by order.
@@ -320,20 +335,20 @@ async fn open(options: &DatabaseOptions) -> anyhow::Result<(AnyConnection, Diale
 /// # Errors
 /// If the database fails, or was asked for a time before that: what was known then nobody knows any more.
 async fn expired_before(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     dialect: &Dialect,
     place: &str,
     at: Option<Timestamp>,
 ) -> anyhow::Result<Option<Timestamp>> {
-    let micros: Option<i64> = sqlx::query_scalar(select_expired_before(dialect.postgres))
-        .fetch_optional(connection)
+    let micros: Option<(i64,)> = connection
+        .row(select_expired_before(dialect.postgres), &[])
         .await
         .with_context(|| {
             format!(
                 "reading {place} (tables of an older version are brought up to date by: consumer migrate)"
             )
         })?;
-    let before = micros.and_then(|micros| Timestamp::from_microsecond(micros).ok());
+    let before = micros.and_then(|(micros,)| Timestamp::from_microsecond(micros).ok());
     match (at, before) {
         (Some(at), Some(before)) if at < before => bail!(
             "{place} does not tell what was known at {at}: history before {before} was removed from it by consumer expire; ask \
@@ -376,14 +391,13 @@ pub async fn tasks(
         "SELECT {columns} FROM {tasks} {filter} ORDER BY task.reported_at DESC, exec_id LIMIT $1"
     );
     let count = format!("SELECT count(*) FROM {tasks} {filter}");
-    let tasks: Vec<Task> = sqlx::query_as(sqlx::AssertSqlSafe(select))
-        .bind(Dialect::limit(limit))
-        .fetch_all(&mut connection)
+    let reading = || format!("reading the tasks of {place}");
+    let tasks: Vec<Task> = connection
+        .rows(select, &[Bound::Number(Dialect::limit(limit))])
         .await
-        .with_context(|| format!("reading the tasks of {place}"))?;
-    let all: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(count))
-        .fetch_one(&mut connection)
-        .await?;
+        .with_context(reading)?;
+    let all: Option<(i64,)> = connection.row(count, &[]).await.with_context(reading)?;
+    let all = all.map_or(0, |(all,)| all);
     if json {
         println!("{}", serde_json::to_string_pretty(&tasks)?);
         return Ok(());
@@ -473,39 +487,35 @@ pub async fn task(
 
 /// The time of a task's oldest report, RFC 3339; `None`: it has none.
 async fn first_report(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     dialect: &Dialect,
     exec_id: &str,
-) -> Result<Option<String>, sqlx::Error> {
+) -> Result<Option<String>, StoreError> {
     let select = format!(
         "SELECT {} FROM task_progress WHERE task_id = (SELECT task_id FROM task WHERE exec_id = $1) \
          ORDER BY task_progress.reported_at LIMIT 1",
         dialect.reported_at()
     );
-    sqlx::query_scalar(sqlx::AssertSqlSafe(select))
-        .bind(exec_id)
-        .fetch_optional(connection)
-        .await
+    let first: Option<(String,)> = connection.row(select, &[Bound::Text(exec_id)]).await?;
+    Ok(first.map(|(first,)| first))
 }
 
 async fn story(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     dialect: &Dialect,
     exec_id: &str,
     at: Option<Timestamp>,
     limit: u32,
     expired_before: Option<Timestamp>,
-) -> Result<Option<Story>, sqlx::Error> {
+) -> Result<Option<Story>, StoreError> {
     let select = format!(
         "SELECT {} FROM {} WHERE exec_id = $1",
         dialect.task_columns(),
         dialect.tasks(at)
     );
-    let task: Option<Task> = sqlx::query_as(sqlx::AssertSqlSafe(select))
-        .bind(exec_id)
-        .fetch_optional(&mut *connection)
-        .await?;
+    let task: Option<Task> = connection.row(select, &[Bound::Text(exec_id)]).await?;
     let Some(task) = task else { return Ok(None) };
+    let of_task = Bound::Number(task.task_id);
     let reported_at = dialect.reported_at();
     let known = |part: Part| dialect.known(part.table(), at);
 
@@ -518,10 +528,7 @@ async fn story(
          ORDER BY application_id",
         known(Part::Resource)
     );
-    let resource = sqlx::query_as(sqlx::AssertSqlSafe(resource))
-        .bind(task.task_id)
-        .fetch_all(&mut *connection)
-        .await?;
+    let resource = connection.rows(resource, &[of_task]).await?;
 
     let metrics = format!(
         "SELECT engine_running_tasks, {} AS metrics, {reported_at} FROM task_metrics WHERE task_id = $1 AND {} \
@@ -533,10 +540,7 @@ async fn story(
         },
         known(Part::Metrics)
     );
-    let metrics = sqlx::query_as(sqlx::AssertSqlSafe(metrics))
-        .bind(task.task_id)
-        .fetch_optional(&mut *connection)
-        .await?;
+    let metrics = connection.row(metrics, &[of_task]).await?;
 
     let lists = ["job_ids", "job_tasks", "adjustments"].map(|column| dialect.json_array(column));
     let reports = format!(
@@ -545,20 +549,15 @@ async fn story(
         lists.join(", "),
         known(Part::Progress)
     );
-    let reports = sqlx::query_as(sqlx::AssertSqlSafe(reports))
-        .bind(task.task_id)
-        .bind(Dialect::limit(limit))
-        .fetch_all(&mut *connection)
-        .await?;
+    let limit = Bound::Number(Dialect::limit(limit));
+    let reports = connection.rows(reports, &[of_task, limit]).await?;
 
     let sequences = format!(
         "SELECT sequence FROM task_progress WHERE task_id = $1 AND {} ORDER BY sequence",
         known(Part::Progress)
     );
-    let sequences: Vec<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(sequences))
-        .bind(task.task_id)
-        .fetch_all(connection)
-        .await?;
+    let sequences: Vec<(i64,)> = connection.rows(sequences, &[of_task]).await?;
+    let sequences: Vec<i64> = sequences.into_iter().map(|(sequence,)| sequence).collect();
     Ok(Some(Story {
         task,
         resource,

@@ -437,6 +437,10 @@ impl Writing<'_> {
                         Err(error) => self.wait(error, &mut backoff, &mut waiting).await?,
                     }
                 }
+                Err(replaced @ StoreError::Replaced(_)) => bail!(
+                    "{}: {replaced}. Start again to go on from what is there now",
+                    self.place
+                ),
                 Err(StoreError::TooLong(reason)) if count > 1 => {
                     self.piece = count / 2;
                     tracing::warn!(

@@ -247,6 +247,7 @@ pub(crate) async fn open(
 ) -> anyhow::Result<Option<Store>> {
     let mut backoff = Backoff::default();
     let mut told = false;
+    health.waiting_for(format!("{}: to be opened", database.place()));
     loop {
         let opened = async {
             database.migrate().await?;
@@ -291,6 +292,7 @@ impl Trouble {
         match error {
             StoreError::Retry(_)
             | StoreError::TooLong(_)
+            | StoreError::Replaced(_)
             | StoreError::Half { .. }
             | StoreError::Fenced(_) => Self::Passing(format!("{place}: {error}")),
             StoreError::Refused(_) | StoreError::Exit(_) | StoreError::MayNotMigrate(_) => {
@@ -375,9 +377,16 @@ impl Entrance<'_> {
         loop {
             if shutdown.is_cancelled() {
                 // One try: what cannot be stored now is read again after the next start.
-                if self.outage.is_none() {
-                    self.work().await?;
+                if self.outage.is_some() {
+                    return Ok(());
                 }
+                self.work().await?;
+                self.store.is_in_place().await.map_err(|error| {
+                    anyhow::anyhow!(
+                        "{}: {error}; the next start goes on from what is stored in the one that is there then",
+                        self.place
+                    )
+                })?;
                 return match self.outage {
                     None => self.look().await,
                     Some(_) => Ok(()),
@@ -836,13 +845,15 @@ impl Entrance<'_> {
                     tracing::warn!("{fenced}");
                     return self.go_back().await;
                 }
+                Err(replaced @ StoreError::Replaced(_)) => return self.find_place(replaced).await,
                 Err(StoreError::TooLong(reason)) if count > 1 => {
                     self.piece = count / 2;
-                    tracing::warn!(
+                    let slow = format!(
                         "{}: {reason}; storing at most {} events at once",
-                        self.place,
-                        self.piece
+                        self.place, self.piece
                     );
+                    tracing::warn!("{slow}");
+                    self.health.waiting_for(slow);
                 }
                 Err(StoreError::Refused(message)) => {
                     tried = 0;
@@ -1023,6 +1034,21 @@ impl Entrance<'_> {
             self.piece = (count / 2).max(1);
         }
         Ok(found)
+    }
+
+    /// The database is not where it was: reads on from what the one in its place says.
+    async fn find_place(&mut self, error: StoreError) -> Result<(), Trouble> {
+        if !matches!(error, StoreError::Replaced(_)) {
+            return Err(Trouble::of(error, &self.place));
+        }
+        tracing::warn!(
+            "{}: {error}; reading on from what is there now says",
+            self.place
+        );
+        self.health.waiting_for(format!("{}: {error}", self.place));
+        self.go_back().await?;
+        self.health.answered();
+        Ok(())
     }
 
     /// More is stored than was known: drops the batch and reads on from what the database says.

@@ -770,6 +770,17 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         .ends("task", "consumer task exec-1", 0)
         .await;
 
+    // Two authorities in one file, as while one takes over from the other: as psql, by either of them.
+    let authority = |file: &str| std::fs::read_to_string(guarded.folder.join(file)).unwrap();
+    let both = authority("other-ca.pem") + &authority("ca.pem");
+    std::fs::write(guarded.folder.join("both.pem"), both).unwrap();
+    let url = guarded.url("reader", "localhost", database);
+    let by_both = url.replace("ca.pem", "both.pem");
+    for command in ["consumer tasks", "consumer audit"] {
+        let program = role("reader", database).and("DATABASE_URL", &by_both);
+        program.ends("both-authorities", command, 0).await;
+    }
+
     // Whom the server is not, and whom it does not let in.
     let url = |host: &str, more: &str| guarded.url("reader", host, database) + more;
     for (name, url, reason) in [

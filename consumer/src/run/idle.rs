@@ -46,6 +46,9 @@ impl Entrance<'_> {
 
     async fn store_positions(&mut self, unfinished: &BTreeMap<i32, i64>) -> Result<(), Trouble> {
         self.is_the_topic()?;
+        if let Err(error) = self.store.is_in_place().await {
+            return self.find_place(error).await;
+        }
         let mut read = self.subscription.positions()?;
         // What was begun at its log's beginning and has nothing has no position yet.
         for (partition, low) in &self.lows {
@@ -81,6 +84,7 @@ impl Entrance<'_> {
                     tracing::warn!("{fenced}");
                     return self.go_back().await;
                 }
+                Err(replaced @ StoreError::Replaced(_)) => return self.find_place(replaced).await,
                 Err(error) => return Err(Trouble::of(error, &self.place)),
             }
             for Advance {

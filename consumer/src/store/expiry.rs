@@ -14,9 +14,10 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
+use sqlx::AssertSqlSafe;
 
-use super::{Connection, Database, StoreError, on_either};
+use super::connection::{Access, Connection, on_either};
+use super::{Database, StoreError};
 use crate::audit::table::Table;
 use crate::rows::Part;
 
@@ -48,17 +49,11 @@ pub(crate) struct Expiring {
 }
 
 impl Connection {
-    /// Gives the rows changed.
-    async fn execute(&mut self, statement: &str) -> Result<u64, StoreError> {
-        let statement = sqlx::raw_sql(AssertSqlSafe(statement.to_owned()));
-        Ok(on_either!(self, connection => connection.execute(statement).await?.rows_affected()))
-    }
-
     /// One number; 0 for null.
     async fn number(&mut self, select: &str) -> Result<i64, StoreError> {
         let select = AssertSqlSafe(select.to_owned());
         let number: Option<i64> = on_either!(self, connection => {
-            sqlx::query_scalar(select).persistent(false).fetch_one(connection).await?
+            sqlx::query_scalar(select).persistent(false).fetch_one(connection)
         });
         Ok(number.unwrap_or(0))
     }
@@ -68,21 +63,14 @@ impl Expiring {
     /// # Errors
     /// If the database cannot be reached or is not there.
     pub(crate) async fn open(database: &Database, before: Timestamp) -> Result<Self, StoreError> {
-        let connection = match database {
-            Database::Postgres(options) => {
-                let mut connection = options.connect().await?;
-                // A crash may bring the last rows back, and no other: they are removed again. Every row is
-                // found by its page or by an index, whatever the planner thinks of tables that are growing.
-                let settings = "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_hashjoin = off; \
-                     SET enable_mergejoin = off; SET jit = off";
-                connection.execute(settings).await?;
-                Connection::Postgres(Box::new(connection))
-            }
-            Database::Sqlite(options) => {
-                let options = options.clone().create_if_missing(false);
-                Connection::Sqlite(Box::new(options.connect().await?))
-            }
-        };
+        let mut connection = database.connect(Access::Write).await?;
+        if connection.is_postgres() {
+            // A crash may bring the last rows back, and no other: they are removed again. Every row is
+            // found by its page or by an index, whatever the planner thinks of tables that are growing.
+            let settings = "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_hashjoin = off; \
+                 SET enable_mergejoin = off; SET jit = off";
+            connection.execute(settings).await?;
+        }
         Ok(Self {
             connection,
             before,
@@ -181,17 +169,17 @@ impl Expiring {
 
     async fn remove_tasks(&mut self, is_old: &str) -> Result<u64, StoreError> {
         let condition = format!("{is_old} AND {}", without_history(""));
-        let Connection::Postgres(connection) = &mut self.connection else {
+        if !self.connection.is_postgres() {
             return self.remove(Table::Task, &condition).await;
-        };
-        connection.execute("BEGIN").await?;
+        }
+        self.connection.execute("BEGIN").await?;
         let begun = Instant::now();
         let lock =
             format!("SELECT task_id FROM task h WHERE {condition} FOR UPDATE OF h SKIP LOCKED");
-        let locked: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(lock))
-            .persistent(false)
-            .fetch_all(&mut **connection)
-            .await?;
+        let locked: Vec<i64> = on_either!(&mut self.connection, connection => {
+            let lock = sqlx::query_scalar(AssertSqlSafe(lock)).persistent(false);
+            lock.fetch_all(connection)
+        });
         if locked.is_empty() {
             self.connection.execute("COMMIT").await?;
             return Ok(0);
@@ -220,6 +208,7 @@ impl Expiring {
             self.record().await?;
         }
         self.connection.execute("COMMIT").await?;
+        self.connection.is_in_place()?;
         self.is_recorded |= records;
         self.held = begun.elapsed();
         Ok(removed)

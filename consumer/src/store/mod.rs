@@ -6,8 +6,10 @@
 //! from what the database says. The row lock on the offset makes a second writer of the same
 //! partition wait for the first, and then find another offset.
 
+mod connection;
 mod expiry;
 mod few;
+mod meaning;
 mod postgres;
 mod repair;
 mod snapshot;
@@ -18,21 +20,20 @@ use std::ffi::OsStr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use service::exit::NeedsAttention;
-use sqlx::any::AnyConnectOptions;
+use sqlx::SqlStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AnyConnection, ConnectOptions, SqlStr};
+use sqlx::sqlite::SqliteConnectOptions;
 
+use self::meaning::Meaning;
 use crate::batch::{Advance, Anchor, Positions, Record};
 use crate::ownership::Owner;
 use crate::rows::Part;
 
+pub(crate) use connection::{Access, Bound, Connection};
 pub(crate) use expiry::{Expiring, Step, select_expired_before};
 pub(crate) use repair::Repair;
 pub(crate) use snapshot::{HeldOffset, Order, Places, Selection, Snapshot};
@@ -105,8 +106,8 @@ fn has_password(url: &str) -> bool {
 /// Which database, and how to reach it.
 #[derive(Clone)]
 pub(crate) enum Database {
-    Postgres(PgConnectOptions),
-    Sqlite(SqliteConnectOptions),
+    Postgres(postgres::Server),
+    Sqlite(Box<SqliteConnectOptions>),
 }
 
 impl Database {
@@ -124,20 +125,10 @@ impl Database {
     pub(crate) fn parse_url(option: &str, url: &str) -> anyhow::Result<Self> {
         let wrong = |error: sqlx::Error| NeedsAttention(format!("{option}: {error}"));
         if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-            let options = PgConnectOptions::from_str(url)
-                .map_err(wrong)?
-                .application_name("consumer");
-            // One that is not there would be waited for like a server.
-            for (field, file) in certificates(&options) {
-                std::fs::File::open(&file).map_err(|error| {
-                    NeedsAttention(format!("{option}: {field} {file}: {error}"))
-                })?;
-            }
-            Ok(Self::Postgres(options.disable_statement_logging()))
+            Ok(Self::Postgres(postgres::Server::parse(option, url)?))
         } else if url.starts_with("sqlite:") {
-            Ok(Self::Sqlite(sqlite::options(
-                SqliteConnectOptions::from_str(url).map_err(wrong)?,
-            )))
+            let options = SqliteConnectOptions::from_str(url).map_err(wrong)?;
+            Ok(Self::Sqlite(Box::new(sqlite::options(options))))
         } else {
             Err(NeedsAttention(format!(
                 "{option} begins with neither sqlite: nor postgres:"
@@ -149,14 +140,7 @@ impl Database {
     /// Where the database is, without the password.
     pub(crate) fn place(&self) -> String {
         match self {
-            Self::Postgres(options) => {
-                let name = options.get_database().unwrap_or(options.get_username());
-                format!(
-                    "PostgreSQL {}:{}/{name}",
-                    options.get_host(),
-                    options.get_port()
-                )
-            }
+            Self::Postgres(server) => server.place(),
             Self::Sqlite(options) => format!("SQLite {}", options.get_filename().display()),
         }
     }
@@ -164,17 +148,7 @@ impl Database {
     /// Whether the two are one database, as far as their URLs tell.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Postgres(one), Self::Postgres(other)) => {
-                let of = |options: &PgConnectOptions| {
-                    let host = match options.get_host() {
-                        "127.0.0.1" | "::1" | "[::1]" => "localhost",
-                        host => host,
-                    };
-                    let name = options.get_database().unwrap_or(options.get_username());
-                    (host.to_owned(), options.get_port(), name.to_owned())
-                };
-                of(one) == of(other)
-            }
+            (Self::Postgres(one), Self::Postgres(other)) => one.is_same(other),
             (Self::Sqlite(one), Self::Sqlite(other)) => {
                 let of = |options: &SqliteConnectOptions| {
                     let file = options.get_filename();
@@ -196,7 +170,7 @@ impl Database {
     pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
         match self {
             // Other consumers may be waiting for the same migration: no limit but the database's.
-            Self::Postgres(options) => postgres::migrate(options).await,
+            Self::Postgres(server) => postgres::migrate(server).await,
             Self::Sqlite(options) => sqlite::migrate(options).await,
         }
     }
@@ -204,83 +178,17 @@ impl Database {
     /// # Errors
     /// If the database cannot be reached.
     pub(crate) async fn open(&self) -> Result<Store, StoreError> {
-        within(ANSWER, async {
-            Ok(match self {
-                Self::Postgres(options) => {
-                    Store::Postgres(Box::new(postgres::Postgres::open(options).await?))
-                }
-                Self::Sqlite(options) => {
-                    Store::Sqlite(Box::new(sqlite::Sqlite::open(options).await?))
-                }
-            })
-        })
-        .await
-    }
-
-    /// Opens the database for reading only, without making it.
-    ///
-    /// # Errors
-    /// If it is not there.
-    pub(crate) async fn read(&self) -> anyhow::Result<AnyConnection> {
-        sqlx::any::install_default_drivers();
-        let url = match self {
-            Self::Postgres(options) => {
-                let mut url = options.to_url_lossy();
-                let fields = url.query_pairs().into_owned();
-                let fields = fields.filter(|(_, value)| !value.starts_with(FILE));
-                let fields: Vec<_> = fields.chain(certificates(options)).collect();
-                url.query_pairs_mut().clear().extend_pairs(fields);
-                url
+        Ok(match self {
+            Self::Postgres(server) => {
+                Store::Postgres(Box::new(postgres::Postgres::open(server).await?))
             }
-            Self::Sqlite(options) => options
-                .clone()
-                .create_if_missing(false)
-                .read_only(true)
-                .to_url_lossy(),
-        };
-        AnyConnectOptions::from_str(url.as_str())?
-            .connect()
-            .await
-            .with_context(|| format!("opening {}", self.place()))
+            Self::Sqlite(options) => {
+                let opened = within(ANSWER, sqlite::Sqlite::open(options));
+                Store::Sqlite(Box::new(opened.await?))
+            }
+        })
     }
 }
-
-/// How sqlx 0.9.0 writes the name of a certificate's file into a URL, and does not read it.
-const FILE: &str = "file: ";
-
-/// The fields of a URL that name files of certificates and keys, and the files.
-fn certificates(options: &PgConnectOptions) -> Vec<(String, String)> {
-    let url = options.to_url_lossy();
-    let fields = url.query_pairs();
-    fields
-        .filter_map(|(field, value)| {
-            Some((field.into_owned(), value.strip_prefix(FILE)?.to_owned()))
-        })
-        .collect()
-}
-
-/// A connection to either database.
-enum Connection {
-    Postgres(Box<PgConnection>),
-    Sqlite(Box<SqliteConnection>),
-}
-
-/// The same for the connection of either database.
-macro_rules! on_either {
-    ($either:expr, $connection:ident => $do:expr) => {
-        match $either {
-            Connection::Postgres($connection) => {
-                let $connection = &mut **$connection;
-                $do
-            }
-            Connection::Sqlite($connection) => {
-                let $connection = &mut **$connection;
-                $do
-            }
-        }
-    };
-}
-use on_either;
 
 /// Whose offsets are stored.
 #[derive(Clone)]
@@ -304,6 +212,9 @@ pub(crate) enum StoreError {
     /// It took longer than the database, or we, allow: try again with less at once.
     #[error("{0}")]
     TooLong(String),
+    /// The database is another one than it was: read the positions again.
+    #[error("{0}")]
+    Replaced(String),
     /// Some of the records are stored, the others are not, for this reason: read the positions again.
     #[error("{reason}")]
     Half {
@@ -326,44 +237,34 @@ pub(crate) enum StoreError {
     MayNotMigrate(String),
 }
 
-/// What an error code says: see [`StoreError`].
-enum Meaning {
-    Passes,
-    TooLong,
-    Refused,
-    Stays,
-}
-
-impl Meaning {
-    /// The error that it is, of this message.
-    fn of(self, message: String) -> StoreError {
-        match self {
-            Self::Passes => StoreError::Retry(message),
-            Self::TooLong => StoreError::TooLong(message),
-            Self::Refused => StoreError::Refused(message),
-            Self::Stays => StoreError::Exit(message),
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Protocol(_) => Meaning::Passes.of(message),
+            sqlx::Error::Tls(error) if is_cut_off(&*error) => Meaning::Passes.of(message),
+            sqlx::Error::Database(error) => {
+                match error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+                    Some(error) => postgres::judge(error, message),
+                    None => {
+                        let code = error.code().unwrap_or_default();
+                        sqlite::meaning(code.parse().unwrap_or_default()).of(message)
+                    }
+                }
+            }
+            _ => Meaning::Stays.of(message),
         }
     }
 }
 
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        let meaning = match &error {
-            sqlx::Error::Io(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::WorkerCrashed
-            | sqlx::Error::Protocol(_) => Meaning::Passes,
-            sqlx::Error::Database(error) => {
-                let code = error.code().unwrap_or_default();
-                match error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
-                    Some(_) => postgres::meaning(&code),
-                    None => sqlite::meaning(code.parse().unwrap_or_default()),
-                }
-            }
-            _ => Meaning::Stays,
-        };
-        meaning.of(error.to_string())
-    }
+/// Whether a TLS handshake failed because the other side went away.
+fn is_cut_off(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut causes = causes.map(|error| (error.is::<std::io::Error>(), error.to_string()));
+    causes.any(|(is_io, said)| is_io || said.contains("unexpected EOF"))
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -427,13 +328,10 @@ impl Store {
     /// # Errors
     /// If the database does not answer within 10 s, or not well.
     pub(crate) async fn stored(&mut self) -> Result<Vec<StoredOffset>, StoreError> {
-        let asked = async {
-            match self {
-                Self::Postgres(database) => database.consumed_offsets().await,
-                Self::Sqlite(database) => database.consumed_offsets().await,
-            }
-        };
-        let rows = within(ANSWER, asked).await?;
+        let rows = match self {
+            Self::Postgres(database) => database.consumed_offsets().await,
+            Self::Sqlite(database) => within(ANSWER, database.consumed_offsets()).await,
+        }?;
         let known = rows.into_iter().filter_map(|row| {
             let (
                 part,
@@ -478,13 +376,10 @@ impl Store {
         advances: &[Advance],
         identity: &Identity,
     ) -> Result<(), StoreError> {
-        let moved = async {
-            match self {
-                Self::Postgres(database) => database.move_on(advances, identity).await,
-                Self::Sqlite(database) => database.move_on(advances, identity).await,
-            }
-        };
-        within(ANSWER, moved).await
+        match self {
+            Self::Postgres(database) => database.move_on(advances, identity).await,
+            Self::Sqlite(database) => within(ANSWER, database.move_on(advances, identity)).await,
+        }
     }
 
     /// Writes the records' rows and moves the offsets on, in one transaction, but for what `end` says.
@@ -492,8 +387,9 @@ impl Store {
     /// belongs to another topic or cluster.
     ///
     /// # Errors
-    /// See [`StoreError`]. Nothing is written, but for [a half](StoreError::Half) and for a commit whose
-    /// answer was lost: the next one is then [fenced](StoreError::Fenced).
+    /// See [`StoreError`]. Nothing is written, but for [a half](StoreError::Half), for a commit whose
+    /// answer was lost (the next one is then [fenced](StoreError::Fenced)), and for what went into [a file
+    /// that is no longer in place](StoreError::Replaced).
     pub(crate) async fn write(
         &mut self,
         records: &[Record],
@@ -503,21 +399,28 @@ impl Store {
         end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
         let records: &[&Record] = &Vec::from_iter(records);
-        let written = async {
-            match self {
-                Self::Postgres(database) => {
-                    database
-                        .write(records, parts, positions, identity, end)
-                        .await
-                }
-                Self::Sqlite(database) => {
-                    database
-                        .write(records, parts, positions, identity, end)
-                        .await
-                }
+        match self {
+            Self::Postgres(database) => {
+                database
+                    .write(records, parts, positions, identity, end)
+                    .await
             }
-        };
-        within(WRITE, written).await
+            Self::Sqlite(database) => {
+                let written = database.write(records, parts, positions, identity, end);
+                within(WRITE, written).await
+            }
+        }
+    }
+
+    /// Makes sure that what was stored is where the next one will look for it.
+    ///
+    /// # Errors
+    /// [`StoreError::Replaced`] if not.
+    pub(crate) async fn is_in_place(&mut self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(_) => Ok(()),
+            Self::Sqlite(database) => within(ANSWER, database.is_in_place()).await,
+        }
     }
 }
 
@@ -578,9 +481,9 @@ pub(crate) fn owners(stored: &[StoredOffset]) -> BTreeSet<Owner> {
     stored.iter().map(owner).collect()
 }
 
-/// How long the database may take for a short answer, a connection included.
+/// How long the database may take for a short answer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long it may take for a transaction: shorter than a group waits for one of its members.
+/// How long it may take for a transaction, once there is a connection: shorter than a group waits for one of its members.
 const WRITE: Duration = Duration::from_secs(30);
 
 async fn within<T>(

@@ -1,15 +1,26 @@
 //! PostgreSQL: tasks by `unnest`, histories by `COPY … (FORMAT binary)`; [a few events](few) in one statement.
 
-use std::os::fd::BorrowedFd;
+mod server;
+mod sqlstate;
+mod watch;
 
-use socket2::SockRef;
+use std::cell::Cell;
+use std::time::Duration;
+
+use sqlx::Connection;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::QueryAs;
-use sqlx::{ConnectOptions, Connection};
+use tokio::time::timeout;
 
+pub(crate) use self::server::Server;
+#[cfg(test)]
+pub(super) use self::sqlstate::MEANINGS;
+pub(super) use self::sqlstate::judge;
+pub(crate) use self::watch::Watch;
+use super::connection::Access;
 use super::few::{self, FEW};
-use super::{End, Identity, Meaning, OffsetRow, SELECT_OFFSETS, StoreError};
+use super::{ANSWER, End, Identity, OffsetRow, SELECT_OFFSETS, StoreError, WRITE};
 use crate::batch::{
     Advance, Anchor, Positions, Record, Tasks, advances, all_rows, halves, is_unstored,
 };
@@ -136,11 +147,19 @@ const SELECT_TASKS: &str = "SELECT said.number, (SELECT task_id FROM task WHERE 
 /// So many bytes of rows are handed to the connection at once.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// The server finds out within half a minute where our host is gone, as we do of its: by Linux' settings it
+/// would hold our locks for two hours.
+const NOTICE_OUR_END: &str = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4; \
+     SET tcp_user_timeout = 30000";
+const SELECT_SESSION: &str =
+    "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+const END_SESSION: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2";
+
 /// So many records are worth two transactions.
 const MIN_HALVED: usize = 1_000;
 
 pub(crate) struct Postgres {
-    options: PgConnectOptions,
+    server: Server,
     /// The second one stands idle, and may not be there yet, while records are few.
     lanes: [Lane; 2],
 }
@@ -150,6 +169,8 @@ pub(crate) struct Postgres {
 struct Lane {
     /// `None` until it is needed, and after a failure.
     connection: Option<PgConnection>,
+    /// Of the last connection: its process, and when that began.
+    session: Option<(i32, String)>,
     copy: CopyBuffer,
 }
 
@@ -162,36 +183,30 @@ pub(super) struct Writing<'a> {
     end: End,
 }
 
-/// What an SQLSTATE says (PostgreSQL manual, appendix A).
-pub(super) fn meaning(sqlstate: &str) -> Meaning {
-    match (sqlstate, sqlstate.get(..2).unwrap_or_default()) {
-        // statement_timeout, and a lock that was not had in time.
-        ("57014" | "55P03", _) => Meaning::TooLong,
-        // A standby that takes no writes (yet); a database that takes no connections for now.
-        ("25006" | "55000", _) => Meaning::Passes,
-        // Connection exceptions, serialization failures and deadlocks, too few resources (disk full,
-        // too many connections), operator intervention, system errors.
-        (_, "08" | "40" | "53" | "57" | "58") => Meaning::Passes,
-        // Data exceptions, violated constraints, limits of the program (a row or key too long).
-        (_, "22" | "23" | "54") => Meaning::Refused,
-        _ => Meaning::Stays,
-    }
+/// Needs no right to make tables where they are as they should be. Other programs may be at the same
+/// migration, and tables may be large: it is waited for while the server is at work on it.
+pub(super) async fn migrate(server: &Server) -> Result<(), StoreError> {
+    let mut session = server.open(Access::Write).await?;
+    let made = async {
+        // Every error of a migration, in a shape that can be waited for.
+        Ok(make_tables(&mut session.connection).await)
+    };
+    session.watch.answer(made).await??;
+    Ok(session.connection.close().await?)
 }
 
-/// Needs no right to make tables where they are as they should be.
-pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
-    let mut connection = options.connect().await?;
+async fn make_tables(connection: &mut PgConnection) -> Result<(), StoreError> {
     let migrator = super::migrator(MIGRATIONS);
-    if !is_up_to_date(&mut connection, &migrator).await? {
-        migrator.run(&mut connection).await.map_err(|error| {
-            let may_not = has_state(&error, INSUFFICIENT_PRIVILEGE);
-            match super::migrating(error) {
-                StoreError::Exit(message) if may_not => StoreError::MayNotMigrate(message),
-                error => error,
-            }
-        })?;
+    if is_up_to_date(connection, &migrator).await? {
+        return Ok(());
     }
-    Ok(connection.close().await?)
+    migrator.run(connection).await.map_err(|error| {
+        let may_not = has_state(&error, INSUFFICIENT_PRIVILEGE);
+        match super::migrating(error) {
+            StoreError::Exit(message) if may_not => StoreError::MayNotMigrate(message),
+            error => error,
+        }
+    })
 }
 
 /// Whether all of these migrations have been made.
@@ -236,49 +251,26 @@ fn has_state(error: &MigrateError, sqlstate: &str) -> bool {
     error.is_some_and(|error| error.code().is_some_and(|code| code == sqlstate))
 }
 
-/// A connection to write on.
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
-    let connection = options.connect().await?;
-    send_at_once();
-    Ok(connection)
-}
-
-/// Turns Nagle's algorithm off, which sqlx 0.9.0 leaves on (transact-rs/sqlx#4335, cured behind it): the
-/// end of each COPY would wait for the acknowledgement of its data, which Linux delays by 40 ms. sqlx
-/// does not give its socket away, so all of this process are set; librdkafka's are already.
-fn send_at_once() {
-    let Ok(open) = std::fs::read_dir("/proc/self/fd") else {
-        return; // only slower
-    };
-    let numbers = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    for number in numbers.collect::<Vec<_>>() {
-        #[expect(
-            unsafe_code,
-            reason = "the only way to a socket that a library keeps to itself"
-        )]
-        // SAFETY: nothing is read, written or closed by it. Where the file was closed meanwhile, or is no
-        // TCP socket, the call fails.
-        let file = unsafe { BorrowedFd::borrow_raw(number) };
-        let _ = SockRef::from(&file).set_tcp_nodelay(true);
-    }
+fn no_answer(to: &str, within: Duration) -> StoreError {
+    StoreError::Retry(format!("no answer {to} within {} s", within.as_secs()))
 }
 
 impl Postgres {
-    pub(super) async fn open(options: &PgConnectOptions) -> Result<Self, StoreError> {
+    pub(super) async fn open(server: &Server) -> Result<Self, StoreError> {
         let mut lanes = [Lane::default(), Lane::default()];
-        lanes[0].connection = Some(connect(options).await?);
+        lanes[0].connection = Some(lanes[0].take(server).await?);
         Ok(Self {
-            options: options.clone(),
+            server: server.clone(),
             lanes,
         })
     }
 
     pub(super) async fn consumed_offsets(&mut self) -> Result<Vec<OffsetRow>, StoreError> {
         let lane = &mut self.lanes[0];
-        let mut connection = lane.take(&self.options).await?;
-        let rows = sqlx::query_as(SELECT_OFFSETS)
-            .fetch_all(&mut connection)
-            .await?;
+        let mut connection = lane.take(&self.server).await?;
+        let rows = sqlx::query_as(SELECT_OFFSETS).fetch_all(&mut connection);
+        let rows = timeout(ANSWER, rows).await;
+        let rows = rows.map_err(|_| no_answer("to what is stored", ANSWER))??;
         lane.connection = Some(connection);
         Ok(rows)
     }
@@ -290,10 +282,14 @@ impl Postgres {
         identity: &Identity,
     ) -> Result<(), StoreError> {
         let lane = &mut self.lanes[0];
-        let mut connection = lane.take(&self.options).await?;
-        let mut transaction = connection.begin().await?;
-        move_offsets(&mut transaction, advances, identity).await?;
-        transaction.commit().await?;
+        let mut connection = lane.take(&self.server).await?;
+        let moved = async {
+            let mut transaction = connection.begin().await?;
+            move_offsets(&mut transaction, advances, identity).await?;
+            Ok::<_, StoreError>(transaction.commit().await?)
+        };
+        let moved = timeout(ANSWER, moved).await;
+        moved.map_err(|_| no_answer("to new offsets", ANSWER))??;
         lane.connection = Some(connection);
         Ok(())
     }
@@ -318,16 +314,16 @@ impl Postgres {
             _ => None,
         };
         let Some([half, other_half]) = halves else {
-            return lane.write(&self.options, records, writing).await;
+            return lane.write(&self.server, records, writing).await;
         };
         // Where the database has no connection to spare, one is enough.
-        match other.take(&self.options).await {
+        match other.take(&self.server).await {
             Ok(connection) => other.connection = Some(connection),
-            Err(_) => return lane.write(&self.options, records, writing).await,
+            Err(_) => return lane.write(&self.server, records, writing).await,
         }
         let written = tokio::join!(
-            lane.write(&self.options, &half, writing),
-            other.write(&self.options, &other_half, writing)
+            lane.write(&self.server, &half, writing),
+            other.write(&self.server, &other_half, writing)
         );
         let (stored, rows, error) = match written {
             (Ok(rows), Ok(of_others)) => {
@@ -351,22 +347,55 @@ impl Postgres {
 impl Lane {
     /// The connection, taken out: only a call that ends well puts it back, so that a broken one, or
     /// one with half a transaction, is never used again.
-    async fn take(&mut self, options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+    async fn take(&mut self, server: &Server) -> Result<PgConnection, StoreError> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => connect(options).await,
+            None => self.connect(server).await,
         }
+    }
+
+    /// A new connection. The session of the one before is ended: where that went dead on its way, the server
+    /// does not know, and its open transaction still holds the locks that the next one needs.
+    async fn connect(&mut self, server: &Server) -> Result<PgConnection, StoreError> {
+        let mut connection = server.connect(Access::Write).await?;
+        let settled = async {
+            sqlx::raw_sql(NOTICE_OUR_END)
+                .execute(&mut connection)
+                .await?;
+            if let Some((process, begun)) = &self.session {
+                let ended = sqlx::query(END_SESSION).bind(process).bind(begun);
+                if let Err(error) = ended.persistent(false).execute(&mut connection).await {
+                    tracing::debug!("ending the session of a lost connection: {error}");
+                }
+            }
+            let session = sqlx::query_as(SELECT_SESSION).persistent(false);
+            session.fetch_optional(&mut connection).await
+        };
+        let session = timeout(ANSWER, settled).await;
+        self.session = session.map_err(|_| no_answer("to a new session", ANSWER))??;
+        Ok(connection)
     }
 
     /// Writes records in one transaction.
     async fn write(
         &mut self,
-        options: &PgConnectOptions,
+        server: &Server,
         records: &[&Record],
         writing: Writing<'_>,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
-        let mut connection = self.take(options).await?;
-        let written = self.write_on(&mut connection, records, writing).await;
+        let mut connection = self.take(server).await?;
+        let is_answered = Cell::new(false);
+        let written = self.write_on(&mut connection, records, writing, &is_answered);
+        let written = timeout(WRITE, written).await.unwrap_or_else(|_| {
+            Err(match is_answered.get() {
+                true => StoreError::TooLong(format!("no end within {} s", WRITE.as_secs())),
+                // Fewer records would not help a connection that is dead, or a lock.
+                false => no_answer(
+                    "to a first statement, or a lock on the stored offsets",
+                    WRITE,
+                ),
+            })
+        });
         // A refused row leaves a sound connection, whose transaction is rolled back before the next
         // one: finding such a row takes many tries.
         if matches!(written, Ok(_) | Err(StoreError::Refused(_))) {
@@ -380,6 +409,7 @@ impl Lane {
         connection: &mut PgConnection,
         records: &[&Record],
         writing: Writing<'_>,
+        is_answered: &Cell<bool>,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
         let Writing {
             parts, positions, ..
@@ -404,6 +434,7 @@ impl Lane {
         }
         let mut transaction = connection.begin().await?;
         move_offsets(&mut transaction, &advances, writing.identity).await?;
+        is_answered.set(true);
         let task_ids = upsert_tasks(&mut transaction, &tasks).await?;
         let mut written = Vec::new();
         for &part in parts {

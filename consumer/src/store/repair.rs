@@ -1,10 +1,10 @@
 //! What an audit found to be wrong, put right: all of a partition in one transaction.
 
 use serde_json::json;
-use sqlx::postgres::PgConnection;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection};
-use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection};
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{Arguments, AssertSqlSafe};
 
+use super::connection::{Access, Connection};
 use super::{Database, HeldOffset, StoreError};
 use crate::audit::compare::{Cure, OffsetValue};
 use crate::audit::table::{EXEC_ID, Kind, Table, exec_id, place};
@@ -35,13 +35,7 @@ impl Database {
         partition: i32,
         cures: &[&Cure],
     ) -> Result<Repair, StoreError> {
-        let mut connection = match self {
-            Self::Postgres(options) => Writer::Postgres(Box::new(options.connect().await?)),
-            Self::Sqlite(options) => {
-                let options = options.clone().create_if_missing(false);
-                Writer::Sqlite(Box::new(options.connect().await?))
-            }
-        };
+        let mut connection = Writer(self.connect(Access::Write).await?);
         connection.begin().await?;
         let mut done = Repair::default();
         // Tasks before the rows that name them.
@@ -55,7 +49,8 @@ impl Database {
             apply(&mut connection, topic, partition, cure, &mut done).await?;
         }
         connection.execute("COMMIT", Vec::new()).await?;
-        connection.close().await?;
+        connection.0.is_in_place()?;
+        connection.0.close().await?;
         Ok(done)
     }
 }
@@ -165,34 +160,23 @@ enum Value {
     Text(String),
 }
 
-enum Writer {
-    Postgres(Box<PgConnection>),
-    Sqlite(Box<SqliteConnection>),
-}
+struct Writer(Connection);
 
 impl Writer {
     async fn begin(&mut self) -> Result<(), StoreError> {
-        let begin = match self {
-            Self::Postgres(_) => "BEGIN",
-            Self::Sqlite(_) => "BEGIN IMMEDIATE",
+        let begin = match &mut self.0 {
+            Connection::Postgres(_) => "BEGIN",
+            Connection::Sqlite(_) => "BEGIN IMMEDIATE",
         };
         self.execute(begin, Vec::new()).await?;
-        Ok(())
-    }
-
-    async fn close(self) -> Result<(), StoreError> {
-        match self {
-            Self::Postgres(connection) => connection.close().await?,
-            Self::Sqlite(connection) => connection.close().await?,
-        }
         Ok(())
     }
 
     /// Gives the rows changed.
     async fn execute(&mut self, statement: &str, values: Vec<Value>) -> Result<u64, StoreError> {
         let statement = AssertSqlSafe(statement.to_owned());
-        Ok(match self {
-            Self::Postgres(connection) => {
+        Ok(match &mut self.0 {
+            Connection::Postgres(connection) => {
                 let mut query = sqlx::query(statement);
                 for value in values {
                     query = match value {
@@ -204,7 +188,7 @@ impl Writer {
                 }
                 query.execute(&mut **connection).await?.rows_affected()
             }
-            Self::Sqlite(connection) => {
+            Connection::Sqlite(connection) => {
                 let mut arguments = SqliteArguments::default();
                 for value in values {
                     match value {
@@ -226,9 +210,9 @@ impl Writer {
     /// Takes the row at this address out, where it still is the one that was found.
     async fn delete(&mut self, table: Table, address: &str, row: &[u8]) -> Result<u64, StoreError> {
         let (partition, offset) = place(row).unwrap_or((-1, -1));
-        let (address_is, address) = match self {
-            Self::Postgres(_) => ("ctid = $1::tid", Value::Text(address.to_owned())),
-            Self::Sqlite(_) => (
+        let (address_is, address) = match &mut self.0 {
+            Connection::Postgres(_) => ("ctid = $1::tid", Value::Text(address.to_owned())),
+            Connection::Sqlite(_) => (
                 "rowid = $1",
                 address.parse().map_or(Value::Null, Value::Number),
             ),
@@ -266,14 +250,14 @@ impl Writer {
     async fn insert(&mut self, table: Table, row: &[u8]) -> Result<(), StoreError> {
         let named = exec_id(row).unwrap_or_default();
         const TASK_ID: &str = "SELECT task_id FROM task WHERE exec_id = $1";
-        let task_id: i64 = match self {
-            Self::Postgres(connection) => {
+        let task_id: i64 = match &mut self.0 {
+            Connection::Postgres(connection) => {
                 // Locked, so that it does not expire before its row is there.
                 let locked = format!("{TASK_ID} FOR KEY SHARE");
                 let asked = sqlx::query_scalar(AssertSqlSafe(locked)).bind(named);
                 asked.fetch_one(&mut **connection).await?
             }
-            Self::Sqlite(connection) => {
+            Connection::Sqlite(connection) => {
                 let asked = sqlx::query_scalar(TASK_ID).bind(named);
                 asked.fetch_one(&mut **connection).await?
             }
@@ -302,8 +286,8 @@ impl Writer {
             .collect();
         let mut columns: Vec<&str> = task_id.iter().map(|_| "task_id").collect();
         columns.extend(fields.iter().map(|(column, _)| column.name));
-        match self {
-            Self::Postgres(connection) => {
+        match &mut self.0 {
+            Connection::Postgres(connection) => {
                 let mut copy = CopyWriter::default();
                 copy.begin();
                 copy.row(columns.len() as i16);
@@ -325,7 +309,7 @@ impl Writer {
                 sent.send(copy.end()).await?;
                 sent.finish().await?;
             }
-            Self::Sqlite(_) => {
+            Connection::Sqlite(_) => {
                 let marks: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
                 let statement = format!(
                     "INSERT INTO {} ({}) VALUES ({})",
@@ -346,9 +330,9 @@ impl Writer {
     }
 
     async fn insert_offset(&mut self, topic: &str, offset: &HeldOffset) -> Result<(), StoreError> {
-        let now = match self {
-            Self::Postgres(_) => "now()",
-            Self::Sqlite(_) => "CAST(unixepoch('subsec') * 1000000 AS integer)",
+        let now = match &mut self.0 {
+            Connection::Postgres(_) => "now()",
+            Connection::Sqlite(_) => "CAST(unixepoch('subsec') * 1000000 AS integer)",
         };
         let insert = format!(
             "INSERT INTO consumed_offset (part, topic, partition, first_offset, next_offset, cluster_id, anchor_offset, \

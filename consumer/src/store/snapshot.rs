@@ -8,11 +8,12 @@ use std::time::Duration;
 use futures_util::{FutureExt, TryStreamExt};
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row, TypeInfo, ValueRef};
+use sqlx::{AssertSqlSafe, Executor, Row, TypeInfo, ValueRef};
 use tokio::sync::mpsc;
 
+use super::connection::{Access, Bound, Connection, Session};
 use super::expiry::{postgres_time, select_expired_before};
-use super::{Connection, Database, StoreError, on_either};
+use super::{Database, StoreError};
 use crate::audit::table::{Kind, Table};
 use crate::batch::Anchor;
 use crate::copy::{self, COUNTS, CopyWriter};
@@ -113,37 +114,26 @@ impl Snapshot {
     /// # Errors
     /// If the database cannot be reached or is not there.
     pub(crate) async fn take(database: &Database) -> Result<Self, StoreError> {
-        let mut snapshot = match database {
-            Database::Postgres(options) => {
-                let mut connection = options.connect().await?;
-                let begin = format!("{BEGIN}; {SETTINGS}");
-                connection.execute(AssertSqlSafe(begin)).await?;
-                Self(Connection::Postgres(Box::new(connection)))
-            }
-            Database::Sqlite(options) => {
-                let options = options.clone().create_if_missing(false).read_only(true);
-                let mut connection = options.connect().await?;
-                connection.execute("BEGIN").await?;
-                Self(Connection::Sqlite(Box::new(connection)))
-            }
+        let mut connection = database.connect(Access::Read).await?;
+        let begin = match connection.is_postgres() {
+            true => format!("{BEGIN}; {SETTINGS}"),
+            false => "BEGIN".to_owned(),
         };
+        connection.execute(&begin).await?;
         // The first look fixes the moment.
-        on_either!(&mut snapshot.0, connection => {
-            let _: i64 = sqlx::query_scalar("SELECT count(*) FROM consumed_offset").fetch_one(connection).await?;
-        });
-        Ok(snapshot)
+        let first = "SELECT count(*) FROM consumed_offset";
+        connection.rows::<(i64,)>(first, &[]).await?;
+        Ok(Self(connection))
     }
 
     /// The name of this moment, by which other connections see it too while this one lives; `None`
     /// where the database has no such thing.
     pub(crate) async fn moment(&mut self) -> Result<Option<String>, StoreError> {
-        Ok(match &mut self.0 {
-            Connection::Postgres(connection) => {
-                let named = sqlx::query_scalar("SELECT pg_export_snapshot()");
-                Some(named.fetch_one(&mut **connection).await?)
-            }
-            Connection::Sqlite(_) => None,
-        })
+        if !self.0.is_postgres() {
+            return Ok(None);
+        }
+        let named: Option<(String,)> = self.0.row("SELECT pg_export_snapshot()", &[]).await?;
+        Ok(named.map(|(name,)| name))
     }
 
     /// Another connection, which sees the same moment.
@@ -151,22 +141,20 @@ impl Snapshot {
     /// # Errors
     /// If the database cannot be reached, or the first connection is gone.
     pub(crate) async fn of_moment(database: &Database, moment: &str) -> Result<Self, StoreError> {
-        let Database::Postgres(options) = database else {
+        let mut connection = database.connect(Access::Read).await?;
+        if !connection.is_postgres() {
             return Self::take(database).await;
-        };
-        let mut connection = options.connect().await?;
+        }
         // Names of moments are hexadecimal digits and hyphens.
         let begin = format!("{BEGIN}; SET TRANSACTION SNAPSHOT '{moment}'; {SETTINGS}");
-        connection.execute(AssertSqlSafe(begin)).await?;
-        Ok(Self(Connection::Postgres(Box::new(connection))))
+        connection.execute(&begin).await?;
+        Ok(Self(connection))
     }
 
     /// Which topics and clusters anything is stored of.
     pub(crate) async fn owners(&mut self) -> Result<BTreeSet<Owner>, StoreError> {
-        let rows: Vec<Owner> = on_either!(&mut self.0, connection => {
-            sqlx::query_as("SELECT DISTINCT topic, cluster_id FROM consumed_offset")
-                .fetch_all(connection).await?
-        });
+        let select = "SELECT DISTINCT topic, cluster_id FROM consumed_offset";
+        let rows: Vec<Owner> = self.0.rows(select, &[]).await?;
         Ok(rows.into_iter().collect())
     }
 
@@ -183,15 +171,9 @@ impl Snapshot {
             i64,
             Option<String>,
         );
-        let rows: Vec<OffsetRow> = on_either!(&mut self.0, connection => {
-            sqlx::query_as(
-                "SELECT part, partition, first_offset, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
-                 anchor_crc32, topic_id FROM consumed_offset WHERE topic = $1 ORDER BY part, partition",
-            )
-            .bind(topic)
-            .fetch_all(connection)
-            .await?
-        });
+        let select = "SELECT part, partition, first_offset, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
+             anchor_crc32, topic_id FROM consumed_offset WHERE topic = $1 ORDER BY part, partition";
+        let rows: Vec<OffsetRow> = self.0.rows(select, &[Bound::Text(topic)]).await?;
         let held = |row: OffsetRow| {
             let (
                 part,
@@ -224,11 +206,9 @@ impl Snapshot {
 
     /// Up to when history was removed by order.
     pub(crate) async fn expired_before(&mut self) -> Result<Option<Timestamp>, StoreError> {
-        let select = select_expired_before(matches!(self.0, Connection::Postgres(_)));
-        let micros: Option<i64> = on_either!(&mut self.0, connection => {
-            sqlx::query_scalar(select).fetch_optional(connection).await?
-        });
-        Ok(micros.and_then(|micros| Timestamp::from_microsecond(micros).ok()))
+        let select = select_expired_before(self.0.is_postgres());
+        let micros: Option<(i64,)> = self.0.row(select, &[]).await?;
+        Ok(micros.and_then(|(micros,)| Timestamp::from_microsecond(micros).ok()))
     }
 
     /// Sends the selected rows, in pieces of whole rows.
@@ -265,12 +245,12 @@ impl Snapshot {
         mut each: impl AsyncFnMut(&[u8]) -> bool,
     ) -> Result<(), StoreError> {
         match &mut self.0 {
-            Connection::Postgres(connection) => {
+            Connection::Postgres(Session { connection, watch }) => {
                 let statement = format!(
                     "COPY ({}) TO STDOUT (FORMAT binary)",
                     select(selection, "h.ctid::text", "\"C\"", postgres_time)
                 );
-                let mut told = connection.copy_out_raw(&statement).await?;
+                let mut told = watch.answer(connection.copy_out_raw(&statement)).await?;
                 // A row a message (PostgreSQL manual, "COPY Operations"), but that the file's header
                 // is in front of the first one, and that its trailer, which is shorter than any row,
                 // ends it.
@@ -280,7 +260,7 @@ impl Snapshot {
                         Some(next) => next?,
                         None => {
                             std::thread::sleep(PAUSE);
-                            told.try_next().await?
+                            watch.answer(told.try_next()).await?
                         }
                     };
                     let Some(message) = next else { break };
@@ -336,9 +316,9 @@ impl Snapshot {
             "SELECT max(event_offset) FROM {} WHERE event_partition = $1",
             part.table()
         );
-        Ok(on_either!(&mut self.0, connection => {
-            sqlx::query_scalar(AssertSqlSafe(statement)).bind(partition).fetch_one(connection).await?
-        }))
+        let values = [Bound::Number(partition.into())];
+        let last: Option<(Option<i64>,)> = self.0.row(statement, &values).await?;
+        Ok(last.and_then(|(last,)| last))
     }
 
     /// The least offset of each partition that a part's table has a row of.
@@ -350,37 +330,30 @@ impl Snapshot {
             "SELECT event_partition, min(event_offset) FROM {} GROUP BY event_partition",
             part.table()
         );
-        let rows: Vec<(i32, i64)> = on_either!(&mut self.0, connection => {
-            sqlx::query_as(AssertSqlSafe(statement)).fetch_all(connection).await?
-        });
+        let rows: Vec<(i32, i64)> = self.0.rows(statement, &[]).await?;
         Ok(rows.into_iter().collect())
     }
 
     /// The key of the task with this execId.
     pub(crate) async fn task_id(&mut self, exec_id: &str) -> Result<Option<i64>, StoreError> {
-        Ok(on_either!(&mut self.0, connection => {
-            sqlx::query_scalar("SELECT task_id FROM task WHERE exec_id = $1")
-                .bind(exec_id).fetch_optional(connection).await?
-        }))
+        let select = "SELECT task_id FROM task WHERE exec_id = $1";
+        let known: Option<(i64,)> = self.0.row(select, &[Bound::Text(exec_id)]).await?;
+        Ok(known.map(|(task_id,)| task_id))
     }
 
     /// The execId under this key.
     pub(crate) async fn exec_id(&mut self, task_id: i64) -> Result<Option<String>, StoreError> {
-        Ok(on_either!(&mut self.0, connection => {
-            sqlx::query_scalar("SELECT exec_id FROM task WHERE task_id = $1")
-                .bind(task_id).fetch_optional(connection).await?
-        }))
+        let select = "SELECT exec_id FROM task WHERE task_id = $1";
+        let known: Option<(String,)> = self.0.row(select, &[Bound::Number(task_id)]).await?;
+        Ok(known.map(|(exec_id,)| exec_id))
     }
 
     /// How many rows of the histories are this task's.
     pub(crate) async fn rows_of(&mut self, task_id: i64) -> Result<i64, StoreError> {
-        Ok(on_either!(&mut self.0, connection => {
-            sqlx::query_scalar(
-                "SELECT (SELECT count(*) FROM task_progress WHERE task_id = $1) + (SELECT count(*) FROM task_resource \
-                 WHERE task_id = $1) + (SELECT count(*) FROM task_metrics WHERE task_id = $1)",
-            )
-            .bind(task_id).fetch_one(connection).await?
-        }))
+        let select = "SELECT (SELECT count(*) FROM task_progress WHERE task_id = $1) + (SELECT count(*) FROM task_resource \
+             WHERE task_id = $1) + (SELECT count(*) FROM task_metrics WHERE task_id = $1)";
+        let rows: Option<(i64,)> = self.0.row(select, &[Bound::Number(task_id)]).await?;
+        Ok(rows.map_or(0, |(rows,)| rows))
     }
 
     /// Partition and offset of the newest reports of a task that `task_progress` has, the newest first.
@@ -389,14 +362,11 @@ impl Snapshot {
         task_id: i64,
         count: usize,
     ) -> Result<Vec<(i32, i64)>, StoreError> {
-        Ok(on_either!(&mut self.0, connection => {
-            sqlx::query_as(
-                "SELECT event_partition, event_offset FROM task_progress WHERE task_id = $1 \
-                 ORDER BY status IN ('Succeed', 'Failed', 'Cancelled', 'Timeout') DESC, reported_at DESC, sequence DESC, \
-                 event_partition DESC, event_offset DESC LIMIT $2",
-            )
-            .bind(task_id).bind(count as i64).fetch_all(connection).await?
-        }))
+        let select = "SELECT event_partition, event_offset FROM task_progress WHERE task_id = $1 \
+             ORDER BY status IN ('Succeed', 'Failed', 'Cancelled', 'Timeout') DESC, reported_at DESC, sequence DESC, \
+             event_partition DESC, event_offset DESC LIMIT $2";
+        let values = [Bound::Number(task_id), Bound::Number(count as i64)];
+        self.0.rows(select, &values).await
     }
 
     /// Partition and offset of the event that a task's row names.
@@ -404,10 +374,8 @@ impl Snapshot {
         &mut self,
         task_id: i64,
     ) -> Result<Option<(i32, i64)>, StoreError> {
-        Ok(on_either!(&mut self.0, connection => {
-            sqlx::query_as("SELECT event_partition, event_offset FROM task WHERE task_id = $1")
-                .bind(task_id).fetch_optional(connection).await?
-        }))
+        let select = "SELECT event_partition, event_offset FROM task WHERE task_id = $1";
+        self.0.row(select, &[Bound::Number(task_id)]).await
     }
 }
 

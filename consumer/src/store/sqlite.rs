@@ -2,6 +2,10 @@
 //! rusqlite, since sqlx hands every value and every statement over by itself, which takes longer than
 //! storing them.
 
+mod codes;
+mod files;
+
+use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -14,7 +18,11 @@ use sqlx::{ConnectOptions, Connection as _};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::{End, Identity, Meaning, OffsetRow, SELECT_OFFSETS, StoreError};
+#[cfg(test)]
+pub(super) use self::codes::MEANINGS;
+pub(super) use self::codes::meaning;
+pub(super) use self::files::Files;
+use super::{End, Identity, OffsetRow, SELECT_OFFSETS, StoreError};
 use crate::batch::{Advance, Positions, Record, Tasks, advances, is_unstored};
 use crate::copy::COUNTS;
 use crate::rows::{Part, Rows};
@@ -123,7 +131,7 @@ const PIECES: usize = 4;
 pub(crate) struct Sqlite {
     options: SqliteConnectOptions,
     /// `None` after a failure, until the next try.
-    connection: Option<Connection>,
+    connection: Option<(Connection, Files)>,
 }
 
 /// How long a lock is waited for.
@@ -142,17 +150,6 @@ pub(super) fn options(options: SqliteConnectOptions) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-/// What an extended result code says (sqlite.org/rescode.html).
-pub(super) fn meaning(code: i32) -> Meaning {
-    match code & 0xFF {
-        // BUSY, LOCKED, NOMEM, IOERR, FULL, PROTOCOL (a race of locks).
-        5 | 6 | 7 | 10 | 13 | 15 => Meaning::Passes,
-        // TOOBIG, CONSTRAINT, MISMATCH.
-        18..=20 => Meaning::Refused,
-        _ => Meaning::Stays,
-    }
-}
-
 pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreError> {
     let mut connection = options.connect().await?;
     let mut tries = 0;
@@ -168,19 +165,33 @@ pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreE
     Ok(connection.close().await?)
 }
 
-/// A connection to write on, opened like one of [`options`].
-fn connect(options: &SqliteConnectOptions) -> Result<Connection, StoreError> {
+/// A connection to write on, opened like one of [`options`], to a database that is there: it was migrated.
+fn connect(options: &SqliteConnectOptions) -> Result<(Connection, Files), StoreError> {
+    let file = options.get_filename();
     let mut flags = OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags |= match mode(options).as_deref() {
         Some("ro") => OpenFlags::SQLITE_OPEN_READ_ONLY,
         Some("memory") => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_MEMORY,
-        _ => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+        // A new one in place of one that was removed would be empty, and everything else gone.
+        _ if is_absent(file) => {
+            return Err(StoreError::Retry(format!(
+                "{} is not there any more: put it back, or start the consumer again to begin a new one",
+                file.display()
+            )));
+        }
+        _ => OpenFlags::SQLITE_OPEN_READ_WRITE,
     };
-    let connection = Connection::open_with_flags(options.get_filename(), flags)?;
+    let connection = Connection::open_with_flags(file, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    Ok(connection)
+    let files = Files::of(file);
+    Ok((connection, files))
+}
+
+fn is_absent(file: &Path) -> bool {
+    let is_name = !file.as_os_str().as_encoded_bytes().starts_with(b"file:");
+    is_name && file.try_exists().is_ok_and(|exists| !exists)
 }
 
 /// `mode` of the URL, which sqlx tells in its URL only, and there only where nothing else is to be
@@ -202,20 +213,39 @@ impl Sqlite {
         Ok(opened)
     }
 
+    /// Makes sure that the open file is the one that its name leads to.
+    pub(super) async fn is_in_place(&mut self) -> Result<(), StoreError> {
+        self.on_connection(|_| Ok(())).await
+    }
+
     /// Does this on a thread that may wait. Only a call that ends well puts the connection back: SQLite
-    /// rolls back by itself what a full disk or an I/O error ends.
+    /// rolls back by itself what a full disk or an I/O error ends. It has not ended well where it was done
+    /// to a file that is no longer in its place.
     async fn on_connection<T: Send + 'static>(
         &mut self,
         call: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (connection, options) = (self.connection.take(), self.options.clone());
         let called = spawn_blocking(move || {
-            let mut connection = match connection {
+            let (mut connection, mut files) = match connection {
                 Some(connection) => connection,
                 None => connect(&options)?,
             };
             let answer = call(&mut connection)?;
-            Ok::<_, StoreError>((connection, answer))
+            if let Err(error) = files.are_in_place() {
+                // Whoever opens another file under this name is not to find the log of this one beside it.
+                let empty_the_log = "PRAGMA wal_checkpoint(TRUNCATE)";
+                let emptied = connection.query_row(empty_the_log, (), |row| row.get(0));
+                match emptied {
+                    Ok(0) => {}
+                    Ok(_) => {
+                        tracing::warn!("the log of the file could not be emptied: it is in use")
+                    }
+                    Err(error) => tracing::warn!("emptying the log of the file: {error}"),
+                }
+                return Err(error);
+            }
+            Ok::<_, StoreError>(((connection, files), answer))
         });
         let (connection, answer) = called
             .await

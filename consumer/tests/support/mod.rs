@@ -4,13 +4,16 @@
 mod account;
 mod outside;
 mod program;
+mod proxy;
 
 #[allow(unused_imports, reason = "each test file uses its part")]
 pub(crate) use account::{BAD, coordinates, headers, numbered};
 #[allow(unused_imports, reason = "each test file uses its part")]
-pub(crate) use outside::{Broker, Cluster, SmallDisk, run};
+pub(crate) use outside::{Broker, Cluster, Pooler, SmallDisk, run};
 #[allow(unused_imports, reason = "each test file uses its part")]
 pub(crate) use program::Program;
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub(crate) use proxy::Proxy;
 
 /// One test a database.
 #[allow(unused_macros, reason = "each test file uses its part")]

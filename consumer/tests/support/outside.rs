@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use service::testing::service;
+use service::testing::{free_port, service, until};
 use tempfile::TempDir;
 
 pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
@@ -74,6 +75,66 @@ impl Drop for Cluster {
             .arg(self.folder.path())
             .args(["--mode", "immediate", "remove"])
             .status();
+    }
+}
+
+/// A PgBouncer; ended when dropped.
+pub(crate) struct Pooler {
+    process: std::process::Child,
+    folder: TempDir,
+    port: u16,
+}
+
+impl Pooler {
+    /// In front of the database of a URL, with one connection to it that is given to each `session` or
+    /// each `transaction`. `None` where there is no PgBouncer; the test is then left out.
+    pub(crate) async fn start(url: &str, mode: &str) -> Option<Self> {
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"];
+        let Some(program) = program.iter().find(|file| Path::new(file).exists()) else {
+            println!("skipped: pgbouncer is not installed");
+            return None;
+        };
+        let (address, name) = url.rsplit_once('/').unwrap();
+        let (_, address) = address.rsplit_once('@').unwrap();
+        let (host, server_port) = address.rsplit_once(':').unwrap();
+        let (folder, port) = (folder(), free_port());
+        let path = folder.path().display();
+        let connections = if mode == "transaction" { 1 } else { 20 };
+        let settings = format!(
+            "[databases]\n{name} = host={host} port={server_port} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n\
+             default_pool_size = {connections}\nlogfile = {path}/log\n"
+        );
+        let file = folder.path().join("pgbouncer.ini");
+        std::fs::write(&file, settings).unwrap();
+        let run = format!("chmod 0777 {path} && exec {program} \"$@\" >{path}/output 2>&1");
+        let mut command = Command::new("bash");
+        command.args(["-c", &run, "pgbouncer"]);
+        if run_as_root() {
+            command.args(["-u", "postgres"]);
+        }
+        let process = command.arg(file).stdin(Stdio::null()).spawn().unwrap();
+        let pooler = Self {
+            process,
+            folder,
+            port,
+        };
+        let listens = async || std::net::TcpStream::connect(("127.0.0.1", port)).ok();
+        until("the pooler listens", Duration::from_secs(60), listens).await;
+        Some(pooler)
+    }
+
+    /// The URL, by way of this.
+    pub(crate) fn url(&self, url: &str) -> String {
+        let (_, name) = url.rsplit_once('/').unwrap();
+        format!("postgres://postgres@127.0.0.1:{}/{name}", self.port)
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -166,9 +227,13 @@ impl Drop for SmallDisk {
     }
 }
 
-fn as_root(program: &str) -> Command {
+fn run_as_root() -> bool {
     let id = Command::new("id").arg("-u").output();
-    if id.is_ok_and(|id| id.stdout == b"0\n") {
+    id.is_ok_and(|id| id.stdout == b"0\n")
+}
+
+fn as_root(program: &str) -> Command {
+    if run_as_root() {
         return Command::new(program);
     }
     let mut sudo = Command::new("sudo");

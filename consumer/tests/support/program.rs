@@ -46,14 +46,27 @@ impl Pipeline {
 
     /// What `consumer` prints, asked with these arguments about this pipeline's database.
     pub(crate) fn ask(&self, arguments: &[&str]) -> String {
+        let (code, printed, error) = self.output_of(arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {error}");
+        printed
+    }
+
+    /// Its errors, where it ends with this code.
+    pub(crate) fn fails(&self, arguments: &[&str], code: i32) -> String {
+        let (ended, _, error) = self.output_of(arguments);
+        assert_eq!(ended, Some(code), "{arguments:?}: {error}");
+        error
+    }
+
+    fn output_of(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         let output = std::process::Command::new(CONSUMER)
             .args(arguments)
             .args(["--database-url", &self.database_url])
             .output()
             .unwrap();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {error}");
-        String::from_utf8(output.stdout).unwrap()
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let code = output.status.code();
+        (code, text(&output.stdout), text(&output.stderr))
     }
 }
 

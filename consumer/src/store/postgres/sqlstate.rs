@@ -1,0 +1,123 @@
+//! What PostgreSQL's error codes mean (PostgreSQL manual, appendix A).
+
+use sqlx::postgres::PgDatabaseError;
+
+use super::super::StoreError;
+use super::super::meaning::Meaning::{self, Passes, Refused, Stays, TooLong};
+
+/// A class (two characters) or a code of five, which comes before its class. What is in none of these is
+/// [`Stays`].
+pub(in super::super) const MEANINGS: &[(&str, Meaning, &str)] = &[
+    ("08", Passes, "connection exception"),
+    (
+        "0A000",
+        Stays,
+        "feature not supported; but a plan that a change of a table has made void is made anew",
+    ),
+    ("21", Refused, "cardinality violation, in a trigger"),
+    (
+        "22",
+        Refused,
+        "data exception: a number out of range, a text that cannot be encoded",
+    ),
+    ("23", Refused, "integrity constraint violation"),
+    (
+        "25006",
+        Passes,
+        "read-only transaction: a standby, before or after a failover",
+    ),
+    ("25P02", Passes, "the transaction has failed before"),
+    ("25P03", Passes, "idle_in_transaction_session_timeout"),
+    ("25P04", TooLong, "transaction_timeout"),
+    ("25", Stays, "other invalid transaction states"),
+    (
+        "26",
+        Stays,
+        "a prepared statement is not there: a connection pooler in transaction mode",
+    ),
+    ("28", Stays, "wrong user or password, or pg_hba.conf"),
+    ("3D", Stays, "the database does not exist"),
+    ("3F", Stays, "the schema does not exist"),
+    (
+        "40",
+        Passes,
+        "transaction rollback: serialization failure (40001), deadlock (40P01)",
+    ),
+    (
+        "42P05",
+        Stays,
+        "a prepared statement is there already: a connection pooler in transaction mode",
+    ),
+    ("42", Stays, "a table, column or right is missing"),
+    ("44", Refused, "WITH CHECK OPTION violation"),
+    ("53200", TooLong, "out of memory"),
+    (
+        "53400",
+        TooLong,
+        "a configured limit is exceeded: temp_file_limit",
+    ),
+    (
+        "53",
+        Passes,
+        "insufficient resources: disk full (53100), too many connections (53300)",
+    ),
+    (
+        "54",
+        Refused,
+        "program limit exceeded: a row or key too long",
+    ),
+    (
+        "55000",
+        Passes,
+        "not in the state needed: a database that takes no connections for now",
+    ),
+    ("55006", Passes, "object in use"),
+    ("55P03", TooLong, "lock_timeout"),
+    ("55", Stays, "other prerequisites"),
+    ("57014", TooLong, "statement_timeout, or a cancelled query"),
+    (
+        "57",
+        Passes,
+        "operator intervention: shutdown (57P01), crash (57P02), starting up (57P03), idle_session_timeout (57P05)",
+    ),
+    ("58", Passes, "system error: input and output (58030)"),
+    ("72", Passes, "snapshot too old"),
+    ("F0", Passes, "the server's configuration files"),
+    ("HV00N", Passes, "a foreign server is away"),
+    ("P0", Refused, "raised by a trigger (P0001)"),
+    ("XX001", Stays, "data are corrupted"),
+    ("XX002", Stays, "an index is corrupted"),
+    ("XX", Passes, "internal error"),
+    (
+        "other",
+        Stays,
+        "warnings and what no statement of these programs can cause",
+    ),
+];
+
+/// What to do where something between the program and PostgreSQL shares sessions.
+const POOLER: &str = "a connection pooler in transaction or statement mode shares sessions, and with them prepared \
+     statements: connect directly, or to a pool in session mode";
+
+fn meaning(sqlstate: &str) -> Meaning {
+    let known = MEANINGS
+        .iter()
+        .find(|(code, ..)| sqlstate.starts_with(code));
+    known.map_or(Stays, |(_, meaning, _)| *meaning)
+}
+
+/// What an error of the server is, with what to do where its own words do not tell.
+pub(in super::super) fn judge(error: &PgDatabaseError, message: String) -> StoreError {
+    let code = error.code();
+    match code {
+        // PgBouncer's code for most of what it refuses.
+        "08P01" if error.message().contains("unsupported startup parameter") => {
+            StoreError::Exit(format!(
+                "{message}; a connection pooler does not let this through: connect directly, or leave it out of the URL"
+            ))
+        }
+        "0A000" if error.routine() == Some("RevalidateCachedQuery") => StoreError::Retry(message),
+        "26000" | "42P05" => StoreError::Exit(format!("{message}; {POOLER}")),
+        _ => meaning(code).of(message),
+    }
+}

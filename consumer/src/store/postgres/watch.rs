@@ -1,0 +1,152 @@
+//! Waiting for an answer of PostgreSQL's that may take long, as an audit's does, without waiting for one
+//! that never comes: every half a minute a second connection looks whether the server is at work on it.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgConnection;
+use tokio::time::timeout;
+
+use super::super::connection::{Access, Session};
+use super::StoreError;
+use super::server::{CONNECT, Server};
+
+/// An answer, or a piece of one, is waited for so long before we look.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Before we look a second time, where the first look found that the server is not at work: the answer
+/// may have been on its way.
+const ONCE_MORE: Duration = Duration::from_secs(5);
+/// A session may look as if it were at work, and be frozen. No piece of an answer takes so long: the
+/// first row of an audit comes after a sort of a table, some minutes for a hundred million rows.
+const LONGEST: Duration = Duration::from_secs(2 * 3600);
+
+/// Watches over a session.
+pub(crate) struct Watch {
+    /// Leads to the host of the session.
+    server: Server,
+    process: i32,
+}
+
+/// What a session is doing.
+#[derive(Debug, PartialEq)]
+struct Activity {
+    /// `active`, `idle`, `idle in transaction`, …
+    state: String,
+    /// What it waits for: its type, and all of it.
+    wait: Option<(String, String)>,
+    /// When it began to.
+    since: String,
+}
+
+impl Activity {
+    /// Whether it is at work on what we wait for: neither done with it, nor waiting for us.
+    fn is_work(&self) -> bool {
+        let for_us = self.wait.as_ref().is_some_and(|(kind, _)| kind == "Client");
+        self.state == "active" && !for_us
+    }
+}
+
+impl std::fmt::Display for Activity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.wait {
+            Some((_, wait)) => write!(f, "{}, waiting for {wait}", self.state),
+            None => write!(f, "{}", self.state),
+        }
+    }
+}
+
+impl Server {
+    /// [`connect`](Self::connect), and watches over what is asked.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn open(
+        &self,
+        access: Access,
+    ) -> Result<Session<PgConnection, Watch>, StoreError> {
+        let (mut connection, server) = self.connect_to_one(access).await?;
+        let process = sqlx::query_scalar("SELECT pg_backend_pid()").persistent(false);
+        let process = timeout(CONNECT, process.fetch_one(&mut connection));
+        let process = process.await.map_err(|_| no_answer(CONNECT))??;
+        Ok(Session {
+            connection: Box::new(connection),
+            watch: Watch { server, process },
+        })
+    }
+}
+
+fn no_answer(within: Duration) -> StoreError {
+    StoreError::Retry(format!("no answer within {} s", within.as_secs()))
+}
+
+impl Watch {
+    /// The answer to what is asked on the session.
+    ///
+    /// # Errors
+    /// Its own; and if the server does not answer and is not at work on it either.
+    pub(crate) async fn answer<T>(
+        &self,
+        asked: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, StoreError> {
+        let (begun, mut asked) = (Instant::now(), pin!(asked));
+        let (mut patience, mut idle, mut told) = (PATIENCE, None, String::new());
+        loop {
+            if let Ok(answer) = timeout(patience, &mut asked).await {
+                return Ok(answer?);
+            }
+            let waited = begun.elapsed();
+            let dead = |why: &str| {
+                StoreError::Retry(format!("no answer within {} s: {why}", waited.as_secs()))
+            };
+            let activity = match timeout(CONNECT, self.look()).await {
+                Err(_) => return Err(dead("the server does not answer")),
+                // It answers that it cannot let us look.
+                Ok(Err(sqlx::Error::Database(_))) => None,
+                Ok(Err(error)) => return Err(dead(&error.to_string())),
+                Ok(Ok(None)) => return Err(dead("the server has ended this session")),
+                Ok(Ok(activity)) => activity,
+            };
+            if waited > LONGEST {
+                return Err(dead("given up"));
+            }
+            patience = PATIENCE;
+            match activity {
+                Some(activity) if !activity.is_work() => {
+                    if idle.as_ref() == Some(&activity) {
+                        return Err(dead(&format!(
+                            "the server is not at work on it ({activity}): the answer, or the question, was lost on its way"
+                        )));
+                    }
+                    (idle, patience) = (Some(activity), ONCE_MORE);
+                }
+                Some(activity) if told != activity.to_string() => {
+                    told = activity.to_string();
+                    tracing::info!(
+                        "{} has been at work on an answer for {} s ({told})",
+                        self.server.place(),
+                        waited.as_secs()
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What the session is doing; `None`: there is none any more.
+    async fn look(&self) -> Result<Option<Activity>, sqlx::Error> {
+        let mut connection = self.server.connect_alone().await?;
+        let select = "SELECT coalesce(state, ''), wait_event_type, wait_event_type || ' ' || wait_event, \
+             coalesce(state_change::text, '') FROM pg_stat_activity WHERE pid = $1";
+        type Row = (String, Option<String>, Option<String>, String);
+        let row: Option<Row> = sqlx::query_as(select)
+            .bind(self.process)
+            .persistent(false)
+            .fetch_optional(&mut connection)
+            .await?;
+        Ok(row.map(|(state, kind, wait, since)| Activity {
+            state,
+            wait: kind.zip(wait),
+            since,
+        }))
+    }
+}

@@ -1,0 +1,93 @@
+//! What SQLite's result codes mean (sqlite.org/rescode.html).
+
+use super::super::meaning::Meaning::{self, Passes, Refused, Stays};
+
+/// Extended codes come before the primary one that they belong to. What is in none of these is [`Stays`].
+pub(in super::super) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
+    (
+        1,
+        "ERROR",
+        Stays,
+        "a table or column is missing, or SQL that this version does not know",
+    ),
+    (2, "INTERNAL", Stays, "a fault in SQLite"),
+    (3, "PERM", Stays, "this user may not"),
+    (4, "ABORT", Passes, "aborted by a rollback"),
+    (
+        5,
+        "BUSY",
+        Passes,
+        "another process writes (BUSY_SNAPSHOT, BUSY_RECOVERY, BUSY_TIMEOUT too)",
+    ),
+    (6, "LOCKED", Passes, "locked inside this process"),
+    (7, "NOMEM", Passes, "out of memory"),
+    (
+        1032,
+        "READONLY_DBMOVED",
+        Passes,
+        "the file was removed or renamed: its place is opened again",
+    ),
+    (
+        1288,
+        "READONLY_CANTINIT",
+        Passes,
+        "the shared memory of the write-ahead log is being set up",
+    ),
+    (
+        8,
+        "READONLY",
+        Stays,
+        "the file or its folder may not be written to",
+    ),
+    (9, "INTERRUPT", Passes, "interrupted"),
+    (8202, "IOERR_DATA", Stays, "a page's checksum is wrong"),
+    (
+        8458,
+        "IOERR_CORRUPTFS",
+        Stays,
+        "the file system is corrupted",
+    ),
+    (10, "IOERR", Passes, "input or output failed"),
+    (
+        11,
+        "CORRUPT",
+        Stays,
+        "the file is corrupted: put a backup back, with the consumers stopped",
+    ),
+    (12, "NOTFOUND", Stays, "a fault in a program"),
+    (13, "FULL", Passes, "the disk is full"),
+    (14, "CANTOPEN", Stays, "the file or its folder is not there"),
+    (15, "PROTOCOL", Passes, "a race of locks"),
+    (17, "SCHEMA", Passes, "the tables have changed meanwhile"),
+    (18, "TOOBIG", Refused, "a text or row is too large"),
+    (
+        19,
+        "CONSTRAINT",
+        Refused,
+        "a constraint, or RAISE in a trigger",
+    ),
+    (
+        20,
+        "MISMATCH",
+        Refused,
+        "a value is not of its column's type",
+    ),
+    (21, "MISUSE", Stays, "a fault in a program"),
+    (
+        22,
+        "NOLFS",
+        Stays,
+        "the file system takes no file of this size",
+    ),
+    (23, "AUTH", Stays, "not allowed"),
+    (24, "FORMAT", Stays, "not used by SQLite"),
+    (25, "RANGE", Stays, "a fault in a program"),
+    (26, "NOTADB", Stays, "the file is no database"),
+];
+
+/// What an extended result code says.
+pub(in super::super) fn meaning(code: i32) -> Meaning {
+    let of = |wanted: i32| MEANINGS.iter().find(|(code, ..)| *code == wanted);
+    let known = of(code).or_else(|| of(code & 0xFF));
+    known.map_or(Stays, |(_, _, meaning, _)| *meaning)
+}
