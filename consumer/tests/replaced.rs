@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use service::testing::{Process, until};
+use sqlx::Connection;
 use support::{Kind, Pipeline, Program};
 
 const WITHIN: Duration = Duration::from_secs(120);
@@ -139,6 +141,51 @@ async fn a_consumer_that_is_stopped_after_its_file_was_removed_does_not_say_that
         !log.contains("all that was read is stored, or") || waited,
         "{log}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_whose_file_is_removed_ends_and_goes_on_in_what_is_there_then() {
+    let Some(mut pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
+        return;
+    };
+    pipeline.fill_numbered(&strategies::sample_event(), 20_000, 0);
+    let file = pipeline.folder().join("copy.db");
+    let into = format!("sqlite:{}", file.display());
+    let arguments = [
+        "replay",
+        "--into",
+        &into,
+        "--max-events",
+        "10",
+        "--bootstrap-servers",
+        &pipeline.bootstrap,
+        "--events-topic",
+        &pipeline.events,
+    ];
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_consumer"));
+    let mut replay = Process::start_with(pipeline.folder(), "replay", program, &arguments, &[]);
+    let begun = async || {
+        let some = "SELECT count(*) FROM consumed_offset";
+        let connected = sqlx::AnyConnection::connect(&into).await;
+        let count: i64 = sqlx::query_scalar(some)
+            .fetch_one(&mut connected.ok()?)
+            .await
+            .ok()?;
+        (count > 0).then_some(())
+    };
+    sqlx::any::install_default_drivers();
+    until("some is stored", WITHIN, begun).await;
+    std::fs::remove_file(&file).unwrap();
+    let status = replay.ended().await;
+    let log = replay.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(
+        log.contains("copy.db was removed while it was open"),
+        "{log}"
+    );
+    pipeline.ask(&arguments);
+    pipeline.database_url = into.clone();
+    pipeline.assert_each_once(&BTreeSet::new()).await;
 }
 
 /// A failover to a replica that is behind, or a backup that is put in while the consumer runs.
