@@ -30,6 +30,18 @@ mod trial;
 mod writers;
 
 #[cfg(test)]
+#[path = "../../schemas/tests/adversarial/mod.rs"]
+mod adversarial;
+#[cfg(test)]
+#[path = "../../schemas/tests/cost/mod.rs"]
+#[expect(
+    unsafe_code,
+    reason = "allocations are counted by an allocator of its own"
+)]
+mod cost;
+#[cfg(test)]
+mod linear;
+#[cfg(test)]
 #[path = "../../schemas/tests/strategies/mod.rs"]
 #[allow(dead_code, reason = "shared with the tests of the contract")]
 mod strategies;

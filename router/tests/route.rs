@@ -256,6 +256,74 @@ fn identifiers_are_neither_blank_nor_overlong() {
     }
 }
 
+/// U+FFFD takes three bytes where U+0000 takes one; whatever the router lets pass, each consumer takes.
+#[test]
+fn identifiers_that_a_repair_makes_overlong_are_rejected() {
+    let spoil: [fn(&mut TaskRunningInfo, String); 6] = [
+        |info, text| info.exec_id = text,
+        |info, text| info.job_id = text,
+        |info, text| info.engine.instance = text,
+        |info, text| info.engine.engine_type = text,
+        |info, text| info.engine.user = text,
+        |info, text| info.engine.ticket_id = text,
+    ];
+    for spoil in spoil {
+        let mut info = good();
+        spoil(&mut info, "\0".repeat(170) + "xx");
+        let (repaired, adjustments) = event(&info);
+        assert_eq!(adjustments, [Adjustment::NulInText]);
+        assert_eq!(repaired.problems(), vec![]);
+        spoil(&mut info, "\0".repeat(171));
+        let (kind, message) = rejected(&info);
+        assert_eq!(kind, "OverlongIdentifier");
+        assert!(
+            message.contains("(171 bytes), 513 bytes once it is repaired"),
+            "{message}"
+        );
+    }
+}
+
+/// A name that many become is told apart by U+FFFD as before, from the ninth on by numbers; the same
+/// record always gets the same names.
+#[test]
+fn names_that_become_the_same_are_told_apart_and_none_is_lost() {
+    let mut info = good();
+    let name = |i: u32| -> String {
+        let one = |bit: u32| {
+            if (i >> bit) & 1 == 1 {
+                '\u{FFFD}'
+            } else {
+                '\0'
+            }
+        };
+        (0..4).rev().map(one).collect()
+    };
+    let mut said: Vec<String> = (0..16).map(name).collect();
+    said.push("\u{FFFD}".repeat(5) + "10"); // taken
+    let metrics = said.iter().zip(0..);
+    info.metrics = Some(
+        metrics
+            .map(|(name, i)| (name.clone(), MetricValue::Long(i)))
+            .collect(),
+    );
+    let (repaired, _) = event(&info);
+    let mut expected = vec![
+        ("\u{FFFD}".repeat(4), 15),
+        ("\u{FFFD}".repeat(5) + "10", 16),
+    ];
+    for i in 0..15 {
+        let appended = match i {
+            0..8 => "\u{FFFD}".repeat(i as usize + 1),
+            8 => "\u{FFFD}9".to_owned(),
+            _ => format!("\u{FFFD}{}", i + 2),
+        };
+        expected.push(("\u{FFFD}".repeat(4) + &appended, i));
+    }
+    let expected = expected.into_iter();
+    let expected = expected.map(|(name, i)| (name, MetricValue::Long(i)));
+    assert_eq!(repaired.metrics, Some(expected.collect()));
+}
+
 #[test]
 fn all_problems_of_a_rejected_record_are_told() {
     let mut info = with_progress(f64::NAN);

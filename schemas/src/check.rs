@@ -32,7 +32,8 @@ pub struct Problem {
 pub enum Fault {
     /// An identifier without a visible character.
     BlankIdentifier,
-    /// An identifier of more than [`IDENTIFIER_MAX_BYTES`].
+    /// An identifier of more than [`IDENTIFIER_MAX_BYTES`] once it is repaired: U+FFFD, which replaces
+    /// U+0000, takes three bytes for one.
     OverlongIdentifier,
     /// A time outside [`REPORTED_AT_MICROS`].
     TimeOutOfRange,
@@ -226,8 +227,15 @@ impl Problems {
     fn identifier(&mut self, field: &'static str, text: &str, blank: Blank) {
         if blank == Blank::Refused && text.trim().is_empty() {
             self.add(|| field, Fault::BlankIdentifier, || shown(text));
-        } else if text.len() > IDENTIFIER_MAX_BYTES {
-            self.add(|| field, Fault::OverlongIdentifier, || shown(text));
+        } else {
+            let bytes = repaired_bytes(text);
+            if bytes > IDENTIFIER_MAX_BYTES {
+                let found = || match bytes == text.len() {
+                    true => shown(text),
+                    false => format!("{}, {bytes} bytes once it is repaired", shown(text)),
+                };
+                self.add(|| field, Fault::OverlongIdentifier, found);
+            }
         }
         self.text_at(|| field.to_owned(), text);
     }
@@ -249,6 +257,12 @@ impl Problems {
             self.add(field, fault, || shown(text));
         }
     }
+}
+
+/// Bytes of a text whose U+0000 are replaced by U+FFFD.
+fn repaired_bytes(text: &str) -> usize {
+    let nuls = text.bytes().filter(|byte| *byte == 0).count();
+    text.len() + nuls * (char::REPLACEMENT_CHARACTER.len_utf8() - 1)
 }
 
 /// A text in quotes, cut after 60 characters.

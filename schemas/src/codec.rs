@@ -429,11 +429,37 @@ impl Codec {
         newer: &Newer,
         ids: Option<&Ids>,
     ) -> Result<R, DecodeError> {
+        let (writer, datum) = self.datum(value.ok_or(DecodeError::NoValue)?, newer, ids)?;
+        self.reader
+            .read_deser(&mut &*datum)
+            .map_err(|error| self.malformed(writer, error.to_string()))
+    }
+
+    /// The fewest bytes that a repaired record can take which says what this value says; `None` where
+    /// the value is no such record. A walk over the bytes: nothing is set aside but for a record of
+    /// another version.
+    pub(crate) fn least_bytes(
+        &self,
+        value: &[u8],
+        newer: &Newer,
+        ids: Option<&Ids>,
+    ) -> Option<usize> {
+        let (_, datum) = self.datum(value, newer, ids).ok()?;
+        self.current.least_bytes(&datum)
+    }
+
+    /// The datum of the current version that a value of any version is, walked to its end.
+    fn datum<'a>(
+        &self,
+        value: &'a [u8],
+        newer: &Newer,
+        ids: Option<&Ids>,
+    ) -> Result<(Writer, Cow<'a, [u8]>), DecodeError> {
         let record = self.record;
-        let (writer, datum) = unframe(value.ok_or(DecodeError::NoValue)?)?;
-        match writer {
+        let (writer, datum) = unframe(value)?;
+        let datum = match writer {
             Writer::Fingerprint(fingerprint) if fingerprint == self.fingerprint => {
-                self.read(writer, datum, None)
+                self.resolve(writer, datum, None)
             }
             Writer::Fingerprint(fingerprint) => {
                 let older = self.older.get(&fingerprint);
@@ -442,18 +468,20 @@ impl Codec {
                     record,
                     fingerprint,
                 };
-                self.read(writer, datum, Some(other.ok_or(unknown)?))
+                self.resolve(writer, datum, Some(other.ok_or(unknown)?))
             }
             Writer::Id(id) => {
                 let ids = ids.ok_or(DecodeError::NoSchemaRegistry { id })?;
                 let other = |reason: String| DecodeError::OtherSchema { record, id, reason };
                 ids.look(id, |known| match known {
-                    Some(Known::Current(name)) if *name == record => self.read(writer, datum, None),
+                    Some(Known::Current(name)) if *name == record => {
+                        self.resolve(writer, datum, None)
+                    }
                     Some(Known::Other {
                         record: name,
                         resolution,
                         ..
-                    }) if *name == record => self.read(writer, datum, Some(resolution)),
+                    }) if *name == record => self.resolve(writer, datum, Some(resolution)),
                     Some(Known::Current(name) | Known::Other { record: name, .. }) => {
                         Err(other(format!("it is one of {name}")))
                     }
@@ -464,22 +492,17 @@ impl Codec {
                     }),
                 })
             }
-        }
+        }?;
+        Ok((writer, datum))
     }
 
-    /// Reads a datum of the current version, or of one that resolves to it.
-    fn read<R: DeserializeOwned>(
+    /// A datum of the current version, or of one that resolves to it, as the current version writes it.
+    fn resolve<'a>(
         &self,
         writer: Writer,
-        datum: &[u8],
+        datum: &'a [u8],
         other: Option<&Resolution>,
-    ) -> Result<R, DecodeError> {
-        let record = self.record;
-        let malformed = |reason: String| DecodeError::Malformed {
-            record,
-            writer,
-            reason,
-        };
+    ) -> Result<Cow<'a, [u8]>, DecodeError> {
         // The bytes are walked before anything is set aside for what they claim.
         let (datum, left) = match other {
             None => {
@@ -491,16 +514,22 @@ impl Codec {
                 resolved.map(|(datum, left)| (Cow::Owned(datum), left))
             }
         }
-        .map_err(|fault| malformed(fault.to_string()))?;
+        .map_err(|fault| self.malformed(writer, fault.to_string()))?;
         if left > 0 {
             return Err(DecodeError::TrailingBytes {
-                record,
+                record: self.record,
                 count: left,
             });
         }
-        self.reader
-            .read_deser(&mut &*datum)
-            .map_err(|error| malformed(error.to_string()))
+        Ok(datum)
+    }
+
+    fn malformed(&self, writer: Writer, reason: String) -> DecodeError {
+        DecodeError::Malformed {
+            record: self.record,
+            writer,
+            reason,
+        }
     }
 }
 

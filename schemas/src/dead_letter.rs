@@ -66,17 +66,25 @@ impl From<DecodeError> for Reject {
 
 impl Reject {
     /// The reject of a record with these problems, if any of them makes it unusable: named by the
-    /// first of those, with all problems told.
+    /// first of those, with as many problems told as a letter's header holds.
     pub fn of_problems(problems: &[Problem]) -> Option<Self> {
         let unusable = problems
             .iter()
             .find(|problem| problem.fault.adjustment().is_none())?;
-        let all: Vec<String> = problems.iter().map(Problem::to_string).collect();
+        let mut message = String::new();
+        for (i, problem) in problems.iter().enumerate() {
+            // The letter's header holds no more: see `DeadLetter::headers`.
+            if message.len() > MESSAGE_MAX_BYTES {
+                break;
+            }
+            let separator = if i > 0 { "; " } else { "" };
+            message.push_str(&format!("{separator}{problem}"));
+        }
         Some(Self {
             stage: "TRANSFORMATION",
             refused_by: "schemas::Problem",
             kind: unusable.fault.as_str(),
-            message: all.join("; "),
+            message,
         })
     }
 }
@@ -159,10 +167,10 @@ impl DeadLetter<'_> {
         value: Option<&'a [u8]>,
         max_bytes: usize,
     ) -> Letter<'a> {
-        let mut headers = self.headers();
-        let header_bytes = header_bytes(&headers);
         let omitted_header = OMITTED_VALUE_BYTES.len() + HEADER_OVERHEAD_BYTES + 20;
-        let room = max_bytes.saturating_sub(header_bytes + omitted_header);
+        let max_header_bytes = max_bytes.saturating_sub(omitted_header);
+        let mut headers = self.headers(max_header_bytes);
+        let room = max_header_bytes.saturating_sub(header_bytes(&headers));
         let size = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
         let whole = size(key) + size(value) <= room;
         if !whole {
@@ -175,12 +183,8 @@ impl DeadLetter<'_> {
         }
     }
 
-    fn headers(&self) -> Vec<(&'static str, String)> {
-        let mut message = self.reject.message.clone();
-        if message.len() > MESSAGE_MAX_BYTES {
-            message.truncate(message.floor_char_boundary(MESSAGE_MAX_BYTES));
-            message.push('…');
-        }
+    /// The headers, with as much of the message as fits into so many bytes.
+    fn headers(&self, max_bytes: usize) -> Vec<(&'static str, String)> {
         let mut headers = vec![
             (TOPIC, self.topic.to_owned()),
             (PARTITION, self.partition.to_string()),
@@ -190,10 +194,21 @@ impl DeadLetter<'_> {
             (STAGE, self.reject.stage.to_owned()),
             (CLASS_NAME, self.reject.refused_by.to_owned()),
             (EXCEPTION_CLASS_NAME, self.reject.kind.to_owned()),
-            (EXCEPTION_MESSAGE, message),
+            (EXCEPTION_MESSAGE, String::new()),
         ];
+        let message_place = headers.len() - 1;
         headers.extend(self.timestamp_ms.map(|ms| (TIMESTAMP_MS, ms.to_string())));
+        let room = max_bytes.saturating_sub(header_bytes(&headers) + '…'.len_utf8());
+        headers[message_place].1 = cut(&self.reject.message, room.min(MESSAGE_MAX_BYTES));
         headers
+    }
+}
+
+/// A text, cut after so many bytes where it has more.
+fn cut(text: &str, max_bytes: usize) -> String {
+    match text.len() > max_bytes {
+        true => format!("{}…", &text[..text.floor_char_boundary(max_bytes)]),
+        false => text.to_owned(),
     }
 }
 
@@ -251,6 +266,14 @@ mod tests {
             headers_only.headers.last(),
             Some(&(OMITTED_VALUE_BYTES, "2000".to_owned()))
         );
+        // A topic that takes less than the whole message.
+        let little = letter(&"ü".repeat(100_000), b"key", &value, 1_000);
+        assert_eq!(little.value, None);
+        let message = little
+            .headers
+            .iter()
+            .find(|(name, _)| *name == EXCEPTION_MESSAGE);
+        assert!(message.is_some_and(|(_, message)| message.ends_with("ü…")));
         let large_key = vec![b'k'; 3_000];
         assert_eq!(letter("why", &large_key, b"value", 2_000).key, None);
     }

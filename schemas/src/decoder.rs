@@ -199,6 +199,13 @@ impl Decoder {
         INFO.decode(value, &self.info, self.ids.as_ref())
     }
 
+    /// The fewest bytes that a `TaskRunningInfo` takes, without its header, which says what this value
+    /// says and is repaired; `None` where the value is none. For a value that may be too large to be
+    /// read: of one of the current version nothing is set aside.
+    pub fn least_info_bytes(&self, value: &[u8]) -> Option<usize> {
+        INFO.least_bytes(value, &self.info, self.ids.as_ref())
+    }
+
     /// Reads a `TaskRunningInfoEvent`.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ use apache_avro::writer::datum::GenericDatumWriter;
 const MAX_DEPTH: usize = 64;
 /// Bytes of the longest number: 64 bits by seven.
 const LONGEST_NUMBER: usize = 10;
+/// Bytes of `-Infinity`: a metric that is such a text becomes null.
+const LONGEST_NAME_OF_A_NUMBER: usize = 9;
 
 /// Where and why bytes are not what the schema says.
 #[derive(Debug)]
@@ -68,6 +70,14 @@ impl Parsed {
         let mut input = Input::new(datum);
         self.skip(self.schema, &mut input, MAX_DEPTH)?;
         Ok(input.left())
+    }
+
+    /// The fewest bytes that a datum of this schema takes once it is written anew and repaired: a number
+    /// takes one at least, and a double or a short text may become null. `None`: it is none.
+    pub(crate) fn least_bytes(&self, datum: &[u8]) -> Option<usize> {
+        let mut input = Input::new(datum);
+        self.skip(self.schema, &mut input, MAX_DEPTH).ok()?;
+        Some(input.least)
     }
 
     fn kind(&self, schema: &'static Schema) -> Kind {
@@ -130,19 +140,28 @@ impl Parsed {
         };
         match self.kind(schema) {
             Kind::Null => {}
-            Kind::Boolean => drop(input.boolean()?),
-            Kind::Int => drop(input.int()?),
-            Kind::Long => drop(input.long()?),
+            Kind::Boolean => input.counted(1, Input::boolean).map(drop)?,
+            Kind::Int => input.counted(1, Input::int).map(drop)?,
+            Kind::Long => input.counted(1, Input::long).map(drop)?,
             Kind::Float => drop(input.take(4, "a float")?),
             Kind::Double => drop(input.take(8, "a double")?),
-            Kind::Bytes | Kind::String => drop(input.text()?),
+            Kind::Bytes | Kind::String => {
+                let text = input.text()?;
+                if text.len() > LONGEST_NAME_OF_A_NUMBER {
+                    input.least += 1 + text.len();
+                }
+            }
             Kind::Fixed(size, _) => drop(input.take(size, "fixed bytes")?),
-            Kind::Enum(symbols) => drop(input.index("symbol", symbols.symbols.len())?),
+            Kind::Enum(symbols) => {
+                let count = symbols.symbols.len();
+                input.counted(1, |input| input.index("symbol", count))?;
+            }
             Kind::Union(variants) => {
-                let variant = input.index("branch", variants.len())?;
+                let variant = input.counted(1, |input| input.index("branch", variants.len()))?;
                 self.skip(&variants[variant], input, depth)?;
             }
             Kind::Array(items) => {
+                input.least += 1;
                 let empty = self.is_empty(items, depth);
                 while let Some(block) = input.block(!empty)? {
                     for _ in 0..if empty { 0 } else { block.items } {
@@ -152,9 +171,10 @@ impl Parsed {
                 }
             }
             Kind::Map(values) => {
+                input.least += 1;
                 while let Some(block) = input.block(true)? {
                     for _ in 0..block.items {
-                        input.text()?;
+                        input.least += 1 + input.text()?.len();
                         self.skip(values, input, depth)?;
                     }
                     input.end(&block)?;
@@ -587,6 +607,8 @@ fn write_long(output: &mut Vec<u8>, number: i64) {
 struct Input<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// See [`Parsed::least_bytes`].
+    least: usize,
 }
 
 /// The head of a block of items.
@@ -609,11 +631,24 @@ impl Fault {
 
 impl<'a> Input<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+        Self {
+            bytes,
+            at: 0,
+            least: 0,
+        }
     }
 
     fn left(&self) -> usize {
         self.bytes.len() - self.at
+    }
+
+    fn counted<T>(
+        &mut self,
+        least: usize,
+        read: impl FnOnce(&mut Self) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        self.least += least;
+        read(self)
     }
 
     fn fault(&self, reason: impl Into<String>) -> Fault {

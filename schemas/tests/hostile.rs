@@ -4,13 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 #![expect(unsafe_code, reason = "memory is counted by an allocator of its own")]
 
+#[allow(dead_code, reason = "shared with the tests of router and consumer")]
+mod adversarial;
+mod cost;
 mod encoding;
 mod newer;
 #[allow(dead_code, reason = "shared with the tests of the contract")]
 mod strategies;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -18,48 +19,10 @@ use proptest::prelude::*;
 use schemas::{DecodeError, Decoder, TaskRunningInfo, TaskRunningInfoEvent};
 use serde_json::{Value as Json, json};
 
-thread_local! {
-    /// Bytes that this thread holds now, and the most that it held.
-    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
-}
-
-/// Counts each thread's bytes.
-struct Counting;
-
-fn count(bytes: isize) {
-    HELD.with(|held| {
-        let now = held.get().0 + bytes;
-        held.set((now, held.get().1.max(now)));
-    });
-}
-
-// SAFETY: everything is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// What `work` gives, and the most bytes that it held at a time.
 fn measured<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = HELD.with(|held| {
-        let now = held.get().0;
-        held.set((now, now));
-        now
-    });
-    let done = work();
-    (done, (HELD.get().1 - before) as usize)
+    let (done, allocated) = cost::allocated(work);
+    (done, allocated.peak_bytes as usize)
 }
 
 /// One of the four ways of reading a record.
@@ -454,6 +417,38 @@ fn a_mebibyte_of_the_smallest_things_is_read_in_bounded_memory() {
         let (read, bytes) = measured(|| (way.read)(Some(&metrics)));
         read.unwrap();
         assert!(bytes < 64 << 20, "{}: {bytes}", way.name);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn reading_any_record_costs_in_proportion_to_its_bytes(way in 0..4_usize, shape in adversarial::shape()) {
+        let way = &ways()[way];
+        let input = |items| {
+            let spoilt = shape.spoil(&strategies::sample_event().info, items);
+            let mut json = way.sample.clone();
+            let info = way.info_of(&mut json);
+            info["execId"] = json!(spoilt.exec_id);
+            info["progress"] = json!(null);
+            if let Some(progress) = spoilt.progress {
+                info["progress"] = json!({"progress": 0.5, "progressInfo": progress.progress_info});
+            }
+            info["resource"] = json!(spoilt.resource);
+            info["metrics"] = json!(spoilt.metrics);
+            let value = way.encode(json);
+            let bytes = value.len();
+            (value, bytes)
+        };
+        let per_byte = cost::Allowed { bytes: 100, calls: 2 };
+        let what = format!("{} {shape:?}", way.name);
+        cost::assert_linear(&what, 1_000, per_byte, input, |value| {
+            match (way.read)(Some(value)).unwrap() {
+                Read::Info(info) => drop(info.problems()),
+                Read::Event(event) => drop(event.info.problems()),
+            }
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where buckets differ, row against row: what is missing, extra or different, exactly.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 
 use serde::Serialize;
@@ -341,29 +341,53 @@ pub(crate) async fn merge(
     }
 }
 
-/// The rows of one event: what the topic says, and what the table has.
-fn judge(
+/// The rows of one event: what the topic says, and what the table has. An event can have many, so each
+/// is looked up.
+pub(crate) fn judge(
     table: Table,
     mut expected: Vec<Vec<u8>>,
     mut found: Vec<Held>,
     lettered: &Marks,
     findings: &mut Findings,
 ) {
-    expected.retain(|row| match found.iter().position(|held| held.row == *row) {
-        Some(same) => {
-            found.swap_remove(same);
+    let mut same: HashMap<Vec<u8>, usize> = HashMap::new();
+    for held in &found {
+        *same.entry(held.row.clone()).or_default() += 1;
+    }
+    let mut paired: HashMap<Vec<u8>, usize> = HashMap::new();
+    expected.retain(|row| match same.get_mut(row) {
+        Some(count @ 1..) => {
+            *count -= 1;
+            *paired.entry(row.clone()).or_default() += 1;
             false
         }
-        None => true,
+        _ => true,
+    });
+    found.retain(|held| match paired.get_mut(&held.row) {
+        Some(count @ 1..) => {
+            *count -= 1;
+            false
+        }
+        _ => true,
     });
     // What is left over here and there: the same row changed, if there is one with its key.
+    let mut by_key: HashMap<Vec<u8>, VecDeque<usize>> = HashMap::new();
+    for (i, held) in found.iter().enumerate() {
+        let key = table.key(&held.row).to_vec();
+        by_key.entry(key).or_default().push_back(i);
+    }
+    let mut found: Vec<Option<Held>> = found.into_iter().map(Some).collect();
+    let mut left = found.len();
     expected.retain(|row| {
-        let twin = found
-            .iter()
-            .position(|held| table.key(&held.row) == table.key(row))
-            .or((found.len() == 1 && table == Table::Resource).then_some(0));
-        let Some(twin) = twin else { return true };
-        let held = found.swap_remove(twin);
+        let of_key = by_key.get_mut(table.key(row));
+        let twin = match of_key.and_then(VecDeque::pop_front) {
+            None if left == 1 && table == Table::Resource => {
+                found.iter_mut().find_map(Option::take)
+            }
+            twin => twin.and_then(|i| found.get_mut(i)?.take()),
+        };
+        let Some(held) = twin else { return true };
+        left -= 1;
         let columns = table.differences(row, &held.row);
         match columns.as_slice() {
             [only] if only.column == "exec_id" => findings.misnamed(Misnamed {
@@ -385,7 +409,7 @@ fn judge(
         }
         findings.push(missing(table, row));
     }
-    for held in found {
+    for held in found.into_iter().flatten() {
         findings.push(extra(table, held));
     }
 }
