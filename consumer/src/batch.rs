@@ -63,6 +63,8 @@ pub(crate) struct Record {
     pub(crate) event: Result<Box<[u8]>, Box<Reject>>,
     /// The schema id to ask the registry for first: until then `event` is the record's value as it is.
     pub(crate) unread: Option<u32>,
+    /// Bytes of key and value, as they stand in the topic.
+    pub(crate) bytes_in_topic: usize,
 }
 
 impl Record {
@@ -78,11 +80,16 @@ impl Record {
             anchor: Anchor::of(record),
             event,
             unread,
+            bytes_in_topic: value.map_or(0, <[u8]>::len) + record.key().map_or(0, <[u8]>::len),
         }
     }
 
+    /// Bytes that are held of it.
     fn bytes(&self) -> usize {
-        self.event.as_ref().map_or(0, |event| event.len())
+        match &self.event {
+            Ok(event) => event.len(),
+            Err(reject) => reject.message.len(),
+        }
     }
 
     /// Its rows; `None`: it becomes a dead letter.
@@ -101,21 +108,37 @@ fn read(decoder: &Decoder, value: Option<&[u8]>) -> Result<Box<[u8]>, Box<Reject
 pub(crate) struct Batch {
     records: Vec<Record>,
     bytes: usize,
+    /// How many of the last records are rejects.
+    rejects_at_end: usize,
 }
 
 impl Batch {
     pub(crate) fn push(&mut self, record: Record) {
         self.bytes += record.bytes();
+        self.rejects_at_end = match record.event {
+            Ok(_) => 0,
+            Err(_) => self.rejects_at_end + 1,
+        };
         self.records.push(record);
+    }
+
+    /// How many of the last records are rejects.
+    pub(crate) fn rejects_at_end(&self) -> usize {
+        self.rejects_at_end
+    }
+
+    fn count_rejects_at_end(&mut self) {
+        let last = self.records.iter().rev();
+        self.rejects_at_end = last.take_while(|record| record.event.is_err()).count();
     }
 
     pub(crate) fn records(&self) -> &[Record] {
         &self.records
     }
 
-    /// The place of the first record whose schema id is to be asked for, and that.
-    pub(crate) fn unread(&self) -> Option<(usize, u32)> {
-        let mut records = self.records.iter().enumerate();
+    /// The place of the first record from `from` on whose schema id is to be asked for, and that.
+    pub(crate) fn unread(&self, from: usize) -> Option<(usize, u32)> {
+        let mut records = self.records.iter().enumerate().skip(from);
         records.find_map(|(place, record)| Some((place, record.unread?)))
     }
 
@@ -127,6 +150,7 @@ impl Batch {
             self.bytes -= value.len();
             record.event = read(decoder, Some(value));
             self.bytes += record.bytes();
+            self.count_rejects_at_end();
         }
     }
 
@@ -145,6 +169,8 @@ impl Batch {
         if let Some(record) = self.records.get_mut(place) {
             self.bytes -= record.bytes();
             record.event = Err(Box::new(reject));
+            self.bytes += record.bytes();
+            self.count_rejects_at_end();
         }
     }
 
@@ -152,11 +178,11 @@ impl Batch {
     pub(crate) fn stored(&mut self, count: usize) {
         let stored = self.records.drain(..count);
         self.bytes -= stored.map(|record| record.bytes()).sum::<usize>();
+        self.rejects_at_end = self.rejects_at_end.min(self.records.len());
     }
 
     pub(crate) fn clear(&mut self) {
-        self.records.clear();
-        self.bytes = 0;
+        *self = Self::default();
     }
 
     /// Drops what was read of these partitions.
@@ -164,6 +190,7 @@ impl Batch {
         self.records
             .retain(|record| !partitions.contains(&record.partition));
         self.bytes = self.records.iter().map(Record::bytes).sum();
+        self.count_rejects_at_end();
     }
 }
 
@@ -295,6 +322,7 @@ mod tests {
             anchor: anchor(offset),
             event: Ok(schemas::encode_event(event).unwrap().into()),
             unread: None,
+            bytes_in_topic: 0,
         }
     }
 

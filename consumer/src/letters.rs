@@ -17,9 +17,12 @@ use schemas::{DeadLetter, Reject};
 use service::kafka::{BATCH_OVERHEAD_BYTES, Cluster, KafkaOptions};
 use service::lookup::Lookup;
 use service::subscription::Subscription;
+use service::telemetry::{messaging, names};
 use service::threads::blocking;
 use service::transaction::{Failed, Output, Transaction};
 use tokio_util::sync::CancellationToken;
+
+use crate::run::DEAD_LETTERS;
 
 /// What an offset's metadata begins with; the offsets follow, separated by commas.
 const METADATA: &str = "dead-lettered:";
@@ -27,10 +30,15 @@ const METADATA: &str = "dead-lettered:";
 /// (`offset.metadata.max.bytes`).
 pub(crate) const MAX_UNSTORED: usize = 150;
 
+/// The events are read from their topic again, and their letters written, so many bytes at a time.
+const AT_ONCE_BYTES: usize = 8 << 20;
+
 /// An event that becomes a dead letter.
 pub(crate) struct Refused<'a> {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
+    /// Of its key and value.
+    pub(crate) bytes: usize,
     pub(crate) reject: &'a Reject,
 }
 
@@ -58,6 +66,8 @@ pub(crate) struct Letters {
     max_bytes: usize,
     /// Events that have a letter and are not stored yet, by partition.
     written: BTreeMap<i32, BTreeSet<i64>>,
+    /// Letters written since the start.
+    pub(crate) count: u64,
 }
 
 impl Letters {
@@ -93,6 +103,7 @@ impl Letters {
             instance,
             max_bytes,
             written: BTreeMap::new(),
+            count: 0,
         }))
     }
 
@@ -116,15 +127,16 @@ impl Letters {
         }
     }
 
-    /// Writes the letters of these events, but for those that have one. `stored` is the next offset
-    /// of each of their partitions as the database has it.
+    /// Writes the letters of these events, but for those that have one, some at a time: of each time it
+    /// is told which letters exist. `stored` is the next offset of each of their partitions as the
+    /// database has it.
     pub(crate) async fn write(
         &mut self,
         subscription: &Subscription,
         lookup: &Lookup,
         refused: &[Refused<'_>],
         stored: &BTreeMap<i32, i64>,
-    ) -> Result<usize, NotWritten> {
+    ) -> Result<(), NotWritten> {
         if self.output.is_none() {
             self.begin_anew(subscription).await?;
         }
@@ -136,11 +148,8 @@ impl Letters {
             })
             .collect();
         if missing.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
-        let records =
-            lookup.records(missing.iter().map(|event| (event.partition, event.offset)))?;
-
         // What was told to Kafka before arrives before, and nothing overwrites the metadata later.
         let told: Vec<Committed> = stored
             .iter()
@@ -149,8 +158,27 @@ impl Letters {
         let told = offsets(subscription.topic(), &told)?;
         blocking(|| subscription.consumer().commit(&told, CommitMode::Sync))?;
 
+        let mut left = &missing[..];
+        while !left.is_empty() {
+            let (group, rest) = left.split_at(fitting(left));
+            self.write_group(subscription, lookup, group, stored)
+                .await?;
+            left = rest;
+        }
+        Ok(())
+    }
+
+    /// Writes these letters in one transaction.
+    async fn write_group(
+        &mut self,
+        subscription: &Subscription,
+        lookup: &Lookup,
+        group: &[&Refused<'_>],
+        stored: &BTreeMap<i32, i64>,
+    ) -> Result<(), NotWritten> {
+        let records = lookup.records(group.iter().map(|event| (event.partition, event.offset)))?;
         let mut written = self.written.clone();
-        for event in &missing {
+        for event in group {
             written
                 .entry(event.partition)
                 .or_default()
@@ -171,13 +199,14 @@ impl Letters {
             Err(failed) => return Err(not_written(failed)),
         };
         let sent = self
-            .send(&transaction, subscription, &missing, &records, &offsets)
+            .send(&transaction, subscription, group, &records, &offsets)
             .await;
         match sent {
             Ok(()) => {
                 self.output = Some(output);
                 self.written = written;
-                Ok(missing.len())
+                self.tell(subscription.topic(), group);
+                Ok(())
             }
             Err(Failed::Abort(error)) => {
                 // Without an output where the abort fails.
@@ -189,6 +218,31 @@ impl Letters {
         }
     }
 
+    /// Tells log and metrics of letters that are written.
+    fn tell(&mut self, topic: &str, group: &[&Refused<'_>]) {
+        self.count += group.len() as u64;
+        metrics::counter!(names::SENT, &messaging("send", &self.topic))
+            .increment(group.len() as u64);
+        for Refused {
+            partition,
+            offset,
+            reject,
+            ..
+        } in group
+        {
+            metrics::counter!(DEAD_LETTERS, "reason" => reject.kind).increment(1);
+            let reason = reject.kind;
+            tracing::warn!(
+                topic,
+                partition,
+                offset,
+                reason,
+                "dead letter: {}",
+                reject.message
+            );
+        }
+    }
+
     async fn send(
         &self,
         transaction: &Transaction<'_>,
@@ -197,10 +251,11 @@ impl Letters {
         records: &[OwnedMessage],
         offsets: &TopicPartitionList,
     ) -> Result<(), Failed> {
+        let by_place = |record: &'_ OwnedMessage| (record.partition(), record.offset());
+        let places = records.iter().map(by_place).zip(records);
+        let records: BTreeMap<(i32, i64), &OwnedMessage> = places.collect();
         for event in events {
-            let record = records.iter().find(|record| {
-                (record.partition(), record.offset()) == (event.partition, event.offset)
-            });
+            let record = records.get(&(event.partition, event.offset));
             let letter = DeadLetter {
                 topic: subscription.topic(),
                 partition: event.partition,
@@ -237,6 +292,16 @@ impl Letters {
         self.output = Some(output);
         Ok(())
     }
+}
+
+/// How many of the first of these events to take at once.
+fn fitting(events: &[&Refused<'_>]) -> usize {
+    let mut bytes = 0;
+    let fit = events.iter().take_while(|event| {
+        bytes += event.bytes;
+        bytes <= AT_ONCE_BYTES
+    });
+    fit.count().max(1)
 }
 
 fn not_written(failed: Failed) -> NotWritten {

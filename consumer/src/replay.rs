@@ -20,7 +20,7 @@ use anyhow::{anyhow, bail};
 use rdkafka::message::{BorrowedMessage, Message};
 use schemas::topics;
 use service::backoff::Backoff;
-use service::breaker::{Breaker, BreakerOptions};
+use service::breaker::{Breaker, BreakerOptions, Tripped};
 use service::exit::NeedsAttention;
 use service::health::Health;
 use service::kafka::KafkaOptions;
@@ -46,8 +46,13 @@ use crate::writers::Writers;
 
 /// Stands in `consumed_offset.group_id` of what a replay has stored.
 const GROUP: &str = "replay";
-/// So many records in a row that the database refuses are no bad records, but the wrong tables.
-const MAX_REFUSED_IN_A_ROW: u32 = 100;
+/// So many records that the database refuses are no bad records, but the wrong tables.
+const MAX_REFUSED: BreakerOptions = BreakerOptions {
+    max_rejects_in_a_row: 100,
+    max_rejects_per_1000: 500,
+};
+/// The kind of a reject that is one of those.
+const REFUSED: &str = "DatabaseRefused";
 
 /// What is replayed, and where to.
 #[derive(Clone, Debug, clap::Args)]
@@ -184,10 +189,7 @@ pub async fn replay(
         },
         max_events: asked.max_events as usize,
         piece: asked.max_events as usize,
-        refused: Breaker::new(BreakerOptions {
-            max_rejects_in_a_row: MAX_REFUSED_IN_A_ROW,
-            max_rejects_per_1000: 0,
-        }),
+        refused: Breaker::new(MAX_REFUSED),
         progress: Progress::over(&left),
         account: Account::over(&left),
         shutdown: &shutdown,
@@ -486,6 +488,12 @@ impl Writing<'_> {
                 self.positions.insert((part, partition), anchor.offset + 1);
             }
         }
+        self.refused.take_back();
+        for record in records {
+            // It was not too many when it was tried.
+            let _ = judge(&mut self.refused, record);
+        }
+        self.refused.settle();
         self.account.stored(records, written);
         self.progress.moved_on(&self.account);
         batch.stored(count);
@@ -523,6 +531,7 @@ impl Writing<'_> {
         message: String,
     ) -> Result<(), Trouble> {
         let (mut found, mut trial) = (false, Trial::new(count, message));
+        self.refused.take_back();
         loop {
             let tried = trial
                 .next(async |piece| {
@@ -530,29 +539,30 @@ impl Writing<'_> {
                         .await
                 })
                 .await;
-            match tried.map_err(|error| Trouble::of(error, self.place))? {
+            let places = match tried.map_err(|error| Trouble::of(error, self.place))? {
                 None => break,
-                Some(Tried::Accepted) => self.refused.accept(),
+                Some(Tried::Accepted(places)) => places,
                 Some(Tried::Refused { place, message }) => {
                     found = true;
-                    let message = format!("{} refuses it: {message}", self.place);
-                    if let Err(counted) = self.refused.reject() {
-                        let at = &batch.records()[place];
-                        return Err(Trouble::Lasting(wrong(format!(
-                            "{counted}, the last one partition {} offset {}: {message}. Are the tables of --into those of \
-                             this version, without rules of their own? Correct it and start again to go on",
-                            at.partition, at.anchor.offset
-                        ))));
-                    }
-                    batch.reject(
-                        place,
-                        schemas::Reject {
-                            stage: "TASK_PUT",
-                            refused_by: "consumer::store",
-                            kind: "DatabaseRefused",
-                            message,
-                        },
-                    );
+                    let reject = schemas::Reject {
+                        stage: "TASK_PUT",
+                        refused_by: "consumer::store",
+                        kind: REFUSED,
+                        message: format!("{} refuses it: {message}", self.place),
+                    };
+                    batch.reject(place, reject);
+                    place..place + 1
+                }
+            };
+            for record in &batch.records()[places] {
+                if let (Err(tripped), Err(reject)) =
+                    (judge(&mut self.refused, record), &record.event)
+                {
+                    return Err(Trouble::Lasting(wrong(format!(
+                        "{tripped}, the last one partition {} offset {}: {}. Are the tables of --into those of this \
+                         version, without rules of their own? Correct it and start again to go on",
+                        record.partition, record.anchor.offset, reject.message
+                    ))));
                 }
             }
         }
@@ -586,6 +596,20 @@ impl Writing<'_> {
             () = sleep(backoff.pause()) => {}
         }
     }
+}
+
+/// Judges a record by whether the database refuses it: one that cannot be read at all says nothing of the
+/// tables.
+///
+/// # Errors
+/// If it is one too many.
+fn judge(refused: &mut Breaker, record: &Record) -> Result<(), Tripped> {
+    match &record.event {
+        Ok(_) => refused.accept(),
+        Err(reject) if reject.kind == REFUSED => return refused.reject(),
+        Err(_) => {}
+    }
+    Ok(())
 }
 
 /// The rows that these records have in each part's table.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::{Reject, topics};
 use service::backoff::Backoff;
-use service::breaker::{Breaker, BreakerOptions};
+use service::breaker::{Breaker, BreakerOptions, Tripped};
 use service::exit::NeedsAttention;
 use service::health::Health;
 use service::kafka::KafkaOptions;
@@ -39,7 +39,7 @@ use crate::writers::Writers;
 /// Counter: rows written. Label `db_collection_name`.
 const ROWS: &str = "taskrunning_rows_total";
 /// Counter: dead letters written, by kind. Label `reason`.
-const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
+pub(crate) const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
 
 /// How long Kafka may take to tell the topic's id.
 const ASK: Duration = Duration::from_secs(10);
@@ -210,6 +210,7 @@ pub async fn run(
         lookup,
         store,
         letters,
+        stored: 0,
         positions: Positions::default(),
         unnamed: BTreeSet::new(),
         lows: BTreeMap::new(),
@@ -339,6 +340,8 @@ struct Entrance<'a> {
     store: Store,
     letters: Letters,
     breaker: Breaker,
+    /// Events stored since the start.
+    stored: u64,
     /// Of the assigned partitions, as the database had them last.
     positions: Positions,
     /// What is stored of them without the topic's id, which is known by now.
@@ -418,7 +421,7 @@ impl Entrance<'_> {
             };
             match next {
                 Next::Record(record) => {
-                    self.take(Record::read(&self.writers.decoder, &record))?;
+                    self.take(Record::read(&self.writers.decoder, &record));
                     if self.is_full() {
                         self.work().await?;
                         self.look_if_due().await?;
@@ -461,7 +464,7 @@ impl Entrance<'_> {
             match self.subscription.waiting()? {
                 None => break,
                 Some(Next::Record(record)) => {
-                    self.take(Record::read(&self.writers.decoder, &record))?;
+                    self.take(Record::read(&self.writers.decoder, &record));
                 }
                 rebalance => {
                     self.met = rebalance.map(Ok);
@@ -482,7 +485,7 @@ impl Entrance<'_> {
         }
         let commit_interval = Duration::from_millis(self.config.commit_interval_ms);
         // A run of rejects is not stored before it is known to be a short one.
-        let patience = match self.breaker.undecided() {
+        let patience = match self.undecided() {
             true => commit_interval.max(Breaker::PATIENCE),
             false => commit_interval,
         };
@@ -490,60 +493,88 @@ impl Entrance<'_> {
     }
 
     fn is_full(&self) -> bool {
-        self.config.is_full(&self.batch) && !self.breaker.undecided() && self.outage.is_none()
+        self.config.is_full(&self.batch) && !self.undecided() && self.outage.is_none()
     }
 
-    /// Takes a record into the batch, unless all its parts are stored.
-    fn take(&mut self, record: Record) -> anyhow::Result<()> {
+    /// Whether the batch ends with rejects, of which what comes next tells whether they are few or many.
+    fn undecided(&self) -> bool {
+        let rejects = self.batch.rejects_at_end();
+        let all = rejects == self.batch.records().len();
+        self.breaker.would_be_undecided(rejects, all)
+    }
+
+    /// Whether all parts of a record are stored.
+    fn is_stored(&self, partition: i32, offset: i64) -> bool {
+        // Parts can stand at different offsets.
+        self.parts.iter().all(|part| {
+            let next = self.positions.get(&(*part, partition));
+            next.is_some_and(|next| offset < *next)
+        })
+    }
+
+    /// Takes a record into the batch, unless all its parts are stored: a seek takes effect after a while.
+    fn take(&mut self, record: Record) {
         let (partition, offset) = (record.partition, record.anchor.offset);
-        if self.unstarted.contains(&partition) {
-            return Ok(());
-        }
-        // A seek takes effect after a while, and parts can stand at different offsets.
-        let stored = |part: &Part| {
-            self.positions
-                .get(&(*part, partition))
-                .is_some_and(|next| offset < *next)
-        };
-        if self.parts.iter().all(stored) {
-            return Ok(());
-        }
-        match &record.event {
-            Ok(_) if record.unread.is_some() => {}
-            Ok(_) => self.breaker.accept(),
-            Err(reject) => self.judge(partition, offset, reject)?,
+        if self.unstarted.contains(&partition) || self.is_stored(partition, offset) {
+            return;
         }
         if self.batch.records().is_empty() {
             self.begun = Instant::now();
         }
         self.batch.push(record);
-        Ok(())
     }
 
-    /// Counts a reject.
+    /// Judges the first `count` records, of each of which it is known what becomes of it.
     ///
     /// # Errors
-    /// If it is one too many.
-    fn judge(&mut self, partition: i32, offset: i64, reject: &Reject) -> anyhow::Result<()> {
-        let topic = &self.config.events_topic;
-        let Err(counted) = self.breaker.reject() else {
-            tracing::warn!(
-                topic,
-                partition,
-                offset,
-                reason = reject.kind,
-                "dead letter: {}",
-                reject.message
-            );
-            return Ok(());
-        };
-        Err(NeedsAttention(format!(
-            "{counted}, the last one {topic} partition {partition} offset {offset}: {}. Is it the wrong --events-topic or \
-             --database-url, or does the router write with another schema? Nothing of this run was stored: correct it \
-             and start again, or let them become dead letters with a higher limit",
-            reject.message
+    /// If too many are rejects.
+    fn judge(&mut self, count: usize) -> anyhow::Result<()> {
+        self.breaker.take_back();
+        (0..count).try_for_each(|place| self.judge_next(place))
+    }
+
+    /// Judges the record at this place, after all those before it.
+    ///
+    /// # Errors
+    /// If it is one reject too many.
+    fn judge_next(&mut self, place: usize) -> anyhow::Result<()> {
+        match &self.batch.records()[place].event {
+            Ok(_) => {
+                self.breaker.accept();
+                Ok(())
+            }
+            Err(_) => {
+                let judged = self.breaker.reject();
+                judged.map_err(|tripped| self.too_many(tripped, place))
+            }
+        }
+    }
+
+    /// Why the consumer stops at the reject at this place.
+    fn too_many(&self, tripped: Tripped, place: usize) -> anyhow::Error {
+        let (records, topic) = (self.batch.records(), &self.config.events_topic);
+        let record = &records[place];
+        let (partition, offset) = (record.partition, record.anchor.offset);
+        let why = record.event.as_ref().err();
+        let mut of_partition = records
+            .iter()
+            .filter(|record| record.partition == partition);
+        let first = of_partition
+            .next()
+            .map_or(offset, |record| record.anchor.offset);
+        NeedsAttention(format!(
+            "{tripped} ({}), the last one {topic} partition {partition} offset {offset}: {}. {}. Since its start this \
+             consumer stored {} events and wrote {} dead letters; of partition {partition} nothing is stored from offset \
+             {first} on. Is it the wrong --events-topic or --database-url, has a table a rule of its own, or does the \
+             router write with another schema? Correct it and start again, or let them become dead letters with a \
+             higher limit",
+            tripped.option(),
+            why.map_or("", |reject| &reject.message),
+            tripped.letters(&self.config.dead_letters_topic),
+            self.stored,
+            self.letters.count,
         ))
-        .into())
+        .into()
     }
 
     /// Does what is due, as far as that is possible now.
@@ -753,7 +784,7 @@ impl Entrance<'_> {
 
     /// Writes the batch, and takes what was read meanwhile for the next one.
     async fn store_batch(&mut self) -> Result<(), Trouble> {
-        if self.learn_writers().await? && self.breaker.undecided() {
+        if self.learn_writers().await? && self.undecided() {
             // What comes next tells whether these rejects are few or many.
             self.begun = Instant::now();
             return Ok(());
@@ -764,7 +795,7 @@ impl Entrance<'_> {
         }
         let begun = self.begun;
         for record in self.ahead.take() {
-            self.take(record)?;
+            self.take(record);
         }
         self.begun = begun;
         stored
@@ -773,8 +804,8 @@ impl Entrance<'_> {
     /// Asks the schema registry for the ids of this batch that are not known yet, and reads their
     /// records. Gives whether any became a reject.
     async fn learn_writers(&mut self) -> Result<bool, Trouble> {
-        let mut rejected = false;
-        while let Some((place, id)) = self.batch.unread() {
+        let (mut rejected, mut from) = (false, 0);
+        while let Some((place, id)) = self.batch.unread(from) {
             let record = &self.batch.records()[place];
             let value = record.event.as_deref().ok();
             if self.writers.decoder.unknown_id(value).is_some() {
@@ -787,32 +818,21 @@ impl Entrance<'_> {
                 }
             }
             self.batch.read(place, &self.writers.decoder);
-            let record = &self.batch.records()[place];
-            match &record.event {
-                Ok(_) => self.breaker.accept(),
-                Err(reject) => {
-                    self.judge(record.partition, record.anchor.offset, &reject.clone())?;
-                    rejected = true;
-                }
-            }
+            rejected |= self.batch.records()[place].event.is_err();
+            from = place;
         }
         Ok(rejected)
     }
 
     /// Writes the first `left` records, in as few transactions as the database takes. What holds dead
-    /// letters is tried first, so that every reject of it is known and judged before a letter is
-    /// written.
+    /// letters is tried first, so that it is known what becomes of each record, and all of them are
+    /// judged, before a letter is written.
     async fn store_records(&mut self, mut left: usize) -> Result<(), Trouble> {
-        let mut tried = 0;
+        // So many of the first were tried and judged.
+        let mut judged = 0;
         while left > 0 {
             self.is_the_topic()?;
-            let count = self.next_piece(left);
-            let mut records = self.batch.records()[..count].iter();
-            let end = match records.any(|record| record.event.is_err()) && tried != count {
-                true => End::RollBack,
-                false if self.in_halves => End::CommitHalves,
-                false => End::Commit,
-            };
+            let (count, end) = self.next_piece(left, judged);
             if end != End::RollBack {
                 self.write_letters(count).await?;
             }
@@ -821,12 +841,17 @@ impl Entrance<'_> {
             metrics::histogram!(names::DB_OPERATION_DURATION, "db_system_name" => self.store.system())
                 .record(begun.elapsed());
             match written {
-                Ok(_) if end == End::RollBack => tried = count,
+                Ok(_) if end == End::RollBack => {
+                    self.judge(count)?;
+                    judged = count;
+                }
                 Ok(rows) => {
                     self.count(count, rows);
+                    self.judge(count)?;
+                    self.breaker.settle();
                     self.moved_on(count)?;
                     self.in_halves = true;
-                    (left, tried) = (left - count, 0);
+                    (left, judged) = (left - count, judged.saturating_sub(count));
                 }
                 Err(StoreError::Half {
                     reason,
@@ -839,7 +864,10 @@ impl Entrance<'_> {
                     );
                     self.count(stored, rows);
                     self.in_halves = false;
-                    return self.go_back().await;
+                    let tried = self.batch.take();
+                    self.go_back().await?;
+                    self.judge_stored(&tried[..count]);
+                    return Ok(());
                 }
                 Err(fenced @ StoreError::Fenced(_)) => {
                     tracing::warn!("{fenced}");
@@ -856,9 +884,9 @@ impl Entrance<'_> {
                     self.health.waiting_for(slow);
                 }
                 Err(StoreError::Refused(message)) => {
-                    tried = 0;
+                    judged = 0;
                     let found = self.find_refused(count, message).await?;
-                    if found && self.breaker.undecided() {
+                    if found && self.undecided() {
                         // What comes next tells whether these are few or many.
                         self.begun = Instant::now();
                         return Ok(());
@@ -870,19 +898,43 @@ impl Entrance<'_> {
         Ok(())
     }
 
-    /// How many of the first `left` records to store at once: all, but for what the database takes in
-    /// time, and what the group's offsets can tell about letters.
-    fn next_piece(&self, left: usize) -> usize {
-        let records = &self.batch.records()[..left];
+    /// How many of the first `left` records to write at once, of which `judged` are judged, and how it
+    /// ends: as many as the database takes in time. What holds rejects that are not judged is only
+    /// tried; of the judged ones as many as the group's offsets can tell about letters.
+    fn next_piece(&self, left: usize, judged: usize) -> (usize, End) {
+        let count = if judged > 0 { judged } else { left };
+        let records = &self.batch.records()[..count.min(self.piece)];
         let rejects = records
             .iter()
             .enumerate()
             .filter(|(_, record)| record.event.is_err());
-        let letters = rejects.map(|(place, _)| place).nth(MAX_UNSTORED);
-        records
-            .len()
-            .min(self.piece)
-            .min(letters.unwrap_or(usize::MAX))
+        let mut rejects = rejects.map(|(place, _)| place);
+        let end = match self.in_halves {
+            true => End::CommitHalves,
+            false => End::Commit,
+        };
+        match judged > 0 {
+            true => (rejects.nth(MAX_UNSTORED).unwrap_or(records.len()), end),
+            false if rejects.next().is_some() => (records.len(), End::RollBack),
+            false => (records.len(), end),
+        }
+    }
+
+    /// Judges those of these records, which are not in the batch any more, that are stored.
+    fn judge_stored(&mut self, records: &[Record]) {
+        for record in records {
+            if !self.is_stored(record.partition, record.anchor.offset) {
+                continue;
+            }
+            match &record.event {
+                Ok(_) => self.breaker.accept(),
+                // Should it be one too many, the next one will be so too.
+                Err(_) => {
+                    let _ = self.breaker.reject();
+                }
+            }
+        }
+        self.breaker.settle();
     }
 
     /// Writes these records of the batch, and reads on meanwhile, as much as makes another batch.
@@ -928,6 +980,7 @@ impl Entrance<'_> {
             Some(Refused {
                 partition: record.partition,
                 offset: record.anchor.offset,
+                bytes: record.bytes_in_topic,
                 reject,
             })
         });
@@ -935,34 +988,27 @@ impl Entrance<'_> {
         if refused.is_empty() {
             return Ok(());
         }
+        // Where nothing is stored yet, everything before the batch has been read all the same.
         let mut stored = BTreeMap::new();
-        for event in &refused {
-            // Where nothing is stored yet, everything before the batch has been read all the same.
-            let first = records
-                .iter()
-                .find(|record| record.partition == event.partition);
-            let first = first.map_or(event.offset, |record| record.anchor.offset);
-            let parts = self.parts.iter();
-            let of_parts = parts.map(|part| self.positions.get(&(*part, event.partition)));
-            let next = of_parts.map(|next| next.map_or(first, |next| *next)).min();
-            stored.insert(event.partition, next.unwrap_or(first));
+        for record in records {
+            stored
+                .entry(record.partition)
+                .or_insert(record.anchor.offset);
+        }
+        let rejected: BTreeSet<i32> = refused.iter().map(|event| event.partition).collect();
+        stored.retain(|partition, _| rejected.contains(partition));
+        for (partition, first) in &mut stored {
+            let of_parts = self.parts.iter();
+            let of_parts = of_parts.map(|part| self.positions.get(&(*part, *partition)));
+            let next = of_parts.map(|next| next.map_or(*first, |next| *next)).min();
+            *first = next.unwrap_or(*first);
         }
         let written = self
             .letters
             .write(self.subscription, &self.lookup, &refused, &stored)
             .await;
         match written {
-            Ok(letters) => {
-                metrics::counter!(
-                    names::SENT,
-                    &messaging("send", &self.config.dead_letters_topic)
-                )
-                .increment(letters as u64);
-                for event in refused {
-                    metrics::counter!(DEAD_LETTERS, "reason" => event.reject.kind).increment(1);
-                }
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(NotWritten::Yet(what)) => Err(Trouble::Passing(format!(
                 "the dead letters of {} to be written to {}: {what}",
                 self.config.events_topic, self.config.dead_letters_topic
@@ -982,7 +1028,10 @@ impl Entrance<'_> {
 
     /// The first `count` records are stored.
     fn moved_on(&mut self, count: usize) -> Result<(), Trouble> {
-        let stored = last_read(&self.batch.records()[..count]);
+        let records = &self.batch.records()[..count];
+        let events = records.iter().filter(|record| record.event.is_ok());
+        self.stored += events.count() as u64;
+        let stored = last_read(records);
         self.batch.stored(count);
         self.piece = (self.piece * 2).min(self.config.max_events as usize).max(1);
         self.health.progressed();
@@ -1008,25 +1057,27 @@ impl Entrance<'_> {
     /// by itself.
     async fn find_refused(&mut self, count: usize, message: String) -> Result<bool, Trouble> {
         let (mut found, mut trial) = (false, Trial::new(count, message));
+        // Where too many are refused, the rest need not be tried.
+        self.breaker.take_back();
         loop {
             let tried = trial
                 .next(async |piece| self.write(piece, End::RollBack).await)
                 .await;
             match tried.map_err(|error| Trouble::of(error, &self.place))? {
                 None => break,
-                Some(Tried::Accepted) => self.breaker.ends_run(),
+                Some(Tried::Accepted(mut places)) => {
+                    places.try_for_each(|place| self.judge_next(place))?;
+                }
                 Some(Tried::Refused { place, message }) => {
                     found = true;
-                    let record = &self.batch.records()[place];
-                    let (partition, offset) = (record.partition, record.anchor.offset);
                     let reject = Reject {
                         stage: "TASK_PUT",
                         refused_by: "consumer::store",
                         kind: "DatabaseRefused",
                         message: format!("{}: {message}", self.place),
                     };
-                    self.judge(partition, offset, &reject)?;
                     self.batch.reject(place, reject);
+                    self.judge_next(place)?;
                 }
             }
         }
@@ -1055,7 +1106,7 @@ impl Entrance<'_> {
     async fn go_back(&mut self) -> Result<(), Trouble> {
         self.batch.clear();
         self.ahead.clear();
-        self.breaker.reset();
+        self.breaker.take_back();
         let assigned = self.subscription.assignment()?;
         self.unstarted = assigned.elements().iter().map(|p| p.partition()).collect();
         self.start_partitions().await

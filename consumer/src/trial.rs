@@ -16,8 +16,8 @@ pub(crate) struct Trial {
 
 /// What a trial found.
 pub(crate) enum Tried {
-    /// Some records are taken.
-    Accepted,
+    /// The records at these places are taken, but for those that are set aside anyway.
+    Accepted(Range<usize>),
     /// The record at this place is not, for this reason.
     Refused { place: usize, message: String },
 }
@@ -34,7 +34,7 @@ impl Trial {
         }
     }
 
-    /// What is found next, by `write`, which is to take back what it wrote; `None` at the end.
+    /// What is found next, in the order of the records, by `write`, which is to take back what it wrote; `None` at the end.
     ///
     /// # Errors
     /// What `write` fails with, other than that a record is refused.
@@ -52,7 +52,7 @@ impl Trial {
                 },
             };
             match (refused, piece.len()) {
-                (None, _) => return Ok(Some(Tried::Accepted)),
+                (None, _) => return Ok(Some(Tried::Accepted(piece))),
                 (Some(message), 1) => {
                     return Ok(Some(Tried::Refused {
                         place: piece.start,
@@ -79,7 +79,7 @@ mod tests {
         for refused in [vec![0], vec![9], vec![3, 4, 8], (0..10).collect(), vec![]] {
             let refuses = || StoreError::Refused("no".to_owned());
             let mut trial = Trial::new(10, "no".to_owned());
-            let mut found = Vec::new();
+            let (mut found, mut next) = (Vec::new(), 0);
             while let Some(tried) = trial
                 .next(
                     async |piece| match refused.iter().any(|i| piece.contains(i)) {
@@ -90,11 +90,18 @@ mod tests {
                 .await
                 .unwrap()
             {
-                if let Tried::Refused { place, .. } = tried {
-                    found.push(place);
-                }
+                // Each is judged once, in order.
+                let places = match tried {
+                    Tried::Accepted(places) => places,
+                    Tried::Refused { place, .. } => {
+                        found.push(place);
+                        place..place + 1
+                    }
+                };
+                assert_eq!(places.start, next);
+                next = places.end;
             }
-            assert_eq!(found, refused);
+            assert_eq!((found, next), (refused, 10));
         }
         let mut trial = Trial::new(2, "no".to_owned());
         let away = async |_| Err(StoreError::TooLong("away".to_owned()));

@@ -133,3 +133,35 @@ async fn reports_of_900_kib_are_routed_and_stored_within_256_mib() {
     let infos: Vec<_> = (0..8).map(|i| report(i, 900 << 10)).collect();
     keep_within_the_bound(Kind::Postgres, &infos, 300).await;
 }
+
+/// Their letters are read from the topic and written some at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_of_150_events_of_a_megabyte_are_written_within_128_mib() {
+    const EVENTS: usize = 150;
+    const BOUND_MIB: u64 = 128;
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 4).await else {
+        return;
+    };
+    pipeline.fill(EVENTS, |i| match text(i, 1_000_000) {
+        MetricValue::String(text) => text.into_bytes(),
+        _ => unreachable!("a text"),
+    });
+    let begun = Instant::now();
+    // All of them are set aside together.
+    let arguments = [
+        "--max-rejects-in-a-row",
+        "0",
+        "--max-rejects-per-1000",
+        "0",
+        "--commit-interval-ms",
+        "5000",
+    ];
+    let consumer = pipeline.program("consumer", &arguments);
+    pipeline.until_all_stored(Duration::from_secs(300)).await;
+    let peak = consumer.process.peak_memory_mib();
+    println!("at most {peak} MiB in {:.0?}", begun.elapsed());
+    assert!(peak <= BOUND_MIB, "it held {peak} MiB");
+    consumer.stop().await;
+    assert_eq!(pipeline.read_letters().len(), EVENTS);
+}

@@ -611,6 +611,7 @@ impl Router<'_> {
                 }
                 self.settled = none_waiting.then(|| Instant::now() + self.settling.pause);
                 self.health.progressed();
+                self.breaker.settle();
                 work.count(self.config);
             }
             Err(failed @ (Failed::Exit(_) | Failed::StartOver(_))) => return Err(done_for(failed)),
@@ -631,7 +632,7 @@ impl Router<'_> {
                     () = self.shutdown.cancelled() => {}
                     () = sleep(pause) => {}
                 }
-                self.breaker.reset();
+                self.breaker.take_back();
                 self.ahead.give_back(&mut work.first);
                 if let Some(Next::Record(record)) = &met {
                     let read_again = Offset::Offset(record.offset());
@@ -769,15 +770,17 @@ impl Router<'_> {
                     "dead letter: {}",
                     reject.message
                 );
-                if let Err(counted) = self.breaker.reject() {
+                if let Err(tripped) = self.breaker.reject() {
                     work.tripped = Some(format!(
-                        "{counted}, the last one {} partition {} offset {}: {}. Is it the wrong --source-topic, or do engines \
-                         write with another schema? Nothing of this run was committed: correct it and start again, or let \
-                         them become dead letters with a higher limit",
+                        "{tripped} ({}), the last one {} partition {} offset {}: {}. {}; nothing of the transaction that \
+                         holds the last one was committed. Is it the wrong --source-topic, or do engines write with \
+                         another schema? Correct it and start again, or let them become dead letters with a higher limit",
+                        tripped.option(),
                         record.topic(),
                         record.partition(),
                         record.offset(),
-                        reject.message
+                        reject.message,
+                        tripped.letters(&self.config.dead_letters_topic),
                     ));
                     return Ok(());
                 }

@@ -143,6 +143,25 @@ async fn a_few_wrong_records_among_many_become_dead_letters() {
     assert_eq!(topics.audit().await, (1_000, 135));
 }
 
+/// What comes one by one is set aside until it is too many: the error counts the letters.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_stops_tells_how_many_of_the_wrong_records_were_set_aside() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::make(&bootstrap, 1).await;
+    let mut router = topics.start("router", &["--max-rejects-in-a-row", "3"]);
+    for count in 1..=2 {
+        send(&topics, &records(1, |_| true));
+        topics.until_routed(Duration::from_secs(120)).await;
+        assert_eq!(topics.letters().len(), count);
+    }
+    send(&topics, &records(1, |_| true));
+    ends_for_too_many_rejects(&mut router, &topics, "--max-rejects-in-a-row").await;
+    let log = router.log();
+    let letters = format!("2 of them became dead letters in {}", topics.letters);
+    assert!(log.contains(&letters), "{log}");
+    assert_eq!(topics.letters().len(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_topic_for_dead_letters_the_router_does_not_begin() {
     let Some(bootstrap) = kafka() else { return };

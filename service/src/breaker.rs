@@ -1,10 +1,16 @@
-//! Few bad records are bad records; many in a row are the wrong topic, or the wrong schema.
+//! Few bad records are bad records; many are the wrong topic, the wrong schema or the wrong tables.
 //!
-//! Every record is judged before anything about it is committed. Where a run of rejects reaches a
-//! limit the service stops, and whoever corrects the cause and starts it again has lost nothing: the
-//! run was not committed.
+//! Each record is judged once, in the order in which records are read, when it is known what becomes of
+//! it: it is of use, or it is a reject. Two rules stop the service: so many rejects in a row, or so many
+//! among the last 1000 records.
+//!
+//! What is judged is tentative until it is committed: [`settle`](Breaker::settle) keeps it,
+//! [`take_back`](Breaker::take_back) forgets it, since it is going to be judged again. Every record of a
+//! transaction is judged before anything of it is committed, so a reject that trips the breaker, and all
+//! others of its transaction, have no dead letter yet.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Duration;
 
 /// Over so many records the share of rejects is judged.
@@ -14,7 +20,7 @@ const WINDOW: usize = 1_000;
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "Circuit breaker")]
 pub struct BreakerOptions {
-    /// Stop, with nothing of them committed, when so many records in a row are unusable; 0: never
+    /// Stop, before they are set aside, when so many records in a row are unusable; 0: never
     #[arg(
         long,
         env = "MAX_REJECTS_IN_A_ROW",
@@ -37,10 +43,83 @@ pub struct BreakerOptions {
 #[derive(Debug)]
 pub struct Breaker {
     options: BreakerOptions,
+    /// With what is not settled yet.
+    counts: Counts,
+    settled: Counts,
+    /// How many records were judged since.
+    unsettled: usize,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
     in_a_row: u32,
     /// Of the last records, whether each was a reject.
     window: VecDeque<bool>,
     in_window: u32,
+}
+
+impl Counts {
+    fn count(&mut self, rejected: bool) {
+        if self.window.len() == WINDOW && self.window.pop_front() == Some(true) {
+            self.in_window -= 1;
+        }
+        self.window.push_back(rejected);
+        self.in_window += u32::from(rejected);
+        self.in_a_row = if rejected { self.in_a_row + 1 } else { 0 };
+    }
+
+    fn become_as(&mut self, other: &Self) {
+        self.in_a_row = other.in_a_row;
+        self.window.clone_from(&other.window);
+        self.in_window = other.in_window;
+    }
+}
+
+/// Rejects that are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tripped {
+    rule: Rule,
+    rejects: u32,
+    /// So many of them were settled before: they have been set aside.
+    pub settled: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    InARow,
+    /// Among so many.
+    Share(usize),
+}
+
+impl fmt::Display for Tripped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rejects = self.rejects;
+        match self.rule {
+            Rule::InARow => write!(f, "{rejects} records in a row are unusable"),
+            Rule::Share(of) => write!(f, "{rejects} of the last {of} records are unusable"),
+        }
+    }
+}
+
+impl Tripped {
+    /// The option of [`BreakerOptions`] whose limit was reached.
+    pub fn option(&self) -> &'static str {
+        match self.rule {
+            Rule::InARow => "--max-rejects-in-a-row",
+            Rule::Share(_) => "--max-rejects-per-1000",
+        }
+    }
+
+    /// How many of the rejects have dead letters in this topic.
+    pub fn letters(&self, topic: &str) -> String {
+        match self.settled {
+            0 => format!("None of them became a dead letter in {topic}"),
+            settled => format!(
+                "{settled} of them became dead letters in {topic} before they were too many, the other {} none",
+                self.rejects - settled
+            ),
+        }
+    }
 }
 
 impl Breaker {
@@ -51,67 +130,81 @@ impl Breaker {
     pub fn new(options: BreakerOptions) -> Self {
         Self {
             options,
-            in_a_row: 0,
-            window: VecDeque::with_capacity(WINDOW),
-            in_window: 0,
+            counts: Counts::default(),
+            settled: Counts::default(),
+            unsettled: 0,
         }
     }
 
-    /// Counts a record that can be used.
+    /// Judges the next record: it can be used.
     pub fn accept(&mut self) {
-        self.count(false);
-        self.in_a_row = 0;
+        self.counts.count(false);
+        self.unsettled += 1;
     }
 
-    /// A record that was counted before is no reject on a second look either.
-    pub fn ends_run(&mut self) {
-        self.in_a_row = 0;
-    }
-
-    /// Counts one that cannot.
+    /// Judges the next record: it cannot.
     ///
     /// # Errors
-    /// If it is one too many: what was counted, for a person, to be followed by what the last one was.
-    pub fn reject(&mut self) -> Result<(), String> {
-        self.count(true);
-        self.in_a_row += 1;
+    /// If it is one too many.
+    pub fn reject(&mut self) -> Result<(), Tripped> {
+        self.counts.count(true);
+        self.unsettled += 1;
         let BreakerOptions {
             max_rejects_in_a_row,
             max_rejects_per_1000,
         } = self.options;
-        if max_rejects_in_a_row > 0 && self.in_a_row >= max_rejects_in_a_row {
-            return Err(format!(
-                "{} records in a row are unusable (--max-rejects-in-a-row)",
-                self.in_a_row
-            ));
+        let Counts {
+            in_a_row,
+            ref window,
+            in_window,
+        } = self.counts;
+        let unsettled = self.unsettled.min(window.len());
+        if max_rejects_in_a_row > 0 && in_a_row >= max_rejects_in_a_row {
+            return Err(Tripped {
+                rule: Rule::InARow,
+                rejects: in_a_row,
+                settled: in_a_row.saturating_sub(self.unsettled as u32),
+            });
         }
-        if max_rejects_per_1000 > 0 && self.in_window >= max_rejects_per_1000 {
-            return Err(format!(
-                "{} of the last {} records are unusable (--max-rejects-per-1000)",
-                self.in_window,
-                self.window.len()
-            ));
+        if max_rejects_per_1000 > 0 && in_window >= max_rejects_per_1000 {
+            let settled = window.range(..window.len() - unsettled);
+            return Err(Tripped {
+                rule: Rule::Share(window.len()),
+                rejects: in_window,
+                settled: settled.filter(|rejected| **rejected).count() as u32,
+            });
         }
         Ok(())
     }
 
-    fn count(&mut self, rejected: bool) {
-        if self.window.len() == WINDOW && self.window.pop_front() == Some(true) {
-            self.in_window -= 1;
+    /// What was judged is committed.
+    pub fn settle(&mut self) {
+        if self.unsettled > 0 {
+            self.settled.become_as(&self.counts);
+            self.unsettled = 0;
         }
-        self.window.push_back(rejected);
-        self.in_window += u32::from(rejected);
+    }
+
+    /// What was judged and not settled is going to be judged again.
+    pub fn take_back(&mut self) {
+        if self.unsettled > 0 {
+            self.counts.become_as(&self.settled);
+            self.unsettled = 0;
+        }
     }
 
     /// Whether the last record was a reject, so that the next ones have to tell whether it is one of
     /// few or of many.
     pub fn undecided(&self) -> bool {
-        self.in_a_row > 0 && self.options.max_rejects_in_a_row > 0
+        self.counts.in_a_row > 0 && self.options.max_rejects_in_a_row > 0
     }
 
-    /// Forgets what was counted, since it is going to be read again.
-    pub fn reset(&mut self) {
-        *self = Self::new(self.options);
+    /// The same of records that are not judged yet: the last `rejects` are rejects, and before them
+    /// stands one that is none, unless they are `all` that is not settled. Not where they are too many.
+    pub fn would_be_undecided(&self, rejects: usize, all: bool) -> bool {
+        let before = if all { self.settled.in_a_row } else { 0 };
+        let in_a_row = rejects + before as usize;
+        rejects > 0 && in_a_row < self.options.max_rejects_in_a_row as usize
     }
 }
 
@@ -137,9 +230,9 @@ mod tests {
             }
             assert_eq!(breaker.undecided(), rejected);
         }
-        let said = breaker.reject().unwrap_err();
+        let said = breaker.reject().unwrap_err().to_string();
         assert!(said.contains("3 records in a row"), "{said}");
-        breaker.reset();
+        breaker.take_back();
         assert_eq!(breaker.reject(), Ok(()));
     }
 
@@ -158,13 +251,55 @@ mod tests {
         for _ in 0..399 {
             assert_eq!(breaker.reject(), Ok(()));
         }
-        let said = breaker.reject().unwrap_err();
+        let said = breaker.reject().unwrap_err().to_string();
         assert!(said.contains("400 of the last 1000"), "{said}");
+    }
+
+    /// However often records are judged again, they count once.
+    #[test]
+    fn what_is_taken_back_is_not_counted_and_what_is_settled_is_set_aside() {
+        let mut breaker = breaker(10, 5);
+        for _ in 0..3 {
+            for _ in 0..4 {
+                breaker.accept();
+                assert_eq!(breaker.reject(), Ok(()));
+            }
+            breaker.take_back();
+        }
+        breaker.accept();
+        assert_eq!((breaker.reject(), breaker.reject()), (Ok(()), Ok(())));
+        breaker.settle();
+        assert_eq!((breaker.reject(), breaker.reject()), (Ok(()), Ok(())));
+        breaker.take_back();
+        assert_eq!((breaker.reject(), breaker.reject()), (Ok(()), Ok(())));
+        let tripped = breaker.reject().unwrap_err();
+        assert_eq!(
+            (tripped.to_string(), tripped.settled),
+            ("5 of the last 6 records are unusable".to_owned(), 2)
+        );
+        let said = tripped.letters("letters");
+        assert!(said.starts_with("2 of them became dead letters in letters"));
+    }
+
+    #[test]
+    fn a_run_is_held_back_only_while_more_may_follow() {
+        let mut breaker = breaker(3, 0);
+        assert!(!breaker.would_be_undecided(0, true));
+        assert!(breaker.would_be_undecided(2, true));
+        assert!(!breaker.would_be_undecided(3, false));
+        assert_eq!((breaker.reject(), breaker.reject()), (Ok(()), Ok(())));
+        breaker.settle();
+        assert!(!breaker.would_be_undecided(0, true));
+        assert!(!breaker.would_be_undecided(1, true));
+        assert!(breaker.would_be_undecided(1, false));
+        let tripped = breaker.reject().unwrap_err();
+        assert_eq!(tripped.settled, 2);
     }
 
     #[test]
     fn zero_means_never() {
         let mut breaker = breaker(0, 0);
         assert!((0..5_000).all(|_| breaker.reject().is_ok() && !breaker.undecided()));
+        assert!(!breaker.would_be_undecided(7, true));
     }
 }
