@@ -228,7 +228,7 @@ impl Problems {
         if blank == Blank::Refused && text.trim().is_empty() {
             self.add(|| field, Fault::BlankIdentifier, || shown(text));
         } else {
-            let bytes = repaired_bytes(text);
+            let bytes = identifier_bytes(text);
             if bytes > IDENTIFIER_MAX_BYTES {
                 let found = || match bytes == text.len() {
                     true => shown(text),
@@ -259,8 +259,9 @@ impl Problems {
     }
 }
 
-/// Bytes of a text whose U+0000 are replaced by U+FFFD.
-fn repaired_bytes(text: &str) -> usize {
+/// Bytes of an identifier that count towards [`IDENTIFIER_MAX_BYTES`]: those of the repaired text, in
+/// which U+FFFD replaces U+0000.
+pub fn identifier_bytes(text: &str) -> usize {
     let nuls = text.bytes().filter(|byte| *byte == 0).count();
     text.len() + nuls * (char::REPLACEMENT_CHARACTER.len_utf8() - 1)
 }

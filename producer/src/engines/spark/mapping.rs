@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use schemas::{
     IDENTIFIER_MAX_BYTES, JobProgressInfo, MetricValue, ResourceWithStatus, TaskProgressInfo,
-    TaskResourceInfo, TaskStatus,
+    TaskResourceInfo, TaskStatus, identifier_bytes,
 };
 
 use super::answers::{Environment, Executor, Job, Stage};
@@ -426,18 +426,19 @@ pub(crate) fn exec_id(ticket_id: &str, group: Option<&str>) -> String {
 
 /// A text that is an identifier: where it is too long for one, its beginning and a hash of it all.
 pub(crate) fn identifier(text: &str) -> String {
-    if text.len() <= IDENTIFIER_MAX_BYTES {
+    if identifier_bytes(text) <= IDENTIFIER_MAX_BYTES {
         return text.to_owned();
     }
     // FNV-1a, so that the same text gives the same identifier for ever.
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    let mut end = IDENTIFIER_MAX_BYTES - 17;
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}~{hash:016x}", &text[..end])
+    let mut bytes = 17;
+    let beginning = text.chars().take_while(|character| {
+        bytes += identifier_bytes(character.encode_utf8(&mut [0; 4]));
+        bytes <= IDENTIFIER_MAX_BYTES
+    });
+    format!("{}~{hash:016x}", beginning.collect::<String>())
 }
 
 /// Spark's counts are Java ints; what does not fit one is as large as one can be.

@@ -585,6 +585,15 @@ fn a_job_group_of_any_length_makes_an_identifier_and_the_same_one_each_time() {
         .collect();
     assert_eq!(ids[0], ids[1]);
     assert_ne!(ids[0], ids[2]);
+    // The router replaces U+0000 by U+FFFD, which is longer.
+    let nuls = json!([{"jobId": 0, "status": "RUNNING", "jobGroup": "\0".repeat(300)}]);
+    let problems = report(nuls, State::Alive).problems();
+    assert!(!problems.is_empty());
+    assert!(
+        problems
+            .iter()
+            .all(|problem| problem.fault.adjustment().is_some())
+    );
 }
 
 #[test]
