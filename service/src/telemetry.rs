@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
@@ -15,6 +16,10 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::health::Health;
+
+/// How often recorded values move from the recorder's buffers into their buckets. A scrape does that too, but
+/// `/metrics` may be served and never scraped: the buffers would grow without bound.
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Metric names. Those of `messaging_*` and `db_*` are OpenTelemetry's semantic conventions
 /// (messaging and database clients, 1.3x) as Prometheus spells them.
@@ -126,6 +131,7 @@ impl MetricsOptions {
         let prometheus = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)?
             .install_recorder()?;
+        let upkept = prometheus.clone();
         let asked = health.clone();
         let app = Router::new()
             .route("/livez", get(|| async { "alive\n" }))
@@ -150,6 +156,12 @@ impl MetricsOptions {
             .await
             .with_context(|| format!("--metrics-listen {address}"))?;
         tracing::info!("metrics and health on http://{}", listener.local_addr()?);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(UPKEEP).await;
+                upkept.run_upkeep();
+            }
+        });
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, app).await {
                 tracing::error!("the metrics endpoint ended: {error}");

@@ -1,0 +1,71 @@
+//! Metrics that nobody scrapes take bounded memory.
+#![expect(
+    unsafe_code,
+    clippy::unwrap_used,
+    reason = "an allocator that counts is unsafe to implement, and a test's helpers may end the test"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use service::health::Health;
+use service::telemetry::{MetricsOptions, names};
+use service::testing::{ANY_PORT, until};
+
+struct Counting;
+
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: the system's allocator does the work.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        IN_USE.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Values recorded at a time, of at least eight bytes each.
+const VALUES: usize = 2_000;
+/// More than everything else here takes.
+const NOTICEABLE_BYTES: usize = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn histograms_that_nobody_scrapes_give_their_memory_back_again_and_again() {
+    let listening = MetricsOptions {
+        metrics_listen: Some(ANY_PORT.parse().unwrap()),
+    };
+    listening.start(Arc::new(Health::default())).await.unwrap();
+    let histogram =
+        metrics::histogram!(names::OPERATION_DURATION, "messaging_operation_name" => "commit");
+    let (mut largest, mut recorded) = (0, 0);
+    for _ in 0..3 {
+        until(
+            "half of what was buffered is given back",
+            Duration::from_secs(60),
+            async || {
+                for _ in 0..VALUES {
+                    histogram.record(0.003);
+                }
+                recorded += VALUES;
+                let in_use = IN_USE.load(Ordering::Relaxed);
+                largest = in_use.max(largest);
+                (largest > NOTICEABLE_BYTES && in_use < largest / 2).then_some(())
+            },
+        )
+        .await;
+        largest = 0;
+    }
+    println!("recorded {recorded} values");
+}
