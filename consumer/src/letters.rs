@@ -13,8 +13,10 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use schemas::dead_letter::First;
 use schemas::{DeadLetter, Reject};
-use service::kafka::{BATCH_OVERHEAD_BYTES, Cluster, KafkaOptions};
+use service::kafka::{Cluster, KafkaOptions, header};
+use service::limits::{SizeLimits, is_too_large};
 use service::lookup::Lookup;
 use service::subscription::Subscription;
 use service::telemetry::{messaging, names};
@@ -63,7 +65,7 @@ pub(crate) struct Letters {
     output: Option<Output>,
     topic: String,
     instance: String,
-    max_bytes: usize,
+    limits: SizeLimits,
     /// Events that have a letter and are not stored yet, by partition.
     written: BTreeMap<i32, BTreeSet<i64>>,
     /// Letters written since the start.
@@ -84,24 +86,17 @@ impl Letters {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
         cluster.require_topic(topic, "Write").await?;
-        let max_bytes = cluster.max_record_bytes(topic).await?;
+        let limits = SizeLimits::read(options, &[topic]).await?;
         let transactional_id = format!("{group}-letters-{instance}");
-        let message_max_bytes = max_bytes + BATCH_OVERHEAD_BYTES;
-        let output = Output::start(
-            options,
-            &transactional_id,
-            message_max_bytes,
-            max_bytes,
-            shutdown,
-        )
-        .await?;
+        let batch_bytes = limits.smallest();
+        let output = Output::start(options, &transactional_id, batch_bytes, shutdown).await?;
         Ok(output.map(|output| Self {
             options: options.clone(),
             transactional_id,
             output: Some(output),
             topic: topic.to_owned(),
             instance,
-            max_bytes,
+            limits,
             written: BTreeMap::new(),
             count: 0,
         }))
@@ -211,7 +206,13 @@ impl Letters {
             Err(Failed::Abort(error)) => {
                 // Without an output where the abort fails.
                 transaction.abort().await.map_err(not_written)?;
-                self.output = Some(output);
+                if !is_too_large(&error) {
+                    self.output = Some(output);
+                    return Err(error.into());
+                }
+                // The topic takes less than it did; the next try begins with an output of smaller batches.
+                let read = self.limits.read_again().await;
+                read.map_err(|unread| not_written(Failed::unread_limit(unread)))?;
                 Err(error.into())
             }
             Err(failed) => Err(not_written(failed)),
@@ -244,7 +245,7 @@ impl Letters {
     }
 
     async fn send(
-        &self,
+        &mut self,
         transaction: &Transaction<'_>,
         subscription: &Subscription,
         events: &[&Refused<'_>],
@@ -255,18 +256,20 @@ impl Letters {
         let places = records.iter().map(by_place).zip(records);
         let records: BTreeMap<(i32, i64), &OwnedMessage> = places.collect();
         for event in events {
-            let record = records.get(&(event.partition, event.offset));
+            let record = records.get(&(event.partition, event.offset)).copied();
             let letter = DeadLetter {
                 topic: subscription.topic(),
                 partition: event.partition,
                 offset: event.offset,
                 timestamp_ms: record.and_then(|record| record.timestamp().to_millis()),
+                first: record.and_then(|record| First::of(|name| header(record, name))),
                 service: "consumer",
                 instance: &self.instance,
                 reject: event.reject,
             };
             let (key, value) = record.map_or((None, None), |r| (r.key(), r.payload()));
-            let letter = letter.letter(key, value, self.max_bytes);
+            let fit = |room| letter.letter(key, value, room).measured();
+            let letter = self.limits.fit(&self.topic, fit).await?;
             let mut sent =
                 BaseRecord::to(&self.topic).headers(service::kafka::headers(&letter.headers));
             (sent.key, sent.payload) = (letter.key, letter.value);
@@ -279,13 +282,9 @@ impl Letters {
 
     /// Settles what an earlier producer left open, then asks which letters exist.
     async fn begin_anew(&mut self, subscription: &Subscription) -> Result<(), NotWritten> {
-        let output = Output::create(
-            &self.options,
-            &self.transactional_id,
-            self.max_bytes + BATCH_OVERHEAD_BYTES,
-            self.max_bytes,
-        )
-        .map_err(NotWritten::Ever)?;
+        let batch_bytes = self.limits.smallest();
+        let output = Output::create(&self.options, &self.transactional_id, batch_bytes);
+        let output = output.map_err(NotWritten::Ever)?;
         output.initialise().map_err(not_written)?;
         let assigned = subscription.assignment().map_err(NotWritten::Ever)?;
         self.take_over(&subscription.committed(&assigned)?);

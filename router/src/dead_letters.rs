@@ -6,11 +6,11 @@
 //! redrive  letters ──▶ one Kafka transaction a chunk { records to the topics they came from, notes }
 //! ```
 
+mod listing;
 mod read;
 mod redrive;
 mod show;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -29,7 +29,8 @@ use service::range::{Position, Reader, moment};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
-use read::{Filter, Letter, Letters, Selection};
+use listing::{Count, Listing};
+use read::{Detail, Filter, Letter, Letters, Selection, held_back};
 pub(crate) use read::{header, number};
 use redrive::{Done, Redriver, Sending};
 
@@ -57,7 +58,7 @@ enum Command {
         /// Print JSON: an array with an object a letter
         #[arg(long)]
         json: bool,
-        /// At most so many letters; 0 for all
+        /// At most so many letters; 0 for all, which are then held in memory
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: usize,
         #[command(flatten)]
@@ -271,21 +272,22 @@ impl Desk<'_> {
     }
 
     fn list(&self, which: Which, json: bool, limit: usize) -> anyhow::Result<u8> {
-        let letters = self.read(Selection::Filter(which.filter()))?;
-        for (partition, offset) in letters.held_back(&self.reader, &self.topic)? {
+        let detail = if json { Detail::Whole } else { Detail::Row };
+        let listing = Listing::read(
+            &self.reader,
+            &self.topic,
+            self.partitions,
+            which.filter(),
+            (limit, detail),
+            self.stop,
+        )?;
+        for (partition, offset) in held_back(&self.reader, &self.topic, self.partitions)? {
             eprintln!(
                 "{} partition {partition}: not shown from offset {offset} on, where a transaction is still open",
                 self.topic
             );
         }
-        let mut newest: Vec<&Letter> = letters.found.values().collect();
-        newest.sort_by_key(|letter| Reverse((letter.written_ms, letter.position)));
-        let shown_count = if limit == 0 {
-            newest.len()
-        } else {
-            limit.min(newest.len())
-        };
-        let (listed, rest) = newest.split_at(shown_count);
+        let listed: Vec<&Letter> = listing.newest().collect();
         if json {
             let objects: Vec<_> = listed.iter().map(|letter| as_json(letter)).collect();
             print(&format!("{}\n", serde_json::to_string_pretty(&objects)?))?;
@@ -293,19 +295,22 @@ impl Desk<'_> {
         }
         let mut text = String::new();
         if !listed.is_empty() {
-            writeln!(text, "{}", table(listed))?;
+            writeln!(text, "{}", table(&listed))?;
         }
-        let not_redriven = |letter: &&&Letter| letter.redriven.is_none();
-        for (kind, count) in counts(newest.iter().map(|letter| letter.kind.clone())) {
-            let open = newest.iter().filter(not_redriven);
-            let open = open.filter(|letter| letter.kind == kind).count();
-            writeln!(text, "{count:>8} {} ({open} not redriven)", shown(&kind))?;
+        let mut total = 0;
+        for (kind, Count { all, not_redriven }) in listing.counts() {
+            total += all;
+            writeln!(
+                text,
+                "{all:>8} {} ({not_redriven} not redriven)",
+                shown(kind)
+            )?;
         }
-        let more = match rest.len() {
+        let more = match total - listed.len() {
             0 => String::new(),
             more => format!("; {more} more with --limit 0"),
         };
-        writeln!(text, "{} letters in {}{more}", newest.len(), self.topic)?;
+        writeln!(text, "{total} letters in {}{more}", self.topic)?;
         print(&text)?;
         Ok(OK)
     }
@@ -469,7 +474,7 @@ fn counts<K: Ord>(each: impl Iterator<Item = K>) -> BTreeMap<K, usize> {
 }
 
 fn as_json(letter: &Letter) -> serde_json::Value {
-    let source = letter.source.as_ref();
+    let (source, first) = (letter.source.as_ref(), letter.first());
     json!({
         "partition": letter.position.partition,
         "offset": letter.position.offset,
@@ -481,6 +486,10 @@ fn as_json(letter: &Letter) -> serde_json::Value {
         "source_partition": source.map(|source| source.position.partition),
         "source_offset": source.map(|source| source.position.offset),
         "original_timestamp_ms": letter.original_ms,
+        "first_topic": first.map(|first| first.topic),
+        "first_partition": first.map(|first| first.partition),
+        "first_offset": first.map(|first| first.offset),
+        "first_timestamp_ms": first.and_then(|first| first.timestamp_ms),
         "key": letter.key.as_deref().map(String::from_utf8_lossy),
         "value_bytes": letter.value_bytes,
         "value_omitted": letter.omitted,

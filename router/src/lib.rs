@@ -14,6 +14,7 @@
 
 mod audit;
 mod dead_letters;
+mod limits;
 mod route;
 mod settling;
 mod writers;
@@ -30,12 +31,14 @@ use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use schemas::dead_letter::First;
 use schemas::{Adjustment, CURRENT_EVENT, DeadLetter, Framing, PlainSource, Reject, topics};
 use service::backoff::Backoff;
 use service::breaker::{Breaker, BreakerOptions};
 use service::exit::{NeedsAttention, StartOver};
 use service::health::Health;
-use service::kafka::{BATCH_OVERHEAD_BYTES, Cluster, KafkaOptions};
+use service::kafka::KafkaOptions;
+use service::limits::is_too_large;
 use service::pause;
 use service::registry::{Registry, RegistryError, until_answered};
 use service::subscription::{Next, Subscription};
@@ -46,6 +49,7 @@ use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use limits::Limits;
 use settling::Settling;
 use writers::Writers;
 
@@ -203,20 +207,18 @@ async fn route_with_new_clients(
         return Ok(());
     };
     cluster.require_topic(&config.source_topic, "Read").await?;
-    let limits = Limits {
-        event_bytes: limit(&cluster, &config.events_topic).await?,
-        letter_bytes: limit(&cluster, &config.dead_letters_topic).await?,
-    };
+    for topic in [&config.events_topic, &config.dead_letters_topic] {
+        cluster.require_topic(topic, "Write").await?;
+    }
+    let limits = Limits::read(config).await?;
     let instance = config.instance_id.clone().map_or_else(host_name, Ok)?;
     let transactional_id = format!("{}-{instance}", config.group);
     let cluster_id = cluster.id.clone();
     drop(cluster); // nobody listens any more to what its client says of itself
-    let message_max_bytes = limits.event_bytes.max(limits.letter_bytes) + BATCH_OVERHEAD_BYTES;
     let started = Output::start(
         &config.kafka,
         &transactional_id,
-        message_max_bytes,
-        limits.event_bytes.min(limits.letter_bytes),
+        limits.batch_bytes(),
         shutdown,
     );
     let Some(mut output) = started.await? else {
@@ -270,22 +272,10 @@ fn done_for(failed: Failed) -> anyhow::Error {
     }
 }
 
-/// The largest record, in bytes, that a topic takes.
-async fn limit(cluster: &Cluster, topic: &str) -> anyhow::Result<usize> {
-    cluster.require_topic(topic, "Write").await?;
-    cluster.max_record_bytes(topic).await
-}
-
 fn host_name() -> anyhow::Result<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .context("this host has no name; give --instance-id")?;
     Ok(name.trim().to_owned())
-}
-
-/// The largest records, in bytes, that the two output topics take.
-struct Limits {
-    event_bytes: usize,
-    letter_bytes: usize,
 }
 
 struct Router<'a> {
@@ -616,7 +606,9 @@ impl Router<'_> {
             }
             Err(failed @ (Failed::Exit(_) | Failed::StartOver(_))) => return Err(done_for(failed)),
             failed => {
+                let mut too_large = false;
                 if let Err(Failed::Abort(error)) = failed {
+                    too_large = is_too_large(&error);
                     if self.aborts.is_none() {
                         tracing::warn!(
                             "transaction of {} records aborted, reading them again until one commits: {error}",
@@ -626,11 +618,12 @@ impl Router<'_> {
                     self.health.waiting_for(format!("Kafka: {error}"));
                 }
                 transaction.abort().await.map_err(done_for)?;
+                let adapted = too_large && self.limits.adapt(output, self.shutdown).await?;
                 // Whatever made it fail gets time to pass.
                 let pause = self.aborts.get_or_insert_default().pause();
                 tokio::select! {
                     () = self.shutdown.cancelled() => {}
-                    () = sleep(pause) => {}
+                    () = sleep(if adapted { Duration::ZERO } else { pause }) => {}
                 }
                 self.breaker.take_back();
                 self.ahead.give_back(&mut work.first);
@@ -747,7 +740,13 @@ impl Router<'_> {
         work: &mut Work,
     ) -> Result<(), Failed> {
         work.read(record.partition(), record.offset());
-        match route_record(self.schemas, &self.limits, record, &mut self.event) {
+        let mut outcome = route_record(self.schemas, &self.limits, record, &mut self.event);
+        if outcome.is_too_large() {
+            // A letter is for good: the limit it rests on may have been raised.
+            self.limits.confirm().await?;
+            outcome = route_record(self.schemas, &self.limits, record, &mut self.event);
+        }
+        match outcome {
             Outcome::Event {
                 key,
                 value,
@@ -792,7 +791,7 @@ impl Router<'_> {
 
     /// Sets a record aside: original key and value, and why.
     async fn send_letter(
-        &self,
+        &mut self,
         transaction: &Transaction<'_>,
         record: &BorrowedMessage<'_>,
         reject: &Reject,
@@ -802,11 +801,13 @@ impl Router<'_> {
             partition: record.partition(),
             offset: record.offset(),
             timestamp_ms: record.timestamp().to_millis(),
+            first: First::of(|name| dead_letters::header(record, name)),
             service: "router",
             instance: &self.instance,
             reject,
         };
-        let letter = letter.letter(record.key(), record.payload(), self.limits.letter_bytes);
+        let letter = self.limits.fit(&letter, record.key(), record.payload());
+        let letter = letter.await?;
         let mut sent = BaseRecord::to(&self.config.dead_letters_topic)
             .headers(service::kafka::headers(&letter.headers));
         (sent.key, sent.payload) = (letter.key, letter.value);

@@ -8,6 +8,9 @@ use schemas::{
     TaskRunningInfo, TaskRunningInfoEvent,
 };
 
+/// The kind of reject of a record whose event its topic does not take.
+const EVENT_TOO_LARGE: &str = "EventTooLarge";
+
 /// What becomes of a record: exactly one of these.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome<'a> {
@@ -22,6 +25,13 @@ pub enum Outcome<'a> {
     },
     /// The record is unreadable or unusable.
     DeadLetter(Reject),
+}
+
+impl Outcome<'_> {
+    /// Whether the record is unusable for its event's size alone.
+    pub(crate) fn is_too_large(&self) -> bool {
+        matches!(self, Self::DeadLetter(reject) if reject.kind == EVENT_TOO_LARGE)
+    }
 }
 
 /// Routes a record's value, of any version that `decoder` knows. `routed_at` is in microseconds since 1970; an event of more than
@@ -135,7 +145,7 @@ fn too_large(bytes: &str, max_event_bytes: usize) -> Reject {
     Reject {
         stage: "TRANSFORMATION",
         refused_by: "router::route",
-        kind: "EventTooLarge",
+        kind: EVENT_TOO_LARGE,
         message: format!(
             "the event would have {bytes} bytes (key and value, uncompressed) where its topic takes {max_event_bytes}; \
              raise max.message.bytes of the events topic or report less at once"

@@ -292,6 +292,7 @@ async fn letters_are_listed_filtered_and_counted() {
         partition: 1,
         offset: 7,
         timestamp_ms: Some(1_764_079_500_123),
+        first: None,
         service: "consumer",
         instance: "consumer-1",
         reject: &reject,
@@ -313,7 +314,8 @@ async fn letters_are_listed_filtered_and_counted() {
         "partition": newest["partition"], "offset": newest["offset"], "written_at": newest["written_at"],
         "service": "consumer", "reason": "DatabaseRefused", "message": "a \u{1b}[2J value",
         "source_topic": topics.events, "source_partition": 1, "source_offset": 7,
-        "original_timestamp_ms": 1_764_079_500_123_i64, "key": "c", "value_bytes": 5, "value_omitted": false,
+        "original_timestamp_ms": 1_764_079_500_123_i64, "first_topic": topics.events, "first_partition": 1,
+        "first_offset": 7, "first_timestamp_ms": 1_764_079_500_123_i64, "key": "c", "value_bytes": 5, "value_omitted": false,
         "redriven_at": null, "redriven_times": 0,
     });
     assert_eq!(newest, &expected);
@@ -579,6 +581,7 @@ async fn a_letter_is_redriven_once_as_it_was_and_again_only_by_force() {
     let told = headers(&sent[0]);
     let (partition, offset) = letter.split_once(':').unwrap();
     let original_ms = original.timestamp().to_millis().unwrap().to_string();
+    let original_partition = original.partition().to_string();
     let at = told[dead_letter::REDRIVEN_AT].clone();
     let expected = [
         ("taskrunning.redriven.topic", topics.letters.as_str()),
@@ -586,6 +589,10 @@ async fn a_letter_is_redriven_once_as_it_was_and_again_only_by_force() {
         ("taskrunning.redriven.offset", offset),
         ("taskrunning.redriven.at", &at),
         ("taskrunning.original.timestamp.ms", &original_ms),
+        ("taskrunning.first.topic", &topics.source),
+        ("taskrunning.first.partition", &original_partition),
+        ("taskrunning.first.offset", "0"),
+        ("taskrunning.first.timestamp.ms", &original_ms),
     ];
     assert_eq!(
         told,
@@ -647,6 +654,186 @@ async fn a_letter_is_redriven_once_as_it_was_and_again_only_by_force() {
         "{}",
         shown.out
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_redriven_again_and_again_keeps_its_first_place_and_its_latest() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::make(bootstrap, 1, &[], &[]).await;
+    // So that its offset is not 0.
+    let good = schemas::encode_info(&info("good")).unwrap();
+    topics.send(None, [(Some("key"), Some(&good[..]))]);
+    topics.send(None, [(Some("key"), Some(&b"not Avro"[..]))]);
+    topics.route(2).await;
+    let records = read_all(&topics.bootstrap, &topics.source);
+    let first_ms = records[1].timestamp().to_millis().unwrap();
+
+    let mut header_bytes = Vec::new();
+    for round in 1..=3 {
+        let redriven = topics.run(&["redrive", "--all"]).await;
+        assert_eq!(redriven.code, 0, "{}", redriven.err);
+        // The event, the letters so far and their notes, and one letter more.
+        topics.route(2 + 2 * round).await;
+        let sent = topics.redriven();
+        assert_eq!(sent.len(), round, "each letter was sent back once");
+        let latest = sent.last().unwrap();
+
+        let listed = topics.list(&["--not-redriven"]).await;
+        assert_eq!(listed.len(), 1);
+        let letter = &listed[0];
+        let expected = json!({
+            "source_topic": topics.source, "source_partition": 0, "source_offset": latest.offset(),
+            "original_timestamp_ms": latest.timestamp().to_millis().unwrap(),
+            "first_topic": topics.source, "first_partition": 0, "first_offset": 1, "first_timestamp_ms": first_ms,
+        });
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(&letter[name], value, "{name} in round {round}");
+        }
+        let letters = read_all(&topics.bootstrap, &topics.letters);
+        let letter = letters
+            .iter()
+            .map(headers)
+            .rfind(|headers| headers.contains_key(dead_letter::TOPIC));
+        let letter = letter.unwrap();
+        assert_eq!(letter["taskrunning.first.topic"], topics.source);
+        assert_eq!(letter["taskrunning.first.partition"], "0");
+        assert_eq!(letter["taskrunning.first.offset"], "1");
+        assert_eq!(
+            letter["taskrunning.first.timestamp.ms"],
+            first_ms.to_string()
+        );
+        let shown = topics.run(&["show", &place(&listed[0])]).await;
+        let at_first = format!("at first   {} partition 0 offset 1, ", topics.source);
+        assert!(shown.out.contains(&at_first), "{}", shown.out);
+        let bytes = |headers: &BTreeMap<String, String>| -> usize {
+            headers
+                .iter()
+                .map(|(name, text)| name.len() + text.len())
+                .sum()
+        };
+        header_bytes.push(bytes(&letter) - letter["__connect.errors.offset"].len());
+    }
+    assert!(
+        header_bytes.windows(2).all(|two| two[0] == two[1]),
+        "{header_bytes:?}"
+    );
+
+    let audit = [
+        "audit",
+        "--bootstrap-servers",
+        &topics.bootstrap,
+        "--source-topic",
+        &topics.source,
+        "--events-topic",
+        &topics.events,
+        "--dead-letters-topic",
+        &topics.letters,
+        "--group",
+        &topics.source,
+    ];
+    let audited = run(&topics.folder, &audit).await;
+    assert_eq!(audited.code, 0, "{}{}", audited.out, audited.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_ten_letters_holds_ten_however_many_there_are() {
+    const LETTERS: usize = 80_000;
+    const BOUND_MIB: u64 = 130;
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::make(bootstrap, 1, &[], &[]).await;
+    // Of each letter 4 KiB besides the value: 312 MiB in all.
+    let (key, message) = ("k".repeat(2_048), "m".repeat(2_048));
+    let producer: ThreadedProducer<_> = topics.client().set("linger.ms", "20").create().unwrap();
+    let send = |mut record: BaseRecord<'_, [u8], [u8]>| {
+        while let Err((_, unsent)) = producer.send(record) {
+            record = unsent;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    for i in 0..LETTERS {
+        let reject = Reject {
+            stage: "VALUE_CONVERTER",
+            refused_by: "here",
+            kind: if i % 4 == 0 { "Fourth" } else { "Other" },
+            message: message.clone(),
+        };
+        let letter = DeadLetter {
+            topic: &topics.source,
+            partition: 0,
+            offset: i as i64,
+            timestamp_ms: None,
+            first: None,
+            service: "router",
+            instance: "r",
+            reject: &reject,
+        };
+        let letter = letter.letter(Some(key.as_bytes()), Some(b"value"), 1_000_000);
+        let mut record = BaseRecord::to(&topics.letters)
+            .partition(0)
+            .headers(service::kafka::headers(&letter.headers));
+        (record.key, record.payload) = (letter.key, letter.value);
+        send(record);
+    }
+    // The newest were redriven: with --not-redriven older ones are listed.
+    let redriven = LETTERS - 20..LETTERS;
+    for i in redriven.clone() {
+        let note = Redriven {
+            topic: &topics.letters,
+            partition: 0,
+            offset: i as i64,
+            at: "2026-11-25T14:05:00.123Z",
+        };
+        let headers = service::kafka::headers(&note.headers());
+        send(
+            BaseRecord::to(&topics.letters)
+                .partition(0)
+                .headers(headers),
+        );
+    }
+    producer.flush(Duration::from_secs(120)).unwrap();
+
+    let mut peaks = Vec::new();
+    for filters in [&["--json"][..], &["--json", "--not-redriven"], &[]] {
+        let arguments = [&["list", "--limit", "10"], filters].concat();
+        let mut listing = topics.start("list", &arguments);
+        let mut peak = 0;
+        let ended = until("the list ends", Duration::from_secs(120), async || {
+            peak = listing
+                .peak_memory_mib_if_running()
+                .unwrap_or(peak)
+                .max(peak);
+            listing.status()
+        })
+        .await;
+        assert!(ended.success(), "{}", listing.log());
+        peaks.push(peak);
+        let log = listing.log();
+        if filters.is_empty() {
+            assert!(
+                log.contains(
+                    "   20000 Fourth (19995 not redriven)\n   60000 Other (59985 not redriven)\n"
+                ),
+                "{log}"
+            );
+            assert!(log.contains("80000 letters in "), "{log}");
+            assert!(log.contains("; 79990 more with --limit 0"), "{log}");
+            continue;
+        }
+        let (_, json) = log.split_once("[\n").unwrap();
+        let listed: Vec<Value> = serde_json::from_str(&format!("[{json}")).unwrap();
+        let offsets: BTreeSet<_> = listed
+            .iter()
+            .map(|letter| letter["offset"].as_u64().unwrap() as usize)
+            .collect();
+        assert_eq!(offsets.len(), 10);
+        let expected = match filters.len() {
+            1 => LETTERS - 10..LETTERS,
+            _ => redriven.start - 10..redriven.start,
+        };
+        assert_eq!(offsets, expected.collect());
+    }
+    println!("at most {peaks:?} MiB");
+    assert!(peaks.iter().all(|peak| *peak <= BOUND_MIB), "{peaks:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use rdkafka::message::{Message, OwnedMessage};
 use schemas::{MetricValue, TaskRunningInfo};
-use service::testing::{kafka, read_all};
+use service::testing::{alter_topic, kafka, read_all};
 use support::{Settings, Topics, headers, info};
 
 /// Kafka's default for `max.message.bytes`, and room for records of the sizes used here.
@@ -192,4 +192,125 @@ async fn many_small_records_pass_a_topic_that_takes_less_than_a_batch_of_them() 
     let (events, letters) = topics.outputs(200).await;
     router.stop().await;
     assert_eq!((events.len(), letters.len()), (100, 100));
+}
+
+/// Nothing that is under way fails for ever: what no longer fits is set aside, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_lowered_under_a_router_sets_aside_what_no_longer_fits_and_the_others_go_on() {
+    let Some(bootstrap) = kafka() else { return };
+    let settings = Settings {
+        letters: &[MIB_8],
+        ..Settings::default()
+    };
+    let topics = Topics::make(bootstrap, 1, settings).await;
+    let router = topics.start("router-1");
+    send(&topics, &[], &[small(0)]);
+    topics.outputs(1).await;
+
+    alter_topic(
+        &topics.bootstrap,
+        &topics.events,
+        "max.message.bytes",
+        "20000",
+    )
+    .await;
+    let large = ("large".to_owned(), sized("large", 30_000, false));
+    // Each of these fits, but not many in a batch.
+    let mut records: Vec<_> = (1..20)
+        .map(|i| (format!("r-{i}"), sized(&format!("r-{i}"), 5_000, false)))
+        .collect();
+    records.insert(10, large.clone());
+    send(&topics, &[], &records);
+    let (events, letters) = topics.outputs(21).await;
+    assert_eq!((events.len(), letters.len()), (20, 1));
+    let told = headers(&letters[0]);
+    assert_eq!(reason(&told), "EventTooLarge");
+    let message = &told["__connect.errors.exception.message"];
+    assert!(message.contains("takes 19872"), "{message}");
+    assert_eq!(letters[0].payload(), Some(&large.1[..]));
+
+    // So is a letter that its topic no longer takes whole.
+    alter_topic(
+        &topics.bootstrap,
+        &topics.letters,
+        "max.message.bytes",
+        "25000",
+    )
+    .await;
+    send(&topics, &[], &[large.clone(), small(20)]);
+    let (events, letters) = topics.outputs(23).await;
+    assert_eq!((events.len(), letters.len()), (21, 2));
+    assert_eq!(letters[1].payload(), None);
+    assert_eq!(headers(&letters[1])[OMITTED], large.1.len().to_string());
+    router.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_raised_under_a_router_makes_events_of_what_fits_now() {
+    let Some(bootstrap) = kafka() else { return };
+    let settings = Settings {
+        events: &[("max.message.bytes", "20000")],
+        letters: &[("max.message.bytes", "20000")],
+        ..Settings::default()
+    };
+    let topics = Topics::make(bootstrap, 1, settings).await;
+    let router = topics.start("router-1");
+    let of_bytes = |name: &str, bytes| (name.to_owned(), sized(name, bytes, false));
+    send(&topics, &[], &[of_bytes("before", 30_000), small(0)]);
+    let (events, letters) = topics.outputs(2).await;
+    assert_eq!((events.len(), letters.len()), (1, 1));
+    assert_eq!(letters[0].payload(), None);
+
+    // More than the router's client was made for at first.
+    alter_topic(
+        &topics.bootstrap,
+        &topics.events,
+        "max.message.bytes",
+        "4000000",
+    )
+    .await;
+    alter_topic(
+        &topics.bootstrap,
+        &topics.letters,
+        "max.message.bytes",
+        "8000000",
+    )
+    .await;
+    // The last reading is younger than some seconds: what comes meanwhile may still be set aside.
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    let too_large = of_bytes("too-large", 5_000_000);
+    let source = "max.message.bytes";
+    alter_topic(&topics.bootstrap, &topics.source, source, "8388608").await;
+    let after = of_bytes("after", 3_000_000);
+    send(&topics, &[], &[after.clone(), too_large.clone(), small(1)]);
+    let (events, letters) = topics.outputs(5).await;
+    router.stop().await;
+    assert_eq!((events.len(), letters.len()), (3, 2));
+    assert_eq!(events[1].key(), Some(&b"after"[..]));
+    assert_eq!(letters[1].payload(), Some(&too_large.1[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_takes_not_even_a_letters_headers_stops_the_router_with_the_bytes_needed() {
+    let Some(bootstrap) = kafka() else { return };
+    let settings = Settings {
+        letters: &[("max.message.bytes", "400")],
+        ..Settings::default()
+    };
+    let topics = Topics::make(bootstrap, 1, settings).await;
+    send(
+        &topics,
+        &[],
+        &[small(0), ("bad".to_owned(), b"bad".to_vec())],
+    );
+    let router = topics.start("router-1");
+    let ended = router.task.await.unwrap().unwrap_err();
+    assert!(ended.is::<service::exit::NeedsAttention>(), "{ended:#}");
+    let ended = format!("{ended:#}");
+    let expected = format!(
+        "topic {} takes records of at most 272 bytes, and ",
+        topics.letters
+    );
+    assert!(ended.contains(&expected), "{ended}");
+    assert_eq!(read_all(&topics.bootstrap, &topics.events).len(), 0);
 }

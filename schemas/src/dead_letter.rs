@@ -31,6 +31,17 @@ pub const TIMESTAMP_MS: &str = "taskrunning.original.timestamp.ms";
 /// than its topic takes: then it points at topic, partition and offset only. (Ours.)
 pub const OMITTED_VALUE_BYTES: &str = "taskrunning.original.value.omitted.bytes";
 
+/// Where the record first stood, if it was redriven before: topic, partition, offset and timestamp as in
+/// [`TOPIC`] and its neighbours, which say where it stood last. However often a record is redriven and set
+/// aside again, it keeps these. (Ours, as the next three.)
+pub const FIRST_TOPIC: &str = "taskrunning.first.topic";
+/// The partition there, in decimal digits.
+pub const FIRST_PARTITION: &str = "taskrunning.first.partition";
+/// The offset there, in decimal digits.
+pub const FIRST_OFFSET: &str = "taskrunning.first.offset";
+/// The record's timestamp there, milliseconds since 1970 in decimal digits; absent when it had none.
+pub const FIRST_TIMESTAMP_MS: &str = "taskrunning.first.timestamp.ms";
+
 /// Dead letter topic of the letter that was redriven; see [`Redriven`]. (Ours, as the next three.)
 pub const REDRIVEN_TOPIC: &str = "taskrunning.redriven.topic";
 /// The letter's partition, in decimal digits.
@@ -100,6 +111,8 @@ pub struct DeadLetter<'a> {
     pub offset: i64,
     /// Its Kafka timestamp, milliseconds since 1970, if it had one.
     pub timestamp_ms: Option<i64>,
+    /// Where it first stood, if it was redriven.
+    pub first: Option<First<'a>>,
     /// `router` or `consumer`.
     pub service: &'a str,
     /// The service's instance.
@@ -135,6 +148,50 @@ impl Redriven<'_> {
     }
 }
 
+/// Where a record stood before it was redriven for the first time. A record that is sent back has these headers,
+/// and a letter about it takes them over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct First<'a> {
+    /// See [`FIRST_TOPIC`].
+    pub topic: &'a str,
+    /// See [`FIRST_PARTITION`].
+    pub partition: i32,
+    /// See [`FIRST_OFFSET`].
+    pub offset: i64,
+    /// See [`FIRST_TIMESTAMP_MS`].
+    pub timestamp_ms: Option<i64>,
+}
+
+impl<'a> First<'a> {
+    /// What a record's headers say, by a look-up of a header's text. Anybody can write headers: what is no
+    /// position in Kafka counts as absent.
+    pub fn of(header: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
+        let number = |name| header(name)?.parse().ok();
+        Some(Self {
+            topic: header(FIRST_TOPIC).filter(|topic| topic.len() <= TOPIC_MAX_BYTES)?,
+            partition: header(FIRST_PARTITION)?.parse().ok()?,
+            offset: number(FIRST_OFFSET)?,
+            timestamp_ms: number(FIRST_TIMESTAMP_MS),
+        })
+    }
+
+    /// The headers, in a fixed order.
+    pub fn headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = vec![
+            (FIRST_TOPIC, self.topic.to_owned()),
+            (FIRST_PARTITION, self.partition.to_string()),
+            (FIRST_OFFSET, self.offset.to_string()),
+        ];
+        headers.extend(
+            self.timestamp_ms
+                .map(|ms| (FIRST_TIMESTAMP_MS, ms.to_string())),
+        );
+        headers
+    }
+}
+
+/// Longest name of a topic in Kafka.
+const TOPIC_MAX_BYTES: usize = 249;
 /// Longest message, in bytes: a record can have more problems than a header should hold.
 const MESSAGE_MAX_BYTES: usize = 4_096;
 /// Bytes that a header takes beside name and value, rounded up.
@@ -155,6 +212,17 @@ pub struct Letter<'a> {
     pub key: Option<&'a [u8]>,
     /// The record's value.
     pub value: Option<&'a [u8]>,
+}
+
+impl Letter<'_> {
+    /// The letter, its bytes as a record (rounded up), and whether it has the whole of its record.
+    pub fn measured(self) -> (Self, usize, bool) {
+        let size = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        let bytes = header_bytes(&self.headers) + size(self.key) + size(self.value);
+        let omits = |(name, _): &(&str, String)| *name == OMITTED_VALUE_BYTES;
+        let whole = !self.headers.iter().any(omits);
+        (self, bytes, whole)
+    }
 }
 
 impl DeadLetter<'_> {
@@ -198,6 +266,7 @@ impl DeadLetter<'_> {
         ];
         let message_place = headers.len() - 1;
         headers.extend(self.timestamp_ms.map(|ms| (TIMESTAMP_MS, ms.to_string())));
+        headers.extend(self.first.iter().flat_map(First::headers));
         let room = max_bytes.saturating_sub(header_bytes(&headers) + '…'.len_utf8());
         headers[message_place].1 = cut(&self.reject.message, room.min(MESSAGE_MAX_BYTES));
         headers
@@ -228,6 +297,7 @@ mod tests {
             partition: 1,
             offset: 2,
             timestamp_ms: Some(3),
+            first: None,
             service: "router",
             instance: "r",
             reject: &reject,

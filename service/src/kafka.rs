@@ -12,7 +12,9 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 
 use crate::exit::NeedsAttention;
 use crate::registry::REGISTRY_PREFIX;
@@ -24,11 +26,6 @@ use crate::topic_id::{TopicIdAnswer, topic_id};
 const ASK: Duration = Duration::from_secs(10);
 /// How long a command that ends by itself waits for a cluster that does not answer.
 const ANSWER: Duration = Duration::from_secs(30);
-/// Kafka's default for `max.message.bytes`.
-const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
-/// Bytes that a batch of one record takes beside key, value and headers: at most 61 + 21 in Kafka's
-/// message format 2, rounded up.
-pub const BATCH_OVERHEAD_BYTES: usize = 128;
 /// How often, a quarter of a second apart, a topic is looked for that is not there.
 const TOPIC_TRIES: usize = 20;
 /// How long what a client has to say of itself is listened to.
@@ -200,6 +197,46 @@ impl KafkaOptions {
         Ok(chosen)
     }
 
+    /// The value of one of a topic's settings, e.g. `cleanup.policy`.
+    ///
+    /// # Errors
+    /// [`NeedsAttention`] if this user may not ask, or Kafka does not know the setting; a [`KafkaError`] if it
+    /// does not answer.
+    pub async fn topic_setting(&self, topic: &str, name: &str) -> anyhow::Result<String> {
+        let (options, topic, name) = (self.clone(), topic.to_owned(), name.to_owned());
+        let runtime = Handle::current();
+        // To drop an admin client takes up to 100 ms.
+        spawn_blocking(move || runtime.block_on(options.ask_topic_setting(&topic, &name))).await?
+    }
+
+    async fn ask_topic_setting(&self, topic: &str, name: &str) -> anyhow::Result<String> {
+        let asked = [ResourceSpecifier::Topic(topic)];
+        let options = AdminOptions::new().request_timeout(Some(ASK));
+        let admin: AdminClient<Quiet> = self
+            .client_config(&[], &[])?
+            .create_with_context(Quiet)
+            .map_err(wrong_settings)?;
+        let answers = admin.describe_configs(&asked, &options).await?;
+        let answer = answers.into_iter().next().ok_or(KafkaError::Canceled)?;
+        let denied = || {
+            let allow = self.allow(&format!("--topic {topic}"), "DescribeConfigs");
+            NeedsAttention(format!(
+                "topic {topic}: this user may not ask for its {name}; {allow}"
+            ))
+        };
+        let resource = answer.map_err(|code| match code {
+            RDKafkaErrorCode::TopicAuthorizationFailed => denied().into(),
+            code => anyhow!(KafkaError::AdminOp(code)),
+        })?;
+        // rust-rdkafka 0.39 leaves out the error of a topic; one that may be described has settings.
+        if resource.entries.is_empty() {
+            return Err(denied().into());
+        }
+        let entry = resource.get(name);
+        let value = entry.and_then(|entry| entry.value.clone());
+        value.ok_or_else(|| NeedsAttention(format!("{topic} has no setting {name}")).into())
+    }
+
     /// Waits until the cluster answers; `None` when `shutdown` is cancelled before.
     ///
     /// # Errors
@@ -331,6 +368,13 @@ pub fn headers(list: &[(&str, String)]) -> OwnedHeaders {
     })
 }
 
+/// A header's text, of the first header of that name.
+pub fn header<'a>(record: &'a impl Message, name: &str) -> Option<&'a str> {
+    let headers = record.headers()?;
+    let found = headers.iter().find(|header| header.key == name)?;
+    std::str::from_utf8(found.value?).ok()
+}
+
 fn read_settings(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| NeedsAttention(format!("--kafka-config {}: {error}", path.display())))?;
@@ -422,66 +466,21 @@ impl Cluster {
         topic_id(self.client.client(), topic, ASK).await
     }
 
-    /// The largest record, in bytes of key, value and headers, that a topic takes uncompressed:
-    /// from its `max.message.bytes`, or from Kafka's default where the cluster does not tell.
+    /// As [`KafkaOptions::max_record_bytes`].
     ///
     /// # Errors
-    /// If this user may not ask: by the default, records that fit would count as too large.
+    /// As there.
     pub async fn max_record_bytes(&self, topic: &str) -> anyhow::Result<usize> {
-        let max_message_bytes = match self.max_message_bytes(topic).await {
-            Ok(told) => told,
-            Err(error) if error.is::<NeedsAttention>() => return Err(error),
-            Err(error) => {
-                tracing::warn!(
-                    "{topic}: cannot ask for max.message.bytes, taking Kafka's default of {DEFAULT_MAX_MESSAGE_BYTES}: {error:#}"
-                );
-                DEFAULT_MAX_MESSAGE_BYTES
-            }
-        };
-        Ok(max_message_bytes.saturating_sub(BATCH_OVERHEAD_BYTES))
+        let asked = self.options.max_record_bytes(topic).await;
+        asked.with_context(|| format!("topic {topic}: cannot ask for its max.message.bytes"))
     }
 
-    async fn max_message_bytes(&self, topic: &str) -> anyhow::Result<usize> {
-        Ok(self
-            .topic_setting(topic, "max.message.bytes")
-            .await?
-            .parse()?)
-    }
-
-    /// The value of one of a topic's settings, e.g. `cleanup.policy`.
+    /// As [`KafkaOptions::topic_setting`].
     ///
     /// # Errors
-    /// [`NeedsAttention`] if this user may not ask; or if Kafka does not answer, or does not know the
-    /// setting.
+    /// As there.
     pub async fn topic_setting(&self, topic: &str, name: &str) -> anyhow::Result<String> {
-        let asked = [ResourceSpecifier::Topic(topic)];
-        let options = AdminOptions::new().request_timeout(Some(ASK));
-        let admin: AdminClient<Quiet> = self
-            .options
-            .client_config(&[], &[])?
-            .create_with_context(Quiet)
-            .map_err(wrong_settings)?;
-        let answers = admin.describe_configs(&asked, &options).await?;
-        let answer = answers.into_iter().next().context("no answer")?;
-        let denied = || {
-            let allow = self
-                .options
-                .allow(&format!("--topic {topic}"), "DescribeConfigs");
-            NeedsAttention(format!(
-                "topic {topic}: this user may not ask for its {name}; {allow}"
-            ))
-        };
-        let resource = answer.map_err(|code| match code {
-            RDKafkaErrorCode::TopicAuthorizationFailed => denied().into(),
-            code => anyhow!("{code}"),
-        })?;
-        // rust-rdkafka 0.39 leaves out the error of a topic; one that may be described has settings.
-        if resource.entries.is_empty() {
-            return Err(denied().into());
-        }
-        let entry = resource.get(name);
-        let value = entry.and_then(|entry| entry.value.clone());
-        value.with_context(|| format!("{topic} has no setting {name}"))
+        self.options.topic_setting(topic, name).await
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`producer`]: a producer whose acknowledgements a thread of its own takes.
 //! - [`transaction`]: records and consumed offsets in one Kafka transaction.
 //! - [`topic_id`]: Kafka's id of a topic, which a topic of the same name does not share.
+//! - [`limits`]: how large a record topics take, read again while a program runs.
 //! - [`range`]: a part of a topic that ends, outside any group.
 //! - [`lookup`]: single records by their coordinates.
 //! - [`breaker`]: few bad records are set aside, many stop the service.
@@ -23,6 +24,7 @@ pub mod breaker;
 pub mod exit;
 pub mod health;
 pub mod kafka;
+pub mod limits;
 pub mod lookup;
 pub mod pause;
 pub mod producer;

@@ -45,6 +45,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("fetch.queue.backoff.ms", "2"),
     // Held decompressed, with some hundred bytes a record beside: little waits at once.
     ("queued.max.messages.kbytes", "2048"),
+    // That bound counts values alone (librdkafka 2.12); a dead letter may be nearly all key and headers.
+    ("queued.min.messages", "10000"),
     ("fetch.message.max.bytes", "262144"),
     // librdkafka assigns partitions only to a client that names a group. It is never joined, and
     // nothing is committed for it.

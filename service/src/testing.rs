@@ -13,7 +13,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
@@ -105,6 +108,22 @@ pub async fn add_partitions(bootstrap: &str, topic: &str, count: i32) {
     let added = admin.create_partitions(&[more], &admin_options()).await;
     added.unwrap()[0].as_ref().unwrap();
     until_led(&admin, topic, count).await;
+}
+
+/// Alters a setting of a topic, and waits until the broker says so.
+pub async fn alter_topic(bootstrap: &str, topic: &str, key: &str, value: &str) {
+    let admin = admin(bootstrap);
+    let specifier = ResourceSpecifier::Topic(topic);
+    let altered = AlterConfig::new(specifier).set(key, value);
+    let altered = admin.alter_configs([&altered], &admin_options()).await;
+    altered.unwrap()[0].as_ref().unwrap();
+    until(&format!("{topic} has {key}={value}"), ASK, async || {
+        let told = admin.describe_configs([&specifier], &admin_options()).await;
+        let told = told.unwrap().remove(0).unwrap();
+        let is_so = told.get(key)?.value.as_deref() == Some(value);
+        is_so.then_some(())
+    })
+    .await;
 }
 
 /// Deletes a topic, and waits until the broker knows nothing of it any more.
@@ -499,12 +518,23 @@ impl Process {
 
     /// The most memory that it ever held, in MiB (VmHWM, Linux).
     pub fn peak_memory_mib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let peak = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .unwrap();
-        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+        self.peak_memory_mib_if_running().unwrap()
+    }
+
+    /// The same, of one that may have ended: `None`.
+    pub fn peak_memory_mib_if_running(&self) -> Option<u64> {
+        self.memory_kib("VmHWM:").map(|kib| kib / 1024)
+    }
+
+    /// The memory that it holds now, in KiB (VmRSS, Linux); `None` when it has ended.
+    pub fn memory_now_kib(&self) -> Option<u64> {
+        self.memory_kib("VmRSS:")
+    }
+
+    fn memory_kib(&self, name: &str) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+        value.trim().trim_end_matches(" kB").parse().ok()
     }
 
     /// Kills it, as a power cut would.

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::exit::NeedsAttention;
 use crate::kafka::{KafkaOptions, wrong_settings};
+use crate::limits::CLIENT_MESSAGE_MAX_BYTES;
 use crate::producer::PolledProducer;
 use crate::threads::blocking;
 
@@ -66,6 +67,8 @@ pub struct Output {
     /// The id that fences a predecessor.
     transactional_id: String,
     transaction_timeout: Duration,
+    /// No batch of several records is larger.
+    batch_bytes: usize,
 }
 
 /// Why a transaction did not commit.
@@ -81,9 +84,18 @@ pub enum Failed {
     Exit(anyhow::Error),
 }
 
+impl Failed {
+    /// Why a topic's limit could not be read: what the cluster does not answer now it may answer later.
+    pub fn unread_limit(error: anyhow::Error) -> Self {
+        match error.downcast::<KafkaError>() {
+            Ok(away) => Self::Abort(away),
+            Err(denied) => Self::Exit(denied),
+        }
+    }
+}
+
 impl Output {
     /// A producer for this id; it can do nothing before it is [initialised](Self::initialise).
-    /// `message_max_bytes` is the largest record with its batch's overhead, of all topics;
     /// `batch_max_bytes` is what the topic that takes least takes: records that each fit there are not
     /// to be sent together in a batch that does not.
     ///
@@ -92,16 +104,16 @@ impl Output {
     pub fn create(
         options: &KafkaOptions,
         transactional_id: &str,
-        message_max_bytes: usize,
         batch_max_bytes: usize,
     ) -> anyhow::Result<Self> {
         let mut config = options.client_config(DEFAULTS, FIXED)?;
         config.set("transactional.id", transactional_id);
-        config.set("message.max.bytes", message_max_bytes.to_string());
+        config.set("message.max.bytes", CLIENT_MESSAGE_MAX_BYTES);
         let chosen = config.get("batch.size").and_then(|size| size.parse().ok());
         let batch_bytes = chosen
             .unwrap_or(LIBRDKAFKA_BATCH_BYTES)
-            .min(batch_max_bytes);
+            .min(batch_max_bytes)
+            .max(1);
         config.set("batch.size", batch_bytes.to_string());
         let milliseconds = config.get(TRANSACTION_TIMEOUT).map(str::parse);
         let Some(Ok(milliseconds)) = milliseconds else {
@@ -118,6 +130,7 @@ impl Output {
             options: options.clone(),
             transactional_id: transactional_id.to_owned(),
             transaction_timeout: Duration::from_millis(milliseconds),
+            batch_bytes,
         })
     }
 
@@ -141,16 +154,10 @@ impl Output {
     pub async fn start(
         options: &KafkaOptions,
         transactional_id: &str,
-        message_max_bytes: usize,
         batch_max_bytes: usize,
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
-        let output = Self::create(
-            options,
-            transactional_id,
-            message_max_bytes,
-            batch_max_bytes,
-        )?;
+        let output = Self::create(options, transactional_id, batch_max_bytes)?;
         let mut backoff = Backoff::default();
         let mut told = false;
         loop {
@@ -170,6 +177,26 @@ impl Output {
                 () = sleep(backoff.pause()) => {}
             }
         }
+    }
+
+    /// Starts another producer of the same id if this one's batches may be larger than `batch_max_bytes`: a
+    /// client's `batch.size` is fixed. No transaction is to be open.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn fit_batches(
+        &mut self,
+        batch_max_bytes: usize,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        if self.batch_bytes <= batch_max_bytes.max(1) {
+            return Ok(());
+        }
+        let (options, id) = (&self.options, &self.transactional_id);
+        if let Some(smaller) = Self::start(options, id, batch_max_bytes, stop).await? {
+            *self = smaller;
+        }
+        Ok(())
     }
 
     /// # Errors

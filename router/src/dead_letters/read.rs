@@ -5,14 +5,28 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
-use schemas::dead_letter;
+use rdkafka::message::{BorrowedMessage, Message};
+use schemas::dead_letter::{self, First};
 use service::exit::NeedsAttention;
+pub(crate) use service::kafka::header;
 use service::range::{End, Position, Ranges, Reader};
 use tokio_util::sync::CancellationToken;
 
 /// Progress is told each time so many records were read.
 const TOLD_EVERY: u64 = 10_000;
+/// Bytes of a key that a table has room for, and some.
+const KEY_SHOWN_BYTES: usize = 256;
+/// Words that are held once; of more, each letter has its own.
+const WORDS_MAX: usize = 1_000;
+
+/// How much of each letter is held in memory.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Detail {
+    /// What a table shows and a redrive takes: no message, and of a long key its beginning.
+    Row,
+    /// All but the value.
+    Whole,
+}
 
 /// What a letter says, without its value.
 #[derive(Clone, Debug)]
@@ -24,12 +38,15 @@ pub(super) struct Letter {
     pub(super) source: Option<Source>,
     /// The original record's timestamp, milliseconds since 1970, if it had one.
     pub(super) original_ms: Option<i64>,
+    /// Where its record stood before it was redriven for the first time; `None`: it never was.
+    first: Option<(Source, Option<i64>)>,
     /// `router` or `consumer`.
     pub(super) service: Arc<str>,
     /// The kind of fault.
     pub(super) kind: Arc<str>,
     /// What was found, for a person.
     pub(super) message: Box<str>,
+    /// The record's key; see [`Detail`]. Whole where the letter leaves out the value.
     pub(super) key: Option<Box<[u8]>>,
     /// Bytes of the original value; `None`: it had no value.
     pub(super) value_bytes: Option<usize>,
@@ -54,6 +71,16 @@ pub(super) struct Redriven {
     pub(super) times: u32,
 }
 
+impl Redriven {
+    /// With one more note.
+    pub(super) fn again(before: Option<&Self>, at: &str) -> Self {
+        Self {
+            at: at.into(),
+            times: before.map_or(0, |before| before.times) + 1,
+        }
+    }
+}
+
 /// Which letters are meant.
 #[derive(Clone, Debug)]
 pub(super) enum Selection {
@@ -74,7 +101,7 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    fn takes(&self, letter: &Letter) -> bool {
+    pub(super) fn takes(&self, letter: &Letter) -> bool {
         let source = letter.source.as_ref();
         let any = |none_asked: bool, is_one: bool| none_asked || is_one;
         any(
@@ -104,14 +131,14 @@ impl Filter {
 }
 
 /// The letters of a topic that are meant, and whether they were redriven. One entry a letter is held
-/// in memory, without its value.
+/// in memory, without value and message: some 250 bytes.
 pub(super) struct Letters {
     selection: Selection,
     pub(super) found: BTreeMap<Position, Letter>,
     /// The first offset of each partition that is not read yet.
     next: BTreeMap<i32, i64>,
-    /// Each word once: thousands of letters say the same.
-    words: HashSet<Arc<str>>,
+    words: Words,
+    detail: Detail,
 }
 
 impl Letters {
@@ -123,7 +150,7 @@ impl Letters {
         selection: Selection,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let all: BTreeSet<i32> = (0..i32::try_from(partitions)?).collect();
+        let all = 0..i32::try_from(partitions)?;
         // A letter's note stands in its own partition, behind it.
         let starts = match &selection {
             Selection::Positions(positions) => {
@@ -140,16 +167,18 @@ impl Letters {
                 }
                 starts
             }
-            Selection::Filter(Filter {
-                since: Some(since), ..
-            }) => reader.since(topic, &all, since.as_millisecond())?,
-            Selection::Filter(_) => all.iter().map(|partition| (*partition, 0)).collect(),
+            Selection::Filter(filter) => starts(reader, topic, partitions, filter)?,
+        };
+        let detail = match &selection {
+            Selection::Positions(_) => Detail::Whole,
+            Selection::Filter(_) => Detail::Row,
         };
         let mut letters = Self {
             selection,
             found: BTreeMap::new(),
             next: starts,
-            words: HashSet::new(),
+            words: Words::default(),
+            detail,
         };
         letters.read_on(reader, topic, End::Stable, stop, true)?;
         Ok(letters)
@@ -174,20 +203,9 @@ impl Letters {
         stop: &CancellationToken,
         new_letters: bool,
     ) -> anyhow::Result<()> {
-        let mut ranges = Ranges::new();
-        for (partition, next) in &mut self.next {
-            let log = reader.bounds(topic, *partition, end)?;
-            ranges.insert(*partition, (*next).max(log.start)..log.end);
-            *next = (*next).max(log.end);
-        }
-        let mut read = 0;
-        reader.scan(topic, &ranges, stop, |record| {
+        let ranges = ranges(reader, topic, &mut self.next, end)?;
+        scan(reader, topic, &ranges, stop, |record| {
             self.take(record, new_letters);
-            read += 1;
-            if read % TOLD_EVERY == 0 {
-                eprintln!("read {read} records of {topic}");
-            }
-            Ok(())
         })?;
         if let Selection::Filter(Filter {
             not_redriven: true, ..
@@ -201,14 +219,10 @@ impl Letters {
     fn take(&mut self, record: &BorrowedMessage<'_>, new_letters: bool) {
         if let Some((position, at)) = note(record) {
             if let Some(letter) = self.found.get_mut(&position) {
-                let times = letter.redriven.as_ref().map_or(0, |before| before.times);
-                letter.redriven = Some(Redriven {
-                    at: at.into(),
-                    times: times + 1,
-                });
+                letter.redriven = Some(Redriven::again(letter.redriven.as_ref(), at));
             }
         } else if new_letters {
-            let letter = self.letter(record);
+            let letter = self.words.letter(record, self.detail);
             let meant = match &self.selection {
                 Selection::Positions(positions) => positions.contains(&letter.position),
                 Selection::Filter(filter) => filter.takes(&letter),
@@ -216,48 +230,6 @@ impl Letters {
             if meant {
                 self.found.insert(letter.position, letter);
             }
-        }
-    }
-
-    fn letter(&mut self, record: &BorrowedMessage<'_>) -> Letter {
-        let mut word = |name| {
-            let text = header(record, name).unwrap_or("-");
-            match self.words.get(text) {
-                Some(word) => word.clone(),
-                None => {
-                    let word: Arc<str> = text.into();
-                    self.words.insert(word.clone());
-                    word
-                }
-            }
-        };
-        let source = || {
-            Some(Position {
-                partition: number(record, dead_letter::PARTITION)?,
-                offset: number(record, dead_letter::OFFSET)?,
-            })
-        };
-        let topic = header(record, dead_letter::TOPIC).map(|_| word(dead_letter::TOPIC));
-        let omitted = number(record, dead_letter::OMITTED_VALUE_BYTES);
-        Letter {
-            position: Position {
-                partition: record.partition(),
-                offset: record.offset(),
-            },
-            written_ms: record.timestamp().to_millis().unwrap_or(-1),
-            source: topic
-                .zip(source())
-                .map(|(topic, position)| Source { topic, position }),
-            original_ms: number(record, dead_letter::TIMESTAMP_MS),
-            service: word(dead_letter::CONNECTOR_NAME),
-            kind: word(dead_letter::EXCEPTION_CLASS_NAME),
-            message: header(record, dead_letter::EXCEPTION_MESSAGE)
-                .unwrap_or("-")
-                .into(),
-            key: record.key().map(Into::into),
-            value_bytes: omitted.or(record.payload().map(<[u8]>::len)),
-            omitted: omitted.is_some(),
-            redriven: None,
         }
     }
 
@@ -284,27 +256,145 @@ impl Letters {
         }
         ranges
     }
+}
 
-    /// Records behind the end that was read, in transactions that are still open, by partition.
-    pub(super) fn held_back(
-        &self,
-        reader: &Reader,
-        topic: &str,
-    ) -> anyhow::Result<BTreeMap<i32, i64>> {
-        let mut held = BTreeMap::new();
-        for partition in self.next.keys() {
-            let stable = reader.bounds(topic, *partition, End::Stable)?.end;
-            let high = reader.bounds(topic, *partition, End::High)?.end;
-            if high > stable {
-                held.insert(*partition, stable);
-            }
-        }
-        Ok(held)
+/// The first offset of each partition to read for a filter.
+pub(super) fn starts(
+    reader: &Reader,
+    topic: &str,
+    partitions: usize,
+    filter: &Filter,
+) -> anyhow::Result<BTreeMap<i32, i64>> {
+    let all: BTreeSet<i32> = (0..i32::try_from(partitions)?).collect();
+    match filter.since {
+        Some(since) => reader.since(topic, &all, since.as_millisecond()),
+        None => Ok(all.iter().map(|partition| (*partition, 0)).collect()),
     }
 }
 
+/// What is to be read from `next` on, which moves to the end.
+pub(super) fn ranges(
+    reader: &Reader,
+    topic: &str,
+    next: &mut BTreeMap<i32, i64>,
+    end: End,
+) -> anyhow::Result<Ranges> {
+    let mut ranges = Ranges::new();
+    for (partition, next) in next {
+        let log = reader.bounds(topic, *partition, end)?;
+        ranges.insert(*partition, (*next).max(log.start)..log.end);
+        *next = (*next).max(log.end);
+    }
+    Ok(ranges)
+}
+
+/// Reads, and tells how far it is.
+pub(super) fn scan(
+    reader: &Reader,
+    topic: &str,
+    ranges: &Ranges,
+    stop: &CancellationToken,
+    mut take: impl FnMut(&BorrowedMessage<'_>),
+) -> anyhow::Result<()> {
+    let mut read = 0;
+    reader.scan(topic, ranges, stop, |record| {
+        take(record);
+        read += 1;
+        if read % TOLD_EVERY == 0 {
+            eprintln!("read {read} records of {topic}");
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Each word once: thousands of letters say the same.
+#[derive(Default)]
+pub(super) struct Words(HashSet<Arc<str>>);
+
+impl Words {
+    fn word(&mut self, text: &str) -> Arc<str> {
+        if let Some(word) = self.0.get(text) {
+            return word.clone();
+        }
+        let word: Arc<str> = text.into();
+        if self.0.len() < WORDS_MAX {
+            self.0.insert(word.clone());
+        }
+        word
+    }
+
+    /// What a record says that is a letter.
+    pub(super) fn letter(&mut self, record: &BorrowedMessage<'_>, detail: Detail) -> Letter {
+        let place = || {
+            Some(Position {
+                partition: number(record, dead_letter::PARTITION)?,
+                offset: number(record, dead_letter::OFFSET)?,
+            })
+        };
+        let mut word = |name| self.word(header(record, name).unwrap_or("-"));
+        let topic = header(record, dead_letter::TOPIC).map(|_| word(dead_letter::TOPIC));
+        let (service, kind) = (
+            word(dead_letter::CONNECTOR_NAME),
+            word(dead_letter::EXCEPTION_CLASS_NAME),
+        );
+        let first = First::of(|name| header(record, name)).map(|first| {
+            let position = Position {
+                partition: first.partition,
+                offset: first.offset,
+            };
+            let topic = self.word(first.topic);
+            (Source { topic, position }, first.timestamp_ms)
+        });
+        let omitted = number(record, dead_letter::OMITTED_VALUE_BYTES);
+        let (message, key_bytes) = match detail {
+            Detail::Row if omitted.is_none() => ("", KEY_SHOWN_BYTES),
+            Detail::Row => ("", usize::MAX),
+            Detail::Whole => {
+                let message = header(record, dead_letter::EXCEPTION_MESSAGE);
+                (message.unwrap_or("-"), usize::MAX)
+            }
+        };
+        Letter {
+            position: super::position(record),
+            written_ms: record.timestamp().to_millis().unwrap_or(-1),
+            source: topic
+                .zip(place())
+                .map(|(topic, position)| Source { topic, position }),
+            original_ms: number(record, dead_letter::TIMESTAMP_MS),
+            first,
+            service,
+            kind,
+            message: message.into(),
+            key: record
+                .key()
+                .map(|key| key[..key.len().min(key_bytes)].into()),
+            value_bytes: omitted.or(record.payload().map(<[u8]>::len)),
+            omitted: omitted.is_some(),
+            redriven: None,
+        }
+    }
+}
+
+/// Records behind the end that was read, in transactions that are still open, by partition.
+pub(super) fn held_back(
+    reader: &Reader,
+    topic: &str,
+    partitions: usize,
+) -> anyhow::Result<BTreeMap<i32, i64>> {
+    let mut held = BTreeMap::new();
+    for partition in 0..i32::try_from(partitions)? {
+        let stable = reader.bounds(topic, partition, End::Stable)?.end;
+        let high = reader.bounds(topic, partition, End::High)?.end;
+        if high > stable {
+            held.insert(partition, stable);
+        }
+    }
+    Ok(held)
+}
+
 /// The letter that a record on the dead letter topic notes as redriven, and when; `None` for a letter.
-fn note(record: &impl Message) -> Option<(Position, &str)> {
+pub(super) fn note(record: &impl Message) -> Option<(Position, &str)> {
     if header(record, dead_letter::TOPIC).is_some() {
         return None;
     }
@@ -318,22 +408,36 @@ fn note(record: &impl Message) -> Option<(Position, &str)> {
     ))
 }
 
-/// A header's text, of the first header of that name.
-pub(crate) fn header<'a>(record: &'a impl Message, name: &str) -> Option<&'a str> {
-    let headers = record.headers()?;
-    let found = headers.iter().find(|header| header.key == name)?;
-    std::str::from_utf8(found.value?).ok()
-}
-
 /// A header's number.
 pub(crate) fn number<N: FromStr>(record: &impl Message, name: &str) -> Option<N> {
     header(record, name)?.parse().ok()
+}
+
+fn first(source: &Source, timestamp_ms: Option<i64>) -> First<'_> {
+    First {
+        topic: &source.topic,
+        partition: source.position.partition,
+        offset: source.position.offset,
+        timestamp_ms,
+    }
 }
 
 /// Key and value of a letter's record, each of which may be null, or why they are not to be had.
 pub(super) type Original = Result<(Option<Vec<u8>>, Option<Vec<u8>>), String>;
 
 impl Letter {
+    /// Where the record stood first, before any redrive; `None`: not told.
+    pub(super) fn first(&self) -> Option<First<'_>> {
+        let latest = || Some(first(self.source.as_ref()?, self.original_ms));
+        self.first_before_redrives().or_else(latest)
+    }
+
+    /// Where the record stood first, if it was redriven since.
+    pub(super) fn first_before_redrives(&self) -> Option<First<'_>> {
+        let (source, timestamp_ms) = self.first.as_ref()?;
+        Some(first(source, *timestamp_ms))
+    }
+
     /// The original record's key and value: the letter's own, or where it left out the value, those
     /// of the record it points at. `Err`: why the original cannot be had.
     pub(super) fn original(

@@ -17,7 +17,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer};
 use schemas::dead_letter::{self, Redriven};
 use service::exit::NeedsAttention;
-use service::kafka::{BATCH_OVERHEAD_BYTES, KafkaOptions, wrong_settings};
+use service::kafka::{KafkaOptions, wrong_settings};
+use service::limits::CLIENT_MESSAGE_MAX_BYTES;
 use service::producer::PolledProducer;
 use service::range::Reader;
 use service::transaction::{Deliveries, FIXED};
@@ -157,12 +158,14 @@ impl Sendable {
         size(&self.key) + size(&self.value)
     }
 
-    /// Where the record comes from, and its first time: its new timestamp is when it is sent, so that
-    /// the topic's retention does not take it at once.
+    /// Where the record comes from, where it stood last and first, and its times there: its new timestamp is
+    /// when it is sent, so that the topic's retention does not take it at once.
     fn headers(&self, topic: &str, at: &str) -> Vec<(&'static str, String)> {
         let mut headers = self.letter.redriven_headers(topic, at);
         let original = self.letter.original_ms;
         headers.extend(original.map(|ms| (dead_letter::TIMESTAMP_MS, ms.to_string())));
+        let first = self.letter.first();
+        headers.extend(first.iter().flat_map(dead_letter::First::headers));
         headers
     }
 }
@@ -199,15 +202,9 @@ impl Redriver {
     ) -> anyhow::Result<Self> {
         let transactional_id = format!("{topic}-redrive");
         let mut config = options.client_config(DEFAULTS, FIXED)?;
-        let largest = limits.values().max().copied().unwrap_or(0);
         let smallest = limits.values().min().copied().unwrap_or(0);
         config.set("transactional.id", &transactional_id);
-        config.set(
-            "message.max.bytes",
-            (largest + BATCH_OVERHEAD_BYTES)
-                .clamp(1_000_000, 1_000_000_000)
-                .to_string(),
-        );
+        config.set("message.max.bytes", CLIENT_MESSAGE_MAX_BYTES);
         // A topic's limit holds for a batch; a record that fits goes alone where it has to.
         config.set("batch.size", smallest.clamp(1, 1_000_000).to_string());
         let producer: PolledProducer<Deliveries> = config

@@ -40,6 +40,18 @@ pub(super) fn letter(
     if let Some(ms) = letter.original_ms {
         writeln!(text, "its time   {}", time(ms))?;
     }
+    if let Some(first) = letter.first_before_redrives() {
+        writeln!(
+            text,
+            "at first   {} partition {} offset {}{}",
+            shown(first.topic),
+            first.partition,
+            first.offset,
+            first
+                .timestamp_ms
+                .map_or(String::new(), |ms| format!(", {}", time(ms)))
+        )?;
+    }
     writeln!(text, "set aside  by {}", shown(&letter.service))?;
     writeln!(
         text,

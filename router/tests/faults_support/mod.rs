@@ -103,11 +103,11 @@ impl Topics {
         add_partitions(&self.bootstrap, &self.source, count).await;
     }
 
-    /// Sets what the events topic takes in a batch, in bytes.
-    pub(crate) async fn limit_events(&self, bytes: u32) {
-        let bytes = bytes.to_string();
+    /// Sets how old a record may be for the events topic to take it, in milliseconds.
+    pub(crate) async fn limit_age_of_events(&self, ms: i64) {
+        let ms = ms.to_string();
         let events = AlterConfig::new(ResourceSpecifier::Topic(&self.events));
-        let altered = events.set("max.message.bytes", &bytes);
+        let altered = events.set("message.timestamp.before.max.ms", &ms);
         let altered = self.admin().alter_configs([&altered], &admin_options());
         for topic in altered.await.unwrap() {
             topic.unwrap();

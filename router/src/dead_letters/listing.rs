@@ -1,0 +1,184 @@
+//! The newest letters and the counts of all, in memory that does not grow with what the letters say: of each
+//! letter that is not among the newest, two bytes are held.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use rdkafka::message::BorrowedMessage;
+use service::range::{End, Position, Reader};
+use tokio_util::sync::CancellationToken;
+
+use super::read::{Detail, Filter, Letter, Redriven, Words, note, ranges, scan, starts};
+
+/// Kinds that are counted each; the rest are counted together.
+const KINDS_MAX: usize = 1_000;
+const OTHER_KINDS: &str = "(other kinds)";
+/// Positions that are marked together.
+const MARKS: i64 = 1_024;
+/// Of a mark: the letter was redriven. The rest is the number of its kind, from 1; 0: not meant.
+const REDRIVEN: u16 = 1 << 15;
+
+/// Letters of one kind.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Count {
+    pub(super) all: usize,
+    pub(super) not_redriven: usize,
+}
+
+/// The letters that a filter takes.
+pub(super) struct Listing {
+    filter: Filter,
+    limit: usize,
+    detail: Detail,
+    /// By time and position, at most `limit`.
+    newest: BTreeMap<(i64, Position), Letter>,
+    /// The times of those.
+    times: BTreeMap<Position, i64>,
+    /// Whether letters were left out for want of room.
+    evicted: bool,
+    /// Whether a note then made room.
+    regrets: bool,
+    kinds: HashMap<Arc<str>, u16>,
+    counts: Vec<(Arc<str>, Count)>,
+    marks: BTreeMap<(i32, i64), Box<[u16]>>,
+    words: Words,
+}
+
+impl Listing {
+    /// Reads the topic to the end that a committed reader sees; 0 is no limit.
+    pub(super) fn read(
+        reader: &Reader,
+        topic: &str,
+        partitions: usize,
+        filter: Filter,
+        (limit, detail): (usize, Detail),
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let mut next = starts(reader, topic, partitions, &filter)?;
+        let ranges = ranges(reader, topic, &mut next, End::Stable)?;
+        let mut listing = Self {
+            filter,
+            limit: if limit == 0 { usize::MAX } else { limit },
+            detail,
+            newest: BTreeMap::new(),
+            times: BTreeMap::new(),
+            regrets: false,
+            evicted: false,
+            kinds: HashMap::new(),
+            counts: Vec::new(),
+            marks: BTreeMap::new(),
+            words: Words::default(),
+        };
+        scan(reader, topic, &ranges, stop, |record| listing.take(record))?;
+        if listing.regrets {
+            // Now it is known which letters have notes.
+            listing.newest.clear();
+            listing.times.clear();
+            scan(reader, topic, &ranges, stop, |record| {
+                listing.take_known(record);
+            })?;
+        }
+        Ok(listing)
+    }
+
+    /// The newest letters, newest first.
+    pub(super) fn newest(&self) -> impl Iterator<Item = &Letter> {
+        self.newest.values().rev()
+    }
+
+    /// The letters of each kind.
+    pub(super) fn counts(&self) -> BTreeMap<&str, Count> {
+        let counts = self.counts.iter().map(|(kind, count)| (&**kind, *count));
+        counts.filter(|(_, count)| count.all > 0).collect()
+    }
+
+    fn take(&mut self, record: &BorrowedMessage<'_>) {
+        if let Some((position, at)) = note(record) {
+            self.note(position, at);
+            return;
+        }
+        let letter = self.words.letter(record, self.detail);
+        if self.filter.takes(&letter) {
+            let kind = self.kind(&letter.kind);
+            *self.mark(letter.position) = kind + 1;
+            let count = &mut self.counts[usize::from(kind)].1;
+            count.all += 1;
+            count.not_redriven += 1;
+            self.keep(letter);
+        }
+    }
+
+    fn note(&mut self, position: Position, at: &str) {
+        // A note may name any position: only those of letters are marked.
+        let chunk = (position.partition, position.offset.div_euclid(MARKS));
+        let Some(marks) = self.marks.get_mut(&chunk) else {
+            return;
+        };
+        let mark = &mut marks[position.offset.rem_euclid(MARKS) as usize];
+        if *mark == 0 {
+            return;
+        }
+        let is_first = *mark & REDRIVEN == 0;
+        *mark |= REDRIVEN;
+        let kind = usize::from((*mark & !REDRIVEN) - 1);
+        if is_first {
+            let count = &mut self.counts[kind].1;
+            count.not_redriven -= 1;
+            count.all -= usize::from(self.filter.not_redriven);
+        }
+        let Some(time) = self.times.get(&position).copied() else {
+            return;
+        };
+        if self.filter.not_redriven {
+            self.times.remove(&position);
+            self.newest.remove(&(time, position));
+            self.regrets |= self.evicted;
+        } else if let Some(letter) = self.newest.get_mut(&(time, position)) {
+            letter.redriven = Some(Redriven::again(letter.redriven.as_ref(), at));
+        }
+    }
+
+    /// In a second reading: a letter that is meant and has no note.
+    fn take_known(&mut self, record: &BorrowedMessage<'_>) {
+        let mark = *self.mark(super::position(record));
+        if mark != 0 && mark & REDRIVEN == 0 {
+            let letter = self.words.letter(record, self.detail);
+            self.keep(letter);
+        }
+    }
+
+    fn keep(&mut self, letter: Letter) {
+        self.times.insert(letter.position, letter.written_ms);
+        let place = (letter.written_ms, letter.position);
+        self.newest.insert(place, letter);
+        if self.newest.len() > self.limit
+            && let Some(((_, oldest), _)) = self.newest.pop_first()
+        {
+            self.times.remove(&oldest);
+            self.evicted = true;
+        }
+    }
+
+    fn kind(&mut self, kind: &Arc<str>) -> u16 {
+        if let Some(known) = self.kinds.get(kind) {
+            return *known;
+        }
+        let kind = match self.kinds.len() {
+            KINDS_MAX.. => OTHER_KINDS.into(),
+            _ => kind.clone(),
+        };
+        let next = self.counts.len();
+        let number = *self.kinds.entry(kind.clone()).or_insert(next as u16);
+        if usize::from(number) == next {
+            self.counts.push((kind, Count::default()));
+        }
+        number
+    }
+
+    fn mark(&mut self, position: Position) -> &mut u16 {
+        let chunk = (position.partition, position.offset.div_euclid(MARKS));
+        let marks = self.marks.entry(chunk);
+        let marks = marks.or_insert_with(|| vec![0; MARKS as usize].into());
+        &mut marks[position.offset.rem_euclid(MARKS) as usize]
+    }
+}

@@ -1,0 +1,80 @@
+//! The largest records that the output topics take.
+
+use schemas::{DeadLetter, Letter};
+use service::limits::SizeLimits;
+use service::transaction::{Failed, Output};
+use tokio_util::sync::CancellationToken;
+
+use crate::Config;
+
+/// The largest records, in bytes of key, value and headers, that the output topics take.
+pub(crate) struct Limits {
+    pub(crate) event_bytes: usize,
+    events_topic: String,
+    letters_topic: String,
+    sizes: SizeLimits,
+}
+
+impl Limits {
+    pub(crate) async fn read(config: &Config) -> anyhow::Result<Self> {
+        let (events_topic, letters_topic) = (&config.events_topic, &config.dead_letters_topic);
+        let sizes = SizeLimits::read(&config.kafka, &[events_topic, letters_topic]).await?;
+        Ok(Self {
+            event_bytes: sizes.record_bytes(events_topic),
+            events_topic: events_topic.clone(),
+            letters_topic: letters_topic.clone(),
+            sizes,
+        })
+    }
+
+    /// The largest batch that both topics take.
+    pub(crate) fn batch_bytes(&self) -> usize {
+        self.sizes.smallest()
+    }
+
+    /// Reads the limits again before a record counts as too large, unless they were read in the last seconds.
+    pub(crate) async fn confirm(&mut self) -> Result<(), Failed> {
+        let confirmed = self.sizes.confirm().await;
+        confirmed.map_err(Failed::unread_limit)?;
+        self.take_over();
+        Ok(())
+    }
+
+    /// Reads the limits again after the broker has refused something as too large; gives whether they have
+    /// changed. `output` then sends batches that fit.
+    ///
+    /// # Errors
+    /// If this user may not ask, or a producer that sends smaller batches cannot start.
+    pub(crate) async fn adapt(
+        &mut self,
+        output: &mut Output,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<bool> {
+        let changed = match self.sizes.read_again().await.map_err(Failed::unread_limit) {
+            Ok(changed) => changed,
+            // The same transaction fails again, and the limits are read again.
+            Err(Failed::Abort(_)) => return Ok(false),
+            Err(Failed::StartOver(error) | Failed::Exit(error)) => return Err(error),
+        };
+        self.take_over();
+        output.fit_batches(self.batch_bytes(), shutdown).await?;
+        Ok(changed)
+    }
+
+    fn take_over(&mut self) {
+        self.event_bytes = self.sizes.record_bytes(&self.events_topic);
+    }
+
+    /// The letter about a record, as much of it as its topic takes.
+    pub(crate) async fn fit<'a>(
+        &mut self,
+        letter: &DeadLetter<'_>,
+        key: Option<&'a [u8]>,
+        value: Option<&'a [u8]>,
+    ) -> Result<Letter<'a>, Failed> {
+        let fit = |room| letter.letter(key, value, room).measured();
+        let fitted = self.sizes.fit(&self.letters_topic, fit).await?;
+        self.take_over();
+        Ok(fitted)
+    }
+}
