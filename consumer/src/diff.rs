@@ -93,6 +93,7 @@ struct Stored {
     from: i64,
     next_offset: i64,
     cluster_id: String,
+    topic_id: Option<String>,
     anchor: Anchor,
 }
 
@@ -213,6 +214,7 @@ async fn stored(
             from,
             next_offset: held.next_offset,
             cluster_id: held.cluster_id,
+            topic_id: held.topic_id,
             anchor: held.anchor,
         };
         all.insert((held.part, held.partition), stored);
@@ -290,9 +292,29 @@ fn shared(a: &Side, b: &Side, topic: &str) -> anyhow::Result<Spans> {
                 b.place
             );
         }
+        if let (Some(id_of_a), Some(id_of_b)) = (&of_a.topic_id, &of_b.topic_id)
+            && id_of_a != id_of_b
+        {
+            bail!(
+                "{topic} has the topic id {id_of_a} in A, {}, and {id_of_b} in B, {}: they come from different topics of this \
+                 name, one of which was deleted; give databases of one",
+                a.place,
+                b.place
+            );
+        }
         let same_record =
             of_a.next_offset == of_b.next_offset || of_a.anchor.offset == of_b.anchor.offset;
-        if same_record && of_a.anchor != of_b.anchor {
+        // One that begins behind the last record has none.
+        let known = of_a.anchor != Anchor::NONE && of_b.anchor != Anchor::NONE;
+        if known && same_record && of_a.anchor != of_b.anchor {
+            let why = match of_a.topic_id.is_some() && of_a.topic_id == of_b.topic_id {
+                true => {
+                    "by its id it is one topic, so it was compacted between, or what a database says of it was altered"
+                }
+                false => {
+                    "they come from different topics, or the topic was made anew between; give databases of one"
+                }
+            };
             let record = |side: &Side, stored: &Stored| {
                 format!(
                     "in {}, {}, at offset {}, with timestamp {} ms and checksum {:08x}",
@@ -305,7 +327,7 @@ fn shared(a: &Side, b: &Side, topic: &str) -> anyhow::Result<Spans> {
             };
             bail!(
                 "{topic} partition {partition} is stored up to {} in A and {} in B, part {}, but the last record before is {}; and {}: \
-                 they come from different topics, or the topic was made anew between; give databases of one",
+                 {why}",
                 of_a.next_offset,
                 of_b.next_offset,
                 part.as_str(),

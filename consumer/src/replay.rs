@@ -15,6 +15,7 @@ mod target;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -23,18 +24,19 @@ use service::backoff::Backoff;
 use service::breaker::{Breaker, BreakerOptions, Tripped};
 use service::exit::NeedsAttention;
 use service::health::Health;
-use service::kafka::KafkaOptions;
+use service::kafka::{Cluster, KafkaOptions};
 use service::lookup::Lookup;
 use service::range::{Bound, End as LogEnd, Ranges, Reader};
+use service::topic_id::TopicId;
 use tokio::sync::mpsc;
 use tokio::task::{block_in_place, spawn_blocking};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::progress::{Account, Progress};
 use self::target::Target;
-use crate::batch::{Batch, Positions, Record, last_read};
-use crate::origin::id_of;
+use crate::batch::{Advance, Batch, Positions, Record, last_read};
+use crate::origin::{id_of, made_anew};
 use crate::ownership::Asked;
 use crate::rows::Part;
 use crate::run::{Trouble, open};
@@ -46,6 +48,8 @@ use crate::writers::Writers;
 
 /// Stands in `consumed_offset.group_id` of what a replay has stored.
 const GROUP: &str = "replay";
+/// How often the topic's id is asked for again.
+const ID_EVERY: Duration = Duration::from_secs(5);
 /// So many records that the database refuses are no bad records, but the wrong tables.
 const MAX_REFUSED: BreakerOptions = BreakerOptions {
     max_rejects_in_a_row: 100,
@@ -195,16 +199,33 @@ pub async fn replay(
         shutdown: &shutdown,
     };
     let mut written = Ok(());
+    let mut asked_at = Instant::now();
     while let Some(batch) = read.recv().await {
+        if asked_at.elapsed() >= ID_EVERY {
+            written = is_the_topic(&cluster, topic, topic_id, &place).await;
+            asked_at = Instant::now();
+            if written.is_err() {
+                break;
+            }
+        }
         written = writing.write(batch).await;
         if written.is_err() || writing.given_up() {
             break;
         }
     }
+    let ended_early = written.is_err() || writing.given_up();
     // Where writing has ended early, the reader may be reading on, or waiting to hand something over.
     stop.cancel();
     drop(read);
-    let (ended, given_up) = (reading.await?, writing.given_up());
+    let ended = reading.await?;
+    if ended.is_ok() && !ended_early && !shutdown.is_cancelled() {
+        // All of the ranges was read and is in the log still.
+        written = is_the_topic(&cluster, topic, topic_id, &place).await;
+        if written.is_ok() {
+            written = writing.reach(&left).await;
+        }
+    }
+    let given_up = writing.given_up();
     let Writing {
         progress, account, ..
     } = writing;
@@ -225,6 +246,24 @@ pub async fn replay(
         "stopped before the end; the same command again goes on from what is stored{hint}"
     );
     Ok(())
+}
+
+/// Whether the topic is still the one that the replay began with.
+async fn is_the_topic(
+    cluster: &Cluster,
+    topic: &str,
+    begun: Option<TopicId>,
+    place: &str,
+) -> anyhow::Result<()> {
+    let Some(begun) = begun else { return Ok(()) };
+    match id_of(topic, cluster.topic_id(topic).await) {
+        Ok(Ok(id)) if id != begun => {
+            let (id, begun) = (id.to_string(), begun.to_string());
+            Err(made_anew(topic, &id, &begun, place, "--into").into_error())
+        }
+        // Without an answer nothing speaks against it; reading tells what is wrong.
+        _ => Ok(()),
+    }
 }
 
 /// The partitions' logs, and the offsets to replay: from `--from` to `--to`, or to where a committed
@@ -465,6 +504,47 @@ impl Writing<'_> {
             }
             if self.given_up() {
                 return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The ranges are stored to their ends, past the commit markers and aborted records behind their last
+    /// records: what retention takes of these later is no loss.
+    async fn reach(&mut self, ranges: &Ranges) -> anyhow::Result<()> {
+        let mut advances = Vec::new();
+        for (&partition, range) in ranges {
+            for part in Part::ALL {
+                let expected = self.positions.get(&(part, partition)).copied();
+                if expected.unwrap_or(range.start) < range.end {
+                    advances.push(Advance {
+                        part,
+                        partition,
+                        expected,
+                        first: range.start,
+                        next: range.end,
+                        anchor: None,
+                    });
+                }
+            }
+        }
+        let (mut backoff, mut waiting) = (Backoff::default(), false);
+        while !advances.is_empty() && !self.given_up() {
+            match self.store.move_on(&advances, &self.identity).await {
+                Ok(()) => {
+                    for advance in advances.drain(..) {
+                        let at = (advance.part, advance.partition);
+                        self.positions.insert(at, advance.next);
+                    }
+                    self.account.reached(ranges);
+                }
+                // The answer to our own commit may have been lost.
+                Err(StoreError::Fenced(_)) if waiting => {
+                    self.account.reached(ranges);
+                    break;
+                }
+                Err(error @ StoreError::Fenced(_)) => bail!("{}: {error}", self.place),
+                Err(error) => self.wait(error, &mut backoff, &mut waiting).await?,
             }
         }
         Ok(())

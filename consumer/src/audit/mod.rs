@@ -42,8 +42,10 @@ use table::Table;
 use told::{Scan, Tasks, Told};
 
 use crate::batch::Anchor;
+use crate::origin::id_of;
 use crate::ownership::Asked;
 use crate::rows::Part;
+use crate::run::Trouble;
 use crate::store::{Database, DatabaseOptions, HeldOffset, Places, Repair, Snapshot};
 use crate::writers::Writers;
 
@@ -143,6 +145,10 @@ async fn audit_and_repair(
     let database = Database::parse(database)?;
     let stopped = || anyhow!("stopped by a signal");
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
+    let answer = cluster.topic_id(&config.events_topic).await;
+    // What it is compared with stands in the database; where it is not told, the records alone are.
+    let id = id_of(&config.events_topic, answer).map_err(Trouble::into_error)?;
+    let id = id.ok().map(|id| id.to_string());
     let reader = Reader::connect(kafka)?;
     let mut auditor = Auditor {
         config,
@@ -150,6 +156,7 @@ async fn audit_and_repair(
         cluster: &cluster,
         topic: Topic {
             name: &config.events_topic,
+            id,
             reader: &reader,
             writers: &writers,
             stop,

@@ -1,10 +1,14 @@
 //! Whether `consumed_offset` says what it must: each row names the last record that was stored, which
-//! stands in the topic, and the offset behind it.
+//! stands in the topic, and a position behind it, with no record between.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
+use rdkafka::message::{BorrowedMessage, Message};
 use service::exit::NeedsAttention;
 use service::range::Ranges;
+
+use tokio::task::block_in_place;
 
 use super::compare::{Cure, Fault, Finding, Findings, OffsetValue};
 use super::said::{self, Topic};
@@ -42,10 +46,22 @@ pub(crate) fn check(
         ))
         .into());
     }
+    let other = |held: &&HeldOffset| {
+        topic.id.is_some() && held.topic_id.is_some() && held.topic_id != topic.id
+    };
+    if let Some(held) = offsets.iter().find(other) {
+        return Err(NeedsAttention(format!(
+            "{} has the topic id {}, but the database was filled from a topic of this name with the id {}: the topic was \
+             deleted and made anew, and nothing can be told about equality",
+            topic.name,
+            topic.id.as_deref().unwrap_or_default(),
+            held.topic_id.as_deref().unwrap_or_default()
+        ))
+        .into());
+    }
     let mut places = BTreeSet::new();
     for held in &offsets {
         places.insert((held.partition, held.anchor.offset));
-        places.insert((held.partition, held.next_offset - 1));
     }
     places
         .retain(|(partition, offset)| logs.get(partition).is_some_and(|log| log.contains(offset)));
@@ -54,8 +70,9 @@ pub(crate) fn check(
         .iter()
         .map(Anchor::of)
         .zip(&records)
-        .map(|(anchor, record)| ((rdkafka::Message::partition(record), anchor.offset), anchor))
+        .map(|(anchor, record)| ((record.partition(), anchor.offset), anchor))
         .collect();
+    let skipped = skipped(&offsets, topic, logs)?;
     let mut stored = Stored::new();
     for held in offsets {
         let mut right = held.clone();
@@ -63,11 +80,22 @@ pub(crate) fn check(
         let at = |offset: i64| anchors.get(&(held.partition, offset)).copied();
         let said = at(held.anchor.offset);
         let low = logs.get(&held.partition).map_or(0, |log| log.start);
-        if held.next_offset == held.anchor.offset + 1 {
+        let end = logs
+            .get(&held.partition)
+            .map_or(held.next_offset, |log| log.end);
+        let is_behind = held.next_offset > held.anchor.offset;
+        // Past commit markers and aborted records, but no further than a committed reader comes.
+        let follows = held.next_offset == held.anchor.offset + 1
+            || (is_behind
+                && held.next_offset <= end
+                && !skipped.contains_key(&(held.part, held.partition)));
+        if follows {
             match said {
                 Some(said) => right.anchor = said,
                 // What retention took cannot be compared.
                 None if held.anchor.offset < low => {}
+                // Compaction may have taken it: the topic is the same.
+                None if held.topic_id.is_some() && held.topic_id == topic.id => {}
                 None => return Err(made_anew(&held, topic.name, logs)),
             }
             let same_time = right.anchor.timestamp_ms == held.anchor.timestamp_ms;
@@ -77,9 +105,10 @@ pub(crate) fn check(
             }
         } else if said == Some(held.anchor) {
             right.next_offset = held.anchor.offset + 1;
-        } else if let Some(behind) = at(held.next_offset - 1)
-            && behind.timestamp_ms == held.anchor.timestamp_ms
-            && behind.crc32 == held.anchor.crc32
+        } else if let Some(behind) = last_before(&held, topic, low..end)?
+            && (held.anchor == Anchor::NONE
+                || (behind.timestamp_ms == held.anchor.timestamp_ms
+                    && behind.crc32 == held.anchor.crc32))
         {
             right.anchor = behind;
         } else {
@@ -91,6 +120,50 @@ pub(crate) fn check(
         stored.insert((right.part, right.partition), right);
     }
     Ok(stored)
+}
+
+/// Of each part and partition the first record between the anchor and the stored position: there must be none.
+fn skipped(
+    offsets: &[HeldOffset],
+    topic: &Topic<'_>,
+    logs: &Ranges,
+) -> anyhow::Result<BTreeMap<(Part, i32), i64>> {
+    let mut skipped = BTreeMap::new();
+    for part in Part::ALL {
+        let of_part = offsets.iter().filter(|held| held.part == part);
+        let between = of_part.filter_map(|held| {
+            let log = logs.get(&held.partition)?;
+            let start = held.anchor.offset.saturating_add(1).max(log.start);
+            Some((held.partition, start..held.next_offset.min(log.end)))
+        });
+        let between: Ranges = between.filter(|(_, range)| !range.is_empty()).collect();
+        let note = |record: &BorrowedMessage<'_>| {
+            let at = (part, record.partition());
+            skipped.entry(at).or_insert(record.offset());
+            Ok(())
+        };
+        block_in_place(|| topic.reader.scan(topic.name, &between, topic.stop, note))?;
+    }
+    Ok(skipped)
+}
+
+/// The last record before the stored position, if it is not far before.
+fn last_before(
+    held: &HeldOffset,
+    topic: &Topic<'_>,
+    log: Range<i64>,
+) -> anyhow::Result<Option<Anchor>> {
+    const FAR: i64 = 1_000;
+    let end = held.next_offset.min(log.end);
+    let start = end.saturating_sub(FAR).max(log.start);
+    let mut last = None;
+    let range = Ranges::from([(held.partition, start..end)]);
+    let note = |record: &BorrowedMessage<'_>| {
+        last = Some(Anchor::of(record));
+        Ok(())
+    };
+    block_in_place(|| topic.reader.scan(topic.name, &range, topic.stop, note))?;
+    Ok(last)
 }
 
 fn made_anew(held: &HeldOffset, topic: &str, logs: &Ranges) -> anyhow::Error {

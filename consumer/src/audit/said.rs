@@ -35,6 +35,8 @@ const TOLD_EVERY: u64 = 1_024;
 /// A topic, and who reads it.
 pub(crate) struct Topic<'a> {
     pub(crate) name: &'a str,
+    /// Kafka's id of it (KIP-516), if that is told.
+    pub(crate) id: Option<String>,
     pub(crate) reader: &'a Reader,
     pub(crate) writers: &'a Writers,
     pub(crate) stop: &'a CancellationToken,

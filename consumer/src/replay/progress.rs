@@ -136,6 +136,14 @@ impl Account {
         }
     }
 
+    /// All of these ranges is stored, or holds no record.
+    pub(super) fn reached(&mut self, ranges: &Ranges) {
+        for (partition, range) in ranges {
+            let of_partition = self.partitions.entry(*partition).or_default();
+            of_partition.next = of_partition.next.max(range.end);
+        }
+    }
+
     pub(super) fn offsets_done(&self) -> u64 {
         let done = |of: &OfPartition| (of.next - of.from).max(0) as u64;
         self.partitions.values().map(done).sum()

@@ -1,0 +1,406 @@
+//! Offsets are not records: commit markers and aborted records take some too. What is stored, committed and
+//! shown as lag are positions behind them, and the topic they belong to is known by its id.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+#[path = "../../schemas/tests/strategies/mod.rs"]
+#[allow(dead_code, reason = "shared with the tests of the contract")]
+mod strategies;
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use service::testing::{Topic, create_topics, delete_topic, service, unique, until};
+use support::{Kind, Pipeline, Program, numbered, on_both_databases, run};
+
+const LONG: Duration = Duration::from_secs(120);
+const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
+
+on_both_databases! {
+    a_partition_read_to_its_end_is_stored_and_committed_up_to_there,
+    markers_that_retention_removed_are_no_loss,
+    a_topic_made_anew_under_a_process_that_stood_still_is_known_by_its_id,
+    a_topic_made_anew_while_the_consumer_was_stopped_is_known_by_its_id,
+}
+
+/// A producer in an open transaction.
+struct Open(BaseProducer);
+
+impl Open {
+    /// Sends events to a partition, and waits until the broker has them.
+    fn send(pipeline: &Pipeline, partition: i32, events: usize) -> Self {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &pipeline.bootstrap)
+            .set("transactional.id", unique("markers"))
+            .create()
+            .unwrap();
+        producer.init_transactions(LONG).unwrap();
+        producer.begin_transaction().unwrap();
+        for i in 0..events {
+            let event = numbered(&strategies::sample_event(), i);
+            let value = schemas::encode_event(&event).unwrap();
+            let record = BaseRecord::<str, [u8]>::to(&pipeline.events)
+                .key("k")
+                .payload(&value)
+                .partition(partition);
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(LONG).unwrap();
+        Self(producer)
+    }
+
+    fn commit(self) {
+        self.0.commit_transaction(LONG).unwrap();
+    }
+
+    fn abort(self) {
+        self.0.abort_transaction(LONG).unwrap();
+    }
+}
+
+fn admin(pipeline: &Pipeline) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new()
+        .set("bootstrap.servers", &pipeline.bootstrap)
+        .create()
+        .unwrap()
+}
+
+async fn make_topic(pipeline: &Pipeline, partitions: i32, settings: &[(&str, &str)]) {
+    let topic = Topic {
+        name: &pipeline.events,
+        partitions,
+        settings,
+    };
+    create_topics(&pipeline.bootstrap, &[topic]).await;
+}
+
+async fn delete_records(pipeline: &Pipeline, partition: i32, before: i64) {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&pipeline.events, partition, Offset::Offset(before))
+        .unwrap();
+    let options = AdminOptions::new().operation_timeout(Some(LONG));
+    let deleted = admin(pipeline).delete_records(&list, &options).await;
+    deleted.unwrap();
+}
+
+/// The stored positions of a part, by partition.
+async fn stored(pipeline: &Pipeline, part: &str) -> BTreeMap<i32, i64> {
+    let number = |value: &Option<String>| value.as_deref().unwrap().parse::<i64>().unwrap();
+    let select = format!(
+        "SELECT CAST(partition AS text), CAST(next_offset AS text) FROM consumed_offset WHERE part = '{part}'"
+    );
+    let rows = pipeline.rows(&select).await;
+    rows.iter()
+        .map(|row| (number(&row[0]) as i32, number(&row[1])))
+        .collect()
+}
+
+/// Waits until the parts are stored up to the ends that a committed reader sees.
+async fn until_stored(pipeline: &Pipeline, program: &mut Program, parts: &[&str]) {
+    let ends = pipeline.ends().into_iter();
+    let ends: BTreeMap<i32, i64> = ends.map(|(p, (_, end))| (p, end)).collect();
+    for part in parts {
+        until(&format!("{part} is at {ends:?}"), LONG, async || {
+            program.process.assert_running();
+            let count = "SELECT count(*) FROM consumed_offset";
+            (pipeline.count(count).await > 0 && stored(pipeline, part).await == ends).then_some(())
+        })
+        .await;
+    }
+}
+
+/// The lags in the metrics, by partition.
+fn lags(pipeline: &Pipeline, program: &Program) -> BTreeMap<i32, f64> {
+    let of = format!(
+        "messaging_consumer_lag_messages{{messaging_destination_name=\"{}\",messaging_destination_partition_id=\"",
+        pipeline.events
+    );
+    let (_, metrics) = program.process.get("/metrics").unwrap_or_default();
+    let lags = metrics.lines().filter_map(|line| {
+        let (partition, lag) = line.strip_prefix(&of)?.split_once("\"} ")?;
+        Some((partition.parse().unwrap(), lag.parse().unwrap()))
+    });
+    lags.collect()
+}
+
+/// The lags that Kafka's own tool shows of a group, by partition; `None` where it says "-".
+fn told_lags(pipeline: &Pipeline, tool: &str, group: &str) -> BTreeMap<i32, Option<i64>> {
+    let classes = run(tool, &["classpath"]);
+    let output = Command::new("java")
+        .args(["-cp", &classes])
+        .arg("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand")
+        .args(["--bootstrap-server", &pipeline.bootstrap])
+        .args(["--describe", "--group", group])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    let lines = told
+        .lines()
+        .map(|line| Vec::from_iter(line.split_whitespace()));
+    lines
+        .filter(|line| line.get(1) == Some(&pipeline.events.as_str()))
+        .map(|line| (line[2].parse().unwrap(), line[5].parse().ok()))
+        .collect()
+}
+
+/// One partition has committed events, one only aborted ones, and one never had any.
+async fn a_partition_read_to_its_end_is_stored_and_committed_up_to_there(kind: Kind) {
+    let Some(tool) = service("TEST_KAFKA_TOOL") else {
+        return;
+    };
+    let Some(pipeline) = Pipeline::make(kind, 3).await else {
+        return;
+    };
+    Open::send(&pipeline, 0, 5).commit();
+    Open::send(&pipeline, 1, 3).abort();
+    let groups = [
+        (pipeline.events.clone(), vec!["progress", "resource"]),
+        (format!("{}-metrics", pipeline.events), vec!["metrics"]),
+    ];
+    let mut programs = Vec::new();
+    for (group, parts) in &groups {
+        let mut more = vec!["--group", group];
+        more.extend(parts.iter().flat_map(|part| ["--part", part]));
+        let mut program = pipeline.program(group, &more);
+        until_stored(&pipeline, &mut program, parts).await;
+        programs.push(program);
+    }
+    let none: BTreeMap<i32, Option<i64>> = (0..3).map(|p| (p, Some(0))).collect();
+    for (group, _) in &groups {
+        until("the tool shows no lag", LONG, async || {
+            let lags = told_lags(&pipeline, &tool, group);
+            println!("{lags:?}");
+            (lags == none).then_some(())
+        })
+        .await;
+    }
+    // Events behind an open transaction are nobody's lag, for longer than a stalled service is ready.
+    let open = Open::send(&pipeline, 0, 4);
+    for program in &mut programs {
+        program.until_ready().await;
+    }
+    let zero: BTreeMap<i32, f64> = (0..3).map(|p| (p, 0.0)).collect();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(35) {
+        for program in &programs {
+            assert!(program.is_ready(), "{:?}", program.process.get("/readyz"));
+            assert_eq!(lags(&pipeline, program), zero);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await; // a sample now and then
+    }
+    open.commit();
+    for (program, (_, parts)) in programs.iter_mut().zip(&groups) {
+        until_stored(&pipeline, program, parts).await;
+    }
+    pipeline
+        .until_count("SELECT count(*) FROM task_metrics", 9)
+        .await;
+    for program in programs {
+        program.stop().await;
+    }
+    let audit = Command::new(CONSUMER)
+        .arg("audit")
+        .args(["--bootstrap-servers", &pipeline.bootstrap])
+        .args(["--events-topic", &pipeline.events])
+        .args(["--dead-letters-topic", &pipeline.letters])
+        .args(["--database-url", &pipeline.database_url])
+        .output()
+        .unwrap();
+    assert_eq!(audit.status.code(), Some(0), "{audit:?}");
+}
+
+async fn markers_that_retention_removed_are_no_loss(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 2).await else {
+        return;
+    };
+    Open::send(&pipeline, 0, 5).commit();
+    Open::send(&pipeline, 1, 3).abort();
+    let parts = ["progress", "resource", "metrics"];
+    let mut program = pipeline.program("first", &[]);
+    until_stored(&pipeline, &mut program, &parts).await;
+    program.stop().await;
+    for (partition, (_, end)) in pipeline.ends() {
+        delete_records(&pipeline, partition, end).await;
+    }
+    let mut program = pipeline.program("second", &["--on-gap", "continue"]);
+    Open::send(&pipeline, 0, 2).commit();
+    Open::send(&pipeline, 1, 2).commit();
+    until_stored(&pipeline, &mut program, &parts).await;
+    let log = program.log();
+    assert!(!log.contains("a gap"), "{log}");
+    program.stop().await;
+    assert_eq!(pipeline.count("SELECT count(*) FROM task_metrics").await, 9);
+
+    // Stored "last record + 1", as before positions were: what has stood there cannot be known.
+    let (_, end) = pipeline.ends()[&0];
+    pipeline
+        .execute("UPDATE consumed_offset SET next_offset = anchor_offset + 1 WHERE partition = 0")
+        .await;
+    delete_records(&pipeline, 0, end).await;
+    let log = pipeline.program("unknown", &[]).needs_attention().await;
+    assert!(
+        log.contains("cannot be told") && log.contains("--on-gap"),
+        "{log}"
+    );
+    // But one part that was read past it says that there was no record.
+    pipeline
+        .execute(&format!(
+            "UPDATE consumed_offset SET next_offset = {end} WHERE partition = 0 AND part = 'metrics'"
+        ))
+        .await;
+    let mut program = pipeline.program("known", &[]);
+    until_stored(&pipeline, &mut program, &parts).await;
+    program.stop().await;
+}
+
+/// The ids in consumed_offset.
+async fn ids(pipeline: &Pipeline) -> Vec<Option<String>> {
+    let rows = pipeline
+        .rows("SELECT DISTINCT topic_id FROM consumed_offset")
+        .await;
+    rows.into_iter().flatten().collect()
+}
+
+async fn a_topic_made_anew_under_a_process_that_stood_still_is_known_by_its_id(kind: Kind) {
+    for (new_partitions, events) in [(2, 1_400), (1, 1_400), (2, 100)] {
+        let Some(mut pipeline) = Pipeline::make(kind, 2).await else {
+            return;
+        };
+        let sample = strategies::sample_event();
+        pipeline.fill_numbered(&sample, 600, 0);
+        let program = pipeline.program("consumer", &[]);
+        pipeline.until_all_stored(LONG).await;
+        let before = pipeline.contents().await;
+        let old = ids(&pipeline).await;
+        program.process.signal("STOP");
+        delete_topic(&pipeline.bootstrap, &pipeline.events).await;
+        make_topic(&pipeline, new_partitions, &[]).await;
+        pipeline.partitions = new_partitions;
+        pipeline.fill_numbered(&sample, events, 0);
+        program.process.signal("CONT");
+        let log = program.needs_attention().await;
+        let old = old[0].as_deref().unwrap();
+        assert!(
+            log.contains(old) && log.contains("has the topic id"),
+            "{log}"
+        );
+        assert_eq!(pipeline.contents().await, before);
+        assert_eq!(ids(&pipeline).await, [Some(old.to_owned())]);
+    }
+}
+
+async fn a_topic_made_anew_while_the_consumer_was_stopped_is_known_by_its_id(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 2).await else {
+        return;
+    };
+    let sample = strategies::sample_event();
+    pipeline.fill_numbered(&sample, 600, 0);
+    let program = pipeline.program("first", &[]);
+    pipeline.until_all_stored(LONG).await;
+    program.stop().await;
+    // As a version before topic ids has filled it: the id is put in once the topic is recognised.
+    let id = ids(&pipeline).await;
+    pipeline
+        .execute("UPDATE consumed_offset SET topic_id = NULL")
+        .await;
+    let mut program = pipeline.program("second", &[]);
+    until("the id is stored", LONG, async || {
+        program.process.assert_running();
+        (ids(&pipeline).await == id).then_some(())
+    })
+    .await;
+    program.stop().await;
+    // An anchor that compaction took, in a topic that is the same by its id.
+    pipeline
+        .execute("UPDATE consumed_offset SET next_offset = 300")
+        .await;
+    Open::send(&pipeline, 0, 1).commit();
+    let (_, end) = pipeline.ends()[&0];
+    pipeline
+        .execute(&format!(
+            "UPDATE consumed_offset SET next_offset = {end}, anchor_offset = {} WHERE partition = 0",
+            end - 1
+        ))
+        .await;
+    let mut program = pipeline.program("compacted", &[]);
+    program.until_ready().await;
+    program.stop().await;
+    let before = pipeline.contents().await;
+    // One whose log begins exactly where the stored one has ended.
+    delete_topic(&pipeline.bootstrap, &pipeline.events).await;
+    make_topic(&pipeline, 2, &[]).await;
+    pipeline.fill_numbered(&sample, 2 * end as usize + 20, 0);
+    for (partition, next) in stored(&pipeline, "metrics").await {
+        delete_records(&pipeline, partition, next).await;
+    }
+    let log = pipeline.program("anew", &[]).needs_attention().await;
+    let old = id[0].as_deref().unwrap();
+    assert!(
+        log.contains(old) && log.contains("has the topic id"),
+        "{log}"
+    );
+    assert_eq!(pipeline.contents().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_topic_made_anew_is_stored_by_a_process_that_reads_meanwhile() {
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
+        return;
+    };
+    let sample = strategies::sample_event();
+    pipeline.fill_numbered(&sample, 100, 0);
+    let program = pipeline.program("consumer", &[]);
+    pipeline.until_all_stored(LONG).await;
+    let before = pipeline.contents().await;
+    delete_topic(&pipeline.bootstrap, &pipeline.events).await;
+    make_topic(&pipeline, 1, &[]).await;
+    pipeline.fill_numbered(&sample, 400, 0);
+    let log = program.needs_attention().await;
+    assert!(
+        log.contains("has the topic id") || log.contains("is gone"),
+        "{log}"
+    );
+    assert_eq!(pipeline.contents().await, before);
+}
+
+/// What a replay has stored reaches behind the markers of its range, so that it can be gone on with after
+/// retention took them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_goes_on_after_retention_removed_the_markers_at_its_end() {
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
+        return;
+    };
+    Open::send(&pipeline, 0, 5).commit();
+    Open::send(&pipeline, 1, 3).abort();
+    let file = pipeline.folder().join("into.db");
+    let into = format!("sqlite:{}", file.display());
+    let replay = || {
+        let ended = Command::new(Path::new(CONSUMER))
+            .args(["replay", "--bootstrap-servers", &pipeline.bootstrap])
+            .args(["--events-topic", &pipeline.events, "--into", &into])
+            .args(["--database-url", &pipeline.database_url])
+            .output()
+            .unwrap();
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    };
+    replay();
+    for (partition, (_, end)) in pipeline.ends() {
+        delete_records(&pipeline, partition, end).await;
+    }
+    Open::send(&pipeline, 0, 2).commit();
+    Open::send(&pipeline, 1, 2).commit();
+    replay();
+    let mut database = support::connect(&into).await;
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM task_metrics")
+        .fetch_one(&mut database)
+        .await
+        .unwrap();
+    assert_eq!(count, 9);
+}
