@@ -15,7 +15,7 @@
 mod exact;
 mod findings;
 mod first;
-mod outputs;
+pub(crate) mod outputs;
 mod progress;
 mod report;
 mod rules;

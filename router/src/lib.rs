@@ -13,15 +13,17 @@
 //! transaction has been finished, and with it what was routed while the one before was committed.
 
 mod audit;
+mod config;
 mod dead_letters;
 mod limits;
+mod positions;
+mod resume;
 mod route;
 mod settling;
 mod writers;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,12 +34,11 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::dead_letter::First;
-use schemas::{Adjustment, CURRENT_EVENT, DeadLetter, Framing, PlainSource, Reject, topics};
+use schemas::{Adjustment, CURRENT_EVENT, DeadLetter, Framing, PlainSource, Reject};
 use service::backoff::Backoff;
-use service::breaker::{Breaker, BreakerOptions};
+use service::breaker::Breaker;
 use service::exit::{NeedsAttention, StartOver};
 use service::health::Health;
-use service::kafka::KafkaOptions;
 use service::limits::is_too_large;
 use service::pause;
 use service::registry::{Registry, RegistryError, until_answered};
@@ -54,7 +55,9 @@ use settling::Settling;
 use writers::Writers;
 
 pub use audit::{Audit, audit};
+pub use config::Config;
 pub use dead_letters::{DeadLetters, dead_letters};
+pub use resume::OnNoOffset;
 pub use route::{Outcome, route};
 
 /// Counter: repairs made, by kind. Label `adjustment`.
@@ -71,55 +74,6 @@ const AHEAD_BYTES: usize = 4 << 20;
 const AHEAD_PAUSE: Duration = Duration::from_micros(200);
 /// While records are waiting, the time is looked at after so many of them.
 const LOOK: u32 = 64;
-
-/// What a router does, and as whom.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Config {
-    /// Kafka
-    #[command(flatten)]
-    pub kafka: KafkaOptions,
-
-    /// Topic to read: TaskRunningInfo
-    #[arg(long, env = "SOURCE_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO)]
-    pub source_topic: String,
-
-    /// Topic to write: TaskRunningInfoEvent
-    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_EVENTS)]
-    pub events_topic: String,
-
-    /// Topic to write what cannot be used
-    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
-    pub dead_letters_topic: String,
-
-    /// Consumer group; its routers share the partitions
-    #[arg(long, env = "ROUTER_GROUP", default_value = "task-running-info-router")]
-    pub group: String,
-
-    /// Name of this instance, unique in the group and the same after a restart: makes it a static member. Without it the host name serves for the transactional id
-    #[arg(long, env = "ROUTER_INSTANCE_ID", value_name = "ID")]
-    pub instance_id: Option<String>,
-
-    /// Commit so long after a transaction's first record; while more records are waiting, as long as 500 ms
-    #[arg(
-        long,
-        env = "ROUTER_COMMIT_INTERVAL_MS",
-        value_name = "MS",
-        default_value_t = 2
-    )]
-    pub commit_interval_ms: u64,
-
-    /// Commit at the latest after so many records
-    #[arg(long, env = "ROUTER_MAX_RECORDS", value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_records: u32,
-
-    /// When many records are unusable
-    #[command(flatten)]
-    pub breaker: BreakerOptions,
-
-    /// Folder of .avsc files of versions newer than this program, so that it reads what newer engines write
-    #[arg(long = "schemas", env = "SCHEMAS_DIR", value_name = "DIR")]
-    pub schemas: Option<PathBuf>,
-}
 
 /// Routes until `shutdown` is cancelled; then finishes the open transaction and leaves the group.
 /// While Kafka is away it waits, and where the end of a transaction cannot be told it starts over
@@ -253,6 +207,8 @@ async fn route_with_new_clients(
         outage: None,
         settling: Settling::default(),
         settled: None,
+        committed: BTreeMap::new(),
+        compare_at: Instant::now(),
         event: Vec::new(),
         ahead: Ahead::default(),
     };
@@ -291,6 +247,10 @@ struct Router<'a> {
     settling: Settling,
     /// When the broker is done with the last transaction, which left no record waiting.
     settled: Option<Instant>,
+    /// What the group has committed of each partition, as far as it has.
+    committed: BTreeMap<i32, i64>,
+    /// When to compare the positions with that.
+    compare_at: Instant,
     /// While the schema registry is away, which a record cannot do without.
     outage: Option<Outage>,
     /// The last event's bytes; the next one's go there.
@@ -328,6 +288,10 @@ impl Router<'_> {
                     }
                     // Of the group it stays a member meanwhile.
                     next = subscription.next() => Some(next?),
+                    () = sleep_until(self.compare_at), if due.is_none() => {
+                        self.commit_positions(subscription, output).await?;
+                        continue;
+                    }
                 };
             }
             match met.take() {
@@ -337,9 +301,15 @@ impl Router<'_> {
                 }
                 Some(Next::Revoked { partitions, .. }) if self.ahead.events.is_empty() => {
                     subscription.release(&partitions)?;
+                    for partition in partitions.elements() {
+                        self.committed.remove(&partition.partition());
+                    }
                 }
                 first => met = self.transact(subscription, output, first).await?,
             }
+        }
+        if self.ahead.events.is_empty() && met.is_none() && self.outage.is_none() {
+            self.commit_positions(subscription, output).await?;
         }
         Ok(())
     }
@@ -426,51 +396,6 @@ impl Router<'_> {
                 outage.what.clone_from(&what);
                 self.health.waiting_for(what);
                 Ok(())
-            }
-        }
-    }
-
-    /// Starts each partition at the group's committed offset, or at its beginning.
-    async fn begin_partitions(
-        &self,
-        subscription: &Subscription,
-        partitions: TopicPartitionList,
-    ) -> anyhow::Result<()> {
-        let Some(starts) = self.committed(subscription, &partitions).await? else {
-            return Ok(());
-        };
-        for partition in partitions.elements() {
-            let (topic, id) = (partition.topic(), partition.partition());
-            let mut start = starts
-                .find_partition(topic, id)
-                .context("the broker left out a partition")?;
-            if start.offset() == Offset::Invalid {
-                start.set_offset(Offset::Beginning)?;
-            }
-        }
-        tracing::info!("assigned {}", listed(&starts));
-        subscription.assign(&starts)
-    }
-
-    /// The group's committed offsets, waited for while Kafka is away or an earlier owner's
-    /// transaction is not settled; `None` when shut down meanwhile.
-    async fn committed(
-        &self,
-        subscription: &Subscription,
-        partitions: &TopicPartitionList,
-    ) -> anyhow::Result<Option<TopicPartitionList>> {
-        let (mut backoff, mut told) = (Backoff::default(), false);
-        loop {
-            match subscription.committed(partitions) {
-                Ok(offsets) => return Ok(Some(offsets)),
-                Err(error) if !std::mem::replace(&mut told, true) => {
-                    tracing::warn!("asking for committed offsets, trying again: {error}");
-                }
-                Err(_) => {}
-            }
-            tokio::select! {
-                () = self.shutdown.cancelled() => return Ok(None),
-                () = sleep(backoff.pause()) => {}
             }
         }
     }
@@ -570,7 +495,11 @@ impl Router<'_> {
             Ok(()) if !lost && work.tripped.is_none() => {
                 let group = subscription.consumer().group_metadata();
                 let group = group.context("no group metadata")?;
-                let offsets = work.next_offsets(&self.config.source_topic)?;
+                if Instant::now() >= self.compare_at && stopped_at.is_none() {
+                    // All records that were handed out are in this transaction.
+                    work.next.extend(self.uncommitted(subscription)?);
+                }
+                let offsets = offsets(&self.config.source_topic, &work.next)?;
                 if goes_on {
                     let (committed, met_ahead) =
                         self.commit_and_route_ahead(subscription, &transaction, &offsets, &group)?;
@@ -603,6 +532,7 @@ impl Router<'_> {
                 self.health.progressed();
                 self.breaker.settle();
                 work.count(self.config);
+                self.committed.extend(work.next);
             }
             Err(failed @ (Failed::Exit(_) | Failed::StartOver(_))) => return Err(done_for(failed)),
             failed => {
@@ -819,7 +749,7 @@ impl Router<'_> {
 fn route_record<'a>(
     schemas: &Schemas,
     limits: &Limits,
-    record: &'a BorrowedMessage<'_>,
+    record: &'a impl Message,
     buffer: &'a mut Vec<u8>,
 ) -> Outcome<'a> {
     let source = PlainSource {
@@ -923,10 +853,6 @@ impl Work {
             .entry(partition)
             .or_insert(Offset::Offset(offset));
         self.next.insert(partition, offset + 1);
-    }
-
-    fn next_offsets(&self, topic: &str) -> anyhow::Result<TopicPartitionList> {
-        offsets(topic, &self.next)
     }
 
     /// Tells the metrics, once it is committed.

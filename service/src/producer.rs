@@ -1,7 +1,7 @@
 //! A producer with a thread that takes its acknowledgements.
 #![expect(
     unsafe_code,
-    reason = "rust-rdkafka has no flush that waits, and keeps a producer's queue of events to itself"
+    reason = "rust-rdkafka has no flush that waits and no partitioner to call, and keeps a producer's queue of events to itself"
 )]
 
 use std::ffi::c_void;
@@ -13,8 +13,8 @@ use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use rdkafka::bindings::{
-    rd_kafka_flush, rd_kafka_queue_cb_event_enable, rd_kafka_queue_destroy,
-    rd_kafka_queue_get_main, rd_kafka_queue_length,
+    rd_kafka_flush, rd_kafka_msg_partitioner_murmur2, rd_kafka_queue_cb_event_enable,
+    rd_kafka_queue_destroy, rd_kafka_queue_get_main, rd_kafka_queue_length,
 };
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, FromClientConfig, FromClientConfigAndContext};
@@ -24,6 +24,23 @@ use rdkafka::types::{RDKafka, RDKafkaQueue};
 
 /// The thread is woken when there is something to take; should that ever fail, it looks after this.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// The partition of a key in a topic of so many partitions, as the producers of this workspace choose it
+/// (`partitioner=murmur2_random`).
+pub fn partition_of(key: &[u8], partitions: i32) -> i32 {
+    let none = std::ptr::null_mut();
+    // SAFETY: it reads the key's bytes and nothing else.
+    unsafe {
+        rd_kafka_msg_partitioner_murmur2(
+            std::ptr::null(),
+            key.as_ptr().cast(),
+            key.len(),
+            partitions,
+            none,
+            none,
+        )
+    }
+}
 
 /// As rust-rdkafka's `ThreadedProducer`, but its thread sleeps while there is nothing to take. That of
 /// rust-rdkafka 0.39 waits up to 100 ms in whole milliseconds, and asks without a pause through what is left

@@ -141,7 +141,7 @@ impl Auditor<'_> {
         let ranges = segments(&self.scope.events.ranges, in_events);
         self.read_again(&self.scope.events, &ranges, |record| {
             let output = self.event(record)?;
-            let (Output::Event(about), stands) = (output, position(record)) else {
+            let (Output::Event(about, _), stands) = (output, position(record)) else {
                 return Ok(());
             };
             let Some(entry) = examined.find(about, &mut records) else {

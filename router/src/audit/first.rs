@@ -235,7 +235,7 @@ impl Auditor<'_> {
                 return Ok(());
             };
             let outcome = match output {
-                Output::Event(_) => {
+                Output::Event(..) => {
                     let before = newest.entry(path).or_insert(about.offset);
                     if about.offset >= *before {
                         *before = about.offset;

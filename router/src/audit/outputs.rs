@@ -8,9 +8,9 @@ use service::range::Position;
 use crate::dead_letters::{header, number};
 
 /// What a record of an output topic is.
-pub(super) enum Output {
-    /// The event of a source record.
-    Event(Position),
+pub(crate) enum Output {
+    /// The event of a source record, with that one's Kafka timestamp.
+    Event(Position, i64),
     /// The router's letter about a source record, with its kind of fault.
     Letter(Position, String),
     /// Of another source topic or service, or a note that a letter was redriven.
@@ -23,7 +23,7 @@ impl Output {
     /// The source record that it is about.
     pub(super) fn about(&self) -> Option<Position> {
         match self {
-            Self::Event(about) | Self::Letter(about, _) => Some(*about),
+            Self::Event(about, _) | Self::Letter(about, _) => Some(*about),
             Self::Foreign | Self::Unreadable(_) => None,
         }
     }
@@ -33,13 +33,13 @@ impl Output {
 ///
 /// # Errors
 /// If it is of a schema that is not known here: then nothing can be said of its source record.
-pub(super) fn event(
+pub(crate) fn event(
     decoder: &Decoder,
     source_topic: &str,
     record: &impl Message,
 ) -> anyhow::Result<Output> {
-    let of = |topic: &str, partition, offset| match topic == source_topic {
-        true => Output::Event(Position { partition, offset }),
+    let of = |topic: &str, partition, offset, timestamp| match topic == source_topic {
+        true => Output::Event(Position { partition, offset }, timestamp),
         false => Output::Foreign,
     };
     let plain = |value| decoder.plain_event(value);
@@ -48,15 +48,17 @@ pub(super) fn event(
             topic,
             partition,
             offset,
+            timestamp,
             ..
         } = event.source;
-        return Ok(of(topic, partition, offset));
+        return Ok(of(topic, partition, offset, timestamp));
     }
     match decoder.event(record.payload()) {
         Ok(event) => Ok(of(
             &event.source.topic,
             event.source.partition,
             event.source.offset,
+            event.source.timestamp,
         )),
         Err(
             error @ (DecodeError::UnknownSchema { .. }
@@ -73,7 +75,7 @@ pub(super) fn event(
 }
 
 /// Reads a record of the dead letter topic.
-pub(super) fn letter(source_topic: &str, record: &impl Message) -> Output {
+pub(crate) fn letter(source_topic: &str, record: &impl Message) -> Output {
     let of_router = header(record, dead_letter::CONNECTOR_NAME) == Some("router");
     if !of_router || header(record, dead_letter::TOPIC) != Some(source_topic) {
         return Output::Foreign;

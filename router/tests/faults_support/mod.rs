@@ -223,6 +223,22 @@ impl Topics {
         Some(known.collect())
     }
 
+    /// Deletes the group with its committed offsets, as Kafka does `offsets.retention.minutes` after its
+    /// last member has left; waits until that is possible.
+    pub(crate) async fn delete_group(&self) {
+        until(
+            "the group is deleted",
+            Duration::from_secs(60),
+            async || {
+                let groups = [self.source.as_str()];
+                let deleted = self.admin().delete_groups(&groups, &admin_options()).await;
+                deleted.unwrap()[0].is_ok().then_some(())
+            },
+        )
+        .await;
+        assert_eq!(self.committed().unwrap(), [].into());
+    }
+
     /// Commits an offset for the group, as `kafka-consumer-groups --reset-offsets` does; the group
     /// must be empty.
     pub(crate) async fn reset_offset(&self, partition: i32, offset: i64) {
@@ -254,12 +270,16 @@ impl Topics {
 
     /// Waits until the group has committed all of the source topic, which plain producers wrote.
     pub(crate) async fn until_routed(&self, within: Duration) {
-        until("all is routed", within, async || {
-            let mut ends = self.ends(&self.source, "read_committed")?;
-            ends.retain(|_, end| *end > 0);
-            (self.committed()? == ends).then_some(())
-        })
-        .await;
+        until("all is routed", within, async || self.is_routed()).await;
+    }
+
+    /// Whether that is so.
+    pub(crate) fn is_routed(&self) -> Option<()> {
+        let ends = self.ends(&self.source, "read_committed")?;
+        let committed = self.committed()?;
+        let is_routed =
+            |(partition, end): (&i32, &i64)| committed.get(partition).copied().unwrap_or(0) == *end;
+        ends.iter().all(is_routed).then_some(())
     }
 
     /// Waits until a transaction is open on the events topic.

@@ -1,0 +1,68 @@
+//! A router's settings.
+
+use std::path::PathBuf;
+
+use schemas::topics;
+use service::breaker::BreakerOptions;
+use service::kafka::KafkaOptions;
+
+use crate::resume::OnNoOffset;
+
+/// What a router does, and as whom.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Kafka
+    #[command(flatten)]
+    pub kafka: KafkaOptions,
+
+    /// Topic to read: TaskRunningInfo
+    #[arg(long, env = "SOURCE_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO)]
+    pub source_topic: String,
+
+    /// Topic to write: TaskRunningInfoEvent
+    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_EVENTS)]
+    pub events_topic: String,
+
+    /// Topic to write what cannot be used
+    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
+    pub dead_letters_topic: String,
+
+    /// Consumer group; its routers share the partitions
+    #[arg(long, env = "ROUTER_GROUP", default_value = "task-running-info-router")]
+    pub group: String,
+
+    /// Where to begin a partition without a committed offset: Kafka forgets those of a stopped group after offsets.retention.minutes, 7 days by default
+    #[arg(
+        long,
+        env = "ON_NO_OFFSET",
+        value_enum,
+        value_name = "WHAT",
+        default_value = "resume"
+    )]
+    pub on_no_offset: OnNoOffset,
+
+    /// Name of this instance, unique in the group and the same after a restart: makes it a static member. Without it the host name serves for the transactional id
+    #[arg(long, env = "ROUTER_INSTANCE_ID", value_name = "ID")]
+    pub instance_id: Option<String>,
+
+    /// Commit so long after a transaction's first record; while more records are waiting, as long as 500 ms
+    #[arg(
+        long,
+        env = "ROUTER_COMMIT_INTERVAL_MS",
+        value_name = "MS",
+        default_value_t = 2
+    )]
+    pub commit_interval_ms: u64,
+
+    /// Commit at the latest after so many records
+    #[arg(long, env = "ROUTER_MAX_RECORDS", value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_records: u32,
+
+    /// When many records are unusable
+    #[command(flatten)]
+    pub breaker: BreakerOptions,
+
+    /// Folder of .avsc files of versions newer than this program, so that it reads what newer engines write
+    #[arg(long = "schemas", env = "SCHEMAS_DIR", value_name = "DIR")]
+    pub schemas: Option<PathBuf>,
+}

@@ -1,0 +1,595 @@
+//! Where a router goes on in partitions for which its group has no committed offset: Kafka forgets
+//! offsets after `offsets.retention.minutes`, and with a group that is deleted or renamed.
+//!
+//! Each source record has exactly one output, an event or a dead letter, which names it. The records of
+//! a source partition are routed in order, by one member of the group at a time: the next owner begins
+//! where its predecessor committed, and what a predecessor does later cannot be committed. So
+//!
+//! 1. the routed records of a source partition are all those up to the newest that has an output, and
+//!    the router goes on with the next one;
+//! 2. in each partition of the events and dead letter topics, the outputs of one source partition stand
+//!    in the order of their sources.
+//!
+//! By 1, an output found in the tail of the output topics is proved to be the newest if the source record
+//! *after* it has no output. That output would stand in the events partition of its key, or in any
+//! partition of the dead letter topic. By 2, such a partition does not hold it if it was read back
+//!
+//! - to an output of the same source partition, since the output in question would stand behind it; or
+//! - to its beginning, of which nothing was deleted; or
+//! - to a time before the output in question can have been written ([`CLOCKS`]), where that is after
+//!   whatever retention has deleted.
+//!
+//! So the tail is enough for a partition that is in use, and no output is read twice otherwise. What
+//! cannot be proved ends the router: see [`OnNoOffset`].
+//!
+//! Only committed outputs count. The output topics are read to the ends that their logs have once the
+//! group has answered, which takes until the transactions that are open there have ended; and then once
+//! more, since such a transaction may have committed records that stand behind those ends. If outputs
+//! keep coming for partitions that belong to this router, another group routes them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use anyhow::{Context, anyhow};
+use rdkafka::message::{BorrowedMessage, Message, OwnedMessage, Timestamp};
+use rdkafka::topic_partition_list::Offset;
+use schemas::dead_letter;
+use service::exit::NeedsAttention;
+use service::kafka::Cluster;
+use service::producer::partition_of;
+use service::range::{End, Ranges, Reader};
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::outputs::{self, Output};
+use crate::dead_letters::number;
+use crate::{Config, Limits, Outcome, Schemas, route_record};
+
+/// Offsets of each output partition that are read first.
+const TAIL: i64 = 1_000;
+/// At most so many are read of a partition at once; each step back is four times the one before.
+const STEP: i64 = 1_000_000;
+/// Offsets of the source that are searched first for the record after the newest one routed.
+const AFTER: i64 = 16;
+/// The clocks of routers and brokers differ by less than this, in milliseconds.
+const CLOCKS: i64 = 3_600_000;
+/// How often the outputs are read on to their ends while more of them come.
+const ROUNDS: usize = 5;
+
+/// What to do about a partition for which the group has no committed offset, unless nothing was ever
+/// routed to the output topics, or the partition holds no record: then there is nothing to double.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnNoOffset {
+    /// Go on behind the last record that has an event or a dead letter; stop if that cannot be proved
+    Resume,
+    /// Stop
+    Fail,
+    /// Route from the first record of the partition: what was routed before is doubled
+    Beginning,
+}
+
+/// Finds where to begin the source partitions in `lost`, which the group has assigned to this router and
+/// has no committed offset for.
+///
+/// # Errors
+/// [`NeedsAttention`] with the choices if that cannot be proved, or is not to be; others if Kafka does not
+/// answer, or on a signal.
+pub(crate) async fn starts(
+    config: &Config,
+    schemas: &Schemas,
+    limits: &Limits,
+    lost: &BTreeSet<i32>,
+    stop: &CancellationToken,
+) -> anyhow::Result<BTreeMap<i32, Offset>> {
+    let cluster = config.kafka.cluster(stop).await?;
+    let cluster = cluster.ok_or_else(|| anyhow!("stopped by a signal"))?;
+    let reader = Reader::connect(&config.kafka)?;
+    let source = &config.source_topic;
+    let mut starts = BTreeMap::new();
+    let mut searched = BTreeMap::new();
+    for partition in lost {
+        let log = block_in_place(|| reader.bounds(source, *partition, End::Stable))?;
+        match log.is_empty() {
+            true => starts.insert(*partition, Offset::Offset(log.end)),
+            false => searched.insert(*partition, log.start).map(Offset::Offset),
+        };
+    }
+    if searched.is_empty() {
+        return Ok(starts);
+    }
+    let events = OutputTopic::of(&cluster, &reader, &config.events_topic).await?;
+    let letters = OutputTopic::of(&cluster, &reader, &config.dead_letters_topic).await?;
+    let unused = events.unused && letters.unused;
+    let choice = match unused {
+        true => OnNoOffset::Beginning,
+        false => config.on_no_offset,
+    };
+    match choice {
+        OnNoOffset::Beginning => {
+            if !unused {
+                tracing::warn!(
+                    "group {} has no committed offset for {source} partitions {:?}: routing them from their first \
+                     record, as --on-no-offset beginning says",
+                    config.group,
+                    searched.keys()
+                );
+            }
+            starts.extend(searched.into_keys().map(|p| (p, Offset::Beginning)));
+        }
+        OnNoOffset::Fail => {
+            let partition = *searched.keys().next().context("a partition is searched")?;
+            let why = "--on-no-offset fail says to stop";
+            return Err(undecided(config, partition, why));
+        }
+        OnNoOffset::Resume => {
+            let latest_stamp_ms = latest_stamp(&cluster, source).await;
+            for topic in [&events.name, &letters.name] {
+                let policy = cluster.topic_setting(topic, "cleanup.policy").await?;
+                if policy.contains("compact") {
+                    let partition = *searched.keys().next().context("a partition is searched")?;
+                    let why =
+                        format!("{topic} has cleanup.policy={policy}, so outputs may be missing");
+                    return Err(undecided(config, partition, &why));
+                }
+            }
+            let mut search = Search {
+                config,
+                schemas,
+                limits,
+                reader: &reader,
+                latest_stamp_ms,
+                searched: &searched,
+                newest: BTreeMap::new(),
+                read: 0,
+                stop,
+            };
+            starts.extend(block_in_place(|| search.starts([events, letters]))?);
+        }
+    }
+    Ok(starts)
+}
+
+/// How far a record of the topic may be stamped later than when it was appended, in milliseconds; `None`
+/// if it may be any time, or this user may not ask.
+async fn latest_stamp(cluster: &Cluster, topic: &str) -> Option<i64> {
+    let setting = cluster.topic_setting(topic, "message.timestamp.after.max.ms");
+    let ms = setting.await.ok()?.parse().ok()?;
+    (ms <= 24 * CLOCKS).then_some(ms)
+}
+
+fn undecided(config: &Config, partition: i32, why: &str) -> anyhow::Error {
+    let (group, source) = (&config.group, &config.source_topic);
+    NeedsAttention(format!(
+        "group {group} has no committed offset for {source} partition {partition}, and where to go on is not decided: \
+         {why}. Nothing was routed. Choose: --on-no-offset resume goes on behind the last event or dead letter of each \
+         partition, where these prove it; --on-no-offset beginning routes the partition from its first record, and doubles what \
+         was routed before; or set the offset N yourself: kafka-consumer-groups.sh --bootstrap-server {} --group {group} \
+         --topic {source}:{partition} --reset-offsets --to-offset N --execute",
+        config.kafka.bootstrap_servers
+    ))
+    .into()
+}
+
+/// An output topic, and what of it was read.
+struct OutputTopic {
+    name: String,
+    /// Whether no record was ever written there.
+    unused: bool,
+    tails: BTreeMap<i32, Tail>,
+}
+
+/// What was read of an output partition: offsets `from..to`.
+struct Tail {
+    /// The log's first offset.
+    start: i64,
+    from: i64,
+    to: i64,
+    /// How far to read back next.
+    step: i64,
+    /// Source partitions whose outputs were met.
+    seen: BTreeSet<i32>,
+}
+
+impl OutputTopic {
+    async fn of(cluster: &Cluster, reader: &Reader, name: &str) -> anyhow::Result<Self> {
+        let count = i32::try_from(cluster.require_topic(name, "Read").await?)?;
+        let log = |partition| Ok((partition, reader.bounds(name, partition, End::High)?));
+        let logs = block_in_place(|| (0..count).map(log).collect::<anyhow::Result<Ranges>>())?;
+        let tail = |(partition, log): (&i32, &Range<i64>)| {
+            let from = log.start.max(log.end - TAIL);
+            let tail = Tail {
+                start: log.start,
+                from,
+                to: from,
+                step: 4 * TAIL,
+                seen: BTreeSet::new(),
+            };
+            (*partition, tail)
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            unused: logs.values().all(|log| *log == (0..0)),
+            tails: logs.iter().map(tail).collect(),
+        })
+    }
+}
+
+/// The newest output of a source partition that was met.
+#[derive(Clone, Copy)]
+struct Newest {
+    /// The source record's offset and Kafka timestamp.
+    offset: i64,
+    timestamp_ms: i64,
+    /// When the output was written, if it says so.
+    written_ms: Option<i64>,
+}
+
+/// Whether an output partition is known not to hold an output.
+enum Lacks {
+    Proved,
+    /// It has to be read farther back.
+    Unread,
+    /// Why not.
+    Unprovable(String),
+}
+
+struct Search<'a> {
+    config: &'a Config,
+    schemas: &'a Schemas,
+    limits: &'a Limits,
+    reader: &'a Reader,
+    latest_stamp_ms: Option<i64>,
+    /// The source partitions, with the first offsets of their logs.
+    searched: &'a BTreeMap<i32, i64>,
+    newest: BTreeMap<i32, Newest>,
+    /// Outputs read.
+    read: u64,
+    stop: &'a CancellationToken,
+}
+
+impl Search<'_> {
+    fn starts(&mut self, mut outputs: [OutputTopic; 2]) -> anyhow::Result<BTreeMap<i32, Offset>> {
+        let mut starts = BTreeMap::new();
+        // The newest output by which each start was proved.
+        let mut proved = BTreeMap::new();
+        for _ in 0..ROUNDS {
+            for topic in &mut outputs {
+                self.read_on(topic)?;
+            }
+            let mut unchanged = true;
+            for (partition, log_start) in self.searched {
+                let newest = self.newest.get(partition).map(|newest| newest.offset);
+                if proved.get(partition) == Some(&newest) {
+                    continue;
+                }
+                unchanged = false;
+                let start = self.start(&mut outputs, *partition, *log_start)?;
+                starts.insert(*partition, start);
+                let newest = self.newest.get(partition).map(|newest| newest.offset);
+                proved.insert(*partition, newest);
+            }
+            if unchanged {
+                self.report(&starts);
+                return Ok(starts);
+            }
+        }
+        Err(NeedsAttention(format!(
+            "group {} has no committed offset for {} partitions {:?}, and their events keep coming although no other member of \
+             the group has them: routers of another group read this topic too. Stop them, or every event would be doubled; then \
+             start again",
+            self.config.group,
+            self.config.source_topic,
+            self.searched.keys()
+        ))
+        .into())
+    }
+
+    fn report(&self, starts: &BTreeMap<i32, Offset>) {
+        for (partition, start) in starts {
+            let source = &self.config.source_topic;
+            match start {
+                Offset::Offset(offset) => tracing::warn!(
+                    "group {} has no committed offset for {source} partition {partition}: resuming at offset {offset}, behind \
+                     its last event or dead letter ({} records of both topics read)",
+                    self.config.group,
+                    self.read
+                ),
+                _ => tracing::info!(
+                    "{source} partition {partition} has neither events nor dead letters: routing it from its beginning"
+                ),
+            }
+        }
+    }
+
+    /// Where to begin a source partition, proved by what was read or, as far as needed, is read now.
+    fn start(
+        &mut self,
+        outputs: &mut [OutputTopic; 2],
+        partition: i32,
+        log_start: i64,
+    ) -> anyhow::Result<Offset> {
+        let source = &self.config.source_topic;
+        loop {
+            let newest = self.newest.get(&partition).copied();
+            let position = newest.map_or(log_start, |newest| newest.offset + 1);
+            let next = self.next_record(partition, position, newest)?;
+            if position < log_start {
+                let why = format!(
+                    "its last event or dead letter is that of offset {}, and its log begins at offset {log_start}: \
+                     retention may have deleted records before they were routed",
+                    position - 1
+                );
+                return Err(undecided(self.config, partition, &why));
+            }
+            let start = newest.map_or(Offset::Beginning, |_| Offset::Offset(position));
+            let Some(next) = next else {
+                return Ok(start);
+            };
+            let not_before = self.not_before(&next, newest);
+            let [events, letters] = &mut *outputs;
+            let mut unread: [Vec<i32>; 2] = Default::default();
+            let places = [
+                (&*events, self.event_places(events, &next, not_before)?),
+                (&*letters, letters.tails.keys().copied().collect()),
+            ];
+            for ((topic, places), unread) in places.into_iter().zip(&mut unread) {
+                for place in places {
+                    match self.lacks_output(topic, place, partition, not_before)? {
+                        Lacks::Proved => {}
+                        Lacks::Unread => unread.push(place),
+                        Lacks::Unprovable(why) => {
+                            let why = format!(
+                                "whether the record at offset {} was routed cannot be proved: {why}",
+                                next.offset()
+                            );
+                            return Err(undecided(self.config, partition, &why));
+                        }
+                    }
+                }
+            }
+            if unread.iter().all(Vec::is_empty) {
+                tracing::debug!("{source} partition {partition}: {start:?} is proved");
+                return Ok(start);
+            }
+            let [in_events, in_letters] = unread;
+            self.read_back(events, &in_events)?;
+            self.read_back(letters, &in_letters)?;
+        }
+    }
+
+    /// The first committed source record at `position` or later; `newest` is the output of the record before,
+    /// which is compared with that one, if there is still a record there.
+    ///
+    /// # Errors
+    /// Also if the output is of another topic of that name.
+    fn next_record(
+        &self,
+        partition: i32,
+        position: i64,
+        newest: Option<Newest>,
+    ) -> anyhow::Result<Option<OwnedMessage>> {
+        let source = &self.config.source_topic;
+        let another = |what: String| {
+            let why = format!(
+                "its last event or dead letter is that of offset {}, but {what}: the topic was deleted and created again",
+                position - 1
+            );
+            undecided(self.config, partition, &why)
+        };
+        let high = self.reader.bounds(source, partition, End::High)?.end;
+        if position > high {
+            return Err(another(format!("its log ends at offset {high}")));
+        }
+        let log = self.reader.bounds(source, partition, End::Stable)?;
+        let before = newest.map_or(position, |newest| newest.offset);
+        let (mut from, mut step) = (before.max(log.start), AFTER);
+        let (mut routed_at, mut next) = (None, None);
+        while from < log.end && next.is_none() {
+            let to = log.end.min(from.saturating_add(step));
+            let ranges = Ranges::from([(partition, from..to)]);
+            self.reader.scan(source, &ranges, self.stop, |record| {
+                if record.offset() < position {
+                    routed_at = Some(record.timestamp().to_millis().unwrap_or(-1));
+                } else if next.is_none() {
+                    next = Some(record.detach());
+                }
+                Ok(())
+            })?;
+            (from, step) = (to, step.saturating_mul(4));
+        }
+        if let (Some(newest), Some(timestamp)) = (newest, routed_at)
+            && timestamp != newest.timestamp_ms
+        {
+            return Err(another("the record there has another timestamp".to_owned()));
+        }
+        Ok(next)
+    }
+
+    /// The time, in milliseconds since 1970, after which an output of this record was written by the clock
+    /// of any router: it was written after the record was appended, and after the newest output known. `None`
+    /// if nothing is known of that.
+    fn not_before(&self, next: &OwnedMessage, newest: Option<Newest>) -> Option<i64> {
+        let appended = match next.timestamp() {
+            Timestamp::LogAppendTime(ms) => Some(ms),
+            Timestamp::CreateTime(ms) => self.latest_stamp_ms.map(|latest| ms - latest),
+            Timestamp::NotAvailable => None,
+        };
+        let known = appended.max(newest.and_then(|newest| newest.written_ms));
+        known.map(|ms| ms.saturating_sub(CLOCKS))
+    }
+
+    /// Where in the events topic the event of this record stands, if it has one.
+    fn event_places(
+        &self,
+        events: &OutputTopic,
+        next: &OwnedMessage,
+        not_before: Option<i64>,
+    ) -> anyhow::Result<BTreeSet<i32>> {
+        let all = events.tails.keys().copied().collect();
+        let mut buffer = Vec::new();
+        self.schemas.writers.learn_soon(next.payload(), self.stop)?;
+        let mut keys = Vec::from_iter(next.key().map(<[u8]>::to_vec));
+        if let Outcome::Event { key, .. } =
+            route_record(self.schemas, self.limits, next, &mut buffer)
+        {
+            keys.push(key.as_bytes().to_vec());
+        }
+        // With fewer partitions in the topic, a key had another one.
+        if keys.is_empty() || !self.has_had_all_partitions(events, not_before)? {
+            return Ok(all);
+        }
+        let count = events.tails.len() as i32;
+        Ok(keys.iter().map(|key| partition_of(key, count)).collect())
+    }
+
+    /// Whether the topic had its last partition before this time.
+    fn has_had_all_partitions(
+        &self,
+        topic: &OutputTopic,
+        not_before: Option<i64>,
+    ) -> anyhow::Result<bool> {
+        let last = topic.tails.len() as i32 - 1;
+        if last == 0 {
+            return Ok(true);
+        }
+        match not_before {
+            Some(time) => self.begins_before(&topic.name, last, time),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether the first record that a partition still has was written before a time.
+    fn begins_before(&self, topic: &str, partition: i32, time: i64) -> anyhow::Result<bool> {
+        let log = self.reader.bounds(topic, partition, End::Stable)?;
+        Ok(!log.is_empty() && self.first_since(topic, partition, time)? > log.start)
+    }
+
+    /// The offset of a partition's first record that was written at this time or later.
+    fn first_since(&self, topic: &str, partition: i32, time: i64) -> anyhow::Result<i64> {
+        let one = BTreeSet::from([partition]);
+        let found = self.reader.since(topic, &one, time)?;
+        Ok(match found.get(&partition) {
+            Some(offset) => *offset,
+            None => self.reader.bounds(topic, partition, End::Stable)?.end,
+        })
+    }
+
+    /// Whether a partition of an output topic holds no output of `source`'s next record, which would have
+    /// been written at this time or later.
+    fn lacks_output(
+        &self,
+        topic: &OutputTopic,
+        partition: i32,
+        source: i32,
+        not_before: Option<i64>,
+    ) -> anyhow::Result<Lacks> {
+        let tail = &topic.tails[&partition];
+        if tail.seen.contains(&source) {
+            return Ok(Lacks::Proved);
+        }
+        let log = self.reader.bounds(&topic.name, partition, End::High)?;
+        if tail.from == 0 && log.start == 0 {
+            return Ok(Lacks::Proved);
+        }
+        if let Some(time) = not_before
+            && (log.start == 0 || self.begins_before(&topic.name, partition, time)?)
+        {
+            let first = self.first_since(&topic.name, partition, time)?;
+            return Ok(match tail.from <= first {
+                true => Lacks::Proved,
+                false => Lacks::Unread,
+            });
+        }
+        if log.start == 0 || tail.from > log.start {
+            return Ok(Lacks::Unread);
+        }
+        Ok(Lacks::Unprovable(format!(
+            "its event or dead letter could have been among those that retention has deleted from {} partition {partition}, \
+             whose log begins at offset {}",
+            topic.name, log.start
+        )))
+    }
+
+    /// Reads a topic to the ends of its logs, which includes waiting for the transactions that are open there.
+    fn read_on(&mut self, topic: &mut OutputTopic) -> anyhow::Result<()> {
+        let mut ranges = Ranges::new();
+        for (partition, tail) in &mut topic.tails {
+            let end = self.reader.bounds(&topic.name, *partition, End::High)?.end;
+            ranges.insert(*partition, tail.to..end);
+            tail.to = tail.to.max(end);
+        }
+        self.read(topic, &ranges)
+    }
+
+    /// Reads some partitions of a topic farther back.
+    fn read_back(&mut self, topic: &mut OutputTopic, partitions: &[i32]) -> anyhow::Result<()> {
+        let mut ranges = Ranges::new();
+        for partition in partitions {
+            let tail = topic.tails.get_mut(partition).context("a partition")?;
+            let from = (tail.from - tail.step).max(tail.start);
+            ranges.insert(*partition, from..tail.from);
+            (tail.from, tail.step) = (from, (4 * tail.step).min(STEP));
+        }
+        self.read(topic, &ranges)
+    }
+
+    fn read(&mut self, topic: &mut OutputTopic, ranges: &Ranges) -> anyhow::Result<()> {
+        let count: i64 = ranges.values().map(|range| range.end - range.start).sum();
+        if count > 0 {
+            tracing::info!(
+                "reading up to {count} records of {} to find where to resume",
+                topic.name
+            );
+        }
+        let OutputTopic { name, tails, .. } = topic;
+        let reader = self.reader;
+        let stop = self.stop;
+        reader.scan(name, ranges, stop, |record| {
+            self.read += 1;
+            let Some((source, newest)) = self.source_of(record)? else {
+                return Ok(());
+            };
+            if let Some(tail) = tails.get_mut(&record.partition()) {
+                tail.seen.insert(source);
+            }
+            let known = self.newest.entry(source).or_insert(newest);
+            if newest.offset > known.offset {
+                *known = newest;
+            }
+            Ok(())
+        })
+    }
+
+    /// Which of the searched partitions a record of an output topic is about, and what it says of it.
+    fn source_of(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Option<(i32, Newest)>> {
+        let source = &self.config.source_topic;
+        let output = match record.topic() == self.config.events_topic {
+            true => {
+                let writers = &self.schemas.writers;
+                writers.learn_soon(record.payload(), self.stop)?;
+                outputs::event(&writers.decoder, source, record).map_err(|error| {
+                    NeedsAttention(format!(
+                        "searching for where to resume, an event cannot be read: {error:#}. Give its schema by --schemas, \
+                         or choose --on-no-offset beginning"
+                    ))
+                })?
+            }
+            false => outputs::letter(source, record),
+        };
+        let (about, timestamp_ms) = match output {
+            Output::Event(about, timestamp_ms) => (about, timestamp_ms),
+            Output::Letter(about, _) => {
+                let timestamp_ms = number(record, dead_letter::TIMESTAMP_MS);
+                (about, timestamp_ms.unwrap_or(-1))
+            }
+            Output::Foreign | Output::Unreadable(_) => return Ok(None),
+        };
+        let newest = Newest {
+            offset: about.offset,
+            timestamp_ms,
+            written_ms: record.timestamp().to_millis(),
+        };
+        let searched = self.searched.contains_key(&about.partition);
+        Ok(searched.then_some((about.partition, newest)))
+    }
+}
