@@ -503,9 +503,16 @@ impl Search<'_> {
         if log.start == 0 || tail.from > log.start {
             return Ok(Lacks::Unread);
         }
+        let hint = match not_before {
+            Some(_) => "",
+            None => {
+                "; times of the source's records do not count, unless this user may ask for the topic's settings \
+                 (DescribeConfigs) and message.timestamp.after.max.ms is a day or less there"
+            }
+        };
         Ok(Lacks::Unprovable(format!(
             "its event or dead letter could have been among those that retention has deleted from {} partition {partition}, \
-             whose log begins at offset {}",
+             whose log begins at offset {}{hint}",
             topic.name, log.start
         )))
     }
