@@ -180,19 +180,25 @@ enum Command {
     },
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => exit::code(Err(error)),
-    }
+fn main() -> ExitCode {
+    exit::run(run(Cli::parse()))
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {
     cli.logs.start()?;
+    let stop = match &cli.command {
+        Command::Run { .. } | Command::Replay { .. } | Command::Expire { .. } => {
+            exit::on_signal(exit::OK)?
+        }
+        Command::Audit { .. } => exit::on_signal(exit::USAGE)?,
+        Command::Diff { .. } => exit::at_once_on_signal(exit::USAGE)?,
+        Command::Migrate | Command::Tasks { .. } | Command::Task { .. } => {
+            exit::at_once_on_signal(exit::FAILED)?
+        }
+    };
     match cli.command {
         Command::Audit { config, kafka } => {
-            return Ok(consumer::audit(config, kafka, cli.database, exit::on_signal()?).await);
+            return Ok(consumer::audit(config, kafka, cli.database, stop).await);
         }
         Command::Diff { asked } => return Ok(consumer::diff(asked).await),
         Command::Run {
@@ -200,16 +206,14 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             kafka,
             metrics,
         } => {
-            let (health, stop) = (Arc::new(Health::default()), exit::on_signal()?);
+            let (health, stop) = (Arc::new(Health::default()), stop);
             metrics.start(health.clone()).await?;
             on_this_thread(consumer::run(config, kafka, cli.database, health, stop))?
         }
         Command::Replay { asked, kafka } => {
-            consumer::replay(asked, kafka, &cli.database, exit::on_signal()?).await
+            consumer::replay(asked, kafka, &cli.database, stop).await
         }
-        Command::Expire { asked } => {
-            consumer::expire(asked, &cli.database, exit::on_signal()?).await
-        }
+        Command::Expire { asked } => consumer::expire(asked, &cli.database, stop).await,
         Command::Migrate => consumer::migrate(&cli.database).await,
         Command::Tasks {
             running,

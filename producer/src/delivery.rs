@@ -21,6 +21,7 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 use schemas::{Framing, TaskRunningInfo};
 use service::backoff::Backoff;
+use service::exit;
 use service::health::Health;
 use service::kafka::{KafkaOptions, wrong_settings};
 use service::producer::PolledProducer;
@@ -183,6 +184,7 @@ impl Delivery {
     /// # Errors
     /// If something was not delivered: how much, and the last error known.
     pub(crate) async fn close(&self, within: Duration) -> Result<Stats, Undelivered> {
+        let _waiting = exit::waiting("Kafka's acknowledgement of the last reports");
         let emptied = timeout(within, async {
             loop {
                 let emptied = self.shared.emptied.notified();

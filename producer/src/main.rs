@@ -78,23 +78,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return exit::code(Err(error.into())),
-    };
-    let ended = runtime.block_on(run(cli));
-    // Not dropped: that would wait for a read of standard input under way, so for its next line.
-    runtime.shutdown_background();
-    match ended {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => exit::code(Err(error)),
-    }
+    exit::run(run(Cli::parse()))
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {
     cli.logs.start()?;
-    let shutdown = exit::on_signal()?;
+    let shutdown = exit::on_signal(exit::FAILED)?;
     let health = Arc::new(Health::default());
     match cli.command {
         Command::Spark { options, metrics } => {

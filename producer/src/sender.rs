@@ -15,7 +15,7 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 use schemas::{CURRENT_INFO, Framing, TaskRunningInfo};
-use service::exit::NeedsAttention;
+use service::exit::{self, NeedsAttention};
 use service::health::{Health, Reading};
 use service::kafka::{KafkaOptions, wrong_settings};
 use service::producer::PolledProducer;
@@ -52,7 +52,7 @@ const DEFAULTS: &[(&str, &str)] = &[
 ];
 
 /// After a signal, unacknowledged records are waited for so long.
-const LAST_ACKS: Duration = Duration::from_secs(20);
+pub(crate) const LAST_ACKS: Duration = Duration::from_secs(5);
 
 /// Registers the schema of reports for a topic's values; gives how reports are then written.
 pub(crate) async fn register(registry: &Registry, topic: &str) -> Result<Framing, RegistryError> {
@@ -124,12 +124,17 @@ impl Sender {
         })
     }
 
-    /// Hands a report to the producer; waits while its queue is full.
+    /// Hands a report to the producer; waits while its queue is full. Whether it was handed over: a full
+    /// queue is not waited for once `shutdown` is cancelled.
     ///
     /// # Errors
     /// If this report or an earlier one cannot be delivered. After that, nothing should be sent: it
     /// would arrive in front of what was not.
-    pub(crate) async fn send(&mut self, info: &TaskRunningInfo) -> anyhow::Result<()> {
+    pub(crate) async fn send(
+        &mut self,
+        info: &TaskRunningInfo,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<bool> {
         self.value.clear();
         schemas::write_info(info, self.framing, &mut self.value);
         let mut record = BaseRecord::to(&self.topic)
@@ -140,9 +145,12 @@ impl Sender {
             match self.producer.send(record) {
                 Ok(()) => {
                     self.sent.fetch_add(1, Ordering::Relaxed);
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), unsent)) => {
+                    if shutdown.is_cancelled() {
+                        return Ok(false);
+                    }
                     record = unsent;
                     sleep(Duration::from_millis(1)).await;
                 }
@@ -160,13 +168,14 @@ impl Sender {
         }
     }
 
-    /// Waits until every record is acknowledged or has failed (`message.timeout.ms` bounds that; 20
-    /// s once `shutdown` is cancelled), and gives the number of those acknowledged.
+    /// Waits until every record is acknowledged or has failed (`message.timeout.ms` bounds that; 5 s
+    /// once `shutdown` is cancelled), and gives the number of those acknowledged.
     ///
     /// # Errors
     /// If some were not, with their number and the first one's reason.
     pub(crate) async fn finish(&self, shutdown: &CancellationToken) -> anyhow::Result<u64> {
         let mut deadline = None;
+        let _waiting = exit::waiting("Kafka's acknowledgement of the last reports");
         while self.producer.in_flight_count() > 0 {
             if shutdown.is_cancelled() {
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + LAST_ACKS);

@@ -37,17 +37,17 @@ enum Command {
     Audit(router::Audit),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => exit::code(Err(error)),
-    }
+fn main() -> ExitCode {
+    exit::run(run(Cli::parse()))
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {
     cli.logs.start()?;
-    let stop = exit::on_signal()?;
+    let stop = exit::on_signal(match &cli.command {
+        None => exit::OK,
+        Some(Command::DeadLetters(_)) => exit::FAILED,
+        Some(Command::Audit(_)) => exit::USAGE,
+    })?;
     match cli.command {
         Some(Command::DeadLetters(asked)) => {
             return router::dead_letters(asked, &cli.router.kafka, &stop).await;

@@ -1,7 +1,17 @@
-//! How a program ends: on a signal, and with a code that a supervisor can use.
+//! How a program ends: on a signal, in time, and with a code that a supervisor can use.
+#![expect(
+    unsafe_code,
+    reason = "std's exit runs the handlers of C libraries whose threads still work"
+)]
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Ended as asked.
@@ -14,6 +24,13 @@ pub const USAGE: u8 = 2;
 /// start the program again (systemd: `RestartPreventExitStatus=78`).
 pub const CONFIG: u8 = 78;
 
+/// How long a program may take to end after the first signal: less than the 10 s after which
+/// `docker stop` kills.
+pub const GRACE: Duration = Duration::from_secs(8);
+
+/// A clock that is set back by more ends a program: as long as a member's session.
+const SET_BACK: Duration = Duration::from_secs(10);
+
 /// An error that no restart cures; see [`CONFIG`]. Anywhere in the chain of causes it counts.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -25,46 +42,214 @@ pub struct NeedsAttention(pub String);
 #[error("{0}")]
 pub struct StartOver(pub String);
 
-/// The exit code of a program's `run`, after logging the error that ended it.
-pub fn code(result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::from(OK),
-        Err(error) => {
-            if tracing::dispatcher::has_been_set() {
-                tracing::error!("{error:#}");
-            } else {
-                eprintln!("error: {error:#}");
+/// Runs a program to its end, and gives its exit code. Threads that then still wait for something, such as a
+/// line of standard input or a broker, are not waited for.
+pub fn run(program: impl Future<Output = anyhow::Result<u8>>) -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return code(&error.into()),
+    };
+    let ended = runtime.block_on(program);
+    runtime.shutdown_background();
+    match ended {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => code(&error),
+    }
+}
+
+/// The exit code for the error that ended a program, after logging it.
+fn code(error: &anyhow::Error) -> ExitCode {
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{error:#}");
+    } else {
+        eprintln!("error: {error:#}");
+    }
+    let needs_attention = error.chain().any(|cause| cause.is::<NeedsAttention>());
+    ExitCode::from(if needs_attention { CONFIG } else { FAILED })
+}
+
+/// A token that SIGTERM, SIGINT or SIGHUP cancels, for a program that uses Kafka. A program that has not ended [`GRACE`] later, whatever its
+/// threads wait for, logs what that is and ends with the code `unfinished`. A second signal ends it at once, with
+/// 129, 130 or 143 as shells have it. A clock that is set back ends it with [`FAILED`].
+///
+/// # Errors
+/// If the process may not listen for signals.
+pub fn on_signal(unfinished: u8) -> std::io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    listen(async move |mut signals| {
+        let (name, _) = tokio::select! {
+            signal = signals.next() => signal,
+            by = clock_set_back() => {
+                // Not in order: to close a client is to wait for its threads.
+                tracing::error!(
+                    "the system's clock was set back by {} s, and librdkafka's threads wait by it: ending, to be \
+                     started again; what was not committed is done again then",
+                    by.as_secs()
+                );
+                end(FAILED)
             }
-            let needs_attention = error.chain().any(|cause| cause.is::<NeedsAttention>());
-            ExitCode::from(if needs_attention { CONFIG } else { FAILED })
+        };
+        told.cancel();
+        // Whoever reads the log may have stopped reading.
+        std::thread::spawn(move || {
+            std::thread::sleep(GRACE + Duration::from_secs(1));
+            end(unfinished);
+        });
+        tracing::info!(
+            "{name}: finishing what is under way, then stopping, within {} s",
+            GRACE.as_secs()
+        );
+        tokio::select! {
+            (name, code) = signals.next() => {
+                tracing::warn!("{name} again: ending at once");
+                end(code)
+            }
+            () = tokio::time::sleep(GRACE) => {
+                tracing::warn!(
+                    "not finished {} s after {name}, ending: still waiting for {}. What was not committed is left to be done again",
+                    GRACE.as_secs(),
+                    waited_for()
+                );
+                end(unfinished)
+            }
+        }
+    })?;
+    Ok(stop)
+}
+
+/// Makes SIGTERM, SIGINT and SIGHUP end the program at once with this code, as the first process of a container
+/// too: a program that only answers, or whose work is one transaction of a database, leaves nothing half done.
+///
+/// # Errors
+/// If the process may not listen for signals.
+pub fn at_once_on_signal(code: u8) -> std::io::Result<CancellationToken> {
+    listen(async move |mut signals| {
+        let (name, _) = signals.next().await;
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(1));
+            end(code);
+        });
+        tracing::warn!("{name}: ended before it was done");
+        end(code)
+    })?;
+    Ok(CancellationToken::new())
+}
+
+/// Something that blocks, named in the log if it outlasts the program's [grace](GRACE).
+pub struct Waiting(u64);
+
+static WAITING: Mutex<BTreeMap<u64, Cow<'static, str>>> = Mutex::new(BTreeMap::new());
+
+/// Until the answer is dropped, `what` is being waited for.
+pub fn waiting(what: impl Into<Cow<'static, str>>) -> Waiting {
+    let mut waiting = lock();
+    let id = waiting.last_key_value().map_or(0, |(id, _)| id + 1);
+    waiting.insert(id, what.into());
+    Waiting(id)
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        lock().remove(&self.0);
+    }
+}
+
+fn lock() -> MutexGuard<'static, BTreeMap<u64, Cow<'static, str>>> {
+    WAITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn waited_for() -> String {
+    let waiting = lock();
+    let each: Vec<&str> = waiting.values().map(AsRef::as_ref).collect();
+    match each[..] {
+        [] => "an answer, or for a client to close".to_owned(),
+        _ => each.join(", "),
+    }
+}
+
+/// Ends the process, whatever its threads do.
+fn end(code: u8) -> ! {
+    // SAFETY: the call takes no memory and does not come back. `std::process::exit` would run OpenSSL's clean-up
+    // while the threads of librdkafka still use it.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// Waits until the system's clock is set back by so much that members are put out of their group: the timed waits of
+/// librdkafka 2.12 end by that clock (`cnd_timedwait_abs`), so that its heartbeats and retries wait as much longer.
+async fn clock_set_back() -> Duration {
+    let (mut wall, mut steady) = (SystemTime::now(), Instant::now());
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (wall_now, steady_now) = (SystemTime::now(), Instant::now());
+        let passed = steady_now - steady;
+        let back = match wall_now.duration_since(wall) {
+            Ok(shown) => passed.saturating_sub(shown),
+            Err(earlier) => passed + earlier.duration(),
+        };
+        if back > SET_BACK {
+            return back;
+        }
+        (wall, steady) = (wall_now, steady_now);
+    }
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        // A program under nohup is to outlive its terminal.
+        let hangup = (!hangup_ignored()).then(|| signal(SignalKind::hangup()));
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: hangup.transpose()?,
+        })
+    }
+
+    /// The next one's name, and the exit code that shells have for it.
+    async fn next(&mut self) -> (&'static str, u8) {
+        let Self {
+            interrupt,
+            terminate,
+            hangup,
+        } = self;
+        let hung_up = async {
+            match hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = interrupt.recv() => ("SIGINT", 130),
+            _ = terminate.recv() => ("SIGTERM", 143),
+            _ = hung_up => ("SIGHUP", 129),
         }
     }
 }
 
-/// A token that SIGTERM or SIGINT cancels. A second signal ends the process at once, with 130 or
-/// 143 as shells have it.
-///
-/// # Errors
-/// If the process may not listen for signals.
-pub fn on_signal() -> std::io::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let shutdown = CancellationToken::new();
-    let stop = shutdown.clone();
-    tokio::spawn(async move {
-        for count in 1.. {
-            let (name, code) = tokio::select! {
-                _ = interrupt.recv() => ("SIGINT", 130),
-                _ = terminate.recv() => ("SIGTERM", 143),
-            };
-            if count > 1 {
-                tracing::warn!("{name} again: ending at once");
-                std::process::exit(code);
-            }
-            tracing::info!("{name}: finishing what is under way, then stopping");
-            stop.cancel();
-        }
-    });
-    Ok(shutdown)
+fn hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 != 0)
+}
+
+/// Listens for signals on a thread of its own: those of the program may all be waiting for something.
+fn listen<F: Future<Output = ()>>(
+    act: impl FnOnce(Signals) -> F + Send + 'static,
+) -> std::io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let signals = {
+        let _entered = runtime.enter();
+        Signals::new()?
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || runtime.block_on(act(signals)))?;
+    Ok(())
 }

@@ -16,7 +16,7 @@ use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
-use crate::exit::NeedsAttention;
+use crate::exit::{self, NeedsAttention};
 use crate::registry::REGISTRY_PREFIX;
 use crate::subscription::Quiet;
 use crate::threads::blocking;
@@ -267,6 +267,7 @@ impl KafkaOptions {
         shutdown: &tokio_util::sync::CancellationToken,
     ) -> anyhow::Result<Option<Cluster>> {
         let begun = Instant::now();
+        let _waiting = exit::waiting(format!("Kafka at {}", self.bootstrap_servers));
         let complaint = Complaint::default();
         let client: BaseConsumer<Complaint> = self
             .client_config(&[], &[])?
@@ -276,13 +277,17 @@ impl KafkaOptions {
         let mut cluster = Cluster {
             id: String::new(),
             options: self.clone(),
-            client,
+            client: Arc::new(client),
         };
         let (mut told, mut refusals, mut ask) = (None, 0, Duration::from_secs(1));
         loop {
-            let Err(error) = cluster.partitions(ask) else {
-                break;
+            let client = cluster.client.clone();
+            let asked = spawn_blocking(move || client.fetch_metadata(None, ask).map(drop));
+            let answer = tokio::select! {
+                () = shutdown.cancelled() => return Ok(None),
+                answer = asked => answer?,
             };
+            let Err(error) = answer else { break };
             ask = (ask * 2).min(ASK);
             // Hears what it complained of.
             while cluster.client.poll(HEAR).is_some() {}
@@ -402,7 +407,7 @@ pub struct Cluster {
     /// Kafka's id of the cluster.
     pub id: String,
     options: KafkaOptions,
-    client: BaseConsumer<Complaint>,
+    client: Arc<BaseConsumer<Complaint>>,
 }
 
 impl Cluster {

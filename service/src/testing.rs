@@ -1,6 +1,8 @@
 //! What integration tests need. A failure in here ends the test, so everything panics.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
+pub mod stopping;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::exit::NeedsAttention;
+use crate::exit::{self, NeedsAttention};
 use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::limits::CLIENT_MESSAGE_MAX_BYTES;
 use crate::producer::PolledProducer;
@@ -139,6 +139,10 @@ impl Output {
     /// # Errors
     /// [`Failed::Abort`]: Kafka is away or not yet done with it; the same call may be made again.
     pub fn initialise(&self) -> Result<(), Failed> {
+        let _waiting = exit::waiting(format!(
+            "Kafka, to start transactions as {}",
+            self.transactional_id
+        ));
         blocking(|| self.producer.init_transactions(CALL)).map_err(|error| match &error {
             KafkaError::Transaction(e) if e.is_fatal() => Failed::Exit(self.exit(error)),
             _ if forbidden(&error) => Failed::Exit(self.exit(error)),
@@ -334,6 +338,10 @@ impl Transaction<'_> {
     /// tell whether a commit took place.
     async fn repeat(&self, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), Failed> {
         let begun = Instant::now();
+        let _waiting = exit::waiting(format!(
+            "Kafka, to end a transaction of {}",
+            self.output.transactional_id
+        ));
         let mut told = String::new();
         loop {
             let error = match blocking(&call) {

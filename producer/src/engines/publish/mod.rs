@@ -102,10 +102,14 @@ async fn publish(
             Line::Whole(text) if text.trim_ascii().is_empty() => continue,
             Line::Whole(text) => match line::read(text, &mut sequences) {
                 Ok(info) => {
-                    sender
-                        .send(&info)
+                    let sent = sender
+                        .send(&info, shutdown)
                         .await
                         .with_context(|| format!("line {number}"))?;
+                    if !sent {
+                        tracing::warn!("stopped by a signal before line {number} was sent");
+                        return Ok(());
+                    }
                     continue;
                 }
                 Err(faults) => faults.iter().map(ToString::to_string).collect(),

@@ -155,7 +155,10 @@ async fn simulate(
         };
         let until = due.min(count).min(sent + BURST);
         for _ in sent..until {
-            sender.send(simulation.next_report()).await?;
+            let report = simulation.next_report();
+            if !sender.send(report, shutdown).await? {
+                return Ok(());
+            }
         }
         sent = sent.max(until);
         if sent < due {

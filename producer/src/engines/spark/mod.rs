@@ -48,7 +48,7 @@ use self::rest::Rest;
 use self::standings::Standings;
 use crate::delivery::{Delivery, Written};
 use crate::duration::duration;
-use crate::sender::framing;
+use crate::sender::{LAST_ACKS, framing};
 
 /// Between two looks at an address that refuses connections, and how many make sure that it is gone
 /// where nothing is followed there.
@@ -59,7 +59,7 @@ const REFUSALS: u32 = 3;
 const APPLICATIONS_MAX: usize = 1_000;
 /// Reports that may wait while Kafka is away.
 const QUEUE_REPORTS: usize = 50_000;
-/// How long the last reports are waited for.
+/// How long the last reports are waited for, unless a signal comes.
 const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Which applications are reported on, and how often.
@@ -152,7 +152,16 @@ pub async fn run(
         }
     }
 
-    let stats = follower.delivery.close(CLOSE_WITHIN).await;
+    let stats = {
+        let delivery = &follower.delivery;
+        tokio::select! {
+            closed = delivery.close(CLOSE_WITHIN) => closed,
+            closed = async {
+                follower.shutdown.cancelled().await;
+                delivery.close(LAST_ACKS).await
+            } => closed,
+        }
+    };
     let tasks = follower.tasks.load(Ordering::Relaxed);
     let delivered = stats
         .as_ref()

@@ -1,0 +1,136 @@
+//! Each of the producer's commands ends within 10 s of a signal, whatever it waits for.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+mod support;
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use service::testing::stopping::{Silent, Waiting, Way, end_in_time, start_and_end_in_time};
+use service::testing::{Process, read_all, until};
+use support::Reports;
+
+const PRODUCER: &str = env!("CARGO_BIN_EXE_producer");
+const WAIT: Duration = Duration::from_secs(120);
+
+/// `lines` reports, in a file.
+fn lines(folder: &Path, lines: usize) -> String {
+    let mut text = String::new();
+    for i in 0..lines {
+        let engine = r#"{"instance": "node-1:22", "engineType": "test"}"#;
+        let _ = writeln!(
+            text,
+            r#"{{"execId": "exec-{i}", "jobId": "job-1", "status": "Running", "engine": {engine}}}"#
+        );
+    }
+    let path = folder.join("lines");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_never_answers_keeps_no_program_from_ending() {
+    let folder = tempfile::tempdir().unwrap();
+    let (silent, spark) = (Silent::start(), Silent::start());
+    let address = silent.address();
+    let url = format!("http://{}", spark.address());
+    let lines = lines(folder.path(), 1);
+    for signal in ["TERM", "HUP"] {
+        let commands = [
+            vec!["spark", "--url", &url],
+            vec!["publish", &lines],
+            vec!["simulate"],
+        ];
+        let waiting = commands.map(|command| Waiting {
+            name: command[0],
+            arguments: [&command[..], &["--bootstrap-servers", &address]].concat(),
+            code: 0,
+        });
+        let visitors = || silent.visitors();
+        start_and_end_in_time(
+            folder.path(),
+            Path::new(PRODUCER),
+            signal,
+            &waiting,
+            visitors,
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spark_that_never_answers_keeps_it_from_nothing() {
+    let Some(reports) = Reports::make("stopping").await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let spark = Silent::start();
+    let url = format!("http://{}", spark.address());
+    for signal in ["TERM", "HUP"] {
+        let waiting = [Waiting {
+            name: "spark",
+            arguments: reports.arguments(&["spark", "--url", &url]),
+            code: 0,
+        }];
+        let visitors = || spark.visitors();
+        start_and_end_in_time(
+            folder.path(),
+            Path::new(PRODUCER),
+            signal,
+            &waiting,
+            visitors,
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_keeps_no_program_from_ending() {
+    let Some(reports) = Reports::make("stopping").await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let lines = lines(folder.path(), 5_000);
+    let way = Way::to(&reports.bootstrap);
+    let full = ["-X", "queue.buffering.max.messages=100"];
+    for blocked in [Way::block_named, Way::block] {
+        for signal in ["TERM", "HUP"] {
+            way.open();
+            let start = |name: &str, command: &[&str]| {
+                let mut arguments = reports.arguments(&[command, &full].concat());
+                let bootstrap = arguments.iter().position(|a| *a == reports.bootstrap);
+                arguments[bootstrap.unwrap()] = way.address();
+                Process::start(folder.path(), name, Path::new(PRODUCER), &arguments)
+            };
+            let mut simulate = start("simulate", &["simulate", "--rate", "500"]);
+            let before = read_all(&reports.bootstrap, &reports.topic).len();
+            until("reports are sent", WAIT, async || {
+                simulate.assert_running();
+                (read_all(&reports.bootstrap, &reports.topic).len() > before).then_some(())
+            })
+            .await;
+            blocked(&way);
+            let visitors = way.visitors();
+            let mut publish = start("publish", &["publish", &lines]);
+            until("it waits", WAIT, async || {
+                publish.assert_running();
+                let log = publish.log();
+                (way.visitors() > visitors || log.contains("does not answer")).then_some(())
+            })
+            .await;
+            // 100 reports fill the queue in a fifth of a second.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            // Reports that were taken were not delivered, or not acknowledged.
+            let publish_code = match publish.log().contains("does not answer") {
+                true => 0,
+                false => 1,
+            };
+            let processes = vec![
+                ("simulate", simulate, 1),
+                ("publish", publish, publish_code),
+            ];
+            end_in_time(signal, processes).await;
+        }
+    }
+}

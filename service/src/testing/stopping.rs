@@ -1,0 +1,210 @@
+//! Servers that keep a program waiting, and how soon it ends all the same.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Process, until};
+
+/// What `docker stop` gives a program before it kills it.
+const BOUND: Duration = Duration::from_secs(10);
+/// How long a program may take to come to its wait.
+const WAIT: Duration = Duration::from_secs(120);
+
+/// A server that accepts connections and never answers.
+pub struct Silent {
+    address: SocketAddr,
+    visitors: Arc<AtomicUsize>,
+}
+
+impl Silent {
+    /// One at a port that the kernel chooses.
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let visitors = Arc::new(AtomicUsize::new(0));
+        let counted = visitors.clone();
+        std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            for stream in listener.incoming().flatten() {
+                kept.push(stream);
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Self { address, visitors }
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Connections so far.
+    pub fn visitors(&self) -> usize {
+        self.visitors.load(Ordering::Relaxed)
+    }
+}
+
+/// A way to a broker of this machine that can be blocked. The broker's answers name, in place of the broker, another
+/// address of the way, so that every connection takes it.
+pub struct Way {
+    address: String,
+    visitors: Arc<AtomicUsize>,
+    blocked: Arc<AtomicU8>,
+}
+
+const OPEN: u8 = 0;
+const NAMED_BLOCKED: u8 = 1;
+const BLOCKED: u8 = 2;
+
+impl Way {
+    /// An open way to the broker at `127.0.0.1:port`.
+    pub fn to(bootstrap: &str) -> Self {
+        let broker: SocketAddr = bootstrap.parse().unwrap();
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = first.local_addr().unwrap().to_string();
+        // As long as the broker's own, so that it can take its place in an answer.
+        let mut hosts = (2..10).map(|i| IpAddr::from([127, 0, 0, i]));
+        let named = hosts.find_map(|host| TcpListener::bind((host, broker.port())).ok());
+        let named = named.unwrap();
+        let names = [broker.ip(), named.local_addr().unwrap().ip()].map(|host| host.to_string());
+        let way = Self {
+            address,
+            visitors: Arc::default(),
+            blocked: Arc::default(),
+        };
+        for (listener, blocked_from) in [(first, BLOCKED), (named, NAMED_BLOCKED)] {
+            let (visitors, blocked, names) =
+                (way.visitors.clone(), way.blocked.clone(), names.clone());
+            std::thread::spawn(move || {
+                for visitor in listener.incoming().flatten() {
+                    if blocked_from == NAMED_BLOCKED {
+                        visitors.fetch_add(1, Ordering::Relaxed);
+                    }
+                    let (blocked, names) = (blocked.clone(), names.clone());
+                    std::thread::spawn(move || {
+                        carry(visitor, broker, &names, || {
+                            blocked.load(Ordering::Relaxed) >= blocked_from
+                        })
+                    });
+                }
+            });
+        }
+        way
+    }
+
+    /// For `--bootstrap-servers`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Connections so far to the address that the broker's answers name.
+    pub fn visitors(&self) -> usize {
+        self.visitors.load(Ordering::Relaxed)
+    }
+
+    /// From now on nothing comes back from the address that the broker's answers name, as with a wrong
+    /// `advertised.listeners`.
+    pub fn block_named(&self) {
+        self.blocked.store(NAMED_BLOCKED, Ordering::Relaxed);
+    }
+
+    /// From now on nothing comes back, as from a broker that is stopped (SIGSTOP), or through a network that drops
+    /// packets.
+    pub fn block(&self) {
+        self.blocked.store(BLOCKED, Ordering::Relaxed);
+    }
+
+    /// Opens it again, for new connections.
+    pub fn open(&self) {
+        self.blocked.store(OPEN, Ordering::Relaxed);
+    }
+}
+
+/// Carries bytes to and fro until either side ends; in answers the first name becomes the second.
+fn carry(
+    visitor: TcpStream,
+    broker: SocketAddr,
+    [old, new]: &[String; 2],
+    blocked: impl Fn() -> bool,
+) -> std::io::Result<()> {
+    let there = TcpStream::connect(broker)?;
+    let (mut questions, mut to_broker) = (visitor.try_clone()?, there.try_clone()?);
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut questions, &mut to_broker);
+        to_broker.shutdown(Shutdown::Both)
+    });
+    let (mut answers, mut back) = (there, visitor);
+    let mut size = [0; 4];
+    loop {
+        answers.read_exact(&mut size)?;
+        let mut answer = vec![0; u32::from_be_bytes(size) as usize];
+        answers.read_exact(&mut answer)?;
+        for at in 0..answer.len().saturating_sub(old.len()) {
+            if answer[at..].starts_with(old.as_bytes()) {
+                answer[at..at + new.len()].copy_from_slice(new.as_bytes());
+            }
+        }
+        if !blocked() {
+            back.write_all(&size)?;
+            back.write_all(&answer)?;
+        }
+    }
+}
+
+/// A program, how it is called, and the exit code that it may end with when a signal stops it before it is done.
+pub struct Waiting<'a> {
+    /// For people.
+    pub name: &'a str,
+    /// The program's arguments.
+    pub arguments: Vec<&'a str>,
+    /// What it ends with.
+    pub code: i32,
+}
+
+/// Starts each of these one after the other until a server has a visitor more, and [stops](end_in_time) them all.
+pub async fn start_and_end_in_time(
+    folder: &Path,
+    program: &Path,
+    signal: &str,
+    waiting: &[Waiting<'_>],
+    visitors: impl Fn() -> usize,
+) {
+    let mut started = Vec::new();
+    for one in waiting {
+        let before = visitors();
+        let name = format!("{}-{signal}", one.name.replace(' ', "-"));
+        let mut process = Process::start(folder, &name, program, &one.arguments);
+        until(&format!("{} waits", one.name), WAIT, async || {
+            process.assert_running();
+            (visitors() > before).then_some(())
+        })
+        .await;
+        started.push((one.name, process, one.code));
+    }
+    end_in_time(signal, started).await;
+}
+
+/// Stops all these by one signal, and insists that each ends within 10 s, with its code.
+pub async fn end_in_time(signal: &str, processes: Vec<(&str, Process, i32)>) {
+    let begun = Instant::now();
+    for (_, process, _) in &processes {
+        process.signal(signal);
+    }
+    let mut wrong = Vec::new();
+    for (name, mut process, expected) in processes {
+        let code = process.ended().await.code();
+        let took = begun.elapsed();
+        println!("{name} on SIG{signal}: {code:?} after {took:?}");
+        if took > BOUND || code != Some(expected) {
+            let log = process.log();
+            wrong.push(format!(
+                "{name} ended with {code:?}, not {expected}, after {took:?}:\n{log}"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
