@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
 use self::report::Report;
-use crate::audit::compare::{self, Cure, Feed, Findings, Held};
+use crate::audit::compare::{self, Cure, Evidence, Feed, Findings, Held};
 use crate::audit::fingerprint::{Fingerprint, Marks, Outside, Plan, Spans};
 use crate::audit::table::{EXEC_ID, Table, exec_id, place};
 use crate::audit::{self, said};
@@ -408,7 +408,11 @@ async fn compare_histories(
             b,
             [selection(false), selection(true)],
             async |mut feeds| {
-                compare::merge(&mut feeds, table, &Marks::default(), findings).await;
+                let evidence = Evidence {
+                    lettered: &Marks::default(),
+                    records: None, // B is measured by A
+                };
+                compare::merge(&mut feeds, table, &evidence, findings).await;
                 Ok(())
             },
         )

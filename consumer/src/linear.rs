@@ -6,7 +6,7 @@ use router::{Outcome, route};
 use schemas::{Decoder, Framing, PlainSource, TaskRunningInfo};
 
 use crate::adversarial::{self, Shape};
-use crate::audit::compare::{Findings, Held, judge};
+use crate::audit::compare::{Evidence, Findings, Held, judge};
 use crate::audit::fingerprint::Marks;
 use crate::audit::table::Table;
 use crate::copy::{self, CopyWriter};
@@ -70,15 +70,18 @@ fn store_and_compare(value: &[u8]) {
         // The same, in another order.
         let same = expected.iter().rev().map(held).collect();
         let mut findings = Findings::default();
-        let lettered = Marks::default();
-        judge(table, expected.clone(), same, &lettered, &mut findings);
+        let evidence = Evidence {
+            lettered: &Marks::default(),
+            records: None,
+        };
+        judge(table, expected.clone(), same, &evidence, &mut findings);
         assert!(findings.found.is_empty());
         // All changed.
         let mut changed: Vec<Held> = expected.iter().rev().map(held).collect();
         for held in &mut changed {
             *held.row.last_mut().unwrap() ^= 1;
         }
-        judge(table, expected, changed, &lettered, &mut findings);
+        judge(table, expected, changed, &evidence, &mut findings);
     }
 }
 

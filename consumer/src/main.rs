@@ -34,9 +34,14 @@ Exit codes: 0 stopped as asked; 1 failed, start again; 2 wrong usage; 78 a perso
 
 const AUDIT_HELP: &str = "\
 Joins no group and commits nothing: it can run while everything runs. Compares up to the offsets that the database says are
-stored, in one snapshot of it.
+stored, in one snapshot of it, and says how many events are not stored yet.
 
-Exit codes: 0 equal; 1 unequal; 2 could not tell, or wrong usage
+A row is extra only where the topic's own record at its offset says something else. Where the topic has no record any more, the
+row is unprovable, and no repair removes it; --from earliest compares only what the topic still has. A repair says first what it
+is about to do, and needs --yes to remove more rows than it keeps.
+
+Exit codes: 0 equal; 1 unequal; 2 could not tell (nothing was compared, rows are unprovable, the topic is compacted or another
+one than was stored, Kafka or the database is away), or wrong usage
 
 Examples:
   consumer audit --bootstrap-servers localhost:9092 --database-url sqlite:tasks.db

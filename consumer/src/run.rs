@@ -154,6 +154,10 @@ pub async fn run(
         return Ok(());
     };
     cluster.require_topic(&config.events_topic, "Read").await?;
+    cluster.refuse_compaction(&config.events_topic).await?;
+    cluster
+        .refuse_compaction(&config.dead_letters_topic)
+        .await?;
     let (parts, group_id) = (config.parts(), config.group());
     let letters = Letters::start(
         &kafka,

@@ -107,10 +107,11 @@ Faults: lost (neither event nor letter), duplicate, event_and_letter, out_of_ord
 source partition, in one events partition), differing (names the fields), invented (about a record that is not there).
 No faults: other_rules (each field is the source record's, or repaired as the event's own adjustments say; or a letter where
 there would be an event today: another version of the router made it), expired (outputs whose source record retention deleted).
-unprovable: a record without output whose output retention may have deleted, or one that only a newer schema reads (--schemas).
+unprovable: a record without output whose output retention or compaction may have deleted, an output whose record compaction may
+have deleted, or a record that only a newer schema reads (--schemas).
 
 Exit codes: 0 equal; 1 unequal; 2 could not tell (Kafka is away, retention has passed the range, a transaction stays open,
-something is unprovable), or wrong usage
+something is unprovable, no record was compared, or cleanup.policy of one of the topics is compact), or wrong usage
 
 Examples:
   router audit
@@ -131,6 +132,9 @@ pub async fn audit(
     match compare(asked, kafka, stop).await {
         Ok(report) => {
             print(&if json { report.json()? } else { report.text() })?;
+            if let Some(doubts) = report.doubts() {
+                tracing::error!("could not tell: {doubts}");
+            }
             Ok(match report.verdict() {
                 Verdict::Equal => OK,
                 Verdict::Unequal => FAILED,

@@ -161,8 +161,13 @@ async fn route_with_new_clients(
         return Ok(());
     };
     cluster.require_topic(&config.source_topic, "Read").await?;
+    // Not ours to refuse: what its owners let compaction delete was never to be routed.
+    if let Some(why) = cluster.compaction(&config.source_topic).await {
+        tracing::warn!("{why}");
+    }
     for topic in [&config.events_topic, &config.dead_letters_topic] {
         cluster.require_topic(topic, "Write").await?;
+        cluster.refuse_compaction(topic).await?;
     }
     let limits = Limits::read(config).await?;
     let instance = config.instance_id.clone().map_or_else(host_name, Ok)?;

@@ -487,6 +487,40 @@ impl Cluster {
     pub async fn topic_setting(&self, topic: &str, name: &str) -> anyhow::Result<String> {
         self.options.topic_setting(topic, name).await
     }
+
+    /// Refuses a topic of ours that [is compacted](Self::compaction): what compaction deletes before it is read is lost
+    /// without a sign.
+    ///
+    /// # Errors
+    /// With the command that sets it right.
+    pub async fn refuse_compaction(&self, topic: &str) -> anyhow::Result<()> {
+        match self.compaction(topic).await {
+            None => Ok(()),
+            Some(why) => Err(NeedsAttention(why).into()),
+        }
+    }
+
+    /// What is wrong with a topic whose `cleanup.policy` lets compaction delete records, and what to do about it.
+    /// `None` where it does not, or where this user may not ask, which is logged.
+    pub async fn compaction(&self, topic: &str) -> Option<String> {
+        let policy = match self.topic_setting(topic, "cleanup.policy").await {
+            Ok(policy) => policy,
+            Err(error) => {
+                tracing::info!("{topic}: not known whether it is compacted: {error:#}");
+                return None;
+            }
+        };
+        let is_compacted = policy.split(',').any(|policy| policy.trim() == "compact");
+        is_compacted.then(|| {
+            format!(
+                "{topic} has cleanup.policy={policy}: compaction deletes records that have a newer one of the same key, \
+                 and nobody can tell those from records that were never there. Set it with: kafka-configs.sh \
+                 --bootstrap-server {} --alter --entity-type topics --entity-name {topic} --add-config \
+                 cleanup.policy=delete",
+                self.options.bootstrap_servers
+            )
+        })
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -10,7 +11,6 @@ use super::fingerprint::Marks;
 use super::said::{self, Topic};
 use super::table::{Difference, EXEC_ID, Table, exec_id, place};
 use crate::copy;
-use crate::rows::Part;
 use crate::store::{HeldOffset, Order, Selection, Snapshot, StoreError};
 
 /// Findings are held up to so many bytes of rows; what is beyond is counted.
@@ -22,10 +22,12 @@ const HELD_BYTES: usize = 32 << 20;
 pub(crate) enum Fault {
     /// The topic says it, the table does not have it.
     Missing,
-    /// The table has it, the topic does not say it, or not so often.
+    /// The table has it, and the topic's record at its offset says something else, or says it not so often.
     Extra,
     /// Some columns are not what the topic says.
     Differing,
+    /// The table has it, and no record at its offset tells whether it is right.
+    Unprovable,
 }
 
 /// A row of a table that is not what the topic says.
@@ -65,29 +67,28 @@ pub(crate) enum Cure {
         held: Vec<u8>,
         row: Vec<u8>,
     },
-    /// Make the task's row this one, as long as it still tells the event `held`; or put it in, under
-    /// this key or a new one.
-    Task {
-        task_id: Option<i64>,
-        held: Option<(i32, i64)>,
-        row: Vec<u8>,
-    },
-    /// Take the task's row out, as long as it still tells the event `held`.
-    NoTask { task_id: i64, held: (i32, i64) },
-    /// Give the task this name or key.
+    /// Put the task's row in, under this key or a new one.
+    NewTask { task_id: Option<i64>, row: Vec<u8> },
+    /// Make the task's row this one.
+    Task { held: Held, row: Vec<u8> },
+    /// Take the task's row out.
+    NoTask { held: Held },
+    /// Give the task this name or key, as long as it has the name `held`.
     Rename {
         task_id: i64,
+        held: String,
         exec_id: String,
         new_task_id: i64,
     },
     /// Nothing that could be told from here.
     None,
-    /// Put columns of `consumed_offset` right.
+    /// Put columns of `consumed_offset` right, as long as the row is still `held`.
     Offset {
-        part: Part,
+        held: Box<HeldOffset>,
         columns: Vec<(&'static str, OffsetValue)>,
-        new: Option<Box<HeldOffset>>,
     },
+    /// Put a row of `consumed_offset` in.
+    NewOffset(Box<HeldOffset>),
 }
 
 impl Cure {
@@ -164,7 +165,8 @@ impl Findings {
 
     pub(crate) fn push(&mut self, finding: Finding) {
         let bytes = match &finding.cure {
-            Cure::Insert { row, .. } | Cure::Task { row, .. } => row.len(),
+            Cure::Insert { row, .. } | Cure::NewTask { row, .. } => row.len(),
+            Cure::Task { held, row } => row.len() + held.row.len(),
             Cure::Delete { row, .. } => 2 * row.len(),
             Cure::Replace { row, held, .. } => 2 * row.len() + held.len(),
             _ => 0,
@@ -232,7 +234,7 @@ impl Feed {
 }
 
 /// Takes address and `task_id` off the front of a row.
-fn held(addressed: &[u8]) -> Option<Held> {
+pub(crate) fn held(addressed: &[u8]) -> Option<Held> {
     let (_, count) = copy::row_length(addressed)?;
     let mut fields = copy::fields(addressed);
     let address = copy::text_of(fields.next()?)?.to_owned();
@@ -247,8 +249,34 @@ fn held(addressed: &[u8]) -> Option<Held> {
     })
 }
 
+/// What tells of rows that only one side has.
+pub(crate) struct Evidence<'a> {
+    /// Events that have dead letters.
+    pub(crate) lettered: &'a Marks,
+    /// Where records were read, as far as reading has come. `None`: a row that is not expected is extra whatever
+    /// stands at its offset.
+    pub(crate) records: Option<&'a Mutex<Marks>>,
+}
+
+impl Evidence<'_> {
+    /// What a row is that is not expected.
+    fn of_unexpected(&self, held: &Held) -> Fault {
+        let Some(records) = self.records else {
+            return Fault::Extra;
+        };
+        let is_record = place(&held.row).is_some_and(|(partition, offset)| {
+            let records = records.lock().unwrap_or_else(PoisonError::into_inner);
+            records.is_set(partition, offset)
+        });
+        match is_record {
+            true => Fault::Extra,
+            false => Fault::Unprovable,
+        }
+    }
+}
+
 /// Compares a table's rows of some offsets of a partition with what the topic says: `span` bounds what
-/// it says of the table, beyond it nothing may stand.
+/// it says of the table, beyond it nothing is known.
 ///
 /// # Errors
 /// If the topic or the database cannot be read to the end.
@@ -276,6 +304,11 @@ pub(crate) async fn compare(
         reported_from: topic.expired_before.filter(|_| table != Table::Task),
         ..Selection::of_table(table, Some(of_partition.collect()))
     };
+    let records = Mutex::new(Marks::new(&[(partition, span.clone())].into()));
+    let evidence = Evidence {
+        lettered,
+        records: Some(&records),
+    };
     let (pieces, told) = mpsc::channel(4);
     let (said_pieces, said) = mpsc::channel(4);
     let mut feeds = (Feed::new(said), Feed::new(told));
@@ -284,7 +317,7 @@ pub(crate) async fn compare(
         std::thread::scope(|scope| {
             let reading = scope.spawn(|| {
                 let pieces = said_pieces; // closed at the end
-                said::rows_of(topic, table, partition, &said_of, &pieces)
+                said::rows_of(topic, table, partition, &said_of, &records, &pieces)
             });
             let both = async {
                 let scan = async {
@@ -292,7 +325,7 @@ pub(crate) async fn compare(
                     drop(pieces);
                     scanned
                 };
-                let merge = merge(&mut feeds, table, lettered, findings);
+                let merge = merge(&mut feeds, table, &evidence, findings);
                 let (scanned, ()) = tokio::join!(scan, merge);
                 scanned
             };
@@ -309,7 +342,7 @@ pub(crate) async fn compare(
 pub(crate) async fn merge(
     (said, told): &mut (Feed, Feed),
     table: Table,
-    lettered: &Marks,
+    evidence: &Evidence<'_>,
     findings: &mut Findings,
 ) {
     let at = |row: Option<&Vec<u8>>| row.and_then(|row| place(row));
@@ -336,7 +369,7 @@ pub(crate) async fn merge(
             let wrong = found.iter().filter(right).filter_map(|held| held.task_id);
             findings.suspects.extend(wrong);
         } else {
-            judge(table, expected, found, lettered, findings);
+            judge(table, expected, found, evidence, findings);
         }
     }
 }
@@ -347,7 +380,7 @@ pub(crate) fn judge(
     table: Table,
     mut expected: Vec<Vec<u8>>,
     mut found: Vec<Held>,
-    lettered: &Marks,
+    evidence: &Evidence<'_>,
     findings: &mut Findings,
 ) {
     let mut same: HashMap<Vec<u8>, usize> = HashMap::new();
@@ -403,14 +436,15 @@ pub(crate) fn judge(
         let Some((partition, offset)) = place(&row) else {
             continue;
         };
-        if lettered.is_set(partition, offset) {
+        if evidence.lettered.is_set(partition, offset) {
             findings.set_aside.set(partition, offset);
             continue;
         }
         findings.push(missing(table, row));
     }
     for held in found.into_iter().flatten() {
-        findings.push(extra(table, held));
+        let fault = evidence.of_unexpected(&held);
+        findings.push(unexpected(table, fault, held));
     }
 }
 
@@ -429,10 +463,16 @@ pub(crate) fn missing(table: Table, row: Vec<u8>) -> Finding {
 }
 
 pub(crate) fn extra(table: Table, held: Held) -> Finding {
+    unexpected(table, Fault::Extra, held)
+}
+
+/// A row that the topic does not say. (Of an [unprovable](Fault::Unprovable) one the cure is taken back once it is
+/// known that the row was not moved from another place.)
+fn unexpected(table: Table, fault: Fault, held: Held) -> Finding {
     let (partition, offset) = place(&held.row).unwrap_or((-1, -1));
     Finding {
         table: table.name(),
-        fault: Fault::Extra,
+        fault,
         partition,
         offset,
         exec_id: exec_id(&held.row).map(str::to_owned),
@@ -470,7 +510,7 @@ pub(crate) fn differing(
     }
 }
 
-/// Rows that stand at another partition or offset than they should are not one missing and one extra.
+/// Rows that stand at another partition or offset than they should are not one missing and one unexpected.
 pub(crate) fn find_moved(findings: &mut Findings) {
     // Behind the field count, a field of 4 bytes and one of 8.
     const BEHIND_PLACE: usize = 2 + 8 + 12;
@@ -524,13 +564,28 @@ pub(crate) async fn find_misnamed(
     snapshot: &mut Snapshot,
     findings: &mut Findings,
 ) -> Result<Vec<MissingTask>, StoreError> {
+    let misnamed = findings.take_misnamed();
+    let names: Vec<&str> = misnamed.keys().map(|(_, named)| named.as_str()).collect();
+    let by_name = snapshot.task_ids(&names).await?;
+    let keys: Vec<i64> = misnamed
+        .keys()
+        .filter_map(|(task_id, _)| *task_id)
+        .collect();
+    let mut by_key = snapshot.tasks(&keys).await?;
+    // Those that may have lost their name, and those that may have lost their key.
+    let others: Vec<i64> = by_name.values().copied().collect();
+    by_key.extend(snapshot.tasks(&others).await?);
+    let unnamed = misnamed.keys().filter_map(|(task_id, named)| {
+        let is_unnamed = !by_name.contains_key(named);
+        task_id.filter(|_| is_unnamed)
+    });
+    let suspects: Vec<i64> = unnamed.chain(others).collect();
+    let rows_of = snapshot.rows_of(&suspects).await?;
+    let rows_of = |task_id: i64| rows_of.get(&task_id).copied().unwrap_or(0);
     let mut missing = Vec::new();
-    for ((task_id, named), (count, rows)) in std::mem::take(&mut findings.misnamed) {
-        let under_name = snapshot.task_id(&named).await?;
-        let under_key = match task_id {
-            Some(task_id) => snapshot.exec_id(task_id).await?,
-            None => None,
-        };
+    for ((task_id, named), (count, rows)) in misnamed {
+        let under_name = by_name.get(&named).copied();
+        let under_key = task_id.and_then(|task_id| by_key.get(&task_id)).cloned();
         let (partition, offset) = place(&rows[0].row).unwrap_or((-1, -1));
         let of_task = |columns: Vec<Difference>, place: Option<(i32, i64)>, cure: Cure| Finding {
             table: Table::Task.name(),
@@ -550,25 +605,23 @@ pub(crate) async fn find_misnamed(
                 });
                 continue;
             }
-            (Some(task_id), None, Some(found)) => {
-                let all = snapshot.rows_of(task_id).await? as u64 == count;
-                if all {
-                    let column = Difference {
-                        column: "exec_id",
-                        expected: named.clone().into(),
-                        found: found.into(),
-                    };
-                    let cure = Cure::Rename {
-                        task_id,
-                        exec_id: named.clone(),
-                        new_task_id: task_id,
-                    };
-                    let place = snapshot.place_of(task_id).await?;
-                    findings.push(of_task(vec![column], place, cure));
-                    continue;
-                }
+            (Some(task_id), None, Some(found)) if rows_of(task_id) == count => {
+                let held = found.exec_id;
+                let column = Difference {
+                    column: "exec_id",
+                    expected: named.clone().into(),
+                    found: held.clone().into(),
+                };
+                let cure = Cure::Rename {
+                    task_id,
+                    held,
+                    exec_id: named.clone(),
+                    new_task_id: task_id,
+                };
+                findings.push(of_task(vec![column], Some(found.place), cure));
+                continue;
             }
-            (Some(task_id), Some(other), None) if snapshot.rows_of(other).await? == 0 => {
+            (Some(task_id), Some(other), None) if rows_of(other) == 0 => {
                 let column = Difference {
                     column: "task_id",
                     expected: task_id.into(),
@@ -576,10 +629,11 @@ pub(crate) async fn find_misnamed(
                 };
                 let cure = Cure::Rename {
                     task_id: other,
+                    held: named.clone(),
                     exec_id: named.clone(),
                     new_task_id: task_id,
                 };
-                let place = snapshot.place_of(other).await?;
+                let place = by_key.get(&other).map(|task| task.place);
                 findings.push(of_task(vec![column], place, cure));
                 continue;
             }

@@ -11,6 +11,7 @@
 //! sorted or held: see [`fingerprint`]. Only where sums differ, rows are compared one by one.
 
 pub(crate) mod compare;
+mod evidence;
 pub(crate) mod fingerprint;
 mod offsets;
 mod report;
@@ -25,7 +26,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use schemas::{dead_letter, topics};
 use service::exit::{FAILED, OK, USAGE};
 use service::kafka::{Cluster, KafkaOptions};
@@ -36,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use compare::{Cure, Fault, Finding, Findings};
 use fingerprint::{Marks, Plan, Spans};
 use offsets::Stored;
-use report::{PartitionReport, Report, TableReport, Verdict};
+use report::{NotStored, PartitionReport, Report, TableReport, Verdict};
 use said::{Said, Topic};
 use table::Table;
 use told::{Scan, Tasks, Told};
@@ -58,6 +59,8 @@ pub(crate) const COULD_NOT_TELL: u8 = USAGE;
 const MAX_OFFSETS: i64 = 1 << 27;
 /// Below and above every offset, and far from where sums overflow.
 const ANY_OFFSET: Range<i64> = -(1 << 62)..1 << 62;
+/// Of at most so many offsets it is counted how many events that are not stored yet they hold.
+const MAX_COUNTED: i64 = 1 << 20;
 /// A repair that has more to put right than is held at once goes on in further rounds.
 const MAX_ROUNDS: usize = 100;
 
@@ -72,14 +75,9 @@ pub struct Config {
     #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
     pub dead_letters_topic: String,
 
-    /// From here on: earliest, offset:P=N,…, time:2026-11-25T10:00Z, or back from now as in -2h
-    #[arg(
-        long,
-        value_name = "POSITION",
-        default_value = "earliest",
-        allow_hyphen_values = true
-    )]
-    pub from: Bound,
+    /// From here on: earliest (what the topic still has), offset:P=N,…, time:2026-11-25T10:00Z, or back from now as in -2h [default: all rows, also those whose events are gone]
+    #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
+    pub from: Option<Bound>,
 
     /// Up to here, not included; latest: all that is stored
     #[arg(
@@ -93,6 +91,10 @@ pub struct Config {
     /// Write what is missing, remove what is extra, put right what differs, and audit again
     #[arg(long)]
     pub repair: bool,
+
+    /// Let a repair remove more rows than it keeps
+    #[arg(long, requires = "repair")]
+    pub yes: bool,
 
     /// Print JSON
     #[arg(long)]
@@ -122,6 +124,7 @@ pub async fn audit(
     match audit_and_repair(&config, &kafka, &database, &stop).await {
         Ok(Verdict::Equal) => EQUAL,
         Ok(Verdict::Unequal) => UNEQUAL,
+        Ok(Verdict::Unproven) => COULD_NOT_TELL,
         Err(error) => {
             tracing::error!("could not tell: {error:#}");
             if config.json {
@@ -157,6 +160,7 @@ async fn audit_and_repair(
         topic: Topic {
             name: &config.events_topic,
             id,
+            partitions: 0,
             reader: &reader,
             writers: &writers,
             stop,
@@ -170,12 +174,17 @@ async fn audit_and_repair(
         let curable = findings.found.iter().any(|finding| finding.cure.is_one());
         if config.repair && curable && round <= MAX_ROUNDS {
             report.print_summary();
-            auditor.repair(&findings).await?;
-            continue;
+            if auditor.may_repair(&report) {
+                auditor.repair(&findings).await?;
+                continue;
+            }
         }
         report.print(config.json, config.limit)?;
         for file in &config.report {
             report.write(file, config.limit)?;
+        }
+        if let Some(reasons) = report.reasons() {
+            tracing::error!("could not tell: {reasons}");
         }
         return Ok(report.verdict);
     }
@@ -240,6 +249,9 @@ impl Auditor<'_> {
         }
         self.topic.expired_before = snapshot.expired_before().await.with_context(asking)?;
         let count = self.cluster.require_topic(self.topic.name, "Read").await?;
+        self.topic.partitions = i32::try_from(count)?;
+        let mut doubts = Vec::new();
+        doubts.extend(self.cluster.compaction(self.topic.name).await);
         let mut logs = Ranges::new();
         for partition in 0..i32::try_from(count)? {
             let log = block_in_place(|| {
@@ -254,13 +266,30 @@ impl Auditor<'_> {
             .offsets(self.topic.name)
             .await
             .with_context(asking)?;
-        let mut stored = offsets::check(held, &self.cluster.id, &self.topic, &logs, &mut findings)?;
-        let whole =
-            matches!(self.config.from, Bound::Earliest) && matches!(self.config.to, Bound::Latest);
+        let mut least_rows = BTreeMap::new();
+        for part in Part::ALL {
+            if held
+                .iter()
+                .any(|held| held.part == part && !held.is_sound())
+            {
+                let of_part = snapshot.least_offsets(part).await.with_context(asking)?;
+                least_rows.extend(of_part.into_iter().map(|(p, offset)| ((part, p), offset)));
+            }
+        }
+        let mut stored = offsets::check(
+            held,
+            &least_rows,
+            &self.cluster.id,
+            &self.topic,
+            &logs,
+            &mut findings,
+        )?;
+        let whole = self.config.from.is_none() && matches!(self.config.to, Bound::Latest);
         if whole {
             self.find_missing_offsets(&mut snapshot, &logs, &mut stored, &mut findings)
                 .await?;
         }
+        let not_stored = self.not_stored(&logs, &stored)?;
         let mut extent = self.extent(logs, stored, whole)?;
         let mut sides = self.compare_sums(&mut snapshot, &extent).await?;
         if self.correct_first_offsets(&mut extent, &sides, &mut findings) {
@@ -276,7 +305,11 @@ impl Auditor<'_> {
             .with_context(asking)?;
         self.is_known_enough(&sides, &findings)?;
         block_in_place(|| self.is_still_there(&extent))?;
-        Ok((self.report(&extent, sides, &lettered, &findings), findings))
+        doubts.extend(self.passed_by_retention(&extent)?);
+        let mut report = self.report(&extent, sides, &lettered, &findings);
+        report.not_stored = not_stored;
+        report.judge(doubts);
+        Ok((report, findings))
     }
 
     /// Rows of events that only another consumer can read are not said to be extra, nor taken out.
@@ -340,13 +373,66 @@ impl Auditor<'_> {
         Ok(())
     }
 
+    /// What the topic has and the database has not stored yet.
+    fn not_stored(&self, logs: &Ranges, stored: &Stored) -> anyhow::Result<NotStored> {
+        let parts: BTreeSet<Part> = stored.keys().map(|(part, _)| *part).collect();
+        let mut waiting = Ranges::new();
+        for (&partition, log) in logs {
+            let next = parts.iter().map(|part| {
+                let held = stored.get(&(*part, partition));
+                held.map_or(log.start, |held| held.next_offset)
+            });
+            let next = next.min().unwrap_or(log.start).max(log.start);
+            waiting.insert(partition, next..log.end.max(next));
+        }
+        let offsets: i64 = waiting.values().map(|range| range.end - range.start).sum();
+        let mut not_stored = NotStored {
+            offsets: offsets.unsigned_abs(),
+            events: None,
+        };
+        if offsets <= MAX_COUNTED {
+            let mut events = 0;
+            let count = |_: &BorrowedMessage<'_>| {
+                events += 1;
+                Ok(())
+            };
+            let (reader, name) = (self.topic.reader, self.topic.name);
+            block_in_place(|| reader.scan(name, &waiting, self.topic.stop, count))?;
+            not_stored.events = Some(events);
+        }
+        Ok(not_stored)
+    }
+
+    /// Why a range that begins at a time may not be whole.
+    fn passed_by_retention(&self, extent: &Extent) -> anyhow::Result<Option<String>> {
+        let Some(from @ Bound::Time(_)) = &self.config.from else {
+            return Ok(None);
+        };
+        let (reader, name) = (self.topic.reader, self.topic.name);
+        let starts = block_in_place(|| reader.resolve(name, from, &extent.logs))?;
+        let passed = extent.logs.iter().find(|(partition, log)| {
+            let had_more = extent.stored.iter().any(|((_, of), held)| {
+                of == *partition && held.first_offset.is_none_or(|first| first < log.start)
+            });
+            had_more && !log.is_empty() && starts.get(partition) == Some(&log.start)
+        });
+        Ok(passed.map(|(partition, log)| {
+            format!(
+                "retention has deleted the events of {name} partition {partition} before offset {}, and those of the time \
+                 asked for by --from may be among them; --from earliest compares what is there",
+                log.start
+            )
+        }))
+    }
+
     /// Which offsets are compared of which table.
     fn extent(&self, logs: Ranges, stored: Stored, whole: bool) -> anyhow::Result<Extent> {
         let topic = self.topic.name;
         let asked =
             |bound: &Bound| block_in_place(|| self.topic.reader.resolve(topic, bound, &logs));
-        let (from, to) = (asked(&self.config.from)?, asked(&self.config.to)?);
-        if let Bound::Offsets(offsets) = &self.config.from {
+        let from = self.config.from.as_ref().unwrap_or(&Bound::Earliest);
+        let (starts, to) = (asked(from)?, asked(&self.config.to)?);
+        if let Bound::Offsets(offsets) = from {
             for (partition, offset) in offsets {
                 let log = logs.get(partition).with_context(|| {
                     format!(
@@ -379,7 +465,7 @@ impl Auditor<'_> {
                     log.end
                 );
             }
-            let (Some(from), Some(to)) = (from.get(partition), to.get(partition)) else {
+            let (Some(from), Some(to)) = (starts.get(partition), to.get(partition)) else {
                 continue; // not asked for
             };
             let begun = held.first_offset.unwrap_or(log.start).max(log.start);
@@ -391,7 +477,11 @@ impl Auditor<'_> {
                 let of_task = spans
                     .entry((Table::Task, *partition))
                     .or_insert(span.clone());
-                *of_task = of_task.start.min(span.start)..of_task.end.max(span.end);
+                if of_task.is_empty() {
+                    *of_task = span;
+                } else if !span.is_empty() {
+                    *of_task = of_task.start.min(span.start)..of_task.end.max(span.end);
+                }
             }
         }
         let offsets: i64 = said::hull(&spans)
@@ -556,7 +646,11 @@ impl Auditor<'_> {
                 places.insert(0, ANY_OFFSET.start..span.start);
             }
             if outside.behind > 0 {
-                places.push(span.end..ANY_OFFSET.end);
+                let behind = match extent.spans.contains_key(at) {
+                    true => span.end..ANY_OFFSET.end,
+                    false => ANY_OFFSET,
+                };
+                places.push(behind);
             }
         }
         for ((table, partition), places) in &wanted {
@@ -579,9 +673,11 @@ impl Auditor<'_> {
         }
         let missing = compare::find_misnamed(snapshot, findings).await?;
         compare::find_moved(findings);
+        evidence::settle(&self.topic, &extent.spans, findings)?;
         let mut suspects: BTreeSet<i64> = compare::suspects(findings).into_iter().collect();
         suspects.extend(&sides.outranked);
-        tasks::resolve(snapshot, &self.topic, suspects, missing, findings).await?;
+        let spans = &extent.spans;
+        tasks::resolve(snapshot, &self.topic, spans, suspects, missing, findings).await?;
         tasks::find_lost(snapshot, &self.topic, findings).await?;
         let key = |finding: &compare::Finding| {
             (
@@ -641,6 +737,14 @@ impl Auditor<'_> {
                 let span = extent.spans.get(&at);
                 let taken = span.is_some_and(|span| is_retention(span.start, log.start));
                 let digest = sides.digests.get(&at);
+                let faults = [
+                    Fault::Missing,
+                    Fault::Extra,
+                    Fault::Differing,
+                    Fault::Unprovable,
+                ];
+                let deleted = if taken { outside.before } else { 0 };
+                let is_equal = faults.into_iter().all(|it| fault(it) == 0);
                 let told = TableReport {
                     from: span.map(|span| span.start),
                     to: span.map(|span| span.end),
@@ -649,11 +753,14 @@ impl Auditor<'_> {
                     missing: fault(Fault::Missing),
                     extra: fault(Fault::Extra),
                     differing: fault(Fault::Differing),
-                    unprovable: if taken { outside.before } else { 0 },
+                    unprovable: fault(Fault::Unprovable) + deleted,
+                    deleted,
                     expired: digest.map_or(0, |digest| digest.expired),
-                    sha256: digest.map(|digest| digest.sha256.clone()),
+                    sha256: digest
+                        .filter(|_| is_equal)
+                        .map(|digest| digest.sha256.clone()),
                 };
-                if span.is_some() || told.missing + told.extra + told.differing > 0 {
+                if span.is_some() || !is_equal {
                     of_tables.insert(table.name(), told);
                 }
             }
@@ -685,6 +792,22 @@ impl Auditor<'_> {
         Report::new(self, partitions, sides.unreadable_shown, findings)
     }
 
+    /// Says what a repair does, and whether it may: only by `--yes` it removes more than it keeps.
+    fn may_repair(&self, report: &Report) -> bool {
+        eprintln!("{}", report.plan());
+        let (removed, kept) = report.removed_and_kept();
+        if removed <= kept || self.config.yes {
+            return true;
+        }
+        tracing::error!(
+            "nothing was repaired: it would remove {removed} rows and keep {kept}. Is {} the database of {}? If it is, \
+             give --yes",
+            self.database.place(),
+            self.topic.name
+        );
+        false
+    }
+
     /// Applies what cures the findings, a partition a transaction.
     async fn repair(&self, findings: &Findings) -> anyhow::Result<()> {
         // A task is put in with the first of its rows.
@@ -702,7 +825,7 @@ impl Auditor<'_> {
             .filter(|finding| finding.cure.is_one())
         {
             let partition = match (&finding.cure, &finding.exec_id) {
-                (Cure::Task { held: None, .. }, Some(exec_id)) => first[exec_id.as_str()],
+                (Cure::NewTask { .. }, Some(exec_id)) => first[exec_id.as_str()],
                 _ => finding.partition,
             };
             cures.entry(partition).or_default().push(&finding.cure);

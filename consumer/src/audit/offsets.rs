@@ -29,6 +29,7 @@ pub(crate) type Stored = BTreeMap<(Part, i32), HeldOffset>;
 /// If the topic is not the one that was stored: nothing can be told then.
 pub(crate) fn check(
     offsets: Vec<HeldOffset>,
+    least_rows: &BTreeMap<(Part, i32), i64>,
     cluster_id: &str,
     topic: &Topic<'_>,
     logs: &Ranges,
@@ -73,6 +74,15 @@ pub(crate) fn check(
         .map(|(anchor, record)| ((record.partition(), anchor.offset), anchor))
         .collect();
     let skipped = skipped(&offsets, topic, logs)?;
+    let sound_firsts: BTreeMap<i32, i64> = offsets
+        .iter()
+        .filter_map(|held| {
+            Some((
+                held.partition,
+                held.first_offset.filter(|_| held.is_sound())?,
+            ))
+        })
+        .collect();
     let mut stored = Stored::new();
     for held in offsets {
         let mut right = held.clone();
@@ -85,7 +95,7 @@ pub(crate) fn check(
             .map_or(held.next_offset, |log| log.end);
         let is_behind = held.next_offset > held.anchor.offset;
         // Past commit markers and aborted records, but no further than a committed reader comes.
-        let follows = held.next_offset == held.anchor.offset + 1
+        let follows = held.next_offset == held.anchor.offset.saturating_add(1)
             || (is_behind
                 && held.next_offset <= end
                 && !skipped.contains_key(&(held.part, held.partition)));
@@ -113,6 +123,12 @@ pub(crate) fn check(
             right.anchor = behind;
         } else {
             return Err(made_anew(&held, topic.name, logs));
+        }
+        if !right.is_sound() {
+            // The parts of a partition mostly begin together; else where its rows do.
+            let of_rows = least_rows.get(&(held.part, held.partition));
+            let first = sound_firsts.get(&held.partition).or(of_rows);
+            right.first_offset = Some(first.copied().unwrap_or(low).clamp(0, right.next_offset));
         }
         if let Some(finding) = difference(&held, &right) {
             findings.push(finding);
@@ -227,9 +243,8 @@ pub(crate) fn difference(held: &HeldOffset, right: &HeldOffset) -> Option<Findin
         part: Some(held.part.as_str()),
         columns,
         cure: Cure::Offset {
-            part: held.part,
+            held: Box::new(held.clone()),
             columns: cures,
-            new: None,
         },
     })
 }
@@ -244,10 +259,6 @@ pub(crate) fn missing(right: HeldOffset) -> Finding {
         exec_id: None,
         part: Some(right.part.as_str()),
         columns: Vec::new(),
-        cure: Cure::Offset {
-            part: right.part,
-            columns: Vec::new(),
-            new: Some(Box::new(right)),
-        },
+        cure: Cure::NewOffset(Box::new(right)),
     }
 }

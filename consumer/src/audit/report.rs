@@ -10,6 +10,7 @@ use comfy_table::CellAlignment;
 use jiff::Timestamp;
 use schemas::{EVENT_VERSIONS, INFO_VERSIONS, Version};
 use serde::Serialize;
+use service::range::Bound;
 use sha2::{Digest, Sha256};
 
 use super::Auditor;
@@ -26,15 +27,22 @@ pub(crate) enum Verdict {
     Equal,
     /// They do not.
     Unequal,
+    /// Nothing is wrong, but not all that was asked for can be told.
+    Unproven,
 }
 
 /// All that an audit has to tell.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(super) verdict: Verdict,
+    /// Why nothing more can be told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    doubts: Vec<String>,
     /// Stands for all digests below: two audits of the same range that have the same one proved the
-    /// same rows.
-    digest: String,
+    /// same rows. Only where they are equal.
+    digest: Option<String>,
+    /// What the topic has and the database had not stored when the audit began.
+    pub(super) not_stored: NotStored,
     made_at: Timestamp,
     program: &'static str,
     version: &'static str,
@@ -56,6 +64,24 @@ pub(crate) struct Report {
     findings: Vec<Finding>,
     /// The first few.
     unreadable: Vec<Unreadable>,
+}
+
+/// Events that are not stored yet.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct NotStored {
+    /// Offsets up to the end that committed readers see; transaction markers take some of them.
+    pub(super) offsets: u64,
+    /// `None`: not counted, since there are many.
+    pub(super) events: Option<u64>,
+}
+
+impl std::fmt::Display for NotStored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.events {
+            Some(events) => write!(f, "{events} events"),
+            None => write!(f, "up to {} events", self.offsets),
+        }
+    }
 }
 
 /// What was found in one partition.
@@ -114,11 +140,13 @@ pub(crate) struct TableReport {
     pub(super) missing: u64,
     pub(super) extra: u64,
     pub(super) differing: u64,
-    /// Rows of events that retention has taken from the topic.
+    /// Rows at offsets where the topic has no record (any more).
     pub(super) unprovable: u64,
+    /// Of these, those before the log's start, which retention has deleted.
+    pub(super) deleted: u64,
     /// Rows that the topic says and that were not looked for: removed by order (`consumer expire`).
     pub(super) expired: u64,
-    /// Of the rows that the topic says, and so of the table's where they are equal.
+    /// Of the rows that the topic says and the table holds; only where they are equal.
     pub(super) sha256: Option<String>,
 }
 
@@ -129,7 +157,10 @@ struct Totals {
     missing: u64,
     extra: u64,
     differing: u64,
+    /// Rows whose event is not in the topic any more, whatever took it.
     unprovable: u64,
+    /// Of these, those before the logs' starts.
+    deleted: u64,
     expired: u64,
     unreadable: u64,
     unreadable_without_letter: u64,
@@ -200,6 +231,7 @@ impl Report {
             missing: of(Fault::Missing),
             extra: of(Fault::Extra),
             differing: of(Fault::Differing),
+            unprovable: of(Fault::Unprovable),
             ..Totals::default()
         };
         for partition in &partitions {
@@ -209,7 +241,8 @@ impl Report {
                 partition.unreadable - partition.unreadable_with_letter;
             for table in partition.tables.values() {
                 totals.rows += table.rows_of_topic;
-                totals.unprovable += table.unprovable;
+                totals.unprovable += table.deleted; // the others are counted with the findings
+                totals.deleted += table.deleted;
                 totals.expired += table.expired;
             }
         }
@@ -218,12 +251,10 @@ impl Report {
             fingerprints.map(|print| format!("{print:016x}")).collect()
         };
         Self {
-            verdict: if counts.is_empty() {
-                Verdict::Equal
-            } else {
-                Verdict::Unequal
-            },
-            digest: digest(&partitions),
+            verdict: Verdict::Equal,
+            doubts: Vec::new(),
+            digest: None,
+            not_stored: NotStored::default(),
             made_at: Timestamp::now(),
             program: env!("CARGO_PKG_NAME"),
             version: env!("CARGO_PKG_VERSION"),
@@ -231,7 +262,7 @@ impl Report {
             topic: auditor.topic.name.to_owned(),
             database: auditor.database.place(),
             expired_before: auditor.topic.expired_before,
-            from: auditor.config.from.to_string(),
+            from: (auditor.config.from.as_ref()).map_or("all".to_owned(), Bound::to_string),
             to: auditor.config.to.to_string(),
             schemas: [
                 ("TaskRunningInfo", fingerprints(INFO_VERSIONS)),
@@ -244,6 +275,81 @@ impl Report {
             findings: findings.found.clone(),
             unreadable,
         }
+    }
+
+    /// Settles the verdict, in view of these reasons for which nothing more can be told.
+    pub(super) fn judge(&mut self, mut doubts: Vec<String>) {
+        let Totals {
+            events,
+            missing,
+            extra,
+            differing,
+            unprovable,
+            deleted,
+            ..
+        } = self.totals;
+        let topic = &self.topic;
+        if events == 0 {
+            doubts.push(format!("no event of {topic} was compared"));
+        }
+        if deleted > 0 {
+            doubts.push(format!(
+                "retention has deleted the events of {deleted} rows from {topic}; --from earliest compares what it still \
+                 has"
+            ));
+        }
+        if unprovable > deleted {
+            doubts.push(format!(
+                "{topic} has no record at the offsets of {} rows: compaction may have deleted their events, and no repair \
+                 removes them",
+                unprovable - deleted
+            ));
+        }
+        self.doubts = doubts;
+        self.verdict = if missing + extra + differing > 0 {
+            Verdict::Unequal
+        } else if self.doubts.is_empty() {
+            Verdict::Equal
+        } else {
+            Verdict::Unproven
+        };
+        if self.verdict == Verdict::Equal {
+            self.digest = Some(digest(&self.partitions));
+        }
+    }
+
+    /// Why it could not be told whether all is equal, where nothing was found.
+    pub(super) fn reasons(&self) -> Option<String> {
+        (self.verdict == Verdict::Unproven).then(|| self.doubts.join("; "))
+    }
+
+    /// What a repair would do, for a person: rows to write, remove and put right, by table.
+    pub(super) fn plan(&self) -> String {
+        let mut plans: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
+        for count in &self.counts {
+            let plan = plans.entry(count.table).or_default();
+            match count.fault {
+                Fault::Missing => plan[0] += count.count,
+                Fault::Extra => plan[1] += count.count,
+                Fault::Differing => plan[2] += count.count,
+                Fault::Unprovable => {}
+            }
+        }
+        let plans: Vec<String> = plans
+            .iter()
+            .filter(|(_, plan)| **plan != [0; 3])
+            .map(|(table, [write, remove, correct])| {
+                format!("{table}: write {write}, remove {remove}, put right {correct}")
+            })
+            .collect();
+        format!("to repair in {}: {}", self.database, plans.join("; "))
+    }
+
+    /// How many rows a repair would remove, and how many of those that were compared it would keep.
+    pub(super) fn removed_and_kept(&self) -> (u64, u64) {
+        let tables = self.partitions.iter().flat_map(|it| it.tables.values());
+        let held: u64 = tables.map(|table| table.rows_of_table).sum();
+        (self.totals.extra, held.saturating_sub(self.totals.extra))
     }
 
     /// Prints all of it.
@@ -276,6 +382,12 @@ impl Report {
             Verdict::Equal => format!(
                 "equal: {events} events of {} stand for {rows} rows, and {} holds exactly these",
                 self.topic, self.database
+            ),
+            Verdict::Unproven => format!(
+                "could not tell: {events} events of {} stand for {rows} rows, which {} holds, but {}",
+                self.topic,
+                self.database,
+                self.doubts.join("; ")
             ),
             Verdict::Unequal => format!(
                 "unequal: of the {rows} rows that {events} events of {} stand for, {} lacks {missing}, has {differing} that \
@@ -334,10 +446,10 @@ impl Report {
             column.set_cell_alignment(CellAlignment::Right);
         }
         let mut text = format!("{grid}\n");
-        if self.totals.unprovable > 0 {
+        if self.totals.deleted > 0 {
             text.push_str(&format!(
-                "not proven: {} rows of events that retention has taken from the topic\n",
-                self.totals.unprovable
+                "not proven: {} rows of events that retention has deleted from the topic\n",
+                self.totals.deleted
             ));
         }
         if let Some(before) = self.expired_before {
@@ -371,7 +483,11 @@ impl Report {
         if more > 0 {
             text.push_str(&format!("and {more} more findings (--limit, --json)\n"));
         }
-        text.push_str(&format!("{}\ndigest {}\n", self.answer(), self.digest));
+        text.push_str(&format!("not stored yet: {}\n", self.not_stored));
+        text.push_str(&format!("{}\n", self.answer()));
+        if let Some(digest) = &self.digest {
+            text.push_str(&format!("digest {digest}\n"));
+        }
         text
     }
 
@@ -388,6 +504,8 @@ impl Report {
     /// Writes it to a file.
     pub(super) fn write(&self, file: &Path, limit: usize) -> anyhow::Result<()> {
         let text = match format_of(file)? {
+            // The gauges are of the last audit that could tell.
+            Format::Prometheus if self.verdict == Verdict::Unproven => return Ok(()),
             Format::Json => format!("{}\n", serde_json::to_string_pretty(self)?),
             Format::Prometheus => self.metrics(),
             Format::Html => {
@@ -395,6 +513,7 @@ impl Report {
                 let verdict = match self.verdict {
                     Verdict::Equal => "equal",
                     Verdict::Unequal => "unequal",
+                    Verdict::Unproven => "unproven",
                 };
                 Page {
                     report: self,
@@ -422,9 +541,11 @@ impl Report {
             extra,
             differing,
             unprovable,
+            deleted,
             expired,
             ..
         } = self.totals;
+        let not_stored = self.not_stored;
         let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
         let labels = format!(
             "topic=\"{}\",database=\"{}\"",
@@ -461,6 +582,11 @@ impl Report {
         );
         gauge("rows", "Rows that these stand for.", &[("", rows.into())]);
         gauge(
+            "not_stored_offsets",
+            "Offsets of the topic that were not stored yet when the audit began.",
+            &[("", not_stored.offsets.into())],
+        );
+        gauge(
             "findings",
             "Rows that were not as they were to be.",
             &[
@@ -471,9 +597,11 @@ impl Report {
         );
         gauge(
             "unproven_rows",
-            "Rows of which nothing was proven: their events were taken by retention, or they were removed by order.",
+            "Rows of which nothing was proven: their events were deleted by retention, or are not in the log for another \
+             cause, or they were removed by order.",
             &[
-                (",cause=\"retention\"", unprovable.into()),
+                (",cause=\"retention\"", deleted.into()),
+                (",cause=\"no_record\"", (unprovable - deleted).into()),
                 (",cause=\"expired\"", expired.into()),
             ],
         );
@@ -521,6 +649,7 @@ impl Fault {
             Self::Missing => "missing",
             Self::Extra => "extra",
             Self::Differing => "differing",
+            Self::Unprovable => "unprovable",
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::anyhow;
 use indicatif::ProgressBar;
@@ -27,6 +28,8 @@ const SHOWN: usize = 20;
 const UNKNOWN_WRITER: [&str; 3] = ["UnknownSchema", "NoSchemaRegistry", "UnknownSchemaId"];
 /// Places that lie so near to each other are read as one.
 pub(crate) const NEAR: i64 = 4_096;
+/// Records that lie so near to each other are: to begin reading elsewhere takes longer than to read these.
+const NEAR_RECORDS: i64 = 32_768;
 /// At most so many places are asked for at once.
 const MAX_PLACES: usize = 200;
 /// The bar moves each time so many records were read.
@@ -37,6 +40,8 @@ pub(crate) struct Topic<'a> {
     pub(crate) name: &'a str,
     /// Kafka's id of it (KIP-516), if that is told.
     pub(crate) id: Option<String>,
+    /// How many it has.
+    pub(crate) partitions: i32,
     pub(crate) reader: &'a Reader,
     pub(crate) writers: &'a Writers,
     pub(crate) stop: &'a CancellationToken,
@@ -293,7 +298,7 @@ fn aborted(
 }
 
 /// The rows of a table that the events of these offsets of a partition stand for, in order, handed on
-/// in pieces of whole rows; of `task` those of all events.
+/// in pieces of whole rows; of `task` those of all events. `records` marks each record before its rows are handed on.
 ///
 /// # Errors
 /// If the topic cannot be read to the end.
@@ -302,6 +307,7 @@ pub(crate) fn rows_of(
     table: Table,
     partition: i32,
     places: &[Range<i64>],
+    records: &Mutex<Marks>,
     pieces: &tokio::sync::mpsc::Sender<Vec<u8>>,
 ) -> anyhow::Result<()> {
     const PIECE_BYTES: usize = 64 << 10;
@@ -310,6 +316,9 @@ pub(crate) fn rows_of(
         let ranges = [(partition, place.clone())].into();
         topic.scan(&ranges, |record| {
             let (value, offset) = (record.payload(), record.offset());
+            let mut seen = records.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.set(partition, offset);
+            drop(seen);
             if let Ok(event) = rows(&topic.writers.decoder, value, partition, offset, &mut put)
                 && (table == Table::Task || !topic.is_expired(&event))
             {
@@ -334,11 +343,37 @@ pub(crate) fn records(
     topic: &Topic<'_>,
     places: impl IntoIterator<Item = (i32, i64)>,
 ) -> anyhow::Result<Vec<OwnedMessage>> {
+    let mut records = Vec::new();
+    each_record(topic, places, Isolation::Committed, |record| {
+        records.push(record.detach());
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+/// Which records are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    Committed,
+    /// Those of aborted transactions too.
+    All,
+}
+
+/// Hands the records at these places, of those that are there, to `each`.
+///
+/// # Errors
+/// If the topic cannot be read, or `each` fails.
+pub(crate) fn each_record(
+    topic: &Topic<'_>,
+    places: impl IntoIterator<Item = (i32, i64)>,
+    isolation: Isolation,
+    mut each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut wanted: BTreeMap<i32, BTreeSet<i64>> = BTreeMap::new();
     for (partition, offset) in places {
         wanted.entry(partition).or_default().insert(offset);
     }
-    let mut records = Vec::new();
+    wanted.retain(|partition, _| (0..topic.partitions).contains(partition));
     block_in_place(|| {
         let mut places: BTreeMap<i32, VecDeque<Range<i64>>> = BTreeMap::new();
         for (partition, offsets) in &wanted {
@@ -348,7 +383,7 @@ pub(crate) fn records(
                 .filter(|offset| log.contains(offset))
                 .map(|offset| *offset..offset + 1)
                 .collect();
-            places.insert(*partition, join(&of_partition, NEAR).into());
+            places.insert(*partition, join(&of_partition, NEAR_RECORDS).into());
         }
         // A place of each partition at a time: every scan begins with a client of its own.
         loop {
@@ -357,14 +392,21 @@ pub(crate) fn records(
                 .filter_map(|(partition, places)| Some((*partition, places.pop_front()?)))
                 .collect();
             if ranges.is_empty() {
-                return Ok(records);
+                return Ok(());
             }
-            topic.scan(&ranges, |record| {
-                if wanted[&record.partition()].contains(&record.offset()) {
-                    records.push(record.detach());
+            let read = |record: &BorrowedMessage<'_>| match wanted[&record.partition()]
+                .contains(&record.offset())
+            {
+                true => each(record),
+                false => Ok(()),
+            };
+            match isolation {
+                Isolation::Committed => topic.scan(&ranges, read)?,
+                Isolation::All => {
+                    let reader = topic.reader;
+                    reader.scan_with_aborted(topic.name, &ranges, topic.stop, read)?;
                 }
-                Ok(())
-            })?;
+            }
         }
     })
 }

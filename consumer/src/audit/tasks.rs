@@ -3,23 +3,25 @@
 //! The row names its event. That it is that event's row is compared like any other row; that no other
 //! report tells more is asked of `task_progress`, which was compared itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use tokio::sync::mpsc;
+use rdkafka::Message;
 
-use super::compare::{Cure, Fault, Finding, Findings, MissingTask};
-use super::said::{self, Topic};
+use super::compare::{Cure, Fault, Finding, Findings, Held, MissingTask, held};
+use super::fingerprint::Spans;
+use super::said::{Isolation, Topic, each_record};
 use super::table::{Table, exec_id, place};
-use crate::batch::Record;
-use crate::copy::{self, CopyWriter};
-use crate::rows::Rows;
+use super::told::{Rank, rank_of_task};
+use crate::copy::CopyWriter;
+use crate::rows::{Rows, rows};
 use crate::store::{Selection, Snapshot, StoreError};
 
-/// A task's row as the database has it.
-struct HeldTask {
-    task_id: i64,
-    row: Vec<u8>,
-}
+/// Tasks that are looked into at once: some tens of MiB, and one reading of the offsets of their reports.
+const AT_ONCE: usize = 20_000;
+/// Reports of a task that are asked for together with those of others; one that needs more is asked by itself.
+const REPORTS: usize = 8;
+
+type Place = (i32, i64);
 
 /// Tells what is wrong with the rows of these tasks, and which rows are missing.
 ///
@@ -28,6 +30,7 @@ struct HeldTask {
 pub(crate) async fn resolve(
     snapshot: &mut Snapshot,
     topic: &Topic<'_>,
+    spans: &Spans,
     suspects: BTreeSet<i64>,
     missing: Vec<MissingTask>,
     findings: &mut Findings,
@@ -47,40 +50,89 @@ pub(crate) async fn resolve(
         })
         .collect();
     let suspects = suspects.difference(&renamed).copied();
-    for task_id in suspects.chain(missing.keys().copied()) {
-        let held = held(snapshot, task_id).await?;
-        let exec_id = match (&held, missing.get(&task_id)) {
-            (Some(held), _) => exec_id(&held.row).unwrap_or_default(),
-            (None, Some(exec_id)) => exec_id,
-            (None, None) => continue,
-        };
-        let places = faulty.sound_places(snapshot, task_id, exec_id).await?;
-        let told = held.as_ref().and_then(|held| place(&held.row));
-        let expired = expired(topic, told, exec_id)?;
-        let expired = expired.as_ref().and_then(Record::rows);
-        let known = !places.is_empty() || expired.is_some();
-        let newest = newest(topic, places)?;
-        let newest = newest.as_ref().and_then(Record::rows);
-        let newest = newest.into_iter().chain(expired);
-        let newest = newest.max_by_key(|rows| rows.rank());
-        let finding = match (held, missing.get(&task_id)) {
-            (None, Some(exec_id)) => Some(gone(Some(task_id), exec_id, newest)),
-            (Some(held), _) => wrong(held, known, newest),
-            (None, None) => None,
-        };
-        if let Some(finding) = finding {
-            findings.push(finding);
+    let suspects: Vec<i64> = suspects.chain(missing.keys().copied()).collect();
+    for some in suspects.chunks(AT_ONCE) {
+        let mut held = held_tasks(snapshot, some).await?;
+        let named = some.iter().filter_map(|task_id| {
+            let name = match held.get(task_id) {
+                Some(held) => exec_id(&held.row).unwrap_or_default(),
+                None => missing.get(task_id)?,
+            };
+            Some((*task_id, name.to_owned()))
+        });
+        let places = faulty.sound_places(snapshot, named.collect()).await?;
+        let told = held.values().filter_map(|held| place(&held.row));
+        let all: BTreeSet<Place> = places.values().flatten().copied().chain(told).collect();
+        let reports = Reports::read(topic, all)?;
+        for (task_id, places) in &places {
+            let finding = match (held.remove(task_id), missing.get(task_id)) {
+                (Some(held), _) => wrong(held, places, &reports, spans),
+                (None, Some(exec_id)) => {
+                    Some(gone(Some(*task_id), exec_id, reports.newest(places)))
+                }
+                (None, None) => None,
+            };
+            if let Some(finding) = finding {
+                findings.push(finding);
+            }
         }
     }
     Ok(())
 }
 
+/// The records at some places: what each says of its task.
+struct Reports(HashMap<Place, Option<Report>>);
+
+/// What an event says of its task.
+struct Report {
+    /// The task's row while this is its newest report.
+    row: Vec<u8>,
+    rank: Option<Rank>,
+    is_expired: bool,
+}
+
+impl Reports {
+    fn read(topic: &Topic<'_>, places: BTreeSet<Place>) -> anyhow::Result<Self> {
+        let (mut reports, mut put) = (HashMap::new(), Vec::new());
+        each_record(topic, places, Isolation::Committed, |record| {
+            let (partition, offset) = (record.partition(), record.offset());
+            let decoder = &topic.writers.decoder;
+            let event = rows(decoder, record.payload(), partition, offset, &mut put).ok();
+            let report = event.map(|event| {
+                let row = task_row(&event);
+                Report {
+                    rank: rank_of_task(&row[2..]),
+                    is_expired: topic.is_expired(&event),
+                    row,
+                }
+            });
+            reports.insert((partition, offset), report);
+            Ok(())
+        })?;
+        Ok(Self(reports))
+    }
+
+    /// Whether there is a record, readable or not.
+    fn is_record(&self, place: Place) -> bool {
+        self.0.contains_key(&place)
+    }
+
+    fn at(&self, place: Place) -> Option<&Report> {
+        self.0.get(&place)?.as_ref()
+    }
+
+    fn newest(&self, places: &BTreeSet<Place>) -> Option<&Report> {
+        let reports = places.iter().filter_map(|place| self.at(*place));
+        reports.max_by_key(|report| report.rank)
+    }
+}
+
 /// What is wrong in `task_progress`, by task: such rows tell nothing about the task's newest report.
 struct Faulty {
     /// Where rows stand that the topic does not say.
-    held: BTreeMap<String, BTreeSet<(i32, i64)>>,
+    held: BTreeMap<String, BTreeSet<Place>>,
     /// Where events stand whose rows are missing or differ.
-    said: BTreeMap<String, BTreeSet<(i32, i64)>>,
+    said: BTreeMap<String, BTreeSet<Place>>,
 }
 
 impl Faulty {
@@ -111,24 +163,38 @@ impl Faulty {
         faulty
     }
 
-    /// Where the newest report of a task stands: among these.
+    /// Where the newest report of each task stands: among these.
     async fn sound_places(
         &self,
         snapshot: &mut Snapshot,
-        task_id: i64,
-        exec_id: &str,
-    ) -> Result<BTreeSet<(i32, i64)>, StoreError> {
+        tasks: Vec<(i64, String)>,
+    ) -> Result<BTreeMap<i64, BTreeSet<Place>>, StoreError> {
         let none = BTreeSet::new();
-        let held = self.held.get(exec_id).unwrap_or(&none);
-        let newest = snapshot.newest_of(task_id, held.len() + 1).await?;
-        let sound = newest.into_iter().find(|place| !held.contains(place));
-        let said = self.said.get(exec_id).unwrap_or(&none);
-        Ok(said.iter().copied().chain(sound).collect())
+        let faults = |name: &str| self.held.get(name).unwrap_or(&none);
+        let (few, many): (Vec<_>, Vec<_>) = tasks
+            .iter()
+            .partition(|(_, name)| faults(name).len() < REPORTS);
+        let few: Vec<i64> = few.into_iter().map(|(task_id, _)| *task_id).collect();
+        let mut newest = snapshot.newest_reports(&few, REPORTS).await?;
+        for (task_id, name) in many {
+            let at_most = faults(name).len() + 1;
+            newest.extend(snapshot.newest_reports(&[*task_id], at_most).await?);
+        }
+        let mut places = BTreeMap::new();
+        for (task_id, name) in tasks {
+            let newest = newest.remove(&task_id).unwrap_or_default();
+            let held = faults(&name);
+            let sound = newest.into_iter().find(|place| !held.contains(place));
+            let said = self.said.get(&name).unwrap_or(&none);
+            let of_task = said.iter().copied().chain(sound);
+            places.insert(task_id, of_task.collect());
+        }
+        Ok(places)
     }
 }
 
-/// Tasks of which rows are missing and that are not there themselves: nothing is left of them, and
-/// their newest report is among those that are missing.
+/// Tasks of which rows are missing or name another one, and that are not there themselves: nothing is left of them,
+/// and their newest report is among those of such rows.
 ///
 /// # Errors
 /// If the database or Kafka fails.
@@ -137,33 +203,40 @@ pub(crate) async fn find_lost(
     topic: &Topic<'_>,
     findings: &mut Findings,
 ) -> anyhow::Result<()> {
-    let mut places: BTreeMap<String, BTreeSet<(i32, i64)>> = BTreeMap::new();
-    for finding in findings.found.iter() {
-        if let (Cure::Insert { .. }, Some(exec_id)) = (&finding.cure, &finding.exec_id) {
-            let of_task = places.entry(exec_id.clone()).or_default();
-            of_task.insert((finding.partition, finding.offset));
+    let mut places: BTreeMap<&str, BTreeSet<Place>> = BTreeMap::new();
+    for finding in &findings.found {
+        if let Cure::Insert { row, .. } | Cure::Replace { row, .. } = &finding.cure
+            && let (Some(named), Some(place)) = (exec_id(row), place(row))
+        {
+            places.entry(named).or_default().insert(place);
         }
     }
-    let known: BTreeSet<String> = findings
+    let of_tasks = findings
         .found
         .iter()
-        .filter(|finding| finding.table == Table::Task.name())
-        .filter_map(|finding| finding.exec_id.clone())
-        .collect();
-    places.retain(|exec_id, _| !known.contains(exec_id));
-    for (exec_id, places) in places {
-        if snapshot.task_id(&exec_id).await?.is_some() {
-            continue;
-        }
-        if let Some(newest) = newest(topic, places)?.as_ref().and_then(Record::rows) {
-            findings.push(gone(None, &exec_id, Some(newest)));
-        }
+        .filter(|finding| finding.table == Table::Task.name());
+    for known in of_tasks.filter_map(|finding| finding.exec_id.as_deref()) {
+        places.remove(known);
+    }
+    let names: Vec<&str> = places.keys().copied().collect();
+    let there = snapshot.task_ids(&names).await?;
+    places.retain(|name, _| !there.contains_key(*name));
+    let all = places.values().flatten().copied().collect();
+    let reports = Reports::read(topic, all)?;
+    let lost = places.iter().filter_map(|(name, places)| {
+        let newest = reports.newest(places)?;
+        Some(gone(None, name, Some(newest)))
+    });
+    let lost: Vec<Finding> = lost.collect();
+    for finding in lost {
+        findings.push(finding);
     }
     Ok(())
 }
 
-fn gone(task_id: Option<i64>, exec_id: &str, newest: Option<Rows<'_>>) -> Finding {
-    let (partition, offset) = newest.map_or((-1, -1), |newest| (newest.partition, newest.offset));
+fn gone(task_id: Option<i64>, exec_id: &str, newest: Option<&Report>) -> Finding {
+    let newest = newest.map(|newest| newest.row.clone());
+    let (partition, offset) = newest.as_deref().and_then(place).unwrap_or((-1, -1));
     Finding {
         table: Table::Task.name(),
         fault: Fault::Missing,
@@ -172,48 +245,57 @@ fn gone(task_id: Option<i64>, exec_id: &str, newest: Option<Rows<'_>>) -> Findin
         exec_id: Some(exec_id.to_owned()),
         part: None,
         columns: Vec::new(),
-        cure: newest.map_or(Cure::None, |newest| Cure::Task {
-            task_id,
-            held: None,
-            row: task_row(&newest),
-        }),
+        cure: newest.map_or(Cure::None, |row| Cure::NewTask { task_id, row }),
     }
 }
 
-/// What is wrong with a task's row; `known` says whether anything of its history is known, `newest` is
-/// the newest of its reports that the topic still has.
-fn wrong(held: HeldTask, known: bool, newest: Option<Rows<'_>>) -> Option<Finding> {
+/// What is wrong with a task's row, of whose reports the newest stands at one of these places.
+fn wrong(
+    held: Held,
+    places: &BTreeSet<Place>,
+    reports: &Reports,
+    spans: &Spans,
+) -> Option<Finding> {
     let told = place(&held.row)?;
-    let (fault, columns, cure) = match newest {
-        None if known => (Fault::Differing, Vec::new(), Cure::None),
-        None => {
-            let cure = Cure::NoTask {
-                task_id: held.task_id,
-                held: told,
-            };
-            (Fault::Extra, Vec::new(), cure)
-        }
+    let name = exec_id(&held.row).map(str::to_owned);
+    let span = spans.get(&(Table::Task, told.0));
+    let is_record = span.is_some_and(|span| span.contains(&told.1)) && reports.is_record(told);
+    let own = reports
+        .at(told)
+        .filter(|own| exec_id(&own.row) == name.as_deref());
+    // Where its history was removed by order, only this row tells of the task.
+    let expired = own.filter(|own| own.is_expired);
+    let newest = reports.newest(places).into_iter().chain(expired);
+    let newest = newest.max_by_key(|report| report.rank);
+    let (fault, columns, cure, at) = match newest.or(own.filter(|_| is_record)) {
         Some(newest) => {
-            let row = task_row(&newest);
-            let columns = Table::Task.differences(&row, &held.row);
+            let columns = Table::Task.differences(&newest.row, &held.row);
             if columns.is_empty() {
                 return None;
             }
-            let cure = Cure::Task {
-                task_id: Some(held.task_id),
-                held: Some(told),
-                row,
-            };
-            (Fault::Differing, columns, cure)
+            let at = place(&newest.row).unwrap_or(told);
+            // Of what no record tells it may be the row that is right, unless it is older.
+            let state =
+                |rank: Option<Rank>| rank.map(|(is_final, at, nth, ..)| (is_final, at, nth));
+            match is_record || state(newest.rank) >= state(rank_of_task(&held.row[2..])) {
+                true => {
+                    let row = newest.row.clone();
+                    (Fault::Differing, columns, Cure::Task { held, row }, at)
+                }
+                false => (Fault::Unprovable, Vec::new(), Cure::None, told),
+            }
         }
+        None if !is_record => (Fault::Unprovable, Vec::new(), Cure::None, told),
+        None if !places.is_empty() => (Fault::Differing, Vec::new(), Cure::None, told),
+        None => (Fault::Extra, Vec::new(), Cure::NoTask { held }, told),
     };
-    let (partition, offset) = newest.map_or(told, |newest| (newest.partition, newest.offset));
+    let (partition, offset) = at;
     Some(Finding {
         table: Table::Task.name(),
         fault,
         partition,
         offset,
-        exec_id: exec_id(&held.row).map(str::to_owned),
+        exec_id: name,
         part: None,
         columns,
         cure,
@@ -226,39 +308,27 @@ fn task_row(event: &Rows<'_>) -> Vec<u8> {
     copy.take()
 }
 
-/// The newest report of those whose events stand at these places, as far as they are there.
-fn newest(topic: &Topic<'_>, places: BTreeSet<(i32, i64)>) -> anyhow::Result<Option<Record>> {
-    let records = said::records(topic, places)?.into_iter();
-    let events = records.map(|record| Record::read(&topic.writers.decoder, &record));
-    Ok(events
-        .filter(|event| event.event.is_ok())
-        .max_by_key(|event| event.rows().map(|rows| rows.rank())))
-}
-
-/// The report at the place that a task's row names, where it is one of that task whose history was
-/// removed by order: then only this row tells of it.
-fn expired(
-    topic: &Topic<'_>,
-    told: Option<(i32, i64)>,
-    exec_id: &str,
-) -> anyhow::Result<Option<Record>> {
-    if topic.expired_before.is_none() {
-        return Ok(None);
+/// The rows of these tasks.
+async fn held_tasks(
+    snapshot: &mut Snapshot,
+    task_ids: &[i64],
+) -> Result<HashMap<i64, Held>, StoreError> {
+    let mut tasks = HashMap::new();
+    for some in task_ids.chunks(1_000) {
+        let selection = Selection {
+            task_ids: Some(some.to_vec()),
+            addressed: true,
+            ..Selection::of_table(Table::Task, None)
+        };
+        let each = async |row: &[u8]| {
+            if let Some(held) = held(row)
+                && let Some(task_id) = held.task_id
+            {
+                tasks.insert(task_id, held);
+            }
+            true
+        };
+        snapshot.each(&selection, each).await?;
     }
-    let event = newest(topic, told.into_iter().collect())?;
-    Ok(event.filter(|event| {
-        let rows = event.rows();
-        rows.is_some_and(|rows| rows.info.exec_id == exec_id && topic.is_expired(&rows))
-    }))
-}
-
-/// A task's row.
-async fn held(snapshot: &mut Snapshot, task_id: i64) -> Result<Option<HeldTask>, StoreError> {
-    let selection = Selection::of_task(task_id);
-    let (pieces, mut told) = mpsc::channel(2);
-    snapshot.scan(&selection, &pieces).await?;
-    drop(pieces);
-    let piece = told.recv().await.unwrap_or_default();
-    let row = copy::rows(&piece).next().map(<[u8]>::to_vec);
-    Ok(row.map(|row| HeldTask { task_id, row }))
+    Ok(tasks)
 }

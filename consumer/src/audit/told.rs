@@ -48,7 +48,7 @@ struct Known {
 
 /// What decides which event tells a task's newest state, times in PostgreSQL's microseconds; see
 /// `Rows::rank`.
-type Rank = (bool, i64, i64, i32, i64);
+pub(super) type Rank = (bool, i64, i64, i32, i64);
 
 impl<'a> Tasks<'a> {
     /// Reads the tasks of these places; of all places with none.
@@ -95,7 +95,7 @@ impl<'a> Tasks<'a> {
 }
 
 /// Of the fields of a row of `task`.
-fn rank_of_task(fields: &[u8]) -> Option<Rank> {
+pub(super) fn rank_of_task(fields: &[u8]) -> Option<Rank> {
     let mut fields = copy::split_fields(fields);
     let partition = copy::i32_of(fields.next()?)?;
     let offset = copy::i64_of(fields.next()?)?;

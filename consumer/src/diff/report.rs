@@ -40,7 +40,7 @@ impl From<compare::Fault> for Fault {
     fn from(fault: compare::Fault) -> Self {
         match fault {
             compare::Fault::Missing => Self::OnlyInA,
-            compare::Fault::Extra => Self::OnlyInB,
+            compare::Fault::Extra | compare::Fault::Unprovable => Self::OnlyInB,
             compare::Fault::Differing => Self::Differing,
         }
     }

@@ -14,6 +14,7 @@ mod postgres;
 mod repair;
 mod snapshot;
 mod sqlite;
+mod tasks;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

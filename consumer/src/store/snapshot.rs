@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::connection::{Access, Bound, Connection, Session};
 use super::expiry::{postgres_time, select_expired_before};
+use super::tasks::list;
 use super::{Database, StoreError};
 use crate::audit::table::{Kind, Table};
 use crate::batch::Anchor;
@@ -46,8 +47,10 @@ pub(crate) struct Selection {
     pub(crate) places: Option<Places>,
     /// Only what was reported then or later; not of `task`.
     pub(crate) reported_from: Option<Timestamp>,
-    /// Only of this task.
-    pub(crate) task_id: Option<i64>,
+    /// Only of these tasks.
+    pub(crate) task_ids: Option<Vec<i64>>,
+    /// Only at these addresses.
+    pub(crate) addresses: Option<Vec<String>>,
     /// With two fields in front: the row's address in its table as text, and its `task_id`.
     pub(crate) addressed: bool,
     /// With a field in front: the row's `task_id` where it tells more than its task's row, else null.
@@ -76,19 +79,12 @@ impl Selection {
             table,
             places,
             reported_from: None,
-            task_id: None,
+            task_ids: None,
+            addresses: None,
             addressed: false,
             outranking: false,
             by_key: false,
             order: None,
-        }
-    }
-
-    /// The row of a task.
-    pub(crate) fn of_task(task_id: i64) -> Self {
-        Self {
-            task_id: Some(task_id),
-            ..Self::of_table(Table::Task, None)
         }
     }
 }
@@ -107,8 +103,16 @@ pub(crate) struct HeldOffset {
     pub(crate) anchor: Anchor,
 }
 
+impl HeldOffset {
+    /// Whether the first offset can be one: none is below 0 or behind the next.
+    pub(crate) fn is_sound(&self) -> bool {
+        let first = self.first_offset.unwrap_or(0);
+        (0..=self.next_offset.max(0)).contains(&first)
+    }
+}
+
 /// A read-only transaction that sees one moment.
-pub(crate) struct Snapshot(Connection);
+pub(crate) struct Snapshot(pub(super) Connection);
 
 impl Snapshot {
     /// # Errors
@@ -242,68 +246,9 @@ impl Snapshot {
     pub(crate) async fn each(
         &mut self,
         selection: &Selection,
-        mut each: impl AsyncFnMut(&[u8]) -> bool,
+        each: impl AsyncFnMut(&[u8]) -> bool,
     ) -> Result<(), StoreError> {
-        match &mut self.0 {
-            Connection::Postgres(Session { connection, watch }) => {
-                let statement = format!(
-                    "COPY ({}) TO STDOUT (FORMAT binary)",
-                    select(selection, "h.ctid::text", "\"C\"", postgres_time)
-                );
-                let mut told = watch.answer(connection.copy_out_raw(&statement)).await?;
-                // A row a message (PostgreSQL manual, "COPY Operations"), but that the file's header
-                // is in front of the first one, and that its trailer, which is shorter than any row,
-                // ends it.
-                let mut header = copy::HEADER.len();
-                loop {
-                    let next = match told.try_next().now_or_never() {
-                        Some(next) => next?,
-                        None => {
-                            std::thread::sleep(PAUSE);
-                            watch.answer(told.try_next()).await?
-                        }
-                    };
-                    let Some(message) = next else { break };
-                    let row = message.get(header..).unwrap_or_default();
-                    header = 0;
-                    if row.len() > copy::TRAILER.len() && !each(row).await {
-                        return Ok(());
-                    }
-                }
-            }
-            Connection::Sqlite(connection) => {
-                let statement = select(selection, "CAST(h.rowid AS text)", "BINARY", |time| {
-                    time.as_microsecond().to_string()
-                });
-                let mut kinds: Vec<Kind> = Vec::new();
-                if selection.addressed {
-                    kinds.extend([Kind::Text, Kind::I64]);
-                }
-                if selection.outranking {
-                    kinds.push(Kind::I64);
-                }
-                kinds.extend(
-                    selection
-                        .table
-                        .columns()
-                        .iter()
-                        .map(|column| match column.name {
-                            "exec_id" if selection.by_key => Kind::I64,
-                            _ => column.kind,
-                        }),
-                );
-                let mut rows = connection.fetch(AssertSqlSafe(statement));
-                let mut copy = CopyWriter::default();
-                while let Some(row) = rows.try_next().await? {
-                    copy.clear();
-                    write(&mut copy, &row, &kinds)?;
-                    if !each(copy.rows()).await {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-        Ok(())
+        self.0.each_row(selection, each).await
     }
 
     /// The greatest offset of a partition that a part's table has a row of.
@@ -340,50 +285,91 @@ impl Snapshot {
         let known: Option<(i64,)> = self.0.row(select, &[Bound::Text(exec_id)]).await?;
         Ok(known.map(|(task_id,)| task_id))
     }
+}
 
-    /// The execId under this key.
-    pub(crate) async fn exec_id(&mut self, task_id: i64) -> Result<Option<String>, StoreError> {
-        let select = "SELECT exec_id FROM task WHERE task_id = $1";
-        let known: Option<(String,)> = self.0.row(select, &[Bound::Number(task_id)]).await?;
-        Ok(known.map(|(exec_id,)| exec_id))
-    }
-
-    /// How many rows of the histories are this task's.
-    pub(crate) async fn rows_of(&mut self, task_id: i64) -> Result<i64, StoreError> {
-        let select = "SELECT (SELECT count(*) FROM task_progress WHERE task_id = $1) + (SELECT count(*) FROM task_resource \
-             WHERE task_id = $1) + (SELECT count(*) FROM task_metrics WHERE task_id = $1)";
-        let rows: Option<(i64,)> = self.0.row(select, &[Bound::Number(task_id)]).await?;
-        Ok(rows.map_or(0, |(rows,)| rows))
-    }
-
-    /// Partition and offset of the newest reports of a task that `task_progress` has, the newest first.
-    pub(crate) async fn newest_of(
+impl Connection {
+    /// Hands each selected row to `each`, until that gives `false`.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(super) async fn each_row(
         &mut self,
-        task_id: i64,
-        count: usize,
-    ) -> Result<Vec<(i32, i64)>, StoreError> {
-        let select = "SELECT event_partition, event_offset FROM task_progress WHERE task_id = $1 \
-             ORDER BY status IN ('Succeed', 'Failed', 'Cancelled', 'Timeout') DESC, reported_at DESC, sequence DESC, \
-             event_partition DESC, event_offset DESC LIMIT $2";
-        let values = [Bound::Number(task_id), Bound::Number(count as i64)];
-        self.0.rows(select, &values).await
-    }
-
-    /// Partition and offset of the event that a task's row names.
-    pub(crate) async fn place_of(
-        &mut self,
-        task_id: i64,
-    ) -> Result<Option<(i32, i64)>, StoreError> {
-        let select = "SELECT event_partition, event_offset FROM task WHERE task_id = $1";
-        self.0.row(select, &[Bound::Number(task_id)]).await
+        selection: &Selection,
+        mut each: impl AsyncFnMut(&[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        match self {
+            Connection::Postgres(Session { connection, watch }) => {
+                let statement = format!(
+                    "COPY ({}) TO STDOUT (FORMAT binary)",
+                    select(selection, "h.ctid::text", by_ctid, "\"C\"", postgres_time)
+                );
+                let mut told = watch.answer(connection.copy_out_raw(&statement)).await?;
+                // A row a message (PostgreSQL manual, "COPY Operations"), but that the file's header
+                // is in front of the first one, and that its trailer, which is shorter than any row,
+                // ends it.
+                let mut header = copy::HEADER.len();
+                loop {
+                    let next = match told.try_next().now_or_never() {
+                        Some(next) => next?,
+                        None => {
+                            std::thread::sleep(PAUSE);
+                            watch.answer(told.try_next()).await?
+                        }
+                    };
+                    let Some(message) = next else { break };
+                    let row = message.get(header..).unwrap_or_default();
+                    header = 0;
+                    if row.len() > copy::TRAILER.len() && !each(row).await {
+                        return Ok(());
+                    }
+                }
+            }
+            Connection::Sqlite(connection) => {
+                let statement = select(
+                    selection,
+                    "CAST(h.rowid AS text)",
+                    by_rowid,
+                    "BINARY",
+                    |time| time.as_microsecond().to_string(),
+                );
+                let mut kinds: Vec<Kind> = Vec::new();
+                if selection.addressed {
+                    kinds.extend([Kind::Text, Kind::I64]);
+                }
+                if selection.outranking {
+                    kinds.push(Kind::I64);
+                }
+                kinds.extend(
+                    selection
+                        .table
+                        .columns()
+                        .iter()
+                        .map(|column| match column.name {
+                            "exec_id" if selection.by_key => Kind::I64,
+                            _ => column.kind,
+                        }),
+                );
+                let mut rows = connection.fetch(AssertSqlSafe(statement));
+                let mut copy = CopyWriter::default();
+                while let Some(row) = rows.try_next().await? {
+                    copy.clear();
+                    write(&mut copy, &row, &kinds)?;
+                    if !each(copy.rows()).await {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-/// The query of a selection; `address` is the row's address in its table, as text, and `bytewise` the
-/// collation that goes by bytes.
+/// The query of a selection; `address` is the row's address in its table, as text, `at` the condition that it is one
+/// of some, and `bytewise` the collation that goes by bytes.
 fn select(
     selection: &Selection,
     address: &str,
+    at: impl Fn(&[String]) -> String,
     bytewise: &str,
     time: impl Fn(Timestamp) -> String,
 ) -> String {
@@ -391,7 +377,8 @@ fn select(
         table,
         places,
         reported_from,
-        task_id,
+        task_ids,
+        addresses,
         addressed,
         outranking,
         by_key,
@@ -420,7 +407,10 @@ fn select(
             .as_ref()
             .map(|places| format!("({})", condition(places))),
         reported_from.map(|from| format!("h.reported_at >= {}", time(from))),
-        task_id.map(|task_id| format!("h.task_id = {task_id}")),
+        task_ids
+            .as_ref()
+            .map(|keys| format!("h.task_id IN ({})", list(keys))),
+        addresses.as_ref().map(|addresses| at(addresses)),
     ]
     .into_iter()
     .flatten()
@@ -436,6 +426,21 @@ fn select(
         None => {}
     }
     select
+}
+
+/// That a row of PostgreSQL stands at one of these addresses, each as `(12,3)`.
+pub(super) fn by_ctid(addresses: &[String]) -> String {
+    let quoted: Vec<String> = addresses
+        .iter()
+        .map(|address| format!("\"{}\"", address.replace(['\'', '"', '\\'], "")))
+        .collect();
+    format!("h.ctid = ANY('{{{}}}'::tid[])", quoted.join(","))
+}
+
+/// That a row of SQLite stands at one of these addresses, each a number.
+pub(super) fn by_rowid(addresses: &[String]) -> String {
+    let numbers: Vec<i64> = addresses.iter().filter_map(|it| it.parse().ok()).collect();
+    format!("h.rowid IN ({})", list(&numbers))
 }
 
 fn condition(places: &Places) -> String {

@@ -326,12 +326,19 @@ impl Auditor<'_> {
                 add(Kind::OtherRules, &[], &why);
             }
             (today, 0) => {
-                let (output, whole_from) = match today {
-                    Outcome::Event { .. } => ("event", &first.events.whole_from),
-                    Outcome::DeadLetter(_) => ("letter", &first.letters.whole_from),
+                let (output, whole_from, part) = match today {
+                    Outcome::Event { .. } => {
+                        ("event", &first.events.whole_from, &self.scope.events)
+                    }
+                    Outcome::DeadLetter(_) => {
+                        ("letter", &first.letters.whole_from, &self.scope.letters)
+                    }
                 };
                 let whole_from = whole_from.get(&at.partition).copied().unwrap_or(0);
-                if at.offset < whole_from {
+                if part.compacted.is_some() {
+                    let why = format!("compaction may have deleted its {output}");
+                    add(Kind::Unprovable, &[], &why);
+                } else if at.offset < whole_from {
                     let why = format!("retention may have deleted its {output}");
                     add(Kind::Unprovable, &[], &why);
                 } else {
@@ -344,8 +351,12 @@ impl Auditor<'_> {
     }
 
     fn add_nothing(&self, findings: &mut Findings, part: &Part, stands: Position, about: Position) {
-        findings.add(Kind::Invented, Some(about.partition), || {
-            let why = "no committed record stands there".to_owned();
+        let (kind, why) = match self.scope.source.compacted {
+            None => (Kind::Invented, "no committed record stands there"),
+            Some(_) => (Kind::Unprovable, "compaction may have deleted its record"),
+        };
+        findings.add(kind, Some(about.partition), || {
+            let why = why.to_owned();
             nothing(&self.scope, part, stands, Some(about), why)
         });
     }

@@ -64,11 +64,26 @@ impl Report {
     pub(super) fn verdict(&self) -> Verdict {
         if self.findings.faults() > 0 {
             Verdict::Unequal
-        } else if self.findings.count(Kind::Unprovable) > 0 {
+        } else if self.findings.count(Kind::Unprovable) > 0 || !self.all_doubts().is_empty() {
             Verdict::Unproven
         } else {
             Verdict::Equal
         }
+    }
+
+    /// Why it could not be told whether all is equal, beside what was found to be unprovable.
+    pub(super) fn doubts(&self) -> Option<String> {
+        let doubts = self.all_doubts();
+        let is_unproven = self.verdict() == Verdict::Unproven && !doubts.is_empty();
+        is_unproven.then(|| doubts.join("; "))
+    }
+
+    fn all_doubts(&self) -> Vec<&str> {
+        let mut doubts = self.scope.doubts();
+        if self.counts.records.values().all(|count| *count == 0) {
+            doubts.push("no record of the source topic was compared");
+        }
+        doubts
     }
 
     /// One object.
@@ -111,7 +126,7 @@ impl Report {
                 Verdict::Unequal => "unequal",
                 Verdict::Unproven => "unproven",
             },
-            "error": null,
+            "error": self.doubts(),
             "router_version": env!("CARGO_PKG_VERSION"),
             "schemas": {
                 "TaskRunningInfo": fingerprints(INFO_VERSIONS),
@@ -243,10 +258,13 @@ impl Report {
                 other => format!("equal: {compared}; {other} by other rules"),
             },
             Verdict::Unequal => format!("unequal: {compared}; {} faults", self.findings.faults()),
-            Verdict::Unproven => format!(
-                "could not tell: {compared}; no fault, but {} records are unprovable; a later --from leaves them out",
-                self.findings.count(Kind::Unprovable)
-            ),
+            Verdict::Unproven => match self.doubts() {
+                Some(doubts) => format!("could not tell: {compared}; no fault, but {doubts}"),
+                None => format!(
+                    "could not tell: {compared}; no fault, but {} records are unprovable; a later --from leaves them out",
+                    self.findings.count(Kind::Unprovable)
+                ),
+            },
         }
     }
 }

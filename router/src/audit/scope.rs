@@ -42,6 +42,8 @@ pub(super) struct Scope {
 pub(super) struct Part {
     pub(super) topic: String,
     pub(super) ranges: Ranges,
+    /// Why a record that is not there proves nothing: the topic is compacted.
+    pub(super) compacted: Option<String>,
 }
 
 /// Where an output belongs that is about this offset of the source topic.
@@ -69,19 +71,33 @@ impl Scope {
         let committed = block_in_place(|| committed(kafka, &asked.group, source, count))?;
         let events = whole(cluster, reader, &asked.events_topic).await?;
         let letters = whole(cluster, reader, &asked.dead_letters_topic).await?;
-        let logs = whole(cluster, reader, source).await?.ranges;
+        let Part {
+            ranges: logs,
+            compacted,
+            ..
+        } = whole(cluster, reader, source).await?;
         let (ranges, pending) =
             block_in_place(|| asked_ranges(asked, reader, &committed, &logs, count))?;
         Ok(Self {
             source: Part {
                 topic: source.clone(),
                 ranges,
+                compacted,
             },
             events,
             letters,
             logs,
             pending,
         })
+    }
+
+    /// Why not everything can be told, whatever is found.
+    pub(super) fn doubts(&self) -> Vec<&str> {
+        let parts = [&self.source, &self.events, &self.letters];
+        let compacted = parts
+            .into_iter()
+            .filter_map(|part| part.compacted.as_deref());
+        compacted.collect()
     }
 
     pub(super) fn place(&self, about: Position) -> Place {
@@ -135,6 +151,7 @@ async fn whole(cluster: &Cluster, reader: &Reader, topic: &str) -> anyhow::Resul
     Ok(Part {
         topic: topic.to_owned(),
         ranges,
+        compacted: cluster.compaction(topic).await,
     })
 }
 
