@@ -10,6 +10,8 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use support::{Kind, Pipeline, Program, numbered, on_both_databases};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -62,7 +64,8 @@ async fn a_backlog_of_which_three_tenths_are_refused_is_stored_and_the_rest_set_
     pipeline.assert_each_once(&refused).await;
 }
 
-/// Sends an event every few milliseconds until the consumer stops; gives how many, and its log.
+/// Sends an event every few milliseconds until the consumer stops, each good one stored before the next;
+/// gives how many, and its log.
 async fn trickle(
     pipeline: &Pipeline,
     mut program: Program,
@@ -70,15 +73,30 @@ async fn trickle(
     is_refused: impl Fn(usize) -> bool,
 ) -> (usize, String) {
     program.until_ready().await;
+    let producer: ThreadedProducer<_> = ClientConfig::new()
+        .set("bootstrap.servers", &pipeline.bootstrap)
+        .set("enable.idempotence", "true")
+        .set("linger.ms", "0")
+        .create()
+        .unwrap();
     let mut ticks = interval(Duration::from_millis(20));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sent = 0;
     while sent < most && program.process.status().is_none() {
         ticks.tick().await;
         let value = event(sent, is_refused(sent));
-        pipeline.send(&pipeline.events, &[("key", value, Some(0))]);
+        let record = BaseRecord::to(&pipeline.events).key("key").payload(&value);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
         sent += 1;
+        let stored = Pipeline::stored("progress");
+        while !is_refused(sent - 1)
+            && program.process.status().is_none()
+            && pipeline.count(&stored).await < sent as i64
+        {
+            ticks.tick().await;
+        }
     }
+    producer.flush(Duration::from_secs(30)).unwrap();
     let begun = Instant::now();
     while program.process.status().is_none() {
         ticks.tick().await;
