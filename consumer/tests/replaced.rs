@@ -188,6 +188,36 @@ async fn a_replay_whose_file_is_removed_ends_and_goes_on_in_what_is_there_then()
     pipeline.assert_each_once(&BTreeSet::new()).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expire_whose_file_is_removed_does_not_say_that_rows_are_removed() {
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
+        return;
+    };
+    let program = pipeline.program("consumer", &[]);
+    pipeline.fill_numbered(&strategies::sample_event(), 40_000, 0);
+    pipeline.until_all_stored(WITHIN).await;
+    program.stop().await;
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_consumer"));
+    let arguments = [
+        "expire",
+        "--older-than",
+        "0s",
+        "--database-url",
+        &pipeline.database_url,
+    ];
+    let mut expire = Process::start_with(pipeline.folder(), "expire", program, &arguments, &[]);
+    let begun = "SELECT count(*) FROM expiry";
+    pipeline.until_count(begun, 1).await;
+    std::fs::remove_file(pipeline.folder().join("tasks.db")).unwrap();
+    let status = expire.ended().await;
+    let log = expire.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(
+        log.contains("tasks.db was removed while it was open"),
+        "{log}"
+    );
+}
+
 /// A failover to a replica that is behind, or a backup that is put in while the consumer runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgresql_that_goes_back_under_a_running_consumer_is_filled_up_from_the_topic() {

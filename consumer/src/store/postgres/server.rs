@@ -38,7 +38,9 @@ pub(crate) struct Server {
     hosts: Vec<PgConnectOptions>,
     /// `None`: not said.
     session: Option<Session>,
-    /// The place, in its file, of the authority by which a server was verified last.
+    /// The file of the authorities that may have signed a server's certificate.
+    authorities: Option<String>,
+    /// The place, in it, of the one by which a server was verified last.
     authority: Arc<AtomicUsize>,
 }
 
@@ -79,19 +81,21 @@ impl Server {
     /// a password.
     pub(crate) fn parse(option: &str, url: &str) -> Result<Self, NeedsAttention> {
         let wrong = |error: &dyn std::fmt::Display| NeedsAttention(format!("{option}: {error}"));
-        let variable = |name: &str| std::env::var(name).ok();
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let (urls, session) = hosts(url, variable).map_err(|error| wrong(&error))?;
+        let files = files(url, variable);
+        // One that is not there would be waited for like a server.
+        for (field, file) in &files {
+            std::fs::File::open(file)
+                .map_err(|error| wrong(&format!("{field} {file}: {error}")))?;
+        }
+        let authorities = files.into_iter().find(|(field, _)| *field == "sslrootcert");
         let mut hosts = Vec::new();
         for url in urls {
             let mut options = PgConnectOptions::from_str(&url).map_err(|error| wrong(&error))?;
             if let Some(address) = options.get_host().strip_prefix('[') {
                 let address = address.trim_end_matches(']').to_owned();
                 options = options.host(&address);
-            }
-            // One that is not there would be waited for like a server.
-            for (field, file) in certificates(&options) {
-                std::fs::File::open(&file)
-                    .map_err(|error| wrong(&format!("{field} {file}: {error}")))?;
             }
             let options = options
                 .application_name("consumer")
@@ -103,6 +107,7 @@ impl Server {
         Ok(Self {
             hosts,
             session,
+            authorities: authorities.map(|(_, file)| file),
             authority: Arc::default(),
         })
     }
@@ -227,13 +232,10 @@ impl Server {
             options.get_ssl_mode(),
             PgSslMode::VerifyCa | PgSslMode::VerifyFull
         );
-        let file = certificates(options)
-            .into_iter()
-            .find_map(|(field, file)| (field == "sslrootcert").then_some(file));
-        let (true, Some(file)) = (verifies, file) else {
+        let (true, Some(file)) = (verifies, &self.authorities) else {
             return options.connect().await;
         };
-        let text = tokio::fs::read_to_string(&file).await?;
+        let text = tokio::fs::read_to_string(file).await?;
         let authorities = authorities(&text);
         if authorities.len() < 2 {
             return options.connect().await;
@@ -275,7 +277,9 @@ fn hosts(
     url: &str,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<(Vec<String>, Option<Session>), String> {
-    let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Ok((vec![url.to_owned()], None));
+    };
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, name) = match place.find('/') {
         Some(at) => place.split_at(at),
@@ -339,18 +343,43 @@ fn hosts(
     Ok((urls.collect(), session))
 }
 
-/// How sqlx 0.9.0 writes the name of a certificate's file into a URL, and does not read it.
-const FILE: &str = "file: ";
+/// The files of certificates and keys that a URL names, else a variable of libpq.
+fn files(url: &str, variable: impl Fn(&str) -> Option<String>) -> Vec<(&'static str, String)> {
+    let (_, query) = url.split_once('?').unwrap_or_default();
+    // By their names of libpq and of sqlx.
+    const FILES: [(&str, &[&str], &str); 3] = [
+        (
+            "sslrootcert",
+            &["sslrootcert", "ssl-root-cert", "ssl-ca"],
+            "PGSSLROOTCERT",
+        ),
+        ("sslcert", &["sslcert", "ssl-cert"], "PGSSLCERT"),
+        ("sslkey", &["sslkey", "ssl-key"], "PGSSLKEY"),
+    ];
+    let named = FILES.map(|(field, names, name)| {
+        let mut fields = query.rsplit('&').filter_map(|field| field.split_once('='));
+        let named = fields.find(|(name, _)| names.contains(name));
+        let file = named
+            .map(|(_, file)| decoded(file))
+            .or_else(|| variable(name));
+        Some((field, file.filter(|file| !file.contains("-----BEGIN"))?))
+    });
+    named.into_iter().flatten().collect()
+}
 
-/// The fields of a URL that name files of certificates and keys, and the files.
-fn certificates(options: &PgConnectOptions) -> Vec<(String, String)> {
-    let url = options.to_url_lossy();
-    let fields = url.query_pairs();
-    fields
-        .filter_map(|(field, value)| {
-            Some((field.into_owned(), value.strip_prefix(FILE)?.to_owned()))
-        })
-        .collect()
+/// A value of a URL's query.
+fn decoded(value: &str) -> String {
+    let (mut decoded, mut rest) = (Vec::new(), value.as_bytes());
+    while let [first, more @ ..] = rest {
+        let hex = more.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        (rest, _) = match (first, byte) {
+            (b'%', Some(byte)) => (&more[2..], decoded.push(byte)),
+            (b'+', _) => (more, decoded.push(b' ')),
+            _ => (more, decoded.push(*first)),
+        };
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 /// The certificates in a file, each with its first and last line.
@@ -435,6 +464,34 @@ mod tests {
         assert_eq!(session, Some(Session::Standby));
         assert!(hosts("postgres://h/d?target_session_attrs=x", |_| None).is_err());
         assert!(hosts("postgres:///d?host=a,b,c&port=1,2", |_| None).is_err());
+    }
+
+    #[test]
+    fn files_are_those_of_the_url_or_else_of_the_variables() {
+        let url = "postgres://h/d?ssl-ca=a%20b%2Fc&sslmode=require&sslkey=k+1";
+        let variables = |name: &str| (name != "PGSSLKEY").then(|| name.to_lowercase());
+        assert_eq!(
+            files(url, variables),
+            [
+                ("sslrootcert", "a b/c".to_owned()),
+                ("sslcert", "pgsslcert".to_owned()),
+                ("sslkey", "k 1".to_owned())
+            ]
+        );
+        assert_eq!(files("postgres://h", |_| None), []);
+        assert_eq!(decoded("100%&%zz%4"), "100%&%zz%4");
+    }
+
+    /// Of an IPv6 address, and of a user's name that makes no URL.
+    #[test]
+    fn whatever_can_be_parsed_can_be_told() {
+        for (url, place) in [
+            ("postgres://[::1]:1/d", "PostgreSQL ::1:1/d"),
+            ("postgres://a:b%2F@h/d", "PostgreSQL h:5432/d"),
+            ("postgres://a%3Ab%2F@h/d", "PostgreSQL h:5432/d"),
+        ] {
+            assert_eq!(Server::parse("A", url).unwrap().place(), place);
+        }
     }
 
     #[test]
