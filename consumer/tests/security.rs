@@ -770,17 +770,6 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         .ends("task", "consumer task exec-1", 0)
         .await;
 
-    // Two authorities in one file, as while one takes over from the other: as psql, by either of them.
-    let authority = |file: &str| std::fs::read_to_string(guarded.folder.join(file)).unwrap();
-    let both = authority("other-ca.pem") + &authority("ca.pem");
-    std::fs::write(guarded.folder.join("both.pem"), both).unwrap();
-    let url = guarded.url("reader", "localhost", database);
-    let by_both = url.replace("ca.pem", "both.pem");
-    for command in ["consumer tasks", "consumer audit"] {
-        let program = role("reader", database).and("DATABASE_URL", &by_both);
-        program.ends("both-authorities", command, 0).await;
-    }
-
     // Whom the server is not, and whom it does not let in.
     let url = |host: &str, more: &str| guarded.url("reader", host, database) + more;
     for (name, url, reason) in [
@@ -813,6 +802,39 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         assert!(log.contains(reason), "{reason}:\n{}", quiet(&log));
     }
     assert_no_secrets(folder);
+}
+
+/// Two authorities in one file, as while one takes over from the other: as psql, by either of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_several_authorities_is_read_whole() {
+    let Some(guarded) = Guarded::start().await else {
+        return;
+    };
+    let made = "CREATE DATABASE verified OWNER taskrunning_owner";
+    guarded.execute("postgres", made).await;
+    let authority = |file: &str| std::fs::read_to_string(guarded.folder.join(file)).unwrap();
+    let url = guarded.url("owner", "localhost", "verified");
+    for (files, code) in [
+        (["other-ca.pem", "ca.pem"], 0),
+        (["ca.pem", "other-ca.pem"], 0),
+        (["other-ca.pem", "other-ca.pem"], 1),
+    ] {
+        let both = files.map(authority).concat();
+        std::fs::write(guarded.folder.join("both.pem"), both).unwrap();
+        let output = std::process::Command::new(CONSUMER)
+            .arg("migrate")
+            .env("DATABASE_URL", url.replace("ca.pem", "both.pem"))
+            .env("PGPASSWORD", password("owner"))
+            .output()
+            .unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{files:?}: {log}");
+        assert_eq!(
+            log.contains("none of the 2 authorities"),
+            code != 0,
+            "{log}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
