@@ -5,11 +5,12 @@
 mod faults_support;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
-use faults_support::{Topics, client, numbered, until_it_has_partitions};
+use faults_support::{Broker, Load, Topics, client, numbered, until_it_has_partitions};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
-use service::testing::{ANY_PORT, Process, kafka, read_all, until};
+use service::testing::{ANY_PORT, Process, kafka, read_all, service, until};
 
 /// Letters are no reason to stop.
 const ANY_LETTERS: [&str; 4] = ["--max-rejects-in-a-row", "0", "--max-rejects-per-1000", "0"];
@@ -83,6 +84,61 @@ async fn a_router_whose_group_was_deleted_goes_on_behind_its_last_outputs() {
     let letters = 43 + 9 - 1 + 100 + 4 * 45;
     let events = 300 + 100 + 2_500 + 1_600 - letters;
     assert_eq!(topics.audit().await, (events, letters));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_whose_offsets_have_expired_goes_on_behind_its_last_outputs() {
+    let Some(tool) = service("TEST_KAFKA_TOOL") else {
+        return;
+    };
+    let soon = [
+        "offsets.retention.minutes=1",
+        "offsets.retention.check.interval.ms=1000",
+    ];
+    let broker = Broker::start(tool, &soon).await;
+    let topics = Topics::make(&broker.bootstrap, 2).await;
+    topics.send_good(500);
+    route(&topics, "before", &[]).await;
+    until("the offsets expire", Duration::from_secs(300), async || {
+        topics.committed()?.is_empty().then_some(())
+    })
+    .await;
+    topics.send_good(500);
+    route(&topics, "after", &[]).await;
+    assert_eq!(topics.audit().await, (1_000, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_of_another_group_does_not_begin_beside_those_that_route_the_topic() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::make(&bootstrap, 2).await;
+    let load = Load::start(&topics, 300);
+    let router = topics.start_static("router", &[]);
+    until("records are routed", Duration::from_secs(60), async || {
+        topics
+            .committed()?
+            .values()
+            .find(|offset| **offset > 100)
+            .copied()
+    })
+    .await;
+    let (group, folder) = (
+        format!("{}-renamed", topics.source),
+        tempfile::tempdir().unwrap(),
+    );
+    let mut arguments = topics.arguments(&[]);
+    *arguments.last_mut().unwrap() = &group;
+    let program = Path::new(env!("CARGO_BIN_EXE_router"));
+    let mut renamed = Process::start(folder.path(), "renamed", program, &arguments);
+    let ended = renamed.ended().await;
+    let log = renamed.log();
+    assert_eq!(ended.code(), Some(78), "{log}");
+    assert!(log.contains("routers of another group"), "{log}");
+    load.stop().await;
+    topics.until_routed(Duration::from_secs(120)).await;
+    assert_eq!(router.stop().await.code(), Some(0));
+    let (_, letters) = topics.audit().await;
+    assert_eq!(letters, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
