@@ -24,6 +24,7 @@ use service::backoff::Backoff;
 use service::exit;
 use service::health::Health;
 use service::kafka::{KafkaOptions, wrong_settings};
+use service::limits::{CLIENT_MESSAGE_MAX_BYTES, is_too_large, refuses_batch};
 use service::producer::PolledProducer;
 use service::registry::{Registry, RegistryError};
 use service::telemetry::{messaging, names};
@@ -33,11 +34,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::outbox::{Gone, Outbox, Report, Room, Ticket};
 use crate::sender::{AT_ONCE, FIXED, SOCKET_TIMEOUT, STATISTICS, Watch, register};
+use crate::size_limit::SizeLimit;
 
 /// Reports handed to librdkafka at a time, and at most a quarter of the room.
 const SENDING_MAX: usize = 256;
 /// Bytes of reports that wait or are on their way.
 const ROOM_BYTES: usize = 64 << 20;
+/// Bytes that a report takes in a batch beside key and value.
+const REPORT_OVERHEAD_BYTES: usize = 24;
 /// After an error that may pass.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
@@ -103,6 +107,7 @@ struct Shared {
     /// The error that keeps reports waiting, told once.
     held_up: Mutex<Option<String>>,
     sending_max: usize,
+    size_limit: SizeLimit,
     logs: Logs,
 }
 
@@ -134,7 +139,11 @@ impl Delivery {
     ) -> anyhow::Result<Self> {
         let mut defaults = DEFAULTS.to_vec();
         defaults.extend(health.is_some().then_some(STATISTICS));
-        let config = kafka.client_config(&defaults, FIXED)?;
+        let mut config = kafka.client_config(&defaults, FIXED)?;
+        let size_limit = SizeLimit::of(&config);
+        if config.get("message.max.bytes").is_none() {
+            config.set("message.max.bytes", CLIENT_MESSAGE_MAX_BYTES);
+        }
         let logs = Logs(Arc::new(Observed {
             complaint: Mutex::default(),
             delivered: AtomicU64::new(0),
@@ -155,9 +164,17 @@ impl Delivery {
             emptied: Notify::new(),
             held_up: Mutex::default(),
             sending_max: (room.reports / 4).clamp(1, SENDING_MAX),
+            size_limit,
             logs,
         });
-        let sending = tokio::spawn(shared.clone().send_for_ever(producer, config, written));
+        let (sends, kafka) = (shared.clone(), kafka.clone());
+        let sending = tokio::spawn(async move {
+            let watched = sends.size_limit.watch(&kafka, &sends.topic);
+            tokio::join!(
+                sends.clone().send_for_ever(producer, config, written),
+                watched
+            );
+        });
         Ok(Self {
             shared,
             sending: sending.abort_handle(),
@@ -281,7 +298,21 @@ impl Shared {
 
     fn put(&self, report: Report) {
         let exec_id = report.exec_id.clone();
+        let (bytes, limit) = (report.bytes(), self.size_limit.bytes());
         let mut books = self.books();
+        if bytes > limit {
+            books.counts.made += 1;
+            books.counts.refused += 1;
+            drop(books);
+            self.size_limit.doubt();
+            let topic = &self.topic;
+            let reason = format!(
+                "it has {bytes} bytes where {topic} takes {limit}; report less at once, or raise the topic's \
+                 max.message.bytes"
+            );
+            self.refused(&exec_id, &reason);
+            return;
+        }
         let first_replaced = books.counts.replaced == 0;
         let gone = books.outbox.put(report);
         books.counts.made += 1;
@@ -356,11 +387,22 @@ impl Shared {
         let mut sending = JoinSet::new();
         // After an error that may pass, nothing is handed over before this.
         let mut resume = Instant::now();
+        // Up to this place in the line, reports were refused in a batch. Each is sent again alone, so that only
+        // the one that is at fault is refused for good.
+        let mut alone_through = None;
         loop {
             while sending.len() < self.sending_max && resume <= Instant::now() {
-                let Some((ticket, report)) = self.books().outbox.take() else {
+                if alone_through.is_some() && !sending.is_empty() {
+                    break;
+                }
+                // Of what the topic takes in a batch, with each report's overhead there.
+                let together = self.size_limit.bytes();
+                let together = together.saturating_sub(SENDING_MAX * REPORT_OVERHEAD_BYTES);
+                let Some((ticket, report)) = self.books().outbox.take(together) else {
                     break;
                 };
+                alone_through = alone_through.filter(|last| ticket <= *last);
+                let alone = alone_through.is_some();
                 let mut value = Cow::Borrowed(&report.value);
                 if framing != Framing::SingleObject {
                     framing.put_on(value.to_mut());
@@ -371,19 +413,24 @@ impl Shared {
                     .payload(value.as_slice());
                 match producer.send(record) {
                     Ok(()) => {
-                        sending.spawn(async move { (ticket, report, outcome.await) });
+                        sending.spawn(async move { (ticket, report, alone, outcome.await) });
                     }
                     Err((error, _)) => resume = self.judge(ticket, report, &error, resume),
                 }
             }
             tokio::select! {
                 Some(sent) = sending.join_next() => match sent {
-                    Ok((_, report, Ok(Ok(())))) => self.delivered(&report),
-                    Ok((ticket, report, Ok(Err(error)))) => {
+                    Ok((_, report, _, Ok(Ok(())))) => self.delivered(&report),
+                    Ok((ticket, report, false, Ok(Err(error)))) if refuses_batch(&error) => {
+                        alone_through = alone_through.max(Some(ticket));
+                        self.size_limit.doubt();
+                        self.give_back(ticket, report);
+                    }
+                    Ok((ticket, report, _, Ok(Err(error)))) => {
                         resume = self.judge(ticket, report, &error, resume);
                     }
                     // The client that had it is no more; see below.
-                    Ok((ticket, report, Err(_))) => self.give_back(ticket, report),
+                    Ok((ticket, report, _, Err(_))) => self.give_back(ticket, report),
                     Err(_) => {}
                 },
                 () = self.filled.notified() => {}
@@ -435,17 +482,10 @@ impl Shared {
         error: &KafkaError,
         resume: Instant,
     ) -> Instant {
-        let for_good = matches!(
-            error.rdkafka_error_code(),
-            Some(
-                RDKafkaErrorCode::MessageSizeTooLarge
-                    | RDKafkaErrorCode::InvalidMessage
-                    | RDKafkaErrorCode::InvalidMessageSize
-                    | RDKafkaErrorCode::InvalidRecord
-                    | RDKafkaErrorCode::InvalidTimestamp
-            )
-        );
-        if for_good {
+        if refuses_batch(error) {
+            if is_too_large(error) {
+                self.size_limit.doubt();
+            }
             let mut books = self.books();
             books.outbox.arrived(&report);
             books.counts.refused += 1;

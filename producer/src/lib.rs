@@ -43,6 +43,7 @@ mod engines;
 mod outbox;
 mod reporter;
 mod sender;
+mod size_limit;
 
 pub use delivery::{Stats, Undelivered};
 pub use engines::{publish, simulate, spark};

@@ -28,7 +28,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.exec_id.len() + self.value.len()
     }
 }
@@ -123,13 +123,18 @@ impl Outbox {
         gone
     }
 
-    /// Takes the first report whose task has none on its way. It is on its way until
-    /// [`arrived`](Self::arrived) or [`give_back`](Self::give_back).
-    pub(crate) fn take(&mut self) -> Option<(Ticket, Report)> {
-        let (ticket, _) = self
+    /// Takes the first report whose task has none on its way, unless all on their way would then be several of
+    /// more than `bytes_max`. It is on its way until [`arrived`](Self::arrived) or
+    /// [`give_back`](Self::give_back).
+    pub(crate) fn take(&mut self, bytes_max: usize) -> Option<(Ticket, Report)> {
+        let (ticket, report) = self
             .line
             .iter()
             .find(|(_, report)| !self.on_their_way.contains(&report.exec_id))?;
+        let together = self.on_their_way_bytes + report.bytes();
+        if !self.on_their_way.is_empty() && together > bytes_max {
+            return None;
+        }
         let ticket = *ticket;
         let report = self.remove(ticket)?;
         self.on_their_way.insert(report.exec_id.clone());
@@ -204,7 +209,7 @@ mod tests {
 
     fn drain(outbox: &mut Outbox) -> Vec<(String, u8)> {
         let mut drained = Vec::new();
-        while let Some((_, report)) = outbox.take() {
+        while let Some((_, report)) = outbox.take(usize::MAX) {
             outbox.arrived(&report);
             drained.push((report.exec_id.clone(), report.value[0]));
         }
@@ -253,14 +258,14 @@ mod tests {
     fn a_task_has_one_report_on_its_way_and_one_given_back_yields_to_a_newer() {
         let mut outbox = outbox(10);
         outbox.put(report("a", 0, false));
-        let (ticket, first) = outbox.take().unwrap();
+        let (ticket, first) = outbox.take(usize::MAX).unwrap();
         outbox.put(report("a", 1, false));
-        assert_eq!(outbox.take(), None);
+        assert_eq!(outbox.take(usize::MAX), None);
         assert_eq!(outbox.give_back(ticket, first).replaced, 1);
         assert_eq!(drain(&mut outbox), expected(&[("a", 1)]));
 
         outbox.put(report("b", 0, false));
-        let (ticket, first) = outbox.take().unwrap();
+        let (ticket, first) = outbox.take(usize::MAX).unwrap();
         outbox.put(report("c", 0, false));
         assert_eq!(outbox.give_back(ticket, first), Gone::default());
         assert_eq!(drain(&mut outbox), expected(&[("b", 0), ("c", 0)]));
@@ -285,7 +290,7 @@ mod tests {
                         gone_all += gone.replaced + gone.dropped + gone.lost;
                         prop_assert!(gone.lost == 0 || last);
                     }
-                    2 => taken.extend(outbox.take()),
+                    2 => taken.extend(outbox.take(usize::MAX)),
                     _ => if let Some((ticket, report)) = taken.pop() {
                         if last {
                             outbox.arrived(&report);

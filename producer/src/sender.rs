@@ -3,25 +3,26 @@
 //! [`Delivery`](crate::delivery::Delivery), which never waits.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 use schemas::{CURRENT_INFO, Framing, TaskRunningInfo};
 use service::exit::{self, NeedsAttention};
 use service::health::{Health, Reading};
 use service::kafka::{KafkaOptions, wrong_settings};
+use service::limits::refuses_batch;
 use service::producer::PolledProducer;
 use service::registry::{Registry, RegistryError, until_answered};
 use service::telemetry::{messaging, names};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// Settings that the order of a task's reports, and the place of a key, rest on.
@@ -106,6 +107,9 @@ impl Sender {
             acknowledged: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             first_error: Mutex::default(),
+            alone: AtomicBool::new(false),
+            any_refused: AtomicBool::new(false),
+            refused: Mutex::default(),
             allow: kafka.allow(&format!("--topic {topic}"), "Write"),
             sent: metrics::counter!(names::SENT, &messaging("send", topic)),
             watch: Watch::new(health),
@@ -135,6 +139,13 @@ impl Sender {
         info: &TaskRunningInfo,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<bool> {
+        if self.acks.0.any_refused.load(Ordering::Acquire) {
+            tokio::select! {
+                biased;
+                sent = self.send_refused() => sent?,
+                () = shutdown.cancelled() => return Ok(false),
+            }
+        }
         self.value.clear();
         schemas::write_info(info, self.framing, &mut self.value);
         let mut record = BaseRecord::to(&self.topic)
@@ -168,6 +179,38 @@ impl Sender {
         }
     }
 
+    /// Sends the records of refused batches again, one at a time: only one that is refused by itself cannot be
+    /// delivered. They arrive behind reports of their tasks that were on their way; `sequence` tells the order.
+    async fn send_refused(&self) -> anyhow::Result<()> {
+        let counted = &self.acks.0;
+        while counted.any_refused.swap(false, Ordering::Acquire) {
+            self.until_answered().await;
+            let refused = std::mem::take(&mut *counted.refused());
+            tracing::warn!(
+                "{} has refused a batch; its {} reports are sent again one by one",
+                self.topic,
+                refused.len()
+            );
+            counted.alone.store(true, Ordering::Release);
+            for (key, value) in &refused {
+                let record = BaseRecord::to(&self.topic).key(key).payload(value);
+                let sent = self.producer.send(record);
+                sent.map_err(|(error, _)| error)
+                    .with_context(|| format!("sending a report to {} again", self.topic))?;
+                self.until_answered().await;
+            }
+            counted.alone.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// `message.timeout.ms` bounds it.
+    async fn until_answered(&self) {
+        while self.producer.in_flight_count() > 0 {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     /// Waits until every record is acknowledged or has failed (`message.timeout.ms` bounds that; 5 s
     /// once `shutdown` is cancelled), and gives the number of those acknowledged.
     ///
@@ -184,6 +227,17 @@ impl Sender {
                 }
             }
             sleep(Duration::from_millis(2)).await;
+        }
+        if self.producer.in_flight_count() == 0 {
+            let too_late = async {
+                shutdown.cancelled().await;
+                sleep_until(deadline.unwrap_or_else(|| Instant::now() + LAST_ACKS)).await;
+            };
+            tokio::select! {
+                biased;
+                sent = self.send_refused() => sent?,
+                () = too_late => {}
+            }
         }
         self.acks.check(&self.topic)?;
         let sent = self.sent.load(Ordering::Relaxed);
@@ -207,10 +261,21 @@ struct Counted {
     acknowledged: AtomicU64,
     failed: AtomicU64,
     first_error: Mutex<Option<KafkaError>>,
+    /// Whether records are sent one at a time, so that a refusal is the record's own.
+    alone: AtomicBool,
+    any_refused: AtomicBool,
+    /// Keys and values of records that the broker refused in a batch; at most as many as the queue holds.
+    refused: Mutex<Vec<(Vec<u8>, Vec<u8>)>>,
     /// The command that gives the right to send.
     allow: String,
     sent: metrics::Counter,
     watch: Watch,
+}
+
+impl Counted {
+    fn refused(&self) -> MutexGuard<'_, Vec<(Vec<u8>, Vec<u8>)>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Acks {
@@ -290,6 +355,14 @@ impl ProducerContext for Acks {
             Ok(_) => {
                 self.0.acknowledged.fetch_add(1, Ordering::Release);
                 self.0.sent.increment(1);
+            }
+            Err((error, record))
+                if refuses_batch(error) && !self.0.alone.load(Ordering::Acquire) =>
+            {
+                let owned = |part: Option<&[u8]>| part.unwrap_or_default().to_vec();
+                let record = (owned(record.key()), owned(record.payload()));
+                self.0.refused().push(record);
+                self.0.any_refused.store(true, Ordering::Release);
             }
             Err((error, _)) => {
                 self.0

@@ -3,6 +3,7 @@
 mod support;
 
 use schemas::{MetricValue, TaskRunningInfo};
+use service::testing::alter_topic;
 use support::{Reports, text};
 
 fn line(sequence: i64, more: &str) -> String {
@@ -90,4 +91,46 @@ async fn a_missing_topic_is_told_with_the_command_that_makes_it() {
     assert_eq!(output.status.code(), Some(78));
     let errors = text(&output.stderr);
     assert!(errors.contains("--create --topic"), "{errors}");
+}
+
+/// Lines that each fit are many times what the topic takes in a batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_batches_are_refused_only_the_line_that_cannot_fit_is_refused() {
+    let Some(reports) = Reports::make("publishing").await else {
+        return;
+    };
+    alter_topic(
+        &reports.bootstrap,
+        &reports.topic,
+        "max.message.bytes",
+        "50000",
+    )
+    .await;
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut words = |bytes: usize| -> String {
+        let letters = (0..bytes).map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            char::from(b'a' + (state % 26) as u8)
+        });
+        let letters: String = letters.collect();
+        format!(r#","metrics":{{"text":"{letters}"}}"#)
+    };
+    let fit: Vec<String> = (0..200).map(|i| line(i, &words(20_000))).collect();
+    let published = reports.run(&["publish"], fit.join("\n").as_bytes());
+    assert!(published.status.success(), "{}", text(&published.stderr));
+    let mut arrived = sequences(&reports.by_task()["exec-1"]);
+    arrived.sort_unstable();
+    assert_eq!(arrived, (0..200).collect::<Vec<_>>());
+
+    let large = [line(200, &words(20_000)), line(201, &words(200_000))];
+    let published = reports.run(&["publish"], large.join("\n").as_bytes());
+    assert_eq!(published.status.code(), Some(1));
+    let told = text(&published.stderr);
+    assert!(
+        told.contains("1 reports could not be delivered to"),
+        "{told}"
+    );
+    assert_eq!(reports.by_task()["exec-1"].len(), 201);
 }

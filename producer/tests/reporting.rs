@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use producer::{Options, Part, Reporter, ReporterError, Stats, TaskSource};
 use schemas::{EngineInstance, MetricValue, TaskProgressInfo, TaskStatus, topics};
-use service::testing::{NOBODY, free_port, service, until};
+use service::testing::{NOBODY, alter_topic, free_port, service, until};
 use support::Reports;
 use tokio::time::Instant;
 
@@ -339,4 +339,131 @@ async fn when_kafka_comes_back_the_newest_and_all_last_reports_arrive_and_the_ga
         assert!(gap > 0, "what was replaced shows: {told:?}");
     }
     drop(kafka);
+}
+
+/// A source with so many bytes of metrics that no compression shrinks much.
+struct Wordy(usize);
+
+impl TaskSource for Wordy {
+    async fn metrics(&self) -> Part<BTreeMap<String, MetricValue>> {
+        let mut state = 88_172_645_463_325_252_u64;
+        let text = (0..self.0).map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            char::from(b'!' + (state % 90) as u8)
+        });
+        let text = MetricValue::String(text.collect());
+        Ok(Some([("text".to_owned(), text)].into()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_can_never_fit_is_refused_at_once_and_evicts_nobody() {
+    let options = Options {
+        interval: Duration::from_secs(3_600),
+        fetch_timeout: Duration::from_secs(120),
+        ..quick(NOBODY, topics::TASK_RUNNING_INFO)
+    };
+    let reporter = Reporter::with_options(options, engine()).unwrap();
+    let small: Vec<_> = (0..33)
+        .map(|i| reporter.task(&format!("small-{i}"), "job-1", Wordy(900_000)))
+        .collect();
+    until("33 reports wait", Duration::from_secs(120), async || {
+        (reporter.stats().waiting == 33).then_some(())
+    })
+    .await;
+    // With the others it would be more than there is room for.
+    let large = reporter.task("large", "job-1", Wordy(40 << 20));
+    until("it is refused", Duration::from_secs(120), async || {
+        (reporter.stats().refused == 1).then_some(())
+    })
+    .await;
+    let stats = reporter.stats();
+    assert_eq!((stats.waiting, stats.dropped, stats.lost), (33, 0, 0));
+    assert!(sound(&stats), "{stats:?}");
+    drop((small, large, reporter));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_refused_batch_only_the_report_that_cannot_fit_is_refused() {
+    let Some(reports) = Reports::make("reporting").await else {
+        return;
+    };
+    let options = Options {
+        first_after: Duration::from_secs(3_600),
+        close_timeout: Duration::from_secs(120),
+        ..quick(&reports.bootstrap, &reports.topic)
+    };
+    let reporter = Reporter::with_options(options, engine()).unwrap();
+    let first = reporter.task("first", "job-1", ());
+    first.finish(TaskStatus::Succeed);
+    until("it is connected", Duration::from_secs(120), async || {
+        (reporter.stats().delivered == 1).then_some(())
+    })
+    .await;
+    alter_topic(
+        &reports.bootstrap,
+        &reports.topic,
+        "max.message.bytes",
+        "50000",
+    )
+    .await;
+    let tasks: Vec<_> = (0..42)
+        .map(|i| {
+            let bytes = if i == 20 { 200_000 } else { 20_000 };
+            reporter.task(&format!("exec-{i}"), "job-1", Wordy(bytes))
+        })
+        .collect();
+    for task in tasks {
+        task.finish(TaskStatus::Succeed);
+    }
+    let Err(ReporterError::Undelivered(closed)) = reporter.close().await else {
+        panic!("the large one was delivered");
+    };
+    let stats = closed.stats;
+    assert_eq!(
+        (stats.delivered, stats.refused, stats.waiting),
+        (42, 1, 0),
+        "{stats:?}"
+    );
+    assert!(sound(&stats), "{stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_was_raised_lets_reports_through_that_were_refused_before() {
+    let Some(reports) = Reports::make("reporting").await else {
+        return;
+    };
+    alter_topic(
+        &reports.bootstrap,
+        &reports.topic,
+        "max.message.bytes",
+        "50000",
+    )
+    .await;
+    let reporter =
+        Reporter::with_options(quick(&reports.bootstrap, &reports.topic), engine()).unwrap();
+    let task = reporter.task("exec-1", "job-1", Wordy(2_000_000));
+    until("it is refused", Duration::from_secs(120), async || {
+        (reporter.stats().refused > 0).then_some(())
+    })
+    .await;
+    alter_topic(
+        &reports.bootstrap,
+        &reports.topic,
+        "max.message.bytes",
+        "4000000",
+    )
+    .await;
+    until("it is delivered", Duration::from_secs(120), async || {
+        (reporter.stats().delivered > 0).then_some(())
+    })
+    .await;
+    task.finish(TaskStatus::Succeed);
+    let closed = reporter.close().await;
+    assert!(
+        matches!(closed, Err(ReporterError::Undelivered(_))),
+        "{closed:?}"
+    );
 }

@@ -13,8 +13,8 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
-use tokio::runtime::Handle;
-use tokio::task::spawn_blocking;
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 
 use crate::exit::{self, NeedsAttention};
 use crate::registry::REGISTRY_PREFIX;
@@ -204,9 +204,19 @@ impl KafkaOptions {
     /// does not answer.
     pub async fn topic_setting(&self, topic: &str, name: &str) -> anyhow::Result<String> {
         let (options, topic, name) = (self.clone(), topic.to_owned(), name.to_owned());
-        let runtime = Handle::current();
-        // To drop an admin client takes up to 100 ms.
-        spawn_blocking(move || runtime.block_on(options.ask_topic_setting(&topic, &name))).await?
+        let (tell, told) = oneshot::channel();
+        // To drop an admin client takes up to 100 ms, and the end of a runtime is not to wait for an answer.
+        std::thread::Builder::new()
+            .name("topic setting".to_owned())
+            .spawn(move || {
+                let runtime = Builder::new_current_thread().build();
+                let asked = runtime
+                    .map_err(anyhow::Error::from)
+                    .and_then(|own| own.block_on(options.ask_topic_setting(&topic, &name)));
+                // Whoever asked may have ended.
+                let _ = tell.send(asked);
+            })?;
+        told.await?
     }
 
     async fn ask_topic_setting(&self, topic: &str, name: &str) -> anyhow::Result<String> {
