@@ -1049,6 +1049,10 @@ impl Entrance<'_> {
             }
             committed.push(self.letters.stored(partition, next));
         }
+        let finished = committed
+            .iter()
+            .map(|stored| (stored.partition, stored.next));
+        self.subscription.set_finished(finished);
         self.commit(committed);
         if self.batch.records().is_empty() && self.ahead.records().is_empty() {
             self.subscription.set_unfinished(BTreeMap::new());

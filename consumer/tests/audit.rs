@@ -842,6 +842,15 @@ async fn what_cannot_be_told_is_said_and_is_no_verdict() {
     pipeline.events = pipeline.source.clone();
     let audited = pipeline.audit(&[]);
     assert_eq!(audited.code, 2);
+    for word in ["made anew", "has the topic id"] {
+        assert!(audited.log.contains(word), "{}", audited.log);
+    }
+    // Without ids it is recognised by its records.
+    pipeline
+        .execute("UPDATE consumed_offset SET topic_id = NULL")
+        .await;
+    let audited = pipeline.audit(&[]);
+    assert_eq!(audited.code, 2);
     for word in ["made anew", "partition 0"] {
         assert!(audited.log.contains(word), "{}", audited.log);
     }

@@ -514,7 +514,7 @@ async fn databases_of_other_topics_or_ranges_cannot_be_compared() {
         ),
         (
             "anchor_timestamp_ms = 5",
-            vec!["timestamp 5 ms", "different topics"],
+            vec!["timestamp 5 ms", "by its id it is one topic"],
         ),
         (
             "anchor_offset = 198",

@@ -377,6 +377,20 @@ impl Subscription {
         lock(&self.member().assigned).unfinished = unfinished;
     }
 
+    /// Everything before these offsets (by partition) is done with: what is
+    /// [unfinished](Self::set_unfinished) begins there at the earliest.
+    pub fn set_finished(&self, finished: impl IntoIterator<Item = (i32, i64)>) {
+        let unfinished = &mut lock(&self.member().assigned).unfinished;
+        if unfinished.is_empty() {
+            return;
+        }
+        for (partition, next) in finished {
+            if let Some(first) = unfinished.get_mut(&partition) {
+                *first = next.max(*first);
+            }
+        }
+    }
+
     /// Whether committing offsets without waiting has failed since this was asked last.
     pub fn commit_has_failed(&self) -> bool {
         self.member().commit_failed.swap(false, Ordering::AcqRel)
