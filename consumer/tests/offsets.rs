@@ -13,11 +13,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use service::testing::{Topic, create_topics, delete_topic, service, unique, until};
+use service::testing::{Topic, create_topics, delete_topic, read_all, service, unique, until};
 use support::{Kind, Pipeline, Program, numbered, on_both_databases, run};
 
 const LONG: Duration = Duration::from_secs(120);
@@ -317,26 +318,11 @@ async fn a_topic_made_anew_while_the_consumer_was_stopped_is_known_by_its_id(kin
     })
     .await;
     program.stop().await;
-    // An anchor that compaction took, in a topic that is the same by its id.
-    pipeline
-        .execute("UPDATE consumed_offset SET next_offset = 300")
-        .await;
-    Open::send(&pipeline, 0, 1).commit();
-    let (_, end) = pipeline.ends()[&0];
-    pipeline
-        .execute(&format!(
-            "UPDATE consumed_offset SET next_offset = {end}, anchor_offset = {} WHERE partition = 0",
-            end - 1
-        ))
-        .await;
-    let mut program = pipeline.program("compacted", &[]);
-    program.until_ready().await;
-    program.stop().await;
     let before = pipeline.contents().await;
     // One whose log begins exactly where the stored one has ended.
     delete_topic(&pipeline.bootstrap, &pipeline.events).await;
     make_topic(&pipeline, 2, &[]).await;
-    pipeline.fill_numbered(&sample, 2 * end as usize + 20, 0);
+    pipeline.fill_numbered(&sample, 700, 0);
     for (partition, next) in stored(&pipeline, "metrics").await {
         delete_records(&pipeline, partition, next).await;
     }
@@ -368,6 +354,55 @@ async fn nothing_of_a_topic_made_anew_is_stored_by_a_process_that_reads_meanwhil
         "{log}"
     );
     assert_eq!(pipeline.contents().await, before);
+}
+
+/// The last stored record is gone, and another one has its key: by its id it is the topic that it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_stored_record_that_compaction_took_is_not_taken_for_another_topic() {
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
+        return;
+    };
+    let policy = async |policy| {
+        let settings = AlterConfig::new(ResourceSpecifier::Topic(&pipeline.events))
+            .set("cleanup.policy", policy)
+            .set("segment.ms", "100")
+            .set("min.cleanable.dirty.ratio", "0.01")
+            .set("max.compaction.lag.ms", "100");
+        let (admin, options) = (admin(&pipeline), AdminOptions::new());
+        let altered = admin.alter_configs(&[settings], &options).await;
+        altered.unwrap()[0].as_ref().unwrap();
+    };
+    policy("delete").await;
+    let event = schemas::encode_event(&strategies::sample_event()).unwrap();
+    let send = |count| {
+        pipeline.send(
+            &pipeline.events,
+            &vec![("key", event.clone(), Some(0)); count],
+        )
+    };
+    send(3);
+    let program = pipeline.program("first", &[]);
+    pipeline.until_all_stored(LONG).await;
+    program.stop().await;
+    policy("compact").await;
+    until("the last stored record is gone", LONG, async || {
+        send(1);
+        let records = read_all(&pipeline.bootstrap, &pipeline.events);
+        let gone = !records.iter().any(|record| record.offset() == 2);
+        tokio::time::sleep(Duration::from_millis(500)).await; // a segment is closed by the next record
+        gone.then_some(())
+    })
+    .await;
+    policy("delete").await;
+    send(1);
+    let (_, end) = pipeline.ends()[&0];
+    let program = pipeline.program("second", &[]);
+    let last = format!(
+        "SELECT count(*) FROM task_metrics WHERE event_offset = {}",
+        end - 1
+    );
+    pipeline.until_count(&last, 1).await;
+    program.stop().await;
 }
 
 /// What a replay has stored reaches behind the markers of its range, so that it can be gone on with after
