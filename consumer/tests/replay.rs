@@ -529,10 +529,17 @@ async fn a_database_that_holds_anything_else_is_left_as_it_is() {
         replayed
             .is_refused(&[], &["the topic", &events, &name])
             .await;
-        // The same name, but made anew: the last stored record is another one.
+        // The same name, but made anew: it has another id, and the last stored record is another one.
         replayed
             .into
             .execute(&format!("UPDATE consumed_offset SET topic = '{name}'"))
+            .await;
+        replayed
+            .is_refused(&[], &["has the topic id", "made anew", "--into"])
+            .await;
+        replayed
+            .into
+            .execute("UPDATE consumed_offset SET topic_id = NULL")
             .await;
         replayed
             .is_refused(&[], &["offset 99", "made anew", "--into"])

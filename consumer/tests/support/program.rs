@@ -128,20 +128,18 @@ impl Program {
         .await;
     }
 
-    /// Waits until it has read all of a topic, stored or not: no lag in its metrics over more than two
-    /// of the statistics, of which there is one a second, that they are taken from.
-    pub(crate) async fn until_all_is_read(&self, topic: &str) {
-        let of = format!("messaging_consumer_lag_messages{{messaging_destination_name=\"{topic}\"");
-        let mut read = 0;
-        until("its lag is 0", Duration::from_secs(120), async || {
+    /// Waits until it has read a partition of so many events and stored none: all of them are its lag, over more
+    /// than two of the statistics, of which there is one a second, that its metrics are taken from.
+    pub(crate) async fn until_it_holds(&self, topic: &str, events: usize) {
+        let lag = format!(
+            "messaging_consumer_lag_messages{{messaging_destination_name=\"{topic}\",messaging_destination_partition_id=\"0\"}} {events}"
+        );
+        let mut told = 0;
+        until("all is its lag", Duration::from_secs(120), async || {
             let (_, metrics) = self.process.get("/metrics")?;
-            let mut lags = metrics
-                .lines()
-                .filter(|line| line.starts_with(&of))
-                .peekable();
-            let all = lags.peek().is_some() && lags.all(|line| line.ends_with(" 0"));
-            read = if all { read + 1 } else { 0 };
-            (read == 50).then_some(())
+            let is_told = metrics.lines().any(|line| line == lag);
+            told = if is_told { told + 1 } else { 0 };
+            (told == 50).then_some(())
         })
         .await;
     }
