@@ -259,6 +259,7 @@ impl Letters {
             let record = records.get(&(event.partition, event.offset)).copied();
             let letter = DeadLetter {
                 topic: subscription.topic(),
+                topic_id: None,
                 partition: event.partition,
                 offset: event.offset,
                 timestamp_ms: record.and_then(|record| record.timestamp().to_millis()),

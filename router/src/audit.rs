@@ -106,7 +106,8 @@ suspects among the source records a second time. Memory does not grow with the r
 Faults: lost (neither event nor letter), duplicate, event_and_letter, out_of_order (an event behind that of a later record of its
 source partition, in one events partition), differing (names the fields), invented (about a record that is not there).
 No faults: other_rules (each field is the source record's, or repaired as the event's own adjustments say; or a letter where
-there would be an event today: another version of the router made it), expired (outputs whose source record retention deleted).
+there would be an event today: another version of the router made it), expired (outputs whose source record retention deleted),
+earlier_topic (outputs of a topic of that name that was deleted before this one was created, as its id in them says).
 unprovable: a record without output whose output retention or compaction may have deleted, an output whose record compaction may
 have deleted, or a record that only a newer schema reads (--schemas).
 
@@ -238,7 +239,7 @@ impl Auditor<'_> {
             partition: at.partition,
             offset: at.offset,
             timestamp,
-            topic_id: None,
+            topic_id: self.scope.identity.id.as_deref(),
         };
         let (writers, max_event_bytes) = (self.writers, self.max_event_bytes);
         let ours = Framing::SingleObject;
@@ -272,11 +273,11 @@ impl Auditor<'_> {
     }
 
     fn event(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Output> {
-        outputs::event(&self.writers.decoder, &self.scope.source.topic, record)
+        outputs::event(&self.writers.decoder, &self.scope.identity, record)
     }
 
     fn letter(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Output> {
-        Ok(outputs::letter(&self.scope.source.topic, record))
+        Ok(outputs::letter(&self.scope.identity, record))
     }
 
     fn scan(

@@ -20,6 +20,7 @@ mod positions;
 mod resume;
 mod route;
 mod settling;
+mod topic_ids;
 mod writers;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 
 use limits::Limits;
 use settling::Settling;
+use topic_ids::{NotTheSame, TopicIds};
 use writers::Writers;
 
 pub use audit::{Audit, audit};
@@ -98,9 +100,11 @@ pub async fn run(
     };
     let schemas = Schemas { writers, framing };
     let mut backoff = Backoff::default();
+    let mut topic_ids = None;
     loop {
         let begun = Instant::now();
-        let ended = route_with_new_clients(&config, &schemas, &health, &shutdown).await;
+        let ended =
+            route_with_new_clients(&config, &schemas, &mut topic_ids, &health, &shutdown).await;
         let Err(error) = ended else { break };
         if !error.chain().any(|cause| cause.is::<StartOver>()) {
             return Err(error);
@@ -154,6 +158,7 @@ async fn register(
 async fn route_with_new_clients(
     config: &Config,
     schemas: &Schemas,
+    known_ids: &mut Option<TopicIds>,
     health: &Arc<Health>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -170,6 +175,14 @@ async fn route_with_new_clients(
         cluster.refuse_compaction(topic).await?;
     }
     let limits = Limits::read(config).await?;
+    let asked = TopicIds::ask(config, cluster.client()).await;
+    let topic_ids =
+        asked.map_err(|error| StartOver(format!("{:#}", anyhow::Error::from(error))))?;
+    if let Some(before) = known_ids {
+        topic_ids.same_as(before)?;
+    }
+    let topic_ids = &*known_ids.insert(topic_ids);
+    let source_id = topic_ids.source().map(|id| id.to_string());
     let instance = config.instance_id.clone().map_or_else(host_name, Ok)?;
     let transactional_id = format!("{}-{instance}", config.group);
     let cluster_id = cluster.id.clone();
@@ -192,6 +205,7 @@ async fn route_with_new_clients(
     )?;
     tracing::info!(
         cluster = cluster_id,
+        source_topic_id = source_id,
         group = config.group,
         transactional_id,
         "routing {} to {} and {}",
@@ -204,6 +218,8 @@ async fn route_with_new_clients(
         config,
         schemas,
         limits,
+        topic_ids,
+        source_id,
         instance,
         health,
         shutdown,
@@ -220,8 +236,30 @@ async fn route_with_new_clients(
     let routed = router
         .route_until_shutdown(&subscription, &mut output)
         .await;
+    let routed = match routed {
+        Err(error) => Err(explained(error, topic_ids, &subscription).await),
+        ended => ended,
+    };
     subscription.leave().await;
     routed
+}
+
+/// What ended the routing: that a topic is another one, where it is, since other errors follow from it.
+async fn explained(
+    error: anyhow::Error,
+    topic_ids: &TopicIds,
+    subscription: &Subscription,
+) -> anyhow::Error {
+    if !error.chain().any(|cause| cause.is::<NeedsAttention>()) {
+        return error;
+    }
+    match topic_ids.compare(subscription.consumer().client()).await {
+        Err(NotTheSame::Changed(change)) => {
+            tracing::warn!("{error:#}");
+            change.into()
+        }
+        _ => error,
+    }
 }
 
 /// An error of a transaction that makes this producer of no more use.
@@ -243,6 +281,9 @@ struct Router<'a> {
     config: &'a Config,
     schemas: &'a Schemas,
     limits: Limits,
+    topic_ids: &'a TopicIds,
+    /// The source topic's, as events have it.
+    source_id: Option<String>,
     instance: String,
     health: &'a Health,
     shutdown: &'a CancellationToken,
@@ -295,6 +336,7 @@ impl Router<'_> {
                     next = subscription.next() => Some(next?),
                     () = sleep_until(self.compare_at), if due.is_none() => {
                         self.commit_positions(subscription, output).await?;
+                        self.compare_while_idle(subscription).await?;
                         continue;
                     }
                 };
@@ -317,6 +359,25 @@ impl Router<'_> {
             self.commit_positions(subscription, output).await?;
         }
         Ok(())
+    }
+
+    /// Compares the topics' ids now and then.
+    async fn compare_while_idle(&self, subscription: &Subscription) -> anyhow::Result<()> {
+        match self.topic_ids.is_idle_check_due() {
+            true => self.compare_unless_away(subscription).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Compares the topics' ids; where Kafka is away that is left for later.
+    async fn compare_unless_away(&self, subscription: &Subscription) -> anyhow::Result<()> {
+        tokio::select! {
+            () = self.shutdown.cancelled() => Ok(()),
+            compared = self.topic_ids.compare(subscription.consumer().client()) => match compared {
+                Err(error @ NotTheSame::Changed(_)) => Err(error.into()),
+                Ok(()) | Err(NotTheSame::Unanswered(_)) => Ok(()),
+            },
+        }
     }
 
     /// Whether it is known what wrote a record; if not, the schema registry is asked. While that is
@@ -504,7 +565,8 @@ impl Router<'_> {
                     // All records that were handed out are in this transaction.
                     work.next.extend(self.uncommitted(subscription)?);
                 }
-                let offsets = offsets(&self.config.source_topic, &work.next)?;
+                let mut offsets = offsets(&self.config.source_topic, &work.next)?;
+                self.topic_ids.note(&mut offsets)?;
                 if goes_on {
                     let (committed, met_ahead) =
                         self.commit_and_route_ahead(subscription, &transaction, &offsets, &group)?;
@@ -512,7 +574,8 @@ impl Router<'_> {
                     committed
                 } else {
                     let committing = Instant::now();
-                    let committed = commit(&transaction, &offsets, &group).await;
+                    let same_topics = same_topics(self.topic_ids, subscription);
+                    let committed = commit(&transaction, &offsets, &group, same_topics).await;
                     if settled.is_some() {
                         self.settling.learn(committing.elapsed());
                     }
@@ -539,7 +602,14 @@ impl Router<'_> {
                 work.count(self.config);
                 self.committed.extend(work.next);
             }
-            Err(failed @ (Failed::Exit(_) | Failed::StartOver(_))) => return Err(done_for(failed)),
+            Err(failed @ (Failed::Exit(_) | Failed::StartOver(_))) => {
+                let error = done_for(failed);
+                if error.is::<NeedsAttention>() {
+                    // Readers do not wait for its time-out; what is not aborted here is aborted by the broker.
+                    let _ = transaction.abort().await;
+                }
+                return Err(error);
+            }
             failed => {
                 let mut too_large = false;
                 if let Err(Failed::Abort(error)) = failed {
@@ -554,6 +624,8 @@ impl Router<'_> {
                 }
                 transaction.abort().await.map_err(done_for)?;
                 let adapted = too_large && self.limits.adapt(output, self.shutdown).await?;
+                // An output topic that is gone makes every transaction fail.
+                self.compare_unless_away(subscription).await?;
                 // Whatever made it fail gets time to pass.
                 let pause = self.aborts.get_or_insert_default().pause();
                 tokio::select! {
@@ -594,11 +666,13 @@ impl Router<'_> {
         group: &ConsumerGroupMetadata,
     ) -> anyhow::Result<(Result<(), Failed>, Option<Next<'s>>)> {
         let runtime = Handle::current();
-        let settling = self.settling.pause;
+        let (settling, topic_ids) = (self.settling.pause, self.topic_ids);
         block_in_place(|| {
             std::thread::scope(|scope| {
                 let committing = scope.spawn(|| {
-                    let committed = runtime.block_on(commit(transaction, offsets, group));
+                    let same_topics = same_topics(topic_ids, subscription);
+                    let committed = commit(transaction, offsets, group, same_topics);
+                    let committed = runtime.block_on(committed);
                     if committed.is_ok() {
                         // Of the next transaction only the sending has to wait.
                         std::thread::sleep(settling);
@@ -632,7 +706,13 @@ impl Router<'_> {
                     continue;
                 }
             };
-            match route_record(self.schemas, &self.limits, &record, &mut self.event) {
+            match route_record(
+                self.schemas,
+                &self.limits,
+                self.source_id.as_deref(),
+                &record,
+                &mut self.event,
+            ) {
                 Outcome::Event {
                     key,
                     value,
@@ -675,11 +755,23 @@ impl Router<'_> {
         work: &mut Work,
     ) -> Result<(), Failed> {
         work.read(record.partition(), record.offset());
-        let mut outcome = route_record(self.schemas, &self.limits, record, &mut self.event);
+        let mut outcome = route_record(
+            self.schemas,
+            &self.limits,
+            self.source_id.as_deref(),
+            record,
+            &mut self.event,
+        );
         if outcome.is_too_large() {
             // A letter is for good: the limit it rests on may have been raised.
             self.limits.confirm().await?;
-            outcome = route_record(self.schemas, &self.limits, record, &mut self.event);
+            outcome = route_record(
+                self.schemas,
+                &self.limits,
+                self.source_id.as_deref(),
+                record,
+                &mut self.event,
+            );
         }
         match outcome {
             Outcome::Event {
@@ -733,6 +825,7 @@ impl Router<'_> {
     ) -> Result<(), Failed> {
         let letter = DeadLetter {
             topic: record.topic(),
+            topic_id: self.source_id.as_deref(),
             partition: record.partition(),
             offset: record.offset(),
             timestamp_ms: record.timestamp().to_millis(),
@@ -754,6 +847,7 @@ impl Router<'_> {
 fn route_record<'a>(
     schemas: &Schemas,
     limits: &Limits,
+    source_id: Option<&str>,
     record: &'a impl Message,
     buffer: &'a mut Vec<u8>,
 ) -> Outcome<'a> {
@@ -762,7 +856,7 @@ fn route_record<'a>(
         partition: record.partition(),
         offset: record.offset(),
         timestamp: record.timestamp().to_millis().unwrap_or(-1),
-        topic_id: None,
+        topic_id: source_id,
     };
     route(
         &schemas.writers.decoder,
@@ -775,13 +869,24 @@ fn route_record<'a>(
     )
 }
 
+/// That the records that were read are of the topic whose offsets are committed.
+async fn same_topics(topic_ids: &TopicIds, subscription: &Subscription) -> Result<(), Failed> {
+    let client = subscription.consumer().client();
+    match topic_ids.compare_before_commit(client).await {
+        Ok(()) => Ok(()),
+        Err(NotTheSame::Changed(error)) => Err(Failed::Exit(error.into())),
+        Err(NotTheSame::Unanswered(error)) => Err(Failed::Abort(error)),
+    }
+}
+
 async fn commit(
     transaction: &Transaction<'_>,
     offsets: &TopicPartitionList,
     group: &ConsumerGroupMetadata,
+    condition: impl Future<Output = Result<(), Failed>>,
 ) -> Result<(), Failed> {
     let begun = Instant::now();
-    let committed = transaction.commit(offsets, group).await;
+    let committed = transaction.commit_if(offsets, group, condition).await;
     metrics::histogram!(names::OPERATION_DURATION, "messaging_operation_name" => "commit")
         .record(begun.elapsed());
     committed

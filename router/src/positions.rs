@@ -18,7 +18,8 @@ use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 
-use crate::{Router, commit, done_for, listed, offsets, resume};
+use crate::topic_ids::NotTheSame;
+use crate::{Router, commit, done_for, listed, offsets, resume, same_topics};
 
 /// How often positions are compared with what is committed.
 pub(crate) const COMPARE_EVERY: Duration = Duration::from_secs(1);
@@ -35,6 +36,8 @@ impl Router<'_> {
         let Some(mut starts) = self.ask_committed(subscription, &partitions).await? else {
             return Ok(());
         };
+        self.topic_ids
+            .are_of_the_source(&self.config.group, &starts)?;
         let mut lost = BTreeSet::new();
         for partition in partitions.elements() {
             let (topic, id) = (partition.topic(), partition.partition());
@@ -70,7 +73,23 @@ impl Router<'_> {
     ) -> anyhow::Result<Option<TopicPartitionList>> {
         let (mut backoff, mut told) = (Backoff::default(), false);
         loop {
-            match subscription.committed(partitions) {
+            let committed = match subscription.committed(partitions) {
+                Ok(offsets) => {
+                    // Asked later than the offsets: they are of this topic or an earlier one.
+                    let client = subscription.consumer().client();
+                    let compared = tokio::select! {
+                        () = self.shutdown.cancelled() => return Ok(None),
+                        compared = self.topic_ids.compare(client) => compared,
+                    };
+                    match compared {
+                        Ok(()) => Ok(offsets),
+                        Err(NotTheSame::Unanswered(error)) => Err(error),
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Err(error) => Err(error),
+            };
+            match committed {
                 Ok(offsets) => return Ok(Some(offsets)),
                 Err(error) if !std::mem::replace(&mut told, true) => {
                     tracing::warn!("asking for committed offsets, trying again: {error}");
@@ -133,11 +152,14 @@ impl Router<'_> {
             subscription.pause()?;
         }
         let (config, schemas, limits) = (self.config, self.schemas, &self.limits);
+        let source_id = self.source_id.as_deref();
         let (runtime, stop) = (Handle::current(), self.shutdown.child_token());
         let found = block_in_place(|| {
             std::thread::scope(|scope| {
                 let searching = scope.spawn(|| {
-                    runtime.block_on(resume::starts(config, schemas, limits, lost, &stop))
+                    runtime.block_on(resume::starts(
+                        config, schemas, limits, source_id, lost, &stop,
+                    ))
                 });
                 while !searching.is_finished() {
                     match subscription.waiting() {
@@ -190,9 +212,11 @@ impl Router<'_> {
         }
         let group = subscription.consumer().group_metadata();
         let group = group.context("no group metadata")?;
-        let list = offsets(&self.config.source_topic, &positions)?;
+        let mut list = offsets(&self.config.source_topic, &positions)?;
+        self.topic_ids.note(&mut list)?;
         let transaction = output.begin().map_err(done_for)?;
-        match commit(&transaction, &list, &group).await {
+        let same_topics = same_topics(self.topic_ids, subscription);
+        match commit(&transaction, &list, &group, same_topics).await {
             Ok(()) => {
                 self.committed.extend(positions);
                 self.settled = Some(Instant::now() + self.settling.pause);
@@ -202,7 +226,10 @@ impl Router<'_> {
                 tracing::debug!("committing positions {positions:?}: {error}");
                 transaction.abort().await.map_err(done_for)?;
             }
-            Err(failed) => return Err(done_for(failed)),
+            Err(failed) => {
+                let _ = transaction.abort().await;
+                return Err(done_for(failed));
+            }
         }
         Ok(())
     }

@@ -14,7 +14,8 @@
 //! *after* it has no output. That output would stand in the events partition of its key, or in any
 //! partition of the dead letter topic. By 2, such a partition does not hold it if it was read back
 //!
-//! - to an output of the same source partition, since the output in question would stand behind it; or
+//! - to an output of the same source partition, or of an earlier topic of that name (its id says so), since the
+//!   output in question would stand behind it; or
 //! - to its beginning, of which nothing was deleted; or
 //! - to a time before the output in question can have been written ([`CLOCKS`]), where that is after
 //!   whatever retention has deleted.
@@ -41,7 +42,7 @@ use service::range::{End, Ranges, Reader};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::outputs::{self, Output};
+use crate::audit::outputs::{self, Output, Source};
 use crate::dead_letters::number;
 use crate::{Config, Limits, Outcome, Schemas, route_record};
 
@@ -78,6 +79,7 @@ pub(crate) async fn starts(
     config: &Config,
     schemas: &Schemas,
     limits: &Limits,
+    source_id: Option<&str>,
     lost: &BTreeSet<i32>,
     stop: &CancellationToken,
 ) -> anyhow::Result<BTreeMap<i32, Offset>> {
@@ -136,6 +138,10 @@ pub(crate) async fn starts(
                 config,
                 schemas,
                 limits,
+                source: Source {
+                    topic: source.clone(),
+                    id: source_id.map(str::to_owned),
+                },
                 reader: &reader,
                 latest_stamp_ms,
                 searched: &searched,
@@ -224,6 +230,15 @@ struct Newest {
     written_ms: Option<i64>,
 }
 
+/// What a record of an output topic says.
+enum Met {
+    /// Of a source partition.
+    Newest(i32, Newest),
+    /// It is of an earlier topic that had the source topic's name.
+    Earlier,
+    Nothing,
+}
+
 /// Whether an output partition is known not to hold an output.
 enum Lacks {
     Proved,
@@ -237,6 +252,7 @@ struct Search<'a> {
     config: &'a Config,
     schemas: &'a Schemas,
     limits: &'a Limits,
+    source: Source,
     reader: &'a Reader,
     latest_stamp_ms: Option<i64>,
     /// The source partitions, with the first offsets of their logs.
@@ -430,7 +446,7 @@ impl Search<'_> {
         self.schemas.writers.learn_soon(next.payload(), self.stop)?;
         let mut keys = Vec::from_iter(next.key().map(<[u8]>::to_vec));
         if let Outcome::Event { key, .. } =
-            route_record(self.schemas, self.limits, next, &mut buffer)
+            route_record(self.schemas, self.limits, None, next, &mut buffer)
         {
             keys.push(key.as_bytes().to_vec());
         }
@@ -553,8 +569,16 @@ impl Search<'_> {
         let stop = self.stop;
         reader.scan(name, ranges, stop, |record| {
             self.read += 1;
-            let Some((source, newest)) = self.source_of(record)? else {
-                return Ok(());
+            let (source, newest) = match self.source_of(record)? {
+                Met::Newest(source, newest) => (source, newest),
+                Met::Earlier => {
+                    // Whatever was written of the present topic stands behind.
+                    if let Some(tail) = tails.get_mut(&record.partition()) {
+                        tail.seen.extend(self.searched.keys());
+                    }
+                    return Ok(());
+                }
+                Met::Nothing => return Ok(()),
             };
             if let Some(tail) = tails.get_mut(&record.partition()) {
                 tail.seen.insert(source);
@@ -568,8 +592,8 @@ impl Search<'_> {
     }
 
     /// Which of the searched partitions a record of an output topic is about, and what it says of it.
-    fn source_of(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Option<(i32, Newest)>> {
-        let source = &self.config.source_topic;
+    fn source_of(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Met> {
+        let source = &self.source;
         let output = match record.topic() == self.config.events_topic {
             true => {
                 let writers = &self.schemas.writers;
@@ -589,14 +613,17 @@ impl Search<'_> {
                 let timestamp_ms = number(record, dead_letter::TIMESTAMP_MS);
                 (about, timestamp_ms.unwrap_or(-1))
             }
-            Output::Foreign | Output::Unreadable(_) => return Ok(None),
+            Output::Earlier => return Ok(Met::Earlier),
+            Output::Foreign | Output::Unreadable(_) => return Ok(Met::Nothing),
         };
         let newest = Newest {
             offset: about.offset,
             timestamp_ms,
             written_ms: record.timestamp().to_millis(),
         };
-        let searched = self.searched.contains_key(&about.partition);
-        Ok(searched.then_some((about.partition, newest)))
+        Ok(match self.searched.contains_key(&about.partition) {
+            true => Met::Newest(about.partition, newest),
+            false => Met::Nothing,
+        })
     }
 }

@@ -64,6 +64,41 @@ async fn routed(bootstrap: &str, count: i64) -> Topics {
     topics
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_of_a_source_topic_that_was_deleted_are_told_from_those_of_the_one_created_after_it()
+ {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = routed(&bootstrap, 60).await;
+    let of_the_first = audit(&topics, &[]).await;
+    assert_eq!(of_the_first.code, 0, "{}", of_the_first.err);
+    let outputs = of_the_first.total("events") + of_the_first.total("dead_letters");
+    assert_eq!(outputs, 60);
+
+    topics.delete(&topics.source).await;
+    topics.create(&topics.source, 2).await;
+    send(&topics, (0..40).map(mixed));
+    let router = topics.start_static("router-1", &PATIENT);
+    topics.until_routed(Duration::from_secs(120)).await;
+    assert!(router.stop().await.success());
+    let audited = audit(&topics, &[]).await;
+    assert_eq!(audited.code, 0, "{} {}", audited.json, audited.err);
+    let counts = ["records", "earlier_topic", "expired", "foreign"];
+    assert_eq!(counts.map(|name| audited.total(name)), [40, 60, 0, 0]);
+    let (_, text, _) = run(&topics, &[]).await;
+    assert!(
+        text.contains("60 of an earlier topic of that name"),
+        "{text}"
+    );
+
+    // Nothing of the new topic can have been deleted where something of the old one is left.
+    for partition in topics.partitions(&topics.events) {
+        topics.delete_before(&topics.events, partition, 5).await;
+    }
+    let audited = audit(&topics, &[]).await;
+    assert_eq!(audited.code, 0, "{} {}", audited.json, audited.err);
+    assert!(audited.total("earlier_topic") < 60);
+}
+
 /// Audits with other outputs.
 async fn audit_forged(topics: &Topics, events: &[Copied], letters: Option<&[Copied]>) -> Audited {
     let events = forged(topics, events).await;

@@ -289,6 +289,7 @@ async fn letters_are_listed_filtered_and_counted() {
     };
     let letter = DeadLetter {
         topic: &topics.events,
+        topic_id: None,
         partition: 1,
         offset: 7,
         timestamp_ms: Some(1_764_079_500_123),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use faults_support::{Broker, Topics, numbered, place};
 use rdkafka::message::Message;
-use service::testing::{Process, kafka, service, unique, until};
+use service::testing::{Process, kafka, service, unique};
 
 const JSON: &[u8] = b"{\"execId\": \"exec-1\"}";
 
@@ -186,7 +186,7 @@ async fn without_a_topic_for_dead_letters_the_router_does_not_begin() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_for_dead_letters_deleted_while_running_holds_the_router_at_the_wrong_record() {
+async fn a_topic_for_dead_letters_deleted_while_running_stops_the_router_before_the_wrong_record() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     let mut router = topics.start("before", &[]);
@@ -194,33 +194,19 @@ async fn a_topic_for_dead_letters_deleted_while_running_holds_the_router_at_the_
     topics.until_routed(Duration::from_secs(120)).await;
     topics.delete(&topics.letters).await;
     send(&topics, &records(11, |i| i == 5));
-    let ended = until(
-        "the router stops, or says what it waits for",
-        Duration::from_secs(60),
-        async || match router.status() {
-            Some(status) => Some(Some(status)),
-            None => {
-                let log = router.log();
-                let mut lines = log.lines();
-                let told =
-                    lines.any(|line| line.contains("WARN") && line.contains(&topics.letters));
-                told.then_some(None)
-            }
-        },
-    )
-    .await;
-    println!("{ended:?}: {}", router.log());
+    let ended = router.ended().await;
+    let log = router.log();
+    assert_eq!(ended.code(), Some(78), "{log}");
+    let last = log.lines().rfind(|line| line.contains("ERROR")).unwrap();
+    assert!(
+        last.contains(&topics.letters) && last.contains("is gone"),
+        "{last}"
+    );
     let committed = topics.committed().unwrap()[&0];
     assert!(committed <= 105, "{committed} is past the wrong record");
 
     topics.create(&topics.letters, 1).await;
-    let router = match ended {
-        None => router,
-        Some(status) => {
-            assert!([Some(1), Some(78)].contains(&status.code()));
-            topics.start("after", &[])
-        }
-    };
+    let router = topics.start("after", &[]);
     topics.until_routed(Duration::from_secs(90)).await;
     assert_eq!(router.stop().await.code(), Some(0));
     assert_eq!(topics.audit().await, (110, 1));

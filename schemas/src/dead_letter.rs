@@ -27,6 +27,9 @@ pub const EXCEPTION_MESSAGE: &str = "__connect.errors.exception.message";
 /// The original record's timestamp, milliseconds since 1970 in decimal digits; absent when it
 /// had none. The letter itself is stamped with the time it was written. (Ours, not Connect's.)
 pub const TIMESTAMP_MS: &str = "taskrunning.original.timestamp.ms";
+/// The topic's id as Kafka prints it: another after the topic was deleted and created again; absent where the
+/// cluster did not tell it. (Ours.)
+pub const TOPIC_ID: &str = "taskrunning.original.topic.id";
 /// Bytes of the original value when the letter leaves it out because it would have been larger
 /// than its topic takes: then it points at topic, partition and offset only. (Ours.)
 pub const OMITTED_VALUE_BYTES: &str = "taskrunning.original.value.omitted.bytes";
@@ -105,7 +108,9 @@ impl Reject {
 pub struct DeadLetter<'a> {
     /// The record's topic.
     pub topic: &'a str,
-    /// Its partition.
+    /// The topic's id, where it is known.
+    pub topic_id: Option<&'a str>,
+    /// The record's partition.
     pub partition: i32,
     /// Its offset.
     pub offset: i64,
@@ -266,6 +271,7 @@ impl DeadLetter<'_> {
         ];
         let message_place = headers.len() - 1;
         headers.extend(self.timestamp_ms.map(|ms| (TIMESTAMP_MS, ms.to_string())));
+        headers.extend(self.topic_id.map(|id| (TOPIC_ID, id.to_owned())));
         headers.extend(self.first.iter().flat_map(First::headers));
         let room = max_bytes.saturating_sub(header_bytes(&headers) + '…'.len_utf8());
         headers[message_place].1 = cut(&self.reject.message, room.min(MESSAGE_MAX_BYTES));
@@ -294,6 +300,7 @@ mod tests {
         };
         let dead = DeadLetter {
             topic: "t",
+            topic_id: None,
             partition: 1,
             offset: 2,
             timestamp_ms: Some(3),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 use clap::builder::TypedValueParser;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::ClientContext;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -471,6 +471,11 @@ impl Cluster {
             }
             Err(error) => error.rdkafka_error_code() == Some(denied),
         }
+    }
+
+    /// The client that asks.
+    pub fn client(&self) -> &Client<impl ClientContext + use<>> {
+        self.client.client()
     }
 
     /// The id of a topic.

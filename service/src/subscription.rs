@@ -431,7 +431,8 @@ impl Subscription {
             .context("asking for the assignment")
     }
 
-    /// The topic's id now. May be asked while [`next`](Self::next) is awaited.
+    /// The topic's id now. May be asked while [`next`](Self::next) is awaited. Of other topics too:
+    /// [`topic_ids`](crate::topic_id::topic_ids) over [`consumer`](Self::consumer)'s client.
     ///
     /// # Errors
     /// If there is no answer in time, or an error of the broker that may pass: ask again.

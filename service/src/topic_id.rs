@@ -16,11 +16,11 @@ use rdkafka::bindings::{
     rd_kafka_AdminOptions_set_request_timeout, rd_kafka_AdminOptions_t, rd_kafka_DescribeTopics,
     rd_kafka_DescribeTopics_result_topics, rd_kafka_TopicCollection_destroy,
     rd_kafka_TopicCollection_of_topic_names, rd_kafka_TopicCollection_t,
-    rd_kafka_TopicDescription_error, rd_kafka_TopicDescription_topic_id,
-    rd_kafka_Uuid_least_significant_bits, rd_kafka_Uuid_most_significant_bits, rd_kafka_admin_op_t,
-    rd_kafka_error_code, rd_kafka_event_DescribeTopics_result, rd_kafka_event_destroy,
-    rd_kafka_event_error, rd_kafka_event_t, rd_kafka_queue_destroy, rd_kafka_queue_new,
-    rd_kafka_queue_poll,
+    rd_kafka_TopicDescription_error, rd_kafka_TopicDescription_t,
+    rd_kafka_TopicDescription_topic_id, rd_kafka_Uuid_least_significant_bits,
+    rd_kafka_Uuid_most_significant_bits, rd_kafka_admin_op_t, rd_kafka_error_code,
+    rd_kafka_event_DescribeTopics_result, rd_kafka_event_destroy, rd_kafka_event_error,
+    rd_kafka_event_t, rd_kafka_queue_destroy, rd_kafka_queue_new, rd_kafka_queue_poll,
 };
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -129,7 +129,22 @@ pub async fn topic_id<C: ClientContext>(
     topic: &str,
     within: Duration,
 ) -> KafkaResult<TopicIdAnswer> {
-    let question = Question::ask(client, topic, within)?;
+    let mut answers = topic_ids(client, &[topic], within).await?;
+    answers
+        .pop()
+        .ok_or(KafkaError::AdminOp(RDKafkaErrorCode::BadMessage))
+}
+
+/// [`topic_id`] of several topics, each named once, by one request; in the order of the question.
+///
+/// # Errors
+/// As [`topic_id`], whichever topic it is about.
+pub async fn topic_ids<C: ClientContext>(
+    client: &Client<C>,
+    topics: &[&str],
+    within: Duration,
+) -> KafkaResult<Vec<TopicIdAnswer>> {
+    let question = Question::ask(client, topics, within)?;
     let deadline = Instant::now() + within + GRACE;
     let mut look = FIRST_LOOK;
     loop {
@@ -158,14 +173,15 @@ unsafe impl Sync for Question<'_> {}
 impl<'c> Question<'c> {
     fn ask<C: ClientContext>(
         client: &'c Client<C>,
-        topic: &str,
+        topics: &[&str],
         within: Duration,
     ) -> KafkaResult<Self> {
         let client = client.native_ptr();
         let refused = || KafkaError::AdminOp(RDKafkaErrorCode::InvalidArgument);
-        // librdkafka refuses an empty name with an event; one with a NUL has no C string.
-        let name = CString::new(topic).map_err(|_| refused())?;
-        let mut names = [name.as_ptr()];
+        // librdkafka refuses an empty name, or one given twice, with an event; one with a NUL has no C string.
+        let texts = topics.iter().map(|topic| CString::new(*topic));
+        let texts: Vec<CString> = texts.collect::<Result<_, _>>().map_err(|_| refused())?;
+        let mut names: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
         let limit_ms = c_int::try_from(within.as_millis()).unwrap_or(c_int::MAX);
         // SAFETY: the client is alive, borrowed for `'c`. librdkafka copies the names, the collection and the
         // options during the call that they are given to; each is destroyed once, after it.
@@ -198,8 +214,8 @@ impl<'c> Question<'c> {
         }
     }
 
-    /// The answer, once it is there.
-    fn answer(&self) -> Option<KafkaResult<TopicIdAnswer>> {
+    /// The answers, once they are there, in the order of the question.
+    fn answer(&self) -> Option<KafkaResult<Vec<TopicIdAnswer>>> {
         // SAFETY: the queue is ours until drop; the event is destroyed by `Event`.
         let event = unsafe { rd_kafka_queue_poll(self.queue.as_ptr(), 0) };
         NonNull::new(event).map(|event| Event(event).read())
@@ -236,50 +252,57 @@ impl Drop for Options {
 struct Event(NonNull<rd_kafka_event_t>);
 
 impl Event {
-    fn read(&self) -> KafkaResult<TopicIdAnswer> {
+    fn read(&self) -> KafkaResult<Vec<TopicIdAnswer>> {
         let event = self.0.as_ptr();
-        // SAFETY: the event is alive until drop, and owns what is read of it. An event that is not an answer to
-        // DescribeTopics gives a null result. A description without an error has an id; one with an error has
-        // none to be read.
-        let (code, id) = unsafe {
+        // SAFETY: the event is alive until drop, and owns the descriptions. An event that is not an answer to
+        // DescribeTopics gives a null result; the array has as many descriptions as `count` says.
+        unsafe {
             let code = rd_kafka_event_error(event);
             if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-                return judged(code.into());
+                return Err(KafkaError::AdminOp(code.into()));
             }
-            let no_answer = || KafkaError::AdminOp(RDKafkaErrorCode::BadMessage);
             let result = rd_kafka_event_DescribeTopics_result(event);
             if result.is_null() {
-                return Err(no_answer());
+                return Err(KafkaError::AdminOp(RDKafkaErrorCode::BadMessage));
             }
             let mut count = 0;
             let topics = rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
-            if topics.is_null() || count == 0 || (*topics).is_null() {
-                return Err(no_answer());
+            if topics.is_null() {
+                return Ok(Vec::new());
             }
-            let topic = *topics;
-            let error = rd_kafka_TopicDescription_error(topic);
-            let code = match error.is_null() {
-                true => RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR,
-                false => rd_kafka_error_code(error),
-            };
-            let id = rd_kafka_TopicDescription_topic_id(topic);
-            if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR || id.is_null() {
-                (code, None)
-            } else {
-                let most = rd_kafka_Uuid_most_significant_bits(id) as u64;
-                let least = rd_kafka_Uuid_least_significant_bits(id) as u64;
-                let bits = u128::from(most) << 64 | u128::from(least);
-                (code, TopicId::from_bytes(bits.to_be_bytes()))
-            }
-        };
-        match (code, id) {
-            (RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR, Some(id)) => Ok(TopicIdAnswer::Id(id)),
-            (RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR, None) => Ok(TopicIdAnswer::NotTold {
-                reason: "its brokers are older than topic ids (Kafka 2.8)",
-            }),
-            (code, _) => judged(code.into()),
+            let topics = std::slice::from_raw_parts(topics, count);
+            topics.iter().map(|topic| described(*topic)).collect()
         }
     }
+}
+
+/// What a description says.
+///
+/// # Safety
+/// It is null, or alive.
+unsafe fn described(topic: *const rd_kafka_TopicDescription_t) -> KafkaResult<TopicIdAnswer> {
+    let no_answer = || KafkaError::AdminOp(RDKafkaErrorCode::BadMessage);
+    if topic.is_null() {
+        return Err(no_answer());
+    }
+    // SAFETY: the description is alive, and owns its error and its id.
+    let id = unsafe {
+        let error = rd_kafka_TopicDescription_error(topic);
+        if !error.is_null() {
+            return judged(rd_kafka_error_code(error).into());
+        }
+        let id = rd_kafka_TopicDescription_topic_id(topic);
+        if id.is_null() {
+            return Err(no_answer());
+        }
+        let most = rd_kafka_Uuid_most_significant_bits(id) as u64;
+        let least = rd_kafka_Uuid_least_significant_bits(id) as u64;
+        u128::from(most) << 64 | u128::from(least)
+    };
+    Ok(match TopicId::from_bytes(id.to_be_bytes()) {
+        Some(id) => TopicIdAnswer::Id(id),
+        None => OLDER,
+    })
 }
 
 impl Drop for Event {
@@ -289,20 +312,20 @@ impl Drop for Event {
     }
 }
 
-/// What an error of the request, or of the topic, means.
+const OLDER: TopicIdAnswer = TopicIdAnswer::NotTold {
+    reason: "its brokers are older than topic ids (Kafka 2.8)",
+};
+
+/// What an error about a topic means.
 fn judged(code: RDKafkaErrorCode) -> KafkaResult<TopicIdAnswer> {
     match code {
+        RDKafkaErrorCode::NoError => Err(KafkaError::AdminOp(RDKafkaErrorCode::BadMessage)),
         RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopicId => {
             Ok(TopicIdAnswer::NoSuchTopic)
         }
         RDKafkaErrorCode::TopicAuthorizationFailed => Ok(TopicIdAnswer::NotTold {
             reason: "this user may not describe it",
         }),
-        RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion => {
-            Ok(TopicIdAnswer::NotTold {
-                reason: "its brokers are older than topic ids (Kafka 2.8)",
-            })
-        }
         code => Err(KafkaError::AdminOp(code)),
     }
 }

@@ -294,6 +294,20 @@ impl Transaction<'_> {
         offsets: &TopicPartitionList,
         group: &ConsumerGroupMetadata,
     ) -> Result<(), Failed> {
+        self.commit_if(offsets, group, std::future::ready(Ok(())))
+            .await
+    }
+
+    /// [`commit`](Self::commit), unless `condition` fails; it is awaited while the records are sent.
+    ///
+    /// # Errors
+    /// If the condition fails, or it is not known to be committed.
+    pub async fn commit_if(
+        &self,
+        offsets: &TopicPartitionList,
+        group: &ConsumerGroupMetadata,
+        condition: impl Future<Output = Result<(), Failed>>,
+    ) -> Result<(), Failed> {
         let producer = &self.output.producer;
         let flushed = producer.clone();
         let mut flushing = spawn_blocking(move || flushed.flush_now(CALL));
@@ -305,15 +319,20 @@ impl Transaction<'_> {
             _ = &mut flushing => false,
         };
         let sent = self.repeat(|| producer.send_offsets_to_transaction(offsets, group, CALL));
-        let sent = sent.await;
+        // The question is on its way before this thread waits for the offsets.
+        let (holds, sent) = tokio::join!(biased; condition, sent);
         if answered {
             // Should it have failed, the commit flushes what is left.
             let _ = flushing.await;
+        }
+        if matches!(holds, Err(Failed::Exit(_))) {
+            return holds;
         }
         if let Some(error) = producer.context().first_error() {
             return Err(self.judge(error));
         }
         sent?;
+        holds?;
         self.repeat(|| producer.commit_transaction(CALL)).await
     }
 

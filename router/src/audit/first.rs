@@ -43,6 +43,8 @@ pub(super) struct Found {
     pub(super) counts: BTreeMap<i32, u64>,
     /// Outputs whose source record retention has deleted, by source partition.
     pub(super) expired: BTreeMap<i32, u64>,
+    /// Outputs of an earlier topic that had the source topic's name.
+    pub(super) earlier_topic: u64,
     /// Records that are of other topics or services, or notes.
     pub(super) foreign: u64,
     /// Outputs about nothing.
@@ -191,6 +193,7 @@ impl Auditor<'_> {
             segments: self.buckets.zeros(),
             counts: BTreeMap::new(),
             expired: BTreeMap::new(),
+            earlier_topic: 0,
             foreign: 0,
             findings: Findings::with_examples(self.examples),
             inverted: BTreeSet::new(),
@@ -201,6 +204,8 @@ impl Auditor<'_> {
         // some, the oldest output that is left.
         let mut newest: BTreeMap<(i32, i32), i64> = BTreeMap::new();
         let mut oldest: BTreeMap<(i32, i32), i64> = BTreeMap::new();
+        // Partitions that still hold outputs of an earlier topic: all of this one's stand behind those.
+        let mut begin_earlier: BTreeSet<i32> = BTreeSet::new();
         self.scan(&part.topic, &part.ranges, stop, |record| {
             let stands = position(record);
             let log = &part.ranges[&stands.partition];
@@ -210,6 +215,10 @@ impl Auditor<'_> {
                     Output::Unreadable(why) => found.findings.add(Kind::Invented, None, || {
                         nothing(&self.scope, part, stands, None, why)
                     }),
+                    Output::Earlier => {
+                        found.earlier_topic += 1;
+                        begin_earlier.insert(stands.partition);
+                    }
                     _ => found.foreign += 1,
                 }
                 return Ok(());
@@ -255,7 +264,13 @@ impl Auditor<'_> {
             *found.counts.entry(about.partition).or_default() += 1;
             Ok(())
         })?;
-        for (stands, _) in part.ranges.iter().filter(|(_, log)| log.start > 0) {
+        let may_lack =
+            |stands: &i32, log: &Range<i64>| log.start > 0 && !begin_earlier.contains(stands);
+        for (stands, _) in part
+            .ranges
+            .iter()
+            .filter(|(stands, log)| may_lack(stands, log))
+        {
             for partition in self.scope.source.ranges.keys() {
                 let oldest = oldest.get(&(*stands, *partition)).copied();
                 let whole_from = found.whole_from.entry(*partition).or_insert(0);

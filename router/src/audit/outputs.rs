@@ -13,6 +13,8 @@ pub(crate) enum Output {
     Event(Position, i64),
     /// The router's letter about a source record, with its kind of fault.
     Letter(Position, String),
+    /// Of an earlier topic that had the source topic's name, as its id says.
+    Earlier,
     /// Of another source topic or service, or a note that a letter was redriven.
     Foreign,
     /// No router wrote it so; why.
@@ -24,7 +26,27 @@ impl Output {
     pub(super) fn about(&self) -> Option<Position> {
         match self {
             Self::Event(about, _) | Self::Letter(about, _) => Some(*about),
-            Self::Foreign | Self::Unreadable(_) => None,
+            Self::Earlier | Self::Foreign | Self::Unreadable(_) => None,
+        }
+    }
+}
+
+/// The source topic.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) topic: String,
+    /// `None` where the cluster does not tell.
+    pub(crate) id: Option<String>,
+}
+
+impl Source {
+    /// What an output is that names this topic and its id; without an id, as those of an older version, it counts as
+    /// one of the topic that there is.
+    fn output(&self, topic: &str, id: Option<&str>, output: impl FnOnce() -> Output) -> Output {
+        match (self.id.as_deref(), id) {
+            _ if topic != self.topic => Output::Foreign,
+            (Some(present), Some(id)) if id != present => Output::Earlier,
+            _ => output(),
         }
     }
 }
@@ -35,12 +57,12 @@ impl Output {
 /// If it is of a schema that is not known here: then nothing can be said of its source record.
 pub(crate) fn event(
     decoder: &Decoder,
-    source_topic: &str,
+    source: &Source,
     record: &impl Message,
 ) -> anyhow::Result<Output> {
-    let of = |topic: &str, partition, offset, timestamp| match topic == source_topic {
-        true => Output::Event(Position { partition, offset }, timestamp),
-        false => Output::Foreign,
+    let of = |topic: &str, id: Option<&str>, partition, offset, timestamp| {
+        let about = Position { partition, offset };
+        source.output(topic, id, || Output::Event(about, timestamp))
     };
     let plain = |value| decoder.plain_event(value);
     if let Some(event) = record.payload().and_then(plain) {
@@ -49,13 +71,14 @@ pub(crate) fn event(
             partition,
             offset,
             timestamp,
-            ..
+            topic_id,
         } = event.source;
-        return Ok(of(topic, partition, offset, timestamp));
+        return Ok(of(topic, topic_id, partition, offset, timestamp));
     }
     match decoder.event(record.payload()) {
         Ok(event) => Ok(of(
             &event.source.topic,
+            event.source.topic_id.as_deref(),
             event.source.partition,
             event.source.offset,
             event.source.timestamp,
@@ -75,11 +98,17 @@ pub(crate) fn event(
 }
 
 /// Reads a record of the dead letter topic.
-pub(crate) fn letter(source_topic: &str, record: &impl Message) -> Output {
-    let of_router = header(record, dead_letter::CONNECTOR_NAME) == Some("router");
-    if !of_router || header(record, dead_letter::TOPIC) != Some(source_topic) {
-        return Output::Foreign;
+pub(crate) fn letter(source: &Source, record: &impl Message) -> Output {
+    match header(record, dead_letter::TOPIC) {
+        Some(topic) if header(record, dead_letter::CONNECTOR_NAME) == Some("router") => {
+            let id = header(record, dead_letter::TOPIC_ID);
+            source.output(topic, id, || letter_of_source(record))
+        }
+        _ => Output::Foreign,
     }
+}
+
+fn letter_of_source(record: &impl Message) -> Output {
     let partition = number(record, dead_letter::PARTITION);
     match (partition, number(record, dead_letter::OFFSET)) {
         (Some(partition), Some(offset)) => {

@@ -29,6 +29,8 @@ pub(super) struct Counts {
     letters: BTreeMap<i32, u64>,
     /// Events and letters whose source record retention has deleted.
     expired: BTreeMap<i32, u64>,
+    /// Events and letters of an earlier topic that had the source topic's name.
+    earlier_topic: u64,
     /// Records of the output topics that are of other topics or services, or notes.
     foreign: u64,
 }
@@ -44,6 +46,7 @@ impl Counts {
             events: first.events.counts.clone(),
             letters: first.letters.counts.clone(),
             expired,
+            earlier_topic: first.events.earlier_topic + first.letters.earlier_topic,
             foreign: first.events.foreign + first.letters.foreign,
         }
     }
@@ -108,6 +111,7 @@ impl Report {
         for kind in Kind::ALL {
             totals[kind.name()] = json!(findings.count(kind));
         }
+        totals["earlier_topic"] = json!(self.counts.earlier_topic);
         totals["foreign"] = json!(self.counts.foreign);
         let examples: Vec<Value> = Kind::ALL
             .into_iter()
@@ -137,6 +141,7 @@ impl Report {
             "group": self.group,
             "max_event_bytes": self.max_event_bytes,
             "source": part(&scope.source),
+            "source_topic_id": scope.identity.id,
             "events": part(&scope.events),
             "dead_letters": part(&scope.letters),
             "partitions": partitions,
@@ -174,6 +179,14 @@ impl Report {
                 let more = count - examples.len() as u64;
                 let _ = writeln!(text, "         … and {more} more (--examples)");
             }
+        }
+        let (earlier, source) = (self.counts.earlier_topic, &self.scope.identity);
+        if let (1.., Some(id)) = (earlier, &source.id) {
+            let _ = writeln!(
+                text,
+                "{earlier:>8} of an earlier topic of that name, no fault: {} has the id {id}",
+                source.topic
+            );
         }
         let _ = writeln!(text, "{}", self.sentence());
         text

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -11,9 +11,12 @@ use service::exit::NeedsAttention;
 use service::kafka::{Cluster, KafkaOptions};
 use service::range::{Bound, End, Position, Ranges, Reader};
 use service::subscription::Quiet;
+use service::topic_id::TopicIdAnswer;
 use tokio::task::block_in_place;
 
 use super::Audit;
+use super::outputs::Source;
+use crate::topic_ids::noted;
 
 /// How long the group's coordinator may take to tell the committed offsets.
 const ASK: Duration = Duration::from_secs(10);
@@ -27,6 +30,8 @@ const TOLD: Duration = Duration::from_secs(1);
 /// stands below these ends, however much is routed meanwhile.
 #[derive(Debug)]
 pub(super) struct Scope {
+    /// The source topic and its id.
+    pub(super) identity: Source,
     pub(super) source: Part,
     pub(super) events: Part,
     pub(super) letters: Part,
@@ -68,7 +73,8 @@ impl Scope {
     ) -> anyhow::Result<Self> {
         let source = &asked.source_topic;
         let count = cluster.require_topic(source, "Read").await?;
-        let committed = block_in_place(|| committed(kafka, &asked.group, source, count))?;
+        let identity = identity(cluster, source).await?;
+        let committed = block_in_place(|| committed(kafka, &asked.group, &identity, count))?;
         let events = whole(cluster, reader, &asked.events_topic).await?;
         let letters = whole(cluster, reader, &asked.dead_letters_topic).await?;
         let Part {
@@ -79,6 +85,7 @@ impl Scope {
         let (ranges, pending) =
             block_in_place(|| asked_ranges(asked, reader, &committed, &logs, count))?;
         Ok(Self {
+            identity,
             source: Part {
                 topic: source.clone(),
                 ranges,
@@ -155,13 +162,27 @@ async fn whole(cluster: &Cluster, reader: &Reader, topic: &str) -> anyhow::Resul
     })
 }
 
+async fn identity(cluster: &Cluster, topic: &str) -> anyhow::Result<Source> {
+    let answer = cluster.topic_id(topic).await;
+    let id = match answer.context("asking for the source topic's id")? {
+        TopicIdAnswer::Id(id) => Some(id.to_string()),
+        TopicIdAnswer::NoSuchTopic => bail!("topic {topic} was deleted a moment ago"),
+        TopicIdAnswer::NotTold { .. } => None,
+    };
+    Ok(Source {
+        topic: topic.to_owned(),
+        id,
+    })
+}
+
 /// The group's committed offset of each partition that has one.
 fn committed(
     kafka: &KafkaOptions,
     group: &str,
-    topic: &str,
+    source: &Source,
     count: usize,
 ) -> anyhow::Result<BTreeMap<i32, i64>> {
+    let topic = &source.topic;
     let mut config = kafka.client_config(&[], &[("enable.auto.commit", "false")])?;
     // An answer at once, also while a transaction with offsets is open: those of transactions that
     // are not committed are in none.
@@ -194,9 +215,18 @@ fn committed(
         partition.error().map_err(|error| {
             unanswered(kafka, group, error).context(format!("{topic} partition {id}"))
         })?;
-        if let Offset::Offset(offset) = partition.offset() {
-            committed.insert(id, offset);
+        let Offset::Offset(offset) = partition.offset() else {
+            continue;
+        };
+        let of = noted(partition.metadata()).map(|id| id.to_string());
+        if let (Some(of), Some(present)) = (of, &source.id)
+            && of != *present
+        {
+            bail!(
+                "{topic} partition {id}: group {group} has committed offset {offset} of the topic with the id {of}, and the                  topic has the id {present}: it was deleted and created again, and nothing of it is routed yet"
+            );
         }
+        committed.insert(id, offset);
     }
     Ok(committed)
 }

@@ -1,0 +1,302 @@
+//! Whether the topics are still those that the router began with.
+//!
+//! A topic that is deleted and created again has the same name, and offsets of the old one mean other records in the
+//! new one; librdkafka goes on at the old offset without an error. Kafka's id of a topic (KIP-516) tells them apart. It
+//! is compared before a commit, when partitions are assigned, after an error that ends the router, and every few
+//! seconds while nothing is committed. The source topic's id is committed with the group's offsets, so that a restarted
+//! router knows which topic they are of.
+//!
+//! Why no record of a new topic is committed by the old one's offsets: an id that is still the same after records were
+//! read means that the topic was the same while they were read. A commit may rest on an answer of up to [`TRUST`] ago,
+//! since a fetch that met the deletion is not followed by another one for `fetch.error.backoff.ms`, which is longer.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context;
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use service::exit::NeedsAttention;
+use service::topic_id::{TopicId, TopicIdAnswer, topic_ids};
+use tokio::time::sleep;
+
+use crate::Config;
+
+/// How long an answer holds for commits. Shorter than librdkafka's `fetch.error.backoff.ms`, 500 ms.
+const TRUST: Duration = Duration::from_millis(250);
+/// How often the ids are compared while nothing is committed.
+const IDLE_CHECK: Duration = Duration::from_secs(5);
+/// How long an answer is waited for.
+const ANSWER: Duration = Duration::from_secs(3);
+/// A broker may be behind the others, so that a change counts when it is told as often, with pauses between.
+const TRIES: u32 = 3;
+const AGAIN: Duration = Duration::from_millis(500);
+const UNKNOWN_TOPIC: KafkaError = KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition);
+/// What the metadata of a committed offset begins with; the id follows.
+const METADATA: &str = "topic-id=";
+
+/// The ids of the source topic and of the two that are written, as they were at the start.
+#[derive(Debug)]
+pub(crate) struct TopicIds {
+    source: String,
+    /// By topic; `None` where the cluster does not tell.
+    known: BTreeMap<String, Option<TopicId>>,
+    compared: Mutex<Compared>,
+}
+
+/// When the ids were last the same, by both clocks: one of them stands still while the machine sleeps.
+#[derive(Clone, Copy, Debug)]
+struct Compared {
+    at: Instant,
+    wall: SystemTime,
+}
+
+impl Compared {
+    fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+
+    fn is_recent(self) -> bool {
+        self.at.elapsed() < TRUST && self.wall.elapsed().is_ok_and(|elapsed| elapsed < TRUST)
+    }
+}
+
+/// Why the ids are not known to be the same.
+#[derive(Debug)]
+pub(crate) enum NotTheSame {
+    /// A topic was deleted, or is another one now.
+    Changed(NeedsAttention),
+    /// There was no answer; ask again.
+    Unanswered(KafkaError),
+}
+
+impl From<NotTheSame> for anyhow::Error {
+    fn from(error: NotTheSame) -> Self {
+        match error {
+            NotTheSame::Changed(error) => error.into(),
+            NotTheSame::Unanswered(error) => {
+                anyhow::Error::new(error).context("asking for the ids of the topics")
+            }
+        }
+    }
+}
+
+impl TopicIds {
+    /// Asks for them.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub(crate) async fn ask<C: ClientContext>(
+        config: &Config,
+        client: &Client<C>,
+    ) -> Result<Self, NotTheSame> {
+        let names = [
+            &config.source_topic,
+            &config.events_topic,
+            &config.dead_letters_topic,
+        ];
+        let mut ids = Self {
+            source: config.source_topic.clone(),
+            known: names.map(|name| (name.clone(), None)).into(),
+            compared: Mutex::new(Compared::now()),
+        };
+        let answers = ids.answers(client).await.map_err(NotTheSame::Unanswered)?;
+        for ((topic, known), answer) in ids.known.iter_mut().zip(answers) {
+            match answer {
+                TopicIdAnswer::Id(id) => *known = Some(id),
+                TopicIdAnswer::NotTold { reason } => tracing::warn!(
+                    "{topic}: its id is not known, so that a topic of the same name that replaces it is not \
+                     recognised: {reason}"
+                ),
+                // It was there a moment ago, so that is a broker which has not heard of it yet.
+                TopicIdAnswer::NoSuchTopic => return Err(NotTheSame::Unanswered(UNKNOWN_TOPIC)),
+            }
+        }
+        Ok(ids)
+    }
+
+    async fn answers<C: ClientContext>(
+        &self,
+        client: &Client<C>,
+    ) -> Result<Vec<TopicIdAnswer>, KafkaError> {
+        let names: Vec<&str> = self.known.keys().map(String::as_str).collect();
+        let answers = topic_ids(client, &names, ANSWER).await?;
+        match answers.len() == names.len() {
+            true => Ok(answers),
+            false => Err(KafkaError::AdminOp(RDKafkaErrorCode::BadMessage)),
+        }
+    }
+
+    /// The source topic's id.
+    pub(crate) fn source(&self) -> Option<TopicId> {
+        self.known.get(&self.source).copied().flatten()
+    }
+
+    /// Compares now.
+    ///
+    /// # Errors
+    /// If a topic is another one, or there is no answer.
+    pub(crate) async fn compare<C: ClientContext>(
+        &self,
+        client: &Client<C>,
+    ) -> Result<(), NotTheSame> {
+        if self.known.values().all(Option::is_none) {
+            return Ok(());
+        }
+        let mut tries = 1;
+        loop {
+            let asked = Compared::now();
+            let answers = self.answers(client).await.map_err(NotTheSame::Unanswered)?;
+            let mut each = self.known.iter().zip(answers);
+            let Some(error) = each.find_map(|((topic, known), answer)| match (*known, answer) {
+                (Some(known), TopicIdAnswer::Id(id)) if id != known => {
+                    Some(self.changed(topic, known, id))
+                }
+                (Some(known), TopicIdAnswer::NoSuchTopic) => Some(NeedsAttention(format!(
+                    "topic {topic}, which had the id {known}, is gone: it was deleted"
+                ))),
+                _ => None,
+            }) else {
+                *self.lock() = asked;
+                return Ok(());
+            };
+            if tries == TRIES {
+                return Err(NotTheSame::Changed(error));
+            }
+            tries += 1;
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Whether it is time to compare though nothing is committed.
+    pub(crate) fn is_idle_check_due(&self) -> bool {
+        self.lock().at.elapsed() >= IDLE_CHECK
+    }
+
+    /// Compares, unless it was done a moment ago.
+    ///
+    /// # Errors
+    /// As [`compare`](Self::compare).
+    pub(crate) async fn compare_before_commit<C: ClientContext>(
+        &self,
+        client: &Client<C>,
+    ) -> Result<(), NotTheSame> {
+        let compared = *self.lock();
+        match compared.is_recent() {
+            true => Ok(()),
+            false => self.compare(client).await,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Compared> {
+        self.compared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// That clients of the same process that were made later see the same topics.
+    ///
+    /// # Errors
+    /// If a topic is another one.
+    pub(crate) fn same_as(&self, before: &Self) -> Result<(), NeedsAttention> {
+        for (topic, known) in &before.known {
+            let now = self.known.get(topic).copied().flatten();
+            if let (Some(known), Some(now)) = (*known, now)
+                && known != now
+            {
+                return Err(self.changed(topic, known, now));
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the source topic's id with offsets to commit.
+    ///
+    /// # Errors
+    /// If the list cannot be written.
+    pub(crate) fn note(&self, offsets: &mut TopicPartitionList) -> anyhow::Result<()> {
+        let Some(id) = self.source() else {
+            return Ok(());
+        };
+        let partitions = offsets.elements();
+        let partitions: Vec<i32> = partitions.iter().map(|p| p.partition()).collect();
+        for partition in partitions {
+            let mut offset = offsets
+                .find_partition(&self.source, partition)
+                .context("a partition of another topic")?;
+            offset.set_metadata(format!("{METADATA}{id}"));
+        }
+        Ok(())
+    }
+
+    /// That the group's committed offsets are of the source topic as it is. Those that name no id, as routers of an
+    /// older version commit them, count as such.
+    ///
+    /// # Errors
+    /// If one is of another topic.
+    pub(crate) fn are_of_the_source(
+        &self,
+        group: &str,
+        committed: &TopicPartitionList,
+    ) -> Result<(), NeedsAttention> {
+        let Some(id) = self.source() else {
+            return Ok(());
+        };
+        for partition in committed.elements() {
+            let Offset::Offset(offset) = partition.offset() else {
+                continue;
+            };
+            let Some(of) = noted(partition.metadata()).filter(|of| *of != id) else {
+                continue;
+            };
+            let topic = &self.source;
+            return Err(NeedsAttention(format!(
+                "topic {topic} partition {}: group {group} has committed offset {offset} of the topic with the id {of}, \
+                 and the topic has the id {id}: it was deleted and created again. Nothing of it was routed. To route it \
+                 from its beginning: kafka-consumer-groups.sh --reset-offsets --to-earliest --group {group} --topic \
+                 {topic} --execute",
+                partition.partition()
+            )));
+        }
+        Ok(())
+    }
+
+    fn changed(&self, topic: &str, known: TopicId, now: TopicId) -> NeedsAttention {
+        let what = format!(
+            "topic {topic} had the id {known} and now has the id {now}: it was deleted and created again while this \
+             router ran"
+        );
+        NeedsAttention(match topic == self.source {
+            true => format!(
+                "{what}. Nothing of the new topic was routed. Start the router again to route it; offsets of the old one \
+                 are not used for it"
+            ),
+            false => format!(
+                "{what}. What the old one held is gone with it, and an audit will say so. Start the router again to go \
+                 on into the new one"
+            ),
+        })
+    }
+}
+
+/// The id that the metadata of a committed offset names.
+pub(crate) fn noted(metadata: &str) -> Option<TopicId> {
+    metadata.strip_prefix(METADATA)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_of_other_programs_names_no_id() {
+        let id: TopicId = "ASNFZ4mrze8AESIzRFVmdw".parse().unwrap();
+        assert_eq!(noted(&format!("topic-id={id}")), Some(id));
+        for other in ["", "topic-id=", "topic-id=AAAA", "NONE"] {
+            assert_eq!(noted(other), None);
+        }
+    }
+}
