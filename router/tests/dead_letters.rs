@@ -760,6 +760,7 @@ async fn a_list_of_ten_letters_holds_ten_however_many_there_are() {
         };
         let letter = DeadLetter {
             topic: &topics.source,
+            topic_id: None,
             partition: 0,
             offset: i as i64,
             timestamp_ms: None,
