@@ -148,6 +148,7 @@ async fn audit_and_repair(
     let database = Database::parse(database)?;
     let stopped = || anyhow!("stopped by a signal");
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
+    cluster.require_topic(&config.events_topic, "Read").await?;
     let answer = cluster.topic_id(&config.events_topic).await;
     // What it is compared with stands in the database; where it is not told, the records alone are.
     let id = id_of(&config.events_topic, answer).map_err(Trouble::into_error)?;
