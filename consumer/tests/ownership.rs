@@ -154,12 +154,10 @@ async fn a_database_that_holds_two_topics_is_refused_by_every_command(kind: Kind
     let contents = pipeline.contents().await;
     let names = [pipeline.events.as_str(), "the-second", "2 topics"];
     let database = pipeline.database_url.as_str();
-    for topic in [pipeline.events.as_str(), "the-second"] {
-        for audit in [&["audit"][..], &["audit", "--repair"]] {
-            let (code, printed) = pipeline.command(database, audit, topic);
-            assert_eq!(code, 2, "{printed}");
-            assert_names(&printed, &names);
-        }
+    for audit in [&["audit"][..], &["audit", "--repair"]] {
+        let (code, printed) = pipeline.command(database, audit, &pipeline.events);
+        assert_eq!(code, 2, "{printed}");
+        assert_names(&printed, &names);
     }
     let other = format!("sqlite:{}", pipeline.folder().join("other.db").display());
     let replay = ["replay", "--into", &other];
