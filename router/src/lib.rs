@@ -237,7 +237,7 @@ async fn route_with_new_clients(
         .route_until_shutdown(&subscription, &mut output)
         .await;
     let routed = match routed {
-        Err(error) => Err(explained(error, topic_ids, &subscription).await),
+        Err(error) => Err(explained(error, topic_ids, &output).await),
         ended => ended,
     };
     subscription.leave().await;
@@ -245,15 +245,11 @@ async fn route_with_new_clients(
 }
 
 /// What ended the routing: that a topic is another one, where it is, since other errors follow from it.
-async fn explained(
-    error: anyhow::Error,
-    topic_ids: &TopicIds,
-    subscription: &Subscription,
-) -> anyhow::Error {
+async fn explained(error: anyhow::Error, topic_ids: &TopicIds, output: &Output) -> anyhow::Error {
     if !error.chain().any(|cause| cause.is::<NeedsAttention>()) {
         return error;
     }
-    match topic_ids.compare(subscription.consumer().client()).await {
+    match topic_ids.compare(output.client()).await {
         Err(NotTheSame::Changed(change)) => {
             tracing::warn!("{error:#}");
             change.into()
@@ -336,7 +332,7 @@ impl Router<'_> {
                     next = subscription.next() => Some(next?),
                     () = sleep_until(self.compare_at), if due.is_none() => {
                         self.commit_positions(subscription, output).await?;
-                        self.compare_while_idle(subscription).await?;
+                        self.compare_while_idle(output).await?;
                         continue;
                     }
                 };
@@ -362,18 +358,18 @@ impl Router<'_> {
     }
 
     /// Compares the topics' ids now and then.
-    async fn compare_while_idle(&self, subscription: &Subscription) -> anyhow::Result<()> {
+    async fn compare_while_idle(&self, output: &Output) -> anyhow::Result<()> {
         match self.topic_ids.is_idle_check_due() {
-            true => self.compare_unless_away(subscription).await,
+            true => self.compare_unless_away(output).await,
             false => Ok(()),
         }
     }
 
     /// Compares the topics' ids; where Kafka is away that is left for later.
-    async fn compare_unless_away(&self, subscription: &Subscription) -> anyhow::Result<()> {
+    async fn compare_unless_away(&self, output: &Output) -> anyhow::Result<()> {
         tokio::select! {
             () = self.shutdown.cancelled() => Ok(()),
-            compared = self.topic_ids.compare(subscription.consumer().client()) => match compared {
+            compared = self.topic_ids.compare(output.client()) => match compared {
                 Err(error @ NotTheSame::Changed(_)) => Err(error.into()),
                 Ok(()) | Err(NotTheSame::Unanswered(_)) => Ok(()),
             },
@@ -574,7 +570,7 @@ impl Router<'_> {
                     committed
                 } else {
                     let committing = Instant::now();
-                    let same_topics = same_topics(self.topic_ids, subscription);
+                    let same_topics = same_topics(self.topic_ids, &transaction);
                     let committed = commit(&transaction, &offsets, &group, same_topics).await;
                     if settled.is_some() {
                         self.settling.learn(committing.elapsed());
@@ -625,7 +621,7 @@ impl Router<'_> {
                 transaction.abort().await.map_err(done_for)?;
                 let adapted = too_large && self.limits.adapt(output, self.shutdown).await?;
                 // An output topic that is gone makes every transaction fail.
-                self.compare_unless_away(subscription).await?;
+                self.compare_unless_away(output).await?;
                 // Whatever made it fail gets time to pass.
                 let pause = self.aborts.get_or_insert_default().pause();
                 tokio::select! {
@@ -670,7 +666,7 @@ impl Router<'_> {
         block_in_place(|| {
             std::thread::scope(|scope| {
                 let committing = scope.spawn(|| {
-                    let same_topics = same_topics(topic_ids, subscription);
+                    let same_topics = same_topics(topic_ids, transaction);
                     let committed = commit(transaction, offsets, group, same_topics);
                     let committed = runtime.block_on(committed);
                     if committed.is_ok() {
@@ -870,9 +866,8 @@ fn route_record<'a>(
 }
 
 /// That the records that were read are of the topic whose offsets are committed.
-async fn same_topics(topic_ids: &TopicIds, subscription: &Subscription) -> Result<(), Failed> {
-    let client = subscription.consumer().client();
-    match topic_ids.compare_before_commit(client).await {
+async fn same_topics(topic_ids: &TopicIds, transaction: &Transaction<'_>) -> Result<(), Failed> {
+    match topic_ids.compare_before_commit(transaction.client()).await {
         Ok(()) => Ok(()),
         Err(NotTheSame::Changed(error)) => Err(Failed::Exit(error.into())),
         Err(NotTheSame::Unanswered(error)) => Err(Failed::Abort(error)),

@@ -215,7 +215,7 @@ impl Router<'_> {
         let mut list = offsets(&self.config.source_topic, &positions)?;
         self.topic_ids.note(&mut list)?;
         let transaction = output.begin().map_err(done_for)?;
-        let same_topics = same_topics(self.topic_ids, subscription);
+        let same_topics = same_topics(self.topic_ids, &transaction);
         match commit(&transaction, &list, &group, same_topics).await {
             Ok(()) => {
                 self.committed.extend(positions);

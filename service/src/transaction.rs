@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -203,6 +203,12 @@ impl Output {
         Ok(())
     }
 
+    /// The client, to ask the cluster something: the broker answers at once over its connections. Over those of a
+    /// consumer a question waits behind the fetch that waits for records.
+    pub fn client(&self) -> &Client<impl ClientContext + use<>> {
+        self.producer.client()
+    }
+
     /// # Errors
     /// If the producer cannot begin another one.
     pub fn begin(&mut self) -> Result<Transaction<'_>, Failed> {
@@ -258,6 +264,11 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
+    /// The client, as [`Output::client`].
+    pub fn client(&self) -> &Client<impl ClientContext + use<>> {
+        self.output.client()
+    }
+
     /// Hands a record to the producer; waits while its queue is full.
     ///
     /// # Errors
