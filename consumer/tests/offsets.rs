@@ -24,12 +24,12 @@ use support::{Kind, Pipeline, Program, numbered, on_both_databases, run};
 const LONG: Duration = Duration::from_secs(120);
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 
-on_both_databases! {
+on_both_databases!(
     a_partition_read_to_its_end_is_stored_and_committed_up_to_there,
     markers_that_retention_removed_are_no_loss,
     a_topic_made_anew_under_a_process_that_stood_still_is_known_by_its_id,
     a_topic_made_anew_while_the_consumer_was_stopped_is_known_by_its_id,
-}
+);
 
 /// A producer in an open transaction.
 struct Open(BaseProducer);

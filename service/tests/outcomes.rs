@@ -76,11 +76,11 @@ fn tests(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
     let (mut found, mut marked, mut listed) = (Vec::new(), false, false);
     for line in text.lines().map(str::trim) {
-        if listed {
-            found.extend(line.strip_suffix(',').map(str::to_owned));
-            listed = line != ");";
-        } else if line == "on_both_databases!(" {
-            listed = true;
+        let list = line.strip_prefix("on_both_databases!(");
+        if let Some(names) = list.or(listed.then_some(line)) {
+            listed = !names.ends_with(");");
+            let names = names.trim_end_matches(");").split(',').map(str::trim);
+            found.extend(names.filter(|name| !name.is_empty()).map(str::to_owned));
         } else if line.starts_with("#[tokio::test") || line == "#[test]" {
             marked = true;
         } else if let Some((_, rest)) = line.split_once("fn ")
