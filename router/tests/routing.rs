@@ -43,6 +43,7 @@ async fn good_records_become_events_and_others_dead_letters_with_their_bytes_and
         (0, 0, odd_time)
     );
     assert_eq!(events[0].key(), Some(&b"exec-1"[..]));
+    let topic_id = event.source.topic_id.unwrap();
 
     let json = headers(&letters[0]);
     assert_eq!(letters[0].key(), Some(&b"k"[..]));
@@ -62,6 +63,7 @@ async fn good_records_become_events_and_others_dead_letters_with_their_bytes_and
              write it in Avro single-object encoding",
         ),
         ("taskrunning.original.timestamp.ms", "1764079500123"),
+        ("taskrunning.original.topic.id", topic_id.as_str()),
     ];
     assert_eq!(
         json,
