@@ -538,16 +538,36 @@ impl Writing<'_> {
                     }
                     self.account.reached(ranges);
                 }
-                // The answer to our own commit may have been lost.
-                Err(StoreError::Fenced(_)) if waiting => {
-                    self.account.reached(ranges);
-                    break;
+                Err(fenced @ StoreError::Fenced(_)) => {
+                    // The answer to our own commit may have been lost.
+                    match self.are_reached(&advances).await {
+                        Ok(true) => {
+                            self.account.reached(ranges);
+                            break;
+                        }
+                        Ok(false) => bail!("{}: {fenced}", self.place),
+                        Err(error) => self.wait(error, &mut backoff, &mut waiting).await?,
+                    }
                 }
-                Err(error @ StoreError::Fenced(_)) => bail!("{}: {error}", self.place),
+                Err(replaced @ StoreError::Replaced(_)) => bail!(
+                    "{}: {replaced}. Start again to go on from what is there now",
+                    self.place
+                ),
                 Err(error) => self.wait(error, &mut backoff, &mut waiting).await?,
             }
         }
         Ok(())
+    }
+
+    /// Whether the database says that these steps were taken.
+    async fn are_reached(&mut self, advances: &[Advance]) -> Result<bool, StoreError> {
+        let stored = self.store.stored().await?;
+        Ok(advances.iter().all(|advance| {
+            stored.iter().any(|stored| {
+                (stored.part, stored.partition, stored.next_offset)
+                    == (advance.part, advance.partition, advance.next)
+            })
+        }))
     }
 
     async fn write_once(

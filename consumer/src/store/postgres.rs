@@ -153,7 +153,9 @@ const NOTICE_OUR_END: &str = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_i
      SET tcp_user_timeout = 30000";
 const SELECT_SESSION: &str =
     "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
-const END_SESSION: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2";
+/// An idle session holds no locks, and behind a pooler it may serve somebody else by now, even this connection.
+const END_SESSION: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+     WHERE pid = $1 AND backend_start::text = $2 AND pid <> pg_backend_pid() AND state <> 'idle'";
 
 /// So many records are worth two transactions.
 const MIN_HALVED: usize = 1_000;
