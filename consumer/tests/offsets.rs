@@ -27,6 +27,7 @@ const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 on_both_databases!(
     a_partition_read_to_its_end_is_stored_and_committed_up_to_there,
     markers_that_retention_removed_are_no_loss,
+    another_part_is_no_evidence_that_a_gap_held_no_record,
     a_topic_made_anew_under_a_process_that_stood_still_is_known_by_its_id,
     a_topic_made_anew_while_the_consumer_was_stopped_is_known_by_its_id,
 );
@@ -250,15 +251,48 @@ async fn markers_that_retention_removed_are_no_loss(kind: Kind) {
         log.contains("cannot be told") && log.contains("--on-gap"),
         "{log}"
     );
-    // But one part that was read past it says that there was no record.
+    // Nor by another part, which may have skipped it.
     pipeline
         .execute(&format!(
             "UPDATE consumed_offset SET next_offset = {end} WHERE partition = 0 AND part = 'metrics'"
         ))
         .await;
-    let mut program = pipeline.program("known", &[]);
-    until_stored(&pipeline, &mut program, &parts).await;
-    program.stop().await;
+    let log = pipeline.program("known", &[]).needs_attention().await;
+    assert!(log.contains("Nothing was skipped"), "{log}");
+}
+
+/// Another part that began behind the gap, or skipped it by order, has not read what was removed.
+async fn another_part_is_no_evidence_that_a_gap_held_no_record(kind: Kind) {
+    for skips in [false, true] {
+        let Some(pipeline) = Pipeline::make(kind, 1).await else {
+            return;
+        };
+        let sample = strategies::sample_event();
+        pipeline.fill_numbered(&sample, 3, 0);
+        let groups = ["progress", "resource"].map(|part| format!("{}-{part}", pipeline.events));
+        let of_part = |name: &str, group: usize, more: &[&str]| {
+            let part = ["progress", "resource"][group];
+            let mut args = vec!["--group", groups[group].as_str(), "--part", part];
+            args.extend(more);
+            pipeline.program(name, &args)
+        };
+        let first: &[usize] = if skips { &[0, 1] } else { &[0] };
+        for &group in first {
+            let mut program = of_part(&format!("first-{group}"), group, &[]);
+            until_stored(&pipeline, &mut program, &[["progress", "resource"][group]]).await;
+            program.stop().await;
+        }
+        pipeline.fill_numbered(&sample, 3, 0);
+        delete_records(&pipeline, 0, 6).await;
+        let mut program = of_part("other", 1, &["--on-gap", "continue"]);
+        until_stored(&pipeline, &mut program, &["resource"]).await;
+        program.stop().await;
+        let log = of_part("stops", 0, &[]).needs_attention().await;
+        for said in ["begins at offset 6", "up to 3", "Nothing was skipped"] {
+            assert!(log.contains(said), "{said}: {log}");
+        }
+        assert_eq!(stored(&pipeline, "progress").await, [(0, 3)].into());
+    }
 }
 
 /// The ids in consumed_offset.
