@@ -46,6 +46,8 @@ struct State {
     mood: Mood,
     /// Its mood from the next poll on.
     next_mood: Option<Mood>,
+    /// The list of applications, and nothing else, answers 503.
+    list_fails: bool,
     polls: usize,
     lists: usize,
 }
@@ -93,6 +95,7 @@ impl Spark {
             apps: apps.into_iter().collect(),
             mood: Mood::Well,
             next_mood: None,
+            list_fails: false,
             polls: 0,
             lists: 0,
         };
@@ -195,6 +198,7 @@ fn said(path: &str, state: &mut State) -> Mood {
     let path: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let app = state.apps.iter().find(|app| app.id == path[0]);
     let body = match (path[0], app) {
+        ("", _) if state.list_fails => return says("503 Service Unavailable", "", "busy"),
         ("", _) => state.apps.iter().map(App::listed).collect(),
         (id, None) => return says("404 Not Found", "", &format!("no such app: {id}")),
         (_, Some(app)) => match *path.last().unwrap_or(&"") {
@@ -562,6 +566,37 @@ async fn an_application_that_was_given_up_is_taken_up_where_it_returns() {
     let sequences: Vec<i64> = told.iter().map(|report| report.sequence).collect();
     let counted: Vec<i64> = (0..).take(told.len()).collect();
     assert_eq!(sequences, counted, "each counted on from the one before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_only_the_list_fails_what_is_told_of_goes_on_to_its_end() {
+    let Some(reports) = Reports::make("spark-faults").await else {
+        return;
+    };
+    let quiet = App::new("quiet", job("RUNNING", 2));
+    let history = Spark::start([App::new(APP, job("RUNNING", 2)), quiet]).await;
+    let urls = ["--url", &history.url, "--give-up-after", "2s"];
+    let mut adapter = Adapter::start(&reports, &urls);
+    history.polled().await;
+    history.set(|state| state.list_fails = true);
+    adapter.logs("it answers 503").await;
+    history.set(|state| state.apps[1].jobs = None);
+    // The list was away for longer by then.
+    adapter
+        .logs("application quiet: nothing about it could be read")
+        .await;
+    for _ in 0..3 {
+        history.polled().await;
+    }
+    adapter.process.assert_running();
+    history.complete(0, job("SUCCEEDED", 4));
+    // How the quiet one ended is not known.
+    assert_eq!(adapter.process.ended().await.code(), Some(1));
+    let log = adapter.process.log();
+    assert!(log.contains("its list could not be read for 2s"), "{log}");
+    let told = reports.by_task();
+    assert_eq!(ended(&told[APP]), [TaskStatus::Succeed], "{log}");
+    assert_eq!(ended(&told["quiet"]), [TaskStatus::Unknown], "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

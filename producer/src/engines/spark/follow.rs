@@ -91,8 +91,8 @@ impl<'f> Address<'f> {
         }
     }
 
-    /// Follows the address until all its applications have ended, or nothing was heard of it for
-    /// `--give-up-after`.
+    /// Follows the address until all its applications have ended, or its list could not be read for
+    /// `--give-up-after` and nothing is told of any application.
     ///
     /// # Errors
     /// If it never answered.
@@ -130,14 +130,7 @@ impl<'f> Address<'f> {
                     }
                 }
                 Err(fault) => {
-                    if silent_since.elapsed() >= options.give_up_after {
-                        for one in std::mem::take(&mut self.followed).into_values() {
-                            self.give_up(one, &fault.to_string());
-                        }
-                        tracing::info!("{} is gone: {fault}", self.rest.shown());
-                        return if reached { Ok(()) } else { Err(fault) };
-                    }
-                    if fault == Fault::Refused {
+                    let why_unlisted = if fault == Fault::Refused {
                         refusals += 1;
                         let idle = !more && self.followed.is_empty();
                         if reached && idle && refusals >= REFUSALS {
@@ -145,9 +138,20 @@ impl<'f> Address<'f> {
                             return Ok(());
                         }
                         next = begun + LOOK_AGAIN.min(options.interval);
-                        self.poll(Some("nobody listens at its address")).await;
+                        Some("nobody listens at its address")
                     } else {
-                        self.poll(None).await;
+                        None
+                    };
+                    // The list may fail for a reason of its own: what is told of goes on.
+                    self.poll(why_unlisted).await;
+                    let silent = silent_since.elapsed() >= options.give_up_after;
+                    if silent && self.followed.is_empty() {
+                        tracing::info!(
+                            "{}: nothing is left to follow, and its list could not be read for {:?}: {fault}",
+                            self.rest.shown(),
+                            options.give_up_after
+                        );
+                        return if reached { Ok(()) } else { Err(fault) };
                     }
                 }
             }
@@ -283,6 +287,13 @@ impl<'f> Address<'f> {
             }
             if told {
                 one.quiet_since = None;
+                // Where the list fails, the application's own answer tells whether it has ended.
+                if one.listed.is_none()
+                    && let Ok(Some(state)) = ended(&self.rest, &one.application.key).await
+                    && self.follower.poll(&self.rest, one, state).await
+                {
+                    return Outcome::Ended;
+                }
                 return Outcome::Followed;
             }
         }
@@ -340,18 +351,8 @@ impl Follower {
         one: &mut Followed,
         complaint: &mut String,
     ) -> bool {
-        let key = one.application.key.clone();
-        let fault = match history.get::<Answer>(&[&key.id]).await {
-            Ok(answer) => {
-                let attempt = answer
-                    .attempts
-                    .iter()
-                    .position(|a| a.attempt_id == key.attempt);
-                let state = match attempt {
-                    Some(i) if answer.attempts[i].completed => Some(State::Completed),
-                    Some(i) if i > 0 => Some(State::Replaced),
-                    _ => None,
-                };
+        let fault = match ended(history, &one.application.key).await {
+            Ok(state) => {
                 complain(&history.shown(), complaint, None);
                 return match state {
                     Some(state) => self.poll(history, one, state).await,
@@ -365,4 +366,16 @@ impl Follower {
         complain(&history.shown(), complaint, fault);
         false
     }
+}
+
+/// How an application has ended, as a server says of it alone; `None` if it has not.
+async fn ended(rest: &Rest, key: &Key) -> Result<Option<State>, Fault> {
+    let answer = rest.get::<Answer>(&[&key.id]).await?;
+    let mut attempts = answer.attempts.iter().enumerate();
+    let attempt = attempts.find(|(_, attempt)| attempt.attempt_id == key.attempt);
+    Ok(match attempt {
+        Some((_, attempt)) if attempt.completed => Some(State::Completed),
+        Some((newer, _)) if newer > 0 => Some(State::Replaced),
+        _ => None,
+    })
 }
