@@ -168,12 +168,16 @@ fn start(pipeline: &Pipeline, name: &str, url: &str, arguments: &[&str]) -> Proc
 /// A server that takes connections, and whatever is sent, and answers nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_never_answers_is_given_up_by_each_command_and_named_by_those_that_wait() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 1).await else {
+    let (Some(pipeline), Some(other)) = (
+        Pipeline::make(Kind::Postgres, 1).await,
+        Pipeline::make(Kind::Postgres, 1).await,
+    ) else {
         return;
     };
     let proxy = Proxy::to(&pipeline.database_url).await;
     proxy.set_silent(true);
     let url = proxy.url(&pipeline.database_url);
+    let into = proxy.url(&other.database_url);
     let kafka = [
         "--bootstrap-servers",
         &pipeline.bootstrap,
@@ -187,7 +191,7 @@ async fn a_server_that_never_answers_is_given_up_by_each_command_and_named_by_th
         &pipeline,
         "replay",
         &pipeline.database_url,
-        &[&["replay", "--into", &url], &kafka[..]].concat(),
+        &[&["replay", "--into", &into], &kafka[..]].concat(),
     );
     let ending = [
         (1, vec!["migrate"]),

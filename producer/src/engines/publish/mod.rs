@@ -5,7 +5,7 @@ mod line;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow, bail};
 use service::exit::NeedsAttention;
 use service::health::Health;
 use service::kafka::KafkaOptions;
@@ -61,20 +61,24 @@ pub async fn run(
             .map_err(|error| NeedsAttention(format!("{}: {error}", options.file.display())))?;
         Box::new(BufReader::with_capacity(1 << 16, file))
     };
-    let Some(cluster) = kafka.cluster(&shutdown).await? else {
-        return Ok(0);
+    let unsent = || {
+        let file = options.file.display();
+        anyhow!("stopped by a signal; nothing of {file} was sent")
     };
+    let cluster = kafka.cluster(&shutdown).await?.ok_or_else(unsent)?;
     cluster.require_topic(topic, "Write").await?;
-    let Some(framing) = framing(kafka, topic, &health, &shutdown).await? else {
-        return Ok(0);
-    };
+    let framing = framing(kafka, topic, &health, &shutdown).await?;
+    let framing = framing.ok_or_else(unsent)?;
     let mut sender = Sender::connect(kafka, topic, framing, health)?;
 
     let mut bad = 0;
     let published = publish(&options, input, &mut sender, &mut bad, &shutdown).await;
     let sent = sender.finish(&shutdown).await;
+    if let Ok(sent) = &sent {
+        println!("sent {sent} reports, {bad} bad lines");
+    }
     published?;
-    println!("sent {} reports, {bad} bad lines", sent?);
+    sent?;
     Ok(bad)
 }
 
@@ -90,7 +94,15 @@ async fn publish(
     loop {
         let line = tokio::select! {
             biased;
-            () = shutdown.cancelled() => return Ok(()),
+            // Of standard input there is always more to come; a file is not sent until its end is.
+            () = shutdown.cancelled() => match options.file.as_os_str() == "-" {
+                true => return Ok(()),
+                false => bail!(
+                    "stopped by a signal before line {} of {} was sent",
+                    lines.number + 1,
+                    options.file.display()
+                ),
+            },
             line = lines.next() => line,
         };
         let Some((number, line)) =
