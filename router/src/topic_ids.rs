@@ -24,7 +24,7 @@ use tokio::time::sleep;
 
 use crate::Config;
 
-/// How long an answer holds for commits. Shorter than librdkafka's `fetch.error.backoff.ms`, 500 ms.
+/// How long an answer holds for commits. Shorter than `fetch.error.backoff.ms`, which nobody can change.
 const TRUST: Duration = Duration::from_millis(250);
 /// How often the ids are compared while nothing is committed.
 const IDLE_CHECK: Duration = Duration::from_secs(5);

@@ -70,7 +70,8 @@ fn code(error: &anyhow::Error) -> ExitCode {
 
 /// A token that SIGTERM, SIGINT or SIGHUP cancels, for a program that uses Kafka. A program that has not ended [`GRACE`] later, whatever its
 /// threads wait for, logs what that is and ends with the code `unfinished`. A second signal ends it at once, with
-/// 129, 130 or 143 as shells have it. A clock that is set back ends it with [`FAILED`].
+/// 129, 130 or 143 as shells have it. A clock that is set back ends it with [`FAILED`], or with [`USAGE`] a command
+/// that ends unfinished with it because 1 is one of its answers.
 ///
 /// # Errors
 /// If the process may not listen for signals.
@@ -81,13 +82,16 @@ pub fn on_signal(unfinished: u8) -> std::io::Result<CancellationToken> {
         let (name, _) = tokio::select! {
             signal = signals.next() => signal,
             by = clock_set_back() => {
+                let (code, first, again) = match unfinished {
+                    USAGE => (USAGE, "could not tell: ", "run it again"),
+                    _ => (FAILED, "", "ending, to be started again; what was not committed is done again then"),
+                };
                 // Not in order: to close a client is to wait for its threads.
                 tracing::error!(
-                    "the system's clock was set back by {} s, and librdkafka's threads wait by it: ending, to be \
-                     started again; what was not committed is done again then",
+                    "{first}the system's clock was set back by {} s, and librdkafka's threads wait by it: {again}",
                     by.as_secs()
                 );
-                end(FAILED)
+                end(code)
             }
         };
         told.cancel();

@@ -45,6 +45,8 @@ const FIXED: &[(&str, &str)] = &[
     ("partition.assignment.strategy", "cooperative-sticky"),
     ("allow.auto.create.topics", "false"),
     ("check.crcs", "true"),
+    // Longer than a router trusts an answer about the topic's id: see its `topic_ids`.
+    ("fetch.error.backoff.ms", "500"),
 ];
 
 /// Tuning, as measured.

@@ -223,7 +223,8 @@ fn committed(
             && of != *present
         {
             bail!(
-                "{topic} partition {id}: group {group} has committed offset {offset} of the topic with the id {of}, and the                  topic has the id {present}: it was deleted and created again, and nothing of it is routed yet"
+                "{topic} partition {id}: group {group} has committed offset {offset} of the topic with the id {of}, and the \
+                 topic has the id {present}: it was deleted and created again, and nothing of it is routed yet"
             );
         }
         committed.insert(id, offset);
