@@ -126,13 +126,7 @@ async fn a_clock_that_is_set_back_by_an_hour_ends_a_router_to_be_started_again()
     let topics = Topics::make(bootstrap, 2, Settings::default()).await;
     let bytes = schemas::encode_info(&info("exec-1", 0)).unwrap();
     let clock = folder.path().join("clock");
-    std::fs::write(&clock, "+0").unwrap();
-    let environment = [
-        ("LD_PRELOAD", library),
-        ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap()),
-        ("FAKETIME_NO_CACHE", "1"),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-    ];
+    let environment = own_clock(library, &clock);
     let own = ["--instance-id", "clock"];
     let arguments = [&topics.arguments()[..], &own].concat();
     let program = Path::new(ROUTER);
@@ -160,6 +154,44 @@ async fn a_clock_that_is_set_back_by_an_hour_ends_a_router_to_be_started_again()
     })
     .await;
     end_in_time("TERM", vec![("router", router, 0)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_by_an_hour_ends_an_audit_that_could_not_tell() {
+    let Some(library) = faketime() else {
+        println!("skipped: libfaketime is not installed (apt-get install faketime)");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let silent = Silent::start();
+    let address = silent.address();
+    let clock = folder.path().join("clock");
+    let environment = own_clock(library, &clock);
+    let program = Path::new(ROUTER);
+    let arguments = ["audit", "--bootstrap-servers", &address];
+    let mut audit = Process::start_with(folder.path(), "audit", program, &arguments, &environment);
+    until("it waits for Kafka", WAIT, async || {
+        audit.assert_running();
+        (silent.visitors() > 0).then_some(())
+    })
+    .await;
+    std::fs::write(&clock, "-3600").unwrap();
+    let status = audit.ended().await;
+    let log = audit.log();
+    assert_eq!(status.code(), Some(2), "{log}");
+    let told = "could not tell: the system's clock was set back by 3";
+    assert!(log.contains(told), "{log}");
+}
+
+/// What a program is started with so that its wall clock can be set by a file.
+fn own_clock<'a>(library: &'a str, clock: &'a Path) -> [(&'a str, &'a str); 4] {
+    std::fs::write(clock, "+0").unwrap();
+    [
+        ("LD_PRELOAD", library),
+        ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap()),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ]
 }
 
 fn faketime() -> Option<&'static str> {
