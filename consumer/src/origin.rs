@@ -182,7 +182,7 @@ impl Origin<'_> {
                     topic = self.subscription.topic(),
                     partition,
                     "{} has stored up to {next}, but this group had told Kafka {told}: the database went back, as to a backup \
-                     or a replica that lagged. Reading on from {next}: nothing is lost, and dead letters are not repeated",
+                     or a replica that lagged. Reading on from {next}: nothing is lost, but events that were dead-lettered from there on get a second letter",
                     self.place
                 );
             }

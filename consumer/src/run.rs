@@ -18,7 +18,7 @@ use service::kafka::KafkaOptions;
 use service::lookup::Lookup;
 use service::pause;
 use service::registry::RegistryError;
-use service::subscription::{Next, Subscription};
+use service::subscription::{Next, OutsideTheLog, Subscription};
 use service::telemetry::{messaging, names};
 use service::topic_id::TopicId;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -410,7 +410,7 @@ impl Entrance<'_> {
                     biased;
                     () = shutdown.cancelled() => continue,
                     () = pause::until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                        self.take_waiting()?;
+                        self.take_waiting();
                         self.work().await?;
                         self.look_if_due().await?;
                         continue;
@@ -424,15 +424,16 @@ impl Entrance<'_> {
                 },
             };
             match next {
-                Next::Record(record) => {
+                None => {}
+                Some(Next::Record(record)) => {
                     self.take(Record::read(&self.writers.decoder, &record));
                     if self.is_full() {
                         self.work().await?;
                         self.look_if_due().await?;
                     }
                 }
-                Next::Assigned(partitions) => self.begin(&partitions).await?,
-                Next::Revoked { partitions, lost } => {
+                Some(Next::Assigned(partitions)) => self.begin(&partitions).await?,
+                Some(Next::Revoked { partitions, lost }) => {
                     if lost {
                         tracing::warn!(
                             "partitions were lost to another consumer; what it stored meanwhile is not stored again"
@@ -452,31 +453,50 @@ impl Entrance<'_> {
         }
     }
 
-    /// What was met; an error by its cause, where that is a topic that was made anew.
-    async fn known<'n>(&self, met: anyhow::Result<Next<'n>>) -> anyhow::Result<Next<'n>> {
-        if met.is_err() && self.topic_id.is_some() {
+    /// What was met; an error by its cause, where that is a topic that was made anew, or a log that does not
+    /// hold the position any more. `None`: it was dealt with.
+    async fn known<'n>(
+        &mut self,
+        met: anyhow::Result<Next<'n>>,
+    ) -> anyhow::Result<Option<Next<'n>>> {
+        let error = match met {
+            Ok(next) => return Ok(Some(next)),
+            Err(error) => error,
+        };
+        if self.topic_id.is_some() {
             // What it answers is compared below.
             let _ = self.subscription.topic_id(ASK).await;
             self.is_the_topic().map_err(Trouble::into_error)?;
         }
-        met
+        if !error.is::<OutsideTheLog>() {
+            return Err(error);
+        }
+        tracing::warn!("{error:#}");
+        if self.outage.is_none() {
+            self.work().await?;
+        }
+        // As after a start, `--on-gap` says what comes next.
+        match self.go_back().await {
+            Ok(()) => Ok(None),
+            Err(Trouble::Passing(what)) => self.wait_for(what).map(|()| None),
+            Err(Trouble::Lasting(error)) => Err(error),
+        }
     }
 
     /// Takes the records that are there, as many as make a batch.
-    fn take_waiting(&mut self) -> anyhow::Result<()> {
+    fn take_waiting(&mut self) {
         while !self.is_full() {
-            match self.subscription.waiting()? {
+            match self.subscription.waiting().transpose() {
                 None => break,
-                Some(Next::Record(record)) => {
+                Some(Ok(Next::Record(record))) => {
                     self.take(Record::read(&self.writers.decoder, &record));
                 }
-                rebalance => {
-                    self.met = rebalance.map(Ok);
+                other => {
+                    self.met = other;
                     break;
                 }
             }
         }
-        Ok(())
     }
 
     /// When there is something to do, whatever else happens.
@@ -751,6 +771,8 @@ impl Entrance<'_> {
 
         let mut starts = BTreeMap::new();
         let told = committed.elements();
+        // What was told during a rebalance may have been refused.
+        self.committed.clear();
         self.committed.extend(told.iter().filter_map(|element| {
             let Offset::Offset(next) = element.offset() else {
                 return None;

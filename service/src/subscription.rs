@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as TaskContext, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rdkafka::client::ClientContext;
@@ -75,6 +75,12 @@ const DEFAULTS: &[(&str, &str)] = &[
 /// reads it there, since the client keeps the id to itself.
 const LOGS: &str = "metadata";
 
+/// What the client's log line about a commit that failed is marked with.
+const COMMIT_FAILED: &str = "COMMITFAIL";
+
+/// How often such a line is more than a debug one.
+const FAILURES_EVERY: Duration = Duration::from_secs(60);
+
 /// How often the topic's id is asked for where librdkafka does not say that it has changed.
 const ID_EVERY: Duration = Duration::from_secs(5);
 
@@ -97,6 +103,12 @@ pub enum Next<'a> {
         lost: bool,
     },
 }
+
+/// The log does not hold what is to be read next: found in the chain of an error of [`Subscription::next`].
+/// That partition is not read any more until [`Subscription::seek`] begins it anew.
+#[derive(Debug, thiserror::Error)]
+#[error("reading {0}")]
+pub struct OutsideTheLog(String);
 
 /// A member of a consumer group.
 pub struct Subscription {
@@ -133,6 +145,7 @@ impl Subscription {
         let member = Member {
             topic: topic.to_owned(),
             commit_failed: AtomicBool::new(false),
+            failure_told: Mutex::default(),
             ids: Mutex::default(),
             assigned: Mutex::default(),
             rebalances: Mutex::default(),
@@ -222,13 +235,13 @@ impl Subscription {
         };
         let topic = &self.topic;
         match error.rdkafka_error_code() {
-            Some(AutoOffsetReset) => Err(NeedsAttention(format!(
+            Some(AutoOffsetReset) => Err(anyhow::Error::from(NeedsAttention(format!(
                 "the position is not in the log of {topic} any more (or not yet): {}; \
                  retention may have passed it, or the topic was made anew. Nothing was skipped. \
                  Compare with: kafka-get-offsets.sh --topic {topic}",
                 self.outside_the_log().unwrap_or_else(|| error.to_string())
-            ))
-            .into()),
+            )))
+            .context(OutsideTheLog(topic.clone()))),
             // Also what a static member meets that stood still past its session and comes back while
             // the broker does: a restart cures that, so it is no NeedsAttention.
             Some(FencedInstanceId) => Err(error).with_context(|| {
@@ -342,9 +355,23 @@ impl Subscription {
         };
         let sought = blocking(|| self.consumer.seek_partitions(list, ASK))
             .map_err(|error| failed(error, ""))?;
+        let mut stalled = TopicPartitionList::new();
         for partition in sought.elements() {
-            let which = format!(" partition {}", partition.partition());
-            partition.error().map_err(|error| failed(error, &which))?;
+            let number = partition.partition();
+            match partition.error() {
+                // The client gave it up with the error that the log does not hold its position.
+                Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::State) => {
+                    let offset = offsets.get(&number).copied().unwrap_or(Offset::Beginning);
+                    stalled.add_partition_offset(topic, number, offset)?;
+                }
+                other => other.map_err(|error| failed(error, &format!(" partition {number}")))?,
+            }
+        }
+        if stalled.count() > 0 {
+            let begun = self.consumer.incremental_unassign(&stalled);
+            begun
+                .and_then(|()| self.consumer.incremental_assign(&stalled))
+                .map_err(|error| failed(error, ""))?;
         }
         let elements = sought.elements();
         let starts = elements
@@ -551,6 +578,8 @@ struct Member {
     topic: String,
     /// An offset that was committed without waiting did not arrive.
     commit_failed: AtomicBool,
+    /// When that was last logged where everyone sees it.
+    failure_told: Mutex<Option<Instant>>,
     /// The first two ids that the topic was known by.
     ids: Mutex<BTreeSet<TopicId>>,
     assigned: Mutex<Assigned>,
@@ -591,6 +620,22 @@ impl Member {
         }
     }
 
+    /// Notes a commit that failed, and gives the level of the line that says so: a rebalance can refuse
+    /// hundreds, so one a minute is enough. The line is all that is told of it: the client gives the result
+    /// of a commit that nobody waits for to a callback that rdkafka does not register.
+    fn level_of(&self, level: RDKafkaLogLevel, facility: &str) -> RDKafkaLogLevel {
+        if facility != COMMIT_FAILED {
+            return level;
+        }
+        self.commit_failed.store(true, Ordering::Release);
+        let mut told = lock(&self.failure_told);
+        if told.is_some_and(|told| told.elapsed() < FAILURES_EVERY) {
+            return RDKafkaLogLevel::Debug;
+        }
+        *told = Some(Instant::now());
+        level
+    }
+
     fn gauge(&self, name: &'static str, partition: i32, value: i64) {
         metrics::gauge!(name, "messaging_destination_name" => self.topic.clone(),
             "messaging_destination_partition_id" => partition.to_string())
@@ -624,13 +669,6 @@ impl Assigned {
 }
 
 impl ConsumerContext for Member {
-    fn commit_callback(&self, committed: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = committed {
-            tracing::debug!("committing offsets: {error}");
-            self.commit_failed.store(true, Ordering::Release);
-        }
-    }
-
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -685,7 +723,7 @@ impl ClientContext for Member {
         if let Some(id) = changed_id(message, &self.topic) {
             self.note(id);
         }
-        log(level, facility, message);
+        log(self.level_of(level, facility), facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
