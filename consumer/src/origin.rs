@@ -182,7 +182,8 @@ impl Origin<'_> {
                     topic = self.subscription.topic(),
                     partition,
                     "{} has stored up to {next}, but this group had told Kafka {told}: the database went back, as to a backup \
-                     or a replica that lagged. Reading on from {next}: nothing is lost, but events that were dead-lettered from there on get a second letter",
+                     or a replica that lagged. Reading on from {next}: nothing is lost, but \
+                     what became a dead letter between {next} and {told} becomes one again",
                     self.place
                 );
             }
