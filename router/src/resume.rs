@@ -1,9 +1,10 @@
 //! Where a router goes on in partitions for which its group has no committed offset: Kafka forgets
 //! offsets after `offsets.retention.minutes`, and with a group that is deleted or renamed.
 //!
-//! Each source record has exactly one output, an event or a dead letter, which names it. The records of
-//! a source partition are routed in order, by one member of the group at a time: the next owner begins
-//! where its predecessor committed, and what a predecessor does later cannot be committed. So
+//! Each source record has exactly one output, an event or a dead letter, which names it. (A copy of an event,
+//! which a redrive of a consumer's dead letter wrote, is none: it may stand anywhere.) The records of a source
+//! partition are routed in order, by one member of the group at a time: the next owner begins where its
+//! predecessor committed, and what a predecessor does later cannot be committed. So
 //!
 //! 1. the routed records of a source partition are all those up to the newest that has an output, and
 //!    the router goes on with the next one;
@@ -327,7 +328,7 @@ impl Search<'_> {
         let source = &self.config.source_topic;
         loop {
             let newest = self.newest.get(&partition).copied();
-            let position = newest.map_or(log_start, |newest| newest.offset + 1);
+            let position = newest.map_or(log_start, |newest| newest.offset.saturating_add(1));
             let next = self.next_record(partition, position, newest)?;
             if position < log_start {
                 let why = format!(
@@ -387,7 +388,8 @@ impl Search<'_> {
         let source = &self.config.source_topic;
         let another = |what: String| {
             let why = format!(
-                "its last event or dead letter is that of offset {}, but {what}: the topic was deleted and created again",
+                "its last event or dead letter is that of offset {}, but {what}: the topic was deleted and created again, \
+                 or another program wrote into the events or the dead letter topic",
                 position - 1
             );
             undecided(self.config, partition, &why)
@@ -616,7 +618,7 @@ impl Search<'_> {
                 (about, timestamp_ms.unwrap_or(-1))
             }
             Output::Earlier => return Ok(Met::Earlier),
-            Output::Foreign | Output::Unreadable(_) => return Ok(Met::Nothing),
+            Output::Redriven | Output::Foreign | Output::Unreadable(_) => return Ok(Met::Nothing),
         };
         let newest = Newest {
             offset: about.offset,

@@ -9,7 +9,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use faults_support::{Broker, Load, Topics, client, numbered, until_it_has_partitions};
+use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use schemas::{DeadLetter, Reject};
 use service::testing::{ANY_PORT, Process, kafka, read_all, service, until};
 
 /// Letters are no reason to stop.
@@ -84,6 +86,117 @@ async fn a_router_whose_group_was_deleted_goes_on_behind_its_last_outputs() {
     let letters = 43 + 9 - 1 + 100 + 4 * 45;
     let events = 300 + 100 + 2_500 + 1_600 - letters;
     assert_eq!(topics.audit().await, (events, letters));
+}
+
+/// Runs a command of the program beside the routers; gives its exit code and what it printed.
+fn run(topics: &Topics, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_router"));
+    let servers = ["--bootstrap-servers", &topics.bootstrap];
+    let ended = command.args(arguments).args(servers).output().unwrap();
+    let told = [ended.stdout, ended.stderr].concat();
+    (ended.status.code(), String::from_utf8(told).unwrap())
+}
+
+/// A consumer's letter about an event, which is on partition 0.
+fn set_aside(topics: &Topics, event: &OwnedMessage) {
+    let letter = DeadLetter {
+        topic: &topics.events,
+        topic_id: None,
+        partition: 0,
+        offset: event.offset(),
+        timestamp_ms: event.timestamp().to_millis(),
+        first: None,
+        service: "consumer",
+        instance: "consumer-1",
+        reject: &Reject {
+            stage: "TASK_PUT",
+            refused_by: "consumer::store",
+            kind: "DatabaseRefused",
+            message: "a value".to_owned(),
+        },
+    };
+    let letter = letter.letter(event.key(), event.payload(), 1_000_000);
+    let mut record = BaseRecord::<[u8], [u8]>::to(&topics.letters)
+        .headers(service::kafka::headers(&letter.headers));
+    (record.key, record.payload) = (letter.key, letter.value);
+    write(topics, record);
+}
+
+fn write(topics: &Topics, record: BaseRecord<'_, [u8], [u8]>) {
+    let producer: ThreadedProducer<_> = client(&topics.bootstrap).create().unwrap();
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+    producer.flush(Duration::from_secs(60)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_redriven_is_no_output_to_a_router_without_offsets_or_an_audit() {
+    let Some(bootstrap) = kafka() else { return };
+    let mut topics = Topics::make(&bootstrap, 2).await;
+    topics.events = format!("{}-one", topics.events);
+    topics.create(&topics.events, 1).await;
+    send(&topics, 0, 100, |_| false);
+    route(&topics, "before", &[]).await;
+    // So many that the tail that is read first holds nothing of partition 0 but the copy.
+    send(&topics, 1, 1_500, |_| false);
+    route(&topics, "between", &[]).await;
+    let events = read_all(&bootstrap, &topics.events);
+    let event = schemas::decode_event(events[5].payload()).unwrap();
+    assert_eq!((event.source.partition, event.source.offset), (0, 5));
+    set_aside(&topics, &events[5]);
+    let letters = ["--dead-letters-topic", &topics.letters];
+    let redrive = [&["dead-letters", "redrive", "--all"], &letters[..]].concat();
+    let (code, told) = run(&topics, &redrive);
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(read_all(&bootstrap, &topics.events).len(), 1_601);
+
+    let audit = [
+        "audit",
+        "--source-topic",
+        &topics.source,
+        "--events-topic",
+        &topics.events,
+        "--group",
+        &topics.source,
+        letters[0],
+        letters[1],
+    ];
+    let is_equal = |records: u32| {
+        let (code, told) = run(&topics, &audit);
+        assert_eq!(code, Some(0), "{told}");
+        assert!(told.contains("       1 redriven, no fault"), "{told}");
+        let equal = format!(
+            "equal: {records} records of {}, {records} events",
+            topics.source
+        );
+        assert!(told.contains(&equal), "{told}");
+    };
+    is_equal(1_600);
+    topics.delete_group().await;
+    send(&topics, 0, 20, |_| false);
+    let log = route(&topics, "after", &[]).await;
+    assert!(
+        log.contains("partition 0: resuming at offset 100,"),
+        "{log}"
+    );
+    is_equal(1_620);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_the_last_possible_offset_that_no_router_wrote_stops_a_router_without_offsets()
+{
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::make(&bootstrap, 1).await;
+    send(&topics, 0, 10, |_| false);
+    route(&topics, "before", &[]).await;
+    let events = read_all(&bootstrap, &topics.events);
+    let mut event = schemas::decode_event(events[0].payload()).unwrap();
+    event.source.offset = i64::MAX;
+    let value = schemas::encode_event(&event).unwrap();
+    let record = BaseRecord::to(&topics.events).payload(&value[..]);
+    write(&topics, record);
+    topics.delete_group().await;
+    let why = stops_with_both_choices(topics.start("stops", &[]), &topics).await;
+    assert!(why.contains("or another program wrote into"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

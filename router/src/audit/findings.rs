@@ -54,7 +54,7 @@ impl Kind {
             Self::Differing => "differing: the event does not say what its record says",
             Self::Invented => "invented: an event or a letter about a record that is not there",
             Self::OtherRules => {
-                "other rules: routed by another version of the router, no corruption"
+                "other rules: routed by another version of the router, or with other topic limits, no corruption"
             }
             Self::Unprovable => "unprovable: what would tell is not to be had",
         }

@@ -45,6 +45,8 @@ pub(super) struct Found {
     pub(super) expired: BTreeMap<i32, u64>,
     /// Outputs of an earlier topic that had the source topic's name.
     pub(super) earlier_topic: u64,
+    /// Copies of events that redrives wrote.
+    pub(super) redriven: u64,
     /// Records that are of other topics or services, or notes.
     pub(super) foreign: u64,
     /// Outputs about nothing.
@@ -194,6 +196,7 @@ impl Auditor<'_> {
             counts: BTreeMap::new(),
             expired: BTreeMap::new(),
             earlier_topic: 0,
+            redriven: 0,
             foreign: 0,
             findings: Findings::with_examples(self.examples),
             inverted: BTreeSet::new(),
@@ -219,6 +222,7 @@ impl Auditor<'_> {
                         found.earlier_topic += 1;
                         begin_earlier.insert(stands.partition);
                     }
+                    Output::Redriven => found.redriven += 1,
                     _ => found.foreign += 1,
                 }
                 return Ok(());

@@ -15,6 +15,8 @@ pub(crate) enum Output {
     Letter(Position, String),
     /// Of an earlier topic that had the source topic's name, as its id says.
     Earlier,
+    /// A copy of an event, which a redrive of a consumer's letter wrote. Routers write no headers.
+    Redriven,
     /// Of another source topic or service, or a note that a letter was redriven.
     Foreign,
     /// No router wrote it so; why.
@@ -26,7 +28,7 @@ impl Output {
     pub(super) fn about(&self) -> Option<Position> {
         match self {
             Self::Event(about, _) | Self::Letter(about, _) => Some(*about),
-            Self::Earlier | Self::Foreign | Self::Unreadable(_) => None,
+            Self::Earlier | Self::Redriven | Self::Foreign | Self::Unreadable(_) => None,
         }
     }
 }
@@ -60,6 +62,9 @@ pub(crate) fn event(
     source: &Source,
     record: &impl Message,
 ) -> anyhow::Result<Output> {
+    if header(record, dead_letter::REDRIVEN_TOPIC).is_some() {
+        return Ok(Output::Redriven);
+    }
     let of = |topic: &str, id: Option<&str>, partition, offset, timestamp| {
         let about = Position { partition, offset };
         source.output(topic, id, || Output::Event(about, timestamp))

@@ -31,6 +31,8 @@ pub(super) struct Counts {
     expired: BTreeMap<i32, u64>,
     /// Events and letters of an earlier topic that had the source topic's name.
     earlier_topic: u64,
+    /// Copies of events that redrives of the consumer's dead letters wrote.
+    redriven: u64,
     /// Records of the output topics that are of other topics or services, or notes.
     foreign: u64,
 }
@@ -47,6 +49,7 @@ impl Counts {
             letters: first.letters.counts.clone(),
             expired,
             earlier_topic: first.events.earlier_topic + first.letters.earlier_topic,
+            redriven: first.events.redriven,
             foreign: first.events.foreign + first.letters.foreign,
         }
     }
@@ -112,6 +115,7 @@ impl Report {
             totals[kind.name()] = json!(findings.count(kind));
         }
         totals["earlier_topic"] = json!(self.counts.earlier_topic);
+        totals["redriven"] = json!(self.counts.redriven);
         totals["foreign"] = json!(self.counts.foreign);
         let examples: Vec<Value> = Kind::ALL
             .into_iter()
@@ -186,6 +190,12 @@ impl Report {
                 text,
                 "{earlier:>8} of an earlier topic of that name, no fault: {} has the id {id}",
                 source.topic
+            );
+        }
+        if let redriven @ 1.. = self.counts.redriven {
+            let _ = writeln!(
+                text,
+                "{redriven:>8} redriven, no fault: copies of events that a redrive of the consumer's dead letters wrote"
             );
         }
         let _ = writeln!(text, "{}", self.sentence());
