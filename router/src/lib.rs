@@ -167,8 +167,10 @@ async fn route_with_new_clients(
     };
     cluster.require_topic(&config.source_topic, "Read").await?;
     // Not ours to refuse: what its owners let compaction delete was never to be routed.
-    if let Some(why) = cluster.compaction(&config.source_topic).await {
-        tracing::warn!("{why}");
+    match cluster.compaction(&config.source_topic).await {
+        Ok(None) => {}
+        Ok(Some(why)) => tracing::warn!("{why}"),
+        Err(error) => tracing::info!("{error:#}"),
     }
     for topic in [&config.events_topic, &config.dead_letters_topic] {
         cluster.require_topic(topic, "Write").await?;
@@ -178,9 +180,10 @@ async fn route_with_new_clients(
     let asked = TopicIds::ask(config, cluster.client()).await;
     let topic_ids =
         asked.map_err(|error| StartOver(format!("{:#}", anyhow::Error::from(error))))?;
-    if let Some(before) = known_ids {
-        topic_ids.same_as(before)?;
-    }
+    let topic_ids = match known_ids {
+        Some(before) => topic_ids.after(before)?,
+        None => topic_ids,
+    };
     let topic_ids = &*known_ids.insert(topic_ids);
     let source_id = topic_ids.source().map(|id| id.to_string());
     let instance = config.instance_id.clone().map_or_else(host_name, Ok)?;

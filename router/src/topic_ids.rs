@@ -197,20 +197,21 @@ impl TopicIds {
         self.compared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That clients of the same process that were made later see the same topics.
+    /// That clients of the same process that were made later see the same topics. An id that they are not told is the one
+    /// known before.
     ///
     /// # Errors
     /// If a topic is another one.
-    pub(crate) fn same_as(&self, before: &Self) -> Result<(), NeedsAttention> {
+    pub(crate) fn after(mut self, before: &Self) -> Result<Self, NeedsAttention> {
         for (topic, known) in &before.known {
-            let now = self.known.get(topic).copied().flatten();
-            if let (Some(known), Some(now)) = (*known, now)
-                && known != now
-            {
-                return Err(self.changed(topic, known, now));
+            let Some(known) = *known else { continue };
+            match self.known.get(topic).copied().flatten() {
+                Some(now) if now != known => return Err(self.changed(topic, known, now)),
+                Some(_) => {}
+                None => _ = self.known.insert(topic.clone(), Some(known)),
             }
         }
-        Ok(())
+        Ok(self)
     }
 
     /// Notes the source topic's id with offsets to commit.

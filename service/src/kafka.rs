@@ -29,6 +29,8 @@ const ASK: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
 /// How often, a quarter of a second apart, a topic is looked for that is not there.
 const TOPIC_TRIES: usize = 20;
+/// How often a topic's policy is asked for.
+const SETTING_TRIES: usize = 3;
 /// How long what a client has to say of itself is listened to.
 const HEAR: Duration = Duration::from_millis(50);
 /// So many tries in a row, a second apart, that brokers turn away for the same reason are no accident.
@@ -511,23 +513,34 @@ impl Cluster {
     /// With the command that sets it right.
     pub async fn refuse_compaction(&self, topic: &str) -> anyhow::Result<()> {
         match self.compaction(topic).await {
-            None => Ok(()),
-            Some(why) => Err(NeedsAttention(why).into()),
+            Ok(None) => Ok(()),
+            Ok(Some(why)) => Err(NeedsAttention(why).into()),
+            Err(error) => {
+                tracing::info!("{error:#}");
+                Ok(())
+            }
         }
     }
 
-    /// What is wrong with a topic whose `cleanup.policy` lets compaction delete records, and what to do about it.
-    /// `None` where it does not, or where this user may not ask, which is logged.
-    pub async fn compaction(&self, topic: &str) -> Option<String> {
-        let policy = match self.topic_setting(topic, "cleanup.policy").await {
-            Ok(policy) => policy,
-            Err(error) => {
-                tracing::info!("{topic}: not known whether it is compacted: {error:#}");
-                return None;
+    /// What is wrong with a topic whose `cleanup.policy` lets compaction delete records, and what to do about it;
+    /// `None` where it does not.
+    ///
+    /// # Errors
+    /// [`NeedsAttention`] if this user may not ask; others if Kafka does not answer, which is asked again before.
+    pub async fn compaction(&self, topic: &str) -> anyhow::Result<Option<String>> {
+        let mut tries = 1;
+        let policy = loop {
+            match self.topic_setting(topic, "cleanup.policy").await {
+                Ok(policy) => break policy,
+                Err(error) if tries == SETTING_TRIES || error.is::<NeedsAttention>() => {
+                    let unknown = format!("not known whether {topic} is compacted");
+                    return Err(error.context(unknown));
+                }
+                Err(_) => tries += 1,
             }
         };
         let is_compacted = policy.split(',').any(|policy| policy.trim() == "compact");
-        is_compacted.then(|| {
+        Ok(is_compacted.then(|| {
             format!(
                 "{topic} has cleanup.policy={policy}: compaction deletes records that have a newer one of the same key, \
                  and nobody can tell those from records that were never there. Set it with: kafka-configs.sh \
@@ -535,7 +548,7 @@ impl Cluster {
                  cleanup.policy=delete",
                 self.options.bootstrap_servers
             )
-        })
+        }))
     }
 }
 

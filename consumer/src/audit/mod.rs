@@ -28,7 +28,7 @@ use anyhow::{Context, anyhow, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use schemas::{dead_letter, topics};
-use service::exit::{FAILED, OK, USAGE};
+use service::exit::{FAILED, NeedsAttention, OK, USAGE};
 use service::kafka::{Cluster, KafkaOptions};
 use service::range::{Bound, End, Ranges, Reader};
 use tokio::task::block_in_place;
@@ -252,7 +252,13 @@ impl Auditor<'_> {
         let count = self.cluster.require_topic(self.topic.name, "Read").await?;
         self.topic.partitions = i32::try_from(count)?;
         let mut doubts = Vec::new();
-        doubts.extend(self.cluster.compaction(self.topic.name).await);
+        match self.cluster.compaction(self.topic.name).await {
+            Ok(compaction) => doubts.extend(compaction),
+            Err(error) if error.chain().any(|cause| cause.is::<NeedsAttention>()) => {
+                tracing::info!("{error:#}");
+            }
+            Err(error) => return Err(error),
+        }
         let mut logs = Ranges::new();
         for partition in 0..i32::try_from(count)? {
             let log = block_in_place(|| {

@@ -335,8 +335,7 @@ impl Auditor<'_> {
                     }
                 };
                 let whole_from = whole_from.get(&at.partition).copied().unwrap_or(0);
-                if part.compacted.is_some() {
-                    let why = format!("compaction may have deleted its {output}");
+                if let Some(why) = part.compaction.doubt(output) {
                     add(Kind::Unprovable, &[], &why);
                 } else if at.offset < whole_from {
                     let why = format!("retention may have deleted its {output}");
@@ -351,12 +350,14 @@ impl Auditor<'_> {
     }
 
     fn add_nothing(&self, findings: &mut Findings, part: &Part, stands: Position, about: Position) {
-        let (kind, why) = match self.scope.source.compacted {
-            None => (Kind::Invented, "no committed record stands there"),
-            Some(_) => (Kind::Unprovable, "compaction may have deleted its record"),
+        let (kind, why) = match self.scope.source.compaction.doubt("record") {
+            None => (
+                Kind::Invented,
+                "no committed record stands there".to_owned(),
+            ),
+            Some(why) => (Kind::Unprovable, why),
         };
         findings.add(kind, Some(about.partition), || {
-            let why = why.to_owned();
             nothing(&self.scope, part, stands, Some(about), why)
         });
     }

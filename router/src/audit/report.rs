@@ -85,7 +85,8 @@ impl Report {
     }
 
     fn all_doubts(&self) -> Vec<&str> {
-        let mut doubts = self.scope.doubts();
+        let is_unprovable = self.findings.count(Kind::Unprovable) > 0;
+        let mut doubts = self.scope.doubts(is_unprovable);
         if self.counts.records.values().all(|count| *count == 0) {
             doubts.push("no record of the source topic was compared");
         }

@@ -47,8 +47,42 @@ pub(super) struct Scope {
 pub(super) struct Part {
     pub(super) topic: String,
     pub(super) ranges: Ranges,
-    /// Why a record that is not there proves nothing: the topic is compacted.
-    pub(super) compacted: Option<String>,
+    pub(super) compaction: Compaction,
+}
+
+/// Whether compaction deletes records of a topic, so that a record that is not there proves nothing.
+#[derive(Debug)]
+pub(super) enum Compaction {
+    No,
+    /// With what to do about it.
+    Yes(String),
+    /// Why it is not known.
+    Unknown(String),
+}
+
+impl Compaction {
+    async fn of(cluster: &Cluster, topic: &str) -> anyhow::Result<Self> {
+        match cluster.compaction(topic).await {
+            Ok(None) => Ok(Self::No),
+            Ok(Some(why)) => Ok(Self::Yes(why)),
+            // Whoever may not ask is told so only where it matters.
+            Err(error) if error.chain().any(|cause| cause.is::<NeedsAttention>()) => {
+                Ok(Self::Unknown(format!("{error:#}")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Why a record that is not there, called so, proves nothing; `None` if it does.
+    pub(super) fn doubt(&self, what: &str) -> Option<String> {
+        match self {
+            Self::No => None,
+            Self::Yes(_) => Some(format!("compaction may have deleted its {what}")),
+            Self::Unknown(_) => Some(format!(
+                "its {what} is not there; not known whether compaction deletes any"
+            )),
+        }
+    }
 }
 
 /// Where an output belongs that is about this offset of the source topic.
@@ -79,7 +113,7 @@ impl Scope {
         let letters = whole(cluster, reader, &asked.dead_letters_topic).await?;
         let Part {
             ranges: logs,
-            compacted,
+            compaction,
             ..
         } = whole(cluster, reader, source).await?;
         let (ranges, pending) =
@@ -89,7 +123,7 @@ impl Scope {
             source: Part {
                 topic: source.clone(),
                 ranges,
-                compacted,
+                compaction,
             },
             events,
             letters,
@@ -98,13 +132,15 @@ impl Scope {
         })
     }
 
-    /// Why not everything can be told, whatever is found.
-    pub(super) fn doubts(&self) -> Vec<&str> {
+    /// Why not everything can be told, whatever is found; of what is only not known, if something was unprovable.
+    pub(super) fn doubts(&self, is_unprovable: bool) -> Vec<&str> {
         let parts = [&self.source, &self.events, &self.letters];
-        let compacted = parts
-            .into_iter()
-            .filter_map(|part| part.compacted.as_deref());
-        compacted.collect()
+        let doubts = parts.into_iter().filter_map(|part| match &part.compaction {
+            Compaction::Yes(why) => Some(why.as_str()),
+            Compaction::Unknown(why) if is_unprovable => Some(why.as_str()),
+            Compaction::No | Compaction::Unknown(_) => None,
+        });
+        doubts.collect()
     }
 
     pub(super) fn place(&self, about: Position) -> Place {
@@ -158,7 +194,7 @@ async fn whole(cluster: &Cluster, reader: &Reader, topic: &str) -> anyhow::Resul
     Ok(Part {
         topic: topic.to_owned(),
         ranges,
-        compacted: cluster.compaction(topic).await,
+        compaction: Compaction::of(cluster, topic).await?,
     })
 }
 
