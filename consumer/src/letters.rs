@@ -66,6 +66,8 @@ pub(crate) struct Letters {
     topic: String,
     instance: String,
     limits: SizeLimits,
+    /// The events topic's id, once it is known.
+    pub(crate) topic_id: Option<String>,
     /// Events that have a letter and are not stored yet, by partition.
     written: BTreeMap<i32, BTreeSet<i64>>,
     /// Letters written since the start.
@@ -97,6 +99,7 @@ impl Letters {
             topic: topic.to_owned(),
             instance,
             limits,
+            topic_id: None,
             written: BTreeMap::new(),
             count: 0,
         }))
@@ -259,7 +262,7 @@ impl Letters {
             let record = records.get(&(event.partition, event.offset)).copied();
             let letter = DeadLetter {
                 topic: subscription.topic(),
-                topic_id: None,
+                topic_id: self.topic_id.as_deref(),
                 partition: event.partition,
                 offset: event.offset,
                 timestamp_ms: record.and_then(|record| record.timestamp().to_millis()),

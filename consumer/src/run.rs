@@ -720,6 +720,7 @@ impl Entrance<'_> {
             Ok(id) => {
                 let known = *self.topic_id.get_or_insert(id);
                 self.identity.topic_id = Some(known.to_string());
+                self.letters.topic_id = self.identity.topic_id.clone();
             }
             Err(reason) => {
                 if !std::mem::replace(&mut self.without_id, true) {

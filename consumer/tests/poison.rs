@@ -49,10 +49,15 @@ async fn are_set_aside(pipeline: &Pipeline, poisoned: &BTreeSet<(i32, i64)>, wor
     pipeline.until_all_stored(Duration::from_secs(60)).await;
     program.stop().await;
     pipeline.assert_each_once(poisoned).await;
+    let ids = pipeline
+        .rows("SELECT DISTINCT topic_id FROM consumed_offset")
+        .await;
     for letter in pipeline.read_letters() {
         let headers = headers(&letter);
         assert_eq!(headers["__connect.errors.topic"], pipeline.events);
         assert_eq!(headers["__connect.errors.connector.name"], "consumer");
+        let id = headers.get("taskrunning.original.topic.id").cloned();
+        assert_eq!(ids, [[id]]);
         assert_eq!(headers["__connect.errors.stage"], "TASK_PUT");
         assert_eq!(
             headers["__connect.errors.exception.class.name"],

@@ -13,8 +13,10 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use schemas::dead_letter;
 use serde_json::Value;
 use service::testing::{read_all, until};
 use support::{Kind, Pipeline, on_both_databases};
@@ -28,6 +30,7 @@ on_both_databases!(
     impossible_numbers_among_the_stored_offsets_are_findings,
     many_altered_rows_are_repaired_in_no_time_each,
     a_row_whose_right_task_is_gone_is_repaired,
+    a_letter_hides_no_rows_but_those_of_its_own_record,
 );
 
 struct Audited {
@@ -412,4 +415,79 @@ async fn a_row_whose_right_task_is_gone_is_repaired(kind: Kind) {
     pipeline.audit(&[]).assert_code(1);
     pipeline.audit(&["--repair"]).assert_code(0);
     assert_eq!(pipeline.contents().await, contents);
+}
+
+/// The topic may have been deleted and made anew since a letter was written.
+async fn a_letter_hides_no_rows_but_those_of_its_own_record(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    pipeline.fill_numbered(&strategies::sample_event(), 10, 0);
+    pipeline.store_all().await;
+    let equal = pipeline.audit(&[]);
+    equal.assert_code(0);
+    let contents = pipeline.contents().await;
+    let ids = pipeline
+        .rows("SELECT DISTINCT topic_id FROM consumed_offset")
+        .await;
+    let id = ids[0][0].clone().unwrap();
+    let time = |offset: i64| {
+        let records = read_all(&pipeline.bootstrap, &pipeline.events);
+        let record = records.iter().find(|record| record.offset() == offset);
+        record.unwrap().timestamp().to_millis().unwrap()
+    };
+    let letter = |offset: i64, id: Option<&str>, time: i64| {
+        let (offset, time) = (offset.to_string(), time.to_string());
+        let mut all = vec![
+            (dead_letter::CONNECTOR_NAME, "consumer"),
+            (dead_letter::TOPIC, pipeline.events.as_str()),
+            (dead_letter::PARTITION, "0"),
+            (dead_letter::OFFSET, offset.as_str()),
+            (dead_letter::TIMESTAMP_MS, time.as_str()),
+        ];
+        all.extend(id.map(|id| (dead_letter::TOPIC_ID, id)));
+        let headers = all
+            .into_iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| {
+                headers.insert(Header {
+                    key,
+                    value: Some(value),
+                })
+            });
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &pipeline.bootstrap)
+            .create()
+            .unwrap();
+        let record = BaseRecord::<str, [u8]>::to(&pipeline.letters)
+            .key("k")
+            .headers(headers);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.flush(Duration::from_secs(30)).unwrap();
+    };
+    // Of a topic of this name that was deleted.
+    letter(3, Some("AAAAAAAAAAAAAAAAAAAAAQ"), time(3));
+    letter(3, None, time(3) - 1);
+    let delete = "DELETE FROM task_metrics WHERE event_offset = 3";
+    pipeline.execute(delete).await;
+    let audited = pipeline.audit(&[]);
+    audited.assert_code(1);
+    assert_eq!((audited.total("missing"), audited.total("refused")), (1, 0));
+    pipeline.audit(&["--repair"]).assert_code(0);
+    assert_eq!(pipeline.contents().await, contents);
+    // Of this one, by its id or by the record's time.
+    let mut digests = vec![equal.said["digest"].clone()];
+    for (offset, id) in [(3, Some(id.as_str())), (4, None)] {
+        letter(offset, id, time(offset));
+        let delete = format!("DELETE FROM task_metrics WHERE event_offset = {offset}");
+        pipeline.execute(&delete).await;
+        let audited = pipeline.audit(&[]);
+        audited.assert_code(0);
+        assert_eq!(audited.total("refused"), offset as u64 - 2);
+        let table = &audited.said["partitions"][0]["tables"]["task_metrics"];
+        assert_eq!(table["sha256"], Value::Null);
+        // It proves other rows.
+        let digest = audited.said["digest"].clone();
+        assert!(digest.is_string() && !digests.contains(&digest));
+        digests.push(digest);
+    }
 }

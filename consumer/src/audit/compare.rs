@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::fingerprint::Marks;
@@ -135,6 +136,8 @@ pub(crate) struct Findings {
     pub(crate) uncounted: BTreeMap<(&'static str, Fault, i32), u64>,
     /// Events without rows that have a dead letter: the database refused their rows.
     pub(crate) set_aside: Marks,
+    /// Their missing rows: how many, and a digest.
+    pub(crate) set_aside_rows: BTreeMap<(Table, i32), (u64, Sha256)>,
     misnamed: AllMisnamed,
     /// Tasks whose row is not that of the event it names.
     suspects: Vec<i64>,
@@ -438,6 +441,10 @@ pub(crate) fn judge(
         };
         if evidence.lettered.is_set(partition, offset) {
             findings.set_aside.set(partition, offset);
+            let of_table = findings.set_aside_rows.entry((table, partition));
+            let (count, digest) = of_table.or_default();
+            *count += 1;
+            digest.update(&row);
             continue;
         }
         findings.push(missing(table, row));

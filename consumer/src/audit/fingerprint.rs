@@ -229,6 +229,11 @@ impl Marks {
         }
     }
 
+    /// Whether this offset can be marked.
+    pub(crate) fn covers(&self, partition: i32, offset: i64) -> bool {
+        self.at(partition, offset).is_some()
+    }
+
     pub(crate) fn is_set(&self, partition: i32, offset: i64) -> bool {
         self.at(partition, offset)
             .is_some_and(|(word, bit)| self.0[&partition].1[word] & bit != 0)

@@ -31,6 +31,7 @@ use schemas::{dead_letter, topics};
 use service::exit::{FAILED, NeedsAttention, OK, USAGE};
 use service::kafka::{Cluster, KafkaOptions};
 use service::range::{Bound, End, Ranges, Reader};
+use sha2::Digest;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +39,7 @@ use compare::{Cure, Fault, Finding, Findings};
 use fingerprint::{Marks, Plan, Spans};
 use offsets::Stored;
 use report::{NotStored, PartitionReport, Report, TableReport, Verdict};
-use said::{Said, Topic};
+use said::{Isolation, Said, Topic};
 use table::Table;
 use told::{Scan, Tasks, Told};
 
@@ -597,11 +598,13 @@ impl Auditor<'_> {
         corrected
     }
 
-    /// The events that have dead letters of a consumer.
+    /// The events that have dead letters of a consumer. A letter that does not name its topic's id counts where the
+    /// record at its place has its time: the topic may have been deleted and made anew since.
     async fn letters(&self, extent: &Extent) -> anyhow::Result<Marks> {
         let mut lettered = Marks::new(&said::hull(&extent.spans));
         let topic = &self.config.dead_letters_topic;
         let count = self.cluster.require_topic(topic, "Read").await?;
+        let mut without_id: BTreeMap<(i32, i64), BTreeSet<Option<i64>>> = BTreeMap::new();
         block_in_place(|| {
             let mut ranges = Ranges::new();
             for partition in 0..i32::try_from(count)? {
@@ -623,12 +626,33 @@ impl Auditor<'_> {
                         && let Some(Ok(partition)) = header(dead_letter::PARTITION).map(str::parse)
                         && let Some(Ok(offset)) = header(dead_letter::OFFSET).map(str::parse)
                     {
-                        lettered.set(partition, offset);
+                        match (header(dead_letter::TOPIC_ID), &self.topic.id) {
+                            (Some(of), Some(id)) if of == id => lettered.set(partition, offset),
+                            (Some(_), Some(_)) => {}
+                            _ if lettered.covers(partition, offset) => {
+                                let time = header(dead_letter::TIMESTAMP_MS);
+                                let time = time.and_then(|time| time.parse().ok());
+                                without_id
+                                    .entry((partition, offset))
+                                    .or_default()
+                                    .insert(time);
+                            }
+                            _ => {}
+                        }
                     }
                     Ok(())
-                })?;
-            Ok(lettered)
-        })
+                })
+        })?;
+        let places: Vec<(i32, i64)> = without_id.keys().copied().collect();
+        said::each_record(&self.topic, places, Isolation::Committed, |record| {
+            let (partition, offset) = (record.partition(), record.offset());
+            let times = without_id.get(&(partition, offset));
+            if times.is_some_and(|times| times.contains(&record.timestamp().to_millis())) {
+                lettered.set(partition, offset);
+            }
+            Ok(())
+        })?;
+        Ok(lettered)
     }
 
     async fn compare_rows(
@@ -752,6 +776,7 @@ impl Auditor<'_> {
                 ];
                 let deleted = if taken { outside.before } else { 0 };
                 let is_equal = faults.into_iter().all(|it| fault(it) == 0);
+                let set_aside = findings.set_aside_rows.get(&at);
                 let told = TableReport {
                     from: span.map(|span| span.start),
                     to: span.map(|span| span.end),
@@ -763,9 +788,17 @@ impl Auditor<'_> {
                     unprovable: fault(Fault::Unprovable) + deleted,
                     deleted,
                     expired: digest.map_or(0, |digest| digest.expired),
+                    refused: set_aside.map_or(0, |(rows, _)| *rows),
                     sha256: digest
-                        .filter(|_| is_equal)
+                        .filter(|_| is_equal && set_aside.is_none())
                         .map(|digest| digest.sha256.clone()),
+                    proven: digest.map(|digest| match set_aside {
+                        None => digest.sha256.clone(),
+                        Some((rows, of_rows)) => {
+                            let without = said::hex(&of_rows.clone().finalize());
+                            format!("{} without {rows} {without}", digest.sha256)
+                        }
+                    }),
                 };
                 if span.is_some() || !is_equal {
                     of_tables.insert(table.name(), told);

@@ -146,8 +146,14 @@ pub(crate) struct TableReport {
     pub(super) deleted: u64,
     /// Rows that the topic says and that were not looked for: removed by order (`consumer expire`).
     pub(super) expired: u64,
+    /// Rows that the topic says and the table lacks: those of events that have dead letters.
+    pub(super) refused: u64,
     /// Of the rows that the topic says and the table holds; only where they are equal.
     pub(super) sha256: Option<String>,
+    /// What stands for the rows in the digest of all: the digest of those that the topic says, and what the table
+    /// lacks of them by dead letters.
+    #[serde(skip)]
+    pub(super) proven: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -162,6 +168,8 @@ struct Totals {
     /// Of these, those before the logs' starts.
     deleted: u64,
     expired: u64,
+    /// Rows of events that have dead letters instead.
+    refused: u64,
     unreadable: u64,
     unreadable_without_letter: u64,
 }
@@ -244,6 +252,7 @@ impl Report {
                 totals.unprovable += table.deleted; // the others are counted with the findings
                 totals.deleted += table.deleted;
                 totals.expired += table.expired;
+                totals.refused += table.refused;
             }
         }
         let fingerprints = |versions: &[Version]| {
@@ -376,9 +385,15 @@ impl Report {
             missing,
             extra,
             differing,
+            refused,
             ..
         } = self.totals;
         match self.verdict {
+            Verdict::Equal if refused > 0 => format!(
+                "equal but for dead letters: {events} events of {} stand for {rows} rows, and {} holds these without \
+                 {refused} whose events have dead letters instead",
+                self.topic, self.database
+            ),
             Verdict::Equal => format!(
                 "equal: {events} events of {} stand for {rows} rows, and {} holds exactly these",
                 self.topic, self.database
@@ -661,14 +676,15 @@ pub(super) fn print_unproven(error: &anyhow::Error) {
 }
 
 /// SHA-256, in hexadecimal, of a line for each table and partition: its name, partition, offsets, rows
-/// and digest, separated by blanks.
+/// and digest, separated by blanks; where rows have dead letters instead, followed by `without`, how many, and their
+/// digest.
 fn digest(partitions: &[PartitionReport]) -> String {
     let mut all = Sha256::new();
     for partition in partitions {
         for (name, table) in &partition.tables {
-            if let (Some(from), Some(to), Some(sha256)) = (table.from, table.to, &table.sha256) {
+            if let (Some(from), Some(to), Some(proven)) = (table.from, table.to, &table.proven) {
                 let line = format!(
-                    "{name} {} {from} {to} {} {sha256}\n",
+                    "{name} {} {from} {to} {} {proven}\n",
                     partition.partition, table.rows_of_topic
                 );
                 all.update(line);
