@@ -139,8 +139,8 @@ Example:
 
 const SHOW_HELP: &str = "\
 Where the letter leaves out the value, being too large for its topic, the value is read from the original topic, partition and
-offset while the log there has it. Size, time and key must be those that the letter tells: the letter does not know whether a
-topic was deleted and made anew.
+offset while the log there has it. Size, time and key must be those that the letter tells. The topic's id, which a router's letter
+tells in the header taskrunning.original.topic.id, is not compared with the topic that has the name now.
 
 Exit codes: 0 shown; 1 failed; 2 wrong usage, or no letter stands at one of the places; 78 a person has to change something first
 
@@ -156,8 +156,9 @@ committed each transaction wholly or not at all: run it again for the rest.
 
 Letters stay where they are. Left, and told: what has become too large for its topic (as in the router, measured uncompressed), and
 letters without their value whose original record is gone. The value that such a letter leaves out is read from the original
-topic, partition and offset; size, time and key must be those that the letter tells. The letter does not know whether a topic was
-deleted and made anew: records go to the topic that has the name now.
+topic, partition and offset; size, time and key must be those that the letter tells. Records go to the topic that has the name now,
+also after it was deleted and made anew: its id, which a router's letter tells in the header taskrunning.original.topic.id, is
+not compared.
 
 Exit codes: 0 all sent (with a filter: or sent before); 1 failed, run it again; 2 wrong usage, or a letter was left: it was redriven
 before and asked for by its place, is not there, is too large, or its value is gone; 78 a person has to change something first
