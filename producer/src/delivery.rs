@@ -34,7 +34,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::outbox::{Gone, Outbox, Report, Room, Ticket};
 use crate::sender::{AT_ONCE, FIXED, SOCKET_TIMEOUT, STATISTICS, Watch, register};
-use crate::size_limit::SizeLimit;
+use crate::size_limit::{SizeLimit, Verdict};
 
 /// Reports handed to librdkafka at a time, and at most a quarter of the room.
 const SENDING_MAX: usize = 256;
@@ -298,18 +298,21 @@ impl Shared {
 
     fn put(&self, report: Report) {
         let exec_id = report.exec_id.clone();
-        let (bytes, limit) = (report.bytes(), self.size_limit.bytes());
+        let bytes = report.bytes();
+        let verdict = self.size_limit.judge(bytes, &self.topic);
         let mut books = self.books();
-        if bytes > limit {
+        let refusal = match verdict {
+            Verdict::Unsure if !books.outbox.spares(&report) => Some(format!(
+                "it has {bytes} bytes; whether {} takes so many is not known yet, and the queue has no room for it meanwhile",
+                self.topic
+            )),
+            Verdict::Fits | Verdict::Unsure => None,
+            Verdict::TooLarge(reason) => Some(reason),
+        };
+        if let Some(reason) = refusal {
             books.counts.made += 1;
             books.counts.refused += 1;
             drop(books);
-            self.size_limit.doubt();
-            let topic = &self.topic;
-            let reason = format!(
-                "it has {bytes} bytes where {topic} takes {limit}; report less at once, or raise the topic's \
-                 max.message.bytes"
-            );
             self.refused(&exec_id, &reason);
             return;
         }
@@ -338,6 +341,17 @@ impl Shared {
     fn refused(&self, exec_id: &str, reason: &str) {
         tracing::error!(exec_id, "a report cannot be sent: {reason}");
         metrics::counter!(LOST, "reason" => "refused").increment(1);
+    }
+
+    /// Refuses a report that was taken out of the outbox.
+    fn refuse_taken(&self, report: &Report, reason: &str) {
+        let mut books = self.books();
+        books.outbox.arrived(report);
+        books.counts.refused += 1;
+        metrics::gauge!(WAITING).set(books.outbox.len() as f64);
+        drop(books);
+        self.refused(&report.exec_id, reason);
+        self.emptied.notify_waiters();
     }
 
     fn stats(&self) -> Stats {
@@ -402,6 +416,13 @@ impl Shared {
                     break;
                 };
                 alone_through = alone_through.filter(|last| ticket <= *last);
+                // The limit may have become known, or lower, since it was put in.
+                if let Verdict::TooLarge(reason) =
+                    self.size_limit.judge(report.bytes(), &self.topic)
+                {
+                    self.refuse_taken(&report, &reason);
+                    continue;
+                }
                 let alone = alone_through.is_some();
                 let mut value = Cow::Borrowed(&report.value);
                 if framing != Framing::SingleObject {
@@ -483,16 +504,12 @@ impl Shared {
         resume: Instant,
     ) -> Instant {
         if refuses_batch(error) {
+            let mut reason = format!("{error}; it has {} bytes", report.bytes());
             if is_too_large(error) {
                 self.size_limit.doubt();
+                reason += "; report less at once, or raise the topic's max.message.bytes";
             }
-            let mut books = self.books();
-            books.outbox.arrived(&report);
-            books.counts.refused += 1;
-            drop(books);
-            let reason = format!("{error}; it has {} bytes", report.value.len());
-            self.refused(&report.exec_id, &reason);
-            self.emptied.notify_waiters();
+            self.refuse_taken(&report, &reason);
             return resume;
         }
         self.give_back(ticket, report);

@@ -123,6 +123,16 @@ impl Outbox {
         gone
     }
 
+    /// Whether a report of which nobody knows whether it can be sent may wait: it displaces no report of another task,
+    /// and leaves half of the bytes to those that can.
+    pub(crate) fn spares(&self, report: &Report) -> bool {
+        let replaced = self.replaceable.get(&report.exec_id);
+        let replaced = replaced.and_then(|ticket| self.line.get(ticket));
+        let (reports, bytes) = replaced.map_or((0, 0), |replaced| (1, replaced.bytes()));
+        let others = self.line_bytes + self.on_their_way_bytes - bytes;
+        self.len() - reports < self.room.reports && others + report.bytes() <= self.room.bytes / 2
+    }
+
     /// Takes the first report whose task has none on its way, unless all on their way would then be several of
     /// more than `bytes_max`. It is on its way until [`arrived`](Self::arrived) or
     /// [`give_back`](Self::give_back).
@@ -271,6 +281,26 @@ mod tests {
         assert_eq!(drain(&mut outbox), expected(&[("b", 0), ("c", 0)]));
         assert_eq!(outbox.len(), 0);
         assert_eq!((outbox.line_bytes, outbox.on_their_way_bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_report_that_may_be_too_large_takes_half_of_the_room_and_displaces_none_but_its_tasks_own()
+    {
+        let sized = |exec_id: &str, bytes: usize| Report {
+            exec_id: exec_id.to_owned(),
+            last: false,
+            value: vec![0; bytes - exec_id.len()],
+        };
+        let mut outbox = outbox(2);
+        assert!(outbox.spares(&sized("a", 500)));
+        assert!(!outbox.spares(&sized("a", 501)));
+        outbox.put(sized("a", 400));
+        assert!(outbox.spares(&sized("b", 100)));
+        assert!(!outbox.spares(&sized("b", 101)));
+        outbox.put(sized("b", 10));
+        assert!(!outbox.spares(&sized("c", 1)), "there is no place");
+        assert!(outbox.spares(&sized("a", 490)), "it takes its own place");
+        assert!(!outbox.spares(&sized("a", 491)));
     }
 
     proptest! {

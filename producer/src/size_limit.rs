@@ -1,7 +1,7 @@
 //! The largest report that the topic takes, as far as it is known.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -10,7 +10,7 @@ use service::limits::DEFAULT_RECORD_BYTES;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-/// The limit is not read again before this.
+/// The limit is not read again before this, and nothing is refused by an older reading.
 const FRESH: Duration = Duration::from_secs(5);
 /// Once a report was refused as too large, or while Kafka has not answered, the limit is read this often:
 /// somebody may raise it.
@@ -18,10 +18,27 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 /// The limit; [`watch`](Self::watch) reads it from the topic.
 pub(crate) struct SizeLimit {
-    bytes: AtomicUsize,
+    known: Mutex<Known>,
     /// By `message.max.bytes`.
     chosen: Option<usize>,
     refused: Notify,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    bytes: usize,
+    /// `None`: it is assumed.
+    read: Option<Instant>,
+}
+
+/// What the limit says of a report.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Verdict {
+    Fits,
+    /// It is above a limit that was not read lately: the broker has to say.
+    Unsure,
+    /// With what was found and what to do.
+    TooLarge(String),
 }
 
 impl SizeLimit {
@@ -29,7 +46,10 @@ impl SizeLimit {
         let chosen = config.get("message.max.bytes");
         let chosen = chosen.and_then(|bytes| bytes.parse().ok());
         Self {
-            bytes: AtomicUsize::new(chosen.unwrap_or(DEFAULT_RECORD_BYTES)),
+            known: Mutex::new(Known {
+                bytes: chosen.unwrap_or(DEFAULT_RECORD_BYTES),
+                read: None,
+            }),
             chosen,
             refused: Notify::new(),
         }
@@ -37,7 +57,33 @@ impl SizeLimit {
 
     /// Bytes of key and value.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
+        self.known().bytes
+    }
+
+    /// Whether the topic takes so many bytes of key and value. Where that is not known, or no longer, the limit is
+    /// read again soon.
+    pub(crate) fn judge(&self, bytes: usize, topic: &str) -> Verdict {
+        let Known { bytes: limit, read } = self.known();
+        if bytes <= limit {
+            return Verdict::Fits;
+        }
+        self.doubt();
+        if let Some(chosen) = self.chosen.filter(|chosen| bytes > *chosen) {
+            return Verdict::TooLarge(format!(
+                "it has {bytes} bytes where message.max.bytes is set to {chosen}; report less at once, or set it higher"
+            ));
+        }
+        if read.is_none_or(|read| read.elapsed() > FRESH) {
+            return Verdict::Unsure;
+        }
+        Verdict::TooLarge(format!(
+            "it has {bytes} bytes where {topic} takes {limit}; report less at once, or raise the topic's \
+             max.message.bytes"
+        ))
+    }
+
+    fn known(&self) -> Known {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something was refused as too large: the limit is read again soon.
@@ -55,8 +101,11 @@ impl SizeLimit {
             match read {
                 Ok(read) => {
                     let bytes = read.min(self.chosen.unwrap_or(usize::MAX));
-                    let before = self.bytes.swap(bytes, Ordering::Relaxed);
-                    if refused && before != bytes {
+                    let read = Some(Instant::now());
+                    let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+                    let before = std::mem::replace(&mut *known, Known { bytes, read });
+                    drop(known);
+                    if refused && before.bytes != bytes {
                         tracing::info!("{topic} takes reports of at most {bytes} bytes now");
                     }
                 }
@@ -72,5 +121,45 @@ impl SizeLimit {
                 refused = true;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(settings: &[(&str, &str)], known: Option<Known>) -> SizeLimit {
+        let mut config = ClientConfig::new();
+        for (key, value) in settings {
+            config.set(*key, *value);
+        }
+        let limit = SizeLimit::of(&config);
+        if let Some(known) = known {
+            *limit.known.lock().unwrap() = known;
+        }
+        limit
+    }
+
+    #[test]
+    fn only_a_limit_that_was_read_lately_or_chosen_refuses_a_report() {
+        let judged = |limit: &SizeLimit, bytes| match limit.judge(bytes, "reports") {
+            Verdict::TooLarge(why) => why,
+            other => format!("{other:?}"),
+        };
+        let assumed = limit(&[], None);
+        assert_eq!(judged(&assumed, DEFAULT_RECORD_BYTES), "Fits");
+        assert_eq!(judged(&assumed, DEFAULT_RECORD_BYTES + 1), "Unsure");
+        let read = |ago| {
+            let read = Instant::now().checked_sub(ago);
+            limit(&[], Some(Known { bytes: 100, read }))
+        };
+        assert_eq!(judged(&read(FRESH * 2), 101), "Unsure");
+        let lately = read(Duration::ZERO);
+        assert_eq!(judged(&lately, 100), "Fits");
+        let why = "it has 101 bytes where reports takes 100; report less at once, or raise the topic's max.message.bytes";
+        assert_eq!(judged(&lately, 101), why);
+        let chosen = limit(&[("message.max.bytes", "5000")], None);
+        let why = "it has 5001 bytes where message.max.bytes is set to 5000; report less at once, or set it higher";
+        assert_eq!(judged(&chosen, 5_001), why);
     }
 }

@@ -386,6 +386,42 @@ async fn a_report_that_can_never_fit_is_refused_at_once_and_evicts_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn before_the_limit_is_read_a_report_above_kafkas_default_waits() {
+    let options = Options {
+        first_after: Duration::from_secs(3_600),
+        ..quick(NOBODY, topics::TASK_RUNNING_INFO)
+    };
+    let reporter = Reporter::with_options(options, engine()).unwrap();
+    let task = reporter.task("exec-1", "job-1", Wordy(1_500_000));
+    task.finish(TaskStatus::Succeed);
+    until("it is made", Duration::from_secs(120), async || {
+        (reporter.stats().made == 1).then_some(())
+    })
+    .await;
+    let stats = reporter.stats();
+    assert_eq!((stats.waiting, stats.refused), (1, 0), "{stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_report_that_only_a_raised_limit_lets_through_is_delivered() {
+    let Some(reports) = Reports::make("reporting").await else {
+        return;
+    };
+    let (bootstrap, topic) = (&reports.bootstrap, &reports.topic);
+    alter_topic(bootstrap, topic, "max.message.bytes", "2097152").await;
+    let options = Options {
+        first_after: Duration::from_secs(3_600),
+        close_timeout: Duration::from_secs(120),
+        ..quick(bootstrap, topic)
+    };
+    let reporter = Reporter::with_options(options, engine()).unwrap();
+    let task = reporter.task("exec-1", "job-1", Wordy(1_500_000));
+    task.finish(TaskStatus::Succeed);
+    let stats = reporter.close().await.unwrap();
+    assert_eq!((stats.delivered, stats.refused), (1, 0), "{stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_a_refused_batch_only_the_report_that_cannot_fit_is_refused() {
     let Some(reports) = Reports::make("reporting").await else {
         return;
