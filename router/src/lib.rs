@@ -787,14 +787,6 @@ impl Router<'_> {
                 transaction.send(event).await
             }
             Outcome::DeadLetter(reject) => {
-                tracing::warn!(
-                    topic = record.topic(),
-                    partition = record.partition(),
-                    offset = record.offset(),
-                    reason = reject.kind,
-                    "dead letter: {}",
-                    reject.message
-                );
                 if let Err(tripped) = self.breaker.reject() {
                     work.tripped = Some(format!(
                         "{tripped} ({}), the last one {} partition {} offset {}: {}. {}; nothing of the transaction that \
@@ -809,8 +801,10 @@ impl Router<'_> {
                     ));
                     return Ok(());
                 }
-                work.rejects.push(reject.kind);
-                self.send_letter(transaction, record, &reject).await
+                let sent = self.send_letter(transaction, record, &reject).await;
+                work.rejects
+                    .push((record.partition(), record.offset(), reject));
+                sent
             }
         }
     }
@@ -944,7 +938,8 @@ impl Ahead {
 struct Work {
     records: u32,
     events: u64,
-    rejects: Vec<&'static str>,
+    /// Partition and offset of each dead letter's record, and why.
+    rejects: Vec<(i32, i64, Reject)>,
     adjustments: Vec<Adjustment>,
     /// The first offset read of each partition.
     first: BTreeMap<i32, Offset>,
@@ -963,7 +958,7 @@ impl Work {
         self.next.insert(partition, offset + 1);
     }
 
-    /// Tells the metrics, once it is committed.
+    /// Tells log and metrics, once it is committed.
     fn count(&self, config: &Config) {
         metrics::counter!(names::CONSUMED, &messaging("poll", &config.source_topic))
             .increment(self.records.into());
@@ -971,8 +966,16 @@ impl Work {
             .increment(self.events);
         metrics::counter!(names::SENT, &messaging("send", &config.dead_letters_topic))
             .increment(self.rejects.len() as u64);
-        for reason in &self.rejects {
-            metrics::counter!(DEAD_LETTERS, "reason" => *reason).increment(1);
+        for (partition, offset, reject) in &self.rejects {
+            metrics::counter!(DEAD_LETTERS, "reason" => reject.kind).increment(1);
+            tracing::warn!(
+                topic = config.source_topic,
+                partition,
+                offset,
+                reason = reject.kind,
+                "dead letter: {}",
+                reject.message
+            );
         }
         for adjustment in &self.adjustments {
             metrics::counter!(ADJUSTMENTS, "adjustment" => adjustment.as_str()).increment(1);
