@@ -6,6 +6,7 @@
 //! redrive  letters ──▶ one Kafka transaction a chunk { records to the topics they came from, notes }
 //! ```
 
+mod duplicates;
 mod listing;
 mod read;
 mod redrive;
@@ -25,7 +26,7 @@ use schemas::topics;
 use serde_json::json;
 use service::exit::{OK, USAGE};
 use service::kafka::{Cluster, KafkaOptions};
-use service::range::{Position, Reader, moment};
+use service::range::{End, Position, Reader, moment};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
@@ -104,7 +105,7 @@ struct Which {
     /// Set aside for this kind of reason, e.g. UnknownSchema (repeatable)
     #[arg(long, value_name = "KIND")]
     reason: Vec<String>,
-    /// Written at this time or later: RFC 3339, or back from now as in -2h. Nothing older is read
+    /// Written at this time or later: RFC 3339, or back from now as in -2h. `list` reads nothing older
     #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
     since: Option<Timestamp>,
     /// Written before this time
@@ -150,7 +151,9 @@ Example:
 const REDRIVE_HELP: &str = "\
 Each record goes to the topic that its letter names, with its original key and value and the headers taskrunning.redriven.topic,
 .partition, .offset (the letter) and .at. In the same Kafka transaction a note with these headers is written to the letter's
-partition of the dead letter topic. A letter with a note is not sent again, but with --force. Starting a second redrive of a dead
+partition of the dead letter topic. A letter with a note is not sent again, but with --force. Letters about the same record (same
+topic, partition, offset, time and service: a consumer whose database went back writes them again) are sent back as one, and all
+get the note; for these the whole topic is read, whatever is asked for. Starting a second redrive of a dead
 letter topic fences the first, which then ends with exit code 1; together they send each letter once. A redrive that is killed has
 committed each transaction wholly or not at all: run it again for the rest.
 
@@ -341,8 +344,9 @@ impl Desk<'_> {
         let missing = letters.missing();
         for position in &missing {
             eprintln!(
-                "{position}: no letter stands there in {}: it has expired or is yet to come, or a note or a commit marker stands there",
-                self.topic
+                "{position}: no letter stands there in {}, which has {} partitions: it has expired or is yet to come, or a note or \
+                 a commit marker stands there",
+                self.topic, self.partitions
             );
         }
         if missing.is_empty() { OK } else { USAGE }
@@ -372,14 +376,16 @@ impl Desk<'_> {
 
         block_in_place(|| {
             // Fence first, read the notes second: see the module `redrive`.
-            let redriver = match how.dry_run || letters.found.is_empty() {
-                true => None,
+            let (redriver, end) = match how.dry_run || letters.found.is_empty() {
+                true => (None, End::Stable),
                 false => {
                     let redriver = Redriver::start(kafka, &self.topic, &limits)?;
                     letters.read_notes(&self.reader, &self.topic, self.stop)?;
-                    Some(redriver)
+                    (Some(redriver), End::High)
                 }
             };
+            let (reader, topic) = (&self.reader, &self.topic);
+            let others = letters.read_others(reader, topic, self.partitions, end, self.stop)?;
             let mut before = 0;
             if !how.force {
                 letters.found.retain(|position, letter| {
@@ -397,6 +403,7 @@ impl Desk<'_> {
                     false
                 });
             }
+            letters.join(&others);
             print(&self.plan(&letters, how.dry_run)?)?;
 
             let mut done = Done::default();
@@ -415,9 +422,17 @@ impl Desk<'_> {
             }
             let would = if how.dry_run { "would be " } else { "" };
             let mut text = format!(
-                "{} letters {would}redriven in {} transactions",
-                done.redriven, done.transactions
+                "{} {would}redriven in {}",
+                counted(done.redriven, "letter"),
+                counted(done.transactions, "transaction")
             );
+            if done.duplicates > 0 {
+                write!(
+                    text,
+                    ", {} more about the same records {would}noted",
+                    done.duplicates
+                )?;
+            }
             if !done.left.is_empty() {
                 write!(text, ", {} left", done.left.len())?;
             }
@@ -463,6 +478,12 @@ pub(crate) fn position(record: &impl Message) -> Position {
         partition: record.partition(),
         offset: record.offset(),
     }
+}
+
+/// So many of what the noun names.
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
 }
 
 /// How often each occurs.

@@ -551,7 +551,7 @@ async fn a_letter_is_redriven_once_as_it_was_and_again_only_by_force() {
     assert!(
         planned
             .out
-            .contains("2 letters would be redriven in 1 transactions"),
+            .contains("2 letters would be redriven in 1 transaction"),
         "{}",
         planned.out
     );
@@ -560,7 +560,7 @@ async fn a_letter_is_redriven_once_as_it_was_and_again_only_by_force() {
     let first = topics.run(&["redrive", &letter]).await;
     assert_eq!(first.code, 0, "{}", first.err);
     assert!(
-        first.out.contains("1 letters redriven in 1 transactions"),
+        first.out.contains("1 letter redriven in 1 transaction"),
         "{}",
         first.out
     );
@@ -635,7 +635,7 @@ async fn a_letter_is_redriven_once_as_it_was_and_again_only_by_force() {
     assert_eq!(rest.code, 0, "{}", rest.err);
     assert!(
         rest.out
-            .contains("1 letters redriven in 1 transactions, 1 were redriven before"),
+            .contains("1 letter redriven in 1 transaction, 1 were redriven before"),
         "{}",
         rest.out
     );
@@ -655,6 +655,86 @@ async fn a_letter_is_redriven_once_as_it_was_and_again_only_by_force() {
         "{}",
         shown.out
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_about_the_same_record_are_sent_back_as_one_and_all_are_noted() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::make(bootstrap, 1, &[], &[]).await;
+    let producer: ThreadedProducer<_> = topics.client().create().unwrap();
+    let reject = Reject {
+        stage: "TASK_PUT",
+        refused_by: "consumer::store",
+        kind: "DatabaseRefused",
+        message: "a value".to_owned(),
+    };
+    let set_aside = |partition, offset| {
+        let letter = DeadLetter {
+            topic: &topics.source,
+            topic_id: None,
+            partition: 0,
+            offset,
+            timestamp_ms: Some(1_764_079_500_123),
+            first: None,
+            service: "consumer",
+            instance: "consumer-1",
+            reject: &reject,
+        };
+        let letter = letter.letter(Some(b"c"), Some(b"value"), 1_000_000);
+        let mut record = BaseRecord::<[u8], [u8]>::to(&topics.letters)
+            .partition(partition)
+            .headers(service::kafka::headers(&letter.headers));
+        (record.key, record.payload) = (letter.key, letter.value);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.flush(Duration::from_secs(30)).unwrap();
+    };
+    set_aside(0, 7);
+    set_aside(1, 7);
+    set_aside(1, 8);
+    // Of those asked for one is a duplicate, and so is one that is not asked for.
+    let redriven = topics.run(&["redrive", "1:0", "1:1"]).await;
+    assert_eq!(redriven.code, 0, "{}", redriven.err);
+    assert!(
+        redriven
+            .out
+            .contains("2 letters redriven in 1 transaction, 1 more about the same records noted\n"),
+        "{}",
+        redriven.out
+    );
+    assert_eq!(topics.redriven().len(), 2);
+    let notes = [("0", "0"), ("1", "0"), ("1", "1")];
+    let notes = notes.map(|(partition, offset)| (partition.to_owned(), offset.to_owned()));
+    assert_eq!(BTreeSet::from_iter(topics.notes()), notes.into());
+
+    // One that comes later has no note of its own.
+    set_aside(0, 7);
+    let listed = topics.list(&["--not-redriven"]).await;
+    assert_eq!(listed.len(), 1);
+    let again = topics.run(&["redrive", "--not-redriven"]).await;
+    assert_eq!(again.code, 0, "{}", again.err);
+    assert!(
+        again
+            .out
+            .contains("0 letters redriven in 0 transactions, 1 were redriven before"),
+        "{}",
+        again.out
+    );
+    let by_place = topics.run(&["redrive", &place(&listed[0])]).await;
+    assert_eq!(by_place.code, 2, "{}", by_place.out);
+    assert!(
+        by_place.err.contains("left, it was redriven at"),
+        "{}",
+        by_place.err
+    );
+    assert_eq!(topics.redriven().len(), 2);
+
+    // A partition that the topic does not have is a wrong place.
+    for command in ["redrive", "show"] {
+        let nowhere = topics.run(&[command, "9:1"]).await;
+        assert_eq!(nowhere.code, 2, "{}", nowhere.err);
+        let told = "9:1: no letter stands there in ";
+        assert!(nowhere.err.contains(told), "{}", nowhere.err);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -909,7 +989,7 @@ async fn a_record_too_large_for_its_topic_is_told_and_left_and_its_neighbours_go
     assert!(
         redriven
             .out
-            .contains("2 letters redriven in 1 transactions, 1 left"),
+            .contains("2 letters redriven in 1 transaction, 1 left"),
         "{}",
         redriven.out
     );

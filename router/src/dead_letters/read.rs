@@ -7,7 +7,6 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rdkafka::message::{BorrowedMessage, Message};
 use schemas::dead_letter::{self, First};
-use service::exit::NeedsAttention;
 pub(crate) use service::kafka::header;
 use service::range::{End, Position, Ranges, Reader};
 use tokio_util::sync::CancellationToken;
@@ -54,6 +53,8 @@ pub(super) struct Letter {
     pub(super) omitted: bool,
     /// What the notes say.
     pub(super) redriven: Option<Redriven>,
+    /// Where other letters about the same record stand, which are noted with this one.
+    pub(super) duplicates: Vec<Position>,
 }
 
 /// The record that a letter is about.
@@ -137,7 +138,7 @@ pub(super) struct Letters {
     pub(super) found: BTreeMap<Position, Letter>,
     /// The first offset of each partition that is not read yet.
     next: BTreeMap<i32, i64>,
-    words: Words,
+    pub(super) words: Words,
     detail: Detail,
 }
 
@@ -155,14 +156,8 @@ impl Letters {
         let starts = match &selection {
             Selection::Positions(positions) => {
                 let mut starts = BTreeMap::new();
-                for position in positions.iter().rev() {
-                    if !all.contains(&position.partition) {
-                        return Err(NeedsAttention(format!(
-                            "{position}: {topic} has only the partitions 0 to {}",
-                            partitions - 1
-                        ))
-                        .into());
-                    }
+                let there = |position: &&Position| all.contains(&position.partition);
+                for position in positions.iter().rev().filter(there) {
                     starts.insert(position.partition, position.offset);
                 }
                 starts
@@ -372,6 +367,7 @@ impl Words {
             value_bytes: omitted.or(record.payload().map(<[u8]>::len)),
             omitted: omitted.is_some(),
             redriven: None,
+            duplicates: Vec::new(),
         }
     }
 }

@@ -20,7 +20,7 @@ use service::exit::NeedsAttention;
 use service::kafka::{KafkaOptions, wrong_settings};
 use service::limits::CLIENT_MESSAGE_MAX_BYTES;
 use service::producer::PolledProducer;
-use service::range::Reader;
+use service::range::{Position, Reader};
 use service::transaction::{Deliveries, FIXED};
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +44,8 @@ const DEFAULTS: &[(&str, &str)] = &[
 #[derive(Default)]
 pub(super) struct Done {
     pub(super) redriven: usize,
+    /// Other letters about the same records, which are noted too.
+    pub(super) duplicates: usize,
     pub(super) transactions: usize,
     /// Letters that cannot be sent back, and why.
     pub(super) left: Vec<String>,
@@ -147,6 +149,8 @@ impl Sending<'_> {
             redriver.transact(self.topic, &chunk)?;
         }
         done.redriven += chunk.len();
+        let duplicates = chunk.iter().map(|sent| sent.letter.duplicates.len());
+        done.duplicates += duplicates.sum::<usize>();
         done.transactions += 1;
         Ok(())
     }
@@ -161,7 +165,7 @@ impl Sendable {
     /// Where the record comes from, where it stood last and first, and its times there: its new timestamp is
     /// when it is sent, so that the topic's retention does not take it at once.
     fn headers(&self, topic: &str, at: &str) -> Vec<(&'static str, String)> {
-        let mut headers = self.letter.redriven_headers(topic, at);
+        let mut headers = redriven_headers(topic, self.letter.position, at);
         let original = self.letter.original_ms;
         headers.extend(original.map(|ms| (dead_letter::TIMESTAMP_MS, ms.to_string())));
         let first = self.letter.first();
@@ -170,16 +174,15 @@ impl Sendable {
     }
 }
 
-impl Letter {
-    fn redriven_headers(&self, topic: &str, at: &str) -> Vec<(&'static str, String)> {
-        Redriven {
-            topic,
-            partition: self.position.partition,
-            offset: self.position.offset,
-            at,
-        }
-        .headers()
+/// That the letter at this place was sent back.
+fn redriven_headers(topic: &str, letter: Position, at: &str) -> Vec<(&'static str, String)> {
+    Redriven {
+        topic,
+        partition: letter.partition,
+        offset: letter.offset,
+        at,
     }
+    .headers()
 }
 
 /// The transactional producer of all redrives of one dead letter topic.
@@ -290,12 +293,15 @@ impl Redriver {
                 .headers(service::kafka::headers(&sendable.headers(topic, &at)));
             (back.key, back.payload) = (sendable.key.as_deref(), sendable.value.as_deref());
             self.send(back)?;
-            let note = sendable.letter.redriven_headers(topic, &at);
-            self.send(
-                BaseRecord::to(topic)
-                    .partition(sendable.letter.position.partition)
-                    .headers(service::kafka::headers(&note)),
-            )?;
+            let letter = &sendable.letter;
+            for position in [&letter.position].into_iter().chain(&letter.duplicates) {
+                let note = redriven_headers(topic, *position, &at);
+                self.send(
+                    BaseRecord::to(topic)
+                        .partition(position.partition)
+                        .headers(service::kafka::headers(&note)),
+                )?;
+            }
         }
         self.producer.flush_now(CALL);
         self.producer.context().first_error().map_or(Ok(()), Err)
