@@ -60,6 +60,8 @@ const ROUNDS: usize = 5;
 
 /// What to do about a partition for which the group has no committed offset, unless nothing was ever
 /// routed to the output topics, or the partition holds no record: then there is nothing to double.
+/// A partition that was added to the source counts as one without an offset: that others have theirs proves nothing, since
+/// the first member to commit gives a group that was deleted some again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnNoOffset {
     /// Go on behind the last record that has an event or a dead letter; stop if that cannot be proved
@@ -93,7 +95,17 @@ pub(crate) async fn starts(
     for partition in lost {
         let log = block_in_place(|| reader.bounds(source, *partition, End::Stable))?;
         match log.is_empty() {
-            true => starts.insert(*partition, Offset::Offset(log.end)),
+            true => {
+                if log.end > 0 {
+                    tracing::warn!(
+                        "{source} partition {partition}: group {} has no committed offset, and no record is left before \
+                         offset {}: beginning there; whether all that is gone was routed is not known",
+                        config.group,
+                        log.end
+                    );
+                }
+                starts.insert(*partition, Offset::Offset(log.end))
+            }
             false => searched.insert(*partition, log.start).map(Offset::Offset),
         };
     }
