@@ -57,6 +57,8 @@ const AFTER: i64 = 16;
 const CLOCKS: i64 = 3_600_000;
 /// How often the outputs are read on to their ends while more of them come.
 const ROUNDS: usize = 5;
+/// Keys of unreadable records that are held: each is at most as long as a record.
+const MAX_UNREADABLE: usize = 1_000;
 
 /// What to do about a partition for which the group has no committed offset, unless nothing was ever
 /// routed to the output topics, or the partition holds no record: then there is nothing to double.
@@ -159,6 +161,7 @@ pub(crate) async fn starts(
                 latest_stamp_ms,
                 searched: &searched,
                 newest: BTreeMap::new(),
+                unreadable: BTreeMap::new(),
                 read: 0,
                 stop,
             };
@@ -249,6 +252,8 @@ enum Met {
     Newest(i32, Newest),
     /// It is of an earlier topic that had the source topic's name.
     Earlier,
+    /// A record of the events topic whose schema is not known, and why.
+    Unreadable(String),
     Nothing,
 }
 
@@ -271,6 +276,9 @@ struct Search<'a> {
     /// The source partitions, with the first offsets of their logs.
     searched: &'a BTreeMap<i32, i64>,
     newest: BTreeMap<i32, Newest>,
+    /// Records of the events topic whose schema is not known here, by key: why. Foreign ones, or events of a newer
+    /// router, which all have the key of their source record or its execId.
+    unreadable: BTreeMap<Vec<u8>, String>,
     /// Outputs read.
     read: u64,
     stop: &'a CancellationToken,
@@ -287,15 +295,13 @@ impl Search<'_> {
             }
             let mut unchanged = true;
             for (partition, log_start) in self.searched {
-                let newest = self.newest.get(partition).map(|newest| newest.offset);
-                if proved.get(partition) == Some(&newest) {
+                if proved.get(partition) == Some(&self.met(*partition)) {
                     continue;
                 }
                 unchanged = false;
                 let start = self.start(&mut outputs, *partition, *log_start)?;
                 starts.insert(*partition, start);
-                let newest = self.newest.get(partition).map(|newest| newest.offset);
-                proved.insert(*partition, newest);
+                proved.insert(*partition, self.met(*partition));
             }
             if unchanged {
                 self.report(&starts);
@@ -330,6 +336,12 @@ impl Search<'_> {
         }
     }
 
+    /// What was met that a start depends on: the newest output, and how many keys of unreadable ones.
+    fn met(&self, partition: i32) -> (Option<i64>, usize) {
+        let newest = self.newest.get(&partition).map(|newest| newest.offset);
+        (newest, self.unreadable.len())
+    }
+
     /// Where to begin a source partition, proved by what was read or, as far as needed, is read now.
     fn start(
         &mut self,
@@ -355,10 +367,21 @@ impl Search<'_> {
                 return Ok(start);
             };
             let not_before = self.not_before(&next, newest);
+            let keys = self.event_keys(&next)?;
+            if let Some(why) = self.unreadable_event(keys.as_deref()) {
+                let why = format!(
+                    "whether the record at offset {} was routed cannot be proved: {why}. Give its schema by --schemas",
+                    next.offset()
+                );
+                return Err(undecided(self.config, partition, &why));
+            }
             let [events, letters] = &mut *outputs;
             let mut unread: [Vec<i32>; 2] = Default::default();
             let places = [
-                (&*events, self.event_places(events, &next, not_before)?),
+                (
+                    &*events,
+                    self.event_places(events, keys.as_deref(), not_before)?,
+                ),
                 (&*letters, letters.tails.keys().copied().collect()),
             ];
             for ((topic, places), unread) in places.into_iter().zip(&mut unread) {
@@ -452,26 +475,38 @@ impl Search<'_> {
     fn event_places(
         &self,
         events: &OutputTopic,
-        next: &OwnedMessage,
+        keys: Option<&[Vec<u8>]>,
         not_before: Option<i64>,
     ) -> anyhow::Result<BTreeSet<i32>> {
-        let all = events.tails.keys().copied().collect();
+        let keys = match keys {
+            // With fewer partitions in the topic, a key had another one.
+            Some(keys) if self.has_had_all_partitions(events, not_before)? => keys,
+            _ => return Ok(events.tails.keys().copied().collect()),
+        };
+        let count = events.tails.len() as i32;
+        Ok(keys.iter().map(|key| partition_of(key, count)).collect())
+    }
+
+    /// The keys that the event of this record may have; `None`: any, since another version of the router, or another
+    /// limit, may have made an event of what is a dead letter here.
+    fn event_keys(&self, next: &OwnedMessage) -> anyhow::Result<Option<Vec<Vec<u8>>>> {
         let mut buffer = Vec::new();
         self.schemas.writers.learn_soon(next.payload(), self.stop)?;
-        let Outcome::Event { key, .. } =
-            route_record(self.schemas, self.limits, None, next, &mut buffer)
-        else {
-            // Another version of the router, or another limit, may have made an event of it, of any key.
-            return Ok(all);
+        let outcome = route_record(self.schemas, self.limits, None, next, &mut buffer);
+        let Outcome::Event { key, .. } = outcome else {
+            return Ok(None);
         };
-        // With fewer partitions in the topic, a key had another one.
-        if !self.has_had_all_partitions(events, not_before)? {
-            return Ok(all);
+        let keys = [Some(key.as_bytes()), next.key()].into_iter().flatten();
+        Ok(Some(keys.map(<[u8]>::to_vec).collect()))
+    }
+
+    /// An unreadable record of the events topic that may be the event with one of these keys, and why it is
+    /// unreadable.
+    fn unreadable_event(&self, keys: Option<&[Vec<u8>]>) -> Option<&String> {
+        match keys {
+            Some(keys) => keys.iter().find_map(|key| self.unreadable.get(key)),
+            None => self.unreadable.values().next(),
         }
-        let keys = [Some(key.as_bytes()), next.key()];
-        let keys = keys.into_iter().flatten();
-        let count = events.tails.len() as i32;
-        Ok(keys.map(|key| partition_of(key, count)).collect())
     }
 
     /// Whether the topic had its last partition before this time.
@@ -594,6 +629,19 @@ impl Search<'_> {
                     }
                     return Ok(());
                 }
+                Met::Unreadable(why) => {
+                    let key = record.key().unwrap_or_default().to_vec();
+                    self.unreadable.entry(key).or_insert(why);
+                    if self.unreadable.len() > MAX_UNREADABLE {
+                        return Err(NeedsAttention(format!(
+                            "searching for where to resume, more than {MAX_UNREADABLE} records of the events topic cannot be \
+                             read, such as: {}. Give their schema by --schemas, or choose --on-no-offset beginning",
+                            self.unreadable.values().next().map_or("", String::as_str)
+                        ))
+                        .into());
+                    }
+                    return Ok(());
+                }
                 Met::Nothing => return Ok(()),
             };
             if let Some(tail) = tails.get_mut(&record.partition()) {
@@ -614,12 +662,10 @@ impl Search<'_> {
             true => {
                 let writers = &self.schemas.writers;
                 writers.learn_soon(record.payload(), self.stop)?;
-                outputs::event(&writers.decoder, source, record).map_err(|error| {
-                    NeedsAttention(format!(
-                        "searching for where to resume, an event cannot be read: {error:#}. Give its schema by --schemas, \
-                         or choose --on-no-offset beginning"
-                    ))
-                })?
+                match outputs::event(&writers.decoder, source, record) {
+                    Ok(output) => output,
+                    Err(error) => return Ok(Met::Unreadable(format!("{error:#}"))),
+                }
             }
             false => outputs::letter(source, record),
         };

@@ -485,3 +485,37 @@ async fn records_that_a_router_cannot_route_are_its_lag() {
     assert_eq!(router.stop().await.code(), Some(0));
     assert_eq!(topics.audit().await, (5_010, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_nobody_can_read_among_the_events_stops_only_where_it_may_be_the_next_event()
+{
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::make(&bootstrap, 1).await;
+    topics.send_good(500);
+    route(&topics, "before", &[]).await;
+    // An event of an unknown schema, as a newer router's would be.
+    let unreadable = [&[0xC3, 0x01][..], &[0xAB; 8], b"whatever"].concat();
+    let send_unreadable = |key: &str| {
+        let producer: ThreadedProducer<_> = client(&bootstrap).create().unwrap();
+        let record = BaseRecord::to(&topics.events)
+            .key(key.as_bytes())
+            .payload(&unreadable[..]);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.flush(Duration::from_secs(60)).unwrap();
+    };
+    send_unreadable("a-stranger");
+    topics.delete_group().await;
+    topics.send_good(100);
+    let log = route(&topics, "after", &[]).await;
+    assert!(log.contains("partition 0: resuming at"), "{log}");
+    let events = |topics: &Topics| read_all(&bootstrap, &topics.events).len();
+    assert_eq!(events(&topics), 500 + 1 + 100);
+
+    let (key, _) = numbered(0, 50);
+    send_unreadable(&key);
+    topics.delete_group().await;
+    topics.send_good(100);
+    let log = stops_with_both_choices(topics.start("stops", &ANY_LETTERS), &topics).await;
+    assert!(log.contains("--schemas"), "{log}");
+    assert_eq!(events(&topics), 500 + 1 + 100 + 1);
+}
