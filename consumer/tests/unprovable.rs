@@ -30,6 +30,8 @@ on_both_databases!(
     impossible_numbers_among_the_stored_offsets_are_findings,
     many_altered_rows_are_repaired_in_no_time_each,
     a_row_whose_right_task_is_gone_is_repaired,
+    rows_behind_a_position_that_went_back_are_told_and_it_is_put_right,
+    no_altered_place_or_checksum_is_equal,
     a_letter_hides_no_rows_but_those_of_its_own_record,
 );
 
@@ -489,5 +491,81 @@ async fn a_letter_hides_no_rows_but_those_of_its_own_record(kind: Kind) {
         let digest = audited.said["digest"].clone();
         assert!(digest.is_string() && !digests.contains(&digest));
         digests.push(digest);
+    }
+}
+
+async fn rows_behind_a_position_that_went_back_are_told_and_it_is_put_right(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    let sample = strategies::sample_event();
+    pipeline.fill_numbered(&sample, 5, 0);
+    pipeline.store_all().await;
+    let anchor = "SELECT CAST(next_offset AS text), CAST(anchor_offset AS text), CAST(anchor_timestamp_ms AS text), \
+         CAST(anchor_crc32 AS text) FROM consumed_offset ORDER BY part";
+    let before: Vec<String> = pipeline.rows(anchor).await[0]
+        .iter()
+        .map(|text| text.clone().unwrap())
+        .collect();
+    pipeline.fill_numbered(&sample, 5, 0);
+    pipeline.store_all().await;
+    let (contents, right) = (pipeline.contents().await, pipeline.rows(anchor).await);
+    let [next, offset, time, crc32] = &before[..] else {
+        panic!("{before:?}");
+    };
+    pipeline
+        .execute(&format!(
+            "UPDATE consumed_offset SET next_offset = {next}, anchor_offset = {offset}, anchor_timestamp_ms = {time}, \
+             anchor_crc32 = {crc32}"
+        ))
+        .await;
+    let audited = pipeline.audit(&[]);
+    audited.assert_code(1);
+    let totals = ["missing", "extra", "differing", "unprovable"].map(|it| audited.total(it));
+    assert_eq!(totals, [0, 0, 3, 0]);
+    assert!(
+        audited.log.contains("would store them again"),
+        "{}",
+        audited.log
+    );
+    pipeline.audit(&["--repair"]).assert_code(0);
+    assert_eq!(pipeline.rows(anchor).await, right);
+    assert_eq!(pipeline.contents().await, contents);
+}
+
+async fn no_altered_place_or_checksum_is_equal(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    pipeline.fill_numbered(&strategies::sample_event(), 10, 0);
+    pipeline.store_all().await;
+    pipeline.audit(&[]).assert_code(0);
+    let alter = "UPDATE consumed_offset SET anchor_crc32 = anchor_crc32";
+    pipeline.execute(&format!("{alter} + 4294967296")).await;
+    let audited = pipeline.audit(&[]);
+    audited.assert_code(2);
+    assert!(audited.log.contains("no CRC-32"), "{}", audited.log);
+    pipeline.execute(&format!("{alter} - 4294967296")).await;
+    pipeline.audit(&[]).assert_code(0);
+    if kind == Kind::Sqlite {
+        // A row more, at what is no place.
+        for (partition, offset) in [("0", "'abc'"), ("99999999999", "3")] {
+            let columns = "task_id, reported_at, engine_running_tasks, metrics";
+            pipeline
+                .execute(&format!(
+                    "INSERT INTO task_metrics ({columns}, event_partition, event_offset) \
+                     SELECT {columns}, {partition}, {offset} FROM task_metrics WHERE event_offset = 3"
+                ))
+                .await;
+            let audited = pipeline.audit(&[]);
+            audited.assert_code(2);
+            assert!(audited.log.contains("that is none"), "{}", audited.log);
+            pipeline
+                .execute(&format!(
+                    "DELETE FROM task_metrics WHERE event_partition = 99999999999 OR event_offset = 'abc'"
+                ))
+                .await;
+            pipeline.audit(&[]).assert_code(0);
+        }
     }
 }

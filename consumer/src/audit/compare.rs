@@ -473,8 +473,7 @@ pub(crate) fn extra(table: Table, held: Held) -> Finding {
     unexpected(table, Fault::Extra, held)
 }
 
-/// A row that the topic does not say. (Of an [unprovable](Fault::Unprovable) one the cure is taken back once it is
-/// known that the row was not moved from another place.)
+/// A row that the topic does not say. (Of an [unprovable](Fault::Unprovable) one the cure is taken back.)
 fn unexpected(table: Table, fault: Fault, held: Held) -> Finding {
     let (partition, offset) = place(&held.row).unwrap_or((-1, -1));
     Finding {

@@ -300,7 +300,12 @@ impl Auditor<'_> {
         let not_stored = self.not_stored(&logs, &stored)?;
         let mut extent = self.extent(logs, stored, whole)?;
         let mut sides = self.compare_sums(&mut snapshot, &extent).await?;
-        if self.correct_first_offsets(&mut extent, &sides, &mut findings) {
+        let began_before = self.correct_first_offsets(&mut extent, &sides, &mut findings);
+        let went_back = self
+            .correct_next_offsets(&mut snapshot, &mut extent, &sides, &mut findings)
+            .await
+            .with_context(asking)?;
+        if began_before || went_back {
             extent = self.extent(extent.logs, extent.stored, whole)?;
             sides = self.compare_sums(&mut snapshot, &extent).await?;
         }
@@ -314,6 +319,7 @@ impl Auditor<'_> {
         self.is_known_enough(&sides, &findings)?;
         block_in_place(|| self.is_still_there(&extent))?;
         doubts.extend(self.passed_by_retention(&extent)?);
+        doubts.extend(self.without_place(&sides, &findings));
         let mut report = self.report(&extent, sides, &lettered, &findings);
         report.not_stored = not_stored;
         report.judge(doubts);
@@ -598,6 +604,75 @@ impl Auditor<'_> {
         corrected
     }
 
+    /// Rows of records behind the stored position: it went back, and consumers would store them again. Gives whether
+    /// there are any. (What stands at such a row's offset without a record is unprovable.)
+    async fn correct_next_offsets(
+        &self,
+        snapshot: &mut Snapshot,
+        extent: &mut Extent,
+        sides: &Sides,
+        findings: &mut Findings,
+    ) -> anyhow::Result<bool> {
+        let mut corrected = false;
+        for part in Part::ALL {
+            for (&partition, log) in &extent.logs {
+                let outside = sides.outside.get(&(Table::of(part), partition));
+                let Some(held) = extent.stored.get_mut(&(part, partition)) else {
+                    continue;
+                };
+                if outside.is_none_or(|outside| outside.behind == 0) {
+                    continue;
+                }
+                let last = snapshot.last_offset(part, partition).await?;
+                let Some(last) = last.filter(|last| (held.next_offset..log.end).contains(last))
+                else {
+                    continue;
+                };
+                let record = said::records(&self.topic, [(partition, last)])?;
+                let Some(anchor) = record.first().map(Anchor::of) else {
+                    continue;
+                };
+                tracing::warn!(
+                    topic = self.topic.name,
+                    partition,
+                    part = part.as_str(),
+                    "rows stand behind the stored position {}, up to offset {last}: it went back, and consumers would store \
+                     them again",
+                    held.next_offset
+                );
+                let before = held.clone();
+                (held.next_offset, held.anchor) = (last + 1, anchor);
+                findings.found.extend(offsets::difference(&before, held));
+                corrected = true;
+            }
+        }
+        Ok(corrected)
+    }
+
+    /// Rows that stand at no partition and offset, as text can in SQLite: no record can tell of them.
+    fn without_place(&self, sides: &Sides, findings: &Findings) -> Option<String> {
+        let counts = findings.counts();
+        let told = |table: Table| -> u64 {
+            let of_none = counts
+                .iter()
+                .filter(|((name, _, partition), _)| *name == table.name() && *partition == -1);
+            of_none.map(|(_, count)| count).sum()
+        };
+        let of_none = sides.outside.iter().filter(|((_, at), _)| *at == -1);
+        let rows: u64 = of_none
+            .map(|((table, _), outside)| {
+                (outside.before + outside.behind).saturating_sub(told(*table))
+            })
+            .sum();
+        (rows > 0).then(|| {
+            format!(
+                "{rows} rows in {} have an event_partition or event_offset that is none: look for them by \
+                 typeof(event_partition) and typeof(event_offset)",
+                self.database.place()
+            )
+        })
+    }
+
     /// The events that have dead letters of a consumer. A letter that does not name its topic's id counts where the
     /// record at its place has its time: the topic may have been deleted and made anew since.
     async fn letters(&self, extent: &Extent) -> anyhow::Result<Marks> {
@@ -703,8 +778,9 @@ impl Auditor<'_> {
             .await?;
         }
         let missing = compare::find_misnamed(snapshot, findings).await?;
-        compare::find_moved(findings);
+        // What cannot be proven may be right where it stands: it was not moved.
         evidence::settle(&self.topic, &extent.spans, findings)?;
+        compare::find_moved(findings);
         let mut suspects: BTreeSet<i64> = compare::suspects(findings).into_iter().collect();
         suspects.extend(&sides.outranked);
         let spans = &extent.spans;
@@ -881,7 +957,10 @@ impl Auditor<'_> {
                 .repair(self.topic.name, partition, &cures)
                 .await
                 .with_context(|| {
-                    format!("repairing partition {partition} in {place}; nothing of it was written")
+                    format!(
+                        "repairing partition {partition} in {place}; all of it was written or nothing, as another audit \
+                         tells"
+                    )
                 })?;
             let left = match left {
                 0 => String::new(),

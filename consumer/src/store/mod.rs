@@ -286,6 +286,20 @@ impl From<serde_json::Error> for StoreError {
     }
 }
 
+/// The checksum of a stored anchor, which is written from a `u32`.
+///
+/// # Errors
+/// If it is none.
+fn stored_crc32(part: Part, partition: i32, crc32: i64) -> Result<u32, StoreError> {
+    u32::try_from(crc32).map_err(|_| {
+        StoreError::Exit(format!(
+            "consumed_offset has the anchor_crc32 {crc32} at part {}, partition {partition}, which is no CRC-32 (0 to \
+             4294967295): it was altered; restore that row",
+            part.as_str()
+        ))
+    })
+}
+
 /// The migrations whose texts these are, numbered from 1. (sqlx's `migrate!` would have both database
 /// drivers compiled a second time, for the compiler's side.)
 fn migrator(texts: &[(&'static str, &'static str)]) -> Migrator {
@@ -348,24 +362,25 @@ impl Store {
                 topic_id,
             ) = row;
             let part = Part::ALL.into_iter().find(|known| known.as_str() == part)?;
-            Some(StoredOffset {
-                part,
-                topic,
-                partition,
-                first_offset,
-                next_offset,
-                anchor: Anchor {
-                    offset,
-                    timestamp_ms,
-                    // Written from a u32.
-                    crc32: crc32 as u32,
-                },
-                cluster_id,
-                topic_id,
-                group_id,
-            })
+            Some(
+                stored_crc32(part, partition, crc32).map(|crc32| StoredOffset {
+                    part,
+                    topic,
+                    partition,
+                    first_offset,
+                    next_offset,
+                    anchor: Anchor {
+                        offset,
+                        timestamp_ms,
+                        crc32,
+                    },
+                    cluster_id,
+                    topic_id,
+                    group_id,
+                }),
+            )
         });
-        Ok(known.collect())
+        known.collect()
     }
 
     /// Moves the offsets on without any rows, in one transaction.

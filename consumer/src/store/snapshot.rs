@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::connection::{Access, Bound, Connection, Session};
 use super::expiry::{postgres_time, select_expired_before};
 use super::tasks::list;
-use super::{Database, StoreError};
+use super::{Database, StoreError, stored_crc32};
 use crate::audit::table::{Kind, Table};
 use crate::batch::Anchor;
 use crate::copy::{self, COUNTS, CopyWriter};
@@ -190,22 +190,24 @@ impl Snapshot {
                 crc32,
                 topic_id,
             ) = row;
-            Some(HeldOffset {
-                part: Part::ALL.into_iter().find(|known| known.as_str() == part)?,
-                partition,
-                first_offset,
-                next_offset,
-                cluster_id,
-                topic_id,
-                anchor: Anchor {
-                    offset,
-                    timestamp_ms,
-                    // Written from a u32.
-                    crc32: crc32 as u32,
-                },
-            })
+            let part = Part::ALL.into_iter().find(|known| known.as_str() == part)?;
+            Some(
+                stored_crc32(part, partition, crc32).map(|crc32| HeldOffset {
+                    part,
+                    partition,
+                    first_offset,
+                    next_offset,
+                    cluster_id,
+                    topic_id,
+                    anchor: Anchor {
+                        offset,
+                        timestamp_ms,
+                        crc32,
+                    },
+                }),
+            )
         };
-        Ok(rows.into_iter().filter_map(held).collect())
+        rows.into_iter().filter_map(held).collect()
     }
 
     /// Up to when history was removed by order.
