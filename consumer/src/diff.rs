@@ -79,6 +79,9 @@ pub async fn diff(asked: DiffOptions) -> u8 {
         Ok(false) => audit::UNEQUAL,
         Err(error) => {
             tracing::error!("could not tell: {error:#}");
+            if asked.json {
+                audit::print_unproven(&error);
+            }
             audit::COULD_NOT_TELL
         }
     }
@@ -111,12 +114,7 @@ struct Side {
 impl Side {
     async fn open(name: &'static str, database: &Database, topic: &str) -> anyhow::Result<Self> {
         let place = database.place();
-        let asking = || {
-            format!(
-                "reading {name}, {place}: see that it is there, and that its tables are up to date, which `consumer migrate` with \
-                 that --database-url makes them"
-            )
-        };
+        let asking = || format!("reading {name}, {place}: see that it is there");
         let mut snapshot = Snapshot::take(database).await.with_context(asking)?;
         let asked = Asked {
             topic,

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::table::Table;
+use crate::run::Trouble;
 use crate::store::{Database, DatabaseOptions, Expiring, Step, StoreError};
 
 /// So often in a row the same piece is tried again: for half a minute.
@@ -98,12 +99,13 @@ pub async fn expire(
         seconds: begun.elapsed().as_secs_f64(),
         longest_transaction_ms: removing.longest.as_millis() as u64,
     };
-    report.print(asked.json)?;
-    let finished = walked.with_context(|| {
-        format!(
-            "removing history from {place} (tables of an older version are brought up to date by: consumer migrate)"
-        )
-    })?;
+    // Who failed before the first row has nothing to tell.
+    if asked.json || walked.is_ok() || report.rows.values().any(|rows| *rows > 0) {
+        report.print(asked.json)?;
+    }
+    let finished = walked
+        .map_err(|error| Trouble::of(error, &place).into_error())
+        .with_context(|| format!("removing history from {place}"))?;
     if !finished {
         tracing::info!("stopped before the end; the same command again removes the rest");
     }
@@ -128,14 +130,23 @@ struct Removing<'a> {
 impl Removing<'_> {
     /// Gives whether the end was reached.
     async fn walk(&mut self) -> Result<bool, StoreError> {
-        let mut expiring = Expiring::open(self.database, self.before).await?;
-        let mut walks = Vec::new();
-        // A task goes once its history has gone.
-        for table in Table::ALL {
-            let extent = expiring.extent(table).await?;
+        let begun = async {
+            let mut expiring = Expiring::open(self.database, self.before).await?;
+            let mut extents = Vec::new();
+            // A task goes once its history has gone.
+            for table in Table::ALL {
+                extents.push((table, expiring.extent(table).await?));
+            }
+            Ok::<_, StoreError>((expiring, extents))
+        };
+        let (expiring, walks) = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Ok(false),
+            begun = begun => begun?,
+        };
+        for (table, extent) in &walks {
             self.bar.inc_length((extent.end - extent.start) as u64);
             self.rows.insert(table.name(), 0);
-            walks.push((table, extent));
         }
         self.expiring = Some(expiring);
         for (table, extent) in walks {
@@ -165,7 +176,8 @@ impl Removing<'_> {
         while !self.stop.is_cancelled() {
             tries += 1;
             let error = match self.try_step(table, from, end, divisor).await {
-                Ok(step) => {
+                Ok(None) => break,
+                Ok(Some(step)) => {
                     self.longest = self.longest.max(step.held);
                     // At most half of the time is ours: whoever writes has the other half.
                     self.pause(step.held).await;
@@ -189,22 +201,27 @@ impl Removing<'_> {
         Ok(None)
     }
 
+    /// `None`: stopped while it connected.
     async fn try_step(
         &mut self,
         table: Table,
         from: i64,
         end: i64,
         divisor: i64,
-    ) -> Result<Step, StoreError> {
+    ) -> Result<Option<Step>, StoreError> {
         let mut expiring = match self.expiring.take() {
             Some(expiring) => expiring,
-            None => Expiring::open(self.database, self.before).await?,
+            None => tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(None),
+                opened = Expiring::open(self.database, self.before) => opened?,
+            },
         };
         expiring.divisor = divisor;
         let step = expiring.step(table, from, end, self.dry_run).await?;
         // Only now: a connection that failed may be in the middle of a transaction.
         self.expiring = Some(expiring);
-        Ok(step)
+        Ok(Some(step))
     }
 
     async fn pause(&self, pause: Duration) {
@@ -226,10 +243,11 @@ impl Report {
         }
         println!(
             "{} from {}: what was reported before {:.6}",
-            if self.dry_run {
-                "would be removed"
-            } else {
-                "removed"
+            match (self.dry_run, self.finished) {
+                (true, true) => "would be removed",
+                (true, false) => "would be removed, as far as was counted,",
+                (false, true) => "removed",
+                (false, false) => "removed so far",
             },
             self.database,
             self.reported_before

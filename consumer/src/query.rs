@@ -15,9 +15,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
 use crate::rows::Part;
-use crate::store::{
-    Access, Bound, Connection, Database, DatabaseOptions, StoreError, select_expired_before,
-};
+use crate::store::{Access, Bound, Connection, Database, DatabaseOptions, StoreError};
 
 /// Sequences of a task that are listed one by one before "and more".
 const LISTED_SEQUENCES: usize = 20;
@@ -336,19 +334,11 @@ async fn open(options: &DatabaseOptions) -> anyhow::Result<(Connection, Dialect,
 /// If the database fails, or was asked for a time before that: what was known then nobody knows any more.
 async fn expired_before(
     connection: &mut Connection,
-    dialect: &Dialect,
     place: &str,
     at: Option<Timestamp>,
 ) -> anyhow::Result<Option<Timestamp>> {
-    let micros: Option<(i64,)> = connection
-        .row(select_expired_before(dialect.postgres), &[])
-        .await
-        .with_context(|| {
-            format!(
-                "reading {place} (tables of an older version are brought up to date by: consumer migrate)"
-            )
-        })?;
-    let before = micros.and_then(|(micros,)| Timestamp::from_microsecond(micros).ok());
+    let before = connection.expired_before().await;
+    let before = before.with_context(|| format!("reading {place}"))?;
     match (at, before) {
         (Some(at), Some(before)) if at < before => bail!(
             "{place} does not tell what was known at {at}: history before {before} was removed from it by consumer expire; ask \
@@ -371,10 +361,7 @@ pub async fn tasks(
     json: bool,
 ) -> anyhow::Result<()> {
     let (mut connection, dialect, place) = open(options).await?;
-    if let (Some(before), Some(at)) = (
-        expired_before(&mut connection, &dialect, &place, at).await?,
-        at,
-    ) {
+    if let (Some(before), Some(at)) = (expired_before(&mut connection, &place, at).await?, at) {
         tracing::warn!(
             "history before {before} was removed from {place} by consumer expire: tasks that had reported before then, and \
              again only after {at}, are left out"
@@ -456,7 +443,7 @@ pub async fn task(
 ) -> anyhow::Result<()> {
     let (mut connection, dialect, place) = open(options).await?;
     let reading = || format!("reading the task {exec_id} of {place}");
-    let before = expired_before(&mut connection, &dialect, &place, at).await?;
+    let before = expired_before(&mut connection, &place, at).await?;
     let Some(story) = story(&mut connection, &dialect, exec_id, at, limit, before)
         .await
         .with_context(reading)?

@@ -22,6 +22,8 @@ const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const HISTORIES: [&str; 3] = ["task_progress", "task_resource", "task_metrics"];
 
 on_both_databases!(
+    an_expiry_that_cannot_be_proves_nothing,
+    an_expire_that_fails_does_not_say_that_it_removed_anything,
     what_was_removed_by_order_is_told_apart_from_what_is_missing,
     tasks_that_report_while_they_expire_keep_each_row_under_its_task,
     an_expire_that_is_stopped_ends_well_and_the_next_one_removes_the_rest,
@@ -345,6 +347,66 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
         json!({"task": 1, "task_metrics": 1, "task_progress": 1, "task_resource": applications});
     assert_eq!(pipeline.expire(&[]), one);
     pipeline.assert_audit_is_equal_but_for(old_rows + 2 + applications);
+}
+
+async fn an_expiry_that_cannot_be_proves_nothing(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    pipeline.send_events(&[report("a", 0, 2, Running), report("a", 1, 1, Succeed)]);
+    let consumer = pipeline.consumer(&[]);
+    pipeline.until_count(&Pipeline::stored("metrics"), 2).await;
+    consumer.stop().await;
+    for table in HISTORIES {
+        pipeline.execute(&format!("DELETE FROM {table}")).await;
+    }
+    assert_eq!(pipeline.audit(&[]).0, Some(1));
+    let (none, future) = match kind {
+        Kind::Sqlite => (i64::MAX.to_string(), "4102444800000000".to_owned()),
+        Kind::Postgres => (
+            "'infinity'".to_owned(),
+            "timestamptz '2100-01-01 00:00Z'".to_owned(),
+        ),
+    };
+    let (old, older) = (pipeline.days_ago(1), pipeline.days_ago(2));
+    for (before, noted) in [
+        (&future, &older),
+        (&future, &future),
+        (&old, &older),
+        (&none, &none),
+    ] {
+        pipeline
+            .execute(&format!(
+                "DELETE FROM expiry; INSERT INTO expiry (reported_before, updated_at) VALUES ({before}, {noted})"
+            ))
+            .await;
+        let (code, said) = pipeline.audit(&[]);
+        assert_eq!((code, &said["verdict"]), (Some(2), &json!("unproven")));
+        let error = said["error"].as_str().unwrap();
+        assert!(
+            error.contains("expiry") && error.contains("altered"),
+            "{error}"
+        );
+        let (code, _, log) = pipeline.asked(&["tasks"]);
+        assert_eq!(code, Some(1));
+        assert!(log.contains("altered") && !log.contains("migrate"), "{log}");
+    }
+}
+
+async fn an_expire_that_fails_does_not_say_that_it_removed_anything(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    pipeline.ask(&["migrate"]);
+    pipeline
+        .execute("ALTER TABLE task_metrics RENAME TO away")
+        .await;
+    let (code, out, log) = pipeline.asked(&["expire", "--older-than", "30d"]);
+    assert_eq!((code, out.as_str()), (Some(78), ""), "{log}");
+    assert!(
+        log.contains("task_metrics") && log.contains("consumer migrate"),
+        "{log}"
+    );
 }
 
 /// A consumer stores late reports of tasks that are being removed, beside reports that stay.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -27,6 +28,7 @@ const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 on_both_databases!(
     a_partition_read_to_its_end_is_stored_and_committed_up_to_there,
     markers_that_retention_removed_are_no_loss,
+    a_gap_that_opens_under_a_running_consumer_is_gone_beyond_as_told,
     another_part_is_no_evidence_that_a_gap_held_no_record,
     a_topic_made_anew_under_a_process_that_stood_still_is_known_by_its_id,
     a_topic_made_anew_while_the_consumer_was_stopped_is_known_by_its_id,
@@ -293,6 +295,74 @@ async fn another_part_is_no_evidence_that_a_gap_held_no_record(kind: Kind) {
         }
         assert_eq!(stored(&pipeline, "progress").await, [(0, 3)].into());
     }
+}
+
+/// Retention passes what a process that stood still was to read next.
+async fn a_gap_that_opens_under_a_running_consumer_is_gone_beyond_as_told(kind: Kind) {
+    for on_gap in ["continue", "fail"] {
+        let Some(pipeline) = Pipeline::make(kind, 1).await else {
+            return;
+        };
+        let parts = ["progress", "resource", "metrics"];
+        Open::send(&pipeline, 0, 5).commit();
+        let mut program = pipeline.program("consumer", &["--on-gap", on_gap]);
+        until_stored(&pipeline, &mut program, &parts).await;
+        program.process.signal("STOP");
+        // What answers a fetch that waits is read all the same.
+        for _ in 0..5 {
+            Open::send(&pipeline, 0, 5).commit();
+        }
+        delete_records(&pipeline, 0, pipeline.ends()[&0].1).await;
+        Open::send(&pipeline, 0, 2).commit();
+        program.process.signal("CONT");
+        if on_gap == "fail" {
+            let log = program.needs_attention().await;
+            assert!(log.contains("--on-gap continue"), "{log}");
+            continue;
+        }
+        until_stored(&pipeline, &mut program, &parts).await;
+        assert!(program.log().contains("a gap"), "{}", program.log());
+        program.stop().await;
+    }
+}
+
+/// Members come and go while records come in: what a rebalance refused is told again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_has_no_lag_after_rebalances_under_load() {
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 4).await else {
+        return;
+    };
+    let sample = strategies::sample_event();
+    let mut program = pipeline.program("first", &[]);
+    for round in 0..4 {
+        let other = pipeline.program(&format!("other-{round}"), &[]);
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(5) {
+            pipeline.fill_numbered(&sample, 8, 0);
+        }
+        other.stop().await;
+    }
+    let parts = ["progress", "resource", "metrics"];
+    until_stored(&pipeline, &mut program, &parts).await;
+    let ends = pipeline.ends();
+    let asked: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &pipeline.bootstrap)
+        .set("group.id", &pipeline.events)
+        .create()
+        .unwrap();
+    until("the group is told all", LONG, async || {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(&pipeline.events, 0, 3);
+        let told = asked.committed_offsets(list, LONG).unwrap();
+        let told = told.elements().into_iter();
+        let told: Vec<_> = told.map(|p| (p.partition(), p.offset())).collect();
+        println!("{told:?} of {ends:?}");
+        told.iter()
+            .all(|(p, told)| *told == Offset::Offset(ends[p].1))
+            .then_some(())
+    })
+    .await;
+    program.stop().await;
 }
 
 /// The ids in consumed_offset.

@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use compare::{Cure, Fault, Finding, Findings};
 use fingerprint::{Marks, Plan, Spans};
 use offsets::Stored;
+pub(crate) use report::print_unproven;
 use report::{NotStored, PartitionReport, Report, TableReport, Verdict};
 use said::{Isolation, Said, Topic};
 use table::Table;
@@ -129,7 +130,7 @@ pub async fn audit(
         Err(error) => {
             tracing::error!("could not tell: {error:#}");
             if config.json {
-                report::print_unproven(&error);
+                print_unproven(&error);
             }
             COULD_NOT_TELL
         }
@@ -228,11 +229,7 @@ struct Sides {
 impl Auditor<'_> {
     async fn audit(&mut self) -> anyhow::Result<(Report, Findings)> {
         let place = self.database.place();
-        let asking = || {
-            format!(
-                "reading {place} (tables of an older version are brought up to date by: consumer migrate)"
-            )
-        };
+        let asking = || format!("reading {place}");
         let mut snapshot = Snapshot::take(self.database).await.with_context(asking)?;
         let owners = snapshot.owners().await.with_context(asking)?;
         let asked = Asked {

@@ -670,7 +670,7 @@ impl Fault {
 }
 
 /// For a program: nothing could be told, and why.
-pub(super) fn print_unproven(error: &anyhow::Error) {
+pub(crate) fn print_unproven(error: &anyhow::Error) {
     let object = serde_json::json!({"verdict": "unproven", "error": format!("{error:#}")});
     println!("{object:#}");
 }

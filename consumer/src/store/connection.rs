@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, FromRow};
 
 use super::postgres::Watch;
 use super::sqlite::Files;
-use super::{Database, StoreError};
+use super::{Database, StoreError, sqlite};
 
 /// What a connection is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,9 +78,18 @@ impl Database {
             Self::Postgres(server) => Connection::Postgres(server.open(access).await?),
             Self::Sqlite(options) => {
                 let options = (**options).clone().create_if_missing(false);
-                let options = options.read_only(access == Access::Read);
-                let connection = Box::new(options.connect().await?);
-                let watch = Files::of(options.get_filename());
+                let options = match access {
+                    Access::Read => options.read_only(true),
+                    Access::Write => sqlite::to_write(options),
+                };
+                let file = options.get_filename();
+                let connection = options.connect().await.map_err(StoreError::from);
+                let connection = connection.map_err(|error| match access {
+                    Access::Read => sqlite::to_read(file, error),
+                    Access::Write => error,
+                });
+                let connection = Box::new(connection?);
+                let watch = Files::of(file);
                 Connection::Sqlite(Session { connection, watch })
             }
         })

@@ -57,6 +57,45 @@ impl Connection {
         });
         Ok(number.unwrap_or(0))
     }
+
+    /// Up to when history was removed by order; `None`: none was.
+    ///
+    /// # Errors
+    /// If the database fails, or says what cannot be: nobody removes history that is yet to come.
+    pub(crate) async fn expired_before(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let micros = |column: &str| match self.is_postgres() {
+            true => format!(
+                "CASE WHEN isfinite({column}) THEN (extract(epoch FROM {column}) * 1000000)::bigint END"
+            ),
+            false => column.to_owned(),
+        };
+        let select = format!(
+            "SELECT {}, {} FROM expiry",
+            micros("reported_before"),
+            micros("updated_at")
+        );
+        let row: Option<(Option<i64>, Option<i64>)> = self.row(select, &[]).await?;
+        let Some((before, noted)) = row else {
+            return Ok(None);
+        };
+        let time = |micros: Option<i64>| Timestamp::from_microsecond(micros?).ok();
+        let altered = |what: String| {
+            Err(StoreError::Exit(format!(
+                "the table expiry says that history was removed up to {what}, so it was altered: put back what consumer expire \
+                 wrote there, or remove the row if it never ran"
+            )))
+        };
+        match (time(before), time(noted)) {
+            (Some(before), _) if before > Timestamp::now() => {
+                altered(format!("{before}, which is yet to come"))
+            }
+            (Some(before), Some(noted)) if before <= noted => Ok(Some(before)),
+            (Some(before), Some(noted)) => altered(format!(
+                "{before}, and that this was noted at {noted}, before then"
+            )),
+            _ => altered("a time that is none".to_owned()),
+        }
+    }
 }
 
 impl Expiring {
@@ -251,15 +290,6 @@ impl Expiring {
 /// each row.
 pub(super) fn postgres_time(time: Timestamp) -> String {
     format!("timestamptz '{time:.6}'")
-}
-
-/// A query for the microseconds since 1970 up to when history was removed; no row: none was.
-pub(crate) fn select_expired_before(postgres: bool) -> &'static str {
-    if postgres {
-        "SELECT (extract(epoch FROM reported_before) * 1000000)::bigint FROM expiry"
-    } else {
-        "SELECT reported_before FROM expiry"
-    }
 }
 
 /// An SQL condition on `task` (`h`): no history of it is there, of which `more` holds.

@@ -35,7 +35,7 @@ use crate::ownership::Owner;
 use crate::rows::Part;
 
 pub(crate) use connection::{Access, Bound, Connection};
-pub(crate) use expiry::{Expiring, Step, select_expired_before};
+pub(crate) use expiry::{Expiring, Step};
 pub(crate) use repair::Repair;
 pub(crate) use snapshot::{HeldOffset, Order, Places, Selection, Snapshot};
 
@@ -201,6 +201,9 @@ pub(crate) struct Identity {
     pub(crate) group_id: String,
 }
 
+/// What to do where a table or column is missing.
+const OUTDATED: &str = "tables of an older version are brought up to date by: consumer migrate";
+
 /// Why the database did not take something.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -252,7 +255,7 @@ impl From<sqlx::Error> for StoreError {
                     Some(error) => postgres::judge(error, message),
                     None => {
                         let code = error.code().unwrap_or_default();
-                        sqlite::meaning(code.parse().unwrap_or_default()).of(message)
+                        sqlite::judge(code.parse().unwrap_or_default(), message)
                     }
                 }
             }
@@ -272,7 +275,8 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error() {
             // In the words of sqlx, by which others of this program speak to the same database.
-            Some(rusqlite::ffi::Error { extended_code, .. }) => sqlite::meaning(*extended_code).of(
+            Some(rusqlite::ffi::Error { extended_code, .. }) => sqlite::judge(
+                *extended_code,
                 format!("error returned from database: (code: {extended_code}) {error}"),
             ),
             None => Self::Exit(error.to_string()),

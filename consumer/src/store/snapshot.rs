@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Executor, Row, TypeInfo, ValueRef};
 use tokio::sync::mpsc;
 
 use super::connection::{Access, Bound, Connection, Session};
-use super::expiry::{postgres_time, select_expired_before};
+use super::expiry::postgres_time;
 use super::tasks::list;
 use super::{Database, StoreError, stored_crc32};
 use crate::audit::table::{Kind, Table};
@@ -212,9 +212,7 @@ impl Snapshot {
 
     /// Up to when history was removed by order.
     pub(crate) async fn expired_before(&mut self) -> Result<Option<Timestamp>, StoreError> {
-        let select = select_expired_before(self.0.is_postgres());
-        let micros: Option<(i64,)> = self.0.row(select, &[]).await?;
-        Ok(micros.and_then(|(micros,)| Timestamp::from_microsecond(micros).ok()))
+        self.0.expired_before().await
     }
 
     /// Sends the selected rows, in pieces of whole rows.

@@ -5,6 +5,8 @@
 mod codes;
 mod files;
 
+use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use tokio::task::spawn_blocking;
 
 #[cfg(test)]
 pub(super) use self::codes::MEANINGS;
-pub(super) use self::codes::meaning;
+pub(super) use self::codes::judge;
 pub(super) use self::files::Files;
 use super::{End, Identity, OffsetRow, SELECT_OFFSETS, StoreError};
 use crate::batch::{Advance, Positions, Record, Tasks, advances, is_unstored};
@@ -137,11 +139,10 @@ pub(crate) struct Sqlite {
 /// How long a lock is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the file is opened: readers never wait for the writer (WAL), writers wait for each other.
+/// How the file is opened: writers wait for each other.
 pub(super) fn options(options: SqliteConnectOptions) -> SqliteConnectOptions {
     options
         .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
         // In WAL mode a power cut can take back the last transactions, whole and with their
         // offsets, but not break the file: they are then read again from the topic.
         .synchronous(SqliteSynchronous::Normal)
@@ -150,8 +151,30 @@ pub(super) fn options(options: SqliteConnectOptions) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
+/// How it is opened to be written to: in WAL mode, so that readers never wait for the writer. Who only reads
+/// leaves the file's mode as it is: a backup has another one.
+pub(super) fn to_write(options: SqliteConnectOptions) -> SqliteConnectOptions {
+    options.journal_mode(SqliteJournalMode::Wal)
+}
+
+/// What to do where a file that is there cannot be read, if that is known.
+pub(super) fn to_read(file: &Path, error: StoreError) -> StoreError {
+    const FORMAT: Range<usize> = 18..20;
+    let mut start = [0; FORMAT.end];
+    let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut start));
+    match error {
+        StoreError::Exit(message) if read.is_ok() && start[FORMAT] == [2, 2] => {
+            StoreError::Exit(format!(
+                "{message}; a file in WAL mode can only be read where its folder can be written to: copy the file, with its \
+                 -wal if it has one, to such a folder"
+            ))
+        }
+        error => error,
+    }
+}
+
 pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreError> {
-    let mut connection = options.connect().await?;
+    let mut connection = to_write(options.clone()).connect().await?;
     let mut tries = 0;
     // sqlx takes no lock for migrations here: of two programs that start at once the later one may
     // fail on what the earlier one has just made, and find it done on the next try.

@@ -2,8 +2,8 @@
 
 use sqlx::postgres::PgDatabaseError;
 
-use super::super::StoreError;
 use super::super::meaning::Meaning::{self, Passes, Refused, Stays, TooLong};
+use super::super::{OUTDATED, StoreError};
 
 /// A class (two characters) or a code of five, which comes before its class. What is in none of these is
 /// [`Stays`].
@@ -118,6 +118,7 @@ pub(in super::super) fn judge(error: &PgDatabaseError, message: String) -> Store
         }
         "0A000" if error.routine() == Some("RevalidateCachedQuery") => StoreError::Retry(message),
         "26000" | "42P05" => StoreError::Exit(format!("{message}; {POOLER}")),
+        "42P01" | "42703" => StoreError::Exit(format!("{message}; {OUTDATED}")),
         _ => meaning(code).of(message),
     }
 }

@@ -1,6 +1,7 @@
 //! What SQLite's result codes mean (sqlite.org/rescode.html).
 
 use super::super::meaning::Meaning::{self, Passes, Refused, Stays};
+use super::super::{OUTDATED, StoreError};
 
 /// Extended codes come before the primary one that they belong to. What is in none of these is [`Stays`].
 pub(in super::super) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
@@ -85,8 +86,16 @@ pub(in super::super) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
     (26, "NOTADB", Stays, "the file is no database"),
 ];
 
-/// What an extended result code says.
-pub(in super::super) fn meaning(code: i32) -> Meaning {
+/// What an error of this extended result code and message says.
+pub(in super::super) fn judge(code: i32, message: String) -> StoreError {
+    let is_missing = |what: &str| message.contains(what);
+    if code == 1 && (is_missing("no such table") || is_missing("no such column")) {
+        return StoreError::Exit(format!("{message}; {OUTDATED}"));
+    }
+    meaning(code).of(message)
+}
+
+fn meaning(code: i32) -> Meaning {
     let of = |wanted: i32| MEANINGS.iter().find(|(code, ..)| *code == wanted);
     let known = of(code).or_else(|| of(code & 0xFF));
     known.map_or(Stays, |(_, _, meaning, _)| *meaning)
