@@ -14,8 +14,14 @@ use super::table::{Difference, EXEC_ID, Table, exec_id, place};
 use crate::copy;
 use crate::store::{HeldOffset, Order, Selection, Snapshot, StoreError};
 
-/// Findings are held up to so many bytes of rows; what is beyond is counted.
+/// Findings of the histories, and misnamed rows, are each held up to this many bytes of rows; beyond it they are only
+/// counted.
 const HELD_BYTES: usize = 32 << 20;
+/// Room of their own for findings of tasks and stored offsets, and for one misnamed row of each task: they cure the
+/// most rows, and come last.
+const TASK_BYTES: usize = 2 * HELD_BYTES;
+/// What a held row takes beside its bytes.
+const OVERHEAD_BYTES: usize = 256;
 
 /// What is wrong with a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -131,7 +137,13 @@ pub(crate) type AllMisnamed = BTreeMap<(Option<i64>, String), (u64, Vec<Misnamed
 #[derive(Default)]
 pub(crate) struct Findings {
     pub(crate) found: Vec<Finding>,
-    held_bytes: usize,
+    /// Of findings of the histories.
+    history_bytes: usize,
+    /// Of all other findings.
+    task_bytes: usize,
+    /// Of misnamed rows: the first of each task, and all others.
+    first_misnamed_bytes: usize,
+    misnamed_bytes: usize,
     /// By table, fault and partition, beyond what is held.
     pub(crate) uncounted: BTreeMap<(&'static str, Fault, i32), u64>,
     /// Events without rows that have a dead letter: the database refused their rows.
@@ -146,23 +158,27 @@ pub(crate) struct Findings {
 impl Findings {
     fn misnamed(&mut self, misnamed: Misnamed) {
         let named = exec_id(&misnamed.row).unwrap_or_default().to_owned();
-        self.held_bytes += misnamed.row.len() + misnamed.held.row.len() + 256;
+        let bytes = misnamed.row.len() + misnamed.held.row.len() + OVERHEAD_BYTES;
         let key = (misnamed.held.task_id, named);
-        if self.held_bytes > HELD_BYTES && !self.misnamed.contains_key(&key) {
+        if let Some((count, rows)) = self.misnamed.get_mut(&key) {
+            *count += 1;
+            if self.misnamed_bytes + bytes <= HELD_BYTES {
+                self.misnamed_bytes += bytes;
+                rows.push(misnamed);
+            }
+        } else if self.first_misnamed_bytes <= TASK_BYTES {
+            self.first_misnamed_bytes += bytes;
+            self.misnamed.insert(key, (1, vec![misnamed]));
+        } else {
             let (partition, _) = place(&misnamed.row).unwrap_or((-1, -1));
             let at = (misnamed.table.name(), Fault::Differing, partition);
             *self.uncounted.entry(at).or_default() += 1;
-            return;
-        }
-        let (count, rows) = self.misnamed.entry(key).or_default();
-        *count += 1;
-        if self.held_bytes <= HELD_BYTES || rows.is_empty() {
-            rows.push(misnamed);
         }
     }
 
     /// Takes out the rows that differ in nothing but the task they name.
     pub(crate) fn take_misnamed(&mut self) -> AllMisnamed {
+        (self.first_misnamed_bytes, self.misnamed_bytes) = (0, 0);
         std::mem::take(&mut self.misnamed)
     }
 
@@ -174,8 +190,14 @@ impl Findings {
             Cure::Replace { row, held, .. } => 2 * row.len() + held.len(),
             _ => 0,
         };
-        self.held_bytes += bytes + 256;
-        if self.held_bytes <= HELD_BYTES {
+        let bytes = bytes + OVERHEAD_BYTES;
+        let of_histories = Table::HISTORIES.map(Table::name).contains(&finding.table);
+        let (held_bytes, at_most) = match of_histories {
+            true => (&mut self.history_bytes, HELD_BYTES),
+            false => (&mut self.task_bytes, TASK_BYTES),
+        };
+        if *held_bytes + bytes <= at_most {
+            *held_bytes += bytes;
             self.found.push(finding);
         } else {
             let at = (finding.table, finding.fault, finding.partition);

@@ -171,15 +171,27 @@ async fn audit_and_repair(
         },
     };
     let mut round = 0;
+    let mut is_stuck = false;
     loop {
         let (report, findings) = auditor.audit().await?;
         round += 1;
         let curable = findings.found.iter().any(|finding| finding.cure.is_one());
-        if config.repair && curable && round <= MAX_ROUNDS {
-            report.print_summary();
-            if auditor.may_repair(&report) {
-                auditor.repair(&findings).await?;
-                continue;
+        if config.repair && curable {
+            if is_stuck || round > MAX_ROUNDS {
+                tracing::error!(
+                    "repair stopped after {} rounds: {}",
+                    round - 1,
+                    match is_stuck {
+                        true => "the last round repaired nothing",
+                        false => "run it again to go on",
+                    }
+                );
+            } else {
+                report.print_summary();
+                if auditor.may_repair(&report) {
+                    is_stuck = auditor.repair(&findings).await? == 0;
+                    continue;
+                }
             }
         }
         report.print(config.json, config.limit)?;
@@ -921,8 +933,8 @@ impl Auditor<'_> {
         false
     }
 
-    /// Applies what cures the findings, a partition a transaction.
-    async fn repair(&self, findings: &Findings) -> anyhow::Result<()> {
+    /// Applies what cures the findings, one transaction per partition. Returns how many rows it wrote and removed.
+    async fn repair(&self, findings: &Findings) -> anyhow::Result<u64> {
         // A task is put in with the first of its rows.
         let mut first: BTreeMap<&str, i32> = BTreeMap::new();
         for finding in &findings.found {
@@ -943,12 +955,14 @@ impl Auditor<'_> {
             };
             cures.entry(partition).or_default().push(&finding.cure);
         }
+        let mut repaired = 0;
         for (partition, cures) in cures {
             let place = self.database.place();
             let Repair {
                 written,
                 removed,
                 left,
+                without_task,
             } = self
                 .database
                 .repair(self.topic.name, partition, &cures)
@@ -959,19 +973,25 @@ impl Auditor<'_> {
                          tells"
                     )
                 })?;
-            let left = match left {
-                0 => String::new(),
-                left => format!("; {left} had changed meanwhile and were left"),
-            };
+            repaired += written + removed;
+            let mut but = String::new();
+            if left > 0 {
+                but.push_str(&format!("; {left} had changed meanwhile and were left"));
+            }
+            if without_task > 0 {
+                but.push_str(&format!(
+                    "; {without_task} were left because their task has no row yet"
+                ));
+            }
             eprintln!(
-                "repaired partition {partition}: {} findings, {written} rows written, {removed} removed{left}",
+                "repaired partition {partition}: {} findings, {written} rows written, {removed} removed{but}",
                 cures.len()
             );
         }
-        if findings.is_cut() {
+        if findings.is_cut() && repaired > 0 {
             eprintln!("there is more to repair than is held at once; going on");
         }
-        Ok(())
+        Ok(repaired)
     }
 }
 

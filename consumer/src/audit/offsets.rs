@@ -106,12 +106,12 @@ pub(crate) fn check(
                 None if held.anchor.offset < low => {}
                 // Compaction may have taken it: the topic is the same.
                 None if held.topic_id.is_some() && held.topic_id == topic.id => {}
-                None => return Err(made_anew(&held, topic.name, logs)),
+                None => return Err(another_topic(&held, topic, logs)),
             }
             let same_time = right.anchor.timestamp_ms == held.anchor.timestamp_ms;
             let same_value = right.anchor.crc32 == held.anchor.crc32;
             if !same_time && !same_value {
-                return Err(made_anew(&held, topic.name, logs));
+                return Err(another_topic(&held, topic, logs));
             }
         } else if said == Some(held.anchor) {
             right.next_offset = held.anchor.offset + 1;
@@ -122,13 +122,16 @@ pub(crate) fn check(
         {
             right.anchor = behind;
         } else {
-            return Err(made_anew(&held, topic.name, logs));
+            return Err(another_topic(&held, topic, logs));
         }
         if !right.is_sound() {
-            // The parts of a partition mostly begin together; else where its rows do.
-            let of_rows = least_rows.get(&(held.part, held.partition));
-            let first = sound_firsts.get(&held.partition).or(of_rows);
-            right.first_offset = Some(first.copied().unwrap_or(low).clamp(0, right.next_offset));
+            // The parts of a partition mostly begin together, and an event need not have rows of each.
+            let of_rows = Part::ALL
+                .iter()
+                .filter_map(|part| least_rows.get(&(*part, held.partition)).copied())
+                .min();
+            let first = sound_firsts.get(&held.partition).copied().or(of_rows);
+            right.first_offset = Some(first.unwrap_or(low).clamp(0, right.next_offset));
         }
         if let Some(finding) = difference(&held, &right) {
             findings.push(finding);
@@ -182,12 +185,19 @@ fn last_before(
     Ok(last)
 }
 
-fn made_anew(held: &HeldOffset, topic: &str, logs: &Ranges) -> anyhow::Error {
+fn another_topic(held: &HeldOffset, topic: &Topic<'_>, logs: &Ranges) -> anyhow::Error {
     let log = logs.get(&held.partition).cloned().unwrap_or(0..0);
+    let why = match held.topic_id.is_some() && held.topic_id == topic.id {
+        true => {
+            "By its id the topic is the same, so its log was cut and written again, as by an unclean leader election, or \
+             consumed_offset was altered"
+        }
+        false => "The topic was made anew, or this is another database",
+    };
     NeedsAttention(format!(
-        "{topic} partition {} is not what was stored: the database holds {} up to offset {}, and the last record stored, \
-         at offset {}, is another one now or gone (the log goes from {} to {}). The topic was made anew, or this is another \
-         database; nothing can be told about equality",
+        "{} partition {} is not what was stored: the database holds {} up to offset {}, and the last record stored, at \
+         offset {}, is another one now or gone (the log goes from {} to {}). {why}; nothing can be told about equality",
+        topic.name,
         held.partition,
         held.part.as_str(),
         held.next_offset,

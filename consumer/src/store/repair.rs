@@ -32,6 +32,8 @@ pub(crate) struct Repair {
     pub(crate) removed: u64,
     /// What was no longer as the audit had found it, and was left.
     pub(crate) left: u64,
+    /// Rows that were left because their task has no row.
+    pub(crate) without_task: u64,
 }
 
 impl Database {
@@ -235,7 +237,7 @@ impl Writer<'_> {
             changes.retain(|change| change.new.is_none_or(|(_, row)| has_task(row)));
             left += count - changes.len();
         }
-        self.done.left += left as u64;
+        self.done.without_task += left as u64;
         Ok(())
     }
 
