@@ -570,9 +570,9 @@ async fn no_altered_place_or_checksum_is_equal(kind: Kind) {
             audited.assert_code(2);
             assert!(audited.log.contains("that is none"), "{}", audited.log);
             pipeline
-                .execute(&format!(
-                    "DELETE FROM task_metrics WHERE event_partition = 99999999999 OR event_offset = 'abc'"
-                ))
+                .execute(
+                    "DELETE FROM task_metrics WHERE event_partition = 99999999999 OR event_offset = 'abc'",
+                )
                 .await;
             pipeline.audit(&[]).assert_code(0);
         }
