@@ -56,6 +56,10 @@ async fn every_header_of_a_letter_says_what_it_is_to_say() {
 
     let mut letters = pipeline.read_letters();
     letters.sort_by_key(|letter| coordinates(std::slice::from_ref(letter)));
+    let ids = pipeline
+        .rows("SELECT DISTINCT topic_id FROM consumed_offset")
+        .await;
+    let topic_id = ids[0][0].clone().unwrap();
     let all = |partition: &str, offset: &str, rest: [&str; 4], stamp: String| {
         let [stage, class, kind, message] = rest;
         let expected = [
@@ -69,6 +73,7 @@ async fn every_header_of_a_letter_says_what_it_is_to_say() {
             ("__connect.errors.exception.class.name", kind),
             ("__connect.errors.exception.message", message),
             ("taskrunning.original.timestamp.ms", &stamp),
+            ("taskrunning.original.topic.id", &topic_id),
         ];
         expected
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
