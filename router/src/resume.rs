@@ -141,11 +141,8 @@ pub(crate) async fn starts(
         OnNoOffset::Resume => {
             let latest_stamp_ms = latest_stamp(&cluster, source).await;
             for topic in [&events.name, &letters.name] {
-                let policy = cluster.topic_setting(topic, "cleanup.policy").await?;
-                if policy.contains("compact") {
+                if let Some(why) = cluster.compaction(topic).await? {
                     let partition = *searched.keys().next().context("a partition is searched")?;
-                    let why =
-                        format!("{topic} has cleanup.policy={policy}, so outputs may be missing");
                     return Err(undecided(config, partition, &why));
                 }
             }

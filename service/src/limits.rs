@@ -27,17 +27,16 @@ const FRESH: Duration = Duration::from_secs(5);
 /// Whether a broker refuses a whole batch with this error, for good: for the fault of one of its records, or for
 /// the size of them all.
 pub fn refuses_batch(error: &KafkaError) -> bool {
-    matches!(
+    let for_a_fault = matches!(
         error.rdkafka_error_code(),
         Some(
-            RDKafkaErrorCode::MessageSizeTooLarge
-                | RDKafkaErrorCode::MessageBatchTooLarge
-                | RDKafkaErrorCode::InvalidMessage
+            RDKafkaErrorCode::InvalidMessage
                 | RDKafkaErrorCode::InvalidMessageSize
                 | RDKafkaErrorCode::InvalidRecord
                 | RDKafkaErrorCode::InvalidTimestamp
         )
-    )
+    );
+    for_a_fault || is_too_large(error)
 }
 
 /// Whether a record or a batch was refused for its size.

@@ -5,7 +5,7 @@ mod line;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use service::exit::NeedsAttention;
 use service::health::Health;
 use service::kafka::KafkaOptions;
@@ -91,17 +91,17 @@ async fn publish(
 ) -> anyhow::Result<()> {
     let mut lines = Lines::new(input);
     let mut sequences = Sequences::default();
+    let stopped_before = |line| {
+        let file = options.file.display();
+        anyhow!("stopped by a signal before line {line} of {file} was sent")
+    };
     loop {
         let line = tokio::select! {
             biased;
             // Of standard input there is always more to come; a file is not sent until its end is.
             () = shutdown.cancelled() => match options.file.as_os_str() == "-" {
                 true => return Ok(()),
-                false => bail!(
-                    "stopped by a signal before line {} of {} was sent",
-                    lines.number + 1,
-                    options.file.display()
-                ),
+                false => return Err(stopped_before(lines.number + 1)),
             },
             line = lines.next() => line,
         };
@@ -119,8 +119,7 @@ async fn publish(
                         .await
                         .with_context(|| format!("line {number}"))?;
                     if !sent {
-                        tracing::warn!("stopped by a signal before line {number} was sent");
-                        return Ok(());
+                        return Err(stopped_before(number));
                     }
                     continue;
                 }
