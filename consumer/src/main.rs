@@ -211,7 +211,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             kafka,
             metrics,
         } => {
-            let (health, stop) = (Arc::new(Health::default()), stop);
+            let health = Arc::new(Health::default());
             metrics.start(health.clone()).await?;
             on_this_thread(consumer::run(config, kafka, cli.database, health, stop))?
         }

@@ -11,6 +11,8 @@ use std::ptr::NonNull;
 use std::str::FromStr;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rdkafka::bindings::{
     rd_kafka_AdminOptions_destroy, rd_kafka_AdminOptions_new,
     rd_kafka_AdminOptions_set_request_timeout, rd_kafka_AdminOptions_t, rd_kafka_DescribeTopics,
@@ -33,11 +35,6 @@ const LONGEST_LOOK: Duration = Duration::from_millis(20);
 /// librdkafka answers at the latest when the time is over; this much later it is given up.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The alphabet of URL-safe base64.
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-/// The length of an id in base64, without padding.
-const TEXT_LENGTH: usize = 22;
-
 /// A topic's id. Its text is Kafka's own, as `kafka-topics.sh --describe` prints it: 22 characters of
 /// URL-safe base64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,26 +45,11 @@ impl TopicId {
     pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
         (bytes != [0; 16]).then_some(Self(bytes))
     }
-
-    /// The bytes, as Kafka's protocol has them.
-    pub fn bytes(self) -> [u8; 16] {
-        self.0
-    }
 }
 
 impl fmt::Display for TopicId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The last character holds the last two bits, followed by four of zero.
-        let bits = u128::from_be_bytes(self.0);
-        let mut text = [0; TEXT_LENGTH];
-        for (i, character) in text.iter_mut().enumerate() {
-            let sixth = match i {
-                21 => bits << 4,
-                _ => bits >> (122 - 6 * i),
-            };
-            *character = ALPHABET[(sixth & 0x3F) as usize];
-        }
-        f.pad(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        f.pad(&URL_SAFE_NO_PAD.encode(self.0))
     }
 }
 
@@ -86,21 +68,11 @@ impl FromStr for TopicId {
     type Err = NotATopicId;
 
     fn from_str(text: &str) -> Result<Self, NotATopicId> {
-        let wrong = || NotATopicId(text.to_owned());
-        if text.len() != TEXT_LENGTH {
-            return Err(wrong());
-        }
-        let mut bits = 0_u128;
-        for (i, character) in text.bytes().enumerate() {
-            let sixth = ALPHABET.iter().position(|known| *known == character);
-            let sixth = sixth.ok_or_else(wrong)? as u128;
-            match i {
-                21 if sixth & 0xF != 0 => return Err(wrong()),
-                21 => bits = bits << 2 | sixth >> 4,
-                _ => bits = bits << 6 | sixth,
-            }
-        }
-        Self::from_bytes(bits.to_be_bytes()).ok_or_else(wrong)
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+        bytes
+            .and_then(Self::from_bytes)
+            .ok_or_else(|| NotATopicId(text.to_owned()))
     }
 }
 
