@@ -24,8 +24,8 @@ use service::threads::blocking;
 use service::transaction::{Failed, Output, Transaction};
 use tokio_util::sync::CancellationToken;
 
-use crate::run::DEAD_LETTERS;
-
+/// Counter: dead letters written, by kind. Label `reason`.
+const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
 /// What an offset's metadata begins with; the offsets follow, separated by commas.
 const METADATA: &str = "dead-lettered:";
 /// At most so many letters of unstored events: the broker takes 4096 bytes of metadata

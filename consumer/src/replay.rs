@@ -478,10 +478,6 @@ impl Writing<'_> {
                         Err(error) => self.wait(error, &mut backoff, &mut waiting).await?,
                     }
                 }
-                Err(replaced @ StoreError::Replaced(_)) => bail!(
-                    "{}: {replaced}. Start again to go on from what is there now",
-                    self.place
-                ),
                 Err(StoreError::TooLong(reason)) if count > 1 => {
                     self.piece = count / 2;
                     tracing::warn!(
@@ -549,10 +545,6 @@ impl Writing<'_> {
                         Err(error) => self.wait(error, &mut backoff, &mut waiting).await?,
                     }
                 }
-                Err(replaced @ StoreError::Replaced(_)) => bail!(
-                    "{}: {replaced}. Start again to go on from what is there now",
-                    self.place
-                ),
                 Err(error) => self.wait(error, &mut backoff, &mut waiting).await?,
             }
         }
@@ -639,7 +631,7 @@ impl Writing<'_> {
                         .await
                 })
                 .await;
-            let places = match tried.map_err(|error| Trouble::of(error, self.place))? {
+            let places = match tried.map_err(|error| trouble(error, self.place))? {
                 None => break,
                 Some(Tried::Accepted(places)) => places,
                 Some(Tried::Refused { place, message }) => {
@@ -680,7 +672,7 @@ impl Writing<'_> {
         backoff: &mut Backoff,
         waiting: &mut bool,
     ) -> anyhow::Result<()> {
-        match Trouble::of(error, self.place) {
+        match trouble(error, self.place) {
             Trouble::Lasting(error) => return Err(error),
             Trouble::Passing(what) => self.wait_for(what, backoff, waiting).await,
         }
@@ -695,6 +687,16 @@ impl Writing<'_> {
             () = self.shutdown.cancelled() => self.account.left_unstored = true,
             () = sleep(backoff.pause()) => {}
         }
+    }
+}
+
+/// What an error of the database means: the positions of a replay are those of the database that it began with.
+fn trouble(error: StoreError, place: &str) -> Trouble {
+    match error {
+        StoreError::Replaced(_) => Trouble::Lasting(anyhow!(
+            "{place}: {error}. Start again to go on from what is there now"
+        )),
+        error => Trouble::of(error, place),
     }
 }
 

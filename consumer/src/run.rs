@@ -38,8 +38,6 @@ use crate::writers::Writers;
 
 /// Counter: rows written. Label `db_collection_name`.
 const ROWS: &str = "taskrunning_rows_total";
-/// Counter: dead letters written, by kind. Label `reason`.
-pub(crate) const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
 
 /// How long Kafka may take to tell the topic's id.
 const ASK: Duration = Duration::from_secs(10);

@@ -556,6 +556,7 @@ impl Auditor<'_> {
                 (said.join().unwrap_or_else(failed), told)
             })
         });
+        let told = told.with_context(|| format!("reading {}", self.database.place()));
         let (mut said, told) = (said?, told?);
         let Told {
             fingerprint: mut held,

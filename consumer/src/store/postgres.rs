@@ -77,8 +77,8 @@ macro_rules! with_locked {
     };
 }
 
-/// All steps at once, if also `only_if`. A step without an anchor leaves the stored one. An offset that somebody else has moved meanwhile is found out by the
-/// update, which looks at the row as it is by then.
+/// All steps at once, if also `only_if`. A step without an anchor leaves the stored one. An offset that somebody
+/// else has moved meanwhile is found out by the update, which looks at the row as it is by then.
 macro_rules! move_locked {
     ($topic_id:literal, $only_if:literal) => {
         concat!(

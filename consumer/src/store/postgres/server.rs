@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use service::exit::NeedsAttention;
 use socket2::{SockRef, TcpKeepalive};
 use sqlx::ConnectOptions;
@@ -369,17 +370,8 @@ fn files(url: &str, variable: impl Fn(&str) -> Option<String>) -> Vec<(&'static 
 
 /// A value of a URL's query.
 fn decoded(value: &str) -> String {
-    let (mut decoded, mut rest) = (Vec::new(), value.as_bytes());
-    while let [first, more @ ..] = rest {
-        let hex = more.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        (rest, _) = match (first, byte) {
-            (b'%', Some(byte)) => (&more[2..], decoded.push(byte)),
-            (b'+', _) => (more, decoded.push(b' ')),
-            _ => (more, decoded.push(*first)),
-        };
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
+    let value = value.replace('+', " ");
+    percent_decode_str(&value).decode_utf8_lossy().into_owned()
 }
 
 /// The certificates in a file, each with its first and last line.
