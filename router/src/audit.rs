@@ -106,9 +106,10 @@ suspects among the source records a second time. Memory does not grow with the r
 Faults: lost (neither event nor letter), duplicate, event_and_letter, out_of_order (an event behind that of a later record of its
 source partition, in one events partition), differing (names the fields), invented (about a record that is not there).
 No faults: other_rules (each field is the source record's, or repaired as the event's own adjustments say; or a letter where
-there would be an event today: another version of the router made it, or the topics took other sizes), expired (outputs whose source record retention deleted),
-earlier_topic (outputs of a topic of that name that was deleted before this one was created, as its id in them says), redriven
-(copies of events that a redrive of the consumer's dead letters wrote: they stand for no source record).
+there would be an event today: another version of the router made it, or the topics took other sizes), expired (outputs
+whose source record retention deleted), earlier_topic (outputs of a topic of that name that was deleted before this one was
+created, as its id in them says), redriven (copies of events that a redrive of the consumer's dead letters wrote: they stand
+for no source record).
 unprovable: a record without output whose output retention or compaction may have deleted, an output whose record compaction may
 have deleted, or a record that only a newer schema reads (--schemas).
 

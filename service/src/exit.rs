@@ -68,10 +68,10 @@ fn code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if needs_attention { CONFIG } else { FAILED })
 }
 
-/// A token that SIGTERM, SIGINT or SIGHUP cancels, for a program that uses Kafka. A program that has not ended [`GRACE`] later, whatever its
-/// threads wait for, logs what that is and ends with the code `unfinished`. A second signal ends it at once, with
-/// 129, 130 or 143 as shells have it. A clock that is set back ends it with [`FAILED`], or with [`USAGE`] a command
-/// that ends unfinished with it because 1 is one of its answers.
+/// A token that SIGTERM, SIGINT or SIGHUP cancels, for a program that uses Kafka. A program that has not ended
+/// [`GRACE`] later, whatever its threads wait for, logs what that is and ends with the code `unfinished`. A second
+/// signal ends it at once, with 129, 130 or 143 as shells have it. A clock that is set back ends it with [`FAILED`],
+/// or with [`USAGE`] a command whose `unfinished` is that, because 1 is one of its answers.
 ///
 /// # Errors
 /// If the process may not listen for signals.

@@ -105,7 +105,8 @@ impl Outcomes {
     }
 }
 
-/// All that an event says but `routedAt` and its topic's id, field by field; maps in the order of their keys, numbers bit by bit.
+/// All that an event says but `routedAt` and its topic's id, field by field; maps in the order of their keys,
+/// numbers bit by bit.
 fn say(event: &PlainEvent<'_>, sum: &mut impl Hasher) {
     let info = &event.info;
     // Not the topic's id: an event that has it is of the topic that is audited, and older versions write none.
