@@ -4,10 +4,10 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
+use service::testing::spark::Spark;
 use service::testing::{Process, program, service, until};
 use support::{Kind, Pipeline};
 
@@ -22,57 +22,14 @@ async fn the_tables_hold_the_task_counts_that_spark_gave_for_each_of_its_jobs() 
     ) else {
         return;
     };
-    let path = |name: &str| pipeline.folder().join(name).to_str().unwrap().to_owned();
-    let (rest, release) = (path("rest.json"), path("release"));
-    let logs = path("event-logs");
-    let history_server = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../deploy/spark/history-server"
-    );
-    let arguments = [python.as_str(), &logs];
-    let history = Process::start(
-        pipeline.folder(),
-        "history-server",
-        Path::new(history_server),
-        &arguments,
-    );
-    let history_url = until("the History Server is up", WAIT, async || {
-        let log = history.log();
-        let line = log.lines().find(|line| line.contains(" started at http"))?;
-        Some(line.rsplit_once(' ')?.1.to_owned())
-    })
-    .await;
-    let job = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/spark/job.py");
-    let arguments = [
-        job,
-        "--group-prefix",
-        "line",
-        "--pace",
-        "0.3",
-        "--rest-out",
-        &rest,
-        "--release",
-        &release,
-        "--event-log",
-        &logs,
-        "--linger",
-        "120",
-    ];
-    let mut spark = Process::start(pipeline.folder(), "spark", Path::new(&python), &arguments);
-    let url = until("Spark's UI is up", WAIT, async || {
-        spark.assert_running();
-        let log = spark.log();
-        let line = log.lines().find(|line| line.starts_with("application "))?;
-        Some(line.split_once(" ui ")?.1.to_owned())
-    })
-    .await;
+    let mut spark = Spark::start(pipeline.folder(), &python, "line").await;
     let (router, consumer) = (pipeline.router(), pipeline.consumer(&[]));
     let arguments = [
         "spark",
         "--url",
-        &url,
+        &spark.url,
         "--history-url",
-        &history_url,
+        &spark.history_url,
         "--interval",
         "500ms",
         "--bootstrap-servers",
@@ -86,22 +43,16 @@ async fn the_tables_hold_the_task_counts_that_spark_gave_for_each_of_its_jobs() 
         &program(CONSUMER, "producer"),
         &arguments,
     );
-    let said = until("all jobs have ended", WAIT, async || {
-        spark.assert_running();
-        std::fs::read(&rest).ok()
-    })
-    .await;
-    std::fs::write(&release, "").unwrap();
-    assert!(spark.ended().await.success(), "{}", spark.log());
+    let said = until("all jobs have ended", WAIT, async || spark.said()).await;
+    spark.let_go().await;
     assert!(producer.ended().await.success(), "{}", producer.log());
     pipeline
         .until_count("SELECT count(*) FROM task WHERE is_final = 1", 4)
         .await;
-    history.stop().await;
+    spark.stop().await;
     router.stop().await;
     consumer.stop().await;
 
-    let said: Value = serde_json::from_slice(&said).unwrap();
     let number = |job: &Value, name: &str| job[name].as_i64().unwrap();
     let expected: BTreeMap<String, [i64; 3]> = said["jobs"]
         .as_array()

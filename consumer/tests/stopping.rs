@@ -1,13 +1,17 @@
 //! A consumer, and each of its commands, ends within 10 s of a signal, whatever it waits for.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
+#[path = "../../router/tests/report/mod.rs"]
+mod report;
 mod support;
 
 use std::path::Path;
 use std::time::Duration;
 
-use schemas::{EngineInstance, TaskProgressInfo, TaskRunningInfo, TaskStatus};
-use service::testing::stopping::{Silent, Waiting, Way, end_in_time, start_and_end_in_time};
+use report::info;
+use service::testing::stopping::{
+    SIGNALS, Silent, Waiting, Way, end_in_time, start_and_end_in_time,
+};
 use service::testing::{Process, until};
 use support::{Kind, Pipeline, on_both_databases};
 
@@ -15,29 +19,6 @@ const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const WAIT: Duration = Duration::from_secs(120);
 
 on_both_databases!(a_broker_that_falls_silent_keeps_no_consumer_from_ending);
-
-fn info(exec_id: &str, sequence: i64) -> TaskRunningInfo {
-    TaskRunningInfo {
-        exec_id: exec_id.into(),
-        job_id: "job".into(),
-        engine: EngineInstance {
-            instance: "node:1".into(),
-            engine_type: "test".into(),
-            user: String::new(),
-            ticket_id: String::new(),
-            running_tasks: 1,
-        },
-        status: TaskStatus::Running,
-        reported_at: 1_764_079_500_123_456,
-        sequence,
-        progress: Some(TaskProgressInfo {
-            progress: 0.5,
-            progress_info: vec![],
-        }),
-        resource: None,
-        metrics: None,
-    }
-}
 
 fn one<'a>(name: &'a str, arguments: &[&'a str], code: i32) -> Waiting<'a> {
     let mut all: Vec<&str> = name.split(' ').collect();
@@ -59,27 +40,18 @@ async fn a_broker_that_never_answers_keeps_no_program_from_ending() {
     let mut made = Process::start(folder.path(), "migrate", Path::new(CONSUMER), &migrate);
     assert!(made.ended().await.success(), "{}", made.log());
     let other = format!("sqlite:{}", folder.path().join("other.db").display());
-    for signal in ["TERM", "HUP"] {
-        let kafka = ["--bootstrap-servers", &address, "--database-url", &database];
-        let waiting = [
-            one("run", &kafka, 0),
-            one("audit", &kafka, 2),
-            one(
-                "replay --into",
-                &[&other, "--bootstrap-servers", &address],
-                0,
-            ),
-        ];
-        let visitors = || silent.visitors();
-        start_and_end_in_time(
-            folder.path(),
-            Path::new(CONSUMER),
-            signal,
-            &waiting,
-            visitors,
-        )
-        .await;
-    }
+    let kafka = ["--bootstrap-servers", &address, "--database-url", &database];
+    let waiting = [
+        one("run", &kafka, 0),
+        one("audit", &kafka, 2),
+        one(
+            "replay --into",
+            &[&other, "--bootstrap-servers", &address],
+            0,
+        ),
+    ];
+    let visitors = || silent.visitors();
+    start_and_end_in_time(folder.path(), CONSUMER, &waiting, visitors).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,22 +86,13 @@ async fn a_wrong_advertised_listener_keeps_no_program_from_ending() {
         .position(|a| *a == "--dead-letters-topic")
         .unwrap();
     let audit = [&kafka[..letters], &kafka[letters + 2..]].concat();
-    for signal in ["TERM", "HUP"] {
-        let waiting = [
-            one("run", &kafka, 0),
-            one("audit", &audit, 2),
-            one("replay", &replay, 0),
-        ];
-        let visitors = || way.visitors();
-        start_and_end_in_time(
-            pipeline.folder(),
-            Path::new(CONSUMER),
-            signal,
-            &waiting,
-            visitors,
-        )
-        .await;
-    }
+    let waiting = [
+        one("run", &kafka, 0),
+        one("audit", &audit, 2),
+        one("replay", &replay, 0),
+    ];
+    let visitors = || way.visitors();
+    start_and_end_in_time(pipeline.folder(), CONSUMER, &waiting, visitors).await;
 }
 
 async fn a_broker_that_falls_silent_keeps_no_consumer_from_ending(kind: Kind) {
@@ -139,7 +102,7 @@ async fn a_broker_that_falls_silent_keeps_no_consumer_from_ending(kind: Kind) {
     let router = pipeline.router();
     let way = Way::to(&pipeline.bootstrap);
     let (mut sent, mut stored) = (0, 0);
-    for signal in ["TERM", "HUP"] {
+    for signal in SIGNALS {
         way.open();
         let mut arguments = vec!["run"];
         arguments.extend(pipeline.consumer_arguments());
@@ -195,25 +158,16 @@ async fn a_database_that_never_answers_keeps_no_program_from_ending() {
     let expire = ["--older-than", "1d", database[0], database[1]];
     let audit = [&kafka[..], &database].concat();
     let replay = [&["--into", &url], &kafka[..]].concat();
-    for signal in ["TERM", "HUP"] {
-        let waiting = [
-            one("run", &both, 0),
-            one("audit", &audit, 2),
-            one("replay", &replay, 0),
-            one("expire", &expire, 0),
-            one("diff", &[&url, &other], 2),
-            one("migrate", &database, 1),
-            one("tasks", &database, 1),
-            one("task exec-1", &database, 1),
-        ];
-        let visitors = || silent.visitors();
-        start_and_end_in_time(
-            pipeline.folder(),
-            Path::new(CONSUMER),
-            signal,
-            &waiting,
-            visitors,
-        )
-        .await;
-    }
+    let waiting = [
+        one("run", &both, 0),
+        one("audit", &audit, 2),
+        one("replay", &replay, 0),
+        one("expire", &expire, 0),
+        one("diff", &[&url, &other], 2),
+        one("migrate", &database, 1),
+        one("tasks", &database, 1),
+        one("task exec-1", &database, 1),
+    ];
+    let visitors = || silent.visitors();
+    start_and_end_in_time(pipeline.folder(), CONSUMER, &waiting, visitors).await;
 }

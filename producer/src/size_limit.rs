@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use service::kafka::KafkaOptions;
-use service::limits::DEFAULT_RECORD_BYTES;
+use service::limits::{DEFAULT_RECORD_BYTES, FRESH};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-/// The limit is not read again before this, and nothing is refused by an older reading.
-const FRESH: Duration = Duration::from_secs(5);
 /// Once a report was refused as too large, or while Kafka has not answered, the limit is read this often:
 /// somebody may raise it.
 const AGAIN: Duration = Duration::from_secs(60);

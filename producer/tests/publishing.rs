@@ -3,7 +3,7 @@
 mod support;
 
 use schemas::{MetricValue, TaskRunningInfo};
-use service::testing::alter_topic;
+use service::testing::set_max_bytes;
 use support::{Reports, text};
 
 fn line(sequence: i64, more: &str) -> String {
@@ -99,13 +99,7 @@ async fn where_batches_are_refused_only_the_line_that_cannot_fit_is_refused() {
     let Some(reports) = Reports::make("publishing").await else {
         return;
     };
-    alter_topic(
-        &reports.bootstrap,
-        &reports.topic,
-        "max.message.bytes",
-        "50000",
-    )
-    .await;
+    set_max_bytes(&reports.bootstrap, &reports.topic, 50_000).await;
     let mut state = 88_172_645_463_325_252_u64;
     let mut words = |bytes: usize| -> String {
         let letters = (0..bytes).map(|_| {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use producer::{Options, Part, Reporter, ReporterError, Stats, TaskSource};
 use schemas::{EngineInstance, MetricValue, TaskProgressInfo, TaskStatus, topics};
-use service::testing::{NOBODY, alter_topic, free_port, service, until};
+use service::testing::{NOBODY, free_port, service, set_max_bytes, until};
 use support::Reports;
 use tokio::time::Instant;
 
@@ -408,7 +408,7 @@ async fn a_first_report_that_only_a_raised_limit_lets_through_is_delivered() {
         return;
     };
     let (bootstrap, topic) = (&reports.bootstrap, &reports.topic);
-    alter_topic(bootstrap, topic, "max.message.bytes", "2097152").await;
+    set_max_bytes(bootstrap, topic, 2_097_152).await;
     let options = Options {
         first_after: Duration::from_secs(3_600),
         close_timeout: Duration::from_secs(120),
@@ -438,13 +438,7 @@ async fn of_a_refused_batch_only_the_report_that_cannot_fit_is_refused() {
         (reporter.stats().delivered == 1).then_some(())
     })
     .await;
-    alter_topic(
-        &reports.bootstrap,
-        &reports.topic,
-        "max.message.bytes",
-        "50000",
-    )
-    .await;
+    set_max_bytes(&reports.bootstrap, &reports.topic, 50_000).await;
     let tasks: Vec<_> = (0..42)
         .map(|i| {
             let bytes = if i == 20 { 200_000 } else { 20_000 };
@@ -471,13 +465,7 @@ async fn a_limit_that_was_raised_lets_reports_through_that_were_refused_before()
     let Some(reports) = Reports::make("reporting").await else {
         return;
     };
-    alter_topic(
-        &reports.bootstrap,
-        &reports.topic,
-        "max.message.bytes",
-        "50000",
-    )
-    .await;
+    set_max_bytes(&reports.bootstrap, &reports.topic, 50_000).await;
     let reporter =
         Reporter::with_options(quick(&reports.bootstrap, &reports.topic), engine()).unwrap();
     let task = reporter.task("exec-1", "job-1", Wordy(2_000_000));
@@ -485,13 +473,7 @@ async fn a_limit_that_was_raised_lets_reports_through_that_were_refused_before()
         (reporter.stats().refused > 0).then_some(())
     })
     .await;
-    alter_topic(
-        &reports.bootstrap,
-        &reports.topic,
-        "max.message.bytes",
-        "4000000",
-    )
-    .await;
+    set_max_bytes(&reports.bootstrap, &reports.topic, 4_000_000).await;
     until("it is delivered", Duration::from_secs(120), async || {
         (reporter.stats().delivered > 0).then_some(())
     })

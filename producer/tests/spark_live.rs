@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use schemas::{MetricValue, TaskStatus};
 use serde_json::Value;
+use service::testing::spark::Spark;
 use service::testing::{Process, service, until};
 use support::Reports;
 
@@ -20,58 +21,13 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let (rest, release) = (path("rest.json"), path("release"));
-    let logs = path("event-logs");
-    let history_server = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../deploy/spark/history-server"
-    );
-    let arguments = [python.as_str(), &logs];
-    let history = Process::start(
-        folder.path(),
-        "history-server",
-        Path::new(history_server),
-        &arguments,
-    );
-    let history_url = until("the History Server is up", WAIT, async || {
-        let log = history.log();
-        let line = log.lines().find(|line| line.contains(" started at http"))?;
-        Some(line.rsplit_once(' ')?.1.to_owned())
-    })
-    .await;
-    let job = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/spark/job.py");
-    let arguments = [
-        job,
-        "--ui-port",
-        "0",
-        "--group-prefix",
-        "live",
-        "--pace",
-        "0.3",
-        "--rest-out",
-        &rest,
-        "--release",
-        &release,
-        "--event-log",
-        &logs,
-        "--linger",
-        "120",
-    ];
-    let mut spark = Process::start(folder.path(), "spark", Path::new(&python), &arguments);
-    let url = until("Spark's UI is up", WAIT, async || {
-        spark.assert_running();
-        let log = spark.log();
-        let line = log.lines().find(|line| line.starts_with("application "))?;
-        Some(line.split_once(" ui ")?.1.to_owned())
-    })
-    .await;
+    let mut spark = Spark::start(folder.path(), &python, "live").await;
     let arguments = [
         "spark",
         "--url",
-        &url,
+        &spark.url,
         "--history-url",
-        &history_url,
+        &spark.history_url,
         "--interval",
         "500ms",
     ];
@@ -80,18 +36,15 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
     let mut producer = Process::start(folder.path(), "producer", program, &arguments);
 
     let said = until("all jobs have ended", WAIT, async || {
-        spark.assert_running();
         producer.assert_running();
-        std::fs::read(&rest).ok()
+        spark.said()
     })
     .await;
-    let said: Value = serde_json::from_slice(&said).unwrap();
     let app = said["application"].as_str().unwrap();
     let jobs = said["jobs"].as_array().unwrap();
-    std::fs::write(&release, "").unwrap();
-    assert!(spark.ended().await.success(), "{}", spark.log());
+    spark.let_go().await;
     assert!(producer.ended().await.success(), "{}", producer.log());
-    history.stop().await;
+    spark.stop().await;
 
     let told = reports.by_task();
     let total: usize = told.values().map(Vec::len).sum();

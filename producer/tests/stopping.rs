@@ -7,7 +7,9 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use service::testing::stopping::{Silent, Waiting, Way, end_in_time, start_and_end_in_time};
+use service::testing::stopping::{
+    SIGNALS, Silent, Waiting, Way, end_in_time, start_and_end_in_time,
+};
 use service::testing::{Process, read_all, until};
 use support::Reports;
 
@@ -36,28 +38,19 @@ async fn a_broker_that_never_answers_keeps_no_program_from_ending() {
     let address = silent.address();
     let url = format!("http://{}", spark.address());
     let lines = lines(folder.path(), 1);
-    for signal in ["TERM", "HUP"] {
-        let commands = [
-            vec!["spark", "--url", &url],
-            vec!["publish", &lines],
-            vec!["simulate"],
-        ];
-        let waiting = commands.map(|command| Waiting {
-            name: command[0],
-            arguments: [&command[..], &["--bootstrap-servers", &address]].concat(),
-            // A file that was not sent is work left undone.
-            code: i32::from(command[0] == "publish"),
-        });
-        let visitors = || silent.visitors();
-        start_and_end_in_time(
-            folder.path(),
-            Path::new(PRODUCER),
-            signal,
-            &waiting,
-            visitors,
-        )
-        .await;
-    }
+    let commands = [
+        vec!["spark", "--url", &url],
+        vec!["publish", &lines],
+        vec!["simulate"],
+    ];
+    let waiting = commands.map(|command| Waiting {
+        name: command[0],
+        arguments: [&command[..], &["--bootstrap-servers", &address]].concat(),
+        // A file that was not sent is work left undone.
+        code: i32::from(command[0] == "publish"),
+    });
+    let visitors = || silent.visitors();
+    start_and_end_in_time(folder.path(), PRODUCER, &waiting, visitors).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,22 +61,13 @@ async fn a_spark_that_never_answers_keeps_it_from_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let spark = Silent::start();
     let url = format!("http://{}", spark.address());
-    for signal in ["TERM", "HUP"] {
-        let waiting = [Waiting {
-            name: "spark",
-            arguments: reports.arguments(&["spark", "--url", &url]),
-            code: 0,
-        }];
-        let visitors = || spark.visitors();
-        start_and_end_in_time(
-            folder.path(),
-            Path::new(PRODUCER),
-            signal,
-            &waiting,
-            visitors,
-        )
-        .await;
-    }
+    let waiting = [Waiting {
+        name: "spark",
+        arguments: reports.arguments(&["spark", "--url", &url]),
+        code: 0,
+    }];
+    let visitors = || spark.visitors();
+    start_and_end_in_time(folder.path(), PRODUCER, &waiting, visitors).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,7 +80,7 @@ async fn a_full_queue_keeps_no_program_from_ending() {
     let way = Way::to(&reports.bootstrap);
     let full = ["-X", "queue.buffering.max.messages=100"];
     for blocked in [Way::block_named, Way::block] {
-        for signal in ["TERM", "HUP"] {
+        for signal in SIGNALS {
             way.open();
             let start = |name: &str, command: &[&str]| {
                 let mut arguments = reports.arguments(&[command, &full].concat());

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use rdkafka::message::{Message, OwnedMessage};
 use schemas::{MetricValue, TaskRunningInfo};
-use service::testing::{alter_topic, kafka, read_all};
+use service::limits::FRESH;
+use service::testing::{kafka, read_all, set_max_bytes};
 use support::{Settings, Topics, headers, info};
 
 /// Kafka's default for `max.message.bytes`, and room for records of the sizes used here.
@@ -207,13 +208,7 @@ async fn a_limit_lowered_under_a_router_sets_aside_what_no_longer_fits_and_the_o
     send(&topics, &[], &[small(0)]);
     topics.outputs(1).await;
 
-    alter_topic(
-        &topics.bootstrap,
-        &topics.events,
-        "max.message.bytes",
-        "20000",
-    )
-    .await;
+    set_max_bytes(&topics.bootstrap, &topics.events, 20_000).await;
     let large = ("large".to_owned(), sized("large", 30_000, false));
     // Each of these fits, but not many in a batch.
     let mut records: Vec<_> = (1..20)
@@ -230,13 +225,7 @@ async fn a_limit_lowered_under_a_router_sets_aside_what_no_longer_fits_and_the_o
     assert_eq!(letters[0].payload(), Some(&large.1[..]));
 
     // So is a letter that its topic no longer takes whole.
-    alter_topic(
-        &topics.bootstrap,
-        &topics.letters,
-        "max.message.bytes",
-        "25000",
-    )
-    .await;
+    set_max_bytes(&topics.bootstrap, &topics.letters, 25_000).await;
     send(&topics, &[], &[large.clone(), small(20)]);
     let (events, letters) = topics.outputs(23).await;
     assert_eq!((events.len(), letters.len()), (21, 2));
@@ -262,25 +251,12 @@ async fn a_limit_raised_under_a_router_makes_events_of_what_fits_now() {
     assert_eq!(letters[0].payload(), None);
 
     // More than the router's client was made for at first.
-    alter_topic(
-        &topics.bootstrap,
-        &topics.events,
-        "max.message.bytes",
-        "4000000",
-    )
-    .await;
-    alter_topic(
-        &topics.bootstrap,
-        &topics.letters,
-        "max.message.bytes",
-        "8000000",
-    )
-    .await;
+    set_max_bytes(&topics.bootstrap, &topics.events, 4_000_000).await;
+    set_max_bytes(&topics.bootstrap, &topics.letters, 8_000_000).await;
     // The last reading is younger than some seconds: what comes meanwhile may still be set aside.
-    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    tokio::time::sleep(FRESH).await;
     let too_large = of_bytes("too-large", 5_000_000);
-    let source = "max.message.bytes";
-    alter_topic(&topics.bootstrap, &topics.source, source, "8388608").await;
+    set_max_bytes(&topics.bootstrap, &topics.source, 8_388_608).await;
     let after = of_bytes("after", 3_000_000);
     send(&topics, &[], &[after.clone(), too_large.clone(), small(1)]);
     let (events, letters) = topics.outputs(5).await;

@@ -6,7 +6,9 @@ mod support;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use service::testing::stopping::{Silent, Waiting, Way, end_in_time, start_and_end_in_time};
+use service::testing::stopping::{
+    SIGNALS, Silent, Waiting, Way, end_in_time, start_and_end_in_time,
+};
 use service::testing::{Process, kafka, read_all, until};
 use support::{Settings, Topics, info};
 
@@ -64,11 +66,9 @@ async fn a_broker_that_never_answers_keeps_no_program_from_ending() {
         events: "events".to_owned(),
         letters: "letters".to_owned(),
     };
-    for signal in ["TERM", "HUP"] {
-        let waiting = waiting(&topics, &address);
-        let visitors = || silent.visitors();
-        start_and_end_in_time(folder.path(), Path::new(ROUTER), signal, &waiting, visitors).await;
-    }
+    let waiting = waiting(&topics, &address);
+    let visitors = || silent.visitors();
+    start_and_end_in_time(folder.path(), ROUTER, &waiting, visitors).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,11 +81,9 @@ async fn a_wrong_advertised_listener_keeps_no_program_from_ending() {
     topics.send([(Some("exec-1"), Some(&b"none"[..]), None)]);
     let way = Way::to(&bootstrap);
     way.block_named();
-    for signal in ["TERM", "HUP"] {
-        let waiting = waiting(&topics, way.address());
-        let visitors = || way.visitors();
-        start_and_end_in_time(folder.path(), Path::new(ROUTER), signal, &waiting, visitors).await;
-    }
+    let waiting = waiting(&topics, way.address());
+    let visitors = || way.visitors();
+    start_and_end_in_time(folder.path(), ROUTER, &waiting, visitors).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +92,7 @@ async fn a_broker_that_falls_silent_keeps_no_router_from_ending() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = schemas::encode_info(&info("exec-1", 0)).unwrap();
     let way = Way::to(&bootstrap);
-    for signal in ["TERM", "HUP"] {
+    for signal in SIGNALS {
         way.open();
         let topics = Topics::make(bootstrap.clone(), 2, Settings::default()).await;
         // So many that transactions follow one another until it is stopped.

@@ -22,7 +22,7 @@ pub const DEFAULT_RECORD_BYTES: usize = 1_048_588 - BATCH_OVERHEAD_BYTES;
 /// topic's may grow, so clients take any record and programs judge its size. librdkafka allocates nothing by it.
 pub const CLIENT_MESSAGE_MAX_BYTES: &str = "1000000000";
 /// A reading of this age is read again before a record counts as too large.
-const FRESH: Duration = Duration::from_secs(5);
+pub const FRESH: Duration = Duration::from_secs(5);
 
 /// Whether a broker refuses a whole batch with this error, for good: for the fault of one of its records, or for
 /// the size of them all.

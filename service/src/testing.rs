@@ -1,6 +1,7 @@
 //! What integration tests need. A failure in here ends the test, so everything panics.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
+pub mod spark;
 pub mod stopping;
 
 use std::collections::BTreeMap;
@@ -126,6 +127,11 @@ pub async fn alter_topic(bootstrap: &str, topic: &str, key: &str, value: &str) {
         is_so.then_some(())
     })
     .await;
+}
+
+/// Alters how large a batch a topic takes, as [`alter_topic`] does.
+pub async fn set_max_bytes(bootstrap: &str, topic: &str, bytes: u32) {
+    alter_topic(bootstrap, topic, "max.message.bytes", &bytes.to_string()).await;
 }
 
 /// Deletes a topic, and waits until the broker knows nothing of it any more.

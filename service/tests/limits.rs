@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use rdkafka::error::KafkaError;
 use service::kafka::KafkaOptions;
 use service::limits::{DEFAULT_RECORD_BYTES, SizeLimits};
-use service::testing::{Topic, alter_topic, create_topics, free_port, kafka, unique};
+use service::testing::{Topic, create_topics, free_port, kafka, set_max_bytes, unique};
 
 /// Lets clients reach the broker through this port from now on.
 fn open(port: u16, broker: String) {
@@ -54,7 +54,7 @@ async fn a_limit_that_was_not_answered_at_start_is_read_before_a_record_counts_a
     assert!(limits.confirm().await.unwrap());
     assert_eq!(limits.record_bytes(&name), 5_000_000 - 128);
     // A reading of the last seconds is not made again; one after a refusal is.
-    alter_topic(&bootstrap, &name, "max.message.bytes", "3000").await;
+    set_max_bytes(&bootstrap, &name, 3_000).await;
     assert!(!limits.confirm().await.unwrap());
     assert!(limits.read_again().await.unwrap());
     assert_eq!(

@@ -165,27 +165,32 @@ pub struct Waiting<'a> {
     pub code: i32,
 }
 
-/// Starts each of these one after the other until a server has a visitor more, and [stops](end_in_time) them all.
+/// The signals that end a program.
+pub const SIGNALS: [&str; 2] = ["TERM", "HUP"];
+
+/// For each of the [`SIGNALS`]: starts these one after the other, each until a server has a visitor more, and
+/// [stops](end_in_time) them all.
 pub async fn start_and_end_in_time(
     folder: &Path,
-    program: &Path,
-    signal: &str,
+    program: &str,
     waiting: &[Waiting<'_>],
     visitors: impl Fn() -> usize,
 ) {
-    let mut started = Vec::new();
-    for one in waiting {
-        let before = visitors();
-        let name = format!("{}-{signal}", one.name.replace(' ', "-"));
-        let mut process = Process::start(folder, &name, program, &one.arguments);
-        until(&format!("{} waits", one.name), WAIT, async || {
-            process.assert_running();
-            (visitors() > before).then_some(())
-        })
-        .await;
-        started.push((one.name, process, one.code));
+    for signal in SIGNALS {
+        let mut started = Vec::new();
+        for one in waiting {
+            let before = visitors();
+            let name = format!("{}-{signal}", one.name.replace(' ', "-"));
+            let mut process = Process::start(folder, &name, Path::new(program), &one.arguments);
+            until(&format!("{} waits", one.name), WAIT, async || {
+                process.assert_running();
+                (visitors() > before).then_some(())
+            })
+            .await;
+            started.push((one.name, process, one.code));
+        }
+        end_in_time(signal, started).await;
     }
-    end_in_time(signal, started).await;
 }
 
 /// Stops all these by one signal, and insists that each ends within 10 s, with its code.
