@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its own share of this")]
 #![allow(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
+pub(crate) mod spark;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};

@@ -1,5 +1,7 @@
 //! One poll of one application, and what is logged when its answers are of no use.
 
+use std::collections::BTreeMap;
+
 use super::application::{Application, Poll};
 use super::rest::{Fault, Rest};
 
@@ -82,5 +84,44 @@ pub(super) fn complain(whose: &str, before: &mut String, now: Option<String>) {
             before.clear();
         }
         _ => {}
+    }
+}
+
+/// What several polls complain of one server: each complaint is logged when the first has it, and that it answers
+/// again when none has any.
+#[derive(Default)]
+pub(super) struct Complaints(BTreeMap<String, usize>);
+
+impl Complaints {
+    /// One of them complains of something else than `before`, or no longer.
+    pub(super) fn change(&mut self, whose: &str, before: &mut Option<String>, now: Option<String>) {
+        if *before == now {
+            return;
+        }
+        if let Some(now) = &now {
+            let polls = self.0.entry(now.clone()).or_default();
+            *polls += 1;
+            if *polls == 1 {
+                tracing::warn!("{whose}: {now}; asking again");
+            }
+        }
+        self.end(before);
+        if now.is_none() && self.0.is_empty() {
+            tracing::info!("{whose} answers again");
+        }
+        *before = now;
+    }
+
+    /// One of them has ended, and with it what it complained of.
+    pub(super) fn end(&mut self, complaint: &mut Option<String>) {
+        let Some(complaint) = complaint.take() else {
+            return;
+        };
+        if let Some(polls) = self.0.get_mut(&complaint) {
+            *polls -= 1;
+            if *polls == 0 {
+                self.0.remove(&complaint);
+            }
+        }
     }
 }

@@ -1,226 +1,186 @@
-//! One address: which applications it lists, and what becomes of each.
+//! One address: reads its list every interval, and follows what that has, each application in a task of its own.
+//!
+//! ```text
+//! list, every interval ─▶ Listing ─▶ a task an application ─▶ PollLimit of its server ─▶ reports
+//!                                    until it has ended           (first what runs)
+//! ```
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::answers::{Application as Answer, Attempt};
-use super::application::{Application, Key, Poll};
-use super::ask::{ask, by_fault, complain};
+use super::application::{Application, Key};
+use super::ask::complain;
+use super::followed::{Ending, Followed, Listing};
+use super::list::{List, Newcomer};
 use super::mapping::State;
-use super::rest::{Fault, Rest};
-use super::standings::Listed;
-use super::{APPLICATIONS_MAX, Follower, LOOK_AGAIN, REFUSALS};
+use super::rest::Fault;
+use super::{APPLICATIONS_MAX, Follower, LOOK_AGAIN, REFUSALS, Server};
+
+/// Gauge: applications that are followed, those whose end is being looked up included.
+const FOLLOWED: &str = "taskrunning_followed_applications";
 
 /// An address, and the applications that are followed there.
-pub(super) struct Address<'f> {
-    follower: &'f Follower,
-    rest: Rest,
-    followed: BTreeMap<Key, Followed>,
-    /// What was logged last of the list, and of the History Server of `--history-url`.
+pub(super) struct Address {
+    follower: Arc<Follower>,
+    server: Server,
+    /// The list that is being read, and the applications.
+    tasks: JoinSet<Finished>,
+    followed: BTreeMap<Key, Entry>,
+    /// What was logged last of the list.
     complaint: String,
-    history_complaint: String,
     too_many_logged: bool,
+    /// It was ever reached.
+    reached: bool,
+    /// The last list that could be read had applications that will be followed here later, if at all.
+    more: bool,
+    /// The last list had nothing new, was begun when nothing was followed, and nothing was told since.
+    settled: bool,
+    settled_logged: bool,
 }
 
-/// An application that is followed.
-struct Followed {
-    application: Application,
-    /// As the newest list has it.
-    listed: Option<State>,
-    /// What its last poll complained of, as it was logged.
-    complaint: String,
-    /// Since when nothing about it could be used.
-    quiet_since: Option<Instant>,
-    /// It was reported as unknown, and nothing was heard of it since.
-    given_up: bool,
+/// What is known here of an application that is followed.
+struct Entry {
+    listing: watch::Sender<Listing>,
+    /// It was taken up after it had been given up.
+    returning: bool,
 }
 
-/// What a list holds besides the applications that are followed at its address already.
-struct List {
-    any: bool,
-    /// Some are followed at another address.
-    elsewhere: bool,
-    running: Newcomers,
-    ended: Newcomers,
-    /// Given up before. Those of which Spark still tells nothing take no room from others.
-    returning: Newcomers,
+enum Finished {
+    List(Result<List, Fault>),
+    Application(Ending),
 }
 
-/// Applications that can be followed from now on, as far as there is room.
-struct Newcomers {
-    taken: Vec<(Key, String, State)>,
-    room: usize,
-    beyond: usize,
-}
-
-impl Newcomers {
-    fn new(room: usize) -> Self {
-        Self {
-            taken: Vec::new(),
-            room,
-            beyond: 0,
-        }
-    }
-
-    fn push(&mut self, key: Key, attempt: &Attempt, state: State) {
-        if self.taken.len() < self.room {
-            self.taken.push((key, attempt.spark_user.clone(), state));
-        } else {
-            self.beyond += 1;
-        }
-    }
-}
-
-/// What has become of an application in a poll.
-enum Outcome {
-    Followed,
-    Ended,
-    GivenUp,
-}
-
-impl<'f> Address<'f> {
-    pub(super) fn new(follower: &'f Follower, rest: Rest) -> Self {
+impl Address {
+    pub(super) fn new(follower: Arc<Follower>, server: Server) -> Self {
         Self {
             follower,
-            rest,
+            server,
+            tasks: JoinSet::new(),
             followed: BTreeMap::new(),
             complaint: String::new(),
-            history_complaint: String::new(),
             too_many_logged: false,
+            reached: false,
+            more: false,
+            settled: false,
+            settled_logged: false,
         }
     }
 
     /// Follows the address until all its applications have ended, or its list could not be read for
-    /// `--give-up-after` and nothing is told of any application.
+    /// `--give-up-after` and nothing is told of any application; with `--stay` until the program is stopped.
     ///
     /// # Errors
     /// If it never answered.
     pub(super) async fn follow(mut self) -> Result<(), Fault> {
-        let options = &self.follower.options;
+        let shutdown = self.follower.shutdown.clone();
+        // To stop is to say no more: nothing is begun that a stop would leave half done.
+        let followed = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            followed = self.until_nothing_is_left() => followed,
+        };
+        // Once they have ended, none reports any more.
+        self.tasks.shutdown().await;
+        followed
+    }
+
+    async fn until_nothing_is_left(&mut self) -> Result<(), Fault> {
+        let options = self.follower.options.clone();
         let started = Instant::now();
-        let mut reached = false;
         let mut silent_since = started;
         let mut refusals = 0;
-        // The last list had applications that will be followed here later, if at all.
-        let mut more = false;
+        let mut next_list = started;
+        // When the list that is being read was begun, and whether nothing was followed then.
+        let mut reading = None;
         loop {
-            let begun = Instant::now();
-            let mut next = begun + options.interval;
-            let listed = self.list().await;
-            let fault = listed.as_ref().err().map(ToString::to_string);
-            complain(&self.rest.shown(), &mut self.complaint, fault);
-            match listed {
+            let finished = tokio::select! {
+                Some(finished) = self.tasks.join_next() => finished.unwrap_or_else(panicked),
+                () = sleep_until(next_list), if reading.is_none() => {
+                    let begun = Instant::now();
+                    next_list = begun + options.interval;
+                    reading = Some((begun, self.followed.values().all(|one| one.returning)));
+                    self.read_list();
+                    continue;
+                }
+            };
+            let result = match finished {
+                Finished::Application(ending) => {
+                    self.settle(ending);
+                    if self.is_done() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Finished::List(result) => result,
+            };
+            let Some((begun, was_idle)) = reading.take() else {
+                continue;
+            };
+            let fault = result.as_ref().err().map(ToString::to_string);
+            complain(&self.server.rest.shown(), &mut self.complaint, fault);
+            match result {
                 Ok(list) => {
-                    reached = true;
+                    self.reached = true;
                     silent_since = begun;
                     refusals = 0;
                     let any = list.any;
-                    more = list.elsewhere || list.running.beyond > 0 || list.ended.beyond > 0;
-                    self.take_up(list);
-                    // A History Server that has just started lists what it has read so far: all have
-                    // ended only if a list after the last end has nothing new.
-                    let busy = more || self.followed.values().any(|one| !one.given_up);
-                    self.poll(Some("its address does not list it")).await;
+                    let is_new = self.take_up(list);
                     let awaited = self.follower.standings().awaited().len();
                     let awaits = awaited > 0 && started.elapsed() < options.give_up_after;
-                    if !busy && !awaits && (any || awaited > 0) {
-                        tracing::info!("{}: nothing is left to follow", self.rest.shown());
+                    // A History Server that has just started lists what it has read so far: all have
+                    // ended only if a list after the last end has nothing new.
+                    let idle = was_idle && !is_new && !self.more && !awaits;
+                    self.settled = idle && (any || awaited > 0);
+                    if self.is_done() {
                         return Ok(());
                     }
                 }
                 Err(fault) => {
-                    let why_unlisted = if fault == Fault::Refused {
+                    self.settled = false;
+                    let is_refused = fault == Fault::Refused;
+                    self.list_failed(is_refused);
+                    let is_empty = self.followed.is_empty();
+                    if is_refused {
+                        next_list = begun + LOOK_AGAIN.min(options.interval);
                         refusals += 1;
-                        let idle = !more && self.followed.is_empty();
-                        if reached && idle && refusals >= REFUSALS {
-                            tracing::info!("{} is gone: {fault}", self.rest.shown());
+                        let gone = self.reached && refusals >= REFUSALS;
+                        if gone && is_empty && !self.more && !options.stay {
+                            tracing::info!("{} is gone: {fault}", self.server.rest.shown());
                             return Ok(());
                         }
-                        next = begun + LOOK_AGAIN.min(options.interval);
-                        Some("nobody listens at its address")
-                    } else {
-                        None
-                    };
-                    // The list may fail for a reason of its own: what is told of goes on.
-                    self.poll(why_unlisted).await;
+                    }
                     let silent = silent_since.elapsed() >= options.give_up_after;
-                    if silent && self.followed.is_empty() {
+                    if silent && is_empty && !options.stay {
                         tracing::info!(
                             "{}: nothing is left to follow, and its list could not be read for {:?}: {fault}",
-                            self.rest.shown(),
+                            self.server.rest.shown(),
                             options.give_up_after
                         );
-                        return if reached { Ok(()) } else { Err(fault) };
+                        return if self.reached { Ok(()) } else { Err(fault) };
                     }
                 }
             }
-            sleep_until(next).await;
         }
     }
 
-    /// Reads the list, of whatever length, and notes what it has of those that are followed.
-    ///
-    /// # Errors
-    /// If the list cannot be read to its end: nothing can be said then of what it does not have.
-    async fn list(&mut self) -> Result<List, Fault> {
-        let Self {
-            follower, followed, ..
-        } = self;
-        let alive = |one: &&Followed| one.listed == Some(State::Alive);
-        let running = followed.values().filter(alive).count();
-        let ended = followed.len() - running;
-        let mut list = List {
-            any: false,
-            elsewhere: false,
-            running: Newcomers::new(APPLICATIONS_MAX.saturating_sub(running)),
-            ended: Newcomers::new(APPLICATIONS_MAX.saturating_sub(ended)),
-            returning: Newcomers::new(APPLICATIONS_MAX),
-        };
-        for one in followed.values_mut() {
-            one.listed = None;
-        }
-        let chosen = &follower.options.app;
-        self.rest
-            .each(|answer: Answer| {
-                let is_chosen = chosen.is_empty() || chosen.contains(&answer.id);
-                if !is_chosen || answer.id.trim().is_empty() {
-                    return;
-                }
-                for (newer, attempt) in answer.attempts.iter().enumerate() {
-                    list.any = true;
-                    let key = Key::new(&answer.id, attempt);
-                    let state = match attempt.completed {
-                        true => State::Completed,
-                        // Spark begins an attempt when the one before has ended; the event log of
-                        // one that crashed stays as it was.
-                        false if newer > 0 => State::Replaced,
-                        false => State::Alive,
-                    };
-                    let standing = follower.standings().listed(&key);
-                    if let Some(one) = followed.get_mut(&key) {
-                        one.listed = Some(state);
-                        continue;
-                    }
-                    match standing {
-                        Listed::Ended => {}
-                        Listed::Elsewhere => list.elsewhere = true,
-                        Listed::GivenUp => list.returning.push(key, attempt, state),
-                        Listed::New if state == State::Alive => {
-                            list.running.push(key, attempt, state);
-                        }
-                        Listed::New => list.ended.push(key, attempt, state),
-                    }
-                }
-            })
-            .await?;
-        follower.standings().forget();
-        Ok(list)
+    /// Begins to read the list.
+    fn read_list(&mut self) {
+        let runs = |one: &&Entry| *one.listing.borrow() == Listing::Listed(State::Alive);
+        let running = self.followed.values().filter(runs).count();
+        let others = self.followed.len() - running;
+        let (follower, rest) = (self.follower.clone(), self.server.rest.clone());
+        self.tasks.spawn(async move {
+            Finished::List(List::read(&follower, &rest, running, others).await)
+        });
     }
 
-    /// Begins to follow what is new in the list.
-    fn take_up(&mut self, list: List) {
-        let shown = self.rest.shown();
+    /// Tells those that are followed what the list says of them, and begins to follow what is new in it.
+    /// Whether anything is, beside those given up before.
+    fn take_up(&mut self, list: List) -> bool {
+        let shown = self.server.rest.shown();
         if list.running.beyond > 0 && !self.too_many_logged {
             self.too_many_logged = true;
             tracing::warn!(
@@ -229,153 +189,111 @@ impl<'f> Address<'f> {
                 list.running.beyond
             );
         }
-        let fresh = list.running.taken.into_iter().chain(list.ended.taken);
-        let fresh = fresh.map(|newcomer| (newcomer, false));
-        let returning = list.returning.taken.into_iter();
-        let returning = returning.map(|newcomer| (newcomer, true));
-        for ((key, user, state), given_up) in fresh.chain(returning) {
-            let Some(kept) = self.follower.standings().take_up(&key) else {
-                continue;
-            };
-            if !given_up {
-                tracing::info!("{shown}: following application {key}");
-            }
-            let application = match kept {
-                Some(kept) => *kept,
-                None => Application::new(key.clone(), &user, &self.rest.instance()),
-            };
-            let one = Followed {
-                application,
-                listed: Some(state),
-                complaint: String::new(),
-                quiet_since: None,
-                given_up,
-            };
-            self.followed.insert(key, one);
+        self.more = list.running.beyond > 0 || list.ended.beyond > 0;
+        let mut listed: BTreeMap<Key, State> = list.followed.into_iter().collect();
+        for (key, one) in &self.followed {
+            one.say(match listed.remove(key) {
+                Some(state) => Listing::Listed(state),
+                None => Listing::Absent("its address does not list it"),
+            });
         }
+        // Another address follows these.
+        self.more |= !listed.is_empty();
+
+        let mut is_new = false;
+        for newcomer in list.running.taken.into_iter().chain(list.ended.taken) {
+            is_new |= self.start(newcomer, false);
+        }
+        for newcomer in list.returning.taken {
+            self.start(newcomer, true);
+        }
+        is_new
     }
 
-    /// Polls every application that is followed, and concludes what has ended or was not heard of
-    /// for too long. Those that the list does not have are asked for too, unless it is known why.
-    async fn poll(&mut self, why_unlisted: Option<&str>) {
-        for (key, mut one) in std::mem::take(&mut self.followed) {
-            match self.poll_one(&mut one, why_unlisted.is_some()).await {
-                Outcome::Followed => {
-                    self.followed.insert(key, one);
-                }
-                Outcome::Ended => self.follower.standings().end(key),
-                Outcome::GivenUp => {
-                    let why = match (one.listed, why_unlisted) {
-                        (None, Some(why)) => why,
-                        (Some(State::Completed), _) => {
-                            "Spark says that it has ended, and does not tell its jobs"
-                        }
-                        _ => "nothing about it could be read",
-                    };
-                    self.give_up(one, why);
-                }
-            }
-        }
-    }
-
-    async fn poll_one(&mut self, one: &mut Followed, not_if_unlisted: bool) -> Outcome {
-        let state = one.listed.unwrap_or(State::Alive);
-        if one.listed.is_some() || !not_if_unlisted {
-            let told = self.follower.poll(&self.rest, one, state).await;
-            if told && state != State::Alive {
-                return Outcome::Ended;
-            }
-            if told {
-                one.quiet_since = None;
-                // Where the list fails, the application's own answer tells whether it has ended.
-                if one.listed.is_none()
-                    && let Ok(Some(state)) = ended(&self.rest, &one.application.key).await
-                    && self.follower.poll(&self.rest, one, state).await
-                {
-                    return Outcome::Ended;
-                }
-                return Outcome::Followed;
-            }
-        }
-        let quiet_since = *one.quiet_since.get_or_insert_with(Instant::now);
-        if let Some(history) = &self.follower.history {
-            let complaint = &mut self.history_complaint;
-            if self.follower.poll_history(history, one, complaint).await {
-                return Outcome::Ended;
-            }
-        }
-        if one.given_up || quiet_since.elapsed() >= self.follower.options.give_up_after {
-            return Outcome::GivenUp;
-        }
-        Outcome::Followed
-    }
-
-    /// Reports what was last known of an application, as unknown, unless that was done before.
-    fn give_up(&self, mut one: Followed, why: &str) {
-        if !one.given_up {
-            tracing::warn!(
-                "application {}: {why} for {:?}; how it ended, if it has, is not known",
-                one.application.key,
-                self.follower.options.give_up_after
-            );
-            self.follower
-                .report(&mut one.application, Poll::default(), State::Gone);
-        }
-        self.follower.standings().give_up(one.application);
-    }
-}
-
-impl Follower {
-    /// Polls one application and reports; its end only when its jobs were told. Whether they were.
-    async fn poll(&self, rest: &Rest, one: &mut Followed, state: State) -> bool {
-        let (poll, faults) = ask(rest, &one.application).await;
-        let told = poll.jobs.is_some();
-        let whose = format!("application {}", one.application.key);
-        if told && std::mem::take(&mut one.given_up) {
-            tracing::info!("{whose}: {} tells of it again", rest.shown());
-        }
-        if !one.given_up {
-            let complaint = (!faults.is_empty()).then(|| by_fault(&faults));
-            complain(&whose, &mut one.complaint, complaint);
-        }
-        if told || (state == State::Alive && !one.given_up) {
-            self.report(&mut one.application, poll, state);
-        }
-        told
-    }
-
-    /// Asks the History Server for the end of an application. Whether it told and it was reported.
-    async fn poll_history(
-        &self,
-        history: &Rest,
-        one: &mut Followed,
-        complaint: &mut String,
-    ) -> bool {
-        let fault = match ended(history, &one.application.key).await {
-            Ok(state) => {
-                complain(&history.shown(), complaint, None);
-                return match state {
-                    Some(state) => self.poll(history, one, state).await,
-                    None => false,
-                };
-            }
-            // It looks for new logs every 10 s.
-            Err(Fault::NotFound(_)) => None,
-            Err(fault) => Some(fault.to_string()),
+    /// Begins to follow an application, unless another address was faster.
+    fn start(&mut self, newcomer: Newcomer, returning: bool) -> bool {
+        let Newcomer { key, user, state } = newcomer;
+        let Some(kept) = self.follower.standings().take_up(&key) else {
+            self.more = true;
+            return false;
         };
-        complain(&history.shown(), complaint, fault);
-        false
+        let rest = &self.server.rest;
+        if !returning {
+            self.settled_logged = false;
+            tracing::info!("{}: following application {key}", rest.shown());
+        }
+        let application = match kept {
+            Some(kept) => *kept,
+            None => Application::new(key.clone(), &user, &rest.instance()),
+        };
+        let (listing, listings) = watch::channel(Listing::Listed(state));
+        self.followed.insert(key, Entry { listing, returning });
+        metrics::gauge!(FOLLOWED).increment(1);
+        let (follower, server) = (self.follower.clone(), self.server.clone());
+        let followed = Followed::new(follower, server, application, returning);
+        self.tasks
+            .spawn(async move { Finished::Application(followed.follow(listings).await) });
+        true
+    }
+
+    fn list_failed(&self, refused: bool) {
+        let listing = match refused {
+            true => Listing::Absent("nobody listens at its address"),
+            // The list may fail for a reason of its own: what is told of goes on.
+            false => Listing::Unreadable,
+        };
+        for one in self.followed.values() {
+            one.say(listing);
+        }
+    }
+
+    /// Notes how following an application ended.
+    fn settle(&mut self, ending: Ending) {
+        metrics::gauge!(FOLLOWED).decrement(1);
+        match ending {
+            Ending::Ended(key) => {
+                self.followed.remove(&key);
+                self.follower.standings().end(key);
+                self.settled = false;
+            }
+            Ending::GivenUp { application, again } => {
+                self.followed.remove(&application.key);
+                self.follower.standings().give_up(*application);
+                self.settled &= again;
+            }
+        }
+    }
+
+    /// Whether nothing is left to follow, for ever.
+    fn is_done(&mut self) -> bool {
+        if !self.settled || !self.followed.is_empty() {
+            return false;
+        }
+        let stay = self.follower.options.stay;
+        if !std::mem::replace(&mut self.settled_logged, true) {
+            let and = match stay {
+                true => "; waiting for new applications",
+                false => "",
+            };
+            let shown = self.server.rest.shown();
+            tracing::info!("{shown}: nothing is left to follow{and}");
+        }
+        !stay
     }
 }
 
-/// How an application has ended, as a server says of it alone; `None` if it has not.
-async fn ended(rest: &Rest, key: &Key) -> Result<Option<State>, Fault> {
-    let answer = rest.get::<Answer>(&[&key.id]).await?;
-    let mut attempts = answer.attempts.iter().enumerate();
-    let attempt = attempts.find(|(_, attempt)| attempt.attempt_id == key.attempt);
-    Ok(match attempt {
-        Some((_, attempt)) if attempt.completed => Some(State::Completed),
-        Some((newer, _)) if newer > 0 => Some(State::Replaced),
-        _ => None,
-    })
+impl Entry {
+    /// Wakes the application's task only if it is something else than before.
+    fn say(&self, listing: Listing) {
+        self.listing
+            .send_if_modified(|before| std::mem::replace(before, listing) != listing);
+    }
+}
+
+/// A task that panicked ends the program as if it were part of this one; none is cancelled before that.
+fn panicked(error: JoinError) -> Finished {
+    match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(cancelled) => panic!("{cancelled}"),
+    }
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! GET applications ─▶ GET jobs, stages, allexecutors, environment ─▶ Application::reports (pure) ─▶ Delivery
 //!     every 5 s          each on its own: one that fails is null         what changed, and its end
+//!                        a task an application, as PollLimit allows
 //! ```
 //!
 //! What becomes of an application, of which not being seen says nothing:
@@ -21,13 +22,16 @@ mod application;
 mod ask;
 mod elements;
 mod follow;
+mod followed;
+mod list;
 mod mapping;
+mod poll_limit;
 mod rest;
 mod standings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,8 +46,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::application::{Application, Poll};
+use self::ask::Complaints;
 use self::follow::Address;
 use self::mapping::State;
+use self::poll_limit::PollLimit;
 use self::rest::Rest;
 use self::standings::Standings;
 use crate::delivery::{Delivery, Written};
@@ -87,13 +93,28 @@ pub struct Options {
     #[arg(long, env = "SPARK_INTERVAL", value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub interval: Duration,
 
+    /// Applications of one server that are polled at a time. As many again may be slow to answer or have
+    /// their end looked up; they never delay the others
+    #[arg(
+        long,
+        env = "SPARK_POLLS",
+        value_name = "N",
+        default_value_t = 16,
+        value_parser = clap::value_parser!(u16).range(1..=APPLICATIONS_MAX as i64)
+    )]
+    pub polls: u16,
+
+    /// Keep running when all applications have ended, and report on new ones as they come
+    #[arg(long, env = "SPARK_STAY")]
+    pub stay: bool,
+
     /// How long to wait for an address that does not answer (yet), an application that is not listed
     /// (any more), and the History Server
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
     pub give_up_after: Duration,
 }
 
-/// Reports until every application has ended, or `shutdown` is cancelled. Prints `sent 42 reports
+/// Reports until every application has ended, unless it is to stay, or until `shutdown` is cancelled. Prints `sent 42 reports
 /// of 4 tasks` when all are acknowledged.
 ///
 /// # Errors
@@ -112,6 +133,21 @@ pub async fn run(
     let addresses = options.url.iter().map(|url| rest(url));
     let addresses = addresses.collect::<Result<Vec<Rest>, _>>()?;
     let history = options.history_url.as_deref().map(rest).transpose()?;
+    // Several addresses of one server, such as paths of one proxy, share its limit.
+    let mut limits: HashMap<String, Arc<PollLimit>> = HashMap::new();
+    let mut server = |rest: Rest| {
+        let limit = limits.entry(rest.instance());
+        let limit = limit.or_insert_with_key(|instance| {
+            Arc::new(PollLimit::new(instance.clone(), options.polls.into()))
+        });
+        let polls = limit.clone();
+        Server { rest, polls }
+    };
+    let addresses: Vec<Server> = addresses.into_iter().map(&mut server).collect();
+    let history = history.map(|rest| History {
+        server: server(rest),
+        complaints: Mutex::default(),
+    });
 
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
@@ -134,13 +170,8 @@ pub async fn run(
     for address in addresses {
         let follower = follower.clone();
         following.spawn(async move {
-            let shown = address.shown();
-            // To stop is to say no more: nothing is begun that a stop would leave half done.
-            let reached = tokio::select! {
-                () = follower.shutdown.cancelled() => Ok(()),
-                reached = Address::new(&follower, address).follow() => reached,
-            };
-            (shown, reached)
+            let shown = address.rest.shown();
+            (shown, Address::new(follower, address).follow().await)
         });
     }
     let mut failed = Vec::new();
@@ -177,9 +208,30 @@ pub async fn run(
     Ok(())
 }
 
+/// A Spark UI or History Server, and how many polls of it run at a time.
+#[derive(Clone)]
+struct Server {
+    rest: Rest,
+    polls: Arc<PollLimit>,
+}
+
+/// The History Server of `--history-url`.
+struct History {
+    server: Server,
+    complaints: Mutex<Complaints>,
+}
+
+impl History {
+    fn complaints(&self) -> MutexGuard<'_, Complaints> {
+        self.complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 struct Follower {
     options: Options,
-    history: Option<Rest>,
+    history: Option<History>,
     delivery: Delivery,
     standings: Mutex<Standings>,
     /// Exec tasks reported so far.

@@ -40,8 +40,8 @@ pub(super) enum Listed {
     New,
     /// It was given up, here or at another address.
     GivenUp,
-    /// Another address follows it.
-    Elsewhere,
+    /// It is followed, here or at another address.
+    Followed,
     Ended,
 }
 
@@ -53,7 +53,7 @@ impl Standings {
         }
     }
 
-    /// Notes that an address lists it. `Elsewhere` if it is followed.
+    /// Notes that an address lists it.
     pub(super) fn listed(&mut self, key: &Key) -> Listed {
         self.awaited.remove(&key.id);
         let Some(known) = self.known.get_mut(key) else {
@@ -61,7 +61,7 @@ impl Standings {
         };
         known.listed = Instant::now();
         match known.standing {
-            Standing::Followed => Listed::Elsewhere,
+            Standing::Followed => Listed::Followed,
             Standing::Ended => Listed::Ended,
             Standing::GivenUp(_) => Listed::GivenUp,
         }

@@ -1,0 +1,102 @@
+//! The list of applications that an address has, read as it arrives, whatever its length.
+
+use super::answers::{Application as Answer, Attempt};
+use super::application::Key;
+use super::mapping::State;
+use super::rest::{Fault, Rest};
+use super::standings::Listed;
+use super::{APPLICATIONS_MAX, Follower};
+
+/// What a list holds, as far as it matters to whoever follows applications.
+pub(super) struct List {
+    /// It has any that are chosen.
+    pub(super) any: bool,
+    /// Those that are followed, here or at another address.
+    pub(super) followed: Vec<(Key, State)>,
+    pub(super) running: Newcomers,
+    pub(super) ended: Newcomers,
+    /// Given up before. Those of which Spark still tells nothing take no room from others.
+    pub(super) returning: Newcomers,
+}
+
+/// Applications that can be followed from now on, as far as there is room.
+pub(super) struct Newcomers {
+    pub(super) taken: Vec<Newcomer>,
+    room: usize,
+    pub(super) beyond: usize,
+}
+
+pub(super) struct Newcomer {
+    pub(super) key: Key,
+    pub(super) user: String,
+    pub(super) state: State,
+}
+
+impl Newcomers {
+    fn new(room: usize) -> Self {
+        Self {
+            taken: Vec::new(),
+            room,
+            beyond: 0,
+        }
+    }
+
+    fn push(&mut self, key: Key, attempt: &Attempt, state: State) {
+        if self.taken.len() < self.room {
+            let user = attempt.spark_user.clone();
+            self.taken.push(Newcomer { key, user, state });
+        } else {
+            self.beyond += 1;
+        }
+    }
+}
+
+impl List {
+    /// Reads the list of an address that follows so many applications that run, and so many others.
+    ///
+    /// # Errors
+    /// If the list cannot be read to its end: nothing can be said then of what it does not have.
+    pub(super) async fn read(
+        follower: &Follower,
+        rest: &Rest,
+        running: usize,
+        others: usize,
+    ) -> Result<Self, Fault> {
+        let mut list = Self {
+            any: false,
+            followed: Vec::new(),
+            running: Newcomers::new(APPLICATIONS_MAX.saturating_sub(running)),
+            ended: Newcomers::new(APPLICATIONS_MAX.saturating_sub(others)),
+            returning: Newcomers::new(APPLICATIONS_MAX),
+        };
+        let chosen = &follower.options.app;
+        rest.each(|answer: Answer| {
+            let is_chosen = chosen.is_empty() || chosen.contains(&answer.id);
+            if !is_chosen || answer.id.trim().is_empty() {
+                return;
+            }
+            for (newer, attempt) in answer.attempts.iter().enumerate() {
+                list.any = true;
+                let key = Key::new(&answer.id, attempt);
+                let state = match attempt.completed {
+                    true => State::Completed,
+                    // Spark begins an attempt when the one before has ended; the event log of
+                    // one that crashed stays as it was.
+                    false if newer > 0 => State::Replaced,
+                    false => State::Alive,
+                };
+                let standing = follower.standings().listed(&key);
+                match standing {
+                    Listed::Ended => {}
+                    Listed::Followed => list.followed.push((key, state)),
+                    Listed::GivenUp => list.returning.push(key, attempt, state),
+                    Listed::New if state == State::Alive => list.running.push(key, attempt, state),
+                    Listed::New => list.ended.push(key, attempt, state),
+                }
+            }
+        })
+        .await?;
+        follower.standings().forget();
+        Ok(list)
+    }
+}
