@@ -25,12 +25,12 @@ pub(super) async fn ask(
         path("allexecutors"),
     );
     let (jobs, stages, executors, environment) = tokio::join!(
-        rest.get(&jobs),
-        rest.get(&stages),
+        rest.list(&jobs),
+        rest.list(&stages),
         async {
-            match rest.get(&executors).await {
+            match rest.list(&executors).await {
                 // Before Spark 2.1 there was only this.
-                Err(Fault::NotFound(_)) => rest.get(&path("executors")).await,
+                Err(Fault::NotFound(_)) => rest.list(&path("executors")).await,
                 answer => answer,
             }
         },

@@ -1,15 +1,15 @@
 //! The elements of a JSON list, cut out of its bytes as they arrive: a list of any length takes the
 //! memory of its longest element.
 
-/// An element of more than this is refused.
-const ELEMENT_MAX_BYTES: usize = 1 << 20;
+/// An element of more than this is refused. A stage with many metrics takes some 100 kB.
+pub(crate) const ELEMENT_MAX_BYTES: usize = 8 << 20;
 
 /// Why the bytes are not a list.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum NotAList {
     /// It begins with this byte.
     Begins(u8),
-    /// An element is larger than 1 MiB.
+    /// An element is larger than [`ELEMENT_MAX_BYTES`].
     TooLarge,
     /// It has not ended.
     Cut,

@@ -5,9 +5,9 @@ use std::time::Duration;
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
-use super::elements::{Elements, NotAList};
+use super::elements::{ELEMENT_MAX_BYTES, Elements, NotAList};
 
-/// An answer of more than this, other than the list of applications, is not taken in.
+/// A response of more than this, other than the list of applications, is refused.
 const BODY_MAX_BYTES: usize = 64 << 20;
 /// A History Server reads an application's whole log before its first answer about it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -101,35 +101,68 @@ impl Rest {
         })
     }
 
-    /// GETs `/api/v1/applications`, a list, and passes its elements on as they arrive. After an
-    /// error it is not known what else is in it.
+    /// GETs `/api/v1/applications`, a list of any length, and passes its elements on as they arrive.
+    /// After an error it is not known what else is in it.
     pub(crate) async fn each<T: DeserializeOwned>(
         &self,
         mut each: impl FnMut(T),
     ) -> Result<(), Fault> {
-        let (mut answer, redirected) = self.ask(&[]).await?;
+        let each = |element| {
+            each(element);
+            Ok(())
+        };
+        self.elements(&[], usize::MAX, each).await
+    }
+
+    /// GETs a list below `/api/v1/applications`. Holds its elements, not its text: several times as much,
+    /// and for as long as the server takes to send it.
+    pub(crate) async fn list<T: DeserializeOwned>(&self, below: &[&str]) -> Result<Vec<T>, Fault> {
+        let mut list = Vec::new();
+        let push = |element| {
+            list.push(element);
+            match list.len() * size_of::<T>() > BODY_MAX_BYTES {
+                true => Err(too_large()),
+                false => Ok(()),
+            }
+        };
+        self.elements(below, BODY_MAX_BYTES, push).await?;
+        Ok(list)
+    }
+
+    async fn elements<T: DeserializeOwned>(
+        &self,
+        below: &[&str],
+        bytes_max: usize,
+        mut each: impl FnMut(T) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let (mut answer, redirected) = self.ask(below).await?;
         let mut elements = Elements::default();
+        let mut bytes = 0_usize;
         let not_a_list = |fault| match fault {
             NotAList::Begins(byte) => {
                 let error = serde::de::Error::custom("it is not a list");
                 unusable(&redirected, byte == b'<', &error)
             }
-            NotAList::TooLarge => {
-                let large = "lists an application in more than 1 MiB, which is not taken in";
-                Fault::NotSpark(format!("its answer{redirected} {large}"))
-            }
+            NotAList::TooLarge => Fault::NotSpark(format!(
+                "its answer{redirected} has an element of more than {} MiB, which is not taken in",
+                ELEMENT_MAX_BYTES >> 20
+            )),
             NotAList::Cut => Fault::NotSpark(format!("its answer{redirected} ends in the middle")),
         };
         while let Some(chunk) = answer.chunk().await.map_err(no_answer)? {
+            bytes = bytes.saturating_add(chunk.len());
+            if bytes > bytes_max {
+                return Err(too_large());
+            }
             elements
                 .take(&chunk, |element| {
-                    let element = serde_json::from_slice(element);
-                    each(element.map_err(Stopped::Element)?);
-                    Ok(())
+                    let element = serde_json::from_slice(element).map_err(Stopped::Element)?;
+                    each(element).map_err(Stopped::Fault)
                 })
                 .map_err(|stopped| match stopped {
                     Stopped::List(fault) => not_a_list(fault),
                     Stopped::Element(error) => unusable(&redirected, false, &error),
+                    Stopped::Fault(fault) => fault,
                 })?;
         }
         elements.end().map_err(not_a_list)
@@ -163,6 +196,7 @@ impl Rest {
 enum Stopped {
     List(NotAList),
     Element(serde_json::Error),
+    Fault(Fault),
 }
 
 impl From<NotAList> for Stopped {
@@ -184,14 +218,18 @@ fn unusable(redirected: &str, page: bool, error: &serde_json::Error) -> Fault {
     })
 }
 
+fn too_large() -> Fault {
+    Fault::NotSpark(format!(
+        "its answer is larger than {} MiB, which is not taken in",
+        BODY_MAX_BYTES >> 20
+    ))
+}
+
 async fn body(mut answer: Response) -> Result<Vec<u8>, Fault> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(no_answer)? {
         if body.len() + chunk.len() > BODY_MAX_BYTES {
-            return Err(Fault::NotSpark(format!(
-                "its answer is larger than {} MiB, which is not taken in",
-                BODY_MAX_BYTES >> 20
-            )));
+            return Err(too_large());
         }
         body.extend_from_slice(&chunk);
     }
@@ -261,7 +299,10 @@ mod tests {
 
     async fn fault(answer: Vec<u8>) -> Fault {
         let rest = answering(answer).await;
-        rest.get::<Vec<serde_json::Value>>(&[]).await.unwrap_err()
+        let fault = rest.get::<Vec<serde_json::Value>>(&[]).await.unwrap_err();
+        let of_list = rest.list::<serde_json::Value>(&[]).await.unwrap_err();
+        assert_eq!(fault, of_list);
+        fault
     }
 
     #[tokio::test]
@@ -309,16 +350,22 @@ mod tests {
 
     #[tokio::test]
     async fn an_enormous_answer_is_not_taken_in() {
-        let enormous = http(
-            "200 OK",
-            "application/json",
-            &" ".repeat(BODY_MAX_BYTES + 1),
-        );
-        let said = fault(enormous).await.to_string();
-        assert_eq!(
-            said,
-            "its answer is larger than 64 MiB, which is not taken in"
-        );
+        // As large as it is once read, in far fewer bytes: `[0,0,0,…`.
+        let read = size_of::<serde_json::Value>();
+        let small = "0,".repeat(BODY_MAX_BYTES / read + 1);
+        for body in [" ".repeat(BODY_MAX_BYTES + 1), format!("[{small}0]")] {
+            let rest = answering(http("200 OK", "application/json", &body)).await;
+            let list = rest.list::<serde_json::Value>(&["app-1", "jobs"]).await;
+            let said = list.unwrap_err().to_string();
+            assert_eq!(
+                said,
+                "its answer is larger than 64 MiB, which is not taken in"
+            );
+        }
+        let text = format!("\"{}\"", " ".repeat(BODY_MAX_BYTES));
+        let rest = answering(http("200 OK", "application/json", &text)).await;
+        let said = rest.get::<String>(&["app-1"]).await.unwrap_err();
+        assert!(said.to_string().contains("larger than 64 MiB"), "{said}");
     }
 
     #[tokio::test]
