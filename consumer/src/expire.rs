@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use serde::Serialize;
 use service::backoff::Backoff;
 use service::exit::NeedsAttention;
+use service::output;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -234,15 +235,24 @@ impl Removing<'_> {
 
 impl Report {
     fn print(&self, json: bool) -> anyhow::Result<()> {
-        if json {
-            println!("{}", serde_json::to_string_pretty(self)?);
-            return Ok(());
+        let text = match json {
+            true => format!("{}\n", serde_json::to_string_pretty(self)?),
+            false => self.text(),
+        };
+        match self.dry_run {
+            true => output::print(&text)?,
+            false => output::account(&text),
         }
+        Ok(())
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
         for (table, rows) in &self.rows {
-            println!("{rows:>12} rows of {table}");
+            text.push_str(&format!("{rows:>12} rows of {table}\n"));
         }
-        println!(
-            "{} from {}: what was reported before {:.6}",
+        text.push_str(&format!(
+            "{} from {}: what was reported before {:.6}\n",
             match (self.dry_run, self.finished) {
                 (true, true) => "would be removed",
                 (true, false) => "would be removed, as far as was counted,",
@@ -251,8 +261,8 @@ impl Report {
             },
             self.database,
             self.reported_before
-        );
-        Ok(())
+        ));
+        text
     }
 }
 

@@ -57,6 +57,7 @@ pub use run::{Config, run};
 pub use store::DatabaseOptions;
 
 use anyhow::Context;
+use service::output;
 
 /// Brings the tables up to date, or leaves them if they are.
 ///
@@ -68,6 +69,6 @@ pub async fn migrate(options: &DatabaseOptions) -> anyhow::Result<()> {
         .migrate()
         .await
         .with_context(|| format!("migrating {}", database.place()))?;
-    println!("{} is up to date", database.place());
+    output::account(&format!("{} is up to date\n", database.place()));
     Ok(())
 }

@@ -186,7 +186,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    exit::run(run(Cli::parse()))
+    exit::main(run)
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {

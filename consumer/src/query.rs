@@ -4,12 +4,15 @@
 //! One text of SQL serves both databases: what they write in unlike ways stands in [`Dialect`], and
 //! everything else is read as text and numbers.
 
+use std::fmt::Write as _;
+
 use anyhow::{Context, bail};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use service::output;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
@@ -386,8 +389,7 @@ pub async fn tasks(
     let all: Option<(i64,)> = connection.row(count, &[]).await.with_context(reading)?;
     let all = all.map_or(0, |(all,)| all);
     if json {
-        println!("{}", serde_json::to_string_pretty(&tasks)?);
-        return Ok(());
+        return output::print_json(&tasks);
     }
     let mut table = table(&[
         "exec task",
@@ -416,16 +418,18 @@ pub async fn tasks(
             shown(&task.job_id),
         ]);
     }
-    print_table(&mut table, &[2, 3, 4]);
+    let mut text = right_aligned(&mut table, &[2, 3, 4]);
     let kind = if running { "running tasks" } else { "tasks" };
     let whence = format!("{kind} in {place}{}", as_of(at));
     match all - tasks.len() as i64 {
-        0 => println!("{all} {whence}"),
-        more => println!(
+        0 => writeln!(text, "{all} {whence}")?,
+        more => writeln!(
+            text,
             "{} of {all} {whence}; {more} more with --limit 0",
             tasks.len()
-        ),
+        )?,
     }
+    output::print(&text)?;
     Ok(())
 }
 
@@ -465,10 +469,9 @@ pub async fn task(
         }
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&story)?);
-    } else {
-        print_story(&story, at)?;
+        return output::print_json(&story);
     }
+    output::print(&story_text(&story, at)?)?;
     Ok(())
 }
 
@@ -583,7 +586,7 @@ impl Sequences {
     }
 }
 
-fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
+fn story_text(story: &Story, at: Option<Timestamp>) -> anyhow::Result<String> {
     let Story {
         task,
         resource,
@@ -593,22 +596,25 @@ fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
         expired_before,
     } = story;
     let now = at.unwrap_or_else(Timestamp::now);
-    println!("exec task   {}{}", shown(&task.exec_id), as_of(at));
-    println!(
+    let mut text = String::new();
+    writeln!(text, "exec task   {}{}", shown(&task.exec_id), as_of(at))?;
+    writeln!(
+        text,
         "status      {} {}, reported {} ({})",
         shown(&task.status),
         percent(task.progress),
         age(&task.reported_at, now),
         task.reported_at
-    );
-    println!(
+    )?;
+    writeln!(
+        text,
         "engine      {} {}, user {}, ticket {}",
         shown(&task.engine_type),
         shown(&task.engine_instance),
         shown(&task.engine_user),
         shown(&task.ticket_id)
-    );
-    println!("job         {}", shown(&task.job_id));
+    )?;
+    writeln!(text, "job         {}", shown(&task.job_id))?;
     let gaps = match sequences.missing {
         0 => "none missing".to_owned(),
         missing => format!(
@@ -616,12 +622,16 @@ fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
             sequences.missing_sequences
         ),
     };
-    println!(
+    writeln!(
+        text,
         "reports     {}; sequences: {gaps}, {} repeated",
         sequences.reports, sequences.repeated
-    );
+    )?;
     if let Some(before) = expired_before {
-        println!("            what was reported before {before} was removed by consumer expire");
+        writeln!(
+            text,
+            "            what was reported before {before} was removed by consumer expire"
+        )?;
     }
 
     // The newest report that could tell its sub-jobs.
@@ -637,7 +647,11 @@ fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
             &jobs.succeed_tasks,
         ];
         if !ids.is_empty() {
-            println!("\nsub-jobs, reported {}", age(&report.reported_at, now));
+            writeln!(
+                text,
+                "\nsub-jobs, reported {}",
+                age(&report.reported_at, now)
+            )?;
             let mut table = table(&["id", "total", "running", "failed", "succeeded"]);
             for (i, id) in ids.iter().enumerate() {
                 let counts = counts.map(|counts| {
@@ -646,11 +660,15 @@ fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
                 });
                 table.add_row(std::iter::once(shown(id)).chain(counts));
             }
-            print_table(&mut table, &[1, 2, 3, 4]);
+            text.push_str(&right_aligned(&mut table, &[1, 2, 3, 4]));
         }
     }
     if let Some(held) = resource.first() {
-        println!("\nresources, reported {}", age(&held.reported_at, now));
+        writeln!(
+            text,
+            "\nresources, reported {}",
+            age(&held.reported_at, now)
+        )?;
         let mut table = table(&[
             "application",
             "status",
@@ -669,10 +687,14 @@ fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
                 held.instances.to_string(),
             ]);
         }
-        print_table(&mut table, &[3, 4, 5]);
+        text.push_str(&right_aligned(&mut table, &[3, 4, 5]));
     }
     if let Some(metrics) = metrics {
-        println!("\nmetrics, reported {}", age(&metrics.reported_at, now));
+        writeln!(
+            text,
+            "\nmetrics, reported {}",
+            age(&metrics.reported_at, now)
+        )?;
         let mut table = table(&["name", "value"]);
         table.add_row([
             "engine's running tasks".to_owned(),
@@ -687,13 +709,14 @@ fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
                 ]);
             }
         }
-        print_table(&mut table, &[1]);
+        text.push_str(&right_aligned(&mut table, &[1]));
     }
-    println!(
+    writeln!(
+        text,
         "\n{} newest of {} reports",
         reports.len(),
         sequences.reports
-    );
+    )?;
     let mut table = table(&[
         "seq",
         "reported at",
@@ -714,8 +737,8 @@ fn print_story(story: &Story, at: Option<Timestamp>) -> anyhow::Result<()> {
             format!("{}@{}", report.event_partition, report.event_offset),
         ]);
     }
-    print_table(&mut table, &[0, 3, 5]);
-    Ok(())
+    text.push_str(&right_aligned(&mut table, &[0, 3, 5]));
+    Ok(text)
 }
 
 pub(crate) fn table(header: &[&str]) -> Table {
@@ -727,13 +750,14 @@ pub(crate) fn table(header: &[&str]) -> Table {
     table
 }
 
-fn print_table(table: &mut Table, numbers: &[usize]) {
+/// The table with its columns of numbers aligned to the right, and a line feed.
+fn right_aligned(table: &mut Table, numbers: &[usize]) -> String {
     for column in numbers {
         if let Some(column) = table.column_mut(*column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    println!("{table}");
+    format!("{table}\n")
 }
 
 /// What an engine said, safe to show on a terminal: control characters are escaped.

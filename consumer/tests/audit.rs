@@ -240,6 +240,10 @@ fn alterations(kind: Kind) -> Vec<(&'static str, &'static str, &'static str)> {
     all
 }
 
+#[expect(
+    clippy::print_stdout,
+    reason = "what a test prints is for whoever runs it"
+)]
 async fn every_row_that_is_deleted_doubled_or_altered_is_found_precisely_and_repaired(kind: Kind) {
     let Some(pipeline) = stored(kind).await else {
         return;

@@ -114,6 +114,10 @@ impl Pipeline {
     }
 
     /// Exit code of an audit, and what it printed.
+    #[expect(
+        clippy::print_stderr,
+        reason = "what a test prints is for whoever runs it"
+    )]
     fn audit(&self, more: &[&str]) -> (Option<i32>, Value) {
         let kafka = ["--bootstrap-servers", &self.bootstrap];
         let topics = [

@@ -155,6 +155,10 @@ impl Chance {
     }
 }
 
+#[expect(
+    clippy::print_stdout,
+    reason = "what a test prints is for whoever runs it"
+)]
 async fn consumers_killed_again_and_again_leave_one_letter_of_each_bad_event(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 2).await else {
         return;

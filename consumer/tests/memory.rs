@@ -73,6 +73,10 @@ fn put(pipeline: &Pipeline, topic: &str, values: &[Vec<u8>], count: usize) {
     producer.flush(Duration::from_secs(120)).unwrap();
 }
 
+#[expect(
+    clippy::print_stdout,
+    reason = "what a test prints is for whoever runs it"
+)]
 fn assert_bounded(name: &str, process: &Process, begun: Instant) {
     let peak = process.peak_memory_mib();
     println!("{name}: at most {peak} MiB in {:.0?}", begun.elapsed());

@@ -155,6 +155,10 @@ fn told_lags(pipeline: &Pipeline, tool: &str, group: &str) -> BTreeMap<i32, Opti
 }
 
 /// One partition has committed events, one only aborted ones, and one never had any.
+#[expect(
+    clippy::print_stdout,
+    reason = "what a test prints is for whoever runs it"
+)]
 async fn a_partition_read_to_its_end_is_stored_and_committed_up_to_there(kind: Kind) {
     let Some(tool) = service("TEST_KAFKA_TOOL") else {
         return;

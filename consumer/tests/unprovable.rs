@@ -361,6 +361,10 @@ async fn impossible_numbers_among_the_stored_offsets_are_findings(kind: Kind) {
     }
 }
 
+#[expect(
+    clippy::print_stdout,
+    reason = "what a test prints is for whoever runs it"
+)]
 async fn many_altered_rows_are_repaired_in_no_time_each(kind: Kind) {
     const TASKS: usize = 4_000;
     let Some(pipeline) = Pipeline::make(kind, 2).await else {

@@ -2,6 +2,7 @@
 //! with the offsets it consumed, and not a byte of them looked at. Takes the router's options and has
 //! its settings, but for what bounds the router's memory: it fetches as much at once as librdkafka does
 //! by itself. Ends when the source topic is copied.
+#![expect(clippy::print_stdout, reason = "deploy/bench reads it")]
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

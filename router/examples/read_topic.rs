@@ -1,6 +1,7 @@
 //! What an audit could be at best: a topic read once, committed records only, and nothing done with
 //! them. Prints how many there are, the bytes of their values, and the first and the last of their
 //! timestamps in milliseconds.
+#![expect(clippy::print_stdout, reason = "deploy/bench reads it")]
 
 use std::time::Duration;
 

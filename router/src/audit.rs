@@ -30,11 +30,12 @@ use rdkafka::message::{BorrowedMessage, Message};
 use schemas::{Framing, PlainSource, plain_event, topics};
 use service::exit::{FAILED, OK, USAGE};
 use service::kafka::KafkaOptions;
+use service::output;
 use service::range::{Bound, Position, Ranges, Reader};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
-use crate::dead_letters::{position, print};
+use crate::dead_letters::position;
 use crate::writers::Writers;
 use crate::{Outcome, route};
 
@@ -123,33 +124,34 @@ Examples:
 
 /// Compares, and prints what it found; gives the exit code. What keeps it from telling is told, and is
 /// an exit code too.
-///
-/// # Errors
-/// If the report cannot be printed.
-pub async fn audit(
-    asked: Audit,
-    kafka: &KafkaOptions,
-    stop: &CancellationToken,
-) -> anyhow::Result<u8> {
+pub async fn audit(asked: Audit, kafka: &KafkaOptions, stop: &CancellationToken) -> u8 {
     let json = asked.json;
-    match compare(asked, kafka, stop).await {
+    let compared = async {
+        let report = compare(asked, kafka, stop).await?;
+        match json {
+            true => output::print_json(&report.json())?,
+            false => output::print(&report.text())?,
+        }
+        anyhow::Ok(report)
+    };
+    match compared.await {
         Ok(report) => {
-            print(&if json { report.json()? } else { report.text() })?;
             if let Some(doubts) = report.doubts() {
                 tracing::error!("could not tell: {doubts}");
             }
-            Ok(match report.verdict() {
+            match report.verdict() {
                 Verdict::Equal => OK,
                 Verdict::Unequal => FAILED,
                 Verdict::Unproven => USAGE,
-            })
+            }
         }
         Err(error) => {
             tracing::error!("could not tell: {error:#}");
             if json {
-                print(&report::failure(&error)?)?;
+                // The log has it too.
+                let _ = output::print_json(&report::failure(&error));
             }
-            Ok(USAGE)
+            USAGE
         }
     }
 }

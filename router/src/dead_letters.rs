@@ -14,7 +14,6 @@ mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::sync::Arc;
 
 use anyhow::anyhow;
@@ -26,6 +25,7 @@ use schemas::topics;
 use serde_json::json;
 use service::exit::{OK, USAGE};
 use service::kafka::{Cluster, KafkaOptions};
+use service::output;
 use service::range::{End, Position, Reader, moment};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
@@ -205,9 +205,9 @@ pub async fn dead_letters(
         && letters.is_empty()
         && *which == Which::default()
     {
-        eprintln!(
+        output::note(
             "error: say which letters: PARTITION:OFFSET as `router dead-letters list` prints them, a filter such as \
-             --reason KIND, or --all"
+             --reason KIND, or --all",
         );
         return Ok(USAGE);
     }
@@ -256,6 +256,17 @@ struct How {
     max_records: usize,
 }
 
+impl How {
+    /// Prints what is to be done, or was done. Of a dry run that is the result.
+    fn print(&self, text: &str) -> anyhow::Result<()> {
+        match self.dry_run {
+            true => output::print(text)?,
+            false => output::account(text),
+        }
+        Ok(())
+    }
+}
+
 /// A dead letter topic, and who reads it.
 struct Desk<'a> {
     topic: String,
@@ -286,15 +297,15 @@ impl Desk<'_> {
             self.stop,
         )?;
         for (partition, offset) in held_back(&self.reader, &self.topic, self.partitions)? {
-            eprintln!(
+            output::note(format_args!(
                 "{} partition {partition}: not shown from offset {offset} on, where a transaction is still open",
                 self.topic
-            );
+            ));
         }
         let listed: Vec<&Letter> = listing.newest().collect();
         if json {
             let objects: Vec<_> = listed.iter().map(|letter| as_json(letter)).collect();
-            print(&format!("{}\n", serde_json::to_string_pretty(&objects)?))?;
+            output::print_json(&objects)?;
             return Ok(OK);
         }
         let mut text = String::new();
@@ -315,7 +326,7 @@ impl Desk<'_> {
             more => format!("; {more} more with --limit 0"),
         };
         writeln!(text, "{total} letters in {}{more}", self.topic)?;
-        print(&text)?;
+        output::print(&text)?;
         Ok(OK)
     }
 
@@ -335,7 +346,7 @@ impl Desk<'_> {
             }
             Ok(())
         })?;
-        print(&texts.join("\n"))?;
+        output::print(&texts.join("\n"))?;
         Ok(self.tell_missing(&letters))
     }
 
@@ -343,11 +354,11 @@ impl Desk<'_> {
     fn tell_missing(&self, letters: &Letters) -> u8 {
         let missing = letters.missing();
         for position in &missing {
-            eprintln!(
+            output::note(format_args!(
                 "{position}: no letter stands there in {}, which has {} partitions: it has expired or is yet to come, or a note or \
                  a commit marker stands there",
                 self.topic, self.partitions
-            );
+            ));
         }
         if missing.is_empty() { OK } else { USAGE }
     }
@@ -395,16 +406,16 @@ impl Desk<'_> {
                     before += 1;
                     if by_place {
                         code = USAGE;
-                        eprintln!(
+                        output::note(format_args!(
                             "{position}: left, it was redriven at {}; --force sends it again",
                             shown(&redriven.at)
-                        );
+                        ));
                     }
                     false
                 });
             }
             letters.join(&others);
-            print(&self.plan(&letters, how.dry_run)?)?;
+            how.print(&self.plan(&letters, how.dry_run)?)?;
 
             let mut done = Done::default();
             let sending = Sending {
@@ -418,7 +429,7 @@ impl Desk<'_> {
             let sent = sending.send(&letters, &mut done);
             for why in &done.left {
                 code = USAGE;
-                eprintln!("{why}; left");
+                output::note(format_args!("{why}; left"));
             }
             let would = if how.dry_run { "would be " } else { "" };
             let mut text = format!(
@@ -439,7 +450,7 @@ impl Desk<'_> {
             if before > 0 {
                 write!(text, ", {before} were redriven before")?;
             }
-            print(&format!("{text}\n"))?;
+            how.print(&format!("{text}\n"))?;
             sent.map(|()| code)
         })
     }
@@ -582,13 +593,5 @@ pub(crate) fn shown(text: &str) -> String {
         text.escape_debug().to_string()
     } else {
         text.to_owned()
-    }
-}
-
-/// Prints; a reader that has seen enough (`| head`) is no error.
-pub(crate) fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
     }
 }

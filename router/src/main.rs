@@ -38,7 +38,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    exit::run(run(Cli::parse()))
+    exit::main(run)
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {
@@ -53,7 +53,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             return router::dead_letters(asked, &cli.router.kafka, &stop).await;
         }
         Some(Command::Audit(asked)) => {
-            return router::audit(asked, &cli.router.kafka, &stop).await;
+            return Ok(router::audit(asked, &cli.router.kafka, &stop).await);
         }
         None => {}
     }

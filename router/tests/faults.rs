@@ -32,6 +32,10 @@ async fn a_router_that_wakes_up_while_its_transaction_is_still_open_doubles_noth
 
 /// A router stops in the middle of a transaction until its session is over, and the transaction too
 /// where that has the shorter time.
+#[expect(
+    clippy::print_stdout,
+    reason = "what a test prints is for whoever runs it"
+)]
 async fn a_router_that_stood_still(identity: &[&str], transaction_timeout_ms: &str) {
     const COMMIT_AFTER: Duration = Duration::from_secs(10);
     let Some(bootstrap) = kafka() else { return };
@@ -165,6 +169,10 @@ impl<'a> Supervised<'a> {
         }
     }
 
+    #[expect(
+        clippy::print_stdout,
+        reason = "what a test prints is for whoever runs it"
+    )]
     fn supervise(&mut self) {
         let Some(status) = self.process.status() else {
             return;

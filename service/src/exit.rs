@@ -14,6 +14,8 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::output;
+
 /// Ended as asked.
 pub const OK: u8 = 0;
 /// An error that a restart may cure; a supervisor should start the program again.
@@ -42,6 +44,22 @@ pub struct NeedsAttention(pub String);
 #[error("{0}")]
 pub struct StartOver(pub String);
 
+/// Parses the command line, and [runs](run) the program that it asks for.
+pub fn main<Cli, Program>(program: impl FnOnce(Cli) -> Program) -> ExitCode
+where
+    Cli: clap::Parser,
+    Program: Future<Output = anyhow::Result<u8>>,
+{
+    match Cli::try_parse() {
+        Ok(cli) => run(program(cli)),
+        Err(answer) => match output::print_answer(&answer) {
+            Ok(()) if answer.use_stderr() => ExitCode::from(USAGE),
+            Ok(()) => ExitCode::from(OK),
+            Err(error) => code(&error.into()),
+        },
+    }
+}
+
 /// Runs a program to its end, and gives its exit code. Threads that then still wait for something, such as a
 /// line of standard input or a broker, are not waited for.
 pub fn run(program: impl Future<Output = anyhow::Result<u8>>) -> ExitCode {
@@ -62,7 +80,7 @@ fn code(error: &anyhow::Error) -> ExitCode {
     if tracing::dispatcher::has_been_set() {
         tracing::error!("{error:#}");
     } else {
-        eprintln!("error: {error:#}");
+        output::note(format_args!("error: {error:#}"));
     }
     let needs_attention = error.chain().any(|cause| cause.is::<NeedsAttention>());
     ExitCode::from(if needs_attention { CONFIG } else { FAILED })

@@ -17,6 +17,7 @@
 //! - [`telemetry`]: logs, and `--metrics-listen` with `/metrics`, `/livez`, `/readyz`.
 //! - [`health`]: ready means *progressing*.
 //! - `testing` (feature): topics of a test on a real Kafka, child processes, waiting for a condition.
+//! - [`output`]: results on standard output, remarks on standard error; neither ends in a panic.
 //! - [`exit`]: how a program ends: on a signal, and with which code.
 
 pub mod backoff;
@@ -26,6 +27,7 @@ pub mod health;
 pub mod kafka;
 pub mod limits;
 pub mod lookup;
+pub mod output;
 pub mod pause;
 pub mod producer;
 pub mod range;

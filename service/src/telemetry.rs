@@ -104,7 +104,10 @@ impl LogOptions {
         let logs = tracing_subscriber::registry()
             .with(filter)
             .with(filter_fn(move |event| !shows_password(event)));
-        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            // What it says of a line that it cannot write, it says by `eprintln!`, which panics then.
+            .log_internal_errors(false);
         match self.log_format {
             LogFormat::Text => {
                 let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -1,5 +1,10 @@
 //! What integration tests need. A failure in here ends the test, so everything panics.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+#![expect(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "what a test prints is for whoever runs it"
+)]
 
 pub mod spark;
 pub mod stopping;

@@ -30,6 +30,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use schemas::{dead_letter, topics};
 use service::exit::{FAILED, NeedsAttention, OK, USAGE};
 use service::kafka::{Cluster, KafkaOptions};
+use service::output;
 use service::range::{Bound, End, Ranges, Reader};
 use sha2::Digest;
 use tokio::task::block_in_place;
@@ -194,10 +195,11 @@ async fn audit_and_repair(
                 }
             }
         }
-        report.print(config.json, config.limit)?;
+        let printed = report.print(config.json, config.limit);
         for file in &config.report {
             report.write(file, config.limit)?;
         }
+        printed?;
         if let Some(reasons) = report.reasons() {
             tracing::error!("could not tell: {reasons}");
         }
@@ -920,7 +922,7 @@ impl Auditor<'_> {
 
     /// Says what a repair does, and whether it may: only by `--yes` it removes more than it keeps.
     fn may_repair(&self, report: &Report) -> bool {
-        eprintln!("{}", report.plan());
+        output::note(report.plan());
         let (removed, kept) = report.removed_and_kept();
         if removed <= kept || self.config.yes {
             return true;
@@ -984,13 +986,13 @@ impl Auditor<'_> {
                     "; {without_task} were left because their task has no row yet"
                 ));
             }
-            eprintln!(
+            output::note(format_args!(
                 "repaired partition {partition}: {} findings, {written} rows written, {removed} removed{but}",
                 cures.len()
-            );
+            ));
         }
         if findings.is_cut() && repaired > 0 {
-            eprintln!("there is more to repair than is held at once; going on");
+            output::note("there is more to repair than is held at once; going on");
         }
         Ok(repaired)
     }

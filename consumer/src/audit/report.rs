@@ -1,7 +1,6 @@
 //! What an audit found: for a person, a program, or an auditor's file.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -10,6 +9,7 @@ use comfy_table::CellAlignment;
 use jiff::Timestamp;
 use schemas::{EVENT_VERSIONS, INFO_VERSIONS, Version};
 use serde::Serialize;
+use service::output;
 use service::range::Bound;
 use sha2::{Digest, Sha256};
 
@@ -363,19 +363,15 @@ impl Report {
 
     /// Prints all of it.
     pub(super) fn print(&self, json: bool, limit: usize) -> anyhow::Result<()> {
-        let text = match json {
-            true => format!("{}\n", serde_json::to_string_pretty(self)?),
-            false => self.text(limit),
-        };
-        match std::io::stdout().write_all(text.as_bytes()) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-            _ => Ok(()),
+        match json {
+            true => output::print_json(self),
+            false => Ok(output::print(&self.text(limit))?),
         }
     }
 
     /// The answer in a line, on standard error: more is to come.
     pub(super) fn print_summary(&self) {
-        eprintln!("{}", self.answer());
+        output::note(self.answer());
     }
 
     fn answer(&self) -> String {
@@ -672,7 +668,8 @@ impl Fault {
 /// For a program: nothing could be told, and why.
 pub(crate) fn print_unproven(error: &anyhow::Error) {
     let object = serde_json::json!({"verdict": "unproven", "error": format!("{error:#}")});
-    println!("{object:#}");
+    // The log has it too.
+    let _ = output::print_json(&object);
 }
 
 /// SHA-256, in hexadecimal, of a line for each table and partition: its name, partition, offsets, rows

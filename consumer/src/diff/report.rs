@@ -1,12 +1,12 @@
 //! What a comparison of two databases found: for a person, or a program.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 
 use comfy_table::CellAlignment;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
+use service::output;
 
 use super::{Compared, Side};
 use crate::audit::compare::{self, Cure};
@@ -221,13 +221,9 @@ impl Report {
 
     /// Prints all of it; as text, at most `limit` findings (0: all).
     pub(super) fn print(&self, json: bool, limit: usize) -> anyhow::Result<()> {
-        let text = match json {
-            true => format!("{}\n", serde_json::to_string_pretty(self)?),
-            false => self.text(limit),
-        };
-        match std::io::stdout().write_all(text.as_bytes()) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-            _ => Ok(()),
+        match json {
+            true => output::print_json(self),
+            false => Ok(output::print(&self.text(limit))?),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use service::output;
 use service::range::Ranges;
 use tokio::time::Instant;
 
@@ -172,25 +173,28 @@ impl Account {
         for column in table.column_iter_mut() {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        println!("{table}");
+        let mut text = format!("{table}\n");
         let events: u64 = self.partitions.values().map(|of| of.events).sum();
         let rows: Vec<String> = self
             .rows
             .iter()
             .map(|(part, rows)| format!("{rows} rows of {}", part.table()))
             .collect();
-        println!(
-            "{events} events of {topic} stored in {place}: {}",
+        text.push_str(&format!(
+            "{events} events of {topic} stored in {place}: {}\n",
             rows.join(", ")
-        );
+        ));
         if self.skipped > 0 {
-            println!("{} records skipped:", self.skipped);
+            text.push_str(&format!("{} records skipped:\n", self.skipped));
             for (partition, offset, reason) in &self.listed {
-                println!("  {partition}:{offset} {}", reason.escape_debug());
+                let reason = reason.escape_debug();
+                text.push_str(&format!("  {partition}:{offset} {reason}\n"));
             }
             if self.skipped > self.listed.len() as u64 {
-                println!("  … and {} more", self.skipped - self.listed.len() as u64);
+                let more = self.skipped - self.listed.len() as u64;
+                text.push_str(&format!("  … and {more} more\n"));
             }
         }
+        output::account(&text);
     }
 }

@@ -19,6 +19,10 @@ impl Journal {
         }
     }
 
+    #[expect(
+        clippy::print_stdout,
+        reason = "what a test prints is for whoever runs it"
+    )]
     pub(crate) fn line(&self, text: &str) {
         let elapsed = self.begun.elapsed().as_secs_f64();
         let now = jiff::Timestamp::now();

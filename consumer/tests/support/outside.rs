@@ -88,6 +88,10 @@ pub(crate) struct Pooler {
 impl Pooler {
     /// In front of the database of a URL, with one connection to it that is given to each `session` or
     /// each `transaction`. `None` where there is no PgBouncer; the test is then left out.
+    #[expect(
+        clippy::print_stdout,
+        reason = "what a test prints is for whoever runs it"
+    )]
     pub(crate) async fn start(url: &str, mode: &str) -> Option<Self> {
         let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"];
         let Some(program) = program.iter().find(|file| Path::new(file).exists()) else {
@@ -188,6 +192,10 @@ pub(crate) struct SmallDisk(TempDir);
 
 impl SmallDisk {
     /// `None` where this user may not mount; the test is then left out.
+    #[expect(
+        clippy::print_stdout,
+        reason = "what a test prints is for whoever runs it"
+    )]
     pub(crate) fn mount(kib: u32) -> Option<Self> {
         let folder = folder();
         let size = format!("size={kib}k,mode=0777");

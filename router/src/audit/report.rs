@@ -94,7 +94,7 @@ impl Report {
     }
 
     /// One object.
-    pub(super) fn json(&self) -> anyhow::Result<String> {
+    pub(super) fn json(&self) -> Value {
         let (scope, findings) = (&self.scope, &self.findings);
         let partitions: Vec<Value> = scope
             .source
@@ -129,7 +129,7 @@ impl Report {
                 json!({"record": learned.record, "fingerprint": format!("{:016x}", learned.fingerprint)})
             })
             .collect();
-        let object = json!({
+        json!({
             "verdict": match self.verdict() {
                 Verdict::Equal => "equal",
                 Verdict::Unequal => "unequal",
@@ -152,8 +152,7 @@ impl Report {
             "partitions": partitions,
             "totals": totals,
             "examples": examples,
-        });
-        Ok(format!("{}\n", serde_json::to_string_pretty(&object)?))
+        })
     }
 
     fn counts_json(&self, count: impl Fn(&BTreeMap<i32, u64>) -> u64) -> Value {
@@ -294,13 +293,12 @@ impl Report {
 }
 
 /// What a program is told when nothing can be told.
-pub(super) fn failure(error: &anyhow::Error) -> anyhow::Result<String> {
-    let object = json!({
+pub(super) fn failure(error: &anyhow::Error) -> Value {
+    json!({
         "verdict": "unproven",
         "error": format!("{error:#}"),
         "router_version": env!("CARGO_PKG_VERSION"),
-    });
-    Ok(format!("{}\n", serde_json::to_string_pretty(&object)?))
+    })
 }
 
 fn of(counts: &BTreeMap<i32, u64>, partition: i32) -> u64 {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use rdkafka::message::{BorrowedMessage, Message};
 use schemas::dead_letter::{self, First};
 pub(crate) use service::kafka::header;
+use service::output;
 use service::range::{End, Position, Ranges, Reader};
 use tokio_util::sync::CancellationToken;
 
@@ -296,7 +297,7 @@ pub(super) fn scan(
         take(record);
         read += 1;
         if read % TOLD_EVERY == 0 {
-            eprintln!("read {read} records of {topic}");
+            output::note(format_args!("read {read} records of {topic}"));
         }
         Ok(())
     })?;

@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow};
 use service::exit::NeedsAttention;
 use service::health::Health;
 use service::kafka::KafkaOptions;
+use service::output;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 use tokio_util::sync::CancellationToken;
 
@@ -75,7 +76,7 @@ pub async fn run(
     let published = publish(&options, input, &mut sender, &mut bad, &shutdown).await;
     let sent = sender.finish(&shutdown).await;
     if let Ok(sent) = &sent {
-        println!("sent {sent} reports, {bad} bad lines");
+        output::account(&format!("sent {sent} reports, {bad} bad lines\n"));
     }
     published?;
     sent?;

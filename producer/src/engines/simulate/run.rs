@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use service::exit::NeedsAttention;
 use service::health::Health;
 use service::kafka::KafkaOptions;
+use service::output;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -106,11 +107,11 @@ pub async fn run(
     // What was sent before an error is waited for all the same.
     let acknowledged = sender.finish(&shutdown).await;
     sent?;
-    println!(
-        "sent {} reports of {} tasks",
+    output::account(&format!(
+        "sent {} reports of {} tasks\n",
         acknowledged?,
         simulation.tasks()
-    );
+    ));
     Ok(())
 }
 

@@ -42,6 +42,7 @@ use schemas::TaskStatus;
 use service::exit::NeedsAttention;
 use service::health::Health;
 use service::kafka::KafkaOptions;
+use service::output;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -197,7 +198,7 @@ pub async fn run(
     let delivered = stats
         .as_ref()
         .map_or_else(|e| e.stats.delivered, |s| s.delivered);
-    println!("sent {delivered} reports of {tasks} tasks");
+    output::account(&format!("sent {delivered} reports of {tasks} tasks\n"));
     stats?;
     if !follower.shutdown.is_cancelled() {
         failed.extend(follower.left_open());
