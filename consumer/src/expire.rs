@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use serde::Serialize;
 use service::backoff::Backoff;
-use service::exit::NeedsAttention;
+use service::exit::WrongUsage;
 use service::output;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -75,7 +75,7 @@ pub async fn expire(
         .and_then(|before| Timestamp::from_microsecond(before.as_microsecond()))
         .ok()
         .filter(|before| before.as_microsecond() > FIRST_MICROS)
-        .ok_or_else(|| NeedsAttention("--older-than: that long ago there was no year 1".into()))?;
+        .ok_or_else(|| WrongUsage("--older-than: that long ago there was no year 1".into()))?;
     let database = Database::parse(database)?;
     let place = database.place();
     let mut removing = Removing {

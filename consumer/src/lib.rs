@@ -57,7 +57,20 @@ pub use run::{Config, run};
 pub use store::DatabaseOptions;
 
 use anyhow::Context;
+use service::exit::NeedsAttention;
 use service::output;
+
+/// An error of any command: one of the database that no retry cures is for an operator, whichever command
+/// meets it.
+pub fn for_an_operator(error: anyhow::Error) -> anyhow::Error {
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<store::StoreError>());
+    match causes.any(store::StoreError::is_lasting) {
+        true => NeedsAttention(format!("{error:#}")).into(),
+        false => error,
+    }
+}
 
 /// Brings the tables up to date, or leaves them if they are.
 ///

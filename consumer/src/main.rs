@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use consumer::DatabaseOptions;
 use jiff::Timestamp;
-use service::exit;
+use service::exit::{self, Kind, help};
 use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::range::moment;
@@ -15,7 +15,7 @@ use service::threads::on_this_thread;
 
 /// Stores what engines said in tables, and tells it
 #[derive(Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(version, after_help = help(Kind::Command, EXAMPLES))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -30,7 +30,12 @@ const EXAMPLES: &str = "Examples:
   consumer tasks --running --database-url sqlite:tasks.db
   consumer task exec-1 --at -2h --database-url sqlite:tasks.db
 
-Exit codes: 0 stopped as asked; 1 failed, start again; 2 wrong usage; 78 a person has to change something first";
+The exit codes of audit and diff are their verdicts: see their --help";
+
+const RUN_HELP: &str = "\
+Example:
+  consumer run --bootstrap-servers localhost:9092 --database-url postgres://taskrunning@localhost/taskrunning \\
+    --instance-id consumer-1 --metrics-listen 127.0.0.1:9102";
 
 const AUDIT_HELP: &str = "\
 Joins no group and commits nothing: it can run while everything runs. Compares up to the offsets that the database says are
@@ -40,8 +45,8 @@ A row is extra only where the topic's own record at its offset says something el
 row is unprovable, and no repair removes it; --from earliest compares only what the topic still has. A repair says first what it
 is about to do, and needs --yes to remove more rows than it keeps.
 
-Exit codes: 0 equal; 1 unequal; 2 could not tell (nothing was compared, rows are unprovable, the topic is compacted or another
-one than was stored, Kafka or the database is away), or wrong usage
+It cannot tell where nothing was compared, where rows are unprovable, where the topic is compacted or another one than was
+stored, and while Kafka or the database is away.
 
 Examples:
   consumer audit --bootstrap-servers localhost:9092 --database-url sqlite:tasks.db
@@ -53,9 +58,6 @@ stores them as `run` does, each once. A replay that was ended in any way goes on
 again. A database that holds anything else than a beginning of the same range is left as it is. Events that are no good, or that
 the database refuses, are counted, listed and left out: a replay writes no dead letters.
 
-Exit codes: 0 all is stored, or stopped by a signal; 1 failed, start it again to go on; 2 wrong usage; 78 a person has to change
-something first
-
 Examples:
   consumer replay --into sqlite:audit.db
   consumer replay --from 2026-11-25T10:00Z --to 2026-11-25T12:00Z --into postgres://taskrunning@localhost/audit
@@ -66,8 +68,6 @@ Needs no Kafka. Of each part and partition the offsets are compared that both da
 is told and is no fault, such as the rest of the tables beside a replayed range, or the newest events of the one that is further
 along. So is a task whose newest report one of them has not read. Rows are the same in SQLite and PostgreSQL; a task is known by its
 exec id. Reads each database in one snapshot: both can be written to meanwhile. --database-url is not used.
-
-Exit codes: 0 equal; 1 unequal; 2 could not tell, or wrong usage
 
 Examples:
   consumer diff sqlite:tasks.db sqlite:audit.db
@@ -82,9 +82,6 @@ Runs beside consumers: the tables are walked once, a piece of some 1,000 to 5,00
 each. Stopped by a signal, or killed, it has removed what it had come to; the same command again removes the rest. The database
 notes up to when history was removed: audits and `consumer diff` leave that out and say so, `--repair` does not bring it back, and
 `--at` an earlier time is refused. Disk space is used again by new rows (in PostgreSQL after its vacuum); it is not given back.
-
-Exit codes: 0 removed, or stopped by a signal; 1 failed, start it again to go on; 2 wrong usage; 78 a person has to change
-something first
 
 Examples:
   consumer expire --older-than 30d --dry-run --database-url sqlite:tasks.db
@@ -110,9 +107,7 @@ Examples:
 #[derive(Subcommand)]
 enum Command {
     /// Store events until told to stop; start as many as there are partitions
-    #[command(
-        after_help = "Example:\n  consumer run --bootstrap-servers localhost:9092 --database-url postgres://taskrunning@localhost/taskrunning \\\n    --instance-id consumer-1 --metrics-listen 127.0.0.1:9102"
-    )]
+    #[command(after_help = help(Kind::Service, RUN_HELP))]
     Run {
         #[command(flatten)]
         config: consumer::Config,
@@ -122,7 +117,7 @@ enum Command {
         metrics: MetricsOptions,
     },
     /// Rebuild the tables of a range of the events topic in another database
-    #[command(after_help = REPLAY_HELP)]
+    #[command(after_help = help(Kind::Command, REPLAY_HELP))]
     Replay {
         #[command(flatten)]
         asked: consumer::ReplayOptions,
@@ -130,10 +125,10 @@ enum Command {
         kafka: KafkaOptions,
     },
     /// Make the tables or bring them up to date
-    #[command(after_help = "Example:\n  consumer migrate --database-url sqlite:tasks.db")]
+    #[command(after_help = help(Kind::Command, "Example:\n  consumer migrate --database-url sqlite:tasks.db"))]
     Migrate,
     /// Prove that the tables are what the topic says, or show where not
-    #[command(after_help = AUDIT_HELP)]
+    #[command(after_help = help(Kind::Audit, AUDIT_HELP))]
     Audit {
         #[command(flatten)]
         config: consumer::AuditConfig,
@@ -141,19 +136,19 @@ enum Command {
         kafka: KafkaOptions,
     },
     /// Compare two databases' tables over the range of the topic that they share
-    #[command(after_help = DIFF_HELP)]
+    #[command(after_help = help(Kind::Audit, DIFF_HELP))]
     Diff {
         #[command(flatten)]
         asked: consumer::DiffOptions,
     },
     /// Remove old history while everything runs
-    #[command(after_help = EXPIRE_HELP)]
+    #[command(after_help = help(Kind::Command, EXPIRE_HELP))]
     Expire {
         #[command(flatten)]
         asked: consumer::ExpireOptions,
     },
     /// List tasks, the newest report first
-    #[command(after_help = TASKS_HELP)]
+    #[command(after_help = help(Kind::Command, TASKS_HELP))]
     Tasks {
         /// Only tasks that have not ended: neither with a final status nor with an unknown one
         #[arg(long)]
@@ -169,7 +164,7 @@ enum Command {
         limit: u32,
     },
     /// Show one task: its newest state, what it holds, and its reports
-    #[command(after_help = TASK_HELP)]
+    #[command(after_help = help(Kind::Command, TASK_HELP))]
     Task {
         /// The exec task's id
         exec_id: String,
@@ -186,7 +181,17 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    exit::main(run)
+    exit::main(Cli::kind, run)
+}
+
+impl Cli {
+    fn kind(&self) -> Kind {
+        match self.command {
+            Command::Run { .. } => Kind::Service,
+            Command::Audit { .. } | Command::Diff { .. } => Kind::Audit,
+            _ => Kind::Command,
+        }
+    }
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {
@@ -201,7 +206,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             exit::at_once_on_signal(exit::FAILED)?
         }
     };
-    match cli.command {
+    let ended = match cli.command {
         Command::Audit { config, kafka } => {
             return Ok(consumer::audit(config, kafka, cli.database, stop).await);
         }
@@ -232,6 +237,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             json,
             limit,
         } => consumer::task(&cli.database, &exec_id, at, limit, json).await,
-    }?;
+    };
+    ended.map_err(consumer::for_an_operator)?;
     Ok(exit::OK)
 }

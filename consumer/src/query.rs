@@ -6,12 +6,13 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use service::exit::WrongUsage;
 use service::output;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
@@ -343,10 +344,11 @@ async fn expired_before(
     let before = connection.expired_before().await;
     let before = before.with_context(|| format!("reading {place}"))?;
     match (at, before) {
-        (Some(at), Some(before)) if at < before => bail!(
+        (Some(at), Some(before)) if at < before => Err(WrongUsage(format!(
             "{place} does not tell what was known at {at}: history before {before} was removed from it by consumer expire; ask \
              for that time or a later one"
-        ),
+        ))
+        .into()),
         _ => Ok(before),
     }
 }
@@ -458,15 +460,16 @@ pub async fn task(
         let removed = before.map_or_else(String::new, |before| {
             format!(" (what was reported before {before} was removed by consumer expire)")
         });
-        match (at, first) {
-            (Some(at), Some(first)) => bail!(
+        let why = match (at, first) {
+            (Some(at), Some(first)) => format!(
                 "{place} has no report of exec task {exec_id:?} by {at}: its first one is of {first} by the engine's \
                  clock{removed}; ask for that time or a later one"
             ),
-            _ => bail!(
+            _ => format!(
                 "{place} has no exec task {exec_id:?}{removed}; list them with: consumer tasks"
             ),
-        }
+        };
+        return Err(WrongUsage(why).into());
     };
     if json {
         return output::print_json(&story);

@@ -22,7 +22,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use schemas::topics;
 use service::backoff::Backoff;
 use service::breaker::{Breaker, BreakerOptions, Tripped};
-use service::exit::NeedsAttention;
+use service::exit::{NeedsAttention, WrongUsage};
 use service::health::Health;
 use service::kafka::{Cluster, KafkaOptions};
 use service::lookup::Lookup;
@@ -115,11 +115,10 @@ pub async fn replay(
     let writers = Writers::of(asked.schemas.as_deref(), &kafka)?;
     let into = Database::parse_url("--into", &asked.into)?;
     if into.is_same(&Database::parse(database)?) {
-        return Err(NeedsAttention(format!(
+        return Err(wrong_usage(format!(
             "--into is {}, the database that consumers store in (--database-url): give another one",
             into.place()
-        ))
-        .into());
+        )));
     }
     let Some(cluster) = kafka.cluster_soon(&shutdown).await? else {
         return Ok(());
@@ -282,7 +281,7 @@ fn range(
         if let Bound::Offsets(offsets) = bound
             && let Some(partition) = offsets.keys().find(|p| !logs.contains_key(p))
         {
-            return Err(wrong(format!(
+            return Err(wrong_usage(format!(
                 "{option} {bound}: {topic} has no partition {partition}, but {partitions} of them"
             )));
         }
@@ -290,7 +289,7 @@ fn range(
     if let (Bound::Time(from), Bound::Time(to)) = (&asked.from, &asked.to)
         && from > to
     {
-        return Err(wrong(format!(
+        return Err(wrong_usage(format!(
             "--from {from} is later than --to {to}; exchange them"
         )));
     }
@@ -302,7 +301,7 @@ fn range(
             continue;
         };
         if start > log.end {
-            return Err(wrong(format!(
+            return Err(wrong_usage(format!(
                 "--from {}: {topic} partition {partition} ends at offset {}, before {start}; give an offset up to there",
                 asked.from, log.end
             )));
@@ -318,7 +317,7 @@ fn range(
         let end = asked_end.min(log.end);
         let said = [&asked.from, &asked.to];
         if start > end && said.iter().any(|bound| matches!(bound, Bound::Offsets(_))) {
-            return Err(wrong(format!(
+            return Err(wrong_usage(format!(
                 "{topic} partition {partition}: --from {} is offset {start}, which is later than offset {end} of --to {}, \
                  in a log of offsets {} to {}",
                 asked.from, asked.to, log.start, log.end
@@ -327,7 +326,7 @@ fn range(
         range.insert(*partition, start..end.max(start));
     }
     if range.is_empty() {
-        return Err(wrong(format!(
+        return Err(wrong_usage(format!(
             "--from {} and --to {} have no partition in common",
             asked.from, asked.to
         )));
@@ -337,6 +336,10 @@ fn range(
 
 fn wrong(message: String) -> anyhow::Error {
     NeedsAttention(message).into()
+}
+
+fn wrong_usage(message: String) -> anyhow::Error {
+    WrongUsage(message).into()
 }
 
 /// The topic's reader, on a thread of its own, so that the next batch is read while one is written.

@@ -18,6 +18,7 @@ use service::kafka::KafkaOptions;
 use service::lookup::Lookup;
 use service::pause;
 use service::registry::RegistryError;
+use service::rival;
 use service::subscription::{Next, OutsideTheLog, Subscription};
 use service::telemetry::{messaging, names};
 use service::topic_id::TopicId;
@@ -234,7 +235,14 @@ pub async fn run(
     };
     drop(entrance);
     subscription.leave().await;
-    stored?;
+    if let Err(error) = stored {
+        let identity = rival::Identity {
+            group: &config.group(),
+            instance_id: config.instance_id.as_deref(),
+            client_id: None, // consumers of one host share it
+        };
+        return Err(rival::named(error, &kafka, identity, &health, &shutdown).await);
+    }
     tracing::info!("stopped; all that was read is stored, or will be read again");
     Ok(())
 }
@@ -292,15 +300,9 @@ pub(crate) enum Trouble {
 impl Trouble {
     /// What an error of the database at this place means, beyond what its caller deals with.
     pub(crate) fn of(error: StoreError, place: &str) -> Self {
-        match error {
-            StoreError::Retry(_)
-            | StoreError::TooLong(_)
-            | StoreError::Replaced(_)
-            | StoreError::Half { .. }
-            | StoreError::Fenced(_) => Self::Passing(format!("{place}: {error}")),
-            StoreError::Refused(_) | StoreError::Exit(_) | StoreError::MayNotMigrate(_) => {
-                Self::Lasting(NeedsAttention(format!("{place} refuses: {error}")).into())
-            }
+        match error.is_lasting() {
+            true => Self::Lasting(NeedsAttention(format!("{place} refuses: {error}")).into()),
+            false => Self::Passing(format!("{place}: {error}")),
         }
     }
 

@@ -77,7 +77,7 @@ impl Pipeline {
             .args(["--database-url", &self.database_url])
             .output()
             .unwrap();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         String::from_utf8(output.stderr).unwrap()
     }
 }

@@ -259,7 +259,7 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
         &["task", "goes-on", "--at", "-840h"],
     ] {
         let (code, _, log) = pipeline.asked(arguments);
-        assert_eq!(code, Some(1));
+        assert_eq!(code, Some(2));
         assert!(
             log.contains("was removed from it by consumer expire"),
             "{log}"
@@ -392,7 +392,7 @@ async fn an_expiry_that_cannot_be_proves_nothing(kind: Kind) {
             "{error}"
         );
         let (code, _, log) = pipeline.asked(&["tasks"]);
-        assert_eq!(code, Some(1));
+        assert_eq!(code, Some(78));
         assert!(log.contains("altered") && !log.contains("migrate"), "{log}");
     }
 }

@@ -61,6 +61,32 @@ async fn a_consumer_that_stood_still_past_its_session_writes_nothing(kind: Kind)
     pipeline.assert_each_once(&pipeline.bad()).await;
 }
 
+/// A supervisor that started the earlier one again would have the two put each other out in turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_consumers_with_one_identity_the_earlier_needs_an_operator_and_names_the_later() {
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
+        return;
+    };
+    let twin = ["--instance-id", "twin", "-X", "session.timeout.ms=6000"];
+    let mut earlier = pipeline.program("earlier", &twin);
+    earlier.until_ready().await;
+    let later = pipeline.program("later", &twin);
+    let log = earlier.needs_attention().await;
+    let last = log.lines().rfind(|line| line.contains("ERROR")).unwrap();
+    for said in [
+        "put out of the group",
+        "127.0.0.1",
+        "member twin-",
+        "--instance-id",
+    ] {
+        assert!(last.contains(said), "{said:?} is not in: {last}");
+    }
+    pipeline.fill_numbered(&strategies::sample_event(), 100, 0);
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
+    later.stop().await;
+    pipeline.assert_each_once(&pipeline.bad()).await;
+}
+
 /// Wherever the stop falls: also inside a transaction of the database or of Kafka.
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_that_are_stopped_at_any_moment_and_go_on_late_store_each_event_once() {

@@ -136,7 +136,7 @@ async fn what_a_person_has_to_change_ends_with_78_and_wrong_usage_with_2() {
         "a password does not belong there, and is never shown: {told}"
     );
     let absent = run(&["tasks", "--database-url", "sqlite:/nonexistent/tasks.db"]);
-    assert_eq!(absent.status.code(), Some(1));
+    assert_eq!(absent.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&absent.stderr).contains("/nonexistent/tasks.db"));
 }
 
@@ -253,6 +253,6 @@ async fn tasks_are_told_to_people_and_to_programs(kind: Kind) {
     assert!(page.contains("Succeed") && page.contains('?'), "{page}");
 
     let unknown = run(&["task", "nobody", url[0], url[1]]);
-    assert_eq!(unknown.status.code(), Some(1));
+    assert_eq!(unknown.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("nobody"));
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use producer::{publish, simulate, spark};
 use schemas::topics;
-use service::exit;
+use service::exit::{self, Kind, help};
 use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::telemetry::{LogOptions, MetricsOptions};
 
 /// Reports what engines do, for engines that know nothing of us
 #[derive(Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(version, after_help = help(Kind::Command, EXAMPLES))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -31,9 +31,7 @@ struct Cli {
 const EXAMPLES: &str = "Examples:
   producer spark --url http://localhost:4040
   producer publish reports.jsonl
-  producer simulate --tasks 40 --rate 200 --for 30s
-
-Exit codes: 0 ended as asked; 1 failed, start again; 2 wrong usage or wrong input; 78 a person has to change something first";
+  producer simulate --tasks 40 --rate 200 --for 30s";
 
 const PUBLISH_EXAMPLE: &str = r#"Example:
   echo '{"execId": "exec-1", "jobId": "job-1", "status": "Running",
@@ -49,7 +47,7 @@ and ends with exit code 2 if any line was bad."#;
 enum Command {
     /// Report on Spark applications, through the REST API of their UIs
     #[command(
-        after_help = "Example:\n  producer spark --url http://localhost:4040 --bootstrap-servers localhost:9092\n\nEnds when the applications have ended and every report is acknowledged; then prints:\n  sent 42 reports of 4 tasks"
+        after_help = help(Kind::Command, "Example:\n  producer spark --url http://localhost:4040 --bootstrap-servers localhost:9092\n\nEnds when the applications have ended and every report is acknowledged; then prints:\n  sent 42 reports of 4 tasks")
     )]
     Spark {
         #[command(flatten)]
@@ -58,7 +56,7 @@ enum Command {
         metrics: MetricsOptions,
     },
     /// Report what a file or standard input says: TaskRunningInfo as JSON lines
-    #[command(after_help = PUBLISH_EXAMPLE)]
+    #[command(after_help = help(Kind::Command, PUBLISH_EXAMPLE))]
     Publish {
         #[command(flatten)]
         options: publish::Options,
@@ -67,7 +65,7 @@ enum Command {
     },
     /// Make up believable tasks and report on them
     #[command(
-        after_help = "Example:\n  producer simulate --tasks 40 --rate 200 --for 30s --seed 7 --bootstrap-servers localhost:9092\n\nPrints, when every report is acknowledged:\n  sent 6000 reports of 212 tasks"
+        after_help = help(Kind::Command, "Example:\n  producer simulate --tasks 40 --rate 200 --for 30s --seed 7 --bootstrap-servers localhost:9092\n\nPrints, when every report is acknowledged:\n  sent 6000 reports of 212 tasks")
     )]
     Simulate {
         #[command(flatten)]
@@ -78,7 +76,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    exit::main(run)
+    exit::main(|_: &Cli| Kind::Command, run)
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {

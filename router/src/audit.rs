@@ -28,7 +28,7 @@ use anyhow::anyhow;
 use clap::Args;
 use rdkafka::message::{BorrowedMessage, Message};
 use schemas::{Framing, PlainSource, plain_event, topics};
-use service::exit::{FAILED, OK, USAGE};
+use service::exit::{self, FAILED, OK, USAGE, help};
 use service::kafka::KafkaOptions;
 use service::output;
 use service::range::{Bound, Position, Ranges, Reader};
@@ -55,7 +55,7 @@ const MODEST: [(&str, &str); 2] = [
 
 /// `router audit`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = HELP)]
+#[command(after_help = help(exit::Kind::Audit, HELP))]
 pub struct Audit {
     /// Topic that the routers read: TaskRunningInfo
     #[arg(long, env = "SOURCE_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO)]
@@ -114,8 +114,8 @@ for no source record).
 unprovable: a record without output whose output retention or compaction may have deleted, an output whose record compaction may
 have deleted, or a record that only a newer schema reads (--schemas).
 
-Exit codes: 0 equal; 1 unequal; 2 could not tell (Kafka is away, retention has passed the range, a transaction stays open,
-something is unprovable, no record was compared, or cleanup.policy of one of the topics is compact), or wrong usage
+It cannot tell while Kafka is away, where retention has passed the range, while a transaction stays open, where something is
+unprovable, where no record was compared, and where cleanup.policy of one of the topics is compact.
 
 Examples:
   router audit

@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use rdkafka::message::Message;
 use schemas::topics;
 use serde_json::json;
-use service::exit::{OK, USAGE};
+use service::exit::{Kind, OK, USAGE, WrongUsage, help};
 use service::kafka::{Cluster, KafkaOptions};
 use service::output;
 use service::range::{End, Position, Reader, moment};
@@ -42,6 +42,7 @@ const PLANNED_LETTERS: usize = 100;
 
 /// `router dead-letters`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = help(Kind::Command, ""))]
 pub struct DeadLetters {
     #[command(subcommand)]
     command: Command,
@@ -54,7 +55,7 @@ pub struct DeadLetters {
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// List dead letters, the newest first, and count them by reason
-    #[command(after_help = LIST_HELP)]
+    #[command(after_help = help(Kind::Command, LIST_HELP))]
     List {
         /// Print JSON: an array with an object a letter
         #[arg(long)]
@@ -66,7 +67,7 @@ enum Command {
         which: Which,
     },
     /// Show letters: every header, the value decoded as far as it goes, and its bytes
-    #[command(after_help = SHOW_HELP)]
+    #[command(after_help = help(Kind::Command, SHOW_HELP))]
     Show {
         /// Letters as `list` prints them: PARTITION:OFFSET of the dead letter topic
         #[arg(value_name = "P:OFFSET", required = true)]
@@ -76,7 +77,7 @@ enum Command {
         full: bool,
     },
     /// Send letters back to the topics their records came from, each once
-    #[command(after_help = REDRIVE_HELP)]
+    #[command(after_help = help(Kind::Command, REDRIVE_HELP))]
     Redrive {
         /// Letters as `list` prints them: PARTITION:OFFSET of the dead letter topic
         #[arg(value_name = "P:OFFSET", conflicts_with_all = ["Which", "all"])]
@@ -143,7 +144,7 @@ Where the letter leaves out the value, being too large for its topic, the value 
 offset while the log there has it. Size, time and key must be those that the letter tells. The topic's id, which a router's letter
 tells in the header taskrunning.original.topic.id, is not compared with the topic that has the name now.
 
-Exit codes: 0 shown; 1 failed; 2 wrong usage, or no letter stands at one of the places; 78 a person has to change something first
+Ends with 2 also if there is no letter at one of the places.
 
 Example:
   router dead-letters show 3:17";
@@ -163,8 +164,8 @@ topic, partition and offset; size, time and key must be those that the letter te
 also after it was deleted and made anew: its id, which a router's letter tells in the header taskrunning.original.topic.id, is
 not compared.
 
-Exit codes: 0 all sent (with a filter: or sent before); 1 failed, run it again; 2 wrong usage, or a letter was left: it was redriven
-before and asked for by its place, is not there, is too large, or its value is gone; 78 a person has to change something first
+Ends with 2 also if a letter was left: it was redriven before and asked for by its place, is not there, is too large, or its value
+is gone. With a filter, letters that were redriven before count as sent.
 
 Examples:
   router dead-letters redrive 3:17 3:18
@@ -205,11 +206,12 @@ pub async fn dead_letters(
         && letters.is_empty()
         && *which == Which::default()
     {
-        output::note(
-            "error: say which letters: PARTITION:OFFSET as `router dead-letters list` prints them, a filter such as \
-             --reason KIND, or --all",
-        );
-        return Ok(USAGE);
+        return Err(WrongUsage(
+            "say which letters: PARTITION:OFFSET as `router dead-letters list` prints them, a filter such as --reason KIND, or \
+             --all"
+                .to_owned(),
+        )
+        .into());
     }
     let stopped = || anyhow!("stopped by a signal");
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;

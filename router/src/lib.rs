@@ -43,6 +43,7 @@ use service::health::Health;
 use service::limits::is_too_large;
 use service::pause;
 use service::registry::{Registry, RegistryError, until_answered};
+use service::rival::{self, Identity};
 use service::subscription::{Next, Subscription};
 use service::telemetry::{messaging, names};
 use service::transaction::{Failed, Output, Transaction};
@@ -107,7 +108,12 @@ pub async fn run(
             route_with_new_clients(&config, &schemas, &mut topic_ids, &health, &shutdown).await;
         let Err(error) = ended else { break };
         if !error.chain().any(|cause| cause.is::<StartOver>()) {
-            return Err(error);
+            let identity = Identity {
+                group: &config.group,
+                instance_id: config.instance_id.as_deref(),
+                client_id: None,
+            };
+            return Err(rival::named(error, &config.kafka, identity, &health, &shutdown).await);
         }
         if shutdown.is_cancelled() {
             break;

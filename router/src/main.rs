@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use service::exit;
+use service::exit::{self, Kind, help};
 use service::health::Health;
 use service::telemetry::{LogOptions, MetricsOptions};
 
@@ -16,7 +16,7 @@ use service::telemetry::{LogOptions, MetricsOptions};
 #[command(
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Examples:\n  router --bootstrap-servers localhost:9092 --instance-id router-1 --metrics-listen 127.0.0.1:9101\n  router dead-letters list --bootstrap-servers localhost:9092\n  router audit --from -2h --bootstrap-servers localhost:9092\n\nExit codes: 0 stopped as asked; 1 failed, start again; 2 wrong usage; 78 a person has to change something first"
+    after_help = help(Kind::Service, EXAMPLES)
 )]
 struct Cli {
     #[command(subcommand)]
@@ -29,6 +29,12 @@ struct Cli {
     metrics: MetricsOptions,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  router --bootstrap-servers localhost:9092 --instance-id router-1 --metrics-listen 127.0.0.1:9101
+  router dead-letters list --bootstrap-servers localhost:9092
+  router audit --from -2h --bootstrap-servers localhost:9092";
+
 #[derive(Subcommand)]
 enum Command {
     /// List, show, and send back what was set aside
@@ -38,7 +44,17 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    exit::main(run)
+    exit::main(Cli::kind, run)
+}
+
+impl Cli {
+    fn kind(&self) -> Kind {
+        match self.command {
+            None => Kind::Service,
+            Some(Command::DeadLetters(_)) => Kind::Command,
+            Some(Command::Audit(_)) => Kind::Audit,
+        }
+    }
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {

@@ -116,16 +116,24 @@ async fn of_two_with_one_identity(identity: &[&str]) {
     let topics = Topics::make(&bootstrap, 4).await;
     let alongside = Alongside::start(&topics, &topics.events);
     let load = Load::start(&topics, 300);
-    let more = [identity, &["--commit-interval-ms", "500"]].concat();
+    let short = [
+        "-X",
+        "session.timeout.ms=6000",
+        "--commit-interval-ms",
+        "500",
+    ];
+    let more = [identity, &short].concat();
     let mut earlier = topics.start("earlier", &more);
     alongside.until(100, Duration::from_secs(120)).await;
     let mut later = topics.start("later", &more);
     let ended = earlier.ended().await;
-    assert_eq!(ended.code(), Some(1), "{}", earlier.log());
     let log = earlier.log();
+    assert_eq!(ended.code(), Some(78), "{log}");
+    let last = log.lines().rfind(|line| line.contains("ERROR")).unwrap();
+    let names_it = |said: &str| last.contains(said);
     assert!(
-        tells_that_it_was_fenced(&log) && log.contains("--instance-id"),
-        "{log}"
+        tells_that_it_was_fenced(last) && names_it("--instance-id") && names_it("client.id"),
+        "{last}"
     );
     // The later one goes on.
     let seen = alongside.count();

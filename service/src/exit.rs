@@ -4,6 +4,8 @@
     reason = "std's exit runs the handlers of C libraries whose threads still work"
 )]
 
+mod codes;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -16,15 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::output;
 
-/// Ended as asked.
-pub const OK: u8 = 0;
-/// An error that a restart may cure; a supervisor should start the program again.
-pub const FAILED: u8 = 1;
-/// Wrong usage, as clap has it, or wrong input to a command that ends by itself.
-pub const USAGE: u8 = 2;
-/// `EX_CONFIG` of sysexits.h: a person has to change something first; a supervisor should not
-/// start the program again (systemd: `RestartPreventExitStatus=78`).
-pub const CONFIG: u8 = 78;
+pub use codes::{CONFIG, FAILED, Kind, OK, USAGE, help};
 
 /// How long a program may take to end after the first signal: less than the 10 s after which
 /// `docker stop` kills.
@@ -38,52 +32,68 @@ const SET_BACK: Duration = Duration::from_secs(10);
 #[error("{0}")]
 pub struct NeedsAttention(pub String);
 
+/// Wrong usage, or wrong input to a command that ends by itself; see [`USAGE`]. Anywhere in the chain of
+/// causes it counts.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongUsage(pub String);
+
 /// An error that starting over inside the program cures: with new clients everything that is open is
 /// settled and read on from. Anywhere in the chain of causes it counts.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StartOver(pub String);
 
-/// Parses the command line, and [runs](run) the program that it asks for.
-pub fn main<Cli, Program>(program: impl FnOnce(Cli) -> Program) -> ExitCode
+/// Parses the command line, runs the program that it asks for to its end, and gives its exit code. `kind`
+/// tells what that program is. Threads that then still wait for something, such as a line of standard input
+/// or a broker, are not waited for.
+pub fn main<Cli, Program>(
+    kind: impl FnOnce(&Cli) -> Kind,
+    program: impl FnOnce(Cli) -> Program,
+) -> ExitCode
 where
     Cli: clap::Parser,
     Program: Future<Output = anyhow::Result<u8>>,
 {
-    match Cli::try_parse() {
-        Ok(cli) => run(program(cli)),
-        Err(answer) => match output::print_answer(&answer) {
-            Ok(()) if answer.use_stderr() => ExitCode::from(USAGE),
-            Ok(()) => ExitCode::from(OK),
-            Err(error) => code(&error.into()),
-        },
-    }
-}
-
-/// Runs a program to its end, and gives its exit code. Threads that then still wait for something, such as a
-/// line of standard input or a broker, are not waited for.
-pub fn run(program: impl Future<Output = anyhow::Result<u8>>) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => {
+            return ExitCode::from(match output::print_answer(&answer) {
+                Ok(()) if answer.use_stderr() => USAGE,
+                Ok(()) => OK,
+                Err(error) => code(Kind::Command, &error.into()),
+            });
+        }
+    };
+    let kind = kind(&cli);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return code(&error.into()),
+        Err(error) => return ExitCode::from(code(kind, &error.into())),
     };
-    let ended = runtime.block_on(program);
+    let ended = runtime.block_on(program(cli));
     runtime.shutdown_background();
-    match ended {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => code(&error),
-    }
+    ExitCode::from(ended.unwrap_or_else(|error| code(kind, &error)))
 }
 
 /// The exit code for the error that ended a program, after logging it.
-fn code(error: &anyhow::Error) -> ExitCode {
+fn code(kind: Kind, error: &anyhow::Error) -> u8 {
+    let says = match kind {
+        Kind::Audit => "could not tell: ",
+        Kind::Service | Kind::Command => "",
+    };
     if tracing::dispatcher::has_been_set() {
-        tracing::error!("{error:#}");
+        tracing::error!("{says}{error:#}");
     } else {
-        output::note(format_args!("error: {error:#}"));
+        output::note(format_args!("error: {says}{error:#}"));
     }
-    let needs_attention = error.chain().any(|cause| cause.is::<NeedsAttention>());
-    ExitCode::from(if needs_attention { CONFIG } else { FAILED })
+    let is_due_to = |is: fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(is);
+    match kind {
+        // 1 would be its verdict.
+        Kind::Audit => USAGE,
+        _ if is_due_to(|cause| cause.is::<NeedsAttention>()) => CONFIG,
+        _ if is_due_to(|cause| cause.is::<WrongUsage>()) => USAGE,
+        _ => FAILED,
+    }
 }
 
 /// A token that SIGTERM, SIGINT or SIGHUP cancels, for a program that uses Kafka. A program that has not ended

@@ -5,6 +5,7 @@
 //! - [`subscription`]: a member of a consumer group as one ordered stream of records, assignments
 //!   and revocations.
 //! - [`producer`]: a producer whose acknowledgements a thread of its own takes.
+//! - [`rival`]: another process with this one's identity.
 //! - [`transaction`]: records and consumed offsets in one Kafka transaction.
 //! - [`topic_id`]: Kafka's id of a topic, which a topic of the same name does not share.
 //! - [`limits`]: how large a record topics take, read again while a program runs.
@@ -32,6 +33,7 @@ pub mod pause;
 pub mod producer;
 pub mod range;
 pub mod registry;
+pub mod rival;
 pub mod subscription;
 pub mod telemetry;
 #[cfg(feature = "testing")]

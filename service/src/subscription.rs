@@ -29,6 +29,7 @@ use tokio::task::coop::consume_budget;
 use crate::exit::{NeedsAttention, StartOver};
 use crate::health::{Health, Reading};
 use crate::kafka::{KafkaOptions, wrong_settings};
+use crate::rival::Fenced;
 use crate::telemetry::names;
 use crate::threads::blocking;
 use crate::topic_id::{TopicId, TopicIdAnswer, topic_id};
@@ -86,6 +87,14 @@ const ID_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a question to the brokers may take.
 const ASK: Duration = Duration::from_secs(10);
+
+/// After how long without a sign of life a member is put out of its group.
+pub(crate) fn session_timeout(options: &KafkaOptions) -> anyhow::Result<Duration> {
+    let config = options.client_config(DEFAULTS, FIXED)?;
+    let milliseconds = config.get("session.timeout.ms").unwrap_or_default();
+    let milliseconds = milliseconds.parse().context("session.timeout.ms")?;
+    Ok(Duration::from_millis(milliseconds))
+}
 
 /// What happens to a member of a consumer group.
 #[derive(Debug)]
@@ -243,13 +252,11 @@ impl Subscription {
             )))
             .context(OutsideTheLog(topic.clone()))),
             // Also what a static member meets that stood still past its session and comes back while
-            // the broker does: a restart cures that, so it is no NeedsAttention.
-            Some(FencedInstanceId) => Err(error).with_context(|| {
-                format!(
-                    "put out of the group of {topic}: either another member runs with this --instance-id \
-                     (give each its own), or this process or the broker stood still past session.timeout.ms"
-                )
-            }),
+            // the broker does: a restart cures that.
+            Some(FencedInstanceId) => Err(anyhow::Error::from(error).context(Fenced(format!(
+                "put out of the group of {topic}: either another member runs with this --instance-id \
+                 (give each its own), or this process or the broker stood still past session.timeout.ms"
+            )))),
             Some(TopicAuthorizationFailed) => {
                 let allow = self.options.allow(&format!("--topic {topic}"), "Read");
                 Err(NeedsAttention(format!("reading {topic}: {error}; {allow}")).into())

@@ -66,6 +66,7 @@ pub struct LogOptions {
         env = "LOG_LEVEL",
         value_name = "LEVEL",
         default_value = "info",
+        value_parser = log_level,
         global = true
     )]
     pub log_level: String,
@@ -87,6 +88,13 @@ pub struct MetricsOptions {
     /// Serve Prometheus metrics at /metrics, and /livez and /readyz, on this address
     #[arg(long, env = "METRICS_LISTEN", value_name = "ADDR:PORT")]
     pub metrics_listen: Option<SocketAddr>,
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 impl LogOptions {

@@ -6,6 +6,7 @@
     reason = "what a test prints is for whoever runs it"
 )]
 
+pub mod invocation;
 pub mod spark;
 pub mod stopping;
 

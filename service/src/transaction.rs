@@ -25,6 +25,7 @@ use crate::exit::{self, NeedsAttention};
 use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::limits::CLIENT_MESSAGE_MAX_BYTES;
 use crate::producer::PolledProducer;
+use crate::rival::Fenced;
 use crate::threads::blocking;
 
 /// How long one call may take before it is made again.
@@ -144,7 +145,14 @@ impl Output {
             self.transactional_id
         ));
         blocking(|| self.producer.init_transactions(CALL)).map_err(|error| match &error {
-            KafkaError::Transaction(e) if e.is_fatal() => Failed::Exit(self.exit(error)),
+            KafkaError::Transaction(e) if e.is_fatal() => {
+                let is_fenced = error.rdkafka_error_code().is_some_and(is_fenced);
+                let error = self.exit(error);
+                Failed::Exit(match is_fenced {
+                    true => error.context(self.fenced()),
+                    false => error,
+                })
+            }
             _ if forbidden(&error) => Failed::Exit(self.exit(error)),
             _ => Failed::Abort(error),
         })
@@ -223,6 +231,16 @@ impl Output {
         }
     }
 
+    /// What another producer of the same id, or one that the broker takes for that, makes of this one.
+    fn fenced(&self) -> Fenced {
+        Fenced(format!(
+            "transactional.id {} was fenced, and nothing of the open transaction was committed: either another process \
+             runs with it (give each its own --instance-id), or Kafka took a repeated request of this one for another \
+             process",
+            self.transactional_id
+        ))
+    }
+
     /// The error that ends the program, with what it means.
     fn exit(&self, error: KafkaError) -> anyhow::Error {
         let id = &self.transactional_id;
@@ -242,6 +260,17 @@ impl Output {
         }
         anyhow!(error).context(format!("the transactional producer {id} cannot go on"))
     }
+}
+
+/// Whether the broker knows a later producer of the same id. librdkafka gives the broker's codes as they are or,
+/// mostly, as one of its own.
+fn is_fenced(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::Fenced
+            | RDKafkaErrorCode::ProducerFenced
+            | RDKafkaErrorCode::InvalidProducerEpoch
+    )
 }
 
 /// Whether a right is missing.
@@ -421,14 +450,6 @@ impl Transaction<'_> {
         if abort && fatal.is_none() {
             return Failed::Abort(error);
         }
-        let fenced = |code| {
-            matches!(
-                code,
-                RDKafkaErrorCode::Fenced
-                    | RDKafkaErrorCode::ProducerFenced
-                    | RDKafkaErrorCode::InvalidProducerEpoch
-            )
-        };
         let codes = [
             error.rdkafka_error_code(),
             fatal.as_ref().map(|(code, _)| *code),
@@ -438,7 +459,7 @@ impl Transaction<'_> {
             Some((_, reason)) => cause.context(reason),
             None => cause,
         };
-        if !codes.into_iter().flatten().any(fenced) {
+        if !codes.into_iter().flatten().any(is_fenced) {
             return Failed::StartOver(cause);
         }
         // The broker tells a producer that took too long in the same words as one that has a
@@ -450,11 +471,7 @@ impl Transaction<'_> {
                 open.as_secs()
             )));
         }
-        Failed::Exit(cause.context(format!(
-            "transactional.id {} was fenced: another program runs with it (give each its own --instance-id); \
-             nothing of the open transaction was committed",
-            self.output.transactional_id
-        )))
+        Failed::Exit(cause.context(self.output.fenced()))
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::Duration;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use service::exit::NeedsAttention;
+use service::exit::WrongUsage;
 use sqlx::SqlStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -124,15 +124,16 @@ impl Database {
     /// # Errors
     /// As there.
     pub(crate) fn parse_url(option: &str, url: &str) -> anyhow::Result<Self> {
-        let wrong = |error: sqlx::Error| NeedsAttention(format!("{option}: {error}"));
+        let wrong = |error: sqlx::Error| WrongUsage(format!("{option}: {error}"));
         if url.starts_with("postgres:") || url.starts_with("postgresql:") {
             Ok(Self::Postgres(postgres::Server::parse(option, url)?))
         } else if url.starts_with("sqlite:") {
             let options = SqliteConnectOptions::from_str(url).map_err(wrong)?;
             Ok(Self::Sqlite(Box::new(sqlite::options(options))))
         } else {
-            Err(NeedsAttention(format!(
-                "{option} begins with neither sqlite: nor postgres:"
+            Err(WrongUsage(format!(
+                "{option} begins with neither sqlite: nor postgres://, as in sqlite:tasks.db or \
+                 postgres://taskrunning@localhost/taskrunning"
             ))
             .into())
         }
@@ -239,6 +240,20 @@ pub(crate) enum StoreError {
         "{0}; the tables are to be made or brought up to date by their owner: consumer migrate"
     )]
     MayNotMigrate(String),
+}
+
+impl StoreError {
+    /// Whether a retry does not cure it.
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Exit(_) | Self::MayNotMigrate(_) => true,
+            Self::Fenced(_)
+            | Self::Retry(_)
+            | Self::TooLong(_)
+            | Self::Replaced(_)
+            | Self::Half { .. } => false,
+        }
+    }
 }
 
 impl From<sqlx::Error> for StoreError {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use service::exit::NeedsAttention;
+use service::exit::{NeedsAttention, WrongUsage};
 use socket2::{SockRef, TcpKeepalive};
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
@@ -80,15 +80,15 @@ impl Server {
     /// # Errors
     /// If the option's URL, or a file that it names, is no good. The URL itself is not shown: it may hold
     /// a password.
-    pub(crate) fn parse(option: &str, url: &str) -> Result<Self, NeedsAttention> {
-        let wrong = |error: &dyn std::fmt::Display| NeedsAttention(format!("{option}: {error}"));
+    pub(crate) fn parse(option: &str, url: &str) -> anyhow::Result<Self> {
+        let wrong = |error: &dyn std::fmt::Display| WrongUsage(format!("{option}: {error}"));
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let (urls, session) = hosts(url, variable).map_err(|error| wrong(&error))?;
         let files = files(url, variable);
         // One that is not there would be waited for like a server.
         for (field, file) in &files {
             std::fs::File::open(file)
-                .map_err(|error| wrong(&format!("{field} {file}: {error}")))?;
+                .map_err(|error| NeedsAttention(format!("{option}: {field} {file}: {error}")))?;
         }
         let authorities = files.into_iter().find(|(field, _)| *field == "sslrootcert");
         let mut hosts = Vec::new();

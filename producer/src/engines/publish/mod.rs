@@ -2,14 +2,15 @@
 
 mod line;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use service::exit::NeedsAttention;
+use service::exit::WrongUsage;
 use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::output;
+use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 use tokio_util::sync::CancellationToken;
 
@@ -57,9 +58,9 @@ pub async fn run(
     let input: Box<dyn AsyncBufRead + Send + Unpin> = if options.file.as_os_str() == "-" {
         Box::new(BufReader::with_capacity(1 << 16, tokio::io::stdin()))
     } else {
-        let file = tokio::fs::File::open(&options.file)
+        let file = open(&options.file)
             .await
-            .map_err(|error| NeedsAttention(format!("{}: {error}", options.file.display())))?;
+            .map_err(|error| WrongUsage(format!("{}: {error}", options.file.display())))?;
         Box::new(BufReader::with_capacity(1 << 16, file))
     };
     let unsent = || {
@@ -81,6 +82,14 @@ pub async fn run(
     published?;
     sent?;
     Ok(bad)
+}
+
+async fn open(path: &Path) -> std::io::Result<File> {
+    let file = File::open(path).await?;
+    match file.metadata().await?.is_dir() {
+        true => Err(std::io::ErrorKind::IsADirectory.into()),
+        false => Ok(file),
+    }
 }
 
 async fn publish(

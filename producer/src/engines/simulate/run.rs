@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use service::exit::NeedsAttention;
+use service::exit::WrongUsage;
 use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::output;
@@ -121,7 +121,7 @@ fn clock(options: &Options) -> anyhow::Result<Clock> {
     };
     let start = start.as_microsecond();
     if !schemas::REPORTED_AT_MICROS.contains(&start) {
-        return Err(NeedsAttention("--start-at is outside the years 1 to 9999".to_owned()).into());
+        return Err(WrongUsage("--start-at is outside the years 1 to 9999".to_owned()).into());
     }
     let step = if options.rate == 0.0 {
         UNPACED_STEP

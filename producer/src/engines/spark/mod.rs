@@ -39,7 +39,7 @@ use std::time::Duration;
 use anyhow::bail;
 use jiff::Timestamp;
 use schemas::TaskStatus;
-use service::exit::NeedsAttention;
+use service::exit::WrongUsage;
 use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::output;
@@ -129,7 +129,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let rest = |url: &str| {
-        Rest::new(url).map_err(|reason| NeedsAttention(format!("{url} is no address: {reason}")))
+        Rest::new(url).map_err(|reason| WrongUsage(format!("{url} is no address: {reason}")))
     };
     let addresses = options.url.iter().map(|url| rest(url));
     let addresses = addresses.collect::<Result<Vec<Rest>, _>>()?;

@@ -1,0 +1,221 @@
+//! Another process with this one's identity.
+//!
+//! Of two processes with one identity Kafka fences the earlier. If that is started again it fences the
+//! other, and so on in turn: an operator has to end one of them. But Kafka uses the same words for a
+//! process that it takes for its own successor: after a broker froze, a request that was repeated may
+//! count as a second process. A restart cures that.
+//!
+//! The consumer group tells the two apart. Who is fenced leaves it and commits nothing more. A member
+//! that does not live is put out of the group when its session is over, so one with this identity that
+//! is still there after [`SESSIONS`] sessions is a rival that lives.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::groups::GroupMemberInfo;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::NeedsAttention;
+use crate::health::Health;
+use crate::kafka::{KafkaOptions, wrong_settings};
+use crate::subscription::{Quiet, session_timeout};
+
+/// So many sessions a member has to be seen for: its own, one more where its coordinator moved, and one to spare.
+const SESSIONS: u32 = 3;
+/// After so many sessions without a clear answer none is waited for any more.
+const SESSIONS_MAX: u32 = 9;
+/// From one look at the group to the next.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long one look may take.
+const ASK: Duration = Duration::from_secs(5);
+/// The characters of a UUID, which Kafka appends to a static member's instance id.
+const UUID_CHARS: usize = 36;
+
+/// Kafka takes another process for the one with this identity. `anyhow::Error::is` finds it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Fenced(pub String);
+
+/// What a process goes by in its group.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity<'a> {
+    /// The consumer group.
+    pub group: &'a str,
+    /// Of a static member.
+    pub instance_id: Option<&'a str>,
+    /// The `client.id`, if no other member may have it.
+    pub client_id: Option<&'a str>,
+}
+
+impl Identity<'_> {
+    fn is_of(&self, member: &Member) -> bool {
+        let has_instance_id = self.instance_id.is_some_and(|instance_id| {
+            let rest = member.id.strip_prefix(instance_id);
+            let uuid = rest.and_then(|rest| rest.strip_prefix('-'));
+            uuid.is_some_and(|uuid| uuid.len() == UUID_CHARS)
+        });
+        has_instance_id || self.client_id == Some(&member.client_id)
+    }
+}
+
+/// A member of a consumer group.
+#[derive(Clone, Debug)]
+struct Member {
+    id: String,
+    client_id: String,
+    host: String,
+}
+
+impl From<&GroupMemberInfo> for Member {
+    fn from(member: &GroupMemberInfo) -> Self {
+        Self {
+            id: member.id().to_owned(),
+            client_id: member.client_id().to_owned(),
+            host: member.client_host().trim_start_matches('/').to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            id,
+            client_id,
+            host,
+        } = self;
+        write!(
+            f,
+            "client.id {} at {}, member {}",
+            client_id.escape_debug(),
+            host.escape_debug(),
+            id.escape_debug()
+        )
+    }
+}
+
+/// The error that ended a program which has left its group: if it was [`Fenced`] and a rival lives, one that
+/// needs an operator and names the rival; else as it is.
+pub async fn named(
+    error: anyhow::Error,
+    options: &KafkaOptions,
+    identity: Identity<'_>,
+    health: &Health,
+    shutdown: &CancellationToken,
+) -> anyhow::Error {
+    if !error.is::<Fenced>() {
+        return error;
+    }
+    let group = identity.group;
+    tracing::warn!(
+        "{error:#}; looking whether another member of the group {group} has this identity"
+    );
+    health.waiting_for(format!("{error:#}"));
+    match find(options, identity, shutdown).await {
+        Ok(Some(rival)) => NeedsAttention(format!(
+            "{error:#}. In the group {group} another process with the same identity is at work: {rival}. End one of the two, or \
+             give each its own --instance-id"
+        ))
+        .into(),
+        Ok(None) => error,
+        Err(why) => {
+            tracing::warn!("cannot look at the group {group}: {why:#}");
+            error
+        }
+    }
+}
+
+/// The rival, if one lives.
+async fn find(
+    options: &KafkaOptions,
+    identity: Identity<'_>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Member>> {
+    let session = session_timeout(options)?;
+    let client = options
+        .client_config(&[], &[])?
+        .create_with_context(Quiet)
+        .map_err(wrong_settings)?;
+    let client = Arc::new(client);
+    let give_up = Instant::now() + session * SESSIONS_MAX;
+    let (mut seen, mut unseen) = (None, None);
+    loop {
+        let now = Instant::now();
+        match members(&client, identity.group).await {
+            Ok(members) => match members.into_iter().find(|member| identity.is_of(member)) {
+                Some(rival) => {
+                    unseen = None;
+                    if now - *seen.get_or_insert(now) >= session * SESSIONS {
+                        return Ok(Some(rival));
+                    }
+                }
+                None => {
+                    seen = None;
+                    // It may have fenced this process before it joins the group.
+                    if now - *unseen.get_or_insert(now) >= session {
+                        return Ok(None);
+                    }
+                }
+            },
+            Err(error) => {
+                tracing::debug!("members of the group {}: {error:#}", identity.group);
+                (seen, unseen) = (None, None);
+            }
+        }
+        if now > give_up {
+            return Ok(None);
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+async fn members(client: &Arc<BaseConsumer<Quiet>>, group: &str) -> anyhow::Result<Vec<Member>> {
+    let (client, group) = (client.clone(), group.to_owned());
+    let asked = spawn_blocking(move || {
+        let groups = client.fetch_group_list(Some(&group), ASK)?;
+        let found = groups.groups().iter().filter(|found| found.name() == group);
+        let members = found.flat_map(|found| found.members()).map(Member::from);
+        anyhow::Ok(members.collect())
+    });
+    asked.await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: &str, client_id: &str) -> Member {
+        Member {
+            id: id.to_owned(),
+            client_id: client_id.to_owned(),
+            host: "10.0.0.2".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_member_has_an_identity_by_its_whole_instance_id_or_its_client_id() {
+        let uuid = "123e4567-e89b-12d3-a456-426614174000";
+        let by_instance = Identity {
+            group: "routers",
+            instance_id: Some("router-1"),
+            client_id: None,
+        };
+        assert!(by_instance.is_of(&member(&format!("router-1-{uuid}"), "any")));
+        for other in ["router-1", "router-10-", "router-1-1-", "a-router-1-"] {
+            assert!(!by_instance.is_of(&member(&format!("{other}{uuid}"), "router-1")));
+        }
+        let by_client = Identity {
+            group: "routers",
+            instance_id: None,
+            client_id: Some("router-host"),
+        };
+        assert!(by_client.is_of(&member(&format!("router-host-{uuid}"), "router-host")));
+        assert!(!by_client.is_of(&member(&format!("router-host-{uuid}"), "router-host-2")));
+    }
+}

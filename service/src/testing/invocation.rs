@@ -1,0 +1,128 @@
+//! A program that is run to its end, with its output where a test wants it.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Where a program's output goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// To the test.
+    Kept,
+    /// To a pipe whose reader has gone.
+    Gone,
+    /// To a full disk.
+    Full,
+}
+
+impl Sink {
+    fn stdio(self) -> Stdio {
+        match self {
+            Self::Kept => Stdio::piped(),
+            Self::Gone => {
+                let (_, writer) = std::io::pipe().unwrap();
+                writer.into()
+            }
+            Self::Full => File::options()
+                .write(true)
+                .open("/dev/full")
+                .unwrap()
+                .into(),
+        }
+    }
+}
+
+/// A command line, what it is given, and where its output goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Invocation<'a> {
+    /// The arguments.
+    pub arguments: &'a [&'a str],
+    /// Standard input.
+    pub input: &'a [u8],
+    /// Standard output.
+    pub stdout: Sink,
+    /// Standard error.
+    pub stderr: Sink,
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The exit code; `None`: a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed on standard output.
+    pub printed: String,
+    /// What it logged on standard error.
+    pub logged: String,
+}
+
+impl<'a> Invocation<'a> {
+    /// One without input whose output is kept.
+    pub fn of(arguments: &'a [&'a str]) -> Self {
+        Self {
+            arguments,
+            input: b"",
+            stdout: Sink::Kept,
+            stderr: Sink::Kept,
+        }
+    }
+
+    /// Runs a program to its end. Panics if that panicked.
+    pub fn run(self, program: &Path) -> Ended {
+        let mut child = Command::new(program)
+            .args(self.arguments)
+            .stdin(Stdio::piped())
+            .stdout(self.stdout.stdio())
+            .stderr(self.stderr.stdio())
+            .spawn()
+            .unwrap();
+        // It may end before it has read all.
+        let _ = child.stdin.take().unwrap().write_all(self.input);
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let ended = Ended {
+            code: output.status.code(),
+            printed: text(&output.stdout),
+            logged: text(&output.stderr),
+        };
+        for said in [&ended.printed, &ended.logged] {
+            assert!(!said.contains("panicked"), "{self:?}: {said}");
+        }
+        ended
+    }
+
+    /// [Runs](Self::run) it, and expects this exit code and, in what it printed or logged, these words.
+    pub fn ends(self, program: &Path, code: i32, words: &str) -> Ended {
+        let ended = self.run(program);
+        assert_eq!(ended.code, Some(code), "{self:?}: {ended:?}");
+        let said = [&ended.printed, &ended.logged];
+        assert!(
+            said.iter().any(|said| said.contains(words)),
+            "{words:?} is not in {ended:?} of {self:?}"
+        );
+        ended
+    }
+}
+
+/// Asserts that the `--help` of a program and of each of these commands goes to standard output, names the
+/// exit codes, and does not mind where that goes.
+pub fn helps(program: &Path, commands: &[&[&str]]) {
+    for &command in commands {
+        let help = [command, &["--help"][..]].concat();
+        let help = Invocation::of(&help);
+        help.ends(program, 0, "Exit codes:\n  0 ");
+        for (stdout, code) in [(Sink::Gone, 0), (Sink::Full, 1)] {
+            Invocation { stdout, ..help }.ends(program, code, "");
+        }
+    }
+    let version = Invocation::of(&["--version"]);
+    version.ends(program, 0, env!("CARGO_PKG_VERSION"));
+    let stdout = Sink::Full;
+    let full = Invocation { stdout, ..version };
+    full.ends(program, 1, "cannot write to standard output");
+    for stderr in [Sink::Gone, Sink::Full] {
+        let wrong = Invocation::of(&["--no-such-option"]);
+        Invocation { stderr, ..wrong }.ends(program, 2, "");
+    }
+}
