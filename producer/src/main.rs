@@ -47,7 +47,7 @@ and ends with exit code 2 if any line was bad."#;
 enum Command {
     /// Report on Spark applications, through the REST API of their UIs
     #[command(
-        after_help = help(Kind::Command, "Example:\n  producer spark --url http://localhost:4040 --bootstrap-servers localhost:9092\n\nEnds when the applications have ended and every report is acknowledged; then prints:\n  sent 42 reports of 4 tasks")
+        after_help = help(Kind::Command, "Example:\n  producer spark --url http://localhost:4040 --bootstrap-servers localhost:9092\n\nEnds when the applications have ended, with --stay when it is stopped, and every report is acknowledged; then prints:\n  sent 42 reports of 4 tasks")
     )]
     Spark {
         #[command(flatten)]

@@ -6,6 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use schemas::{TaskRunningInfo, TaskStatus};
+use service::testing::ANY_PORT;
 use support::spark::{Adapter, App, Spark, ended, job};
 use support::{Reports, number_before};
 
@@ -18,9 +19,10 @@ fn longest_gap(told: &[TaskRunningInfo]) -> Duration {
     gaps.max().unwrap()
 }
 
-fn assert_counted(id: &str, told: &[TaskRunningInfo]) {
-    let sequences = told.iter().map(|report| report.sequence);
-    assert!(sequences.eq(0..told.len() as i64), "{id}: {told:?}");
+/// A newer report may have replaced one that was not sent yet.
+fn assert_in_order(id: &str, told: &[TaskRunningInfo]) {
+    let sequences: Vec<i64> = told.iter().map(|report| report.sequence).collect();
+    assert!(sequences.is_sorted_by(|a, b| a < b), "{id}: {sequences:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,14 +44,18 @@ async fn a_hundred_applications_that_take_a_fifth_of_a_second_are_each_reported_
     assert_eq!(told.len(), APPLICATIONS);
     let mut longest = Duration::ZERO;
     for (id, told) in &told {
-        // The fifth poll of some may have been under way.
-        assert!(told.len() >= 4, "{id}: {}", told.len());
-        assert_counted(id, told);
+        assert_in_order(id, told);
         longest = longest.max(longest_gap(told));
+        // The fifth poll of some may have been under way.
+        let (first, last) = (&told[0], told.last().unwrap());
+        let polled = last.sequence - first.sequence;
+        let micros = last.reported_at - first.reported_at;
+        let mean = Duration::from_micros(u64::try_from(micros / polled).unwrap());
+        assert!(mean < INTERVAL * 3 / 2, "{id}: {mean:?}");
     }
     println!("longest time between two reports of a task: {longest:?}");
-    // One after the other they would take 20 s. The rest is for a busy machine.
-    assert!(longest < 2 * INTERVAL, "{longest:?}");
+    // One after the other they would take more than 20 s. The rest is for a busy machine.
+    assert!(longest < 3 * INTERVAL, "{longest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +117,7 @@ async fn one_that_takes_20_s_and_ten_whose_end_is_looked_up_delay_no_other() {
     assert_eq!(told.len(), 1 + PROMPT + GONE);
     let mut longest = Duration::ZERO;
     for (id, told) in &told {
-        assert_counted(id, told);
+        assert_in_order(id, told);
         assert_eq!(ended(told), [TaskStatus::Succeed], "{id}");
         if id.starts_with("prompt") {
             longest = longest.max(longest_gap(told));
@@ -142,7 +148,7 @@ async fn no_more_polls_run_at_a_time_than_allowed_and_never_two_of_one_applicati
     assert!((2..=2 * 3).contains(&most), "{most}");
     assert_eq!(most_of_one, 1);
     for (id, told) in reports.by_task() {
-        assert_counted(&id, &told);
+        assert_in_order(&id, &told);
         assert_eq!(ended(&told), [TaskStatus::Succeed], "{id}");
     }
 }
@@ -165,7 +171,7 @@ async fn stopped_while_polls_are_under_way_it_ends_in_time_and_delivers_what_it_
     let told = reports.by_task();
     assert_eq!(told.len(), 20);
     for (id, told) in &told {
-        assert_counted(id, told);
+        assert_in_order(id, told);
         assert_eq!(ended(told), [], "{id}");
     }
     let sent = log.lines().find(|line| line.starts_with("sent ")).unwrap();
@@ -181,14 +187,25 @@ async fn one_that_stays_waits_for_new_applications_and_for_its_address() {
     };
     let done = |id| App::new(id, job("SUCCEEDED", 4)).completed();
     let spark = Spark::start([done("app-1")]).await;
-    let stay = ["--url", &spark.url, "--stay", "--give-up-after", "1s"];
+    let mut stay = vec!["--url", &spark.url, "--stay", "--give-up-after", "1s"];
+    stay.extend(["--metrics-listen", ANY_PORT]);
     let mut adapter = Adapter::start(&reports, &stay);
     adapter.logs("waiting for new applications").await;
     spark.set(|state| state.apps.push(App::new("app-2", job("RUNNING", 1))));
     adapter.logs("following application app-2").await;
     spark.polled().await;
+    adapter
+        .measures("taskrunning_followed_applications 1")
+        .await;
     spark.complete(1, job("FAILED", 1));
     adapter.logs("application app-2 has ended").await;
+    adapter
+        .measures("taskrunning_followed_applications 0")
+        .await;
+    for share in ["running", "other"] {
+        let polls = format!("taskrunning_poll_duration_seconds_count{{share=\"{share}\"}}");
+        adapter.measures(&polls).await;
+    }
     // Longer than it waits for an address otherwise.
     let spark = spark
         .restart(async {
@@ -208,4 +225,33 @@ async fn one_that_stays_waits_for_new_applications_and_for_its_address() {
     ] {
         assert_eq!(ended(&told[id]), [status], "{id}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_lists_of_many_applications_at_a_time_are_read_within_96_mib() {
+    const APPLICATIONS: usize = 16;
+    const STAGES: usize = 2_000;
+    let Some(reports) = Reports::make("spark-polls").await else {
+        return;
+    };
+    // 8 MB an application, as Spark's own are: most of a stage is of no use here.
+    let stage = format!(
+        r#"{{"stageId": 1, "inputBytes": 7, "details": "{}"}}"#,
+        "x".repeat(4_000)
+    );
+    let stages = format!("[{}]", vec![stage; STAGES].join(","));
+    let mut app = App::new("", job("RUNNING", 1));
+    app.stages = stages;
+    let app = |i| App {
+        id: format!("app-{i}"),
+        ..app.clone()
+    };
+    let spark = Spark::start((0..APPLICATIONS).map(app)).await;
+    let adapter = Adapter::polling_every("1s", &reports, &["--url", &spark.url]);
+    spark.polled_each(2, |_| true).await;
+    let peak = adapter.process.peak_memory_mib();
+    adapter.stop().await;
+    assert_eq!(reports.by_task().len(), APPLICATIONS);
+    println!("at most {peak} MiB");
+    assert!(peak < 96, "{peak} MiB");
 }

@@ -69,6 +69,8 @@ pub(crate) struct App {
     pub(crate) delay: Duration,
     /// Asked for it alone, it answers 503.
     pub(crate) troubled: bool,
+    /// The list of its stages, as JSON.
+    pub(crate) stages: String,
 }
 
 impl App {
@@ -79,6 +81,7 @@ impl App {
             jobs: Some(jobs),
             delay: Duration::ZERO,
             troubled: false,
+            stages: "[]".to_owned(),
         }
     }
 
@@ -273,6 +276,7 @@ impl State {
         let path: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let app = self.apps.iter().find(|app| app.id == path[0]);
         let busy = || says("503 Service Unavailable", "", "busy");
+        let json = "content-type: application/json\r\n";
         let body = match (path[0], app) {
             ("", _) if self.list_fails => return busy().bytes(),
             ("", _) => self.apps.iter().map(App::listed).collect(),
@@ -282,6 +286,7 @@ impl State {
             (_, Some(app)) => match *path.last().unwrap_or(&"") {
                 id if id == app.id && app.troubled => return busy().bytes(),
                 id if id == app.id => app.listed(),
+                "stages" => return says("200 OK", json, &app.stages).bytes(),
                 "jobs" => match &app.jobs {
                     Some(jobs) => jobs.clone(),
                     None => return busy().bytes(),
@@ -293,7 +298,6 @@ impl State {
                 _ => json!([]),
             },
         };
-        let json = "content-type: application/json\r\n";
         says("200 OK", json, &body.to_string()).bytes()
     }
 }
@@ -339,6 +343,15 @@ impl Adapter {
     pub(crate) async fn logs(&self, text: &str) {
         until(&format!("it logs {text:?}"), WAIT, async || {
             self.process.log().contains(text).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until its metrics have this text.
+    pub(crate) async fn measures(&self, text: &str) {
+        until(&format!("its metrics have {text:?}"), WAIT, async || {
+            let (_, metrics) = self.process.get("/metrics")?;
+            metrics.contains(text).then_some(())
         })
         .await;
     }
