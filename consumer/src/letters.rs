@@ -105,6 +105,11 @@ impl Letters {
         }))
     }
 
+    /// Whether it is known how the last transaction ended.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.output.is_some()
+    }
+
     /// Takes over partitions: which of their events have letters is told by the group's committed
     /// offsets.
     pub(crate) fn take_over(&mut self, committed: &TopicPartitionList) {

@@ -1,5 +1,6 @@
 //! `consumer run`: from the events topic into the tables.
 
+mod commits;
 mod idle;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use service::topic_id::TopicId;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::commits::Commits;
 use self::idle::unfinished;
 use crate::batch::{Batch, Positions, Record, last_read};
 use crate::letters::{Letters, MAX_UNSTORED, NotWritten, Refused};
@@ -217,7 +219,7 @@ pub async fn run(
         positions: Positions::default(),
         unnamed: BTreeSet::new(),
         lows: BTreeMap::new(),
-        committed: BTreeMap::new(),
+        commits: Commits::default(),
         next_look: Instant::now() + idle::EVERY,
         topic_id: None,
         without_id: false,
@@ -233,6 +235,7 @@ pub async fn run(
         stored = entrance.store_until(&shutdown) => stored,
         never = subscription.watch_topic_id() => match never {},
     };
+    entrance.settle_commits().await;
     drop(entrance);
     subscription.leave().await;
     if let Err(error) = stored {
@@ -354,7 +357,7 @@ struct Entrance<'a> {
     /// there.
     lows: BTreeMap<i32, i64>,
     /// What Kafka was told of them.
-    committed: BTreeMap<i32, i64>,
+    commits: Commits<'a>,
     /// When to look at the positions again.
     next_look: Instant,
     /// What the topic is recognised by; `None`: not known yet, or not told.
@@ -445,6 +448,9 @@ impl Entrance<'_> {
                     }
                     if self.outage.is_none() && !lost {
                         self.look().await?;
+                    }
+                    if !lost {
+                        self.settle_commits().await;
                     }
                     self.forget(&partitions);
                     self.subscription.release(&partitions)?;
@@ -771,15 +777,7 @@ impl Entrance<'_> {
         });
 
         let mut starts = BTreeMap::new();
-        let told = committed.elements();
-        // What was told during a rebalance may have been refused.
-        self.committed.clear();
-        self.committed.extend(told.iter().filter_map(|element| {
-            let Offset::Offset(next) = element.offset() else {
-                return None;
-            };
-            Some((element.partition(), next))
-        }));
+        self.commits.take_over(&committed);
         for &partition in partitions {
             self.positions.retain(|(_, known), _| *known != partition);
             self.unnamed.retain(|(_, known)| *known != partition);
@@ -1063,20 +1061,16 @@ impl Entrance<'_> {
         self.piece = (self.piece * 2).min(self.config.max_events as usize).max(1);
         self.health.progressed();
 
-        let mut committed = Vec::new();
-        for (partition, anchor) in stored {
+        for (&partition, anchor) in &stored {
             let next = anchor.offset + 1;
             for part in &self.parts {
                 let stored = self.positions.entry((*part, partition)).or_insert(next);
                 *stored = next.max(*stored);
             }
-            committed.push(self.letters.stored(partition, next));
         }
-        let finished = committed
-            .iter()
-            .map(|stored| (stored.partition, stored.next));
+        let finished = stored.iter().map(|(p, anchor)| (*p, anchor.offset + 1));
         self.subscription.set_finished(finished);
-        self.commit(committed);
+        self.commit();
         if self.batch.records().is_empty() && self.ahead.records().is_empty() {
             self.subscription.set_unfinished(BTreeMap::new());
         }
@@ -1157,8 +1151,7 @@ impl Entrance<'_> {
             .retain(|(_, partition)| !partitions.contains(partition));
         self.lows
             .retain(|partition, _| !partitions.contains(partition));
-        self.committed
-            .retain(|partition, _| !partitions.contains(partition));
+        self.commits.forget(&partitions);
         self.unstarted
             .retain(|partition| !partitions.contains(partition));
     }

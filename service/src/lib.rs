@@ -4,6 +4,7 @@
 //! - [`registry`]: `--schema-registry`: schemas by their ids, and ids of schemas.
 //! - [`subscription`]: a member of a consumer group as one ordered stream of records, assignments
 //!   and revocations.
+//! - [`offset_commit`]: an OffsetCommit whose answer is not waited for.
 //! - [`producer`]: a producer whose acknowledgements a thread of its own takes.
 //! - [`rival`]: another process with this one's identity.
 //! - [`transaction`]: records and consumed offsets in one Kafka transaction.
@@ -23,11 +24,13 @@
 
 pub mod backoff;
 pub mod breaker;
+mod client_log;
 pub mod exit;
 pub mod health;
 pub mod kafka;
 pub mod limits;
 pub mod lookup;
+pub mod offset_commit;
 pub mod output;
 pub mod pause;
 pub mod producer;

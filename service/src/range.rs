@@ -18,6 +18,7 @@ use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
+use crate::client_log;
 use crate::exit::NeedsAttention;
 use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::subscription::Quiet;
@@ -40,6 +41,7 @@ const FIXED: &[(&str, &str)] = &[
     ("auto.offset.reset", "earliest"),
     ("allow.auto.create.topics", "false"),
     ("check.crcs", "true"),
+    client_log::FIXED,
 ];
 const DEFAULTS: &[(&str, &str)] = &[
     ("fetch.queue.backoff.ms", "2"),
@@ -303,7 +305,8 @@ impl Reader {
         self.scan_with(&self.config, Quiet, topic, ranges, stop, each)
     }
 
-    /// [`scan`](Self::scan), which gives whether records of aborted transactions may be among these offsets.
+    /// [`scan`](Self::scan), which gives whether records of aborted transactions may be among these offsets:
+    /// always, where librdkafka is of a version whose log is not known to tell.
     /// Made for long ranges: of a batch that a range begins in, each record before it costs a line of a log.
     ///
     /// # Errors
@@ -315,6 +318,10 @@ impl Reader {
         stop: &CancellationToken,
         each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<bool> {
+        if !client_log::is_known() {
+            self.scan(topic, ranges, stop, each)?;
+            return Ok(true);
+        }
         let mut config = self.config.clone();
         let debug = match config.get("debug") {
             Some(chosen) => format!("{chosen},msg"),
@@ -490,8 +497,7 @@ fn consumer<C: ConsumerContext + 'static>(
         .map_err(|error| wrong_settings(error).into())
 }
 
-/// Whether a client has skipped records of an aborted transaction. librdkafka 2.12 tells it in a line of its
-/// debug log (`rd_kafka_msgset_reader_msgs_v2`), and nowhere else.
+/// Whether a client has skipped records of an aborted transaction, by its log.
 #[derive(Clone, Default)]
 struct Skipped(Arc<AtomicBool>);
 
@@ -499,7 +505,7 @@ impl ConsumerContext for Skipped {}
 
 impl ClientContext for Skipped {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if message.contains("in aborted transaction") {
+        if client_log::skips_aborted(message) {
             self.0.store(true, Ordering::Relaxed);
         }
         Quiet.log(level, facility, message);

@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as TaskContext, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use rdkafka::client::ClientContext;
@@ -26,9 +26,11 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::task::coop::consume_budget;
 
+use crate::client_log;
 use crate::exit::{NeedsAttention, StartOver};
 use crate::health::{Health, Reading};
 use crate::kafka::{KafkaOptions, wrong_settings};
+use crate::offset_commit::OffsetCommit;
 use crate::rival::Fenced;
 use crate::telemetry::names;
 use crate::threads::blocking;
@@ -46,6 +48,7 @@ const FIXED: &[(&str, &str)] = &[
     ("partition.assignment.strategy", "cooperative-sticky"),
     ("allow.auto.create.topics", "false"),
     ("check.crcs", "true"),
+    client_log::FIXED,
     // Longer than a router trusts an answer about the topic's id: see its `topic_ids`.
     ("fetch.error.backoff.ms", "500"),
 ];
@@ -75,12 +78,6 @@ const DEFAULTS: &[(&str, &str)] = &[
 /// What librdkafka logs before it fetches from a topic under a new id, at level 7: the consumer's context
 /// reads it there, since the client keeps the id to itself.
 const LOGS: &str = "metadata";
-
-/// What the client's log line about a commit that failed is marked with.
-const COMMIT_FAILED: &str = "COMMITFAIL";
-
-/// How often such a line is more than a debug one.
-const FAILURES_EVERY: Duration = Duration::from_secs(60);
 
 /// How often the topic's id is asked for where librdkafka does not say that it has changed.
 const ID_EVERY: Duration = Duration::from_secs(5);
@@ -153,8 +150,6 @@ impl Subscription {
         config.set_log_level(RDKafkaLogLevel::Debug);
         let member = Member {
             topic: topic.to_owned(),
-            commit_failed: AtomicBool::new(false),
-            failure_told: Mutex::default(),
             ids: Mutex::default(),
             assigned: Mutex::default(),
             rebalances: Mutex::default(),
@@ -341,6 +336,14 @@ impl Subscription {
         Ok(offsets)
     }
 
+    /// Commits these offsets for the group, without waiting for the answer.
+    ///
+    /// # Errors
+    /// If the client is done for. What the coordinator refuses is in the [answer](OffsetCommit::answer).
+    pub fn commit(&self, offsets: &TopicPartitionList) -> KafkaResult<OffsetCommit<'_>> {
+        OffsetCommit::send(self.consumer.client(), offsets)
+    }
+
     /// Goes to these offsets (by partition), where the partitions are still assigned.
     ///
     /// # Errors
@@ -425,11 +428,6 @@ impl Subscription {
                 *first = next.max(*first);
             }
         }
-    }
-
-    /// Whether committing offsets without waiting has failed since this was asked last.
-    pub fn commit_has_failed(&self) -> bool {
-        self.member().commit_failed.swap(false, Ordering::AcqRel)
     }
 
     fn member(&self) -> &Member {
@@ -583,10 +581,6 @@ struct Assigned {
 /// The consumer's context: notes rebalances, tells the health and the lag.
 struct Member {
     topic: String,
-    /// An offset that was committed without waiting did not arrive.
-    commit_failed: AtomicBool,
-    /// When that was last logged where everyone sees it.
-    failure_told: Mutex<Option<Instant>>,
     /// The first two ids that the topic was known by.
     ids: Mutex<BTreeSet<TopicId>>,
     assigned: Mutex<Assigned>,
@@ -625,22 +619,6 @@ impl Member {
             self.gauge(names::LAG, partition, 0);
             self.gauge(names::HELD_BACK, partition, 0);
         }
-    }
-
-    /// Notes a commit that failed, and gives the level of the line that says so: a rebalance can refuse
-    /// hundreds, so one a minute is enough. The line is all that is told of it: the client gives the result
-    /// of a commit that nobody waits for to a callback that rdkafka does not register.
-    fn level_of(&self, level: RDKafkaLogLevel, facility: &str) -> RDKafkaLogLevel {
-        if facility != COMMIT_FAILED {
-            return level;
-        }
-        self.commit_failed.store(true, Ordering::Release);
-        let mut told = lock(&self.failure_told);
-        if told.is_some_and(|told| told.elapsed() < FAILURES_EVERY) {
-            return RDKafkaLogLevel::Debug;
-        }
-        *told = Some(Instant::now());
-        level
     }
 
     fn gauge(&self, name: &'static str, partition: i32, value: i64) {
@@ -727,28 +705,15 @@ impl ClientContext for Member {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if let Some(id) = changed_id(message, &self.topic) {
+        if let Some(id) = client_log::changed_id(message, &self.topic) {
             self.note(id);
         }
-        log(self.level_of(level, facility), facility, message);
+        log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
     }
-}
-
-/// The new id, where this line of librdkafka's log says that the topic has one. librdkafka hands its logs out
-/// before the records that it fetches after writing them.
-fn changed_id(message: &str, topic: &str) -> Option<TopicId> {
-    let (_, change) = message.split_once("Topic ")?;
-    let change = change.strip_prefix(topic)?;
-    let (_, id) = change
-        .strip_prefix(" changed id from ")?
-        .split_once(" to ")?;
-    // Standard base64, where Kafka has the URL-safe one.
-    let id = id.trim().replace('+', "-").replace('/', "_");
-    id.parse().ok()
 }
 
 /// The context of a client that only logs, through our own logs.

@@ -5,12 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::consumer::{CommitMode, Consumer};
 use tokio::time::Instant;
 
 use super::{Entrance, Trouble};
 use crate::batch::{Advance, Batch};
-use crate::letters::{Committed, offsets};
 use crate::store::StoreError;
 
 /// How often positions are looked at. Only those that moved are stored.
@@ -34,7 +32,7 @@ impl Entrance<'_> {
         let unfinished = unfinished([&self.batch, &self.ahead]);
         self.subscription.set_unfinished(unfinished.clone());
         let stored = match self.outage {
-            Some(_) => self.is_the_topic(),
+            Some(_) => self.is_the_topic().map(|()| self.commit_again()),
             None => self.store_positions(&unfinished).await,
         };
         match stored {
@@ -98,44 +96,8 @@ impl Entrance<'_> {
                 self.unnamed.remove(&(part, partition));
             }
         }
-        self.commit_positions(read.into_keys());
+        self.commit_again();
         Ok(())
-    }
-
-    /// Tells Kafka how far these partitions are stored, where it does not know yet: for tools that show lag.
-    fn commit_positions(&mut self, partitions: impl Iterator<Item = i32>) {
-        if self.subscription.commit_has_failed() {
-            self.committed.clear();
-        }
-        let mut committed = Vec::new();
-        for partition in partitions {
-            let of_parts = self.parts.iter();
-            let next = of_parts.filter_map(|part| self.positions.get(&(*part, partition)).copied());
-            if let Some(next) = next.min()
-                && self.committed.get(&partition) != Some(&next)
-            {
-                committed.push(self.letters.stored(partition, next));
-            }
-        }
-        self.commit(committed);
-    }
-
-    /// Commits these offsets, without waiting for it; they are of no use here but for the letters.
-    pub(super) fn commit(&mut self, committed: Vec<Committed>) {
-        if committed.is_empty() {
-            return;
-        }
-        for offset in &committed {
-            self.committed.insert(offset.partition, offset.next);
-        }
-        let told = offsets(&self.config.events_topic, &committed).and_then(|list| {
-            self.subscription
-                .consumer()
-                .commit(&list, CommitMode::Async)
-        });
-        if let Err(error) = told {
-            tracing::debug!("telling Kafka the offsets: {error}");
-        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! Servers that keep a program waiting, and how soon it ends all the same.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::{Process, until};
@@ -54,7 +55,19 @@ pub struct Way {
     address: String,
     visitors: Arc<AtomicUsize>,
     blocked: Arc<AtomicU8>,
+    commits: Arc<OffsetCommits>,
 }
+
+/// The OffsetCommit requests that took a [`Way`].
+#[derive(Default)]
+struct OffsetCommits {
+    count: AtomicUsize,
+    most_in_flight: AtomicUsize,
+    takes_ms: AtomicU64,
+}
+
+/// OffsetCommit's number in Kafka's protocol.
+const OFFSET_COMMIT: [u8; 2] = [0, 8];
 
 const OPEN: u8 = 0;
 const NAMED_BLOCKED: u8 = 1;
@@ -75,18 +88,21 @@ impl Way {
             address,
             visitors: Arc::default(),
             blocked: Arc::default(),
+            commits: Arc::default(),
         };
         for (listener, blocked_from) in [(first, BLOCKED), (named, NAMED_BLOCKED)] {
             let (visitors, blocked, names) =
                 (way.visitors.clone(), way.blocked.clone(), names.clone());
+            let commits = way.commits.clone();
             std::thread::spawn(move || {
                 for visitor in listener.incoming().flatten() {
                     if blocked_from == NAMED_BLOCKED {
                         visitors.fetch_add(1, Ordering::Relaxed);
                     }
                     let (blocked, names) = (blocked.clone(), names.clone());
+                    let commits = commits.clone();
                     std::thread::spawn(move || {
-                        carry(visitor, broker, &names, || {
+                        carry(visitor, broker, &names, commits, || {
                             blocked.load(Ordering::Relaxed) >= blocked_from
                         })
                     });
@@ -122,37 +138,79 @@ impl Way {
     pub fn open(&self) {
         self.blocked.store(OPEN, Ordering::Relaxed);
     }
+
+    /// From now on each OffsetCommit takes so long, one after the other, and what was asked after it waits, as with a
+    /// coordinator that is busy.
+    pub fn slow_commits(&self, each: Duration) {
+        let each = each.as_millis().try_into().unwrap();
+        self.commits.takes_ms.store(each, Ordering::Relaxed);
+    }
+
+    /// OffsetCommits so far, and how many of one connection were in flight at a time.
+    pub fn commits(&self) -> (usize, usize) {
+        let Self { commits, .. } = self;
+        (
+            commits.count.load(Ordering::Relaxed),
+            commits.most_in_flight.load(Ordering::Relaxed),
+        )
+    }
 }
 
-/// Carries bytes to and fro until either side ends; in answers the first name becomes the second.
+/// Carries requests and answers to and fro until either side ends; in answers the first name becomes the second.
 fn carry(
     visitor: TcpStream,
     broker: SocketAddr,
     [old, new]: &[String; 2],
+    commits: Arc<OffsetCommits>,
     blocked: impl Fn() -> bool,
 ) -> std::io::Result<()> {
     let there = TcpStream::connect(broker)?;
     let (mut questions, mut to_broker) = (visitor.try_clone()?, there.try_clone()?);
+    // The correlation ids of OffsetCommits without an answer.
+    let in_flight = Arc::new(Mutex::new(BTreeSet::new()));
+    let (noted, counted) = (in_flight.clone(), commits.clone());
     std::thread::spawn(move || {
-        let _ = std::io::copy(&mut questions, &mut to_broker);
+        while let Ok(question) = frame(&mut questions) {
+            if question[4..6] == OFFSET_COMMIT {
+                let mut noted = noted.lock().unwrap();
+                noted.insert(question[8..12].to_vec());
+                counted.count.fetch_add(1, Ordering::Relaxed);
+                let most = &counted.most_in_flight;
+                most.fetch_max(noted.len(), Ordering::Relaxed);
+            }
+            if to_broker.write_all(&question).is_err() {
+                break;
+            }
+        }
         to_broker.shutdown(Shutdown::Both)
     });
     let (mut answers, mut back) = (there, visitor);
-    let mut size = [0; 4];
     loop {
-        answers.read_exact(&mut size)?;
-        let mut answer = vec![0; u32::from_be_bytes(size) as usize];
-        answers.read_exact(&mut answer)?;
+        let mut answer = frame(&mut answers)?;
+        if in_flight.lock().unwrap().contains(&answer[4..8]) {
+            let takes_ms = commits.takes_ms.load(Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(takes_ms));
+            in_flight.lock().unwrap().remove(&answer[4..8]);
+        }
         for at in 0..answer.len().saturating_sub(old.len()) {
             if answer[at..].starts_with(old.as_bytes()) {
                 answer[at..at + new.len()].copy_from_slice(new.as_bytes());
             }
         }
         if !blocked() {
-            back.write_all(&size)?;
             back.write_all(&answer)?;
         }
     }
+}
+
+/// A request or an answer, which begins with its size.
+fn frame(from: &mut impl Read) -> std::io::Result<Vec<u8>> {
+    let mut frame = vec![0; 4];
+    from.read_exact(&mut frame)?;
+    let size = u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]);
+    frame.resize(4 + size as usize, 0);
+    from.read_exact(&mut frame[4..])?;
+    Ok(frame)
 }
 
 /// A program, how it is called, and the exit code that it may end with when a signal stops it before it is done.

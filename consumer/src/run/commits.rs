@@ -1,0 +1,171 @@
+//! The group's offsets in Kafka: how far each partition is stored, for tools that show lag. The database decides where a
+//! consumer reads on, so these may be late; but a member commits the last ones before it gives up a partition.
+//!
+//! One OffsetCommit is in flight at a time; meanwhile only the newest offsets wait. Were one sent for each transaction,
+//! they would queue up wherever the database commits faster than the coordinator answers. The member's heartbeats wait
+//! behind them, and librdkafka gives up no partition before all of them are answered: the group would expel the member.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::error::KafkaResult;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use service::offset_commit::OffsetCommit;
+use service::subscription::Subscription;
+use tokio::time::{Instant, sleep};
+
+use super::Entrance;
+use crate::letters::{Committed, offsets};
+
+/// Longest wait for the last offsets to be committed before partitions are given up or the group is left. A coordinator
+/// that answers takes two or three round trips.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// How often the answer is polled for meanwhile.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// A failed commit is logged at WARN at most this often, else at DEBUG: it is tried again, and only lag tools notice.
+const FAILURES_EVERY: Duration = Duration::from_secs(60);
+
+/// What this member has committed of its group's offsets.
+#[derive(Default)]
+pub(super) struct Commits<'a> {
+    /// The next offset of each partition, as it was sent last.
+    sent: BTreeMap<i32, i64>,
+    state: State<'a>,
+    /// When a failure was last logged where everyone sees it.
+    failure_logged: Option<Instant>,
+}
+
+#[derive(Default)]
+enum State<'a> {
+    #[default]
+    Answered,
+    InFlight(OffsetCommit<'a>),
+    /// Nothing is sent before the next look at the positions.
+    Failed,
+}
+
+impl<'a> Commits<'a> {
+    /// Begins with what the group has committed of partitions that were assigned.
+    pub(super) fn take_over(&mut self, committed: &TopicPartitionList) {
+        // What was sent during a rebalance may have been refused.
+        self.sent.clear();
+        let known = committed.elements();
+        self.sent
+            .extend(known.iter().filter_map(|element| match element.offset() {
+                Offset::Offset(next) => Some((element.partition(), next)),
+                _ => None,
+            }));
+    }
+
+    /// Forgets partitions that go to another owner.
+    pub(super) fn forget(&mut self, partitions: &[i32]) {
+        self.sent
+            .retain(|partition, _| !partitions.contains(partition));
+    }
+
+    /// Whether this next offset of a partition is still to be committed.
+    fn is_news(&self, partition: i32, next: i64) -> bool {
+        self.sent.get(&partition) != Some(&next)
+    }
+
+    /// Whether another commit may be sent: takes the answer to the one in flight, if it has come.
+    fn is_free(&mut self) -> bool {
+        let State::InFlight(commit) = &self.state else {
+            return matches!(self.state, State::Answered);
+        };
+        match commit.answer() {
+            None => false,
+            Some(Ok(())) => {
+                self.state = State::Answered;
+                true
+            }
+            Some(Err(error)) => {
+                self.failed(&error);
+                false
+            }
+        }
+    }
+
+    /// Which offsets were refused does not matter: all are sent again.
+    fn failed(&mut self, error: &impl std::fmt::Display) {
+        self.state = State::Failed;
+        self.sent.clear();
+        let what = "committing the group's offsets, trying again";
+        match self.failure_logged {
+            Some(logged) if logged.elapsed() < FAILURES_EVERY => tracing::debug!("{what}: {error}"),
+            _ => {
+                self.failure_logged = Some(Instant::now());
+                tracing::warn!("{what}: {error}");
+            }
+        }
+    }
+
+    fn send(&mut self, subscription: &'a Subscription, committed: &[Committed]) {
+        let sent: KafkaResult<OffsetCommit<'a>> =
+            offsets(subscription.topic(), committed).and_then(|list| subscription.commit(&list));
+        match sent {
+            Ok(commit) => {
+                self.state = State::InFlight(commit);
+                for offset in committed {
+                    self.sent.insert(offset.partition, offset.next);
+                }
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+}
+
+impl Entrance<'_> {
+    /// Commits how far the partitions are stored, unless an earlier commit is still in flight or has failed.
+    pub(super) fn commit(&mut self) {
+        // A transaction of unknown outcome may have committed which letters exist: that must not be overwritten.
+        if !self.commits.is_free() || !self.letters.is_settled() {
+            return;
+        }
+        let mut committed = Vec::new();
+        for &partition in self.lows.keys() {
+            let of_parts = self.parts.iter();
+            let next = of_parts.map(|part| self.positions.get(&(*part, partition)).copied());
+            // A partition of which a part has stored nothing has no next offset.
+            if let Some(Some(next)) = next.min()
+                && !self.unstarted.contains(&partition)
+                && self.commits.is_news(partition, next)
+            {
+                committed.push(self.letters.stored(partition, next));
+            }
+        }
+        if !committed.is_empty() {
+            self.commits.send(self.subscription, &committed);
+        }
+    }
+
+    /// [`commit`](Self::commit), also after one that has failed.
+    pub(super) fn commit_again(&mut self) {
+        if matches!(self.commits.state, State::Failed) {
+            self.commits.state = State::Answered;
+        }
+        self.commit();
+    }
+
+    /// Waits until it is committed how far the partitions are stored, at most [`SETTLE`].
+    pub(super) async fn settle_commits(&mut self) {
+        if self.is_the_topic().is_err() {
+            return;
+        }
+        let _waiting = service::exit::waiting("the last offsets to be committed");
+        let deadline = Instant::now() + SETTLE;
+        let mut retried = false;
+        loop {
+            match self.commits.state {
+                State::Failed if std::mem::replace(&mut retried, true) => return,
+                _ => self.commit_again(),
+            }
+            if matches!(self.commits.state, State::Answered) || Instant::now() >= deadline {
+                return;
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
