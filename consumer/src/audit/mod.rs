@@ -15,6 +15,7 @@ mod evidence;
 pub(crate) mod fingerprint;
 mod offsets;
 mod report;
+mod report_file;
 pub(crate) mod said;
 pub(crate) mod table;
 mod tasks;
@@ -145,7 +146,7 @@ async fn audit_and_repair(
     stop: &CancellationToken,
 ) -> anyhow::Result<Verdict> {
     for file in &config.report {
-        report::format_of(file)?;
+        report::check(file)?;
     }
     let writers = Writers::of(config.schemas.as_deref(), kafka)?;
     let database = Database::parse(database)?;
@@ -196,14 +197,15 @@ async fn audit_and_repair(
             }
         }
         let printed = report.print(config.json, config.limit);
-        for file in &config.report {
-            report.write(file, config.limit)?;
-        }
+        let is_written = report.write(&config.report, config.limit);
         printed?;
         if let Some(reasons) = report.reasons() {
             tracing::error!("could not tell: {reasons}");
         }
-        return Ok(report.verdict);
+        return Ok(match report.verdict {
+            Verdict::Equal if !is_written => Verdict::Unproven,
+            verdict => verdict,
+        });
     }
 }
 

@@ -1,9 +1,9 @@
 //! What an audit found: for a person, a program, or an auditor's file.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use askama::Template;
 use comfy_table::CellAlignment;
 use jiff::Timestamp;
@@ -13,9 +13,9 @@ use service::output;
 use service::range::Bound;
 use sha2::{Digest, Sha256};
 
-use super::Auditor;
 use super::compare::{Fault, Finding, Findings};
 use super::said::{Unreadable, hex};
+use super::{Auditor, report_file};
 use crate::batch::Anchor;
 use crate::query::{self, shown};
 
@@ -29,6 +29,16 @@ pub(crate) enum Verdict {
     Unequal,
     /// Nothing is wrong, but not all that was asked for can be told.
     Unproven,
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Equal => "equal",
+            Self::Unequal => "unequal",
+            Self::Unproven => "unproven",
+        }
+    }
 }
 
 /// All that an audit has to tell.
@@ -191,8 +201,25 @@ pub(super) enum Format {
     Prometheus,
 }
 
+/// Whether a report can be written to this file, as far as that is known before there is one.
+///
+/// # Errors
+/// If not.
+pub(super) fn check(file: &Path) -> anyhow::Result<()> {
+    format_of(file)?;
+    let folder = report_file::folder_of(file);
+    if !folder.is_dir() {
+        bail!(
+            "--report {}: {} is no folder; make it, or choose another",
+            file.display(),
+            folder.display()
+        );
+    }
+    Ok(())
+}
+
 /// By the end of its name.
-pub(super) fn format_of(file: &Path) -> anyhow::Result<Format> {
+fn format_of(file: &Path) -> anyhow::Result<Format> {
     match file.extension().and_then(|end| end.to_str()) {
         Some("html" | "htm") => Ok(Format::Html),
         Some("json") => Ok(Format::Json),
@@ -512,8 +539,23 @@ impl Report {
         (&self.findings[..count], all - count as u64)
     }
 
-    /// Writes it to a file.
-    pub(super) fn write(&self, file: &Path, limit: usize) -> anyhow::Result<()> {
+    /// Writes it to each of these files. Gives whether that was possible; the log says where it was not.
+    pub(super) fn write(&self, files: &[PathBuf], limit: usize) -> bool {
+        let mut is_written = true;
+        for file in files {
+            if let Err(error) = self.write_file(file, limit) {
+                is_written = false;
+                tracing::error!(
+                    "--report {}: {error:#}; this report was not written, and the verdict is: {}",
+                    file.display(),
+                    self.verdict.as_str()
+                );
+            }
+        }
+        is_written
+    }
+
+    fn write_file(&self, file: &Path, limit: usize) -> anyhow::Result<()> {
         let text = match format_of(file)? {
             // The gauges are of the last audit that could tell.
             Format::Prometheus if self.verdict == Verdict::Unproven => return Ok(()),
@@ -521,26 +563,18 @@ impl Report {
             Format::Prometheus => self.metrics(),
             Format::Html => {
                 let (findings, more) = self.first(limit);
-                let verdict = match self.verdict {
-                    Verdict::Equal => "equal",
-                    Verdict::Unequal => "unequal",
-                    Verdict::Unproven => "unproven",
-                };
                 Page {
                     report: self,
                     findings,
                     more,
-                    verdict,
+                    verdict: self.verdict.as_str(),
                     made_at: format!("{:.0}", self.made_at),
                 }
                 .render()?
             }
         };
-        // In one step: whoever reads it meanwhile, such as node_exporter, finds the whole of one.
-        let written = file.with_extension("new");
-        std::fs::write(&written, text)
-            .and_then(|()| std::fs::rename(&written, file))
-            .with_context(|| format!("--report {}", file.display()))
+        report_file::replace(file, text.as_bytes())?;
+        Ok(())
     }
 
     /// For node_exporter's textfile collector: gauges in Prometheus' text format.
