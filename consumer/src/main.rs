@@ -34,7 +34,7 @@ The exit codes of audit and diff are their verdicts: see their --help";
 
 const RUN_HELP: &str = "\
 Example:
-  consumer run --bootstrap-servers localhost:9092 --database-url postgres://taskrunning@localhost/taskrunning \\
+  consumer run --bootstrap-servers localhost:9092 --database-url sqlite:tasks.db \\
     --instance-id consumer-1 --metrics-listen 127.0.0.1:9102";
 
 const AUDIT_HELP: &str = "\
@@ -60,7 +60,7 @@ the database refuses, are counted, listed and left out: a replay writes no dead 
 
 Examples:
   consumer replay --into sqlite:audit.db
-  consumer replay --from 2026-11-25T10:00Z --to 2026-11-25T12:00Z --into postgres://taskrunning@localhost/audit
+  consumer replay --from 2026-11-25T10:00Z --to 2026-11-25T12:00Z --into sqlite:hours.db
   consumer replay --from offset:0=1200,3=800 --to latest --into sqlite:audit.db";
 
 const DIFF_HELP: &str = "\
@@ -71,7 +71,7 @@ exec id. Reads each database in one snapshot: both can be written to meanwhile. 
 
 Examples:
   consumer diff sqlite:tasks.db sqlite:audit.db
-  consumer diff postgres://taskrunning@localhost/taskrunning sqlite:audit.db --limit 0";
+  consumer diff sqlite:tasks.db sqlite:audit.db --limit 0";
 
 const EXPIRE_HELP: &str = "\
 What was reported longer ago than the age, by the engines' clocks, is removed: rows of task_progress, task_resource and
@@ -85,7 +85,7 @@ notes up to when history was removed: audits and `consumer diff` leave that out 
 
 Examples:
   consumer expire --older-than 30d --dry-run --database-url sqlite:tasks.db
-  consumer expire --older-than 30d --database-url postgres://taskrunning@localhost/taskrunning";
+  consumer expire --older-than 30d --database-url sqlite:tasks.db";
 
 const TASKS_HELP: &str = "\
 With --at a task is shown as the history tells it: in the state of the greatest, by (final status, time, sequence), of the reports

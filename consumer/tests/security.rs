@@ -23,6 +23,8 @@ use schemas::topics::{
 use service::testing::{
     ANY_PORT, NOBODY, Process, Topic, create_topics, free_port, program, read_all, service, until,
 };
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use support::{Broker, Cluster, Pipeline, execute, run};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -738,6 +740,17 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         guarded.execute(&copy, &revoke).await;
         missing.push((grant, copy));
     }
+    let is_view = |name: &str| name.ends_with("_history");
+    let read_view = async |database: &str, view: &str| {
+        let with_password = format!("taskrunning_reader:{}@", password("reader"));
+        let url = guarded.url("reader", "localhost", database);
+        let url = url.replace("taskrunning_reader@", &with_password);
+        let options: PgConnectOptions = url.parse().unwrap();
+        let mut connection = PgConnection::connect_with(&options).await.unwrap();
+        let select = format!("SELECT count(*) FROM {view}");
+        let count = sqlx::query_scalar(sqlx::AssertSqlSafe(select));
+        count.fetch_one(&mut connection).await as Result<i64, sqlx::Error>
+    };
     send(1, 0);
     send(2, 1);
     let writer = role("writer", database).start("writer-again", &run("writer"));
@@ -752,9 +765,11 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         let name = format!("{user}-without-{privilege}-on-{table}");
         let log = match user.as_str() {
             "writer" => role(user, copy).ends(&name, &run(copy), 78).await,
+            _ if is_view(table) => read_view(copy, table).await.unwrap_err().to_string(),
             _ => role(user, copy).ends(&name, "consumer audit", 2).await,
         };
-        let said = format!("permission denied for table {table}");
+        let kind = if is_view(table) { "view" } else { "table" };
+        let said = format!("permission denied for {kind} {table}");
         assert!(log.contains(&said), "{said}:\n{}", quiet(&log));
     };
     let missing = stream::iter(&missing).map(says_what_is_missing);
@@ -763,6 +778,15 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         grants().len()
     );
 
+    let views: Vec<Grant> = grants()
+        .into_iter()
+        .filter(|it| is_view(&it.table))
+        .collect();
+    assert_eq!(views.len(), 3);
+    for view in views {
+        let rows = read_view(database, &view.table).await.unwrap();
+        assert!(rows >= 3, "{}: {rows}", view.table);
+    }
     role("reader", database)
         .ends("audit", "consumer audit", 0)
         .await;

@@ -7,3 +7,6 @@ GRANT INSERT ON task_progress, task_resource, task_metrics TO taskrunning_writer
 
 -- consumer tasks, task, audit, diff
 GRANT SELECT ON consumed_offset, expiry, task, task_progress, task_resource, task_metrics TO taskrunning_reader;
+
+-- Queries of your own
+GRANT SELECT ON task_progress_history, task_resource_history, task_metrics_history TO taskrunning_reader;

@@ -39,8 +39,9 @@ public class ReadEvents {
             while (!partitions.stream().allMatch(p -> consumer.position(p) >= ends.get(p))) {
                 for (var record : consumer.poll(Duration.ofMillis(500))) {
                     var info = (GenericRecord) record.value().get("info");
-                    System.out.println(record.key() + " " + info.get("status") + " "
-                            + ((GenericRecord) info.get("progress")).get("progress") + " " + info.get("sequence"));
+                    var part = (GenericRecord) info.get("progress"); // null where the engine could not tell it
+                    var progress = part == null ? "-" : part.get("progress");
+                    System.out.println(record.key() + " " + info.get("status") + " " + progress + " " + info.get("sequence"));
                 }
             }
         }

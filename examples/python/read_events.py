@@ -63,7 +63,9 @@ def main(servers, topic, schema_folder, registry=None):
             left.discard(record.partition())
             continue
         info = event(record.value(), schemas, registry)["info"]
-        print(record.key().decode(), info["status"], info["progress"]["progress"], info["sequence"])
+        part = info["progress"]  # each part is null where the engine could not tell it
+        progress = "-" if part is None else part["progress"]
+        print(record.key().decode(), info["status"], progress, info["sequence"])
     consumer.close()
 
 

@@ -167,6 +167,11 @@ impl Broker {
         })
     }
 
+    /// Its folder, for `local-kafka --dir`.
+    pub(crate) fn dir(&self) -> &str {
+        self.folder.path().to_str().unwrap()
+    }
+
     /// Allows users what a file of the form of deploy/kafka/acls lists.
     pub(crate) fn create_acls(&self, file: &Path) {
         let script = Path::new(&self.tool).with_file_name("kafka/create-acls");
