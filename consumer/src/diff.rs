@@ -22,6 +22,7 @@ use anyhow::{Context, anyhow, bail};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 use schemas::topics;
+use service::address::Address;
 use service::exit::NeedsAttention;
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
@@ -35,7 +36,7 @@ use crate::batch::Anchor;
 use crate::copy::{self, POSTGRES_EPOCH_MICROS};
 use crate::ownership::Asked;
 use crate::rows::Part;
-use crate::store::{Database, DatabaseUrl, Order, Selection, Snapshot, StoreError};
+use crate::store::{Database, Order, Selection, Snapshot, StoreError, database_url};
 
 /// Where the columns of `task` stand that rank its reports.
 const IS_FINAL: usize = 9;
@@ -46,12 +47,12 @@ const SEQUENCE: usize = 12;
 #[derive(Clone, Debug, clap::Args)]
 pub struct DiffOptions {
     /// One database: sqlite:FILE or postgres://USER@HOST:PORT/NAME (a password by PGPASSWORD or PGPASSFILE)
-    #[arg(value_name = "A", value_parser = DatabaseUrl)]
-    pub a: String,
+    #[arg(value_name = "A", value_parser = database_url())]
+    pub a: Address,
 
     /// The other one
-    #[arg(value_name = "B", value_parser = DatabaseUrl)]
-    pub b: String,
+    #[arg(value_name = "B", value_parser = database_url())]
+    pub b: Address,
 
     /// Topic that the tables came from: TaskRunningInfoEvent
     #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_EVENTS)]
@@ -757,5 +758,5 @@ fn rank(row: &[u8]) -> impl PartialOrd {
 }
 
 fn lossy(name: &[u8]) -> String {
-    crate::query::shown(&String::from_utf8_lossy(name))
+    service::text::shown(&String::from_utf8_lossy(name))
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use anyhow::{anyhow, bail};
 use rdkafka::message::{BorrowedMessage, Message};
 use schemas::topics;
+use service::address::Address;
 use service::backoff::Backoff;
 use service::breaker::{Breaker, BreakerOptions, Tripped};
 use service::exit::{NeedsAttention, WrongUsage};
@@ -41,7 +42,7 @@ use crate::ownership::Asked;
 use crate::rows::Part;
 use crate::run::{Trouble, open};
 use crate::store::{
-    Database, DatabaseOptions, DatabaseUrl, End, Identity, Store, StoreError, owners,
+    Database, DatabaseOptions, End, Identity, Store, StoreError, database_url, owners,
 };
 use crate::trial::{Trial, Tried};
 use crate::writers::Writers;
@@ -84,8 +85,8 @@ pub struct ReplayOptions {
     pub to: Bound,
 
     /// Database to rebuild the tables in, as --database-url: an empty one, or one that the same replay has begun
-    #[arg(long, value_name = "URL", value_parser = DatabaseUrl)]
-    pub into: String,
+    #[arg(long, value_name = "URL", value_parser = database_url())]
+    pub into: Address,
 
     /// Commit after so many events
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..))]

@@ -16,6 +16,7 @@ use std::time::Duration;
 use rdkafka::message::Message;
 use schemas::{Framing, TaskRunningInfo, TaskRunningInfoEvent};
 use serde_json::json;
+use service::address::Address;
 use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::registry::{Registry, until_answered};
@@ -36,7 +37,7 @@ fn client(url: &str) -> Registry {
         bootstrap_servers: String::new(),
         kafka_config: None,
         settings: vec![],
-        schema_registry: Some(url.to_owned()),
+        schema_registry: Some(Address::http(url)),
     })
     .unwrap()
     .unwrap()

@@ -1036,3 +1036,18 @@ async fn no_secret_is_shown_whatever_becomes_of_it() {
     }
     assert_no_secrets(folder);
 }
+
+#[test]
+fn a_field_that_is_unknown_in_a_database_url_is_named_without_its_value() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_consumer"))
+        .arg("tasks")
+        .env(
+            "DATABASE_URL",
+            format!("postgres://somebody@127.0.0.1:1/x?pasword={SECRET}"),
+        )
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("the field pasword"), "{said}");
+    assert!(!said.contains(SECRET), "{said}");
+}

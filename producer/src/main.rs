@@ -102,3 +102,13 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     }
     Ok(exit::OK)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn help_shows_no_secret_of_the_environment() {
+        service::testing::secrets::assert_help_hides_secrets(&super::Cli::command());
+    }
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use producer::{Options, Reporter};
 use rdkafka::message::Message;
 use schemas::{Decoder, EngineInstance, TaskStatus};
+use service::address::Address;
 use service::registry::Registry;
 use service::testing::{Gate, read_all, service, until};
 use support::{Reports, text};
@@ -18,7 +19,7 @@ fn options(reports: &Reports, registry: &str) -> Options {
         interval: Duration::from_millis(20),
         ..Options::new(&reports.bootstrap)
     };
-    options.kafka.schema_registry = Some(registry.to_owned());
+    options.kafka.schema_registry = Some(Address::http(registry));
     options
 }
 

@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::output;
+use crate::text::shown;
 
 pub use codes::{CONFIG, FAILED, Kind, OK, USAGE, help};
 
@@ -84,7 +85,7 @@ fn code(kind: Kind, error: &anyhow::Error) -> u8 {
     if tracing::dispatcher::has_been_set() {
         tracing::error!("{says}{error:#}");
     } else {
-        output::note(format_args!("error: {says}{error:#}"));
+        output::note(format_args!("error: {says}{}", shown(&format!("{error:#}"))));
     }
     let is_due_to = |is: fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(is);
     match kind {

@@ -17,8 +17,9 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
+use crate::address::{Address, AddressParser};
 use crate::exit::{self, NeedsAttention};
-use crate::registry::REGISTRY_PREFIX;
+use crate::registry::{REGISTRY_PREFIX, USER_INFO_INSTEAD};
 use crate::subscription::Quiet;
 use crate::threads::blocking;
 use crate::topic_id::{TopicIdAnswer, topic_id};
@@ -74,10 +75,11 @@ pub struct KafkaOptions {
         long,
         env = "SCHEMA_REGISTRY_URL",
         value_name = "URL",
+        value_parser = AddressParser::http(USER_INFO_INSTEAD),
         hide_env_values = true,
         global = true
     )]
-    pub schema_registry: Option<String>,
+    pub schema_registry: Option<Address>,
 }
 
 /// A setting on the command line, which every user of the machine can read: no secrets there. An error
@@ -102,9 +104,9 @@ impl TypedValueParser for Setting {
         };
         let setting = value.to_str().ok_or("expected UTF-8".to_owned());
         let (key, value) = setting.and_then(parse_setting).map_err(wrong)?;
-        if is_secret(&key) {
+        if is_secret(&key, &value) {
             return Err(wrong(format!(
-                "{key} is a secret, and every user can read a command line; write it into a file that only this user \
+                "{key} is or holds a secret, and every user can read a command line; write it into a file that only this user \
                  can read, and give that by --kafka-config"
             )));
         }
@@ -112,8 +114,11 @@ impl TypedValueParser for Setting {
     }
 }
 
-fn is_secret(key: &str) -> bool {
+fn is_secret(key: &str, value: &str) -> bool {
+    // A value may be an address, such as that of schema.registry.url.
+    let is_url = value.contains("://");
     SECRETS.iter().any(|secret| key.ends_with(secret))
+        || is_url && Address::http(value).holds_secret()
 }
 
 fn parse_setting(text: &str) -> Result<(String, String), String> {

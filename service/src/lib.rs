@@ -12,6 +12,8 @@
 //! - [`limits`]: how large a record topics take, read again while a program runs.
 //! - [`range`]: a part of a topic that ends, outside any group.
 //! - [`lookup`]: single records by their coordinates.
+//! - [`address`]: an address that may hold a secret, which is never shown.
+//! - [`text`]: the text of others, made safe to print.
 //! - [`breaker`]: few bad records are set aside, many stop the service.
 //! - [`backoff`]: pauses between tries.
 //! - [`pause`]: waits that end when they should.
@@ -22,6 +24,7 @@
 //! - [`output`]: results on standard output, remarks on standard error; neither ends in a panic.
 //! - [`exit`]: how a program ends: on a signal, and with which code.
 
+pub mod address;
 pub mod backoff;
 pub mod breaker;
 mod client_log;
@@ -41,6 +44,7 @@ pub mod subscription;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod text;
 pub mod threads;
 pub mod topic_id;
 pub mod transaction;

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::address::{Address, is_loopback};
 use crate::backoff::Backoff;
 use crate::exit::NeedsAttention;
 use crate::health::Health;
@@ -23,6 +24,8 @@ const USER_INFO: &str = "schema.registry.basic.auth.user.info";
 const CA: &str = "schema.registry.ssl.ca.location";
 /// As in [`USER_INFO`].
 const USER_INFO_VARIABLE: &str = "SCHEMA_REGISTRY_USER_INFO";
+/// Where user and password go.
+pub(crate) const USER_INFO_INSTEAD: &str = "the environment variable SCHEMA_REGISTRY_USER_INFO=USER:PASSWORD, or schema.registry.basic.auth.user.info in --kafka-config";
 
 /// How long an answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -96,18 +99,17 @@ impl Registry {
                  {USER_INFO_VARIABLE}, or a line of --kafka-config"
             ));
         }
-        let url = options.schema_registry.as_ref().or(chosen.get(URL));
-        let Some(url) = url.filter(|url| !url.trim().is_empty()) else {
+        let of_file = chosen.get(URL).map(|url| Address::http(url));
+        let address = options.schema_registry.clone().or(of_file);
+        let Some(address) = address.filter(|address| !address.reveal().is_empty()) else {
             return Ok(None);
         };
-        // What is wrong with it is not shown: it may hold a secret.
-        let base = Url::parse(url.trim()).ok();
-        let base = base.filter(|base| matches!(base.scheme(), "http" | "https") && base.has_host());
-        let base = base.ok_or("--schema-registry: expected http://HOST:PORT/PATH or https://…")?;
-        if !base.username().is_empty() || base.password().is_some() {
+        let (base, credentials) = address
+            .to_http()
+            .map_err(|why| format!("--schema-registry: {why}"))?;
+        if credentials.is_some() {
             return Err(format!(
-                "--schema-registry: user and password do not belong into the address, which others can read; give the \
-                 environment variable {USER_INFO_VARIABLE}=USER:PASSWORD, or {USER_INFO} in --kafka-config"
+                "--schema-registry: user and password do not belong into the address, which others can read; give {USER_INFO_INSTEAD}"
             ));
         }
         let user_info = user_info.or_else(|| chosen.get(USER_INFO).cloned());
@@ -137,11 +139,7 @@ impl Registry {
                 client = client.add_root_certificate(certificate);
             }
         }
-        let loopback = base.host_str().is_some_and(|host| {
-            let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-            host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-        });
-        if loopback {
+        if is_loopback(&base) {
             // No proxy of the environment can reach this machine's own ports.
             client = client.no_proxy();
         }
@@ -398,7 +396,7 @@ mod tests {
                 .iter()
                 .map(|(k, v)| ((*k).into(), (*v).into()))
                 .collect(),
-            schema_registry: url.map(Into::into),
+            schema_registry: url.map(Address::http),
         }
     }
 

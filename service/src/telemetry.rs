@@ -1,5 +1,6 @@
 //! Logs, and the endpoints `/metrics`, `/livez` and `/readyz`.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,14 @@ use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tracing::Metadata;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::format::{DefaultFields, FormatFields, Writer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::health::Health;
+use crate::text::{shown, shown_json};
 
 /// How often recorded values move from the recorder's buffers into their buckets. A scrape does that too, but
 /// `/metrics` may be served and never scraped: the buffers would grow without bound.
@@ -105,25 +109,64 @@ impl LogOptions {
     pub fn start(&self) -> anyhow::Result<()> {
         let filter = EnvFilter::try_new(&self.log_level)
             .with_context(|| format!("--log-level {:?}", self.log_level))?;
-        // sqlx shows lines of PGPASSFILE that it cannot read: with the password.
+        // sqlx shows lines of PGPASSFILE that it cannot read, and fields of a URL that it does not know: with
+        // the password.
         let shows_password = |event: &Metadata<'_>| {
-            event.target().ends_with("::pgpass") && event.fields().field("line").is_some()
+            let has = |name| event.fields().field(name).is_some();
+            let target = event.target();
+            target.ends_with("::pgpass") && has("line")
+                || target.starts_with("sqlx_postgres::options") && has("value")
         };
         let logs = tracing_subscriber::registry()
             .with(filter)
             .with(filter_fn(move |event| !shows_password(event)));
         let layer = tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
             // What it says of a line that it cannot write, it says by `eprintln!`, which panics then.
             .log_internal_errors(false);
         match self.log_format {
             LogFormat::Text => {
                 let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-                logs.with(layer.with_ansi(ansi)).init();
+                let layer = layer.fmt_fields(OneLine).with_ansi(ansi);
+                logs.with(layer.with_writer(std::io::stderr)).init();
             }
-            LogFormat::Json => logs.with(layer.json().flatten_event(true)).init(),
+            LogFormat::Json => {
+                let layer = layer.json().flatten_event(true);
+                logs.with(layer.with_writer(|| JsonLines(std::io::stderr())))
+                    .init();
+            }
         }
         Ok(())
+    }
+}
+
+/// Formats an event's message and fields as tracing-subscriber does, made safe by [`shown`]: they may hold
+/// the text of others, and no line end in it begins a line of the log.
+struct OneLine;
+
+impl<'writer> FormatFields<'writer> for OneLine {
+    fn format_fields<R: RecordFields>(
+        &self,
+        mut writer: Writer<'writer>,
+        fields: R,
+    ) -> std::fmt::Result {
+        let mut text = String::new();
+        DefaultFields::new().format_fields(Writer::new(&mut text), fields)?;
+        writer.write_str(&shown(&text))
+    }
+}
+
+/// Writes an event in JSON, which comes whole, made safe by [`shown_json`].
+struct JsonLines<W>(W);
+
+impl<W: Write> Write for JsonLines<W> {
+    fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
+        let json = String::from_utf8_lossy(event);
+        self.0.write_all(shown_json(&json).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -151,7 +194,10 @@ impl MetricsOptions {
                 get(move || async move {
                     match health.ready() {
                         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
-                        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+                        Err(reason) => {
+                            let reason = format!("{}\n", shown(&reason));
+                            (StatusCode::SERVICE_UNAVAILABLE, reason)
+                        }
                     }
                 }),
             )
@@ -179,5 +225,86 @@ impl MetricsOptions {
             }
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    const HOSTILE: &str =
+        "a\nERROR forged\r\u{1b}[31m\u{9b}\u{202e}\u{2067}\u{200b}\u{2028}\u{e0041}\u{feff} 任务";
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Log {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    fn log_hostile_text() {
+        let error = std::io::Error::other(HOSTILE);
+        let error: &(dyn std::error::Error + 'static) = &error;
+        tracing::info_span!("batch", topic = HOSTILE).in_scope(|| {
+            tracing::warn!(key = HOSTILE, display = %HOSTILE, error, "refused {HOSTILE}");
+        });
+    }
+
+    #[test]
+    fn a_line_of_text_holds_one_event_and_no_hidden_character() {
+        for ansi in [false, true] {
+            let log = Log::default();
+            let layer = tracing_subscriber::fmt::layer().fmt_fields(OneLine);
+            let layer = layer.with_ansi(ansi).with_writer(log.clone());
+            let logs = tracing_subscriber::registry().with(layer);
+            tracing::subscriber::with_default(logs, log_hostile_text);
+            let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+            let line = logged.strip_suffix('\n').unwrap();
+            // The colours are the log's own.
+            let plain = line.replace("\u{1b}[", "");
+            assert_eq!(ansi, plain != line);
+            let hidden = plain.chars().find(|c| crate::text::is_hidden(*c));
+            assert_eq!(hidden, None, "{logged}");
+            assert_eq!(plain.matches("forged").count(), 5, "{logged}");
+            assert!(!line.contains("\u{1b}[31m"), "{logged}");
+            assert!(
+                line.contains(r"\u{202e}\u{2067}\u{200b}\u{2028}\u{e0041}\u{feff} 任务"),
+                "{logged}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_of_json_holds_one_event_no_hidden_character_and_the_exact_text() {
+        let log = Log::default();
+        let writer = log.clone();
+        let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);
+        let layer = layer.with_writer(move || JsonLines(writer.clone()));
+        let logs = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(logs, log_hostile_text);
+        let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let line = logged.strip_suffix('\n').unwrap();
+        assert!(!line.chars().any(crate::text::is_hidden), "{line}");
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(event["key"], HOSTILE);
+        assert_eq!(event["span"]["topic"], HOSTILE);
     }
 }

@@ -7,6 +7,7 @@
 )]
 
 pub mod invocation;
+pub mod secrets;
 pub mod spark;
 pub mod stopping;
 

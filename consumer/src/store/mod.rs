@@ -17,13 +17,10 @@ mod sqlite;
 mod tasks;
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::builder::TypedValueParser;
-use clap::error::ErrorKind;
-use clap::parser::ValueSource;
+use service::address::{Address, AddressParser};
 use service::exit::WrongUsage;
 use sqlx::SqlStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
@@ -49,59 +46,16 @@ pub struct DatabaseOptions {
         env = "DATABASE_URL",
         value_name = "URL",
         default_value = "sqlite:taskrunning.db",
-        value_parser = DatabaseUrl,
+        value_parser = database_url(),
         global = true,
         hide_env_values = true
     )]
-    pub database_url: String,
+    pub database_url: Address,
 }
 
-/// A database's URL. On the command line, which every user of the machine can read, it may hold no
-/// password; by environment it may.
-#[derive(Clone)]
-pub(crate) struct DatabaseUrl;
-
-impl TypedValueParser for DatabaseUrl {
-    type Value = String;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        argument: Option<&clap::Arg>,
-        value: &OsStr,
-    ) -> Result<String, clap::Error> {
-        self.parse_ref_(command, argument, value, ValueSource::CommandLine)
-    }
-
-    fn parse_ref_(
-        &self,
-        _: &clap::Command,
-        argument: Option<&clap::Arg>,
-        value: &OsStr,
-        source: ValueSource,
-    ) -> Result<String, clap::Error> {
-        let wrong = |why: &str| {
-            let argument = argument.map(clap::Arg::to_string).unwrap_or_default();
-            clap::Error::raw(ErrorKind::ValueValidation, format!("{argument}: {why}\n"))
-        };
-        let url = value.to_str().ok_or_else(|| wrong("expected UTF-8"))?;
-        if source == ValueSource::CommandLine && has_password(url) {
-            return Err(wrong(
-                "it holds a password, and every user can read a command line; leave it out and give it by PGPASSWORD, \
-                 PGPASSFILE or DATABASE_URL",
-            ));
-        }
-        Ok(url.to_owned())
-    }
-}
-
-fn has_password(url: &str) -> bool {
-    let (_, rest) = url.split_once("://").unwrap_or_default();
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    // A password may hold a slash, though it should not.
-    let user = place.rsplit_once('@').map(|(user, _)| user);
-    user.is_some_and(|user| user.contains(':'))
-        || query.split('&').any(|field| field.starts_with("password="))
+/// How the URL of a database is read, of every option that takes one.
+pub(crate) fn database_url() -> AddressParser {
+    AddressParser::database("PGPASSWORD, PGPASSFILE or DATABASE_URL")
 }
 
 /// Which database, and how to reach it.
@@ -123,7 +77,8 @@ impl Database {
     ///
     /// # Errors
     /// As there.
-    pub(crate) fn parse_url(option: &str, url: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse_url(option: &str, url: &Address) -> anyhow::Result<Self> {
+        let url = url.reveal();
         let wrong = |error: sqlx::Error| WrongUsage(format!("{option}: {error}"));
         if url.starts_with("postgres:") || url.starts_with("postgresql:") {
             Ok(Self::Postgres(postgres::Server::parse(option, url)?))

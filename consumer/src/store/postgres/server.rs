@@ -90,6 +90,9 @@ impl Server {
             std::fs::File::open(file)
                 .map_err(|error| NeedsAttention(format!("{option}: {field} {file}: {error}")))?;
         }
+        for field in unknown_fields(url) {
+            tracing::warn!("{option}: the field {field} of its query is unknown, and ignored");
+        }
         let authorities = files.into_iter().find(|(field, _)| *field == "sslrootcert");
         let mut hosts = Vec::new();
         for url in urls {
@@ -368,6 +371,38 @@ fn files(url: &str, variable: impl Fn(&str) -> Option<String>) -> Vec<(&'static 
     named.into_iter().flatten().collect()
 }
 
+/// The names of a URL's fields that sqlx and this module ignore. (sqlx's own warning, which shows the value
+/// too, is filtered out: a password may stand under a misspelt name.)
+fn unknown_fields(url: &str) -> Vec<String> {
+    const KNOWN: &[&str] = &[
+        SESSION,
+        "sslmode",
+        "ssl-mode",
+        "sslrootcert",
+        "ssl-root-cert",
+        "ssl-ca",
+        "sslcert",
+        "ssl-cert",
+        "sslkey",
+        "ssl-key",
+        "statement-cache-capacity",
+        "host",
+        "hostaddr",
+        "port",
+        "dbname",
+        "user",
+        "password",
+        "application_name",
+        "options",
+    ];
+    let (_, query) = url.split_once('?').unwrap_or_default();
+    let fields = query.split('&').filter(|field| !field.is_empty());
+    let names = fields.map(|field| decoded(field.split('=').next().unwrap_or_default()));
+    names
+        .filter(|name| !KNOWN.contains(&name.as_str()) && !name.starts_with("options["))
+        .collect()
+}
+
 /// A value of a URL's query.
 fn decoded(value: &str) -> String {
     let value = value.replace('+', " ");
@@ -472,6 +507,9 @@ mod tests {
         );
         assert_eq!(files("postgres://h", |_| None), []);
         assert_eq!(decoded("100%&%zz%4"), "100%&%zz%4");
+        let url =
+            "postgres://h/d?p%61ssword=a&pasword=hunter2&options[a]=b&target_session_attrs=any&&x";
+        assert_eq!(unknown_fields(url), ["pasword", "x"]);
     }
 
     /// Of an IPv6 address, and of a user's name that makes no URL.

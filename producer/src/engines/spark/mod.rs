@@ -39,6 +39,7 @@ use std::time::Duration;
 use anyhow::bail;
 use jiff::Timestamp;
 use schemas::TaskStatus;
+use service::address::{self, AddressParser};
 use service::exit::WrongUsage;
 use service::health::Health;
 use service::kafka::KafkaOptions;
@@ -72,23 +73,31 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 /// Which applications are reported on, and how often.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Address of a Spark UI, or of a History Server (repeatable)
+    /// Address of a Spark UI, or of a History Server (repeatable). With USER:PASSWORD@ only as SPARK_URL
     #[arg(
         long,
         env = "SPARK_URL",
         value_name = "URL",
+        value_parser = AddressParser::http("the environment variable SPARK_URL"),
+        hide_env_values = true,
         required = true,
         value_delimiter = ','
     )]
-    pub url: Vec<String>,
+    pub url: Vec<address::Address>,
 
     /// Only these applications; else all that the addresses list (repeatable)
     #[arg(long, value_name = "ID")]
     pub app: Vec<String>,
 
     /// Where to look for the end of an application whose UI is gone
-    #[arg(long, env = "SPARK_HISTORY_URL", value_name = "URL")]
-    pub history_url: Option<String>,
+    #[arg(
+        long,
+        env = "SPARK_HISTORY_URL",
+        value_name = "URL",
+        value_parser = AddressParser::http("the environment variable SPARK_HISTORY_URL"),
+        hide_env_values = true
+    )]
+    pub history_url: Option<address::Address>,
 
     /// From one poll to the next
     #[arg(long, env = "SPARK_INTERVAL", value_name = "TIME", default_value = "5s", value_parser = duration)]
@@ -128,12 +137,10 @@ pub async fn run(
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let rest = |url: &str| {
-        Rest::new(url).map_err(|reason| WrongUsage(format!("{url} is no address: {reason}")))
-    };
-    let addresses = options.url.iter().map(|url| rest(url));
+    let rest = |address: &address::Address| Rest::new(address).map_err(WrongUsage);
+    let addresses = options.url.iter().map(rest);
     let addresses = addresses.collect::<Result<Vec<Rest>, _>>()?;
-    let history = options.history_url.as_deref().map(rest).transpose()?;
+    let history = options.history_url.as_ref().map(rest).transpose()?;
     // Several addresses of one server, such as paths of one proxy, share its limit.
     let mut limits: HashMap<String, Arc<PollLimit>> = HashMap::new();
     let mut server = |rest: Rest| {

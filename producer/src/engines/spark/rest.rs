@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
+use service::address::{Address, Credentials, host_and_path, host_and_port, is_loopback};
 
 use super::elements::{ELEMENT_MAX_BYTES, Elements, NotAList};
 
@@ -35,23 +36,15 @@ pub(crate) enum Fault {
 #[derive(Clone)]
 pub(crate) struct Rest {
     client: Client,
+    /// Without credentials: it may be shown.
     base: Url,
+    credentials: Option<Credentials>,
 }
 
 impl Rest {
-    /// `url` is the address of the UI, as a browser has it; a path, as of a proxy, is kept.
-    pub(crate) fn new(url: &str) -> Result<Self, String> {
-        let with_scheme = if url.contains("://") {
-            url.to_owned()
-        } else {
-            format!("http://{url}")
-        };
-        let mut base = Url::parse(&with_scheme).map_err(|error| error.to_string())?;
-        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
-            return Err("expected http://HOST:PORT or https://HOST:PORT".to_owned());
-        }
-        base.set_query(None);
-        base.set_fragment(None);
+    /// `address` is that of the UI, as a browser has it; a path, as of a proxy, is kept.
+    pub(crate) fn new(address: &Address) -> Result<Self, String> {
+        let (mut base, credentials) = address.to_http()?;
         let path = base.path().trim_end_matches('/').to_owned();
         base.set_path(path.strip_suffix("/api/v1").unwrap_or(&path));
 
@@ -59,36 +52,26 @@ impl Rest {
             .timeout(ANSWER_WITHIN)
             .connect_timeout(CONNECT_WITHIN)
             .user_agent(concat!("producer/", env!("CARGO_PKG_VERSION")));
-        let loopback = match base.host_str() {
-            Some("localhost") => true,
-            Some(host) => host
-                .trim_matches(['[', ']'])
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|address| address.is_loopback()),
-            None => false,
-        };
-        if loopback {
+        if is_loopback(&base) {
             // No proxy of the environment can reach this machine's own ports.
             client = client.no_proxy();
         }
         let client = client.build().map_err(|error| error.to_string())?;
-        Ok(Self { client, base })
+        Ok(Self {
+            client,
+            base,
+            credentials,
+        })
     }
 
     /// `host:port`.
     pub(crate) fn instance(&self) -> String {
-        let host = self.base.host_str().unwrap_or_default();
-        match self.base.port_or_known_default() {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_owned(),
-        }
+        host_and_port(&self.base)
     }
 
-    /// The address, for people; without a password that may stand in it.
+    /// The address, for people.
     pub(crate) fn shown(&self) -> String {
-        let mut shown = self.base.clone();
-        let _ = shown.set_password(None);
-        shown.as_str().trim_end_matches('/').to_owned()
+        self.base.as_str().trim_end_matches('/').to_owned()
     }
 
     /// GETs `/api/v1/applications` and the segments below.
@@ -176,12 +159,15 @@ impl Rest {
                 .extend(["api", "v1", "applications"])
                 .extend(below);
         }
-        let asked = url.clone();
-        let answer = self.client.get(url).send().await.map_err(no_answer)?;
+        let mut request = self.client.get(url.clone());
+        if let Some((user, password)) = &self.credentials {
+            request = request.basic_auth(user, password.as_ref());
+        }
+        let answer = request.send().await.map_err(no_answer)?;
         let status = answer.status();
         let redirected = match answer.url() {
-            url if *url == asked => String::new(),
-            url => format!(" after a redirect to {}{}", url.authority(), url.path()),
+            from if *from == url => String::new(),
+            from => format!(" after a redirect to {}", host_and_path(from)),
         };
         if status == StatusCode::NOT_FOUND {
             return Err(Fault::NotFound(beginning(&body(answer).await?)));
@@ -237,6 +223,8 @@ async fn body(mut answer: Response) -> Result<Vec<u8>, Fault> {
 }
 
 fn no_answer(error: reqwest::Error) -> Fault {
+    // The URL of a redirect may hold a secret.
+    let error = error.without_url();
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     let mut last = String::new();
     while let Some(error) = cause {
@@ -286,7 +274,11 @@ mod tests {
                 let _ = stream.write_all(&answer).await;
             }
         });
-        Rest::new(&url).unwrap()
+        rest(&url)
+    }
+
+    fn rest(url: &str) -> Rest {
+        Rest::new(&Address::http(url)).unwrap()
     }
 
     fn http(status: &str, kind: &str, body: &str) -> Vec<u8> {
@@ -327,6 +319,64 @@ mod tests {
         let went = format!("after a redirect to {}/login", page.instance());
         assert!(said.contains(&went), "{said}");
         assert!(!said.contains("from=spark"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_password_is_sent_is_not_shown_and_is_no_redirect() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let rest = rest(&format!(
+            "http://ada:hunter%402@127.0.0.1:{port}/?token=hunter2"
+        ));
+        let asked = rest.get::<Vec<u8>>(&[]);
+        let answered = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let read = stream.read(&mut request).await.unwrap();
+            let page = http("200 OK", "text/html", "<html>");
+            stream.write_all(&page).await.unwrap();
+            String::from_utf8_lossy(&request[..read]).into_owned()
+        };
+        let (fault, request) = tokio::join!(asked, answered);
+        // ada:hunter@2
+        let sent = "authorization: basic ywrhomh1bnrlckay\r\n";
+        assert!(request.to_lowercase().contains(sent), "{request}");
+        let said = fault.unwrap_err().to_string();
+        assert!(!said.contains("redirect"), "{said}");
+        assert!(!format!("{said}{}", rest.shown()).contains("hunter"));
+    }
+
+    #[tokio::test]
+    async fn a_redirect_with_a_user_is_told_without_it() {
+        let redirect = |place: &str| {
+            format!(
+                "HTTP/1.1 302 Found\r\nlocation: http://ada:hunter2@{place}/?token=hunter2\r\n\
+                 content-length: 0\r\nconnection: close\r\n\r\n"
+            )
+        };
+        let page = answering(http("200 OK", "text/html", "<html>")).await;
+        let said = fault(redirect(&page.instance()).into_bytes()).await;
+        let expected = format!("after a redirect to {}/, not", page.instance());
+        assert!(said.to_string().contains(&expected), "{said}");
+        // An error of reqwest holds the URL.
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = nobody.local_addr().unwrap().to_string();
+        let rest = answering(redirect(&place).into_bytes()).await;
+        drop(nobody);
+        assert_eq!(rest.get::<Vec<u8>>(&[]).await, Err(Fault::Refused));
+        let looping = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = looping.local_addr().unwrap().to_string();
+        let answer = redirect(&place).into_bytes();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = looping.accept().await.unwrap();
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(&answer).await;
+            }
+        });
+        let said = self::rest(&place).get::<Vec<u8>>(&[]).await.unwrap_err();
+        assert_eq!(said.to_string(), "too many redirects");
     }
 
     #[tokio::test]
@@ -371,7 +421,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_where_nobody_listens_is_said_to_refuse() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let rest = Rest::new(&listener.local_addr().unwrap().to_string()).unwrap();
+        let rest = rest(&listener.local_addr().unwrap().to_string());
         drop(listener);
         assert_eq!(rest.get::<Vec<u8>>(&[]).await, Err(Fault::Refused));
     }
@@ -388,17 +438,17 @@ mod tests {
             ("https://history/api/v1", "https://history", "history:443"),
             (
                 "http://ada:secret@node-1:4040/?x#y",
-                "http://ada@node-1:4040",
+                "http://node-1:4040",
                 "node-1:4040",
             ),
         ] {
-            let rest = Rest::new(url).unwrap();
+            let rest = rest(url);
             assert_eq!(
                 (rest.shown().as_str(), rest.instance().as_str()),
                 (shown, instance)
             );
         }
-        assert!(Rest::new("ftp://host").is_err());
-        assert!(Rest::new("").is_err());
+        assert!(Rest::new(&Address::http("ftp://host")).is_err());
+        assert!(Rest::new(&Address::http("")).is_err());
     }
 }
