@@ -437,7 +437,7 @@ mod tests {
         fn an_event_becomes_rows_exactly_when_nothing_is_wrong_with_it(event in strategies::event()) {
             let (bytes, mut put) = (schemas::encode_event(&event).unwrap(), Vec::new());
             let derived = rows(&Decoder::default(), Some(&bytes), 3, 4, &mut put);
-            prop_assert_eq!(derived.is_ok(), event.info.problems().is_empty());
+            prop_assert_eq!(derived.is_ok(), event.problems().is_empty());
         }
     }
 }

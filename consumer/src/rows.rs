@@ -128,7 +128,7 @@ pub(crate) fn plain<'a>(
 /// does.
 fn the_long_way(decoder: &Decoder, value: Option<&[u8]>) -> Result<Vec<u8>, Reject> {
     let event = decoder.event(value)?;
-    let problems = event.info.problems();
+    let problems = event.problems();
     if let Some(reject) = Reject::of_problems(&problems) {
         return Err(reject);
     }

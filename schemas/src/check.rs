@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use crate::{Adjustment, MetricValue, TaskRunningInfo};
+use icu_properties::props::{
+    BinaryProperty, DefaultIgnorableCodePoint, EnumeratedProperty, GeneralCategory,
+};
+
+use crate::{Adjustment, MetricValue, TaskRunningInfo, TaskRunningInfoEvent};
 
 /// Longest identifier, in bytes of UTF-8. (PostgreSQL's btree takes about 2,700 bytes.)
 pub const IDENTIFIER_MAX_BYTES: usize = 512;
@@ -69,7 +73,12 @@ impl fmt::Display for Problem {
             found,
         } = self;
         match fault {
-            Fault::BlankIdentifier => write!(f, "{field} is blank"),
+            Fault::BlankIdentifier if found.trim_matches(['"', ' ']).is_empty() => {
+                write!(f, "{field} is blank")
+            }
+            Fault::BlankIdentifier => {
+                write!(f, "{field} is blank: {found} has no visible character")
+            }
             Fault::OverlongIdentifier => {
                 write!(
                     f,
@@ -107,15 +116,20 @@ impl TaskRunningInfo {
     /// Everything that is wrong with this record, in the schema's order; empty when it is good. After
     /// the first thousand problems only the first of each further kind.
     pub fn problems(&self) -> Vec<Problem> {
+        self.problems_where(is_blank)
+    }
+
+    /// The same, where this says which texts are blank.
+    fn problems_where(&self, is_blank: fn(&str) -> bool) -> Vec<Problem> {
         let mut problems = Problems::default();
         let engine = &self.engine;
 
-        problems.identifier("execId", &self.exec_id, Blank::Refused);
-        problems.identifier("jobId", &self.job_id, Blank::Refused);
-        problems.identifier("engine.instance", &engine.instance, Blank::Refused);
-        problems.identifier("engine.engineType", &engine.engine_type, Blank::Refused);
-        problems.identifier("engine.user", &engine.user, Blank::Allowed);
-        problems.identifier("engine.ticketId", &engine.ticket_id, Blank::Allowed);
+        problems.required("execId", &self.exec_id, is_blank);
+        problems.required("jobId", &self.job_id, is_blank);
+        problems.required("engine.instance", &engine.instance, is_blank);
+        problems.required("engine.engineType", &engine.engine_type, is_blank);
+        problems.identifier("engine.user", &engine.user);
+        problems.identifier("engine.ticketId", &engine.ticket_id);
         problems.count("engine.runningTasks", engine.running_tasks.into());
         if !REPORTED_AT_MICROS.contains(&self.reported_at) {
             let found = || self.reported_at.to_string();
@@ -166,6 +180,14 @@ impl TaskRunningInfo {
     }
 }
 
+impl TaskRunningInfoEvent {
+    /// Everything because of which no router, of this version or an older one, has written this event. Older
+    /// ones took identifiers without a visible character as long as they were not all whitespace.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.info.problems_where(is_whitespace)
+    }
+}
+
 impl MetricValue {
     /// Whether this is NaN or an infinity, as a number or as the name that JSON writers give it
     /// (apache/flink writes the text "NaN" beside numbers in one and the same metric).
@@ -192,10 +214,40 @@ fn progress_adjustment(progress: f64) -> Option<Adjustment> {
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Blank {
-    Allowed,
-    Refused,
+/// Whether a text has no visible character once it is repaired: U+0000 becomes U+FFFD. Nearly every
+/// identifier begins with a visible character of ASCII.
+pub(crate) fn is_blank(text: &str) -> bool {
+    let is_invisible = |c: char| c != '\0' && (c.is_whitespace() || is_hidden(c));
+    match text.as_bytes().first() {
+        Some(b'!'..=b'~') => false,
+        _ => text.chars().all(is_invisible),
+    }
+}
+
+/// The rule of older routers for [`is_blank`].
+pub(crate) fn is_whitespace(text: &str) -> bool {
+    match text.as_bytes().first() {
+        Some(b'!'..=b'~') => false,
+        _ => text.trim().is_empty(),
+    }
+}
+
+/// Whether a character has no shape of its own. The programs print such characters as escapes, by the same
+/// rule (`service::text`).
+fn is_hidden(c: char) -> bool {
+    // Called a symbol, it looks like a space.
+    c == '\u{2800}'
+        || DefaultIgnorableCodePoint::for_char(c)
+        || matches!(
+            GeneralCategory::for_char(c),
+            GeneralCategory::Control
+                | GeneralCategory::Format
+                | GeneralCategory::LineSeparator
+                | GeneralCategory::ParagraphSeparator
+                | GeneralCategory::PrivateUse
+                | GeneralCategory::Unassigned
+                | GeneralCategory::Surrogate
+        )
 }
 
 /// So many problems are told one by one, and beyond them the first of each further kind: a record of
@@ -224,18 +276,24 @@ impl Problems {
         }
     }
 
-    fn identifier(&mut self, field: &'static str, text: &str, blank: Blank) {
-        if blank == Blank::Refused && text.trim().is_empty() {
+    /// An identifier that may not be blank.
+    fn required(&mut self, field: &'static str, text: &str, is_blank: fn(&str) -> bool) {
+        if is_blank(text) {
             self.add(|| field, Fault::BlankIdentifier, || shown(text));
+            self.text_at(|| field.to_owned(), text);
         } else {
-            let bytes = identifier_bytes(text);
-            if bytes > IDENTIFIER_MAX_BYTES {
-                let found = || match bytes == text.len() {
-                    true => shown(text),
-                    false => format!("{}, {bytes} bytes once it is repaired", shown(text)),
-                };
-                self.add(|| field, Fault::OverlongIdentifier, found);
-            }
+            self.identifier(field, text);
+        }
+    }
+
+    fn identifier(&mut self, field: &'static str, text: &str) {
+        let bytes = identifier_bytes(text);
+        if bytes > IDENTIFIER_MAX_BYTES {
+            let found = || match bytes == text.len() {
+                true => shown(text),
+                false => format!("{}, {bytes} bytes once it is repaired", shown(text)),
+            };
+            self.add(|| field, Fault::OverlongIdentifier, found);
         }
         self.text_at(|| field.to_owned(), text);
     }

@@ -1,15 +1,16 @@
 //! Reading in place: the short way of records that nothing is to be done to.
 //!
 //! A record is plain when a released version's writer wrote it, its bytes are whole, and it has none
-//! of the [problems](crate::TaskRunningInfo::problems). Nearly all are. It is checked in one pass
-//! over its bytes and stays where it is: texts are slices of it, lists are walked again by whoever
-//! wants them. Of any other record this module says only that it is none: [`crate::Decoder`] then
-//! reads it the long way, by apache-avro, and tells what is the matter; that is also what tests hold
-//! this module against.
+//! of the problems of [reports](crate::TaskRunningInfo::problems) or
+//! [events](crate::TaskRunningInfoEvent::problems). Nearly all are. It is checked in one pass over
+//! its bytes and stays where it is: texts are slices of it, lists are walked again by whoever wants
+//! them. Of any other record this module says only that it is none: [`crate::Decoder`] then reads it
+//! the long way, by apache-avro, and tells what is the matter; that is also what tests hold this
+//! module against.
 
 use serde::ser::{Serialize, Serializer};
 
-use crate::check::{IDENTIFIER_MAX_BYTES, REPORTED_AT_MICROS};
+use crate::check::{IDENTIFIER_MAX_BYTES, REPORTED_AT_MICROS, is_blank, is_whitespace};
 use crate::codec::{EVENT_HEADER, EVENT_V1_HEADER, HEADER_BYTES, INFO_HEADER};
 use crate::{Adjustment, TaskStatus};
 
@@ -158,7 +159,7 @@ pub fn plain_info(value: &[u8]) -> Option<PlainInfo<'_>> {
 /// The same of what follows the header, of whichever framing.
 pub(crate) fn plain_info_datum(datum: &[u8]) -> Option<PlainInfo<'_>> {
     let mut bytes = Bytes(datum);
-    info(&mut bytes).filter(|_| bytes.0.is_empty())
+    info(&mut bytes, is_blank).filter(|_| bytes.0.is_empty())
 }
 
 /// The value of a `TaskRunningInfoEvent` record in single-object encoding, header and all, where it is
@@ -196,12 +197,13 @@ pub(crate) fn plain_event_datum(datum: &[u8], version: EventVersion) -> Option<P
         source,
         routed_at: bytes.long()?,
         adjustments: bytes.list()?,
-        info: info(&mut bytes)?,
+        // As of `TaskRunningInfoEvent::problems`.
+        info: info(&mut bytes, is_whitespace)?,
     };
     bytes.0.is_empty().then_some(event)
 }
 
-fn info<'a>(bytes: &mut Bytes<'a>) -> Option<PlainInfo<'a>> {
+fn info<'a>(bytes: &mut Bytes<'a>, is_blank: impl Fn(&str) -> bool) -> Option<PlainInfo<'a>> {
     let begun = bytes.0;
     let mut info = PlainInfo {
         datum: begun,
@@ -591,11 +593,4 @@ impl<'a> Bytes<'a> {
 
 fn unzigzag(number: u64) -> i64 {
     (number >> 1) as i64 ^ -((number & 1) as i64)
-}
-
-fn is_blank(text: &str) -> bool {
-    match text.as_bytes().first() {
-        Some(0x21..=0x7E) => false,
-        _ => text.trim().is_empty(),
-    }
 }

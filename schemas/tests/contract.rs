@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use schemas::{
-    Adjustment, DecodeError, EVENT_VERSIONS, INFO_VERSIONS, TaskStatus, Version, decode_event,
-    decode_info, encode_event, encode_info,
+    Adjustment, DecodeError, EVENT_VERSIONS, Fault, INFO_VERSIONS, TaskRunningInfo, TaskStatus,
+    Version, decode_event, decode_info, encode_event, encode_info,
 };
 
 /// CRC-64-AVRO as Java's org.apache.avro 1.12.0 (`SchemaNormalization.parsingFingerprint64`) and
@@ -295,6 +295,59 @@ fn every_problem_is_named_by_field() {
             "progress.progress",
             "progress.progressInfo[0].failedTasks"
         ]
+    );
+}
+
+#[test]
+fn an_identifier_without_a_visible_character_is_blank() {
+    type Field = fn(&mut TaskRunningInfo) -> &mut String;
+    let fields: [(&str, Field); 4] = [
+        ("execId", |info| &mut info.exec_id),
+        ("jobId", |info| &mut info.job_id),
+        ("engine.instance", |info| &mut info.engine.instance),
+        ("engine.engineType", |info| &mut info.engine.engine_type),
+    ];
+    for (name, field) in fields {
+        for text in [
+            "",
+            " \t",
+            "\u{200b}",
+            " \u{202e}\u{2067}\u{3000}",
+            "\u{2028}\u{feff}",
+            "\u{e0041}\u{e007f}",
+            "\u{1b}\u{85}",
+            "\u{fe0f}\u{200d}",
+            "\u{3164}\u{2800}",
+        ] {
+            let mut event = strategies::sample_event();
+            *field(&mut event.info) = text.to_owned();
+            let problems = event.info.problems();
+            let faults: Vec<_> = problems.iter().map(|it| (&*it.field, it.fault)).collect();
+            assert_eq!(faults, [(name, Fault::BlankIdentifier)], "{text:?}");
+            assert!(schemas::plain_info(&encode_info(&event.info).unwrap()).is_none());
+            // Older routers let those pass that are not all whitespace: their events stay readable.
+            let was_good = !text.trim().is_empty();
+            assert_eq!(event.problems().is_empty(), was_good, "{text:?}");
+            let plain = schemas::plain_event(&encode_event(&event).unwrap()).is_some();
+            assert_eq!(plain, was_good, "{text:?}");
+        }
+        for text in [
+            "\u{200b}任",
+            "e\u{301}",
+            "👩\u{200d}🚀",
+            "\u{202e}x",
+            "\u{ad}-",
+        ] {
+            let mut event = strategies::sample_event();
+            *field(&mut event.info) = text.to_owned();
+            assert_eq!(event.info.problems(), [], "{text:?}");
+        }
+    }
+    let mut info = strategies::sample_event().info;
+    info.exec_id = "\u{202e}\u{200b}".to_owned();
+    assert_eq!(
+        info.problems()[0].to_string(),
+        r#"execId is blank: "\u{202e}\u{200b}" has no visible character"#
     );
 }
 

@@ -141,10 +141,11 @@ proptest! {
         event in strategies::event(), mend in any::<bool>(),
     ) {
         let event = if mend { mended(event) } else { event };
-        let is_plain = event.info.problems().is_empty();
         let bytes = encode_info(&event.info).unwrap();
         let info = plain_info(&bytes).map(|info| owned_info(&info));
+        let is_plain = event.info.problems().is_empty();
         prop_assert_eq!(info, is_plain.then(|| event.info.clone()));
+        let is_plain = event.problems().is_empty();
         let bytes = encode_event(&event).unwrap();
         let read = plain_event(&bytes).map(|event| owned_event(&event));
         prop_assert_eq!(read, is_plain.then_some(event));
@@ -169,7 +170,7 @@ proptest! {
             }
             if let Some(event) = plain_event(&bytes) {
                 let long_way = decode_event(Some(&bytes)).unwrap();
-                prop_assert!(long_way.info.problems().is_empty());
+                prop_assert!(long_way.problems().is_empty());
                 prop_assert_eq!(owned_event(&event), long_way);
             }
         }
@@ -264,6 +265,8 @@ fn what_counts_as_blank_overlong_or_out_of_range_is_the_same_either_way() {
         "\u{3000}é",
         "\0",
         "\u{7f}",
+        "\u{202e}\u{200b}\u{e0041}",
+        "\u{200b}任务",
         &longest,
         &overlong,
         &accented,
