@@ -27,6 +27,7 @@ use service::exit::{Kind, OK, USAGE, WrongUsage, help};
 use service::kafka::{Cluster, KafkaOptions};
 use service::output;
 use service::range::{End, Position, Reader, moment};
+use service::text::shown;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
@@ -431,7 +432,7 @@ impl Desk<'_> {
             let sent = sending.send(&letters, &mut done);
             for why in &done.left {
                 code = USAGE;
-                output::note(format_args!("{why}; left"));
+                output::note(format_args!("{}; left", shown(why)));
             }
             let would = if how.dry_run { "would be " } else { "" };
             let mut text = format!(
@@ -587,13 +588,4 @@ fn time(ms: i64) -> String {
         |_| format!("{ms} ms since 1970"),
         |time| format!("{time:.3}"),
     )
-}
-
-/// What others wrote, safe to show on a terminal: control characters are escaped.
-pub(crate) fn shown(text: &str) -> String {
-    if text.chars().any(char::is_control) {
-        text.escape_debug().to_string()
-    } else {
-        text.to_owned()
-    }
 }

@@ -2,19 +2,22 @@
 //!
 //! Either may be a pipe whose reader has gone, or a file on a full disk, for which `println!` and
 //! `eprintln!` panic. So everything is printed by this module; the lints `print_stdout` and
-//! `print_stderr` see to that.
+//! `print_stderr` see to that. What it prints holds no hidden character but line ends, whoever wrote the
+//! text: see [`text`](crate::text).
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 
 use serde::Serialize;
 
+use crate::text::{shown_lines, to_json_pretty};
+
 /// Standard output does not take a result, as on a full disk.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to standard output: {0}")]
 pub struct Unwritten(io::Error);
 
-/// Prints the result of a command, as it is. If the reader has gone (`| head`), it has read enough.
+/// Prints the result of a command. If the reader has gone (`| head`), it has read enough.
 ///
 /// # Errors
 /// If standard output does not take it for another reason.
@@ -27,7 +30,7 @@ pub fn print(text: &str) -> Result<(), Unwritten> {
 /// # Errors
 /// If the value has no JSON form, or as [`print`].
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print(&format!("{}\n", serde_json::to_string_pretty(value)?))?;
+    print(&format!("{}\n", to_json_pretty(value)?))?;
     Ok(())
 }
 
@@ -45,7 +48,7 @@ pub fn account(text: &str) {
 /// Prints a remark, and a line feed, to standard error. It is lost if nothing takes it there.
 pub fn note(text: impl Display) {
     // One write, so that the lines of several programs do not mix.
-    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+    let _ = io::stderr().write_all(shown_lines(&format!("{text}\n")).as_bytes());
 }
 
 /// Prints what clap answers to a command line: help or the version on standard output, errors on
@@ -63,7 +66,7 @@ pub(crate) fn print_answer(answer: &clap::Error) -> Result<(), Unwritten> {
 
 fn write(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
+    stdout.write_all(shown_lines(text).as_bytes())?;
     stdout.flush()
 }
 

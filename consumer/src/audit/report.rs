@@ -11,13 +11,14 @@ use schemas::{EVENT_VERSIONS, INFO_VERSIONS, Version};
 use serde::Serialize;
 use service::output;
 use service::range::Bound;
+use service::text::{shown, shown_lines, to_json_pretty};
 use sha2::{Digest, Sha256};
 
 use super::compare::{Fault, Finding, Findings};
 use super::said::{Unreadable, hex};
 use super::{Auditor, report_file};
 use crate::batch::Anchor;
-use crate::query::{self, shown};
+use crate::query;
 
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -559,18 +560,18 @@ impl Report {
         let text = match format_of(file)? {
             // The gauges are of the last audit that could tell.
             Format::Prometheus if self.verdict == Verdict::Unproven => return Ok(()),
-            Format::Json => format!("{}\n", serde_json::to_string_pretty(self)?),
+            Format::Json => format!("{}\n", to_json_pretty(self)?),
             Format::Prometheus => self.metrics(),
             Format::Html => {
                 let (findings, more) = self.first(limit);
-                Page {
+                let page = Page {
                     report: self,
                     findings,
                     more,
                     verdict: self.verdict.as_str(),
                     made_at: format!("{:.0}", self.made_at),
-                }
-                .render()?
+                };
+                shown_lines(&page.render()?)
             }
         };
         report_file::replace(file, text.as_bytes())?;
@@ -591,7 +592,7 @@ impl Report {
             ..
         } = self.totals;
         let not_stored = self.not_stored;
-        let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+        let quoted = |text: &str| shown(text).replace('\\', "\\\\").replace('"', "\\\"");
         let labels = format!(
             "topic=\"{}\",database=\"{}\"",
             quoted(&self.topic),

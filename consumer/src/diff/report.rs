@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use service::output;
+use service::text::shown;
 
 use super::{Compared, Side};
 use crate::audit::compare::{self, Cure};
 use crate::audit::table::{Table, key_text};
-use crate::query::{self, shown};
+use crate::query;
 
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

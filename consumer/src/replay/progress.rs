@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use service::output;
 use service::range::Ranges;
+use service::text::shown;
 use tokio::time::Instant;
 
 use crate::batch::Record;
@@ -187,7 +188,7 @@ impl Account {
         if self.skipped > 0 {
             text.push_str(&format!("{} records skipped:\n", self.skipped));
             for (partition, offset, reason) in &self.listed {
-                let reason = reason.escape_debug();
+                let reason = shown(reason);
                 text.push_str(&format!("  {partition}:{offset} {reason}\n"));
             }
             if self.skipped > self.listed.len() as u64 {

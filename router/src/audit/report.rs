@@ -7,11 +7,11 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use schemas::{EVENT_VERSIONS, INFO_VERSIONS, Learned, Version};
 use serde_json::{Value, json};
 use service::range::{Position, Ranges};
+use service::text::shown;
 
 use super::findings::{Example, Findings, Kind};
 use super::first::First;
 use super::scope::{Part, Scope};
-use crate::dead_letters::shown;
 
 /// Whether the outputs are what the source records make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use rdkafka::message::{Headers, Message};
 use schemas::{DecodeError, Decoder};
+use service::text::{shown, shown_json, to_json_pretty};
 
 use super::read::{Letter, Original};
-use super::{shown, time};
+use super::time;
 
 /// Bytes of a value that are dumped unless all are asked for.
 const DUMPED_BYTES: usize = 512;
@@ -71,6 +72,7 @@ pub(super) fn letter(
             let key = letter.key.as_deref().map_or("(none)".into(), bytes_shown);
             writeln!(text, "key        {key}")?;
             let bytes = letter.value_bytes.unwrap_or(0);
+            let why = shown(&why.to_string());
             writeln!(text, "value      {bytes} bytes, not to be had: {why}")?;
             return Ok(text);
         }
@@ -105,7 +107,7 @@ fn decoded(decoder: &Decoder, value: &[u8]) -> anyhow::Result<String> {
             for problem in info.problems() {
                 writeln!(text, "problem    {}", shown(&problem.to_string()))?;
             }
-            writeln!(text, "{}", serde_json::to_string_pretty(&info)?)?;
+            writeln!(text, "{}", to_json_pretty(&info)?)?;
             return Ok(text);
         }
         Err(error) => error,
@@ -113,7 +115,7 @@ fn decoded(decoder: &Decoder, value: &[u8]) -> anyhow::Result<String> {
     let error = match decoder.event(Some(value)) {
         Ok(event) => {
             writeln!(text, "framing    a whole TaskRunningInfoEvent, {framing}")?;
-            writeln!(text, "{}", serde_json::to_string_pretty(&event)?)?;
+            writeln!(text, "{}", to_json_pretty(&event)?)?;
             return Ok(text);
         }
         // Of the two records, the one whose schema is known.
@@ -135,7 +137,7 @@ fn decoded(decoder: &Decoder, value: &[u8]) -> anyhow::Result<String> {
         DecodeError::UnknownFraming { .. } => {
             if let Ok(json) = serde_json::from_slice::<serde_json::Value>(value) {
                 writeln!(text, "framing    none: JSON")?;
-                writeln!(text, "{}", serde_json::to_string_pretty(&json)?)?;
+                writeln!(text, "{}", to_json_pretty(&json)?)?;
             } else {
                 writeln!(text, "framing    {}", shown(&error.to_string()))?;
             }
@@ -162,7 +164,7 @@ fn decoded(decoder: &Decoder, value: &[u8]) -> anyhow::Result<String> {
     if !fields.is_empty() {
         writeln!(text, "readable before the fault")?;
         for (field, json) in fields {
-            writeln!(text, "  {field} = {json}")?;
+            writeln!(text, "  {} = {}", shown(&field), shown_json(&json))?;
         }
     }
     Ok(text)
