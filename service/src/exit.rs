@@ -85,7 +85,10 @@ fn code(kind: Kind, error: &anyhow::Error) -> u8 {
     if tracing::dispatcher::has_been_set() {
         tracing::error!("{says}{error:#}");
     } else {
-        output::note(format_args!("error: {says}{}", shown(&format!("{error:#}"))));
+        output::note(format_args!(
+            "error: {says}{}",
+            shown(&format!("{error:#}"))
+        ));
     }
     let is_due_to = |is: fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(is);
     match kind {
