@@ -8,10 +8,12 @@ mod codes;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::bail;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -67,13 +69,19 @@ where
         }
     };
     let kind = kind(&cli);
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return ExitCode::from(code(kind, &error.into())),
-    };
-    let ended = runtime.block_on(program(cli));
-    runtime.shutdown_background();
+    let ended = run(|| program(cli));
     ExitCode::from(ended.unwrap_or_else(|error| code(kind, &error)))
+}
+
+/// Runs a program on a runtime of its own. A panic is an error as any other: the exit code is one of the table.
+fn run<Program>(program: impl FnOnce() -> Program) -> anyhow::Result<u8>
+where
+    Program: Future<Output = anyhow::Result<u8>>,
+{
+    let runtime = tokio::runtime::Runtime::new()?;
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(program())));
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|_| bail!("a fault in this program, told above; please report it"))
 }
 
 /// The exit code for the error that ended a program, after logging it.
@@ -288,4 +296,31 @@ fn listen<F: Future<Output = ()>>(
         .name("signals".to_owned())
         .spawn(move || runtime.block_on(act(signals)))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_with_a_code_of_the_table() {
+        let ended = run(async || panic!("as a test wants it"));
+        let error = ended.unwrap_err();
+        assert_eq!(code(Kind::Service, &error), FAILED);
+        assert_eq!(code(Kind::Audit, &error), USAGE);
+    }
+
+    #[test]
+    fn the_code_is_that_of_the_cause() {
+        let operator = anyhow::Error::from(NeedsAttention("a".to_owned())).context("b");
+        let usage = anyhow::Error::from(WrongUsage("a".to_owned())).context("b");
+        for (error, expected) in [
+            (operator, CONFIG),
+            (usage, USAGE),
+            (anyhow::anyhow!("a"), FAILED),
+        ] {
+            assert_eq!(code(Kind::Command, &error), expected);
+            assert_eq!(code(Kind::Audit, &error), USAGE);
+        }
+    }
 }

@@ -106,12 +106,12 @@ pub async fn run(
     let sent = simulate(&options, &mut simulation, &mut sender, &shutdown).await;
     // What was sent before an error is waited for all the same.
     let acknowledged = sender.finish(&shutdown).await;
+    if let Ok(acknowledged) = &acknowledged {
+        let tasks = simulation.tasks();
+        output::account(&format!("sent {acknowledged} reports of {tasks} tasks\n"));
+    }
     sent?;
-    output::account(&format!(
-        "sent {} reports of {} tasks\n",
-        acknowledged?,
-        simulation.tasks()
-    ));
+    acknowledged?;
     Ok(())
 }
 
