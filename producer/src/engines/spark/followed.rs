@@ -39,6 +39,8 @@ pub(super) struct Followed {
     given_up: bool,
     /// Its last poll outlasted the interval.
     slow: bool,
+    /// When the turn of its first poll came.
+    first_polled: Option<Instant>,
 }
 
 /// How following an application came to its end.
@@ -76,21 +78,28 @@ impl Followed {
             quiet_since: None,
             given_up,
             slow: false,
+            first_polled: None,
         }
     }
 
-    /// Polls it every interval, and at once when the list says something else of it.
+    /// Polls it every interval from its first turn on, and at once when the list says something else of it.
     pub(super) async fn follow(mut self, mut listing: watch::Receiver<Listing>) -> Ending {
-        let mut ticks = interval(self.follower.options.interval);
+        let every = self.follower.options.interval;
+        let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let ended = loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 Ok(()) = listing.changed() => ticks.reset(),
             }
+            let is_first = self.first_polled.is_none();
             let listing = *listing.borrow_and_update();
             if self.poll(listing).await == Told::Ended {
                 break true;
+            }
+            // Those that are found together are polled one after the other; each keeps its place from then on.
+            if is_first && let Some(began) = self.first_polled {
+                ticks.reset_at(began + every);
             }
             let give_up_after = self.follower.options.give_up_after;
             let quiet = self.quiet_since.map(|since| since.elapsed());
@@ -155,9 +164,10 @@ impl Followed {
             }
             Told::Alive
         };
-        let (told, slow) = polls.run(share, interval, poll).await;
-        self.slow = slow;
-        told
+        let polled = polls.run(share, interval, poll).await;
+        self.slow = polled.slow;
+        self.first_polled.get_or_insert(polled.began);
+        polled.output
     }
 
     /// Asks the History Server for its end. Whether that was told and reported.
@@ -182,7 +192,7 @@ impl Followed {
             }
         };
         let interval = follower.options.interval;
-        polls.run(Share::Other, interval, poll).await.0
+        polls.run(Share::Other, interval, poll).await.output
     }
 
     /// Asks for its parts and reports them; its end only when its jobs were told. Whether they were.

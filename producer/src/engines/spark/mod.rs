@@ -37,6 +37,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::bail;
+use clap::builder::BoolishValueParser;
 use jiff::Timestamp;
 use schemas::TaskStatus;
 use service::address::{self, AddressParser};
@@ -115,7 +116,7 @@ pub struct Options {
     pub polls: u16,
 
     /// Keep running when all applications have ended, and report on new ones as they come
-    #[arg(long, env = "SPARK_STAY")]
+    #[arg(long, env = "SPARK_STAY", value_parser = BoolishValueParser::new())]
     pub stay: bool,
 
     /// How long to wait for an address that does not answer (yet), an application that is not listed

@@ -33,6 +33,15 @@ impl Share {
     }
 }
 
+/// A poll that has ended.
+pub(super) struct Polled<T> {
+    pub(super) output: T,
+    /// When its turn came.
+    pub(super) began: Instant,
+    /// It outlasted the interval.
+    pub(super) slow: bool,
+}
+
 /// The limit of one server; each share has it whole. Turns are taken in the order in which they are asked for.
 pub(super) struct PollLimit {
     server: String,
@@ -56,14 +65,12 @@ impl PollLimit {
 
     /// Runs a poll when its turn has come. A running one that outlasts `interval` moves to the other share as soon
     /// as that has room, and frees its turn.
-    ///
-    /// Gives what the poll gives, and whether it was slow: outlasted `interval`.
     pub(super) async fn run<T>(
         &self,
         share: Share,
         interval: Duration,
         poll: impl Future<Output = T>,
-    ) -> (T, bool) {
+    ) -> Polled<T> {
         let asked = Instant::now();
         let turns = match share {
             Share::Running => &self.running,
@@ -71,8 +78,8 @@ impl PollLimit {
         };
         // An error would say that it was closed, which it never is.
         let turn = turns.acquire().await.ok();
-        let begun = Instant::now();
-        self.note_wait(share, begun - asked, interval);
+        let began = Instant::now();
+        self.note_wait(share, began - asked, interval);
 
         let mut poll = pin!(poll);
         let move_over = async {
@@ -89,9 +96,13 @@ impl PollLimit {
                 output
             }
         };
-        let took = begun.elapsed();
+        let took = began.elapsed();
         metrics::histogram!(POLL_DURATION, "share" => share.as_str()).record(took.as_secs_f64());
-        (output, took > interval)
+        Polled {
+            output,
+            began,
+            slow: took > interval,
+        }
     }
 
     /// Counts a poll that came late, and logs when polls of what runs begin to be late and no longer are.
@@ -133,7 +144,7 @@ mod tests {
         let mut tasks = JoinSet::new();
         for _ in 0..polls {
             let limit = limit.clone();
-            tasks.spawn(async move { limit.run(share, INTERVAL, pending()).await.0 });
+            tasks.spawn(async move { limit.run(share, INTERVAL, pending()).await.output });
         }
         tasks
     }
@@ -157,7 +168,8 @@ mod tests {
         until_free(&limit.other, 0).await;
         assert_eq!(limit.running.available_permits(), 4);
         let prompt = limit.run(Share::Running, WAIT, ready(7));
-        assert_eq!(timeout(WAIT, prompt).await.unwrap(), (7, false));
+        let prompt = timeout(WAIT, prompt).await.unwrap();
+        assert_eq!((prompt.output, prompt.slow), (7, false));
     }
 
     #[tokio::test]
@@ -174,8 +186,8 @@ mod tests {
     async fn a_poll_that_outlasts_the_interval_is_slow() {
         let limit = PollLimit::new("here".to_owned(), 1);
         for share in [Share::Running, Share::Other] {
-            let (_, slow) = limit.run(share, INTERVAL, sleep(3 * INTERVAL)).await;
-            assert!(slow, "{share:?}");
+            let polled = limit.run(share, INTERVAL, sleep(3 * INTERVAL)).await;
+            assert!(polled.slow, "{share:?}");
         }
     }
 }
