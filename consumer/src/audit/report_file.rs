@@ -18,23 +18,20 @@ const MAX_LINKS: usize = 40;
 /// # Errors
 /// If the file or its folder cannot be written; the file is then as it was, and no temporary file is left.
 pub(super) fn replace(file: &Path, contents: &[u8]) -> io::Result<()> {
-    let target = target(file)?;
-    let existing = match fs::metadata(&target) {
-        Ok(metadata) => Some(metadata),
+    let existing = match fs::metadata(file) {
+        Ok(existing) if existing.is_file() => Some(existing),
+        Ok(_) => {
+            let mut pipe = OpenOptions::new().write(true).open(file)?;
+            return pipe.write_all(contents);
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    if existing
-        .as_ref()
-        .is_some_and(|existing| !existing.is_file())
-    {
-        let mut pipe = OpenOptions::new().write(true).open(&target)?;
-        return pipe.write_all(contents);
-    }
+    // Not before: the links of /proc to pipes have no target that can be opened by its name.
+    let target = target(file)?;
     let folder = folder_of(&target);
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
     let mut temporary = Builder::new()
-        .prefix(&format!(".{name}."))
+        .prefix(".report-")
         .suffix(".tmp")
         .permissions(Permissions::from_mode(0o666)) // less the umask
         .tempfile_in(folder)?;
@@ -86,6 +83,8 @@ fn target(file: &Path) -> io::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::symlink;
     use std::process::Command;
 
@@ -186,7 +185,17 @@ mod tests {
         assert_eq!(read.join().unwrap(), b"through");
         symlink("/dev/null", &null).unwrap();
         replace(&null, b"away").unwrap();
-        assert_eq!(names(folder.path()), ["null.json", "pipe.json"]);
+        // As /dev/stdout is one.
+        let (mut reader, writer) = io::pipe().unwrap();
+        let stdout = folder.path().join("stdout.json");
+        symlink(format!("/proc/self/fd/{}", writer.as_raw_fd()), &stdout).unwrap();
+        replace(&stdout, b"out").unwrap();
+        drop(writer);
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        assert_eq!(read, b"out");
+        let expected = ["null.json", "pipe.json", "stdout.json"];
+        assert_eq!(names(folder.path()), expected);
     }
 
     #[test]
@@ -196,6 +205,8 @@ mod tests {
         fs::create_dir(folder.path().join("a.json")).unwrap();
         assert!(replace(&folder.path().join("a.json"), b"").is_err());
         assert!(replace(&folder.path().join("none/b.json"), b"").is_err());
+        // Nobody may make a file there.
+        assert!(replace(Path::new("/proc/c.json"), b"").is_err());
         assert_eq!(names(folder.path()), ["a.json"]);
     }
 }
