@@ -15,7 +15,7 @@ use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::dead_letter::First;
 use schemas::{DeadLetter, Reject};
-use service::kafka::{Cluster, KafkaOptions, header};
+use service::kafka::{KafkaOptions, header};
 use service::limits::{SizeLimits, is_too_large};
 use service::lookup::Lookup;
 use service::subscription::Subscription;
@@ -25,7 +25,7 @@ use service::transaction::{Failed, Output, Transaction};
 use tokio_util::sync::CancellationToken;
 
 /// Counter: dead letters written, by kind. Label `reason`.
-const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
+pub(crate) const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
 /// What an offset's metadata begins with; the offsets follow, separated by commas.
 const METADATA: &str = "dead-lettered:";
 /// At most so many letters of unstored events: the broker takes 4096 bytes of metadata
@@ -78,16 +78,14 @@ impl Letters {
     /// A writer of letters for a member of `group`; `None` when shut down while Kafka was away.
     ///
     /// # Errors
-    /// If the topic does not exist, a setting is wrong, or a right is missing.
+    /// If a setting is wrong, or a right is missing.
     pub(crate) async fn start(
         options: &KafkaOptions,
-        cluster: &Cluster,
         topic: &str,
         group: &str,
         instance: String,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
-        cluster.require_topic(topic, "Write").await?;
         let limits = SizeLimits::read(options, &[topic]).await?;
         let transactional_id = format!("{group}-letters-{instance}");
         let batch_bytes = limits.smallest();
@@ -296,7 +294,8 @@ impl Letters {
         let output = output.map_err(NotWritten::Ever)?;
         output.initialise().map_err(not_written)?;
         let assigned = subscription.assignment().map_err(NotWritten::Ever)?;
-        self.take_over(&subscription.committed(&assigned)?);
+        let committed = subscription.committed(&assigned);
+        self.take_over(&committed.map_err(|error| NotWritten::Yet(format!("Kafka: {error}")))?);
         self.output = Some(output);
         Ok(())
     }

@@ -59,6 +59,16 @@ pub use store::DatabaseOptions;
 use anyhow::Context;
 use service::exit::NeedsAttention;
 use service::output;
+use service::telemetry::Help;
+
+/// What `/metrics` says of the consumer's own metrics.
+pub const HELP: &[Help] = &[
+    (run::ROWS, "Rows written, by table."),
+    (
+        letters::DEAD_LETTERS,
+        "Dead letters written, by kind of fault.",
+    ),
+];
 
 /// An error of any command: one of the database that no retry cures is for an operator, whichever command
 /// meets it.

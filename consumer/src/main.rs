@@ -217,7 +217,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             metrics,
         } => {
             let health = Arc::new(Health::default());
-            metrics.start(health.clone()).await?;
+            metrics.start(health.clone(), consumer::HELP).await?;
             on_this_thread(consumer::run(config, kafka, cli.database, health, stop))?
         }
         Command::Replay { asked, kafka } => {

@@ -22,6 +22,7 @@ use service::lookup::Lookup;
 use service::subscription::Subscription;
 use service::threads::blocking;
 use service::topic_id::{TopicId, TopicIdAnswer};
+use service::words::counted;
 
 use crate::batch::Anchor;
 use crate::rows::Part;
@@ -121,9 +122,10 @@ impl Origin<'_> {
             return Ok(());
         }
         Err(stop(format!(
-            "{topic} has {count} partitions, but {place} has stored its partition {last}: the topic was deleted and made \
+            "{topic} has {}, but {place} has stored its partition {last}: the topic was deleted and made \
              anew, or the database belongs to another topic. Nothing was stored. Give the database of this topic, or an \
-             empty one, by --database-url"
+             empty one, by --database-url",
+            counted(count, "partition")
         )))
     }
 
@@ -151,9 +153,10 @@ impl Origin<'_> {
         match self.on_gap {
             OnGap::Fail => Err(stop(format!(
                 "{topic} partition {partition} begins at offset {low}, but {place} has stored its {part} part up to \
-                 {next_offset} only: retention removed the {removed} offsets between before they were read, and whether \
-                 they were records, or only commit markers and aborted records, cannot be told any more. Nothing was \
-                 skipped. To go on without them start with --on-gap continue"
+                 {next_offset} only: retention removed {} between before they were read, and whether they \
+                 were records, or only commit markers and aborted records, cannot be told any more. Nothing was \
+                 skipped. To go on without them start with --on-gap continue",
+                counted(removed, "offset")
             ))),
             OnGap::Continue => {
                 tracing::error!(
@@ -161,7 +164,8 @@ impl Origin<'_> {
                     partition,
                     part,
                     "a gap: offsets {next_offset} to {low} were removed by retention before they were read, be they records \
-                     or commit markers; going on without these {removed} offsets, as --on-gap continue says"
+                     or commit markers; going on without them ({}), as --on-gap continue says",
+                    counted(removed, "offset")
                 );
                 Ok(())
             }

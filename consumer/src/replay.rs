@@ -29,6 +29,8 @@ use service::kafka::{Cluster, KafkaOptions};
 use service::lookup::Lookup;
 use service::range::{Bound, End as LogEnd, Ranges, Reader};
 use service::topic_id::TopicId;
+use service::warn_of_change;
+use service::words::counted;
 use tokio::sync::mpsc;
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::{Instant, sleep};
@@ -125,7 +127,7 @@ pub async fn replay(
         return Ok(());
     };
     let topic = &asked.events_topic;
-    let partitions = cluster.require_topic(topic, "Read").await?;
+    let partitions = cluster.require_topic(topic, "Read", None).await?;
     let topic_id = match id_of(topic, cluster.topic_id(topic).await).map_err(Trouble::into_error)? {
         Ok(id) => Some(id),
         Err(reason) => {
@@ -283,7 +285,8 @@ fn range(
             && let Some(partition) = offsets.keys().find(|p| !logs.contains_key(p))
         {
             return Err(wrong_usage(format!(
-                "{option} {bound}: {topic} has no partition {partition}, but {partitions} of them"
+                "{option} {bound}: {topic} has no partition {partition}, but {}",
+                counted(partitions, "partition")
             )));
         }
     }
@@ -455,7 +458,6 @@ impl Writing<'_> {
     /// and left out.
     async fn write(&mut self, mut batch: Batch) -> anyhow::Result<()> {
         let mut backoff = Backoff::default();
-        let mut waiting = false;
         while !batch.records().is_empty() {
             let count = batch.records().len().min(self.piece);
             match self
@@ -464,7 +466,6 @@ impl Writing<'_> {
             {
                 Ok(written) => {
                     self.moved_on(&mut batch, count, &written);
-                    waiting = false;
                 }
                 Err(fenced @ StoreError::Fenced(_)) => {
                     // The answer to our own commit may have been lost.
@@ -479,15 +480,15 @@ impl Writing<'_> {
                              again to go on",
                             self.place
                         ),
-                        Err(error) => self.wait(error, &mut backoff, &mut waiting).await?,
+                        Err(error) => self.wait(error, &mut backoff).await?,
                     }
                 }
                 Err(StoreError::TooLong(reason)) if count > 1 => {
                     self.piece = count / 2;
-                    tracing::warn!(
-                        "{}: {reason}; storing at most {} events at once",
+                    warn_of_change!(
+                        "{}: {reason}; storing at most {} at once",
                         self.place,
-                        self.piece
+                        counted(self.piece, "event")
                     );
                 }
                 Err(StoreError::Refused(message)) => {
@@ -496,11 +497,11 @@ impl Writing<'_> {
                         Ok(()) => {}
                         Err(Trouble::Lasting(error)) => return Err(error),
                         Err(Trouble::Passing(what)) => {
-                            self.wait_for(what, &mut backoff, &mut waiting).await;
+                            self.wait_for(what, &mut backoff).await;
                         }
                     }
                 }
-                Err(error) => self.wait(error, &mut backoff, &mut waiting).await?,
+                Err(error) => self.wait(error, &mut backoff).await?,
             }
             if self.given_up() {
                 return Ok(());
@@ -528,7 +529,7 @@ impl Writing<'_> {
                 }
             }
         }
-        let (mut backoff, mut waiting) = (Backoff::default(), false);
+        let mut backoff = Backoff::default();
         while !advances.is_empty() && !self.given_up() {
             match self.store.move_on(&advances, &self.identity).await {
                 Ok(()) => {
@@ -546,10 +547,10 @@ impl Writing<'_> {
                             break;
                         }
                         Ok(false) => bail!("{}: {fenced}", self.place),
-                        Err(error) => self.wait(error, &mut backoff, &mut waiting).await?,
+                        Err(error) => self.wait(error, &mut backoff).await?,
                     }
                 }
-                Err(error) => self.wait(error, &mut backoff, &mut waiting).await?,
+                Err(error) => self.wait(error, &mut backoff).await?,
             }
         }
         Ok(())
@@ -670,23 +671,16 @@ impl Writing<'_> {
     }
 
     /// Waits before the next try, if trying again may help.
-    async fn wait(
-        &mut self,
-        error: StoreError,
-        backoff: &mut Backoff,
-        waiting: &mut bool,
-    ) -> anyhow::Result<()> {
+    async fn wait(&mut self, error: StoreError, backoff: &mut Backoff) -> anyhow::Result<()> {
         match trouble(error, self.place) {
             Trouble::Lasting(error) => return Err(error),
-            Trouble::Passing(what) => self.wait_for(what, backoff, waiting).await,
+            Trouble::Passing(what) => self.wait_for(what, backoff).await,
         }
         Ok(())
     }
 
-    async fn wait_for(&mut self, what: String, backoff: &mut Backoff, waiting: &mut bool) {
-        if !std::mem::replace(waiting, true) {
-            tracing::warn!("waiting for {what}");
-        }
+    async fn wait_for(&mut self, what: String, backoff: &mut Backoff) {
+        warn_of_change!("waiting for {what}");
         tokio::select! {
             () = self.shutdown.cancelled() => self.account.left_unstored = true,
             () = sleep(backoff.pause()) => {}

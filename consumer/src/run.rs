@@ -15,14 +15,17 @@ use service::backoff::Backoff;
 use service::breaker::{Breaker, BreakerOptions, Tripped};
 use service::exit::NeedsAttention;
 use service::health::Health;
-use service::kafka::KafkaOptions;
+use service::kafka::{KafkaOptions, NewTopic};
 use service::lookup::Lookup;
 use service::pause;
 use service::registry::RegistryError;
+use service::repeats;
 use service::rival;
 use service::subscription::{Next, OutsideTheLog, Subscription};
 use service::telemetry::{messaging, names};
 use service::topic_id::TopicId;
+use service::warn_of_change;
+use service::words::counted;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +43,7 @@ use crate::trial::{Trial, Tried};
 use crate::writers::Writers;
 
 /// Counter: rows written. Label `db_collection_name`.
-const ROWS: &str = "taskrunning_rows_total";
+pub(crate) const ROWS: &str = "taskrunning_rows_total";
 
 /// How long Kafka may take to tell the topic's id.
 const ASK: Duration = Duration::from_secs(10);
@@ -154,7 +157,17 @@ pub async fn run(
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
     };
-    cluster.require_topic(&config.events_topic, "Read").await?;
+    let make = NewTopic::with(topics::EVENTS_SETTINGS);
+    cluster
+        .require_topic(&config.events_topic, "Read", Some(make))
+        .await?;
+    let make = NewTopic {
+        carries: Some(&config.events_topic),
+        ..NewTopic::with(topics::DEAD_LETTERS_SETTINGS)
+    };
+    cluster
+        .require_topic(&config.dead_letters_topic, "Write", Some(make))
+        .await?;
     cluster.refuse_compaction(&config.events_topic).await?;
     cluster
         .refuse_compaction(&config.dead_letters_topic)
@@ -162,7 +175,6 @@ pub async fn run(
     let (parts, group_id) = (config.parts(), config.group());
     let letters = Letters::start(
         &kafka,
-        &cluster,
         &config.dead_letters_topic,
         &group_id,
         config.instance(),
@@ -260,7 +272,6 @@ pub(crate) async fn open(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Store>> {
     let mut backoff = Backoff::default();
-    let mut told = false;
     health.waiting_for(format!("{}: to be opened", database.place()));
     loop {
         let opened = async {
@@ -279,9 +290,7 @@ pub(crate) async fn open(
             }
             Err(Trouble::Lasting(error)) => return Err(error),
             Err(Trouble::Passing(what)) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!("waiting for {what}");
-                }
+                warn_of_change!("waiting for {what}");
                 health.waiting_for(what);
             }
         }
@@ -594,15 +603,15 @@ impl Entrance<'_> {
             .map_or(offset, |record| record.anchor.offset);
         NeedsAttention(format!(
             "{tripped} ({}), the last one {topic} partition {partition} offset {offset}: {}. {}. Since its start this \
-             consumer stored {} events and wrote {} dead letters; of partition {partition} nothing is stored from offset \
+             consumer stored {} and wrote {}; of partition {partition} nothing is stored from offset \
              {first} on. Is it the wrong --events-topic or --database-url, has a table a rule of its own, or does the \
              router write with another schema? Correct it and start again, or let them become dead letters with a \
              higher limit",
             tripped.option(),
             why.map_or("", |reject| &reject.message),
             tripped.letters(&self.config.dead_letters_topic),
-            self.stored,
-            self.letters.count,
+            counted(self.stored, "event"),
+            counted(self.letters.count, "dead letter"),
         ))
         .into()
     }
@@ -629,13 +638,10 @@ impl Entrance<'_> {
 
     /// Something is away: nothing more is read until it answers, but the group is kept.
     fn wait_for(&mut self, what: String) -> anyhow::Result<()> {
+        warn_of_change!("waiting for {what}");
         let outage = match &mut self.outage {
-            Some(outage) => {
-                tracing::debug!("still waiting for {what}");
-                outage
-            }
+            Some(outage) => outage,
             None => {
-                tracing::warn!("waiting for {what}");
                 self.subscription.pause()?;
                 self.outage.insert(Outage {
                     backoff: Backoff::default(),
@@ -650,7 +656,8 @@ impl Entrance<'_> {
 
     fn answered(&mut self) -> anyhow::Result<()> {
         if self.outage.take().is_some() {
-            tracing::info!("what was waited for answers again");
+            let after = repeats::end(module_path!());
+            tracing::info!("what was waited for answers again, {after}");
             self.health.answered();
             self.subscription.resume()?;
         }
@@ -883,9 +890,10 @@ impl Entrance<'_> {
                     stored,
                     rows,
                 }) => {
-                    tracing::warn!(
-                        "{}: {reason}; {stored} of {count} events are stored, the others are read again",
-                        self.place
+                    warn_of_change!(
+                        "{}: {reason}; {stored} of {} are stored, the others are read again",
+                        self.place,
+                        counted(count, "event")
                     );
                     self.count(stored, rows);
                     self.in_halves = false;
@@ -895,17 +903,20 @@ impl Entrance<'_> {
                     return Ok(());
                 }
                 Err(fenced @ StoreError::Fenced(_)) => {
-                    tracing::warn!("{fenced}");
+                    warn_of_change!("{fenced}");
                     return self.go_back().await;
                 }
                 Err(replaced @ StoreError::Replaced(_)) => return self.find_place(replaced).await,
                 Err(StoreError::TooLong(reason)) if count > 1 => {
                     self.piece = count / 2;
                     let slow = format!(
-                        "{}: {reason}; storing at most {} events at once",
-                        self.place, self.piece
+                        "{}: {reason}; storing at most {} at once",
+                        self.place,
+                        counted(self.piece, "event")
                     );
-                    tracing::warn!("{slow}");
+                    if repeats::is_new(module_path!(), &slow) {
+                        tracing::warn!("{slow}");
+                    }
                     self.health.waiting_for(slow);
                 }
                 Err(StoreError::Refused(message)) => {

@@ -75,6 +75,20 @@ fn every_metric_that_a_program_can_expose_is_documented_and_no_other() {
     assert_eq!(known, documented().into_keys().collect());
 }
 
+/// The producer's are scraped by its own tests.
+#[test]
+fn each_documented_metric_of_router_and_consumer_says_what_it_is() {
+    for (name, own) in [("router", router::HELP), ("consumer", consumer::HELP)] {
+        let known = service::telemetry::names::HELP.iter().chain(own);
+        let known: BTreeSet<&str> = known.map(|(metric, _)| *metric).collect();
+        for (metric, (_, programs)) in documented() {
+            if programs.contains(name) {
+                assert!(known.contains(metric.as_str()), "{name}: {metric}");
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn router_and_consumer_expose_what_is_documented_of_them() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
@@ -115,6 +129,12 @@ async fn router_and_consumer_expose_what_is_documented_of_them() {
         )
         .await;
         assert_eq!(exposed(&page), told, "{name}");
+        for metric in told.keys() {
+            let help = page
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("# HELP {metric} ")));
+            assert!(help.is_some_and(|help| !help.is_empty()), "{name}: {page}");
+        }
         until(
             &format!("{name} is ready"),
             Duration::from_secs(60),

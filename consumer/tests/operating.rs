@@ -10,7 +10,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use service::testing::{ANY_PORT, NOBODY, Process, unique, until};
+use service::testing::{
+    ANY_PORT, NOBODY, Process, make_topic_as_hinted, topic_setting, unique, until,
+};
 use support::{Kind, Pipeline};
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
@@ -113,15 +115,27 @@ async fn what_a_person_has_to_change_ends_with_78_and_wrong_usage_with_2() {
     let Some(mut pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };
-    pipeline.events = unique("absent");
-    let arguments = [vec!["run"], pipeline.consumer_arguments()].concat();
-    let ended = run(&arguments);
-    let log = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(78), "{log}");
-    assert!(
-        log.contains(&pipeline.events) && log.contains("kafka-topics.sh"),
-        "{log}"
-    );
+    (pipeline.events, pipeline.letters) = (unique("absent"), unique("absent-letters"));
+    for (missing, max_bytes) in [
+        (&pipeline.events, "1114124"),
+        (&pipeline.letters, "2162688"),
+    ] {
+        let arguments = [vec!["run"], pipeline.consumer_arguments()].concat();
+        let ended = run(&arguments);
+        let log = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(78), "{log}");
+        assert!(
+            log.contains(&format!("topic {missing} does not exist on ")),
+            "{log}"
+        );
+        if make_topic_as_hinted(&log) {
+            let made = topic_setting(&pipeline.bootstrap, missing, "max.message.bytes");
+            assert_eq!(made.await, max_bytes);
+        }
+    }
+    let consumer = pipeline.program("consumer", &[]);
+    consumer.until_logged("storing ").await;
+    consumer.stop().await;
 
     assert_eq!(run(&["run", "--part", "everything"]).status.code(), Some(2));
     let wrong = run(&[

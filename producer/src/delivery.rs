@@ -27,7 +27,11 @@ use service::kafka::{KafkaOptions, wrong_settings};
 use service::limits::{CLIENT_MESSAGE_MAX_BYTES, is_too_large, refuses_batch};
 use service::producer::PolledProducer;
 use service::registry::{Registry, RegistryError};
+use service::repeats;
 use service::telemetry::{messaging, names};
+use service::throttling::{self, Throttling};
+use service::warn_of_change;
+use service::words::counted;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -46,12 +50,12 @@ const REPORT_OVERHEAD_BYTES: usize = 24;
 const BACK_OFF: Duration = Duration::from_secs(1);
 
 /// Counter: unsent reports that a newer one of their task replaced.
-const REPLACED: &str = "taskrunning_reports_replaced_total";
+pub(crate) const REPLACED: &str = "taskrunning_reports_replaced_total";
 /// Counter: reports that were not sent for want of room, or that Kafka refuses for good. Label
 /// `reason`: `no_room`, `no_room_final`, `refused`.
-const LOST: &str = "taskrunning_reports_lost_total";
+pub(crate) const LOST: &str = "taskrunning_reports_lost_total";
 /// Gauge: reports that wait for Kafka or are on their way.
-const WAITING: &str = "taskrunning_reports_waiting";
+pub(crate) const WAITING: &str = "taskrunning_reports_waiting";
 
 const DEFAULTS: &[(&str, &str)] = &[
     AT_ONCE,
@@ -138,7 +142,10 @@ impl Delivery {
         health: Option<Arc<Health>>,
     ) -> anyhow::Result<Self> {
         let mut defaults = DEFAULTS.to_vec();
-        defaults.extend(health.is_some().then_some(STATISTICS));
+        defaults.push(match health {
+            Some(_) => STATISTICS,
+            None => throttling::STATISTICS,
+        });
         let mut config = kafka.client_config(&defaults, FIXED)?;
         let size_limit = SizeLimit::of(&config);
         if config.get("message.max.bytes").is_none() {
@@ -148,6 +155,7 @@ impl Delivery {
             complaint: Mutex::default(),
             delivered: AtomicU64::new(0),
             watch: health.map(Watch::new),
+            throttling: Throttling::default(),
         }));
         let producer = producer(&config, &logs).map_err(wrong_settings)?;
         let room = Room {
@@ -262,8 +270,11 @@ impl std::fmt::Display for Undelivered {
         if waiting > 0 {
             write!(
                 f,
-                "{waiting} of {made} reports ({} of them final) could not be delivered within {:?}: {}",
-                self.finals, self.waited, self.reason
+                "{waiting} of {} ({} of them final) could not be delivered within {:?}: {}",
+                counted(made, "report"),
+                self.finals,
+                self.waited,
+                self.reason
             )?;
         }
         if lost + refused > 0 {
@@ -373,18 +384,22 @@ impl Shared {
         loop {
             let (what, lasting) = match register(&registry, &self.topic).await {
                 Ok(framing) => {
-                    lock(&self.held_up).take();
+                    if lock(&self.held_up).take().is_some() {
+                        let after = repeats::end(module_path!());
+                        tracing::info!("the schema registry answers, {after}");
+                    }
                     return framing;
                 }
                 Err(RegistryError::Away(what)) => (what, false),
                 Err(RegistryError::Refused(why)) => (why, true),
             };
-            let before = lock(&self.held_up).replace(what.clone());
-            match before {
-                Some(before) if before == what => {}
-                _ if lasting => tracing::error!("no report can be sent, trying again: {what}"),
-                None => tracing::warn!("reports wait for {what}"),
-                Some(_) => {}
+            lock(&self.held_up).replace(what.clone());
+            match lasting {
+                false => warn_of_change!("reports wait for {what}"),
+                true if repeats::is_new(module_path!(), &what) => {
+                    tracing::error!("no report can be sent, trying again: {what}");
+                }
+                true => {}
             }
             sleep(backoff.pause()).await;
         }
@@ -480,7 +495,8 @@ impl Shared {
         self.logs.0.delivered.fetch_add(1, Ordering::Relaxed);
         metrics::counter!(names::SENT, &messaging("send", &self.topic)).increment(1);
         if lock(&self.held_up).take().is_some() {
-            tracing::info!("Kafka takes reports again");
+            let after = repeats::end(module_path!());
+            tracing::info!("Kafka takes reports again, {after}");
         }
         self.emptied.notify_waiters();
     }
@@ -514,10 +530,8 @@ impl Shared {
         }
         self.give_back(ticket, report);
         let error = error.to_string();
-        let before = lock(&self.held_up).replace(error.clone());
-        if before.as_ref() != Some(&error) {
-            tracing::warn!("{} takes no reports, trying again: {error}", self.topic);
-        }
+        lock(&self.held_up).replace(error.clone());
+        warn_of_change!("{} takes no reports, trying again: {error}", self.topic);
         Instant::now() + BACK_OFF
     }
 }
@@ -531,6 +545,7 @@ struct Observed {
     complaint: Mutex<Option<String>>,
     delivered: AtomicU64,
     watch: Option<Watch>,
+    throttling: Throttling,
 }
 
 impl ClientContext for Logs {
@@ -538,10 +553,11 @@ impl ClientContext for Logs {
         if let Some(watch) = &self.0.watch {
             watch.observe(&statistics, self.0.delivered.load(Ordering::Relaxed));
         }
+        self.0.throttling.observe(&statistics);
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        service::subscription::log(level, facility, message);
+        service::repeats::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -48,3 +48,31 @@ mod size_limit;
 pub use delivery::{Stats, Undelivered};
 pub use engines::{publish, simulate, spark};
 pub use reporter::{Options, Part, Reporter, ReporterError, Task, TaskSource};
+
+/// What `/metrics` says of the producer's own metrics.
+pub const HELP: &[service::telemetry::Help] = &[
+    (
+        delivery::REPLACED,
+        "Unsent reports that a newer one of their task replaced.",
+    ),
+    (
+        delivery::LOST,
+        "Reports not sent for want of room, or refused by Kafka for good, by reason.",
+    ),
+    (
+        delivery::WAITING,
+        "Reports that wait for Kafka or are on their way.",
+    ),
+    (
+        spark::FOLLOWED,
+        "Applications that are followed, those whose end is being looked up included.",
+    ),
+    (
+        spark::POLL_DURATION,
+        "Duration of a poll of an application, in seconds.",
+    ),
+    (
+        spark::POLLS_LATE,
+        "Polls that waited for their turn for a whole interval, by share.",
+    ),
+];

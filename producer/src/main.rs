@@ -85,18 +85,18 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     let health = Arc::new(Health::default());
     match cli.command {
         Command::Spark { options, metrics } => {
-            metrics.start(health.clone()).await?;
+            metrics.start(health.clone(), producer::HELP).await?;
             spark::run(options, &cli.kafka, &cli.topic, health, shutdown).await?;
         }
         Command::Publish { options, metrics } => {
-            metrics.start(health.clone()).await?;
+            metrics.start(health.clone(), producer::HELP).await?;
             let bad = publish::run(options, &cli.kafka, &cli.topic, health, shutdown).await?;
             if bad > 0 {
                 return Ok(exit::USAGE);
             }
         }
         Command::Simulate { options, metrics } => {
-            metrics.start(health.clone()).await?;
+            metrics.start(health.clone(), producer::HELP).await?;
             simulate::run(options, &cli.kafka, &cli.topic, health, shutdown).await?;
         }
     }

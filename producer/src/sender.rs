@@ -22,6 +22,9 @@ use service::limits::refuses_batch;
 use service::producer::PolledProducer;
 use service::registry::{Registry, RegistryError, until_answered};
 use service::telemetry::{messaging, names};
+use service::throttling::Throttling;
+use service::warn_of_change;
+use service::words::counted;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -113,6 +116,7 @@ impl Sender {
             allow: kafka.allow(&format!("--topic {topic}"), "Write"),
             sent: metrics::counter!(names::SENT, &messaging("send", topic)),
             watch: Watch::new(health),
+            throttling: Throttling::default(),
         }));
         let producer = kafka
             .client_config(DEFAULTS, FIXED)?
@@ -182,16 +186,16 @@ impl Sender {
     /// Sends the records of refused batches again, one at a time: only one that is refused by itself cannot be
     /// delivered. They arrive behind reports of their tasks that were on their way; `sequence` tells the order.
     async fn send_refused(&self) -> anyhow::Result<()> {
-        let counted = &self.acks.0;
-        while counted.any_refused.swap(false, Ordering::Acquire) {
+        let acks = &self.acks.0;
+        while acks.any_refused.swap(false, Ordering::Acquire) {
             self.until_answered().await;
-            let refused = std::mem::take(&mut *counted.refused());
-            tracing::warn!(
-                "{} has refused a batch; its {} reports are sent again one by one",
+            let refused = std::mem::take(&mut *acks.refused());
+            warn_of_change!(
+                "{} has refused a batch of {}; they are sent again one by one",
                 self.topic,
-                refused.len()
+                counted(refused.len(), "report")
             );
-            counted.alone.store(true, Ordering::Release);
+            acks.alone.store(true, Ordering::Release);
             for (key, value) in &refused {
                 let record = BaseRecord::to(&self.topic).key(key).payload(value);
                 let sent = self.producer.send(record);
@@ -199,7 +203,7 @@ impl Sender {
                     .with_context(|| format!("sending a report to {} again", self.topic))?;
                 self.until_answered().await;
             }
-            counted.alone.store(false, Ordering::Release);
+            acks.alone.store(false, Ordering::Release);
         }
         Ok(())
     }
@@ -244,8 +248,9 @@ impl Sender {
         let acknowledged = self.acks.0.acknowledged.load(Ordering::Acquire);
         if acknowledged < sent {
             bail!(
-                "Kafka has not acknowledged {} of {sent} reports sent to {}",
+                "Kafka has not acknowledged {} of {} sent to {}",
                 sent - acknowledged,
+                counted(sent, "report"),
                 self.topic
             );
         }
@@ -270,6 +275,7 @@ struct Counted {
     allow: String,
     sent: metrics::Counter,
     watch: Watch,
+    throttling: Throttling,
 }
 
 impl Counted {
@@ -288,7 +294,10 @@ impl Acks {
         let first_error = first_error.unwrap_or_else(PoisonError::into_inner);
         let first_error = first_error.as_ref();
         let why = first_error.map_or_else(String::new, ToString::to_string);
-        let why = format!("{failed} reports could not be delivered to {topic}; the first: {why}");
+        let why = format!(
+            "{} not delivered to {topic}; the first: {why}",
+            counted(failed, "report")
+        );
         let code = first_error.and_then(KafkaError::rdkafka_error_code);
         if code == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
             return Err(NeedsAttention(format!("{why}; {}", self.0.allow)).into());
@@ -336,10 +345,11 @@ impl ClientContext for Acks {
     fn stats(&self, statistics: Statistics) {
         let acknowledged = self.0.acknowledged.load(Ordering::Relaxed);
         self.0.watch.observe(&statistics, acknowledged);
+        self.0.throttling.observe(&statistics);
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        service::subscription::log(level, facility, message);
+        service::repeats::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -76,7 +76,7 @@ async fn a_bad_line_stops_the_reading_and_what_came_before_it_is_delivered() {
     std::fs::write(file.path(), lines.join("\n")).unwrap();
     let output = reports.run(&["publish", file.path().to_str().unwrap()], b"");
     assert_eq!(output.status.code(), Some(2));
-    assert_eq!(text(&output.stdout), "sent 2 reports, 1 bad lines\n");
+    assert_eq!(text(&output.stdout), "sent 2 reports, 1 bad line\n");
     assert!(text(&output.stderr).contains("line 3: "));
     assert_eq!(sequences(&reports.by_task()["exec-1"]), [0, 1]);
 }
@@ -122,9 +122,6 @@ async fn where_batches_are_refused_only_the_line_that_cannot_fit_is_refused() {
     let published = reports.run(&["publish"], large.join("\n").as_bytes());
     assert_eq!(published.status.code(), Some(1));
     let told = text(&published.stderr);
-    assert!(
-        told.contains("1 reports could not be delivered to"),
-        "{told}"
-    );
+    assert!(told.contains("1 report not delivered to"), "{told}");
     assert_eq!(reports.by_task()["exec-1"].len(), 201);
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rdkafka::message::Message;
-use service::testing::{Process, read_all, until};
+use service::testing::{ANY_PORT, Process, kafka, make_topic_as_hinted, read_all, unique, until};
 use support::{Reports, number_before, text};
 
 const SEEDED: &[&str] = &[
@@ -124,4 +124,54 @@ async fn stopped_by_a_signal_it_delivers_what_it_made_and_says_how_much() {
         number_before(said, "reports"),
         tasks.values().map(Vec::len).sum::<usize>()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_as_hinted_takes_reports_and_each_metric_says_what_it_is() {
+    let Some(bootstrap) = kafka() else { return };
+    let reports = Reports {
+        bootstrap,
+        topic: unique("absent"),
+    };
+    let absent = reports.run(&["simulate", "--count", "1"], b"");
+    let log = text(&absent.stderr);
+    assert_eq!(absent.status.code(), Some(78), "{log}");
+    if !make_topic_as_hinted(&log) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = reports.arguments(&["simulate", "--rate", "50", "--metrics-listen", ANY_PORT]);
+    let program = Path::new(env!("CARGO_BIN_EXE_producer"));
+    let process = Process::start(folder.path(), "producer", program, &arguments);
+    let sent = "messaging_client_sent_messages_total{";
+    let page = until(
+        "it has sent reports",
+        Duration::from_secs(120),
+        async || {
+            let (_, page) = process.get("/metrics")?;
+            let throttled = page.contains("taskrunning_throttled_seconds{client=\"producer\"} 0");
+            (page.contains(sent) && throttled).then_some(page)
+        },
+    )
+    .await;
+    let of = |what: &str| -> Vec<String> {
+        let lines = page.lines().filter_map(|line| line.strip_prefix(what));
+        lines
+            .map(|line| line.split(' ').next().unwrap().to_owned())
+            .collect()
+    };
+    assert!(!of("# TYPE ").is_empty());
+    assert_eq!(of("# HELP "), of("# TYPE "), "{page}");
+    assert!(process.stop().await.success());
+    // Those of other adapters.
+    let listed = include_str!("../../docs/operations.md");
+    let rows = listed
+        .lines()
+        .filter(|row| row.contains(" producer spark |"));
+    let metrics = rows.filter_map(|row| row.strip_prefix("| `")?.split('`').next());
+    let missing: Vec<_> = metrics
+        .filter(|metric| metric.starts_with("taskrunning_"))
+        .filter(|metric| !producer::HELP.iter().any(|(known, _)| known == metric))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }

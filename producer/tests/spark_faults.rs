@@ -86,7 +86,7 @@ async fn answers_that_are_none_make_parts_null_warn_once_and_the_next_poll_goes_
     let last = told.last().unwrap();
     assert_eq!(last.progress.as_ref().unwrap().progress, 1.0);
     assert!(
-        log.contains(&format!("sent {} reports of 1 tasks", told.len())),
+        log.contains(&format!("sent {} reports of 1 task\n", told.len())),
         "{log}"
     );
 }
@@ -122,6 +122,26 @@ async fn an_address_that_refuses_connections_does_not_keep_others_from_being_rep
     assert_eq!(told.len(), 2);
     assert_eq!(ended(&told["app-1"]), [TaskStatus::Succeed]);
     assert_eq!(ended(&told["app-2"]), [TaskStatus::Failed]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_answers_without_a_list_was_reached_though_it_is_gone_by_then() {
+    let Some(reports) = Reports::make("spark-faults").await else {
+        return;
+    };
+    let spark = Spark::start([App::new(APP, job("RUNNING", 2))]).await;
+    spark.set(|state| state.list_fails = true);
+    let urls = ["--url", &spark.url, "--give-up-after", "3s"];
+    let mut adapter = Adapter::start(&reports, &urls);
+    adapter.logs("it answers 503").await;
+    spark.stop().await;
+    assert_eq!(adapter.process.ended().await.code(), Some(1));
+    let log = adapter.process.log();
+    assert!(
+        log.contains(" never listed its applications: it answers 503"),
+        "{log}"
+    );
+    assert!(!log.contains("never reached"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

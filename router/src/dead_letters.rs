@@ -24,10 +24,11 @@ use rdkafka::message::Message;
 use schemas::topics;
 use serde_json::json;
 use service::exit::{Kind, OK, USAGE, WrongUsage, help};
-use service::kafka::{Cluster, KafkaOptions};
+use service::kafka::{Cluster, KafkaOptions, NewTopic};
 use service::output;
 use service::range::{End, Position, Reader, moment};
 use service::text::shown;
+use service::words::counted;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
@@ -218,7 +219,7 @@ pub async fn dead_letters(
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
     let desk = Desk {
         partitions: cluster
-            .require_topic(&asked.dead_letters_topic, "Read")
+            .require_topic(&asked.dead_letters_topic, "Read", None)
             .await?,
         topic: asked.dead_letters_topic,
         reader: Reader::connect(kafka)?,
@@ -328,7 +329,7 @@ impl Desk<'_> {
             0 => String::new(),
             more => format!("; {more} more with --limit 0"),
         };
-        writeln!(text, "{total} letters in {}{more}", self.topic)?;
+        writeln!(text, "{} in {}{more}", counted(total, "letter"), self.topic)?;
         output::print(&text)?;
         Ok(OK)
     }
@@ -358,9 +359,10 @@ impl Desk<'_> {
         let missing = letters.missing();
         for position in &missing {
             output::note(format_args!(
-                "{position}: no letter stands there in {}, which has {} partitions: it has expired or is yet to come, or a note or \
+                "{position}: no letter stands there in {}, which has {}: it has expired or is yet to come, or a note or \
                  a commit marker stands there",
-                self.topic, self.partitions
+                self.topic,
+                counted(self.partitions, "partition")
             ));
         }
         if missing.is_empty() { OK } else { USAGE }
@@ -384,7 +386,8 @@ impl Desk<'_> {
             .collect();
         let mut limits = BTreeMap::new();
         for target in targets {
-            cluster.require_topic(&target, "Write").await?;
+            let make = NewTopic::with(topics::REPORTS_SETTINGS);
+            cluster.require_topic(&target, "Write", Some(make)).await?;
             limits.insert(target.clone(), cluster.max_record_bytes(&target).await?);
         }
 
@@ -492,12 +495,6 @@ pub(crate) fn position(record: &impl Message) -> Position {
         partition: record.partition(),
         offset: record.offset(),
     }
-}
-
-/// So many of what the noun names.
-fn counted(count: usize, noun: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {noun}{plural}")
 }
 
 /// How often each occurs.

@@ -35,18 +35,22 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::dead_letter::First;
-use schemas::{Adjustment, CURRENT_EVENT, DeadLetter, Framing, PlainSource, Reject};
+use schemas::{Adjustment, CURRENT_EVENT, DeadLetter, Framing, PlainSource, Reject, topics};
 use service::backoff::Backoff;
 use service::breaker::Breaker;
 use service::exit::{NeedsAttention, StartOver};
 use service::health::Health;
+use service::kafka::NewTopic;
 use service::limits::is_too_large;
 use service::pause;
 use service::registry::{Registry, RegistryError, until_answered};
+use service::repeats;
 use service::rival::{self, Identity};
 use service::subscription::{Next, Subscription};
-use service::telemetry::{messaging, names};
+use service::telemetry::{Help, messaging, names};
 use service::transaction::{Failed, Output, Transaction};
+use service::warn_of_change;
+use service::words::counted;
 use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -67,6 +71,12 @@ pub use route::{Outcome, route};
 const ADJUSTMENTS: &str = "taskrunning_adjustments_total";
 /// Counter: dead letters written, by kind. Label `reason`.
 const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
+
+/// What `/metrics` says of the router's own metrics.
+pub const HELP: &[Help] = &[
+    (ADJUSTMENTS, "Repairs of reports out of range, by kind."),
+    (DEAD_LETTERS, "Dead letters written, by kind of fault."),
+];
 
 /// While records are waiting, a transaction goes on for so long, unless it is full before: the more of them
 /// it holds, the less each costs. Of eight routers on one core each fills it in about this time.
@@ -118,7 +128,7 @@ pub async fn run(
         if shutdown.is_cancelled() {
             break;
         }
-        tracing::warn!("starting over from what was committed: {error:#}");
+        warn_of_change!("starting over from what was committed: {error:#}");
         health.waiting_for(format!("Kafka: {error}"));
         if begun.elapsed() > Duration::from_secs(60) {
             backoff = Backoff::default();
@@ -171,15 +181,25 @@ async fn route_with_new_clients(
     let Some(cluster) = config.kafka.cluster(shutdown).await? else {
         return Ok(());
     };
-    cluster.require_topic(&config.source_topic, "Read").await?;
+    let source = &config.source_topic;
+    let make = NewTopic::with(topics::REPORTS_SETTINGS);
+    let partitions = cluster.require_topic(source, "Read", Some(make)).await?;
     // Not ours to refuse: what its owners let compaction delete was never to be routed.
     match cluster.compaction(&config.source_topic).await {
-        Ok(None) => {}
-        Ok(Some(why)) => tracing::warn!("{why}"),
+        Ok(Some(why)) if repeats::is_new(module_path!(), &why) => tracing::warn!("{why}"),
+        Ok(_) => {}
         Err(error) => tracing::info!("{error:#}"),
     }
-    for topic in [&config.events_topic, &config.dead_letters_topic] {
-        cluster.require_topic(topic, "Write").await?;
+    for (topic, settings) in [
+        (&config.events_topic, topics::EVENTS_SETTINGS),
+        (&config.dead_letters_topic, topics::DEAD_LETTERS_SETTINGS),
+    ] {
+        let make = NewTopic {
+            partitions,
+            settings,
+            carries: Some(source),
+        };
+        cluster.require_topic(topic, "Write", Some(make)).await?;
         cluster.refuse_compaction(topic).await?;
     }
     let limits = Limits::read(config).await?;
@@ -404,9 +424,7 @@ impl Router<'_> {
             }
             Err(RegistryError::Refused(why)) => Err(NeedsAttention(why).into()),
             Err(RegistryError::Away(what)) => {
-                if self.outage.is_none() {
-                    tracing::warn!("waiting for {what}");
-                }
+                warn_of_change!("waiting for {what}");
                 let mut backoff = Backoff::default();
                 let next_try = Instant::now() + backoff.pause();
                 self.outage = Some(Outage {
@@ -456,13 +474,15 @@ impl Router<'_> {
                     .writers
                     .decoder
                     .learn_id(outage.id, schema.as_deref());
-                tracing::info!("the schema registry answers again");
+                let after = repeats::end(module_path!());
+                tracing::info!("the schema registry answers again, {after}");
                 self.outage = None;
                 self.health.answered();
                 subscription.resume()
             }
             Err(RegistryError::Refused(why)) => Err(NeedsAttention(why).into()),
             Err(RegistryError::Away(what)) => {
+                warn_of_change!("waiting for {what}");
                 outage.next_try = Instant::now() + outage.backoff.pause();
                 outage.what.clone_from(&what);
                 self.health.waiting_for(what);
@@ -599,7 +619,8 @@ impl Router<'_> {
         match committed {
             Ok(()) if !lost => {
                 if self.aborts.take().is_some() {
-                    tracing::info!("transactions commit again");
+                    let after = repeats::end(module_path!());
+                    tracing::info!("transactions commit again, {after}");
                 }
                 self.settled = none_waiting.then(|| Instant::now() + self.settling.pause);
                 self.health.progressed();
@@ -619,12 +640,10 @@ impl Router<'_> {
                 let mut too_large = false;
                 if let Err(Failed::Abort(error)) = failed {
                     too_large = is_too_large(&error);
-                    if self.aborts.is_none() {
-                        tracing::warn!(
-                            "transaction of {} records aborted, reading them again until one commits: {error}",
-                            work.records
-                        );
-                    }
+                    warn_of_change!(
+                        "transaction of {} aborted, reading what it held again until one commits: {error}",
+                        counted(work.records, "record")
+                    );
                     self.health.waiting_for(format!("Kafka: {error}"));
                 }
                 transaction.abort().await.map_err(done_for)?;

@@ -74,7 +74,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         None => {}
     }
     let health = Arc::new(Health::default());
-    cli.metrics.start(health.clone()).await?;
+    cli.metrics.start(health.clone(), router::HELP).await?;
     router::run(cli.router, health, stop).await?;
     Ok(exit::OK)
 }

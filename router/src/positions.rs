@@ -14,6 +14,7 @@ use service::backoff::Backoff;
 use service::exit::{NeedsAttention, StartOver};
 use service::subscription::Subscription;
 use service::transaction::{Failed, Output};
+use service::warn_of_change;
 use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
@@ -71,7 +72,7 @@ impl Router<'_> {
         subscription: &Subscription,
         partitions: &TopicPartitionList,
     ) -> anyhow::Result<Option<TopicPartitionList>> {
-        let (mut backoff, mut told) = (Backoff::default(), false);
+        let (mut backoff, mut waits) = (Backoff::default(), false);
         loop {
             let committed = match subscription.committed(partitions) {
                 Ok(offsets) => {
@@ -83,18 +84,25 @@ impl Router<'_> {
                     };
                     match compared {
                         Ok(()) => Ok(offsets),
-                        Err(NotTheSame::Unanswered(error)) => Err(error),
+                        Err(NotTheSame::Unanswered(error)) => Err(error.to_string()),
                         Err(error) => return Err(error.into()),
                     }
                 }
-                Err(error) => Err(error),
+                Err(error) => Err(error.to_string()),
             };
             match committed {
-                Ok(offsets) => return Ok(Some(offsets)),
-                Err(error) if !std::mem::replace(&mut told, true) => {
-                    tracing::warn!("asking for committed offsets, trying again: {error}");
+                Ok(offsets) => {
+                    if waits {
+                        self.health.answered();
+                    }
+                    return Ok(Some(offsets));
                 }
-                Err(_) => {}
+                Err(why) => {
+                    waits = true;
+                    warn_of_change!("waiting for the committed offsets: {why}");
+                    self.health
+                        .waiting_for(format!("the committed offsets: {why}"));
+                }
             }
             tokio::select! {
                 () = self.shutdown.cancelled() => return Ok(None),
@@ -128,7 +136,7 @@ impl Router<'_> {
                     if error.chain().any(ends) {
                         return Err(error);
                     }
-                    tracing::warn!(
+                    warn_of_change!(
                         "searching for where to begin partitions {lost:?}, trying again: {error:#}"
                     );
                 }

@@ -40,6 +40,8 @@ use service::exit::NeedsAttention;
 use service::kafka::Cluster;
 use service::producer::partition_of;
 use service::range::{End, Ranges, Reader};
+use service::warn_of_change;
+use service::words::counted;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
@@ -99,7 +101,7 @@ pub(crate) async fn starts(
         match log.is_empty() {
             true => {
                 if log.end > 0 {
-                    tracing::warn!(
+                    warn_of_change!(
                         "{source} partition {partition}: group {} has no committed offset, and no record is left before \
                          offset {}: beginning there; whether all that is gone was routed is not known",
                         config.group,
@@ -124,7 +126,7 @@ pub(crate) async fn starts(
     match choice {
         OnNoOffset::Beginning => {
             if !unused {
-                tracing::warn!(
+                warn_of_change!(
                     "group {} has no committed offset for {source} partitions {:?}: routing them from their first \
                      record, as --on-no-offset beginning says",
                     config.group,
@@ -211,7 +213,7 @@ struct Tail {
 
 impl OutputTopic {
     async fn of(cluster: &Cluster, reader: &Reader, name: &str) -> anyhow::Result<Self> {
-        let count = i32::try_from(cluster.require_topic(name, "Read").await?)?;
+        let count = i32::try_from(cluster.require_topic(name, "Read", None).await?)?;
         let log = |partition| Ok((partition, reader.bounds(name, partition, End::High)?));
         let logs = block_in_place(|| (0..count).map(log).collect::<anyhow::Result<Ranges>>())?;
         let tail = |(partition, log): (&i32, &Range<i64>)| {
@@ -322,9 +324,9 @@ impl Search<'_> {
             match start {
                 Offset::Offset(offset) => tracing::warn!(
                     "group {} has no committed offset for {source} partition {partition}: resuming at offset {offset}, behind \
-                     its last event or dead letter ({} records of both topics read)",
+                     its last event or dead letter ({} of both topics read)",
                     self.config.group,
-                    self.read
+                    counted(self.read, "record")
                 ),
                 _ => tracing::info!(
                     "{source} partition {partition} has neither events nor dead letters: routing it from its beginning"
@@ -608,7 +610,8 @@ impl Search<'_> {
         let count: i64 = ranges.values().map(|range| range.end - range.start).sum();
         if count > 0 {
             tracing::info!(
-                "reading up to {count} records of {} to find where to resume",
+                "reading up to {} of {} to find where to resume",
+                counted(count, "record"),
                 topic.name
             );
         }

@@ -20,6 +20,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use service::exit::NeedsAttention;
 use service::topic_id::{TopicId, TopicIdAnswer, topic_ids};
+use service::warn_of_change;
 use tokio::time::sleep;
 
 use crate::Config;
@@ -109,7 +110,7 @@ impl TopicIds {
         for ((topic, known), answer) in ids.known.iter_mut().zip(answers) {
             match answer {
                 TopicIdAnswer::Id(id) => *known = Some(id),
-                TopicIdAnswer::NotTold { reason } => tracing::warn!(
+                TopicIdAnswer::NotTold { reason } => warn_of_change!(
                     "{topic}: its id is not known, so that a topic of the same name that replaces it is not \
                      recognised: {reason}"
                 ),

@@ -13,6 +13,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use crate::words::{agreed, counted};
+
 /// Over so many records the share of rejects is judged.
 const WINDOW: usize = 1_000;
 
@@ -95,8 +97,18 @@ impl fmt::Display for Tripped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rejects = self.rejects;
         match self.rule {
-            Rule::InARow => write!(f, "{rejects} records in a row are unusable"),
-            Rule::Share(of) => write!(f, "{rejects} of the last {of} records are unusable"),
+            Rule::InARow => write!(
+                f,
+                "{} in a row {} unusable",
+                counted(rejects, "record"),
+                agreed(rejects, "is", "are")
+            ),
+            Rule::Share(of) => write!(
+                f,
+                "{rejects} of the last {} {} unusable",
+                counted(of, "record"),
+                agreed(rejects, "is", "are")
+            ),
         }
     }
 }
@@ -115,7 +127,8 @@ impl Tripped {
         match self.settled {
             0 => format!("None of them became a dead letter in {topic}"),
             settled => format!(
-                "{settled} of them became dead letters in {topic} before they were too many, the other {} none",
+                "{settled} of them became {} in {topic} before they were too many, the other {} none",
+                agreed(settled, "a dead letter", "dead letters"),
                 self.rejects - settled
             ),
         }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::words::counted;
+
 /// A service that commits nothing for so long although records wait is not ready.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// Nor one that has a partition where records wait and nothing is read for so long, however well the
@@ -135,8 +137,9 @@ impl Health {
             let lags = state.partitions.values().map(|(reading, _)| reading.lag);
             let lag: Option<i64> = lags.sum();
             return Err(format!(
-                "{} records wait and nothing was committed for {} s",
+                "{} {} and nothing was committed for {} s",
                 shown(lag),
+                if lag == Some(1) { "waits" } else { "wait" },
                 idle.as_secs()
             ));
         }
@@ -144,7 +147,7 @@ impl Health {
             let still = now.saturating_duration_since(*since);
             if still > PARTITION_STALLED_AFTER {
                 return Err(format!(
-                    "partition {partition} stands still at offset {} for {} s with {} records to read",
+                    "partition {partition} stands still at offset {} for {} s with {} to read",
                     reading.position,
                     still.as_secs(),
                     shown(reading.lag)
@@ -157,7 +160,9 @@ impl Health {
 
 /// A lag, for a person.
 fn shown(lag: Option<i64>) -> String {
-    lag.map_or("an unknown number of".to_owned(), |lag| lag.to_string())
+    lag.map_or("an unknown number of records".to_owned(), |lag| {
+        counted(lag, "record")
+    })
 }
 
 #[cfg(test)]

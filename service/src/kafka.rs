@@ -23,6 +23,7 @@ use crate::registry::{REGISTRY_PREFIX, USER_INFO_INSTEAD};
 use crate::subscription::Quiet;
 use crate::threads::blocking;
 use crate::topic_id::{TopicIdAnswer, topic_id};
+use crate::warn_of_change;
 
 /// How long a question to the cluster at start may take before it is asked again.
 const ASK: Duration = Duration::from_secs(10);
@@ -297,7 +298,7 @@ impl KafkaOptions {
             options: self.clone(),
             client: Arc::new(client),
         };
-        let (mut told, mut refusals, mut ask) = (None, 0, Duration::from_secs(1));
+        let (mut refusals, mut ask) = (0, Duration::from_secs(1));
         loop {
             let client = cluster.client.clone();
             let asked = spawn_blocking(move || client.fetch_metadata(None, ask).map(drop));
@@ -329,10 +330,7 @@ impl KafkaOptions {
                 let limit = limit.as_secs();
                 bail!("Kafka at {servers} does not answer within {limit} s: {reason}");
             }
-            if told != Some(refused) {
-                told = Some(refused);
-                tracing::warn!("Kafka at {servers} does not answer, waiting for it: {reason}");
-            }
+            warn_of_change!("Kafka at {servers} does not answer, waiting for it: {reason}");
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(None),
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
@@ -361,7 +359,7 @@ impl ConsumerContext for Complaint {}
 
 impl ClientContext for Complaint {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        crate::subscription::log(level, facility, message);
+        crate::repeats::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -420,6 +418,33 @@ fn read_settings(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     Ok(settings)
 }
 
+/// How to make a topic that does not exist.
+#[derive(Clone, Copy, Debug)]
+pub struct NewTopic<'a> {
+    /// The number of its partitions.
+    pub partitions: usize,
+    /// Its settings, e.g. `("retention.ms", "604800000")`.
+    pub settings: &'a [(&'a str, &'a str)],
+    /// The topic whose records it carries, with something beside them: where that takes larger ones than Kafka's
+    /// default, so must this.
+    pub carries: Option<&'a str>,
+}
+
+impl<'a> NewTopic<'a> {
+    /// One with these settings, and as many partitions as do for one machine.
+    pub fn with(settings: &'a [(&'a str, &'a str)]) -> Self {
+        Self {
+            partitions: 8,
+            settings,
+            carries: None,
+        }
+    }
+}
+
+const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+/// Kafka's default of it.
+const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
+
 /// A cluster that answers.
 pub struct Cluster {
     /// Kafka's id of the cluster.
@@ -443,9 +468,16 @@ impl Cluster {
     /// on it (`Read` or `Write`). A topic that was made a moment ago is waited for, since not every
     /// broker knows of it at once.
     ///
+    /// `make` is how the topic is made; `None` where an empty one would be of no use.
+    ///
     /// # Errors
     /// If there is no such topic, or this user may not see it: with the command that makes it so.
-    pub async fn require_topic(&self, topic: &str, operation: &str) -> anyhow::Result<usize> {
+    pub async fn require_topic(
+        &self,
+        topic: &str,
+        operation: &str,
+        make: Option<NewTopic<'_>>,
+    ) -> anyhow::Result<usize> {
         for i in 0..TOPIC_TRIES {
             let topics = self.partitions(ASK).ok();
             if let Some(count) = topics.and_then(|topics| topics.get(topic).copied()) {
@@ -460,12 +492,49 @@ impl Cluster {
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
+        let tool = format!(
+            "kafka-topics.sh --bootstrap-server {}",
+            self.options.bootstrap_servers
+        );
+        let hint = match make {
+            Some(make) => format!(
+                "make it with: {tool} {}",
+                self.arguments_to_make(topic, make).await
+            ),
+            None => format!("those that do are listed by: {tool} --list"),
+        };
         Err(NeedsAttention(format!(
-            "topic {topic} does not exist on {servers}; make it with: \
-             kafka-topics.sh --bootstrap-server {servers} --create --topic {topic} --partitions 8",
-            servers = self.options.bootstrap_servers,
+            "topic {topic} does not exist on {}; {hint}",
+            self.options.bootstrap_servers
         ))
         .into())
+    }
+
+    async fn arguments_to_make(&self, topic: &str, make: NewTopic<'_>) -> String {
+        let NewTopic {
+            partitions,
+            settings,
+            carries,
+        } = make;
+        // As much more than the records that it carries as it is more than Kafka's default.
+        let carried = match carries {
+            Some(carried) => self.topic_setting(carried, MAX_MESSAGE_BYTES).await.ok(),
+            None => None,
+        };
+        let more = carried
+            .and_then(|carried| carried.parse::<usize>().ok())
+            .map_or(0, |carried| {
+                carried.saturating_sub(DEFAULT_MAX_MESSAGE_BYTES)
+            });
+        let mut arguments = format!("--create --topic {topic} --partitions {partitions}");
+        for (key, value) in settings {
+            let value = match value.parse::<usize>() {
+                Ok(bytes) if *key == MAX_MESSAGE_BYTES => (bytes + more).to_string(),
+                _ => (*value).to_owned(),
+            };
+            arguments += &format!(" --config {key}={value}");
+        }
+        arguments
     }
 
     /// Whether the right to see a topic is missing.

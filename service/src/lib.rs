@@ -18,8 +18,11 @@
 //! - [`backoff`]: pauses between tries.
 //! - [`pause`]: waits that end when they should.
 //! - [`threads`]: which thread waits for what.
+//! - [`repeats`]: log lines that repeat themselves.
+//! - [`throttling`]: quotas of brokers that slow a client down.
 //! - [`telemetry`]: logs, and `--metrics-listen` with `/metrics`, `/livez`, `/readyz`.
 //! - [`health`]: ready means *progressing*.
+//! - [`words`]: numbers in sentences.
 //! - `testing` (feature): topics of a test on a real Kafka, child processes, waiting for a condition.
 //! - [`output`]: results on standard output, remarks on standard error; neither ends in a panic.
 //! - [`exit`]: how a program ends: on a signal, and with which code.
@@ -30,6 +33,7 @@ pub mod breaker;
 mod client_log;
 pub mod exit;
 pub mod health;
+mod held_back;
 pub mod kafka;
 pub mod limits;
 pub mod lookup;
@@ -39,6 +43,7 @@ pub mod pause;
 pub mod producer;
 pub mod range;
 pub mod registry;
+pub mod repeats;
 pub mod rival;
 pub mod subscription;
 pub mod telemetry;
@@ -46,5 +51,7 @@ pub mod telemetry;
 pub mod testing;
 pub mod text;
 pub mod threads;
+pub mod throttling;
 pub mod topic_id;
 pub mod transaction;
+pub mod words;

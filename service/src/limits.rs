@@ -12,6 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use crate::exit::NeedsAttention;
 use crate::kafka::KafkaOptions;
 use crate::transaction::Failed;
+use crate::warn_of_change;
 
 /// Bytes that a batch of one record takes beside key, value and headers: at most 61 + 21 in Kafka's
 /// message format 2, rounded up.
@@ -111,7 +112,7 @@ impl SizeLimits {
                 Ok(read) => read,
                 Err(error) => {
                     if error.is::<KafkaError>() {
-                        tracing::warn!(
+                        warn_of_change!(
                             "topic {topic}: cannot ask for max.message.bytes, asking again before a record counts as \
                              too large: {error:#}"
                         );

@@ -372,6 +372,7 @@ impl Reader {
         let consumer = consumer(config, context)?;
         consumer.assign(&assignment)?;
         let (mut read, mut last_step, mut trouble) = (0, Instant::now(), None);
+        let mut held_back = HeldBack::default();
         let mut reached = BTreeMap::new();
         loop {
             match consumer.poll(POLL) {
@@ -422,12 +423,14 @@ impl Reader {
             }
             if quiet > QUIET
                 && let Ok(log) = self.bounds(topic, *partition, End::Stable)
-                && log.start >= *end
             {
-                let partition = *partition;
-                ends.remove(&partition);
-                if ends.is_empty() {
-                    return Ok(());
+                let (partition, end) = (*partition, *end);
+                held_back.note(topic, partition, log.end, end);
+                if log.start >= end {
+                    ends.remove(&partition);
+                    if ends.is_empty() {
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -495,6 +498,35 @@ fn consumer<C: ConsumerContext + 'static>(
     config
         .create_with_context(context)
         .map_err(|error| wrong_settings(error).into())
+}
+
+/// Says once that a scan waits for a transaction, and when that has ended.
+#[derive(Default)]
+struct HeldBack(Option<(String, Instant)>);
+
+impl HeldBack {
+    fn note(&mut self, topic: &str, partition: i32, stable: i64, end: i64) {
+        if stable >= end || self.0.is_some() {
+            return;
+        }
+        tracing::warn!(
+            "waiting for an open transaction: it holds back {topic} partition {partition} from offset {stable}, until it \
+             commits or aborts, or its transaction.timeout.ms is over; given up after {} s",
+            STALLED.as_secs()
+        );
+        self.0 = Some((topic.to_owned(), Instant::now()));
+    }
+}
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        if let Some((topic, since)) = &self.0 {
+            let seconds = since.elapsed().as_secs();
+            tracing::info!(
+                "no longer waiting for an open transaction of {topic}, after {seconds} s"
+            );
+        }
+    }
 }
 
 /// Whether a client has skipped records of an aborted transaction, by its log.

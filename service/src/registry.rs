@@ -16,6 +16,7 @@ use crate::backoff::Backoff;
 use crate::exit::NeedsAttention;
 use crate::health::Health;
 use crate::kafka::KafkaOptions;
+use crate::{repeats, warn_of_change};
 
 /// What the settings of a registry begin with, as in the files of Confluent's clients.
 pub(crate) const REGISTRY_PREFIX: &str = "schema.registry.";
@@ -190,7 +191,7 @@ impl Registry {
         let path = ["config", subject];
         let rule = self.ask(Method::PUT, &path, Some(body)).await?;
         if !rule.status.is_success() {
-            tracing::warn!(
+            warn_of_change!(
                 "{}: the compatibility of {subject} cannot be set to {COMPATIBILITY}, going on: {} {}",
                 self.shown(),
                 rule.status,
@@ -346,15 +347,15 @@ pub async fn until_answered<T, F: Future<Output = Result<T, RegistryError>>>(
         match answer {
             Ok(answer) => {
                 if told {
-                    tracing::info!("the schema registry answers again");
+                    let after = repeats::end(module_path!());
+                    tracing::info!("the schema registry answers again, {after}");
                     health.answered();
                 }
                 return Ok(Some(answer));
             }
             Err(RegistryError::Away(what)) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!("waiting for {what}");
-                }
+                told = true;
+                warn_of_change!("waiting for {what}");
                 health.waiting_for(what);
             }
             Err(RegistryError::Refused(why)) => return Err(NeedsAttention(why).into()),

@@ -29,12 +29,17 @@ use tokio::task::coop::consume_budget;
 use crate::client_log;
 use crate::exit::{NeedsAttention, StartOver};
 use crate::health::{Health, Reading};
+use crate::held_back::{Ends, HeldBack};
 use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::offset_commit::OffsetCommit;
+use crate::repeats;
 use crate::rival::Fenced;
 use crate::telemetry::names;
 use crate::threads::blocking;
+use crate::throttling::Throttling;
 use crate::topic_id::{TopicId, TopicIdAnswer, topic_id};
+use crate::transaction::transaction_timeout;
+use crate::warn_of_change;
 
 /// Settings that exactly-once rests on.
 const FIXED: &[(&str, &str)] = &[
@@ -84,6 +89,8 @@ const ID_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a question to the brokers may take.
 const ASK: Duration = Duration::from_secs(10);
+/// How long the broker may withhold committed offsets before it is asked why.
+const ASK_STABLE: Duration = Duration::from_secs(3);
 
 /// After how long without a sign of life a member is put out of its group.
 pub(crate) fn session_timeout(options: &KafkaOptions) -> anyhow::Result<Duration> {
@@ -115,6 +122,27 @@ pub enum Next<'a> {
 #[derive(Debug, thiserror::Error)]
 #[error("reading {0}")]
 pub struct OutsideTheLog(String);
+
+/// Why the group's committed offsets are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum NoCommitted {
+    /// Kafka does not answer.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    /// A transaction that commits offsets of the group is open, and its outcome is waited for.
+    #[error(
+        "an open transaction of another member of group {group} may commit offsets, and Kafka withholds them until it ends: \
+         when that member commits or aborts, or up to 10 s after its transaction.timeout.ms ({} s, unless that member has \
+         another)",
+        .longest.as_secs()
+    )]
+    OpenTransaction {
+        /// Whose offsets.
+        group: String,
+        /// `transaction.timeout.ms` as this program has it.
+        longest: Duration,
+    },
+}
 
 /// A member of a consumer group.
 pub struct Subscription {
@@ -155,6 +183,8 @@ impl Subscription {
             rebalances: Mutex::default(),
             leaving: AtomicBool::new(false),
             health,
+            throttling: Throttling::default(),
+            held_back: HeldBack::default(),
         };
         let consumer: StreamConsumer<Member> =
             config.create_with_context(member).map_err(wrong_settings)?;
@@ -268,7 +298,7 @@ impl Subscription {
                 Err(error).with_context(|| format!("reading {topic}"))
             }
             _ => {
-                tracing::warn!("reading {topic}, going on: {error}");
+                warn_of_change!("reading {topic}, going on: {error}");
                 Ok(())
             }
         }
@@ -328,12 +358,51 @@ impl Subscription {
     ///
     /// # Errors
     /// If Kafka is away, or an earlier owner's transaction is not settled yet: ask again.
-    pub fn committed(&self, partitions: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
-        let offsets = blocking(|| self.consumer.committed_offsets(partitions.clone(), ASK))?;
-        for partition in offsets.elements() {
-            partition.error()?;
+    pub fn committed(
+        &self,
+        partitions: &TopicPartitionList,
+    ) -> Result<TopicPartitionList, NoCommitted> {
+        type Ask<'a> = &'a dyn Fn(Duration) -> KafkaResult<TopicPartitionList>;
+        let ask = |asked: Ask<'_>, within| -> KafkaResult<TopicPartitionList> {
+            let offsets = blocking(|| asked(within))?;
+            for partition in offsets.elements() {
+                partition.error()?;
+            }
+            Ok(offsets)
+        };
+        let stable = |within| self.consumer.committed_offsets(partitions.clone(), within);
+        let error: KafkaError = match ask(&stable, ASK_STABLE) {
+            Ok(offsets) => return Ok(offsets),
+            Err(error) => error,
+        };
+        // While a transaction that commits offsets is open, the broker withholds them, and librdkafka asks again until
+        // the time is up: it does not say why. A reader of uncommitted ones is answered at once.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::OperationTimedOut) {
+            return Err(error.into());
         }
-        Ok(offsets)
+        let uncommitted: BaseConsumer<Quiet> = self
+            .options
+            .client_config(&[("enable.auto.commit", "false")], &[])
+            .and_then(|mut config| {
+                config.set("group.id", &self.group);
+                config.set("isolation.level", "read_uncommitted");
+                Ok(config.create_with_context(Quiet)?)
+            })
+            .map_err(|_| error.clone())?;
+        let unstable = |within| uncommitted.committed_offsets(partitions.clone(), within);
+        ask(&unstable, ASK)?;
+        // That was no outage, unless the brokers have come back meanwhile.
+        match ask(&stable, ASK_STABLE) {
+            Err(error)
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut) =>
+            {
+                Err(NoCommitted::OpenTransaction {
+                    group: self.group.clone(),
+                    longest: transaction_timeout(&self.options),
+                })
+            }
+            asked => Ok(asked?),
+        }
     }
 
     /// Commits these offsets for the group, without waiting for the answer.
@@ -587,6 +656,8 @@ struct Member {
     rebalances: Mutex<VecDeque<Rebalance>>,
     leaving: AtomicBool,
     health: Arc<Health>,
+    throttling: Throttling,
+    held_back: HeldBack,
 }
 
 impl Member {
@@ -679,6 +750,7 @@ impl ConsumerContext for Member {
 
 impl ClientContext for Member {
     fn stats(&self, statistics: Statistics) {
+        self.throttling.observe(&statistics);
         let connected = statistics
             .brokers
             .values()
@@ -686,7 +758,7 @@ impl ClientContext for Member {
         let joined = statistics
             .cgrp
             .is_some_and(|group| group.join_state == "steady");
-        let mut partitions = BTreeMap::new();
+        let (mut partitions, mut ends) = (BTreeMap::new(), BTreeMap::new());
         let topic = statistics.topics.get(&self.topic);
         let assigned = lock(&self.assigned);
         for partition in topic.iter().flat_map(|topic| topic.partitions.values()) {
@@ -696,11 +768,14 @@ impl ClientContext for Member {
             partitions.insert(partition.partition, reading);
             if let Some(lag) = reading.lag {
                 self.gauge(names::LAG, partition.partition, lag);
+                let (stable, high) = (partition.ls_offset, partition.hi_offset);
+                ends.insert(partition.partition, Ends { stable, high });
                 let held_back = (partition.hi_offset - partition.ls_offset).max(0);
                 self.gauge(names::HELD_BACK, partition.partition, held_back);
             }
         }
         drop(assigned);
+        self.held_back.observe(&self.topic, &ends);
         self.health.observed(connected, joined, partitions);
     }
 
@@ -708,7 +783,7 @@ impl ClientContext for Member {
         if let Some(id) = client_log::changed_id(message, &self.topic) {
             self.note(id);
         }
-        log(level, facility, message);
+        repeats::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -724,7 +799,7 @@ impl ConsumerContext for Quiet {}
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
+        repeats::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -735,21 +810,4 @@ impl ClientContext for Quiet {
 /// Nothing panics while it holds one of these locks, so what is behind a poisoned one is whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// librdkafka's own log lines, a level quieter than it has them where it only says that it tries
-/// again.
-pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-            tracing::error!(target: "librdkafka", "{facility}: {message}");
-        }
-        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
-            tracing::warn!(target: "librdkafka", "{facility}: {message}");
-        }
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-            tracing::info!(target: "librdkafka", "{facility}: {message}");
-        }
-        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", "{facility}: {message}"),
-    }
 }

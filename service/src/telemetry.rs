@@ -45,7 +45,43 @@ pub mod names {
     pub const HELD_BACK: &str = "taskrunning_held_back_messages";
     /// Gauge: 1 while `/readyz` says that the program is ready, else 0.
     pub const READY: &str = "taskrunning_ready";
+    /// Gauge, seconds: the pause that a broker's quota imposes on a client now; 0: none. Label `client`: `producer`,
+    /// `consumer`.
+    pub const THROTTLED: &str = "taskrunning_throttled_seconds";
+
+    /// What `/metrics` says of each of these.
+    pub const HELP: &[super::Help] = &[
+        (CONSUMED, "Records read and committed."),
+        (SENT, "Records written and committed, or acknowledged."),
+        (
+            OPERATION_DURATION,
+            "Duration of a Kafka commit, in seconds.",
+        ),
+        (
+            DB_OPERATION_DURATION,
+            "Duration of a database transaction, in seconds.",
+        ),
+        (
+            LAG,
+            "Offsets from what this member has done up to the last stable offset.",
+        ),
+        (
+            HELD_BACK,
+            "Records behind the last stable offset: an open transaction of their producer holds them back.",
+        ),
+        (
+            READY,
+            "1 while /readyz says that the program is ready, else 0.",
+        ),
+        (
+            THROTTLED,
+            "Pause that a broker's quota imposes on this client now, in seconds; 0 if none.",
+        ),
+    ];
 }
+
+/// A metric's name, and what `/metrics` says of it.
+pub type Help = (&'static str, &'static str);
 
 /// The labels that OpenTelemetry asks for on each messaging metric.
 pub fn messaging(operation: &'static str, topic: &str) -> [(&'static str, String); 3] {
@@ -171,11 +207,11 @@ impl<W: Write> Write for JsonLines<W> {
 }
 
 impl MetricsOptions {
-    /// Starts the endpoints, if asked for; they end with the program.
+    /// Starts the endpoints, if asked for; they end with the program. `help` is about the program's own metrics.
     ///
     /// # Errors
     /// If the address cannot be listened on.
-    pub async fn start(&self, health: Arc<Health>) -> anyhow::Result<()> {
+    pub async fn start(&self, health: Arc<Health>, help: &[Help]) -> anyhow::Result<()> {
         let Some(address) = self.metrics_listen else {
             return Ok(());
         };
@@ -185,6 +221,10 @@ impl MetricsOptions {
         let prometheus = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)?
             .install_recorder()?;
+        for (name, help) in names::HELP.iter().chain(help) {
+            // The exporter keeps one text a name, whatever its type.
+            metrics::describe_gauge!(*name, *help);
+        }
         let upkept = prometheus.clone();
         let asked = health.clone();
         let app = Router::new()

@@ -250,6 +250,32 @@ pub async fn until<T>(
     }
 }
 
+/// Runs the command by which a program says that a missing topic is made, as an operator would. `false`: there is no
+/// tool to run it by; see [`service`].
+pub fn make_topic_as_hinted(log: &str) -> bool {
+    let Some(tool) = service("TEST_KAFKA_TOOL") else {
+        return false;
+    };
+    let (_, command) = log.split_once("make it with: kafka-topics.sh ").expect(log);
+    let arguments = command.lines().next().unwrap().split_whitespace();
+    let made = Command::new(tool)
+        .args(["tool", "kafka-topics"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{command}: {made:?}");
+    true
+}
+
+/// What the broker says of a setting of a topic.
+pub async fn topic_setting(bootstrap: &str, topic: &str, key: &str) -> String {
+    let admin = admin(bootstrap);
+    let asked = [ResourceSpecifier::Topic(topic)];
+    let answers = admin.describe_configs(&asked, &admin_options()).await;
+    let answer = answers.unwrap().remove(0).unwrap();
+    answer.get(key).unwrap().value.clone().unwrap()
+}
+
 /// An address where nobody listens: a port that takes root's rights, and that nothing has used for long.
 pub const NOBODY: &str = "127.0.0.1:1";
 

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
+use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
@@ -27,6 +28,8 @@ use crate::limits::CLIENT_MESSAGE_MAX_BYTES;
 use crate::producer::PolledProducer;
 use crate::rival::Fenced;
 use crate::threads::blocking;
+use crate::throttling::{STATISTICS, Throttling};
+use crate::warn_of_change;
 
 /// How long one call may take before it is made again.
 const CALL: Duration = Duration::from_secs(5);
@@ -37,6 +40,8 @@ const GIVE_UP: Duration = Duration::from_secs(30);
 /// How long the broker keeps a transaction open: a crashed program holds readers of what came after
 /// its records at most for so long.
 const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
+/// [`TRANSACTION_TIMEOUT`] in [`DEFAULTS`].
+const DEFAULT_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Settings that exactly-once, and the place of a key, rest on.
 pub const FIXED: &[(&str, &str)] = &[
@@ -59,6 +64,7 @@ pub const DEFAULTS: &[(&str, &str)] = &[
     (TRANSACTION_TIMEOUT, "30000"),
     // The topics were there at the start: one that is gone is told sooner than after 30 s.
     ("topic.metadata.propagation.max.ms", "5000"),
+    STATISTICS,
 ];
 
 /// The transactional producer.
@@ -95,6 +101,23 @@ impl Failed {
     }
 }
 
+/// How long the brokers keep a transaction of a program with these options open.
+pub(crate) fn transaction_timeout(options: &KafkaOptions) -> Duration {
+    let config = options.client_config(DEFAULTS, FIXED);
+    let chosen = config.and_then(|config| timeout_of(&config));
+    chosen.unwrap_or(DEFAULT_TRANSACTION_TIMEOUT)
+}
+
+fn timeout_of(config: &ClientConfig) -> anyhow::Result<Duration> {
+    match config.get(TRANSACTION_TIMEOUT).map(str::parse) {
+        Some(Ok(milliseconds)) => Ok(Duration::from_millis(milliseconds)),
+        _ => Err(NeedsAttention(format!(
+            "Kafka setting {TRANSACTION_TIMEOUT} is no number of milliseconds"
+        ))
+        .into()),
+    }
+}
+
 impl Output {
     /// A producer for this id; it can do nothing before it is [initialised](Self::initialise).
     /// `batch_max_bytes` is what the topic that takes least takes: records that each fit there are not
@@ -116,13 +139,7 @@ impl Output {
             .min(batch_max_bytes)
             .max(1);
         config.set("batch.size", batch_bytes.to_string());
-        let milliseconds = config.get(TRANSACTION_TIMEOUT).map(str::parse);
-        let Some(Ok(milliseconds)) = milliseconds else {
-            return Err(NeedsAttention(format!(
-                "Kafka setting {TRANSACTION_TIMEOUT} is no number of milliseconds"
-            ))
-            .into());
-        };
+        let transaction_timeout = timeout_of(&config)?;
         let producer = config
             .create_with_context(Deliveries::default())
             .map_err(wrong_settings)?;
@@ -130,7 +147,7 @@ impl Output {
             producer: Arc::new(producer),
             options: options.clone(),
             transactional_id: transactional_id.to_owned(),
-            transaction_timeout: Duration::from_millis(milliseconds),
+            transaction_timeout,
             batch_bytes,
         })
     }
@@ -171,17 +188,13 @@ impl Output {
     ) -> anyhow::Result<Option<Self>> {
         let output = Self::create(options, transactional_id, batch_max_bytes)?;
         let mut backoff = Backoff::default();
-        let mut told = false;
         loop {
             match output.initialise() {
                 Ok(()) => return Ok(Some(output)),
-                Err(Failed::Abort(error)) if !told => {
-                    told = true;
-                    tracing::warn!(
-                        "starting transactions as {transactional_id}, trying again: {error}"
-                    );
-                }
-                Err(Failed::Abort(_)) => {}
+                Err(Failed::Abort(error)) => warn_of_change!(
+                    "starting transactions as {transactional_id}, trying again: {}",
+                    output.shown(&error)
+                ),
                 Err(Failed::StartOver(error) | Failed::Exit(error)) => return Err(error),
             }
             tokio::select! {
@@ -239,6 +252,19 @@ impl Output {
              process",
             self.transactional_id
         ))
+    }
+
+    /// An error that passes; what is waited for where that is another transaction.
+    fn shown(&self, error: &KafkaError) -> String {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::ConcurrentTransactions) {
+            return error.to_string();
+        }
+        format!(
+            "an earlier transaction of {} is still open or being ended; that takes until its {TRANSACTION_TIMEOUT} at the \
+             longest ({} s, unless it was begun with another) and up to 10 s more ({error})",
+            self.transactional_id,
+            self.transaction_timeout.as_secs()
+        )
     }
 
     /// The error that ends the program, with what it means.
@@ -401,7 +427,6 @@ impl Transaction<'_> {
             "Kafka, to end a transaction of {}",
             self.output.transactional_id
         ));
-        let mut told = String::new();
         loop {
             let error = match blocking(&call) {
                 Ok(()) => return Ok(()),
@@ -415,11 +440,10 @@ impl Transaction<'_> {
             if begun.elapsed() > GIVE_UP {
                 return Err(Failed::StartOver(self.output.exit(error)));
             }
-            let reason = error.to_string();
-            if reason != told {
-                tracing::warn!("Kafka does not finish the transaction, trying again: {reason}");
-                told = reason;
-            }
+            warn_of_change!(
+                "Kafka does not finish the transaction, trying again: {}",
+                self.output.shown(&error)
+            );
             sleep(Duration::from_millis(100)).await;
         }
     }
@@ -486,6 +510,7 @@ struct Answers {
     /// Whether any record was answered.
     any: AtomicBool,
     first: Notify,
+    throttling: Throttling,
 }
 
 impl Deliveries {
@@ -510,8 +535,12 @@ impl Deliveries {
 }
 
 impl ClientContext for Deliveries {
+    fn stats(&self, statistics: Statistics) {
+        self.0.throttling.observe(&statistics);
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        crate::subscription::log(level, facility, message);
+        crate::repeats::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

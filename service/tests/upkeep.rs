@@ -42,7 +42,8 @@ async fn histograms_that_nobody_scrapes_give_their_memory_back_again_and_again()
     let listening = MetricsOptions {
         metrics_listen: Some(ANY_PORT.parse().unwrap()),
     };
-    listening.start(Arc::new(Health::default())).await.unwrap();
+    let health = Arc::new(Health::default());
+    listening.start(health, &[]).await.unwrap();
     let histogram =
         metrics::histogram!(names::OPERATION_DURATION, "messaging_operation_name" => "commit");
     let (mut largest, mut recorded) = (0, 0);

@@ -33,6 +33,7 @@ use service::exit::{FAILED, NeedsAttention, OK, USAGE};
 use service::kafka::{Cluster, KafkaOptions};
 use service::output;
 use service::range::{Bound, End, Ranges, Reader};
+use service::words::counted;
 use sha2::Digest;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
@@ -152,7 +153,9 @@ async fn audit_and_repair(
     let database = Database::parse(database)?;
     let stopped = || anyhow!("stopped by a signal");
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
-    cluster.require_topic(&config.events_topic, "Read").await?;
+    cluster
+        .require_topic(&config.events_topic, "Read", None)
+        .await?;
     let answer = cluster.topic_id(&config.events_topic).await;
     // What it is compared with stands in the database; where it is not told, the records alone are.
     let id = id_of(&config.events_topic, answer).map_err(Trouble::into_error)?;
@@ -263,7 +266,10 @@ impl Auditor<'_> {
             );
         }
         self.topic.expired_before = snapshot.expired_before().await.with_context(asking)?;
-        let count = self.cluster.require_topic(self.topic.name, "Read").await?;
+        let count = self
+            .cluster
+            .require_topic(self.topic.name, "Read", None)
+            .await?;
         self.topic.partitions = i32::try_from(count)?;
         let mut doubts = Vec::new();
         match self.cluster.compaction(self.topic.name).await {
@@ -480,8 +486,8 @@ impl Auditor<'_> {
         for ((part, partition), held) in &stored {
             let Some(log) = logs.get(partition) else {
                 bail!(
-                    "the database holds {topic} partition {partition}, and the topic has only {} partitions",
-                    logs.len()
+                    "the database holds {topic} partition {partition}, and the topic has only {}",
+                    counted(logs.len(), "partition")
                 );
             };
             if held.next_offset > log.end {
@@ -680,8 +686,9 @@ impl Auditor<'_> {
             .sum();
         (rows > 0).then(|| {
             format!(
-                "{rows} rows in {} have an event_partition or event_offset that is none: look for them by \
+                "{} in {} without a valid event_partition or event_offset: look for such rows by \
                  typeof(event_partition) and typeof(event_offset)",
+                counted(rows, "row"),
                 self.database.place()
             )
         })
@@ -692,7 +699,7 @@ impl Auditor<'_> {
     async fn letters(&self, extent: &Extent) -> anyhow::Result<Marks> {
         let mut lettered = Marks::new(&said::hull(&extent.spans));
         let topic = &self.config.dead_letters_topic;
-        let count = self.cluster.require_topic(topic, "Read").await?;
+        let count = self.cluster.require_topic(topic, "Read", None).await?;
         let mut without_id: BTreeMap<(i32, i64), BTreeSet<Option<i64>>> = BTreeMap::new();
         block_in_place(|| {
             let mut ranges = Ranges::new();
@@ -930,8 +937,9 @@ impl Auditor<'_> {
             return true;
         }
         tracing::error!(
-            "nothing was repaired: it would remove {removed} rows and keep {kept}. Is {} the database of {}? If it is, \
+            "nothing was repaired: it would remove {} and keep {kept}. Is {} the database of {}? If it is, \
              give --yes",
+            counted(removed, "row"),
             self.database.place(),
             self.topic.name
         );
@@ -989,8 +997,9 @@ impl Auditor<'_> {
                 ));
             }
             output::note(format_args!(
-                "repaired partition {partition}: {} findings, {written} rows written, {removed} removed{but}",
-                cures.len()
+                "repaired partition {partition}: {}, {} written, {removed} removed{but}",
+                counted(cures.len(), "finding"),
+                counted(written, "row")
             ));
         }
         if findings.is_cut() && repaired > 0 {

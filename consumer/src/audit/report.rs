@@ -12,6 +12,7 @@ use serde::Serialize;
 use service::output;
 use service::range::Bound;
 use service::text::{shown, shown_lines, to_json_pretty};
+use service::words::{agreed, counted};
 use sha2::{Digest, Sha256};
 
 use super::compare::{Fault, Finding, Findings};
@@ -89,8 +90,8 @@ pub(crate) struct NotStored {
 impl std::fmt::Display for NotStored {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.events {
-            Some(events) => write!(f, "{events} events"),
-            None => write!(f, "up to {} events", self.offsets),
+            Some(events) => f.write_str(&counted(events, "event")),
+            None => write!(f, "up to {}", counted(self.offsets, "event")),
         }
     }
 }
@@ -331,15 +332,15 @@ impl Report {
         }
         if deleted > 0 {
             doubts.push(format!(
-                "retention has deleted the events of {deleted} rows from {topic}; --from earliest compares what it still \
-                 has"
+                "retention has deleted the events of {} from {topic}; --from earliest compares what it still has",
+                counted(deleted, "row")
             ));
         }
         if unprovable > deleted {
             doubts.push(format!(
-                "{topic} has no record at the offsets of {} rows: compaction may have deleted their events, and no repair \
+                "{topic} has no record at the offsets of {}: compaction may have deleted their events, and no repair \
                  removes them",
-                unprovable - deleted
+                counted(unprovable - deleted, "row")
             ));
         }
         self.doubts = doubts;
@@ -412,24 +413,29 @@ impl Report {
             refused,
             ..
         } = self.totals;
+        let (stand, events, of_rows) = (
+            agreed(events, "stands", "stand"),
+            counted(events, "event"),
+            counted(rows, "row"),
+        );
         match self.verdict {
             Verdict::Equal if refused > 0 => format!(
-                "equal but for dead letters: {events} events of {} stand for {rows} rows, and {} holds these without \
+                "equal but for dead letters: {events} of {} {stand} for {of_rows}, and {} holds these without \
                  {refused} whose events have dead letters instead",
                 self.topic, self.database
             ),
             Verdict::Equal => format!(
-                "equal: {events} events of {} stand for {rows} rows, and {} holds exactly these",
+                "equal: {events} of {} {stand} for {of_rows}, and {} holds exactly these",
                 self.topic, self.database
             ),
             Verdict::Unproven => format!(
-                "could not tell: {events} events of {} stand for {rows} rows, which {} holds, but {}",
+                "could not tell: {events} of {} {stand} for {of_rows}, which {} holds, but {}",
                 self.topic,
                 self.database,
                 self.doubts.join("; ")
             ),
             Verdict::Unequal => format!(
-                "unequal: of the {rows} rows that {events} events of {} stand for, {} lacks {missing}, has {differing} that \
+                "unequal: of the {of_rows} that {events} of {} {stand} for, {} lacks {missing}, has {differing} that \
                  differ, and {extra} more",
                 self.topic, self.database
             ),
@@ -487,14 +493,14 @@ impl Report {
         let mut text = format!("{grid}\n");
         if self.totals.deleted > 0 {
             text.push_str(&format!(
-                "not proven: {} rows of events that retention has deleted from the topic\n",
-                self.totals.deleted
+                "not proven: {} of events that retention has deleted from the topic\n",
+                counted(self.totals.deleted, "row")
             ));
         }
         if let Some(before) = self.expired_before {
             text.push_str(&format!(
-                "expired, not proven: {} rows reported before {before:.6}, which consumer expire removes\n",
-                self.totals.expired
+                "expired, not proven: {} reported before {before:.6}, which consumer expire removes\n",
+                counted(self.totals.expired, "row")
             ));
         }
         for Unreadable {
@@ -510,8 +516,8 @@ impl Report {
         }
         if self.totals.unreadable_without_letter > 0 {
             text.push_str(&format!(
-                "warning: {} unreadable events have no dead letter\n",
-                self.totals.unreadable_without_letter
+                "warning: {} without a dead letter\n",
+                counted(self.totals.unreadable_without_letter, "unreadable event")
             ));
         }
         let (findings, more) = self.first(limit);
@@ -520,7 +526,10 @@ impl Report {
             text.push('\n');
         }
         if more > 0 {
-            text.push_str(&format!("and {more} more findings (--limit, --json)\n"));
+            text.push_str(&format!(
+                "and {} (--limit, --json)\n",
+                counted(more, "more finding")
+            ));
         }
         text.push_str(&format!("not stored yet: {}\n", self.not_stored));
         text.push_str(&format!("{}\n", self.answer()));

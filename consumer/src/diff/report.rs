@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use service::output;
 use service::text::shown;
+use service::words::counted;
 
 use super::{Compared, Side};
 use crate::audit::compare::{self, Cure};
@@ -287,7 +288,8 @@ impl Report {
         let mut text = format!("{grid}\nA: {a}\nB: {b}\n");
         if outside_a + outside_b > 0 {
             text.push_str(&format!(
-                "not compared: {outside_a} rows of A and {outside_b} of B, of events that the other has not stored\n"
+                "not compared: {} of A and {outside_b} of B, of events that the other has not stored\n",
+                counted(outside_a, "row")
             ));
         }
         if let Some(before) = self.expired_before {
@@ -305,16 +307,21 @@ impl Report {
         }
         let more = self.more_findings + (self.findings.len() - count) as u64;
         if more > 0 {
-            text.push_str(&format!("and {more} more findings (--limit, --json)\n"));
+            text.push_str(&format!(
+                "and {} (--limit, --json)\n",
+                counted(more, "more finding")
+            ));
         }
         let topic = shown(&self.topic);
         text.push_str(&match self.verdict {
             Verdict::Equal => format!(
-                "equal: over the offsets of {topic} that both have stored, A and B hold the same {rows_a} rows\n"
+                "equal: over the offsets of {topic} that both have stored, A and B hold the same {}\n",
+                counted(rows_a, "row")
             ),
             Verdict::Unequal => format!(
-                "unequal: over the offsets of {topic} that both have stored, {only_in_a} rows are only in A, {only_in_b} only in B, \
-                 {differing} differ, and {equal} are equal; `consumer audit` of each tells which is what the topic says\n"
+                "unequal: over the offsets of {topic} that both have stored, {} only in A, {only_in_b} only in B, {differing} different and \
+                 {equal} equal; `consumer audit` of each tells which is what the topic says\n",
+                counted(only_in_a, "row")
             ),
         });
         text
@@ -384,8 +391,8 @@ impl Finding {
         }
         if self.history_rows > 0 {
             line.push_str(&format!(
-                "; {} rows of its histories with it",
-                self.history_rows
+                "; {} of its histories with it",
+                counted(self.history_rows, "row")
             ));
         }
         line

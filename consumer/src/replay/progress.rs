@@ -9,6 +9,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use service::output;
 use service::range::Ranges;
 use service::text::shown;
+use service::words::counted;
 use tokio::time::Instant;
 
 use crate::batch::Record;
@@ -60,8 +61,8 @@ impl Progress {
             let rate = done as f64 / seconds;
             let left = self.all.saturating_sub(done) as f64 / rate.max(1e-3);
             tracing::info!(
-                "replayed {done} of {} offsets, {rate:.0} a second, {} left",
-                self.all,
+                "replayed {done} of {}, {rate:.0} a second, {} left",
+                counted(self.all, "offset"),
                 HumanDuration(Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX))
             );
         }
@@ -179,14 +180,15 @@ impl Account {
         let rows: Vec<String> = self
             .rows
             .iter()
-            .map(|(part, rows)| format!("{rows} rows of {}", part.table()))
+            .map(|(part, rows)| format!("{} of {}", counted(rows, "row"), part.table()))
             .collect();
         text.push_str(&format!(
-            "{events} events of {topic} stored in {place}: {}\n",
+            "{} of {topic} stored in {place}: {}\n",
+            counted(events, "event"),
             rows.join(", ")
         ));
         if self.skipped > 0 {
-            text.push_str(&format!("{} records skipped:\n", self.skipped));
+            text.push_str(&format!("{} skipped:\n", counted(self.skipped, "record")));
             for (partition, offset, reason) in &self.listed {
                 let reason = shown(reason);
                 text.push_str(&format!("  {partition}:{offset} {reason}\n"));

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use service::warn_of_change;
 use tokio::time::Instant;
 
 use super::{Entrance, Trouble};
@@ -79,7 +80,7 @@ impl Entrance<'_> {
             match self.store.move_on(&advances, &self.identity).await {
                 Ok(()) => {}
                 Err(fenced @ StoreError::Fenced(_)) => {
-                    tracing::warn!("{fenced}");
+                    warn_of_change!("{fenced}");
                     return self.go_back().await;
                 }
                 Err(replaced @ StoreError::Replaced(_)) => return self.find_place(replaced).await,

@@ -8,6 +8,7 @@ use anyhow::Context;
 use rdkafka::message::{BorrowedMessage, Message};
 use schemas::TaskRunningInfoEvent;
 use service::range::{Position, Ranges};
+use service::words::counted;
 
 use super::findings::{Example, Findings, Kind};
 use super::first::{First, nothing, segments};
@@ -302,7 +303,11 @@ impl Auditor<'_> {
             add(Kind::EventAndLetter, &[], "");
         }
         if events > 1 || letters > 1 {
-            let why = format!("{events} events and {letters} letters");
+            let why = format!(
+                "{} and {}",
+                counted(events, "event"),
+                counted(letters, "letter")
+            );
             add(Kind::Duplicate, &[], &why);
         }
         if entry.inverted {

@@ -8,6 +8,7 @@ use schemas::{EVENT_VERSIONS, INFO_VERSIONS, Learned, Version};
 use serde_json::{Value, json};
 use service::range::{Position, Ranges};
 use service::text::shown;
+use service::words::counted;
 
 use super::findings::{Example, Findings, Kind};
 use super::first::First;
@@ -271,21 +272,26 @@ impl Report {
         let counts = &self.counts;
         let (records, events) = (sum(&counts.records), sum(&counts.events));
         let compared = format!(
-            "{records} records of {}, {events} events, {} dead letters",
+            "{} of {}, {}, {}",
+            counted(records, "record"),
             self.scope.source.topic,
-            sum(&counts.letters)
+            counted(events, "event"),
+            counted(sum(&counts.letters), "dead letter")
         );
         match self.verdict() {
             Verdict::Equal => match self.findings.count(Kind::OtherRules) {
                 0 => format!("equal: {compared}"),
                 other => format!("equal: {compared}; {other} by other rules"),
             },
-            Verdict::Unequal => format!("unequal: {compared}; {} faults", self.findings.faults()),
+            Verdict::Unequal => format!(
+                "unequal: {compared}; {}",
+                counted(self.findings.faults(), "fault")
+            ),
             Verdict::Unproven => match self.doubts() {
                 Some(doubts) => format!("could not tell: {compared}; no fault, but {doubts}"),
                 None => format!(
-                    "could not tell: {compared}; no fault, but {} records are unprovable; a later --from leaves them out",
-                    self.findings.count(Kind::Unprovable)
+                    "could not tell: {compared}; no fault, but {}; a later --from leaves out what is not provable",
+                    counted(self.findings.count(Kind::Unprovable), "unprovable record")
                 ),
             },
         }

@@ -106,7 +106,7 @@ impl Scope {
         reader: &Reader,
     ) -> anyhow::Result<Self> {
         let source = &asked.source_topic;
-        let count = cluster.require_topic(source, "Read").await?;
+        let count = cluster.require_topic(source, "Read", None).await?;
         let identity = identity(cluster, source).await?;
         let committed = block_in_place(|| committed(kafka, &asked.group, &identity, count))?;
         let events = whole(cluster, reader, &asked.events_topic).await?;
@@ -185,7 +185,7 @@ impl Scope {
 /// All of a topic, to the high watermark of each partition: behind an open transaction others may
 /// have committed.
 async fn whole(cluster: &Cluster, reader: &Reader, topic: &str) -> anyhow::Result<Part> {
-    let count = i32::try_from(cluster.require_topic(topic, "Read").await?)?;
+    let count = i32::try_from(cluster.require_topic(topic, "Read", None).await?)?;
     let ranges = block_in_place(|| {
         (0..count)
             .map(|partition| Ok((partition, reader.bounds(topic, partition, End::High)?)))

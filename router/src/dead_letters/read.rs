@@ -10,6 +10,7 @@ use schemas::dead_letter::{self, First};
 pub(crate) use service::kafka::header;
 use service::output;
 use service::range::{End, Position, Ranges, Reader};
+use service::words::counted;
 use tokio_util::sync::CancellationToken;
 
 /// Progress is told each time so many records were read.
@@ -297,7 +298,7 @@ pub(super) fn scan(
         take(record);
         read += 1;
         if read % TOLD_EVERY == 0 {
-            output::note(format_args!("read {read} records of {topic}"));
+            output::note(format_args!("read {} of {topic}", counted(read, "record")));
         }
         Ok(())
     })?;

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use rdkafka::message::{Headers, Message};
 use schemas::{DecodeError, Decoder};
 use service::text::{shown, shown_json, to_json_pretty};
+use service::words::counted;
 
 use super::read::{Letter, Original};
 use super::time;
@@ -72,8 +73,8 @@ pub(super) fn letter(
             let key = letter.key.as_deref().map_or("(none)".into(), bytes_shown);
             writeln!(text, "key        {key}")?;
             let bytes = letter.value_bytes.unwrap_or(0);
-            let why = shown(&why.to_string());
-            writeln!(text, "value      {bytes} bytes, not to be had: {why}")?;
+            let (bytes, why) = (counted(bytes, "byte"), shown(&why.to_string()));
+            writeln!(text, "value      {bytes}, not to be had: {why}")?;
             return Ok(text);
         }
     };
@@ -88,7 +89,7 @@ pub(super) fn letter(
     } else {
         ""
     };
-    writeln!(text, "value      {} bytes{from}", value.len())?;
+    writeln!(text, "value      {}{from}", counted(value.len(), "byte"))?;
     text.push_str(&decoded(decoder, &value)?);
     text.push_str(&dump(&value, if full { usize::MAX } else { DUMPED_BYTES }));
     Ok(text)

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
+use schemas::topics;
 use service::exit::WrongUsage;
 use service::health::Health;
-use service::kafka::KafkaOptions;
+use service::kafka::{KafkaOptions, NewTopic};
 use service::output;
+use service::words::counted;
 use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 use tokio_util::sync::CancellationToken;
@@ -68,7 +70,8 @@ pub async fn run(
         anyhow!("stopped by a signal; nothing of {file} was sent")
     };
     let cluster = kafka.cluster(&shutdown).await?.ok_or_else(unsent)?;
-    cluster.require_topic(topic, "Write").await?;
+    let make = NewTopic::with(topics::REPORTS_SETTINGS);
+    cluster.require_topic(topic, "Write", Some(make)).await?;
     let framing = framing(kafka, topic, &health, &shutdown).await?;
     let framing = framing.ok_or_else(unsent)?;
     let mut sender = Sender::connect(kafka, topic, framing, health)?;
@@ -77,7 +80,11 @@ pub async fn run(
     let published = publish(&options, input, &mut sender, &mut bad, &shutdown).await;
     let sent = sender.finish(&shutdown).await;
     if let Ok(sent) = &sent {
-        output::account(&format!("sent {sent} reports, {bad} bad lines\n"));
+        output::account(&format!(
+            "sent {}, {}\n",
+            counted(sent, "report"),
+            counted(bad, "bad line")
+        ));
     }
     published?;
     sent?;

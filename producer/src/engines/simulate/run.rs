@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemas::topics;
 use service::exit::WrongUsage;
 use service::health::Health;
-use service::kafka::KafkaOptions;
+use service::kafka::{KafkaOptions, NewTopic};
 use service::output;
+use service::words::counted;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -84,7 +86,8 @@ pub async fn run(
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
     };
-    cluster.require_topic(topic, "Write").await?;
+    let make = NewTopic::with(topics::REPORTS_SETTINGS);
+    cluster.require_topic(topic, "Write", Some(make)).await?;
     let Some(framing) = framing(kafka, topic, &health, &shutdown).await? else {
         return Ok(());
     };
@@ -95,20 +98,23 @@ pub async fn run(
     let mut simulation = Simulation::new(options.tasks as usize, seed, &options.run, clock);
     tracing::info!(
         seed,
-        "simulating {} tasks, {}, to {topic}",
-        options.tasks,
+        "simulating {}, {}, to {topic}",
+        counted(options.tasks, "task"),
         if options.rate == 0.0 {
             "as fast as Kafka takes them".to_owned()
         } else {
-            format!("{} reports a second", options.rate)
+            format!("{} a second", counted(options.rate, "report"))
         }
     );
     let sent = simulate(&options, &mut simulation, &mut sender, &shutdown).await;
     // What was sent before an error is waited for all the same.
     let acknowledged = sender.finish(&shutdown).await;
     if let Ok(acknowledged) = &acknowledged {
-        let tasks = simulation.tasks();
-        output::account(&format!("sent {acknowledged} reports of {tasks} tasks\n"));
+        output::account(&format!(
+            "sent {} of {}\n",
+            counted(acknowledged, "report"),
+            counted(simulation.tasks(), "task")
+        ));
     }
     sent?;
     acknowledged?;

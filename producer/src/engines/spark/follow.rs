@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use service::words::counted;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -21,7 +22,7 @@ use super::rest::Fault;
 use super::{APPLICATIONS_MAX, Follower, LOOK_AGAIN, REFUSALS, Server};
 
 /// Gauge: applications that are followed, those whose end is being looked up included.
-const FOLLOWED: &str = "taskrunning_followed_applications";
+pub(crate) const FOLLOWED: &str = "taskrunning_followed_applications";
 
 /// An address, and the applications that are followed there.
 pub(super) struct Address {
@@ -74,7 +75,7 @@ impl Address {
     /// `--give-up-after` and nothing is told of any application; with `--stay` until the program is stopped.
     ///
     /// # Errors
-    /// If it never answered.
+    /// If it never gave a list.
     pub(super) async fn follow(mut self) -> Result<(), Fault> {
         let shutdown = self.follower.shutdown.clone();
         // To stop is to say no more: nothing is begun that a stop would leave half done.
@@ -92,6 +93,8 @@ impl Address {
         let started = Instant::now();
         let mut silent_since = started;
         let mut refusals = 0;
+        // What it answered instead of a list, which says more than that it does not answer any more.
+        let mut answered = None;
         let mut next_list = started;
         // When the list that is being read was begun, and whether nothing was followed then.
         let mut reading = None;
@@ -140,6 +143,9 @@ impl Address {
                 }
                 Err(fault) => {
                     self.settled = false;
+                    if matches!(fault, Fault::NotFound(_) | Fault::NotSpark(_)) {
+                        answered = Some(fault.clone());
+                    }
                     let is_refused = fault == Fault::Refused;
                     self.list_failed(is_refused);
                     let is_empty = self.followed.is_empty();
@@ -159,7 +165,10 @@ impl Address {
                             self.server.rest.shown(),
                             options.give_up_after
                         );
-                        return if self.reached { Ok(()) } else { Err(fault) };
+                        return match self.reached {
+                            true => Ok(()),
+                            false => Err(answered.unwrap_or(fault)),
+                        };
                     }
                 }
             }
@@ -184,9 +193,8 @@ impl Address {
         if list.running.beyond > 0 && !self.too_many_logged {
             self.too_many_logged = true;
             tracing::warn!(
-                "{shown} lists {} running applications more than the {APPLICATIONS_MAX} that are followed at a time; \
-                 choose with --app",
-                list.running.beyond
+                "{shown} lists {} more than the {APPLICATIONS_MAX} that are followed at a time; choose with --app",
+                counted(list.running.beyond, "running application")
             );
         }
         self.more = list.running.beyond > 0 || list.ended.beyond > 0;

@@ -39,20 +39,23 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::builder::BoolishValueParser;
 use jiff::Timestamp;
-use schemas::TaskStatus;
+use schemas::{TaskStatus, topics};
 use service::address::{self, AddressParser};
 use service::exit::WrongUsage;
 use service::health::Health;
-use service::kafka::KafkaOptions;
+use service::kafka::{KafkaOptions, NewTopic};
 use service::output;
+use service::words::counted;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::application::{Application, Poll};
 use self::ask::Complaints;
 use self::follow::Address;
+pub(crate) use self::follow::FOLLOWED;
 use self::mapping::State;
 use self::poll_limit::PollLimit;
+pub(crate) use self::poll_limit::{POLL_DURATION, POLLS_LATE};
 use self::rest::Rest;
 use self::standings::Standings;
 use crate::delivery::{Delivery, Written};
@@ -161,7 +164,8 @@ pub async fn run(
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
     };
-    cluster.require_topic(topic, "Write").await?;
+    let make = NewTopic::with(topics::REPORTS_SETTINGS);
+    cluster.require_topic(topic, "Write", Some(make)).await?;
     let Some(framing) = framing(kafka, topic, &health, &shutdown).await? else {
         return Ok(());
     };
@@ -187,8 +191,9 @@ pub async fn run(
     while let Some(followed) = following.join_next().await {
         let (address, reached) = followed?;
         if let Err(fault) = reached {
-            tracing::warn!("{address} was never reached: {fault}");
-            failed.push(format!("{address} was never reached: {fault}"));
+            let failure = format!("{address} {}: {fault}", fault.never());
+            tracing::warn!("{failure}");
+            failed.push(failure);
         }
     }
 
@@ -206,7 +211,11 @@ pub async fn run(
     let delivered = stats
         .as_ref()
         .map_or_else(|e| e.stats.delivered, |s| s.delivered);
-    output::account(&format!("sent {delivered} reports of {tasks} tasks\n"));
+    output::account(&format!(
+        "sent {} of {}\n",
+        counted(delivered, "report"),
+        counted(tasks, "task")
+    ));
     stats?;
     if !follower.shutdown.is_cancelled() {
         failed.extend(follower.left_open());

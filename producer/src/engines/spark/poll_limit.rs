@@ -13,9 +13,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 /// Histogram, seconds: a poll, from its first request to its last response. Label `share`: `running`, `other`.
-const POLL_DURATION: &str = "taskrunning_poll_duration_seconds";
+pub(crate) const POLL_DURATION: &str = "taskrunning_poll_duration_seconds";
 /// Counter: polls that waited for their turn for a whole interval. Label `share`.
-const POLLS_LATE: &str = "taskrunning_polls_late_total";
+pub(crate) const POLLS_LATE: &str = "taskrunning_polls_late_total";
 
 /// Which polls a poll shares its limit with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -32,6 +32,17 @@ pub(crate) enum Fault {
     NotSpark(String),
 }
 
+impl Fault {
+    /// What is to be said of an address that never did better than this.
+    pub(super) fn never(&self) -> &'static str {
+        match self {
+            Self::Refused => "was never reached",
+            Self::NoAnswer(_) => "never answered",
+            Self::NotFound(_) | Self::NotSpark(_) => "never listed its applications",
+        }
+    }
+}
+
 /// A Spark UI or a History Server.
 #[derive(Clone)]
 pub(crate) struct Rest {

@@ -1,0 +1,343 @@
+//! Log lines that repeat themselves: one when a condition begins, one for each other thing that is wrong meanwhile,
+//! and one when it is over, with how long it lasted and how many lines were left out.
+//!
+//! While a broker is away, each client of a process writes the same lines again and again. They are one condition,
+//! so that all clients share one memory of what was logged. It holds a bounded number of lines; those that were left
+//! out are logged at level debug.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::RDKafkaLogLevel;
+
+use crate::words::counted;
+
+/// A condition is over when its line has not come for this long. librdkafka itself writes an error that a broker
+/// connection repeats every 30 s at most, and connects again after up to 10 s.
+const OVER_AFTER: Duration = Duration::from_secs(45);
+/// How often the thread looks for conditions that are over.
+const LOOK: Duration = Duration::from_secs(1);
+/// The most conditions that are remembered. Another one takes the place of the one that was silent longest.
+const CONDITIONS_MAX: usize = 64;
+/// Lines that agree in their first bytes, up to here, are the same.
+const KEY_BYTES: usize = 240;
+
+/// Where librdkafka's lines are logged.
+const LIBRDKAFKA: &str = "librdkafka";
+
+static REPEATS: Mutex<Repeats> = Mutex::new(Repeats {
+    conditions: BTreeMap::new(),
+    is_watched: false,
+});
+
+/// Warns of a condition that a program meets again at every try: logs a line as [`tracing::warn!`] does, once for
+/// as long as the condition lasts.
+#[macro_export]
+macro_rules! warn_of_change {
+    ($($arg:tt)*) => {{
+        let line = format!($($arg)*);
+        match $crate::repeats::is_new(module_path!(), &line) {
+            true => tracing::warn!("{line}"),
+            false => tracing::debug!("{line}"),
+        }
+    }};
+}
+
+/// Logs a line of librdkafka, once for as long as its condition lasts, a level quieter than librdkafka has it where
+/// it only says that it tries again.
+pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    let is_quiet = matches!(level, RDKafkaLogLevel::Debug);
+    if is_quiet || !is_new(LIBRDKAFKA, &format!("{facility}: {message}")) {
+        tracing::debug!(target: LIBRDKAFKA, "{facility}: {message}");
+        return;
+    }
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(target: LIBRDKAFKA, "{facility}: {message}");
+        }
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            tracing::warn!(target: LIBRDKAFKA, "{facility}: {message}");
+        }
+        _ => tracing::info!(target: LIBRDKAFKA, "{facility}: {message}"),
+    }
+}
+
+/// Whether this line begins a condition, so that it is to be logged. `source` is the module that writes it.
+pub fn is_new(source: &'static str, line: &str) -> bool {
+    let mut repeats = repeats();
+    let (is_new, ended) = repeats.note(Instant::now(), source, line);
+    if !repeats.is_watched {
+        // Lines come from threads of librdkafka too, and of programs that have no runtime (any more).
+        let watching = std::thread::Builder::new().name("repeats".to_owned());
+        repeats.is_watched = watching.spawn(watch).is_ok();
+    }
+    drop(repeats);
+    if let Some(ended) = ended {
+        ended.log();
+    }
+    is_new
+}
+
+/// Ends the conditions of a module, which knows itself that they are over: how long they lasted, for the line that
+/// says so, as in `after 75 s`.
+pub fn end(source: &'static str) -> String {
+    let ended = repeats().end(source);
+    let begun = ended.iter().map(|condition| condition.begun).min();
+    let seconds = begun.map_or(0, |begun| begun.elapsed().as_secs());
+    let left_out: u64 = ended.iter().map(|condition| condition.left_out).sum();
+    match left_out {
+        0 => format!("after {seconds} s"),
+        count => format!("after {seconds} s, {} left out", counted(count, "line")),
+    }
+}
+
+/// Logs which conditions are over, for as long as there are any.
+fn watch() {
+    loop {
+        std::thread::sleep(LOOK);
+        let mut repeats = repeats();
+        let ended = repeats.take_over(Instant::now());
+        repeats.is_watched = !repeats.conditions.is_empty();
+        let goes_on = repeats.is_watched;
+        drop(repeats);
+        for condition in ended {
+            condition.log();
+        }
+        if !goes_on {
+            return;
+        }
+    }
+}
+
+/// Nothing panics while it holds this lock.
+fn repeats() -> MutexGuard<'static, Repeats> {
+    REPEATS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Repeats {
+    conditions: BTreeMap<String, Condition>,
+    /// Whether a thread looks for those that are over.
+    is_watched: bool,
+}
+
+/// What a line that was logged says.
+struct Condition {
+    source: &'static str,
+    line: String,
+    begun: Instant,
+    /// When the line came last.
+    last: Instant,
+    /// Lines like it that were left out.
+    left_out: u64,
+}
+
+impl Repeats {
+    /// Whether the line begins a condition, and the one whose place it takes.
+    fn note(
+        &mut self,
+        now: Instant,
+        source: &'static str,
+        line: &str,
+    ) -> (bool, Option<Condition>) {
+        let key = key(source, line);
+        if let Some(known) = self.conditions.get_mut(&key) {
+            known.last = now;
+            known.left_out += 1;
+            return (false, None);
+        }
+        let mut ended = None;
+        if self.conditions.len() >= CONDITIONS_MAX {
+            let silent = self.conditions.iter().min_by_key(|(_, known)| known.last);
+            let silent = silent.map(|(key, _)| key.clone());
+            ended = silent.and_then(|key| self.conditions.remove(&key));
+        }
+        let condition = Condition {
+            source,
+            line: cut(line, KEY_BYTES).to_owned(),
+            begun: now,
+            last: now,
+            left_out: 0,
+        };
+        self.conditions.insert(key, condition);
+        (true, ended)
+    }
+
+    /// Forgets the conditions of a module, and gives them.
+    fn end(&mut self, source: &'static str) -> Vec<Condition> {
+        let ended = self
+            .conditions
+            .extract_if(.., |_, condition| condition.source == source);
+        ended.map(|(_, condition)| condition).collect()
+    }
+
+    /// Forgets the conditions that are over, and gives them.
+    fn take_over(&mut self, now: Instant) -> Vec<Condition> {
+        let is_over = |condition: &Condition| now.duration_since(condition.last) >= OVER_AFTER;
+        let over = self
+            .conditions
+            .extract_if(.., |_, condition| is_over(condition));
+        over.map(|(_, condition)| condition).collect()
+    }
+}
+
+impl Condition {
+    /// Says that it is over, unless it was a single line.
+    fn log(&self) {
+        let Some(over) = self.over() else { return };
+        match self.source {
+            LIBRDKAFKA => tracing::info!(target: LIBRDKAFKA, "{over}"),
+            _ => tracing::info!("{over}"),
+        }
+    }
+
+    fn over(&self) -> Option<String> {
+        if self.left_out == 0 {
+            return None;
+        }
+        let lines = counted(self.left_out, "more line");
+        let seconds = self.last.duration_since(self.begun).as_secs();
+        Some(format!(
+            "over after {seconds} s: {} ({lines} like this left out; LOG_LEVEL=debug shows them)",
+            self.line
+        ))
+    }
+}
+
+/// What lines about the same condition have in common: addresses and names belong to it; the thread that wrote it and
+/// bare numbers (times, counts, offsets) do not.
+fn key(source: &str, line: &str) -> String {
+    let mut key = source.to_owned();
+    let mut rest = line;
+    // "[thrd:NAME]: " is in front of librdkafka's text, maybe behind its facility.
+    if let Some((before, after)) = line.split_once("[thrd:")
+        && let Some((_, text)) = after.split_once("]: ")
+    {
+        key.push(' ');
+        key.push_str(before.trim_end());
+        rest = text;
+    }
+    // "(after 12ms in state CONNECT, 3 identical error(s) suppressed)"
+    let took = rest.find(" (after ").and_then(|begin| {
+        let length = rest[begin..].find(')')? + 1;
+        Some(begin..begin + length)
+    });
+    let (before, after) = match took {
+        Some(took) => {
+            let (before, after) = (&rest[..took.start], &rest[took.end..]);
+            // "error(s)" has a parenthesis of its own.
+            let after = after.trim_start_matches(" suppressed)");
+            (before, after)
+        }
+        None => (rest, ""),
+    };
+    for word in before.split_whitespace().chain(after.split_whitespace()) {
+        key.push(' ');
+        let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        let is_number = bare.starts_with(|c: char| c.is_ascii_digit())
+            && bare
+                .trim_end_matches("ms")
+                .trim_end_matches('s')
+                .bytes()
+                .all(|byte| byte.is_ascii_digit());
+        key.push_str(if is_number { "#" } else { word });
+        if key.len() > KEY_BYTES {
+            return cut(&key, KEY_BYTES).to_owned();
+        }
+    }
+    key
+}
+
+/// The text up to so many bytes.
+fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(broker: &str, took_ms: u32, more: &str) -> String {
+        format!(
+            "FAIL: [thrd:{broker}]: {broker}: Connect to ipv4#127.0.0.1:9092 failed: Connection refused (after \
+             {took_ms}ms in state CONNECT{more})"
+        )
+    }
+
+    #[test]
+    fn an_outage_is_one_line_at_its_begin_and_one_at_its_end_however_many_come_between() {
+        let mut repeats = Repeats {
+            conditions: BTreeMap::new(),
+            is_watched: false,
+        };
+        let begun = Instant::now();
+        let mut logged = 0;
+        for i in 0..3_100 {
+            let more = match i % 2 {
+                0 => "",
+                _ => ", 12 identical error(s) suppressed",
+            };
+            let line = refused("kafka-1:9092/1", i, more);
+            let now = begun + Duration::from_millis(75_000 * u64::from(i) / 3_099);
+            assert!(repeats.take_over(now).is_empty());
+            logged += usize::from(repeats.note(now, LIBRDKAFKA, &line).0);
+        }
+        assert_eq!(logged, 1);
+        let last = begun + Duration::from_secs(75);
+        let still = last + OVER_AFTER - Duration::from_millis(1);
+        assert!(repeats.take_over(still).is_empty());
+        let over = repeats.take_over(last + OVER_AFTER);
+        let over: Vec<_> = over.iter().filter_map(Condition::over).collect();
+        assert_eq!(over.len(), 1);
+        assert!(over[0].starts_with("over after 75 s: FAIL: "), "{over:?}");
+        assert!(over[0].contains("(3099 more lines like this"), "{over:?}");
+        assert!(repeats.note(last + OVER_AFTER, LIBRDKAFKA, "FAIL: again").0);
+    }
+
+    #[test]
+    fn another_broker_another_error_and_another_topic_are_logged_however_alike_the_lines_are() {
+        let lines = [
+            refused("kafka-1:9092/1", 0, ""),
+            refused("kafka-2:9092/2", 0, ""),
+            refused("kafka-1:9092/1", 0, "").replace("Connection refused", "Host is unreachable"),
+            "REQTMOUT: [thrd:kafka-1:9092/1]: kafka-1:9092/1: Timed out ProduceRequest in flight (after 1000ms, timeout \
+             #0)"
+                .to_owned(),
+            "COMMITFAIL: offsets of events-1 are not committed".to_owned(),
+            "COMMITFAIL: offsets of events-2 are not committed".to_owned(),
+        ];
+        let keys: std::collections::BTreeSet<_> =
+            lines.iter().map(|line| key(LIBRDKAFKA, line)).collect();
+        assert_eq!(keys.len(), lines.len(), "{keys:#?}");
+        let same = [
+            "REQTMOUT: [thrd:a/1]: a/1: Timed out 3 in-flight, 0 retry-queued, 1 out-queue requests",
+            "REQTMOUT: [thrd:a/1]: a/1: Timed out 7 in-flight, 2 retry-queued, 0 out-queue requests",
+        ];
+        assert_eq!(key(LIBRDKAFKA, same[0]), key(LIBRDKAFKA, same[1]));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_a_single_line_has_no_end() {
+        let mut repeats = Repeats {
+            conditions: BTreeMap::new(),
+            is_watched: false,
+        };
+        let begun = Instant::now();
+        let long = "x".repeat(10_000);
+        let mut ended = 0;
+        for i in 0..10_000 {
+            let line = format!("FAIL: kafka-{i}.example: {long}");
+            let (is_new, gone) = repeats.note(begun + Duration::from_millis(i), LIBRDKAFKA, &line);
+            assert!(is_new);
+            ended += usize::from(gone.is_some());
+            assert!(gone.is_none_or(|gone| gone.over().is_none()));
+        }
+        assert_eq!(repeats.conditions.len(), CONDITIONS_MAX);
+        assert_eq!(ended, 10_000 - CONDITIONS_MAX);
+        let bytes = repeats
+            .conditions
+            .iter()
+            .map(|(key, known)| key.len() + known.line.len());
+        assert!(bytes.sum::<usize>() <= CONDITIONS_MAX * 2 * KEY_BYTES);
+    }
+}
