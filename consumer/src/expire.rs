@@ -10,6 +10,8 @@ use serde::Serialize;
 use service::backoff::Backoff;
 use service::exit::WrongUsage;
 use service::output;
+use service::warn_of_change;
+use service::words::agreed;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -86,10 +88,14 @@ pub async fn expire(
         stop: &stop,
         bar: bar(),
         longest: Duration::ZERO,
+        divisor: 1,
         rows: BTreeMap::new(),
     };
     let begun = Instant::now();
-    let walked = removing.walk().await;
+    let walked = match asked.dry_run {
+        true => removing.count().await,
+        false => removing.walk().await,
+    };
     removing.bar.finish_and_clear();
     let report = Report {
         database: place.clone(),
@@ -125,14 +131,41 @@ struct Removing<'a> {
     stop: &'a CancellationToken,
     bar: ProgressBar,
     longest: Duration,
+    /// Pieces are smaller by this from the beginning.
+    divisor: i64,
     rows: BTreeMap<&'static str, u64>,
 }
 
 impl Removing<'_> {
+    /// Counts what a walk would remove, at one moment. That is over with a connection, so after an error it begins
+    /// again.
+    async fn count(&mut self) -> Result<bool, StoreError> {
+        let (mut backoff, mut tries) = (Backoff::default(), 1);
+        loop {
+            let error = match self.walk().await {
+                Err(error @ (StoreError::Retry(_) | StoreError::TooLong(_)))
+                    if tries < MAX_TRIES =>
+                {
+                    error
+                }
+                walked => return walked,
+            };
+            if matches!(error, StoreError::TooLong(_)) {
+                self.divisor *= 4;
+            }
+            warn_of_change!("{}: {error}; counting again", self.database.place());
+            tries += 1;
+            (self.expiring, self.rows) = (None, BTreeMap::new());
+            self.bar.reset();
+            self.bar.set_length(0);
+            self.pause(backoff.pause()).await;
+        }
+    }
+
     /// Gives whether the end was reached.
     async fn walk(&mut self) -> Result<bool, StoreError> {
         let begun = async {
-            let mut expiring = Expiring::open(self.database, self.before).await?;
+            let mut expiring = Expiring::open(self.database, self.before, self.dry_run).await?;
             let mut extents = Vec::new();
             // A task goes once its history has gone.
             for table in Table::ALL {
@@ -173,7 +206,7 @@ impl Removing<'_> {
         from: i64,
         end: i64,
     ) -> Result<Option<Step>, StoreError> {
-        let (mut backoff, mut divisor, mut tries) = (Backoff::default(), 1, 0);
+        let (mut backoff, mut divisor, mut tries) = (Backoff::default(), self.divisor, 0);
         while !self.stop.is_cancelled() {
             tries += 1;
             let error = match self.try_step(table, from, end, divisor).await {
@@ -187,6 +220,7 @@ impl Removing<'_> {
                 Err(error) => error,
             };
             match &error {
+                _ if self.dry_run => return Err(error),
                 StoreError::TooLong(_) => divisor *= 4,
                 StoreError::Retry(_) => {}
                 _ => return Err(error),
@@ -194,9 +228,7 @@ impl Removing<'_> {
             if tries == MAX_TRIES {
                 return Err(error);
             }
-            if tries == 1 {
-                tracing::warn!("{}: {error}; trying again", self.database.place());
-            }
+            warn_of_change!("{}: {error}; trying again", self.database.place());
             self.pause(backoff.pause()).await;
         }
         Ok(None)
@@ -215,7 +247,7 @@ impl Removing<'_> {
             None => tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(None),
-                opened = Expiring::open(self.database, self.before) => opened?,
+                opened = Expiring::open(self.database, self.before, self.dry_run) => opened?,
             },
         };
         expiring.divisor = divisor;
@@ -249,19 +281,24 @@ impl Report {
     fn text(&self) -> String {
         let mut text = String::new();
         for (table, rows) in &self.rows {
-            text.push_str(&format!("{rows:>12} rows of {table}\n"));
+            text.push_str(&format!(
+                "{rows:>12} {} of {table}\n",
+                agreed(*rows, "row", "rows")
+            ));
         }
-        text.push_str(&format!(
-            "{} from {}: what was reported before {:.6}\n",
-            match (self.dry_run, self.finished) {
-                (true, true) => "would be removed",
-                (true, false) => "would be removed, as far as was counted,",
-                (false, true) => "removed",
-                (false, false) => "removed so far",
-            },
-            self.database,
-            self.reported_before
-        ));
+        let (database, before) = (&self.database, self.reported_before);
+        let done = match (self.dry_run, self.finished) {
+            (true, true) => "would be removed",
+            (true, false) => "would be removed, as far as was counted,",
+            (false, true) => "removed",
+            (false, false) => "removed so far",
+        };
+        text.push_str(&match self.rows.values().all(|rows| *rows == 0) {
+            true => {
+                format!("nothing {done} from {database}, of what was reported before {before:.6}\n")
+            }
+            false => format!("{done} from {database}: what was reported before {before:.6}\n"),
+        });
         text
     }
 }

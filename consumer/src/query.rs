@@ -21,6 +21,7 @@ use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
 use crate::rows::Part;
 use crate::store::{Access, Bound, Connection, Database, DatabaseOptions, StoreError};
+use service::words::counted;
 
 /// Sequences of a task that are listed one by one before "and more".
 const LISTED_SEQUENCES: usize = 20;
@@ -328,7 +329,10 @@ async fn open(options: &DatabaseOptions) -> anyhow::Result<(Connection, Dialect,
     let database = Database::parse(options)?;
     let place = database.place();
     let connection = database.connect(Access::Read).await;
-    let connection = connection.with_context(|| format!("opening {place}"))?;
+    let mut connection = connection.with_context(|| format!("opening {place}"))?;
+    // Counts and rows are of the moment of the first look.
+    let begun = connection.begin_snapshot().await;
+    begun.with_context(|| format!("reading {place}"))?;
     let postgres = connection.is_postgres();
     Ok((connection, Dialect { postgres }, place))
 }
@@ -422,13 +426,13 @@ pub async fn tasks(
         ]);
     }
     let mut text = right_aligned(&mut table, &[2, 3, 4]);
-    let kind = if running { "running tasks" } else { "tasks" };
-    let whence = format!("{kind} in {place}{}", as_of(at));
+    let kind = if running { "running task" } else { "task" };
+    let whence = format!("{} in {place}{}", counted(all, kind), as_of(at));
     match all - tasks.len() as i64 {
-        0 => writeln!(text, "{all} {whence}")?,
+        0 => writeln!(text, "{whence}")?,
         more => writeln!(
             text,
-            "{} of {all} {whence}; {more} more with --limit 0",
+            "{} of {whence}; {more} more with --limit 0",
             tasks.len()
         )?,
     }
@@ -717,9 +721,9 @@ fn story_text(story: &Story, at: Option<Timestamp>) -> anyhow::Result<String> {
     }
     writeln!(
         text,
-        "\n{} newest of {} reports",
+        "\n{} newest of {}",
         reports.len(),
-        sequences.reports
+        counted(sequences.reports, "report")
     )?;
     let mut table = table(&[
         "seq",

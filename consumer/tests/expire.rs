@@ -231,6 +231,16 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
     );
     assert_eq!(pipeline.expire(&[]), of_each);
     assert_eq!(pipeline.expire(&[]), none);
+    for (more, said) in [
+        (&[][..], "nothing removed from "),
+        (&["--dry-run"], "nothing would be removed from "),
+    ] {
+        let arguments = [&["expire", "--older-than", "30d"], more].concat();
+        let (code, out, log) = pipeline.asked(&arguments);
+        assert_eq!(code, Some(0), "{log}");
+        let last = out.lines().last().unwrap();
+        assert!(last.starts_with(said), "{out}");
+    }
     let old_ones = format!(
         "SELECT count(*) FROM task_progress WHERE reported_at < {}",
         pipeline.days_ago(30)

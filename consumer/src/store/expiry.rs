@@ -99,16 +99,26 @@ impl Connection {
 }
 
 impl Expiring {
+    /// With `dry_run` nothing is removed, and all that is counted is of one moment.
+    ///
     /// # Errors
     /// If the database cannot be reached or is not there.
-    pub(crate) async fn open(database: &Database, before: Timestamp) -> Result<Self, StoreError> {
-        let mut connection = database.connect(Access::Write).await?;
+    pub(crate) async fn open(
+        database: &Database,
+        before: Timestamp,
+        dry_run: bool,
+    ) -> Result<Self, StoreError> {
+        let access = if dry_run { Access::Read } else { Access::Write };
+        let mut connection = database.connect(access).await?;
         if connection.is_postgres() {
             // A crash may bring the last rows back, and no other: they are removed again. Every row is
             // found by its page or by an index, whatever the planner thinks of tables that are growing.
             let settings = "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_hashjoin = off; \
                  SET enable_mergejoin = off; SET jit = off";
             connection.execute(settings).await?;
+        }
+        if dry_run {
+            connection.begin_snapshot().await?;
         }
         Ok(Self {
             connection,

@@ -24,6 +24,7 @@ use service::address::{Address, AddressParser};
 use service::exit::WrongUsage;
 use sqlx::SqlStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::postgres::PgDatabaseError;
 use sqlx::sqlite::SqliteConnectOptions;
 
 use self::meaning::Meaning;
@@ -213,24 +214,35 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let message = error.to_string();
+        let message = message(&error);
         match error {
             sqlx::Error::Io(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::WorkerCrashed
             | sqlx::Error::Protocol(_) => Meaning::Passes.of(message),
             sqlx::Error::Tls(error) if is_cut_off(&*error) => Meaning::Passes.of(message),
-            sqlx::Error::Database(error) => {
-                match error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
-                    Some(error) => postgres::judge(error, message),
-                    None => {
-                        let code = error.code().unwrap_or_default();
-                        sqlite::judge(code.parse().unwrap_or_default(), message)
-                    }
+            sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
+                Some(error) => postgres::judge(error, message),
+                None => {
+                    let code = error.code().unwrap_or_default();
+                    sqlite::judge(code.parse().unwrap_or_default(), message)
                 }
-            }
+            },
             _ => Meaning::Stays.of(message),
         }
+    }
+}
+
+/// An error in words. sqlx adds to PostgreSQL's message the line of PostgreSQL's own source that wrote it, which a
+/// reader takes for one of a statement or a file of theirs.
+fn message(error: &sqlx::Error) -> String {
+    let postgres = match error {
+        sqlx::Error::Database(error) => error.try_downcast_ref::<PgDatabaseError>(),
+        _ => None,
+    };
+    match postgres {
+        Some(error) => format!("error returned from database: {}", error.message()),
+        None => error.to_string(),
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) use self::server::Server;
 #[cfg(test)]
 pub(super) use self::sqlstate::MEANINGS;
 pub(super) use self::sqlstate::judge;
+use self::sqlstate::{INSUFFICIENT_PRIVILEGE, UNDEFINED_TABLE};
 pub(crate) use self::watch::Watch;
 use super::connection::Access;
 use super::few::{self, FEW};
@@ -202,13 +203,20 @@ async fn make_tables(connection: &mut PgConnection) -> Result<(), StoreError> {
     if is_up_to_date(connection, &migrator).await? {
         return Ok(());
     }
-    migrator.run(connection).await.map_err(|error| {
-        let may_not = has_state(&error, INSUFFICIENT_PRIVILEGE);
-        match super::migrating(error) {
-            StoreError::Exit(message) if may_not => StoreError::MayNotMigrate(message),
-            error => error,
-        }
-    })
+    if let Some(hidden) = sqlstate::hidden_tables(connection).await {
+        return Err(hidden);
+    }
+    migrator
+        .run(connection)
+        .await
+        .map_err(|error| match &error {
+            MigrateError::Execute(denied) | MigrateError::ExecuteMigration(denied, _)
+                if has_state(&error, INSUFFICIENT_PRIVILEGE) =>
+            {
+                StoreError::MayNotMigrate(super::message(denied))
+            }
+            _ => super::migrating(error),
+        })
 }
 
 /// Whether all of these migrations have been made.
@@ -240,10 +248,6 @@ async fn is_up_to_date(
         .map(|known| (known.version, &known.checksum));
     Ok(known.eq(applied.iter().map(|made| (made.version, &made.checksum))))
 }
-
-/// SQLSTATEs (PostgreSQL manual, appendix A).
-const INSUFFICIENT_PRIVILEGE: &str = "42501";
-const UNDEFINED_TABLE: &str = "42P01";
 
 fn has_state(error: &MigrateError, sqlstate: &str) -> bool {
     let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {

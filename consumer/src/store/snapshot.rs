@@ -119,11 +119,10 @@ impl Snapshot {
     /// If the database cannot be reached or is not there.
     pub(crate) async fn take(database: &Database) -> Result<Self, StoreError> {
         let mut connection = database.connect(Access::Read).await?;
-        let begin = match connection.is_postgres() {
-            true => format!("{BEGIN}; {SETTINGS}"),
-            false => "BEGIN".to_owned(),
-        };
-        connection.execute(&begin).await?;
+        connection.begin_snapshot().await?;
+        if connection.is_postgres() {
+            connection.execute(SETTINGS).await?;
+        }
         // The first look fixes the moment.
         let first = "SELECT count(*) FROM consumed_offset";
         connection.rows::<(i64,)>(first, &[]).await?;
@@ -288,6 +287,15 @@ impl Snapshot {
 }
 
 impl Connection {
+    /// Begins a transaction that only reads, and sees one moment: that of the first look.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn begin_snapshot(&mut self) -> Result<(), StoreError> {
+        let begin = if self.is_postgres() { BEGIN } else { "BEGIN" };
+        self.execute(begin).await.map(drop)
+    }
+
     /// Hands each selected row to `each`, until that gives `false`.
     ///
     /// # Errors

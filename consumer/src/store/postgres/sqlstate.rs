@@ -1,6 +1,6 @@
 //! What PostgreSQL's error codes mean (PostgreSQL manual, appendix A).
 
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgConnection, PgDatabaseError};
 
 use super::super::meaning::Meaning::{self, Passes, Refused, Stays, TooLong};
 use super::super::{OUTDATED, StoreError};
@@ -99,6 +99,34 @@ pub(in super::super) const MEANINGS: &[(&str, Meaning, &str)] = &[
 const POOLER: &str = "a connection pooler in transaction or statement mode shares sessions, and with them prepared \
      statements: connect directly, or to a pool in session mode";
 
+/// A right is missing.
+pub(super) const INSUFFICIENT_PRIVILEGE: &str = "42501";
+/// No table of this name is found in the schemas that this user may use.
+pub(super) const UNDEFINED_TABLE: &str = "42P01";
+
+/// Whether a statement names a table that is not found.
+pub(super) fn is_undefined_table(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    error.is_some_and(|error| error.code().as_deref() == Some(UNDEFINED_TABLE))
+}
+
+/// What to do where a right is missing.
+const GRANTS: &str = "what each role needs stands in deploy/postgres/grants.sql, which the owner of the tables runs after \
+     each consumer migrate";
+
+/// That the tables are there, in a schema that this user may not use: PostgreSQL then finds no such tables.
+pub(super) async fn hidden_tables(connection: &mut PgConnection) -> Option<StoreError> {
+    let select = "SELECT quote_ident(nspname), quote_ident(current_user) FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace \
+         WHERE relname = 'consumed_offset' AND relkind IN ('r', 'p') AND NOT has_schema_privilege(n.oid, 'USAGE') LIMIT 1";
+    let found: Result<Option<(String, String)>, _> =
+        sqlx::query_as(select).fetch_optional(connection).await;
+    let (schema, user) = found.ok()??;
+    Some(StoreError::Exit(format!(
+        "permission denied for schema {schema}, which has the tables; grant it as the schema's owner: GRANT USAGE ON SCHEMA \
+         {schema} TO {user}"
+    )))
+}
+
 fn meaning(sqlstate: &str) -> Meaning {
     let known = MEANINGS
         .iter()
@@ -118,7 +146,8 @@ pub(in super::super) fn judge(error: &PgDatabaseError, message: String) -> Store
         }
         "0A000" if error.routine() == Some("RevalidateCachedQuery") => StoreError::Retry(message),
         "26000" | "42P05" => StoreError::Exit(format!("{message}; {POOLER}")),
-        "42P01" | "42703" => StoreError::Exit(format!("{message}; {OUTDATED}")),
+        INSUFFICIENT_PRIVILEGE => StoreError::Exit(format!("{message}; {GRANTS}")),
+        UNDEFINED_TABLE | "42703" => StoreError::Exit(format!("{message}; {OUTDATED}")),
         _ => meaning(code).of(message),
     }
 }

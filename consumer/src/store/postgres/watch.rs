@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::super::connection::{Access, Session};
 use super::StoreError;
 use super::server::{CONNECT, Server};
+use super::sqlstate;
 
 /// An answer, or a piece of one, is waited for so long before we look.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -92,7 +93,12 @@ impl Watch {
         let (mut patience, mut idle, mut told) = (PATIENCE, None, String::new());
         loop {
             if let Ok(answer) = timeout(patience, &mut asked).await {
-                return Ok(answer?);
+                return match answer {
+                    Err(error) if sqlstate::is_undefined_table(&error) => {
+                        Err(self.hidden_tables().await.unwrap_or(error.into()))
+                    }
+                    answer => Ok(answer?),
+                };
             }
             let waited = begun.elapsed();
             let dead = |why: &str| {
@@ -130,6 +136,16 @@ impl Watch {
                 _ => {}
             }
         }
+    }
+
+    /// The right that is missing where the tables are there and cannot be seen. Asked on a connection of its own: that
+    /// of the session may be in a transaction that has failed.
+    async fn hidden_tables(&self) -> Option<StoreError> {
+        let connection = timeout(CONNECT, self.server.connect_alone()).await;
+        let mut connection = connection.ok()?.ok()?;
+        timeout(CONNECT, sqlstate::hidden_tables(&mut connection))
+            .await
+            .ok()?
     }
 
     /// What the session is doing; `None`: there is none any more.
