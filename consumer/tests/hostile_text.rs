@@ -159,6 +159,7 @@ async fn no_program_prints_or_logs_a_hidden_character_of_a_record() {
     unreadable.engine.running_tasks = -1;
     let mut event = strategies::sample_event();
     event.source.topic = pipeline.source.clone();
+    event.source.topic_id = None;
     (event.source.partition, event.source.offset) = (0, 0);
     event.info = unreadable;
     pipeline.send_events(&[event]);
