@@ -133,7 +133,7 @@ async fn no_program_prints_or_logs_a_hidden_character_of_a_record() {
             "{}",
             published.log
         );
-        assert_eq!(published.expect(2), "sent 1 reports, 3 bad lines\n");
+        assert_eq!(published.expect(2), "sent 1 report, 3 bad lines\n");
     }
 
     // And Kafka holds what no check of ours has seen.

@@ -88,7 +88,7 @@ async fn wrong_usage_ends_with_2_and_what_an_operator_has_to_change_with_78() {
         "--dead-letters-topic",
     ];
     let commands: [(&[&str], i32, &str); 4] = [
-        (&["list"], 0, "1 letters in"),
+        (&["list"], 0, "1 letter in"),
         (&["show", "0:0"], 0, "no report"),
         (&["show", "0:9999"], 2, "0:9999"),
         (&["redrive", "0:9999"], 2, "0:9999"),

@@ -189,8 +189,8 @@ fn dump(bytes: &[u8], at_most: usize) -> String {
     if bytes.len() > at_most {
         let _ = writeln!(
             text,
-            "… {} bytes more; all with --full",
-            bytes.len() - at_most
+            "… {} more; all with --full",
+            counted(bytes.len() - at_most, "byte")
         );
     }
     text
@@ -218,7 +218,7 @@ mod tests {
             dump(&bytes, 18),
             "00000000  3c 3d 3e 3f 40 41 42 43  44 45 46 47 48 49 4a 4b  |<=>?@ABCDEFGHIJK|\n\
              00000010  4c 4d                                             |LM|\n\
-             … 1 bytes more; all with --full\n"
+             … 1 byte more; all with --full\n"
         );
         assert_eq!(dump(&[], 16), "");
     }
