@@ -33,9 +33,42 @@ pub struct ExpireOptions {
     #[arg(long)]
     pub dry_run: bool,
 
+    /// Remove history of the last day too
+    #[arg(long)]
+    pub yes: bool,
+
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+impl ExpireOptions {
+    /// Refuses an age that reaches before the year 1, and one below a day unless that is confirmed: `1m` is a minute, and
+    /// there are no months.
+    ///
+    /// # Errors
+    /// Why, and what to type.
+    pub fn check(&self) -> Result<(), WrongUsage> {
+        self.before()?;
+        if self.older_than >= SignedDuration::from_hours(24) || self.dry_run || self.yes {
+            return Ok(());
+        }
+        Err(WrongUsage(format!(
+            "--older-than {:#} removes all but the last {:#}, which is less than a day (m: minutes; months are written \
+             in days, 30d); add --yes to remove it, or --dry-run to count it",
+            self.older_than, self.older_than,
+        )))
+    }
+
+    /// What was reported before this is removed.
+    fn before(&self) -> Result<Timestamp, WrongUsage> {
+        Timestamp::now()
+            .checked_sub(self.older_than)
+            .and_then(|before| Timestamp::from_microsecond(before.as_microsecond()))
+            .ok()
+            .filter(|before| before.as_microsecond() > FIRST_MICROS)
+            .ok_or_else(|| WrongUsage("--older-than: that long ago there was no year 1".into()))
+    }
 }
 
 /// Reads an age; days have 24 hours.
@@ -72,12 +105,7 @@ pub async fn expire(
     database: &DatabaseOptions,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let before = Timestamp::now()
-        .checked_sub(asked.older_than)
-        .and_then(|before| Timestamp::from_microsecond(before.as_microsecond()))
-        .ok()
-        .filter(|before| before.as_microsecond() > FIRST_MICROS)
-        .ok_or_else(|| WrongUsage("--older-than: that long ago there was no year 1".into()))?;
+    let before = asked.before()?;
     let database = Database::parse(database)?;
     let place = database.place();
     let mut removing = Removing {
@@ -312,6 +340,28 @@ fn bar() -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_age_below_a_day_takes_a_yes() {
+        let asked = |age: &str, dry_run, yes| ExpireOptions {
+            older_than: self::age(age).unwrap(),
+            dry_run,
+            yes,
+            json: false,
+        };
+        for age in ["1m", "0s", "23h 59m 59s"] {
+            let refused = asked(age, false, false).check().unwrap_err().to_string();
+            assert!(refused.contains("add --yes"), "{age}: {refused}");
+            asked(age, true, false).check().unwrap();
+            asked(age, false, true).check().unwrap();
+        }
+        let refused = asked("1m", false, false).check().unwrap_err().to_string();
+        assert!(
+            refused.starts_with("--older-than 1m removes all but the last 1m"),
+            "{refused}"
+        );
+        asked("24h", false, false).check().unwrap();
+    }
 
     #[test]
     fn an_age_is_in_weeks_days_or_less() {

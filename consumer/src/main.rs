@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use consumer::DatabaseOptions;
 use jiff::Timestamp;
-use service::exit::{self, Kind, help};
+use service::exit::{self, Kind, help, WrongUsage};
 use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::range::moment;
@@ -192,10 +192,22 @@ impl Cli {
             _ => Kind::Command,
         }
     }
+
+    /// Refuses what this command cannot do without, or what it would do by mistake.
+    fn check(&self) -> Result<(), WrongUsage> {
+        match &self.command {
+            // These name their databases by themselves.
+            Command::Diff { .. } | Command::Replay { .. } => return Ok(()),
+            Command::Expire { asked } => asked.check()?,
+            _ => {}
+        }
+        self.database.url().map(drop)
+    }
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {
     cli.logs.start()?;
+    cli.check()?;
     let stop = match &cli.command {
         Command::Run { .. } | Command::Replay { .. } | Command::Expire { .. } => {
             exit::on_signal(exit::OK)?
@@ -208,6 +220,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     };
     let ended = match cli.command {
         Command::Audit { config, kafka } => {
+            let kafka = kafka.named("consumer-audit", None);
             return Ok(consumer::audit(config, kafka, cli.database, stop).await);
         }
         Command::Diff { asked } => return Ok(consumer::diff(asked).await),
@@ -217,10 +230,12 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             metrics,
         } => {
             let health = Arc::new(Health::default());
+            let kafka = kafka.named("consumer", config.instance_id.as_deref());
             metrics.start(health.clone(), consumer::HELP).await?;
             on_this_thread(consumer::run(config, kafka, cli.database, health, stop))?
         }
         Command::Replay { asked, kafka } => {
+            let kafka = kafka.named("consumer-replay", None);
             consumer::replay(asked, kafka, &cli.database, stop).await
         }
         Command::Expire { asked } => consumer::expire(asked, &cli.database, stop).await,

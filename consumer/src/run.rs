@@ -21,6 +21,7 @@ use service::pause;
 use service::registry::RegistryError;
 use service::repeats;
 use service::rival;
+use service::settings::host_name;
 use service::subscription::{Next, OutsideTheLog, Subscription};
 use service::telemetry::{messaging, names};
 use service::topic_id::TopicId;
@@ -44,6 +45,9 @@ use crate::writers::Writers;
 
 /// Counter: rows written. Label `db_collection_name`.
 pub(crate) const ROWS: &str = "taskrunning_rows_total";
+
+/// `/readyz` takes a consumer that stores nothing for longer for one that hangs.
+const MAX_COMMIT_INTERVAL_MS: u64 = 60_000;
 
 /// How long Kafka may take to tell the topic's id.
 const ASK: Duration = Duration::from_secs(10);
@@ -76,7 +80,8 @@ pub struct Config {
         long,
         env = "CONSUMER_COMMIT_INTERVAL_MS",
         value_name = "MS",
-        default_value_t = 1
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(..=MAX_COMMIT_INTERVAL_MS)
     )]
     pub commit_interval_ms: u64,
 
@@ -119,9 +124,8 @@ impl Config {
     /// where no instance id is given.
     fn instance(&self) -> String {
         self.instance_id.clone().unwrap_or_else(|| {
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
             let started = jiff::Timestamp::now().as_microsecond();
-            format!("{}-{}-{started}", host.trim(), std::process::id())
+            format!("{}-{}-{started}", host_name(), std::process::id())
         })
     }
 

@@ -38,6 +38,7 @@ fn client(url: &str) -> Registry {
         kafka_config: None,
         settings: vec![],
         schema_registry: Some(Address::http(url)),
+        client_id: None,
     })
     .unwrap()
     .unwrap()

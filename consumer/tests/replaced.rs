@@ -202,6 +202,7 @@ async fn an_expire_whose_file_is_removed_does_not_say_that_rows_are_removed() {
         "expire",
         "--older-than",
         "0s",
+        "--yes",
         "--database-url",
         &pipeline.database_url,
     ];

@@ -83,21 +83,29 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     cli.logs.start()?;
     let shutdown = exit::on_signal(exit::FAILED)?;
     let health = Arc::new(Health::default());
+    let kafka = cli.kafka.named(
+        match &cli.command {
+            Command::Spark { .. } => "producer-spark",
+            Command::Publish { .. } => "producer-publish",
+            Command::Simulate { .. } => "producer-simulate",
+        },
+        None,
+    );
     match cli.command {
         Command::Spark { options, metrics } => {
             metrics.start(health.clone(), producer::HELP).await?;
-            spark::run(options, &cli.kafka, &cli.topic, health, shutdown).await?;
+            spark::run(options, &kafka, &cli.topic, health, shutdown).await?;
         }
         Command::Publish { options, metrics } => {
             metrics.start(health.clone(), producer::HELP).await?;
-            let bad = publish::run(options, &cli.kafka, &cli.topic, health, shutdown).await?;
+            let bad = publish::run(options, &kafka, &cli.topic, health, shutdown).await?;
             if bad > 0 {
                 return Ok(exit::USAGE);
             }
         }
         Command::Simulate { options, metrics } => {
             metrics.start(health.clone(), producer::HELP).await?;
-            simulate::run(options, &cli.kafka, &cli.topic, health, shutdown).await?;
+            simulate::run(options, &kafka, &cli.topic, health, shutdown).await?;
         }
     }
     Ok(exit::OK)

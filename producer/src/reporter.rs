@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::delivery::{Delivery, Stats, Undelivered, Written};
+use crate::duration::{LONGEST, LONGEST_SHOWN};
 
 /// What a fetch gives: the part, `None` when the engine cannot tell, or why the fetch failed.
 pub type Part<T> = Result<Option<T>, Box<dyn Error + Send + Sync>>;
@@ -86,6 +87,7 @@ impl Options {
                 kafka_config: None,
                 settings: Vec::new(),
                 schema_registry: None,
+                client_id: None,
             },
             topic: topics::TASK_RUNNING_INFO.to_owned(),
             first_after: Duration::from_secs(1),
@@ -148,11 +150,22 @@ impl Reporter {
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn with_options(options: Options, engine: EngineInstance) -> Result<Self, ReporterError> {
+    pub fn with_options(
+        mut options: Options,
+        engine: EngineInstance,
+    ) -> Result<Self, ReporterError> {
         if options.interval.is_zero() {
             return Err(ReporterError::Settings(
                 "Options::interval is 0; reports need time between them".to_owned(),
             ));
+        }
+        if options.interval.max(options.first_after) > LONGEST {
+            return Err(ReporterError::Settings(format!(
+                "Options::interval or Options::first_after is longer than {LONGEST_SHOWN}"
+            )));
+        }
+        if options.kafka.client_id.is_none() {
+            options.kafka = options.kafka.named("reporter", Some(&engine.instance));
         }
         let settings = |error: anyhow::Error| ReporterError::Settings(format!("{error:#}"));
         let written = match Registry::of(&options.kafka).map_err(settings)? {

@@ -2,11 +2,17 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use schemas::topics;
 use service::breaker::BreakerOptions;
+use service::exit::NeedsAttention;
 use service::kafka::KafkaOptions;
+use service::settings::host_name;
 
 use crate::resume::OnNoOffset;
+
+/// Brokers abort a transaction after `transaction.timeout.ms`, 30 s unless `-X` sets another.
+const MAX_COMMIT_INTERVAL_MS: u64 = 60_000;
 
 /// What a router does, and as whom.
 #[derive(Clone, Debug, clap::Args)]
@@ -50,7 +56,8 @@ pub struct Config {
         long,
         env = "ROUTER_COMMIT_INTERVAL_MS",
         value_name = "MS",
-        default_value_t = 2
+        default_value_t = 2,
+        value_parser = clap::value_parser!(u64).range(..=MAX_COMMIT_INTERVAL_MS)
     )]
     pub commit_interval_ms: u64,
 
@@ -65,4 +72,20 @@ pub struct Config {
     /// Folder of .avsc files of versions newer than this program, so that it reads what newer engines write
     #[arg(long = "schemas", env = "SCHEMAS_DIR", value_name = "DIR")]
     pub schemas: Option<PathBuf>,
+}
+
+impl Config {
+    /// The name of this instance: its instance id, else its host.
+    ///
+    /// # Errors
+    /// If there is neither.
+    pub(crate) fn instance(&self) -> anyhow::Result<String> {
+        let instance = self.instance_id.clone().unwrap_or_else(host_name);
+        if instance.is_empty() {
+            bail!(NeedsAttention(
+                "this host has no name; give --instance-id".to_owned()
+            ));
+        }
+        Ok(instance)
+    }
 }

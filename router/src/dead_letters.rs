@@ -17,10 +17,12 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use anyhow::anyhow;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use rdkafka::message::Message;
+use schemas::dead_letter::KINDS;
 use schemas::topics;
 use serde_json::json;
 use service::exit::{Kind, OK, USAGE, WrongUsage, help};
@@ -105,8 +107,8 @@ enum Command {
 #[derive(Clone, Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Which letters")]
 struct Which {
-    /// Set aside for this kind of reason, e.g. UnknownSchema (repeatable)
-    #[arg(long, value_name = "KIND")]
+    /// Set aside for this kind of reason (repeatable)
+    #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(KINDS))]
     reason: Vec<String>,
     /// Written at this time or later: RFC 3339, or back from now as in -2h. `list` reads nothing older
     #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
@@ -118,7 +120,7 @@ struct Which {
     #[arg(long, value_name = "TOPIC")]
     source_topic: Vec<String>,
     /// Of records of this partition of their topic (repeatable)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     source_partition: Vec<i32>,
     /// Set aside by this service
     #[arg(long, value_name = "SERVICE")]

@@ -212,7 +212,7 @@ async fn route_with_new_clients(
     };
     let topic_ids = &*known_ids.insert(topic_ids);
     let source_id = topic_ids.source().map(|id| id.to_string());
-    let instance = config.instance_id.clone().map_or_else(host_name, Ok)?;
+    let instance = config.instance()?;
     let transactional_id = format!("{}-{instance}", config.group);
     let cluster_id = cluster.id.clone();
     drop(cluster); // nobody listens any more to what its client says of itself
@@ -294,12 +294,6 @@ fn done_for(failed: Failed) -> anyhow::Error {
         Failed::StartOver(error) => StartOver(format!("{error:#}")).into(),
         Failed::Abort(error) => StartOver(error.to_string()).into(),
     }
-}
-
-fn host_name() -> anyhow::Result<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .context("this host has no name; give --instance-id")?;
-    Ok(name.trim().to_owned())
 }
 
 struct Router<'a> {

@@ -57,8 +57,14 @@ impl Cli {
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<u8> {
+async fn run(mut cli: Cli) -> anyhow::Result<u8> {
     cli.logs.start()?;
+    let (name, instance) = match &cli.command {
+        None => ("router", cli.router.instance_id.as_deref()),
+        Some(Command::DeadLetters(_)) => ("router-dead-letters", None),
+        Some(Command::Audit(_)) => ("router-audit", None),
+    };
+    cli.router.kafka = cli.router.kafka.named(name, instance);
     let stop = exit::on_signal(match &cli.command {
         None => exit::OK,
         Some(Command::DeadLetters(_)) => exit::FAILED,

@@ -186,7 +186,7 @@ fn undecided(config: &Config, partition: i32, why: &str) -> anyhow::Error {
          partition, where these prove it; --on-no-offset beginning routes the partition from its first record, and doubles what \
          was routed before; or set the offset N yourself: kafka-consumer-groups.sh --bootstrap-server {} --group {group} \
          --topic {source}:{partition} --reset-offsets --to-offset N --execute",
-        config.kafka.bootstrap_servers
+        config.kafka.servers()
     ))
     .into()
 }

@@ -22,6 +22,26 @@ pub const STAGE: &str = "__connect.errors.stage";
 pub const CLASS_NAME: &str = "__connect.errors.class.name";
 /// The kind of fault, a fixed word a kind: for grouping and filtering.
 pub const EXCEPTION_CLASS_NAME: &str = "__connect.errors.exception.class.name";
+/// Each kind of fault that a letter of ours can name: of bytes that are no record, of records that cannot be used, of
+/// events.
+pub const KINDS: [&str; 16] = [
+    "NoValue",
+    "Empty",
+    "UnknownFraming",
+    "UnknownSchema",
+    "NoSchemaRegistry",
+    "UnknownSchemaId",
+    "OtherSchema",
+    "Malformed",
+    "TrailingBytes",
+    "BlankIdentifier",
+    "OverlongIdentifier",
+    "TimeOutOfRange",
+    "EventTooLarge",
+    "EncodeError",
+    "NotRouted",
+    "DatabaseRefused",
+];
 /// What was found and where, for a person.
 pub const EXCEPTION_MESSAGE: &str = "__connect.errors.exception.message";
 /// The original record's timestamp, milliseconds since 1970 in decimal digits; absent when it
@@ -258,6 +278,7 @@ impl DeadLetter<'_> {
 
     /// The headers, with as much of the message as fits into so many bytes.
     fn headers(&self, max_bytes: usize) -> Vec<(&'static str, String)> {
+        debug_assert!(KINDS.contains(&self.reject.kind), "{}", self.reject.kind);
         let mut headers = vec![
             (TOPIC, self.topic.to_owned()),
             (PARTITION, self.partition.to_string()),
@@ -295,7 +316,7 @@ mod tests {
         let reject = Reject {
             stage: "TRANSFORMATION",
             refused_by: "here",
-            kind: "Kind",
+            kind: "Malformed",
             message: message.to_owned(),
         };
         let dead = DeadLetter {

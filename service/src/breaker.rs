@@ -36,7 +36,8 @@ pub struct BreakerOptions {
         long,
         env = "MAX_REJECTS_PER_1000",
         value_name = "N",
-        default_value_t = 500
+        default_value_t = 500,
+        value_parser = clap::value_parser!(u32).range(..=WINDOW as i64)
     )]
     pub max_rejects_per_1000: u32,
 }

@@ -18,8 +18,8 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::output;
 use crate::text::shown;
+use crate::{output, settings};
 
 pub use codes::{CONFIG, FAILED, Kind, OK, USAGE, help};
 
@@ -47,8 +47,8 @@ pub struct WrongUsage(pub String);
 #[error("{0}")]
 pub struct StartOver(pub String);
 
-/// Parses the command line, runs the program that it asks for to its end, and gives its exit code. `kind`
-/// tells what that program is. Threads that then still wait for something, such as a line of standard input
+/// [Parses](settings::parse) the command line and the environment, runs the program that they ask for to its end, and
+/// gives its exit code. `kind` tells what that program is. Threads that then still wait for something, such as a line of standard input
 /// or a broker, are not waited for.
 pub fn main<Cli, Program>(
     kind: impl FnOnce(&Cli) -> Kind,
@@ -58,7 +58,7 @@ where
     Cli: clap::Parser,
     Program: Future<Output = anyhow::Result<u8>>,
 {
-    let cli = match Cli::try_parse() {
+    let cli = match settings::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(answer) => {
             return ExitCode::from(match output::print_answer(&answer) {

@@ -18,8 +18,10 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use crate::address::{Address, AddressParser};
+use crate::brokers::{Brokers, brokers, check_protocol};
 use crate::exit::{self, NeedsAttention};
 use crate::registry::{REGISTRY_PREFIX, USER_INFO_INSTEAD};
+use crate::settings::host_name;
 use crate::subscription::Quiet;
 use crate::threads::blocking;
 use crate::topic_id::{TopicIdAnswer, topic_id};
@@ -48,6 +50,20 @@ const SECRETS: &[&str] = &[
     "ssl.keystore.password",
     "basic.auth.user.info",
 ];
+/// Settings that librdkafka knows by two names, and the name that is used here: a client takes only one of the two.
+const ALIASES: &[(&str, &str)] = &[
+    ("auto.commit.enable", "enable.auto.commit"),
+    ("compression.codec", "compression.type"),
+    ("delivery.timeout.ms", "message.timeout.ms"),
+    ("max.in.flight", "max.in.flight.requests.per.connection"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("message.send.max.retries", "retries"),
+    ("metadata.broker.list", BROKERS),
+    ("queue.buffering.max.ms", "linger.ms"),
+    ("request.required.acks", "acks"),
+    ("sasl.mechanisms", "sasl.mechanism"),
+];
+const BROKERS: &str = "bootstrap.servers";
 
 /// Options of every program that talks to Kafka.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,6 +75,7 @@ pub struct KafkaOptions {
         env = "KAFKA_BOOTSTRAP_SERVERS",
         value_name = "HOST:PORT,…",
         default_value = "localhost:9092",
+        value_parser = Brokers,
         global = true
     )]
     pub bootstrap_servers: String,
@@ -81,6 +98,10 @@ pub struct KafkaOptions {
         global = true
     )]
     pub schema_registry: Option<Address>,
+
+    /// `client.id` of every client, unless the user sets another: see [`named`](Self::named). `None`: librdkafka's own
+    #[arg(skip)]
+    pub client_id: Option<String>,
 }
 
 /// A setting on the command line, which every user of the machine can read: no secrets there. An error
@@ -111,6 +132,9 @@ impl TypedValueParser for Setting {
                  can read, and give that by --kafka-config"
             )));
         }
+        if key == BROKERS {
+            brokers(&value).map_err(wrong)?;
+        }
         Ok((key, value))
     }
 }
@@ -125,7 +149,10 @@ fn is_secret(key: &str, value: &str) -> bool {
 fn parse_setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => {
-            Ok((key.trim().to_owned(), value.trim().to_owned()))
+            let key = key.trim();
+            let alias = ALIASES.iter().find(|(alias, _)| *alias == key);
+            let key = alias.map_or(key, |(_, name)| name);
+            Ok((key.to_owned(), value.trim().to_owned()))
         }
         _ => Err("expected KEY=VALUE, e.g. fetch.min.bytes=1024".to_owned()),
     }
@@ -141,19 +168,41 @@ pub fn wrong_settings(error: KafkaError) -> NeedsAttention {
 }
 
 impl KafkaOptions {
+    /// Names the clients after their program and its instance, else its host, as in `router-1`: quotas go by that name, and brokers' logs
+    /// and `kafka-consumer-groups.sh` show it.
+    #[must_use]
+    pub fn named(mut self, program: &str, instance: Option<&str>) -> Self {
+        let instance = instance.map_or_else(host_name, ToOwned::to_owned);
+        self.client_id = match instance.strip_prefix(program) {
+            Some(rest) if rest.starts_with('-') => Some(instance),
+            _ => Some(format!("{program}-{instance}")),
+        };
+        self
+    }
+
+    /// The brokers that clients begin with: those of `-X` or the file where one of them names some.
+    pub fn servers(&self) -> String {
+        let chosen = self.chosen().ok();
+        let chosen = chosen.and_then(|mut chosen| chosen.remove(BROKERS));
+        chosen.unwrap_or_else(|| self.bootstrap_servers.clone())
+    }
+
     /// A client's settings: `defaults`, then the file, then `-X`, then `fixed`, which correctness
     /// rests on and nobody may change.
     ///
     /// # Errors
-    /// If the file cannot be read or a line of it is no setting, or a fixed setting was given
-    /// another value.
+    /// If the file cannot be read or a line of it is no setting, a fixed setting was given another value, or
+    /// a broker's address cannot be used.
     pub fn client_config(
         &self,
         defaults: &[(&str, &str)],
         fixed: &[(&str, &str)],
     ) -> anyhow::Result<ClientConfig> {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.bootstrap_servers);
+        config.set(BROKERS, &self.bootstrap_servers);
+        if let Some(id) = &self.client_id {
+            config.set("client.id", id);
+        }
         for (key, value) in defaults {
             config.set(*key, *value);
         }
@@ -175,6 +224,15 @@ impl KafkaOptions {
         for (key, value) in fixed {
             config.set(*key, *value);
         }
+        let protocol = config.get("security.protocol").unwrap_or("plaintext");
+        let servers = brokers(config.get(BROKERS).unwrap_or_default())
+            .and_then(|servers| check_protocol(&servers, protocol).map(|()| servers))
+            .map_err(|why| NeedsAttention(format!("Kafka setting {BROKERS}: {why}")))?;
+        config.set(BROKERS, servers);
+        if config.get("debug").is_some() {
+            // rust-rdkafka sets a log level of its own, under which librdkafka would not hand out what was asked for.
+            config.set_log_level(RDKafkaLogLevel::Debug);
+        }
         Ok(config)
     }
 
@@ -191,7 +249,7 @@ impl KafkaOptions {
         let user = self.settings.iter().rev().find_map(given).or(user);
         format!(
             "allow it: kafka-acls.sh --bootstrap-server {} --add --allow-principal User:{} {resource} --operation {operation}",
-            self.bootstrap_servers,
+            self.servers(),
             user.as_deref().unwrap_or("NAME"),
         )
     }
@@ -286,13 +344,13 @@ impl KafkaOptions {
         shutdown: &tokio_util::sync::CancellationToken,
     ) -> anyhow::Result<Option<Cluster>> {
         let begun = Instant::now();
-        let _waiting = exit::waiting(format!("Kafka at {}", self.bootstrap_servers));
+        let _waiting = exit::waiting(format!("Kafka at {}", self.servers()));
         let complaint = Complaint::default();
         let client: BaseConsumer<Complaint> = self
             .client_config(&[], &[])?
             .create_with_context(complaint.clone())
             .map_err(wrong_settings)?;
-        let servers = &self.bootstrap_servers;
+        let servers = self.servers();
         let mut cluster = Cluster {
             id: String::new(),
             options: self.clone(),
@@ -494,7 +552,7 @@ impl Cluster {
         }
         let tool = format!(
             "kafka-topics.sh --bootstrap-server {}",
-            self.options.bootstrap_servers
+            self.options.servers()
         );
         let hint = match make {
             Some(make) => format!(
@@ -505,7 +563,7 @@ impl Cluster {
         };
         Err(NeedsAttention(format!(
             "topic {topic} does not exist on {}; {hint}",
-            self.options.bootstrap_servers
+            self.options.servers()
         ))
         .into())
     }
@@ -620,7 +678,7 @@ impl Cluster {
                  and nobody can tell those from records that were never there. Set it with: kafka-configs.sh \
                  --bootstrap-server {} --alter --entity-type topics --entity-name {topic} --add-config \
                  cleanup.policy=delete",
-                self.options.bootstrap_servers
+                self.options.servers()
             )
         }))
     }
@@ -639,6 +697,7 @@ mod tests {
                 .map(|(k, v)| ((*k).into(), (*v).into()))
                 .collect(),
             schema_registry: None,
+            client_id: None,
         }
     }
 
@@ -672,6 +731,69 @@ mod tests {
         std::fs::remove_file(path).unwrap();
         assert!(error.contains("line 2"), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_setting_has_one_value_by_whichever_of_its_names_it_is_given() {
+        let path = std::env::temp_dir().join(format!("kafka-alias-{}", std::process::id()));
+        std::fs::write(
+            &path,
+            "metadata.broker.list = kafka-9\nrequest.required.acks=0\n",
+        )
+        .unwrap();
+        let given = options(&[("security.protocol", "ssl")], Some(path.clone()));
+        let config = given.client_config(&[("acks", "1")], &[]).unwrap();
+        assert_eq!(config.get("bootstrap.servers"), Some("kafka-9:9092"));
+        assert_eq!(config.get("metadata.broker.list"), None);
+        assert_eq!(config.get("acks"), Some("0"));
+        assert_eq!(given.servers(), "kafka-9");
+        let refused = given.client_config(&[], &[("acks", "all")]).unwrap_err();
+        std::fs::remove_file(path).unwrap();
+        let refused = refused.to_string();
+        assert!(
+            refused.contains("exactly-once rests on acks=all"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_broker_of_a_file_that_cannot_be_used_is_an_error_of_the_settings() {
+        let path = std::env::temp_dir().join(format!("kafka-brokers-{}", std::process::id()));
+        for (line, why) in [
+            (
+                "bootstrap.servers=kafka://a:9092",
+                "kafka:// is none of the protocols",
+            ),
+            ("metadata.broker.list=a:99999", "port \"99999\""),
+            (
+                "bootstrap.servers=SSL://a:9093",
+                "security.protocol is plaintext",
+            ),
+        ] {
+            std::fs::write(&path, line).unwrap();
+            let given = options(&[], Some(path.clone()));
+            let refused = given.client_config(&[], &[]).unwrap_err();
+            assert!(refused.is::<NeedsAttention>());
+            assert!(refused.to_string().contains(why), "{line}: {refused}");
+        }
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn clients_are_named_after_program_and_instance_unless_the_user_names_them() {
+        for instance in ["1", "router-1"] {
+            let named = options(&[], None).named("router", Some(instance));
+            let config = named.client_config(&[], &[]).unwrap();
+            assert_eq!(config.get("client.id"), Some("router-1"));
+        }
+        let named = options(&[("client.id", "ours")], None).named("router", None);
+        let config = named.client_config(&[], &[]).unwrap();
+        assert_eq!(config.get("client.id"), Some("ours"));
+        let host = options(&[], None)
+            .named("consumer-audit", None)
+            .client_id
+            .unwrap();
+        assert_eq!(host, format!("consumer-audit-{}", host_name()));
     }
 
     #[test]

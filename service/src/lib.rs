@@ -1,6 +1,7 @@
 //! What the three binaries wear; it knows nothing of tasks.
 //!
 //! - [`kafka`]: `--bootstrap-servers`, `-X key=value`, `--kafka-config`: one way to a client.
+//! - [`settings`]: a program's command line and environment.
 //! - [`registry`]: `--schema-registry`: schemas by their ids, and ids of schemas.
 //! - [`subscription`]: a member of a consumer group as one ordered stream of records, assignments
 //!   and revocations.
@@ -30,6 +31,7 @@
 pub mod address;
 pub mod backoff;
 pub mod breaker;
+mod brokers;
 mod client_log;
 pub mod exit;
 pub mod health;
@@ -45,6 +47,7 @@ pub mod range;
 pub mod registry;
 pub mod repeats;
 pub mod rival;
+pub mod settings;
 pub mod subscription;
 pub mod telemetry;
 #[cfg(feature = "testing")]

@@ -32,6 +32,9 @@ const QUIET: Duration = Duration::from_secs(5);
 /// After so long without a step reading fails. Longer than a router's transaction may stay open.
 const STALLED: Duration = Duration::from_secs(60);
 
+/// Where the year 1 begins, seconds since 1970. PostgreSQL and SQLite have other earlier times.
+const YEAR_1_SECONDS: i64 = -62_135_596_800;
+
 /// Settings that "committed and whole" rests on. Retention may pass a start between asking for it
 /// and reading: then the log's new start is as good.
 const FIXED: &[(&str, &str)] = &[
@@ -167,8 +170,10 @@ pub fn moment(text: &str) -> Result<Timestamp, String> {
         Some(ago) => Timestamp::now().checked_sub(ago).ok(),
         None => text.parse().ok(),
     };
+    let moment = moment.filter(|moment| moment.as_second() >= YEAR_1_SECONDS);
     moment.ok_or_else(|| {
-        "expected RFC 3339 as in 2026-11-25T14:05:00Z, or a time back from now as in -2h".to_owned()
+        "expected RFC 3339 as in 2026-11-25T14:05:00Z, or a time back from now as in -2h; in the years 1 to 9999"
+            .to_owned()
     })
 }
 

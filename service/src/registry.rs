@@ -82,8 +82,9 @@ impl Registry {
     /// # Errors
     /// If a setting is wrong.
     pub fn of(options: &KafkaOptions) -> anyhow::Result<Option<Self>> {
-        Self::with(options, std::env::var(USER_INFO_VARIABLE).ok())
-            .map_err(|why| NeedsAttention(why).into())
+        let user_info = std::env::var(USER_INFO_VARIABLE).ok();
+        let user_info = user_info.filter(|info| !info.trim().is_empty());
+        Self::with(options, user_info).map_err(|why| NeedsAttention(why).into())
     }
 
     fn with(options: &KafkaOptions, user_info: Option<String>) -> Result<Option<Self>, String> {
@@ -398,6 +399,7 @@ mod tests {
                 .map(|(k, v)| ((*k).into(), (*v).into()))
                 .collect(),
             schema_registry: url.map(Address::http),
+            client_id: None,
         }
     }
 

@@ -8,6 +8,7 @@
 
 pub mod invocation;
 pub mod secrets;
+pub mod settings;
 pub mod spark;
 pub mod stopping;
 

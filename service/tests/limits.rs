@@ -44,6 +44,7 @@ async fn a_limit_that_was_not_answered_at_start_is_read_before_a_record_counts_a
         kafka_config: None,
         settings: Vec::new(),
         schema_registry: None,
+        client_id: None,
     };
     let mut limits = SizeLimits::read(&options, &[&name]).await.unwrap();
     assert_eq!(limits.record_bytes(&name), DEFAULT_RECORD_BYTES);

@@ -46,12 +46,25 @@ pub struct DatabaseOptions {
         long,
         env = "DATABASE_URL",
         value_name = "URL",
-        default_value = "sqlite:taskrunning.db",
         value_parser = database_url(),
         global = true,
         hide_env_values = true
     )]
-    pub database_url: Address,
+    pub database_url: Option<Address>,
+}
+
+impl DatabaseOptions {
+    /// The database's URL. There is no default: a misspelt variable would store everything in another place.
+    ///
+    /// # Errors
+    /// If none is given, with what to type.
+    pub fn url(&self) -> Result<&Address, WrongUsage> {
+        self.database_url.as_ref().ok_or_else(|| {
+            let why = "no database is given: add --database-url sqlite:FILE or --database-url \
+                       postgres://USER@HOST/NAME, or set DATABASE_URL";
+            WrongUsage(why.to_owned())
+        })
+    }
 }
 
 /// How the URL of a database is read, of every option that takes one.
@@ -68,10 +81,10 @@ pub(crate) enum Database {
 
 impl Database {
     /// # Errors
-    /// If the URL is neither `sqlite:` nor `postgres:`. The URL itself is not shown: it may hold a
+    /// If there is no URL, or it is neither `sqlite:` nor `postgres:`. The URL itself is not shown: it may hold a
     /// password.
     pub(crate) fn parse(options: &DatabaseOptions) -> anyhow::Result<Self> {
-        Self::parse_url("--database-url", &options.database_url)
+        Self::parse_url("--database-url", options.url()?)
     }
 
     /// [`parse`](Self::parse) of the URL that another option gives.

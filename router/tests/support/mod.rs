@@ -1,5 +1,5 @@
 //! Topics of a test's own, and routers on them.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
 #[path = "../report/mod.rs"]
 mod report;

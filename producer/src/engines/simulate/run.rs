@@ -1,5 +1,6 @@
 //! `producer simulate`: sends made-up reports at a rate.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use crate::sender::{Sender, framing};
 
 /// At rate 0 the clock of `--start-at` goes on by so much with each report.
 const UNPACED_STEP: Duration = Duration::from_millis(1);
+/// Reports a second; of the slowest, one in 11 days.
+const RATES: RangeInclusive<f64> = 1e-6..=1e9;
 /// How many reports are sent between two looks at the clock and at signals.
 const BURST: u64 = 1_000;
 /// Between two bursts of a paced stream.
@@ -31,7 +34,7 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub tasks: u32,
 
-    /// Reports a second over all tasks; 0: as fast as Kafka takes them
+    /// Reports a second over all tasks, 0.000001 or more; 0: as fast as Kafka takes them
     #[arg(long, value_name = "R", default_value_t = 10.0, value_parser = rate)]
     pub rate: f64,
 
@@ -58,8 +61,12 @@ pub struct Options {
 
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(rate) if (0.0..=1e9).contains(&rate) => Ok(rate),
-        _ => Err("expected reports a second, 0 to 1000000000, e.g. 200 or 0.5".to_owned()),
+        Ok(rate) if rate == 0.0 || RATES.contains(&rate) => Ok(rate),
+        _ => Err(format!(
+            "expected reports a second, 0 or {} to {}, e.g. 200 or 0.5",
+            RATES.start(),
+            RATES.end()
+        )),
     }
 }
 
@@ -129,15 +136,24 @@ fn clock(options: &Options) -> anyhow::Result<Clock> {
     if !schemas::REPORTED_AT_MICROS.contains(&start) {
         return Err(WrongUsage("--start-at is outside the years 1 to 9999".to_owned()).into());
     }
-    let step = if options.rate == 0.0 {
-        UNPACED_STEP
-    } else {
-        Duration::try_from_secs_f64(1.0 / options.rate).unwrap_or(Duration::MAX)
+    let step = match options.rate {
+        0.0 => UNPACED_STEP,
+        rate => Duration::from_secs_f64(1.0 / rate),
     };
-    Ok(Clock::From {
-        start,
-        step: i64::try_from(step.as_micros()).unwrap_or(i64::MAX),
-    })
+    let step = step.as_micros() as i64;
+    let reports = match (options.count, options.lasting) {
+        (Some(count), _) => i64::try_from(count.saturating_sub(1)).unwrap_or(i64::MAX),
+        (None, Some(lasting)) => (lasting.as_secs_f64() * options.rate) as i64,
+        (None, None) => 0,
+    };
+    let last = start.saturating_add(step.saturating_mul(reports));
+    if !schemas::REPORTED_AT_MICROS.contains(&last) {
+        return Err(NeedsAttention(
+            "--start-at is so late that the last report would be behind the year 9999".to_owned(),
+        )
+        .into());
+    }
+    Ok(Clock::From { start, step })
 }
 
 async fn simulate(
