@@ -8,9 +8,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use service::settings::host_name;
-use service::testing::settings::{
-    NAME_CLIENTS, client_ids, refuses, run, takes_blank_variables_as_unset,
-};
+use service::testing::settings::{NamedClients, refuses, run, takes_blank_variables_as_unset};
 use service::testing::{ASK, until};
 use support::{Kind, Pipeline};
 
@@ -157,14 +155,15 @@ async fn what_was_reported_today_is_removed_after_a_yes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_client_is_named_after_program_and_instance() {
-    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
+    let Some(mut pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };
-    let named = [&["--instance-id", "consumer-7"], &NAME_CLIENTS[..]].concat();
-    let mut consumer = pipeline.program("named", &named);
+    let clients = NamedClients::of(&pipeline.bootstrap);
+    let broker = std::mem::replace(&mut pipeline.bootstrap, clients.address.clone());
+    let mut consumer = pipeline.program("named", &["--instance-id", "consumer-7"]);
     consumer.until_ready().await;
     let asking: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", &pipeline.bootstrap)
+        .set("bootstrap.servers", &broker)
         .create()
         .unwrap();
     until(
@@ -173,39 +172,33 @@ async fn every_client_is_named_after_program_and_instance() {
         async || {
             let groups = asking.fetch_group_list(Some(&pipeline.events), ASK).ok()?;
             let members = groups.groups().first()?.members();
-            members
+            let is_named = members
                 .iter()
-                .any(|member| member.client_id() == "consumer-7")
-                .then_some(())
+                .any(|member| member.client_id() == "consumer-7");
+            is_named.then_some(())
         },
     )
     .await;
-    let ids = client_ids(&consumer.log());
     consumer.stop().await;
-    assert_eq!(ids.into_iter().collect::<Vec<_>>(), ["consumer-7"]);
+    assert_eq!(clients.take(), ["consumer-7"]);
     let into = format!("sqlite:{}", pipeline.folder().join("copy.db").display());
-    let audit = [
-        &["audit"],
-        &pipeline.consumer_arguments()[..],
-        &NAME_CLIENTS,
-    ]
-    .concat();
+    let audit = [&["audit"], &pipeline.consumer_arguments()[..]].concat();
     let replay = [
-        &[
-            "replay",
-            "--into",
-            &into,
-            "--bootstrap-servers",
-            &pipeline.bootstrap,
-        ],
-        &["--events-topic", &pipeline.events][..],
-        &NAME_CLIENTS[..],
-    ]
-    .concat();
-    for (line, name) in [(audit, "consumer-audit"), (replay, "consumer-replay")] {
-        let ids = client_ids(&stderr(&run(CONSUMER, &line, &[])));
+        "replay",
+        "--into",
+        &into,
+        "--bootstrap-servers",
+        &pipeline.bootstrap,
+        "--events-topic",
+        &pipeline.events,
+    ];
+    for (line, name) in [
+        (audit, "consumer-audit"),
+        (replay.to_vec(), "consumer-replay"),
+    ] {
+        let log = stderr(&run(CONSUMER, &line, &[]));
         let expected = format!("{name}-{}", host_name());
-        assert_eq!(ids.into_iter().collect::<Vec<_>>(), [expected], "{line:?}");
+        assert_eq!(clients.take(), [expected], "{line:?}: {log}");
     }
 }
 

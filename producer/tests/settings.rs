@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use producer::{Options, Reporter};
 use service::settings::host_name;
-use service::testing::settings::{
-    NAME_CLIENTS, client_ids, refuses, run, takes_blank_variables_as_unset,
-};
+use service::testing::settings::{NamedClients, refuses, run, takes_blank_variables_as_unset};
 use service::testing::{NOBODY, Process, until};
 use support::{Reports, text};
 
@@ -131,14 +129,27 @@ async fn every_client_is_named_after_program_and_host_unless_the_user_names_it()
     let Some(reports) = Reports::make("named").await else {
         return;
     };
-    let one = ["simulate", "--count", "1", "--rate", "0"];
-    let named = reports.run(&[&one[..], &NAME_CLIENTS].concat(), b"");
-    let ids = client_ids(&text(&named.stderr));
-    let expected = format!("producer-simulate-{}", host_name());
-    assert_eq!(ids.into_iter().collect::<Vec<_>>(), [expected]);
-    let own = [&one[..], &NAME_CLIENTS, &["-X", "client.id=ours"]].concat();
-    let ids = client_ids(&text(&reports.run(&own, b"").stderr));
-    assert_eq!(ids.into_iter().collect::<Vec<_>>(), ["ours"]);
+    let clients = NamedClients::of(&reports.bootstrap);
+    let line = [
+        "simulate",
+        "--count",
+        "1",
+        "--rate",
+        "0",
+        "--topic",
+        &reports.topic,
+        "--bootstrap-servers",
+        &clients.address,
+    ];
+    let named = run(PRODUCER, &line, &[]);
+    assert!(named.status.success(), "{}", text(&named.stderr));
+    assert_eq!(
+        clients.take(),
+        [format!("producer-simulate-{}", host_name())]
+    );
+    let own = [&line[..], &["-X", "client.id=ours"]].concat();
+    assert!(run(PRODUCER, &own, &[]).status.success());
+    assert_eq!(clients.take(), ["ours"]);
 }
 
 #[test]

@@ -431,6 +431,8 @@ async fn an_application_that_was_asked_for_and_is_never_listed_is_said_to_be_mis
     assert_eq!(adapter.process.ended().await.code(), Some(1));
     let log = adapter.process.log();
     assert!(log.contains("no address listed app-3"), "{log}");
+    let warnings = log.matches("no address lists app-3 of --app, waiting for it");
+    assert_eq!(warnings.count(), 1, "{log}");
     let told = reports.by_task();
     assert_eq!(told.keys().collect::<Vec<_>>(), ["app-1"]);
     assert_eq!(ended(&told["app-1"]), [TaskStatus::Succeed]);

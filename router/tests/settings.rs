@@ -9,9 +9,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use service::settings::host_name;
-use service::testing::settings::{
-    NAME_CLIENTS, client_ids, refuses, run, takes_blank_variables_as_unset,
-};
+use service::testing::settings::{NamedClients, refuses, run, takes_blank_variables_as_unset};
 use service::testing::{ASK, Process, kafka, until};
 use support::{Settings, Topics};
 
@@ -115,12 +113,14 @@ fn stderr(output: &Output) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_router_with_a_blank_instance_id_has_its_hosts_name_and_its_clients_too() {
     let Some(bootstrap) = kafka() else { return };
-    let topics = Topics::make(bootstrap, 1, Settings::default()).await;
+    let clients = NamedClients::of(&bootstrap);
+    let mut topics = Topics::make(bootstrap, 1, Settings::default()).await;
+    let broker = std::mem::replace(&mut topics.bootstrap, clients.address.clone());
     let folder = tempfile::tempdir().unwrap();
-    let arguments = [&topics.arguments()[..], &NAME_CLIENTS].concat();
     for (instance, name) in [("", host_name()), ("router-7", "router-7".to_owned())] {
         let variables = [("ROUTER_INSTANCE_ID", instance)];
         let program = Path::new(ROUTER);
+        let arguments = topics.arguments();
         let router = Process::start_with(folder.path(), &name, program, &arguments, &variables);
         let id = format!("{}-{name}", topics.source);
         until("it routes", Duration::from_secs(120), async || {
@@ -130,25 +130,19 @@ async fn a_router_with_a_blank_instance_id_has_its_hosts_name_and_its_clients_to
         .await;
         let client = format!("router-{}", name.trim_start_matches("router-"));
         let asking: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &topics.bootstrap)
+            .set("bootstrap.servers", &broker)
             .create()
             .unwrap();
-        until(
-            "its member has the client's name",
-            Duration::from_secs(120),
-            async || {
-                let groups = asking.fetch_group_list(Some(&topics.source), ASK).ok()?;
-                let members = groups.groups().first()?.members();
-                members
-                    .iter()
-                    .any(|member| member.client_id() == client)
-                    .then_some(())
-            },
-        )
+        let within = Duration::from_secs(120);
+        until("its member has the client's name", within, async || {
+            let groups = asking.fetch_group_list(Some(&topics.source), ASK).ok()?;
+            let members = groups.groups().first()?.members();
+            let is_named = members.iter().any(|member| member.client_id() == client);
+            is_named.then_some(())
+        })
         .await;
-        let ids = client_ids(&router.log());
-        assert_eq!(ids.into_iter().collect::<Vec<_>>(), [client]);
         assert_eq!(router.stop().await.code(), Some(0));
+        assert_eq!(clients.take(), [client]);
     }
     let of_letters = [
         "--bootstrap-servers",
@@ -156,12 +150,12 @@ async fn a_router_with_a_blank_instance_id_has_its_hosts_name_and_its_clients_to
         "--dead-letters-topic",
         &topics.letters,
     ];
-    let list = [&["dead-letters", "list"], &of_letters[..], &NAME_CLIENTS].concat();
-    let audit = [&["audit"], &topics.arguments()[..], &NAME_CLIENTS].concat();
+    let list = [&["dead-letters", "list"], &of_letters[..]].concat();
+    let audit = [&["audit"], &topics.arguments()[..]].concat();
     for (line, name) in [(list, "router-dead-letters"), (audit, "router-audit")] {
-        let ids = client_ids(&stderr(&run(ROUTER, &line, &[])));
+        let log = stderr(&run(ROUTER, &line, &[]));
         let expected = format!("{name}-{}", host_name());
-        assert_eq!(ids.into_iter().collect::<Vec<_>>(), [expected], "{line:?}");
+        assert_eq!(clients.take(), [expected], "{line:?}: {log}");
     }
 }
 

@@ -229,10 +229,6 @@ impl KafkaOptions {
             .and_then(|servers| check_protocol(&servers, protocol).map(|()| servers))
             .map_err(|why| NeedsAttention(format!("Kafka setting {BROKERS}: {why}")))?;
         config.set(BROKERS, servers);
-        if config.get("debug").is_some() {
-            // rust-rdkafka sets a log level of its own, under which librdkafka would not hand out what was asked for.
-            config.set_log_level(RDKafkaLogLevel::Debug);
-        }
         Ok(config)
     }
 

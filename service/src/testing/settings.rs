@@ -1,7 +1,10 @@
 //! What tests share about options and environment variables.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
 
 /// Each environment variable that an option of a program takes its value from, of all its commands, as `--help` names
 /// them.
@@ -72,16 +75,59 @@ pub fn refuses(program: &str, lines: &[(&[&str], &str)]) {
     }
 }
 
-/// For a program whose clients are to name themselves in its log: see [`client_ids`].
-pub const NAME_CLIENTS: [&str; 4] = ["-X", "debug=conf", "--log-level", "debug"];
+/// A way to a broker on which each client's `client.id` is read from its first request.
+pub struct NamedClients {
+    /// For `--bootstrap-servers`. Each client begins there, whatever brokers it goes on to.
+    pub address: String,
+    ids: Arc<Mutex<BTreeSet<String>>>,
+}
 
-/// The `client.id` of each client that a program with [`NAME_CLIENTS`] has made; `rdkafka` where it has none.
-pub fn client_ids(log: &str) -> BTreeSet<String> {
-    let clients = log.split("Client configuration").skip(1);
-    let ids = clients.map(|client| {
-        let of_client = client.split_once("client.id = ");
-        let id = of_client.and_then(|(_, rest)| rest.split_whitespace().next());
-        id.unwrap_or("rdkafka").to_owned()
+impl NamedClients {
+    /// Opens a way to this broker, which stays open until the test's process ends.
+    pub fn of(broker: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let ids: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let (broker, noted) = (broker.to_owned(), ids.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (broker, noted) = (broker.clone(), noted.clone());
+                // A client that goes away is no affair of the test.
+                std::thread::spawn(move || pass_on(client?, &broker, &noted));
+            }
+        });
+        Self { address, ids }
+    }
+
+    /// The names seen since the last call.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.ids.lock().unwrap())
+            .into_iter()
+            .collect()
+    }
+}
+
+fn pass_on(
+    mut client: TcpStream,
+    broker: &str,
+    noted: &Mutex<BTreeSet<String>>,
+) -> std::io::Result<()> {
+    // Size, api key, api version and correlation id; then a text with its length in two bytes.
+    let mut head = [0; 14];
+    client.read_exact(&mut head)?;
+    let mut id = vec![0; usize::from(u16::from_be_bytes([head[12], head[13]]))];
+    client.read_exact(&mut id)?;
+    noted
+        .lock()
+        .unwrap()
+        .insert(String::from_utf8(id.clone()).unwrap());
+    let mut broker = TcpStream::connect(broker)?;
+    broker.write_all(&[&head[..], &id].concat())?;
+    let (mut back, mut to_client) = (broker.try_clone()?, client.try_clone()?);
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut back, &mut to_client);
+        let _ = to_client.shutdown(Shutdown::Both);
     });
-    ids.collect()
+    std::io::copy(&mut client, &mut broker)?;
+    broker.shutdown(Shutdown::Both)
 }

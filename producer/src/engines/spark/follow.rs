@@ -126,12 +126,16 @@ impl Address {
             complain(&self.server.rest.shown(), &mut self.complaint, fault);
             match result {
                 Ok(list) => {
-                    self.reached = true;
+                    let was_reached = std::mem::replace(&mut self.reached, true);
                     silent_since = begun;
                     refusals = 0;
                     let any = list.any;
                     let is_new = self.take_up(list);
                     let awaited = self.follower.standings().awaited().len();
+                    // By its second list, every other address that answers has had one.
+                    if awaited > 0 && was_reached {
+                        self.follower.warn_of_unlisted();
+                    }
                     let awaits = awaited > 0 && started.elapsed() < options.give_up_after;
                     // A History Server that has just started lists what it has read so far: all have
                     // ended only if a list after the last end has nothing new.

@@ -33,7 +33,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -176,6 +176,7 @@ pub async fn run(
         options,
         history,
         tasks: AtomicU64::new(0),
+        unlisted_logged: Once::new(),
         shutdown,
     });
 
@@ -254,10 +255,26 @@ struct Follower {
     standings: Mutex<Standings>,
     /// Exec tasks reported so far.
     tasks: AtomicU64,
+    /// That applications of `--app` are not listed is logged once.
+    unlisted_logged: Once,
     shutdown: CancellationToken,
 }
 
 impl Follower {
+    /// Warns of the applications of `--app` that no address has listed yet.
+    fn warn_of_unlisted(&self) {
+        let standings = self.standings();
+        let awaited = standings.awaited();
+        if !awaited.is_empty() {
+            self.unlisted_logged.call_once(|| {
+                tracing::warn!(
+                    "no address lists {} of --app, waiting for it; /api/v1/applications of an address shows the ids",
+                    awaited.join(", ")
+                );
+            });
+        }
+    }
+
     /// What was to be told and was not, a sentence each.
     fn left_open(&self) -> Vec<String> {
         let standings = self.standings();
