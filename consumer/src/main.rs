@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use consumer::DatabaseOptions;
 use jiff::Timestamp;
-use service::exit::{self, Kind, help, WrongUsage};
+use service::exit::{self, Kind, WrongUsage, help};
 use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::range::moment;

@@ -148,7 +148,7 @@ fn clock(options: &Options) -> anyhow::Result<Clock> {
     };
     let last = start.saturating_add(step.saturating_mul(reports));
     if !schemas::REPORTED_AT_MICROS.contains(&last) {
-        return Err(NeedsAttention(
+        return Err(WrongUsage(
             "--start-at is so late that the last report would be behind the year 9999".to_owned(),
         )
         .into());
