@@ -38,10 +38,16 @@ const PUBLISH_EXAMPLE: &str = r#"Example:
          "engine": {"instance": "node-1:22", "engineType": "shell"},
          "progress": {"progress": 0.5}}' | tr -d '\n' | producer publish
 
-reportedAt and sequence may be left out: the time is then the present, and each execId's lines are counted from 0 until its final status.
-A bad line is reported with its number and field. Prints, when every report is acknowledged:
+reportedAt is RFC 3339 text, or whole microseconds since 1970; left out, it is the present.
+sequence numbers an execId's reports 0, 1, 2 … and shows loss. Left out, it counts the lines of this run until the task's
+final status. Another run counts from 0 again, so give all of a task's reports to one run:
+  while sleep 5; do my-report; done | producer publish
+or, with a run for each report, write its sequence.
+A bad line, one that the topic refuses for its size included, is reported with its number and every field that is wrong.
+Prints, when every report is acknowledged:
   sent 98 reports, 2 bad lines
-and ends with exit code 2 if any line was bad."#;
+and ends with exit code 2 if any line was bad, or the input is no UTF-8 text. A file that was not sent to its end (a
+signal, Kafka away) ends with 1 and names the line to go on from: --from-line N."#;
 
 #[derive(Subcommand)]
 enum Command {
@@ -98,8 +104,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         }
         Command::Publish { options, metrics } => {
             metrics.start(health.clone(), producer::HELP).await?;
-            let bad = publish::run(options, &kafka, &cli.topic, health, shutdown).await?;
-            if bad > 0 {
+            if !publish::run(options, &kafka, &cli.topic, health, shutdown).await? {
                 return Ok(exit::USAGE);
             }
         }

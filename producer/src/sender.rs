@@ -2,8 +2,8 @@
 //! and counts every acknowledgement. For input that can wait; a live engine's reports go through
 //! [`Delivery`](crate::delivery::Delivery), which never waits.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,20 +12,22 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, PurgeConfig};
 use rdkafka::statistics::Statistics;
 use schemas::{CURRENT_INFO, Framing, TaskRunningInfo};
 use service::exit::{self, NeedsAttention};
 use service::health::{Health, Reading};
-use service::kafka::{KafkaOptions, wrong_settings};
-use service::limits::refuses_batch;
+use service::kafka::{Cluster, KafkaOptions, wrong_settings};
+use service::limits::{
+    CLIENT_MESSAGE_MAX_BYTES, DEFAULT_RECORD_BYTES, is_too_large, refuses_batch,
+};
 use service::producer::PolledProducer;
 use service::registry::{Registry, RegistryError, until_answered};
 use service::telemetry::{messaging, names};
 use service::throttling::Throttling;
 use service::warn_of_change;
 use service::words::counted;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Settings that the order of a task's reports, and the place of a key, rest on.
@@ -57,6 +59,8 @@ const DEFAULTS: &[(&str, &str)] = &[
 
 /// After a signal, unacknowledged records are waited for so long.
 pub(crate) const LAST_ACKS: Duration = Duration::from_secs(5);
+/// How long librdkafka may take to give back what is not acknowledged.
+const PURGE: Duration = Duration::from_secs(1);
 
 /// Registers the schema of reports for a topic's values; gives how reports are then written.
 pub(crate) async fn register(registry: &Registry, topic: &str) -> Result<Framing, RegistryError> {
@@ -86,30 +90,52 @@ pub(crate) async fn framing(
     }
 }
 
-/// An idempotent producer with back pressure.
+/// An idempotent producer with back pressure. The caller numbers its reports, in ascending order.
 pub(crate) struct Sender {
     producer: PolledProducer<Acks>,
     acks: Acks,
     topic: String,
     framing: Framing,
-    sent: AtomicU64,
+    /// Bytes of key and value that the topic takes, as far as is known. A larger report is sent alone, so that it is
+    /// known at once, and in order, whether it is refused.
+    together_max_bytes: usize,
+    sent: u64,
     /// The last report's bytes, used again.
     value: Vec<u8>,
+}
+
+/// A report that the topic or the producer's `message.max.bytes` refuses for its size.
+pub(crate) struct TooLarge {
+    /// Its number.
+    pub(crate) number: usize,
+    /// What was found, and what to do.
+    pub(crate) reason: String,
 }
 
 impl Sender {
     /// # Errors
     /// If a setting is wrong.
-    pub(crate) fn connect(
+    pub(crate) async fn connect(
         kafka: &KafkaOptions,
+        cluster: &Cluster,
         topic: &str,
         framing: Framing,
         health: Arc<Health>,
     ) -> anyhow::Result<Self> {
+        let mut config = kafka.client_config(DEFAULTS, FIXED)?;
+        if config.get("message.max.bytes").is_none() {
+            config.set("message.max.bytes", CLIENT_MESSAGE_MAX_BYTES);
+        }
+        // A producer needs no right to ask.
+        let limit = cluster.max_record_bytes(topic).await;
         let acks = Acks(Arc::new(Counted {
+            topic: topic.to_owned(),
             acknowledged: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            first_failed: AtomicUsize::new(usize::MAX),
             first_error: Mutex::default(),
+            refused_for_size: AtomicU64::new(0),
+            too_large: Mutex::default(),
             alone: AtomicBool::new(false),
             any_refused: AtomicBool::new(false),
             refused: Mutex::default(),
@@ -118,8 +144,7 @@ impl Sender {
             watch: Watch::new(health),
             throttling: Throttling::default(),
         }));
-        let producer = kafka
-            .client_config(DEFAULTS, FIXED)?
+        let producer = config
             .create_with_context(acks.clone())
             .map_err(wrong_settings)?;
         Ok(Self {
@@ -127,13 +152,15 @@ impl Sender {
             acks,
             topic: topic.to_owned(),
             framing,
-            sent: AtomicU64::new(0),
+            together_max_bytes: limit.unwrap_or(DEFAULT_RECORD_BYTES),
+            sent: 0,
             value: Vec::new(),
         })
     }
 
     /// Hands a report to the producer; waits while its queue is full. Whether it was handed over: a full
-    /// queue is not waited for once `shutdown` is cancelled.
+    /// queue is not waited for once `shutdown` is cancelled. One that is refused for its size is among
+    /// [`take_too_large`](Self::take_too_large), at once where the topic's limit is known.
     ///
     /// # Errors
     /// If this report or an earlier one cannot be delivered. After that, nothing should be sent: it
@@ -141,33 +168,52 @@ impl Sender {
     pub(crate) async fn send(
         &mut self,
         info: &TaskRunningInfo,
+        number: usize,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<bool> {
-        if self.acks.0.any_refused.load(Ordering::Acquire) {
+        self.value.clear();
+        schemas::write_info(info, self.framing, &mut self.value);
+        let alone = info.exec_id.len() + self.value.len() > self.together_max_bytes;
+        if alone || self.acks.0.any_refused.load(Ordering::Acquire) {
+            let settled = async {
+                self.send_refused().await?;
+                if alone {
+                    self.until_answered().await;
+                    self.send_refused().await?;
+                }
+                anyhow::Ok(())
+            };
             tokio::select! {
                 biased;
-                sent = self.send_refused() => sent?,
+                settled = settled => settled?,
                 () = shutdown.cancelled() => return Ok(false),
             }
         }
-        self.value.clear();
-        schemas::write_info(info, self.framing, &mut self.value);
-        let mut record = BaseRecord::to(&self.topic)
+        self.acks.0.alone.store(alone, Ordering::Release);
+        let mut record = BaseRecord::with_opaque_to(&self.topic, number)
             .key(info.exec_id.as_bytes())
             .payload(self.value.as_slice());
         loop {
             self.acks.check(&self.topic)?;
             match self.producer.send(record) {
-                Ok(()) => {
-                    self.sent.fetch_add(1, Ordering::Relaxed);
-                    return Ok(true);
-                }
+                Ok(()) => break,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), unsent)) => {
                     if shutdown.is_cancelled() {
                         return Ok(false);
                     }
                     record = unsent;
                     sleep(Duration::from_millis(1)).await;
+                }
+                Err((error, unsent)) if is_too_large(&error) => {
+                    let bytes = info.exec_id.len() + self.value.len();
+                    self.acks.0.too_large().push(TooLarge {
+                        number: unsent.delivery_opaque,
+                        reason: format!(
+                            "the report has {bytes} bytes in Avro, more than the producer's message.max.bytes takes; \
+                             report less at once, or set it higher"
+                        ),
+                    });
+                    return Ok(true);
                 }
                 Err((error, _)) => {
                     return Err(error).with_context(|| {
@@ -181,30 +227,62 @@ impl Sender {
                 }
             }
         }
+        self.sent += 1;
+        if alone {
+            tokio::select! {
+                biased;
+                () = self.until_answered() => self.acks.0.alone.store(false, Ordering::Release),
+                () = shutdown.cancelled() => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// The reports that were refused for their size since this was asked last.
+    pub(crate) fn take_too_large(&self) -> Vec<TooLarge> {
+        std::mem::take(&mut *self.acks.0.too_large())
+    }
+
+    /// Reports that Kafka has acknowledged.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acks.0.acknowledged.load(Ordering::Acquire)
+    }
+
+    /// The first report, by its number, of those that failed or, after [`finish`](Self::finish), were not
+    /// acknowledged.
+    pub(crate) fn first_failed(&self) -> Option<usize> {
+        let first = self.acks.0.first_failed.load(Ordering::Acquire);
+        (first != usize::MAX).then_some(first)
     }
 
     /// Sends the records of refused batches again, one at a time: only one that is refused by itself cannot be
     /// delivered. They arrive behind reports of their tasks that were on their way; `sequence` tells the order.
     async fn send_refused(&self) -> anyhow::Result<()> {
         let acks = &self.acks.0;
-        while acks.any_refused.swap(false, Ordering::Acquire) {
-            self.until_answered().await;
-            let refused = std::mem::take(&mut *acks.refused());
-            warn_of_change!(
-                "{} has refused a batch of {}; they are sent again one by one",
-                self.topic,
-                counted(refused.len(), "report")
-            );
-            acks.alone.store(true, Ordering::Release);
-            for (key, value) in &refused {
-                let record = BaseRecord::to(&self.topic).key(key).payload(value);
-                let sent = self.producer.send(record);
-                sent.map_err(|(error, _)| error)
-                    .with_context(|| format!("sending a report to {} again", self.topic))?;
-                self.until_answered().await;
-            }
-            acks.alone.store(false, Ordering::Release);
+        if !acks.any_refused.load(Ordering::Acquire) {
+            return Ok(());
         }
+        self.until_answered().await;
+        warn_of_change!(
+            "{} has refused a batch of {}; they are sent again one by one",
+            self.topic,
+            counted(acks.refused().len(), "report")
+        );
+        acks.alone.store(true, Ordering::Release);
+        let next = || acks.refused().pop_front();
+        while let Some(Refused { number, key, value }) = next() {
+            let record = BaseRecord::with_opaque_to(&self.topic, number)
+                .key(&key)
+                .payload(&value);
+            if let Err((error, _)) = self.producer.send(record) {
+                acks.failed_at(number);
+                return Err(error)
+                    .with_context(|| format!("sending a report to {} again", self.topic));
+            }
+            self.until_answered().await;
+        }
+        acks.any_refused.store(false, Ordering::Release);
+        acks.alone.store(false, Ordering::Release);
         Ok(())
     }
 
@@ -216,45 +294,48 @@ impl Sender {
     }
 
     /// Waits until every record is acknowledged or has failed (`message.timeout.ms` bounds that; 5 s
-    /// once `shutdown` is cancelled), and gives the number of those acknowledged.
+    /// once `shutdown` is cancelled), and gives the number of those acknowledged. Those that were refused for their
+    /// size count as settled.
     ///
     /// # Errors
     /// If some were not, with their number and the first one's reason.
     pub(crate) async fn finish(&self, shutdown: &CancellationToken) -> anyhow::Result<u64> {
-        let mut deadline = None;
         let _waiting = exit::waiting("Kafka's acknowledgement of the last reports");
-        while self.producer.in_flight_count() > 0 {
-            if shutdown.is_cancelled() {
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + LAST_ACKS);
-                if Instant::now() > deadline {
-                    break;
-                }
-            }
-            sleep(Duration::from_millis(2)).await;
-        }
-        if self.producer.in_flight_count() == 0 {
-            let too_late = async {
-                shutdown.cancelled().await;
-                sleep_until(deadline.unwrap_or_else(|| Instant::now() + LAST_ACKS)).await;
-            };
-            tokio::select! {
-                biased;
-                sent = self.send_refused() => sent?,
-                () = too_late => {}
-            }
+        let settled = async {
+            self.until_answered().await;
+            self.send_refused().await
+        };
+        let too_late = async {
+            shutdown.cancelled().await;
+            sleep(LAST_ACKS).await;
+        };
+        tokio::select! {
+            biased;
+            settled = settled => settled?,
+            () = too_late => self.give_up().await,
         }
         self.acks.check(&self.topic)?;
-        let sent = self.sent.load(Ordering::Relaxed);
-        let acknowledged = self.acks.0.acknowledged.load(Ordering::Acquire);
-        if acknowledged < sent {
+        let acknowledged = self.acknowledged();
+        let settled = acknowledged + self.acks.0.refused_for_size.load(Ordering::Acquire);
+        if settled < self.sent {
             bail!(
                 "Kafka has not acknowledged {} of {} sent to {}",
-                sent - acknowledged,
-                counted(sent, "report"),
+                self.sent - settled,
+                counted(self.sent, "report"),
                 self.topic
             );
         }
         Ok(acknowledged)
+    }
+
+    /// Takes back what is not acknowledged, so that [`first_failed`](Self::first_failed) tells of it.
+    async fn give_up(&self) {
+        self.producer
+            .purge(PurgeConfig::default().queue().inflight());
+        let _ = timeout(PURGE, self.until_answered()).await;
+        for refused in self.acks.0.refused().iter() {
+            self.acks.0.failed_at(refused.number);
+        }
     }
 }
 
@@ -263,14 +344,19 @@ impl Sender {
 struct Acks(Arc<Counted>);
 
 struct Counted {
+    topic: String,
     acknowledged: AtomicU64,
     failed: AtomicU64,
+    /// The lowest number of a record that was not delivered.
+    first_failed: AtomicUsize,
+    refused_for_size: AtomicU64,
+    too_large: Mutex<Vec<TooLarge>>,
     first_error: Mutex<Option<KafkaError>>,
     /// Whether records are sent one at a time, so that a refusal is the record's own.
     alone: AtomicBool,
     any_refused: AtomicBool,
-    /// Keys and values of records that the broker refused in a batch; at most as many as the queue holds.
-    refused: Mutex<Vec<(Vec<u8>, Vec<u8>)>>,
+    /// Records that the broker refused in a batch; at most as many as the queue holds.
+    refused: Mutex<VecDeque<Refused>>,
     /// The command that gives the right to send.
     allow: String,
     sent: metrics::Counter,
@@ -278,9 +364,26 @@ struct Counted {
     throttling: Throttling,
 }
 
+/// A record that was refused with its batch.
+struct Refused {
+    number: usize,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
 impl Counted {
-    fn refused(&self) -> MutexGuard<'_, Vec<(Vec<u8>, Vec<u8>)>> {
+    fn refused(&self) -> MutexGuard<'_, VecDeque<Refused>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn too_large(&self) -> MutexGuard<'_, Vec<TooLarge>> {
+        self.too_large
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed_at(&self, number: usize) {
+        self.first_failed.fetch_min(number, Ordering::AcqRel);
     }
 }
 
@@ -358,30 +461,60 @@ impl ClientContext for Acks {
 }
 
 impl ProducerContext for Acks {
-    type DeliveryOpaque = ();
+    /// The report's number.
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let acks = &self.0;
         match result {
             Ok(_) => {
-                self.0.acknowledged.fetch_add(1, Ordering::Release);
-                self.0.sent.increment(1);
+                acks.acknowledged.fetch_add(1, Ordering::Release);
+                acks.sent.increment(1);
             }
-            Err((error, record))
-                if refuses_batch(error) && !self.0.alone.load(Ordering::Acquire) =>
-            {
+            Err((error, record)) if refuses_batch(error) && !acks.alone.load(Ordering::Acquire) => {
                 let owned = |part: Option<&[u8]>| part.unwrap_or_default().to_vec();
-                let record = (owned(record.key()), owned(record.payload()));
-                self.0.refused().push(record);
-                self.0.any_refused.store(true, Ordering::Release);
+                acks.refused().push_back(Refused {
+                    number,
+                    key: owned(record.key()),
+                    value: owned(record.payload()),
+                });
+                acks.any_refused.store(true, Ordering::Release);
+            }
+            Err((error, record)) if is_too_large(error) => {
+                let bytes = [record.key(), record.payload()]
+                    .into_iter()
+                    .flatten()
+                    .map(<[u8]>::len)
+                    .sum::<usize>();
+                acks.too_large().push(TooLarge {
+                    number,
+                    reason: format!(
+                        "the report has {bytes} bytes in Avro, more than {} takes; report less at once, or raise the \
+                         topic's max.message.bytes",
+                        acks.topic
+                    ),
+                });
+                acks.refused_for_size.fetch_add(1, Ordering::Release);
+            }
+            // `give_up` has taken it back.
+            Err((KafkaError::MessageProduction(code), _)) if is_purge(*code) => {
+                acks.failed_at(number);
             }
             Err((error, _)) => {
-                self.0
-                    .first_error
+                acks.failed_at(number);
+                acks.first_error
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .get_or_insert_with(|| error.clone());
-                self.0.failed.fetch_add(1, Ordering::Release);
+                acks.failed.fetch_add(1, Ordering::Release);
             }
         }
     }
+}
+
+fn is_purge(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight
+    )
 }

@@ -1,4 +1,5 @@
 //! `producer publish`: good lines arrive, bad ones are named.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
 mod support;
 
@@ -50,7 +51,7 @@ async fn bad_lines_are_named_by_number_and_field_and_their_neighbours_arrive() {
     assert_eq!(output.status.code(), Some(2), "{errors}");
     assert_eq!(text(&output.stdout), "sent 3 reports, 5 bad lines\n");
     for said in [
-        "line 2: resource.applications.a.queue: ",
+        "line 2: resource.applications[\"a\"].queue: ",
         "line 4: not UTF-8 at byte 12",
         "line 5: status: unknown variant `Ruining`",
         "line 7: longer than 1048576 bytes",
@@ -77,7 +78,13 @@ async fn a_bad_line_stops_the_reading_and_what_came_before_it_is_delivered() {
     let output = reports.run(&["publish", file.path().to_str().unwrap()], b"");
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(text(&output.stdout), "sent 2 reports, 1 bad line\n");
-    assert!(text(&output.stderr).contains("line 3: "));
+    let errors = text(&output.stderr);
+    assert!(
+        errors.contains("line 3: not JSON: expected ident at column 2"),
+        "{errors}"
+    );
+    let go_on = format!("producer publish --from-line 3 {}", file.path().display());
+    assert!(errors.contains(&go_on), "{errors}");
     assert_eq!(sequences(&reports.by_task()["exec-1"]), [0, 1]);
 }
 
@@ -120,8 +127,179 @@ async fn where_batches_are_refused_only_the_line_that_cannot_fit_is_refused() {
 
     let large = [line(200, &words(20_000)), line(201, &words(200_000))];
     let published = reports.run(&["publish"], large.join("\n").as_bytes());
-    assert_eq!(published.status.code(), Some(1));
+    assert_eq!(published.status.code(), Some(2));
+    assert_eq!(text(&published.stdout), "sent 1 report, 1 bad line\n");
     let told = text(&published.stderr);
-    assert!(told.contains("1 report not delivered to"), "{told}");
+    let refused = format!(
+        "line 2: the report has {} bytes in Avro, more than {} takes",
+        avro_bytes(&large[1]),
+        reports.topic
+    );
+    assert!(told.contains(&refused), "{told}");
     assert_eq!(reports.by_task()["exec-1"].len(), 201);
+}
+
+/// Bytes of key and value of a line's record.
+fn avro_bytes(line: &str) -> usize {
+    let info: TaskRunningInfo = serde_json::from_str(line).unwrap();
+    info.exec_id.len() + schemas::encode_info(&info).unwrap().len()
+}
+
+/// A line whose JSON has so many bytes.
+fn line_of(bytes: usize, sequence: i64) -> String {
+    let with = |text: &str| line(sequence, &format!(r#","metrics":{{"text":"{text}"}}"#));
+    let line = with(&"x".repeat(bytes - with("").len()));
+    assert_eq!(line.len(), bytes);
+    line
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_refused_for_its_size_is_a_bad_line_and_the_rest_goes_on() {
+    let Some(reports) = Reports::make("publishing").await else {
+        return;
+    };
+    // Compression would make them small for the broker.
+    let plain = ["-X", "compression.type=none"];
+    let largest = line_of(1_048_576, 2);
+    let bytes = avro_bytes(&largest);
+    let input = [line(0, ""), line_of(1_000_000, 1), largest, line(3, "")].join("\n");
+    let publish = |more: &[&str]| {
+        let arguments = [&["publish"], &plain[..], more].concat();
+        let output = reports.run(&arguments, input.as_bytes());
+        let (code, errors) = (output.status.code(), text(&output.stderr));
+        (code, text(&output.stdout), errors)
+    };
+    let mut arrived = Vec::new();
+    let mut arrive = |expected: &[i64], errors: &str| {
+        let all = sequences(&reports.by_task()["exec-1"]);
+        arrived.extend_from_slice(expected);
+        assert_eq!(all, arrived, "{errors}");
+    };
+
+    // The topic takes each of them.
+    let (code, printed, errors) = publish(&[]);
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!(printed, "sent 4 reports, 0 bad lines\n");
+    arrive(&[0, 1, 2, 3], &errors);
+
+    let (code, printed, errors) =
+        publish(&["-X", "message.max.bytes=1000000", "--on-error", "skip"]);
+    assert_eq!(code, Some(2), "{errors}");
+    assert_eq!(printed, "sent 3 reports, 1 bad line\n");
+    let refused = format!(
+        "line 3: the report has {bytes} bytes in Avro, more than the producer's message.max.bytes takes"
+    );
+    assert!(errors.contains(&refused), "{errors}");
+    arrive(&[0, 1, 3], &errors);
+
+    set_max_bytes(&reports.bootstrap, &reports.topic, 1_000_500).await;
+    let (code, printed, errors) = publish(&["--on-error", "skip"]);
+    assert_eq!(code, Some(2), "{errors}");
+    assert_eq!(printed, "sent 3 reports, 1 bad line\n");
+    let refused = format!(
+        "line 3: the report has {bytes} bytes in Avro, more than {} takes",
+        reports.topic
+    );
+    assert!(errors.contains(&refused), "{errors}");
+    arrive(&[0, 1, 3], &errors);
+
+    // Nothing behind it is sent.
+    let (code, printed, errors) = publish(&[]);
+    assert_eq!(code, Some(2), "{errors}");
+    assert_eq!(printed, "sent 2 reports, 1 bad line\n");
+    arrive(&[0, 1], &errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_as_other_systems_write_it_is_read_or_named_for_what_it_is() {
+    let Some(reports) = Reports::make("publishing").await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let publish = |name: &str, bytes: Option<&[u8]>| {
+        let file = folder.path().join(name);
+        if let Some(bytes) = bytes {
+            std::fs::write(&file, bytes).unwrap();
+        }
+        let output = reports.run(
+            &["publish", "--on-error", "skip", file.to_str().unwrap()],
+            b"",
+        );
+        let printed = text(&output.stdout);
+        (output.status.code(), printed, text(&output.stderr))
+    };
+    // A byte order mark, CRLF, and no line feed at the end.
+    let text = format!("\u{FEFF}{}\r\n\r\n{}", line(0, ""), line(1, ""));
+    let (code, printed, errors) = publish("windows.jsonl", Some(text.as_bytes()));
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!(printed, "sent 2 reports, 0 bad lines\n");
+    assert_eq!(sequences(&reports.by_task()["exec-1"]), [0, 1]);
+
+    let utf_16: Vec<u8> = text
+        .repeat(100)
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let (code, printed, errors) = publish("utf-16.jsonl", Some(&utf_16));
+    assert_eq!(code, Some(2), "{errors}");
+    assert_eq!(printed, "sent 0 reports, 1 bad line\n");
+    let convert = format!(
+        "{0} is UTF-16 text, not UTF-8 text: < {0} iconv -f UTF-16 -t UTF-8 | producer publish",
+        folder.path().join("utf-16.jsonl").display()
+    );
+    assert_eq!(errors.matches(&convert).count(), 1, "{errors}");
+    assert_eq!(errors.matches("ERROR").count(), 1, "{errors}");
+
+    let (code, _, errors) = publish("reports.gz", Some(b"\x1F\x8B\x08\0"));
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(errors.contains("gzip -dc | producer publish"), "{errors}");
+
+    std::fs::create_dir(folder.path().join("folder")).unwrap();
+    let (code, _, errors) = publish("folder", None);
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(errors.contains("is a directory"), "{errors}");
+    let (code, _, errors) = publish("missing", None);
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(errors.contains("No such file"), "{errors}");
+    assert_eq!(reports.by_task()["exec-1"].len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_for_each_report_says_how_to_number_them_and_one_run_numbers_them() {
+    let Some(reports) = Reports::make("publishing").await else {
+        return;
+    };
+    let unnumbered = line(0, "").replace(r#","sequence":0"#, "");
+    let output = reports.run(&["publish"], unnumbered.as_bytes());
+    let told = "`sequence` was left out: another run would count from 0 again";
+    let log = text(&output.stderr);
+    assert!(output.status.success() && log.contains(told), "{log}");
+    for (input, expected) in [
+        // Numbered by whoever calls.
+        (line(1, ""), vec![0, 1]),
+        // The last one ends the task.
+        (
+            [
+                &unnumbered,
+                &unnumbered,
+                &unnumbered.replace("Running", "Succeed"),
+            ]
+            .map(String::as_str)
+            .join("\n"),
+            vec![0, 1, 0, 1, 2],
+        ),
+    ] {
+        let output = reports.run(&["publish"], input.as_bytes());
+        let log = text(&output.stderr);
+        assert!(output.status.success() && !log.contains(told), "{log}");
+        assert_eq!(sequences(&reports.by_task()["exec-1"]), expected);
+    }
+    // Lines that are not sent are counted all the same.
+    let input = [unnumbered.as_str(), "no JSON", &unnumbered].join("\n");
+    let output = reports.run(&["publish", "--from-line", "3"], input.as_bytes());
+    assert_eq!(text(&output.stdout), "sent 1 report, 0 bad lines\n");
+    assert_eq!(sequences(&reports.by_task()["exec-1"]).last(), Some(&1));
+    let output = reports.run(&["publish", "--from-line", "4"], input.as_bytes());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("standard input has only 3 lines"));
 }

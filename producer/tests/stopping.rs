@@ -11,7 +11,7 @@ use service::testing::stopping::{
     SIGNALS, Silent, Waiting, Way, end_in_time, start_and_end_in_time,
 };
 use service::testing::{Process, read_all, until};
-use support::Reports;
+use support::{Reports, number_before};
 
 const PRODUCER: &str = env!("CARGO_BIN_EXE_producer");
 const WAIT: Duration = Duration::from_secs(120);
@@ -109,6 +109,89 @@ async fn a_full_queue_keeps_no_program_from_ending() {
             // Reports that were taken were not delivered, or not acknowledged, or lines not read.
             let processes = vec![("simulate", simulate, 1), ("publish", publish, 1)];
             end_in_time(signal, processes).await;
+        }
+    }
+}
+
+/// Of a file that is stopped in its middle, what was acknowledged is told, and the line from which nothing is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_stopped_in_its_middle_goes_on_from_the_line_that_was_named() {
+    const LINES: usize = 100_000;
+    const TASKS: usize = 20;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tasks");
+    let engine = r#"{"instance": "node-1:22", "engineType": "test"}"#;
+    let text: String = (0..LINES)
+        .map(|i| {
+            format!(
+                r#"{{"execId": "exec-{}", "jobId": "job-1", "status": "Running", "engine": {engine}}}{}"#,
+                i % TASKS,
+                '\n'
+            )
+        })
+        .collect();
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    for blocked in [false, true] {
+        let Some(reports) = Reports::make("stopping").await else {
+            return;
+        };
+        let way = Way::to(&reports.bootstrap);
+        let arguments = [
+            "publish",
+            file,
+            "--bootstrap-servers",
+            way.address(),
+            "--topic",
+            &reports.topic,
+            "-X",
+            "queue.buffering.max.messages=100",
+        ];
+        let name = format!("publish-{blocked}");
+        let mut publish = Process::start(folder.path(), &name, Path::new(PRODUCER), &arguments);
+        let arrived = || read_all(&reports.bootstrap, &reports.topic).len();
+        until("reports arrive", WAIT, async || {
+            publish.assert_running();
+            (arrived() > 0).then_some(())
+        })
+        .await;
+        if blocked {
+            way.block();
+        }
+        publish.signal("TERM");
+        assert_eq!(publish.ended().await.code(), Some(1));
+
+        let log = publish.log();
+        let (_, at) = log.split_once("producer publish --from-line ").unwrap();
+        let (line, _) = at.split_once(' ').unwrap();
+        let before: usize = line.parse().unwrap();
+        let before = before - 1;
+        let sent = number_before(
+            log.lines().find(|line| line.starts_with("sent ")).unwrap(),
+            "reports,",
+        );
+        let arrived_before = arrived();
+        assert!(
+            before <= sent && sent <= arrived_before && arrived_before < LINES,
+            "{log}"
+        );
+        assert!(blocked || before == arrived_before, "{log}");
+
+        let output = reports.run(&["publish", file, "--from-line", line], b"");
+        assert!(output.status.success());
+        let printed = format!("sent {} reports, 0 bad lines\n", LINES - before);
+        assert_eq!(support::text(&output.stdout), printed);
+        for (task, told) in reports.by_task() {
+            let mut sequences: Vec<i64> = told.iter().map(|report| report.sequence).collect();
+            sequences.sort_unstable();
+            if blocked {
+                sequences.dedup();
+            }
+            assert_eq!(
+                sequences,
+                Vec::from_iter(0..(LINES / TASKS) as i64),
+                "{task}"
+            );
         }
     }
 }

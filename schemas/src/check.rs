@@ -200,6 +200,16 @@ impl MetricValue {
     }
 }
 
+/// NaN or an infinity by a name that writers of text give it, in letters of any case: `NaN`, `inf` or `Infinity`, with
+/// or without a sign.
+pub fn not_finite(text: &str) -> Option<f64> {
+    // Nearly all texts are known to be something else by their first letter. Digits are not names, however many.
+    match text.trim_start_matches(['+', '-']).as_bytes() {
+        [b'n' | b'N' | b'i' | b'I', ..] => text.parse().ok(),
+        _ => None,
+    }
+}
+
 /// What is wrong with a progress value. Negative zero counts as below 0: PostgreSQL would show
 /// `-0` and SQLite `0.0`.
 fn progress_adjustment(progress: f64) -> Option<Adjustment> {

@@ -25,7 +25,9 @@ mod resolution;
 pub mod topics;
 mod write;
 
-pub use check::{Fault, IDENTIFIER_MAX_BYTES, Problem, REPORTED_AT_MICROS, identifier_bytes};
+pub use check::{
+    Fault, IDENTIFIER_MAX_BYTES, Problem, REPORTED_AT_MICROS, identifier_bytes, not_finite,
+};
 pub use codec::{
     CURRENT_EVENT, CURRENT_INFO, DecodeError, EVENT_VERSIONS, EncodeError, Framing, INFO_VERSIONS,
     Version, Writer, decode_event, decode_info, encode_event, encode_info,

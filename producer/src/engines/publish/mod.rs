@@ -1,6 +1,8 @@
 //! `producer publish`: TaskRunningInfo as JSON lines, for engines in any language and for shells.
 
 mod line;
+mod lines;
+mod object;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,16 +14,15 @@ use service::health::Health;
 use service::kafka::{KafkaOptions, NewTopic};
 use service::output;
 use service::words::counted;
-use tokio::fs::File;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufRead, BufReader};
 use tokio_util::sync::CancellationToken;
 
 use self::line::Sequences;
+use self::lines::{Foreign, LINE_MAX_BYTES, Line, Lines};
 use crate::sender::{Sender, framing};
 
-/// A line of more than this is a bad line: a topic takes 1 MiB by default, and JSON is longer than
-/// Avro.
-const LINE_MAX_BYTES: usize = 1 << 20;
+/// Faults of a line that are named one by one.
+const FAULTS_NAMED: usize = 100;
 
 /// What is published.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,6 +34,10 @@ pub struct Options {
     /// What a bad line does: stop there, or be skipped. Good lines before it are delivered either way
     #[arg(long, value_enum, default_value_t = OnError::Stop)]
     pub on_error: OnError,
+
+    /// Publish from this line on. The lines before it are read, so that sequences that are left out go on, and not sent
+    #[arg(long, value_name = "N", default_value_t = 1, hide_default_value = true, value_parser = clap::value_parser!(u64).range(1..))]
+    pub from_line: u64,
 }
 
 /// What a bad line does.
@@ -45,210 +50,255 @@ pub enum OnError {
 }
 
 /// Publishes to the end of the input, to the first bad line, or until `shutdown` is cancelled; then
-/// waits for every acknowledgement and prints `sent 98 reports, 2 bad lines`. Gives the number of
-/// bad lines.
+/// waits for every acknowledgement and prints `sent 98 reports, 2 bad lines`. Gives whether the input was right.
 ///
 /// # Errors
-/// If the file cannot be read, the topic does not exist, or reports cannot be delivered.
+/// If the file cannot be read to its end, the topic does not exist, reports cannot be delivered, or a signal came before
+/// the end of a file. The error names the line to go on from.
 pub async fn run(
     options: Options,
     kafka: &KafkaOptions,
     topic: &str,
     health: Arc<Health>,
     shutdown: CancellationToken,
-) -> anyhow::Result<u64> {
-    let input: Box<dyn AsyncBufRead + Send + Unpin> = if options.file.as_os_str() == "-" {
-        Box::new(BufReader::with_capacity(1 << 16, tokio::io::stdin()))
-    } else {
-        let file = open(&options.file)
-            .await
-            .map_err(|error| WrongUsage(format!("{}: {error}", options.file.display())))?;
-        Box::new(BufReader::with_capacity(1 << 16, file))
-    };
+) -> anyhow::Result<bool> {
+    let file = &options.file;
+    let input = open(file)
+        .await
+        .map_err(|error| WrongUsage(format!("{}: {error}", file.display())))?;
     let unsent = || {
-        let file = options.file.display();
-        anyhow!("stopped by a signal; nothing of {file} was sent")
+        anyhow!(
+            "stopped by a signal; nothing of {} was sent",
+            file.display()
+        )
     };
     let cluster = kafka.cluster(&shutdown).await?.ok_or_else(unsent)?;
     let make = NewTopic::with(topics::REPORTS_SETTINGS);
     cluster.require_topic(topic, "Write", Some(make)).await?;
     let framing = framing(kafka, topic, &health, &shutdown).await?;
     let framing = framing.ok_or_else(unsent)?;
-    let mut sender = Sender::connect(kafka, topic, framing, health)?;
+    let sender = Sender::connect(kafka, &cluster, topic, framing, health).await?;
 
-    let mut bad = 0;
-    let published = publish(&options, input, &mut sender, &mut bad, &shutdown).await;
-    let sent = sender.finish(&shutdown).await;
-    if let Ok(sent) = &sent {
+    let mut publisher = Publisher {
+        from_line: usize::try_from(options.from_line)?,
+        options: &options,
+        lines: Lines::new(input),
+        sender,
+        done: usize::try_from(options.from_line)? - 1,
+        bad: 0,
+    };
+    let published = publisher.publish(&shutdown).await;
+    publisher.end(published, &shutdown).await
+}
+
+async fn open(file: &Path) -> std::io::Result<Box<dyn AsyncBufRead + Send + Unpin>> {
+    const BUFFER_BYTES: usize = 1 << 16;
+    if file.as_os_str() == "-" {
+        let input = tokio::io::stdin();
+        return Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, input)));
+    }
+    let input = tokio::fs::File::open(file).await?;
+    if input.metadata().await?.is_dir() {
+        return Err(std::io::ErrorKind::IsADirectory.into());
+    }
+    Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, input)))
+}
+
+struct Publisher<'o> {
+    options: &'o Options,
+    from_line: usize,
+    lines: Lines<Box<dyn AsyncBufRead + Send + Unpin>>,
+    sender: Sender,
+    /// The last line that was handed over, or is bad.
+    done: usize,
+    /// Bad lines.
+    bad: u64,
+}
+
+/// Why the reading ended.
+enum Ended {
+    /// The input has ended.
+    AtEnd,
+    /// A bad line was to end it, or the whole input is unusable.
+    AtFault,
+    /// A signal came.
+    Stopped,
+}
+
+impl Publisher<'_> {
+    async fn publish(&mut self, shutdown: &CancellationToken) -> anyhow::Result<Ended> {
+        let mut sequences = Sequences::default();
+        let file = self.file();
+        loop {
+            let next = self.lines.next_number();
+            let line = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(Ended::Stopped),
+                line = self.lines.next() => line.with_context(|| format!("reading line {next} of {}", file))?,
+            };
+            let Some((number, line)) = line else {
+                if next <= self.from_line && self.from_line > 1 {
+                    tracing::error!("{file} has only {}", counted(next - 1, "line"));
+                    self.bad += 1;
+                }
+                self.warn_of_unfinished(&sequences);
+                return Ok(Ended::AtEnd);
+            };
+            let read = match line {
+                Line::Whole(text) if text.trim_ascii().is_empty() => continue,
+                Line::Whole(text) => line::read(text, &mut sequences)
+                    .map_err(|faults| Vec::from_iter(faults.iter().map(ToString::to_string))),
+                Line::TooLong => Err(vec![format!("longer than {LINE_MAX_BYTES} bytes")]),
+                Line::Foreign(foreign) => {
+                    tracing::error!("{}", self.how_to_convert(foreign));
+                    self.bad += 1;
+                    return Ok(Ended::AtFault);
+                }
+            };
+            if number < self.from_line {
+                continue;
+            }
+            let bad_before = self.bad;
+            match read {
+                Ok(info) => {
+                    let sent = self.sender.send(&info, number, shutdown).await;
+                    if !sent.with_context(|| format!("line {number}"))? {
+                        return Ok(Ended::Stopped);
+                    }
+                }
+                Err(faults) => self.bad_line(number, &faults),
+            }
+            self.done = number;
+            self.name_too_large();
+            if self.bad > bad_before && self.options.on_error == OnError::Stop {
+                tracing::error!(
+                    "stopped at line {number}; the good lines before it are sent. To go on, correct it and {}; --on-error skip \
+                     leaves bad lines out",
+                    self.how_to_go_on(number)
+                );
+                return Ok(Ended::AtFault);
+            }
+        }
+    }
+
+    /// Reports that were refused for their size are bad lines.
+    fn name_too_large(&mut self) {
+        for refused in self.sender.take_too_large() {
+            self.bad_line(refused.number, &[refused.reason]);
+        }
+    }
+
+    fn bad_line(&mut self, number: usize, faults: &[String]) {
+        self.bad += 1;
+        for fault in faults.iter().take(FAULTS_NAMED) {
+            tracing::error!("line {number}: {fault}");
+        }
+        if faults.len() > FAULTS_NAMED {
+            let more = faults.len() - FAULTS_NAMED;
+            tracing::error!("line {number}: and {}", counted(more, "fault"));
+        }
+    }
+
+    /// Waits for the acknowledgements, and tells what became of the input.
+    async fn end(
+        mut self,
+        published: anyhow::Result<Ended>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<bool> {
+        let finished = self.sender.finish(shutdown).await;
+        self.name_too_large();
+        let (sent, bad) = (self.sender.acknowledged(), self.bad);
         output::account(&format!(
             "sent {}, {}\n",
             counted(sent, "report"),
             counted(bad, "bad line")
         ));
-    }
-    published?;
-    sent?;
-    Ok(bad)
-}
 
-async fn open(path: &Path) -> std::io::Result<File> {
-    let file = File::open(path).await?;
-    match file.metadata().await?.is_dir() {
-        true => Err(std::io::ErrorKind::IsADirectory.into()),
-        false => Ok(file),
-    }
-}
-
-async fn publish(
-    options: &Options,
-    input: Box<dyn AsyncBufRead + Send + Unpin>,
-    sender: &mut Sender,
-    bad: &mut u64,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<()> {
-    let mut lines = Lines::new(input);
-    let mut sequences = Sequences::default();
-    let stopped_before = |line| {
-        let file = options.file.display();
-        anyhow!("stopped by a signal before line {line} of {file} was sent")
-    };
-    loop {
-        let line = tokio::select! {
-            biased;
-            // Of standard input there is always more to come; a file is not sent until its end is.
-            () = shutdown.cancelled() => match options.file.as_os_str() == "-" {
-                true => return Ok(()),
-                false => return Err(stopped_before(lines.number + 1)),
-            },
-            line = lines.next() => line,
+        let error = match (published, finished) {
+            (Err(error), _) | (Ok(_), Err(error)) => Some(error),
+            (Ok(Ended::Stopped), Ok(_)) => None,
+            (Ok(_), Ok(_)) => return Ok(bad == 0),
         };
-        let Some((number, line)) =
-            line.with_context(|| format!("reading {}", options.file.display()))?
-        else {
-            return Ok(());
-        };
-        let faults = match line {
-            Line::Whole(text) if text.trim_ascii().is_empty() => continue,
-            Line::Whole(text) => match line::read(text, &mut sequences) {
-                Ok(info) => {
-                    let sent = sender
-                        .send(&info, shutdown)
-                        .await
-                        .with_context(|| format!("line {number}"))?;
-                    if !sent {
-                        return Err(stopped_before(number));
-                    }
-                    continue;
-                }
-                Err(faults) => faults.iter().map(ToString::to_string).collect(),
-            },
-            Line::TooLong => vec![format!("longer than {LINE_MAX_BYTES} bytes")],
-        };
-        *bad += 1;
-        for fault in faults {
-            tracing::error!("line {number}: {fault}");
-        }
-        if options.on_error == OnError::Stop {
-            tracing::error!(
-                "stopped at line {number}; the good lines before it are sent. Mend it, or leave bad lines out with --on-error skip"
-            );
-            return Ok(());
-        }
-    }
-}
-
-/// Lines of bounded length.
-struct Lines<R> {
-    input: R,
-    line: Vec<u8>,
-    number: u64,
-}
-
-#[derive(Debug, PartialEq)]
-enum Line<'a> {
-    /// Without its end.
-    Whole(&'a [u8]),
-    /// Longer than [`LINE_MAX_BYTES`]; skipped to its end.
-    TooLong,
-}
-
-impl<R: AsyncBufRead + Unpin> Lines<R> {
-    fn new(input: R) -> Self {
-        Self {
-            input,
-            line: Vec::new(),
-            number: 0,
-        }
-    }
-
-    /// The next line and its number, from 1 on; `None` at the end.
-    async fn next(&mut self) -> std::io::Result<Option<(u64, Line<'_>)>> {
-        self.line.clear();
-        let (mut too_long, mut begun) = (false, false);
-        loop {
-            let chunk = self.input.fill_buf().await?;
-            if chunk.is_empty() && !begun {
-                return Ok(None);
-            }
-            let end = chunk.iter().position(|byte| *byte == b'\n');
-            let part = &chunk[..end.unwrap_or(chunk.len())];
-            too_long |= self.line.len() + part.len() > LINE_MAX_BYTES;
-            if !too_long {
-                self.line.extend_from_slice(part);
-            }
-            begun = true;
-            let at_end_of_input = chunk.is_empty();
-            let used = end.map_or(chunk.len(), |end| end + 1);
-            self.input.consume(used);
-            if end.is_some() || at_end_of_input {
-                self.number += 1;
-                let line = match too_long {
-                    true => Line::TooLong,
-                    false => Line::Whole(&self.line),
-                };
-                return Ok(Some((self.number, line)));
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn lengths(input: &[u8]) -> Vec<(u64, Option<usize>)> {
-        let mut lines = Lines::new(BufReader::with_capacity(64, input));
-        let mut lengths = Vec::new();
-        while let Some((number, line)) = lines.next().await.unwrap() {
-            let length = match line {
-                Line::Whole(line) => Some(line.len()),
-                Line::TooLong => None,
-            };
-            lengths.push((number, length));
-        }
-        lengths
-    }
-
-    #[tokio::test]
-    async fn lines_are_counted_and_one_that_is_too_long_is_skipped_to_its_end() {
-        assert_eq!(lengths(b"").await, []);
-        assert_eq!(
-            lengths(b"a\n\nbc").await,
-            [(1, Some(1)), (2, Some(0)), (3, Some(2))]
+        let stopped_at = self.done + 1;
+        // Of standard input there is always more to come; a file is not sent until its end is.
+        let is_stdin = self.options.file.as_os_str() == "-";
+        let resume_at = self.sender.first_failed().unwrap_or(stopped_at);
+        let mut told = format!(
+            "acknowledged: {} of {}, among them those of all good lines before line {resume_at}",
+            counted(sent, "report"),
+            self.file()
         );
-        let mut input = b"a\n".to_vec();
-        input.extend(std::iter::repeat_n(b'x', LINE_MAX_BYTES));
-        input.push(b'\n');
-        input.extend(std::iter::repeat_n(b'x', LINE_MAX_BYTES + 1));
-        input.extend(b"\nb\n");
-        assert_eq!(
-            lengths(&input).await,
-            [
-                (1, Some(1)),
-                (2, Some(LINE_MAX_BYTES)),
-                (3, None),
-                (4, Some(1))
-            ]
+        if resume_at < stopped_at {
+            told += &format!(
+                "; of lines {resume_at} to {} some may have arrived, and will have arrived twice if they are sent again",
+                stopped_at - 1
+            );
+        }
+        told += &format!(". To go on, {}", self.how_to_go_on(resume_at));
+        match error {
+            Some(error) => {
+                tracing::error!("{told}");
+                Err(error)
+            }
+            None if is_stdin => {
+                tracing::info!("stopped by a signal before line {stopped_at}: {told}");
+                Ok(bad == 0)
+            }
+            None => Err(anyhow!(
+                "stopped by a signal before line {stopped_at}: {told}"
+            )),
+        }
+    }
+
+    fn file(&self) -> String {
+        match self.options.file.as_os_str() {
+            name if name == "-" => "standard input".to_owned(),
+            name => name.display().to_string(),
+        }
+    }
+
+    /// The file as a shell takes it.
+    fn shell_word(&self) -> String {
+        let file = self.file();
+        let is_plain = |c: char| c.is_alphanumeric() || "/._-+:,@%".contains(c);
+        match file.chars().all(is_plain) {
+            true => file,
+            false => format!("'{}'", file.replace('\'', r"'\''")),
+        }
+    }
+
+    fn how_to_go_on(&self, line: usize) -> String {
+        match self.options.file.as_os_str() {
+            name if name == "-" => format!("give the same input with --from-line {line}"),
+            _ => format!(
+                "run: producer publish --from-line {line} {}",
+                self.shell_word()
+            ),
+        }
+    }
+
+    fn how_to_convert(&self, foreign: Foreign) -> String {
+        let Foreign { format, convert } = foreign;
+        let (file, from) = match self.options.file.as_os_str() {
+            name if name == "-" => (self.file(), "… | ".to_owned()),
+            _ => (self.file(), format!("< {} ", self.shell_word())),
+        };
+        format!("{file} is {format}, not UTF-8 text: {from}{convert} | producer publish")
+    }
+
+    /// Another run counts from 0 again.
+    fn warn_of_unfinished(&self, sequences: &Sequences) {
+        let Some((count, exec_id)) = sequences.unfinished() else {
+            return;
+        };
+        let and_others = match count {
+            1 => String::new(),
+            count => format!(" and {} other tasks", count - 1),
+        };
+        tracing::warn!(
+            "{exec_id:?}{and_others} had no final status, and `sequence` was left out: another run would count from 0 \
+             again, and its reports would show as repeated. Give a task's reports to one run, as in `while …; do echo …; \
+             done | producer publish`, or write their `sequence`"
         );
     }
 }

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use jiff::Timestamp;
 use schemas::topics;
 use service::exit::WrongUsage;
@@ -98,7 +99,7 @@ pub async fn run(
     let Some(framing) = framing(kafka, topic, &health, &shutdown).await? else {
         return Ok(());
     };
-    let mut sender = Sender::connect(kafka, topic, framing, health)?;
+    let mut sender = Sender::connect(kafka, &cluster, topic, framing, health).await?;
 
     let seed = options.seed.unwrap_or_else(rand::random);
     let clock = clock(&options)?;
@@ -124,8 +125,17 @@ pub async fn run(
         ));
     }
     sent?;
+    all_fit(&sender)?;
     acknowledged?;
     Ok(())
+}
+
+/// The topic takes every report.
+fn all_fit(sender: &Sender) -> anyhow::Result<()> {
+    match sender.take_too_large().first() {
+        Some(refused) => bail!("report {}: {}", refused.number, refused.reason),
+        None => Ok(()),
+    }
 }
 
 fn clock(options: &Options) -> anyhow::Result<Clock> {
@@ -177,12 +187,13 @@ async fn simulate(
             rate => ((elapsed.as_secs_f64() * rate).ceil() as u64).max(1),
         };
         let until = due.min(count).min(sent + BURST);
-        for _ in sent..until {
+        for number in sent..until {
             let report = simulation.next_report();
-            if !sender.send(report, shutdown).await? {
+            if !sender.send(report, number as usize, shutdown).await? {
                 return Ok(());
             }
         }
+        all_fit(sender)?;
         sent = sent.max(until);
         if sent < due {
             tokio::task::yield_now().await;
