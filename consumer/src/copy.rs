@@ -1,7 +1,9 @@
 //! Rows in PostgreSQL's binary COPY format (PostgreSQL manual, COPY, "Binary Format"): how the tables
 //! are filled there, and the one form in which audits compare and digest the rows of both databases.
 
-use schemas::{Adjustment, Job, List, NamedMetric};
+use std::borrow::Cow;
+
+use schemas::{Job, List, NamedMetric};
 
 /// What a file in this format begins with: signature, flags, length of the header's extension.
 pub(crate) const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -109,10 +111,10 @@ impl CopyWriter {
     }
 
     /// Null where nothing was repaired.
-    pub(crate) fn adjustments(&mut self, adjustments: List<'_, Adjustment>) {
+    pub(crate) fn adjustments(&mut self, adjustments: &[Cow<'_, str>]) {
         match adjustments.is_empty() {
             true => self.null(),
-            false => self.texts(adjustments.iter().map(|adjustment| adjustment.as_str())),
+            false => self.texts(adjustments.iter().map(AsRef::as_ref)),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use schemas::{Adjustment, Decoder, List, PlainEvent, PlainInfo, Reject, plain_event};
+use schemas::{Adjustment, Decoder, List, NotFinite, PlainEvent, PlainInfo, Reject, plain_event};
 
 /// A part of an event, stored in a table of its own and with offsets of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
@@ -49,7 +49,9 @@ pub(crate) struct Rows<'a> {
     /// What the engine said.
     pub(crate) info: PlainInfo<'a>,
     /// What the router repaired of it.
-    pub(crate) adjustments: List<'a, Adjustment>,
+    kinds: List<'a, Adjustment>,
+    /// The fields of it that were not finite.
+    not_finite: List<'a, NotFinite<'a>>,
 }
 
 impl<'a> Rows<'a> {
@@ -58,13 +60,23 @@ impl<'a> Rows<'a> {
             partition,
             offset,
             info: event.info,
-            adjustments: event.adjustments,
+            kinds: event.adjustments,
+            not_finite: event.not_finite,
         }
     }
 
     /// How far the task is, 0 to 1; `None` when the engine could not tell.
     pub(crate) fn progress(&self) -> Option<f64> {
         self.info.progress.map(|(progress, _)| progress)
+    }
+
+    /// What the router repaired, as the column `adjustments` has it: each kind, then each field that was not finite with
+    /// what it was, as `metrics.busy=NaN`. Empty: nothing.
+    pub(crate) fn adjustments(&self) -> Vec<Cow<'a, str>> {
+        let kinds = self.kinds.iter().map(|kind| Cow::Borrowed(kind.as_str()));
+        let fields = self.not_finite.sorted();
+        let fields = fields.map(|one| Cow::Owned(format!("{}={}", one.field, one.value)));
+        kinds.chain(fields).collect()
     }
 
     /// How many rows of `task_resource`.

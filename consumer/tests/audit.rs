@@ -145,6 +145,10 @@ fn varied(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunningInfoEvent {
     }
     if i.is_multiple_of(3) {
         event.adjustments.clear();
+    } else if i.is_multiple_of(2) {
+        let fields = ["metrics.seconds", "metrics.count", "progress.progress"];
+        let fields = fields.map(|field| (field.to_owned(), "-Infinity".to_owned()));
+        event.not_finite.extend(fields);
     }
     if let (Some(resource), true) = (&mut event.info.resource, i.is_multiple_of(4)) {
         let first = resource.applications["app-1"].clone();

@@ -170,6 +170,8 @@ async fn tasks_are_told_to_people_and_to_programs(kind: Kind) {
     };
     let mut events = vec![strategies::sample_event(); 3];
     events[0].adjustments.clear();
+    let hostile = "metrics.\u{1b}[31mred".to_owned();
+    events[1].not_finite.insert(hostile, "NaN".to_owned());
     // Sequences 7, 9, 9: something is missing and something came twice.
     for event in &mut events[1..] {
         event.info.sequence = 9;
@@ -259,6 +261,7 @@ async fn tasks_are_told_to_people_and_to_programs(kind: Kind) {
         "8.00 GiB",
         "12.5",
         "NegativeCount",
+        r"metrics.\u{1b}[31mred=NaN",
         "0@2",
     ] {
         assert!(page.contains(said), "{said} is not in\n{page}");

@@ -275,11 +275,15 @@ async fn what_is_out_of_range_is_stored_repaired_and_what_is_unusable_is_set_asi
         [
             ("t".to_owned(), MetricValue::String("a\0b".into())),
             ("n".to_owned(), MetricValue::Double(f64::NAN)),
+            ("far".to_owned(), MetricValue::String("-inf".into())),
+            ("unknown".to_owned(), MetricValue::Null),
         ]
         .into(),
     );
     pipeline.send_infos(&[
         report("nan", 0, at, TaskStatus::Running, f64::NAN),
+        report("infinite", 0, at, TaskStatus::Running, f64::INFINITY),
+        report("minus-zero", 0, at, TaskStatus::Running, -0.0),
         report("late", 0, i64::MAX, TaskStatus::Running, 0.5),
         report("early", 0, i64::MIN, TaskStatus::Running, 0.5),
         negative,
@@ -289,7 +293,7 @@ async fn what_is_out_of_range_is_stored_repaired_and_what_is_unusable_is_set_asi
     ]);
     let (router, consumer) = (pipeline.router(), pipeline.consumer(&[]));
     pipeline
-        .until_count("SELECT count(*) FROM task_metrics", 5)
+        .until_count("SELECT count(*) FROM task_metrics", 7)
         .await;
     router.stop().await;
     consumer.stop().await;
@@ -312,9 +316,14 @@ async fn what_is_out_of_range_is_stored_repaired_and_what_is_unusable_is_set_asi
         })
         .collect();
     let expected = [
-        ("nan", "ProgressNotANumber"),
+        ("infinite", "ProgressAboveOne,progress.progress=Infinity"),
+        ("minus-zero", ""),
+        ("nan", "ProgressNotANumber,progress.progress=NaN"),
         ("negative", "NegativeCount"),
-        ("odd", "NulInText,MetricNotFinite"),
+        (
+            "odd",
+            "NulInText,MetricNotFinite,metrics.far=-Infinity,metrics.n=NaN",
+        ),
         ("repeated", ""),
         ("repeated", ""),
     ];
@@ -326,7 +335,19 @@ async fn what_is_out_of_range_is_stored_repaired_and_what_is_unusable_is_set_asi
     let odd = pipeline
         .rows("SELECT CAST(metrics AS text) FROM task_metrics_history WHERE exec_id = 'odd'")
         .await;
-    assert_eq!(odd, [row(&["{\"n\":null,\"t\":\"a\u{FFFD}b\"}"])]);
+    assert_eq!(
+        odd,
+        [row(&[
+            "{\"far\":null,\"n\":null,\"t\":\"a\u{FFFD}b\",\"unknown\":null}"
+        ])]
+    );
+    let zero = pipeline
+        .rows(
+            "SELECT CAST(progress AS text) FROM task_progress_history WHERE exec_id = 'minus-zero'",
+        )
+        .await;
+    let zero = zero[0][0].as_deref().unwrap();
+    assert!(["0", "0.0"].contains(&zero), "{zero}");
     let letters = read_all(&pipeline.bootstrap, &pipeline.letters);
     let mut keys: Vec<_> = letters.iter().map(|letter| letter.key().unwrap()).collect();
     keys.sort_unstable();

@@ -107,14 +107,19 @@ fn write_afresh<'a>(
     if let Some(reject) = Reject::of_problems(&problems) {
         return Err(reject);
     }
-    if !problems.is_empty() {
-        repair(&mut info);
+    let not_finite = match problems.is_empty() {
+        true => BTreeMap::new(),
+        false => repair(&mut info),
+    };
+    if let Some(progress) = &mut info.progress {
+        // Negative zero is zero, which PostgreSQL and SQLite would show in unlike ways.
+        progress.progress += 0.0;
     }
     let adjustments: BTreeSet<Adjustment> = problems
         .iter()
         .filter_map(|problem| problem.fault.adjustment())
         .collect();
-    let event = TaskRunningInfoEvent {
+    let mut event = TaskRunningInfoEvent {
         source: SourcePosition {
             topic: source.topic.to_owned(),
             partition: source.partition,
@@ -124,12 +129,21 @@ fn write_afresh<'a>(
         },
         routed_at,
         adjustments: Vec::from_iter(adjustments),
+        not_finite,
         info,
     };
-    buffer.clear();
-    schemas::write_event(&event, framing, buffer);
+    let mut write = |event: &TaskRunningInfoEvent| {
+        buffer.clear();
+        schemas::write_event(event, framing, buffer);
+        event.info.exec_id.len() + buffer.len()
+    };
+    let mut bytes = write(&event);
+    if bytes > max_event_bytes && !event.not_finite.is_empty() {
+        // Better an event without these names than none.
+        event.not_finite.clear();
+        bytes = write(&event);
+    }
     let key = event.info.exec_id;
-    let bytes = key.len() + buffer.len();
     if bytes > max_event_bytes {
         return Err(too_large(&bytes.to_string(), max_event_bytes));
     }
@@ -153,8 +167,25 @@ fn too_large(bytes: &str, max_event_bytes: usize) -> Reject {
     }
 }
 
-/// Puts right everything that [`TaskRunningInfo::problems`] calls repairable.
-fn repair(info: &mut TaskRunningInfo) {
+/// The fields that were not finite which an event names; more are only repaired.
+const NOT_FINITE_NAMED: usize = 1_000;
+
+/// Puts right everything that [`TaskRunningInfo::problems`] calls repairable; gives the fields that were not finite,
+/// by their paths, with what they were.
+pub(crate) fn repair(info: &mut TaskRunningInfo) -> BTreeMap<String, String> {
+    let mut not_finite = BTreeMap::new();
+    let mut name = |field: &str, name: &str, value: f64| {
+        if not_finite.len() < NOT_FINITE_NAMED {
+            let value = if value.is_nan() {
+                "NaN"
+            } else if value > 0.0 {
+                "Infinity"
+            } else {
+                "-Infinity"
+            };
+            not_finite.insert(format!("{field}{name}"), value.to_owned());
+        }
+    };
     let engine = &mut info.engine;
     for text in [
         &mut info.exec_id,
@@ -170,8 +201,11 @@ fn repair(info: &mut TaskRunningInfo) {
     info.sequence = info.sequence.max(0);
 
     if let Some(progress) = &mut info.progress {
-        // NaN and -0.0 are not above 0 either.
         let said = progress.progress;
+        if !said.is_finite() {
+            name("progress.progress", "", said);
+        }
+        // NaN is not above 0 either.
         progress.progress = if said > 0.0 { said.min(1.0) } else { 0.0 };
         for job in &mut progress.progress_info {
             clean(&mut job.id);
@@ -193,14 +227,16 @@ fn repair(info: &mut TaskRunningInfo) {
     }
     if let Some(metrics) = &mut info.metrics {
         clean_keys(metrics);
-        for value in metrics.values_mut() {
-            if value.is_not_finite() {
+        for (metric, value) in metrics {
+            if let Some(said) = value.not_finite() {
+                name("metrics.", metric, said);
                 *value = MetricValue::Null;
             } else if let MetricValue::String(text) = value {
                 clean(text);
             }
         }
     }
+    not_finite
 }
 
 /// U+0000, which PostgreSQL cannot hold, becomes U+FFFD, as Unicode has it for what cannot be shown.
@@ -321,6 +357,9 @@ pub(crate) mod tests {
         info.reported_at %= 1_000_000_000_000_000;
         if plain {
             repair(&mut info);
+            if let Some(progress) = &mut info.progress {
+                progress.progress += 0.0;
+            }
         }
         info
     }

@@ -449,9 +449,12 @@ async fn whichever_field_of_an_event_is_altered_is_named() {
         .position(|copied| copied.event().adjustments.is_empty())
         .unwrap();
     type Change = fn(&mut schemas::TaskRunningInfoEvent);
-    let changes: [(&str, Change); 37] = [
+    let changes: [(&str, Change); 38] = [
         ("source.timestamp", |e| e.source.timestamp += 1),
         ("adjustments", |e| e.adjustments.push(Adjustment::NulInText)),
+        ("notFinite", |e| {
+            e.not_finite.insert("metrics.x".into(), "NaN".into());
+        }),
         ("info.execId", |e| e.info.exec_id.push('x')),
         ("info.jobId", |e| e.info.job_id.push('x')),
         ("info.engine.instance", |e| e.info.engine.instance.push('x')),
@@ -624,10 +627,11 @@ async fn what_other_rules_made_is_told_apart_from_corruption() {
     let mut forged = events.clone();
     forged[nan].forge(|event| {
         event.adjustments.clear();
+        event.not_finite.clear();
         progress(event).progress = f64::NAN;
     });
     let audited = audit_forged(&topics, &forged, None).await;
-    let fields = json!(["adjustments", "info.progress.progress"]);
+    let fields = json!(["adjustments", "notFinite", "info.progress.progress"]);
     assert_eq!(audited.found(&[("other_rules", 1)])[0]["fields"], fields);
 
     // Not so where another field differs too, or where the repair is not named.

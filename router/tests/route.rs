@@ -100,12 +100,24 @@ fn progress_out_of_range_is_repaired_and_named() {
         (f64::NAN, 0.0, ProgressNotANumber),
         (-f64::NAN, 0.0, ProgressNotANumber),
         (-0.25, 0.0, ProgressBelowZero),
-        (-0.0, 0.0, ProgressBelowZero),
         (f64::NEG_INFINITY, 0.0, ProgressBelowZero),
         (1.000_000_1, 1.0, ProgressAboveOne),
         (f64::INFINITY, 1.0, ProgressAboveOne),
     ] {
-        let (info, adjustments) = event(&with_progress(said));
+        let routed = routed(&with_progress(said)).unwrap();
+        let names = Vec::from_iter(&routed.not_finite);
+        let (info, adjustments) = (routed.info.clone(), routed.adjustments);
+        match said {
+            said if said.is_finite() => assert_eq!(names, []),
+            said => {
+                let name = if said.is_nan() {
+                    "NaN".to_owned()
+                } else {
+                    format!("{said}").replace("inf", "Infinity")
+                };
+                assert_eq!(names, [(&"progress.progress".to_owned(), &name)]);
+            }
+        }
         let progress = info.progress.unwrap().progress;
         assert!(
             progress == repaired && progress.is_sign_positive(),
@@ -116,6 +128,78 @@ fn progress_out_of_range_is_repaired_and_named() {
     for said in [0.0, f64::MIN_POSITIVE, 0.9524, 1.0] {
         assert_eq!(event(&with_progress(said)), (with_progress(said), vec![]));
     }
+    // Negative zero is zero, and nothing is wrong with it.
+    let (info, adjustments) = event(&with_progress(-0.0));
+    assert!(info.progress.unwrap().progress.is_sign_positive());
+    assert_eq!(adjustments, []);
+}
+
+#[test]
+fn metrics_that_were_not_finite_are_named_with_what_they_were_and_a_null_is_not() {
+    let double = |value: f64| MetricValue::Double(value);
+    let text = |value: &str| MetricValue::String(value.into());
+    let said = [
+        ("unknown", MetricValue::Null, None),
+        ("a", double(f64::NAN), Some("NaN")),
+        ("b", double(f64::INFINITY), Some("Infinity")),
+        ("c", double(f64::NEG_INFINITY), Some("-Infinity")),
+        ("d", text("NaN"), Some("NaN")),
+        ("e", text("nan"), Some("NaN")),
+        ("f", text("-nan"), Some("NaN")),
+        ("g", text("Infinity"), Some("Infinity")),
+        ("h", text("+Inf"), Some("Infinity")),
+        ("i", text("inf"), Some("Infinity")),
+        ("j", text("-inf"), Some("-Infinity")),
+        ("k", text("-Infinity"), Some("-Infinity")),
+        // Named as it is stored.
+        ("l\0", double(f64::NAN), Some("NaN")),
+        ("m", text("information"), None),
+        ("n", text("1e999"), None),
+    ];
+    let mut info = good();
+    let metrics = said
+        .clone()
+        .map(|(name, value, _)| (name.to_owned(), value));
+    info.metrics = Some(metrics.into());
+    let routed = routed(&info).unwrap();
+    assert_eq!(
+        routed.adjustments,
+        [Adjustment::NulInText, Adjustment::MetricNotFinite]
+    );
+    let metrics = routed.info.metrics.unwrap();
+    let mut named = BTreeSet::new();
+    for (name, value, was) in said {
+        let name = name.replace('\0', "\u{FFFD}");
+        let became = if was.is_some() {
+            MetricValue::Null
+        } else {
+            value
+        };
+        assert_eq!(metrics[&name], became, "{name}");
+        named.extend(was.map(|was| (format!("metrics.{name}"), was.to_owned())));
+    }
+    assert!(routed.not_finite.into_iter().eq(named));
+}
+
+#[test]
+fn an_event_that_would_be_too_large_with_the_names_of_its_metrics_goes_without_them() {
+    let with_metrics = |metrics: usize, digits: usize| {
+        let mut info = good();
+        let metrics =
+            (0..metrics).map(|i| (format!("{i:0digits$}"), MetricValue::Double(f64::NAN)));
+        info.metrics = Some(metrics.collect());
+        routed(&info)
+    };
+    let named = with_metrics(900, 300).unwrap();
+    assert_eq!(named.not_finite.len(), 900);
+    let unnamed = with_metrics(900, 800).unwrap();
+    assert_eq!(unnamed.not_finite.len(), 0);
+    assert_eq!(unnamed.adjustments, [Adjustment::MetricNotFinite]);
+    assert_eq!(unnamed.info.metrics.unwrap().len(), 900);
+    // Of very many the first are named.
+    let many = with_metrics(1_500, 5).unwrap();
+    assert_eq!(many.not_finite.len(), 1_000);
+    assert!(many.not_finite.contains_key("metrics.00999"));
 }
 
 #[test]
@@ -377,7 +461,9 @@ proptest! {
                 prop_assert_eq!(&event.adjustments, &Vec::from_iter(named));
                 prop_assert_eq!(event.info.problems(), vec![]);
                 if event.adjustments.is_empty() {
+                    // Negative zero is equal to zero.
                     prop_assert_eq!(event.info, info);
+                    prop_assert!(event.not_finite.is_empty());
                 }
             }
             Err(reject) => {

@@ -116,18 +116,17 @@ impl TaskRunningInfo {
     /// Everything that is wrong with this record, in the schema's order; empty when it is good. After
     /// the first thousand problems only the first of each further kind.
     pub fn problems(&self) -> Vec<Problem> {
-        self.problems_where(is_blank)
+        self.problems_by(Rules::Current)
     }
 
-    /// The same, where this says which texts are blank.
-    fn problems_where(&self, is_blank: fn(&str) -> bool) -> Vec<Problem> {
+    fn problems_by(&self, rules: Rules) -> Vec<Problem> {
         let mut problems = Problems::default();
         let engine = &self.engine;
 
-        problems.required("execId", &self.exec_id, is_blank);
-        problems.required("jobId", &self.job_id, is_blank);
-        problems.required("engine.instance", &engine.instance, is_blank);
-        problems.required("engine.engineType", &engine.engine_type, is_blank);
+        problems.required("execId", &self.exec_id, rules);
+        problems.required("jobId", &self.job_id, rules);
+        problems.required("engine.instance", &engine.instance, rules);
+        problems.required("engine.engineType", &engine.engine_type, rules);
         problems.identifier("engine.user", &engine.user);
         problems.identifier("engine.ticketId", &engine.ticket_id);
         problems.count("engine.runningTasks", engine.running_tasks.into());
@@ -138,7 +137,7 @@ impl TaskRunningInfo {
         problems.count("sequence", self.sequence);
 
         if let Some(progress) = &self.progress {
-            if let Some(adjustment) = progress_adjustment(progress.progress) {
+            if let Some(adjustment) = rules.progress_adjustment(progress.progress) {
                 let (field, found) = (|| "progress.progress", || progress.progress.to_string());
                 problems.add(field, Fault::OutOfRange(adjustment), found);
             }
@@ -168,7 +167,7 @@ impl TaskRunningInfo {
             let field = || format!("metrics[{}]", shown(name));
             problems.text_at(field, name);
             match value {
-                _ if value.is_not_finite() => {
+                _ if rules.is_metric_not_finite(value) => {
                     let fault = Fault::OutOfRange(Adjustment::MetricNotFinite);
                     problems.add(field, fault, || format!("{value:?}"));
                 }
@@ -181,21 +180,70 @@ impl TaskRunningInfo {
 }
 
 impl TaskRunningInfoEvent {
-    /// Everything because of which no router, of this version or an older one, has written this event. Older
-    /// ones took identifiers without a visible character as long as they were not all whitespace.
+    /// Everything because of which no router, of this version or an older one, has written this event.
     pub fn problems(&self) -> Vec<Problem> {
-        self.info.problems_where(is_whitespace)
+        self.info.problems_by(Rules::EveryVersion)
+    }
+}
+
+/// What counts as a fault.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rules {
+    /// In a report.
+    Current,
+    /// In an event, which any released version of the router may have written: only what all of them refuse or repair.
+    EveryVersion,
+}
+
+impl Rules {
+    /// Whether an identifier is blank. Older routers took those without a visible character as long as they were not
+    /// all whitespace.
+    pub(crate) fn is_blank(self, text: &str) -> bool {
+        match self {
+            Self::Current => is_blank(text),
+            Self::EveryVersion => is_whitespace(text),
+        }
+    }
+
+    /// Whether a text names NaN or an infinity. Routers before event version 3 knew no other names than these three.
+    pub(crate) fn is_not_finite(self, text: &str) -> bool {
+        match self {
+            Self::Current => not_finite(text).is_some(),
+            Self::EveryVersion => matches!(text, "NaN" | "Infinity" | "-Infinity"),
+        }
+    }
+
+    fn is_metric_not_finite(self, value: &MetricValue) -> bool {
+        match value {
+            MetricValue::String(text) => self.is_not_finite(text),
+            _ => value.not_finite().is_some(),
+        }
+    }
+
+    /// What is wrong with a progress value. Negative zero is zero; routers before event version 3 counted it as below 0.
+    fn progress_adjustment(self, progress: f64) -> Option<Adjustment> {
+        if progress.is_nan() {
+            Some(Adjustment::ProgressNotANumber)
+        } else if progress < 0.0
+            || matches!(self, Self::EveryVersion) && progress.is_sign_negative()
+        {
+            Some(Adjustment::ProgressBelowZero)
+        } else if progress > 1.0 {
+            Some(Adjustment::ProgressAboveOne)
+        } else {
+            None
+        }
     }
 }
 
 impl MetricValue {
-    /// Whether this is NaN or an infinity, as a number or as the name that JSON writers give it
+    /// NaN or an infinity, as a number or as the name that JSON writers give it
     /// (apache/flink writes the text "NaN" beside numbers in one and the same metric).
-    pub fn is_not_finite(&self) -> bool {
+    pub fn not_finite(&self) -> Option<f64> {
         match self {
-            Self::Double(value) => !value.is_finite(),
-            Self::String(text) => matches!(text.as_str(), "NaN" | "Infinity" | "-Infinity"),
-            _ => false,
+            Self::Double(value) => (!value.is_finite()).then_some(*value),
+            Self::String(text) => not_finite(text),
+            _ => None,
         }
     }
 }
@@ -203,30 +251,18 @@ impl MetricValue {
 /// NaN or an infinity by a name that writers of text give it, in letters of any case: `NaN`, `inf` or `Infinity`, with
 /// or without a sign.
 pub fn not_finite(text: &str) -> Option<f64> {
-    // Nearly all texts are known to be something else by their first letter. Digits are not names, however many.
-    match text.trim_start_matches(['+', '-']).as_bytes() {
-        [b'n' | b'N' | b'i' | b'I', ..] => text.parse().ok(),
+    // Nearly all texts are known to be something else by their first letter. Digits are not a name, however many.
+    match text.as_bytes() {
+        [b'n' | b'N' | b'i' | b'I', ..] | [b'+' | b'-', b'n' | b'N' | b'i' | b'I', ..] => {
+            text.parse().ok()
+        }
         _ => None,
-    }
-}
-
-/// What is wrong with a progress value. Negative zero counts as below 0: PostgreSQL would show
-/// `-0` and SQLite `0.0`.
-fn progress_adjustment(progress: f64) -> Option<Adjustment> {
-    if progress.is_nan() {
-        Some(Adjustment::ProgressNotANumber)
-    } else if progress.is_sign_negative() {
-        Some(Adjustment::ProgressBelowZero)
-    } else if progress > 1.0 {
-        Some(Adjustment::ProgressAboveOne)
-    } else {
-        None
     }
 }
 
 /// Whether a text has no visible character once it is repaired: U+0000 becomes U+FFFD. Nearly every
 /// identifier begins with a visible character of ASCII.
-pub(crate) fn is_blank(text: &str) -> bool {
+fn is_blank(text: &str) -> bool {
     let is_invisible = |c: char| c != '\0' && (c.is_whitespace() || is_hidden(c));
     match text.as_bytes().first() {
         Some(b'!'..=b'~') => false,
@@ -235,7 +271,7 @@ pub(crate) fn is_blank(text: &str) -> bool {
 }
 
 /// The rule of older routers for [`is_blank`].
-pub(crate) fn is_whitespace(text: &str) -> bool {
+fn is_whitespace(text: &str) -> bool {
     match text.as_bytes().first() {
         Some(b'!'..=b'~') => false,
         _ => text.trim().is_empty(),
@@ -287,8 +323,8 @@ impl Problems {
     }
 
     /// An identifier that may not be blank.
-    fn required(&mut self, field: &'static str, text: &str, is_blank: fn(&str) -> bool) {
-        if is_blank(text) {
+    fn required(&mut self, field: &'static str, text: &str, rules: Rules) {
+        if rules.is_blank(text) {
             self.add(|| field, Fault::BlankIdentifier, || shown(text));
             self.text_at(|| field.to_owned(), text);
         } else {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::codec::{Codec, DecodeError, EVENT, EVENT_VERSIONS, INFO, split_id};
+use crate::codec::{Codec, DecodeError, EVENT, INFO, split_id};
 use crate::ids::{Ids, Known};
 use crate::plain::{EventVersion, PlainEvent, PlainInfo, plain_event_datum, plain_info_datum};
 use crate::resolution::Resolution;
@@ -168,14 +168,12 @@ impl Decoder {
             return plain_event(value);
         };
         let version = |known: Option<&Known>| match known {
-            Some(Known::Current(name)) if *name == EVENT.record() => Some(EventVersion::V2),
+            Some(Known::Current(name)) if *name == EVENT.record() => Some(EventVersion::V3),
             Some(Known::Other {
                 record,
                 fingerprint,
                 ..
-            }) if *record == EVENT.record() && *fingerprint == EVENT_VERSIONS[0].fingerprint => {
-                Some(EventVersion::V1)
-            }
+            }) if *record == EVENT.record() => EventVersion::of(*fingerprint),
             _ => None,
         };
         let version = self.ids.as_ref()?.look(id, version)?;

@@ -36,8 +36,8 @@ pub use dead_letter::{DeadLetter, Letter, Reject};
 pub use decoder::{Decoder, Learned, SchemaFileError};
 pub use partial::readable_fields;
 pub use plain::{
-    Application, Items, Job, List, NamedMetric, PlainEvent, PlainInfo, PlainMetric, PlainSource,
-    Sorted, plain_event, plain_info,
+    Application, Items, Job, List, NamedMetric, NotFinite, PlainEvent, PlainInfo, PlainMetric,
+    PlainSource, Sorted, plain_event, plain_info,
 };
 pub use records::{
     Adjustment, EngineInstance, JobProgressInfo, MetricValue, ResourceWithStatus, SourcePosition,

@@ -2,16 +2,18 @@
 //!
 //! A record is plain when a released version's writer wrote it, its bytes are whole, and it has none
 //! of the problems of [reports](crate::TaskRunningInfo::problems) or
-//! [events](crate::TaskRunningInfoEvent::problems). Nearly all are. It is checked in one pass over
-//! its bytes and stays where it is: texts are slices of it, lists are walked again by whoever wants
+//! [events](crate::TaskRunningInfoEvent::problems), nor a progress of negative zero. Nearly all are. It is checked in one
+//! pass over its bytes and stays where it is: texts are slices of it, lists are walked again by whoever wants
 //! them. Of any other record this module says only that it is none: [`crate::Decoder`] then reads it
 //! the long way, by apache-avro, and tells what is the matter; that is also what tests hold this
 //! module against.
 
 use serde::ser::{Serialize, Serializer};
 
-use crate::check::{IDENTIFIER_MAX_BYTES, REPORTED_AT_MICROS, is_blank, is_whitespace};
-use crate::codec::{EVENT_HEADER, EVENT_V1_HEADER, HEADER_BYTES, INFO_HEADER};
+use crate::check::{IDENTIFIER_MAX_BYTES, REPORTED_AT_MICROS, Rules};
+use crate::codec::{
+    EVENT_HEADER, EVENT_V1_HEADER, EVENT_V2_HEADER, EVENT_VERSIONS, HEADER_BYTES, INFO_HEADER,
+};
 use crate::{Adjustment, TaskStatus};
 
 /// A plain `TaskRunningInfo`, in its bytes.
@@ -57,6 +59,8 @@ pub struct PlainEvent<'a> {
     pub routed_at: i64,
     /// Each kind of repair made to `info`.
     pub adjustments: List<'a, Adjustment>,
+    /// Fields of `info` that were NaN or infinite.
+    pub not_finite: List<'a, NotFinite<'a>>,
     /// What the engine said, repaired where `adjustments` says so.
     pub info: PlainInfo<'a>,
 }
@@ -82,15 +86,35 @@ pub(crate) enum EventVersion {
     V1,
     /// The source has its topic's id.
     V2,
+    /// It has `notFinite`.
+    V3,
 }
 
 impl EventVersion {
     pub(crate) fn header(self) -> &'static [u8; HEADER_BYTES] {
         match self {
             Self::V1 => &EVENT_V1_HEADER,
-            Self::V2 => &EVENT_HEADER,
+            Self::V2 => &EVENT_V2_HEADER,
+            Self::V3 => &EVENT_HEADER,
         }
     }
+
+    /// The version of a schema with this fingerprint.
+    pub(crate) fn of(fingerprint: u64) -> Option<Self> {
+        let at = EVENT_VERSIONS
+            .iter()
+            .position(|version| version.fingerprint == fingerprint);
+        [Self::V1, Self::V2, Self::V3].get(at?).copied()
+    }
+}
+
+/// A field that was NaN or infinite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NotFinite<'a> {
+    /// Its path in `info`.
+    pub field: &'a str,
+    /// `NaN`, `Infinity` or `-Infinity`.
+    pub value: &'a str,
 }
 
 /// One job inside the engine.
@@ -158,8 +182,8 @@ pub fn plain_info(value: &[u8]) -> Option<PlainInfo<'_>> {
 
 /// The same of what follows the header, of whichever framing.
 pub(crate) fn plain_info_datum(datum: &[u8]) -> Option<PlainInfo<'_>> {
-    let mut bytes = Bytes(datum);
-    info(&mut bytes, is_blank).filter(|_| bytes.0.is_empty())
+    let mut bytes = Bytes(datum, Rules::Current);
+    info(&mut bytes).filter(|_| bytes.0.is_empty())
 }
 
 /// The value of a `TaskRunningInfoEvent` record in single-object encoding, header and all, where it is
@@ -167,7 +191,8 @@ pub(crate) fn plain_info_datum(datum: &[u8]) -> Option<PlainInfo<'_>> {
 pub fn plain_event(value: &[u8]) -> Option<PlainEvent<'_>> {
     let (header, datum) = value.split_first_chunk()?;
     let version = match *header {
-        EVENT_HEADER => EventVersion::V2,
+        EVENT_HEADER => EventVersion::V3,
+        EVENT_V2_HEADER => EventVersion::V2,
         EVENT_V1_HEADER => EventVersion::V1,
         _ => return None,
     };
@@ -176,7 +201,7 @@ pub fn plain_event(value: &[u8]) -> Option<PlainEvent<'_>> {
 
 /// The same of what follows the header, of whichever framing.
 pub(crate) fn plain_event_datum(datum: &[u8], version: EventVersion) -> Option<PlainEvent<'_>> {
-    let mut bytes = Bytes(datum);
+    let mut bytes = Bytes(datum, Rules::EveryVersion);
     let source = PlainSource {
         topic: bytes.any_text()?,
         partition: bytes.int()?,
@@ -184,7 +209,7 @@ pub(crate) fn plain_event_datum(datum: &[u8], version: EventVersion) -> Option<P
         timestamp: bytes.long()?,
         topic_id: match version {
             EventVersion::V1 => None,
-            EventVersion::V2 => match bytes.index()? {
+            EventVersion::V2 | EventVersion::V3 => match bytes.index()? {
                 0 => None,
                 1 => Some(bytes.any_text()?),
                 _ => return None,
@@ -197,20 +222,23 @@ pub(crate) fn plain_event_datum(datum: &[u8], version: EventVersion) -> Option<P
         source,
         routed_at: bytes.long()?,
         adjustments: bytes.list()?,
-        // As of `TaskRunningInfoEvent::problems`.
-        info: info(&mut bytes, is_whitespace)?,
+        not_finite: match version {
+            EventVersion::V1 | EventVersion::V2 => List::EMPTY,
+            EventVersion::V3 => bytes.map()?,
+        },
+        info: info(&mut bytes)?,
     };
     bytes.0.is_empty().then_some(event)
 }
 
-fn info<'a>(bytes: &mut Bytes<'a>, is_blank: impl Fn(&str) -> bool) -> Option<PlainInfo<'a>> {
-    let begun = bytes.0;
+fn info<'a>(bytes: &mut Bytes<'a>) -> Option<PlainInfo<'a>> {
+    let Bytes(begun, rules) = *bytes;
     let mut info = PlainInfo {
         datum: begun,
-        exec_id: bytes.identifier().filter(|text| !is_blank(text))?,
-        job_id: bytes.identifier().filter(|text| !is_blank(text))?,
-        engine_instance: bytes.identifier().filter(|text| !is_blank(text))?,
-        engine_type: bytes.identifier().filter(|text| !is_blank(text))?,
+        exec_id: bytes.identifier().filter(|text| !rules.is_blank(text))?,
+        job_id: bytes.identifier().filter(|text| !rules.is_blank(text))?,
+        engine_instance: bytes.identifier().filter(|text| !rules.is_blank(text))?,
+        engine_type: bytes.identifier().filter(|text| !rules.is_blank(text))?,
         engine_user: bytes.identifier()?,
         ticket_id: bytes.identifier()?,
         engine_running_tasks: bytes.count()?,
@@ -282,6 +310,13 @@ pub struct List<'a, T> {
     reason = "which types are items is this module's affair"
 )]
 impl<'a, T: Item<'a>> List<'a, T> {
+    const EMPTY: Self = Self {
+        bytes: &[],
+        count: 0,
+        ascending: true,
+        items: std::marker::PhantomData,
+    };
+
     /// How many items.
     pub fn len(&self) -> usize {
         self.count
@@ -295,7 +330,8 @@ impl<'a, T: Item<'a>> List<'a, T> {
     /// The items in the writer's order.
     pub fn iter(&self) -> Items<'a, T> {
         Items {
-            bytes: Bytes(self.bytes),
+            // They were checked before, by rules that are at least as strict.
+            bytes: Bytes(self.bytes, Rules::EveryVersion),
             in_block: 0,
             left: self.count,
             items: std::marker::PhantomData,
@@ -434,11 +470,13 @@ impl<'a> Item<'a> for NamedMetric<'a> {
                 }),
                 2 => PlainMetric::Long(bytes.long()?),
                 3 => PlainMetric::Double(bytes.double().filter(|value| value.is_finite())?),
-                4 => PlainMetric::String(
-                    bytes
-                        .text()
-                        .filter(|text| !matches!(*text, "NaN" | "Infinity" | "-Infinity"))?,
-                ),
+                4 => {
+                    let text = bytes.text()?;
+                    if bytes.1.is_not_finite(text) {
+                        return None;
+                    }
+                    PlainMetric::String(text)
+                }
                 _ => return None,
             },
         })
@@ -451,6 +489,21 @@ impl<'a> Entry<'a> for NamedMetric<'a> {
     }
 }
 
+impl<'a> Item<'a> for NotFinite<'a> {
+    fn read(bytes: &mut Bytes<'a>) -> Option<Self> {
+        Some(Self {
+            field: bytes.text()?,
+            value: bytes.text()?,
+        })
+    }
+}
+
+impl<'a> Entry<'a> for NotFinite<'a> {
+    fn key(&self) -> &'a str {
+        self.field
+    }
+}
+
 impl Item<'_> for Adjustment {
     fn read(bytes: &mut Bytes<'_>) -> Option<Self> {
         ADJUSTMENTS.get(bytes.index()?).copied()
@@ -460,7 +513,7 @@ impl Item<'_> for Adjustment {
 /// Bytes not read yet. Each method takes what it gives off their beginning; `None`: they are
 /// something else, or too few.
 #[derive(Clone, Debug)]
-struct Bytes<'a>(&'a [u8]);
+struct Bytes<'a>(&'a [u8], Rules);
 
 impl<'a> Bytes<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
+use crate::check::not_finite;
+
 /// What an engine says about one exec task at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -115,7 +117,7 @@ impl fmt::Display for TaskStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskProgressInfo {
-    /// 0 to 1. In JSON also the text `"NaN"`, which JSON has no number for.
+    /// 0 to 1. In JSON also NaN and the infinities, by the names that [`not_finite`] takes.
     #[serde(deserialize_with = "double_or_its_name")]
     pub progress: f64,
     /// The jobs inside the engine that the task consists of.
@@ -230,6 +232,10 @@ pub struct TaskRunningInfoEvent {
     pub routed_at: i64,
     /// Each kind of repair made to `info`, once, in the enum's order.
     pub adjustments: Vec<Adjustment>,
+    /// Fields of `info` that were NaN or infinite, with what they were: `NaN`, `Infinity` or `-Infinity`. By their
+    /// paths: `progress.progress`, or `metrics.` and the metric's name. Empty in events of versions 1 and 2.
+    #[serde(default)]
+    pub not_finite: BTreeMap<String, String>,
     /// What the engine said, repaired where `adjustments` says so.
     pub info: TaskRunningInfo,
 }
@@ -259,7 +265,7 @@ pub enum Adjustment {
     Unknown,
     /// Progress was NaN: the progress became 0.
     ProgressNotANumber,
-    /// Progress was below 0 (or negative zero): became 0.
+    /// Progress was below 0: became 0.
     ProgressBelowZero,
     /// Progress was above 1: became 1.
     ProgressAboveOne,
@@ -286,7 +292,7 @@ impl Adjustment {
     }
 }
 
-/// A double; in JSON also `"NaN"`, `"Infinity"` or `"-Infinity"`, as Avro's JSON encoding has them.
+/// A double; in JSON also NaN or an infinity by name, as Avro's JSON encoding has them.
 fn double_or_its_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     if !deserializer.is_human_readable() {
         return f64::deserialize(deserializer);
@@ -301,14 +307,11 @@ fn double_or_its_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64,
         de::Error::custom("expected a number or one of \"NaN\", \"Infinity\", \"-Infinity\"")
     })? {
         DoubleOrName::Double(value) => Ok(value),
-        DoubleOrName::Name(name) => match name.as_str() {
-            "NaN" => Ok(f64::NAN),
-            "Infinity" => Ok(f64::INFINITY),
-            "-Infinity" => Ok(f64::NEG_INFINITY),
-            other => Err(de::Error::custom(format!(
-                "expected a number or one of \"NaN\", \"Infinity\", \"-Infinity\", found {other:?}"
-            ))),
-        },
+        DoubleOrName::Name(name) => not_finite(&name).ok_or_else(|| {
+            de::Error::custom(format!(
+                "expected a number or one of \"NaN\", \"Infinity\", \"-Infinity\", found {name:?}"
+            ))
+        }),
     }
 }
 

@@ -34,6 +34,9 @@ pub fn write_event(event: &TaskRunningInfoEvent, framing: Framing, bytes: &mut V
     if !event.adjustments.is_empty() {
         bytes.push(0);
     }
+    write_map(&event.not_finite, bytes, |value, bytes| {
+        write_text(value, bytes);
+    });
     write_datum(&event.info, bytes);
 }
 
@@ -48,7 +51,7 @@ impl PlainInfo<'_> {
         bytes: &mut Vec<u8>,
     ) {
         write_source(source, routed_at, framing, bytes);
-        bytes.push(0); // no adjustments
+        bytes.extend_from_slice(&[0, 0]); // no adjustments, and all numbers were finite
         bytes.extend_from_slice(self.datum);
     }
 }

@@ -21,7 +21,7 @@ use schemas::{
 /// Python's fastavro 1.13.1 (`fingerprint(to_parsing_canonical_form(…), "CRC-64-AVRO")`, which prints
 /// the bytes in the header's order) compute it.
 const JAVA_INFO: u64 = 0x944a_4f94_29e9_c6b6;
-const JAVA_EVENT: u64 = 0xc987_eca3_bbcf_21f3;
+const JAVA_EVENT: u64 = 0xcde6_93d1_c078_0b7e;
 
 fn newest(versions: &[Version]) -> Schema {
     Schema::parse_str(versions.last().unwrap().avsc).unwrap()

@@ -155,7 +155,7 @@ impl Table {
                 copy.text(info.status.as_str());
                 copy.optional_f64(event.progress());
                 copy.jobs(info.progress.map(|(_, jobs)| jobs));
-                copy.adjustments(event.adjustments);
+                copy.adjustments(&event.adjustments());
             }
             Self::Resource => {
                 for held in info.resource.iter().flat_map(|list| list.sorted()) {

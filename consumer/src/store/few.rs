@@ -1,6 +1,8 @@
 //! A few events in one statement, which is a transaction of its own: one question and one answer, where the long
 //! way takes ten.
 
+use std::borrow::Cow;
+
 use schemas::{Application, Job, List, NamedMetric};
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
@@ -82,7 +84,7 @@ struct Progress<'a> {
     status: &'a str,
     job_ids: Option<Vec<&'a str>>,
     job_tasks: Option<Vec<Vec<i32>>>,
-    adjustments: Option<Vec<&'a str>>,
+    adjustments: Option<Vec<Cow<'a, str>>>,
 }
 
 #[derive(Serialize)]
@@ -121,15 +123,14 @@ impl<'a> Progress<'a> {
             true => Vec::new(), // an array without elements has no dimensions
             false => Vec::from(COUNTS.map(|count| jobs.iter().map(count).collect())),
         };
-        let adjustments = rows.adjustments.iter();
+        let adjustments = rows.adjustments();
         Self {
             sequence: rows.info.sequence,
             progress: rows.progress(),
             status: rows.info.status.as_str(),
             job_tasks: jobs.as_ref().map(counts),
             job_ids: jobs.map(|jobs| jobs.iter().map(|job| job.id).collect()),
-            adjustments: (!rows.adjustments.is_empty())
-                .then(|| adjustments.map(|adjustment| adjustment.as_str()).collect()),
+            adjustments: (!adjustments.is_empty()).then_some(adjustments),
         }
     }
 }

@@ -648,7 +648,7 @@ impl CopyBuffer {
         copy.i32(rows.partition);
         copy.text(rows.info.status.as_str());
         copy.jobs(rows.info.progress.map(|(_, jobs)| jobs));
-        copy.adjustments(rows.adjustments);
+        copy.adjustments(&rows.adjustments());
     }
 
     fn resource(&mut self, task_id: i64, rows: &Rows<'_>) {

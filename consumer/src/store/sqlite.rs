@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, Statement, TransactionBehavior};
-use schemas::Adjustment;
 use serde::{Serialize, Serializer};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection as _};
@@ -577,9 +576,9 @@ fn put(
                 }
                 None => (0..2).for_each(|_| values.null()),
             }
-            match rows.adjustments.is_empty() {
-                true => values.null(),
-                false => values.list(rows.adjustments.iter().map(Adjustment::as_str))?,
+            match rows.adjustments() {
+                adjustments if adjustments.is_empty() => values.null(),
+                adjustments => values.list(adjustments.iter().map(AsRef::as_ref))?,
             }
         }
         Part::Resource => {

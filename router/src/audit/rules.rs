@@ -15,7 +15,7 @@ use schemas::{
     TaskRunningInfoEvent,
 };
 
-use crate::route::{clean, clean_keys};
+use crate::route::{clean, clean_keys, repair};
 
 /// Fields that are named of one event; more are only counted.
 const FIELDS_NAMED: usize = 20;
@@ -33,19 +33,29 @@ pub(super) fn differences(
     walk.same("source.offset", ours.offset == theirs.offset);
     walk.same("source.timestamp", ours.timestamp == theirs.timestamp);
     walk.same("adjustments", today.adjustments == event.adjustments);
+    walk.same("notFinite", today.not_finite == event.not_finite);
     walk.info(&today.info, &event.info);
     walk.named()
 }
 
 /// Whether each field of an event's info is its source record's, or that repaired as a kind which
-/// the event names, and each kind it names repaired something.
+/// the event names, each kind it names repaired something, and each field that it says was not finite was what it says.
 pub(super) fn explained(source: &TaskRunningInfo, event: &TaskRunningInfoEvent) -> bool {
     let kinds = &event.adjustments;
     let known = kinds.iter().filter(|kind| **kind != Adjustment::Unknown);
     let once = known.clone().collect::<BTreeSet<_>>().len() == known.count();
     let mut walk = Walk::new(kinds);
     walk.info(source, &event.info);
-    once && walk.differing == 0 && kinds.iter().all(|kind| walk.used.contains(kind))
+    // Older versions name no such fields, nor does an event that would be too large with them.
+    let not_finite = match event.not_finite.is_empty() {
+        true => BTreeMap::new(),
+        false => repair(&mut source.clone()),
+    };
+    let named = event.not_finite.iter();
+    let mut named = named.map(|(field, said)| not_finite.get(field) == Some(said));
+    once && walk.differing == 0
+        && kinds.iter().all(|kind| walk.used.contains(kind))
+        && named.all(|so| so)
 }
 
 /// A walk over two records, field by field.
@@ -159,10 +169,13 @@ impl<'a> Walk<'a> {
         let (said, became) = (source.progress, event.progress);
         // Bit by bit: NaN is itself, and negative zero is not zero.
         let is = |value: f64| became.to_bits() == value.to_bits();
+        // Negative zero becomes zero; before event version 3 that was named as a repair.
+        let is_zero =
+            said == 0.0 && is(0.0) && !self.kinds.contains(&Adjustment::ProgressBelowZero);
         self.field(
             "info.progress.progress",
             Value,
-            is(said),
+            is(said) || is_zero,
             [
                 (Adjustment::ProgressNotANumber, said.is_nan() && is(0.0)),
                 (
@@ -239,7 +252,7 @@ impl<'a> Walk<'a> {
                 [
                     (
                         Adjustment::MetricNotFinite,
-                        source.is_not_finite() && is_null,
+                        source.not_finite().is_some() && is_null,
                     ),
                     (Adjustment::NulInText, is_clean),
                 ],
@@ -378,12 +391,46 @@ mod tests {
     #[test]
     fn other_rules_may_leave_a_field_as_it_was_but_not_make_it_something_else() {
         let (source, event) = (spoilt(), routed(&spoilt()).unwrap());
+        // As before events named the fields that were not finite.
+        let mut older = event.clone();
+        older.not_finite.clear();
+        assert!(explained(&source, &older));
+        assert_eq!(differences(&event, &older), ["notFinite"]);
+        // What was not said, or not so.
+        for (field, said) in [("metrics.rate", "NaN"), ("metrics.count", "NaN")] {
+            let mut corrupt = event.clone();
+            corrupt.not_finite.insert(field.to_owned(), said.to_owned());
+            assert!(!explained(&source, &corrupt), "{field}");
+        }
         // As before texts were taken for numbers that are none.
         let mut older = event.clone();
+        older.not_finite.remove("metrics.a\u{FFFD}b");
         let metrics = older.info.metrics.as_mut().unwrap();
         metrics.insert("a\u{FFFD}b".into(), MetricValue::String("NaN".into()));
         assert!(explained(&source, &older));
-        assert_eq!(differences(&event, &older), ["info.metrics[a\u{FFFD}b]"]);
+        assert_eq!(
+            differences(&event, &older),
+            ["notFinite", "info.metrics[a\u{FFFD}b]"]
+        );
+        // As before negative zero was taken for zero.
+        let mut zero = strategies::sample_event().info;
+        zero.progress.as_mut().unwrap().progress = -0.0;
+        let today = routed(&zero).unwrap();
+        assert_eq!(today.adjustments, []);
+        assert!(
+            today
+                .info
+                .progress
+                .as_ref()
+                .unwrap()
+                .progress
+                .is_sign_positive()
+        );
+        assert!(explained(&zero, &today));
+        let mut older = today.clone();
+        older.adjustments.push(Adjustment::ProgressBelowZero);
+        assert!(explained(&zero, &older));
+        assert_eq!(differences(&today, &older), ["adjustments"]);
         // As before NaN was repaired.
         let mut older = event.clone();
         older.info.progress.as_mut().unwrap().progress = f64::NAN;
@@ -433,6 +480,7 @@ mod tests {
             prop_assert!(explained(&info, &event), "{:?}", differences(&event, &event));
             prop_assert_eq!(differences(&event, &event), Vec::<String>::new());
             (event.info, event.adjustments) = (info.clone(), vec![]);
+            event.not_finite.clear();
             prop_assert!(explained(&info, &event));
         }
 

@@ -120,6 +120,8 @@ fn say(event: &PlainEvent<'_>, sum: &mut impl Hasher) {
         .hash(sum);
     event.adjustments.len().hash(sum);
     event.adjustments.iter().for_each(|kind| kind.hash(sum));
+    event.not_finite.len().hash(sum);
+    event.not_finite.sorted().for_each(|one| one.hash(sum));
     (info.exec_id, info.job_id, info.engine_instance).hash(sum);
     (info.engine_type, info.engine_user, info.ticket_id).hash(sum);
     (info.engine_running_tasks, info.status).hash(sum);
@@ -185,9 +187,13 @@ mod tests {
         metrics.insert(name.to_owned(), value);
     }
 
+    fn not_finite(event: &mut TaskRunningInfoEvent, field: &str, value: &str) {
+        event.not_finite.insert(field.to_owned(), value.to_owned());
+    }
+
     #[test]
     fn whatever_is_said_differently_is_another_number_but_for_the_time_of_routing() {
-        let changes: [fn(&mut TaskRunningInfoEvent); 39] = [
+        let changes: [fn(&mut TaskRunningInfoEvent); 42] = [
             |_| {},
             |event| event.source.topic.push('x'),
             |event| event.source.partition += 1,
@@ -196,6 +202,9 @@ mod tests {
             |event| event.adjustments.clear(),
             |event| event.adjustments.push(Adjustment::NulInText),
             |event| event.adjustments = vec![Adjustment::Unknown],
+            |event| not_finite(event, "metrics.nothing", "NaN"),
+            |event| not_finite(event, "metrics.nothing", "Infinity"),
+            |event| not_finite(event, "metrics.none", "NaN"),
             |event| event.info.exec_id.push('x'),
             |event| event.info.job_id.push('x'),
             |event| event.info.engine.instance.push('x'),

@@ -103,6 +103,7 @@ pub(crate) fn sample_event(exec_id: &str, sequence: i64) -> Json {
         "source": {"topic": "t", "partition": 0, "offset": sequence, "timestamp": 1_764_079_500_123_i64,
                    "topicId": null},
         "router": "router-1", "routedAt": 1_764_079_500_200_001_i64, "adjustments": [],
+        "notFinite": {},
         "info": sample(exec_id, sequence),
     })
 }

@@ -1,5 +1,7 @@
 //! Events to test with: a full sample, and any that the schema can hold.
 
+use std::collections::BTreeMap;
+
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -28,6 +30,7 @@ pub(crate) fn sample_event() -> TaskRunningInfoEvent {
         },
         routed_at: 1_764_079_500_200_001,
         adjustments: vec![Adjustment::NegativeCount],
+        not_finite: BTreeMap::new(),
         info: TaskRunningInfo {
             exec_id: "exec-1".into(),
             job_id: "job-1".into(),
@@ -163,8 +166,9 @@ prop_compose! {
     pub(crate) fn event()(
         topic in text(), position in any::<(i32, i64, i64)>(), topic_id in option::of(text()), routed_at in any::<i64>(),
         adjustments in vec(adjustment(), 0..3), info in info(),
+        not_finite in btree_map("[a-z.é]{0,12}", "NaN|-?Infinity", 0..3),
     ) -> TaskRunningInfoEvent {
         let (partition, offset, timestamp) = position;
-        TaskRunningInfoEvent { source: SourcePosition { topic, partition, offset, timestamp, topic_id }, routed_at, adjustments, info }
+        TaskRunningInfoEvent { source: SourcePosition { topic, partition, offset, timestamp, topic_id }, routed_at, adjustments, not_finite, info }
     }
 }
