@@ -1,4 +1,5 @@
 //! What the consumer's options and variables may hold.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
 mod support;
 

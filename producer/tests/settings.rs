@@ -114,7 +114,7 @@ async fn the_longest_times_and_the_slowest_rates_are_waited_for() {
         assert_eq!(producer.stop().await.code(), Some(0));
         let log = std::fs::read_to_string(folder.path().join("simulate.log")).unwrap();
         assert!(
-            log.contains("sent 1 reports") && !log.contains("panicked"),
+            log.contains("sent 1 report of 1 task") && !log.contains("panicked"),
             "{log}"
         );
     }
