@@ -258,7 +258,7 @@ pub async fn run(
         let identity = rival::Identity {
             group: &config.group(),
             instance_id: config.instance_id.as_deref(),
-            client_id: None, // consumers of one host share it
+            has_client_id: false, // consumers of one host share it
         };
         return Err(rival::named(error, &kafka, identity, &health, &shutdown).await);
     }

@@ -121,7 +121,7 @@ pub async fn run(
             let identity = Identity {
                 group: &config.group,
                 instance_id: config.instance_id.as_deref(),
-                client_id: None,
+                has_client_id: true,
             };
             return Err(rival::named(error, &config.kafka, identity, &health, &shutdown).await);
         }

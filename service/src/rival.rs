@@ -32,7 +32,7 @@ const SESSIONS_MAX: u32 = 9;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long one look may take.
 const ASK: Duration = Duration::from_secs(5);
-/// The characters of a UUID, which Kafka appends to a static member's instance id.
+/// The characters of a UUID.
 const UUID_CHARS: usize = 36;
 
 /// Kafka takes another process for the one with this identity. `anyhow::Error::is` finds it.
@@ -47,19 +47,8 @@ pub struct Identity<'a> {
     pub group: &'a str,
     /// Of a static member.
     pub instance_id: Option<&'a str>,
-    /// The `client.id`, if no other member may have it.
-    pub client_id: Option<&'a str>,
-}
-
-impl Identity<'_> {
-    fn is_of(&self, member: &Member) -> bool {
-        let has_instance_id = self.instance_id.is_some_and(|instance_id| {
-            let rest = member.id.strip_prefix(instance_id);
-            let uuid = rest.and_then(|rest| rest.strip_prefix('-'));
-            uuid.is_some_and(|uuid| uuid.len() == UUID_CHARS)
-        });
-        has_instance_id || self.client_id == Some(&member.client_id)
-    }
+    /// Whether without an instance id no other member has the `client.id` that [`KafkaOptions`] give it.
+    pub has_client_id: bool,
 }
 
 /// A member of a consumer group.
@@ -68,6 +57,15 @@ struct Member {
     id: String,
     client_id: String,
     host: String,
+}
+
+impl Member {
+    /// Kafka makes a member's id of a name, which is its instance id or else its `client.id`, and a UUID.
+    fn has_name(&self, name: &str) -> bool {
+        let rest = self.id.strip_prefix(name);
+        let uuid = rest.and_then(|rest| rest.strip_prefix('-'));
+        uuid.is_some_and(|uuid| uuid.len() == UUID_CHARS)
+    }
 }
 
 impl From<&GroupMemberInfo> for Member {
@@ -135,17 +133,21 @@ async fn find(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Member>> {
     let session = session_timeout(options)?;
-    let client = options
-        .client_config(&[], &[])?
-        .create_with_context(Quiet)
-        .map_err(wrong_settings)?;
+    let config = options.client_config(&[], &[])?;
+    // One that was chosen by -X may be that of others too.
+    let has_client_id = identity.has_client_id && !options.chosen()?.contains_key("client.id");
+    let client_id = config.get("client.id").filter(|_| has_client_id);
+    let Some(name) = identity.instance_id.or(client_id) else {
+        return Ok(None);
+    };
+    let client = config.create_with_context(Quiet).map_err(wrong_settings)?;
     let client = Arc::new(client);
     let give_up = Instant::now() + session * SESSIONS_MAX;
     let (mut seen, mut unseen) = (None, None);
     loop {
         let now = Instant::now();
         match members(&client, identity.group).await {
-            Ok(members) => match members.into_iter().find(|member| identity.is_of(member)) {
+            Ok(members) => match members.into_iter().find(|member| member.has_name(name)) {
                 Some(rival) => {
                     unseen = None;
                     if now - *seen.get_or_insert(now) >= session * SESSIONS {
@@ -190,32 +192,22 @@ async fn members(client: &Arc<BaseConsumer<Quiet>>, group: &str) -> anyhow::Resu
 mod tests {
     use super::*;
 
-    fn member(id: &str, client_id: &str) -> Member {
+    fn member(id: &str) -> Member {
         Member {
             id: id.to_owned(),
-            client_id: client_id.to_owned(),
+            client_id: "any".to_owned(),
             host: "10.0.0.2".to_owned(),
         }
     }
 
     #[test]
-    fn a_member_has_an_identity_by_its_whole_instance_id_or_its_client_id() {
+    fn a_member_has_a_name_that_stands_whole_before_its_uuid() {
         let uuid = "123e4567-e89b-12d3-a456-426614174000";
-        let by_instance = Identity {
-            group: "routers",
-            instance_id: Some("router-1"),
-            client_id: None,
-        };
-        assert!(by_instance.is_of(&member(&format!("router-1-{uuid}"), "any")));
-        for other in ["router-1", "router-10-", "router-1-1-", "a-router-1-"] {
-            assert!(!by_instance.is_of(&member(&format!("{other}{uuid}"), "router-1")));
+        let is_router_1 = |name: &str| member(&format!("{name}{uuid}")).has_name("router-1");
+        assert!(is_router_1("router-1-"));
+        for other in ["router-1", "router-10-", "router-1-1-", "a-router-1-", "1-"] {
+            assert!(!is_router_1(other), "{other}");
         }
-        let by_client = Identity {
-            group: "routers",
-            instance_id: None,
-            client_id: Some("router-host"),
-        };
-        assert!(by_client.is_of(&member(&format!("router-host-{uuid}"), "router-host")));
-        assert!(!by_client.is_of(&member(&format!("router-host-{uuid}"), "router-host-2")));
+        assert!(!member("router-1").has_name("router-1"));
     }
 }
