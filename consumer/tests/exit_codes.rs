@@ -113,7 +113,10 @@ fn wrong_usage_ends_with_2_and_what_an_operator_has_to_change_with_78() {
         }
         ends(&["diff", &tasks, database], 2, "could not tell");
     }
-    ends(&["run", "--schemas", "/nonexistent"], 78, "--schemas");
+    let run = ["run", "--database-url", &tasks];
+    ends(&run[..1], 2, "--database-url");
+    let unread = ["--schemas", "/nonexistent"];
+    ends(&[&run[..], &unread].concat(), 78, "--schemas");
 
     let away = format!("postgres://postgres@{NOBODY}/tasks");
     for command in [&["tasks"][..], &["task", "exec-1"], &["migrate"]] {
