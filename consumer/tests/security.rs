@@ -1002,22 +1002,22 @@ async fn no_secret_is_shown_whatever_becomes_of_it() {
         .ends("wrong-url", "consumer run", 78)
         .await;
     consumer(&wrong_url)
-        .ends("wrong-url", "consumer tasks", 1)
+        .ends("wrong-url", "consumer tasks", 78)
         .await;
     consumer(&wrong_url)
         .ends("wrong-url", "consumer audit", 2)
         .await;
     consumer("postgres://user:hunter2@[bad/x")
-        .ends("bad-url", "consumer tasks", 78)
+        .ends("bad-url", "consumer tasks", 2)
         .await;
     consumer(&nowhere)
         .ends("nowhere", "consumer tasks", 1)
         .await;
     by_variable(&wrong)
-        .ends("wrong-variable", "consumer tasks", 1)
+        .ends("wrong-variable", "consumer tasks", 78)
         .await;
     write_passfile(&format!("localhost:{SECRET}"));
-    by_file().ends("bad-file", "consumer tasks", 1).await;
+    by_file().ends("bad-file", "consumer tasks", 78).await;
     for (name, instead, reason) in [
         ("misspelled", ("sasl.pasword", SECRET), "sasl.pasword"),
         ("no-key", ("ssl.key.pem", SECRET), "ssl"),
