@@ -13,7 +13,7 @@ use rdkafka::bindings::{
     rd_kafka_queue_poll,
 };
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::{RDKafkaQueue, RDKafkaRespErr};
 
@@ -38,13 +38,12 @@ impl<'c> OffsetCommit<'c> {
         client: &'c Client<C>,
         offsets: &TopicPartitionList,
     ) -> KafkaResult<Self> {
-        let refused = |code: RDKafkaErrorCode| KafkaError::ConsumerCommit(code);
         let client = client.native_ptr();
         // SAFETY: the client is alive, borrowed for `'c`. librdkafka copies the list during the call and keeps a
         // reference of its own to the queue. Without a callback the answer comes to the queue as an event.
         unsafe {
             let queue = NonNull::new(rd_kafka_queue_new(client))
-                .ok_or_else(|| refused(RDKafkaErrorCode::Fail))?;
+                .ok_or_else(|| KafkaError::ClientCreation("no queue".to_owned()))?;
             let commit = Self {
                 queue,
                 client: PhantomData,
@@ -53,7 +52,7 @@ impl<'c> OffsetCommit<'c> {
                 rd_kafka_commit_queue(client, offsets.ptr(), queue.as_ptr(), None, ptr::null_mut());
             match code {
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(commit),
-                code => Err(refused(code.into())),
+                code => Err(KafkaError::ConsumerCommit(code.into())),
             }
         }
     }
