@@ -260,7 +260,7 @@ pub async fn run(
             instance_id: config.instance_id.as_deref(),
             has_client_id: false, // consumers of one host share it
         };
-        return Err(rival::named(error, &kafka, identity, &health, &shutdown).await);
+        return rival::look_for(error, &kafka, identity, &health, &shutdown).await;
     }
     tracing::info!("stopped; all that was read is stored, or will be read again");
     Ok(())

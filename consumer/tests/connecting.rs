@@ -138,9 +138,12 @@ async fn behind_a_pooler_that_gives_each_transaction_a_connection_the_consumer_s
     };
     pipeline.ask(&["migrate"]);
     pipeline.database_url = pooler.url(&pipeline.database_url);
-    // Each makes statements ready in the pooler's one session, under the names that the other gives them.
+    // An answer is one transaction.
     pipeline.ask(&["tasks"]);
-    let failed = pipeline.fails(&["tasks"], 78);
+    pipeline.ask(&["tasks"]);
+    // Each makes statements ready in the pooler's one session, under the names that the other gives them.
+    pipeline.ask(&["migrate"]);
+    let failed = pipeline.fails(&["migrate"], 78);
     assert!(
         failed.contains("already exists") && failed.contains("session mode"),
         "{failed}"

@@ -123,7 +123,7 @@ pub async fn run(
                 instance_id: config.instance_id.as_deref(),
                 has_client_id: true,
             };
-            return Err(rival::named(error, &config.kafka, identity, &health, &shutdown).await);
+            return rival::look_for(error, &config.kafka, identity, &health, &shutdown).await;
         }
         if shutdown.is_cancelled() {
             break;

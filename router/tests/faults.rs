@@ -123,8 +123,18 @@ async fn of_two_with_one_identity(identity: &[&str]) {
         "500",
     ];
     let more = [identity, &short].concat();
-    let mut earlier = topics.start("earlier", &more);
+    let stopped = topics.start("stopped", &more);
     alongside.until(100, Duration::from_secs(120)).await;
+    let mut earlier = topics.start("earlier", &more);
+    // One that is to stop while it looks for its rival has nothing left to do.
+    until("it is fenced", Duration::from_secs(120), async || {
+        let log = stopped.log();
+        log.contains("looking whether another member").then_some(())
+    })
+    .await;
+    assert_eq!(stopped.stop().await.code(), Some(0));
+    let seen = alongside.count();
+    alongside.until(seen + 100, Duration::from_secs(120)).await;
     let mut later = topics.start("later", &more);
     let ended = earlier.ended().await;
     let log = earlier.log();

@@ -95,43 +95,46 @@ impl fmt::Display for Member {
     }
 }
 
-/// The error that ended a program which has left its group: if it was [`Fenced`] and a rival lives, one that
-/// needs an operator and names the rival; else as it is.
-pub async fn named(
+/// Looks for the rival of a program which has left its group because of this error, if it was [`Fenced`].
+///
+/// # Errors
+/// One that needs an operator and names the rival, if one lives; else the error as it is. None if the program
+/// is to stop meanwhile: it has nothing left to finish.
+pub async fn look_for(
     error: anyhow::Error,
     options: &KafkaOptions,
     identity: Identity<'_>,
     health: &Health,
     shutdown: &CancellationToken,
-) -> anyhow::Error {
+) -> anyhow::Result<()> {
     if !error.is::<Fenced>() {
-        return error;
+        return Err(error);
     }
     let group = identity.group;
     tracing::warn!(
         "{error:#}; looking whether another member of the group {group} has this identity"
     );
     health.waiting_for(format!("{error:#}"));
-    match find(options, identity, shutdown).await {
-        Ok(Some(rival)) => NeedsAttention(format!(
+    let found = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        found = find(options, identity) => found,
+    };
+    match found {
+        Ok(Some(rival)) => Err(NeedsAttention(format!(
             "{error:#}. In the group {group} another process with the same identity is at work: {rival}. End one of the two, or \
              give each its own --instance-id"
         ))
-        .into(),
-        Ok(None) => error,
+        .into()),
+        Ok(None) => Err(error),
         Err(why) => {
             tracing::warn!("cannot look at the group {group}: {why:#}");
-            error
+            Err(error)
         }
     }
 }
 
 /// The rival, if one lives.
-async fn find(
-    options: &KafkaOptions,
-    identity: Identity<'_>,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<Option<Member>> {
+async fn find(options: &KafkaOptions, identity: Identity<'_>) -> anyhow::Result<Option<Member>> {
     let session = session_timeout(options)?;
     let config = options.client_config(&[], &[])?;
     // One that was chosen by -X may be that of others too.
@@ -170,10 +173,7 @@ async fn find(
         if now > give_up {
             return Ok(None);
         }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(None),
-            () = sleep(LOOK_EVERY) => {}
-        }
+        sleep(LOOK_EVERY).await;
     }
 }
 
