@@ -70,6 +70,8 @@ pub(crate) struct Letters {
     pub(crate) topic_id: Option<String>,
     /// Events that have a letter and are not stored yet, by partition.
     written: BTreeMap<i32, BTreeSet<i64>>,
+    /// Partitions of a transaction of which nobody can tell how it ended.
+    unsettled: BTreeSet<i32>,
     /// Letters written since the start.
     pub(crate) count: u64,
 }
@@ -99,13 +101,20 @@ impl Letters {
             limits,
             topic_id: None,
             written: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             count: 0,
         }))
     }
 
-    /// Whether it is known how the last transaction ended.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.output.is_some()
+    /// Whether it is known which events of a partition have letters.
+    pub(crate) fn is_settled(&self, partition: i32) -> bool {
+        !self.unsettled.contains(&partition)
+    }
+
+    /// Forgets partitions that go to another owner.
+    pub(crate) fn forget(&mut self, partitions: &[i32]) {
+        self.unsettled
+            .retain(|partition| !partitions.contains(partition));
     }
 
     /// Takes over partitions: which of their events have letters is told by the group's committed
@@ -114,6 +123,7 @@ impl Letters {
         for partition in committed.elements() {
             let offsets = written(partition.metadata());
             self.written.insert(partition.partition(), offsets);
+            self.unsettled.remove(&partition.partition());
         }
     }
 
@@ -199,6 +209,7 @@ impl Letters {
             Ok(transaction) => transaction,
             Err(failed) => return Err(not_written(failed)),
         };
+        self.unsettled.extend(stored.keys());
         let sent = self
             .send(&transaction, subscription, group, &records, &offsets)
             .await;
@@ -206,12 +217,14 @@ impl Letters {
             Ok(()) => {
                 self.output = Some(output);
                 self.written = written;
+                self.unsettled.clear();
                 self.tell(subscription.topic(), group);
                 Ok(())
             }
             Err(Failed::Abort(error)) => {
                 // Without an output where the abort fails.
                 transaction.abort().await.map_err(not_written)?;
+                self.unsettled.clear();
                 if !is_too_large(&error) {
                     self.output = Some(output);
                     return Err(error.into());

@@ -46,8 +46,8 @@ use crate::writers::Writers;
 /// Counter: rows written. Label `db_collection_name`.
 pub(crate) const ROWS: &str = "taskrunning_rows_total";
 
-/// `/readyz` takes a consumer that stores nothing for longer for one that hangs.
-const MAX_COMMIT_INTERVAL_MS: u64 = 60_000;
+/// `/readyz` takes a consumer that has stored nothing for 30 s for one that hangs.
+const MAX_COMMIT_INTERVAL_MS: u64 = 20_000;
 
 /// How long Kafka may take to tell the topic's id.
 const ASK: Duration = Duration::from_secs(10);
@@ -1014,6 +1014,11 @@ impl Entrance<'_> {
 
     /// Writes the letters of the first `count` records.
     async fn write_letters(&mut self, count: usize) -> Result<(), Trouble> {
+        let is_reject = |record: &Record| record.event.is_err();
+        if !self.batch.records()[..count].iter().any(is_reject) {
+            return Ok(());
+        }
+        self.until_answered().await?;
         let records = &self.batch.records()[..count];
         let refused = records.iter().filter_map(|record| {
             let reject = record.event.as_ref().err()?;
@@ -1025,9 +1030,6 @@ impl Entrance<'_> {
             })
         });
         let refused: Vec<Refused<'_>> = refused.collect();
-        if refused.is_empty() {
-            return Ok(());
-        }
         // Where nothing is stored yet, everything before the batch has been read all the same.
         let mut stored = BTreeMap::new();
         for record in records {
@@ -1167,6 +1169,7 @@ impl Entrance<'_> {
         self.lows
             .retain(|partition, _| !partitions.contains(partition));
         self.commits.forget(&partitions);
+        self.letters.forget(&partitions);
         self.unstarted
             .retain(|partition| !partitions.contains(partition));
     }

@@ -57,7 +57,7 @@ async fn a_backlog_of_which_three_tenths_are_refused_is_stored_and_the_rest_set_
     let refused: BTreeSet<(i32, i64)> = refused.map(|i| ((i % 4) as i32, (i / 4) as i64)).collect();
     // All of them in one batch.
     let count = EVENTS.to_string();
-    let together = ["--max-events", &count, "--commit-interval-ms", "60000"];
+    let together = ["--max-events", &count, "--commit-interval-ms", "20000"];
     let program = pipeline.program("consumer", &together);
     pipeline.until_all_stored(Duration::from_secs(240)).await;
     program.stop().await;

@@ -59,7 +59,14 @@ fn every_metric_that_a_program_can_expose_is_documented_and_no_other() {
     }
     fn is_metric(text: &str) -> bool {
         let begins = ["taskrunning_", "messaging_", "db_"];
-        let ends = ["_total", "_seconds", "_messages", "_ready", "_waiting"];
+        let ends = [
+            "_total",
+            "_seconds",
+            "_messages",
+            "_ready",
+            "_waiting",
+            "_applications",
+        ];
         begins.iter().any(|begin| text.starts_with(begin))
             && ends.iter().any(|end| text.ends_with(end))
             && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')

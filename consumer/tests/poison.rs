@@ -16,7 +16,7 @@ use service::testing::service;
 use support::{Kind, Pipeline, coordinates, headers, numbered};
 
 /// What is judged together is what is read in this time: all of it.
-const TOGETHER: [&str; 2] = ["--commit-interval-ms", "60000"];
+const TOGETHER: [&str; 2] = ["--commit-interval-ms", "20000"];
 const EVENTS: usize = 1_000;
 
 /// Fills the topic with events, of which those at `poisoned` are spoilt; gives where those stand.

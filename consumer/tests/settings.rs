@@ -113,7 +113,7 @@ fn what_cannot_be_meant_is_refused_at_once() {
                 "kafka:// is none of",
             ),
             (&of_run("--part", "nosuch"), "[possible values: "),
-            (&of_run(interval, "60001"), interval),
+            (&of_run(interval, "20001"), interval),
             (&of_run(interval, "18446744073709551615"), interval),
             (&of_run("--max-events", "0"), "--max-events"),
             (&of_run("--max-bytes", "4294967296"), "--max-bytes"),

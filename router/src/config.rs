@@ -11,8 +11,9 @@ use service::settings::host_name;
 
 use crate::resume::OnNoOffset;
 
-/// Brokers abort a transaction after `transaction.timeout.ms`, 30 s unless `-X` sets another.
-const MAX_COMMIT_INTERVAL_MS: u64 = 60_000;
+/// Brokers abort a transaction after `transaction.timeout.ms`, 30 s unless `-X` sets another: a router that
+/// waited for longer would never commit.
+const MAX_COMMIT_INTERVAL_MS: u64 = 20_000;
 
 /// What a router does, and as whom.
 #[derive(Clone, Debug, clap::Args)]

@@ -5,14 +5,15 @@
 //! process that it takes for its own successor: after a broker froze, a request that was repeated may
 //! count as a second process. A restart cures that.
 //!
-//! The consumer group tells the two apart. Who is fenced leaves it and commits nothing more. A member
-//! that does not live is put out of the group when its session is over, so one with this identity that
-//! is still there after [`SESSIONS`] sessions is a rival that lives.
+//! The consumer group tells the two apart. Who is fenced leaves it and commits nothing more. While no
+//! rebalance is under way, a member that does not live is put out of the group when its session is over,
+//! so one with this identity that is still there after [`SESSIONS`] sessions is a rival that lives.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::groups::GroupMemberInfo;
 use tokio::task::spawn_blocking;
@@ -24,14 +25,17 @@ use crate::health::Health;
 use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::subscription::{Quiet, session_timeout};
 
-/// So many sessions a member has to be seen for: its own, one more where its coordinator moved, and one to spare.
+/// Sessions for which a member must be seen before it counts as a rival: its own, one more if its coordinator
+/// moved, and one to spare.
 const SESSIONS: u32 = 3;
-/// After so many sessions without a clear answer none is waited for any more.
+/// Gives up after this many sessions without a clear answer.
 const SESSIONS_MAX: u32 = 9;
 /// From one look at the group to the next.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long one look may take.
 const ASK: Duration = Duration::from_secs(5);
+/// The states of a group whose members are those that live.
+const SETTLED: &[&str] = &["Stable", "Empty", "Dead"];
 /// The characters of a UUID.
 const UUID_CHARS: usize = 36;
 
@@ -181,9 +185,15 @@ async fn members(client: &Arc<BaseConsumer<Quiet>>, group: &str) -> anyhow::Resu
     let (client, group) = (client.clone(), group.to_owned());
     let asked = spawn_blocking(move || {
         let groups = client.fetch_group_list(Some(&group), ASK)?;
-        let found = groups.groups().iter().filter(|found| found.name() == group);
-        let members = found.flat_map(|found| found.members()).map(Member::from);
-        anyhow::Ok(members.collect())
+        let mut members = Vec::new();
+        for found in groups.groups().iter().filter(|found| found.name() == group) {
+            // In a rebalance Kafka keeps members whose sessions are over until it ends.
+            if !SETTLED.contains(&found.state()) {
+                bail!("its state is {}", found.state());
+            }
+            members.extend(found.members().iter().map(Member::from));
+        }
+        anyhow::Ok(members)
     });
     asked.await?
 }

@@ -152,8 +152,6 @@ pub struct Subscription {
     group: String,
     /// What [`Subscription::next`] handed out last and nobody has answered yet.
     unanswered: Mutex<Option<Rebalance>>,
-    /// Whether the partitions are paused.
-    paused: AtomicBool,
 }
 
 impl Subscription {
@@ -182,6 +180,7 @@ impl Subscription {
             assigned: Mutex::default(),
             rebalances: Mutex::default(),
             leaving: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             health,
             throttling: Throttling::default(),
             held_back: HeldBack::default(),
@@ -197,7 +196,6 @@ impl Subscription {
             topic: topic.to_owned(),
             group: group.to_owned(),
             unanswered: Mutex::default(),
-            paused: AtomicBool::new(false),
         })
     }
 
@@ -343,7 +341,7 @@ impl Subscription {
     /// If the member has lost its group meanwhile.
     pub fn release(&self, partitions: &TopicPartitionList) -> anyhow::Result<()> {
         lock(&self.unanswered).take();
-        if self.paused.load(Ordering::Acquire) {
+        if self.member().paused.load(Ordering::Acquire) {
             // One that is given up paused would still be paused when it comes back.
             self.consumer.resume(partitions).context("resuming")?;
         }
@@ -509,7 +507,7 @@ impl Subscription {
     /// # Errors
     /// If the client is done for.
     pub fn pause(&self) -> anyhow::Result<()> {
-        self.paused.store(true, Ordering::Release);
+        self.member().paused.store(true, Ordering::Release);
         self.consumer.pause(&self.assignment()?).context("pausing")
     }
 
@@ -518,7 +516,7 @@ impl Subscription {
     /// # Errors
     /// If the client is done for.
     pub fn resume(&self) -> anyhow::Result<()> {
-        self.paused.store(false, Ordering::Release);
+        self.member().paused.store(false, Ordering::Release);
         self.consumer
             .resume(&self.assignment()?)
             .context("resuming")
@@ -655,6 +653,8 @@ struct Member {
     assigned: Mutex<Assigned>,
     rebalances: Mutex<VecDeque<Rebalance>>,
     leaving: AtomicBool,
+    /// Whether the partitions are paused.
+    paused: AtomicBool,
     health: Arc<Health>,
     throttling: Throttling,
     held_back: HeldBack,
@@ -768,8 +768,12 @@ impl ClientContext for Member {
             partitions.insert(partition.partition, reading);
             if let Some(lag) = reading.lag {
                 self.gauge(names::LAG, partition.partition, lag);
-                let (stable, high) = (partition.ls_offset, partition.hi_offset);
-                ends.insert(partition.partition, Ends { stable, high });
+                // While nothing is fetched, because the partition is paused or enough of it is queued, both
+                // are those of the last answer.
+                if lag == 0 && !self.paused.load(Ordering::Acquire) {
+                    let (stable, high) = (partition.ls_offset, partition.hi_offset);
+                    ends.insert(partition.partition, Ends { stable, high });
+                }
                 let held_back = (partition.hi_offset - partition.ls_offset).max(0);
                 self.gauge(names::HELD_BACK, partition.partition, held_back);
             }

@@ -14,7 +14,7 @@ use service::offset_commit::OffsetCommit;
 use service::subscription::Subscription;
 use tokio::time::{Instant, sleep};
 
-use super::Entrance;
+use super::{Entrance, Trouble};
 use crate::letters::{Committed, offsets};
 
 /// Longest wait for the last offsets to be committed before partitions are given up or the group is left. A coordinator
@@ -120,8 +120,7 @@ impl<'a> Commits<'a> {
 impl Entrance<'_> {
     /// Commits how far the partitions are stored, unless an earlier commit is still in flight or has failed.
     pub(super) fn commit(&mut self) {
-        // A transaction of unknown outcome may have committed which letters exist: that must not be overwritten.
-        if !self.commits.is_free() || !self.letters.is_settled() {
+        if !self.commits.is_free() {
             return;
         }
         let mut committed = Vec::new();
@@ -131,6 +130,9 @@ impl Entrance<'_> {
             // A partition of which a part has stored nothing has no next offset.
             if let Some(Some(next)) = next.min()
                 && !self.unstarted.contains(&partition)
+                // A transaction of unknown outcome may have committed which letters exist: that must not be
+                // overwritten.
+                && self.letters.is_settled(partition)
                 && self.commits.is_news(partition, next)
             {
                 committed.push(self.letters.stored(partition, next));
@@ -147,6 +149,27 @@ impl Entrance<'_> {
             self.commits.state = State::Answered;
         }
         self.commit();
+    }
+
+    /// Waits until no commit is in flight, at most [`SETTLE`]: librdkafka may send one again, behind whatever
+    /// was committed meanwhile.
+    ///
+    /// # Errors
+    /// If there is no answer to it by then.
+    pub(super) async fn until_answered(&mut self) -> Result<(), Trouble> {
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            self.commits.is_free();
+            if !matches!(self.commits.state, State::InFlight(_)) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Trouble::Passing(
+                    "Kafka to answer a commit of offsets".to_owned(),
+                ));
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Waits until it is committed how far the partitions are stored, at most [`SETTLE`].

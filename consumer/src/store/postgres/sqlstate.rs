@@ -114,10 +114,14 @@ pub(super) fn is_undefined_table(error: &sqlx::Error) -> bool {
 const GRANTS: &str = "what each role needs stands in deploy/postgres/grants.sql, which the owner of the tables runs after \
      each consumer migrate";
 
-/// That the tables are there, in a schema that this user may not use: PostgreSQL then finds no such tables.
+/// That the tables are there, in a schema of the search path that this user may not use: PostgreSQL then finds no
+/// such tables. Those of other schemas are another installation's.
 pub(super) async fn hidden_tables(connection: &mut PgConnection) -> Option<StoreError> {
     let select = "SELECT quote_ident(nspname), quote_ident(current_user) FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace \
-         WHERE relname = 'consumed_offset' AND relkind IN ('r', 'p') AND NOT has_schema_privilege(n.oid, 'USAGE') LIMIT 1";
+         WHERE relname = 'consumed_offset' AND relkind IN ('r', 'p') AND NOT has_schema_privilege(n.oid, 'USAGE') \
+         AND to_regclass('consumed_offset') IS NULL AND nspname IN (SELECT CASE btrim(name, ' \"') \
+         WHEN '$user' THEN current_user::text ELSE btrim(name, ' \"') END \
+         FROM unnest(string_to_array(current_setting('search_path'), ',')) name) LIMIT 1";
     let found: Result<Option<(String, String)>, _> =
         sqlx::query_as(select).fetch_optional(connection).await;
     let (schema, user) = found.ok()??;
