@@ -128,22 +128,8 @@ impl Sender {
         }
         // A producer needs no right to ask.
         let limit = cluster.max_record_bytes(topic).await;
-        let acks = Acks(Arc::new(Counted {
-            topic: topic.to_owned(),
-            acknowledged: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            first_failed: AtomicUsize::new(usize::MAX),
-            first_error: Mutex::default(),
-            refused_for_size: AtomicU64::new(0),
-            too_large: Mutex::default(),
-            alone: AtomicBool::new(false),
-            any_refused: AtomicBool::new(false),
-            refused: Mutex::default(),
-            allow: kafka.allow(&format!("--topic {topic}"), "Write"),
-            sent: metrics::counter!(names::SENT, &messaging("send", topic)),
-            watch: Watch::new(health),
-            throttling: Throttling::default(),
-        }));
+        let allow = kafka.allow(&format!("--topic {topic}"), "Write");
+        let acks = Acks::new(topic, allow, health);
         let producer = config
             .create_with_context(acks.clone())
             .map_err(wrong_settings)?;
@@ -311,7 +297,11 @@ impl Sender {
         };
         tokio::select! {
             biased;
-            settled = settled => settled?,
+            settled = settled => if let Err(error) = settled {
+                // What of a refused batch is left is not in the order of its numbers.
+                self.give_up().await;
+                return Err(error);
+            },
             () = too_late => self.give_up().await,
         }
         self.acks.check(&self.topic)?;
@@ -388,6 +378,25 @@ impl Counted {
 }
 
 impl Acks {
+    fn new(topic: &str, allow: String, health: Arc<Health>) -> Self {
+        Self(Arc::new(Counted {
+            topic: topic.to_owned(),
+            acknowledged: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            first_failed: AtomicUsize::new(usize::MAX),
+            first_error: Mutex::default(),
+            refused_for_size: AtomicU64::new(0),
+            too_large: Mutex::default(),
+            alone: AtomicBool::new(false),
+            any_refused: AtomicBool::new(false),
+            refused: Mutex::default(),
+            allow,
+            sent: metrics::counter!(names::SENT, &messaging("send", topic)),
+            watch: Watch::new(health),
+            throttling: Throttling::default(),
+        }))
+    }
+
     fn check(&self, topic: &str) -> anyhow::Result<()> {
         let failed = self.0.failed.load(Ordering::Acquire);
         if failed == 0 {
@@ -517,4 +526,42 @@ fn is_purge(code: RDKafkaErrorCode) -> bool {
         code,
         RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::config::ClientConfig;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn where_sending_again_fails_the_first_that_was_not_sent_is_named() {
+        const BYTES_MAX: usize = 1_000;
+        let acks = Acks::new("reports", String::new(), Arc::default());
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", "127.0.0.1:9");
+        config.set("message.max.bytes", BYTES_MAX.to_string());
+        let sender = Sender {
+            producer: config.create_with_context(acks.clone()).unwrap(),
+            acks,
+            topic: "reports".to_owned(),
+            framing: Framing::SingleObject,
+            together_max_bytes: BYTES_MAX,
+            sent: 3,
+            value: Vec::new(),
+        };
+        // In the order in which their refusals came; the client takes none of them again.
+        for number in [7, 9, 3] {
+            sender.acks.0.refused().push_back(Refused {
+                number,
+                key: Vec::new(),
+                value: vec![0; 2 * BYTES_MAX],
+            });
+        }
+        sender.acks.0.any_refused.store(true, Ordering::Release);
+        let finished = sender.finish(&CancellationToken::new()).await;
+        let error = finished.unwrap_err().to_string();
+        assert_eq!(error, "sending a report to reports again");
+        assert_eq!(sender.first_failed(), Some(3));
+    }
 }

@@ -3,9 +3,15 @@
 
 mod support;
 
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
 use schemas::{MetricValue, TaskRunningInfo};
-use service::testing::set_max_bytes;
+use service::testing::{set_max_bytes, until};
 use support::{Reports, text};
+
+const WITHIN: Duration = Duration::from_secs(60);
 
 fn line(sequence: i64, more: &str) -> String {
     format!(
@@ -137,6 +143,105 @@ async fn where_batches_are_refused_only_the_line_that_cannot_fit_is_refused() {
     );
     assert!(told.contains(&refused), "{told}");
     assert_eq!(reports.by_task()["exec-1"].len(), 201);
+}
+
+/// The topic takes less than it did when the program asked, so that a refusal comes when later lines are sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_refused_behind_later_ones_is_not_where_to_go_on() {
+    let Some(reports) = Reports::make("publishing").await else {
+        return;
+    };
+    let mut publish = Publish::start(&reports, &["-X", "compression.type=none"]);
+    publish.write(&[line(0, "")]);
+    reports.until_arrived(&[0]).await;
+    set_max_bytes(&reports.bootstrap, &reports.topic, 50_000).await;
+    let large = line_of(200_000, 1);
+    publish.write(&[large.clone(), line(2, "")]);
+    reports.until_arrived(&[0, 2]).await;
+    // Where the refusal came before line 3 was handed over, it has ended.
+    publish.write(&[line(3, "")]);
+
+    let (code, printed, errors) = publish.ended();
+    assert_eq!(code, Some(2), "{errors}");
+    let (last, arrived) = match errors.contains("stopped at line 3") {
+        true => (3, vec![0, 2]),
+        false => (4, vec![0, 2, 3]),
+    };
+    let account = format!("sent {} reports, 1 bad line\n", arrived.len());
+    assert_eq!(printed, account, "{errors}");
+    let refused = format!("line 2: the report has {} bytes", avro_bytes(&large));
+    assert!(errors.contains(&refused), "{errors}");
+    let go_on = format!(
+        "stopped at line {last}; the good lines up to it are sent. To go on, give the same input with --from-line {};",
+        last + 1
+    );
+    assert!(errors.contains(&go_on), "{errors}");
+    let late = "refused after later lines were sent: line 2. Publish what was refused by itself";
+    assert!(errors.contains(late), "{errors}");
+    reports.until_arrived(&arrived).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_run_sent_is_not_counted() {
+    let Some(reports) = Reports::make("publishing").await else {
+        return;
+    };
+    let mut publish = Publish::start(&reports, &["--from-line", "3"]);
+    publish.write(&[line(0, ""), line(1, ""), line(2, ""), line(3, "")]);
+    reports.until_arrived(&[2, 3]).await;
+    publish.terminate();
+    let (code, printed, errors) = publish.ended();
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!(printed, "sent 2 reports, 0 bad lines\n");
+    let counted = "stopped by a signal before line 5: acknowledged: 2 reports of standard input from line 3 on, among them";
+    assert!(errors.contains(counted), "{errors}");
+}
+
+/// The program with a standard input that stays open.
+struct Publish(Child);
+
+impl Publish {
+    fn start(reports: &Reports, arguments: &[&str]) -> Self {
+        let arguments = [&["publish"], arguments].concat();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_producer"));
+        command.args(reports.arguments(&arguments));
+        command.stdin(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self(command.spawn().unwrap())
+    }
+
+    /// It may have ended.
+    fn write(&mut self, lines: &[String]) {
+        let text = lines.join("\n") + "\n";
+        let input = self.0.stdin.as_mut().unwrap();
+        let _ = input.write_all(text.as_bytes());
+    }
+
+    fn terminate(&self) {
+        let id = self.0.id().to_string();
+        let killed = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        assert!(killed.success());
+    }
+
+    /// Exit code, standard output and standard error, when it ends with its input still open.
+    fn ended(mut self) -> (Option<i32>, String, String) {
+        let _input = self.0.stdin.take();
+        let output = self.0.wait_with_output().unwrap();
+        let (printed, errors) = (text(&output.stdout), text(&output.stderr));
+        (output.status.code(), printed, errors)
+    }
+}
+
+impl Reports {
+    /// Waits until these reports of exec-1 are in the topic, in any order.
+    async fn until_arrived(&self, expected: &[i64]) {
+        until("the reports arrive", WITHIN, async || {
+            let mut arrived = sequences(self.by_task().get("exec-1")?);
+            arrived.sort_unstable();
+            (arrived == expected).then_some(())
+        })
+        .await;
+    }
 }
 
 /// Bytes of key and value of a line's record.

@@ -169,23 +169,53 @@ impl Publisher<'_> {
                 Err(faults) => self.bad_line(number, &faults),
             }
             self.done = number;
-            self.name_too_large();
+            let mut is_bad = self.bad > bad_before;
+            let mut late = self.name_too_large();
+            is_bad |= late.contains(&number);
+            late.retain(|refused| *refused < number);
             if self.bad > bad_before && self.options.on_error == OnError::Stop {
+                let go_on = match is_bad {
+                    true => format!(
+                        "the good lines before it are sent. To go on, correct it and {}",
+                        self.how_to_go_on(number)
+                    ),
+                    false => format!(
+                        "the good lines up to it are sent. To go on, {}",
+                        self.how_to_go_on(number + 1)
+                    ),
+                };
                 tracing::error!(
-                    "stopped at line {number}; the good lines before it are sent. To go on, correct it and {}; --on-error skip \
-                     leaves bad lines out",
-                    self.how_to_go_on(number)
+                    "stopped at line {number}; {go_on}; --on-error skip leaves bad lines out"
                 );
+                self.tell_late(&late);
                 return Ok(Ended::AtFault);
             }
         }
     }
 
-    /// Reports that were refused for their size are bad lines.
-    fn name_too_large(&mut self) {
+    /// Reports that were refused for their size are bad lines: their numbers.
+    fn name_too_large(&mut self) -> Vec<usize> {
+        let mut lines = Vec::new();
         for refused in self.sender.take_too_large() {
             self.bad_line(refused.number, &[refused.reason]);
+            lines.push(refused.number);
         }
+        lines
+    }
+
+    /// Lines that were refused when later ones were sent already: to go on from them would send those twice.
+    fn tell_late(&self, late: &[usize]) {
+        let Some(first) = late.iter().min() else {
+            return;
+        };
+        let others = match late.len() - 1 {
+            0 => String::new(),
+            others => format!(" and {}, named above", counted(others, "other line")),
+        };
+        tracing::error!(
+            "refused after later lines were sent: line {first}{others}. Publish what was refused by itself once it is \
+             corrected, with its `sequence`"
+        );
     }
 
     fn bad_line(&mut self, number: usize, faults: &[String]) {
@@ -206,7 +236,11 @@ impl Publisher<'_> {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<bool> {
         let finished = self.sender.finish(shutdown).await;
-        self.name_too_large();
+        let mut late = self.name_too_large();
+        late.retain(|refused| *refused < self.done);
+        if self.options.on_error == OnError::Stop {
+            self.tell_late(&late);
+        }
         let (sent, bad) = (self.sender.acknowledged(), self.bad);
         output::account(&format!(
             "sent {}, {}\n",
@@ -223,8 +257,13 @@ impl Publisher<'_> {
         // Of standard input there is always more to come; a file is not sent until its end is.
         let is_stdin = self.options.file.as_os_str() == "-";
         let resume_at = self.sender.first_failed().unwrap_or(stopped_at);
+        // An earlier run sent what is before that.
+        let from = match self.from_line {
+            1 => String::new(),
+            line => format!(" from line {line} on"),
+        };
         let mut told = format!(
-            "acknowledged: {} of {}, among them those of all good lines before line {resume_at}",
+            "acknowledged: {} of {}{from}, among them those of all good lines before line {resume_at}",
             counted(sent, "report"),
             self.file()
         );
