@@ -45,6 +45,13 @@ impl TypedValueParser for Brokers {
 /// # Errors
 /// The address that cannot be used, and why.
 pub(crate) fn brokers(list: &str) -> Result<String, String> {
+    // Of the whole list: a comma in a password splits it, and its first part would look like a port.
+    if list.contains('@') {
+        return Err(format!(
+            "an address holds an @; a user and a password go into the file of --kafka-config, as sasl.username and \
+             sasl.password; {EXPECTED}"
+        ));
+    }
     let checked: Result<Vec<String>, String> = list.split(',').map(str::trim).map(broker).collect();
     Ok(checked?.join(","))
 }
@@ -71,12 +78,6 @@ pub(crate) fn check_protocol(brokers: &str, security_protocol: &str) -> Result<(
 fn broker(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err(format!("an address is empty; {EXPECTED}"));
-    }
-    if text.contains('@') {
-        return Err(format!(
-            "an address holds an @; a user and a password go into the file of --kafka-config, as sasl.username and \
-             sasl.password; {EXPECTED}"
-        ));
     }
     let wrong = |why: String| format!("broker {text:?}: {why}; {EXPECTED}");
     let (protocol, rest) = match text.split_once("://") {
@@ -204,9 +205,16 @@ mod tests {
         }
         let long = "a".repeat(254);
         assert!(brokers(&long).unwrap_err().contains("at most 253 bytes"));
-        let secret = brokers("SASL_SSL://ada:hunter2@a:9092").unwrap_err();
-        assert!(!secret.contains("hunter2"), "{secret}");
-        assert!(secret.contains("--kafka-config"), "{secret}");
+        for list in [
+            "SASL_SSL://ada:hunter2@a:9092",
+            "SASL_SSL://ada:hun,ter2@a:9092",
+            "b:1,ada:hun,ter,2@a:9092",
+        ] {
+            let secret = brokers(list).unwrap_err();
+            assert!(!secret.contains("hun"), "{secret}");
+            assert!(!secret.contains("ter"), "{secret}");
+            assert!(secret.contains("--kafka-config"), "{secret}");
+        }
     }
 
     #[test]
