@@ -101,6 +101,20 @@ pub(crate) struct Delivery {
     sending: AbortHandle,
 }
 
+/// What keeps reports waiting.
+struct HeldUp {
+    since: Instant,
+    /// The error, told once.
+    reason: String,
+}
+
+impl HeldUp {
+    /// How long it lasted, for the line that says that it is over.
+    fn end(self) -> String {
+        repeats::end_since(module_path!(), self.since.into_std())
+    }
+}
+
 struct Shared {
     topic: String,
     books: Mutex<Books>,
@@ -108,8 +122,7 @@ struct Shared {
     filled: Notify,
     /// Something left the outbox for good.
     emptied: Notify,
-    /// The error that keeps reports waiting, told once.
-    held_up: Mutex<Option<String>>,
+    held_up: Mutex<Option<HeldUp>>,
     sending_max: usize,
     size_limit: SizeLimit,
     logs: Logs,
@@ -226,7 +239,9 @@ impl Delivery {
             return Ok(stats);
         }
         let (finals, waited) = (self.shared.books().outbox.final_reports(), within);
-        let reason = lock(&self.shared.held_up).clone();
+        let held_up = lock(&self.shared.held_up);
+        let reason = held_up.as_ref().map(|held_up| held_up.reason.clone());
+        drop(held_up);
         let reason = reason.or_else(|| lock(&self.shared.logs.0.complaint).clone());
         Err(Undelivered {
             stats,
@@ -384,8 +399,8 @@ impl Shared {
         loop {
             let (what, lasting) = match register(&registry, &self.topic).await {
                 Ok(framing) => {
-                    if lock(&self.held_up).take().is_some() {
-                        let after = repeats::end(module_path!());
+                    if let Some(held_up) = lock(&self.held_up).take() {
+                        let after = held_up.end();
                         tracing::info!("the schema registry answers, {after}");
                     }
                     return framing;
@@ -393,7 +408,7 @@ impl Shared {
                 Err(RegistryError::Away(what)) => (what, false),
                 Err(RegistryError::Refused(why)) => (why, true),
             };
-            lock(&self.held_up).replace(what.clone());
+            self.hold_up(&what);
             match lasting {
                 false => warn_of_change!("reports wait for {what}"),
                 true if repeats::is_new(module_path!(), &what) => {
@@ -494,11 +509,22 @@ impl Shared {
         drop(books);
         self.logs.0.delivered.fetch_add(1, Ordering::Relaxed);
         metrics::counter!(names::SENT, &messaging("send", &self.topic)).increment(1);
-        if lock(&self.held_up).take().is_some() {
-            let after = repeats::end(module_path!());
+        if let Some(held_up) = lock(&self.held_up).take() {
+            let after = held_up.end();
             tracing::info!("Kafka takes reports again, {after}");
         }
         self.emptied.notify_waiters();
+    }
+
+    fn hold_up(&self, reason: &str) {
+        let mut held_up = lock(&self.held_up);
+        let since = held_up
+            .as_ref()
+            .map_or_else(Instant::now, |held_up| held_up.since);
+        *held_up = Some(HeldUp {
+            since,
+            reason: reason.to_owned(),
+        });
     }
 
     fn give_back(&self, ticket: Ticket, report: Report) {
@@ -530,7 +556,7 @@ impl Shared {
         }
         self.give_back(ticket, report);
         let error = error.to_string();
-        lock(&self.held_up).replace(error.clone());
+        self.hold_up(&error);
         warn_of_change!("{} takes no reports, trying again: {error}", self.topic);
         Instant::now() + BACK_OFF
     }

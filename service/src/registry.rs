@@ -2,7 +2,7 @@
 //! that is none means that the registry is away, which passes; it is never taken for an answer about
 //! a schema.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use reqwest::{Certificate, Client, Method, StatusCode, Url, redirect};
@@ -339,7 +339,7 @@ pub async fn until_answered<T, F: Future<Output = Result<T, RegistryError>>>(
     health: &Health,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<T>> {
-    let (mut backoff, mut told) = (Backoff::default(), false);
+    let (mut backoff, mut away_since) = (Backoff::default(), None);
     loop {
         let answer = tokio::select! {
             () = shutdown.cancelled() => return Ok(None),
@@ -347,15 +347,15 @@ pub async fn until_answered<T, F: Future<Output = Result<T, RegistryError>>>(
         };
         match answer {
             Ok(answer) => {
-                if told {
-                    let after = repeats::end(module_path!());
+                if let Some(begun) = away_since {
+                    let after = repeats::end_since(module_path!(), begun);
                     tracing::info!("the schema registry answers again, {after}");
                     health.answered();
                 }
                 return Ok(Some(answer));
             }
             Err(RegistryError::Away(what)) => {
-                told = true;
+                away_since.get_or_insert_with(Instant::now);
                 warn_of_change!("waiting for {what}");
                 health.waiting_for(what);
             }

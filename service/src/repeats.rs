@@ -13,13 +13,14 @@ use rdkafka::config::RDKafkaLogLevel;
 
 use crate::words::counted;
 
-/// A condition is over when its line has not come for this long. librdkafka itself writes an error that a broker
-/// connection repeats every 30 s at most, and connects again after up to 10 s.
+/// A condition of librdkafka is over when its line has not come for this long: an error that a broker connection repeats
+/// is written every 30 s at most, and a connection is tried again after up to 10 s. A condition of a program may only
+/// be silent: one try can take longer.
 const OVER_AFTER: Duration = Duration::from_secs(45);
 /// How often the thread looks for conditions that are over.
 const LOOK: Duration = Duration::from_secs(1);
 /// The most conditions that are remembered. Another one takes the place of the one that was silent longest.
-const CONDITIONS_MAX: usize = 64;
+const CONDITIONS_MAX: usize = 1_024;
 /// Lines that agree in their first bytes, up to here, are the same.
 const KEY_BYTES: usize = 240;
 
@@ -66,29 +67,45 @@ pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 /// Whether this line begins a condition, so that it is to be logged. `source` is the module that writes it.
 pub fn is_new(source: &'static str, line: &str) -> bool {
     let mut repeats = repeats();
-    let (is_new, ended) = repeats.note(Instant::now(), source, line);
+    let (is_new, displaced) = repeats.note(Instant::now(), source, line);
     if !repeats.is_watched {
         // Lines come from threads of librdkafka too, and of programs that have no runtime (any more).
         let watching = std::thread::Builder::new().name("repeats".to_owned());
         repeats.is_watched = watching.spawn(watch).is_ok();
     }
     drop(repeats);
-    if let Some(ended) = ended {
-        ended.log();
+    if let Some(displaced) = displaced {
+        displaced.log_displaced();
     }
     is_new
 }
 
-/// Ends the conditions of a module, which knows itself that they are over: how long they lasted, for the line that
-/// says so, as in `after 75 s`.
+/// Ends the conditions of a module, whose outage is over: how long they lasted at most, for the line that says so, as
+/// in `after at most 75 s`. A module may have had other conditions, so one that knows since when its outage lasts
+/// calls [`end_since`].
 pub fn end(source: &'static str) -> String {
-    let ended = repeats().end(source);
+    let ended = repeats().end(source, None);
     let begun = ended.iter().map(|condition| condition.begun).min();
-    let seconds = begun.map_or(0, |begun| begun.elapsed().as_secs());
+    let lasted = match begun {
+        Some(begun) => format!("after at most {} s", begun.elapsed().as_secs()),
+        // Forgotten in the middle of its last try.
+        None => format!("after more than {} s", OVER_AFTER.as_secs()),
+    };
+    lasted + &left_out(&ended)
+}
+
+/// Ends the conditions of a module whose lines have come since its outage began: how long that lasted, for the line
+/// that says so, as in `after 75 s`.
+pub fn end_since(source: &'static str, begun: Instant) -> String {
+    let ended = repeats().end(source, Some(begun));
+    format!("after {} s", begun.elapsed().as_secs()) + &left_out(&ended)
+}
+
+fn left_out(ended: &[Condition]) -> String {
     let left_out: u64 = ended.iter().map(|condition| condition.left_out).sum();
     match left_out {
-        0 => format!("after {seconds} s"),
-        count => format!("after {seconds} s, {} left out", counted(count, "line")),
+        0 => String::new(),
+        count => format!(", {} left out", counted(count, "line")),
     }
 }
 
@@ -146,11 +163,11 @@ impl Repeats {
             known.left_out += 1;
             return (false, None);
         }
-        let mut ended = None;
+        let mut displaced = None;
         if self.conditions.len() >= CONDITIONS_MAX {
             let silent = self.conditions.iter().min_by_key(|(_, known)| known.last);
             let silent = silent.map(|(key, _)| key.clone());
-            ended = silent.and_then(|key| self.conditions.remove(&key));
+            displaced = silent.and_then(|key| self.conditions.remove(&key));
         }
         let condition = Condition {
             source,
@@ -160,14 +177,14 @@ impl Repeats {
             left_out: 0,
         };
         self.conditions.insert(key, condition);
-        (true, ended)
+        (true, displaced)
     }
 
-    /// Forgets the conditions of a module, and gives them.
-    fn end(&mut self, source: &'static str) -> Vec<Condition> {
-        let ended = self
-            .conditions
-            .extract_if(.., |_, condition| condition.source == source);
+    /// Forgets the conditions of a module, those whose line has come since then, and gives them.
+    fn end(&mut self, source: &'static str, since: Option<Instant>) -> Vec<Condition> {
+        let ended = self.conditions.extract_if(.., |_, condition| {
+            condition.source == source && since.is_none_or(|since| condition.last >= since)
+        });
         ended.map(|(_, condition)| condition).collect()
     }
 
@@ -182,7 +199,7 @@ impl Repeats {
 }
 
 impl Condition {
-    /// Says that it is over, unless it was a single line.
+    /// Says that it is over or silent, unless it was a single line.
     fn log(&self) {
         let Some(over) = self.over() else { return };
         match self.source {
@@ -195,12 +212,28 @@ impl Condition {
         if self.left_out == 0 {
             return None;
         }
-        let lines = counted(self.left_out, "more line");
         let seconds = self.last.duration_since(self.begun).as_secs();
-        Some(format!(
-            "over after {seconds} s: {} ({lines} like this left out; LOG_LEVEL=debug shows them)",
-            self.line
-        ))
+        let ended = match self.source {
+            LIBRDKAFKA => format!("over after {seconds} s"),
+            // Its next try may be under way.
+            _ => format!(
+                "not again for {} s, after {seconds} s",
+                OVER_AFTER.as_secs()
+            ),
+        };
+        Some(format!("{ended}: {} ({})", self.line, self.lines()))
+    }
+
+    /// Says how many lines were left out: whether it is over is not known.
+    fn log_displaced(&self) {
+        if self.left_out > 0 {
+            tracing::debug!("not followed any longer: {} ({})", self.line, self.lines());
+        }
+    }
+
+    fn lines(&self) -> String {
+        let lines = counted(self.left_out, "more line");
+        format!("{lines} like this left out; LOG_LEVEL=debug shows them")
     }
 }
 
@@ -294,6 +327,51 @@ mod tests {
         assert!(repeats.note(last + OVER_AFTER, LIBRDKAFKA, "FAIL: again").0);
     }
 
+    /// A module that has another condition, and whose outage is forgotten during a long try.
+    #[test]
+    fn an_outage_lasts_since_it_began_whatever_else_its_module_logs() {
+        let mut repeats = Repeats {
+            conditions: BTreeMap::new(),
+            is_watched: false,
+        };
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        repeats.note(at(0), "a", "transaction aborted");
+        repeats.note(at(10), "a", "waiting for it");
+        repeats.note(at(20), "a", "waiting for it");
+        repeats.note(at(20), "b", "waiting for it");
+        let ended = repeats.end("a", Some(at(10)));
+        assert_eq!(left_out(&ended), ", 1 line left out");
+        assert_eq!(ended.len(), 1);
+        assert_eq!(ended[0].line, "waiting for it");
+        assert!(!repeats.note(at(21), "a", "transaction aborted").0);
+        assert!(!repeats.note(at(21), "b", "waiting for it").0);
+
+        let silent = repeats.take_over(at(66));
+        let mut said: Vec<_> = silent.iter().filter_map(Condition::over).collect();
+        said.sort();
+        assert_eq!(
+            said,
+            [
+                "not again for 45 s, after 1 s: waiting for it (1 more line like this left out; LOG_LEVEL=debug shows \
+                 them)",
+                "not again for 45 s, after 21 s: transaction aborted (1 more line like this left out; LOG_LEVEL=debug \
+                 shows them)",
+            ]
+        );
+
+        // By the callers' clock.
+        const MODULE: &str = "this test";
+        let begun = Instant::now() - Duration::from_secs(75);
+        assert_eq!(end(MODULE), "after more than 45 s");
+        assert!(is_new(MODULE, "waiting"));
+        assert_eq!(end(MODULE), "after at most 0 s");
+        assert!(is_new(MODULE, "waiting"));
+        assert!(!is_new(MODULE, "waiting"));
+        assert_eq!(end_since(MODULE, begun), "after 75 s, 1 line left out");
+        assert_eq!(end_since(MODULE, begun), "after 75 s");
+    }
+
     #[test]
     fn another_broker_another_error_and_another_topic_are_logged_however_alike_the_lines_are() {
         let lines = [
@@ -332,7 +410,7 @@ mod tests {
             ended += usize::from(gone.is_some());
             assert!(gone.is_none_or(|gone| gone.over().is_none()));
         }
-        assert_eq!(repeats.conditions.len(), CONDITIONS_MAX);
+        assert_eq!(repeats.conditions.len(), 1_024);
         assert_eq!(ended, 10_000 - CONDITIONS_MAX);
         let bytes = repeats
             .conditions
