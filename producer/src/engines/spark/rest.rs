@@ -8,8 +8,9 @@ use service::address::{Address, Credentials, host_and_path, host_and_port, is_lo
 
 use super::elements::{ELEMENT_MAX_BYTES, Elements, NotAList};
 
-/// A response of more than this, other than the list of applications, is refused.
-const BODY_MAX_BYTES: usize = 64 << 20;
+/// A response of more than this, other than the list of applications, is refused. A poll of an application asks for up
+/// to four at once, and 32 applications of a server are polled at once.
+const BODY_MAX_BYTES: usize = 16 << 20;
 /// A History Server reads an application's whole log before its first answer about it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -420,13 +421,13 @@ mod tests {
             let said = list.unwrap_err().to_string();
             assert_eq!(
                 said,
-                "its answer is larger than 64 MiB, which is not taken in"
+                "its answer is larger than 16 MiB, which is not taken in"
             );
         }
         let text = format!("\"{}\"", " ".repeat(BODY_MAX_BYTES));
         let rest = answering(http("200 OK", "application/json", &text)).await;
         let said = rest.get::<String>(&["app-1"]).await.unwrap_err();
-        assert!(said.to_string().contains("larger than 64 MiB"), "{said}");
+        assert!(said.to_string().contains("larger than 16 MiB"), "{said}");
     }
 
     #[tokio::test]
