@@ -16,7 +16,8 @@ const MAX_LINKS: usize = 40;
 /// the umask leaves. A pipe or a device is written to as it is.
 ///
 /// # Errors
-/// If the file or its folder cannot be written; the file is then as it was, and no temporary file is left.
+/// If the file cannot be replaced; it is then as it was, and no temporary file is left. That the folder cannot be synced
+/// is only logged: the file is replaced, and may be the old one again after a crash of the machine.
 pub(super) fn replace(file: &Path, contents: &[u8]) -> io::Result<()> {
     let existing = match fs::metadata(file) {
         Ok(existing) if existing.is_file() => Some(existing),
@@ -43,18 +44,20 @@ pub(super) fn replace(file: &Path, contents: &[u8]) -> io::Result<()> {
     temporary.write_all(contents)?;
     temporary.as_file().sync_all()?;
     temporary.persist(&target)?;
-    match File::open(folder).and_then(|folder| folder.sync_all()) {
-        // Not every file system syncs folders, and not every user may open one for reading.
-        Err(error)
-            if !matches!(
-                error.kind(),
-                ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::PermissionDenied
-            ) =>
-        {
-            Err(error)
-        }
-        _ => Ok(()),
+    // Not every file system syncs folders, and not every user may open one for reading.
+    if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all())
+        && !matches!(
+            error.kind(),
+            ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::PermissionDenied
+        )
+    {
+        tracing::warn!(
+            "{} is replaced, but its folder {} cannot be synced: {error}",
+            target.display(),
+            folder.display()
+        );
     }
+    Ok(())
 }
 
 /// The folder that a file is in.
