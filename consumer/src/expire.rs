@@ -159,7 +159,7 @@ struct Removing<'a> {
     stop: &'a CancellationToken,
     bar: ProgressBar,
     longest: Duration,
-    /// Pieces are smaller by this from the beginning.
+    /// Divides the size of every piece.
     divisor: i64,
     rows: BTreeMap<&'static str, u64>,
 }

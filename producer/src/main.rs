@@ -46,7 +46,7 @@ or, with a run for each report, write its sequence.
 A bad line, one that the topic refuses for its size included, is reported with its number and every field that is wrong.
 Prints, when every report is acknowledged:
   sent 98 reports, 2 bad lines
-and ends with exit code 2 if any line was bad, or the input is no UTF-8 text. A file that was not sent to its end (a
+and ends with exit code 2 if any line was bad, or the input is not UTF-8. A file that was not sent to its end (a
 signal, Kafka away) ends with 1 and names the line to go on from: --from-line N."#;
 
 #[derive(Subcommand)]

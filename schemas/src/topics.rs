@@ -13,7 +13,8 @@ pub const REPORTS_SETTINGS: &[(&str, &str)] = &[
     ("max.message.bytes", "1048588"),
     ("retention.ms", "604800000"),
 ];
-/// Settings of a topic of events. An event is larger than its report, by less than 64 KiB.
+/// Settings of a topic of events. An event is larger than its report, by less than 64 KiB; where `notFinite` would
+/// make it larger than the topic takes, its names are left out.
 pub const EVENTS_SETTINGS: &[(&str, &str)] = &[
     ("cleanup.policy", "delete"),
     ("max.message.bytes", "1114124"),

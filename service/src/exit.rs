@@ -81,7 +81,7 @@ where
     let runtime = tokio::runtime::Runtime::new()?;
     let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(program())));
     runtime.shutdown_background();
-    ended.unwrap_or_else(|_| bail!("a fault in this program, told above; please report it"))
+    ended.unwrap_or_else(|_| bail!("a bug in this program (see the panic above); please report it"))
 }
 
 /// The exit code for the error that ended a program, after logging it.

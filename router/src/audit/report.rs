@@ -290,7 +290,7 @@ impl Report {
             Verdict::Unproven => match self.doubts() {
                 Some(doubts) => format!("could not tell: {compared}; no fault, but {doubts}"),
                 None => format!(
-                    "could not tell: {compared}; no fault, but {}; a later --from leaves out what is not provable",
+                    "could not tell: {compared}; no fault, but {}; use a later --from to leave it out",
                     counted(self.findings.count(Kind::Unprovable), "unprovable record")
                 ),
             },

@@ -6,10 +6,11 @@ use std::fmt::Write;
 pub const OK: u8 = 0;
 /// An error that a restart may cure; a supervisor should start the program again.
 pub const FAILED: u8 = 1;
-/// Wrong usage, as clap has it, or wrong input to a command that ends by itself.
+/// Wrong usage, as clap has it, or wrong input to a command that ends by itself; a supervisor should not start the
+/// program again.
 pub const USAGE: u8 = 2;
 /// `EX_CONFIG` of sysexits.h: a person has to change something first; a supervisor should not
-/// start the program again (systemd: `RestartPreventExitStatus=78`).
+/// start the program again (systemd: `RestartPreventExitStatus=2 78`).
 pub const CONFIG: u8 = 78;
 
 /// What kind of program ends: its exit codes mean different things.
