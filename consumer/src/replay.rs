@@ -285,7 +285,7 @@ fn range(
             && let Some(partition) = offsets.keys().find(|p| !logs.contains_key(p))
         {
             return Err(wrong_usage(format!(
-                "{option} {bound}: {topic} has no partition {partition}, but {}",
+                "{option} {bound}: {topic} has no partition {partition}: it has {}, numbered from 0",
                 counted(partitions, "partition")
             )));
         }
