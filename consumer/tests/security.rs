@@ -980,6 +980,11 @@ async fn no_secret_is_shown_whatever_becomes_of_it() {
         let (_, metrics) = process.get("/metrics").unwrap();
         std::fs::write(folder.join(format!("metrics-{i}")), metrics).unwrap();
     }
+    let stores = async || {
+        let (_, metrics) = running[2].get("/metrics")?;
+        metrics.contains("taskrunning_rows_total{").then_some(())
+    };
+    until("events are stored", WITHIN, stores).await;
     for process in running {
         assert_eq!(process.stop().await.code(), Some(0));
     }
