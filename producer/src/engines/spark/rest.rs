@@ -9,7 +9,7 @@ use service::address::{Address, Credentials, host_and_path, host_and_port, is_lo
 use super::elements::{ELEMENT_MAX_BYTES, Elements, NotAList};
 
 /// A response of more than this, other than the list of applications, is refused. A poll of an application asks for up
-/// to four at once, and 32 applications of a server are polled at once.
+/// to four at once, and by default up to 32 polls of a server run at once.
 const BODY_MAX_BYTES: usize = 16 << 20;
 /// A History Server reads an application's whole log before its first answer about it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
