@@ -24,6 +24,7 @@ use jiff::Timestamp;
 use schemas::topics;
 use service::address::Address;
 use service::exit::NeedsAttention;
+use service::settings::topic_name;
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
@@ -55,7 +56,7 @@ pub struct DiffOptions {
     pub b: Address,
 
     /// Topic that the tables came from: TaskRunningInfoEvent
-    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_EVENTS)]
+    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_EVENTS)]
     pub events_topic: String,
 
     /// Print JSON

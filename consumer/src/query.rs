@@ -23,6 +23,10 @@ use crate::rows::Part;
 use crate::store::{Access, Bound, Connection, Database, DatabaseOptions, StoreError};
 use service::words::counted;
 
+/// Fields of a report that are listed as not finite.
+const FIELDS_SHOWN: usize = 3;
+/// Characters of such a field that are shown.
+const FIELD_CHARS: usize = 40;
 /// Sequences of a task that are listed one by one before "and more".
 const LISTED_SEQUENCES: usize = 20;
 
@@ -741,12 +745,31 @@ fn story_text(story: &Story, at: Option<Timestamp>) -> anyhow::Result<String> {
             shown(&report.reported_at),
             shown(&report.status),
             percent(report.progress),
-            shown(&adjustments.join(" ")),
+            repaired(&adjustments),
             format!("{}@{}", report.event_partition, report.event_offset),
         ]);
     }
     text.push_str(&right_aligned(&mut table, &[0, 3, 5]));
     Ok(text)
+}
+
+/// What was repaired of a report: each kind, then the first fields that were not finite, since there may be a thousand.
+fn repaired(adjustments: &[String]) -> String {
+    let (fields, kinds): (Vec<&String>, Vec<&String>) =
+        adjustments.iter().partition(|one| one.contains('='));
+    let first = fields.iter().take(FIELDS_SHOWN);
+    let first = first.map(|field| match field.char_indices().nth(FIELD_CHARS) {
+        Some((end, _)) => format!("{}…", &field[..end]),
+        None => (*field).clone(),
+    });
+    let mut texts: Vec<String> = kinds.into_iter().cloned().chain(first).collect();
+    if fields.len() > FIELDS_SHOWN {
+        texts.push(format!(
+            "and {} more, see --json",
+            fields.len() - FIELDS_SHOWN
+        ));
+    }
+    shown(&texts.join(" "))
 }
 
 pub(crate) fn table(header: &[&str]) -> Table {

@@ -28,6 +28,7 @@ use service::health::Health;
 use service::kafka::{Cluster, KafkaOptions};
 use service::lookup::Lookup;
 use service::range::{Bound, End as LogEnd, Ranges, Reader};
+use service::settings::topic_name;
 use service::topic_id::TopicId;
 use service::warn_of_change;
 use service::words::counted;
@@ -65,7 +66,7 @@ const REFUSED: &str = "DatabaseRefused";
 #[derive(Clone, Debug, clap::Args)]
 pub struct ReplayOptions {
     /// Topic to read: TaskRunningInfoEvent
-    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_EVENTS)]
+    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_EVENTS)]
     pub events_topic: String,
 
     /// Begin at: earliest, offset:PARTITION=OFFSET,… (other partitions are left out), or the first event that was written at a time: 2026-11-25T10:00Z, or -2h back from now

@@ -21,7 +21,7 @@ use service::pause;
 use service::registry::RegistryError;
 use service::repeats;
 use service::rival;
-use service::settings::host_name;
+use service::settings::{distinct_topics, host_name, instance_id, topic_name};
 use service::subscription::{Next, OutsideTheLog, Subscription};
 use service::telemetry::{messaging, names};
 use service::topic_id::TopicId;
@@ -56,11 +56,11 @@ const ASK: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
     /// Topic to read: TaskRunningInfoEvent
-    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_EVENTS)]
+    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_EVENTS)]
     pub events_topic: String,
 
     /// Topic to write what cannot be stored
-    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
+    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
     pub dead_letters_topic: String,
 
     /// Part to store (repeatable; default all): each part has stored offsets of its own, so parts can run as groups of their own
@@ -72,7 +72,7 @@ pub struct Config {
     pub group: Option<String>,
 
     /// Name of this instance, unique in the group and the same after a restart: makes it a static member
-    #[arg(long, env = "CONSUMER_INSTANCE_ID", value_name = "ID")]
+    #[arg(long, env = "CONSUMER_INSTANCE_ID", value_name = "ID", value_parser = instance_id)]
     pub instance_id: Option<String>,
 
     /// Commit at the latest so long after a transaction's first event; what is read while the database is at work makes up the next one
@@ -156,6 +156,10 @@ pub async fn run(
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    distinct_topics(&[
+        ("--events-topic", &config.events_topic),
+        ("--dead-letters-topic", &config.dead_letters_topic),
+    ])?;
     let writers = Writers::of(config.schemas.as_deref(), &kafka)?;
     let database = Database::parse(&database)?;
     let Some(cluster) = kafka.cluster(&shutdown).await? else {

@@ -113,6 +113,12 @@ fn what_cannot_be_meant_is_refused_at_once() {
                 "kafka:// is none of",
             ),
             (&of_run("--part", "nosuch"), "[possible values: "),
+            (
+                &of_run("--dead-letters-topic", "task-running-info-events"),
+                "--events-topic and --dead-letters-topic are both",
+            ),
+            (&of_run("--instance-id", "a\u{1b}b"), "the character"),
+            (&of_run("--events-topic", ".."), "no topic can have this"),
             (&of_run(interval, "20001"), interval),
             (&of_run(interval, "18446744073709551615"), interval),
             (&of_run("--max-events", "0"), "--max-events"),
@@ -130,6 +136,18 @@ fn what_cannot_be_meant_is_refused_at_once() {
             (&expire(&["20000000h"]), "there was no year 1"),
             (&expire(&["2562047788015215h"]), "expected an age"),
             (&expire(&["3000y"]), "expected an age"),
+            (
+                &["migrate", "--database-url", "sqlite:"],
+                "--database-url names no file",
+            ),
+            (
+                &["tasks", "--database-url", "sqlite::memory:"],
+                "--database-url names no file",
+            ),
+            (
+                &["replay", "--into", "sqlite://?mode=memory"],
+                "--into names no file",
+            ),
             (&at("-2562047788015215h"), "in the years 1 to 9999"),
             (&at("-009999-01-02T00:00Z"), "in the years 1 to 9999"),
             (&at("0000-12-31T23:59:59Z"), "in the years 1 to 9999"),

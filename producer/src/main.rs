@@ -9,6 +9,7 @@ use schemas::topics;
 use service::exit::{self, Kind, help};
 use service::health::Health;
 use service::kafka::KafkaOptions;
+use service::settings::topic_name;
 use service::telemetry::{LogOptions, MetricsOptions};
 
 /// Reports what engines do, for engines that know nothing of us
@@ -19,7 +20,7 @@ struct Cli {
     command: Command,
 
     /// Topic to write: TaskRunningInfo
-    #[arg(long, env = "PRODUCER_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO, global = true)]
+    #[arg(long, env = "PRODUCER_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO, global = true)]
     topic: String,
 
     #[command(flatten)]

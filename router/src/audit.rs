@@ -32,6 +32,7 @@ use service::exit::{self, FAILED, OK, USAGE, help};
 use service::kafka::KafkaOptions;
 use service::output;
 use service::range::{Bound, Position, Ranges, Reader};
+use service::settings::{distinct_topics, topic_name};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
@@ -58,15 +59,15 @@ const MODEST: [(&str, &str); 2] = [
 #[command(after_help = help(exit::Kind::Audit, HELP))]
 pub struct Audit {
     /// Topic that the routers read: TaskRunningInfo
-    #[arg(long, env = "SOURCE_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO)]
+    #[arg(long, env = "SOURCE_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO)]
     source_topic: String,
 
     /// Topic that they write: TaskRunningInfoEvent
-    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_EVENTS)]
+    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_EVENTS)]
     events_topic: String,
 
     /// Topic of what could not be used
-    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
+    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
     dead_letters_topic: String,
 
     /// The routers' consumer group; it is only asked what it has committed
@@ -161,6 +162,11 @@ async fn compare(
     kafka: &KafkaOptions,
     stop: &CancellationToken,
 ) -> anyhow::Result<Report> {
+    distinct_topics(&[
+        ("--source-topic", &asked.source_topic),
+        ("--events-topic", &asked.events_topic),
+        ("--dead-letters-topic", &asked.dead_letters_topic),
+    ])?;
     let writers = Writers::of(asked.schemas.as_deref(), kafka)?;
     let stopped = || anyhow!("stopped by a signal");
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;

@@ -7,7 +7,7 @@ use schemas::topics;
 use service::breaker::BreakerOptions;
 use service::exit::NeedsAttention;
 use service::kafka::KafkaOptions;
-use service::settings::host_name;
+use service::settings::{host_name, instance_id, topic_name};
 
 use crate::resume::OnNoOffset;
 
@@ -23,15 +23,15 @@ pub struct Config {
     pub kafka: KafkaOptions,
 
     /// Topic to read: TaskRunningInfo
-    #[arg(long, env = "SOURCE_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO)]
+    #[arg(long, env = "SOURCE_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO)]
     pub source_topic: String,
 
     /// Topic to write: TaskRunningInfoEvent
-    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_EVENTS)]
+    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_EVENTS)]
     pub events_topic: String,
 
     /// Topic to write what cannot be used
-    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
+    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
     pub dead_letters_topic: String,
 
     /// Consumer group; its routers share the partitions
@@ -49,7 +49,7 @@ pub struct Config {
     pub on_no_offset: OnNoOffset,
 
     /// Name of this instance, unique in the group and the same after a restart: makes it a static member. Without it the host name serves for the transactional id
-    #[arg(long, env = "ROUTER_INSTANCE_ID", value_name = "ID")]
+    #[arg(long, env = "ROUTER_INSTANCE_ID", value_name = "ID", value_parser = instance_id)]
     pub instance_id: Option<String>,
 
     /// Commit so long after a transaction's first record; while more records are waiting, as long as 500 ms

@@ -29,6 +29,7 @@ use service::exit::{Kind, OK, USAGE, WrongUsage, help};
 use service::kafka::{Cluster, KafkaOptions, NewTopic};
 use service::output;
 use service::range::{End, Position, Reader, moment};
+use service::settings::topic_name;
 use service::text::shown;
 use service::words::counted;
 use tokio::task::block_in_place;
@@ -52,7 +53,7 @@ pub struct DeadLetters {
     command: Command,
 
     /// Topic of the dead letters
-    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS, global = true)]
+    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS, global = true)]
     dead_letters_topic: String,
 }
 
@@ -117,7 +118,7 @@ struct Which {
     #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
     until: Option<Timestamp>,
     /// Of records of this topic (repeatable)
-    #[arg(long, value_name = "TOPIC")]
+    #[arg(long, value_name = "TOPIC", value_parser = topic_name)]
     source_topic: Vec<String>,
     /// Of records of this partition of their topic (repeatable)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]

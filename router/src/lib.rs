@@ -45,7 +45,8 @@ use service::limits::is_too_large;
 use service::pause;
 use service::registry::{Registry, RegistryError, until_answered};
 use service::repeats;
-use service::rival::{self, Identity};
+use service::rival::{self, Fenced, Identity};
+use service::settings::distinct_topics;
 use service::subscription::{Next, Subscription};
 use service::telemetry::{Help, messaging, names};
 use service::transaction::{Failed, Output, Transaction};
@@ -101,6 +102,11 @@ pub async fn run(
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    distinct_topics(&[
+        ("--source-topic", &config.source_topic),
+        ("--events-topic", &config.events_topic),
+        ("--dead-letters-topic", &config.dead_letters_topic),
+    ])?;
     let writers = Writers::of(config.schemas.as_deref(), &config.kafka)?;
     for version in writers.decoder.learned() {
         tracing::info!("reads newer {version} too");
@@ -269,8 +275,17 @@ async fn route_with_new_clients(
         Err(error) => Err(explained(error, topic_ids, &output).await),
         ended => ended,
     };
+    let is_fenced = subscription.is_fenced();
     subscription.leave().await;
-    routed
+    match routed {
+        // To start over would be to fence the other in turn.
+        Err(error) if is_fenced && !error.is::<Fenced>() => Err(Fenced(format!(
+            "{error:#}; meanwhile another process joined the group {} with this --instance-id",
+            config.group
+        ))
+        .into()),
+        ended => ended,
+    }
 }
 
 /// What ended the routing: that a topic is another one, where it is, since other errors follow from it.

@@ -111,6 +111,40 @@ async fn of_two_routers_on_one_host_without_identities_the_earlier_ends_and_says
     of_two_with_one_identity(&[]).await;
 }
 
+/// One that stood still in a transaction wakes up after another has its identity: that one is not fenced in turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_wakes_up_after_it_was_replaced_leaves_its_successor_alone() {
+    let Some(bootstrap) = kafka() else { return };
+    let topics = Topics::make(&bootstrap, 4).await;
+    let more = [
+        "--instance-id",
+        "twin",
+        "-X",
+        "session.timeout.ms=6000",
+        "-X",
+        "transaction.timeout.ms=6000",
+        "--commit-interval-ms",
+        "500",
+    ];
+    let mut earlier = topics.start("earlier", &more);
+    topics.send_good(200);
+    topics.until_routed(Duration::from_secs(120)).await;
+    topics.send_good(200);
+    topics.until_transaction_is_open().await;
+    earlier.signal("STOP");
+    let mut later = topics.start("later", &more);
+    topics.send_good(200);
+    topics.until_routed(Duration::from_secs(120)).await;
+    earlier.signal("CONT");
+    assert_eq!(earlier.ended().await.code(), Some(78), "{}", earlier.log());
+    later.assert_running();
+    topics.send_good(200);
+    topics.until_routed(Duration::from_secs(120)).await;
+    assert!(!later.log().contains("was fenced"), "{}", later.log());
+    assert_eq!(later.stop().await.code(), Some(0));
+    assert_eq!(topics.audit().await, (800, 0));
+}
+
 async fn of_two_with_one_identity(identity: &[&str]) {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 4).await;

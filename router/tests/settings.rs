@@ -92,6 +92,17 @@ fn what_cannot_be_meant_is_refused_at_once() {
                 "a time back from now",
             ),
             (&["audit", "--examples", many], "--examples"),
+            (&["--source-topic", "a b"], "a topic's name has"),
+            (
+                &["--dead-letters-topic", "task-running-info"],
+                "--source-topic and --dead-letters-topic are both task-running-info",
+            ),
+            (
+                &["audit", "--events-topic", "task-running-info"],
+                "--source-topic and --events-topic are both task-running-info",
+            ),
+            (&["--instance-id", "a\"b"], "the character '\"'"),
+            (&["-X", "client.id=a\\b"], "client.id"),
             (&[interval, "20001"], interval),
             (&[interval, "18446744073709551615"], interval),
             (&["--max-records", "0"], "--max-records"),

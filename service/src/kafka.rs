@@ -22,6 +22,7 @@ use crate::brokers::{Brokers, brokers, check_protocol};
 use crate::exit::{self, NeedsAttention};
 use crate::registry::{REGISTRY_PREFIX, USER_INFO_INSTEAD};
 use crate::settings::host_name;
+use crate::settings::instance_id;
 use crate::subscription::Quiet;
 use crate::threads::blocking;
 use crate::topic_id::{TopicIdAnswer, topic_id};
@@ -131,6 +132,9 @@ impl TypedValueParser for Setting {
                 "{key} is or holds a secret, and every user can read a command line; write it into a file that only this user \
                  can read, and give that by --kafka-config"
             )));
+        }
+        if key == "client.id" {
+            instance_id(&value).map_err(|why| wrong(format!("{key}: {why}")))?;
         }
         if key == BROKERS {
             brokers(&value).map_err(wrong)?;

@@ -8,6 +8,8 @@ use clap::error::{Error, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, Parser};
 
+use crate::exit::WrongUsage;
+
 /// Reads a command line, which begins with the program's name, and this process's environment. An environment variable
 /// that is empty or blank counts as unset: `${NAME:-}` in a compose file makes such ones. An empty or blank value on the
 /// command line is refused.
@@ -67,6 +69,54 @@ fn refuse_blank_values(command: &mut Command, matches: &ArgMatches) -> Result<()
 
 fn is_blank(value: &OsStr) -> bool {
     value.to_str().is_some_and(|text| text.trim().is_empty())
+}
+
+/// The name of a topic that Kafka can have (`Topic.validate`).
+///
+/// # Errors
+/// What is wrong with it.
+pub fn topic_name(text: &str) -> Result<String, String> {
+    let is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    match text {
+        "." | ".." => Err("no topic can have this name".to_owned()),
+        _ if text.len() > TOPIC_MAX_BYTES || !text.chars().all(is_good) => Err(format!(
+            "a topic's name has at most {TOPIC_MAX_BYTES} characters: ASCII letters, digits, '.', '_' and '-'"
+        )),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// As many characters as the name of a topic may have.
+const TOPIC_MAX_BYTES: usize = 249;
+
+/// The name of an instance. It becomes part of the `client.id`, which librdkafka writes into the JSON of its statistics as
+/// it is.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn instance_id(text: &str) -> Result<String, String> {
+    match text
+        .chars()
+        .find(|c| matches!(c, '"' | '\\') || c.is_control())
+    {
+        Some(c) => Err(format!("it may not have the character {c:?}")),
+        None => Ok(text.to_owned()),
+    }
+}
+
+/// Checks that options which name topics name different ones.
+///
+/// # Errors
+/// [`WrongUsage`] with the first two that name the same.
+pub fn distinct_topics(options: &[(&str, &str)]) -> Result<(), WrongUsage> {
+    for (i, (option, topic)) in options.iter().enumerate() {
+        if let Some((earlier, _)) = options[..i].iter().find(|(_, other)| other == topic) {
+            return Err(WrongUsage(format!(
+                "{earlier} and {option} are both {topic}: each needs a topic of its own"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The name of this host; empty where it has none.

@@ -252,6 +252,12 @@ impl Subscription {
         }
     }
 
+    /// Whether another process has joined the group with this one's instance id, as far as this one has been told.
+    pub fn is_fenced(&self) -> bool {
+        let fatal = self.consumer.client().fatal_error();
+        matches!(fatal, Some((RDKafkaErrorCode::FencedInstanceId, _)))
+    }
+
     /// A noted rebalance, if there is one, to be handed out.
     fn rebalance(&self) -> Option<Next<'_>> {
         let rebalance = self.consumer.context().take()?;

@@ -33,6 +33,7 @@ use service::exit::{FAILED, NeedsAttention, OK, USAGE};
 use service::kafka::{Cluster, KafkaOptions};
 use service::output;
 use service::range::{Bound, End, Ranges, Reader};
+use service::settings::{distinct_topics, topic_name};
 use service::words::counted;
 use sha2::Digest;
 use tokio::task::block_in_place;
@@ -73,11 +74,11 @@ const MAX_ROUNDS: usize = 100;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
     /// Topic that the tables came from: TaskRunningInfoEvent
-    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_EVENTS)]
+    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_EVENTS)]
     pub events_topic: String,
 
     /// Topic of the dead letters: events there have no rows
-    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
+    #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
     pub dead_letters_topic: String,
 
     /// From here on: earliest (what the topic still has), offset:P=N,…, time:2026-11-25T10:00Z, or back from now as in -2h [default: all rows, also those whose events are gone]
@@ -149,6 +150,10 @@ async fn audit_and_repair(
     for file in &config.report {
         report::check(file)?;
     }
+    distinct_topics(&[
+        ("--events-topic", &config.events_topic),
+        ("--dead-letters-topic", &config.dead_letters_topic),
+    ])?;
     let writers = Writers::of(config.schemas.as_deref(), kafka)?;
     let database = Database::parse(database)?;
     let stopped = || anyhow!("stopped by a signal");

@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use service::exit;
 use tempfile::Builder;
 
 /// As many symbolic links in a row as Linux follows.
@@ -22,6 +23,7 @@ pub(super) fn replace(file: &Path, contents: &[u8]) -> io::Result<()> {
     let existing = match fs::metadata(file) {
         Ok(existing) if existing.is_file() => Some(existing),
         Ok(_) => {
+            let _waiting = exit::waiting(format!("a reader of {}", file.display()));
             let mut pipe = OpenOptions::new().write(true).open(file)?;
             return pipe.write_all(contents);
         }

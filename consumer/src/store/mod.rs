@@ -98,6 +98,13 @@ impl Database {
             Ok(Self::Postgres(postgres::Server::parse(option, url)?))
         } else if url.starts_with("sqlite:") {
             let options = SqliteConnectOptions::from_str(url).map_err(wrong)?;
+            let is_in_memory = url.contains(":memory:") || url.contains("mode=memory");
+            if is_in_memory || options.get_filename().as_os_str().is_empty() {
+                return Err(WrongUsage(format!(
+                    "{option} names no file; give one, as in sqlite:tasks.db"
+                ))
+                .into());
+            }
             Ok(Self::Sqlite(Box::new(sqlite::options(options))))
         } else {
             Err(WrongUsage(format!(
