@@ -109,7 +109,7 @@ async fn no_secret_of_a_spark_address_is_shown() {
     let (code, said) = run(&[&arguments[..], &more].concat(), &[("SPARK_URL", &url)]);
     assert_eq!(code, Some(1), "{said}");
     let redirected = format!(
-        "http://{place} was never reached: it answers with a page after a redirect to {place}/login"
+        "http://{place} never listed its applications: it answers with a page after a redirect to {place}/login"
     );
     assert!(said.contains(&redirected), "{said}");
     let mut end = std::net::TcpStream::connect(place).unwrap();
