@@ -1,7 +1,9 @@
 //! The door to Spark's REST API: a GET that gives typed JSON, or one sentence on why not.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
+use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use service::address::{Address, Credentials, host_and_path, host_and_port, is_loopback};
@@ -14,6 +16,11 @@ const BODY_MAX_BYTES: usize = 16 << 20;
 /// A History Server reads an application's whole log before its first answer about it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+tokio::task_local! {
+    /// Where the request was last redirected to. The errors of a redirected request have the URL of the first one.
+    static REDIRECTED: RefCell<Option<Url>>;
+}
 
 /// Why there is no answer. Says the same for every part of a poll and for every poll with the same
 /// fault: a change of it is what is logged.
@@ -63,6 +70,11 @@ impl Rest {
         let mut client = Client::builder()
             .timeout(ANSWER_WITHIN)
             .connect_timeout(CONNECT_WITHIN)
+            .redirect(Policy::custom(|attempt| {
+                let to = attempt.url().clone();
+                let _ = REDIRECTED.try_with(|redirected| redirected.replace(Some(to)));
+                Policy::default().redirect(attempt)
+            }))
             .user_agent(concat!("producer/", env!("CARGO_PKG_VERSION")));
         if is_loopback(&base) {
             // No proxy of the environment can reach this machine's own ports.
@@ -175,7 +187,12 @@ impl Rest {
         if let Some((user, password)) = &self.credentials {
             request = request.basic_auth(user, password.as_ref());
         }
-        let answer = request.send().await.map_err(no_answer)?;
+        let sent = async {
+            let answer = request.send().await;
+            (answer, REDIRECTED.with(RefCell::take))
+        };
+        let (answer, redirected) = REDIRECTED.scope(RefCell::default(), sent).await;
+        let answer = answer.map_err(|error| no_answer_to(&url, redirected, error))?;
         let status = answer.status();
         let redirected = match answer.url() {
             from if *from == url => String::new(),
@@ -232,6 +249,21 @@ async fn body(mut answer: Response) -> Result<Vec<u8>, Fault> {
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+/// A server that redirects to where nobody answers has answered itself.
+fn no_answer_to(asked: &Url, redirected: Option<Url>, error: reqwest::Error) -> Fault {
+    let too_many = error.is_redirect();
+    let fault = no_answer(error);
+    match redirected {
+        Some(to) if !too_many && host_and_port(&to) != host_and_port(asked) => {
+            Fault::NotSpark(format!(
+                "no answer after a redirect to {}: {fault}",
+                host_and_path(&to)
+            ))
+        }
+        _ => fault,
+    }
 }
 
 fn no_answer(error: reqwest::Error) -> Fault {
@@ -371,11 +403,6 @@ mod tests {
         let expected = format!("after a redirect to {}/, not", page.instance());
         assert!(said.to_string().contains(&expected), "{said}");
         // An error of reqwest holds the URL.
-        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let place = nobody.local_addr().unwrap().to_string();
-        let rest = answering(redirect(&place).into_bytes()).await;
-        drop(nobody);
-        assert_eq!(rest.get::<Vec<u8>>(&[]).await, Err(Fault::Refused));
         let looping = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let place = looping.local_addr().unwrap().to_string();
         let answer = redirect(&place).into_bytes();
@@ -389,6 +416,33 @@ mod tests {
         });
         let said = self::rest(&place).get::<Vec<u8>>(&[]).await.unwrap_err();
         assert_eq!(said.to_string(), "too many redirects");
+    }
+
+    #[tokio::test]
+    async fn a_redirect_to_where_nobody_answers_is_not_taken_for_a_server_that_is_gone() {
+        let redirect = |place: &str| {
+            format!(
+                "HTTP/1.1 302 Found\r\nlocation: http://ada:hunter2@{place}/login;hunter2?token=hunter2\r\n\
+                 content-length: 0\r\nconnection: close\r\n\r\n"
+            )
+        };
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = nobody.local_addr().unwrap().to_string();
+        drop(nobody);
+        let said = fault(redirect(&place).into_bytes()).await;
+        let refused = format!(
+            "no answer after a redirect to {place}/login: nobody listens there (connection refused)"
+        );
+        assert_eq!(said, Fault::NotSpark(refused));
+        assert_eq!(said.never(), "never listed its applications");
+
+        let said = fault(redirect("nobody.invalid:81").into_bytes()).await;
+        let Fault::NotSpark(said) = said else {
+            panic!("{said:?}")
+        };
+        let looked_up = "no answer after a redirect to nobody.invalid:81/login: ";
+        assert!(said.starts_with(looked_up), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
     }
 
     #[tokio::test]
