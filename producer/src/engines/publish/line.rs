@@ -9,7 +9,7 @@ use schemas::{
 };
 use serde_json::value::RawValue;
 
-use super::object::{Fault, Faults, Object, Path, map};
+use super::object::{Fault, Faults, Object, Path, map, message};
 
 /// Tasks whose reports are counted at a time.
 const COUNTED_TASKS_MAX: usize = 100_000;
@@ -75,7 +75,8 @@ pub(super) fn read(line: &[u8], sequences: &mut Sequences) -> Result<TaskRunning
         let reason = error
             .to_string()
             .replace(" at line 1 column ", " at column ");
-        whole(format!("not JSON: {reason}"))
+        let hint = not_finite_hint(text, error.column()).unwrap_or_default();
+        whole(format!("not JSON: {reason}{hint}"))
     })?;
     let faults = Faults::of(text);
     let read = Object::open(&faults, Path::Root, raw).map(|report| info(report, sequences));
@@ -101,6 +102,16 @@ pub(super) fn read(line: &[u8], sequences: &mut Sequences) -> Result<TaskRunning
     }
     sequences.note(&info, left_out);
     Ok(info)
+}
+
+/// How to write what Python's `json.dumps` and others write for a number that JSON does not have.
+fn not_finite_hint(line: &str, column: usize) -> Option<String> {
+    let (before, rest) = line.split_at_checked(column.checked_sub(1)?)?;
+    let name = ["NaN", "Infinity"]
+        .into_iter()
+        .find(|name| rest.starts_with(name))?;
+    let sign = if before.ends_with('-') { "-" } else { "" };
+    Some(format!("; write \"{sign}{name}\", in quotes"))
 }
 
 fn fault(problem: Problem) -> Fault {
@@ -275,9 +286,7 @@ fn reported_at(json: &str) -> Result<i64, String> {
                 "{given:?} has no offset from UTC: end it with Z, or with one such as +08:00"
             );
         }
-        let message = error.to_string();
-        let place = format!(" at line {} column {}", error.line(), error.column());
-        message.strip_suffix(&place).unwrap_or(&message).to_owned()
+        message(&error).0
     })
 }
 
@@ -285,7 +294,7 @@ fn wrong_unit(json: &str, number: f64) -> String {
     let (unit, micros) = match number {
         1e8..1e11 => ("looks like epoch seconds", Some(number * 1e6)),
         1e11..1e14 => ("looks like epoch milliseconds", Some(number * 1e3)),
-        1e14..1e17 => ("is text, or has a fraction", Some(number)),
+        1e14..1e17 => ("is not a whole number in digits", Some(number)),
         1e17..1e20 => ("looks like epoch nanoseconds", Some(number / 1e3)),
         _ => ("is no plausible time in microseconds since 1970", None),
     };
@@ -391,7 +400,9 @@ mod tests {
             ("\"1764425885\"", "looks like epoch seconds"),
             ("1764425885000", "looks like epoch milliseconds"),
             ("1764425885000000000", "looks like epoch nanoseconds"),
-            ("\"1764425885000000\"", "is text, or has a fraction"),
+            ("\"1764425885000000\"", "is not a whole number in digits"),
+            ("1764425885000000.0", "is not a whole number in digits"),
+            ("1.764425885e15", "is not a whole number in digits"),
         ] {
             let reason = format!("{json} {looks_like}; {give}: {meant}");
             assert_eq!(reported_at(json), Err(reason));
@@ -407,6 +418,10 @@ mod tests {
             none,
             "invalid type: null, expected RFC 3339 text such as \"2026-11-25T14:05:00.123456Z\", or whole microseconds since 1970"
         );
+        for (json, found) in [("[]", "array"), ("{}", "object")] {
+            let reason = none.replace("null", found);
+            assert_eq!(reported_at(json), Err(reason));
+        }
     }
 
     #[test]
@@ -429,7 +444,7 @@ mod tests {
             "progress.progressInfo[0].succeedTasks: is missing",
             "progress.progressInfo[1]: invalid type: integer `7`, expected a JSON object",
             "resource.applications[\"a b\"].queueCores: invalid value: integer `3000000000`, expected i32",
-            "metrics[\"x\"]: invalid type: sequence, expected null, a boolean, a number or a text",
+            "metrics[\"x\"]: invalid type: array, expected null, a boolean, a number or a text",
             "metrics[\"far\"]: number out of range",
             "sequence: invalid type: floating point `1.5`, expected i64",
             "jobId: is blank",
@@ -453,8 +468,19 @@ mod tests {
             ),
             ("{} {}", "not JSON: trailing characters at column 4"),
             ("{\"execId\":\"a\0b\"}", "not JSON: control character"),
-            ("{\"execId\":NaN}", "not JSON: expected value at column 11"),
-            ("[1]", "invalid type: sequence, expected a JSON object"),
+            (
+                "{\"execId\":NaN}",
+                "not JSON: expected value at column 11; write \"NaN\", in quotes",
+            ),
+            (
+                "{\"execId\": Infinity}",
+                "not JSON: expected value at column 12; write \"Infinity\", in quotes",
+            ),
+            (
+                "{\"execId\":\"é\",\"a\":[-Infinity]}",
+                "not JSON: invalid number at column 22; write \"-Infinity\", in quotes",
+            ),
+            ("[1]", "invalid type: array, expected a JSON object"),
             ("7", "invalid type: integer `7`, expected a JSON object"),
         ] {
             let faults = fails(line);
@@ -484,8 +510,8 @@ mod tests {
         );
         let faults = fails(&line);
         assert_eq!(faults.len(), 2);
-        assert!(faults[0].starts_with("progress: invalid type: sequence"));
-        assert!(faults[1].starts_with("metrics[\"deep\"]: invalid type: sequence"));
+        assert!(faults[0].starts_with("progress: invalid type: array"));
+        assert!(faults[1].starts_with("metrics[\"deep\"]: invalid type: array"));
     }
 
     #[test]

@@ -66,13 +66,26 @@ impl<'a> Faults<'a> {
     /// serde_json's message about `part` of the line, with the column in the line.
     pub(super) fn reason(&self, part: &str, error: &serde_json::Error) -> String {
         let before = part.as_ptr() as usize - self.line.as_ptr() as usize;
-        let message = error.to_string();
-        let place = format!(" at line {} column {}", error.line(), error.column());
-        match message.strip_suffix(&place) {
-            Some(message) => format!("{message} at column {}", before + error.column()),
-            None => message,
+        match message(error) {
+            (message, true) => format!("{message} at column {}", before + error.column()),
+            (message, false) => message,
         }
     }
+}
+
+/// serde_json's message in JSON's words, without its place; and whether it had one.
+pub(super) fn message(error: &serde_json::Error) -> (String, bool) {
+    let whole = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let stripped = whole.strip_suffix(&place);
+    let message = stripped.unwrap_or(&whole);
+    let of_type = |rust: &str, json: &str| {
+        let expected = message.strip_prefix(&format!("invalid type: {rust}, "))?;
+        Some(format!("invalid type: {json}, {expected}"))
+    };
+    let in_json = of_type("sequence", "array").or_else(|| of_type("map", "object"));
+    let message = in_json.unwrap_or_else(|| message.to_owned());
+    (message, stripped.is_some())
 }
 
 /// Where in a record a field is.
