@@ -40,21 +40,24 @@ const PUBLISH_EXAMPLE: &str = r#"Example:
          "progress": {"progress": 0.5}}' | tr -d '\n' | producer publish
 
 reportedAt is RFC 3339 text, or whole microseconds since 1970; left out, it is the present.
-sequence numbers an execId's reports 0, 1, 2 … and shows loss. Left out, it counts the lines of this run until the task's
-final status. Another run counts from 0 again, so give all of a task's reports to one run:
+sequence numbers an execId's reports 0, 1, 2 … and shows loss. Left out, it counts the lines of
+this run until the task's final status. Another run counts from 0 again, so give all of a task's
+reports to one run:
   while sleep 5; do my-report; done | producer publish
 or, with a run for each report, write its sequence.
-A bad line, one that the topic refuses for its size included, is reported with its number and every field that is wrong.
+A bad line, one that the topic refuses for its size included, is reported with its number and
+every field that is wrong.
 Prints, when every report is acknowledged:
   sent 98 reports, 2 bad lines
-and ends with exit code 2 if any line was bad, or the input is not UTF-8. A file that was not sent to its end (a
-signal, Kafka away) ends with 1 and names the line to go on from: --from-line N."#;
+and ends with exit code 2 if any line was bad, the input is not UTF-8, or it has no line N. A file
+that was not sent to its end (a signal, Kafka away) ends with 1 and names the line to go on from:
+--from-line N."#;
 
 #[derive(Subcommand)]
 enum Command {
     /// Report on Spark applications, through the REST API of their UIs
     #[command(
-        after_help = help(Kind::Command, "Example:\n  producer spark --url http://localhost:4040 --bootstrap-servers localhost:9092\n\nEnds when the applications have ended, with --stay when it is stopped, and every report is acknowledged; then prints:\n  sent 42 reports of 4 tasks")
+        after_help = help(Kind::Command, "Example:\n  producer spark --url http://localhost:4040 --bootstrap-servers localhost:9092\n\nEnds when the applications have ended, with --stay when it is stopped, and every report is\nacknowledged; then prints:\n  sent 42 reports of 4 tasks")
     )]
     Spark {
         #[command(flatten)]
@@ -120,6 +123,17 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    /// clap wraps a line of more than 100 characters, which leaves short ones in between.
+    #[test]
+    fn the_texts_below_the_help_fit_its_width() {
+        let command = super::Cli::command();
+        for command in std::iter::once(&command).chain(command.get_subcommands()) {
+            let text = command.get_after_help().unwrap().to_string();
+            let too_long = text.lines().find(|line| line.chars().count() > 98);
+            assert_eq!(too_long, None, "{}", command.get_name());
+        }
+    }
 
     #[test]
     fn help_shows_no_secret_of_the_environment() {
