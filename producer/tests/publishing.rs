@@ -416,7 +416,34 @@ async fn a_run_for_each_report_says_how_to_number_them_and_one_run_numbers_them(
     let output = reports.run(&["publish", "--from-line", "3"], input.as_bytes());
     assert_eq!(text(&output.stdout), "sent 1 report, 0 bad lines\n");
     assert_eq!(sequences(&reports.by_task()["exec-1"]).last(), Some(&1));
-    let output = reports.run(&["publish", "--from-line", "4"], input.as_bytes());
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("standard input has only 3 lines"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_behind_the_end_is_told_and_nothing_is_said_of_what_was_not_sent() {
+    let Some(reports) = Reports::make("publishing").await else {
+        return;
+    };
+    let unnumbered = line(0, "").replace(r#","sequence":0"#, "");
+    let input = [&unnumbered; 4].map(String::as_str).join("\n");
+    for from_line in ["5", "99"] {
+        let output = reports.run(&["publish", "--from-line", from_line], input.as_bytes());
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{log}");
+        assert_eq!(text(&output.stdout), "sent 0 reports, 0 bad lines\n");
+        let told = format!(
+            "standard input has only 4 lines: nothing is left to publish from line {from_line} on"
+        );
+        assert!(
+            log.contains(&told) && !log.contains("no final status"),
+            "{log}"
+        );
+    }
+    // Only a bad line is left.
+    let input = format!("{unnumbered}\nno JSON");
+    let arguments = ["publish", "--from-line", "2", "--on-error", "skip"];
+    let output = reports.run(&arguments, input.as_bytes());
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{log}");
+    assert_eq!(text(&output.stdout), "sent 0 reports, 1 bad line\n");
+    assert!(!log.contains("no final status"), "{log}");
 }

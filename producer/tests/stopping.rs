@@ -5,12 +5,13 @@ mod support;
 
 use std::fmt::Write;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use service::testing::stopping::{
     SIGNALS, Silent, Waiting, Way, end_in_time, start_and_end_in_time,
 };
-use service::testing::{Process, read_all, until};
+use service::testing::{ANY_PORT, Process, read_all, until};
 use support::{Reports, number_before};
 
 const PRODUCER: &str = env!("CARGO_BIN_EXE_producer");
@@ -51,6 +52,29 @@ async fn a_broker_that_never_answers_keeps_no_program_from_ending() {
     });
     let visitors = || silent.visitors();
     start_and_end_in_time(folder.path(), PRODUCER, &waiting, visitors).await;
+}
+
+/// To open it is to wait for who writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_that_nobody_writes_to_keeps_publish_from_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let pipe = pipe.to_str().unwrap();
+    let arguments = ["publish", pipe, "--metrics-listen", ANY_PORT];
+    let mut publish = Process::start(folder.path(), "publish", Path::new(PRODUCER), &arguments);
+    until("it listens", WAIT, async || {
+        publish.assert_running();
+        publish.get("/healthz")
+    })
+    .await;
+    publish.signal("TERM");
+    assert_eq!(publish.ended().await.code(), Some(1));
+    let log = publish.log();
+    let told = format!("stopped by a signal; nothing of {pipe} was sent");
+    assert!(log.contains(&told), "{log}");
+    assert!(!log.contains("not finished"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,15 +63,19 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<bool> {
     let file = &options.file;
-    let input = open(file)
-        .await
-        .map_err(|error| WrongUsage(format!("{}: {error}", file.display())))?;
     let unsent = || {
         anyhow!(
             "stopped by a signal; nothing of {} was sent",
             file.display()
         )
     };
+    let opened = tokio::select! {
+        biased;
+        // A pipe is opened when somebody writes to it.
+        () = shutdown.cancelled() => return Err(unsent()),
+        opened = open(file) => opened,
+    };
+    let input = opened.map_err(|error| WrongUsage(format!("{}: {error}", file.display())))?;
     let cluster = kafka.cluster(&shutdown).await?.ok_or_else(unsent)?;
     let make = NewTopic::with(topics::REPORTS_SETTINGS);
     cluster.require_topic(topic, "Write", Some(make)).await?;
@@ -119,7 +123,7 @@ struct Publisher<'o> {
 enum Ended {
     /// The input has ended.
     AtEnd,
-    /// A bad line was to end it, or the whole input is unusable.
+    /// A bad line was to end it, the whole input is unusable, or it ends before the line to publish from.
     AtFault,
     /// A signal came.
     Stopped,
@@ -128,6 +132,7 @@ enum Ended {
 impl Publisher<'_> {
     async fn publish(&mut self, shutdown: &CancellationToken) -> anyhow::Result<Ended> {
         let mut sequences = Sequences::default();
+        let mut handed_over = false;
         let file = self.file();
         loop {
             let next = self.lines.next_number();
@@ -138,10 +143,16 @@ impl Publisher<'_> {
             };
             let Some((number, line)) = line else {
                 if next <= self.from_line && self.from_line > 1 {
-                    tracing::error!("{file} has only {}", counted(next - 1, "line"));
-                    self.bad += 1;
+                    tracing::error!(
+                        "{file} has only {}: nothing is left to publish from line {} on",
+                        counted(next - 1, "line"),
+                        self.from_line
+                    );
+                    return Ok(Ended::AtFault);
                 }
-                self.warn_of_unfinished(&sequences);
+                if handed_over {
+                    self.warn_of_unfinished(&sequences);
+                }
                 return Ok(Ended::AtEnd);
             };
             let read = match line {
@@ -165,6 +176,7 @@ impl Publisher<'_> {
                     if !sent.with_context(|| format!("line {number}"))? {
                         return Ok(Ended::Stopped);
                     }
+                    handed_over = true;
                 }
                 Err(faults) => self.bad_line(number, &faults),
             }
@@ -251,7 +263,8 @@ impl Publisher<'_> {
         let error = match (published, finished) {
             (Err(error), _) | (Ok(_), Err(error)) => Some(error),
             (Ok(Ended::Stopped), Ok(_)) => None,
-            (Ok(_), Ok(_)) => return Ok(bad == 0),
+            (Ok(Ended::AtFault), Ok(_)) => return Ok(false),
+            (Ok(Ended::AtEnd), Ok(_)) => return Ok(bad == 0),
         };
         let stopped_at = self.done + 1;
         // Of standard input there is always more to come; a file is not sent until its end is.
