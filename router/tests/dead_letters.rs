@@ -835,7 +835,7 @@ async fn a_list_of_ten_letters_holds_ten_however_many_there_are() {
         let reject = Reject {
             stage: "VALUE_CONVERTER",
             refused_by: "here",
-            kind: if i % 4 == 0 { "Fourth" } else { "Other" },
+            kind: if i % 4 == 0 { "Empty" } else { "NoValue" },
             message: message.clone(),
         };
         let letter = DeadLetter {
@@ -893,7 +893,7 @@ async fn a_list_of_ten_letters_holds_ten_however_many_there_are() {
         if filters.is_empty() {
             assert!(
                 log.contains(
-                    "   20000 Fourth (19995 not redriven)\n   60000 Other (59985 not redriven)\n"
+                    "   20000 Empty (19995 not redriven)\n   60000 NoValue (59985 not redriven)\n"
                 ),
                 "{log}"
             );
