@@ -572,7 +572,13 @@ async fn no_altered_place_or_checksum_is_equal(kind: Kind) {
                 .await;
             let audited = pipeline.audit(&[]);
             audited.assert_code(2);
-            assert!(audited.log.contains("that is none"), "{}", audited.log);
+            assert!(
+                audited
+                    .log
+                    .contains("without a valid event_partition or event_offset"),
+                "{}",
+                audited.log
+            );
             pipeline
                 .execute(
                     "DELETE FROM task_metrics WHERE event_partition = 99999999999 OR event_offset = 'abc'",
