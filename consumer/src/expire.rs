@@ -10,6 +10,7 @@ use serde::Serialize;
 use service::backoff::Backoff;
 use service::exit::WrongUsage;
 use service::output;
+use service::text::to_json_pretty;
 use service::warn_of_change;
 use service::words::agreed;
 use tokio::time::sleep;
@@ -299,7 +300,7 @@ impl Removing<'_> {
 impl Report {
     fn print(&self, json: bool) -> anyhow::Result<()> {
         let text = match json {
-            true => format!("{}\n", serde_json::to_string_pretty(self)?),
+            true => format!("{}\n", to_json_pretty(self)?),
             false => self.text(),
         };
         match self.dry_run {

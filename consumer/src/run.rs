@@ -922,9 +922,7 @@ impl Entrance<'_> {
                         self.place,
                         counted(self.piece, "event")
                     );
-                    if repeats::is_new(module_path!(), &slow) {
-                        tracing::warn!("{slow}");
-                    }
+                    warn_of_change!("{slow}");
                     self.health.waiting_for(slow);
                 }
                 Err(StoreError::Refused(message)) => {

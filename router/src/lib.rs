@@ -192,8 +192,8 @@ async fn route_with_new_clients(
     let partitions = cluster.require_topic(source, "Read", Some(make)).await?;
     // Not ours to refuse: what its owners let compaction delete was never to be routed.
     match cluster.compaction(&config.source_topic).await {
-        Ok(Some(why)) if repeats::is_new(module_path!(), &why) => tracing::warn!("{why}"),
-        Ok(_) => {}
+        Ok(Some(why)) => warn_of_change!("{why}"),
+        Ok(None) => {}
         Err(error) => tracing::info!("{error:#}"),
     }
     for (topic, settings) in [
