@@ -21,7 +21,7 @@ use service::lookup::Lookup;
 use service::subscription::Subscription;
 use service::telemetry::{messaging, names};
 use service::threads::blocking;
-use service::transaction::{Failed, Output, Transaction};
+use service::transaction::{Failed, Transaction, TransactionalProducer};
 use tokio_util::sync::CancellationToken;
 
 /// Counter: dead letters written, by kind. Label `reason`.
@@ -62,7 +62,7 @@ pub(crate) struct Letters {
     options: KafkaOptions,
     transactional_id: String,
     /// `None` after a transaction of which nobody can tell how it ended.
-    output: Option<Output>,
+    output: Option<TransactionalProducer>,
     topic: String,
     instance: String,
     limits: SizeLimits,
@@ -91,7 +91,8 @@ impl Letters {
         let limits = SizeLimits::read(options, &[topic]).await?;
         let transactional_id = format!("{group}-letters-{instance}");
         let batch_bytes = limits.smallest();
-        let output = Output::start(options, &transactional_id, batch_bytes, shutdown).await?;
+        let output =
+            TransactionalProducer::start(options, &transactional_id, batch_bytes, shutdown).await?;
         Ok(output.map(|output| Self {
             options: options.clone(),
             transactional_id,
@@ -303,7 +304,8 @@ impl Letters {
     /// Settles what an earlier producer left open, then asks which letters exist.
     async fn begin_anew(&mut self, subscription: &Subscription) -> Result<(), NotWritten> {
         let batch_bytes = self.limits.smallest();
-        let output = Output::create(&self.options, &self.transactional_id, batch_bytes);
+        let output =
+            TransactionalProducer::create(&self.options, &self.transactional_id, batch_bytes);
         let output = output.map_err(NotWritten::Ever)?;
         output.initialise().map_err(not_written)?;
         let assigned = subscription.assignment().map_err(NotWritten::Ever)?;

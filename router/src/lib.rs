@@ -49,7 +49,7 @@ use service::rival::{self, Fenced, Identity};
 use service::settings::distinct_topics;
 use service::subscription::{Next, Subscription};
 use service::telemetry::{Help, messaging, names};
-use service::transaction::{Failed, Output, Transaction};
+use service::transaction::{Failed, Transaction, TransactionalProducer};
 use service::warn_of_change;
 use service::words::counted;
 use tokio::runtime::Handle;
@@ -222,7 +222,7 @@ async fn route_with_new_clients(
     let transactional_id = format!("{}-{instance}", config.group);
     let cluster_id = cluster.id.clone();
     drop(cluster); // nobody listens any more to what its client says of itself
-    let started = Output::start(
+    let started = TransactionalProducer::start(
         &config.kafka,
         &transactional_id,
         limits.batch_bytes(),
@@ -289,7 +289,11 @@ async fn route_with_new_clients(
 }
 
 /// What ended the routing: that a topic is another one, where it is, since other errors follow from it.
-async fn explained(error: anyhow::Error, topic_ids: &TopicIds, output: &Output) -> anyhow::Error {
+async fn explained(
+    error: anyhow::Error,
+    topic_ids: &TopicIds,
+    output: &TransactionalProducer,
+) -> anyhow::Error {
     if !error.chain().any(|cause| cause.is::<NeedsAttention>()) {
         return error;
     }
@@ -353,7 +357,7 @@ impl Router<'_> {
     async fn route_until_shutdown(
         &mut self,
         subscription: &Subscription,
-        output: &mut Output,
+        output: &mut TransactionalProducer,
     ) -> anyhow::Result<()> {
         let mut met = None;
         while !self.shutdown.is_cancelled() {
@@ -396,7 +400,7 @@ impl Router<'_> {
     }
 
     /// Compares the topics' ids now and then.
-    async fn compare_while_idle(&self, output: &Output) -> anyhow::Result<()> {
+    async fn compare_while_idle(&self, output: &TransactionalProducer) -> anyhow::Result<()> {
         match self.topic_ids.is_idle_check_due() {
             true => self.compare_unless_away(output).await,
             false => Ok(()),
@@ -404,7 +408,7 @@ impl Router<'_> {
     }
 
     /// Compares the topics' ids; where Kafka is away that is left for later.
-    async fn compare_unless_away(&self, output: &Output) -> anyhow::Result<()> {
+    async fn compare_unless_away(&self, output: &TransactionalProducer) -> anyhow::Result<()> {
         tokio::select! {
             () = self.shutdown.cancelled() => Ok(()),
             compared = self.topic_ids.compare(output.client()) => match compared {
@@ -505,7 +509,7 @@ impl Router<'_> {
     async fn transact<'s>(
         &mut self,
         subscription: &'s Subscription,
-        output: &mut Output,
+        output: &mut TransactionalProducer,
         first: Option<Next<'s>>,
     ) -> anyhow::Result<Option<Next<'s>>> {
         let (mut met, mut stopped_at) = (None, None);

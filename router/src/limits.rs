@@ -2,7 +2,7 @@
 
 use schemas::{DeadLetter, Letter};
 use service::limits::SizeLimits;
-use service::transaction::{Failed, Output};
+use service::transaction::{Failed, TransactionalProducer};
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
@@ -47,7 +47,7 @@ impl Limits {
     /// If this user may not ask, or a producer that sends smaller batches cannot start.
     pub(crate) async fn adapt(
         &mut self,
-        output: &mut Output,
+        output: &mut TransactionalProducer,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<bool> {
         let changed = match self.sizes.read_again().await.map_err(Failed::unread_limit) {

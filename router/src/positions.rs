@@ -13,7 +13,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use service::backoff::Backoff;
 use service::exit::{NeedsAttention, StartOver};
 use service::subscription::Subscription;
-use service::transaction::{Failed, Output};
+use service::transaction::{Failed, TransactionalProducer};
 use service::warn_of_change;
 use tokio::runtime::Handle;
 use tokio::task::block_in_place;
@@ -212,7 +212,7 @@ impl Router<'_> {
     pub(crate) async fn commit_positions(
         &mut self,
         subscription: &Subscription,
-        output: &mut Output,
+        output: &mut TransactionalProducer,
     ) -> anyhow::Result<()> {
         let positions = self.uncommitted(subscription)?;
         if positions.is_empty() {

@@ -1,6 +1,6 @@
 //! One Kafka transaction: records and consumed offsets, all or nothing.
 //!
-//! [`Output::begin`] lends the producer to a [`Transaction`], so that no second one is begun beside
+//! [`TransactionalProducer::begin`] lends the producer to a [`Transaction`], so that no second one is begun beside
 //! it; one that did not [`commit`](Transaction::commit) is [aborted](Transaction::abort).
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,8 +67,8 @@ pub const DEFAULTS: &[(&str, &str)] = &[
     STATISTICS,
 ];
 
-/// The transactional producer.
-pub struct Output {
+/// A producer of transactions under one transactional id, which fences an earlier producer of the same id.
+pub struct TransactionalProducer {
     producer: Arc<PolledProducer<Deliveries>>,
     options: KafkaOptions,
     /// The id that fences a predecessor.
@@ -84,7 +84,7 @@ pub enum Failed {
     /// This transaction cannot be committed, the next one can: abort, rewind, go on.
     Abort(KafkaError),
     /// Nobody here can tell how the transaction ended, or whether this producer can make another:
-    /// with a new [`Output`] of the same id what is open is settled, and what was committed can be
+    /// with a new [`TransactionalProducer`] of the same id what is open is settled, and what was committed can be
     /// asked for.
     StartOver(anyhow::Error),
     /// A person, or another program with the same id, is in the way: exit.
@@ -118,7 +118,7 @@ fn timeout_of(config: &ClientConfig) -> anyhow::Result<Duration> {
     }
 }
 
-impl Output {
+impl TransactionalProducer {
     /// A producer for this id; it can do nothing before it is [initialised](Self::initialise).
     /// `batch_max_bytes` is what the topic that takes least takes: records that each fit there are not
     /// to be sent together in a batch that does not.
@@ -186,14 +186,14 @@ impl Output {
         batch_max_bytes: usize,
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
-        let output = Self::create(options, transactional_id, batch_max_bytes)?;
+        let producer = Self::create(options, transactional_id, batch_max_bytes)?;
         let mut backoff = Backoff::default();
         loop {
-            match output.initialise() {
-                Ok(()) => return Ok(Some(output)),
+            match producer.initialise() {
+                Ok(()) => return Ok(Some(producer)),
                 Err(Failed::Abort(error)) => warn_of_change!(
                     "starting transactions as {transactional_id}, trying again: {}",
-                    output.shown(&error)
+                    producer.shown(&error)
                 ),
                 Err(Failed::StartOver(error) | Failed::Exit(error)) => return Err(error),
             }
@@ -235,10 +235,10 @@ impl Output {
     pub fn begin(&mut self) -> Result<Transaction<'_>, Failed> {
         self.producer.context().forget();
         let transaction = Transaction {
-            output: self,
+            owner: self,
             begun: Instant::now(),
         };
-        match transaction.output.producer.begin_transaction() {
+        match transaction.owner.producer.begin_transaction() {
             Ok(()) => Ok(transaction),
             Err(error) => Err(transaction.judge(error)),
         }
@@ -314,14 +314,14 @@ fn forbidden(error: &KafkaError) -> bool {
 
 /// An open transaction.
 pub struct Transaction<'a> {
-    output: &'a Output,
+    owner: &'a TransactionalProducer,
     begun: Instant,
 }
 
 impl Transaction<'_> {
-    /// The client, as [`Output::client`].
+    /// The client, as [`TransactionalProducer::client`].
     pub fn client(&self) -> &Client<impl ClientContext + use<>> {
-        self.output.client()
+        self.owner.client()
     }
 
     /// Hands a record to the producer; waits while its queue is full.
@@ -331,7 +331,7 @@ impl Transaction<'_> {
     pub async fn send(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<(), Failed> {
         let mut waiting = None;
         loop {
-            match self.output.producer.send(record) {
+            match self.owner.producer.send(record) {
                 Ok(()) => return Ok(()),
                 Err((
                     error @ KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull),
@@ -374,7 +374,7 @@ impl Transaction<'_> {
         group: &ConsumerGroupMetadata,
         condition: impl Future<Output = Result<(), Failed>>,
     ) -> Result<(), Failed> {
-        let producer = &self.output.producer;
+        let producer = &self.owner.producer;
         let flushed = producer.clone();
         let mut flushing = spawn_blocking(move || flushed.flush_now(CALL));
         // The broker answers the records one partition after the other; the offsets go meanwhile, over connections
@@ -408,7 +408,7 @@ impl Transaction<'_> {
     /// [`Failed::StartOver`] or [`Failed::Exit`] only.
     pub async fn abort(self) -> Result<(), Failed> {
         let aborted = self
-            .repeat(|| self.output.producer.abort_transaction(CALL))
+            .repeat(|| self.owner.producer.abort_transaction(CALL))
             .await;
         aborted.map_err(|failed| match failed {
             Failed::Abort(error) => {
@@ -425,7 +425,7 @@ impl Transaction<'_> {
         let begun = Instant::now();
         let _waiting = exit::waiting(format!(
             "Kafka, to end a transaction of {}",
-            self.output.transactional_id
+            self.owner.transactional_id
         ));
         loop {
             let error = match blocking(&call) {
@@ -438,11 +438,11 @@ impl Transaction<'_> {
                 return Err(self.judge(error));
             }
             if begun.elapsed() > GIVE_UP {
-                return Err(Failed::StartOver(self.output.exit(error)));
+                return Err(Failed::StartOver(self.owner.exit(error)));
             }
             warn_of_change!(
                 "Kafka does not finish the transaction, trying again: {}",
-                self.output.shown(&error)
+                self.owner.shown(&error)
             );
             sleep(Duration::from_millis(100)).await;
         }
@@ -454,7 +454,7 @@ impl Transaction<'_> {
         if matches!(told, KafkaError::Transaction(_)) {
             return told;
         }
-        match self.output.producer.begin_transaction() {
+        match self.owner.producer.begin_transaction() {
             Err(KafkaError::Transaction(e)) if e.txn_requires_abort() => KafkaError::Transaction(e),
             _ => told,
         }
@@ -463,10 +463,10 @@ impl Transaction<'_> {
     fn judge(&self, error: KafkaError) -> Failed {
         let error = self.cause(error);
         if forbidden(&error) {
-            return Failed::Exit(self.output.exit(error));
+            return Failed::Exit(self.owner.exit(error));
         }
         // A delivery error of a fenced producer arrives without the transaction's flags.
-        let fatal = self.output.producer.client().fatal_error();
+        let fatal = self.owner.producer.client().fatal_error();
         let abort = match &error {
             KafkaError::Transaction(e) => e.txn_requires_abort(),
             _ => true,
@@ -478,7 +478,7 @@ impl Transaction<'_> {
             error.rdkafka_error_code(),
             fatal.as_ref().map(|(code, _)| *code),
         ];
-        let cause = self.output.exit(error);
+        let cause = self.owner.exit(error);
         let cause = match fatal {
             Some((_, reason)) => cause.context(reason),
             None => cause,
@@ -489,13 +489,13 @@ impl Transaction<'_> {
         // The broker tells a producer that took too long in the same words as one that has a
         // successor.
         let open = self.begun.elapsed();
-        if open >= self.output.transaction_timeout {
+        if open >= self.owner.transaction_timeout {
             return Failed::StartOver(cause.context(format!(
                 "the transaction was open for {} s, longer than {TRANSACTION_TIMEOUT}",
                 open.as_secs()
             )));
         }
-        Failed::Exit(cause.context(self.output.fenced()))
+        Failed::Exit(cause.context(self.owner.fenced()))
     }
 }
 
