@@ -31,13 +31,13 @@ use tokio::task::block_in_place;
 use self::report::Report;
 use crate::audit::compare::{self, Cure, Evidence, Feed, Findings, Held};
 use crate::audit::fingerprint::{Fingerprint, Marks, Outside, Plan, Spans};
-use crate::audit::table::{EXEC_ID, Table, exec_id, place};
 use crate::audit::{self, said};
 use crate::batch::Anchor;
-use crate::copy::{self, POSTGRES_EPOCH_MICROS};
 use crate::ownership::Asked;
+use crate::row_format::{self, POSTGRES_EPOCH_MICROS};
 use crate::rows::Part;
 use crate::store::{Database, Order, Selection, Snapshot, StoreError, database_url};
+use crate::tables::{EXEC_ID, Table, exec_id, place};
 
 /// Where the columns of `task` stand that rank its reports.
 const IS_FINAL: usize = 9;
@@ -615,7 +615,7 @@ impl Tasks<'_> {
     async fn merge(&mut self, (mut a, mut b): (Feed, Feed)) -> anyhow::Result<()> {
         let name = |row: Option<&Vec<u8>>| {
             row.map(|row| {
-                copy::fields(row)
+                row_format::fields(row)
                     .nth(EXEC_ID)
                     .flatten()
                     .unwrap_or_default()
@@ -726,9 +726,9 @@ impl Tasks<'_> {
             (Some(a), None) => (a, 1),
             (None, None) => return false,
         };
-        let reported_at = copy::fields(row).nth(REPORTED_AT).flatten();
-        let reported_at =
-            copy::i64_of(reported_at).map(|micros| micros.wrapping_add(POSTGRES_EPOCH_MICROS));
+        let reported_at = row_format::fields(row).nth(REPORTED_AT).flatten();
+        let reported_at = row_format::i64_of(reported_at)
+            .map(|micros| micros.wrapping_add(POSTGRES_EPOCH_MICROS));
         let before = self.expired_before[other].map(Timestamp::as_microsecond);
         !self.is_lost(row)
             && reported_at
@@ -749,11 +749,11 @@ impl Tasks<'_> {
 
 /// What makes one report of a task newer than another; see `Rows::rank`.
 fn rank(row: &[u8]) -> impl PartialOrd {
-    let field = |at: usize| copy::fields(row).nth(at).flatten();
+    let field = |at: usize| row_format::fields(row).nth(at).flatten();
     (
         field(IS_FINAL) == Some(&[1]),
-        copy::i64_of(field(REPORTED_AT)),
-        copy::i64_of(field(SEQUENCE)),
+        row_format::i64_of(field(REPORTED_AT)),
+        row_format::i64_of(field(SEQUENCE)),
         place(row),
     )
 }

@@ -16,9 +16,9 @@ use service::words::agreed;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::table::Table;
 use crate::run::Trouble;
 use crate::store::{Database, DatabaseOptions, Expiring, Step, StoreError};
+use crate::tables::Table;
 
 /// So often in a row the same piece is tried again: for half a minute.
 const MAX_TRIES: u32 = 12;

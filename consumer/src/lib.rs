@@ -15,7 +15,6 @@
 
 mod audit;
 mod batch;
-mod copy;
 mod diff;
 mod expire;
 mod letters;
@@ -23,9 +22,11 @@ mod origin;
 mod ownership;
 mod query;
 mod replay;
+mod row_format;
 mod rows;
 mod run;
 mod store;
+mod tables;
 mod trial;
 mod writers;
 

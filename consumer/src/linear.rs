@@ -8,11 +8,11 @@ use schemas::{Decoder, Framing, PlainSource, TaskRunningInfo};
 use crate::adversarial::{self, Shape};
 use crate::audit::compare::{Evidence, Findings, Held, judge};
 use crate::audit::fingerprint::Marks;
-use crate::audit::table::Table;
-use crate::copy::{self, CopyWriter};
 use crate::cost::{self, Allowed};
+use crate::row_format::{self, RowWriter};
 use crate::rows::{plain, rows};
 use crate::strategies;
+use crate::tables::Table;
 
 /// Every row names its task, partition and offset, and the audit's comparison holds each row some times:
 /// of events that are all keys of a few bytes the rows are many times as large.
@@ -59,9 +59,11 @@ fn store_and_compare(value: &[u8]) {
     assert_eq!(event.is_ok(), is_event);
     let Ok(event) = event else { return };
     for table in Table::ALL {
-        let mut written = CopyWriter::default();
+        let mut written = RowWriter::default();
         table.write(&mut written, &event);
-        let expected: Vec<Vec<u8>> = copy::rows(written.rows()).map(<[u8]>::to_vec).collect();
+        let expected: Vec<Vec<u8>> = row_format::rows(written.rows())
+            .map(<[u8]>::to_vec)
+            .collect();
         let held = |row: &Vec<u8>| Held {
             address: String::new(),
             task_id: None,

@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 
 use super::fingerprint::Marks;
 use super::said::{self, Topic};
-use super::table::{Difference, EXEC_ID, Table, exec_id, place};
-use crate::copy;
+use crate::row_format;
 use crate::store::{HeldOffset, Order, Selection, Snapshot, StoreError};
+use crate::tables::{Difference, EXEC_ID, Table, exec_id, place};
 
 /// Findings of the histories, and misnamed rows, are each held up to this many bytes of rows; beyond it they are only
 /// counted.
@@ -241,7 +241,7 @@ impl Feed {
 
     pub(crate) async fn peek(&mut self) -> Option<&Vec<u8>> {
         while self.next.is_none() {
-            if let Some((length, _)) = copy::row_length(&self.piece[self.at..]) {
+            if let Some((length, _)) = row_format::row_length(&self.piece[self.at..]) {
                 self.next = Some(self.piece[self.at..self.at + length].to_vec());
                 self.at += length;
             } else {
@@ -260,10 +260,10 @@ impl Feed {
 
 /// Takes address and `task_id` off the front of a row.
 pub(crate) fn held(addressed: &[u8]) -> Option<Held> {
-    let (_, count) = copy::row_length(addressed)?;
-    let mut fields = copy::fields(addressed);
-    let address = copy::text_of(fields.next()?)?.to_owned();
-    let task_id = copy::i64_of(fields.next()?);
+    let (_, count) = row_format::row_length(addressed)?;
+    let mut fields = row_format::fields(addressed);
+    let address = row_format::text_of(fields.next()?)?.to_owned();
+    let task_id = row_format::i64_of(fields.next()?);
     let front = 2 + 4 + address.len() + 4 + task_id.map_or(0, |_| 8);
     let mut row = i16::try_from(count - 2).ok()?.to_be_bytes().to_vec();
     row.extend_from_slice(addressed.get(front..)?);

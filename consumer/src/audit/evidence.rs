@@ -9,7 +9,7 @@ use rdkafka::Message;
 use super::compare::{Cure, Fault, Findings};
 use super::fingerprint::Spans;
 use super::said::{Isolation, Topic, each_record};
-use super::table::Table;
+use crate::tables::Table;
 
 /// Settles what was found at offsets without a committed record: a row of an aborted transaction's record is extra, and
 /// so is one of a partition that the topic does not have, since a topic loses none. All others are left as they are.

@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use ahash::RandomState;
 
-use super::table::Table;
-use crate::copy;
+use crate::row_format;
+use crate::tables::Table;
 
 /// The smallest bucket, in offsets, as a power of two.
 const SMALLEST: u32 = 8;
@@ -124,10 +124,10 @@ impl<'a> Fingerprint<'a> {
         name: impl FnOnce(Option<&[u8]>) -> u64,
     ) -> Option<(i32, i64)> {
         let split = || {
-            let (partition, after) = copy::split_field(fields)?;
-            let (offset, after) = copy::split_field(after)?;
-            let (task, rest) = copy::split_field(after)?;
-            let place = (copy::i32_of(partition)?, copy::i64_of(offset)?);
+            let (partition, after) = row_format::split_field(fields)?;
+            let (offset, after) = row_format::split_field(after)?;
+            let (task, rest) = row_format::split_field(after)?;
+            let place = (row_format::i32_of(partition)?, row_format::i64_of(offset)?);
             let front = &fields[..fields.len() - after.len()];
             Some((place, front, task, rest))
         };
@@ -261,10 +261,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::copy::CopyWriter;
+    use crate::row_format::RowWriter;
 
     fn row(partition: i32, offset: i64, text: &str) -> Vec<u8> {
-        let mut copy = CopyWriter::default();
+        let mut copy = RowWriter::default();
         copy.row(3);
         copy.i32(partition);
         copy.i64(offset);

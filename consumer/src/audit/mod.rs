@@ -17,7 +17,6 @@ mod offsets;
 mod report;
 mod report_file;
 pub(crate) mod said;
-pub(crate) mod table;
 mod tasks;
 mod told;
 
@@ -39,13 +38,13 @@ use sha2::Digest;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
+use crate::tables::Table;
 use compare::{Cure, Fault, Finding, Findings};
 use fingerprint::{Marks, Plan, Spans};
 use offsets::Stored;
 pub(crate) use report::print_unproven;
 use report::{NotStored, PartitionReport, Report, TableReport, Verdict};
 use said::{Isolation, Said, Topic};
-use table::Table;
 use told::{Scan, Tasks, Told};
 
 use crate::batch::Anchor;

@@ -12,10 +12,10 @@ use tokio::task::block_in_place;
 
 use super::compare::{Cure, Fault, Finding, Findings, OffsetValue};
 use super::said::{self, Topic};
-use super::table::Difference;
 use crate::batch::Anchor;
 use crate::rows::Part;
 use crate::store::HeldOffset;
+use crate::tables::Difference;
 
 /// The table's name.
 pub(crate) const TABLE: &str = "consumed_offset";

@@ -16,10 +16,10 @@ use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
 use super::fingerprint::{Fingerprint, Marks, Plan, Spans};
-use super::table::Table;
 use crate::batch::half_of;
-use crate::copy::{self, CopyWriter, HEADER, TRAILER};
+use crate::row_format::{self, HEADER, RowWriter, TRAILER};
 use crate::rows::{Rows, rows};
+use crate::tables::Table;
 use crate::writers::Writers;
 
 /// Unreadable events that are shown one by one.
@@ -168,7 +168,7 @@ impl<'a> Said<'a> {
             unreadable_shown: Vec::new(),
             unknown_writer: Marks::new(&ranges),
         };
-        let (mut copy, mut put) = (CopyWriter::default(), Vec::new());
+        let (mut copy, mut put) = (RowWriter::default(), Vec::new());
         let mut read = 0;
         let each = |record: &BorrowedMessage<'_>| {
             topic.writers.learn_soon(record.payload(), topic.stop)?;
@@ -213,7 +213,7 @@ impl<'a> Said<'a> {
                 copy.clear();
                 table.write(&mut copy, &event);
                 of_table.digest.update(copy.rows());
-                for row in copy::rows(copy.rows()) {
+                for row in row_format::rows(copy.rows()) {
                     said.fingerprint.add(table, &row[2..]);
                     of_table.rows += 1;
                 }
@@ -311,7 +311,7 @@ pub(crate) fn rows_of(
     pieces: &tokio::sync::mpsc::Sender<Vec<u8>>,
 ) -> anyhow::Result<()> {
     const PIECE_BYTES: usize = 64 << 10;
-    let (mut copy, mut put) = (CopyWriter::default(), Vec::new());
+    let (mut copy, mut put) = (RowWriter::default(), Vec::new());
     for place in places {
         let ranges = [(partition, place.clone())].into();
         topic.scan(&ranges, |record| {

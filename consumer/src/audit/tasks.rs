@@ -10,11 +10,11 @@ use rdkafka::Message;
 use super::compare::{Cure, Fault, Finding, Findings, Held, MissingTask, held};
 use super::fingerprint::Spans;
 use super::said::{Isolation, Topic, each_record};
-use super::table::{Table, exec_id, place};
 use super::told::{Rank, rank_of_task};
-use crate::copy::CopyWriter;
+use crate::row_format::RowWriter;
 use crate::rows::{Rows, rows};
 use crate::store::{Selection, Snapshot, StoreError};
+use crate::tables::{Table, exec_id, place};
 
 /// Tasks that are looked into at once: some tens of MiB, and one reading of the offsets of their reports.
 const AT_ONCE: usize = 20_000;
@@ -303,7 +303,7 @@ fn wrong(
 }
 
 fn task_row(event: &Rows<'_>) -> Vec<u8> {
-    let mut copy = CopyWriter::default();
+    let mut copy = RowWriter::default();
     Table::Task.write(&mut copy, event);
     copy.take()
 }

@@ -9,9 +9,9 @@ use schemas::TaskStatus;
 use tokio_util::sync::CancellationToken;
 
 use super::fingerprint::{Fingerprint, Marks, Plan};
-use super::table::{EXEC_ID, Table};
-use crate::copy;
+use crate::row_format;
 use crate::store::{Database, Places, Selection, Snapshot, StoreError};
+use crate::tables::{EXEC_ID, Table};
 
 /// At most so many tasks are known while rows are read: some 50 MiB. (What a table of 2^19 places
 /// takes before it grows.)
@@ -69,13 +69,13 @@ impl<'a> Tasks<'a> {
         };
         snapshot
             .each(&tasks, async |row| {
-                let task_id = copy::i64_of(copy::fields(row).nth(1).flatten());
-                let fields = copy::after(row, 2);
+                let task_id = row_format::i64_of(row_format::fields(row).nth(1).flatten());
+                let fields = row_format::after(row, 2);
                 if let Some((partition, offset)) = fingerprint.add(Table::Task, fields) {
                     newest.set(partition, offset);
                 }
                 if let (Some(known), Some(task_id)) = (&mut known, task_id) {
-                    let exec_id = copy::fields(row).nth(2 + EXEC_ID).flatten();
+                    let exec_id = row_format::fields(row).nth(2 + EXEC_ID).flatten();
                     let name = plan.name(exec_id);
                     let rank = rank_of_task(fields);
                     known.insert(task_id, Known { name, rank });
@@ -96,24 +96,24 @@ impl<'a> Tasks<'a> {
 
 /// Of the fields of a row of `task`.
 pub(super) fn rank_of_task(fields: &[u8]) -> Option<Rank> {
-    let mut fields = copy::split_fields(fields);
-    let partition = copy::i32_of(fields.next()?)?;
-    let offset = copy::i64_of(fields.next()?)?;
+    let mut fields = row_format::split_fields(fields);
+    let partition = row_format::i32_of(fields.next()?)?;
+    let offset = row_format::i64_of(fields.next()?)?;
     let is_final = fields.nth(7)?? == [1];
-    let reported_at = copy::i64_of(fields.nth(1)?)?;
-    let sequence = copy::i64_of(fields.next()?)?;
+    let reported_at = row_format::i64_of(fields.nth(1)?)?;
+    let sequence = row_format::i64_of(fields.next()?)?;
     Some((is_final, reported_at, sequence, partition, offset))
 }
 
 /// Of the fields of a row of `task_progress`, with its task.
 fn rank_of_report(fields: &[u8]) -> Option<(i64, Rank)> {
-    let mut fields = copy::split_fields(fields);
-    let partition = copy::i32_of(fields.next()?)?;
-    let offset = copy::i64_of(fields.next()?)?;
-    let task_id = copy::i64_of(fields.next()?)?;
-    let reported_at = copy::i64_of(fields.next()?)?;
-    let sequence = copy::i64_of(fields.next()?)?;
-    let status = copy::text_of(fields.next()?)?;
+    let mut fields = row_format::split_fields(fields);
+    let partition = row_format::i32_of(fields.next()?)?;
+    let offset = row_format::i64_of(fields.next()?)?;
+    let task_id = row_format::i64_of(fields.next()?)?;
+    let reported_at = row_format::i64_of(fields.next()?)?;
+    let sequence = row_format::i64_of(fields.next()?)?;
+    let status = row_format::text_of(fields.next()?)?;
     let is_final = FINAL.iter().any(|of_end| of_end.as_str() == status);
     let rank = (is_final, reported_at, sequence, partition, offset);
     Some((task_id, rank))
@@ -210,8 +210,10 @@ impl<'p> Scan<'_, 'p> {
             let each = async |row: &[u8]| {
                 let mut fields = row.get(2..).unwrap_or_default();
                 if outranking {
-                    let (task_id, after) = copy::split_field(fields).unwrap_or_default();
-                    copy::i64_of(task_id).into_iter().for_each(&mut behind);
+                    let (task_id, after) = row_format::split_field(fields).unwrap_or_default();
+                    row_format::i64_of(task_id)
+                        .into_iter()
+                        .for_each(&mut behind);
                     fields = after;
                 }
                 match &tasks.known {
@@ -225,7 +227,7 @@ impl<'p> Scan<'_, 'p> {
                             behind(task_id);
                         }
                         fingerprint.add_named(table, fields, |task_id| {
-                            let known = copy::i64_of(task_id).and_then(|id| known.get(&id));
+                            let known = row_format::i64_of(task_id).and_then(|id| known.get(&id));
                             known.map_or_else(|| plan.name(None), |known| known.name)
                         })
                     }

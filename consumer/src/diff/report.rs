@@ -12,8 +12,8 @@ use service::words::counted;
 
 use super::{Compared, Side};
 use crate::audit::compare::{self, Cure};
-use crate::audit::table::{Table, key_text};
 use crate::query;
+use crate::tables::{Table, key_text};
 
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

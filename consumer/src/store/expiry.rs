@@ -18,8 +18,8 @@ use sqlx::AssertSqlSafe;
 
 use super::connection::{Access, Connection, on_either};
 use super::{Database, StoreError};
-use crate::audit::table::Table;
 use crate::rows::Part;
+use crate::tables::Table;
 
 /// Pages of a history that PostgreSQL looks through in one transaction: 512 KiB, some 5,000 rows.
 const PAGES: i64 = 64;

@@ -8,7 +8,6 @@
 
 mod connection;
 mod expiry;
-mod few;
 mod meaning;
 mod postgres;
 mod repair;

@@ -13,8 +13,8 @@ use super::connection::{Access, Connection, Session};
 use super::snapshot::{by_ctid, by_rowid};
 use super::{Database, HeldOffset, Selection, StoreError};
 use crate::audit::compare::{Cure, OffsetValue, held};
-use crate::audit::table::{EXEC_ID, Kind, Table, exec_id, place};
-use crate::copy::{self, CopyWriter, POSTGRES_EPOCH_MICROS};
+use crate::row_format::{self, POSTGRES_EPOCH_MICROS, RowWriter};
+use crate::tables::{EXEC_ID, Kind, Table, exec_id, place};
 
 /// Who stored an offset that an audit has put in.
 const GROUP: &str = "audit";
@@ -342,14 +342,14 @@ impl Writer<'_> {
             Connection::Postgres(Session { connection, watch }) => {
                 let statement = format!("COPY {into} ({list}) FROM STDIN (FORMAT binary)");
                 let mut sent = watch.answer(connection.copy_in_raw(&statement)).await?;
-                let mut copy = CopyWriter::default();
+                let mut copy = RowWriter::default();
                 copy.begin();
                 for (task_id, row) in rows {
                     copy.row(names.len() as i16);
                     if let Some(task_id) = task_id {
                         copy.i64(task_id);
                     }
-                    for (i, field) in copy::fields(row).enumerate() {
+                    for (i, field) in row_format::fields(row).enumerate() {
                         match field {
                             _ if i == left_out => {}
                             Some(bytes) => copy.field(bytes),
@@ -369,7 +369,7 @@ impl Writer<'_> {
                 let statement =
                     format!("INSERT INTO {into} ({list}) VALUES ({})", marks.join(", "));
                 for (task_id, row) in rows {
-                    let fields = copy::fields(row).collect::<Vec<_>>();
+                    let fields = row_format::fields(row).collect::<Vec<_>>();
                     let mut arguments = SqliteArguments::default();
                     let values = task_id
                         .into_iter()
@@ -524,7 +524,7 @@ fn of_sqlite(kind: Kind, field: Option<&[u8]>) -> Value {
     let Some(bytes) = field else {
         return Value::Null;
     };
-    let number = copy::i64_of(field).or(copy::i32_of(field).map(i64::from));
+    let number = row_format::i64_of(field).or(row_format::i32_of(field).map(i64::from));
     match kind {
         Kind::I32 | Kind::I64 => number.map_or(Value::Null, Value::Number),
         Kind::Time => number.map_or(Value::Null, |micros| {

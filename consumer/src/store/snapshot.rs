@@ -15,11 +15,11 @@ use super::connection::{Access, Bound, Connection, Session};
 use super::expiry::postgres_time;
 use super::tasks::list;
 use super::{Database, StoreError, stored_crc32};
-use crate::audit::table::{Kind, Table};
 use crate::batch::Anchor;
-use crate::copy::{self, COUNTS, CopyWriter};
 use crate::ownership::Owner;
+use crate::row_format::{self, COUNTS, RowWriter};
 use crate::rows::Part;
+use crate::tables::{Kind, Table};
 
 /// Rows are handed on in pieces of about so many bytes.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -315,7 +315,7 @@ impl Connection {
                 // A row a message (PostgreSQL manual, "COPY Operations"), but that the file's header
                 // is in front of the first one, and that its trailer, which is shorter than any row,
                 // ends it.
-                let mut header = copy::HEADER.len();
+                let mut header = row_format::HEADER.len();
                 loop {
                     let next = match told.try_next().now_or_never() {
                         Some(next) => next?,
@@ -327,7 +327,7 @@ impl Connection {
                     let Some(message) = next else { break };
                     let row = message.get(header..).unwrap_or_default();
                     header = 0;
-                    if row.len() > copy::TRAILER.len() && !each(row).await {
+                    if row.len() > row_format::TRAILER.len() && !each(row).await {
                         return Ok(());
                     }
                 }
@@ -358,7 +358,7 @@ impl Connection {
                         }),
                 );
                 let mut rows = connection.fetch(AssertSqlSafe(statement));
-                let mut copy = CopyWriter::default();
+                let mut copy = RowWriter::default();
                 while let Some(row) = rows.try_next().await? {
                     copy.clear();
                     write(&mut copy, &row, &kinds)?;
@@ -470,7 +470,7 @@ fn condition(places: &Places) -> String {
 
 /// Writes a row of SQLite as PostgreSQL would: a value that is not of its column's type is written as
 /// text or bytes, and so is equal to none that is.
-fn write(copy: &mut CopyWriter, row: &SqliteRow, kinds: &[Kind]) -> Result<(), StoreError> {
+fn write(copy: &mut RowWriter, row: &SqliteRow, kinds: &[Kind]) -> Result<(), StoreError> {
     copy.row(kinds.len() as i16);
     for (i, kind) in kinds.iter().enumerate() {
         let value = row.try_get_raw(i)?;

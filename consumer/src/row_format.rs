@@ -27,9 +27,9 @@ pub(crate) const COUNTS: [fn(&Job<'_>) -> i32; 4] = [
 
 /// Writes rows one after the other; used again and again.
 #[derive(Default)]
-pub(crate) struct CopyWriter(Vec<u8>);
+pub(crate) struct RowWriter(Vec<u8>);
 
-impl CopyWriter {
+impl RowWriter {
     /// Begins a file.
     pub(crate) fn begin(&mut self) {
         self.0.clear();

@@ -1,60 +1,22 @@
-//! PostgreSQL: tasks by `unnest`, histories by `COPY … (FORMAT binary)`; [a few events](few) in one statement.
-
-mod server;
-mod sqlstate;
-mod watch;
+//! Writing to PostgreSQL: tasks by `unnest`, histories by `COPY … (FORMAT binary)`; [a small batch](small_batch) in one
+//! statement.
 
 use std::cell::Cell;
-use std::time::Duration;
 
 use sqlx::Connection;
-use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::QueryAs;
 use tokio::time::timeout;
 
-pub(crate) use self::server::Server;
-#[cfg(test)]
-pub(super) use self::sqlstate::MEANINGS;
-pub(super) use self::sqlstate::judge;
-use self::sqlstate::{INSUFFICIENT_PRIVILEGE, UNDEFINED_TABLE};
-pub(crate) use self::watch::Watch;
-use super::connection::Access;
-use super::few::{self, FEW};
-use super::{ANSWER, End, Identity, OffsetRow, SELECT_OFFSETS, StoreError, WRITE};
+use super::small_batch::{self, FEW};
+use super::{Server, no_answer};
 use crate::batch::{
     Advance, Anchor, Positions, Record, Tasks, advances, all_rows, halves, is_unstored,
 };
-use crate::copy::CopyWriter;
+use crate::row_format::RowWriter;
 use crate::rows::{Part, Rows};
-
-/// Every migration ever released: its name and text.
-const MIGRATIONS: &[(&str, &str)] = &[
-    (
-        "tables",
-        include_str!("../../migrations/postgres/0001_tables.sql"),
-    ),
-    (
-        "first offset",
-        include_str!("../../migrations/postgres/0002_first_offset.sql"),
-    ),
-    (
-        "narrow indexes",
-        include_str!("../../migrations/postgres/0003_narrow_indexes.sql"),
-    ),
-    (
-        "expiry",
-        include_str!("../../migrations/postgres/0004_expiry.sql"),
-    ),
-    (
-        "job tasks",
-        include_str!("../../migrations/postgres/0005_job_tasks.sql"),
-    ),
-    (
-        "topic id",
-        include_str!("../../migrations/postgres/0006_topic_id.sql"),
-    ),
-];
+use crate::store::connection::Access;
+use crate::store::{ANSWER, End, Identity, OffsetRow, SELECT_OFFSETS, StoreError, WRITE};
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
      anchor_timestamp_ms, anchor_crc32, group_id, updated_at, first_offset, topic_id) \
@@ -186,83 +148,8 @@ pub(super) struct Writing<'a> {
     end: End,
 }
 
-/// Needs no right to make tables where they are as they should be. Other programs may be at the same
-/// migration, and tables may be large: it is waited for while the server is at work on it.
-pub(super) async fn migrate(server: &Server) -> Result<(), StoreError> {
-    let mut session = server.open(Access::Write).await?;
-    let made = async {
-        // Every error of a migration, in a shape that can be waited for.
-        Ok(make_tables(&mut session.connection).await)
-    };
-    session.watch.answer(made).await??;
-    Ok(session.connection.close().await?)
-}
-
-async fn make_tables(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let migrator = super::migrator(MIGRATIONS);
-    if is_up_to_date(connection, &migrator).await? {
-        return Ok(());
-    }
-    if let Some(hidden) = sqlstate::hidden_tables(connection).await {
-        return Err(hidden);
-    }
-    migrator
-        .run(connection)
-        .await
-        .map_err(|error| match &error {
-            MigrateError::Execute(denied) | MigrateError::ExecuteMigration(denied, _)
-                if has_state(&error, INSUFFICIENT_PRIVILEGE) =>
-            {
-                StoreError::MayNotMigrate(super::message(denied))
-            }
-            _ => super::migrating(error),
-        })
-}
-
-/// Whether all of these migrations have been made.
-///
-/// # Errors
-/// If more of them have been made than are known here, or this user may not ask.
-async fn is_up_to_date(
-    connection: &mut PgConnection,
-    migrator: &Migrator,
-) -> Result<bool, StoreError> {
-    let applied = match connection
-        .list_applied_migrations(&migrator.table_name)
-        .await
-    {
-        Ok(applied) => applied,
-        Err(error) if has_state(&error, UNDEFINED_TABLE) => return Ok(false),
-        Err(error) => return Err(super::migrating(error)),
-    };
-    if let Some(newer) = applied
-        .iter()
-        .find(|made| !migrator.version_exists(made.version))
-    {
-        return Err(super::migrating(MigrateError::VersionMissing(
-            newer.version,
-        )));
-    }
-    let known = migrator
-        .iter()
-        .map(|known| (known.version, &known.checksum));
-    Ok(known.eq(applied.iter().map(|made| (made.version, &made.checksum))))
-}
-
-fn has_state(error: &MigrateError, sqlstate: &str) -> bool {
-    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
-        return false;
-    };
-    let error = error.as_database_error();
-    error.is_some_and(|error| error.code().is_some_and(|code| code == sqlstate))
-}
-
-fn no_answer(to: &str, within: Duration) -> StoreError {
-    StoreError::Retry(format!("no answer {to} within {} s", within.as_secs()))
-}
-
 impl Postgres {
-    pub(super) async fn open(server: &Server) -> Result<Self, StoreError> {
+    pub(crate) async fn open(server: &Server) -> Result<Self, StoreError> {
         let mut lanes = [Lane::default(), Lane::default()];
         lanes[0].connection = Some(lanes[0].take(server).await?);
         Ok(Self {
@@ -271,7 +158,7 @@ impl Postgres {
         })
     }
 
-    pub(super) async fn consumed_offsets(&mut self) -> Result<Vec<OffsetRow>, StoreError> {
+    pub(crate) async fn consumed_offsets(&mut self) -> Result<Vec<OffsetRow>, StoreError> {
         let lane = &mut self.lanes[0];
         let mut connection = lane.take(&self.server).await?;
         let rows = sqlx::query_as(SELECT_OFFSETS).fetch_all(&mut connection);
@@ -282,7 +169,7 @@ impl Postgres {
     }
 
     /// Makes these steps alone, in one transaction.
-    pub(super) async fn move_on(
+    pub(crate) async fn move_on(
         &mut self,
         advances: &[Advance],
         identity: &Identity,
@@ -300,7 +187,7 @@ impl Postgres {
         Ok(())
     }
 
-    pub(super) async fn write(
+    pub(crate) async fn write(
         &mut self,
         records: &[&Record],
         parts: &[Part],
@@ -430,7 +317,8 @@ impl Lane {
             && advances.iter().all(|advance| advance.expected.is_some())
         {
             let moved = Vec::from_iter(&advances);
-            let stored = few::store(connection, &events, &tasks, &of_events, &moved, writing).await;
+            let stored =
+                small_batch::store(connection, &events, &tasks, &of_events, &moved, writing).await;
             match stored {
                 Ok(Some(written)) => return Ok(written),
                 // The long way tells what is in the way.
@@ -630,7 +518,7 @@ fn columns(part: Part) -> &'static str {
 
 /// The rows of one statement; used again and again.
 #[derive(Default)]
-struct CopyBuffer(CopyWriter);
+struct CopyBuffer(RowWriter);
 
 impl CopyBuffer {
     fn put(&mut self, part: Part, task_id: i64, rows: &Rows<'_>) {
@@ -672,7 +560,7 @@ impl CopyBuffer {
     }
 
     /// Begins a row with what all three tables begin with.
-    fn row(&mut self, fields: i16, task_id: i64, rows: &Rows<'_>) -> &mut CopyWriter {
+    fn row(&mut self, fields: i16, task_id: i64, rows: &Rows<'_>) -> &mut RowWriter {
         let copy = &mut self.0;
         copy.row(fields);
         copy.i64(task_id);

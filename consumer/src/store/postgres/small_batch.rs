@@ -7,13 +7,13 @@ use schemas::{Application, Job, List, NamedMetric};
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
 
-use super::StoreError;
-use super::postgres::{
+use super::write::{
     Writing, bind_offsets, bind_tasks, move_locked, time, upsert_from, with_locked,
 };
 use crate::batch::{Advance, Tasks, is_unstored};
-use crate::copy::COUNTS;
+use crate::row_format::COUNTS;
 use crate::rows::{Part, Rows};
+use crate::store::StoreError;
 
 /// At most so many: with some 60 the JSON costs more than the answers that it saves.
 pub(super) const FEW: usize = 32;

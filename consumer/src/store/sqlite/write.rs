@@ -1,60 +1,21 @@
-//! SQLite: rows are put together where Kafka is read, and written by a thread that does nothing else. By
+//! Writing to SQLite: rows are put together where Kafka is read, and written by a thread that does nothing else. By
 //! rusqlite, since sqlx hands every value and every statement over by itself, which takes longer than
 //! storing them.
 
-mod codes;
-mod files;
-
-use std::io::Read;
-use std::ops::Range;
-use std::path::Path;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OpenFlags, Statement, TransactionBehavior};
+use rusqlite::{Connection, Statement, TransactionBehavior};
 use serde::{Serialize, Serializer};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection as _};
+use sqlx::sqlite::SqliteConnectOptions;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-#[cfg(test)]
-pub(super) use self::codes::MEANINGS;
-pub(super) use self::codes::judge;
-pub(super) use self::files::Files;
-use super::{End, Identity, OffsetRow, SELECT_OFFSETS, StoreError};
+use super::{Files, connect};
 use crate::batch::{Advance, Positions, Record, Tasks, advances, is_unstored};
-use crate::copy::COUNTS;
+use crate::row_format::COUNTS;
 use crate::rows::{Part, Rows};
-
-/// Every migration ever released: its name and text.
-const MIGRATIONS: &[(&str, &str)] = &[
-    (
-        "tables",
-        include_str!("../../migrations/sqlite/0001_tables.sql"),
-    ),
-    (
-        "first offset",
-        include_str!("../../migrations/sqlite/0002_first_offset.sql"),
-    ),
-    (
-        "narrow indexes",
-        include_str!("../../migrations/sqlite/0003_narrow_indexes.sql"),
-    ),
-    (
-        "expiry",
-        include_str!("../../migrations/sqlite/0004_expiry.sql"),
-    ),
-    (
-        "job tasks",
-        include_str!("../../migrations/sqlite/0005_job_tasks.sql"),
-    ),
-    (
-        "topic id",
-        include_str!("../../migrations/sqlite/0006_topic_id.sql"),
-    ),
-];
+use crate::store::{End, Identity, OffsetRow, SELECT_OFFSETS, StoreError};
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
      anchor_timestamp_ms, anchor_crc32, group_id, updated_at, topic_id, first_offset) \
@@ -135,98 +96,8 @@ pub(crate) struct Sqlite {
     connection: Option<(Connection, Files)>,
 }
 
-/// How long a lock is waited for.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How the file is opened: writers wait for each other.
-pub(super) fn options(options: SqliteConnectOptions) -> SqliteConnectOptions {
-    options
-        .create_if_missing(true)
-        // In WAL mode a power cut can take back the last transactions, whole and with their
-        // offsets, but not break the file: they are then read again from the topic.
-        .synchronous(SqliteSynchronous::Normal)
-        // Then it is tried again, with a word in the log.
-        .busy_timeout(BUSY_TIMEOUT)
-        .disable_statement_logging()
-}
-
-/// How it is opened to be written to: in WAL mode, so that readers never wait for the writer. Who only reads
-/// leaves the file's mode as it is: a backup has another one.
-pub(super) fn to_write(options: SqliteConnectOptions) -> SqliteConnectOptions {
-    options.journal_mode(SqliteJournalMode::Wal)
-}
-
-/// What to do where a file that is there cannot be read, if that is known.
-pub(super) fn to_read(file: &Path, error: StoreError) -> StoreError {
-    const FORMAT: Range<usize> = 18..20;
-    let mut start = [0; FORMAT.end];
-    let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut start));
-    match error {
-        StoreError::Exit(message) if read.is_ok() && start[FORMAT] == [2, 2] => {
-            StoreError::Exit(format!(
-                "{message}; a file in WAL mode can only be read where its folder can be written to: copy the file, with its \
-                 -wal if it has one, to such a folder"
-            ))
-        }
-        error => error,
-    }
-}
-
-pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreError> {
-    let mut connection = to_write(options.clone()).connect().await?;
-    let mut tries = 0;
-    // sqlx takes no lock for migrations here: of two programs that start at once the later one may
-    // fail on what the earlier one has just made, and find it done on the next try.
-    while let Err(error) = super::migrator(MIGRATIONS).run(&mut connection).await {
-        tries += 1;
-        if tries == 20 {
-            return Err(super::migrating(error));
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    Ok(connection.close().await?)
-}
-
-/// A connection to write on, opened like one of [`options`], to a database that is there: it was migrated.
-fn connect(options: &SqliteConnectOptions) -> Result<(Connection, Files), StoreError> {
-    let file = options.get_filename();
-    let mut flags = OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    flags |= match mode(options).as_deref() {
-        Some("ro") => OpenFlags::SQLITE_OPEN_READ_ONLY,
-        Some("memory") => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_MEMORY,
-        // A new one in place of one that was removed would be empty, and everything else gone.
-        _ if is_absent(file) => {
-            return Err(StoreError::Retry(format!(
-                "{} is not there any more: put it back, or start the consumer again to begin a new one",
-                file.display()
-            )));
-        }
-        _ => OpenFlags::SQLITE_OPEN_READ_WRITE,
-    };
-    let connection = Connection::open_with_flags(file, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    let files = Files::of(file);
-    Ok((connection, files))
-}
-
-fn is_absent(file: &Path) -> bool {
-    let is_name = !file.as_os_str().as_encoded_bytes().starts_with(b"file:");
-    is_name && file.try_exists().is_ok_and(|exists| !exists)
-}
-
-/// `mode` of the URL, which sqlx tells in its URL only, and there only where nothing else is to be
-/// created. (The file's name has no part in it: not every one of them makes a URL.)
-fn mode(options: &SqliteConnectOptions) -> Option<String> {
-    let options = options.clone().filename("").create_if_missing(false);
-    let url = options.to_url_lossy();
-    let mut fields = url.query_pairs();
-    fields.find_map(|(field, value)| (field == "mode").then(|| value.into_owned()))
-}
-
 impl Sqlite {
-    pub(super) async fn open(options: &SqliteConnectOptions) -> Result<Self, StoreError> {
+    pub(crate) async fn open(options: &SqliteConnectOptions) -> Result<Self, StoreError> {
         let mut opened = Self {
             options: options.clone(),
             connection: None,
@@ -236,7 +107,7 @@ impl Sqlite {
     }
 
     /// Makes sure that the open file is the one that its name leads to.
-    pub(super) async fn is_in_place(&mut self) -> Result<(), StoreError> {
+    pub(crate) async fn is_in_place(&mut self) -> Result<(), StoreError> {
         self.on_connection(|_| Ok(())).await
     }
 
@@ -276,7 +147,7 @@ impl Sqlite {
         Ok(answer)
     }
 
-    pub(super) async fn consumed_offsets(&mut self) -> Result<Vec<OffsetRow>, StoreError> {
+    pub(crate) async fn consumed_offsets(&mut self) -> Result<Vec<OffsetRow>, StoreError> {
         self.on_connection(|connection| {
             let mut statement = connection.prepare(SELECT_OFFSETS)?;
             let rows = statement.query_map((), |row| OffsetRow::try_from(row))?;
@@ -286,7 +157,7 @@ impl Sqlite {
     }
 
     /// Makes these steps alone, in one transaction.
-    pub(super) async fn move_on(
+    pub(crate) async fn move_on(
         &mut self,
         advances: &[Advance],
         identity: &Identity,
@@ -301,7 +172,7 @@ impl Sqlite {
         .await
     }
 
-    pub(super) async fn write(
+    pub(crate) async fn write(
         &mut self,
         records: &[&Record],
         parts: &[Part],

@@ -7,7 +7,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::copy::{self, CopyWriter, POSTGRES_EPOCH_MICROS};
+use crate::row_format::{self, POSTGRES_EPOCH_MICROS, RowWriter};
 use crate::rows::{Part, Rows};
 
 /// An audited table.
@@ -30,7 +30,7 @@ pub(crate) enum Kind {
     Time,
     Text,
     Texts,
-    /// See [`CopyWriter::job_tasks`].
+    /// See [`RowWriter::job_tasks`].
     JobTasks,
 }
 
@@ -138,10 +138,10 @@ impl Table {
 
     /// Writes the rows of this table that an event stands for; for `task` the row that it has while
     /// this event is the task's newest.
-    pub(crate) fn write(self, copy: &mut CopyWriter, event: &Rows<'_>) {
+    pub(crate) fn write(self, copy: &mut RowWriter, event: &Rows<'_>) {
         let fields = self.columns().len() as i16;
         let info = &event.info;
-        let begin = |copy: &mut CopyWriter| {
+        let begin = |copy: &mut RowWriter| {
             copy.row(fields);
             copy.i32(event.partition);
             copy.i64(event.offset);
@@ -202,7 +202,7 @@ impl Table {
     /// What tells this row from the others of its event.
     pub(crate) fn key(self, row: &[u8]) -> &[u8] {
         match self {
-            Self::Resource => copy::fields(row).nth(APPLICATION_ID).flatten(),
+            Self::Resource => row_format::fields(row).nth(APPLICATION_ID).flatten(),
             _ => None,
         }
         .unwrap_or_default()
@@ -210,7 +210,7 @@ impl Table {
 
     /// The columns in which two rows differ, with what is expected and what was found.
     pub(crate) fn differences(self, expected: &[u8], found: &[u8]) -> Vec<Difference> {
-        let both = copy::fields(expected).zip(copy::fields(found));
+        let both = row_format::fields(expected).zip(row_format::fields(found));
         let columns = self.columns().iter().zip(both);
         columns
             .filter(|(_, (expected, found))| expected != found)
@@ -233,8 +233,11 @@ pub(crate) struct Difference {
 
 /// Partition and offset of a row.
 pub(crate) fn place(row: &[u8]) -> Option<(i32, i64)> {
-    let mut fields = copy::fields(row);
-    Some((copy::i32_of(fields.next()?)?, copy::i64_of(fields.next()?)?))
+    let mut fields = row_format::fields(row);
+    Some((
+        row_format::i32_of(fields.next()?)?,
+        row_format::i64_of(fields.next()?)?,
+    ))
 }
 
 /// [`Table::key`], where it is a text.
@@ -245,7 +248,7 @@ pub(crate) fn key_text(table: Table, row: &[u8]) -> Option<String> {
 
 /// The task that a row names; `None` where the database has no such task.
 pub(crate) fn exec_id(row: &[u8]) -> Option<&str> {
-    copy::text_of(copy::fields(row).nth(EXEC_ID)?)
+    row_format::text_of(row_format::fields(row).nth(EXEC_ID)?)
 }
 
 impl Kind {
@@ -264,8 +267,8 @@ impl Kind {
     fn read(self, bytes: &[u8]) -> Option<Value> {
         let field = Some(bytes);
         Some(match self {
-            Self::I32 => json!(copy::i32_of(field)?),
-            Self::I64 => json!(copy::i64_of(field)?),
+            Self::I32 => json!(row_format::i32_of(field)?),
+            Self::I64 => json!(row_format::i64_of(field)?),
             Self::F64 => {
                 let number = f64::from_be_bytes(bytes.try_into().ok()?);
                 serde_json::Number::from_f64(number)
@@ -273,25 +276,27 @@ impl Kind {
             }
             Self::Bool => json!(*bytes == [1]),
             Self::Time => {
-                let micros = copy::i64_of(field)?.wrapping_add(POSTGRES_EPOCH_MICROS);
+                let micros = row_format::i64_of(field)?.wrapping_add(POSTGRES_EPOCH_MICROS);
                 match jiff::Timestamp::from_microsecond(micros) {
                     Ok(time) => json!(format!("{time:.6}")),
                     Err(_) => json!(format!("{micros} µs since 1970")),
                 }
             }
-            Self::Text => json!(copy::text_of(field)?),
+            Self::Text => json!(row_format::text_of(field)?),
             Self::Texts => {
-                let (dimensions, texts) = copy::elements(bytes)?;
+                let (dimensions, texts) = row_format::elements(bytes)?;
                 let texts = texts.into_iter().map(std::str::from_utf8);
                 let texts = texts.collect::<Result<Vec<_>, _>>().ok()?;
                 (dimensions.len() < 2).then(|| json!(texts))?
             }
             Self::JobTasks => {
-                let (dimensions, numbers) = copy::elements(bytes)?;
-                let numbers = numbers.into_iter().map(|number| copy::i32_of(Some(number)));
+                let (dimensions, numbers) = row_format::elements(bytes)?;
+                let numbers = numbers
+                    .into_iter()
+                    .map(|number| row_format::i32_of(Some(number)));
                 let numbers = numbers.collect::<Option<Vec<_>>>()?;
                 match dimensions.as_slice() {
-                    [] => json!(copy::COUNTS.map(|_| [0; 0])),
+                    [] => json!(row_format::COUNTS.map(|_| [0; 0])),
                     [_] => json!(numbers),
                     [_, jobs @ (1..)] => json!(Vec::from_iter(numbers.chunks(*jobs))),
                     _ => return None,

@@ -1,0 +1,126 @@
+//! PostgreSQL: its server, what its errors mean, its migrations, and how it is written to.
+
+mod server;
+mod small_batch;
+mod sqlstate;
+mod watch;
+mod write;
+
+use std::time::Duration;
+
+use sqlx::Connection;
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
+use sqlx::postgres::PgConnection;
+
+pub(crate) use self::server::Server;
+#[cfg(test)]
+pub(super) use self::sqlstate::MEANINGS;
+pub(super) use self::sqlstate::judge;
+use self::sqlstate::{INSUFFICIENT_PRIVILEGE, UNDEFINED_TABLE};
+pub(crate) use self::watch::Watch;
+pub(crate) use self::write::Postgres;
+use super::StoreError;
+use super::connection::Access;
+
+/// Every migration ever released: its name and text.
+const MIGRATIONS: &[(&str, &str)] = &[
+    (
+        "tables",
+        include_str!("../../../migrations/postgres/0001_tables.sql"),
+    ),
+    (
+        "first offset",
+        include_str!("../../../migrations/postgres/0002_first_offset.sql"),
+    ),
+    (
+        "narrow indexes",
+        include_str!("../../../migrations/postgres/0003_narrow_indexes.sql"),
+    ),
+    (
+        "expiry",
+        include_str!("../../../migrations/postgres/0004_expiry.sql"),
+    ),
+    (
+        "job tasks",
+        include_str!("../../../migrations/postgres/0005_job_tasks.sql"),
+    ),
+    (
+        "topic id",
+        include_str!("../../../migrations/postgres/0006_topic_id.sql"),
+    ),
+];
+
+/// Needs no right to make tables where they are as they should be. Other programs may be at the same
+/// migration, and tables may be large: it is waited for while the server is at work on it.
+pub(super) async fn migrate(server: &Server) -> Result<(), StoreError> {
+    let mut session = server.open(Access::Write).await?;
+    let made = async {
+        // Every error of a migration, in a shape that can be waited for.
+        Ok(make_tables(&mut session.connection).await)
+    };
+    session.watch.answer(made).await??;
+    Ok(session.connection.close().await?)
+}
+
+async fn make_tables(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let migrator = super::migrator(MIGRATIONS);
+    if is_up_to_date(connection, &migrator).await? {
+        return Ok(());
+    }
+    if let Some(hidden) = sqlstate::hidden_tables(connection).await {
+        return Err(hidden);
+    }
+    migrator
+        .run(connection)
+        .await
+        .map_err(|error| match &error {
+            MigrateError::Execute(denied) | MigrateError::ExecuteMigration(denied, _)
+                if has_state(&error, INSUFFICIENT_PRIVILEGE) =>
+            {
+                StoreError::MayNotMigrate(super::message(denied))
+            }
+            _ => super::migrating(error),
+        })
+}
+
+/// Whether all of these migrations have been made.
+///
+/// # Errors
+/// If more of them have been made than are known here, or this user may not ask.
+async fn is_up_to_date(
+    connection: &mut PgConnection,
+    migrator: &Migrator,
+) -> Result<bool, StoreError> {
+    let applied = match connection
+        .list_applied_migrations(&migrator.table_name)
+        .await
+    {
+        Ok(applied) => applied,
+        Err(error) if has_state(&error, UNDEFINED_TABLE) => return Ok(false),
+        Err(error) => return Err(super::migrating(error)),
+    };
+    if let Some(newer) = applied
+        .iter()
+        .find(|made| !migrator.version_exists(made.version))
+    {
+        return Err(super::migrating(MigrateError::VersionMissing(
+            newer.version,
+        )));
+    }
+    let known = migrator
+        .iter()
+        .map(|known| (known.version, &known.checksum));
+    Ok(known.eq(applied.iter().map(|made| (made.version, &made.checksum))))
+}
+
+fn has_state(error: &MigrateError, sqlstate: &str) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
+        return false;
+    };
+    let error = error.as_database_error();
+    error.is_some_and(|error| error.code().is_some_and(|code| code == sqlstate))
+}
+
+fn no_answer(to: &str, within: Duration) -> StoreError {
+    StoreError::Retry(format!("no answer {to} within {} s", within.as_secs()))
+}
