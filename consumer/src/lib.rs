@@ -17,6 +17,7 @@ mod audit;
 mod batch;
 mod diff;
 mod expire;
+mod grid;
 mod letters;
 mod origin;
 mod ownership;
@@ -27,6 +28,7 @@ mod rows;
 mod run;
 mod store;
 mod tables;
+mod tasks;
 mod trial;
 mod writers;
 
@@ -51,11 +53,11 @@ pub use audit::{Config as AuditConfig, audit};
 pub use diff::{DiffOptions, diff};
 pub use expire::{ExpireOptions, expire};
 pub use origin::OnGap;
-pub use query::{task, tasks};
 pub use replay::{ReplayOptions, replay};
 pub use rows::Part;
 pub use run::{Config, run};
 pub use store::DatabaseOptions;
+pub use tasks::{task, tasks};
 
 use anyhow::Context;
 use service::exit::NeedsAttention;

@@ -19,7 +19,7 @@ use super::compare::{Fault, Finding, Findings};
 use super::said::{Unreadable, hex};
 use super::{Auditor, report_file};
 use crate::batch::Anchor;
-use crate::query;
+use crate::grid;
 
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -458,7 +458,7 @@ impl Report {
         if self.expired_before.is_some() {
             header.push("expired");
         }
-        let mut grid = query::table(&header);
+        let mut grid = grid::table(&header);
         for partition in &self.partitions {
             let all = partition.tables.values();
             let mut row = vec![

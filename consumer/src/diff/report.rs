@@ -12,7 +12,7 @@ use service::words::counted;
 
 use super::{Compared, Side};
 use crate::audit::compare::{self, Cure};
-use crate::query;
+use crate::grid;
 use crate::tables::{Table, key_text};
 
 /// The answer.
@@ -230,7 +230,7 @@ impl Report {
     }
 
     fn text(&self, limit: usize) -> String {
-        let mut grid = query::table(&[
+        let mut grid = grid::table(&[
             "partition",
             "table",
             "from",

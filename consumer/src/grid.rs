@@ -1,0 +1,23 @@
+//! Tables for a person at a terminal.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
+/// An empty table with this header.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
+    table
+}
+
+/// The table's text and a line feed, with these columns aligned to the right.
+pub(crate) fn right_aligned(table: &mut Table, numbers: &[usize]) -> String {
+    for column in numbers {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!("{table}\n")
+}

@@ -1,0 +1,184 @@
+//! The values that queries return: named fields, serializable as they are.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+/// At most this many missing sequences of a task are listed.
+const LISTED_SEQUENCES: usize = 20;
+
+/// Which tasks a list holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TaskFilter {
+    /// Only tasks that have not ended: neither a final status nor `Unknown`.
+    pub(crate) running: bool,
+}
+
+/// A list of tasks.
+#[derive(Debug)]
+pub(crate) struct TaskList {
+    /// Newest report first; at most as many as the caller asked for.
+    pub(crate) tasks: Vec<Task>,
+    /// How many tasks match the filter.
+    pub(crate) total: u64,
+    /// `consumer expire` removed what was reported before this time. A list as of an earlier moment lacks tasks that
+    /// reported before it and next after that moment.
+    pub(crate) expired_before: Option<Timestamp>,
+}
+
+/// A task's row in `task`, or the state it had at an earlier time.
+#[derive(Debug, Serialize)]
+pub(crate) struct Task {
+    pub(crate) exec_id: String,
+    pub(crate) job_id: String,
+    pub(crate) engine_instance: String,
+    pub(crate) engine_type: String,
+    pub(crate) engine_user: String,
+    pub(crate) ticket_id: String,
+    pub(crate) status: String,
+    /// 0 to 1, of the newest report; `None` if the engine could not tell.
+    pub(crate) progress: Option<f64>,
+    /// RFC 3339.
+    pub(crate) reported_at: String,
+    pub(crate) sequence: i64,
+    pub(crate) event_partition: i32,
+    pub(crate) event_offset: i64,
+    #[serde(skip)]
+    pub(crate) task_id: i64,
+}
+
+/// A row of `task_progress`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) sequence: i64,
+    pub(crate) reported_at: String,
+    pub(crate) status: String,
+    pub(crate) progress: Option<f64>,
+    pub(crate) jobs: SubJobs,
+    /// A JSON array.
+    #[serde(serialize_with = "raw")]
+    pub(crate) adjustments: Option<String>,
+    pub(crate) event_partition: i32,
+    pub(crate) event_offset: i64,
+}
+
+/// The sub-jobs of a report: lists of equal length, `None` if the engine could not tell.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct SubJobs {
+    pub(crate) job_ids: Option<Vec<String>>,
+    pub(crate) total_tasks: Option<Vec<i32>>,
+    pub(crate) running_tasks: Option<Vec<i32>>,
+    pub(crate) failed_tasks: Option<Vec<i32>>,
+    pub(crate) succeed_tasks: Option<Vec<i32>>,
+}
+
+/// A row of `task_resource`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Resource {
+    pub(crate) application_id: String,
+    pub(crate) status: String,
+    pub(crate) queue: String,
+    pub(crate) memory_bytes: i64,
+    pub(crate) cores: i32,
+    pub(crate) instances: i32,
+    pub(crate) reported_at: String,
+}
+
+/// A row of `task_metrics`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Metrics {
+    pub(crate) engine_running_tasks: i32,
+    /// A JSON object.
+    #[serde(serialize_with = "raw")]
+    pub(crate) metrics: Option<String>,
+    pub(crate) reported_at: String,
+}
+
+/// Everything that the tables hold about a task.
+#[derive(Debug, Serialize)]
+pub(crate) struct TaskDetails {
+    pub(crate) task: Task,
+    /// The newest resource part, one row an application.
+    pub(crate) resource: Vec<Resource>,
+    /// The newest metrics part.
+    pub(crate) metrics: Option<Metrics>,
+    pub(crate) sequences: Sequences,
+    /// The newest reports, newest first; at most as many as the caller asked for.
+    pub(crate) reports: Vec<Report>,
+    /// `consumer expire` removed what was reported before this time: it is not counted here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expired_before: Option<Timestamp>,
+}
+
+/// What a task's sequences show: reports lost or repeated between the engine and the table.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Sequences {
+    /// Rows in `task_progress`.
+    pub(crate) reports: i64,
+    /// Reports whose sequence an earlier row already has.
+    pub(crate) repeated: i64,
+    /// Sequences between the first (0) and the last that no row has.
+    pub(crate) missing: i64,
+    /// The first of them, at most [`LISTED_SEQUENCES`].
+    pub(crate) missing_sequences: Vec<i64>,
+}
+
+/// Serializes a column that holds JSON text as that JSON.
+fn raw<S: serde::Serializer>(json: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    let json = json
+        .as_deref()
+        .map(|text| RawValue::from_string(text.to_owned()))
+        .transpose();
+    json.map_err(serde::ser::Error::custom)?
+        .serialize(serializer)
+}
+
+impl Sequences {
+    /// `sorted` holds the sequence of every report, ascending. If earlier reports may have expired, sequences before
+    /// the first one are not missing.
+    pub(super) fn of(sorted: &[i64], may_be_expired: bool) -> Self {
+        let mut sequences = Self {
+            reports: sorted.len() as i64,
+            ..Self::default()
+        };
+        let mut expected = match sorted.first() {
+            Some(&first) if may_be_expired => first,
+            _ => 0,
+        };
+        for &sequence in sorted {
+            if sequence < expected {
+                sequences.repeated += 1;
+                continue;
+            }
+            sequences.missing += sequence - expected;
+            let room = LISTED_SEQUENCES - sequences.missing_sequences.len();
+            sequences
+                .missing_sequences
+                .extend((expected..sequence).take(room));
+            expected = sequence.saturating_add(1);
+        }
+        sequences
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_show_what_is_missing_and_what_came_twice() {
+        assert_eq!(Sequences::of(&[], false), Sequences::default());
+        let whole = Sequences::of(&[0, 1, 2], false);
+        assert_eq!((whole.reports, whole.repeated, whole.missing), (3, 0, 0));
+        let torn = Sequences::of(&[1, 1, 4, 4, 4, 5], false);
+        assert_eq!((torn.reports, torn.repeated, torn.missing), (6, 3, 3));
+        assert_eq!(torn.missing_sequences, [0, 2, 3]);
+        let rest = Sequences::of(&[7, 8, 10], true);
+        assert_eq!((rest.missing, rest.missing_sequences), (1, vec![9]));
+        let far = Sequences::of(&[i64::MAX], false);
+        assert_eq!(
+            (far.missing, far.missing_sequences.len()),
+            (i64::MAX, LISTED_SEQUENCES)
+        );
+    }
+}

@@ -1,0 +1,241 @@
+//! One consistent answer from the database: every question is asked of the same snapshot.
+
+use jiff::Timestamp;
+
+use super::dialect::{Dialect, FINAL, NEWEST};
+use super::model::{Sequences, Task, TaskDetails, TaskFilter, TaskList};
+use crate::rows::Part;
+use crate::store::{Access, Bound, Connection, Database, StoreError};
+
+/// Why a query has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum QueryError {
+    /// The caller asked for a time whose history `consumer expire` has removed.
+    #[error(
+        "{place} does not tell what was known at {at}: history before {before} was removed from it by consumer expire; ask \
+         for that time or a later one"
+    )]
+    Expired {
+        place: String,
+        at: Timestamp,
+        before: Timestamp,
+    },
+    /// The database failed, is not there or has no tables.
+    #[error("{doing}")]
+    Store { doing: String, source: StoreError },
+}
+
+/// A read-only connection that sees the tables as of one moment.
+pub(crate) struct Reader {
+    connection: Connection,
+    dialect: Dialect,
+    place: String,
+    expired_before: Option<Timestamp>,
+}
+
+impl Reader {
+    /// Connects and begins a snapshot.
+    ///
+    /// # Errors
+    /// If the database is not there or has no tables.
+    pub(crate) async fn open(database: &Database) -> Result<Self, QueryError> {
+        let place = database.place();
+        let connection = database.connect(Access::Read).await;
+        let mut connection = connection.map_err(failed(|| format!("opening {place}")))?;
+        let reading = || format!("reading {place}");
+        // The first statement fixes the moment.
+        let begun = connection.begin_snapshot().await;
+        begun.map_err(failed(reading))?;
+        let expired_before = connection.expired_before().await;
+        let expired_before = expired_before.map_err(failed(reading))?;
+        let postgres = connection.is_postgres();
+        Ok(Self {
+            connection,
+            dialect: Dialect { postgres },
+            place,
+            expired_before,
+        })
+    }
+
+    /// The database, as users know it: without a password.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// `consumer expire` removed what was reported before this time; `None`: nothing was removed.
+    pub(crate) fn expired_before(&self) -> Option<Timestamp> {
+        self.expired_before
+    }
+
+    /// The tasks that match, newest report first; at most `limit` of them (0: all). With `at`: those that had reported by
+    /// then, in the state known then.
+    ///
+    /// # Errors
+    /// If `at` is before [`expired_before`](Self::expired_before), or the database fails.
+    pub(crate) async fn tasks(
+        &mut self,
+        filter: TaskFilter,
+        at: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<TaskList, QueryError> {
+        self.require_history(at)?;
+        let Self {
+            connection,
+            dialect,
+            place,
+            expired_before,
+        } = self;
+        // A task is Unknown if its engine went away without reporting an end: it has no final status, and does not run.
+        let filter = match filter.running {
+            true => format!("WHERE status NOT IN {FINAL} AND status <> 'Unknown'"),
+            false => String::new(),
+        };
+        let (columns, tasks) = (dialect.task_columns(), dialect.tasks(at));
+        // The alias keeps ORDER BY on the column, not on its text.
+        let select = format!(
+            "SELECT {columns} FROM {tasks} {filter} ORDER BY task.reported_at DESC, exec_id LIMIT $1"
+        );
+        let count = format!("SELECT count(*) FROM {tasks} {filter}");
+        let reading = || format!("reading the tasks of {place}");
+        let tasks: Vec<Task> = connection
+            .rows(select, &[Bound::Number(Dialect::limit(limit))])
+            .await
+            .map_err(failed(reading))?;
+        let total: Option<(i64,)> = connection.row(count, &[]).await.map_err(failed(reading))?;
+        Ok(TaskList {
+            tasks,
+            total: total.map_or(0, |(total,)| total.cast_unsigned()),
+            expired_before: *expired_before,
+        })
+    }
+
+    /// One task: its state, what it holds, its sequences, and at most `limit` of its newest reports (0: all). With `at`: as
+    /// they were known then. `None`: there is no such task, or it had not reported by then.
+    ///
+    /// # Errors
+    /// As [`tasks`](Self::tasks).
+    pub(crate) async fn task(
+        &mut self,
+        exec_id: &str,
+        at: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Option<TaskDetails>, QueryError> {
+        self.require_history(at)?;
+        let details = task_details(
+            &mut self.connection,
+            &self.dialect,
+            exec_id,
+            at,
+            limit,
+            self.expired_before,
+        );
+        let reading = || format!("reading the task {exec_id} of {}", self.place);
+        details.await.map_err(failed(reading))
+    }
+
+    /// The time of a task's oldest report, RFC 3339; `None`: the tables hold none of it.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn first_report(
+        &mut self,
+        exec_id: &str,
+    ) -> Result<Option<String>, QueryError> {
+        let select = format!(
+            "SELECT {} FROM task_progress WHERE task_id = (SELECT task_id FROM task WHERE exec_id = $1) \
+             ORDER BY task_progress.reported_at LIMIT 1",
+            self.dialect.reported_at()
+        );
+        let first = self.connection.row(select, &[Bound::Text(exec_id)]).await;
+        let reading = || format!("reading the task {exec_id} of {}", self.place);
+        let first: Option<(String,)> = first.map_err(failed(reading))?;
+        Ok(first.map(|(first,)| first))
+    }
+
+    /// What was known before history was removed nobody can tell.
+    fn require_history(&self, at: Option<Timestamp>) -> Result<(), QueryError> {
+        match (at, self.expired_before) {
+            (Some(at), Some(before)) if at < before => Err(QueryError::Expired {
+                place: self.place.clone(),
+                at,
+                before,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn failed(doing: impl FnOnce() -> String) -> impl FnOnce(StoreError) -> QueryError {
+    |source| QueryError::Store {
+        doing: doing(),
+        source,
+    }
+}
+
+async fn task_details(
+    connection: &mut Connection,
+    dialect: &Dialect,
+    exec_id: &str,
+    at: Option<Timestamp>,
+    limit: u32,
+    expired_before: Option<Timestamp>,
+) -> Result<Option<TaskDetails>, StoreError> {
+    let select = format!(
+        "SELECT {} FROM {} WHERE exec_id = $1",
+        dialect.task_columns(),
+        dialect.tasks(at)
+    );
+    let task: Option<Task> = connection.row(select, &[Bound::Text(exec_id)]).await?;
+    let Some(task) = task else { return Ok(None) };
+    let of_task = Bound::Number(task.task_id);
+    let reported_at = dialect.reported_at();
+    let known = |part: Part| dialect.known(part.table(), at);
+
+    // The newest event that has a resource part, whole.
+    let resource = format!(
+        "SELECT application_id, status, queue, memory_bytes, cores, instances, {reported_at} FROM task_resource \
+         WHERE task_id = $1 AND (reported_at, event_partition, event_offset) = \
+         (SELECT reported_at, event_partition, event_offset FROM task_resource WHERE task_id = $1 AND {} \
+         ORDER BY reported_at DESC, event_partition DESC, event_offset DESC LIMIT 1) \
+         ORDER BY application_id",
+        known(Part::Resource)
+    );
+    let resource = connection.rows(resource, &[of_task]).await?;
+
+    let metrics = format!(
+        "SELECT engine_running_tasks, {} AS metrics, {reported_at} FROM task_metrics WHERE task_id = $1 AND {} \
+         ORDER BY task_metrics.reported_at DESC, event_partition DESC, event_offset DESC LIMIT 1",
+        if dialect.postgres {
+            "metrics::text"
+        } else {
+            "metrics"
+        },
+        known(Part::Metrics)
+    );
+    let metrics = connection.row(metrics, &[of_task]).await?;
+
+    let lists = ["job_ids", "job_tasks", "adjustments"].map(|column| dialect.json_array(column));
+    let reports = format!(
+        "SELECT sequence, {reported_at}, status, progress, {}, event_partition, event_offset FROM task_progress \
+         WHERE task_id = $1 AND {} ORDER BY task_progress.{NEWEST} LIMIT $2",
+        lists.join(", "),
+        known(Part::Progress)
+    );
+    let limit = Bound::Number(Dialect::limit(limit));
+    let reports = connection.rows(reports, &[of_task, limit]).await?;
+
+    let sequences = format!(
+        "SELECT sequence FROM task_progress WHERE task_id = $1 AND {} ORDER BY sequence",
+        known(Part::Progress)
+    );
+    let sequences: Vec<(i64,)> = connection.rows(sequences, &[of_task]).await?;
+    let sequences: Vec<i64> = sequences.into_iter().map(|(sequence,)| sequence).collect();
+    Ok(Some(TaskDetails {
+        task,
+        resource,
+        metrics,
+        sequences: Sequences::of(&sequences, expired_before.is_some()),
+        reports,
+        expired_before,
+    }))
+}

@@ -1,0 +1,355 @@
+//! `consumer tasks` and `consumer task`: prints what [`query`](crate::query) finds, as text or as JSON.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use service::exit::WrongUsage;
+use service::output;
+use service::text::shown;
+use service::words::counted;
+
+use crate::grid::{right_aligned, table};
+use crate::query::{QueryError, Reader, TaskDetails, TaskFilter, TaskList};
+use crate::store::{Database, DatabaseOptions};
+
+/// Fields of a report that are listed as not finite.
+const FIELDS_SHOWN: usize = 3;
+/// Characters of such a field that are shown.
+const FIELD_CHARS: usize = 40;
+
+/// Prints the tasks, newest report first; at most `limit` (0: all). With a time: those that had reported by then, in the
+/// state known then.
+///
+/// # Errors
+/// If the database is not there or has no tables, or its history no longer reaches back to that time.
+pub async fn tasks(
+    options: &DatabaseOptions,
+    running: bool,
+    at: Option<Timestamp>,
+    limit: u32,
+    json: bool,
+) -> anyhow::Result<()> {
+    let mut reader = Reader::open(&Database::parse(options)?).await?;
+    let listed = reader.tasks(TaskFilter { running }, at, limit).await;
+    let list = listed.map_err(wrong_usage)?;
+    let place = reader.place();
+    if let (Some(before), Some(at)) = (list.expired_before, at) {
+        tracing::warn!(
+            "history before {before} was removed from {place} by consumer expire: tasks that had reported before then, and \
+             again only after {at}, are left out"
+        );
+    }
+    if json {
+        return output::print_json(&list.tasks);
+    }
+    let kind = if running { "running task" } else { "task" };
+    output::print(&list_text(&list, kind, place, at)?)?;
+    Ok(())
+}
+
+/// Prints one task: its newest state, what it holds, its sequences, and at most `limit` of its newest
+/// reports (0: all). With a time: as they were known then.
+///
+/// # Errors
+/// If there is no such task, or it had not reported by then, or as [`tasks`].
+pub async fn task(
+    options: &DatabaseOptions,
+    exec_id: &str,
+    at: Option<Timestamp>,
+    limit: u32,
+    json: bool,
+) -> anyhow::Result<()> {
+    let mut reader = Reader::open(&Database::parse(options)?).await?;
+    let found = reader.task(exec_id, at, limit).await;
+    let Some(details) = found.map_err(wrong_usage)? else {
+        let first = reader.first_report(exec_id).await?;
+        let place = reader.place();
+        let removed = reader.expired_before().map_or_else(String::new, |before| {
+            format!(" (what was reported before {before} was removed by consumer expire)")
+        });
+        let why = match (at, first) {
+            (Some(at), Some(first)) => format!(
+                "{place} has no report of exec task {exec_id:?} by {at}: its first one is of {first} by the engine's \
+                 clock{removed}; ask for that time or a later one"
+            ),
+            _ => format!(
+                "{place} has no exec task {exec_id:?}{removed}; list them with: consumer tasks"
+            ),
+        };
+        return Err(WrongUsage(why).into());
+    };
+    if json {
+        return output::print_json(&details);
+    }
+    output::print(&details_text(&details, at)?)?;
+    Ok(())
+}
+
+/// A time that the history no longer covers was the user's choice.
+fn wrong_usage(error: QueryError) -> anyhow::Error {
+    match error {
+        QueryError::Expired { .. } => WrongUsage(error.to_string()).into(),
+        QueryError::Store { .. } => error.into(),
+    }
+}
+
+fn list_text(
+    list: &TaskList,
+    kind: &str,
+    place: &str,
+    at: Option<Timestamp>,
+) -> anyhow::Result<String> {
+    let mut table = table(&[
+        "exec task",
+        "status",
+        "progress",
+        "reported",
+        "seq",
+        "engine",
+        "user",
+        "job",
+    ]);
+    let now = at.unwrap_or_else(Timestamp::now);
+    for task in &list.tasks {
+        table.add_row([
+            shown(&task.exec_id),
+            shown(&task.status),
+            percent(task.progress),
+            age(&task.reported_at, now),
+            task.sequence.to_string(),
+            format!(
+                "{} {}",
+                shown(&task.engine_type),
+                shown(&task.engine_instance)
+            ),
+            shown(&task.engine_user),
+            shown(&task.job_id),
+        ]);
+    }
+    let mut text = right_aligned(&mut table, &[2, 3, 4]);
+    let (total, listed) = (list.total, list.tasks.len() as u64);
+    let whence = format!("{} in {place}{}", counted(total, kind), as_of(at));
+    match total.saturating_sub(listed) {
+        0 => writeln!(text, "{whence}")?,
+        more => writeln!(text, "{listed} of {whence}; {more} more with --limit 0")?,
+    }
+    Ok(text)
+}
+
+fn details_text(details: &TaskDetails, at: Option<Timestamp>) -> anyhow::Result<String> {
+    let TaskDetails {
+        task,
+        resource,
+        metrics,
+        sequences,
+        reports,
+        expired_before,
+    } = details;
+    let now = at.unwrap_or_else(Timestamp::now);
+    let mut text = String::new();
+    writeln!(text, "exec task   {}{}", shown(&task.exec_id), as_of(at))?;
+    writeln!(
+        text,
+        "status      {} {}, reported {} ({})",
+        shown(&task.status),
+        percent(task.progress),
+        age(&task.reported_at, now),
+        shown(&task.reported_at)
+    )?;
+    writeln!(
+        text,
+        "engine      {} {}, user {}, ticket {}",
+        shown(&task.engine_type),
+        shown(&task.engine_instance),
+        shown(&task.engine_user),
+        shown(&task.ticket_id)
+    )?;
+    writeln!(text, "job         {}", shown(&task.job_id))?;
+    let gaps = match sequences.missing {
+        0 => "none missing".to_owned(),
+        missing => format!(
+            "{missing} missing (first {:?})",
+            sequences.missing_sequences
+        ),
+    };
+    writeln!(
+        text,
+        "reports     {}; sequences: {gaps}, {} repeated",
+        sequences.reports, sequences.repeated
+    )?;
+    if let Some(before) = expired_before {
+        writeln!(
+            text,
+            "            what was reported before {before} was removed by consumer expire"
+        )?;
+    }
+
+    // The newest report with sub-jobs.
+    let mut with_sub_jobs = reports
+        .iter()
+        .filter_map(|report| Some((report, report.jobs.job_ids.as_ref()?)));
+    if let Some((report, ids)) = with_sub_jobs.next() {
+        let jobs = &report.jobs;
+        let counts = [
+            &jobs.total_tasks,
+            &jobs.running_tasks,
+            &jobs.failed_tasks,
+            &jobs.succeed_tasks,
+        ];
+        if !ids.is_empty() {
+            writeln!(
+                text,
+                "\nsub-jobs, reported {}",
+                age(&report.reported_at, now)
+            )?;
+            let mut table = table(&["id", "total", "running", "failed", "succeeded"]);
+            for (i, id) in ids.iter().enumerate() {
+                let counts = counts.map(|counts| {
+                    let count = counts.as_ref().and_then(|counts| counts.get(i));
+                    count.map_or_else(String::new, i32::to_string)
+                });
+                table.add_row(std::iter::once(shown(id)).chain(counts));
+            }
+            text.push_str(&right_aligned(&mut table, &[1, 2, 3, 4]));
+        }
+    }
+    if let Some(held) = resource.first() {
+        writeln!(
+            text,
+            "\nresources, reported {}",
+            age(&held.reported_at, now)
+        )?;
+        let mut table = table(&[
+            "application",
+            "status",
+            "queue",
+            "memory",
+            "cores",
+            "instances",
+        ]);
+        for held in resource {
+            table.add_row([
+                shown(&held.application_id),
+                shown(&held.status),
+                shown(&held.queue),
+                gib(held.memory_bytes),
+                held.cores.to_string(),
+                held.instances.to_string(),
+            ]);
+        }
+        text.push_str(&right_aligned(&mut table, &[3, 4, 5]));
+    }
+    if let Some(metrics) = metrics {
+        writeln!(
+            text,
+            "\nmetrics, reported {}",
+            age(&metrics.reported_at, now)
+        )?;
+        let mut table = table(&["name", "value"]);
+        table.add_row([
+            "engine's running tasks".to_owned(),
+            metrics.engine_running_tasks.to_string(),
+        ]);
+        if let Some(text) = &metrics.metrics {
+            let metrics: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)?;
+            for (name, value) in metrics {
+                table.add_row([
+                    shown(&name),
+                    value.as_str().map_or_else(|| value.to_string(), shown),
+                ]);
+            }
+        }
+        text.push_str(&right_aligned(&mut table, &[1]));
+    }
+    writeln!(
+        text,
+        "\n{} newest of {}",
+        reports.len(),
+        counted(sequences.reports, "report")
+    )?;
+    let mut table = table(&[
+        "seq",
+        "reported at",
+        "status",
+        "progress",
+        "repaired",
+        "partition@offset",
+    ]);
+    for report in reports {
+        let adjustments = report.adjustments.as_deref().unwrap_or("[]");
+        let adjustments: Vec<String> = serde_json::from_str(adjustments)?;
+        table.add_row([
+            report.sequence.to_string(),
+            shown(&report.reported_at),
+            shown(&report.status),
+            percent(report.progress),
+            repaired(&adjustments),
+            format!("{}@{}", report.event_partition, report.event_offset),
+        ]);
+    }
+    text.push_str(&right_aligned(&mut table, &[0, 3, 5]));
+    Ok(text)
+}
+
+/// What was repaired of a report: each kind, then the first fields that were not finite, since there may be a thousand.
+fn repaired(adjustments: &[String]) -> String {
+    let (fields, kinds): (Vec<&String>, Vec<&String>) =
+        adjustments.iter().partition(|one| one.contains('='));
+    let first = fields.iter().take(FIELDS_SHOWN);
+    let first = first.map(|field| match field.char_indices().nth(FIELD_CHARS) {
+        Some((end, _)) => format!("{}…", &field[..end]),
+        None => (*field).clone(),
+    });
+    let mut texts: Vec<String> = kinds.into_iter().cloned().chain(first).collect();
+    if fields.len() > FIELDS_SHOWN {
+        texts.push(format!(
+            "and {} more, see --json",
+            fields.len() - FIELDS_SHOWN
+        ));
+    }
+    shown(&texts.join(" "))
+}
+
+fn as_of(at: Option<Timestamp>) -> String {
+    at.map_or_else(String::new, |at| format!(" as of {at}"))
+}
+
+fn percent(progress: Option<f64>) -> String {
+    progress.map_or_else(
+        || "?".to_owned(),
+        |progress| format!("{:.2} %", progress * 100.0),
+    )
+}
+
+fn gib(bytes: i64) -> String {
+    format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
+/// How long ago an RFC 3339 time was: `12 s ago`, `3 min ago`, `2 h ago`, `5 d ago`.
+fn age(reported_at: &str, now: Timestamp) -> String {
+    let Ok(reported_at) = reported_at.parse::<Timestamp>() else {
+        return shown(reported_at);
+    };
+    let seconds = now.duration_since(reported_at).as_secs();
+    match seconds {
+        ..0 => format!("in {} s", -seconds),
+        0..120 => format!("{seconds} s ago"),
+        120..7_200 => format!("{} min ago", seconds / 60),
+        7_200..172_800 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} d ago", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_read_at_a_glance() {
+        let now: Timestamp = "2026-11-25T14:05:00Z".parse().unwrap();
+        assert_eq!(age("2026-11-25T14:04:48.123456Z", now), "11 s ago");
+        assert_eq!(age("2026-11-25T13:05:00Z", now), "60 min ago");
+        assert_eq!(age("2026-11-23T13:05:00Z", now), "2 d ago");
+        assert_eq!(age("2026-11-25T14:05:09Z", now), "in 9 s");
+    }
+}
