@@ -7,52 +7,8 @@ use ahash::RandomState;
 use rdkafka::message::Message;
 use schemas::{Decoder, Reject, plain_event};
 
+use crate::positions::{Advance, Anchor, Positions};
 use crate::rows::{Part, Rows, plain};
-
-/// The next offset of each part and partition, as the database has it; absent where nothing of the
-/// partition is stored yet.
-pub(crate) type Positions = HashMap<(Part, i32), i64, RandomState>;
-
-/// The last record read of a partition: with it a topic can be recognised later on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Anchor {
-    pub(crate) offset: i64,
-    /// -1 when the record has none.
-    pub(crate) timestamp_ms: i64,
-    /// CRC-32 (IEEE) of the value; that of no bytes when it has none.
-    pub(crate) crc32: u32,
-}
-
-impl Anchor {
-    /// Stands where no record was stored yet.
-    pub(crate) const NONE: Self = Self {
-        offset: -1,
-        timestamp_ms: -1,
-        crc32: 0,
-    };
-
-    pub(crate) fn of(record: &impl Message) -> Self {
-        Self {
-            offset: record.offset(),
-            timestamp_ms: record.timestamp().to_millis().unwrap_or(-1),
-            crc32: crc32fast::hash(record.payload().unwrap_or_default()),
-        }
-    }
-}
-
-/// One step of a partition's stored offset.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Advance {
-    pub(crate) part: Part,
-    pub(crate) partition: i32,
-    /// The offset that must still be stored; `None`: none may be.
-    pub(crate) expected: Option<i64>,
-    /// The first offset of the records that it steps over.
-    pub(crate) first: i64,
-    pub(crate) next: i64,
-    /// `None`: no record is stepped over, and the stored anchor stays.
-    pub(crate) anchor: Option<Anchor>,
-}
 
 /// A record that was read and is not stored yet.
 #[derive(Debug)]

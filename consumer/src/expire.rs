@@ -16,7 +16,7 @@ use service::words::agreed;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::run::Trouble;
+use crate::failure::Failure;
 use crate::store::{Database, DatabaseOptions, Expiring, Step, StoreError};
 use crate::tables::Table;
 
@@ -140,7 +140,7 @@ pub async fn expire(
         report.print(asked.json)?;
     }
     let finished = walked
-        .map_err(|error| Trouble::of(error, &place).into_error())
+        .map_err(|error| Failure::of(error, &place).into_error())
         .with_context(|| format!("removing history from {place}"))?;
     if !finished {
         tracing::info!("stopped before the end; the same command again removes the rest");

@@ -15,21 +15,23 @@
 
 mod audit;
 mod batch;
+mod bisect;
 mod diff;
+mod entrance;
 mod expire;
+mod failure;
 mod grid;
 mod letters;
-mod origin;
 mod ownership;
+mod positions;
 mod query;
 mod replay;
 mod row_format;
 mod rows;
-mod run;
 mod store;
 mod tables;
 mod tasks;
-mod trial;
+mod topic_identity;
 mod writers;
 
 #[cfg(test)]
@@ -51,13 +53,13 @@ mod strategies;
 
 pub use audit::{Config as AuditConfig, audit};
 pub use diff::{DiffOptions, diff};
+pub use entrance::{Config, run};
 pub use expire::{ExpireOptions, expire};
-pub use origin::OnGap;
 pub use replay::{ReplayOptions, replay};
 pub use rows::Part;
-pub use run::{Config, run};
 pub use store::DatabaseOptions;
 pub use tasks::{task, tasks};
+pub use topic_identity::OnGap;
 
 use anyhow::Context;
 use service::exit::NeedsAttention;
@@ -66,7 +68,7 @@ use service::telemetry::Help;
 
 /// What `/metrics` says of the consumer's own metrics.
 pub const HELP: &[Help] = &[
-    (run::ROWS, "Rows written, by table."),
+    (entrance::ROWS, "Rows written, by table."),
     (
         letters::DEAD_LETTERS,
         "Dead letters written, by kind of fault.",

@@ -39,15 +39,17 @@ use tokio_util::sync::CancellationToken;
 
 use self::progress::{Account, Progress};
 use self::target::Target;
-use crate::batch::{Advance, Batch, Positions, Record, last_read};
-use crate::origin::{id_of, made_anew};
+use crate::batch::{Batch, Record, last_read};
+use crate::bisect::{Bisection, Found};
+use crate::entrance::open;
+use crate::failure::Failure;
 use crate::ownership::Asked;
+use crate::positions::{Advance, Positions};
 use crate::rows::Part;
-use crate::run::{Trouble, open};
 use crate::store::{
     Database, DatabaseOptions, End, Identity, Store, StoreError, database_url, owners,
 };
-use crate::trial::{Trial, Tried};
+use crate::topic_identity::{id_of, made_anew};
 use crate::writers::Writers;
 
 /// Stands in `consumed_offset.group_id` of what a replay has stored.
@@ -129,7 +131,7 @@ pub async fn replay(
     };
     let topic = &asked.events_topic;
     let partitions = cluster.require_topic(topic, "Read", None).await?;
-    let topic_id = match id_of(topic, cluster.topic_id(topic).await).map_err(Trouble::into_error)? {
+    let topic_id = match id_of(topic, cluster.topic_id(topic).await).map_err(Failure::into_error)? {
         Ok(id) => Some(id),
         Err(reason) => {
             tracing::warn!(
@@ -146,7 +148,7 @@ pub async fn replay(
     };
     let place = into.place();
     let stored = store.stored().await;
-    let stored = stored.map_err(|error| Trouble::of(error, &place).into_error())?;
+    let stored = stored.map_err(|error| Failure::of(error, &place).into_error())?;
     let target = Target {
         place: &place,
         topic,
@@ -496,8 +498,8 @@ impl Writing<'_> {
                     let found = self.find_refused(&mut batch, count, message).await;
                     match found {
                         Ok(()) => {}
-                        Err(Trouble::Lasting(error)) => return Err(error),
-                        Err(Trouble::Passing(what)) => {
+                        Err(Failure::Exit(error)) => return Err(error),
+                        Err(Failure::Retry(what)) => {
                             self.wait_for(what, &mut backoff).await;
                         }
                     }
@@ -627,8 +629,8 @@ impl Writing<'_> {
         batch: &mut Batch,
         count: usize,
         message: String,
-    ) -> Result<(), Trouble> {
-        let (mut found, mut trial) = (false, Trial::new(count, message));
+    ) -> Result<(), Failure> {
+        let (mut found, mut trial) = (false, Bisection::new(count, message));
         self.refused.take_back();
         loop {
             let tried = trial
@@ -639,8 +641,8 @@ impl Writing<'_> {
                 .await;
             let places = match tried.map_err(|error| trouble(error, self.place))? {
                 None => break,
-                Some(Tried::Accepted(places)) => places,
-                Some(Tried::Refused { place, message }) => {
+                Some(Found::Accepted(places)) => places,
+                Some(Found::Refused { place, message }) => {
                     found = true;
                     let reject = schemas::Reject {
                         stage: "TASK_PUT",
@@ -656,7 +658,7 @@ impl Writing<'_> {
                 if let (Err(tripped), Err(reject)) =
                     (judge(&mut self.refused, record), &record.event)
                 {
-                    return Err(Trouble::Lasting(wrong(format!(
+                    return Err(Failure::Exit(wrong(format!(
                         "{tripped}, the last one partition {} offset {}: {}. Are the tables of --into those of this \
                          version, without rules of their own? Correct it and start again to go on",
                         record.partition, record.anchor.offset, reject.message
@@ -674,8 +676,8 @@ impl Writing<'_> {
     /// Waits before the next try, if trying again may help.
     async fn wait(&mut self, error: StoreError, backoff: &mut Backoff) -> anyhow::Result<()> {
         match trouble(error, self.place) {
-            Trouble::Lasting(error) => return Err(error),
-            Trouble::Passing(what) => self.wait_for(what, backoff).await,
+            Failure::Exit(error) => return Err(error),
+            Failure::Retry(what) => self.wait_for(what, backoff).await,
         }
         Ok(())
     }
@@ -690,12 +692,12 @@ impl Writing<'_> {
 }
 
 /// What an error of the database means: the positions of a replay are those of the database that it began with.
-fn trouble(error: StoreError, place: &str) -> Trouble {
+fn trouble(error: StoreError, place: &str) -> Failure {
     match error {
-        StoreError::Replaced(_) => Trouble::Lasting(anyhow!(
+        StoreError::Replaced(_) => Failure::Exit(anyhow!(
             "{place}: {error}. Start again to go on from what is there now"
         )),
-        error => Trouble::of(error, place),
+        error => Failure::of(error, place),
     }
 }
 

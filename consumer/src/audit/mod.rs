@@ -47,12 +47,12 @@ use report::{NotStored, PartitionReport, Report, TableReport, Verdict};
 use said::{Isolation, Said, Topic};
 use told::{Scan, Tasks, Told};
 
-use crate::batch::Anchor;
-use crate::origin::id_of;
+use crate::failure::Failure;
 use crate::ownership::Asked;
+use crate::positions::Anchor;
 use crate::rows::Part;
-use crate::run::Trouble;
 use crate::store::{Database, DatabaseOptions, HeldOffset, Places, Repair, Snapshot};
+use crate::topic_identity::id_of;
 use crate::writers::Writers;
 
 /// The exit codes of [`audit`], and of [`diff`](crate::diff()).
@@ -162,7 +162,7 @@ async fn audit_and_repair(
         .await?;
     let answer = cluster.topic_id(&config.events_topic).await;
     // What it is compared with stands in the database; where it is not told, the records alone are.
-    let id = id_of(&config.events_topic, answer).map_err(Trouble::into_error)?;
+    let id = id_of(&config.events_topic, answer).map_err(Failure::into_error)?;
     let id = id.ok().map(|id| id.to_string());
     let reader = Reader::connect(kafka)?;
     let mut auditor = Auditor {

@@ -12,7 +12,7 @@ use tokio::task::block_in_place;
 
 use super::compare::{Cure, Fault, Finding, Findings, OffsetValue};
 use super::said::{self, Topic};
-use crate::batch::Anchor;
+use crate::positions::Anchor;
 use crate::rows::Part;
 use crate::store::HeldOffset;
 use crate::tables::Difference;

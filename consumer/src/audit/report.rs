@@ -18,8 +18,8 @@ use sha2::{Digest, Sha256};
 use super::compare::{Fault, Finding, Findings};
 use super::said::{Unreadable, hex};
 use super::{Auditor, report_file};
-use crate::batch::Anchor;
 use crate::grid;
+use crate::positions::Anchor;
 
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -20,11 +20,11 @@ use service::topic_id::TopicId;
 use tokio_util::sync::CancellationToken;
 
 use super::{GROUP, wrong};
-use crate::batch::Positions;
-use crate::origin::{are_the_same, has_the_stored_id};
+use crate::failure::Failure;
+use crate::positions::Positions;
 use crate::rows::Part;
-use crate::run::Trouble;
 use crate::store::StoredOffset;
+use crate::topic_identity::{are_the_same, has_the_stored_id};
 
 /// A database, as a replay meets it.
 pub(super) struct Target<'a> {
@@ -63,7 +63,7 @@ impl Target<'_> {
     ) -> anyhow::Result<Ranges> {
         self.is_ours()?;
         has_the_stored_id(self.topic, self.topic_id, self.stored, self.place, "--into")
-            .map_err(Trouble::into_error)?;
+            .map_err(Failure::into_error)?;
         let held = self.held()?;
         let go_on = self.how_to_go_on(&held);
         for (partition, held) in &held {
@@ -190,7 +190,7 @@ impl Target<'_> {
             })
             .collect();
         are_the_same(lookup, self.topic, &anchors, self.place, "--into")
-            .map_err(Trouble::into_error)
+            .map_err(Failure::into_error)
     }
 
     /// The database's first record of the partition is the range's.

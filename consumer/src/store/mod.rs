@@ -27,8 +27,9 @@ use sqlx::postgres::PgDatabaseError;
 use sqlx::sqlite::SqliteConnectOptions;
 
 use self::meaning::Meaning;
-use crate::batch::{Advance, Anchor, Positions, Record};
+use crate::batch::Record;
 use crate::ownership::Owner;
+use crate::positions::{Advance, Anchor, Positions};
 use crate::rows::Part;
 
 pub(crate) use connection::{Access, Bound, Connection};

@@ -10,7 +10,8 @@ use sqlx::postgres::PgConnection;
 use super::write::{
     Writing, bind_offsets, bind_tasks, move_locked, time, upsert_from, with_locked,
 };
-use crate::batch::{Advance, Tasks, is_unstored};
+use crate::batch::{Tasks, is_unstored};
+use crate::positions::Advance;
 use crate::row_format::COUNTS;
 use crate::rows::{Part, Rows};
 use crate::store::StoreError;

@@ -10,9 +10,8 @@ use tokio::time::timeout;
 
 use super::small_batch::{self, FEW};
 use super::{Server, no_answer};
-use crate::batch::{
-    Advance, Anchor, Positions, Record, Tasks, advances, all_rows, halves, is_unstored,
-};
+use crate::batch::{Record, Tasks, advances, all_rows, halves, is_unstored};
+use crate::positions::{Advance, Anchor, Positions};
 use crate::row_format::RowWriter;
 use crate::rows::{Part, Rows};
 use crate::store::connection::Access;

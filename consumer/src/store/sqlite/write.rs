@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::{Files, connect};
-use crate::batch::{Advance, Positions, Record, Tasks, advances, is_unstored};
+use crate::batch::{Record, Tasks, advances, is_unstored};
+use crate::positions::{Advance, Positions};
 use crate::row_format::COUNTS;
 use crate::rows::{Part, Rows};
 use crate::store::{End, Identity, OffsetRow, SELECT_OFFSETS, StoreError};

@@ -24,9 +24,9 @@ use service::threads::blocking;
 use service::topic_id::{TopicId, TopicIdAnswer};
 use service::words::counted;
 
-use crate::batch::Anchor;
+use crate::failure::Failure;
+use crate::positions::Anchor;
 use crate::rows::Part;
-use crate::run::Trouble;
 use crate::store::StoredOffset;
 
 /// How long Kafka may take to tell the ends of a partition.
@@ -42,7 +42,7 @@ pub enum OnGap {
 }
 
 /// The topic, as a consumer meets it on assignment.
-pub(crate) struct Origin<'a> {
+pub(crate) struct TopicIdentity<'a> {
     pub(crate) subscription: &'a Subscription,
     pub(crate) lookup: &'a Lookup,
     /// What is stored by this consumer.
@@ -62,7 +62,7 @@ pub(crate) struct Recognised {
     pub(crate) committed: TopicPartitionList,
 }
 
-impl Origin<'_> {
+impl TopicIdentity<'_> {
     /// Compares the topic with what is stored of it: the id with all of that, the logs with what this consumer
     /// has stored of these partitions.
     ///
@@ -72,7 +72,7 @@ impl Origin<'_> {
         &self,
         partitions: &BTreeSet<i32>,
         stored: &[StoredOffset],
-    ) -> Result<Recognised, Trouble> {
+    ) -> Result<Recognised, Failure> {
         let topic = self.subscription.topic();
         has_the_stored_id(topic, self.id, stored, self.place, "--database-url")?;
         if self.id.is_none() || stored.iter().any(|offset| offset.topic_id.is_none()) {
@@ -85,7 +85,7 @@ impl Origin<'_> {
             asked.add_partition(topic, partition);
             let consumer = self.subscription.consumer();
             let (first, end) = blocking(|| consumer.fetch_watermarks(topic, partition, ASK))
-                .map_err(Trouble::kafka)?;
+                .map_err(Failure::kafka)?;
             low.insert(partition, first);
             let of_partition = stored.iter().filter(|stored| stored.partition == partition);
             let ours = |offset: &&StoredOffset| self.parts.contains(&offset.part);
@@ -101,20 +101,20 @@ impl Origin<'_> {
         let committed = self
             .subscription
             .committed(&asked)
-            .map_err(Trouble::kafka)?;
+            .map_err(Failure::kafka)?;
         self.tell_of_a_step_back(stored, &committed);
         Ok(Recognised { low, committed })
     }
 
     /// A topic's partitions are never taken away, but one that was made anew may have fewer.
-    fn has_the_stored_partitions(&self, stored: &[StoredOffset]) -> Result<(), Trouble> {
+    fn has_the_stored_partitions(&self, stored: &[StoredOffset]) -> Result<(), Failure> {
         let (topic, place) = (self.subscription.topic(), self.place);
         let Some(last) = stored.iter().map(|offset| offset.partition).max() else {
             return Ok(());
         };
         let consumer = self.subscription.consumer();
         let metadata =
-            blocking(|| consumer.fetch_metadata(Some(topic), ASK)).map_err(Trouble::kafka)?;
+            blocking(|| consumer.fetch_metadata(Some(topic), ASK)).map_err(Failure::kafka)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let count = found.map_or(0, |found| found.partitions().len());
         // Without any, the brokers do not know (yet): no partition is read meanwhile.
@@ -129,7 +129,7 @@ impl Origin<'_> {
         )))
     }
 
-    fn is_in_log(&self, stored: &StoredOffset, low: i64, end: i64) -> Result<(), Trouble> {
+    fn is_in_log(&self, stored: &StoredOffset, low: i64, end: i64) -> Result<(), Failure> {
         let (topic, place) = (self.subscription.topic(), self.place);
         let StoredOffset {
             part,
@@ -202,11 +202,11 @@ impl Origin<'_> {
 pub(crate) fn id_of(
     topic: &str,
     answer: KafkaResult<TopicIdAnswer>,
-) -> Result<Result<TopicId, &'static str>, Trouble> {
-    match answer.map_err(Trouble::kafka)? {
+) -> Result<Result<TopicId, &'static str>, Failure> {
+    match answer.map_err(Failure::kafka)? {
         TopicIdAnswer::Id(id) => Ok(Ok(id)),
         TopicIdAnswer::NotTold { reason } => Ok(Err(reason)),
-        TopicIdAnswer::NoSuchTopic => Err(Trouble::kafka(format!("there is no topic {topic}"))),
+        TopicIdAnswer::NoSuchTopic => Err(Failure::kafka(format!("there is no topic {topic}"))),
     }
 }
 
@@ -220,7 +220,7 @@ pub(crate) fn has_the_stored_id(
     stored: &[StoredOffset],
     place: &str,
     option: &str,
-) -> Result<(), Trouble> {
+) -> Result<(), Failure> {
     let Some(id) = id.map(|id| id.to_string()) else {
         return Ok(());
     };
@@ -234,7 +234,7 @@ pub(crate) fn has_the_stored_id(
 }
 
 /// The topic was deleted and created again: it has this id now, and what is stored came from another.
-pub(crate) fn made_anew(topic: &str, id: &str, stored: &str, place: &str, option: &str) -> Trouble {
+pub(crate) fn made_anew(topic: &str, id: &str, stored: &str, place: &str, option: &str) -> Failure {
     stop(format!(
         "{topic} has the topic id {id}, but {place} was filled from a topic of this name with the id {stored}: the topic was \
          deleted and made anew. Nothing was stored of the new one. Give an empty database by {option}"
@@ -252,10 +252,10 @@ pub(crate) fn are_the_same(
     anchors: &BTreeMap<(i32, i64), (Anchor, bool)>,
     place: &str,
     option: &str,
-) -> Result<(), Trouble> {
+) -> Result<(), Failure> {
     let records = lookup
         .records(anchors.keys().copied())
-        .map_err(Trouble::kafka)?;
+        .map_err(Failure::kafka)?;
     let found: BTreeMap<(i32, i64), Anchor> = records
         .iter()
         .map(|record| ((record.partition(), record.offset()), Anchor::of(record)))
@@ -291,6 +291,6 @@ pub(crate) fn are_the_same(
     Ok(())
 }
 
-fn stop(message: String) -> Trouble {
-    Trouble::Lasting(NeedsAttention(message).into())
+fn stop(message: String) -> Failure {
+    Failure::Exit(NeedsAttention(message).into())
 }

@@ -32,15 +32,17 @@ use tokio_util::sync::CancellationToken;
 
 use self::commits::Commits;
 use self::idle::unfinished;
-use crate::batch::{Batch, Positions, Record, last_read};
+use crate::batch::{Batch, Record, last_read};
+use crate::bisect::{Bisection, Found};
+use crate::failure::Failure;
 use crate::letters::{Letters, MAX_UNSTORED, NotWritten, Refused};
-use crate::origin::{OnGap, Origin, Recognised, id_of, made_anew};
 use crate::ownership::Asked;
+use crate::positions::Positions;
 use crate::rows::Part;
 use crate::store::{
     Database, DatabaseOptions, End, Identity, Store, StoreError, StoredOffset, owners,
 };
-use crate::trial::{Trial, Tried};
+use crate::topic_identity::{OnGap, Recognised, TopicIdentity, id_of, made_anew};
 use crate::writers::Writers;
 
 /// Counter: rows written. Label `db_collection_name`.
@@ -291,13 +293,13 @@ pub(crate) async fn open(
             opened = opened => opened,
         };
         let place = database.place();
-        match opened.map_err(|error| Trouble::of(error, &place)) {
+        match opened.map_err(|error| Failure::of(error, &place)) {
             Ok(store) => {
                 health.answered();
                 return Ok(Some(store));
             }
-            Err(Trouble::Lasting(error)) => return Err(error),
-            Err(Trouble::Passing(what)) => {
+            Err(Failure::Exit(error)) => return Err(error),
+            Err(Failure::Retry(what)) => {
                 warn_of_change!("waiting for {what}");
                 health.waiting_for(what);
             }
@@ -306,42 +308,6 @@ pub(crate) async fn open(
             () = shutdown.cancelled() => return Ok(None),
             () = sleep(backoff.pause()) => {}
         }
-    }
-}
-
-/// Why something could not be done.
-pub(crate) enum Trouble {
-    /// What is waited for, and why: it is tried again.
-    Passing(String),
-    /// A retry does not cure it.
-    Lasting(anyhow::Error),
-}
-
-impl Trouble {
-    /// What an error of the database at this place means, beyond what its caller deals with.
-    pub(crate) fn of(error: StoreError, place: &str) -> Self {
-        match error.is_lasting() {
-            true => Self::Lasting(NeedsAttention(format!("{place} refuses: {error}")).into()),
-            false => Self::Passing(format!("{place}: {error}")),
-        }
-    }
-
-    pub(crate) fn kafka(error: impl std::fmt::Display) -> Self {
-        Self::Passing(format!("Kafka: {error}"))
-    }
-
-    /// For one who does not wait.
-    pub(crate) fn into_error(self) -> anyhow::Error {
-        match self {
-            Self::Passing(what) => anyhow::anyhow!(what),
-            Self::Lasting(error) => error,
-        }
-    }
-}
-
-impl From<anyhow::Error> for Trouble {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Lasting(error)
     }
 }
 
@@ -489,7 +455,7 @@ impl Entrance<'_> {
         if self.topic_id.is_some() {
             // What it answers is compared below.
             let _ = self.subscription.topic_id(ASK).await;
-            self.is_the_topic().map_err(Trouble::into_error)?;
+            self.is_the_topic().map_err(Failure::into_error)?;
         }
         if !error.is::<OutsideTheLog>() {
             return Err(error);
@@ -501,8 +467,8 @@ impl Entrance<'_> {
         // As after a start, `--on-gap` says what comes next.
         match self.go_back().await {
             Ok(()) => Ok(None),
-            Err(Trouble::Passing(what)) => self.wait_for(what).map(|()| None),
-            Err(Trouble::Lasting(error)) => Err(error),
+            Err(Failure::Retry(what)) => self.wait_for(what).map(|()| None),
+            Err(Failure::Exit(error)) => Err(error),
         }
     }
 
@@ -639,8 +605,8 @@ impl Entrance<'_> {
         };
         match done.await {
             Ok(()) => self.answered(),
-            Err(Trouble::Passing(what)) => self.wait_for(what),
-            Err(Trouble::Lasting(error)) => Err(error),
+            Err(Failure::Retry(what)) => self.wait_for(what),
+            Err(Failure::Exit(error)) => Err(error),
         }
     }
 
@@ -682,7 +648,7 @@ impl Entrance<'_> {
             .collect();
         let starts = match self.outage {
             None => self.starts(&numbers).await,
-            Some(_) => Err(Trouble::Passing(self.place.clone())),
+            Some(_) => Err(Failure::Retry(self.place.clone())),
         };
         let topic = &self.config.events_topic;
         match starts {
@@ -694,7 +660,7 @@ impl Entrance<'_> {
                 }
                 self.subscription.assign(&list)
             }
-            Err(Trouble::Passing(what)) => {
+            Err(Failure::Retry(what)) => {
                 let mut list = TopicPartitionList::new();
                 for partition in &numbers {
                     list.add_partition_offset(topic, *partition, Offset::Beginning)?;
@@ -704,26 +670,26 @@ impl Entrance<'_> {
                 self.subscription.pause()?;
                 self.wait_for(what)
             }
-            Err(Trouble::Lasting(error)) => Err(error),
+            Err(Failure::Exit(error)) => Err(error),
         }
     }
 
     /// Goes to where partitions begin that could not be begun with.
-    async fn start_partitions(&mut self) -> Result<(), Trouble> {
+    async fn start_partitions(&mut self) -> Result<(), Failure> {
         if self.unstarted.is_empty() {
             return Ok(());
         }
         let starts = self.starts(&self.unstarted.clone()).await?;
         tracing::info!("reading on from {starts:?}");
-        self.subscription.seek(&starts).map_err(Trouble::kafka)?;
+        self.subscription.seek(&starts).map_err(Failure::kafka)?;
         self.unstarted.clear();
         Ok(())
     }
 
     /// What the database has of the topic.
-    async fn stored(&mut self) -> Result<Vec<StoredOffset>, Trouble> {
+    async fn stored(&mut self) -> Result<Vec<StoredOffset>, Failure> {
         let asked = self.store.stored().await;
-        let stored = asked.map_err(|error| Trouble::of(error, &self.place))?;
+        let stored = asked.map_err(|error| Failure::of(error, &self.place))?;
         let asked = Asked {
             topic: &self.identity.topic,
             cluster_id: Some(&self.identity.cluster_id),
@@ -735,7 +701,7 @@ impl Entrance<'_> {
     }
 
     /// Asks for the topic's id.
-    async fn learn_topic_id(&mut self) -> Result<(), Trouble> {
+    async fn learn_topic_id(&mut self) -> Result<(), Failure> {
         let topic = &self.config.events_topic;
         match id_of(topic, self.subscription.topic_id(ASK).await)? {
             Ok(id) => {
@@ -755,7 +721,7 @@ impl Entrance<'_> {
     }
 
     /// Whether the topic is still the one that this began with: asked before anything is stored of it.
-    fn is_the_topic(&self) -> Result<(), Trouble> {
+    fn is_the_topic(&self) -> Result<(), Failure> {
         let other = |id| Some((id, self.subscription.other_topic_id(id)?));
         match self.topic_id.and_then(other) {
             None => Ok(()),
@@ -774,10 +740,10 @@ impl Entrance<'_> {
     async fn starts(
         &mut self,
         partitions: &BTreeSet<i32>,
-    ) -> Result<BTreeMap<i32, Offset>, Trouble> {
+    ) -> Result<BTreeMap<i32, Offset>, Failure> {
         self.learn_topic_id().await?;
         let mut stored = self.stored().await?;
-        let origin = Origin {
+        let identity = TopicIdentity {
             subscription: self.subscription,
             lookup: &self.lookup,
             parts: &self.parts,
@@ -785,7 +751,7 @@ impl Entrance<'_> {
             place: &self.place,
             on_gap: self.config.on_gap,
         };
-        let Recognised { low, committed } = origin.recognise(partitions, &stored)?;
+        let Recognised { low, committed } = identity.recognise(partitions, &stored)?;
         self.letters.take_over(&committed);
         stored.retain(|offset| {
             partitions.contains(&offset.partition) && self.parts.contains(&offset.part)
@@ -823,7 +789,7 @@ impl Entrance<'_> {
     }
 
     /// Writes the batch, and takes what was read meanwhile for the next one.
-    async fn store_batch(&mut self) -> Result<(), Trouble> {
+    async fn store_batch(&mut self) -> Result<(), Failure> {
         if self.learn_writers().await? && self.undecided() {
             // What comes next tells whether these rejects are few or many.
             self.begun = Instant::now();
@@ -843,7 +809,7 @@ impl Entrance<'_> {
 
     /// Asks the schema registry for the ids of this batch that are not known yet, and reads their
     /// records. Gives whether any became a reject.
-    async fn learn_writers(&mut self) -> Result<bool, Trouble> {
+    async fn learn_writers(&mut self) -> Result<bool, Failure> {
         let (mut rejected, mut from) = (false, 0);
         while let Some((place, id)) = self.batch.unread(from) {
             let record = &self.batch.records()[place];
@@ -851,9 +817,9 @@ impl Entrance<'_> {
             if self.writers.decoder.unknown_id(value).is_some() {
                 match self.writers.learn(id).await {
                     Ok(()) => {}
-                    Err(RegistryError::Away(what)) => return Err(Trouble::Passing(what)),
+                    Err(RegistryError::Away(what)) => return Err(Failure::Retry(what)),
                     Err(RegistryError::Refused(why)) => {
-                        return Err(Trouble::Lasting(NeedsAttention(why).into()));
+                        return Err(Failure::Exit(NeedsAttention(why).into()));
                     }
                 }
             }
@@ -867,7 +833,7 @@ impl Entrance<'_> {
     /// Writes the first `left` records, in as few transactions as the database takes. What holds dead
     /// letters is tried first, so that it is known what becomes of each record, and all of them are
     /// judged, before a letter is written.
-    async fn store_records(&mut self, mut left: usize) -> Result<(), Trouble> {
+    async fn store_records(&mut self, mut left: usize) -> Result<(), Failure> {
         // So many of the first were tried and judged.
         let mut judged = 0;
         while left > 0 {
@@ -934,7 +900,7 @@ impl Entrance<'_> {
                         return Ok(());
                     }
                 }
-                Err(error) => return Err(Trouble::of(error, &self.place)),
+                Err(error) => return Err(Failure::of(error, &self.place)),
             }
         }
         Ok(())
@@ -1015,7 +981,7 @@ impl Entrance<'_> {
     }
 
     /// Writes the letters of the first `count` records.
-    async fn write_letters(&mut self, count: usize) -> Result<(), Trouble> {
+    async fn write_letters(&mut self, count: usize) -> Result<(), Failure> {
         let is_reject = |record: &Record| record.event.is_err();
         if !self.batch.records()[..count].iter().any(is_reject) {
             return Ok(());
@@ -1053,11 +1019,11 @@ impl Entrance<'_> {
             .await;
         match written {
             Ok(()) => Ok(()),
-            Err(NotWritten::Yet(what)) => Err(Trouble::Passing(format!(
+            Err(NotWritten::Yet(what)) => Err(Failure::Retry(format!(
                 "the dead letters of {} to be written to {}: {what}",
                 self.config.events_topic, self.config.dead_letters_topic
             ))),
-            Err(NotWritten::Ever(error)) => Err(Trouble::Lasting(error)),
+            Err(NotWritten::Ever(error)) => Err(Failure::Exit(error)),
         }
     }
 
@@ -1071,7 +1037,7 @@ impl Entrance<'_> {
     }
 
     /// The first `count` records are stored.
-    fn moved_on(&mut self, count: usize) -> Result<(), Trouble> {
+    fn moved_on(&mut self, count: usize) -> Result<(), Failure> {
         let records = &self.batch.records()[..count];
         let events = records.iter().filter(|record| record.event.is_ok());
         self.stored += events.count() as u64;
@@ -1099,20 +1065,20 @@ impl Entrance<'_> {
     /// Finds out by trial which of the first `count` records the database refuses; they become dead
     /// letters. `message` is what it said of all of them. Gives whether any was found: each may be fine
     /// by itself.
-    async fn find_refused(&mut self, count: usize, message: String) -> Result<bool, Trouble> {
-        let (mut found, mut trial) = (false, Trial::new(count, message));
+    async fn find_refused(&mut self, count: usize, message: String) -> Result<bool, Failure> {
+        let (mut found, mut trial) = (false, Bisection::new(count, message));
         // Where too many are refused, the rest need not be tried.
         self.breaker.take_back();
         loop {
             let tried = trial
                 .next(async |piece| self.write(piece, End::RollBack).await)
                 .await;
-            match tried.map_err(|error| Trouble::of(error, &self.place))? {
+            match tried.map_err(|error| Failure::of(error, &self.place))? {
                 None => break,
-                Some(Tried::Accepted(mut places)) => {
+                Some(Found::Accepted(mut places)) => {
                     places.try_for_each(|place| self.judge_next(place))?;
                 }
-                Some(Tried::Refused { place, message }) => {
+                Some(Found::Refused { place, message }) => {
                     found = true;
                     let reject = Reject {
                         stage: "TASK_PUT",
@@ -1132,9 +1098,9 @@ impl Entrance<'_> {
     }
 
     /// The database is not where it was: reads on from what the one in its place says.
-    async fn find_place(&mut self, error: StoreError) -> Result<(), Trouble> {
+    async fn find_place(&mut self, error: StoreError) -> Result<(), Failure> {
         if !matches!(error, StoreError::Replaced(_)) {
-            return Err(Trouble::of(error, &self.place));
+            return Err(Failure::of(error, &self.place));
         }
         tracing::warn!(
             "{}: {error}; reading on from what is there now says",
@@ -1147,7 +1113,7 @@ impl Entrance<'_> {
     }
 
     /// More is stored than was known: drops the batch and reads on from what the database says.
-    async fn go_back(&mut self) -> Result<(), Trouble> {
+    async fn go_back(&mut self) -> Result<(), Failure> {
         self.batch.clear();
         self.ahead.clear();
         self.breaker.take_back();

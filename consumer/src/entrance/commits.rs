@@ -14,7 +14,8 @@ use service::offset_commit::OffsetCommit;
 use service::subscription::Subscription;
 use tokio::time::{Instant, sleep};
 
-use super::{Entrance, Trouble};
+use super::Entrance;
+use crate::failure::Failure;
 use crate::letters::{Committed, offsets};
 
 /// Longest wait for the last offsets to be committed before partitions are given up or the group is left. A coordinator
@@ -156,7 +157,7 @@ impl Entrance<'_> {
     ///
     /// # Errors
     /// If there is no answer to it by then.
-    pub(super) async fn until_answered(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn until_answered(&mut self) -> Result<(), Failure> {
         let deadline = Instant::now() + SETTLE;
         loop {
             self.commits.is_free();
@@ -164,7 +165,7 @@ impl Entrance<'_> {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                return Err(Trouble::Passing(
+                return Err(Failure::Retry(
                     "Kafka to answer a commit of offsets".to_owned(),
                 ));
             }

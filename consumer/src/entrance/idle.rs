@@ -8,8 +8,10 @@ use std::time::Duration;
 use service::warn_of_change;
 use tokio::time::Instant;
 
-use super::{Entrance, Trouble};
-use crate::batch::{Advance, Batch};
+use super::Entrance;
+use crate::batch::Batch;
+use crate::failure::Failure;
+use crate::positions::Advance;
 use crate::store::StoreError;
 
 /// How often positions are looked at. Only those that moved are stored.
@@ -38,12 +40,12 @@ impl Entrance<'_> {
         };
         match stored {
             Ok(()) => Ok(()),
-            Err(Trouble::Passing(what)) => self.wait_for(what),
-            Err(Trouble::Lasting(error)) => Err(error),
+            Err(Failure::Retry(what)) => self.wait_for(what),
+            Err(Failure::Exit(error)) => Err(error),
         }
     }
 
-    async fn store_positions(&mut self, unfinished: &BTreeMap<i32, i64>) -> Result<(), Trouble> {
+    async fn store_positions(&mut self, unfinished: &BTreeMap<i32, i64>) -> Result<(), Failure> {
         self.is_the_topic()?;
         if let Err(error) = self.store.is_in_place().await {
             return self.find_place(error).await;
@@ -84,7 +86,7 @@ impl Entrance<'_> {
                     return self.go_back().await;
                 }
                 Err(replaced @ StoreError::Replaced(_)) => return self.find_place(replaced).await,
-                Err(error) => return Err(Trouble::of(error, &self.place)),
+                Err(error) => return Err(Failure::of(error, &self.place)),
             }
             for Advance {
                 part,

@@ -7,7 +7,7 @@ use crate::store::StoreError;
 
 /// A search for the records that are refused: what is refused is tried again in halves, until it is
 /// one record.
-pub(crate) struct Trial {
+pub(crate) struct Bisection {
     untried: Vec<Range<usize>>,
     /// What the database said of all of them. It is not tried again: it may show at the commit only, as
     /// of a deferred constraint.
@@ -15,14 +15,14 @@ pub(crate) struct Trial {
 }
 
 /// What a trial found.
-pub(crate) enum Tried {
+pub(crate) enum Found {
     /// The records at these places are taken, but for those that are set aside anyway.
     Accepted(Range<usize>),
     /// The record at this place is not, for this reason.
     Refused { place: usize, message: String },
 }
 
-impl Trial {
+impl Bisection {
     /// For so many records, of which `message` was said together.
     pub(crate) fn new(count: usize, message: String) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl Trial {
     pub(crate) async fn next(
         &mut self,
         mut write: impl AsyncFnMut(Range<usize>) -> Result<Vec<(Part, u64)>, StoreError>,
-    ) -> Result<Option<Tried>, StoreError> {
+    ) -> Result<Option<Found>, StoreError> {
         while let Some(piece) = self.untried.pop() {
             let refused = match self.known.take() {
                 Some(message) => Some(message),
@@ -52,9 +52,9 @@ impl Trial {
                 },
             };
             match (refused, piece.len()) {
-                (None, _) => return Ok(Some(Tried::Accepted(piece))),
+                (None, _) => return Ok(Some(Found::Accepted(piece))),
                 (Some(message), 1) => {
-                    return Ok(Some(Tried::Refused {
+                    return Ok(Some(Found::Refused {
                         place: piece.start,
                         message,
                     }));
@@ -78,7 +78,7 @@ mod tests {
     async fn each_refused_record_is_found_and_no_other() {
         for refused in [vec![0], vec![9], vec![3, 4, 8], (0..10).collect(), vec![]] {
             let refuses = || StoreError::Refused("no".to_owned());
-            let mut trial = Trial::new(10, "no".to_owned());
+            let mut trial = Bisection::new(10, "no".to_owned());
             let (mut found, mut next) = (Vec::new(), 0);
             while let Some(tried) = trial
                 .next(
@@ -92,8 +92,8 @@ mod tests {
             {
                 // Each is judged once, in order.
                 let places = match tried {
-                    Tried::Accepted(places) => places,
-                    Tried::Refused { place, .. } => {
+                    Found::Accepted(places) => places,
+                    Found::Refused { place, .. } => {
                         found.push(place);
                         place..place + 1
                     }
@@ -103,7 +103,7 @@ mod tests {
             }
             assert_eq!((found, next), (refused, 10));
         }
-        let mut trial = Trial::new(2, "no".to_owned());
+        let mut trial = Bisection::new(2, "no".to_owned());
         let away = async |_| Err(StoreError::TooLong("away".to_owned()));
         assert!(trial.next(away).await.is_err());
     }
