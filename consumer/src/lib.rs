@@ -35,10 +35,10 @@ mod topic_identity;
 mod writers;
 
 #[cfg(test)]
-#[path = "../../schemas/tests/adversarial/mod.rs"]
+#[path = "../../schemas/tests/it/adversarial/mod.rs"]
 mod adversarial;
 #[cfg(test)]
-#[path = "../../schemas/tests/cost/mod.rs"]
+#[path = "../../schemas/tests/it/cost/mod.rs"]
 #[expect(
     unsafe_code,
     reason = "allocations are counted by an allocator of its own"
@@ -47,7 +47,7 @@ mod cost;
 #[cfg(test)]
 mod linear;
 #[cfg(test)]
-#[path = "../../schemas/tests/strategies/mod.rs"]
+#[path = "../../schemas/tests/it/strategies/mod.rs"]
 #[allow(dead_code, reason = "shared with the tests of the contract")]
 mod strategies;
 

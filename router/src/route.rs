@@ -281,7 +281,7 @@ pub(crate) fn clean_keys<V>(map: &mut BTreeMap<String, V>) {
 }
 
 #[cfg(test)]
-#[path = "../../schemas/tests/strategies/mod.rs"]
+#[path = "../../schemas/tests/it/strategies/mod.rs"]
 #[allow(dead_code, reason = "shared with the tests of the contract")]
 pub(crate) mod strategies;
 

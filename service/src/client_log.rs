@@ -42,7 +42,7 @@ mod tests {
         assert!(
             is_known(),
             "librdkafka is {} now. Compare the log lines of the functions named above with its source, run \
-             service/tests/client_log.rs and service/tests/topic_id.rs, then set VERSION",
+             service/tests/it/client_log.rs and service/tests/it/topic_id.rs, then set VERSION",
             get_rdkafka_version().1
         );
     }

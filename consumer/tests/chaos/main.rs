@@ -26,7 +26,7 @@ mod kafka;
 mod poison;
 mod progress;
 mod proof;
-#[path = "../../../schemas/tests/strategies/mod.rs"]
+#[path = "../../../schemas/tests/it/strategies/mod.rs"]
 #[allow(dead_code, reason = "shared with the tests of the contract")]
 mod strategies;
 

@@ -1,0 +1,118 @@
+//! The group's offsets in Kafka, which tools that show lag read: how a consumer tells them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::strategies;
+use crate::support::{Kind, Pipeline};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use service::testing::stopping::Way;
+use service::testing::until;
+
+const LONG: Duration = Duration::from_secs(120);
+/// What a busy coordinator takes for a commit. For each transaction of one event, the heartbeats behind them would wait for
+/// minutes.
+const SLOW: Duration = Duration::from_millis(40);
+const EVENTS: usize = 30_000;
+const PARTITIONS: i32 = 2;
+
+/// A member of the group that stores nothing and commits nothing.
+fn idle_member(pipeline: &Pipeline) -> BaseConsumer {
+    let member: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &pipeline.bootstrap)
+        .set("group.id", &pipeline.events)
+        .set("enable.auto.commit", "false")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .create()
+        .unwrap();
+    member.subscribe(&[&pipeline.events]).unwrap();
+    member
+}
+
+/// The group's committed offsets, by partition.
+fn committed(pipeline: &Pipeline) -> BTreeMap<i32, Option<i64>> {
+    let asked: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &pipeline.bootstrap)
+        .set("group.id", &pipeline.events)
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_range(&pipeline.events, 0, PARTITIONS - 1);
+    let committed = asked.committed_offsets(list, LONG).unwrap();
+    let offset = |offset| match offset {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    };
+    let elements = committed.elements().into_iter();
+    elements
+        .map(|element| (element.partition(), offset(element.offset())))
+        .collect()
+}
+
+/// How far all parts are stored, by partition.
+async fn stored(pipeline: &Pipeline) -> BTreeMap<i32, Option<i64>> {
+    let select = "SELECT CAST(partition AS text), CAST(min(next_offset) AS text) FROM consumed_offset GROUP BY partition";
+    let number = |value: &Option<String>| value.as_deref().unwrap().parse::<i64>().unwrap();
+    let rows = pipeline.rows(select).await;
+    rows.iter()
+        .map(|row| (number(&row[0]) as i32, Some(number(&row[1]))))
+        .collect()
+}
+
+/// One commit at a time; the last one before a partition is let go, and before the group is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_coordinator_has_one_commit_of_a_member_and_the_last_ones_arrive() {
+    let Some(mut pipeline) = Pipeline::make(Kind::Sqlite, PARTITIONS).await else {
+        return;
+    };
+    pipeline.fill_numbered(&strategies::sample_event(), EVENTS, 0);
+    let way = Way::to(&pipeline.bootstrap);
+    way.slow_commits(SLOW);
+    let broker = std::mem::replace(&mut pipeline.bootstrap, way.address().to_owned());
+    let mut program = pipeline.program("each-event", &["--max-events", "1"]);
+    pipeline.bootstrap = broker;
+    let count = "SELECT count(*) FROM task_metrics";
+    pipeline.until_count(count, 1_000).await;
+
+    // A partition goes to another member, which leaves it as it is.
+    let other = idle_member(&pipeline);
+    let taken = until("a partition is taken", LONG, async || {
+        program.process.assert_running();
+        tokio::task::block_in_place(|| other.poll(Duration::from_millis(100)));
+        let assignment = other.assignment().unwrap();
+        assignment.elements().first().map(|taken| taken.partition())
+    })
+    .await;
+    let told = committed(&pipeline)[&taken];
+    assert_eq!(told, stored(&pipeline).await[&taken]);
+    assert!(told.unwrap() < pipeline.ends()[&taken].1, "under load");
+    drop(other);
+
+    // It is stopped in the middle of its work.
+    let before = pipeline.count(count).await;
+    pipeline.until_count(count, before + 500).await;
+    let log = program.log();
+    assert!(!log.contains("lost to another consumer"), "{log}");
+    program.stop().await;
+    assert!(pipeline.count(count).await < EVENTS as i64, "under load");
+    assert_eq!(committed(&pipeline), stored(&pipeline).await);
+    let (commits, most_in_flight) = way.commits();
+    assert!(commits > 10, "{commits}");
+    assert_eq!(most_in_flight, 1, "of {commits}");
+
+    // The group ends without a lag.
+    let program = pipeline.program("rest", &[]);
+    pipeline.until_all_stored(LONG).await;
+    let ends: BTreeMap<i32, Option<i64>> = pipeline
+        .ends()
+        .iter()
+        .map(|(partition, (_, end))| (*partition, Some(*end)))
+        .collect();
+    until("the group is told all", LONG, async || {
+        (committed(&pipeline) == ends).then_some(())
+    })
+    .await;
+    program.stop().await;
+}

@@ -1,0 +1,49 @@
+//! The integration tests, a module for each subject. They share one binary: linking is slow.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+#[path = "../../../schemas/tests/it/newer/mod.rs"]
+mod newer;
+#[path = "../../../router/tests/it/report/mod.rs"]
+mod report;
+#[path = "../../../schemas/tests/it/strategies/mod.rs"]
+#[allow(dead_code, reason = "shared with the tests of other crates")]
+mod strategies;
+mod support;
+
+mod as_of;
+mod audit;
+mod breaker;
+mod clients;
+mod commits;
+mod connecting;
+mod diff;
+mod errors;
+mod evolving;
+mod exit_codes;
+mod expire;
+mod fencing;
+mod hostile_text;
+mod identity;
+mod letters;
+mod memory;
+mod metrics;
+mod offsets;
+mod operating;
+mod outages;
+mod ownership;
+mod pipeline;
+mod poison;
+mod registry;
+mod replaced;
+mod replay;
+mod report_files;
+mod security;
+mod settings;
+mod snapshots;
+mod snippets;
+mod soak;
+mod spark;
+mod stopping;
+mod storing;
+mod storm;
+mod unprovable;

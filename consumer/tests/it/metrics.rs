@@ -1,0 +1,152 @@
+//! The list of metrics in docs/operations.md is what the programs expose.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::strategies;
+use crate::support::{Kind, Pipeline};
+use service::testing::{ANY_PORT, Process, program, until};
+
+const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
+/// Where the programs' sources stand.
+const CRATES: [&str; 4] = ["service", "producer", "router", "consumer"];
+
+/// What the document says of each metric: its type, and the programs that have it.
+fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, section) = text.split_once("\n## Metrics\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let programs = cells[2].split(", ").map(str::to_owned).collect();
+        let name = cells[1].trim_matches('`').to_owned();
+        (name, (cells[3].to_owned(), programs))
+    })
+    .collect()
+}
+
+/// Name and type of each metric on a page of Prometheus' text format.
+fn exposed(page: &str) -> BTreeMap<String, String> {
+    let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let pairs = types.filter_map(|line| line.split_once(' '));
+    pairs
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .collect()
+}
+
+#[test]
+fn every_metric_that_a_program_can_expose_is_documented_and_no_other() {
+    fn collect(folder: &Path, names: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, names);
+                continue;
+            }
+            // Whatever stands between quotes and looks like one.
+            let text = std::fs::read_to_string(&path).unwrap();
+            let quoted = text.split('"').skip(1).step_by(2);
+            names.extend(quoted.filter(|text| is_metric(text)).map(str::to_owned));
+        }
+    }
+    fn is_metric(text: &str) -> bool {
+        let begins = ["taskrunning_", "messaging_", "db_"];
+        let ends = [
+            "_total",
+            "_seconds",
+            "_messages",
+            "_ready",
+            "_waiting",
+            "_applications",
+        ];
+        begins.iter().any(|begin| text.starts_with(begin))
+            && ends.iter().any(|end| text.ends_with(end))
+            && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    }
+    let mut known = BTreeSet::new();
+    for part in CRATES {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("..")
+            .join(part)
+            .join("src");
+        collect(&source, &mut known);
+    }
+    assert_eq!(known, documented().into_keys().collect());
+}
+
+/// The producer's are scraped by its own tests.
+#[test]
+fn each_documented_metric_of_router_and_consumer_says_what_it_is() {
+    for (name, own) in [("router", router::HELP), ("consumer", consumer::HELP)] {
+        let known = service::telemetry::names::HELP.iter().chain(own);
+        let known: BTreeSet<&str> = known.map(|(metric, _)| *metric).collect();
+        for (metric, (_, programs)) in documented() {
+            if programs.contains(name) {
+                assert!(known.contains(metric.as_str()), "{name}: {metric}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn router_and_consumer_expose_what_is_documented_of_them() {
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
+        return;
+    };
+    let own = ["--instance-id", "r", "--metrics-listen", ANY_PORT];
+    let router = [&pipeline.router_arguments()[..], &own].concat();
+    let router = Process::start(
+        pipeline.folder(),
+        "router",
+        &program(CONSUMER, "router"),
+        &router,
+    );
+    let consumer = pipeline.program("c", &[]);
+    // Good, repaired, and unusable for each of them.
+    let mut info = strategies::sample_event().info;
+    info.progress.as_mut().unwrap().progress = f64::NAN;
+    pipeline.send_infos(&[info]);
+    pipeline.send(&pipeline.source, &[("k", b"none".to_vec(), None)]);
+    pipeline.send(&pipeline.events, &[("k", b"none".to_vec(), None)]);
+    for (name, process) in [("router", &router), ("consumer", &consumer.process)] {
+        let told = documented().into_iter();
+        let told: BTreeMap<String, String> = told
+            .filter(|(_, (_, programs))| programs.contains(name))
+            .map(|(metric, (kind, _))| (metric, kind))
+            .collect();
+        let mut page = String::new();
+        until(
+            &format!("{name} exposes all that is documented of it"),
+            Duration::from_secs(60),
+            async || {
+                page = process.get("/metrics")?.1;
+                let exposed = exposed(&page);
+                told.keys()
+                    .all(|metric| exposed.contains_key(metric))
+                    .then_some(())
+            },
+        )
+        .await;
+        assert_eq!(exposed(&page), told, "{name}");
+        for metric in told.keys() {
+            let help = page
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("# HELP {metric} ")));
+            assert!(help.is_some_and(|help| !help.is_empty()), "{name}: {page}");
+        }
+        until(
+            &format!("{name} is ready"),
+            Duration::from_secs(60),
+            async || {
+                let page = process.get("/metrics")?.1;
+                page.contains("\ntaskrunning_ready 1\n").then_some(())
+            },
+        )
+        .await;
+    }
+    consumer.stop().await;
+    assert_eq!(router.stop().await.code(), Some(0));
+}

@@ -1,0 +1,314 @@
+//! Rows that the database refuses, and topics that hold something else: one event among thousands is
+//! set aside with the database's words; where it is most of them, the consumer stops instead.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::support::{Kind, Pipeline, coordinates, headers, numbered};
+use crate::{strategies, support};
+use rdkafka::message::Message;
+use schemas::TaskRunningInfoEvent;
+use service::testing::service;
+
+/// What is judged together is what is read in this time: all of it.
+const TOGETHER: [&str; 2] = ["--commit-interval-ms", "20000"];
+const EVENTS: usize = 1_000;
+
+/// Fills the topic with events, of which those at `poisoned` are spoilt; gives where those stand.
+fn fill_spoilt(
+    pipeline: &Pipeline,
+    poisoned: &[usize],
+    spoil: impl Fn(&mut TaskRunningInfoEvent),
+) -> BTreeSet<(i32, i64)> {
+    let sample = strategies::sample_event();
+    let first = pipeline.sent() / i64::from(pipeline.partitions);
+    pipeline.fill(EVENTS, |i| {
+        let mut event = numbered(&sample, i);
+        if poisoned.contains(&i) {
+            spoil(&mut event);
+        }
+        schemas::encode_event(&event).unwrap()
+    });
+    let partitions = pipeline.partitions as usize;
+    poisoned
+        .iter()
+        .map(|i| ((i % partitions) as i32, first + (i / partitions) as i64))
+        .collect()
+}
+
+/// The spoilt ones are set aside in the database's words, the others stored, and a new start changes
+/// nothing.
+async fn are_set_aside(pipeline: &Pipeline, poisoned: &BTreeSet<(i32, i64)>, words: &str) {
+    let arguments = ["--instance-id", "c"];
+    let program = pipeline.program("consumer", &arguments);
+    pipeline.until_all_stored(Duration::from_secs(60)).await;
+    program.stop().await;
+    pipeline.assert_each_once(poisoned).await;
+    let ids = pipeline
+        .rows("SELECT DISTINCT topic_id FROM consumed_offset")
+        .await;
+    for letter in pipeline.read_letters() {
+        let headers = headers(&letter);
+        assert_eq!(headers["__connect.errors.topic"], pipeline.events);
+        assert_eq!(headers["__connect.errors.connector.name"], "consumer");
+        let id = headers.get("taskrunning.original.topic.id").cloned();
+        assert_eq!(ids, [[id]]);
+        assert_eq!(headers["__connect.errors.stage"], "TASK_PUT");
+        assert_eq!(
+            headers["__connect.errors.exception.class.name"],
+            "DatabaseRefused"
+        );
+        let message = &headers["__connect.errors.exception.message"];
+        assert!(message.contains(words), "{message}");
+        schemas::decode_event(letter.payload()).unwrap();
+    }
+    let mut again = pipeline.program("again", &arguments);
+    again.until_ready().await;
+    again.stop().await;
+    pipeline.assert_each_once(poisoned).await;
+}
+
+/// The first, the last, neighbours in a partition, and some that stand alone.
+const SOME: &[usize] = &[0, 4, 8, 400, 501, 502, EVENTS - 1];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_the_database_cannot_encode_is_set_aside() {
+    let Some(server) = service("TEST_POSTGRES_URL") else {
+        return;
+    };
+    let options = "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0";
+    let Some(pipeline) = Pipeline::make_on(Some(&server), 4, options).await else {
+        return;
+    };
+    let poisoned = fill_spoilt(&pipeline, &[567], |event| {
+        event.info.exec_id = "exec-仕事".into();
+    });
+    are_set_aside(
+        &pipeline,
+        &poisoned,
+        "has no equivalent in encoding \"LATIN1\"",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_out_of_a_columns_range_is_set_aside() {
+    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
+        return;
+    };
+    pipeline.ask(&["migrate"]);
+    pipeline
+        .execute("ALTER TABLE task ALTER COLUMN sequence TYPE integer")
+        .await;
+    // Of tasks of their own: `task` is given the newest report of a batch only, whichever that is.
+    let poisoned = fill_spoilt(&pipeline, SOME, |event| {
+        event.info.exec_id += "-spoilt";
+        event.info.sequence = 1 << 40;
+    });
+    are_set_aside(&pipeline, &poisoned, "integer out of range").await;
+}
+
+/// A PostgreSQL with a check that refuses these events' rows, and where those stand.
+async fn with_unbelievable(poisoned: &[usize]) -> Option<(Pipeline, BTreeSet<(i32, i64)>)> {
+    let pipeline = Pipeline::make(Kind::Postgres, 4).await?;
+    pipeline.ask(&["migrate"]);
+    pipeline
+        .execute("ALTER TABLE task_metrics ADD CONSTRAINT believable CHECK (engine_running_tasks < 1000)")
+        .await;
+    let poisoned = fill_spoilt(&pipeline, poisoned, |event| {
+        event.info.engine.running_tasks = 5000
+    });
+    Some((pipeline, poisoned))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_check_of_postgresql_refuses_are_set_aside_each_alone() {
+    let Some((pipeline, poisoned)) = with_unbelievable(SOME).await else {
+        return;
+    };
+    are_set_aside(&pipeline, &poisoned, "\"believable\"").await;
+}
+
+/// What is written in two transactions at once: the half in which nothing is refused is stored, and not
+/// again when the other one is read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_halves_the_one_that_is_refused_is_read_again_and_the_other_stored_once() {
+    let Some((pipeline, poisoned)) = with_unbelievable(&[402]).await else {
+        return;
+    };
+    let count = EVENTS.to_string();
+    let together = ["--max-events", &count, "--commit-interval-ms", "2000"];
+    let program = pipeline.program("consumer", &together);
+    program.until_logged("500 of 1000 events are stored").await;
+    pipeline.until_all_stored(Duration::from_secs(60)).await;
+    program.stop().await;
+    pipeline.assert_each_once(&poisoned).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_trigger_of_sqlite_refuses_are_set_aside_each_alone() {
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 4).await else {
+        return;
+    };
+    pipeline.ask(&["migrate"]);
+    pipeline
+        .execute(
+            "CREATE TRIGGER believable BEFORE INSERT ON task_metrics WHEN NEW.engine_running_tasks >= 1000 \
+             BEGIN SELECT RAISE(ABORT, 'so many tasks are not believable'); END",
+        )
+        .await;
+    let poisoned = fill_spoilt(&pipeline, SOME, |event| {
+        event.info.engine.running_tasks = 5000
+    });
+    are_set_aside(&pipeline, &poisoned, "so many tasks are not believable").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_rows_and_unreadable_events_in_one_batch_are_set_aside_each_once() {
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        let Some(pipeline) = Pipeline::make(kind, 2).await else {
+            return;
+        };
+        pipeline.ask(&["migrate"]);
+        pipeline
+            .execute("CREATE UNIQUE INDEX single ON task_progress (reported_at)")
+            .await;
+        // Reports of one moment: only the first of them is taken.
+        let sample = strategies::sample_event();
+        pipeline.fill(EVENTS, |i| match i {
+            50 | 51 | 52 | 900 => support::BAD.to_vec(),
+            54 | 56 => {
+                let mut event = numbered(&sample, i);
+                event.info.reported_at = numbered(&sample, 40).info.reported_at;
+                schemas::encode_event(&event).unwrap()
+            }
+            _ => schemas::encode_event(&numbered(&sample, i)).unwrap(),
+        });
+        let program = pipeline.program("consumer", &[]);
+        pipeline.until_all_stored(Duration::from_secs(60)).await;
+        program.stop().await;
+        let expected = [50, 51, 52, 54, 56, 900].map(|i| (i % 2, i64::from(i / 2)));
+        pipeline.assert_each_once(&expected.into()).await;
+    }
+}
+
+/// Every row is refused: that is no poison but a wrong table, and nothing of it is set aside.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_refuses_every_row_stops_the_consumer_with_nothing_committed() {
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        let Some(pipeline) = Pipeline::make(kind, 4).await else {
+            return;
+        };
+        pipeline.ask(&["migrate"]);
+        let (refuse, accept) = match kind {
+            Kind::Postgres => (
+                "ALTER TABLE task_metrics ADD CONSTRAINT none CHECK (engine_running_tasks < 0)",
+                "ALTER TABLE task_metrics DROP CONSTRAINT none",
+            ),
+            Kind::Sqlite => (
+                "CREATE TRIGGER refuse BEFORE INSERT ON task_metrics BEGIN SELECT RAISE(ABORT, '\"none\"'); END",
+                "DROP TRIGGER refuse",
+            ),
+        };
+        pipeline.execute(refuse).await;
+        pipeline.fill_numbered(&strategies::sample_event(), 400, 0);
+        let all = [&TOGETHER[..], &["--max-events", "400"]].concat();
+        let log = pipeline.program("refused", &all).needs_attention().await;
+        assert!(
+            log.contains("\"none\"") && log.contains(&pipeline.events),
+            "{log}"
+        );
+        nothing_was_committed(&pipeline).await;
+        pipeline.execute(accept).await;
+        let program = pipeline.program("corrected", &[]);
+        pipeline.until_all_stored(Duration::from_secs(120)).await;
+        program.stop().await;
+        pipeline.assert_each_once(&BTreeSet::new()).await;
+    }
+}
+
+/// Runs of refused rows that are a fifth of all: no reason to stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fifth_of_refused_rows_is_set_aside_and_does_not_stop_the_consumer() {
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
+        return;
+    };
+    pipeline.ask(&["migrate"]);
+    pipeline
+        .execute(
+            "CREATE TRIGGER believable BEFORE INSERT ON task_metrics WHEN NEW.engine_running_tasks >= 1000 \
+             BEGIN SELECT RAISE(ABORT, 'not believable'); END",
+        )
+        .await;
+    let poisoned: Vec<usize> = (0..EVENTS).filter(|i| i % 400 < 80).collect();
+    let poisoned = fill_spoilt(&pipeline, &poisoned, |event| {
+        event.info.engine.running_tasks = 5000
+    });
+    are_set_aside(&pipeline, &poisoned, "not believable").await;
+}
+
+async fn nothing_was_committed(pipeline: &Pipeline) {
+    for table in [
+        "consumed_offset",
+        "task",
+        "task_progress",
+        "task_resource",
+        "task_metrics",
+    ] {
+        let select = format!("SELECT count(*) FROM {table}");
+        assert_eq!(pipeline.count(&select).await, 0, "{table}");
+    }
+    assert_eq!(coordinates(&pipeline.read_letters()), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_of_something_else_stops_the_consumer_and_a_corrected_start_loses_nothing() {
+    let Some(mut pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
+        return;
+    };
+    pipeline.fill_numbered(&strategies::sample_event(), 1_000, 0);
+    let right = pipeline.events.clone();
+    // The letters' own topic is as good a wrong one as any, but it would show letters; the source
+    // topic holds what a consumer is not to read.
+    pipeline.events = pipeline.source.clone();
+    pipeline.fill(5_000, |i| {
+        format!("{{\"execId\": \"exec-{i}\"}}").into_bytes()
+    });
+    let log = pipeline
+        .program("wrong", &[&TOGETHER[..], &["--group", &right]].concat())
+        .needs_attention()
+        .await;
+    for said in [pipeline.events.as_str(), "partition", "offset", "JSON"] {
+        assert!(log.contains(said), "{said} is not in\n{log}");
+    }
+    nothing_was_committed(&pipeline).await;
+
+    pipeline.events = right;
+    let program = pipeline.program("corrected", &[]);
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
+    program.stop().await;
+    pipeline.assert_each_once(&BTreeSet::new()).await;
+}
+
+/// Never many in a row, but most of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_of_which_most_is_unreadable_stops_the_consumer_unless_told_otherwise() {
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
+        return;
+    };
+    let sample = strategies::sample_event();
+    pipeline.fill(2_000, |i| match i % 3 {
+        0 => schemas::encode_event(&numbered(&sample, i)).unwrap(),
+        _ => support::BAD.to_vec(),
+    });
+    let log = pipeline
+        .program("stopped", &TOGETHER)
+        .needs_attention()
+        .await;
+    assert!(log.contains("--max-rejects-per-1000"), "{log}");
+    assert_eq!(coordinates(&pipeline.read_letters()), []);
+    let program = pipeline.program("told", &["--max-rejects-per-1000", "0"]);
+    pipeline.until_all_stored(Duration::from_secs(60)).await;
+    program.stop().await;
+    pipeline.assert_each_once(&pipeline.bad()).await;
+}

@@ -1,0 +1,56 @@
+//! `consumer audit` of a pipeline's database.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::Pipeline;
+
+/// Exit code, the report as JSON, and the log of an audit.
+pub(crate) struct Audited {
+    pub(crate) code: i32,
+    pub(crate) said: Value,
+    pub(crate) log: String,
+}
+
+impl Audited {
+    pub(crate) fn total(&self, what: &str) -> u64 {
+        let total = self.said["totals"][what].as_u64();
+        total.unwrap_or_else(|| panic!("no {what}: {:#}\n{}", self.said, self.log))
+    }
+
+    pub(crate) fn assert_code(&self, code: i32) -> &Self {
+        assert_eq!(self.code, code, "{:#}\n{}", self.said, self.log);
+        self
+    }
+
+    pub(crate) fn assert_equal(&self) -> &Self {
+        self.assert_code(0);
+        assert_eq!(self.said["verdict"], "equal");
+        assert_eq!(self.said["findings"], json!([]));
+        self
+    }
+}
+
+impl Pipeline {
+    pub(crate) fn audit(&self, more: &[&str]) -> Audited {
+        self.audit_with(&self.database_url, more)
+    }
+
+    /// The same of another database, or as another user.
+    pub(crate) fn audit_with(&self, database_url: &str, more: &[&str]) -> Audited {
+        let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
+            .args(["audit", "--json", "--bootstrap-servers", &self.bootstrap])
+            .args(["--events-topic", &self.events])
+            .args(["--dead-letters-topic", &self.letters])
+            .args(["--database-url", database_url])
+            .args(more)
+            .output()
+            .unwrap();
+        Audited {
+            code: output.status.code().unwrap(),
+            said: serde_json::from_slice(&output.stdout).unwrap_or_default(),
+            log: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}

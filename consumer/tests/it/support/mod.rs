@@ -1,0 +1,476 @@
+//! A pipeline of a test's own: topics, a database, and what runs on them.
+
+mod account;
+mod audit;
+mod outside;
+mod program;
+mod proxy;
+
+pub(crate) use account::{BAD, coordinates, headers, numbered};
+pub(crate) use audit::Audited;
+pub(crate) use outside::{Broker, Cluster, Pooler, SmallDisk, run};
+pub(crate) use program::Program;
+pub(crate) use proxy::Proxy;
+
+/// One test a database.
+macro_rules! on_both_databases {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() { super::$name(super::Kind::Sqlite).await; })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() { super::$name(super::Kind::Postgres).await; })*
+        }
+    };
+}
+pub(crate) use on_both_databases;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use clap::Parser;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use schemas::{TaskRunningInfo, TaskRunningInfoEvent};
+use service::health::Health;
+use service::kafka::KafkaOptions;
+use service::testing::{Topic, create_topics, kafka, service, unique, until};
+use service::threads::on_this_thread;
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Connection, Row};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+pub(crate) struct Pipeline {
+    pub(crate) kind: Kind,
+    pub(crate) bootstrap: String,
+    pub(crate) source: String,
+    pub(crate) events: String,
+    pub(crate) letters: String,
+    pub(crate) database_url: String,
+    pub(crate) partitions: i32,
+    folder: TempDir,
+}
+
+#[derive(Parser)]
+struct RouterArguments {
+    #[command(flatten)]
+    config: router::Config,
+}
+
+#[derive(Parser)]
+struct ConsumerArguments {
+    #[command(flatten)]
+    config: consumer::Config,
+    #[command(flatten)]
+    kafka: KafkaOptions,
+    #[command(flatten)]
+    database: consumer::DatabaseOptions,
+}
+
+/// A router or consumer inside the test, on a thread and runtime of its own.
+pub(crate) struct Running {
+    thread: JoinHandle<anyhow::Result<()>>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    fn start<F: Future<Output = anyhow::Result<()>>>(
+        run: impl FnOnce(CancellationToken) -> F + Send + 'static,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let shutdown = stop.clone();
+        let thread = std::thread::spawn(move || {
+            tokio::runtime::Runtime::new()
+                .unwrap()
+                .block_on(run(shutdown))
+        });
+        Self { thread, stop }
+    }
+
+    async fn ended(self) -> anyhow::Result<()> {
+        let joined = tokio::task::spawn_blocking(move || self.thread.join().unwrap());
+        tokio::time::timeout(Duration::from_secs(120), joined)
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.ended().await.unwrap();
+    }
+
+    /// The error that it ends with by itself.
+    pub(crate) async fn error(self) -> String {
+        format!("{:#}", self.ended().await.unwrap_err())
+    }
+}
+
+impl Pipeline {
+    /// Topics with so many partitions each, and an empty database; `None` where a service is absent.
+    pub(crate) async fn make(kind: Kind, partitions: i32) -> Option<Self> {
+        let server = match kind {
+            Kind::Sqlite => None,
+            Kind::Postgres => Some(service("TEST_POSTGRES_URL")?),
+        };
+        Self::make_on(server.as_deref(), partitions, "").await
+    }
+
+    /// The same with a database on this PostgreSQL, made `WITH` these options, or else on SQLite.
+    pub(crate) async fn make_on(
+        server: Option<&str>,
+        partitions: i32,
+        options: &str,
+    ) -> Option<Self> {
+        let bootstrap = kafka()?;
+        let folder = tempfile::tempdir().unwrap();
+        let name = unique("storing");
+        let (kind, database_url) = match server {
+            None => (
+                Kind::Sqlite,
+                format!("sqlite:{}", folder.path().join("tasks.db").display()),
+            ),
+            Some(server) => {
+                let database = name.replace('-', "_");
+                execute(server, &format!("CREATE DATABASE {database} {options}")).await;
+                let (host, _) = server.rsplit_once('/').unwrap();
+                (Kind::Postgres, format!("{host}/{database}"))
+            }
+        };
+        let (source, events, letters) = (
+            name.clone(),
+            format!("{name}-events"),
+            format!("{name}-letters"),
+        );
+        let topic = |name, partitions| Topic {
+            name,
+            partitions,
+            settings: &[],
+        };
+        create_topics(
+            &bootstrap,
+            &[
+                topic(&source, partitions),
+                topic(&events, partitions),
+                topic(&letters, 1),
+            ],
+        )
+        .await;
+        Some(Self {
+            kind,
+            bootstrap,
+            source,
+            events,
+            letters,
+            database_url,
+            partitions,
+            folder,
+        })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn router(&self) -> Running {
+        let mut arguments = vec!["router"];
+        arguments.extend(self.router_arguments());
+        arguments.extend(["--instance-id", "r"]);
+        let config = RouterArguments::parse_from(arguments).config;
+        Running::start(move |shutdown| router::run(config, Arc::new(Health::default()), shutdown))
+    }
+
+    /// The arguments of a router for this pipeline, but its instance id, and of its audit.
+    pub(crate) fn router_arguments(&self) -> Vec<&str> {
+        vec![
+            "--bootstrap-servers",
+            &self.bootstrap,
+            "--source-topic",
+            &self.source,
+            "--events-topic",
+            &self.events,
+            "--dead-letters-topic",
+            &self.letters,
+            "--group",
+            &self.source,
+        ]
+    }
+
+    /// The arguments of `consumer run` for this pipeline.
+    pub(crate) fn consumer_arguments(&self) -> Vec<&str> {
+        vec![
+            "--bootstrap-servers",
+            &self.bootstrap,
+            "--events-topic",
+            &self.events,
+            "--dead-letters-topic",
+            &self.letters,
+            "--database-url",
+            &self.database_url,
+        ]
+    }
+
+    pub(crate) fn consumer(&self, more: &[&str]) -> Running {
+        let mut arguments = vec!["consumer"];
+        arguments.extend(self.consumer_arguments());
+        if !more.contains(&"--group") {
+            arguments.extend(["--group", &self.events]);
+        }
+        arguments.extend(more);
+        let ConsumerArguments {
+            config,
+            kafka,
+            database,
+        } = ConsumerArguments::parse_from(arguments);
+        Running::start(async move |shutdown| {
+            let health = Arc::new(Health::default());
+            on_this_thread(consumer::run(config, kafka, database, health, shutdown))?
+        })
+    }
+
+    /// Runs a consumer until it has stored all events.
+    pub(crate) async fn store_all(&self) {
+        let consumer = self.consumer(&[]);
+        self.until_all_stored(Duration::from_secs(120)).await;
+        consumer.stop().await;
+    }
+
+    /// Sends values to a topic, keyed, to the given partition or where the key belongs.
+    pub(crate) fn send(&self, topic: &str, records: &[(&str, Vec<u8>, Option<i32>)]) {
+        let producer: ThreadedProducer<_> = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("partitioner", "murmur2_random")
+            .create()
+            .unwrap();
+        for (key, value, partition) in records {
+            let mut record = BaseRecord::<str, [u8]>::to(topic).key(key).payload(value);
+            record.partition = *partition;
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(Duration::from_secs(30)).unwrap();
+    }
+
+    pub(crate) fn send_infos(&self, infos: &[TaskRunningInfo]) {
+        let records: Vec<_> = infos
+            .iter()
+            .map(|info| {
+                (
+                    info.exec_id.as_str(),
+                    schemas::encode_info(info).unwrap(),
+                    None,
+                )
+            })
+            .collect();
+        self.send(&self.source, &records);
+    }
+
+    /// Sends events, all to partition 0, so that they keep their order.
+    pub(crate) fn send_events(&self, events: &[TaskRunningInfoEvent]) {
+        let records: Vec<_> = events
+            .iter()
+            .map(|event| {
+                (
+                    event.info.exec_id.as_str(),
+                    schemas::encode_event(event).unwrap(),
+                    Some(0),
+                )
+            })
+            .collect();
+        self.send(&self.events, &records);
+    }
+
+    /// Waits until a count in the database is at least so high.
+    pub(crate) async fn until_count(&self, select: &str, count: i64) {
+        until(
+            &format!("{select} gives {count}"),
+            Duration::from_secs(120),
+            async || (self.count(select).await >= count).then_some(()),
+        )
+        .await;
+    }
+
+    /// A count, 0 while there is no database or table.
+    pub(crate) async fn count(&self, select: &str) -> i64 {
+        let Ok(mut connection) = try_connect(&self.database_url).await else {
+            return 0;
+        };
+        let count = sqlx::query_scalar(sqlx::AssertSqlSafe(select.to_owned()))
+            .fetch_one(&mut connection)
+            .await;
+        close(connection).await;
+        count.unwrap_or(0)
+    }
+
+    /// The sum of the stored offsets of a part: a partition without commit markers has as many records.
+    pub(crate) fn stored(part: &str) -> String {
+        format!(
+            "SELECT CAST(coalesce(sum(next_offset), 0) AS bigint) FROM consumed_offset WHERE part = '{part}'"
+        )
+    }
+
+    /// The rows of a query, each value as text.
+    pub(crate) async fn rows(&self, select: &str) -> Vec<Vec<Option<String>>> {
+        let mut connection = connect(&self.database_url).await;
+        let rows: Vec<AnyRow> = sqlx::query(sqlx::AssertSqlSafe(select.to_owned()))
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        close(connection).await;
+        rows.iter()
+            .map(|row| (0..row.len()).map(|i| row.try_get(i).unwrap()).collect())
+            .collect()
+    }
+
+    /// Everything in the tables as text, in the same form for both databases, in a fixed order.
+    /// Keys of tasks are resolved to execIds.
+    pub(crate) async fn contents(&self) -> Vec<Vec<Vec<Option<String>>>> {
+        let postgres = self.kind == Kind::Postgres;
+        let micros = |column: &str| match postgres {
+            true => format!("(extract(epoch FROM {column}) * 1000000)::bigint::text"),
+            false => format!("CAST({column} AS text)"),
+        };
+        let array = |column: &str| match postgres {
+            true => format!("replace(array_to_json({column})::text, ', ', ',')"),
+            false => column.to_owned(),
+        };
+        let truth = |column: &str| match postgres {
+            true => format!("CAST({column}::int AS text)"),
+            false => format!("CAST({column} AS text)"),
+        };
+        let text = |columns: &[&str]| {
+            columns
+                .iter()
+                .map(|c| format!("CAST({c} AS text)"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        // Of no jobs PostgreSQL has an array without any.
+        let job_tasks = match postgres {
+            true => {
+                "coalesce(array_to_json(nullif(job_tasks, '{}'))::text, CASE job_tasks WHEN '{}' THEN '[[],[],[],[]]' END)"
+            }
+            false => "job_tasks",
+        };
+        let task = format!(
+            "SELECT {}, {}, {} FROM task ORDER BY exec_id",
+            text(&[
+                "exec_id",
+                "job_id",
+                "engine_instance",
+                "engine_type",
+                "engine_user",
+                "ticket_id",
+                "status",
+                "sequence",
+                "event_partition",
+                "event_offset"
+            ]),
+            truth("is_final"),
+            micros("reported_at"),
+        );
+        let progress = format!(
+            "SELECT {}, {}, {}, {}, {} FROM task_progress h JOIN task t USING (task_id) \
+             ORDER BY h.event_partition, h.event_offset",
+            text(&[
+                "exec_id",
+                "h.event_partition",
+                "h.event_offset",
+                "h.sequence",
+                "h.status"
+            ]),
+            micros("h.reported_at"),
+            array("job_ids"),
+            job_tasks,
+            array("adjustments"),
+        );
+        let resource = format!(
+            "SELECT {}, {} FROM task_resource h JOIN task t USING (task_id) \
+             ORDER BY h.event_partition, h.event_offset, application_id",
+            text(&[
+                "exec_id",
+                "h.event_partition",
+                "h.event_offset",
+                "application_id",
+                "memory_bytes",
+                "cores",
+                "instances",
+                "queue",
+                "h.status"
+            ]),
+            micros("h.reported_at"),
+        );
+        let metrics = format!(
+            "SELECT {}, {} FROM task_metrics h JOIN task t USING (task_id) ORDER BY h.event_partition, h.event_offset",
+            text(&[
+                "exec_id",
+                "h.event_partition",
+                "h.event_offset",
+                "engine_running_tasks",
+                "metrics"
+            ]),
+            micros("h.reported_at"),
+        );
+        let mut contents = Vec::new();
+        for select in [task, progress, resource, metrics] {
+            let mut rows = self.rows(&select).await;
+            // The two databases collate text in unlike ways.
+            rows.sort();
+            contents.push(rows);
+        }
+        contents
+    }
+
+    /// The progress values of all reports, by partition and offset.
+    pub(crate) async fn progress(&self) -> Vec<Option<f64>> {
+        let mut connection = connect(&self.database_url).await;
+        let progress = sqlx::query_scalar(
+            "SELECT progress FROM task_progress ORDER BY event_partition, event_offset",
+        )
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+        close(connection).await;
+        progress
+    }
+
+    /// Runs a statement that changes something.
+    pub(crate) async fn execute(&self, statement: &str) {
+        execute(&self.database_url, statement).await;
+    }
+}
+
+/// Runs statements that change something.
+pub(crate) async fn execute(url: &str, statements: &str) {
+    let mut connection = connect(url).await;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned()))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    close(connection).await;
+}
+
+/// Dropped, it would be closed later: SQLite's last one to be closed still writes to its files.
+async fn close(connection: AnyConnection) {
+    // It may be cut off meanwhile, which a test may have done.
+    let _ = connection.close().await;
+}
+
+async fn try_connect(url: &str) -> Result<AnyConnection, sqlx::Error> {
+    sqlx::any::install_default_drivers();
+    AnyConnection::connect(url).await
+}
+
+pub(crate) async fn connect(url: &str) -> AnyConnection {
+    try_connect(url).await.unwrap()
+}

@@ -1,0 +1,16 @@
+//! The integration tests, a module for each subject. They share one binary: linking is slow.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+mod support;
+
+mod exit_codes;
+mod publishing;
+mod registry;
+mod reporting;
+mod secrets;
+mod settings;
+mod simulating;
+mod spark_faults;
+mod spark_live;
+mod spark_polls;
+mod stopping;

@@ -1,0 +1,129 @@
+//! `producer spark` against a real Spark.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::support::Reports;
+use schemas::{MetricValue, TaskStatus};
+use serde_json::Value;
+use service::testing::spark::Spark;
+use service::testing::{Process, service, until};
+
+const WAIT: Duration = Duration::from_secs(180);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_said() {
+    let (Some(reports), Some(python)) = (Reports::make("spark-live").await, service("TEST_PYTHON"))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut spark = Spark::start(folder.path(), &python, "live").await;
+    let arguments = [
+        "spark",
+        "--url",
+        &spark.url,
+        "--history-url",
+        &spark.history_url,
+        "--interval",
+        "500ms",
+    ];
+    let arguments = reports.arguments(&arguments);
+    let program = Path::new(env!("CARGO_BIN_EXE_producer"));
+    let mut producer = Process::start(folder.path(), "producer", program, &arguments);
+
+    let said = until("all jobs have ended", WAIT, async || {
+        producer.assert_running();
+        spark.said()
+    })
+    .await;
+    let app = said["application"].as_str().unwrap();
+    let jobs = said["jobs"].as_array().unwrap();
+    spark.let_go().await;
+    assert!(producer.ended().await.success(), "{}", producer.log());
+    spark.stop().await;
+
+    let told = reports.by_task();
+    let total: usize = told.values().map(Vec::len).sum();
+    let line = format!("sent {total} reports of {} tasks", told.len());
+    assert!(producer.log().contains(&line), "{}", producer.log());
+    let groups: Vec<&str> = told
+        .keys()
+        .map(|id| id.rsplit('/').next().unwrap())
+        .collect();
+    assert_eq!(
+        groups,
+        ["live-check", "live-join", "live-load", "live-report"]
+    );
+
+    // Per Spark job, in the last report of its exec task.
+    let count = |job: &Value, name: &str| job[name].as_i64().unwrap();
+    let expected: BTreeMap<(String, String), [i64; 3]> = jobs
+        .iter()
+        .map(|job| {
+            let exec_id = format!("{app}/{}", job["jobGroup"].as_str().unwrap());
+            let counts =
+                ["numTasks", "numCompletedTasks", "numFailedTasks"].map(|name| count(job, name));
+            ((exec_id, count(job, "jobId").to_string()), counts)
+        })
+        .collect();
+    assert_eq!(expected.len(), 5);
+    let mut found = BTreeMap::new();
+    for (exec_id, reports) in &told {
+        for job in &reports
+            .last()
+            .unwrap()
+            .progress
+            .as_ref()
+            .unwrap()
+            .progress_info
+        {
+            let counts = [job.total_tasks, job.succeed_tasks, job.failed_tasks].map(i64::from);
+            found.insert((exec_id.clone(), job.id.clone()), counts);
+            assert_eq!(job.running_tasks, 0);
+        }
+    }
+    assert_eq!(found, expected);
+
+    for (exec_id, reports) in &told {
+        assert!(reports.is_sorted_by(|a, b| a.sequence < b.sequence));
+        for report in reports {
+            assert_eq!(report.problems(), []);
+            assert_eq!(report.job_id, app);
+        }
+        let (last, before) = reports.split_last().unwrap();
+        assert!(
+            before
+                .iter()
+                .all(|report| report.status == TaskStatus::Running)
+        );
+        let fails = exec_id.ends_with("live-check");
+        let status = if fails {
+            TaskStatus::Failed
+        } else {
+            TaskStatus::Succeed
+        };
+        assert_eq!(last.status, status, "{exec_id}");
+        let metrics = last.metrics.as_ref().unwrap();
+        assert_eq!(metrics["jobsFailed"], MetricValue::Long(i64::from(fails)));
+        if exec_id.ends_with("live-join") {
+            assert_eq!(metrics["skippedTasks"], MetricValue::Long(12));
+            assert!(matches!(metrics["shuffleReadBytes"], MetricValue::Long(bytes) if bytes > 0));
+        }
+    }
+    // While it ran, it held two cores and half a gigabyte, and ran tasks.
+    let load = &told[&format!("{app}/live-load")];
+    let held = load[0].resource.as_ref().unwrap();
+    let held = &held.applications[app];
+    assert_eq!((held.queue_cores, held.queue_instances), (2, 0));
+    assert_eq!(
+        (held.queue_memory, held.job_status.as_str()),
+        (512 << 20, "RUNNING")
+    );
+    assert!(
+        told.values()
+            .flatten()
+            .any(|report| report.engine.running_tasks > 0)
+    );
+}

@@ -1,0 +1,254 @@
+//! Many applications at a time: what is slow or gone delays no other, and a stop ends it all in time.
+
+use std::time::{Duration, Instant};
+
+use crate::support::spark::{Adapter, App, Spark, ended, job};
+use crate::support::{Reports, number_before};
+use schemas::{TaskRunningInfo, TaskStatus};
+use service::testing::ANY_PORT;
+
+/// The longest time between two reports of a task that follow each other.
+fn longest_gap(told: &[TaskRunningInfo]) -> Duration {
+    let gaps = told.windows(2).map(|two| {
+        let micros = two[1].reported_at - two[0].reported_at;
+        Duration::from_micros(u64::try_from(micros).unwrap())
+    });
+    gaps.max().unwrap()
+}
+
+/// A newer report may have replaced one that was not sent yet.
+fn assert_in_order(id: &str, told: &[TaskRunningInfo]) {
+    let sequences: Vec<i64> = told.iter().map(|report| report.sequence).collect();
+    assert!(sequences.is_sorted_by(|a, b| a < b), "{id}: {sequences:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_applications_that_take_a_fifth_of_a_second_are_each_reported_every_interval() {
+    const APPLICATIONS: usize = 100;
+    /// The default.
+    const INTERVAL: Duration = Duration::from_secs(5);
+    let Some(reports) = Reports::make("spark-polls").await else {
+        return;
+    };
+    let app = |i| App::new(&format!("app-{i}"), job("RUNNING", 1));
+    let app = |i| app(i).answering_in(Duration::from_millis(200));
+    let spark = Spark::start((0..APPLICATIONS).map(app)).await;
+    let adapter = Adapter::polling_every("5s", &reports, &["--url", &spark.url]);
+    spark.polled_each(5, |_| true).await;
+    adapter.stop().await;
+
+    let told = reports.by_task();
+    assert_eq!(told.len(), APPLICATIONS);
+    let mut longest = Duration::ZERO;
+    for (id, told) in &told {
+        assert_in_order(id, told);
+        longest = longest.max(longest_gap(told));
+        // The fifth poll of some may have been under way.
+        let (first, last) = (&told[0], told.last().unwrap());
+        let polled = last.sequence - first.sequence;
+        let micros = last.reported_at - first.reported_at;
+        let mean = Duration::from_micros(u64::try_from(micros / polled).unwrap());
+        assert!(mean < INTERVAL * 3 / 2, "{id}: {mean:?}");
+    }
+    println!("longest time between two reports of a task: {longest:?}");
+    // One after the other they would take more than 20 s. The rest is for a busy machine.
+    assert!(longest < 3 * INTERVAL, "{longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_takes_20_s_and_ten_whose_end_is_looked_up_delay_no_other() {
+    const PROMPT: usize = 20;
+    const GONE: usize = 10;
+    let Some(reports) = Reports::make("spark-polls").await else {
+        return;
+    };
+    let slow = Duration::from_secs(20);
+    let app = |id: String| App::new(&id, job("RUNNING", 1));
+    let mut apps = vec![app("slow".to_owned()).answering_in(slow)];
+    apps.extend((0..PROMPT).map(|i| app(format!("prompt-{i}"))));
+    let gone: Vec<App> = (0..GONE).map(|i| app(format!("gone-{i}"))).collect();
+    apps.extend(gone.iter().cloned());
+    let spark = Spark::start(apps).await;
+    let history = Spark::start([]).await;
+    history.set(|state| state.delay = slow);
+    let urls = ["--url", &spark.url, "--history-url", &history.url];
+    let limits = ["--polls", "2", "--give-up-after", "10m"];
+    let adapter = Adapter::polling_every("1s", &reports, &[&urls[..], &limits].concat());
+    spark.polled_each(2, |id| id != "slow").await;
+    spark.set(|state| state.apps.retain(|app| !app.id.starts_with("gone")));
+    history.polled_list(2).await;
+    spark.polled_each(10, |id| id != "slow").await;
+
+    // While it knows nothing of nine and is in trouble with the tenth, it says so once.
+    history.set(|state| {
+        let troubled = true;
+        state.apps = vec![App {
+            troubled,
+            ..gone[0].clone()
+        }];
+        state.delay = Duration::ZERO;
+    });
+    adapter.logs("it answers 503").await;
+    history.polled_list(3 * GONE).await;
+    let log = adapter.process.log();
+    let complaints = log.lines().filter(|line| line.contains("it answers 503"));
+    assert_eq!(complaints.count(), 1, "{log}");
+
+    // In the end each is told of.
+    history.set(|state| {
+        let ended = |app: App| {
+            App {
+                jobs: Some(job("SUCCEEDED", 4)),
+                ..app
+            }
+            .completed()
+        };
+        state.apps = gone.into_iter().map(ended).collect();
+    });
+    for app in 0..=PROMPT {
+        spark.complete(app, job("SUCCEEDED", 4));
+    }
+    let Adapter { mut process, .. } = adapter;
+    assert!(process.ended().await.success(), "{}", process.log());
+    let told = reports.by_task();
+    assert_eq!(told.len(), 1 + PROMPT + GONE);
+    let mut longest = Duration::ZERO;
+    for (id, told) in &told {
+        assert_in_order(id, told);
+        assert_eq!(ended(told), [TaskStatus::Succeed], "{id}");
+        if id.starts_with("prompt") {
+            longest = longest.max(longest_gap(told));
+        }
+    }
+    println!("longest time between two reports of a prompt task: {longest:?}");
+    assert!(longest < slow / 2, "{longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_polls_run_at_a_time_than_allowed_and_never_two_of_one_application() {
+    let Some(reports) = Reports::make("spark-polls").await else {
+        return;
+    };
+    let app = |i| App::new(&format!("app-{i}"), job("RUNNING", 1));
+    let app = |i| app(i).answering_in(Duration::from_millis(300));
+    let spark = Spark::start((0..40).map(app)).await;
+    // The next poll is due long before one ends.
+    let polls = ["--url", &spark.url, "--polls", "3"];
+    let mut adapter = Adapter::start(&reports, &polls);
+    spark.polled_each(2, |_| true).await;
+    for i in 0..40 {
+        spark.complete(i, job("SUCCEEDED", 4));
+    }
+    assert!(adapter.process.ended().await.success());
+    let (most, most_of_one) = spark.state().most_polls;
+    // Slow ones and lookups have a share of their own.
+    assert!((2..=2 * 3).contains(&most), "{most}");
+    assert_eq!(most_of_one, 1);
+    for (id, told) in reports.by_task() {
+        assert_in_order(&id, &told);
+        assert_eq!(ended(&told), [TaskStatus::Succeed], "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_while_polls_are_under_way_it_ends_in_time_and_delivers_what_it_reported() {
+    let Some(reports) = Reports::make("spark-polls").await else {
+        return;
+    };
+    let app = |i| App::new(&format!("app-{i}"), job("RUNNING", 1));
+    let spark = Spark::start((0..20).map(app)).await;
+    let adapter = Adapter::start(&reports, &["--url", &spark.url]);
+    spark.polled_each(3, |_| true).await;
+    spark.set(|state| state.delay = Duration::from_secs(600));
+    spark.polled().await;
+    let signalled = Instant::now();
+    let log = adapter.stop().await;
+    let took = signalled.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}: {log}");
+    let told = reports.by_task();
+    assert_eq!(told.len(), 20);
+    for (id, told) in &told {
+        assert_in_order(id, told);
+        assert_eq!(ended(told), [], "{id}");
+    }
+    let sent = log.lines().find(|line| line.starts_with("sent ")).unwrap();
+    let total: usize = told.values().map(Vec::len).sum();
+    let counts = ["reports", "tasks"].map(|word| number_before(sent, word));
+    assert_eq!(counts, [total, 20]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stays_waits_for_new_applications_and_for_its_address() {
+    let Some(reports) = Reports::make("spark-polls").await else {
+        return;
+    };
+    let done = |id| App::new(id, job("SUCCEEDED", 4)).completed();
+    let spark = Spark::start([done("app-1")]).await;
+    let mut stay = vec!["--url", &spark.url, "--stay", "--give-up-after", "1s"];
+    stay.extend(["--metrics-listen", ANY_PORT]);
+    let mut adapter = Adapter::start(&reports, &stay);
+    adapter.logs("waiting for new applications").await;
+    spark.set(|state| state.apps.push(App::new("app-2", job("RUNNING", 1))));
+    adapter.logs("following application app-2").await;
+    spark.polled().await;
+    adapter
+        .measures("taskrunning_followed_applications 1")
+        .await;
+    spark.complete(1, job("FAILED", 1));
+    adapter.logs("application app-2 has ended").await;
+    adapter
+        .measures("taskrunning_followed_applications 0")
+        .await;
+    for share in ["running", "other"] {
+        let polls = format!("taskrunning_poll_duration_seconds_count{{share=\"{share}\"}}");
+        adapter.measures(&polls).await;
+    }
+    // Longer than it waits for an address otherwise.
+    let spark = spark
+        .restart(async {
+            adapter.logs("nobody listens there").await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        })
+        .await;
+    spark.set(|state| state.apps.push(done("app-3")));
+    adapter.logs("application app-3 has ended").await;
+    adapter.process.assert_running();
+    adapter.stop().await;
+    let told = reports.by_task();
+    for (id, status) in [
+        ("app-1", TaskStatus::Succeed),
+        ("app-2", TaskStatus::Failed),
+        ("app-3", TaskStatus::Succeed),
+    ] {
+        assert_eq!(ended(&told[id]), [status], "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_lists_of_many_applications_at_a_time_are_read_within_96_mib() {
+    const APPLICATIONS: usize = 16;
+    const STAGES: usize = 2_000;
+    let Some(reports) = Reports::make("spark-polls").await else {
+        return;
+    };
+    // 8 MB an application, as Spark's own are: most of a stage is of no use here.
+    let stage = format!(
+        r#"{{"stageId": 1, "inputBytes": 7, "details": "{}"}}"#,
+        "x".repeat(4_000)
+    );
+    let stages = format!("[{}]", vec![stage; STAGES].join(","));
+    let mut app = App::new("", job("RUNNING", 1));
+    app.stages = stages;
+    let app = |i| App {
+        id: format!("app-{i}"),
+        ..app.clone()
+    };
+    let spark = Spark::start((0..APPLICATIONS).map(app)).await;
+    let adapter = Adapter::polling_every("1s", &reports, &["--url", &spark.url]);
+    spark.polled_each(2, |_| true).await;
+    let peak = adapter.process.peak_memory_mib();
+    adapter.stop().await;
+    assert_eq!(reports.by_task().len(), APPLICATIONS);
+    println!("at most {peak} MiB");
+    assert!(peak < 96, "{peak} MiB");
+}

@@ -1,0 +1,650 @@
+//! What the fault tests share: topics of a test's own, the real program on them, a load, a broker to
+//! ill-treat, and the audit that tells what became of each record.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Headers, Message, OwnedMessage};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use schemas::TaskRunningInfo;
+use service::testing::{
+    ASK, Process, Topic, add_partitions, create_topics, delete_topic, read_all, reader, unique,
+    until,
+};
+use tempfile::TempDir;
+
+pub(crate) use crate::report::info;
+
+const ROUTER: &str = env!("CARGO_BIN_EXE_router");
+
+/// Tests that load the machine take turns: two such loads at once are more than a small machine's
+/// broker answers in time.
+pub(crate) static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// A session and a transaction that end soon after their router stands still: the shortest session
+/// that a broker grants by default.
+pub(crate) const SHORT: [&str; 4] = [
+    "-X",
+    "session.timeout.ms=6000",
+    "-X",
+    "transaction.timeout.ms=6000",
+];
+
+/// Waits until a router has said that partitions were assigned to it.
+pub(crate) async fn until_it_has_partitions(router: &Process, name: &str) {
+    let what = format!("{name} has partitions");
+    until(&what, Duration::from_secs(120), async || {
+        router.log().contains("assigned ").then_some(())
+    })
+    .await;
+}
+
+/// Topics of one test and what runs on them. The group is named as the source topic.
+pub(crate) struct Topics {
+    pub(crate) bootstrap: String,
+    pub(crate) source: String,
+    pub(crate) events: String,
+    pub(crate) letters: String,
+    folder: TempDir,
+}
+
+impl Topics {
+    /// Source and events with so many partitions each.
+    pub(crate) async fn make(bootstrap: &str, partitions: i32) -> Self {
+        let name = unique("faults");
+        let topics = Self {
+            bootstrap: bootstrap.to_owned(),
+            events: format!("{name}-events"),
+            letters: format!("{name}-letters"),
+            source: name,
+            folder: tempfile::tempdir().unwrap(),
+        };
+        topics.create(&topics.source, partitions).await;
+        topics.create(&topics.events, partitions).await;
+        topics.create(&topics.letters, 1).await;
+        topics
+    }
+
+    pub(crate) async fn create(&self, name: &str, partitions: i32) {
+        let topic = Topic {
+            name,
+            partitions,
+            settings: &[],
+        };
+        create_topics(&self.bootstrap, &[topic]).await;
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        client(&self.bootstrap).create().unwrap()
+    }
+
+    /// Deletes a topic and waits until it is gone.
+    pub(crate) async fn delete(&self, topic: &str) {
+        delete_topic(&self.bootstrap, topic).await;
+    }
+
+    /// Gives the source topic more partitions, `count` in all, and waits until clients see them.
+    pub(crate) async fn grow_source(&self, count: i32) {
+        add_partitions(&self.bootstrap, &self.source, count).await;
+    }
+
+    /// Sets how old a record may be for the events topic to take it, in milliseconds.
+    pub(crate) async fn limit_age_of_events(&self, ms: i64) {
+        let ms = ms.to_string();
+        let events = AlterConfig::new(ResourceSpecifier::Topic(&self.events));
+        let altered = events.set("message.timestamp.before.max.ms", &ms);
+        let altered = self.admin().alter_configs([&altered], &admin_options());
+        for topic in altered.await.unwrap() {
+            topic.unwrap();
+        }
+    }
+
+    /// Deletes what stands before an offset of the source topic, as retention does.
+    pub(crate) async fn delete_source_before(&self, partition: i32, offset: i64) {
+        self.delete_before(&self.source, partition, offset).await;
+    }
+
+    /// Deletes what stands before an offset of a topic, as retention does.
+    pub(crate) async fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
+        let mut before = TopicPartitionList::new();
+        before
+            .add_partition_offset(topic, partition, Offset::Offset(offset))
+            .unwrap();
+        let deleted = self.admin().delete_records(&before, &admin_options()).await;
+        for deleted in deleted.unwrap().elements() {
+            deleted.error().unwrap();
+        }
+    }
+
+    /// The arguments that make a router work here.
+    pub(crate) fn arguments<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        let mut arguments = vec![
+            "--bootstrap-servers",
+            &self.bootstrap,
+            "--source-topic",
+            &self.source,
+            "--events-topic",
+            &self.events,
+            "--dead-letters-topic",
+            &self.letters,
+            "--group",
+            &self.source,
+        ];
+        arguments.extend(more);
+        arguments
+    }
+
+    /// Starts the program. `name` names its log.
+    pub(crate) fn start(&self, name: &str, more: &[&str]) -> Process {
+        let folder = self.folder.path();
+        Process::start(folder, name, Path::new(ROUTER), &self.arguments(more))
+    }
+
+    /// Starts a static member.
+    pub(crate) fn start_static(&self, instance: &str, more: &[&str]) -> Process {
+        let more = [&["--instance-id", instance], more].concat();
+        self.start(instance, &more)
+    }
+
+    /// Sends records to the source topic and waits until they are acknowledged.
+    pub(crate) fn send<'a>(&self, records: impl IntoIterator<Item = (&'a str, Vec<u8>)>) {
+        let producer = producer(&self.bootstrap);
+        for (key, value) in records {
+            enqueue(
+                &producer,
+                BaseRecord::to(&self.source)
+                    .key(key.as_bytes())
+                    .payload(&value[..]),
+            );
+        }
+        producer.flush(Duration::from_secs(60)).unwrap();
+    }
+
+    /// Sends so many good records, of a few tasks each.
+    pub(crate) fn send_good(&self, count: i64) {
+        let records: Vec<_> = (0..count).map(|i| numbered(i, 50)).collect();
+        self.send(
+            records
+                .iter()
+                .map(|(key, value)| (key.as_str(), value.clone())),
+        );
+    }
+
+    /// Sends so many good records to a partition.
+    pub(crate) fn send_to_partition(&self, partition: i32, count: i64) {
+        let producer = producer(&self.bootstrap);
+        for i in 0..count {
+            let (key, value) = numbered(i, 50);
+            let record = BaseRecord::to(&self.source).partition(partition);
+            enqueue(&producer, record.key(key.as_bytes()).payload(&value[..]));
+        }
+        producer.flush(Duration::from_secs(60)).unwrap();
+    }
+
+    pub(crate) fn partitions(&self, topic: &str) -> Vec<i32> {
+        let consumer = reader(&self.bootstrap);
+        let metadata = consumer.fetch_metadata(Some(topic), ASK).unwrap();
+        let partitions = metadata.topics()[0].partitions();
+        partitions.iter().map(|partition| partition.id()).collect()
+    }
+
+    /// The group's committed offset of each partition of the source topic that has one. `None` while
+    /// Kafka is away.
+    pub(crate) fn committed(&self) -> Option<BTreeMap<i32, i64>> {
+        let consumer = group_member(&self.bootstrap, &self.source);
+        let mut asked = TopicPartitionList::new();
+        let metadata = consumer.fetch_metadata(Some(&self.source), ASK).ok()?;
+        for partition in metadata.topics()[0].partitions() {
+            asked.add_partition(&self.source, partition.id());
+        }
+        let committed = consumer.committed_offsets(asked, ASK).ok()?;
+        let committed = committed.elements();
+        let known = committed
+            .iter()
+            .filter_map(|partition| match partition.offset() {
+                Offset::Offset(offset) => Some((partition.partition(), offset)),
+                _ => None,
+            });
+        Some(known.collect())
+    }
+
+    /// Deletes the group with its committed offsets, as Kafka does `offsets.retention.minutes` after its
+    /// last member has left; waits until that is possible.
+    pub(crate) async fn delete_group(&self) {
+        until(
+            "the group is deleted",
+            Duration::from_secs(60),
+            async || {
+                let groups = [self.source.as_str()];
+                let deleted = self.admin().delete_groups(&groups, &admin_options()).await;
+                deleted.unwrap()[0].is_ok().then_some(())
+            },
+        )
+        .await;
+        assert_eq!(self.committed().unwrap(), [].into());
+    }
+
+    /// Commits an offset for the group, as `kafka-consumer-groups --reset-offsets` does; the group
+    /// must be empty.
+    pub(crate) async fn reset_offset(&self, partition: i32, offset: i64) {
+        let consumer = group_member(&self.bootstrap, &self.source);
+        let mut offsets = TopicPartitionList::new();
+        offsets
+            .add_partition_offset(&self.source, partition, Offset::Offset(offset))
+            .unwrap();
+        consumer
+            .commit(&offsets, rdkafka::consumer::CommitMode::Sync)
+            .unwrap();
+    }
+
+    /// The end of each partition of a topic: of what is committed, or of all that is there.
+    pub(crate) fn ends(&self, topic: &str, isolation_level: &str) -> Option<BTreeMap<i32, i64>> {
+        let consumer: BaseConsumer = client(&self.bootstrap)
+            .set("group.id", "none")
+            .set("isolation.level", isolation_level)
+            .create()
+            .unwrap();
+        let metadata = consumer.fetch_metadata(Some(topic), ASK).ok()?;
+        let mut ends = BTreeMap::new();
+        for partition in metadata.topics()[0].partitions() {
+            let (_, end) = consumer.fetch_watermarks(topic, partition.id(), ASK).ok()?;
+            ends.insert(partition.id(), end);
+        }
+        Some(ends)
+    }
+
+    /// Waits until the group has committed all of the source topic, which plain producers wrote.
+    pub(crate) async fn until_routed(&self, within: Duration) {
+        until("all is routed", within, async || self.is_routed()).await;
+    }
+
+    /// Whether that is so.
+    pub(crate) fn is_routed(&self) -> Option<()> {
+        let ends = self.ends(&self.source, "read_committed")?;
+        let committed = self.committed()?;
+        let is_routed =
+            |(partition, end): (&i32, &i64)| committed.get(partition).copied().unwrap_or(0) == *end;
+        ends.iter().all(is_routed).then_some(())
+    }
+
+    /// Waits until a transaction is open on the events topic.
+    pub(crate) async fn until_transaction_is_open(&self) {
+        until(
+            "a transaction is open",
+            Duration::from_secs(120),
+            async || self.transaction_is_open().then_some(()),
+        )
+        .await;
+    }
+
+    /// Waits until no transaction is open on the events topic any more.
+    pub(crate) async fn until_no_transaction_is_open(&self) {
+        until(
+            "no transaction is open",
+            Duration::from_secs(120),
+            async || (!self.transaction_is_open()).then_some(()),
+        )
+        .await;
+    }
+
+    pub(crate) fn transaction_is_open(&self) -> bool {
+        // The stable ends first: what is then below the real ones was open meanwhile.
+        let stable = self.ends(&self.events, "read_committed").unwrap();
+        stable != self.ends(&self.events, "read_uncommitted").unwrap()
+    }
+
+    /// Each record of the source topic has one event or one dead letter, with what it said, and
+    /// events of one partition stand in the order of their sources. Gives back how many of each.
+    pub(crate) async fn audit(&self) -> (usize, usize) {
+        // What a killed router left open hides the events behind it until the broker aborts it.
+        self.until_no_transaction_is_open().await;
+        let mut sources = BTreeMap::new();
+        for record in read_all(&self.bootstrap, &self.source) {
+            sources.insert((record.partition(), record.offset()), record);
+        }
+        let mut outputs: BTreeMap<(i32, i64), usize> = BTreeMap::new();
+        let mut newest: BTreeMap<(i32, i32), i64> = BTreeMap::new();
+        let (mut events, mut disordered) = (0, Vec::new());
+        for record in read_all(&self.bootstrap, &self.events) {
+            let event = schemas::decode_event(record.payload()).unwrap();
+            assert_eq!(event.source.topic, self.source);
+            let (partition, offset) = (event.source.partition, event.source.offset);
+            *outputs.entry((partition, offset)).or_default() += 1;
+            events += 1;
+            let source = sources.get(&(partition, offset));
+            let source = source.unwrap_or_else(|| panic!("no record {partition}@{offset}"));
+            assert_eq!(schemas::decode_info(source.payload()).unwrap(), event.info);
+            let before = newest.insert((record.partition(), partition), offset);
+            if before.is_some_and(|before| before >= offset) {
+                disordered.push((partition, offset));
+            }
+        }
+        let letters = self.letters();
+        for letter in &letters {
+            *outputs.entry(place(letter)).or_default() += 1;
+        }
+        let missing: Vec<_> = sources
+            .keys()
+            .filter(|at| !outputs.contains_key(at))
+            .collect();
+        let doubled: Vec<_> = outputs.iter().filter(|(_, count)| **count > 1).collect();
+        let invented: Vec<_> = outputs
+            .keys()
+            .filter(|at| !sources.contains_key(at))
+            .collect();
+        assert!(
+            missing.is_empty()
+                && doubled.is_empty()
+                && invented.is_empty()
+                && disordered.is_empty(),
+            "of {} records {} are missing {:?}, {} doubled {:?}, {} made up {:?}, {} out of order {:?}",
+            sources.len(),
+            missing.len(),
+            missing.iter().take(10).collect::<Vec<_>>(),
+            doubled.len(),
+            doubled.iter().take(10).collect::<Vec<_>>(),
+            invented.len(),
+            invented.iter().take(10).collect::<Vec<_>>(),
+            disordered.len(),
+            disordered.iter().take(10).collect::<Vec<_>>(),
+        );
+        (events, letters.len())
+    }
+
+    pub(crate) fn letters(&self) -> Vec<OwnedMessage> {
+        read_all(&self.bootstrap, &self.letters)
+    }
+}
+
+/// Partition and offset of the record that a dead letter is about.
+pub(crate) fn place(letter: &OwnedMessage) -> (i32, i64) {
+    let header = |name: &str| {
+        let headers = letter.headers().unwrap();
+        let header = headers.iter().find(|header| header.key == name).unwrap();
+        String::from_utf8(header.value.unwrap().to_vec()).unwrap()
+    };
+    (
+        header("__connect.errors.partition").parse().unwrap(),
+        header("__connect.errors.offset").parse().unwrap(),
+    )
+}
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)))
+}
+
+pub(crate) fn client(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap);
+    config
+}
+
+/// Never subscribes, so it is no member that takes part.
+fn group_member(bootstrap: &str, group: &str) -> BaseConsumer {
+    client(bootstrap)
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        // What is committed, whether or not more is under way.
+        .set("isolation.level", "read_uncommitted")
+        .create()
+        .unwrap()
+}
+
+type TestProducer = ThreadedProducer<DefaultProducerContext>;
+
+fn producer(bootstrap: &str) -> TestProducer {
+    client(bootstrap)
+        .set("partitioner", "murmur2_random")
+        .set("enable.idempotence", "true")
+        .set("linger.ms", "5")
+        // As long as a test takes: what is written has to arrive, also over outages.
+        .set("message.timeout.ms", "300000")
+        .create()
+        .unwrap()
+}
+
+fn enqueue(producer: &TestProducer, mut record: BaseRecord<'_, [u8], [u8]>) {
+    while let Err((error, unsent)) = producer.send(record) {
+        let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
+        assert_eq!(error, full);
+        record = unsent;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The `i`-th record where `tasks` take turns: key and value.
+pub(crate) fn numbered(i: i64, tasks: i64) -> (String, Vec<u8>) {
+    let info = info(&format!("exec-{}", i % tasks), i / tasks);
+    (info.exec_id.clone(), schemas::encode_info(&info).unwrap())
+}
+
+/// Good records written to the source topic at a steady rate, on a thread.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicI64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Records of 90 tasks in turn.
+    pub(crate) fn start(topics: &Topics, per_second: i64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (bootstrap, topic) = (topics.bootstrap.clone(), topics.source.clone());
+        let (stopped, count) = (stop.clone(), Arc::new(AtomicI64::new(0)));
+        let counted = count.clone();
+        let thread = std::thread::spawn(move || {
+            let producer = producer(&bootstrap);
+            let begun = Instant::now();
+            let mut sent = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let due = begun.elapsed().as_millis() as i64 * per_second / 1000;
+                for i in sent..due {
+                    let (key, value) = numbered(i, 90);
+                    let record = BaseRecord::to(&topic);
+                    enqueue(&producer, record.key(key.as_bytes()).payload(&value[..]));
+                }
+                sent = due;
+                counted.store(sent, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            producer.flush(Duration::from_secs(120)).unwrap();
+        });
+        Self {
+            stop,
+            sent: count,
+            thread: Some(thread),
+        }
+    }
+
+    /// Waits until so many records have been written.
+    pub(crate) async fn until(&self, count: i64) {
+        let what = format!("{count} records are written");
+        until(&what, Duration::from_secs(120), async || {
+            (self.sent.load(Ordering::Relaxed) >= count).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends it; everything it has written is acknowledged.
+    pub(crate) async fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().unwrap();
+        tokio::task::spawn_blocking(move || thread.join().unwrap())
+            .await
+            .unwrap();
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a client says while its broker is away, and recovers from.
+const AWAY: [RDKafkaErrorCode; 3] = [
+    RDKafkaErrorCode::AllBrokersDown,
+    RDKafkaErrorCode::BrokerTransportFailure,
+    RDKafkaErrorCode::OperationTimedOut,
+];
+
+/// A committed reader of all of a topic, alongside what the test does to its writers.
+pub(crate) struct Alongside {
+    stop: Arc<AtomicBool>,
+    seen: Arc<AtomicUsize>,
+    thread: JoinHandle<Vec<OwnedMessage>>,
+}
+
+impl Alongside {
+    pub(crate) fn start(topics: &Topics, topic: &str) -> Self {
+        let consumer = reader(&topics.bootstrap);
+        let mut all = TopicPartitionList::new();
+        for partition in topics.partitions(topic) {
+            all.add_partition_offset(topic, partition, Offset::Beginning)
+                .unwrap();
+        }
+        assert!(all.count() > 0);
+        consumer.assign(&all).unwrap();
+        let (stop, seen) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let (stopped, counted) = (stop.clone(), seen.clone());
+        let thread = std::thread::spawn(move || {
+            let mut records = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                match consumer.poll(Duration::from_millis(50)) {
+                    None => {}
+                    Some(Ok(record)) => {
+                        records.push(record.detach());
+                        counted.store(records.len(), Ordering::Relaxed);
+                    }
+                    Some(Err(error)) => {
+                        let code = error.rdkafka_error_code();
+                        assert!(code.is_some_and(|code| AWAY.contains(&code)), "{error}");
+                    }
+                }
+            }
+            records
+        });
+        Self { stop, seen, thread }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it has seen so many records.
+    pub(crate) async fn until(&self, count: usize, within: Duration) {
+        let what = format!("{count} records are seen by the reader alongside");
+        until(&what, within, async || {
+            (self.count() >= count).then_some(())
+        })
+        .await;
+    }
+
+    /// All it has seen, once it has seen so many records.
+    pub(crate) async fn stop_at(self, count: usize) -> Vec<OwnedMessage> {
+        self.until(count, Duration::from_secs(120)).await;
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// A broker of a test's own, to be frozen and stopped.
+pub(crate) struct Broker {
+    tool: String,
+    folder: TempDir,
+    pub(crate) bootstrap: String,
+}
+
+impl Broker {
+    /// `settings` are the broker's own, `KEY=VALUE`.
+    pub(crate) async fn start(tool: String, settings: &[&str]) -> Self {
+        let mut broker = Self {
+            tool,
+            folder: tempfile::tempdir().unwrap(),
+            bootstrap: String::new(),
+        };
+        let mut arguments = vec!["start"];
+        for setting in settings {
+            arguments.extend(["--set", setting]);
+        }
+        broker.bootstrap = broker.run(&arguments).trim().to_owned();
+        broker
+    }
+
+    /// Runs the tool that starts and stops it.
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
+        let output = Command::new(&self.tool)
+            .arg("--dir")
+            .arg(self.folder.path())
+            .args(arguments)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {told}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        told
+    }
+
+    /// Sends the broker's process a signal by name.
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = std::fs::read_to_string(self.folder.path().join("pid")).unwrap();
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), pid.trim()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // A frozen process would not hear that it is to end.
+        let pid = std::fs::read_to_string(self.folder.path().join("pid"));
+        if let Ok(pid) = pid {
+            let _ = Command::new("kill").args(["-CONT", pid.trim()]).output();
+        }
+        let _ = Command::new(&self.tool)
+            .arg("--dir")
+            .arg(self.folder.path())
+            .arg("stop")
+            .output();
+    }
+}
+
+/// Reports that a set of records holds, by partition and in order: exec id and sequence.
+pub(crate) fn reports(
+    records: &[OwnedMessage],
+    decode: impl Fn(Option<&[u8]>) -> TaskRunningInfo,
+) -> BTreeMap<i32, Vec<(String, i64)>> {
+    let mut reports: BTreeMap<i32, Vec<_>> = BTreeMap::new();
+    for record in records {
+        let info = decode(record.payload());
+        reports
+            .entry(record.partition())
+            .or_default()
+            .push((info.exec_id, info.sequence));
+    }
+    reports
+}
+
+/// How many of the reports are there more than once.
+pub(crate) fn doubles(reports: &BTreeMap<i32, Vec<(String, i64)>>) -> usize {
+    let all: Vec<_> = reports.values().flatten().collect();
+    all.len() - all.iter().collect::<BTreeSet<_>>().len()
+}

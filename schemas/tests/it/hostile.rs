@@ -1,0 +1,505 @@
+//! Bytes that claim more than they are: each is refused, for its own reason, in no time and in next
+//! to no memory; by the current version's reader, and by that of a version that was given as a file.
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use crate::{adversarial, cost, encoding, newer, strategies};
+use proptest::prelude::*;
+use schemas::{DecodeError, Decoder, TaskRunningInfo, TaskRunningInfoEvent};
+use serde_json::{Value as Json, json};
+
+/// What `work` gives, and the most bytes that it held at a time.
+fn measured<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let (done, allocated) = cost::allocated(work);
+    (done, allocated.peak_bytes as usize)
+}
+
+/// One of the four ways of reading a record.
+struct Way {
+    name: &'static str,
+    header: Vec<u8>,
+    avsc: Json,
+    /// The sample event or info in this schema.
+    sample: Json,
+    read: fn(Option<&[u8]>) -> Result<Read, DecodeError>,
+}
+
+#[derive(Debug)]
+enum Read {
+    Info(Box<TaskRunningInfo>),
+    Event(Box<TaskRunningInfoEvent>),
+}
+
+/// Knows a newer version, with fields added that the current version leaves out.
+static DECODER: LazyLock<(Decoder, Json, Json)> = LazyLock::new(|| {
+    let (mut info, mut event) = (newer::info(), newer::event());
+    let nothing = json!({"type": "array", "items": "null"});
+    for (name, kind) in [
+        ("nothing", nothing.clone()),
+        ("nested", json!({"type": "array", "items": nothing})),
+        ("named", json!({"type": "map", "values": nothing})),
+        (
+            "hollow",
+            json!({"type": "array", "items": {"type": "record", "name": "Hollow", "fields": [
+                {"name": "none", "type": "null"},
+                {"name": "void", "type": {"type": "fixed", "name": "Void", "size": 0}}]}}),
+        ),
+    ] {
+        newer::add_before(&mut info, "progress", json!({"name": name, "type": kind}));
+    }
+    newer::field(&mut event, "info")["type"] = info.clone();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("info.avsc"), info.to_string()).unwrap();
+    std::fs::write(folder.path().join("event.avsc"), event.to_string()).unwrap();
+    let decoder = Decoder::with_schemas(Some(folder.path())).unwrap();
+    (decoder, info, event)
+});
+
+fn info(value: Option<&[u8]>) -> Result<Read, DecodeError> {
+    DECODER.0.info(value).map(Box::new).map(Read::Info)
+}
+
+fn event(value: Option<&[u8]>) -> Result<Read, DecodeError> {
+    DECODER.0.event(value).map(Box::new).map(Read::Event)
+}
+
+fn ways() -> [Way; 4] {
+    let sample = strategies::sample_event();
+    let header = |bytes: Vec<u8>| bytes[..10].to_vec();
+    let learned = |record: &str| {
+        let mut learned = DECODER.0.learned().iter();
+        let found = learned.find(|one| one.record == record).unwrap();
+        [&[0xC3, 1][..], &found.fingerprint.to_le_bytes()].concat()
+    };
+    let mut info_json = serde_json::to_value(&sample.info).unwrap();
+    info_json["reportedAt"] = json!(sample.info.reported_at);
+    let mut event_json = serde_json::to_value(&sample).unwrap();
+    event_json["routedAt"] = json!(sample.routed_at);
+    event_json["info"] = info_json.clone();
+    let mut newer_info = info_json.clone();
+    newer_info["attempt"] = json!(1);
+    newer_info["startedAt"] = json!(null);
+    for empty in ["nothing", "nested", "hollow"] {
+        newer_info[empty] = json!([]);
+    }
+    newer_info["named"] = json!({});
+    let mut newer_event = event_json.clone();
+    newer_event["router"] = json!("r");
+    newer_event["info"] = newer_info.clone();
+    let released = |versions: &[schemas::Version]| {
+        serde_json::from_str(versions.last().unwrap().avsc).unwrap()
+    };
+    [
+        Way {
+            name: "info",
+            header: header(schemas::encode_info(&sample.info).unwrap()),
+            avsc: released(schemas::INFO_VERSIONS),
+            sample: info_json,
+            read: info,
+        },
+        Way {
+            name: "event",
+            header: header(schemas::encode_event(&sample).unwrap()),
+            avsc: released(schemas::EVENT_VERSIONS),
+            sample: event_json,
+            read: event,
+        },
+        Way {
+            name: "newer info",
+            header: learned("TaskRunningInfo"),
+            avsc: DECODER.1.clone(),
+            sample: newer_info,
+            read: info,
+        },
+        Way {
+            name: "newer event",
+            header: learned("TaskRunningInfoEvent"),
+            avsc: DECODER.2.clone(),
+            sample: newer_event,
+            read: event,
+        },
+    ]
+}
+
+impl Way {
+    fn info_of<'a>(&self, json: &'a mut Json) -> &'a mut Json {
+        if self.name.ends_with("event") {
+            &mut json["info"]
+        } else {
+            json
+        }
+    }
+
+    fn encode(&self, json: Json) -> Vec<u8> {
+        let fingerprint = u64::from_le_bytes(self.header[2..].try_into().unwrap());
+        let value = apache_avro::types::Value::try_from(json).unwrap();
+        encoding::encode(&self.avsc, fingerprint, value)
+    }
+
+    /// The sample up to a block: of `progressInfo`, else of `metrics`. What comes after it is two
+    /// bytes of null in the first case, and nothing in the second.
+    fn up_to_block(&self, array: bool) -> Vec<u8> {
+        let mut json = self.sample.clone();
+        let info = self.info_of(&mut json);
+        info["resource"] = Json::Null;
+        info["progress"]["progressInfo"] = json!([]);
+        info["metrics"] = if array { Json::Null } else { json!({}) };
+        let mut bytes = self.encode(json);
+        bytes.truncate(bytes.len() - if array { 3 } else { 1 });
+        bytes
+    }
+
+    /// Reads what is to be refused, within 10 ms and 1 MiB.
+    fn refuse(&self, value: Option<&[u8]>, reason: &str) {
+        let mut least = Duration::MAX;
+        // The machine may turn to something else for a while: the least of five says what it takes.
+        for _ in 0..5 {
+            let begun = Instant::now();
+            let (read, bytes) = measured(|| (self.read)(value));
+            least = least.min(begun.elapsed());
+            let error = read.expect_err(reason).to_string();
+            assert!(
+                error.contains(reason),
+                "{}: {error}\n is not: {reason}",
+                self.name
+            );
+            assert!(bytes < 1 << 20, "{}: {bytes} bytes for {error}", self.name);
+        }
+        assert!(
+            least < Duration::from_millis(10),
+            "{}: {least:?} for {reason}",
+            self.name
+        );
+    }
+}
+
+fn number(number: i64) -> Vec<u8> {
+    let mut zigzag = ((number << 1) ^ (number >> 63)) as u64;
+    let mut bytes = vec![];
+    while zigzag > 0x7F {
+        bytes.push(zigzag as u8 | 0x80);
+        zigzag >>= 7;
+    }
+    bytes.push(zigzag as u8);
+    bytes
+}
+
+#[test]
+fn lengths_that_no_record_can_have_are_refused() {
+    for way in ways() {
+        for length in [i64::MAX, i64::MIN, -7, 1 << 40, 1 << 30, 1 << 24] {
+            let value = [&way.header[..], &number(length), b"exec"].concat();
+            way.refuse(
+                Some(&value),
+                &format!("at byte 0: a text of {length} bytes, where 4 are left"),
+            );
+            // The key of a metric.
+            let value = [way.up_to_block(false), number(1), number(length)].concat();
+            way.refuse(
+                Some(&value),
+                &format!("a text of {length} bytes, where 0 are left"),
+            );
+        }
+    }
+}
+
+#[test]
+fn the_body_of_another_schema_under_a_right_header_is_refused() {
+    let ways = ways();
+    for (i, way) in ways.iter().enumerate() {
+        for other in ways.iter().skip(i + 1).chain(&ways[..i]) {
+            // A newer info differs from an info late, so that this is read far into the record.
+            let body = &other.encode(other.sample.clone())[10..];
+            way.refuse(Some(&[&way.header[..], body].concat()), " at byte ");
+        }
+    }
+}
+
+#[test]
+fn blocks_of_more_items_than_there_are_bytes_are_refused() {
+    for way in ways() {
+        for array in [true, false] {
+            let begun = way.up_to_block(array);
+            for items in [1 << 40, 1 << 30, 1 << 20, i64::MAX] {
+                let value = [&begun[..], &number(items), &[0; 100]].concat();
+                way.refuse(
+                    Some(&value),
+                    &format!("a block of {items} items, where 100 bytes are left"),
+                );
+                let value = [&begun[..], &number(-items), &number(50), &[0; 100]].concat();
+                way.refuse(
+                    Some(&value),
+                    &format!("a block of {items} items, where 100 bytes are left"),
+                );
+            }
+            let value = [&begun[..], &number(i64::MIN), &number(1), &[0; 100]].concat();
+            way.refuse(Some(&value), "a block of 9223372036854775808 items");
+        }
+    }
+}
+
+#[test]
+fn blocks_whose_size_in_bytes_is_wrong_are_refused() {
+    let job = [&number(1)[..], b"0", &[0, 0, 0, 0]].concat();
+    let metric = [&number(1)[..], b"m", &[0]].concat();
+    for way in ways() {
+        for (array, item) in [(true, &job), (false, &metric)] {
+            let begun = way.up_to_block(array);
+            let end: &[u8] = if array { &[0, 0, 0] } else { &[0] };
+            let block = |size: usize| {
+                let size = number(size as i64);
+                [&begun[..], &number(-1), &size, item, end].concat()
+            };
+            (way.read)(Some(&block(item.len()))).unwrap();
+            for size in [0, item.len() - 1, item.len() + 1] {
+                way.refuse(Some(&block(size)), "a block of 1 items that should end at");
+            }
+            way.refuse(Some(&block(1 << 30)), "a block of 1073741824 bytes, where");
+            let below = [&begun[..], &number(-1), &number(-9), item, end].concat();
+            way.refuse(Some(&below), "a block of -9 bytes, where");
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_cut_off_or_too_long_are_refused() {
+    for way in ways() {
+        let long = [&way.header[..], &[0x80; 10], &[0]].concat();
+        way.refuse(Some(&long), "at byte 0: a number of more than 10 bytes");
+        let wide = [&way.header[..], &[0xFF; 9], &[2]].concat();
+        way.refuse(Some(&wide), "at byte 0: a number of more than 64 bits");
+        let cut = [&way.header[..], &[0xFF; 3]].concat();
+        way.refuse(Some(&cut), "at byte 0: cut off: a number");
+        // An int that is none.
+        let job = [&number(0)[..], &number(1 << 40), &[0, 0, 0, 0, 0, 0]].concat();
+        let value = [way.up_to_block(true), number(1), job].concat();
+        let reason = if way.name.starts_with("newer") {
+            "progress.progressInfo.totalTasks at byte"
+        } else {
+            "1099511627776 is no int of 32 bits"
+        };
+        way.refuse(Some(&value), reason);
+    }
+}
+
+#[test]
+fn branches_symbols_and_truth_values_that_do_not_exist_are_refused() {
+    for way in ways() {
+        let metrics = way.up_to_block(false);
+        for (value, reason) in [
+            (number(17), "branch 17 of "),
+            (number(-1), "branch -1 of "),
+            (
+                // Boolean stands behind the type that the newer version added.
+                [
+                    number(if way.name.starts_with("newer") { 2 } else { 1 }),
+                    vec![7],
+                ]
+                .concat(),
+                "a boolean of [7]",
+            ),
+        ] {
+            let value = [&metrics[..], &number(1), &number(0), &value].concat();
+            way.refuse(Some(&value), reason);
+        }
+        let mut json = way.sample.clone();
+        way.info_of(&mut json)["status"] = json!("Timeout");
+        let bytes = way.encode(json);
+        let last = if way.name.starts_with("newer") { 9 } else { 8 };
+        let wanted = [&number(last)[..], &number(1_764_079_500_123_456)].concat();
+        let at = bytes
+            .windows(wanted.len())
+            .position(|bytes| bytes == wanted);
+        let mut bytes = bytes.clone();
+        bytes[at.unwrap()] += 2;
+        way.refuse(
+            Some(&bytes),
+            &format!("symbol {} of {}", last + 1, last + 1),
+        );
+    }
+}
+
+#[test]
+fn values_that_are_no_record_at_all_are_refused_each_for_its_reason() {
+    for way in ways() {
+        way.refuse(None, "the record has no value (null)");
+        way.refuse(Some(b""), "the value is empty (0 bytes)");
+        way.refuse(Some(&[0xC3]), "begins with C3 (cut off in the header)");
+        way.refuse(Some(b"{"), "begins with 7B (JSON)");
+        way.refuse(Some(&way.header), "at byte 0: cut off: a number");
+        let mut more = way.encode(way.sample.clone());
+        (way.read)(Some(&more)).unwrap();
+        more.extend([0; 3]);
+        way.refuse(Some(&more), "3 bytes are left after the TaskRunningInfo");
+    }
+}
+
+/// What a newer version adds is left out without a walk over items that are not there.
+#[test]
+fn items_that_take_no_bytes_take_no_time_either() {
+    for way in &ways()[2..] {
+        let mut json = way.sample.clone();
+        let info = way.info_of(&mut json);
+        for part in ["progress", "resource", "metrics"] {
+            info[part] = Json::Null;
+        }
+        let mut begun = way.encode(json.clone());
+        // The four added fields, and the three parts behind them.
+        begun.truncate(begun.len() - 7);
+        let read = |added: &[&[u8]]| {
+            let value = [&begun[..], &added.concat(), &[0, 0, 0]].concat();
+            let tries = [(); 5].map(|()| {
+                let begun = Instant::now();
+                let (read, bytes) = measured(|| (way.read)(Some(&value)));
+                assert!(bytes < 1 << 20, "{bytes} bytes");
+                (begun.elapsed(), read)
+            });
+            // The least, since the machine may turn to something else for a while.
+            let least = tries.iter().map(|(took, _)| *took).min();
+            assert!(least < Some(Duration::from_millis(100)), "{least:?}");
+            let [(_, read), ..] = tries;
+            read
+        };
+        let huge = [number(1 << 40), vec![0]].concat();
+        let nested = [number(20), huge.repeat(20), vec![0]].concat();
+        let named = [&number(1)[..], &number(1), b"k", &huge, &[0]].concat();
+        assert!(nested.len() > 130);
+        read(&[&huge, &nested, &named, &huge]).unwrap();
+        let sized = [number(-(1 << 40)), number(0), vec![0]].concat();
+        read(&[&sized, &[0], &[0], &sized]).unwrap();
+        let lying = [number(-(1 << 40)), number(1), vec![0]].concat();
+        let error = read(&[&lying, &[0], &[0], &[0]]).unwrap_err().to_string();
+        assert!(error.contains("nothing at byte"), "{error}");
+    }
+}
+
+/// A record is at most a few MiB: what is read of it, and what is said of it, is bounded by that.
+#[test]
+fn a_mebibyte_of_the_smallest_things_is_read_in_bounded_memory() {
+    const MEBIBYTE: usize = 1 << 20;
+    for way in ways() {
+        let job = [1, 0, 1, 1, 1, 1];
+        let jobs = MEBIBYTE / 5;
+        let smallest = [&[0_u8][..], &job[2..]].concat();
+        let value = [
+            way.up_to_block(true),
+            number(jobs as i64),
+            smallest.repeat(jobs),
+            vec![0, 0, 0],
+        ]
+        .concat();
+        let (problems, bytes) = measured(|| match (way.read)(Some(&value)).unwrap() {
+            Read::Info(info) => info.problems().len(),
+            Read::Event(event) => event.info.problems().len(),
+        });
+        assert!(problems > 0 && bytes < 64 << 20, "{}: {bytes}", way.name);
+
+        // Each metric's name is another one.
+        let mut metrics = way.up_to_block(false);
+        let count = MEBIBYTE / 5;
+        metrics.extend(number(count as i64));
+        for i in 0..count {
+            metrics.extend([6, b' ' + (i % 90) as u8, b' ' + (i / 90 % 90) as u8]);
+            metrics.extend([b' ' + (i / 8_100) as u8, 0]);
+        }
+        metrics.push(0);
+        let (read, bytes) = measured(|| (way.read)(Some(&metrics)));
+        read.unwrap();
+        assert!(bytes < 64 << 20, "{}: {bytes}", way.name);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn reading_any_record_costs_in_proportion_to_its_bytes(way in 0..4_usize, shape in adversarial::shape()) {
+        let way = &ways()[way];
+        let input = |items| {
+            let spoilt = shape.spoil(&strategies::sample_event().info, items);
+            let mut json = way.sample.clone();
+            let info = way.info_of(&mut json);
+            info["execId"] = json!(spoilt.exec_id);
+            info["progress"] = json!(null);
+            if let Some(progress) = spoilt.progress {
+                info["progress"] = json!({"progress": 0.5, "progressInfo": progress.progress_info});
+            }
+            info["resource"] = json!(spoilt.resource);
+            info["metrics"] = json!(spoilt.metrics);
+            let value = way.encode(json);
+            let bytes = value.len();
+            (value, bytes)
+        };
+        let per_byte = cost::Allowed { bytes: 100, calls: 2 };
+        let what = format!("{} {shape:?}", way.name);
+        cost::assert_linear(&what, 1_000, per_byte, input, |value| {
+            match (way.read)(Some(value)).unwrap() {
+                Read::Info(info) => drop(info.problems()),
+                Read::Event(event) => drop(event.info.problems()),
+            }
+        });
+    }
+}
+
+/// A change to bytes.
+#[derive(Clone, Debug)]
+enum Change {
+    Flip(prop::sample::Index, u8),
+    Cut(prop::sample::Index),
+    Remove(prop::sample::Index),
+    Insert(prop::sample::Index, Vec<u8>),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let index = any::<prop::sample::Index>;
+    let large = prop_oneof![any::<i64>(), Just(1 << 40), Just(1 << 24), Just(-7)];
+    prop_oneof![
+        (index(), 1..=255_u8).prop_map(|(at, with)| Change::Flip(at, with)),
+        index().prop_map(Change::Cut),
+        index().prop_map(Change::Remove),
+        (index(), prop::collection::vec(any::<u8>(), 1..12))
+            .prop_map(|(at, bytes)| Change::Insert(at, bytes)),
+        (index(), large).prop_map(|(at, large)| Change::Insert(at, number(large))),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn changed_bytes_are_a_record_or_an_error_in_bounded_memory(
+        way in 0..4_usize,
+        changes in prop::collection::vec(change(), 1..4),
+    ) {
+        static WAYS: LazyLock<Vec<(Way, Vec<u8>)>> = LazyLock::new(|| {
+            let with_bytes = |way: Way| {
+                let bytes = way.encode(way.sample.clone());
+                (way, bytes)
+            };
+            ways().into_iter().map(with_bytes).collect()
+        });
+        let (way, bytes) = &WAYS[way];
+        let mut bytes = bytes[10..].to_vec();
+        for change in changes {
+            if bytes.is_empty() {
+                break;
+            }
+            match change {
+                Change::Flip(at, with) => {
+                    let at = at.index(bytes.len());
+                    bytes[at] ^= with;
+                }
+                Change::Cut(at) => bytes.truncate(at.index(bytes.len())),
+                Change::Remove(at) => drop(bytes.remove(at.index(bytes.len()))),
+                Change::Insert(at, more) => {
+                    let at = at.index(bytes.len());
+                    bytes.splice(at..at, more);
+                }
+            }
+        }
+        let value = [&way.header[..], &bytes].concat();
+        let (_, held) = measured(|| (way.read)(Some(&value)));
+        prop_assert!(held < 1 << 20, "{held} bytes");
+    }
+}

@@ -1,0 +1,18 @@
+//! The integration tests, a module for each subject. They share one binary: linking is slow.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
+
+mod adversarial;
+#[expect(
+    unsafe_code,
+    reason = "allocations are counted by an allocator of its own"
+)]
+mod cost;
+mod encoding;
+#[allow(dead_code, reason = "shared with the tests of other crates")]
+mod newer;
+mod strategies;
+
+mod contract;
+mod evolution;
+mod hostile;
+mod plain;
