@@ -15,7 +15,6 @@
 mod exact;
 mod findings;
 mod first;
-pub(crate) mod outputs;
 mod progress;
 mod report;
 mod rules;
@@ -36,12 +35,11 @@ use service::settings::{distinct_topics, topic_name};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
-use crate::dead_letters::position;
+use crate::outputs::{self, Output, position};
+use crate::route::{Outcome, route};
 use crate::writers::Writers;
-use crate::{Outcome, route};
 
 use findings::{Findings, Kind};
-use outputs::Output;
 use progress::Progress;
 use report::{Report, Verdict};
 use scope::Scope;

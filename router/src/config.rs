@@ -9,8 +9,6 @@ use service::exit::NeedsAttention;
 use service::kafka::KafkaOptions;
 use service::settings::{host_name, instance_id, topic_name};
 
-use crate::resume::OnNoOffset;
-
 /// Brokers abort a transaction after `transaction.timeout.ms`, 30 s unless `-X` sets another: a router that
 /// waited for longer would never commit.
 const MAX_COMMIT_INTERVAL_MS: u64 = 20_000;
@@ -73,6 +71,20 @@ pub struct Config {
     /// Folder of .avsc files of versions newer than this program, so that it reads what newer engines write
     #[arg(long = "schemas", env = "SCHEMAS_DIR", value_name = "DIR")]
     pub schemas: Option<PathBuf>,
+}
+
+/// What to do about a partition for which the group has no committed offset, unless nothing was ever
+/// routed to the output topics, or the partition holds no record: then nothing can be duplicated.
+/// A partition that was added to the source topic counts as one without an offset. That the other partitions have
+/// offsets proves nothing: the first member to commit gives a deleted group offsets again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnNoOffset {
+    /// Go on behind the last record that has an event or a dead letter; stop if that cannot be proved
+    Resume,
+    /// Stop
+    Fail,
+    /// Route from the first record of the partition: what was routed before is doubled
+    Beginning,
 }
 
 impl Config {

@@ -21,7 +21,6 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
-use rdkafka::message::Message;
 use schemas::dead_letter::KINDS;
 use schemas::topics;
 use serde_json::json;
@@ -37,9 +36,9 @@ use tokio_util::sync::CancellationToken;
 
 use listing::{Count, Listing};
 use read::{Detail, Filter, Letter, Letters, Selection, held_back};
-pub(crate) use read::{header, number};
 use redrive::{Done, Redriver, Sending};
 
+use crate::outputs::position;
 use crate::writers::Writers;
 
 /// Letters that a dry run shows one by one.
@@ -490,13 +489,6 @@ impl Desk<'_> {
             )?;
         }
         Ok(text)
-    }
-}
-
-pub(crate) fn position(record: &impl Message) -> Position {
-    Position {
-        partition: record.partition(),
-        offset: record.offset(),
     }
 }
 

@@ -23,7 +23,7 @@ use service::topic_id::{TopicId, TopicIdAnswer, topic_ids};
 use service::warn_of_change;
 use tokio::time::sleep;
 
-use crate::Config;
+use crate::config::Config;
 
 /// How long an answer holds for commits. Shorter than `fetch.error.backoff.ms`, which nobody can change.
 const TRUST: Duration = Duration::from_millis(250);

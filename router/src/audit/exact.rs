@@ -10,13 +10,13 @@ use schemas::TaskRunningInfoEvent;
 use service::range::{Position, Ranges};
 use service::words::counted;
 
+use super::Auditor;
 use super::findings::{Example, Findings, Kind};
 use super::first::{First, nothing, segments};
-use super::outputs::Output;
 use super::rules::{differences, explained};
 use super::scope::Part;
-use super::{Auditor, position};
-use crate::Outcome;
+use crate::outputs::{Output, position};
+use crate::route::Outcome;
 
 /// Bytes of source records that are examined at a time, as counted in the first pass.
 const WINDOW_BYTES: u64 = 16 << 20;

@@ -10,11 +10,11 @@ use rdkafka::message::{BorrowedMessage, Message};
 use service::range::{Position, Ranges};
 use tokio_util::sync::CancellationToken;
 
+use super::Auditor;
 use super::findings::{Example, Findings, Kind};
-use super::outputs::Output;
 use super::scope::{Part, Place, Scope};
-use super::{Auditor, position};
-use crate::Outcome;
+use crate::outputs::{Output, position};
+use crate::route::Outcome;
 
 /// Bytes that an examined record takes beside its value, rounded up.
 const ENTRY_BYTES: u64 = 256;

@@ -318,8 +318,7 @@ mod tests {
     use schemas::{Decoder, Framing, PlainSource};
 
     use super::*;
-    use crate::route::{strategies, tests::usable};
-    use crate::{Outcome, route};
+    use crate::route::{Outcome, route, strategies, tests::usable};
 
     fn routed(info: &TaskRunningInfo) -> Option<TaskRunningInfoEvent> {
         let source = PlainSource {

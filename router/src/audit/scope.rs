@@ -15,7 +15,7 @@ use service::topic_id::TopicIdAnswer;
 use tokio::task::block_in_place;
 
 use super::Audit;
-use super::outputs::Source;
+use crate::outputs::Source;
 use crate::topic_ids::noted;
 
 /// How long the group's coordinator may take to tell the committed offsets.

@@ -9,6 +9,7 @@ use service::range::{End, Position, Reader};
 use tokio_util::sync::CancellationToken;
 
 use super::read::{Detail, Filter, Letter, Redriven, Words, note, ranges, scan, starts};
+use crate::outputs::position;
 
 /// Kinds that are counted each; the rest are counted together.
 const KINDS_MAX: usize = 1_000;
@@ -140,7 +141,7 @@ impl Listing {
 
     /// In a second reading: a letter that is meant and has no note.
     fn take_known(&mut self, record: &BorrowedMessage<'_>) {
-        let mark = *self.mark(super::position(record));
+        let mark = *self.mark(position(record));
         if mark != 0 && mark & REDRIVEN == 0 {
             let letter = self.words.letter(record, self.detail);
             self.keep(letter);

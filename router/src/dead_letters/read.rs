@@ -1,17 +1,18 @@
 //! What the records of a dead letter topic say.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use rdkafka::message::{BorrowedMessage, Message};
 use schemas::dead_letter::{self, First};
-pub(crate) use service::kafka::header;
+use service::kafka::header;
 use service::output;
 use service::range::{End, Position, Ranges, Reader};
 use service::words::counted;
 use tokio_util::sync::CancellationToken;
+
+use crate::outputs::{number, position};
 
 /// Progress is told each time so many records were read.
 const TOLD_EVERY: u64 = 10_000;
@@ -353,7 +354,7 @@ impl Words {
             }
         };
         Letter {
-            position: super::position(record),
+            position: position(record),
             written_ms: record.timestamp().to_millis().unwrap_or(-1),
             source: topic
                 .zip(place())
@@ -404,11 +405,6 @@ pub(super) fn note(record: &impl Message) -> Option<(Position, &str)> {
         position,
         header(record, dead_letter::REDRIVEN_AT).unwrap_or("-"),
     ))
-}
-
-/// A header's number.
-pub(crate) fn number<N: FromStr>(record: &impl Message, name: &str) -> Option<N> {
-    header(record, name)?.parse().ok()
 }
 
 fn first(source: &Source, timestamp_ms: Option<i64>) -> First<'_> {

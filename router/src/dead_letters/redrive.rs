@@ -25,6 +25,7 @@ use service::transaction::{Deliveries, FIXED};
 use tokio_util::sync::CancellationToken;
 
 use super::read::{Letter, Letters};
+use crate::outputs::position;
 
 /// How long one call may take before it is made again.
 const CALL: Duration = Duration::from_secs(5);
@@ -79,7 +80,7 @@ impl Sending<'_> {
         let mut bytes = 0;
         self.reader
             .scan(self.topic, &letters.ranges(), self.stop, |record| {
-                let position = super::position(record);
+                let position = position(record);
                 let Some(letter) = letters.found.get(&position) else {
                     return Ok(());
                 };

@@ -5,18 +5,18 @@ use service::limits::SizeLimits;
 use service::transaction::{Failed, TransactionalProducer};
 use tokio_util::sync::CancellationToken;
 
-use crate::Config;
+use crate::config::Config;
 
-/// The largest records, in bytes of key, value and headers, that the output topics take.
-pub(crate) struct Limits {
-    pub(crate) event_bytes: usize,
+/// The largest records that the output topics take, in bytes of key, value and headers.
+pub(super) struct Limits {
+    pub(super) event_bytes: usize,
     events_topic: String,
     letters_topic: String,
     sizes: SizeLimits,
 }
 
 impl Limits {
-    pub(crate) async fn read(config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn read(config: &Config) -> anyhow::Result<Self> {
         let (events_topic, letters_topic) = (&config.events_topic, &config.dead_letters_topic);
         let sizes = SizeLimits::read(&config.kafka, &[events_topic, letters_topic]).await?;
         Ok(Self {
@@ -28,26 +28,27 @@ impl Limits {
     }
 
     /// The largest batch that both topics take.
-    pub(crate) fn batch_bytes(&self) -> usize {
+    pub(super) fn batch_bytes(&self) -> usize {
         self.sizes.smallest()
     }
 
-    /// Reads the limits again before a record counts as too large, unless they were read in the last seconds.
-    pub(crate) async fn confirm(&mut self) -> Result<(), Failed> {
+    /// Reads the limits again, unless they were read in the last seconds. To be called before a record counts as
+    /// too large.
+    pub(super) async fn confirm(&mut self) -> Result<(), Failed> {
         let confirmed = self.sizes.confirm().await;
         confirmed.map_err(Failed::unread_limit)?;
-        self.take_over();
+        self.update();
         Ok(())
     }
 
-    /// Reads the limits again after the broker has refused something as too large; gives whether they have
-    /// changed. `output` then sends batches that fit.
+    /// Reads the limits again after the broker refused a record or a batch as too large; gives whether they have
+    /// changed. `producer` then sends batches that fit.
     ///
     /// # Errors
     /// If this user may not ask, or a producer that sends smaller batches cannot start.
-    pub(crate) async fn adapt(
+    pub(super) async fn adapt(
         &mut self,
-        output: &mut TransactionalProducer,
+        producer: &mut TransactionalProducer,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<bool> {
         let changed = match self.sizes.read_again().await.map_err(Failed::unread_limit) {
@@ -56,17 +57,17 @@ impl Limits {
             Err(Failed::Abort(_)) => return Ok(false),
             Err(Failed::StartOver(error) | Failed::Exit(error)) => return Err(error),
         };
-        self.take_over();
-        output.fit_batches(self.batch_bytes(), shutdown).await?;
+        self.update();
+        producer.fit_batches(self.batch_bytes(), shutdown).await?;
         Ok(changed)
     }
 
-    fn take_over(&mut self) {
+    fn update(&mut self) {
         self.event_bytes = self.sizes.record_bytes(&self.events_topic);
     }
 
-    /// The letter about a record, as much of it as its topic takes.
-    pub(crate) async fn fit<'a>(
+    /// The dead letter of a record, with as much of it as its topic takes.
+    pub(super) async fn fit<'a>(
         &mut self,
         letter: &DeadLetter<'_>,
         key: Option<&'a [u8]>,
@@ -74,7 +75,7 @@ impl Limits {
     ) -> Result<Letter<'a>, Failed> {
         let fit = |room| letter.letter(key, value, room).measured();
         let fitted = self.sizes.fit(&self.letters_topic, fit).await?;
-        self.take_over();
+        self.update();
         Ok(fitted)
     }
 }

@@ -45,9 +45,10 @@ use service::words::counted;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::outputs::{self, Output, Source};
-use crate::dead_letters::number;
-use crate::{Config, Limits, Outcome, Schemas, route_record};
+use crate::config::{Config, OnNoOffset};
+use crate::outputs::{self, Output, Source, number};
+use crate::route::Outcome;
+use crate::transform::{Codec, Transform};
 
 /// Offsets of each output partition that are read first.
 const TAIL: i64 = 1_000;
@@ -62,32 +63,18 @@ const ROUNDS: usize = 5;
 /// Keys of unreadable records that are held: each is at most as long as a record.
 const MAX_UNREADABLE: usize = 1_000;
 
-/// What to do about a partition for which the group has no committed offset, unless nothing was ever
-/// routed to the output topics, or the partition holds no record: then there is nothing to double.
-/// A partition that was added to the source counts as one without an offset: that others have theirs proves nothing, since
-/// the first member to commit gives a group that was deleted some again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum OnNoOffset {
-    /// Go on behind the last record that has an event or a dead letter; stop if that cannot be proved
-    Resume,
-    /// Stop
-    Fail,
-    /// Route from the first record of the partition: what was routed before is doubled
-    Beginning,
-}
-
-/// Finds where to begin the source partitions in `lost`, which the group has assigned to this router and
-/// has no committed offset for.
+/// Where to begin these source partitions, which are assigned to this router and for which the group has no committed
+/// offset.
 ///
 /// # Errors
 /// [`NeedsAttention`] with the choices if that cannot be proved, or is not to be; others if Kafka does not
 /// answer, or on a signal.
-pub(crate) async fn starts(
+pub(super) async fn starts(
     config: &Config,
-    schemas: &Schemas,
-    limits: &Limits,
-    source_id: Option<&str>,
-    lost: &BTreeSet<i32>,
+    codec: &Codec,
+    max_event_bytes: usize,
+    source_topic_id: Option<&str>,
+    partitions: &BTreeSet<i32>,
     stop: &CancellationToken,
 ) -> anyhow::Result<BTreeMap<i32, Offset>> {
     let cluster = config.kafka.cluster(stop).await?;
@@ -96,7 +83,7 @@ pub(crate) async fn starts(
     let source = &config.source_topic;
     let mut starts = BTreeMap::new();
     let mut searched = BTreeMap::new();
-    for partition in lost {
+    for partition in partitions {
         let log = block_in_place(|| reader.bounds(source, *partition, End::Stable))?;
         match log.is_empty() {
             true => {
@@ -150,11 +137,11 @@ pub(crate) async fn starts(
             }
             let mut search = Search {
                 config,
-                schemas,
-                limits,
+                codec,
+                max_event_bytes,
                 source: Source {
                     topic: source.clone(),
-                    id: source_id.map(str::to_owned),
+                    id: source_topic_id.map(str::to_owned),
                 },
                 reader: &reader,
                 latest_stamp_ms,
@@ -267,8 +254,8 @@ enum Lacks {
 
 struct Search<'a> {
     config: &'a Config,
-    schemas: &'a Schemas,
-    limits: &'a Limits,
+    codec: &'a Codec,
+    max_event_bytes: usize,
     source: Source,
     reader: &'a Reader,
     latest_stamp_ms: Option<i64>,
@@ -489,10 +476,9 @@ impl Search<'_> {
     /// The keys that the event of this record may have; `None`: any, since another version of the router, or another
     /// limit, may have made an event of what is a dead letter here.
     fn event_keys(&self, next: &OwnedMessage) -> anyhow::Result<Option<Vec<Vec<u8>>>> {
-        let mut buffer = Vec::new();
-        self.schemas.writers.learn_soon(next.payload(), self.stop)?;
-        let outcome = route_record(self.schemas, self.limits, None, next, &mut buffer);
-        let Outcome::Event { key, .. } = outcome else {
+        self.codec.writers.learn_soon(next.payload(), self.stop)?;
+        let mut transform = Transform::new(self.codec, None);
+        let Outcome::Event { key, .. } = transform.apply(next, self.max_event_bytes) else {
             return Ok(None);
         };
         let keys = [Some(key.as_bytes()), next.key()].into_iter().flatten();
@@ -660,7 +646,7 @@ impl Search<'_> {
         let source = &self.source;
         let output = match record.topic() == self.config.events_topic {
             true => {
-                let writers = &self.schemas.writers;
+                let writers = &self.codec.writers;
                 writers.learn_soon(record.payload(), self.stop)?;
                 match outputs::event(&writers.decoder, source, record) {
                     Ok(output) => output,

@@ -1,11 +1,12 @@
 //! What the records of the two output topics say of which source record.
 
+use std::str::FromStr;
+
 use anyhow::bail;
 use rdkafka::message::Message;
 use schemas::{DecodeError, Decoder, PlainSource, dead_letter};
+use service::kafka::header;
 use service::range::Position;
-
-use crate::dead_letters::{header, number};
 
 /// What a record of an output topic is.
 pub(crate) enum Output {
@@ -25,7 +26,7 @@ pub(crate) enum Output {
 
 impl Output {
     /// The source record that it is about.
-    pub(super) fn about(&self) -> Option<Position> {
+    pub(crate) fn about(&self) -> Option<Position> {
         match self {
             Self::Event(about, _) | Self::Letter(about, _) => Some(*about),
             Self::Earlier | Self::Redriven | Self::Foreign | Self::Unreadable(_) => None,
@@ -123,5 +124,18 @@ fn letter_of_source(record: &impl Message) -> Output {
         _ => Output::Unreadable(
             "a letter that does not say which partition and offset it is about".to_owned(),
         ),
+    }
+}
+
+/// A header's number.
+pub(crate) fn number<N: FromStr>(record: &impl Message, name: &str) -> Option<N> {
+    header(record, name)?.parse().ok()
+}
+
+/// Where a record stands in its topic.
+pub(crate) fn position(record: &impl Message) -> Position {
+    Position {
+        partition: record.partition(),
+        offset: record.offset(),
     }
 }

@@ -1,0 +1,100 @@
+//! How long to leave the broker alone after a commit.
+
+use std::time::Duration;
+
+use service::pause;
+use tokio::time::Instant;
+
+const MIN: Duration = Duration::from_millis(1);
+/// Beyond this pause, the 20 ms until librdkafka's own retry are cheaper.
+const MAX: Duration = Duration::from_millis(16);
+/// A commit that takes longer than this had its transaction refused at first.
+const REFUSED: Duration = Duration::from_millis(20);
+
+/// The broker answers a commit before it has written the transaction's end into all partitions. Until then
+/// it refuses the next transaction (`CONCURRENT_TRANSACTIONS`), and librdkafka 2.12 retries only after
+/// 20 ms (`rd_kafka_txn_handle_AddPartitionsToTxn`), without reporting it. How long the broker takes depends on
+/// the cluster, so the pause is learnt.
+pub(super) struct Settling {
+    /// The pause between a commit and the next transaction.
+    pub(super) pause: Duration,
+    /// When the pause after the last commit ends; `None` if routing ahead has waited for it already.
+    until: Option<Instant>,
+}
+
+impl Default for Settling {
+    fn default() -> Self {
+        Self {
+            pause: MIN,
+            until: None,
+        }
+    }
+}
+
+impl Settling {
+    /// The pause begins: a transaction has committed.
+    pub(super) fn begin(&mut self) {
+        self.until = Some(Instant::now() + self.pause);
+    }
+
+    /// Waits for the end of the pause; gives whether there was any of it left.
+    pub(super) async fn wait(&mut self) -> bool {
+        let now = Instant::now();
+        let Some(until) = self.until.take().filter(|until| *until > now) else {
+            return false;
+        };
+        pause::until(until).await;
+        true
+    }
+
+    /// Learns from how long a commit took whose transaction began right after a pause. The pause grows by steps
+    /// of 1 ms and shrinks by a 64th.
+    pub(super) fn learn(&mut self, commit: Duration) {
+        let pause = match commit < REFUSED {
+            true => self.pause - self.pause / 64,
+            false => self.pause + MIN,
+        };
+        self.pause = pause.clamp(MIN, MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of 1000 transactions a broker refuses that needs this long.
+    fn refused(settling: &mut Settling, broker: Duration) -> usize {
+        let commits = (0..1000).map(|_| {
+            let commit = match settling.pause < broker {
+                true => REFUSED + MIN,
+                false => MIN,
+            };
+            settling.learn(commit);
+            commit
+        });
+        commits.filter(|commit| *commit > REFUSED).count()
+    }
+
+    #[test]
+    fn the_pause_becomes_what_the_broker_takes() {
+        let mut settling = Settling::default();
+        for (broker_ms, at_most) in [(1, 0), (5, 100), (12, 200), (1, 0)] {
+            let broker = Duration::from_millis(broker_ms);
+            let refused = refused(&mut settling, broker);
+            assert!(refused <= at_most, "{broker_ms} ms: {refused} refused");
+            let range = broker..=broker + MIN;
+            assert!(
+                range.contains(&(settling.pause + MIN / 2)),
+                "{:?}",
+                settling.pause
+            );
+        }
+    }
+
+    #[test]
+    fn a_slow_cluster_is_not_waited_for_more_than_a_refusal_costs() {
+        let mut settling = Settling::default();
+        refused(&mut settling, Duration::from_secs(1));
+        assert_eq!(settling.pause, MAX);
+    }
+}

@@ -1,0 +1,58 @@
+//! From a Kafka record to its outcome, with the schemas, the framing and the topic id of this process.
+
+use jiff::Timestamp;
+use rdkafka::message::Message;
+use schemas::{Framing, PlainSource};
+
+use crate::route::{Outcome, route};
+use crate::writers::Writers;
+
+/// How records are decoded and events are encoded.
+pub(crate) struct Codec {
+    pub(crate) writers: Writers,
+    pub(crate) framing: Framing,
+}
+
+/// Routes one record after the other.
+pub(crate) struct Transform<'a> {
+    pub(crate) codec: &'a Codec,
+    /// The source topic's id, as events carry it.
+    pub(crate) source_topic_id: Option<String>,
+    /// The last event's bytes; the next event reuses the allocation.
+    event: Vec<u8>,
+}
+
+impl<'a> Transform<'a> {
+    pub(crate) fn new(codec: &'a Codec, source_topic_id: Option<String>) -> Self {
+        Self {
+            codec,
+            source_topic_id,
+            event: Vec::new(),
+        }
+    }
+
+    /// The outcome of a record, routed now. An event larger than `max_event_bytes` (key and value) becomes
+    /// a dead letter.
+    pub(crate) fn apply<'r>(
+        &'r mut self,
+        record: &'r impl Message,
+        max_event_bytes: usize,
+    ) -> Outcome<'r> {
+        let source = PlainSource {
+            topic: record.topic(),
+            partition: record.partition(),
+            offset: record.offset(),
+            timestamp: record.timestamp().to_millis().unwrap_or(-1),
+            topic_id: self.source_topic_id.as_deref(),
+        };
+        route(
+            &self.codec.writers.decoder,
+            record.payload(),
+            source,
+            Timestamp::now().as_microsecond(),
+            self.codec.framing,
+            max_event_bytes,
+            &mut self.event,
+        )
+    }
+}
