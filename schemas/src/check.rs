@@ -9,6 +9,7 @@ use icu_properties::props::{
     BinaryProperty, DefaultIgnorableCodePoint, EnumeratedProperty, GeneralCategory,
 };
 
+use crate::records::not_finite;
 use crate::{Adjustment, MetricValue, TaskRunningInfo, TaskRunningInfoEvent};
 
 /// Longest identifier, in bytes of UTF-8. (PostgreSQL's btree takes about 2,700 bytes.)
@@ -245,18 +246,6 @@ impl MetricValue {
             Self::String(text) => not_finite(text),
             _ => None,
         }
-    }
-}
-
-/// NaN or an infinity by a name that writers of text give it, in letters of any case: `NaN`, `inf` or `Infinity`, with
-/// or without a sign.
-pub fn not_finite(text: &str) -> Option<f64> {
-    // Nearly all texts are known to be something else by their first letter. Digits are not a name, however many.
-    match text.as_bytes() {
-        [b'n' | b'N' | b'i' | b'I', ..] | [b'+' | b'-', b'n' | b'N' | b'i' | b'I', ..] => {
-            text.parse().ok()
-        }
-        _ => None,
     }
 }
 

@@ -1,12 +1,7 @@
-//! The two framings of the two records, each of which finds the schema that wrote the bytes:
-//!
-//! - Avro single-object encoding (Avro 1.11 specification, "Single-object encoding"): `C3 01`, the
-//!   CRC-64-AVRO fingerprint of the writer's schema in 8 bytes little endian, then the datum;
-//! - Confluent's, where a schema registry is used: `00`, the schema's id there in 4 bytes big endian,
-//!   then the datum.
+//! The two records read and written by apache-avro, whichever framing and version they have.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use apache_avro::Schema;
@@ -15,134 +10,16 @@ use apache_avro::writer::datum::GenericDatumWriter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::decoder::Newer;
+use crate::error::{DecodeError, EncodeError};
 use crate::fingerprint::fingerprint;
+use crate::framing::{HEADER_BYTES, MAGIC, MARKER, Writer, split_id};
 use crate::ids::{Ids, Known};
 use crate::resolution::{Parsed, Resolution};
+use crate::versions::{EVENT_VERSIONS, INFO_VERSIONS, Version};
 use crate::{TaskRunningInfo, TaskRunningInfoEvent};
 
-/// A released version of a record.
-#[derive(Clone, Copy, Debug)]
-pub struct Version {
-    /// CRC-64-AVRO of the schema's parsing canonical form, as Java's org.apache.avro and Python's
-    /// fastavro compute it.
-    pub fingerprint: u64,
-    /// The schema, as `.avsc` text.
-    pub avsc: &'static str,
-}
-
-/// Every released version of `TaskRunningInfo`, oldest first.
-pub const INFO_VERSIONS: &[Version] = &[Version {
-    fingerprint: 0x944a_4f94_29e9_c6b6,
-    avsc: include_str!("../avro/v1/TaskRunningInfo.avsc"),
-}];
-/// Every released version of `TaskRunningInfoEvent`, oldest first.
-pub const EVENT_VERSIONS: &[Version] = &[
-    Version {
-        fingerprint: 0x34e3_436a_c13c_e5f9,
-        avsc: include_str!("../avro/v1/TaskRunningInfoEvent.avsc"),
-    },
-    Version {
-        fingerprint: 0xc987_eca3_bbcf_21f3,
-        avsc: include_str!("../avro/v2/TaskRunningInfoEvent.avsc"),
-    },
-    Version {
-        fingerprint: 0xcde6_93d1_c078_0b7e,
-        avsc: include_str!("../avro/v3/TaskRunningInfoEvent.avsc"),
-    },
-];
-
-/// The version of `TaskRunningInfo` that this program writes.
-pub const CURRENT_INFO: &Version = &INFO_VERSIONS[INFO_VERSIONS.len() - 1];
-/// The version of `TaskRunningInfoEvent` that this program writes.
-pub const CURRENT_EVENT: &Version = &EVENT_VERSIONS[EVENT_VERSIONS.len() - 1];
-
-const MARKER: [u8; 2] = [0xC3, 0x01];
-pub(crate) const HEADER_BYTES: usize = 10;
-
-/// What records of the current versions begin with.
-pub(crate) const INFO_HEADER: [u8; HEADER_BYTES] = header(CURRENT_INFO);
-pub(crate) const EVENT_HEADER: [u8; HEADER_BYTES] = header(CURRENT_EVENT);
-/// What events of versions 1 and 2 begin with, which are read in place too.
-pub(crate) const EVENT_V1_HEADER: [u8; HEADER_BYTES] = header(&EVENT_VERSIONS[0]);
-pub(crate) const EVENT_V2_HEADER: [u8; HEADER_BYTES] = header(&EVENT_VERSIONS[1]);
-
-const fn header(current: &Version) -> [u8; HEADER_BYTES] {
-    let [a, b, c, d, e, f, g, h] = current.fingerprint.to_le_bytes();
-    [MARKER[0], MARKER[1], a, b, c, d, e, f, g, h]
-}
-
-/// What a registry's framing begins with; the id follows.
-const MAGIC: u8 = 0;
-const ID_HEADER_BYTES: usize = 5;
-
-/// How written records say which schema wrote them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Framing {
-    /// Avro single-object encoding.
-    #[default]
-    SingleObject,
-    /// Confluent's, with the id that a schema registry gave the current version's schema.
-    Registry(u32),
-}
-
-impl Framing {
-    /// Appends what a record begins with; `single_object` is the header in the other framing.
-    pub(crate) fn begin(self, single_object: &[u8; HEADER_BYTES], bytes: &mut Vec<u8>) {
-        match self {
-            Self::SingleObject => bytes.extend_from_slice(single_object),
-            Self::Registry(id) => bytes.extend_from_slice(&id_header(id)),
-        }
-    }
-
-    /// Bytes before the datum.
-    pub fn header_bytes(self) -> usize {
-        match self {
-            Self::SingleObject => HEADER_BYTES,
-            Self::Registry(_) => ID_HEADER_BYTES,
-        }
-    }
-
-    /// Puts this framing on a record in single-object encoding, in place.
-    pub fn put_on(self, record: &mut Vec<u8>) {
-        if let Self::Registry(id) = self
-            && record.len() >= HEADER_BYTES
-        {
-            record.splice(..HEADER_BYTES, id_header(id));
-        }
-    }
-}
-
-fn id_header(id: u32) -> [u8; ID_HEADER_BYTES] {
-    let [a, b, c, d] = id.to_be_bytes();
-    [MAGIC, a, b, c, d]
-}
-
-/// The id in a registry's framing, and the datum.
-pub(crate) fn split_id(value: &[u8]) -> Option<(u32, &[u8])> {
-    match value.split_first_chunk() {
-        Some(([MAGIC, a, b, c, d], datum)) => Some((u32::from_be_bytes([*a, *b, *c, *d]), datum)),
-        _ => None,
-    }
-}
-
-/// What the bytes say of the schema that wrote them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writer {
-    /// Its CRC-64-AVRO.
-    Fingerprint(u64),
-    /// Its id in the schema registry.
-    Id(u32),
-}
-
-impl fmt::Display for Writer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fingerprint(fingerprint) => write!(f, "schema {fingerprint:016x}"),
-            Self::Id(id) => write!(f, "schema id {id}"),
-        }
-    }
-}
+/// Resolutions of newer versions, by fingerprint.
+pub(crate) type Newer = HashMap<u64, Resolution>;
 
 /// Bytes that apache-avro may set aside for a claimed length. What it gets to read has been walked, so
 /// claims nothing; this bounds what that might have missed.
@@ -152,108 +29,6 @@ pub(crate) static INFO: LazyLock<Codec> =
     LazyLock::new(|| Codec::new("TaskRunningInfo", INFO_VERSIONS));
 pub(crate) static EVENT: LazyLock<Codec> =
     LazyLock::new(|| Codec::new("TaskRunningInfoEvent", EVENT_VERSIONS));
-
-/// Why bytes are not a record.
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub enum DecodeError {
-    /// The record has no value at all.
-    #[error("the record has no value (null)")]
-    NoValue,
-    /// The value has no bytes.
-    #[error("the value is empty (0 bytes)")]
-    Empty,
-    /// The value does not begin as a single-object encoding does.
-    #[error(
-        "the value begins with {found}{hint}, not with C3 01 and a schema fingerprint, nor with 00 and a schema id; write it in Avro single-object encoding"
-    )]
-    UnknownFraming {
-        /// The first bytes, in hexadecimal.
-        found: String,
-        /// What that looks like, if it looks like something.
-        hint: &'static str,
-    },
-    /// No known version of the schema has this fingerprint.
-    #[error(
-        "no version of {record} that is known here has the schema fingerprint {fingerprint:016x}; update this program, or give it the writer's .avsc file by --schemas"
-    )]
-    UnknownSchema {
-        /// The record's name.
-        record: &'static str,
-        /// The fingerprint found.
-        fingerprint: u64,
-    },
-    /// A registry's framing, which only a program that was told of the registry can read.
-    #[error(
-        "the value is in a schema registry's framing, with the schema id {id}, but no registry is configured; give its address by --schema-registry"
-    )]
-    NoSchemaRegistry {
-        /// The id found.
-        id: u32,
-    },
-    /// The registry knows no schema of this id.
-    #[error(
-        "the schema registry {registry} has no schema of the id {id}; was the record written with another registry, or is it no Avro at all?"
-    )]
-    UnknownSchemaId {
-        /// The registry's address.
-        registry: String,
-        /// The id found.
-        id: u32,
-    },
-    /// The registry's schema of this id is not one of the record.
-    #[error("the schema of the id {id} cannot be read as {record}: {reason}")]
-    OtherSchema {
-        /// The record's name.
-        record: &'static str,
-        /// The id found.
-        id: u32,
-        /// What is unlike.
-        reason: String,
-    },
-    /// The bytes end early or are not what the schema says.
-    #[error("not a {record} of {writer}: {reason}")]
-    Malformed {
-        /// The record's name.
-        record: &'static str,
-        /// What the bytes say of their schema.
-        writer: Writer,
-        /// The decoder's reason.
-        reason: String,
-    },
-    /// Bytes are left after the record.
-    #[error("{count} bytes are left after the {record}")]
-    TrailingBytes {
-        /// The record's name.
-        record: &'static str,
-        /// How many.
-        count: usize,
-    },
-}
-
-impl DecodeError {
-    /// A fixed word for the kind.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::NoValue => "NoValue",
-            Self::Empty => "Empty",
-            Self::UnknownFraming { .. } => "UnknownFraming",
-            Self::UnknownSchema { .. } => "UnknownSchema",
-            Self::NoSchemaRegistry { .. } => "NoSchemaRegistry",
-            Self::UnknownSchemaId { .. } => "UnknownSchemaId",
-            Self::OtherSchema { .. } => "OtherSchema",
-            Self::Malformed { .. } => "Malformed",
-            Self::TrailingBytes { .. } => "TrailingBytes",
-        }
-    }
-}
-
-/// The types disagree with the schema: a defect of this program, never of its input.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot encode {record}: {reason}")]
-pub struct EncodeError {
-    record: &'static str,
-    reason: String,
-}
 
 /// A `TaskRunningInfo` in single-object encoding, header and all.
 ///

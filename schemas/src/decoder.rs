@@ -1,14 +1,15 @@
 //! Reading what any version wrote: the released ones, and newer ones that were given as files or that
 //! a schema registry has.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use crate::codec::{Codec, DecodeError, EVENT, INFO, split_id};
+use crate::codec::{Codec, EVENT, INFO, Newer};
+use crate::error::DecodeError;
+use crate::framing::split_id;
 use crate::ids::{Ids, Known};
 use crate::plain::{EventVersion, PlainEvent, PlainInfo, plain_event_datum, plain_info_datum};
-use crate::resolution::Resolution;
 use crate::{TaskRunningInfo, TaskRunningInfoEvent, plain_event, plain_info};
 
 /// Reads the two records: of every released version, and of newer ones that were given as files or
@@ -24,9 +25,6 @@ pub struct Decoder {
     learned: Vec<Learned>,
     ids: Option<Ids>,
 }
-
-/// Resolutions of newer versions, by fingerprint.
-pub(crate) type Newer = HashMap<u64, Resolution>;
 
 /// A newer version that can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +148,8 @@ impl Decoder {
     /// Takes what the registry has for an id: the schema's text, or nothing.
     pub fn learn_id(&self, id: u32, avsc: Option<&str>) {
         if let Some(ids) = &self.ids {
-            ids.learn(id, avsc);
+            let missing = || Known::Missing(Instant::now());
+            ids.learn(id, avsc.map_or_else(missing, meaning));
         }
     }
 
@@ -210,5 +209,31 @@ impl Decoder {
     /// What is wrong with the bytes; see [`DecodeError`]. Trailing bytes are an error.
     pub fn event(&self, value: Option<&[u8]>) -> Result<TaskRunningInfoEvent, DecodeError> {
         EVENT.decode(value, &self.event, self.ids.as_ref())
+    }
+}
+
+/// What a schema in a registry is to the two records. The text is never compared: registries and
+/// clients write the same schema in many ways.
+fn meaning(avsc: &str) -> Known {
+    let parsed = match Codec::parse(avsc) {
+        Ok(parsed) => parsed,
+        Err(reason) => return Known::Unfit(reason),
+    };
+    let codec: &Codec = match parsed.name() {
+        Some(name) if name == INFO.record() => &INFO,
+        Some(name) if name == EVENT.record() => &EVENT,
+        Some(name) => return Known::Unfit(format!("it is one of {name}")),
+        None => return Known::Unfit("it is not one of a record".to_owned()),
+    };
+    let fingerprint = parsed.fingerprint;
+    // Of the current version too: the fingerprint does not tell milliseconds from microseconds.
+    match codec.resolution(parsed) {
+        Ok(_) if codec.is_current(fingerprint) => Known::Current(codec.record()),
+        Ok(resolution) => Known::Other {
+            record: codec.record(),
+            fingerprint,
+            resolution,
+        },
+        Err(reason) => Known::Unfit(reason),
     }
 }

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::codec::{Codec, EVENT, INFO};
 use crate::resolution::Resolution;
 
 /// An id that the registry did not know is asked for again after so long: it may have been brought
@@ -64,39 +63,11 @@ impl Ids {
         })
     }
 
-    /// Takes what the registry has for an id: its schema, or nothing.
-    pub(crate) fn learn(&self, id: u32, avsc: Option<&str>) {
-        let meaning = avsc.map_or_else(|| Known::Missing(Instant::now()), meaning);
+    pub(crate) fn learn(&self, id: u32, meaning: Known) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MISSING_MAX {
             known.retain(|_, meaning| !matches!(meaning, Known::Missing(_)));
         }
         known.insert(id, meaning);
-    }
-}
-
-/// What a schema in a registry is to the two records. The text is never compared: registries and
-/// clients write the same schema in many ways.
-fn meaning(avsc: &str) -> Known {
-    let parsed = match Codec::parse(avsc) {
-        Ok(parsed) => parsed,
-        Err(reason) => return Known::Unfit(reason),
-    };
-    let codec: &Codec = match parsed.name() {
-        Some(name) if name == INFO.record() => &INFO,
-        Some(name) if name == EVENT.record() => &EVENT,
-        Some(name) => return Known::Unfit(format!("it is one of {name}")),
-        None => return Known::Unfit("it is not one of a record".to_owned()),
-    };
-    let fingerprint = parsed.fingerprint;
-    // Of the current version too: the fingerprint does not tell milliseconds from microseconds.
-    match codec.resolution(parsed) {
-        Ok(_) if codec.is_current(fingerprint) => Known::Current(codec.record()),
-        Ok(resolution) => Known::Other {
-            record: codec.record(),
-            fingerprint,
-            resolution,
-        },
-        Err(reason) => Known::Unfit(reason),
     }
 }

@@ -12,28 +12,35 @@
 //! - [`readable_fields`]: what can still be read of a record that cannot be decoded.
 //! - [`topics`]: names of topics.
 
-mod check;
+// Layers, the highest first: a module uses its own layer and those below.
+
+mod decoder;
+mod partial;
+
 mod codec;
 pub mod dead_letter;
-mod decoder;
-mod fingerprint;
-mod ids;
-mod partial;
-mod plain;
-mod records;
-mod resolution;
-pub mod topics;
 mod write;
 
-pub use check::{
-    Fault, IDENTIFIER_MAX_BYTES, Problem, REPORTED_AT_MICROS, identifier_bytes, not_finite,
-};
-pub use codec::{
-    CURRENT_EVENT, CURRENT_INFO, DecodeError, EVENT_VERSIONS, EncodeError, Framing, INFO_VERSIONS,
-    Version, Writer, decode_event, decode_info, encode_event, encode_info,
-};
+mod ids;
+mod plain;
+
+mod check;
+mod error;
+mod fingerprint;
+mod resolution;
+
+mod framing;
+mod records;
+pub mod topics;
+
+mod versions;
+
+pub use check::{Fault, IDENTIFIER_MAX_BYTES, Problem, REPORTED_AT_MICROS, identifier_bytes};
+pub use codec::{decode_event, decode_info, encode_event, encode_info};
 pub use dead_letter::{DeadLetter, Letter, Reject};
 pub use decoder::{Decoder, Learned, SchemaFileError};
+pub use error::{DecodeError, EncodeError};
+pub use framing::{Framing, Writer};
 pub use partial::readable_fields;
 pub use plain::{
     Application, Items, Job, List, NamedMetric, NotFinite, PlainEvent, PlainInfo, PlainMetric,
@@ -42,6 +49,7 @@ pub use plain::{
 pub use records::{
     Adjustment, EngineInstance, JobProgressInfo, MetricValue, ResourceWithStatus, SourcePosition,
     TaskProgressInfo, TaskResourceInfo, TaskRunningInfo, TaskRunningInfoEvent, TaskStatus,
-    timestamp,
+    not_finite, timestamp,
 };
+pub use versions::{CURRENT_EVENT, CURRENT_INFO, EVENT_VERSIONS, INFO_VERSIONS, Version};
 pub use write::{write_event, write_info};

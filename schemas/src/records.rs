@@ -6,8 +6,6 @@ use std::fmt;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::check::not_finite;
-
 /// What an engine says about one exec task at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -370,5 +368,17 @@ pub mod timestamp {
             }
         }
         deserializer.deserialize_any(TextOrMicros)
+    }
+}
+
+/// NaN or an infinity by a name that writers of text give it, in letters of any case: `NaN`, `inf` or `Infinity`, with
+/// or without a sign.
+pub fn not_finite(text: &str) -> Option<f64> {
+    // Nearly all texts are known to be something else by their first letter. Digits are not a name, however many.
+    match text.as_bytes() {
+        [b'n' | b'N' | b'i' | b'I', ..] | [b'+' | b'-', b'n' | b'N' | b'i' | b'I', ..] => {
+            text.parse().ok()
+        }
+        _ => None,
     }
 }

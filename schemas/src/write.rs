@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::{EVENT_HEADER, Framing, INFO_HEADER};
+use crate::framing::{EVENT_HEADER, Framing, INFO_HEADER};
 use crate::plain::{PlainEvent, PlainInfo, PlainSource};
 use crate::{MetricValue, TaskRunningInfo, TaskRunningInfoEvent};
 
