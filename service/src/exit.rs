@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::text::shown;
 use crate::{output, settings};
 
+pub use crate::error::{NeedsAttention, StartOver, WrongUsage};
 pub use codes::{CONFIG, FAILED, Kind, OK, USAGE, help};
 
 /// How long a program may take to end after the first signal: less than the 10 s after which
@@ -29,23 +30,6 @@ pub const GRACE: Duration = Duration::from_secs(8);
 
 /// A clock that is set back by more ends a program: as long as a member's session.
 const SET_BACK: Duration = Duration::from_secs(10);
-
-/// An error that no restart cures; see [`CONFIG`]. Anywhere in the chain of causes it counts.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NeedsAttention(pub String);
-
-/// Wrong usage, or wrong input to a command that ends by itself; see [`USAGE`]. Anywhere in the chain of
-/// causes it counts.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct WrongUsage(pub String);
-
-/// An error that starting over inside the program cures: with new clients everything that is open is
-/// settled and read on from. Anywhere in the chain of causes it counts.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StartOver(pub String);
 
 /// [Parses](settings::parse) the command line and the environment, runs the program that they ask for to its end, and
 /// gives its exit code. `kind` tells what that program is. Threads that then still wait for something, such as a line of standard input

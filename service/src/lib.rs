@@ -28,33 +28,41 @@
 //! - [`output`]: results on standard output, remarks on standard error; neither ends in a panic.
 //! - [`exit`]: how a program ends: on a signal, and with which code.
 
-pub mod address;
-pub mod backoff;
+// Layers, the highest first: a module uses its own layer and those below.
+
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub mod limits;
+pub mod lookup;
+pub mod range;
+pub mod registry;
+pub mod rival;
+
+pub mod subscription;
+pub mod transaction;
+
+pub mod kafka;
+
 pub mod breaker;
-mod brokers;
 mod client_log;
 pub mod exit;
 pub mod health;
 mod held_back;
-pub mod kafka;
-pub mod limits;
-pub mod lookup;
 pub mod offset_commit;
-pub mod output;
 pub mod pause;
 pub mod producer;
-pub mod range;
-pub mod registry;
 pub mod repeats;
-pub mod rival;
-pub mod settings;
-pub mod subscription;
 pub mod telemetry;
-#[cfg(feature = "testing")]
-pub mod testing;
+pub mod throttling;
+
+pub mod address;
+pub mod backoff;
+mod brokers;
+mod error;
+pub mod output;
+pub mod settings;
 pub mod text;
 pub mod threads;
-pub mod throttling;
 pub mod topic_id;
-pub mod transaction;
 pub mod words;

@@ -9,19 +9,18 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use crate::exit::NeedsAttention;
+use crate::error::NeedsAttention;
 use crate::kafka::KafkaOptions;
 use crate::transaction::Failed;
 use crate::warn_of_change;
+
+pub use crate::producer::CLIENT_MESSAGE_MAX_BYTES;
 
 /// Bytes that a batch of one record takes beside key, value and headers: at most 61 + 21 in Kafka's
 /// message format 2, rounded up.
 const BATCH_OVERHEAD_BYTES: usize = 128;
 /// The largest record under Kafka's default of `max.message.bytes`: assumed of a topic that was not read yet.
 pub const DEFAULT_RECORD_BYTES: usize = 1_048_588 - BATCH_OVERHEAD_BYTES;
-/// The greatest `message.max.bytes` of librdkafka. A client's setting is fixed when it is created while a
-/// topic's may grow, so clients take any record and programs judge its size. librdkafka allocates nothing by it.
-pub const CLIENT_MESSAGE_MAX_BYTES: &str = "1000000000";
 /// A reading of this age is read again before a record counts as too large.
 pub const FRESH: Duration = Duration::from_secs(5);
 

@@ -8,8 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::kafka::{KafkaOptions, wrong_settings};
-use crate::subscription::Quiet;
+use crate::kafka::{KafkaOptions, Quiet, wrong_settings};
 use crate::threads::blocking;
 
 /// How long one look-up may take.

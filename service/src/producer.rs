@@ -22,6 +22,9 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, DefaultProducerContext, Producer, ProducerContext};
 use rdkafka::types::{RDKafka, RDKafkaQueue};
 
+/// The greatest `message.max.bytes` of librdkafka. A client's setting is fixed when it is created while a
+/// topic's may grow, so clients take any record and programs judge its size. librdkafka allocates nothing by it.
+pub const CLIENT_MESSAGE_MAX_BYTES: &str = "1000000000";
 /// The thread is woken when there is something to take; should that ever fail, it looks after this.
 const LOOK: Duration = Duration::from_secs(1);
 

@@ -19,9 +19,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use crate::client_log;
-use crate::exit::NeedsAttention;
-use crate::kafka::{KafkaOptions, wrong_settings};
-use crate::subscription::Quiet;
+use crate::error::NeedsAttention;
+use crate::kafka::{KafkaOptions, Quiet, wrong_settings};
 
 /// How long one question to the brokers may take.
 const ASK: Duration = Duration::from_secs(10);

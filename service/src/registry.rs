@@ -13,21 +13,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::address::{Address, is_loopback};
 use crate::backoff::Backoff;
-use crate::exit::NeedsAttention;
+use crate::error::NeedsAttention;
 use crate::health::Health;
-use crate::kafka::KafkaOptions;
+use crate::kafka::{KafkaOptions, REGISTRY_PREFIX, USER_INFO_INSTEAD};
 use crate::{repeats, warn_of_change};
 
-/// What the settings of a registry begin with, as in the files of Confluent's clients.
-pub(crate) const REGISTRY_PREFIX: &str = "schema.registry.";
 const URL: &str = "schema.registry.url";
 const USER_INFO: &str = "schema.registry.basic.auth.user.info";
 const CA: &str = "schema.registry.ssl.ca.location";
 /// As in [`USER_INFO`].
 const USER_INFO_VARIABLE: &str = "SCHEMA_REGISTRY_USER_INFO";
-/// Where user and password go.
-pub(crate) const USER_INFO_INSTEAD: &str = "the environment variable SCHEMA_REGISTRY_USER_INFO=USER:PASSWORD, or schema.registry.basic.auth.user.info in --kafka-config";
-
 /// How long an answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);

@@ -20,10 +20,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::exit::NeedsAttention;
+use crate::error::NeedsAttention;
 use crate::health::Health;
-use crate::kafka::{KafkaOptions, wrong_settings};
-use crate::subscription::{Quiet, session_timeout};
+use crate::kafka::{KafkaOptions, Quiet, wrong_settings};
+use crate::subscription::session_timeout;
+
+pub use crate::error::Fenced;
 
 /// Sessions for which a member must be seen before it counts as a rival: its own, one more if its coordinator
 /// moved, and one to spare.
@@ -38,11 +40,6 @@ const ASK: Duration = Duration::from_secs(5);
 const SETTLED: &[&str] = &["Stable", "Empty", "Dead"];
 /// The characters of a UUID.
 const UUID_CHARS: usize = 36;
-
-/// Kafka takes another process for the one with this identity. `anyhow::Error::is` finds it.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Fenced(pub String);
 
 /// What a process goes by in its group.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,7 @@ use clap::error::{Error, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, Parser};
 
-use crate::exit::WrongUsage;
+use crate::error::WrongUsage;
 
 /// Reads a command line, which begins with the program's name, and this process's environment. An environment variable
 /// that is empty or blank counts as unset: `${NAME:-}` in a compose file makes such ones. An empty or blank value on the

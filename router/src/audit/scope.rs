@@ -8,9 +8,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use service::exit::NeedsAttention;
-use service::kafka::{Cluster, KafkaOptions};
+use service::kafka::{Cluster, KafkaOptions, Quiet};
 use service::range::{Bound, End, Position, Ranges, Reader};
-use service::subscription::Quiet;
 use service::topic_id::TopicIdAnswer;
 use tokio::task::block_in_place;
 

@@ -1,84 +1,33 @@
-//! A member of a consumer group as one ordered stream of records, assignments and revocations.
-//!
-//! librdkafka tells of a rebalance while it is polled and waits until the assignment is changed;
-//! nothing says that this has to happen inside the callback. So the callback only notes what is
-//! asked, and [`Subscription::next`] hands it on as the next item: the owner can look up offsets,
-//! finish a transaction, and only then [`assign`](Subscription::assign) or
-//! [`release`](Subscription::release).
+//! The stream of a member: what it reads, is assigned and has to give up.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use anyhow::Context;
-use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, StreamConsumer};
+use rdkafka::consumer::{Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::statistics::{Partition, Statistics};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaRespErr;
 use tokio::task::coop::consume_budget;
 
-use crate::client_log;
-use crate::exit::{NeedsAttention, StartOver};
-use crate::health::{Health, Reading};
-use crate::held_back::{Ends, HeldBack};
+use super::member::{Member, Rebalance, lock};
+use super::settings::{DEFAULTS, FIXED};
+use crate::error::{Fenced, NeedsAttention, StartOver};
+use crate::health::Health;
+use crate::held_back::HeldBack;
 use crate::kafka::{KafkaOptions, wrong_settings};
 use crate::offset_commit::OffsetCommit;
-use crate::repeats;
-use crate::rival::Fenced;
-use crate::telemetry::names;
 use crate::threads::blocking;
 use crate::throttling::Throttling;
 use crate::topic_id::{TopicId, TopicIdAnswer, topic_id};
-use crate::transaction::transaction_timeout;
 use crate::warn_of_change;
-
-/// Settings that exactly-once rests on.
-const FIXED: &[(&str, &str)] = &[
-    // Aborted records are never seen.
-    ("isolation.level", "read_committed"),
-    // Where to start is decided on assignment; offsets are committed with the work.
-    ("enable.auto.commit", "false"),
-    ("enable.auto.offset.store", "false"),
-    // A start that the log does not hold is an error, never a silent jump.
-    ("auto.offset.reset", "error"),
-    ("partition.assignment.strategy", "cooperative-sticky"),
-    ("allow.auto.create.topics", "false"),
-    ("check.crcs", "true"),
-    client_log::FIXED,
-    // Longer than a router trusts an answer about the topic's id: see its `topic_ids`.
-    ("fetch.error.backoff.ms", "500"),
-];
-
-/// Tuning, as measured.
-const DEFAULTS: &[(&str, &str)] = &[
-    // The default parks a partition for a second when its queue is full: a factor of four.
-    ("fetch.queue.backoff.ms", "2"),
-    // Bounds memory without costing throughput.
-    ("queued.min.messages", "20000"),
-    ("queued.max.messages.kbytes", "16384"),
-    // The largest answer to a fetch, whatever the number of partitions. It waits decompressed, several times as large:
-    // half of the memory of a program that has a backlog.
-    ("fetch.max.bytes", "2097152"),
-    // So that an answer, and what is stored at once, is of several partitions: PostgreSQL works on two halves of it.
-    // Of a partition whose next batch is larger a broker sends nothing, unless it is the first: batches of a busy
-    // router take 200 to 350 KB.
-    ("fetch.message.max.bytes", "524288"),
-    ("statistics.interval.ms", "1000"),
-    // How long the partitions of a crashed member, or of a static one that stopped, stand still:
-    // 10 s rather than Kafka's 45, since nothing in here pauses for garbage.
-    ("session.timeout.ms", "10000"),
-    // How long partitions that were added to the topic may go unnoticed: Kafka's default is 5 min.
-    ("topic.metadata.refresh.interval.ms", "30000"),
-];
 
 /// What librdkafka logs before it fetches from a topic under a new id, at level 7: the consumer's context
 /// reads it there, since the client keeps the id to itself.
@@ -88,18 +37,7 @@ const LOGS: &str = "metadata";
 const ID_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a question to the brokers may take.
-const ASK: Duration = Duration::from_secs(10);
-/// How long the broker may withhold committed offsets before it is asked why.
-const ASK_STABLE: Duration = Duration::from_secs(3);
-
-/// After how long without a sign of life a member is put out of its group.
-pub(crate) fn session_timeout(options: &KafkaOptions) -> anyhow::Result<Duration> {
-    let config = options.client_config(DEFAULTS, FIXED)?;
-    let milliseconds = config.get("session.timeout.ms").unwrap_or_default();
-    let milliseconds = milliseconds.parse().context("session.timeout.ms")?;
-    Ok(Duration::from_millis(milliseconds))
-}
-
+pub(super) const ASK: Duration = Duration::from_secs(10);
 /// What happens to a member of a consumer group.
 #[derive(Debug)]
 pub enum Next<'a> {
@@ -123,33 +61,12 @@ pub enum Next<'a> {
 #[error("reading {0}")]
 pub struct OutsideTheLog(String);
 
-/// Why the group's committed offsets are not known.
-#[derive(Debug, thiserror::Error)]
-pub enum NoCommitted {
-    /// Kafka does not answer.
-    #[error(transparent)]
-    Kafka(#[from] KafkaError),
-    /// A transaction that commits offsets of the group is open, and its outcome is waited for.
-    #[error(
-        "an open transaction of another member of group {group} may commit offsets, and Kafka withholds them until it ends: \
-         when that member commits or aborts, or up to 10 s after its transaction.timeout.ms ({} s, unless that member has \
-         another)",
-        .longest.as_secs()
-    )]
-    OpenTransaction {
-        /// Whose offsets.
-        group: String,
-        /// `transaction.timeout.ms` as this program has it.
-        longest: Duration,
-    },
-}
-
 /// A member of a consumer group.
 pub struct Subscription {
-    consumer: StreamConsumer<Member>,
-    options: KafkaOptions,
+    pub(super) consumer: StreamConsumer<Member>,
+    pub(super) options: KafkaOptions,
     topic: String,
-    group: String,
+    pub(super) group: String,
     /// What [`Subscription::next`] handed out last and nobody has answered yet.
     unanswered: Mutex<Option<Rebalance>>,
 }
@@ -358,57 +275,6 @@ impl Subscription {
             .context("letting go of the revoked partitions")
     }
 
-    /// The group's committed offsets of these partitions, with their metadata; asked once.
-    ///
-    /// # Errors
-    /// If Kafka is away, or an earlier owner's transaction is not settled yet: ask again.
-    pub fn committed(
-        &self,
-        partitions: &TopicPartitionList,
-    ) -> Result<TopicPartitionList, NoCommitted> {
-        type Ask<'a> = &'a dyn Fn(Duration) -> KafkaResult<TopicPartitionList>;
-        let ask = |asked: Ask<'_>, within| -> KafkaResult<TopicPartitionList> {
-            let offsets = blocking(|| asked(within))?;
-            for partition in offsets.elements() {
-                partition.error()?;
-            }
-            Ok(offsets)
-        };
-        let stable = |within| self.consumer.committed_offsets(partitions.clone(), within);
-        let error: KafkaError = match ask(&stable, ASK_STABLE) {
-            Ok(offsets) => return Ok(offsets),
-            Err(error) => error,
-        };
-        // While a transaction that commits offsets is open, the broker withholds them, and librdkafka asks again until
-        // the time is up: it does not say why. A reader of uncommitted ones is answered at once.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::OperationTimedOut) {
-            return Err(error.into());
-        }
-        let uncommitted: BaseConsumer<Quiet> = self
-            .options
-            .client_config(&[("enable.auto.commit", "false")], &[])
-            .and_then(|mut config| {
-                config.set("group.id", &self.group);
-                config.set("isolation.level", "read_uncommitted");
-                Ok(config.create_with_context(Quiet)?)
-            })
-            .map_err(|_| error.clone())?;
-        let unstable = |within| uncommitted.committed_offsets(partitions.clone(), within);
-        ask(&unstable, ASK)?;
-        // That was no outage, unless the brokers have come back meanwhile.
-        match ask(&stable, ASK_STABLE) {
-            Err(error)
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut) =>
-            {
-                Err(NoCommitted::OpenTransaction {
-                    group: self.group.clone(),
-                    longest: transaction_timeout(&self.options),
-                })
-            }
-            asked => Ok(asked?),
-        }
-    }
-
     /// Commits these offsets for the group, without waiting for the answer.
     ///
     /// # Errors
@@ -611,28 +477,6 @@ impl Subscription {
     }
 }
 
-#[derive(Clone)]
-enum Rebalance {
-    Assigned(TopicPartitionList),
-    Revoked {
-        partitions: TopicPartitionList,
-        lost: bool,
-    },
-}
-
-impl Rebalance {
-    /// Does what is asked, for a member that is leaving anyway.
-    fn answer(&self, consumer: &impl Consumer<Member>) {
-        let answered = match self {
-            Self::Assigned(partitions) => consumer.incremental_assign(partitions),
-            Self::Revoked { partitions, .. } => consumer.incremental_unassign(partitions),
-        };
-        if let Err(error) = answered {
-            tracing::debug!("answering a rebalance while leaving: {error}");
-        }
-    }
-}
-
 impl From<Rebalance> for Next<'_> {
     fn from(rebalance: Rebalance) -> Self {
         match rebalance {
@@ -640,184 +484,4 @@ impl From<Rebalance> for Next<'_> {
             Rebalance::Revoked { partitions, lost } => Next::Revoked { partitions, lost },
         }
     }
-}
-
-/// The partitions of a member.
-#[derive(Default)]
-struct Assigned {
-    /// Where each was begun last; `None`: at the beginning of its log.
-    starts: BTreeMap<i32, Option<i64>>,
-    /// See [`Subscription::set_unfinished`].
-    unfinished: BTreeMap<i32, i64>,
-}
-
-/// The consumer's context: notes rebalances, tells the health and the lag.
-struct Member {
-    topic: String,
-    /// The first two ids that the topic was known by.
-    ids: Mutex<BTreeSet<TopicId>>,
-    assigned: Mutex<Assigned>,
-    rebalances: Mutex<VecDeque<Rebalance>>,
-    leaving: AtomicBool,
-    /// Whether the partitions are paused.
-    paused: AtomicBool,
-    health: Arc<Health>,
-    throttling: Throttling,
-    held_back: HeldBack,
-}
-
-impl Member {
-    fn take(&self) -> Option<Rebalance> {
-        lock(&self.rebalances).pop_front()
-    }
-
-    fn note(&self, id: TopicId) {
-        let mut ids = lock(&self.ids);
-        if ids.len() < 2 {
-            ids.insert(id);
-        }
-    }
-
-    /// These partitions are read from these offsets.
-    fn begin(&self, starts: impl Iterator<Item = (i32, Offset)>) {
-        let starts = starts.map(|(partition, start)| match start {
-            Offset::Offset(start) => (partition, Some(start)),
-            _ => (partition, None),
-        });
-        lock(&self.assigned).starts.extend(starts);
-    }
-
-    /// These partitions are not read any more: nothing of them waits for this member.
-    fn end(&self, partitions: impl Iterator<Item = i32>) {
-        let mut assigned = lock(&self.assigned);
-        for partition in partitions {
-            assigned.starts.remove(&partition);
-            assigned.unfinished.remove(&partition);
-            self.gauge(names::LAG, partition, 0);
-            self.gauge(names::HELD_BACK, partition, 0);
-        }
-    }
-
-    fn gauge(&self, name: &'static str, partition: i32, value: i64) {
-        metrics::gauge!(name, "messaging_destination_name" => self.topic.clone(),
-            "messaging_destination_partition_id" => partition.to_string())
-        .set(value as f64);
-    }
-}
-
-impl Assigned {
-    /// How far a partition is read by these statistics; `None`: it is not this member's.
-    fn reading(&self, partition: &Partition) -> Option<Reading> {
-        let start = self.starts.get(&partition.partition)?;
-        let known = |offset: i64| (offset >= 0).then_some(offset);
-        // Before a first record, marker or aborted record was read, the client has no position.
-        let position = known(partition.app_offset)
-            .or(*start)
-            .or(known(partition.lo_offset));
-        let position = match (position, self.unfinished.get(&partition.partition)) {
-            (Some(position), Some(unfinished)) => Some(position.min(*unfinished)),
-            (position, _) => position,
-        };
-        // The last stable offset is where a committed reader ends: what stands behind it waits for a
-        // producer's open transaction, not for this member.
-        let lag = known(partition.ls_offset)
-            .zip(position)
-            .map(|(end, position)| (end - position).max(0));
-        Some(Reading {
-            position: position.unwrap_or(-1),
-            lag,
-        })
-    }
-}
-
-impl ConsumerContext for Member {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        asked: RDKafkaRespErr,
-        partitions: &mut TopicPartitionList,
-    ) {
-        let rebalance = match asked {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                Rebalance::Assigned(partitions.clone())
-            }
-            _ => Rebalance::Revoked {
-                partitions: partitions.clone(),
-                lost: consumer.assignment_lost(),
-            },
-        };
-        if self.leaving.load(Ordering::Acquire) {
-            // Nobody takes items any more.
-            return rebalance.answer(consumer);
-        }
-        lock(&self.rebalances).push_back(rebalance);
-    }
-}
-
-impl ClientContext for Member {
-    fn stats(&self, statistics: Statistics) {
-        self.throttling.observe(&statistics);
-        let connected = statistics
-            .brokers
-            .values()
-            .any(|broker| broker.state == "UP");
-        let joined = statistics
-            .cgrp
-            .is_some_and(|group| group.join_state == "steady");
-        let (mut partitions, mut ends) = (BTreeMap::new(), BTreeMap::new());
-        let topic = statistics.topics.get(&self.topic);
-        let assigned = lock(&self.assigned);
-        for partition in topic.iter().flat_map(|topic| topic.partitions.values()) {
-            let Some(reading) = assigned.reading(partition) else {
-                continue;
-            };
-            partitions.insert(partition.partition, reading);
-            if let Some(lag) = reading.lag {
-                self.gauge(names::LAG, partition.partition, lag);
-                // While nothing is fetched, because the partition is paused or enough of it is queued, both
-                // are those of the last answer.
-                if lag == 0 && !self.paused.load(Ordering::Acquire) {
-                    let (stable, high) = (partition.ls_offset, partition.hi_offset);
-                    ends.insert(partition.partition, Ends { stable, high });
-                }
-                let held_back = (partition.hi_offset - partition.ls_offset).max(0);
-                self.gauge(names::HELD_BACK, partition.partition, held_back);
-            }
-        }
-        drop(assigned);
-        self.held_back.observe(&self.topic, &ends);
-        self.health.observed(connected, joined, partitions);
-    }
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if let Some(id) = client_log::changed_id(message, &self.topic) {
-            self.note(id);
-        }
-        repeats::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", "{error}: {reason}");
-    }
-}
-
-/// The context of a client that only logs, through our own logs.
-#[derive(Clone, Copy)]
-pub struct Quiet;
-
-impl ConsumerContext for Quiet {}
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        repeats::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", "{error}: {reason}");
-    }
-}
-
-/// Nothing panics while it holds one of these locks, so what is behind a poisoned one is whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

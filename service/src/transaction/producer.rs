@@ -1,34 +1,26 @@
-//! One Kafka transaction: records and consumed offsets, all or nothing.
-//!
-//! [`TransactionalProducer::begin`] lends the producer to a [`Transaction`], so that no second one is begun beside
-//! it; one that did not [`commit`](Transaction::commit) is [aborted](Transaction::abort).
+//! A producer of transactions, and the transaction that is open in it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
-use rdkafka::statistics::Statistics;
+use rdkafka::producer::{BaseRecord, Producer};
 use rdkafka::topic_partition_list::TopicPartitionList;
-use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::deliveries::Deliveries;
+use super::settings::{DEFAULTS, FIXED, TRANSACTION_TIMEOUT, timeout_of};
 use crate::backoff::Backoff;
-use crate::exit::{self, NeedsAttention};
+use crate::error::{Fenced, NeedsAttention};
+use crate::exit;
 use crate::kafka::{KafkaOptions, wrong_settings};
-use crate::limits::CLIENT_MESSAGE_MAX_BYTES;
-use crate::producer::PolledProducer;
-use crate::rival::Fenced;
+use crate::producer::{CLIENT_MESSAGE_MAX_BYTES, PolledProducer};
 use crate::threads::blocking;
-use crate::throttling::{STATISTICS, Throttling};
 use crate::warn_of_change;
 
 /// How long one call may take before it is made again.
@@ -37,35 +29,8 @@ const CALL: Duration = Duration::from_secs(5);
 /// How long a call is made again before its end counts as unknown.
 const GIVE_UP: Duration = Duration::from_secs(30);
 
-/// How long the broker keeps a transaction open: a crashed program holds readers of what came after
-/// its records at most for so long.
-const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
-/// [`TRANSACTION_TIMEOUT`] in [`DEFAULTS`].
-const DEFAULT_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Settings that exactly-once, and the place of a key, rest on.
-pub const FIXED: &[(&str, &str)] = &[
-    ("enable.idempotence", "true"),
-    ("acks", "all"),
-    ("partitioner", "murmur2_random"),
-];
-
 /// librdkafka's default for `batch.size`.
 const LIBRDKAFKA_BATCH_BYTES: usize = 1_000_000;
-
-/// Tuning, as measured.
-pub const DEFAULTS: &[(&str, &str)] = &[
-    // Batches fill meanwhile; a commit does not wait for it. While more than five records of a partition are
-    // unanswered, librdkafka's thread polls without a pause from the moment that this has passed: with 50, two
-    // routers on one core took 7 % more CPU an event.
-    ("linger.ms", "200"),
-    ("compression.type", "lz4"),
-    ("queue.buffering.max.kbytes", "65536"),
-    (TRANSACTION_TIMEOUT, "30000"),
-    // The topics were there at the start: one that is gone is told sooner than after 30 s.
-    ("topic.metadata.propagation.max.ms", "5000"),
-    STATISTICS,
-];
 
 /// A producer of transactions under one transactional id, which fences an earlier producer of the same id.
 pub struct TransactionalProducer {
@@ -98,23 +63,6 @@ impl Failed {
             Ok(away) => Self::Abort(away),
             Err(denied) => Self::Exit(denied),
         }
-    }
-}
-
-/// How long the brokers keep a transaction of a program with these options open.
-pub(crate) fn transaction_timeout(options: &KafkaOptions) -> Duration {
-    let config = options.client_config(DEFAULTS, FIXED);
-    let chosen = config.and_then(|config| timeout_of(&config));
-    chosen.unwrap_or(DEFAULT_TRANSACTION_TIMEOUT)
-}
-
-fn timeout_of(config: &ClientConfig) -> anyhow::Result<Duration> {
-    match config.get(TRANSACTION_TIMEOUT).map(str::parse) {
-        Some(Ok(milliseconds)) => Ok(Duration::from_millis(milliseconds)),
-        _ => Err(NeedsAttention(format!(
-            "Kafka setting {TRANSACTION_TIMEOUT} is no number of milliseconds"
-        ))
-        .into()),
     }
 }
 
@@ -496,69 +444,5 @@ impl Transaction<'_> {
             )));
         }
         Failed::Exit(cause.context(self.owner.fenced()))
-    }
-}
-
-/// What became of a transaction's records.
-#[derive(Clone, Default)]
-pub struct Deliveries(Arc<Answers>);
-
-#[derive(Default)]
-struct Answers {
-    /// Of the first record that was not delivered.
-    error: Mutex<Option<KafkaError>>,
-    /// Whether any record was answered.
-    any: AtomicBool,
-    first: Notify,
-    throttling: Throttling,
-}
-
-impl Deliveries {
-    /// Takes the error of the first record that was not delivered.
-    pub fn first_error(&self) -> Option<KafkaError> {
-        let mut error = self.0.error.lock().unwrap_or_else(PoisonError::into_inner);
-        error.take()
-    }
-
-    /// Waits until a record is answered.
-    async fn first_answer(&self) {
-        while !self.0.any.load(Ordering::Acquire) {
-            self.0.first.notified().await;
-        }
-    }
-
-    /// Forgets what became of the last transaction's.
-    fn forget(&self) {
-        self.first_error();
-        self.0.any.store(false, Ordering::Release);
-    }
-}
-
-impl ClientContext for Deliveries {
-    fn stats(&self, statistics: Statistics) {
-        self.0.throttling.observe(&statistics);
-    }
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        crate::repeats::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", "{error}: {reason}");
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = result {
-            let mut first = self.0.error.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert_with(|| error.clone());
-        }
-        if !self.0.any.load(Ordering::Relaxed) {
-            self.0.any.store(true, Ordering::Release);
-            self.0.first.notify_one();
-        }
     }
 }

@@ -1,0 +1,12 @@
+//! One way to a Kafka client: address, any librdkafka setting, secrets from a file.
+
+mod cluster;
+mod headers;
+mod options;
+mod quiet;
+
+pub use cluster::{Cluster, NewTopic};
+pub use headers::{header, headers};
+pub use options::{KafkaOptions, wrong_settings};
+pub(crate) use options::{REGISTRY_PREFIX, USER_INFO_INSTEAD};
+pub use quiet::Quiet;

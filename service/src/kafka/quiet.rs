@@ -1,0 +1,24 @@
+//! The context of clients that only log.
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+
+use crate::repeats;
+
+/// The context of a client that only logs, through our own logs.
+#[derive(Clone, Copy)]
+pub struct Quiet;
+
+impl ConsumerContext for Quiet {}
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        repeats::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{error}: {reason}");
+    }
+}

@@ -1,0 +1,207 @@
+//! The context of a group's member: what librdkafka tells it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::statistics::{Partition, Statistics};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+
+use crate::client_log;
+use crate::health::{Health, Reading};
+use crate::held_back::{Ends, HeldBack};
+use crate::repeats;
+use crate::telemetry::names;
+use crate::throttling::Throttling;
+use crate::topic_id::TopicId;
+
+#[derive(Clone)]
+pub(super) enum Rebalance {
+    Assigned(TopicPartitionList),
+    Revoked {
+        partitions: TopicPartitionList,
+        lost: bool,
+    },
+}
+
+impl Rebalance {
+    /// Does what is asked, for a member that is leaving anyway.
+    pub(super) fn answer(&self, consumer: &impl Consumer<Member>) {
+        let answered = match self {
+            Self::Assigned(partitions) => consumer.incremental_assign(partitions),
+            Self::Revoked { partitions, .. } => consumer.incremental_unassign(partitions),
+        };
+        if let Err(error) = answered {
+            tracing::debug!("answering a rebalance while leaving: {error}");
+        }
+    }
+}
+
+/// The partitions of a member.
+#[derive(Default)]
+pub(super) struct Assigned {
+    /// Where each was begun last; `None`: at the beginning of its log.
+    pub(super) starts: BTreeMap<i32, Option<i64>>,
+    /// See [`Subscription::set_unfinished`].
+    pub(super) unfinished: BTreeMap<i32, i64>,
+}
+
+/// The consumer's context: notes rebalances, tells the health and the lag.
+pub(super) struct Member {
+    pub(super) topic: String,
+    /// The first two ids that the topic was known by.
+    pub(super) ids: Mutex<BTreeSet<TopicId>>,
+    pub(super) assigned: Mutex<Assigned>,
+    pub(super) rebalances: Mutex<VecDeque<Rebalance>>,
+    pub(super) leaving: AtomicBool,
+    /// Whether the partitions are paused.
+    pub(super) paused: AtomicBool,
+    pub(super) health: Arc<Health>,
+    pub(super) throttling: Throttling,
+    pub(super) held_back: HeldBack,
+}
+
+impl Member {
+    pub(super) fn take(&self) -> Option<Rebalance> {
+        lock(&self.rebalances).pop_front()
+    }
+
+    pub(super) fn note(&self, id: TopicId) {
+        let mut ids = lock(&self.ids);
+        if ids.len() < 2 {
+            ids.insert(id);
+        }
+    }
+
+    /// These partitions are read from these offsets.
+    pub(super) fn begin(&self, starts: impl Iterator<Item = (i32, Offset)>) {
+        let starts = starts.map(|(partition, start)| match start {
+            Offset::Offset(start) => (partition, Some(start)),
+            _ => (partition, None),
+        });
+        lock(&self.assigned).starts.extend(starts);
+    }
+
+    /// These partitions are not read any more: nothing of them waits for this member.
+    pub(super) fn end(&self, partitions: impl Iterator<Item = i32>) {
+        let mut assigned = lock(&self.assigned);
+        for partition in partitions {
+            assigned.starts.remove(&partition);
+            assigned.unfinished.remove(&partition);
+            self.gauge(names::LAG, partition, 0);
+            self.gauge(names::HELD_BACK, partition, 0);
+        }
+    }
+
+    fn gauge(&self, name: &'static str, partition: i32, value: i64) {
+        metrics::gauge!(name, "messaging_destination_name" => self.topic.clone(),
+            "messaging_destination_partition_id" => partition.to_string())
+        .set(value as f64);
+    }
+}
+
+impl Assigned {
+    /// How far a partition is read by these statistics; `None`: it is not this member's.
+    fn reading(&self, partition: &Partition) -> Option<Reading> {
+        let start = self.starts.get(&partition.partition)?;
+        let known = |offset: i64| (offset >= 0).then_some(offset);
+        // Before a first record, marker or aborted record was read, the client has no position.
+        let position = known(partition.app_offset)
+            .or(*start)
+            .or(known(partition.lo_offset));
+        let position = match (position, self.unfinished.get(&partition.partition)) {
+            (Some(position), Some(unfinished)) => Some(position.min(*unfinished)),
+            (position, _) => position,
+        };
+        // The last stable offset is where a committed reader ends: what stands behind it waits for a
+        // producer's open transaction, not for this member.
+        let lag = known(partition.ls_offset)
+            .zip(position)
+            .map(|(end, position)| (end - position).max(0));
+        Some(Reading {
+            position: position.unwrap_or(-1),
+            lag,
+        })
+    }
+}
+
+impl ConsumerContext for Member {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        asked: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let rebalance = match asked {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                Rebalance::Assigned(partitions.clone())
+            }
+            _ => Rebalance::Revoked {
+                partitions: partitions.clone(),
+                lost: consumer.assignment_lost(),
+            },
+        };
+        if self.leaving.load(Ordering::Acquire) {
+            // Nobody takes items any more.
+            return rebalance.answer(consumer);
+        }
+        lock(&self.rebalances).push_back(rebalance);
+    }
+}
+
+impl ClientContext for Member {
+    fn stats(&self, statistics: Statistics) {
+        self.throttling.observe(&statistics);
+        let connected = statistics
+            .brokers
+            .values()
+            .any(|broker| broker.state == "UP");
+        let joined = statistics
+            .cgrp
+            .is_some_and(|group| group.join_state == "steady");
+        let (mut partitions, mut ends) = (BTreeMap::new(), BTreeMap::new());
+        let topic = statistics.topics.get(&self.topic);
+        let assigned = lock(&self.assigned);
+        for partition in topic.iter().flat_map(|topic| topic.partitions.values()) {
+            let Some(reading) = assigned.reading(partition) else {
+                continue;
+            };
+            partitions.insert(partition.partition, reading);
+            if let Some(lag) = reading.lag {
+                self.gauge(names::LAG, partition.partition, lag);
+                // While nothing is fetched, because the partition is paused or enough of it is queued, both
+                // are those of the last answer.
+                if lag == 0 && !self.paused.load(Ordering::Acquire) {
+                    let (stable, high) = (partition.ls_offset, partition.hi_offset);
+                    ends.insert(partition.partition, Ends { stable, high });
+                }
+                let held_back = (partition.hi_offset - partition.ls_offset).max(0);
+                self.gauge(names::HELD_BACK, partition.partition, held_back);
+            }
+        }
+        drop(assigned);
+        self.held_back.observe(&self.topic, &ends);
+        self.health.observed(connected, joined, partitions);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if let Some(id) = client_log::changed_id(message, &self.topic) {
+            self.note(id);
+        }
+        repeats::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{error}: {reason}");
+    }
+}
+
+/// Nothing panics while it holds one of these locks, so what is behind a poisoned one is whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
