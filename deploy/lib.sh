@@ -250,9 +250,11 @@ choose_kafka() {
 }
 
 # shellcheck disable=SC2034 # bootstrap_servers is for who sources this
-# start_kafka DIR: a new, empty Kafka with the topics; its address is in $bootstrap_servers.
+# start_kafka DIR [OPTION]…: a new, empty Kafka with the topics; its address is in $bootstrap_servers. The options are
+# those of local-kafka start.
 start_kafka() {
     export KAFKA_DIR=$1
+    shift
     if [[ $KAFKA_BY == compose ]]; then
         # shellcheck disable=SC2119
         KAFKA_PORT=$(free_port)
@@ -265,7 +267,7 @@ start_kafka() {
         "$deploy/local-kafka" stop
         rm -rf "$KAFKA_DIR"
         kafka_started=yes
-        bootstrap_servers=$("$deploy/local-kafka" start)
+        bootstrap_servers=$("$deploy/local-kafka" start "$@")
         "$deploy/local-kafka" topics >/dev/null
     fi
 }

@@ -40,6 +40,7 @@ pub const ASK: Duration = Duration::from_secs(60);
 /// The value of an environment variable that names a service, as `deploy/test` sets it. Where it is
 /// absent the test is to return, which skips it; unless `TEST_REQUIRE_SERVICES` is set, which fails.
 pub fn service(variable: &str) -> Option<String> {
+    TIMED.with(|_| {}); // from the first use on
     let value = std::env::var(variable).ok();
     if value.is_none() {
         assert!(
@@ -49,6 +50,38 @@ pub fn service(variable: &str) -> Option<String> {
         println!("skipped: {variable} is not set; run this test by deploy/test");
     }
     value
+}
+
+thread_local! {
+    static TIMED: Timed = Timed(Instant::now());
+}
+
+/// Adds the time of a test, which has a thread of its own, to the file that `TEST_TIMES` names.
+struct Timed(Instant);
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        let (thread, package) = (std::thread::current(), std::env::var("CARGO_PKG_NAME"));
+        let (Ok(file), Some(test), Ok(package)) =
+            (std::env::var("TEST_TIMES"), thread.name(), package)
+        else {
+            return;
+        };
+        let line = format!(
+            "{:6.1} s  {package} {test}\n",
+            self.0.elapsed().as_secs_f64()
+        );
+        let file = File::options().create(true).append(true).open(file);
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    }
+}
+
+/// Waits until no other test of this machine holds the like, and keeps others waiting until it is dropped: for tests
+/// that take all that a small machine has.
+pub fn alone() -> File {
+    let lock = File::create(std::env::temp_dir().join("test-alone.lock")).unwrap();
+    lock.lock().unwrap();
+    lock
 }
 
 /// The address of a real Kafka; see [`service`].

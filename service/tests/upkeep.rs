@@ -1,4 +1,4 @@
-//! Metrics that nobody scrapes take bounded memory.
+//! Metrics that nobody scrapes take bounded memory. A binary of its own: it counts the allocations of the whole process.
 #![expect(unsafe_code, reason = "memory is counted by an allocator of its own")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -16,6 +16,8 @@
 //!
 //! The seed decides what is done when; how programs and brokers then meet is up to the machine, so a
 //! seed makes a run alike, not the same.
+//!
+//! A binary of its own: it is a harness with its own processes, cluster and report, which runs alone.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
 mod database;

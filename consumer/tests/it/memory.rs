@@ -8,7 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use schemas::MetricValue;
-use service::testing::{Process, program, until};
+use service::testing::{Process, alone, program, until};
 
 const BOUND_MIB: u64 = 256;
 
@@ -78,12 +78,9 @@ fn assert_bounded(name: &str, process: &Process, begun: Instant) {
     assert!(peak <= BOUND_MIB, "{name} held {peak} MiB");
 }
 
-/// One at a time: both take all that a small machine has.
-static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
 /// Routes and stores a backlog of these infos; both programs keep within the bound.
 async fn keep_within_the_bound(kind: Kind, infos: &[Vec<u8>], count: usize) {
-    let _alone = ONE_AT_A_TIME.lock().await;
+    let _alone = alone();
     let Some(pipeline) = Pipeline::make(kind, 8).await else {
         return;
     };
@@ -138,7 +135,7 @@ async fn reports_of_900_kib_are_routed_and_stored_within_256_mib() {
 async fn dead_letters_of_150_events_of_a_megabyte_are_written_within_128_mib() {
     const EVENTS: usize = 150;
     const BOUND_MIB: u64 = 128;
-    let _alone = ONE_AT_A_TIME.lock().await;
+    let _alone = alone();
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 4).await else {
         return;
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::{Kind, Pipeline};
 use rdkafka::message::Message;
-use service::testing::{Process, program, read_all, until};
+use service::testing::{Process, alone, program, read_all, until};
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const REPORTS: usize = 50_000;
@@ -69,11 +69,8 @@ impl Programs<'_> {
     }
 }
 
-/// One at a time: two such loads at once are more than a small machine's broker answers in time.
-static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
 async fn every_report_is_stored_exactly_once(kind: Kind) {
-    let _alone = ONE_AT_A_TIME.lock().await;
+    let _alone = alone();
     let Some(pipeline) = Pipeline::make(kind, 8).await else {
         return;
     };

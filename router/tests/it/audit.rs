@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::audit_support::{
     Audited, Copied, ROUTER, audit, copies, encoded, forged, run, transact,
 };
-use crate::faults_support::{Load, ONE_AT_A_TIME, SHORT, Topics, client, info};
+use crate::faults_support::{Load, SHORT, Topics, client, info};
 use crate::{audit_support, strategies};
 use jiff::Timestamp;
 use rand::{RngExt, SeedableRng};
@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use schemas::{Adjustment, MetricValue, TaskRunningInfo, TaskStatus};
 use serde_json::json;
-use service::testing::{NOBODY, kafka, read_all, until};
+use service::testing::{NOBODY, alone, kafka, read_all, until};
 
 /// Letters of all that is bad, however many.
 const PATIENT: [&str; 4] = ["--max-rejects-in-a-row", "0", "--max-rejects-per-1000", "0"];
@@ -205,8 +205,8 @@ fn letter_topic(letter: &rdkafka::message::OwnedMessage) -> Option<&[u8]> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_routers_that_are_killed_under_load_an_audit_finds_no_fault() {
+    let _alone = alone();
     let Some(bootstrap) = kafka() else { return };
-    let _turn = ONE_AT_A_TIME.lock().await;
     let topics = Topics::make(&bootstrap, 4).await;
     let mut routers = ["router-1", "router-2"].map(|name| Some(topics.start_static(name, &SHORT)));
     let load = Load::start(&topics, 300);
@@ -707,8 +707,8 @@ async fn what_other_rules_made_is_told_apart_from_corruption() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_forged_at_random_is_counted_exactly() {
+    let _alone = alone();
     let Some(bootstrap) = kafka() else { return };
-    let _turn = ONE_AT_A_TIME.lock().await;
     let topics = routed(&bootstrap, 3_000).await;
     let (events, letters) = (
         copies(&topics, &topics.events),
@@ -792,8 +792,8 @@ async fn whatever_is_forged_at_random_is_counted_exactly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_of_many_mebibytes_that_are_all_lost_are_counted_within_128_mib() {
+    let _alone = alone();
     let Some(bootstrap) = kafka() else { return };
-    let _turn = ONE_AT_A_TIME.lock().await;
     let topics = Topics::make(&bootstrap, 1).await;
     let empty = forged(&topics, &[]).await;
     let large = "m".repeat(400_000);

@@ -5,16 +5,16 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::faults_support::{
-    Alongside, Load, ONE_AT_A_TIME, SHORT, Topics, doubles, reports, until_it_has_partitions,
+    Alongside, Load, SHORT, Topics, doubles, reports, until_it_has_partitions,
 };
 use schemas::TaskRunningInfo;
-use service::testing::{Process, kafka, read_all};
+use service::testing::{Process, alone, kafka, read_all};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn routers_killed_in_turn_copy_every_record_once_and_in_order_for_a_reader_alongside_too() {
     const RECORDS: i64 = 100_000;
+    let _alone = alone();
     let Some(bootstrap) = kafka() else { return };
-    let _alone = ONE_AT_A_TIME.lock().await;
     let topics = Topics::make(&bootstrap, 9).await;
     let alongside = Alongside::start(&topics, &topics.events);
     // As many records a transaction as there, so that a kill meets one that is open.
@@ -63,8 +63,8 @@ async fn routers_killed_in_turn_copy_every_record_once_and_in_order_for_a_reader
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_in_constant_rebalance_routes_every_record_once() {
+    let _alone = alone();
     let Some(bootstrap) = kafka() else { return };
-    let _alone = ONE_AT_A_TIME.lock().await;
     let topics = Topics::make(&bootstrap, 9).await;
     // Transactions long enough that a rebalance meets an open one.
     let more = [&SHORT[..], &["--commit-interval-ms", "200"]].concat();

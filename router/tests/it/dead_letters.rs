@@ -19,13 +19,10 @@ use schemas::{DeadLetter, Reject, TaskRunningInfo};
 use serde_json::{Value, json};
 use service::health::Health;
 use service::testing::{
-    Process, Topic, create_topics, delete_topic, kafka, read_all, unique, until,
+    Process, Topic, alone, create_topics, delete_topic, kafka, read_all, unique, until,
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-
-/// Tests of many redrives at once take turns: the machine is small.
-static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 #[derive(Parser)]
 struct Arguments {
@@ -1001,8 +998,8 @@ async fn a_record_too_large_for_its_topic_is_told_and_left_and_its_neighbours_go
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redrive_fences_the_one_before_it_and_together_they_send_each_letter_once() {
+    let _alone = alone();
     let Some(bootstrap) = kafka() else { return };
-    let _turn = ONE_AT_A_TIME.lock().await;
     let topics = Topics::make(bootstrap, 1, &[], &[]).await;
     let values = topics.fill(400).await;
     let all = ["redrive", "--all", "--max-records", "1"];
@@ -1039,8 +1036,8 @@ async fn a_redrive_fences_the_one_before_it_and_together_they_send_each_letter_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redrives_started_together_send_each_letter_once() {
+    let _alone = alone();
     let Some(bootstrap) = kafka() else { return };
-    let _turn = ONE_AT_A_TIME.lock().await;
     let topics = Topics::make(bootstrap, 1, &[], &[]).await;
     let values = topics.fill(300).await;
     let all = ["redrive", "--all", "--max-records", "7"];
@@ -1060,8 +1057,8 @@ async fn redrives_started_together_send_each_letter_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redrive_killed_in_the_middle_is_finished_by_the_next() {
+    let _alone = alone();
     let Some(bootstrap) = kafka() else { return };
-    let _turn = ONE_AT_A_TIME.lock().await;
     let topics = Topics::make(bootstrap, 1, &[], &[]).await;
     let values = topics.fill(400).await;
     for round in 0..3 {

@@ -28,10 +28,6 @@ pub(crate) use crate::report::info;
 
 const ROUTER: &str = env!("CARGO_BIN_EXE_router");
 
-/// Tests that load the machine take turns: two such loads at once are more than a small machine's
-/// broker answers in time.
-pub(crate) static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
 /// A session and a transaction that end soon after their router stands still: the shortest session
 /// that a broker grants by default.
 pub(crate) const SHORT: [&str; 4] = [
