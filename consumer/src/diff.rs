@@ -29,9 +29,12 @@ use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
 use self::report::Report;
-use crate::audit::compare::{self, Cure, Evidence, Feed, Findings, Held};
-use crate::audit::fingerprint::{Fingerprint, Marks, Outside, Plan, Spans};
-use crate::audit::{self, said};
+use crate::audit;
+use crate::audit::finding::{Cure, Fault, Finding, Findings, Held};
+use crate::audit::fingerprint::{Fingerprint, Marks, Outside, Plan};
+use crate::audit::merge::{self, Evidence, Feed};
+use crate::audit::moved::find_moved;
+use crate::audit::spans::{NEAR, Spans, join};
 use crate::ownership::Asked;
 use crate::positions::Anchor;
 use crate::row_format::{self, POSTGRES_EPOCH_MICROS};
@@ -260,7 +263,7 @@ async fn compare(asked: &DiffOptions) -> anyhow::Result<Report> {
     };
     compare_histories(&mut a, &mut b, &mut compared).await?;
     compare_tasks(&mut a, &mut b, &mut compared).await?;
-    let key = |finding: &compare::Finding| {
+    let key = |finding: &Finding| {
         (
             finding.table,
             finding.partition,
@@ -392,7 +395,7 @@ async fn compare_histories(
     let of_b = of_b.map_err(|_| anyhow!("{} failed", b.asking()))?;
     let (of_a, of_b) = (of_a?, of_b?);
     for ((table, partition), places) in of_a.differing(&of_b) {
-        let places = said::join(&places, said::NEAR);
+        let places = join(&places, NEAR);
         let selection = |addressed: bool| {
             let of_partition = places.iter().map(|place| (partition, place.clone()));
             Selection {
@@ -409,16 +412,16 @@ async fn compare_histories(
             [selection(false), selection(true)],
             async |mut feeds| {
                 let evidence = Evidence {
-                    lettered: &Marks::default(),
+                    dead_lettered: &Marks::default(),
                     records: None, // B is measured by A
                 };
-                compare::merge(&mut feeds, table, &evidence, findings).await;
+                merge::merge(&mut feeds, table, &evidence, findings).await;
                 Ok(())
             },
         )
         .await?;
     }
-    compare::find_moved(&mut compared.findings);
+    find_moved(&mut compared.findings);
     let rows = |outside: &BTreeMap<(Table, i32), Outside>| {
         let rows =
             |(at, outside): (&(Table, i32), &Outside)| (*at, outside.before + outside.behind);
@@ -530,12 +533,12 @@ async fn find_lost(
         let beyond = count - rows.len() as u64;
         if beyond > 0 {
             let (partition, _) = place(&row.row).unwrap_or((-1, -1));
-            let at = (row.table.name(), compare::Fault::Differing, partition);
+            let at = (row.table.name(), Fault::Differing, partition);
             *compared.findings.uncounted.entry(at).or_default() += beyond;
         }
         for row in rows {
             let columns = row.table.differences(&row.row, &row.held.row);
-            let finding = compare::differing(row.table, columns, row.held, row.row);
+            let finding = merge::differing(row.table, columns, row.held, row.row);
             compared.findings.push(finding);
         }
     }
@@ -577,7 +580,7 @@ fn join_renamed(findings: &mut Findings, renamed: &BTreeSet<(String, String)>) {
             });
         if let Some((j, columns, held)) = twin {
             findings.found[i] =
-                compare::differing(Table::Task, columns, unaddressed(held), row.clone());
+                merge::differing(Table::Task, columns, unaddressed(held), row.clone());
             gone.insert(j);
         }
     }
@@ -709,10 +712,10 @@ impl Tasks<'_> {
         let finding = match (a, b) {
             (Some(a), Some(b)) => {
                 let columns = Table::Task.differences(&a, &b);
-                compare::differing(Table::Task, columns, unaddressed(b), a)
+                merge::differing(Table::Task, columns, unaddressed(b), a)
             }
-            (Some(a), None) => compare::missing(Table::Task, a),
-            (None, Some(b)) => compare::extra(Table::Task, unaddressed(b)),
+            (Some(a), None) => merge::missing(Table::Task, a),
+            (None, Some(b)) => merge::extra(Table::Task, unaddressed(b)),
             (None, None) => return,
         };
         self.compared.findings.push(finding);

@@ -6,8 +6,9 @@ use router::{Outcome, route};
 use schemas::{Decoder, Framing, PlainSource, TaskRunningInfo};
 
 use crate::adversarial::{self, Shape};
-use crate::audit::compare::{Evidence, Findings, Held, judge};
+use crate::audit::finding::{Findings, Held};
 use crate::audit::fingerprint::Marks;
+use crate::audit::merge::{Evidence, compare_event};
 use crate::cost::{self, Allowed};
 use crate::row_format::{self, RowWriter};
 use crate::rows::{plain, rows};
@@ -73,17 +74,17 @@ fn store_and_compare(value: &[u8]) {
         let same = expected.iter().rev().map(held).collect();
         let mut findings = Findings::default();
         let evidence = Evidence {
-            lettered: &Marks::default(),
+            dead_lettered: &Marks::default(),
             records: None,
         };
-        judge(table, expected.clone(), same, &evidence, &mut findings);
+        compare_event(table, expected.clone(), same, &evidence, &mut findings);
         assert!(findings.found.is_empty());
         // All changed.
         let mut changed: Vec<Held> = expected.iter().rev().map(held).collect();
         for held in &mut changed {
             *held.row.last_mut().unwrap() ^= 1;
         }
-        judge(table, expected, changed, &evidence, &mut findings);
+        compare_event(table, expected, changed, &evidence, &mut findings);
     }
 }
 

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 
 use rdkafka::Message;
 
-use super::compare::{Cure, Fault, Findings};
-use super::fingerprint::Spans;
-use super::said::{Isolation, Topic, each_record};
+use super::finding::{Cure, Fault, Findings};
+use super::spans::Spans;
+use super::topic::{Isolation, Topic, each_record};
 use crate::tables::Table;
 
 /// Settles what was found at offsets without a committed record: a row of an aborted transaction's record is extra, and

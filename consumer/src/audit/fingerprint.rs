@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use ahash::RandomState;
 
+use super::spans::Spans;
 use crate::row_format;
 use crate::tables::Table;
 
@@ -17,9 +18,6 @@ use crate::tables::Table;
 const SMALLEST: u32 = 8;
 /// At most about so many buckets a side: 4 MiB.
 const BUCKETS: i64 = 1 << 18;
-
-/// Offsets of a table and partition.
-pub(crate) type Spans = BTreeMap<(Table, i32), Range<i64>>;
 
 /// Which offsets are compared, in which buckets.
 pub(crate) struct Plan {

@@ -7,21 +7,21 @@ use std::ops::Range;
 use rdkafka::message::{BorrowedMessage, Message};
 use service::exit::NeedsAttention;
 use service::range::Ranges;
-
 use tokio::task::block_in_place;
 
-use super::compare::{Cure, Fault, Finding, Findings, OffsetValue};
-use super::said::{self, Topic};
+use super::finding::{Cure, Fault, Finding, Findings, OffsetValue};
+use super::fingerprint::Outside;
+use super::topic::{Topic, records};
 use crate::positions::Anchor;
 use crate::rows::Part;
-use crate::store::HeldOffset;
-use crate::tables::Difference;
+use crate::store::{HeldOffset, Snapshot};
+use crate::tables::{Difference, Table};
 
 /// The table's name.
 pub(crate) const TABLE: &str = "consumed_offset";
 
 /// How far each part of each partition is stored, as far as that can be told.
-pub(crate) type Stored = BTreeMap<(Part, i32), HeldOffset>;
+pub(crate) type StoredOffsets = BTreeMap<(Part, i32), HeldOffset>;
 
 /// Compares the stored offsets with the topic. Gives them as they should be.
 ///
@@ -34,7 +34,7 @@ pub(crate) fn check(
     topic: &Topic<'_>,
     logs: &Ranges,
     findings: &mut Findings,
-) -> anyhow::Result<Stored> {
+) -> anyhow::Result<StoredOffsets> {
     let others: BTreeSet<&str> = offsets
         .iter()
         .map(|held| held.cluster_id.as_str())
@@ -66,7 +66,7 @@ pub(crate) fn check(
     }
     places
         .retain(|(partition, offset)| logs.get(partition).is_some_and(|log| log.contains(offset)));
-    let records = said::records(topic, places)?;
+    let records = records(topic, places)?;
     let anchors: BTreeMap<(i32, i64), Anchor> = records
         .iter()
         .map(Anchor::of)
@@ -83,7 +83,7 @@ pub(crate) fn check(
             ))
         })
         .collect();
-    let mut stored = Stored::new();
+    let mut stored = StoredOffsets::new();
     for held in offsets {
         let mut right = held.clone();
         right.cluster_id = cluster_id.to_owned();
@@ -208,8 +208,137 @@ fn another_topic(held: &HeldOffset, topic: &Topic<'_>, logs: &Ranges) -> anyhow:
     .into()
 }
 
+/// Parts and partitions of which rows are there and no stored offset: whoever stores them next
+/// would begin anew.
+///
+/// # Errors
+/// If the topic or the database cannot be read.
+pub(super) async fn find_missing(
+    topic: &Topic<'_>,
+    cluster_id: &str,
+    snapshot: &mut Snapshot,
+    logs: &Ranges,
+    stored: &mut StoredOffsets,
+    findings: &mut Findings,
+) -> anyhow::Result<()> {
+    for part in Part::ALL {
+        for (&partition, log) in logs {
+            if stored.contains_key(&(part, partition)) || log.is_empty() {
+                continue;
+            }
+            let Some(last) = snapshot.last_offset(part, partition).await? else {
+                continue;
+            };
+            let record = records(topic, [(partition, last)])?;
+            let Some(anchor) = record.first().map(Anchor::of) else {
+                continue; // no event: an extra row
+            };
+            let first_offset = Part::ALL
+                .iter()
+                .find_map(|other| stored.get(&(*other, partition))?.first_offset);
+            let right = HeldOffset {
+                part,
+                partition,
+                first_offset,
+                next_offset: last + 1,
+                cluster_id: cluster_id.to_owned(),
+                topic_id: Part::ALL
+                    .iter()
+                    .find_map(|other| stored.get(&(*other, partition))?.topic_id.clone()),
+                anchor,
+            };
+            findings.push(missing(right.clone()));
+            stored.insert((part, partition), right);
+        }
+    }
+    Ok(())
+}
+
+/// Rows before the first offset that is said to be stored: it was another one. Gives whether there
+/// are any.
+pub(super) fn correct_first(
+    logs: &Ranges,
+    stored: &mut StoredOffsets,
+    outside: &BTreeMap<(Table, i32), Outside>,
+    findings: &mut Findings,
+) -> bool {
+    let mut corrected = false;
+    for part in Part::ALL {
+        for (&partition, log) in logs {
+            let of_table = outside.get(&(Table::of(part), partition));
+            let Some(least) = of_table.and_then(|outside| outside.least) else {
+                continue;
+            };
+            // The parts of a partition mostly begin together, and not every event has rows of each.
+            let of_others = Part::ALL
+                .iter()
+                .filter_map(|other| stored.get(&(*other, partition))?.first_offset)
+                .filter(|first| *first <= least)
+                .max();
+            let Some(held) = stored.get_mut(&(part, partition)) else {
+                continue;
+            };
+            if held.first_offset.is_some_and(|first| least < first) && log.contains(&least) {
+                let before = held.clone();
+                held.first_offset = Some(of_others.unwrap_or(least));
+                findings.found.extend(difference(&before, held));
+                corrected = true;
+            }
+        }
+    }
+    corrected
+}
+
+/// Rows of records behind the stored position: it went back, and consumers would store them again. Gives whether
+/// there are any. (What stands at such a row's offset without a record is unprovable.)
+///
+/// # Errors
+/// If the topic or the database cannot be read.
+pub(super) async fn correct_next(
+    topic: &Topic<'_>,
+    snapshot: &mut Snapshot,
+    logs: &Ranges,
+    stored: &mut StoredOffsets,
+    outside: &BTreeMap<(Table, i32), Outside>,
+    findings: &mut Findings,
+) -> anyhow::Result<bool> {
+    let mut corrected = false;
+    for part in Part::ALL {
+        for (&partition, log) in logs {
+            let of_table = outside.get(&(Table::of(part), partition));
+            let Some(held) = stored.get_mut(&(part, partition)) else {
+                continue;
+            };
+            if of_table.is_none_or(|outside| outside.behind == 0) {
+                continue;
+            }
+            let last = snapshot.last_offset(part, partition).await?;
+            let Some(last) = last.filter(|last| (held.next_offset..log.end).contains(last)) else {
+                continue;
+            };
+            let record = records(topic, [(partition, last)])?;
+            let Some(anchor) = record.first().map(Anchor::of) else {
+                continue;
+            };
+            tracing::warn!(
+                topic = topic.name,
+                partition,
+                part = part.as_str(),
+                "rows stand behind the stored position {}, up to offset {last}: it went back, and consumers would store \
+                 them again",
+                held.next_offset
+            );
+            let before = held.clone();
+            (held.next_offset, held.anchor) = (last + 1, anchor);
+            findings.found.extend(difference(&before, held));
+            corrected = true;
+        }
+    }
+    Ok(corrected)
+}
+
 /// What a row of `consumed_offset` has that it should not.
-pub(crate) fn difference(held: &HeldOffset, right: &HeldOffset) -> Option<Finding> {
+fn difference(held: &HeldOffset, right: &HeldOffset) -> Option<Finding> {
     let number = |column, of: fn(&HeldOffset) -> Option<i64>| {
         let (expected, found) = (of(right), of(held));
         (expected != found).then(|| {
@@ -260,7 +389,7 @@ pub(crate) fn difference(held: &HeldOffset, right: &HeldOffset) -> Option<Findin
 }
 
 /// A row that is gone, though rows of its part and partition are there.
-pub(crate) fn missing(right: HeldOffset) -> Finding {
+fn missing(right: HeldOffset) -> Finding {
     Finding {
         table: TABLE,
         fault: Fault::Missing,

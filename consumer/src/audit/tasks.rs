@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rdkafka::Message;
 
-use super::compare::{Cure, Fault, Finding, Findings, Held, MissingTask, held};
-use super::fingerprint::Spans;
-use super::said::{Isolation, Topic, each_record};
-use super::told::{Rank, rank_of_task};
+use super::finding::{Cure, Fault, Finding, Findings, Held};
+use super::merge::held;
+use super::misnamed::MissingTask;
+use super::spans::Spans;
+use super::stored::{Rank, rank_of_task};
+use super::topic::{Isolation, Topic, each_record};
 use crate::row_format::RowWriter;
 use crate::rows::{Rows, rows};
 use crate::store::{Selection, Snapshot, StoreError};

@@ -11,7 +11,7 @@ use service::text::shown;
 use service::words::counted;
 
 use super::{Compared, Side};
-use crate::audit::compare::{self, Cure};
+use crate::audit::finding::{self, Cure};
 use crate::grid;
 use crate::tables::{Table, key_text};
 
@@ -37,13 +37,13 @@ enum Fault {
     Differing,
 }
 
-impl From<compare::Fault> for Fault {
+impl From<finding::Fault> for Fault {
     /// As if B were to be what A is.
-    fn from(fault: compare::Fault) -> Self {
+    fn from(fault: finding::Fault) -> Self {
         match fault {
-            compare::Fault::Missing => Self::OnlyInA,
-            compare::Fault::Extra | compare::Fault::Unprovable => Self::OnlyInB,
-            compare::Fault::Differing => Self::Differing,
+            finding::Fault::Missing => Self::OnlyInA,
+            finding::Fault::Extra | finding::Fault::Unprovable => Self::OnlyInB,
+            finding::Fault::Differing => Self::Differing,
         }
     }
 }
@@ -165,9 +165,9 @@ impl Report {
                 count.copied().unwrap_or(0)
             };
             let (only_in_a, only_in_b, differing) = (
-                count(compare::Fault::Missing),
-                count(compare::Fault::Extra),
-                count(compare::Fault::Differing),
+                count(finding::Fault::Missing),
+                count(finding::Fault::Extra),
+                count(finding::Fault::Differing),
             );
             let told = TableReport {
                 from: span.map(|span| span.start),
@@ -193,7 +193,7 @@ impl Report {
             of_partition.insert(table.name(), told);
         }
         let more_findings = findings.uncounted.values().sum();
-        let told = |finding: compare::Finding| Finding::new(finding, &lost);
+        let told = |finding: finding::Finding| Finding::new(finding, &lost);
         let findings: Vec<Finding> = findings.found.into_iter().map(told).collect();
         Self {
             verdict: match counts.is_empty() {
@@ -329,7 +329,7 @@ impl Report {
 }
 
 impl Finding {
-    fn new(finding: compare::Finding, lost: &BTreeMap<String, u64>) -> Self {
+    fn new(finding: finding::Finding, lost: &BTreeMap<String, u64>) -> Self {
         let application_id = match &finding.cure {
             Cure::Insert { table, row }
             | Cure::Delete { table, row, .. }

@@ -12,7 +12,8 @@ use sqlx::{Arguments, AssertSqlSafe};
 use super::connection::{Access, Connection, Session};
 use super::snapshot::{by_ctid, by_rowid};
 use super::{Database, HeldOffset, Selection, StoreError};
-use crate::audit::compare::{Cure, OffsetValue, held};
+use crate::audit::finding::{Cure, OffsetValue};
+use crate::audit::merge::held;
 use crate::row_format::{self, POSTGRES_EPOCH_MICROS, RowWriter};
 use crate::tables::{EXEC_ID, Kind, Table, exec_id, place};
 

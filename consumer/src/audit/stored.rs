@@ -1,4 +1,4 @@
-//! What the tables hold: each row read once, in whatever order the database has them, and digested.
+//! The rows that the tables hold: each is read once, in whatever order the database returns them, and hashed.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -16,10 +16,10 @@ use crate::tables::{EXEC_ID, Table};
 /// At most so many tasks are known while rows are read: some 50 MiB. (What a table of 2^19 places
 /// takes before it grows.)
 const MAX_KNOWN: usize = (1 << 19) / 8 * 7;
-/// At most so many tasks are told that are behind their history.
+/// At most this many tasks that are behind their history are reported.
 const MAX_OUTRANKED: usize = 10_000;
-/// The bar moves each time so many rows were read.
-const TOLD_EVERY: u64 = 10_000;
+/// The progress bar moves in steps of this many rows.
+const BAR_STEP: u64 = 10_000;
 
 /// How a task can have ended.
 const FINAL: [TaskStatus; 4] = [
@@ -30,10 +30,10 @@ const FINAL: [TaskStatus; 4] = [
 ];
 
 /// What `task` holds.
-pub(crate) struct Tasks<'a> {
-    pub(crate) fingerprint: Fingerprint<'a>,
+pub(super) struct StoredTasks<'a> {
+    pub(super) fingerprint: Fingerprint<'a>,
     /// The events that its rows name.
-    pub(crate) newest: Marks,
+    pub(super) newest: Marks,
     /// While the tasks are few, they are known here by their keys, and the database need not look for
     /// the task of each row. `None`: there are too many, or not all were read.
     known: Option<HashMap<i64, Known, ahash::RandomState>>,
@@ -50,12 +50,12 @@ struct Known {
 /// `Rows::rank`.
 pub(super) type Rank = (bool, i64, i64, i32, i64);
 
-impl<'a> Tasks<'a> {
+impl<'a> StoredTasks<'a> {
     /// Reads the tasks of these places; of all places with none.
     ///
     /// # Errors
     /// If the database fails.
-    pub(crate) async fn read(
+    pub(super) async fn read(
         snapshot: &mut Snapshot,
         plan: &'a Plan,
         mut newest: Marks,
@@ -120,22 +120,22 @@ fn rank_of_report(fields: &[u8]) -> Option<(i64, Rank)> {
 }
 
 /// What the histories hold.
-pub(crate) struct Told<'a> {
-    pub(crate) fingerprint: Fingerprint<'a>,
+pub(super) struct StoredRows<'a> {
+    pub(super) fingerprint: Fingerprint<'a>,
     /// Tasks that are behind their history; at most [`MAX_OUTRANKED`].
-    pub(crate) outranked: BTreeSet<i64>,
+    pub(super) outranked: BTreeSet<i64>,
 }
 
 /// How the histories are read.
 #[derive(Clone, Copy)]
-pub(crate) struct Scan<'a, 'p> {
-    pub(crate) plan: &'p Plan,
-    pub(crate) tasks: &'a Tasks<'p>,
-    pub(crate) places: &'a Option<Places>,
+pub(super) struct Scan<'a, 'p> {
+    pub(super) plan: &'p Plan,
+    pub(super) tasks: &'a StoredTasks<'p>,
+    pub(super) places: &'a Option<Places>,
     /// Only what was reported then or later.
-    pub(crate) reported_from: Option<Timestamp>,
-    pub(crate) bar: &'a ProgressBar,
-    pub(crate) stop: &'a CancellationToken,
+    pub(super) reported_from: Option<Timestamp>,
+    pub(super) bar: &'a ProgressBar,
+    pub(super) stop: &'a CancellationToken,
 }
 
 impl<'p> Scan<'_, 'p> {
@@ -144,11 +144,11 @@ impl<'p> Scan<'_, 'p> {
     ///
     /// # Errors
     /// If the database fails.
-    pub(crate) fn read(
+    pub(super) fn read(
         self,
         database: &Database,
         snapshot: &mut Snapshot,
-    ) -> anyhow::Result<Told<'p>> {
+    ) -> anyhow::Result<StoredRows<'p>> {
         let runtime = tokio::runtime::Handle::current();
         let Some(moment) = runtime.block_on(snapshot.moment())? else {
             return Ok(runtime.block_on(self.tables(snapshot, &Table::HISTORIES))?);
@@ -162,9 +162,9 @@ impl<'p> Scan<'_, 'p> {
                 let failed = |_| Err(anyhow!("reading the tables failed"));
                 thread.join().unwrap_or_else(failed)
             });
-            let mut told = progress?;
-            told.fingerprint.take_in(others?.fingerprint);
-            Ok(told)
+            let mut stored = progress?;
+            stored.fingerprint.take_in(others?.fingerprint);
+            Ok(stored)
         })
     }
 
@@ -175,7 +175,7 @@ impl<'p> Scan<'_, 'p> {
         database: &Database,
         moment: &str,
         tables: &[Table],
-    ) -> anyhow::Result<Told<'p>> {
+    ) -> anyhow::Result<StoredRows<'p>> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -189,7 +189,7 @@ impl<'p> Scan<'_, 'p> {
         self,
         snapshot: &mut Snapshot,
         tables: &[Table],
-    ) -> Result<Told<'p>, StoreError> {
+    ) -> Result<StoredRows<'p>, StoreError> {
         let Self { plan, tasks, .. } = self;
         let mut fingerprint = Fingerprint::new(plan);
         let mut outranked = BTreeSet::new();
@@ -233,14 +233,14 @@ impl<'p> Scan<'_, 'p> {
                     }
                 };
                 rows += 1;
-                if rows % TOLD_EVERY == 0 {
-                    self.bar.inc(TOLD_EVERY);
+                if rows % BAR_STEP == 0 {
+                    self.bar.inc(BAR_STEP);
                 }
                 !self.stop.is_cancelled()
             };
             snapshot.each(&selection, each).await?;
         }
-        Ok(Told {
+        Ok(StoredRows {
             fingerprint,
             outranked,
         })

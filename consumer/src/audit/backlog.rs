@@ -1,0 +1,70 @@
+//! Events that the topic has and the database has not stored yet: they are not compared.
+
+use std::collections::BTreeSet;
+
+use rdkafka::message::BorrowedMessage;
+use serde::Serialize;
+use service::range::Ranges;
+use service::words::counted;
+use tokio::task::block_in_place;
+
+use super::offsets::StoredOffsets;
+use super::topic::Topic;
+use crate::rows::Part;
+
+/// Up to this many offsets are read to count the events among them.
+const MAX_COUNTED: i64 = 1 << 20;
+
+/// Events that are not stored yet.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct NotStored {
+    /// Offsets up to the end that committed readers see; transaction markers take some of them.
+    pub(super) offsets: u64,
+    /// `None`: not counted, since there are many.
+    pub(super) events: Option<u64>,
+}
+
+impl std::fmt::Display for NotStored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.events {
+            Some(events) => f.write_str(&counted(events, "event")),
+            None => write!(f, "up to {}", counted(self.offsets, "event")),
+        }
+    }
+}
+
+/// Counts the events that the topic has and the database has not stored yet.
+///
+/// # Errors
+/// If the topic cannot be read.
+pub(super) fn not_stored(
+    topic: &Topic<'_>,
+    logs: &Ranges,
+    stored: &StoredOffsets,
+) -> anyhow::Result<NotStored> {
+    let parts: BTreeSet<Part> = stored.keys().map(|(part, _)| *part).collect();
+    let mut waiting = Ranges::new();
+    for (&partition, log) in logs {
+        let next = parts.iter().map(|part| {
+            let held = stored.get(&(*part, partition));
+            held.map_or(log.start, |held| held.next_offset)
+        });
+        let next = next.min().unwrap_or(log.start).max(log.start);
+        waiting.insert(partition, next..log.end.max(next));
+    }
+    let offsets: i64 = waiting.values().map(|range| range.end - range.start).sum();
+    let mut not_stored = NotStored {
+        offsets: offsets.unsigned_abs(),
+        events: None,
+    };
+    if offsets <= MAX_COUNTED {
+        let mut events = 0;
+        let count = |_: &BorrowedMessage<'_>| {
+            events += 1;
+            Ok(())
+        };
+        block_in_place(|| topic.reader.scan(topic.name, &waiting, topic.stop, count))?;
+        not_stored.events = Some(events);
+    }
+    Ok(not_stored)
+}

@@ -1,0 +1,228 @@
+//! What a comparison finds, what would put it right, and how much of that is held.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use sha2::Sha256;
+
+use super::fingerprint::Marks;
+use crate::store::HeldOffset;
+use crate::tables::{Difference, Table, exec_id, place};
+
+/// Findings of the histories, and misnamed rows, are each held up to this many bytes of rows; beyond it they are only
+/// counted.
+const HELD_BYTES: usize = 32 << 20;
+/// Room of their own for findings of tasks and stored offsets, and for one misnamed row of each task: they cure the
+/// most rows, and come last.
+const TASK_BYTES: usize = 2 * HELD_BYTES;
+/// What a held row takes beside its bytes.
+const OVERHEAD_BYTES: usize = 256;
+
+/// What is wrong with a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Fault {
+    /// The topic says it, the table does not have it.
+    Missing,
+    /// The table has it, and the topic's record at its offset says something else, or says it not so often.
+    Extra,
+    /// Some columns are not what the topic says.
+    Differing,
+    /// The table has it, and no record at its offset tells whether it is right.
+    Unprovable,
+}
+
+impl Fault {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Extra => "extra",
+            Self::Differing => "differing",
+            Self::Unprovable => "unprovable",
+        }
+    }
+}
+
+/// A row of a table that is not what the topic says.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Finding {
+    pub(crate) table: &'static str,
+    pub(crate) fault: Fault,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exec_id: Option<String>,
+    /// Of `consumed_offset`: whose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) part: Option<&'static str>,
+    /// Which columns, where the fault lies in some of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) columns: Vec<Difference>,
+    #[serde(skip)]
+    pub(crate) cure: Cure,
+}
+
+/// What puts a row right.
+#[derive(Clone, Debug)]
+pub(crate) enum Cure {
+    /// Put this row in.
+    Insert { table: Table, row: Vec<u8> },
+    /// Take the row at this address out.
+    Delete {
+        table: Table,
+        address: String,
+        row: Vec<u8>,
+    },
+    /// Put the row in the place of the one at this address.
+    Replace {
+        table: Table,
+        address: String,
+        held: Vec<u8>,
+        row: Vec<u8>,
+    },
+    /// Put the task's row in, under this key or a new one.
+    NewTask { task_id: Option<i64>, row: Vec<u8> },
+    /// Make the task's row this one.
+    Task { held: Held, row: Vec<u8> },
+    /// Take the task's row out.
+    NoTask { held: Held },
+    /// Give the task this name or key, as long as it has the name `held`.
+    Rename {
+        task_id: i64,
+        held: String,
+        exec_id: String,
+        new_task_id: i64,
+    },
+    /// Nothing that could be told from here.
+    None,
+    /// Put columns of `consumed_offset` right, as long as the row is still `held`.
+    Offset {
+        held: Box<HeldOffset>,
+        columns: Vec<(&'static str, OffsetValue)>,
+    },
+    /// Put a row of `consumed_offset` in.
+    NewOffset(Box<HeldOffset>),
+}
+
+impl Cure {
+    /// Whether this puts anything right.
+    pub(crate) fn is_one(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+}
+
+/// A value of `consumed_offset`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum OffsetValue {
+    Number(i64),
+    Text(String),
+}
+
+/// A row that a table holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    /// Where it stands in its table.
+    pub(crate) address: String,
+    pub(crate) task_id: Option<i64>,
+    pub(crate) row: Vec<u8>,
+}
+
+/// A row that is right but for the task it names.
+#[derive(Clone, Debug)]
+pub(crate) struct Misnamed {
+    pub(crate) table: Table,
+    pub(crate) held: Held,
+    /// As the topic says it.
+    pub(crate) row: Vec<u8>,
+}
+
+/// Rows by the key that they carry and the task that they should name: how many, and those held.
+pub(crate) type AllMisnamed = BTreeMap<(Option<i64>, String), (u64, Vec<Misnamed>)>;
+
+/// All that was found.
+#[derive(Default)]
+pub(crate) struct Findings {
+    pub(crate) found: Vec<Finding>,
+    /// Of findings of the histories.
+    history_bytes: usize,
+    /// Of all other findings.
+    task_bytes: usize,
+    /// Of misnamed rows: the first of each task, and all others.
+    first_misnamed_bytes: usize,
+    misnamed_bytes: usize,
+    /// By table, fault and partition, beyond what is held.
+    pub(crate) uncounted: BTreeMap<(&'static str, Fault, i32), u64>,
+    /// Events without rows that have a dead letter: the database refused their rows.
+    pub(crate) set_aside: Marks,
+    /// Their missing rows: how many, and a digest.
+    pub(crate) set_aside_rows: BTreeMap<(Table, i32), (u64, Sha256)>,
+    misnamed: AllMisnamed,
+    /// Tasks whose row is not that of the event it names.
+    pub(super) suspects: Vec<i64>,
+}
+
+impl Findings {
+    pub(super) fn misnamed(&mut self, misnamed: Misnamed) {
+        let named = exec_id(&misnamed.row).unwrap_or_default().to_owned();
+        let bytes = misnamed.row.len() + misnamed.held.row.len() + OVERHEAD_BYTES;
+        let key = (misnamed.held.task_id, named);
+        if let Some((count, rows)) = self.misnamed.get_mut(&key) {
+            *count += 1;
+            if self.misnamed_bytes + bytes <= HELD_BYTES {
+                self.misnamed_bytes += bytes;
+                rows.push(misnamed);
+            }
+        } else if self.first_misnamed_bytes <= TASK_BYTES {
+            self.first_misnamed_bytes += bytes;
+            self.misnamed.insert(key, (1, vec![misnamed]));
+        } else {
+            let (partition, _) = place(&misnamed.row).unwrap_or((-1, -1));
+            let at = (misnamed.table.name(), Fault::Differing, partition);
+            *self.uncounted.entry(at).or_default() += 1;
+        }
+    }
+
+    /// Takes out the rows that differ in nothing but the task they name.
+    pub(crate) fn take_misnamed(&mut self) -> AllMisnamed {
+        (self.first_misnamed_bytes, self.misnamed_bytes) = (0, 0);
+        std::mem::take(&mut self.misnamed)
+    }
+
+    pub(crate) fn push(&mut self, finding: Finding) {
+        let bytes = match &finding.cure {
+            Cure::Insert { row, .. } | Cure::NewTask { row, .. } => row.len(),
+            Cure::Task { held, row } => row.len() + held.row.len(),
+            Cure::Delete { row, .. } => 2 * row.len(),
+            Cure::Replace { row, held, .. } => 2 * row.len() + held.len(),
+            _ => 0,
+        };
+        let bytes = bytes + OVERHEAD_BYTES;
+        let of_histories = Table::HISTORIES.map(Table::name).contains(&finding.table);
+        let (held_bytes, at_most) = match of_histories {
+            true => (&mut self.history_bytes, HELD_BYTES),
+            false => (&mut self.task_bytes, TASK_BYTES),
+        };
+        if *held_bytes + bytes <= at_most {
+            *held_bytes += bytes;
+            self.found.push(finding);
+        } else {
+            let at = (finding.table, finding.fault, finding.partition);
+            *self.uncounted.entry(at).or_default() += 1;
+        }
+    }
+
+    /// Whether more was found than is held.
+    pub(crate) fn is_cut(&self) -> bool {
+        !self.uncounted.is_empty()
+    }
+
+    /// By table, fault and partition.
+    pub(crate) fn counts(&self) -> BTreeMap<(&'static str, Fault, i32), u64> {
+        let mut counts = self.uncounted.clone();
+        for finding in &self.found {
+            let at = (finding.table, finding.fault, finding.partition);
+            *counts.entry(at).or_default() += 1;
+        }
+        counts
+    }
+}

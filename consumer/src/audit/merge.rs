@@ -1,0 +1,267 @@
+//! Row against row: what is missing, extra or different, exactly.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use sha2::Digest;
+use tokio::sync::mpsc;
+
+use super::finding::{Cure, Fault, Finding, Findings, Held, Misnamed};
+use super::fingerprint::Marks;
+use crate::row_format;
+use crate::tables::{Difference, Table, exec_id, place};
+
+/// Rows one after the other, out of pieces.
+pub(crate) struct Feed {
+    pieces: mpsc::Receiver<Vec<u8>>,
+    piece: Vec<u8>,
+    at: usize,
+    next: Option<Vec<u8>>,
+}
+
+impl Feed {
+    pub(crate) fn new(pieces: mpsc::Receiver<Vec<u8>>) -> Self {
+        Self {
+            pieces,
+            piece: Vec::new(),
+            at: 0,
+            next: None,
+        }
+    }
+
+    pub(crate) async fn peek(&mut self) -> Option<&Vec<u8>> {
+        while self.next.is_none() {
+            if let Some((length, _)) = row_format::row_length(&self.piece[self.at..]) {
+                self.next = Some(self.piece[self.at..self.at + length].to_vec());
+                self.at += length;
+            } else {
+                self.piece = self.pieces.recv().await?;
+                self.at = 0;
+            }
+        }
+        self.next.as_ref()
+    }
+
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
+        self.peek().await?;
+        self.next.take()
+    }
+}
+
+/// Takes address and `task_id` off the front of a row.
+pub(crate) fn held(addressed: &[u8]) -> Option<Held> {
+    let (_, count) = row_format::row_length(addressed)?;
+    let mut fields = row_format::fields(addressed);
+    let address = row_format::text_of(fields.next()?)?.to_owned();
+    let task_id = row_format::i64_of(fields.next()?);
+    let front = 2 + 4 + address.len() + 4 + task_id.map_or(0, |_| 8);
+    let mut row = i16::try_from(count - 2).ok()?.to_be_bytes().to_vec();
+    row.extend_from_slice(addressed.get(front..)?);
+    Some(Held {
+        address,
+        task_id,
+        row,
+    })
+}
+
+/// What tells of rows that only one side has.
+pub(crate) struct Evidence<'a> {
+    /// Events that have dead letters.
+    pub(crate) dead_lettered: &'a Marks,
+    /// Where records were read, as far as reading has come. `None`: a row that is not expected is extra whatever
+    /// stands at its offset.
+    pub(crate) records: Option<&'a Mutex<Marks>>,
+}
+
+impl Evidence<'_> {
+    /// What a row is that is not expected.
+    fn of_unexpected(&self, held: &Held) -> Fault {
+        let Some(records) = self.records else {
+            return Fault::Extra;
+        };
+        let is_record = place(&held.row).is_some_and(|(partition, offset)| {
+            let records = records.lock().unwrap_or_else(PoisonError::into_inner);
+            records.is_set(partition, offset)
+        });
+        match is_record {
+            true => Fault::Extra,
+            false => Fault::Unprovable,
+        }
+    }
+}
+
+/// Merge-joins the expected rows with the stored ones, which carry their addresses. Both come in the order of partition and
+/// offset.
+pub(crate) async fn merge(
+    (expected, stored): &mut (Feed, Feed),
+    table: Table,
+    evidence: &Evidence<'_>,
+    findings: &mut Findings,
+) {
+    let at = |row: Option<&Vec<u8>>| row.and_then(|row| place(row));
+    loop {
+        let next_held = stored.peek().await.and_then(|row| held(row));
+        let ours = next_held.as_ref().and_then(|held| place(&held.row));
+        let theirs = at(expected.peek().await);
+        let Some(here) = ours.into_iter().chain(theirs).min() else {
+            return;
+        };
+        let (mut wanted, mut found) = (Vec::new(), Vec::new());
+        while at(expected.peek().await) == Some(here) {
+            wanted.extend(expected.next().await);
+        }
+        while let Some(row) = stored.peek().await {
+            let Some(row) = held(row).filter(|held| place(&held.row) == Some(here)) else {
+                break;
+            };
+            found.push(row);
+            stored.next().await;
+        }
+        if table == Table::Task {
+            let right = |held: &&Held| !wanted.contains(&held.row);
+            let wrong = found.iter().filter(right).filter_map(|held| held.task_id);
+            findings.suspects.extend(wrong);
+        } else {
+            compare_event(table, wanted, found, evidence, findings);
+        }
+    }
+}
+
+/// The rows of one event: what the topic says, and what the table has. An event can have many, so each
+/// is looked up.
+pub(crate) fn compare_event(
+    table: Table,
+    mut expected: Vec<Vec<u8>>,
+    mut found: Vec<Held>,
+    evidence: &Evidence<'_>,
+    findings: &mut Findings,
+) {
+    let mut same: HashMap<Vec<u8>, usize> = HashMap::new();
+    for held in &found {
+        *same.entry(held.row.clone()).or_default() += 1;
+    }
+    let mut paired: HashMap<Vec<u8>, usize> = HashMap::new();
+    expected.retain(|row| match same.get_mut(row) {
+        Some(count @ 1..) => {
+            *count -= 1;
+            *paired.entry(row.clone()).or_default() += 1;
+            false
+        }
+        _ => true,
+    });
+    found.retain(|held| match paired.get_mut(&held.row) {
+        Some(count @ 1..) => {
+            *count -= 1;
+            false
+        }
+        _ => true,
+    });
+    // What is left over here and there: the same row changed, if there is one with its key.
+    let mut by_key: HashMap<Vec<u8>, VecDeque<usize>> = HashMap::new();
+    for (i, held) in found.iter().enumerate() {
+        let key = table.key(&held.row).to_vec();
+        by_key.entry(key).or_default().push_back(i);
+    }
+    let mut found: Vec<Option<Held>> = found.into_iter().map(Some).collect();
+    let mut left = found.len();
+    expected.retain(|row| {
+        let of_key = by_key.get_mut(table.key(row));
+        let twin = match of_key.and_then(VecDeque::pop_front) {
+            None if left == 1 && table == Table::Resource => {
+                found.iter_mut().find_map(Option::take)
+            }
+            twin => twin.and_then(|i| found.get_mut(i)?.take()),
+        };
+        let Some(held) = twin else { return true };
+        left -= 1;
+        let columns = table.differences(row, &held.row);
+        match columns.as_slice() {
+            [only] if only.column == "exec_id" => findings.misnamed(Misnamed {
+                table,
+                held,
+                row: row.clone(),
+            }),
+            _ => findings.push(differing(table, columns, held, row.clone())),
+        }
+        false
+    });
+    for row in expected {
+        let Some((partition, offset)) = place(&row) else {
+            continue;
+        };
+        if evidence.dead_lettered.is_set(partition, offset) {
+            findings.set_aside.set(partition, offset);
+            let of_table = findings.set_aside_rows.entry((table, partition));
+            let (count, digest) = of_table.or_default();
+            *count += 1;
+            digest.update(&row);
+            continue;
+        }
+        findings.push(missing(table, row));
+    }
+    for held in found.into_iter().flatten() {
+        let fault = evidence.of_unexpected(&held);
+        findings.push(unexpected(table, fault, held));
+    }
+}
+
+pub(crate) fn missing(table: Table, row: Vec<u8>) -> Finding {
+    let (partition, offset) = place(&row).unwrap_or((-1, -1));
+    Finding {
+        table: table.name(),
+        fault: Fault::Missing,
+        partition,
+        offset,
+        exec_id: exec_id(&row).map(str::to_owned),
+        part: None,
+        columns: Vec::new(),
+        cure: Cure::Insert { table, row },
+    }
+}
+
+pub(crate) fn extra(table: Table, held: Held) -> Finding {
+    unexpected(table, Fault::Extra, held)
+}
+
+/// A row that the topic does not say. (Of an [unprovable](Fault::Unprovable) one the cure is taken back.)
+fn unexpected(table: Table, fault: Fault, held: Held) -> Finding {
+    let (partition, offset) = place(&held.row).unwrap_or((-1, -1));
+    Finding {
+        table: table.name(),
+        fault,
+        partition,
+        offset,
+        exec_id: exec_id(&held.row).map(str::to_owned),
+        part: None,
+        columns: Vec::new(),
+        cure: Cure::Delete {
+            table,
+            address: held.address,
+            row: held.row,
+        },
+    }
+}
+
+pub(crate) fn differing(
+    table: Table,
+    columns: Vec<Difference>,
+    held: Held,
+    row: Vec<u8>,
+) -> Finding {
+    let (partition, offset) = place(&row).unwrap_or((-1, -1));
+    Finding {
+        table: table.name(),
+        fault: Fault::Differing,
+        partition,
+        offset,
+        exec_id: exec_id(&row).map(str::to_owned),
+        part: None,
+        columns,
+        cure: Cure::Replace {
+            table,
+            address: held.address,
+            held: held.row,
+            row,
+        },
+    }
+}

@@ -1,0 +1,101 @@
+//! Puts right what an audit found.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use service::output;
+use service::words::counted;
+
+use super::finding::{Cure, Findings};
+use super::report::Report;
+use crate::store::{Database, Repair};
+
+/// Says what a repair does, and whether it may: only by `--yes` it removes more than it keeps.
+pub(super) fn may_repair(
+    topic: &str,
+    database: &Database,
+    report: &Report,
+    is_confirmed: bool,
+) -> bool {
+    output::note(report.plan());
+    let (removed, kept) = report.removed_and_kept();
+    if removed <= kept || is_confirmed {
+        return true;
+    }
+    tracing::error!(
+        "nothing was repaired: it would remove {} and keep {kept}. Is {} the database of {}? If it is, \
+         give --yes",
+        counted(removed, "row"),
+        database.place(),
+        topic
+    );
+    false
+}
+
+/// Applies what cures the findings, one transaction per partition. Returns how many rows it wrote and removed.
+///
+/// # Errors
+/// If the database fails; partitions before that one are repaired.
+pub(super) async fn repair(
+    topic: &str,
+    database: &Database,
+    findings: &Findings,
+) -> anyhow::Result<u64> {
+    // A task is put in with the first of its rows.
+    let mut first: BTreeMap<&str, i32> = BTreeMap::new();
+    for finding in &findings.found {
+        if let Some(exec_id) = &finding.exec_id {
+            let partition = first.entry(exec_id).or_insert(finding.partition);
+            *partition = finding.partition.min(*partition);
+        }
+    }
+    let mut cures: BTreeMap<i32, Vec<&Cure>> = BTreeMap::new();
+    for finding in findings
+        .found
+        .iter()
+        .filter(|finding| finding.cure.is_one())
+    {
+        let partition = match (&finding.cure, &finding.exec_id) {
+            (Cure::NewTask { .. }, Some(exec_id)) => first[exec_id.as_str()],
+            _ => finding.partition,
+        };
+        cures.entry(partition).or_default().push(&finding.cure);
+    }
+    let mut repaired = 0;
+    for (partition, cures) in cures {
+        let place = database.place();
+        let Repair {
+            written,
+            removed,
+            left,
+            without_task,
+        } = database
+            .repair(topic, partition, &cures)
+            .await
+            .with_context(|| {
+                format!(
+                    "repairing partition {partition} in {place}; all of it was written or nothing, as another audit \
+                     tells"
+                )
+            })?;
+        repaired += written + removed;
+        let mut but = String::new();
+        if left > 0 {
+            but.push_str(&format!("; {left} had changed meanwhile and were left"));
+        }
+        if without_task > 0 {
+            but.push_str(&format!(
+                "; {without_task} were left because their task has no row yet"
+            ));
+        }
+        output::note(format_args!(
+            "repaired partition {partition}: {}, {} written, {removed} removed{but}",
+            counted(cures.len(), "finding"),
+            counted(written, "row")
+        ));
+    }
+    if findings.is_cut() && repaired > 0 {
+        output::note("there is more to repair than is held at once; going on");
+    }
+    Ok(repaired)
+}
