@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
 mod client_log;
+mod layers;
 mod limits;
 mod outcomes;
 mod subscription;
