@@ -40,12 +40,12 @@ use crate::positions::Anchor;
 use crate::row_format::{self, POSTGRES_EPOCH_MICROS};
 use crate::rows::Part;
 use crate::store::{Database, Order, Selection, Snapshot, StoreError, database_url};
-use crate::tables::{EXEC_ID, Table, exec_id, place};
+use crate::tables::{TASK, Table, exec_id, place};
 
 /// Where the columns of `task` stand that rank its reports.
-const IS_FINAL: usize = 9;
-const REPORTED_AT: usize = 11;
-const SEQUENCE: usize = 12;
+const IS_FINAL: usize = Table::Task.place_of("is_final");
+const REPORTED_AT: usize = Table::Task.place_of("reported_at");
+const SEQUENCE: usize = Table::Task.place_of("sequence");
 
 /// Which databases are compared.
 #[derive(Clone, Debug, clap::Args)]
@@ -340,7 +340,7 @@ fn shared(a: &Side, b: &Side, topic: &str) -> anyhow::Result<Spans> {
         }
         let start = of_a.from.max(of_b.from);
         let end = of_a.next_offset.min(of_b.next_offset).max(start);
-        spans.insert((Table::of(*part), *partition), start..end);
+        spans.insert((part.table(), *partition), start..end);
     }
     if spans.values().all(Range::is_empty) {
         bail!(
@@ -619,7 +619,7 @@ impl Tasks<'_> {
         let name = |row: Option<&Vec<u8>>| {
             row.map(|row| {
                 row_format::fields(row)
-                    .nth(EXEC_ID)
+                    .nth(TASK)
                     .flatten()
                     .unwrap_or_default()
                     .to_vec()

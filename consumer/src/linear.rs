@@ -13,7 +13,7 @@ use crate::cost::{self, Allowed};
 use crate::row_format::{self, RowWriter};
 use crate::rows::{plain, rows};
 use crate::strategies;
-use crate::tables::Table;
+use crate::tables::{Table, TaskKey};
 
 /// Every row names its task, partition and offset, and the audit's comparison holds each row some times:
 /// of events that are all keys of a few bytes the rows are many times as large.
@@ -61,7 +61,7 @@ fn store_and_compare(value: &[u8]) {
     let Ok(event) = event else { return };
     for table in Table::ALL {
         let mut written = RowWriter::default();
-        table.write(&mut written, &event);
+        table.write(&mut written, &event, TaskKey::ExecId);
         let expected: Vec<Vec<u8>> = row_format::rows(written.rows())
             .map(<[u8]>::to_vec)
             .collect();

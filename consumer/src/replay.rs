@@ -717,12 +717,9 @@ fn judge(refused: &mut Breaker, record: &Record) -> Result<(), Tripped> {
 
 /// The rows that these records have in each part's table.
 fn rows_of(records: &[Record]) -> Vec<(Part, u64)> {
-    let events = || records.iter().filter_map(Record::rows);
-    let all = events().count() as u64;
-    let applications = events().map(|rows| rows.applications() as u64).sum();
-    vec![
-        (Part::Progress, all),
-        (Part::Resource, applications),
-        (Part::Metrics, all),
-    ]
+    let rows_of = |part: Part| {
+        let events = records.iter().filter_map(Record::rows);
+        events.map(|event| part.table().rows_of(&event)).sum()
+    };
+    Vec::from(Part::ALL.map(|part| (part, rows_of(part))))
 }

@@ -1,9 +1,8 @@
 //! Rows in PostgreSQL's binary COPY format (PostgreSQL manual, COPY, "Binary Format"): how the tables
 //! are filled there, and the one form in which audits compare and digest the rows of both databases.
 
-use std::borrow::Cow;
-
-use schemas::{Job, List, NamedMetric};
+use schemas::Job;
+use serde::Serialize;
 
 /// What a file in this format begins with: signature, flags, length of the header's extension.
 pub(crate) const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -24,6 +23,50 @@ pub(crate) const COUNTS: [fn(&Job<'_>) -> i32; 4] = [
     |job| job.failed_tasks,
     |job| job.succeed_tasks,
 ];
+
+/// Takes the values of rows, one column after the other.
+pub(crate) trait ValueSink<'a> {
+    /// A row of so many columns begins.
+    fn row(&mut self, columns: usize);
+
+    /// The next value is that of this column.
+    fn column(&mut self, _name: &'static str) {}
+
+    fn null(&mut self);
+
+    fn i32(&mut self, value: i32);
+
+    fn i64(&mut self, value: i64);
+
+    fn f64(&mut self, value: f64);
+
+    fn bool(&mut self, value: bool);
+
+    /// A time in microseconds since 1970-01-01T00:00:00Z.
+    fn time(&mut self, micros: i64);
+
+    fn text(&mut self, text: &'a str);
+
+    fn texts<'t>(&mut self, texts: impl ExactSizeIterator<Item = &'t str>);
+
+    /// The [counts](COUNTS) of some jobs: of each count an array with a number of each job.
+    fn job_tasks(&mut self, jobs: &[Job<'_>]);
+
+    /// A value as JSON.
+    fn json(&mut self, value: &impl Serialize);
+}
+
+/// Appends a value as JSON; nothing, if that fails. (Texts, finite numbers, and lists and maps of them, into memory:
+/// it cannot.)
+pub(crate) fn append_json(
+    bytes: &mut Vec<u8>,
+    serialize: impl FnOnce(&mut serde_json::Serializer<&mut Vec<u8>>) -> serde_json::Result<()>,
+) {
+    let start = bytes.len();
+    if serialize(&mut serde_json::Serializer::new(bytes)).is_err() {
+        bytes.truncate(start);
+    }
+}
 
 /// Writes rows one after the other; used again and again.
 #[derive(Default)]
@@ -57,91 +100,13 @@ impl RowWriter {
         std::mem::take(&mut self.0)
     }
 
-    /// Begins a row of so many fields.
-    pub(crate) fn row(&mut self, fields: i16) {
-        self.0.extend_from_slice(&fields.to_be_bytes());
-    }
-
     pub(crate) fn field(&mut self, bytes: &[u8]) {
         self.length(bytes.len());
         self.0.extend_from_slice(bytes);
     }
 
-    pub(crate) fn null(&mut self) {
-        self.0.extend_from_slice(&(-1_i32).to_be_bytes());
-    }
-
-    pub(crate) fn i32(&mut self, value: i32) {
-        self.field(&value.to_be_bytes());
-    }
-
-    pub(crate) fn i64(&mut self, value: i64) {
-        self.field(&value.to_be_bytes());
-    }
-
-    pub(crate) fn bool(&mut self, value: bool) {
-        self.field(&[u8::from(value)]);
-    }
-
-    pub(crate) fn text(&mut self, value: &str) {
-        self.field(value.as_bytes());
-    }
-
-    pub(crate) fn optional_f64(&mut self, value: Option<f64>) {
-        match value {
-            Some(value) => self.field(&value.to_be_bytes()),
-            None => self.null(),
-        }
-    }
-
-    /// A time in microseconds since 1970. (Those that the router and `rows` let in, of the years 1 to
-    /// 9999, are far from the ends of the type; a table may hold anything.)
-    pub(crate) fn time(&mut self, micros: i64) {
-        self.i64(micros.wrapping_sub(POSTGRES_EPOCH_MICROS));
-    }
-
-    /// A progress part's jobs: their ids, and [their tasks](Self::job_tasks).
-    pub(crate) fn jobs(&mut self, jobs: Option<List<'_, Job<'_>>>) {
-        let Some(jobs) = jobs else {
-            return (0..2).for_each(|_| self.null());
-        };
-        let jobs = Vec::from_iter(jobs.iter());
-        self.texts(jobs.iter().map(|job| job.id));
-        self.job_tasks(COUNTS.map(|count| jobs.iter().map(count)));
-    }
-
-    /// Null where nothing was repaired.
-    pub(crate) fn adjustments(&mut self, adjustments: &[Cow<'_, str>]) {
-        match adjustments.is_empty() {
-            true => self.null(),
-            false => self.texts(adjustments.iter().map(AsRef::as_ref)),
-        }
-    }
-
-    /// A metrics part as a JSON object with its names sorted.
-    pub(crate) fn metrics(&mut self, metrics: Option<List<'_, NamedMetric<'_>>>) {
-        let Some(metrics) = metrics else {
-            return self.null();
-        };
-        let start = self.0.len();
-        self.length(0);
-        if serde_json::to_writer(&mut self.0, &metrics).is_err() {
-            // Texts and finite numbers, into memory, cannot fail. No bytes are no JSON either: the
-            // database would refuse them.
-            self.0.truncate(start + 4);
-        }
-        self.end_field(start);
-    }
-
-    pub(crate) fn texts<'a>(&mut self, texts: impl ExactSizeIterator<Item = &'a str>) {
-        self.array(TEXT_OID, &[texts.len()], texts.map(str::as_bytes));
-    }
-
-    /// The [counts](COUNTS) of some jobs, each of as many numbers as there are jobs: an array of arrays.
-    pub(crate) fn job_tasks<I: ExactSizeIterator<Item = i32>>(
-        &mut self,
-        counts: [I; COUNTS.len()],
-    ) {
+    /// An array of arrays: of each of the [counts](COUNTS) one with as many numbers as there are jobs.
+    pub(crate) fn counts<I: ExactSizeIterator<Item = i32>>(&mut self, counts: [I; COUNTS.len()]) {
         let jobs = counts.iter().map(I::len).min().unwrap_or_default();
         let counts = counts.into_iter().flatten();
         self.array(
@@ -187,6 +152,57 @@ impl RowWriter {
     fn end_field(&mut self, start: usize) {
         let length = (self.0.len() - start - 4) as u32;
         self.0[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+impl<'a> ValueSink<'a> for RowWriter {
+    fn row(&mut self, columns: usize) {
+        self.0.extend_from_slice(&(columns as i16).to_be_bytes());
+    }
+
+    fn null(&mut self) {
+        self.0.extend_from_slice(&(-1_i32).to_be_bytes());
+    }
+
+    fn i32(&mut self, value: i32) {
+        self.field(&value.to_be_bytes());
+    }
+
+    fn i64(&mut self, value: i64) {
+        self.field(&value.to_be_bytes());
+    }
+
+    fn f64(&mut self, value: f64) {
+        self.field(&value.to_be_bytes());
+    }
+
+    fn bool(&mut self, value: bool) {
+        self.field(&[u8::from(value)]);
+    }
+
+    /// Times that the router and `rows` let in, of the years 1 to 9999, are far from the ends of the type; a table may
+    /// hold anything.
+    fn time(&mut self, micros: i64) {
+        self.i64(micros.wrapping_sub(POSTGRES_EPOCH_MICROS));
+    }
+
+    fn text(&mut self, text: &'a str) {
+        self.field(text.as_bytes());
+    }
+
+    fn texts<'t>(&mut self, texts: impl ExactSizeIterator<Item = &'t str>) {
+        self.array(TEXT_OID, &[texts.len()], texts.map(str::as_bytes));
+    }
+
+    fn job_tasks(&mut self, jobs: &[Job<'_>]) {
+        self.counts(COUNTS.map(|count| jobs.iter().map(count)));
+    }
+
+    fn json(&mut self, value: &impl Serialize) {
+        let start = self.0.len();
+        self.length(0);
+        append_json(&mut self.0, |serializer| value.serialize(serializer));
+        self.end_field(start);
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use schemas::{Adjustment, Decoder, List, NotFinite, PlainEvent, PlainInfo, Reject, plain_event};
+use schemas::{
+    Adjustment, Application, Decoder, Job, List, NotFinite, PlainEvent, PlainInfo, Reject,
+    plain_event,
+};
 
 /// A part of an event, stored in a table of its own and with offsets of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
@@ -25,15 +28,6 @@ impl Part {
             Self::Progress => "progress",
             Self::Resource => "resource",
             Self::Metrics => "metrics",
-        }
-    }
-
-    /// The part's table.
-    pub fn table(self) -> &'static str {
-        match self {
-            Self::Progress => "task_progress",
-            Self::Resource => "task_resource",
-            Self::Metrics => "task_metrics",
         }
     }
 }
@@ -79,8 +73,21 @@ impl<'a> Rows<'a> {
         kinds.chain(fields).collect()
     }
 
-    /// How many rows of `task_resource`.
-    pub(crate) fn applications(&self) -> usize {
+    /// The jobs inside the engine; `None` when it could not tell.
+    pub(crate) fn jobs(&self) -> Option<Vec<Job<'a>>> {
+        let jobs = self.info.progress.map(|(_, jobs)| jobs);
+        jobs.map(|jobs| jobs.iter().collect())
+    }
+
+    /// The applications in the order of their ids' bytes.
+    pub(crate) fn applications(&self) -> impl Iterator<Item = Application<'a>> {
+        self.info
+            .resource
+            .into_iter()
+            .flat_map(|list| list.sorted())
+    }
+
+    pub(crate) fn application_count(&self) -> usize {
         self.info.resource.map_or(0, |list| list.len())
     }
 

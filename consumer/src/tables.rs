@@ -1,16 +1,24 @@
-//! The audited tables, and the one form of a row: what an event says and what a table holds are the
-//! same bytes exactly when they say the same.
+//! The catalogue: every table, its columns, and how each value of a row comes out of an event.
 //!
-//! A row is a row of PostgreSQL's binary COPY format with the columns of [`Table::columns`]; it names
-//! its task by `exec_id`, since `task_id` is a key of one database only.
+//! What is written, audited, repaired, expired, counted and documented follows from it. A column is added here, in a
+//! migration of each database, and in the contract if no field of an event holds it yet; nowhere else.
+//!
+//! A table's rows have the same columns in the same order wherever they are written. Only the task's name depends on
+//! who reads them: a stored history has the narrow `task_id`, an audited row the `exec_id`, since `task_id` is a key of
+//! one database only. The order is public: the digests of audit reports depend on it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::iter::once;
+use std::sync::LazyLock;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::row_format::{self, POSTGRES_EPOCH_MICROS, RowWriter};
+use crate::row_format::{self, POSTGRES_EPOCH_MICROS, ValueSink};
 use crate::rows::{Part, Rows};
 
-/// An audited table.
+/// A table whose rows come from events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(into = "&'static str")]
 pub(crate) enum Table {
@@ -27,81 +35,256 @@ pub(crate) enum Kind {
     I64,
     F64,
     Bool,
+    /// Microseconds since 1970-01-01T00:00:00Z in an event; a database's own type for times, if it has one.
     Time,
     Text,
     Texts,
-    /// See [`RowWriter::job_tasks`].
+    /// See [`ValueSink::job_tasks`].
     JobTasks,
+    /// Text that is a JSON value.
+    Json,
 }
 
 pub(crate) struct Column {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
+    #[cfg(test)]
+    pub(crate) is_nullable: bool,
+    /// Its description in the docs.
+    #[cfg(test)]
+    about: &'static str,
 }
 
-const fn column(name: &'static str, kind: Kind) -> Column {
-    Column { name, kind }
+/// How a row names its task.
+#[derive(Clone, Copy)]
+pub(crate) enum TaskKey {
+    /// By its `exec_id`: rows of `task`, and audited rows.
+    ExecId,
+    /// By its `task_id`, or what stands for it until that is known: rows of the histories.
+    Id(i64),
 }
 
-const PROGRESS: &[Column] = &[
-    column("event_partition", Kind::I32),
-    column("event_offset", Kind::I64),
-    column("exec_id", Kind::Text),
-    column("reported_at", Kind::Time),
-    column("sequence", Kind::I64),
-    column("status", Kind::Text),
-    column("progress", Kind::F64),
-    column("job_ids", Kind::Texts),
-    column("job_tasks", Kind::JobTasks),
-    column("adjustments", Kind::Texts),
-];
+/// The kind of a method of [`ValueSink`].
+macro_rules! kind {
+    (i32) => {
+        Kind::I32
+    };
+    (i64) => {
+        Kind::I64
+    };
+    (f64) => {
+        Kind::F64
+    };
+    (bool) => {
+        Kind::Bool
+    };
+    (time) => {
+        Kind::Time
+    };
+    (text) => {
+        Kind::Text
+    };
+    (texts) => {
+        Kind::Texts
+    };
+    (job_tasks) => {
+        Kind::JobTasks
+    };
+    (json) => {
+        Kind::Json
+    };
+}
 
-const RESOURCE: &[Column] = &[
-    column("event_partition", Kind::I32),
-    column("event_offset", Kind::I64),
-    column("exec_id", Kind::Text),
-    column("application_id", Kind::Text),
-    column("reported_at", Kind::Time),
-    column("memory_bytes", Kind::I64),
-    column("cores", Kind::I32),
-    column("instances", Kind::I32),
-    column("queue", Kind::Text),
-    column("status", Kind::Text),
-];
+macro_rules! column {
+    ($name:expr, $about:literal, optional $kind:ident) => {
+        column!(@ $name, $about, $kind, true)
+    };
+    ($name:expr, $about:literal, $kind:ident) => {
+        column!(@ $name, $about, $kind, false)
+    };
+    (@ $name:expr, $about:literal, $kind:ident, $is_nullable:literal) => {
+        Column {
+            name: $name,
+            kind: kind!($kind),
+            #[cfg(test)]
+            is_nullable: $is_nullable,
+            #[cfg(test)]
+            about: $about,
+        }
+    };
+}
 
-const METRICS: &[Column] = &[
-    column("event_partition", Kind::I32),
-    column("event_offset", Kind::I64),
-    column("exec_id", Kind::Text),
-    column("reported_at", Kind::Time),
-    column("engine_running_tasks", Kind::I32),
-    column("metrics", Kind::Text),
-];
+macro_rules! put {
+    ($sink:ident, $value:expr, optional $kind:ident) => {
+        match $value {
+            Some(value) => $sink.$kind(value),
+            None => $sink.null(),
+        }
+    };
+    ($sink:ident, $value:expr, $kind:ident) => {
+        $sink.$kind($value)
+    };
+}
 
-const TASK: &[Column] = &[
-    column("event_partition", Kind::I32),
-    column("event_offset", Kind::I64),
-    column("exec_id", Kind::Text),
-    column("job_id", Kind::Text),
-    column("engine_instance", Kind::Text),
-    column("engine_type", Kind::Text),
-    column("engine_user", Kind::Text),
-    column("ticket_id", Kind::Text),
-    column("status", Kind::Text),
-    column("is_final", Kind::Bool),
-    column("progress", Kind::F64),
-    column("reported_at", Kind::Time),
-    column("sequence", Kind::I64),
-];
+/// Tables, each with the rows that an event has in it, and their columns: name, kind (a method of [`ValueSink`]) and
+/// value.
+macro_rules! tables {
+    ($event:ident: $(
+        $(#[doc = $table_about:literal])*
+        $table:ident($name:literal, for $row:pat in $rows:expr) {
+            $(#[doc = $about:literal] $column:ident: $($kind:ident)+ = $value:expr,)+
+        }
+    )+) => {
+        impl Table {
+            pub(crate) const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$table => $name,)+
+                }
+            }
 
-/// Where the columns stand that every table begins with.
-pub(crate) const EXEC_ID: usize = 2;
-/// `task_resource`: tells the rows of one event apart.
-const APPLICATION_ID: usize = 3;
+            /// The columns of an audited row.
+            pub(crate) const fn columns(self) -> &'static [Column] {
+                match self {
+                    $(Self::$table => const {
+                        &[
+                            EVENT_PARTITION,
+                            EVENT_OFFSET,
+                            EXEC_ID,
+                            $(column!(stringify!($column), $about, $($kind)+),)+
+                        ]
+                    },)+
+                }
+            }
 
-impl From<Table> for &'static str {
-    fn from(table: Table) -> Self {
-        table.name()
+            /// Writes the rows that an event has in this table; of `task` the row while this event is the task's
+            /// newest.
+            pub(crate) fn write<'a>(
+                self,
+                sink: &mut impl ValueSink<'a>,
+                $event: &Rows<'a>,
+                task: TaskKey,
+            ) {
+                match self {
+                    $(Self::$table => {
+                        for $row in $rows {
+                            begin(self, sink, $event, task);
+                            $(
+                                sink.column(stringify!($column));
+                                put!(sink, $value, $($kind)+);
+                            )+
+                        }
+                    })+
+                }
+            }
+        }
+    };
+}
+
+const EVENT_PARTITION: Column = column!("event_partition", "the event's partition", i32);
+const EVENT_OFFSET: Column = column!("event_offset", "the event's offset", i64);
+const EXEC_ID: Column = column!("exec_id", "the exec task", text);
+const TASK_ID: Column = column!("task_id", "the task's key in this database", i64);
+
+/// Where the task's name stands in a row.
+pub(crate) const TASK: usize = 2;
+
+/// Writes what every row begins with.
+fn begin<'a>(table: Table, sink: &mut impl ValueSink<'a>, event: &Rows<'a>, task: TaskKey) {
+    sink.row(table.columns().len());
+    sink.column(EVENT_PARTITION.name);
+    sink.i32(event.partition);
+    sink.column(EVENT_OFFSET.name);
+    sink.i64(event.offset);
+    match task {
+        TaskKey::ExecId => {
+            sink.column(EXEC_ID.name);
+            sink.text(event.info.exec_id);
+        }
+        TaskKey::Id(task_id) => {
+            sink.column(TASK_ID.name);
+            sink.i64(task_id);
+        }
+    }
+}
+
+tables! { event:
+    Progress("task_progress", for (jobs, adjustments) in once((event.jobs(), event.adjustments()))) {
+        /// the engine's clock
+        reported_at: time = event.info.reported_at,
+        /// 0, 1, 2 … within the task
+        sequence: i64 = event.info.sequence,
+        /// as in `task`
+        status: text = event.info.status.as_str(),
+        /// as in `task`
+        progress: optional f64 = event.progress(),
+        /// the jobs inside the engine; null when the report had no progress part
+        job_ids: optional texts = jobs.as_ref().map(|jobs| jobs.iter().map(|job| job.id)),
+        /// their tasks: `[1]` total, `[2]` running, `[3]` failed, `[4]` succeeded, each in the order of `job_ids` (in SQLite from `[0]`); the view has a list of each
+        job_tasks: optional job_tasks = jobs.as_deref(),
+        /// what the router repaired in any part of the report: each kind once, then each field that was NaN or infinite with what it was, as `metrics.busy=NaN`, `metrics.rate=-Infinity`, `progress.progress=Infinity`; null: nothing
+        adjustments: optional texts = unless_empty(&adjustments),
+    }
+    Resource("task_resource", for application in event.applications()) {
+        /// tells the rows of one report apart
+        application_id: text = application.id,
+        /// the engine's clock
+        reported_at: time = event.info.reported_at,
+        /// memory held, in bytes
+        memory_bytes: i64 = application.memory_bytes,
+        /// cores held
+        cores: i32 = application.cores,
+        /// containers, executors, … beside the driver
+        instances: i32 = application.instances,
+        /// the queue it was submitted to; may be empty
+        queue: text = application.queue,
+        /// in the engine's own words
+        status: text = application.status,
+    }
+    Metrics("task_metrics", for () in once(())) {
+        /// the engine's clock
+        reported_at: time = event.info.reported_at,
+        /// tasks the engine held
+        engine_running_tasks: i32 = event.info.engine_running_tasks,
+        /// an object; null when the report had no metrics part
+        metrics: optional json = &event.info.metrics,
+    }
+    Task("task", for () in once(())) {
+        /// the entrance's job it belongs to
+        job_id: text = event.info.job_id,
+        /// the engine, `host:port`
+        engine_instance: text = event.info.engine_instance,
+        /// spark, …
+        engine_type: text = event.info.engine_type,
+        /// whom the engine runs for
+        engine_user: text = event.info.engine_user,
+        /// the ticket the engine was started with
+        ticket_id: text = event.info.ticket_id,
+        /// Inited, WaitForRetry, Scheduled, Running, Succeed, Failed, Cancelled, Timeout (the last four final), Unknown
+        status: text = event.info.status.as_str(),
+        /// whether the status is final
+        is_final: bool = event.info.status.is_final(),
+        /// 0 to 1; null when that report could not tell
+        progress: optional f64 = event.progress(),
+        /// the engine's clock
+        reported_at: time = event.info.reported_at,
+        /// 0, 1, 2 … within the task
+        sequence: i64 = event.info.sequence,
+    }
+}
+
+/// Nothing was repaired: null.
+fn unless_empty<'t>(texts: &'t [Cow<'_, str>]) -> Option<impl ExactSizeIterator<Item = &'t str>> {
+    (!texts.is_empty()).then(|| texts.iter().map(AsRef::as_ref))
+}
+
+impl Part {
+    /// The part's table.
+    pub(crate) const fn table(self) -> Table {
+        match self {
+            Self::Progress => Table::Progress,
+            Self::Resource => Table::Resource,
+            Self::Metrics => Table::Metrics,
+        }
     }
 }
 
@@ -110,125 +293,96 @@ impl Table {
     pub(crate) const HISTORIES: [Self; 3] = [Self::Progress, Self::Resource, Self::Metrics];
     pub(crate) const ALL: [Self; 4] = [Self::Progress, Self::Resource, Self::Metrics, Self::Task];
 
-    pub(crate) fn of(part: Part) -> Self {
-        match part {
-            Part::Progress => Self::Progress,
-            Part::Resource => Self::Resource,
-            Part::Metrics => Self::Metrics,
-        }
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Progress => Part::Progress.table(),
-            Self::Resource => Part::Resource.table(),
-            Self::Metrics => Part::Metrics.table(),
-            Self::Task => "task",
-        }
-    }
-
-    pub(crate) fn columns(self) -> &'static [Column] {
-        match self {
-            Self::Progress => PROGRESS,
-            Self::Resource => RESOURCE,
-            Self::Metrics => METRICS,
-            Self::Task => TASK,
-        }
-    }
-
-    /// Writes the rows of this table that an event stands for; for `task` the row that it has while
-    /// this event is the task's newest.
-    pub(crate) fn write(self, copy: &mut RowWriter, event: &Rows<'_>) {
-        let fields = self.columns().len() as i16;
-        let info = &event.info;
-        let begin = |copy: &mut RowWriter| {
-            copy.row(fields);
-            copy.i32(event.partition);
-            copy.i64(event.offset);
-            copy.text(info.exec_id);
+    /// The columns of a stored row: those of an audited one, but that a history names its task by `task_id`.
+    pub(crate) fn stored_columns(self) -> impl Iterator<Item = &'static Column> {
+        let stored = move |(place, column)| match place {
+            TASK if self != Self::Task => &TASK_ID,
+            _ => column,
         };
-        match self {
-            Self::Progress => {
-                begin(copy);
-                copy.time(info.reported_at);
-                copy.i64(info.sequence);
-                copy.text(info.status.as_str());
-                copy.optional_f64(event.progress());
-                copy.jobs(info.progress.map(|(_, jobs)| jobs));
-                copy.adjustments(&event.adjustments());
-            }
-            Self::Resource => {
-                for held in info.resource.iter().flat_map(|list| list.sorted()) {
-                    begin(copy);
-                    copy.text(held.id);
-                    copy.time(info.reported_at);
-                    copy.i64(held.memory_bytes);
-                    copy.i32(held.cores);
-                    copy.i32(held.instances);
-                    copy.text(held.queue);
-                    copy.text(held.status);
-                }
-            }
-            Self::Metrics => {
-                begin(copy);
-                copy.time(info.reported_at);
-                copy.i32(info.engine_running_tasks);
-                copy.metrics(info.metrics);
-            }
-            Self::Task => {
-                begin(copy);
-                copy.text(info.job_id);
-                copy.text(info.engine_instance);
-                copy.text(info.engine_type);
-                copy.text(info.engine_user);
-                copy.text(info.ticket_id);
-                copy.text(info.status.as_str());
-                copy.bool(info.status.is_final());
-                copy.optional_f64(event.progress());
-                copy.time(info.reported_at);
-                copy.i64(info.sequence);
-            }
+        self.columns().iter().enumerate().map(stored)
+    }
+
+    /// The names of the columns of a stored row, for SQL.
+    pub(crate) fn stored_names(self) -> String {
+        let names: Vec<&str> = self.stored_columns().map(|column| column.name).collect();
+        names.join(", ")
+    }
+
+    /// The place of a column in a row. To be called for a constant: no column of this name does not compile.
+    pub(crate) const fn place_of(self, name: &str) -> usize {
+        let columns = self.columns();
+        let mut place = 0;
+        while !is_same(columns[place].name, name) {
+            place += 1;
         }
+        place
     }
 
     /// How many rows [`write`](Self::write) writes.
     pub(crate) fn rows_of(self, event: &Rows<'_>) -> u64 {
         match self {
-            Self::Resource => event.applications() as u64,
+            Self::Resource => event.application_count() as u64,
             _ => 1,
         }
     }
 
     /// What tells this row from the others of its event.
     pub(crate) fn key(self, row: &[u8]) -> &[u8] {
+        const APPLICATION_ID: usize = Table::Resource.place_of("application_id");
         match self {
             Self::Resource => row_format::fields(row).nth(APPLICATION_ID).flatten(),
             _ => None,
         }
         .unwrap_or_default()
     }
+}
 
-    /// The columns in which two rows differ, with what is expected and what was found.
-    pub(crate) fn differences(self, expected: &[u8], found: &[u8]) -> Vec<Difference> {
-        let both = row_format::fields(expected).zip(row_format::fields(found));
-        let columns = self.columns().iter().zip(both);
-        columns
-            .filter(|(_, (expected, found))| expected != found)
-            .map(|(column, (expected, found))| Difference {
-                column: column.name,
-                expected: column.kind.value(expected),
-                found: column.kind.value(found),
-            })
-            .collect()
+impl From<Table> for &'static str {
+    fn from(table: Table) -> Self {
+        table.name()
     }
 }
 
-/// A column in which a table's row is not what the topic says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Difference {
-    pub(crate) column: &'static str,
-    pub(crate) expected: Value,
-    pub(crate) found: Value,
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The columns whose greatest values make an event the newest of its task; see [`Rows::rank`].
+const RANK: [&str; 5] = [
+    "is_final",
+    "reported_at",
+    "sequence",
+    "event_partition",
+    "event_offset",
+];
+
+/// How an INSERT into `task` in the SQL of PostgreSQL and SQLite ends: a stored row takes the new state if that is
+/// newer.
+pub(crate) static UPDATE_IF_NEWER: LazyLock<String> = LazyLock::new(|| {
+    let names = Table::Task.columns().iter().map(|column| column.name);
+    let names: Vec<&str> = names.filter(|name| *name != EXEC_ID.name).collect();
+    let of = |row: &str, names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| format!("{row}.{name}")).collect();
+        names.join(", ")
+    };
+    format!(
+        "ON CONFLICT (exec_id) DO UPDATE SET ({}) = ({}) WHERE ({}) > ({})",
+        names.join(", "),
+        of("excluded", &names),
+        of("excluded", &RANK),
+        of("task", &RANK)
+    )
+});
+
+const fn is_same(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
 }
 
 /// Partition and offset of a row.
@@ -240,15 +394,9 @@ pub(crate) fn place(row: &[u8]) -> Option<(i32, i64)> {
     ))
 }
 
-/// [`Table::key`], where it is a text.
-pub(crate) fn key_text(table: Table, row: &[u8]) -> Option<String> {
-    let key = std::str::from_utf8(table.key(row)).ok()?;
-    (!key.is_empty()).then(|| key.to_owned())
-}
-
 /// The task that a row names; `None` where the database has no such task.
 pub(crate) fn exec_id(row: &[u8]) -> Option<&str> {
-    row_format::text_of(row_format::fields(row).nth(EXEC_ID)?)
+    row_format::text_of(row_format::fields(row).nth(TASK)?)
 }
 
 impl Kind {
@@ -282,7 +430,7 @@ impl Kind {
                     Err(_) => json!(format!("{micros} µs since 1970")),
                 }
             }
-            Self::Text => json!(row_format::text_of(field)?),
+            Self::Text | Self::Json => json!(row_format::text_of(field)?),
             Self::Texts => {
                 let (dimensions, texts) = row_format::elements(bytes)?;
                 let texts = texts.into_iter().map(std::str::from_utf8);
@@ -305,3 +453,8 @@ impl Kind {
         })
     }
 }
+
+#[cfg(test)]
+mod docs;
+#[cfg(test)]
+pub(crate) use docs::schema;

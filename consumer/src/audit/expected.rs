@@ -18,7 +18,7 @@ use super::topic::Topic;
 use crate::batch::half_of;
 use crate::row_format::{self, HEADER, RowWriter, TRAILER};
 use crate::rows::rows;
-use crate::tables::Table;
+use crate::tables::{Table, TaskKey};
 
 /// Unreadable events that are shown one by one.
 const SHOWN: usize = 20;
@@ -169,7 +169,7 @@ impl<'a> ExpectedRows<'a> {
                     continue;
                 }
                 copy.clear();
-                table.write(&mut copy, &event);
+                table.write(&mut copy, &event, TaskKey::ExecId);
                 of_table.digest.update(copy.rows());
                 for row in row_format::rows(copy.rows()) {
                     expected.fingerprint.add(table, &row[2..]);
@@ -270,7 +270,7 @@ pub(crate) fn rows_of(
             if let Ok(event) = rows(&topic.writers.decoder, value, partition, offset, &mut put)
                 && (table == Table::Task || !topic.is_expired(&event))
             {
-                table.write(&mut copy, &event);
+                table.write(&mut copy, &event, TaskKey::ExecId);
                 if copy.rows().len() >= PIECE_BYTES {
                     // Where nobody listens any more, the other side says why.
                     let _ = pieces.blocking_send(copy.take());

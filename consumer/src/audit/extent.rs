@@ -80,7 +80,7 @@ impl Extent {
             let begun = held.first_offset.unwrap_or(log.start).max(log.start);
             let start = begun.max(*from);
             let span = start..held.next_offset.min(*to).max(start);
-            spans.insert((Table::of(*part), *partition), span.clone());
+            spans.insert((part.table(), *partition), span.clone());
             // Without its history nothing is known of a task's newest report.
             if stored.keys().any(|(part, _)| *part == Part::Progress) {
                 let of_task = spans

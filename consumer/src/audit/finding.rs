@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use sha2::Sha256;
 
+use super::difference::Difference;
 use super::fingerprint::Marks;
 use crate::store::HeldOffset;
-use crate::tables::{Difference, Table, exec_id, place};
+use crate::tables::{Table, exec_id, place};
 
 /// Findings of the histories, and misnamed rows, are each held up to this many bytes of rows; beyond it they are only
 /// counted.

@@ -259,7 +259,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::row_format::RowWriter;
+    use crate::row_format::{RowWriter, ValueSink};
 
     fn row(partition: i32, offset: i64, text: &str) -> Vec<u8> {
         let mut copy = RowWriter::default();

@@ -6,10 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use sha2::Digest;
 use tokio::sync::mpsc;
 
+use super::difference::Difference;
 use super::finding::{Cure, Fault, Finding, Findings, Held, Misnamed};
 use super::fingerprint::Marks;
 use crate::row_format;
-use crate::tables::{Difference, Table, exec_id, place};
+use crate::tables::{Table, exec_id, place};
 
 /// Rows one after the other, out of pieces.
 pub(crate) struct Feed {

@@ -1,9 +1,10 @@
 //! Rows that are right but for the task they name.
 
+use super::difference::Difference;
 use super::finding::{Cure, Fault, Finding, Findings, Misnamed};
 use super::merge::differing;
 use crate::store::{Snapshot, StoreError};
-use crate::tables::{Difference, Table, place};
+use crate::tables::{Table, place};
 
 /// Rows that are right but for the task they name: either they name the wrong one, or the task's own
 /// row has lost its name or its key. The fault lies with the task's row where no row at all is right by

@@ -14,13 +14,15 @@
 //! them. An auditor checks `consumed_offset` ([`offsets`], [`topic`]), chooses what is compared ([`extent`], [`spans`],
 //! [`backlog`], [`retention`]), and compares the [`sums`] of what the topic expects ([`expected`]) and what the tables
 //! store ([`stored`]). Where they differ it [compares](compare) row against row ([`merge`], [`dead_letters`],
-//! [`misnamed`], [`moved`], [`evidence`], [`tasks`]) and collects each [`finding`]. The [`report`] gives the [`verdict`].
+//! [`misnamed`], [`moved`], [`evidence`], [`tasks`]) and collects each [`finding`] (with the [`difference`] of its
+//! columns). The [`report`] gives the [`verdict`].
 
 mod auditor;
 mod backlog;
 mod compare;
 mod config;
 mod dead_letters;
+pub(crate) mod difference;
 mod evidence;
 mod expected;
 mod extent;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::finding::{Cure, Findings, Held};
 use super::merge::differing;
-use crate::tables::EXEC_ID;
+use crate::tables::TASK;
 
 /// Joins a missing row and an extra one that differ in nothing but partition and offset into one row that differs.
 pub(crate) fn find_moved(findings: &mut Findings) {
@@ -50,4 +50,4 @@ pub(crate) fn find_moved(findings: &mut Findings) {
     });
 }
 
-const _: () = assert!(EXEC_ID == 2, "BEHIND_PLACE ends where the execId begins");
+const _: () = assert!(TASK == 2, "BEHIND_PLACE ends where the execId begins");

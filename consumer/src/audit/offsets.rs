@@ -9,13 +9,14 @@ use service::exit::NeedsAttention;
 use service::range::Ranges;
 use tokio::task::block_in_place;
 
+use super::difference::Difference;
 use super::finding::{Cure, Fault, Finding, Findings, OffsetValue};
 use super::fingerprint::Outside;
 use super::topic::{Topic, records};
 use crate::positions::Anchor;
 use crate::rows::Part;
 use crate::store::{HeldOffset, Snapshot};
-use crate::tables::{Difference, Table};
+use crate::tables::Table;
 
 /// The table's name.
 pub(crate) const TABLE: &str = "consumed_offset";
@@ -265,7 +266,7 @@ pub(super) fn correct_first(
     let mut corrected = false;
     for part in Part::ALL {
         for (&partition, log) in logs {
-            let of_table = outside.get(&(Table::of(part), partition));
+            let of_table = outside.get(&(part.table(), partition));
             let Some(least) = of_table.and_then(|outside| outside.least) else {
                 continue;
             };
@@ -305,7 +306,7 @@ pub(super) async fn correct_next(
     let mut corrected = false;
     for part in Part::ALL {
         for (&partition, log) in logs {
-            let of_table = outside.get(&(Table::of(part), partition));
+            let of_table = outside.get(&(part.table(), partition));
             let Some(held) = stored.get_mut(&(part, partition)) else {
                 continue;
             };

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::fingerprint::{Fingerprint, Marks, Plan};
 use crate::row_format;
 use crate::store::{Database, Places, Selection, Snapshot, StoreError};
-use crate::tables::{EXEC_ID, Table};
+use crate::tables::{TASK, Table};
 
 /// At most so many tasks are known while rows are read: some 50 MiB. (What a table of 2^19 places
 /// takes before it grows.)
@@ -75,7 +75,7 @@ impl<'a> StoredTasks<'a> {
                     newest.set(partition, offset);
                 }
                 if let (Some(known), Some(task_id)) = (&mut known, task_id) {
-                    let exec_id = row_format::fields(row).nth(2 + EXEC_ID).flatten();
+                    let exec_id = row_format::fields(row).nth(2 + TASK).flatten();
                     let name = plan.name(exec_id);
                     let rank = rank_of_task(fields);
                     known.insert(task_id, Known { name, rank });
@@ -93,6 +93,17 @@ impl<'a> StoredTasks<'a> {
         })
     }
 }
+
+/// The places of the fields that ranks are read from.
+const _: () = {
+    let (task, progress) = (Table::Task, Table::Progress);
+    assert!(task.place_of("is_final") == 2 + 7);
+    assert!(task.place_of("reported_at") == task.place_of("is_final") + 2);
+    assert!(task.place_of("sequence") == task.place_of("reported_at") + 1);
+    assert!(progress.place_of("reported_at") == TASK + 1);
+    assert!(progress.place_of("sequence") == TASK + 2);
+    assert!(progress.place_of("status") == TASK + 3);
+};
 
 /// Of the fields of a row of `task`.
 pub(super) fn rank_of_task(fields: &[u8]) -> Option<Rank> {

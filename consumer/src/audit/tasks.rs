@@ -16,7 +16,7 @@ use super::topic::{Isolation, Topic, each_record};
 use crate::row_format::RowWriter;
 use crate::rows::{Rows, rows};
 use crate::store::{Selection, Snapshot, StoreError};
-use crate::tables::{Table, exec_id, place};
+use crate::tables::{Table, TaskKey, exec_id, place};
 
 /// Tasks that are looked into at once: some tens of MiB, and one reading of the offsets of their reports.
 const AT_ONCE: usize = 20_000;
@@ -306,7 +306,7 @@ fn wrong(
 
 fn task_row(event: &Rows<'_>) -> Vec<u8> {
     let mut copy = RowWriter::default();
-    Table::Task.write(&mut copy, event);
+    Table::Task.write(&mut copy, event, TaskKey::ExecId);
     copy.take()
 }
 

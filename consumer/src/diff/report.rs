@@ -11,9 +11,10 @@ use service::text::shown;
 use service::words::counted;
 
 use super::{Compared, Side};
+use crate::audit::difference::key_text;
 use crate::audit::finding::{self, Cure};
 use crate::grid;
-use crate::tables::{Table, key_text};
+use crate::tables::Table;
 
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

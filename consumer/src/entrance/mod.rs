@@ -1032,7 +1032,7 @@ impl Entrance<'_> {
         let topic = &self.config.events_topic;
         metrics::counter!(names::CONSUMED, &messaging("poll", topic)).increment(events as u64);
         for (part, rows) in rows {
-            metrics::counter!(ROWS, "db_collection_name" => part.table()).increment(rows);
+            metrics::counter!(ROWS, "db_collection_name" => part.table().name()).increment(rows);
         }
     }
 

@@ -189,7 +189,7 @@ async fn task_details(
     let Some(task) = task else { return Ok(None) };
     let of_task = Bound::Number(task.task_id);
     let reported_at = dialect.reported_at();
-    let known = |part: Part| dialect.known(part.table(), at);
+    let known = |part: Part| dialect.known(part.table().name(), at);
 
     // The newest event that has a resource part, whole.
     let resource = format!(

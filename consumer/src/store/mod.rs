@@ -11,6 +11,8 @@ mod expiry;
 mod meaning;
 mod postgres;
 mod repair;
+#[cfg(test)]
+mod schema;
 mod snapshot;
 mod sqlite;
 mod tasks;

@@ -14,8 +14,8 @@ use super::snapshot::{by_ctid, by_rowid};
 use super::{Database, HeldOffset, Selection, StoreError};
 use crate::audit::finding::{Cure, OffsetValue};
 use crate::audit::merge::held;
-use crate::row_format::{self, POSTGRES_EPOCH_MICROS, RowWriter};
-use crate::tables::{EXEC_ID, Kind, Table, exec_id, place};
+use crate::row_format::{self, POSTGRES_EPOCH_MICROS, RowWriter, ValueSink};
+use crate::tables::{Kind, TASK, Table, exec_id, place};
 
 /// Who stored an offset that an audit has put in.
 const GROUP: &str = "audit";
@@ -331,7 +331,7 @@ impl Writer<'_> {
         let left_out = if table == Table::Task {
             usize::MAX
         } else {
-            EXEC_ID
+            TASK
         };
         let all = table.columns().iter().enumerate();
         let columns: Vec<_> = all.filter(|(i, _)| *i != left_out).collect();
@@ -346,7 +346,7 @@ impl Writer<'_> {
                 let mut copy = RowWriter::default();
                 copy.begin();
                 for (task_id, row) in rows {
-                    copy.row(names.len() as i16);
+                    copy.row(names.len());
                     if let Some(task_id) = task_id {
                         copy.i64(task_id);
                     }
@@ -535,7 +535,7 @@ fn of_sqlite(kind: Kind, field: Option<&[u8]>) -> Value {
         Kind::F64 => bytes.try_into().map_or(Value::Null, |bytes| {
             Value::Double(f64::from_be_bytes(bytes))
         }),
-        Kind::Text => Value::Text(String::from_utf8_lossy(bytes).into_owned()),
+        Kind::Text | Kind::Json => Value::Text(String::from_utf8_lossy(bytes).into_owned()),
         Kind::Texts | Kind::JobTasks => Value::Text(json!(kind.value(field)).to_string()),
     }
 }

@@ -17,7 +17,7 @@ use super::tasks::list;
 use super::{Database, StoreError, stored_crc32};
 use crate::ownership::Owner;
 use crate::positions::Anchor;
-use crate::row_format::{self, COUNTS, RowWriter};
+use crate::row_format::{self, COUNTS, RowWriter, ValueSink};
 use crate::rows::Part;
 use crate::tables::{Kind, Table};
 
@@ -471,7 +471,7 @@ fn condition(places: &Places) -> String {
 /// Writes a row of SQLite as PostgreSQL would: a value that is not of its column's type is written as
 /// text or bytes, and so is equal to none that is.
 fn write(copy: &mut RowWriter, row: &SqliteRow, kinds: &[Kind]) -> Result<(), StoreError> {
-    copy.row(kinds.len() as i16);
+    copy.row(kinds.len());
     for (i, kind) in kinds.iter().enumerate() {
         let value = row.try_get_raw(i)?;
         if value.is_null() {
@@ -492,7 +492,7 @@ fn write(copy: &mut RowWriter, row: &SqliteRow, kinds: &[Kind]) -> Result<(), St
                     _ => copy.i64(number),
                 }
             }
-            (Kind::F64, "REAL") => copy.optional_f64(Some(row.try_get_unchecked(i)?)),
+            (Kind::F64, "REAL") => copy.f64(row.try_get_unchecked(i)?),
             (Kind::Texts, "TEXT") => {
                 let text: &str = row.try_get_unchecked(i)?;
                 match serde_json::from_str::<Vec<String>>(text) {
@@ -504,7 +504,7 @@ fn write(copy: &mut RowWriter, row: &SqliteRow, kinds: &[Kind]) -> Result<(), St
                 let text: &str = row.try_get_unchecked(i)?;
                 match serde_json::from_str::<[Vec<i32>; COUNTS.len()]>(text) {
                     Ok(counts) if counts.iter().all(|count| count.len() == counts[0].len()) => {
-                        copy.job_tasks(counts.map(Vec::into_iter));
+                        copy.counts(counts.map(Vec::into_iter));
                     }
                     _ => copy.text(text),
                 }

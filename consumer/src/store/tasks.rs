@@ -6,6 +6,7 @@ use sqlx::AssertSqlSafe;
 
 use super::connection::{Connection, Session};
 use super::{Snapshot, StoreError};
+use crate::tables::Table;
 
 /// Tasks that one statement asks for.
 const AT_ONCE: usize = 1_000;
@@ -88,7 +89,7 @@ impl Snapshot {
         let mut counts: HashMap<i64, u64> = HashMap::new();
         for some in task_ids.chunks(AT_ONCE) {
             let list = list(some);
-            for table in ["task_progress", "task_resource", "task_metrics"] {
+            for table in Table::HISTORIES {
                 let select = format!(
                     "SELECT task_id, count(*) FROM {table} WHERE task_id IN ({list}) GROUP BY task_id"
                 );

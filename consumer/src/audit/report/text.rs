@@ -12,6 +12,7 @@ use crate::audit::expected::Unreadable;
 use crate::audit::finding::{Fault, Finding};
 use crate::audit::verdict::Verdict;
 use crate::grid;
+use crate::tables::Table;
 
 impl Report {
     /// Prints all of it.
@@ -98,7 +99,7 @@ impl Report {
             "aborted",
             "markers",
         ];
-        let tables = ["task_progress", "task_resource", "task_metrics", "task"];
+        let tables = Table::ALL.map(Table::name);
         header.extend(tables);
         header.extend(["missing", "extra", "differing"]);
         if self.expired_before.is_some() {

@@ -1,5 +1,6 @@
 //! PostgreSQL: its server, what its errors mean, its migrations, and how it is written to.
 
+mod arrays;
 mod server;
 mod small_batch;
 mod sqlstate;
@@ -21,6 +22,7 @@ pub(crate) use self::watch::Watch;
 pub(crate) use self::write::Postgres;
 use super::StoreError;
 use super::connection::Access;
+use crate::tables::Kind;
 
 /// Every migration ever released: its name and text.
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -123,4 +125,27 @@ fn has_state(error: &MigrateError, sqlstate: &str) -> bool {
 
 fn no_answer(to: &str, within: Duration) -> StoreError {
     StoreError::Retry(format!("no answer {to} within {} s", within.as_secs()))
+}
+
+/// The type of a column of this kind.
+pub(super) fn column_type(kind: Kind) -> &'static str {
+    match kind {
+        Kind::I32 => "integer",
+        Kind::I64 => "bigint",
+        Kind::F64 => "double precision",
+        Kind::Bool => "boolean",
+        Kind::Time => "timestamp with time zone",
+        Kind::Text => "text",
+        Kind::Texts => "text[]",
+        Kind::JobTasks => "integer[]",
+        Kind::Json => "json",
+    }
+}
+
+/// The type in which such a column's values are sent in arrays and JSON.
+fn sent_type(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Time => column_type(Kind::I64), // microseconds
+        _ => column_type(kind),
+    }
 }

@@ -2,20 +2,23 @@
 //! statement.
 
 use std::cell::Cell;
+use std::sync::LazyLock;
 
 use sqlx::Connection;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::QueryAs;
 use tokio::time::timeout;
 
-use super::small_batch::{self, FEW};
-use super::{Server, no_answer};
+use super::arrays::{Array, Arrays};
+use super::small_batch::{self, MAX_RECORDS};
+use super::{Server, no_answer, sent_type};
 use crate::batch::{Record, Tasks, advances, all_rows, halves, is_unstored};
 use crate::positions::{Advance, Anchor, Positions};
 use crate::row_format::RowWriter;
-use crate::rows::{Part, Rows};
+use crate::rows::Part;
 use crate::store::connection::Access;
 use crate::store::{ANSWER, End, Identity, OffsetRow, SELECT_OFFSETS, StoreError, WRITE};
+use crate::tables::{Column, Kind, TASK, Table, TaskKey, UPDATE_IF_NEWER};
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
      anchor_timestamp_ms, anchor_crc32, group_id, updated_at, first_offset, topic_id) \
@@ -28,78 +31,79 @@ const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition
 const LOCK_FIRST_OFFSETS: &str = "SELECT pg_advisory_xact_lock(7022639402163274087)";
 
 /// The steps of offsets, and the offsets, locked in a fixed order, whatever order an update would take.
-macro_rules! with_locked {
-    () => {
-        "WITH said AS (SELECT * FROM unnest($4::text[], $5::integer[], $6::bigint[], $7::bigint[], $8::bigint[], \
-         $9::bigint[], $10::bigint[]) \
-         AS said (part, partition, expected, next_offset, anchor_offset, anchor_timestamp_ms, anchor_crc32)), \
-         locked AS (SELECT held.part, held.partition, held.next_offset = said.expected AS is_expected \
-         FROM consumed_offset held JOIN said USING (part, partition) \
-         WHERE held.topic = $1 ORDER BY held.partition, held.part FOR UPDATE OF held)"
-    };
-}
+pub(super) const WITH_LOCKED: &str = "WITH said AS (SELECT * FROM unnest($4::text[], $5::integer[], $6::bigint[], $7::bigint[], $8::bigint[], \
+     $9::bigint[], $10::bigint[]) \
+     AS said (part, partition, expected, next_offset, anchor_offset, anchor_timestamp_ms, anchor_crc32)), \
+     locked AS (SELECT held.part, held.partition, held.next_offset = said.expected AS is_expected \
+     FROM consumed_offset held JOIN said USING (part, partition) \
+     WHERE held.topic = $1 ORDER BY held.partition, held.part FOR UPDATE OF held)";
+
+/// The parameters of [`WITH_LOCKED`] and [`move_locked`], as [`bind_offsets`] binds them.
+pub(super) const OFFSET_PARAMETERS: usize = 11;
 
 /// All steps at once, if also `only_if`. A step without an anchor leaves the stored one. An offset that somebody
 /// else has moved meanwhile is found out by the update, which looks at the row as it is by then.
-macro_rules! move_locked {
-    ($topic_id:literal, $only_if:literal) => {
-        concat!(
-            "UPDATE consumed_offset held SET next_offset = said.next_offset, cluster_id = $2, \
-             anchor_offset = coalesce(said.anchor_offset, held.anchor_offset), \
-             anchor_timestamp_ms = coalesce(said.anchor_timestamp_ms, held.anchor_timestamp_ms), \
-             anchor_crc32 = coalesce(said.anchor_crc32, held.anchor_crc32), group_id = $3, updated_at = now(), \
-             topic_id = coalesce(",
-            $topic_id,
-            ", held.topic_id) FROM said JOIN locked USING (part, partition) \
-             WHERE held.topic = $1 AND held.part = said.part AND held.partition = said.partition \
-             AND held.next_offset = said.expected",
-            $only_if,
-            " RETURNING held.part, held.partition"
-        )
-    };
+pub(super) fn move_locked(only_if: &str) -> String {
+    format!(
+        "UPDATE consumed_offset held SET next_offset = said.next_offset, cluster_id = $2, \
+         anchor_offset = coalesce(said.anchor_offset, held.anchor_offset), \
+         anchor_timestamp_ms = coalesce(said.anchor_timestamp_ms, held.anchor_timestamp_ms), \
+         anchor_crc32 = coalesce(said.anchor_crc32, held.anchor_crc32), group_id = $3, updated_at = now(), \
+         topic_id = coalesce($11, held.topic_id) FROM said JOIN locked USING (part, partition) \
+         WHERE held.topic = $1 AND held.part = said.part AND held.partition = said.partition \
+         AND held.next_offset = said.expected{only_if} RETURNING held.part, held.partition"
+    )
 }
 
-const MOVE_OFFSETS: &str = concat!(with_locked!(), " ", move_locked!("$11", ""));
+static MOVE_OFFSETS: LazyLock<String> =
+    LazyLock::new(|| format!("{WITH_LOCKED} {}", move_locked("")));
 
-/// `reported_at` of microseconds. They are added to the epoch in two steps, since an interval multiplied by a
-/// double loses them.
-macro_rules! time {
-    () => {
-        "timestamptz 'epoch' + (reported_at / 1000000) * interval '1 second' \
-         + (reported_at % 1000000) * interval '1 microsecond'"
-    };
+static UPSERT_TASKS: LazyLock<String> = LazyLock::new(|| {
+    let (states, names) = (unnest_tasks(1), Table::Task.stored_names());
+    upsert_tasks_from(&format!("{states} AS said ({names})"))
+});
+
+/// Brings `task` up to the states that this table expression has. Sorted by exec_id, so that two writers lock tasks in
+/// the same order.
+pub(super) fn upsert_tasks_from(states: &str) -> String {
+    format!(
+        "INSERT INTO task ({}) SELECT {} FROM {states} ORDER BY exec_id {} RETURNING task.exec_id, task.task_id",
+        Table::Task.stored_names(),
+        received(Table::Task, "exec_id"),
+        *UPDATE_IF_NEWER
+    )
 }
 
-/// Sorted by exec_id, so that two writers lock tasks in the same order.
-macro_rules! upsert_from {
-    ($states:literal) => {
-        concat!(
-            "INSERT INTO task AS held (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, \
-             status, is_final, progress, reported_at, sequence, event_partition, event_offset) \
-             SELECT exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, progress, ",
-            time!(),
-            ", sequence, event_partition, event_offset FROM ",
-            $states,
-            " ORDER BY exec_id \
-             ON CONFLICT (exec_id) DO UPDATE SET (job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
-             progress, reported_at, sequence, event_partition, event_offset) = (excluded.job_id, excluded.engine_instance, \
-             excluded.engine_type, excluded.engine_user, excluded.ticket_id, excluded.status, excluded.is_final, excluded.progress, \
-             excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
-             WHERE (excluded.is_final, excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
-             > (held.is_final, held.reported_at, held.sequence, held.event_partition, held.event_offset) \
-             RETURNING held.exec_id, held.task_id"
-        )
-    };
+/// The states of tasks: an array of each column of `task`, which are parameters from this one on, as [`bind_tasks`]
+/// binds them.
+pub(super) fn unnest_tasks(first_parameter: usize) -> String {
+    let columns = (first_parameter..).zip(Table::Task.stored_columns());
+    let arrays = columns.map(|(place, column)| format!("${place}::{}[]", sent_type(column.kind)));
+    format!("unnest({})", Vec::from_iter(arrays).join(", "))
 }
 
-const UPSERT_TASKS: &str = upsert_from!(
-    "unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[], \
-     $9::double precision[], $10::bigint[], $11::bigint[], $12::integer[], $13::bigint[]) \
-     AS said (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, progress, \
-     reported_at, sequence, event_partition, event_offset)"
-);
+/// The columns of a table, of the values that were sent for them: of `task` the task's key or name. Microseconds are
+/// added to the epoch in two steps, since an interval multiplied by a double loses them.
+pub(super) fn received(table: Table, task: &str) -> String {
+    let columns = table.stored_columns().enumerate();
+    let received = columns.map(|(place, Column { name, kind, .. })| match kind {
+        _ if place == TASK => task.to_owned(),
+        Kind::Time => format!(
+            "timestamptz 'epoch' + ({name} / 1000000) * interval '1 second' \
+             + ({name} % 1000000) * interval '1 microsecond'"
+        ),
+        _ => (*name).to_owned(),
+    });
+    Vec::from_iter(received).join(", ")
+}
 
-pub(super) use {move_locked, time, upsert_from, with_locked};
+static COPIES: LazyLock<[String; Part::ALL.len()]> = LazyLock::new(|| {
+    Part::ALL.map(|part| {
+        let table = part.table();
+        let names = table.stored_names();
+        format!("COPY {table} ({names}) FROM STDIN (FORMAT binary)")
+    })
+});
 
 /// A look-up for each, numbered from 1: compared with an array, each row of `task` would be compared with all of it
 /// where PostgreSQL thinks the table small, as it does of one that was filled a moment ago.
@@ -135,7 +139,8 @@ struct Lane {
     connection: Option<PgConnection>,
     /// Of the last connection: its process, and when that began.
     session: Option<(i32, String)>,
-    copy: CopyBuffer,
+    /// The rows of one statement; used again and again.
+    buffer: RowWriter,
 }
 
 /// What is written, and as whom.
@@ -310,7 +315,7 @@ impl Lane {
         let events = all_rows(records);
         let mut tasks = Tasks::default();
         let of_events: Vec<usize> = events.iter().map(|rows| tasks.add(rows)).collect();
-        if records.len() <= FEW
+        if records.len() <= MAX_RECORDS
             && !matches!(writing.end, End::RollBack)
             && !advances.is_empty()
             && advances.iter().all(|advance| advance.expected.is_some())
@@ -331,24 +336,20 @@ impl Lane {
         let task_ids = upsert_tasks(&mut transaction, &tasks).await?;
         let mut written = Vec::new();
         for &part in parts {
-            let statement = format!(
-                "COPY {} ({}) FROM STDIN (FORMAT binary)",
-                part.table(),
-                columns(part)
-            );
-            let mut copy = transaction.copy_in_raw(&statement).await?;
-            self.copy.0.begin();
+            let (table, buffer) = (part.table(), &mut self.buffer);
+            let mut copy = transaction.copy_in_raw(&COPIES[part as usize]).await?;
+            buffer.begin();
             for (rows, task) in events.iter().zip(&of_events) {
                 if is_unstored(rows, part, positions) {
-                    self.copy.put(part, task_ids[*task], rows);
+                    table.write(buffer, rows, TaskKey::Id(task_ids[*task]));
                 }
                 // The database works on one piece while the next is written.
-                if self.copy.0.rows().len() >= PIECE_BYTES {
-                    copy.send(self.copy.0.rows()).await?;
-                    self.copy.0.clear();
+                if buffer.rows().len() >= PIECE_BYTES {
+                    copy.send(buffer.rows()).await?;
+                    buffer.clear();
                 }
             }
-            copy.send(self.copy.0.end()).await?;
+            copy.send(buffer.end()).await?;
             written.push((part, copy.finish().await?));
         }
         match writing.end {
@@ -373,8 +374,7 @@ async fn move_offsets(
         .partition(|advance| advance.expected.is_some());
     if !moved.is_empty() {
         let of = |advance: &&Advance| (advance.part.as_str(), advance.partition);
-        let query = bind_offsets(sqlx::query_as(MOVE_OFFSETS), &moved, identity)
-            .bind(identity.topic_id.as_deref());
+        let query = bind_offsets(sqlx::query_as(MOVE_OFFSETS.as_str()), &moved, identity);
         let done: Vec<(String, i32)> = query.fetch_all(&mut *connection).await?;
         let is_done = |advance: &Advance| {
             let mut done = done.iter();
@@ -410,7 +410,7 @@ async fn move_offsets(
     Ok(())
 }
 
-/// Topic, cluster, group, and seven arrays of the steps.
+/// Topic, cluster, group, seven arrays of the steps, and the topic's id.
 pub(super) fn bind_offsets<'q, O>(
     query: QueryAs<'q, sqlx::Postgres, O, PgArguments>,
     moved: &[&Advance],
@@ -436,30 +436,22 @@ pub(super) fn bind_offsets<'q, O>(
         .bind(anchors(|anchor| anchor.offset))
         .bind(anchors(|anchor| anchor.timestamp_ms))
         .bind(anchors(|anchor| anchor.crc32.into()))
+        .bind(identity.topic_id.as_deref())
 }
 
-/// An array of each of thirteen columns of the states.
+/// An array of each column of the states.
 pub(super) fn bind_tasks<'q, O>(
     query: QueryAs<'q, sqlx::Postgres, O, PgArguments>,
     tasks: &Tasks<'q>,
 ) -> QueryAs<'q, sqlx::Postgres, O, PgArguments> {
-    fn each<'a, T>(tasks: &Tasks<'a>, field: impl Fn(&Rows<'a>) -> T) -> Vec<T> {
-        tasks.newest.iter().map(field).collect()
-    }
-    query
-        .bind(each(tasks, |rows| rows.info.exec_id))
-        .bind(each(tasks, |rows| rows.info.job_id))
-        .bind(each(tasks, |rows| rows.info.engine_instance))
-        .bind(each(tasks, |rows| rows.info.engine_type))
-        .bind(each(tasks, |rows| rows.info.engine_user))
-        .bind(each(tasks, |rows| rows.info.ticket_id))
-        .bind(each(tasks, |rows| rows.info.status.as_str()))
-        .bind(each(tasks, |rows| rows.info.status.is_final()))
-        .bind(each(tasks, |rows| rows.progress()))
-        .bind(each(tasks, |rows| rows.info.reported_at))
-        .bind(each(tasks, |rows| rows.info.sequence))
-        .bind(each(tasks, |rows| rows.partition))
-        .bind(each(tasks, |rows| rows.offset))
+    let columns = Arrays::of(tasks).columns.into_iter();
+    columns.fold(query, |query, array| match array {
+        Array::I32(values) => query.bind(values),
+        Array::I64(values) => query.bind(values),
+        Array::F64(values) => query.bind(values),
+        Array::Bool(values) => query.bind(values),
+        Array::Text(values) => query.bind(values),
+    })
 }
 
 /// Brings `task` up to these states and gives the tasks' keys.
@@ -467,7 +459,7 @@ async fn upsert_tasks(
     connection: &mut PgConnection,
     tasks: &Tasks<'_>,
 ) -> Result<Vec<i64>, StoreError> {
-    let told: Vec<(String, Option<i64>)> = bind_tasks(sqlx::query_as(UPSERT_TASKS), tasks)
+    let told: Vec<(String, Option<i64>)> = bind_tasks(sqlx::query_as(UPSERT_TASKS.as_str()), tasks)
         .fetch_all(&mut *connection)
         .await?;
     let mut task_ids = vec![None; tasks.newest.len()];
@@ -496,75 +488,4 @@ async fn upsert_tasks(
             task_id.ok_or_else(|| StoreError::Retry(sqlx::Error::RowNotFound.to_string()))
         })
         .collect()
-}
-
-/// The columns in the order in which [`CopyBuffer::put`] writes them.
-fn columns(part: Part) -> &'static str {
-    match part {
-        Part::Progress => {
-            "task_id, event_offset, reported_at, sequence, progress, event_partition, status, \
-             job_ids, job_tasks, adjustments"
-        }
-        Part::Resource => {
-            "task_id, event_offset, reported_at, memory_bytes, event_partition, cores, instances, \
-             application_id, queue, status"
-        }
-        Part::Metrics => {
-            "task_id, event_offset, reported_at, event_partition, engine_running_tasks, metrics"
-        }
-    }
-}
-
-/// The rows of one statement; used again and again.
-#[derive(Default)]
-struct CopyBuffer(RowWriter);
-
-impl CopyBuffer {
-    fn put(&mut self, part: Part, task_id: i64, rows: &Rows<'_>) {
-        match part {
-            Part::Progress => self.progress(task_id, rows),
-            Part::Resource => self.resource(task_id, rows),
-            Part::Metrics => self.metrics(task_id, rows),
-        }
-    }
-
-    fn progress(&mut self, task_id: i64, rows: &Rows<'_>) {
-        let copy = self.row(10, task_id, rows);
-        copy.i64(rows.info.sequence);
-        copy.optional_f64(rows.progress());
-        copy.i32(rows.partition);
-        copy.text(rows.info.status.as_str());
-        copy.jobs(rows.info.progress.map(|(_, jobs)| jobs));
-        copy.adjustments(&rows.adjustments());
-    }
-
-    fn resource(&mut self, task_id: i64, rows: &Rows<'_>) {
-        for held in rows.info.resource.iter().flat_map(|list| list.sorted()) {
-            let copy = self.row(10, task_id, rows);
-            copy.i64(held.memory_bytes);
-            copy.i32(rows.partition);
-            copy.i32(held.cores);
-            copy.i32(held.instances);
-            copy.text(held.id);
-            copy.text(held.queue);
-            copy.text(held.status);
-        }
-    }
-
-    fn metrics(&mut self, task_id: i64, rows: &Rows<'_>) {
-        let copy = self.row(6, task_id, rows);
-        copy.i32(rows.partition);
-        copy.i32(rows.info.engine_running_tasks);
-        copy.metrics(rows.info.metrics);
-    }
-
-    /// Begins a row with what all three tables begin with.
-    fn row(&mut self, fields: i16, task_id: i64, rows: &Rows<'_>) -> &mut RowWriter {
-        let copy = &mut self.0;
-        copy.row(fields);
-        copy.i64(task_id);
-        copy.i64(rows.offset);
-        copy.time(rows.info.reported_at);
-        copy
-    }
 }

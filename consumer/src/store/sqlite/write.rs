@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Statement, TransactionBehavior};
+use schemas::Job;
 use serde::{Serialize, Serializer};
 use sqlx::sqlite::SqliteConnectOptions;
 use tokio::sync::mpsc;
@@ -14,9 +15,10 @@ use tokio::task::spawn_blocking;
 use super::{Files, connect};
 use crate::batch::{Record, Tasks, advances, is_unstored};
 use crate::positions::{Advance, Positions};
-use crate::row_format::COUNTS;
-use crate::rows::{Part, Rows};
+use crate::row_format::{COUNTS, ValueSink, append_json};
+use crate::rows::Part;
 use crate::store::{End, Identity, OffsetRow, SELECT_OFFSETS, StoreError};
+use crate::tables::{TASK, Table, TaskKey, UPDATE_IF_NEWER};
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
      anchor_timestamp_ms, anchor_crc32, group_id, updated_at, topic_id, first_offset) \
@@ -28,16 +30,14 @@ const MOVE_OFFSET: &str = "UPDATE consumed_offset SET next_offset = ?4, cluster_
      anchor_crc32 = coalesce(?8, anchor_crc32), group_id = ?9, updated_at = ?10, topic_id = coalesce(?11, topic_id) \
      WHERE part = ?1 AND topic = ?2 AND partition = ?3 AND next_offset = ?12";
 
-const UPSERT_TASK: &str = "INSERT INTO task (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
-     progress, reported_at, sequence, event_partition, event_offset) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
-     ON CONFLICT (exec_id) DO UPDATE SET (job_id, engine_instance, engine_type, engine_user, ticket_id, \
-     status, is_final, progress, reported_at, sequence, event_partition, event_offset) = (excluded.job_id, \
-     excluded.engine_instance, excluded.engine_type, excluded.engine_user, excluded.ticket_id, excluded.status, \
-     excluded.is_final, excluded.progress, excluded.reported_at, excluded.sequence, excluded.event_partition, \
-     excluded.event_offset) \
-     WHERE (excluded.is_final, excluded.reported_at, excluded.sequence, excluded.event_partition, excluded.event_offset) \
-     > (task.is_final, task.reported_at, task.sequence, task.event_partition, task.event_offset)";
+static UPSERT_TASK: LazyLock<String> = LazyLock::new(|| {
+    let (names, columns) = (Table::Task.stored_names(), Table::Task.columns().len());
+    format!(
+        "INSERT INTO task ({names}) VALUES {} {}",
+        placeholders(columns),
+        *UPDATE_IF_NEWER
+    )
+});
 
 const SELECT_TASK: &str = "SELECT task_id FROM task WHERE exec_id = ?1";
 
@@ -46,7 +46,7 @@ const ROWS_PER_STATEMENT: usize = 20;
 
 static INSERTS: LazyLock<[Insert; Part::ALL.len()]> = LazyLock::new(|| Part::ALL.map(Insert::into));
 
-/// Puts rows of a part, whose values are in the order of [`put`].
+/// Inserts rows of a part.
 struct Insert {
     columns: usize,
     one: String,
@@ -55,28 +55,13 @@ struct Insert {
 
 impl Insert {
     fn into(part: Part) -> Self {
-        let (into, columns) = match part {
-            Part::Progress => (
-                "task_progress (task_id, event_partition, event_offset, reported_at, sequence, status, progress, \
-                 job_ids, job_tasks, adjustments)",
-                10,
-            ),
-            Part::Resource => (
-                "task_resource (task_id, event_partition, event_offset, reported_at, application_id, memory_bytes, \
-                 cores, instances, queue, status)",
-                10,
-            ),
-            Part::Metrics => (
-                "task_metrics (task_id, event_partition, event_offset, reported_at, engine_running_tasks, metrics)",
-                6,
-            ),
-        };
-        let row = format!("({})", vec!["?"; columns].join(", "));
+        let table = part.table();
+        let (names, columns) = (table.stored_names(), table.columns().len());
         // ROLLBACK: nothing is kept of a transaction that meets an error, so SQLite need not remember
         // what to take back of the statement alone.
         let of = |rows| {
-            let rows = vec![row.as_str(); rows].join(", ");
-            format!("INSERT OR ROLLBACK INTO {into} VALUES {rows}")
+            let rows = vec![placeholders(columns); rows].join(", ");
+            format!("INSERT OR ROLLBACK INTO {table} ({names}) VALUES {rows}")
         };
         Self {
             columns,
@@ -84,6 +69,11 @@ impl Insert {
             many: of(ROWS_PER_STATEMENT),
         }
     }
+}
+
+/// A row of parameters.
+fn placeholders(columns: usize) -> String {
+    format!("({})", vec!["?"; columns].join(", "))
 }
 
 /// So many bytes of values are handed to the database's thread at once.
@@ -205,7 +195,7 @@ enum Sent {
 struct Piece {
     /// States of tasks that no piece before was about: each for the case that the task is new.
     tasks: Values,
-    /// By part; they begin with the place of their task among those of all pieces.
+    /// By part; their `task_id` is the place of their task among those of all pieces.
     rows: [Values; Part::ALL.len()],
 }
 
@@ -238,11 +228,12 @@ async fn send(
         let known = tasks.newest.len();
         let task = tasks.add(&rows);
         if task == known {
-            put_task(&mut piece.tasks, &rows);
+            Table::Task.write(&mut piece.tasks, &rows, TaskKey::ExecId);
         }
         for &part in parts {
             if is_unstored(&rows, part, positions) {
-                put(&mut piece.rows[part as usize], part, task as i64, &rows)?;
+                let values = &mut piece.rows[part as usize];
+                part.table().write(values, &rows, TaskKey::Id(task as i64));
             }
         }
         if piece.bytes() >= PIECE_BYTES {
@@ -253,7 +244,7 @@ async fn send(
     // The last, since any event may tell it.
     let mut newest = Values::new();
     for rows in &tasks.newest {
-        put_task(&mut newest, rows);
+        Table::Task.write(&mut newest, rows, TaskKey::ExecId);
         if newest.bytes() >= PIECE_BYTES {
             send(Sent::Newest(std::mem::replace(&mut newest, Values::new()))).await;
         }
@@ -286,7 +277,7 @@ fn write(
                 }
             }
             Some(Sent::Newest(tasks)) => {
-                let mut upsert = transaction.prepare_cached(UPSERT_TASK)?;
+                let mut upsert = transaction.prepare_cached(&UPSERT_TASK)?;
                 for task in tasks.rows(upsert.parameter_count()) {
                     tasks.bind(task, &mut upsert)?;
                     upsert.raw_execute()?;
@@ -363,9 +354,9 @@ fn find_tasks(
     task_ids: &mut Vec<i64>,
 ) -> Result<(), rusqlite::Error> {
     let mut select = connection.prepare_cached(SELECT_TASK)?;
-    let mut upsert = connection.prepare_cached(UPSERT_TASK)?;
+    let mut upsert = connection.prepare_cached(&UPSERT_TASK)?;
     for task in tasks.rows(upsert.parameter_count()) {
-        select.raw_bind_parameter(1, tasks.bound(&task[0]))?;
+        select.raw_bind_parameter(1, tasks.bound(&task[TASK]))?;
         let known = select.raw_query().next()?.map(|row| row.get(0));
         task_ids.push(match known {
             Some(task_id) => task_id?,
@@ -400,88 +391,15 @@ fn insert(
         for some in some.chunks(statement.parameter_count()) {
             rows.bind(some, statement)?;
             for (row, values) in some.chunks(*columns).enumerate() {
-                if let Some(Value::Integer(task)) = values.first() {
-                    statement.raw_bind_parameter(row * columns + 1, task_ids[*task as usize])?;
+                if let Some(Value::Integer(task)) = values.get(TASK) {
+                    let parameter = row * columns + TASK + 1;
+                    statement.raw_bind_parameter(parameter, task_ids[*task as usize])?;
                 }
             }
             inserted += statement.raw_execute()? as u64;
         }
     }
     Ok(inserted)
-}
-
-fn put_task(values: &mut Values, rows: &Rows<'_>) {
-    let info = &rows.info;
-    values.text(info.exec_id);
-    values.text(info.job_id);
-    values.text(info.engine_instance);
-    values.text(info.engine_type);
-    values.text(info.engine_user);
-    values.text(info.ticket_id);
-    values.text(info.status.as_str());
-    values.integer(info.status.is_final());
-    values.optional_real(rows.progress());
-    values.integer(info.reported_at);
-    values.integer(info.sequence);
-    values.integer(rows.partition);
-    values.integer(rows.offset);
-}
-
-/// Puts the values of the rows that a part of an event has. Arrays of PostgreSQL's are JSON here.
-fn put(
-    values: &mut Values,
-    part: Part,
-    task: i64,
-    rows: &Rows<'_>,
-) -> Result<(), serde_json::Error> {
-    match part {
-        Part::Progress => {
-            begin(values, task, rows);
-            values.integer(rows.info.sequence);
-            values.text(rows.info.status.as_str());
-            values.optional_real(rows.progress());
-            match rows.info.progress {
-                Some((_, jobs)) => {
-                    let jobs = Vec::from_iter(jobs.iter());
-                    values.list(jobs.iter().map(|job| job.id))?;
-                    values.json(COUNTS.map(|count| Vec::from_iter(jobs.iter().map(count))))?;
-                }
-                None => (0..2).for_each(|_| values.null()),
-            }
-            match rows.adjustments() {
-                adjustments if adjustments.is_empty() => values.null(),
-                adjustments => values.list(adjustments.iter().map(AsRef::as_ref))?,
-            }
-        }
-        Part::Resource => {
-            for held in rows.info.resource.iter().flat_map(|list| list.sorted()) {
-                begin(values, task, rows);
-                values.text(held.id);
-                values.integer(held.memory_bytes);
-                values.integer(held.cores);
-                values.integer(held.instances);
-                values.text(held.queue);
-                values.text(held.status);
-            }
-        }
-        Part::Metrics => {
-            begin(values, task, rows);
-            values.integer(rows.info.engine_running_tasks);
-            match &rows.info.metrics {
-                Some(metrics) => values.json(metrics)?,
-                None => values.null(),
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The values that a row of each history begins with.
-fn begin(values: &mut Values, task: i64, rows: &Rows<'_>) {
-    values.integer(task);
-    values.integer(rows.partition);
-    values.integer(rows.offset);
-    values.integer(rows.info.reported_at);
 }
 
 /// The values of many rows, one row after the other.
@@ -508,42 +426,7 @@ impl Values {
         }
     }
 
-    fn null(&mut self) {
-        self.values.push(Value::Null);
-    }
-
-    fn integer(&mut self, value: impl Into<i64>) {
-        self.values.push(Value::Integer(value.into()));
-    }
-
-    fn optional_real(&mut self, value: Option<f64>) {
-        self.values.push(value.map_or(Value::Null, Value::Real));
-    }
-
-    fn text(&mut self, value: &str) {
-        let begun = self.texts.len();
-        self.texts.extend_from_slice(value.as_bytes());
-        self.text_from(begun);
-    }
-
-    fn json(&mut self, value: impl Serialize) -> Result<(), serde_json::Error> {
-        let begun = self.texts.len();
-        serde_json::to_writer(&mut self.texts, &value)?;
-        self.text_from(begun);
-        Ok(())
-    }
-
-    /// As a JSON array.
-    fn list(
-        &mut self,
-        items: impl ExactSizeIterator<Item: Serialize>,
-    ) -> Result<(), serde_json::Error> {
-        let begun = self.texts.len();
-        serde_json::Serializer::new(&mut self.texts).collect_seq(items)?;
-        self.text_from(begun);
-        Ok(())
-    }
-
+    /// A text that was appended to the others from there on.
     fn text_from(&mut self, begun: usize) {
         let text = Value::Text(begun as u32, self.texts.len() as u32);
         self.values.push(text);
@@ -570,5 +453,56 @@ impl Values {
             Value::Real(value) => ValueRef::Real(value),
             Value::Text(from, to) => ValueRef::Text(&self.texts[from as usize..to as usize]),
         })
+    }
+}
+
+/// Arrays of PostgreSQL's are JSON here.
+impl<'a> ValueSink<'a> for Values {
+    fn row(&mut self, _columns: usize) {}
+
+    fn null(&mut self) {
+        self.values.push(Value::Null);
+    }
+
+    fn i32(&mut self, value: i32) {
+        self.i64(value.into());
+    }
+
+    fn i64(&mut self, value: i64) {
+        self.values.push(Value::Integer(value));
+    }
+
+    fn f64(&mut self, value: f64) {
+        self.values.push(Value::Real(value));
+    }
+
+    fn bool(&mut self, value: bool) {
+        self.i64(value.into());
+    }
+
+    fn time(&mut self, micros: i64) {
+        self.i64(micros);
+    }
+
+    fn text(&mut self, text: &'a str) {
+        let begun = self.texts.len();
+        self.texts.extend_from_slice(text.as_bytes());
+        self.text_from(begun);
+    }
+
+    fn texts<'t>(&mut self, texts: impl ExactSizeIterator<Item = &'t str>) {
+        let begun = self.texts.len();
+        append_json(&mut self.texts, |serializer| serializer.collect_seq(texts));
+        self.text_from(begun);
+    }
+
+    fn job_tasks(&mut self, jobs: &[Job<'_>]) {
+        self.json(&COUNTS.map(|count| Vec::from_iter(jobs.iter().map(count))));
+    }
+
+    fn json(&mut self, value: &impl Serialize) {
+        let begun = self.texts.len();
+        append_json(&mut self.texts, |serializer| value.serialize(serializer));
+        self.text_from(begun);
     }
 }

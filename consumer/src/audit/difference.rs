@@ -1,0 +1,37 @@
+//! In which columns two rows differ.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::row_format;
+use crate::tables::Table;
+
+/// A column in which a table's row is not what the topic says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Difference {
+    pub(crate) column: &'static str,
+    pub(crate) expected: Value,
+    pub(crate) found: Value,
+}
+
+impl Table {
+    /// The columns in which two rows differ, with what is expected and what was found.
+    pub(crate) fn differences(self, expected: &[u8], found: &[u8]) -> Vec<Difference> {
+        let both = row_format::fields(expected).zip(row_format::fields(found));
+        let columns = self.columns().iter().zip(both);
+        columns
+            .filter(|(_, (expected, found))| expected != found)
+            .map(|(column, (expected, found))| Difference {
+                column: column.name,
+                expected: column.kind.value(expected),
+                found: column.kind.value(found),
+            })
+            .collect()
+    }
+}
+
+/// [`Table::key`], where it is a text.
+pub(crate) fn key_text(table: Table, row: &[u8]) -> Option<String> {
+    let key = std::str::from_utf8(table.key(row)).ok()?;
+    (!key.is_empty()).then(|| key.to_owned())
+}
