@@ -11,8 +11,10 @@ use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 on_both_databases!(
+    #[ignore = "heavy"]
     a_backlog_of_which_three_tenths_are_refused_is_stored_and_the_rest_set_aside,
     of_a_trickle_that_is_refused_nothing_is_set_aside_before_the_consumer_stops,
+    #[ignore = "heavy"]
     of_a_trickle_that_is_mostly_refused_the_consumer_tells_what_it_set_aside,
 );
 

@@ -121,6 +121,7 @@ fn placed(pipeline: &Pipeline, topic: &str) -> BTreeMap<String, i32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn java_python_and_rust_place_the_same_key_on_the_same_partition() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 7).await else {
         return;
@@ -161,11 +162,13 @@ async fn java_python_and_rust_place_the_same_key_on_the_same_partition() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn engines_in_java_and_python_report_and_read_events() {
     engines_report_and_read(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn engines_in_java_and_python_report_and_read_events_with_a_schema_registry() {
     let Some(url) = service("TEST_SCHEMA_REGISTRY_URL") else {
         return;

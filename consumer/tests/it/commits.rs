@@ -63,6 +63,7 @@ async fn stored(pipeline: &Pipeline) -> BTreeMap<i32, Option<i64>> {
 
 /// One commit at a time; the last one before a partition is let go, and before the group is left.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_busy_coordinator_has_one_commit_of_a_member_and_the_last_ones_arrive() {
     let Some(mut pipeline) = Pipeline::make(Kind::Sqlite, PARTITIONS).await else {
         return;

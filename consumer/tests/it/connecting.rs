@@ -222,6 +222,7 @@ async fn a_server_that_never_answers_is_given_up_by_each_command_and_named_by_th
 
 /// A connection of which the other end is silent from one moment to the next, and new ones too.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_connection_that_goes_dead_under_load_is_no_slow_database() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 2).await else {
         return;
@@ -248,6 +249,7 @@ async fn a_connection_that_goes_dead_under_load_is_no_slow_database() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_stream_that_goes_dead_in_the_middle_ends_an_audit() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 2).await else {
         return;
@@ -278,6 +280,7 @@ async fn a_stream_that_goes_dead_in_the_middle_ends_an_audit() {
 
 /// Longer than an answer is waited for without a look.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_server_that_is_at_work_or_waits_for_a_lock_is_waited_for() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 1).await else {
         return;

@@ -221,6 +221,7 @@ async fn a_corrupted_file_is_for_a_person() {
 
 /// A trigger fails once with each code that passes by itself, then with ones that do not.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn what_the_server_can_recover_from_is_tried_again_and_what_not_is_for_a_person() {
     let Some((pipeline, mut program)) = with_setting("statement_timeout = 0").await else {
         return;

@@ -158,6 +158,7 @@ async fn without_tables_or_rights_an_operator_is_needed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_closed_pipe_and_a_full_disk_change_no_verdict_and_lose_no_account() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
         return;

@@ -58,6 +58,7 @@ async fn a_consumer_that_stood_still_past_its_session_writes_nothing(kind: Kind)
 
 /// A supervisor that started the earlier one again would have the two put each other out in turn.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn of_two_consumers_with_one_identity_the_earlier_needs_an_operator_and_names_the_later() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
         return;
@@ -84,6 +85,7 @@ async fn of_two_consumers_with_one_identity_the_earlier_needs_an_operator_and_na
 
 /// Wherever the stop falls: also inside a transaction of the database or of Kafka.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn consumers_that_are_stopped_at_any_moment_and_go_on_late_store_each_event_once() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
         return;
@@ -118,6 +120,7 @@ async fn consumers_that_are_stopped_at_any_moment_and_go_on_late_store_each_even
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn two_groups_that_store_the_same_parts_never_double_a_row() {
     for kind in [Kind::Sqlite, Kind::Postgres] {
         let Some(pipeline) = Pipeline::make(kind, 2).await else {
@@ -180,6 +183,7 @@ async fn partitions_that_are_given_up_in_mid_batch_are_stored_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_consumer_that_restarts_twenty_times_under_load_and_ten_times_idle_stores_each_event_once()
  {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 4).await else {

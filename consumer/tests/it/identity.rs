@@ -64,6 +64,7 @@ fn others() -> TaskRunningInfoEvent {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_topic_that_was_made_anew_is_recognised_whether_shorter_equal_or_longer() {
     for kind in [Kind::Sqlite, Kind::Postgres] {
         for events in [100, 600, 1_400] {
@@ -134,6 +135,7 @@ async fn a_log_cut_off_below_the_stored_offset_is_for_a_person_or_gone_on_with_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_database_brought_back_from_a_backup_is_filled_up_again_from_the_topic() {
     for kind in [Kind::Sqlite, Kind::Postgres] {
         let Some(pipeline) = Pipeline::make(kind, 4).await else {

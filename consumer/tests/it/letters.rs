@@ -129,11 +129,13 @@ fn now_ms() -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn consumers_killed_again_and_again_leave_one_letter_of_each_bad_event_with_sqlite() {
     consumers_killed_again_and_again_leave_one_letter_of_each_bad_event(Kind::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn consumers_killed_again_and_again_leave_one_letter_of_each_bad_event_with_postgresql() {
     consumers_killed_again_and_again_leave_one_letter_of_each_bad_event(Kind::Postgres).await;
 }

@@ -117,6 +117,7 @@ async fn keep_within_the_bound(kind: Kind, infos: &[Vec<u8>], count: usize) {
 
 /// All of it in memory would be more than the bound.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_backlog_is_caught_up_with_within_256_mib() {
     let count = backlog();
     let text_bytes = (BOUND_MIB as usize * 1024 * 1024 / count).saturating_sub(100);
@@ -125,6 +126,7 @@ async fn a_backlog_is_caught_up_with_within_256_mib() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn reports_of_900_kib_are_routed_and_stored_within_256_mib() {
     let infos: Vec<_> = (0..8).map(|i| report(i, 900 << 10)).collect();
     keep_within_the_bound(Kind::Postgres, &infos, 300).await;
@@ -132,6 +134,7 @@ async fn reports_of_900_kib_are_routed_and_stored_within_256_mib() {
 
 /// Their letters are read from the topic and written some at a time.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn dead_letters_of_150_events_of_a_megabyte_are_written_within_128_mib() {
     const EVENTS: usize = 150;
     const BOUND_MIB: u64 = 128;

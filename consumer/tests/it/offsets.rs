@@ -21,6 +21,7 @@ const LONG: Duration = Duration::from_secs(120);
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 
 on_both_databases!(
+    #[ignore = "heavy"]
     a_partition_read_to_its_end_is_stored_and_committed_up_to_there,
     markers_that_retention_removed_are_no_loss,
     a_gap_that_opens_under_a_running_consumer_is_gone_beyond_as_told,
@@ -328,6 +329,7 @@ async fn a_gap_that_opens_under_a_running_consumer_is_gone_beyond_as_told(kind: 
 
 /// Members come and go while records come in: what a rebalance refused is told again.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_group_has_no_lag_after_rebalances_under_load() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 4).await else {
         return;

@@ -106,6 +106,7 @@ async fn without_kafka_it_waits_alive_and_not_ready_and_stops_when_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn what_a_person_has_to_change_ends_with_78_and_wrong_usage_with_2() {
     let Some(mut pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;

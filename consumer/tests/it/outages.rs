@@ -68,6 +68,7 @@ async fn outlasts(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_postgresql_that_crashes_and_comes_back_is_waited_for() {
     let Some(cluster) = Cluster::start(&[]) else {
         return;
@@ -88,6 +89,7 @@ async fn a_postgresql_that_crashes_and_comes_back_is_waited_for() {
 
 /// 25 s of an outage, with 10 s in which a member has to poll and a session of 6 s.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn an_outage_longer_than_the_poll_interval_leaves_the_member_in_its_group() {
     let Some(cluster) = Cluster::start(&[]) else {
         return;
@@ -116,6 +118,7 @@ async fn an_outage_longer_than_the_poll_interval_leaves_the_member_in_its_group(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn sessions_that_are_ended_again_and_again_cost_no_row_and_make_none_double() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
         return;
@@ -269,6 +272,7 @@ async fn a_transaction_that_cannot_be_serialized_is_written_again_each_row_once(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn where_one_of_two_transactions_fails_the_other_ones_events_are_stored_and_counted_once() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
         return;
@@ -324,6 +328,7 @@ async fn where_one_of_two_transactions_fails_the_other_ones_events_are_stored_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn where_statements_time_out_smaller_pieces_are_written() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 2).await else {
         return;
@@ -413,6 +418,7 @@ async fn a_full_disk_of_sqlite_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn an_sqlite_that_another_process_keeps_locked_is_waited_for_and_can_be_read_meanwhile() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 4).await else {
         return;
@@ -504,6 +510,7 @@ async fn a_consumer_whose_database_is_away_gives_partitions_up_to_one_that_can_s
 
 /// While the database is away for all, any member that joins is answered.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_rebalance_during_an_outage_is_answered() {
     let Some(cluster) = Cluster::start(&[]) else {
         return;

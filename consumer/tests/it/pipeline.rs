@@ -13,11 +13,13 @@ const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const REPORTS: usize = 50_000;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn every_report_is_in_sqlite_exactly_once_while_programs_come_and_go() {
     every_report_is_stored_exactly_once(Kind::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn every_report_is_in_postgresql_exactly_once_while_programs_come_and_go() {
     every_report_is_stored_exactly_once(Kind::Postgres).await;
 }

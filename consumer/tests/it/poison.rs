@@ -262,6 +262,7 @@ async fn nothing_was_committed(pipeline: &Pipeline) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_topic_of_something_else_stops_the_consumer_and_a_corrected_start_loses_nothing() {
     let Some(mut pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
         return;
@@ -292,6 +293,7 @@ async fn a_topic_of_something_else_stops_the_consumer_and_a_corrected_start_lose
 
 /// Never many in a row, but most of them.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_topic_of_which_most_is_unreadable_stops_the_consumer_unless_told_otherwise() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;

@@ -158,6 +158,7 @@ fn ids(bootstrap: &str, topic: &str) -> Vec<u32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 4).await else {
         return;
@@ -424,6 +425,7 @@ async fn framed_records_become_letters_without_a_registry_and_events_once_redriv
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_registry_behind_tls_and_a_password_is_used_and_the_password_is_told_to_nobody() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;

@@ -482,6 +482,7 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
 type Wrong<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_wrong_password_authority_or_host_name_is_for_a_person_and_an_absent_broker_is_waited_for()
  {
     let Some(secured) = Secured::share().await else {
@@ -655,6 +656,7 @@ fn grants() -> Vec<Grant> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_one_is_about() {
     let Some(guarded) = Guarded::start().await else {
         return;
@@ -908,6 +910,7 @@ async fn a_file_of_several_authorities_is_read_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn no_secret_is_shown_whatever_becomes_of_it() {
     let Some(secured) = Secured::share().await else {
         return;

@@ -146,6 +146,7 @@ fn in_java(block: &str, bootstrap: &str) -> String {
 }
 
 #[test]
+#[ignore = "heavy"]
 fn every_command_and_program_of_the_docs_runs_as_it_is_printed() {
     let (Some(registry_tool), Some(python), Some(kafka_tool), Some(broker)) = (
         service("TEST_REGISTRY_TOOL"),

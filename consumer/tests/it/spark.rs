@@ -12,6 +12,7 @@ const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const WAIT: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn the_tables_hold_the_task_counts_that_spark_gave_for_each_of_its_jobs() {
     let (Some(pipeline), Some(python)) = (
         Pipeline::make(Kind::Sqlite, 4).await,

@@ -11,6 +11,7 @@ const RESTARTS: usize = 16;
 const EVENTS: usize = 100_000;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn each_event_is_stored_once_in_a_rebalance_storm() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, PARTITIONS).await else {
         return;

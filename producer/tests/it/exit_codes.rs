@@ -73,6 +73,7 @@ async fn wrong_usage_ends_with_2_and_what_an_operator_has_to_change_with_78() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_closed_pipe_and_a_full_disk_lose_no_word_on_what_was_sent() {
     let Some(reports) = Reports::make("exit-codes").await else {
         return;

@@ -280,6 +280,7 @@ impl TaskSource for Halfway {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn when_kafka_comes_back_the_newest_and_all_last_reports_arrive_and_the_gap_shows() {
     let Some(tool) = service("TEST_KAFKA_TOOL") else {
         return;

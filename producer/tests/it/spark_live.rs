@@ -13,6 +13,7 @@ use service::testing::{Process, service, until};
 const WAIT: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_said() {
     let (Some(reports), Some(python)) = (Reports::make("spark-live").await, service("TEST_PYTHON"))
     else {

@@ -23,6 +23,7 @@ fn assert_in_order(id: &str, told: &[TaskRunningInfo]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_hundred_applications_that_take_a_fifth_of_a_second_are_each_reported_every_interval() {
     const APPLICATIONS: usize = 100;
     /// The default.

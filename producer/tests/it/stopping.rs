@@ -93,6 +93,7 @@ async fn a_spark_that_never_answers_keeps_it_from_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_full_queue_keeps_no_program_from_ending() {
     let Some(reports) = Reports::make("stopping").await else {
         return;
@@ -137,6 +138,7 @@ async fn a_full_queue_keeps_no_program_from_ending() {
 
 /// Of a file that is stopped in its middle, what was acknowledged is told, and the line from which nothing is missing.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_file_that_was_stopped_in_its_middle_goes_on_from_the_line_that_was_named() {
     const LINES: usize = 100_000;
     const TASKS: usize = 20;

@@ -11,6 +11,7 @@ use schemas::TaskRunningInfo;
 use service::testing::{Process, alone, kafka, read_all};
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn routers_killed_in_turn_copy_every_record_once_and_in_order_for_a_reader_alongside_too() {
     const RECORDS: i64 = 100_000;
     let _alone = alone();
@@ -62,6 +63,7 @@ async fn routers_killed_in_turn_copy_every_record_once_and_in_order_for_a_reader
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_group_in_constant_rebalance_routes_every_record_once() {
     let _alone = alone();
     let Some(bootstrap) = kafka() else { return };

@@ -45,6 +45,7 @@ async fn routed() -> Option<Topics> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn wrong_usage_ends_with_2_and_what_an_operator_has_to_change_with_78() {
     let wrong: [(&[&str], &str); 10] = [
         (&["--commit-interval-ms", "soon"], "--commit-interval-ms"),
@@ -105,6 +106,7 @@ async fn wrong_usage_ends_with_2_and_what_an_operator_has_to_change_with_78() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_closed_pipe_and_a_full_disk_change_no_verdict_and_lose_no_account() {
     let Some(topics) = routed().await else { return };
     let to = |arguments: &[&str], stdout: Sink, stderr: Sink, code: i32, words: &str| {

@@ -6,6 +6,7 @@ use crate::faults_support::Topics;
 use service::testing::{alter_topic, kafka, make_topic_as_hinted, topic_setting};
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn output_topics_made_as_hinted_hold_what_the_source_holds() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 3).await;

@@ -210,6 +210,7 @@ async fn a_topic_for_dead_letters_deleted_while_running_stops_the_router_before_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn without_the_right_to_write_dead_letters_the_router_stops_and_says_what_is_missing() {
     let Some(tool) = service("TEST_KAFKA_TOOL") else {
         return;

@@ -84,6 +84,7 @@ async fn a_wrong_advertised_listener_keeps_no_program_from_ending() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_broker_that_falls_silent_keeps_no_router_from_ending() {
     let Some(bootstrap) = kafka() else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -141,6 +141,7 @@ async fn records_behind_an_open_transaction_are_told_once_and_their_coming_too()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_quota_that_slows_a_router_down_is_named_with_its_broker_and_so_is_its_end() {
     let Some(tool) = service("TEST_KAFKA_TOOL") else {
         return;
@@ -196,6 +197,7 @@ async fn a_quota_that_slows_a_router_down_is_named_with_its_broker_and_so_is_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_broker_that_is_away_is_one_line_of_each_kind_and_one_when_it_is_over() {
     /// Lines that were left out, which are at level debug.
     const LEFT_OUT: usize = 12;

@@ -14,13 +14,13 @@ pub(crate) use proxy::Proxy;
 
 /// One test a database.
 macro_rules! on_both_databases {
-    ($($name:ident),* $(,)?) => {
+    ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {
         mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread")]
+            $(#[tokio::test(flavor = "multi_thread")] $(#[$attribute])*
             async fn $name() { super::$name(super::Kind::Sqlite).await; })*
         }
         mod postgres {
-            $(#[tokio::test(flavor = "multi_thread")]
+            $(#[tokio::test(flavor = "multi_thread")] $(#[$attribute])*
             async fn $name() { super::$name(super::Kind::Postgres).await; })*
         }
     };

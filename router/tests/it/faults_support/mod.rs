@@ -1,14 +1,19 @@
 //! What the fault tests share: topics of a test's own, the real program on them, a load, a broker to
 //! ill-treat, and the audit that tells what became of each record.
 
+mod alongside;
+mod broker;
+mod load;
+
+pub(crate) use alongside::Alongside;
+pub(crate) use broker::Broker;
+pub(crate) use load::Load;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+pub(crate) use crate::report::info;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -23,8 +28,6 @@ use service::testing::{
     until,
 };
 use tempfile::TempDir;
-
-pub(crate) use crate::report::info;
 
 const ROUTER: &str = env!("CARGO_BIN_EXE_router");
 
@@ -423,204 +426,6 @@ fn enqueue(producer: &TestProducer, mut record: BaseRecord<'_, [u8], [u8]>) {
 pub(crate) fn numbered(i: i64, tasks: i64) -> (String, Vec<u8>) {
     let info = info(&format!("exec-{}", i % tasks), i / tasks);
     (info.exec_id.clone(), schemas::encode_info(&info).unwrap())
-}
-
-/// Good records written to the source topic at a steady rate, on a thread.
-pub(crate) struct Load {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicI64>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Load {
-    /// Records of 90 tasks in turn.
-    pub(crate) fn start(topics: &Topics, per_second: i64) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (bootstrap, topic) = (topics.bootstrap.clone(), topics.source.clone());
-        let (stopped, count) = (stop.clone(), Arc::new(AtomicI64::new(0)));
-        let counted = count.clone();
-        let thread = std::thread::spawn(move || {
-            let producer = producer(&bootstrap);
-            let begun = Instant::now();
-            let mut sent = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                let due = begun.elapsed().as_millis() as i64 * per_second / 1000;
-                for i in sent..due {
-                    let (key, value) = numbered(i, 90);
-                    let record = BaseRecord::to(&topic);
-                    enqueue(&producer, record.key(key.as_bytes()).payload(&value[..]));
-                }
-                sent = due;
-                counted.store(sent, Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            producer.flush(Duration::from_secs(120)).unwrap();
-        });
-        Self {
-            stop,
-            sent: count,
-            thread: Some(thread),
-        }
-    }
-
-    /// Waits until so many records have been written.
-    pub(crate) async fn until(&self, count: i64) {
-        let what = format!("{count} records are written");
-        until(&what, Duration::from_secs(120), async || {
-            (self.sent.load(Ordering::Relaxed) >= count).then_some(())
-        })
-        .await;
-    }
-
-    /// Ends it; everything it has written is acknowledged.
-    pub(crate) async fn stop(mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().unwrap();
-        tokio::task::spawn_blocking(move || thread.join().unwrap())
-            .await
-            .unwrap();
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-/// What a client says while its broker is away, and recovers from.
-const AWAY: [RDKafkaErrorCode; 3] = [
-    RDKafkaErrorCode::AllBrokersDown,
-    RDKafkaErrorCode::BrokerTransportFailure,
-    RDKafkaErrorCode::OperationTimedOut,
-];
-
-/// A committed reader of all of a topic, alongside what the test does to its writers.
-pub(crate) struct Alongside {
-    stop: Arc<AtomicBool>,
-    seen: Arc<AtomicUsize>,
-    thread: JoinHandle<Vec<OwnedMessage>>,
-}
-
-impl Alongside {
-    pub(crate) fn start(topics: &Topics, topic: &str) -> Self {
-        let consumer = reader(&topics.bootstrap);
-        let mut all = TopicPartitionList::new();
-        for partition in topics.partitions(topic) {
-            all.add_partition_offset(topic, partition, Offset::Beginning)
-                .unwrap();
-        }
-        assert!(all.count() > 0);
-        consumer.assign(&all).unwrap();
-        let (stop, seen) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicUsize::new(0)),
-        );
-        let (stopped, counted) = (stop.clone(), seen.clone());
-        let thread = std::thread::spawn(move || {
-            let mut records = Vec::new();
-            while !stopped.load(Ordering::Relaxed) {
-                match consumer.poll(Duration::from_millis(50)) {
-                    None => {}
-                    Some(Ok(record)) => {
-                        records.push(record.detach());
-                        counted.store(records.len(), Ordering::Relaxed);
-                    }
-                    Some(Err(error)) => {
-                        let code = error.rdkafka_error_code();
-                        assert!(code.is_some_and(|code| AWAY.contains(&code)), "{error}");
-                    }
-                }
-            }
-            records
-        });
-        Self { stop, seen, thread }
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.seen.load(Ordering::Relaxed)
-    }
-
-    /// Waits until it has seen so many records.
-    pub(crate) async fn until(&self, count: usize, within: Duration) {
-        let what = format!("{count} records are seen by the reader alongside");
-        until(&what, within, async || {
-            (self.count() >= count).then_some(())
-        })
-        .await;
-    }
-
-    /// All it has seen, once it has seen so many records.
-    pub(crate) async fn stop_at(self, count: usize) -> Vec<OwnedMessage> {
-        self.until(count, Duration::from_secs(120)).await;
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
-    }
-}
-
-/// A broker of a test's own, to be frozen and stopped.
-pub(crate) struct Broker {
-    tool: String,
-    folder: TempDir,
-    pub(crate) bootstrap: String,
-}
-
-impl Broker {
-    /// `settings` are the broker's own, `KEY=VALUE`.
-    pub(crate) async fn start(tool: String, settings: &[&str]) -> Self {
-        let mut broker = Self {
-            tool,
-            folder: tempfile::tempdir().unwrap(),
-            bootstrap: String::new(),
-        };
-        let mut arguments = vec!["start"];
-        for setting in settings {
-            arguments.extend(["--set", setting]);
-        }
-        broker.bootstrap = broker.run(&arguments).trim().to_owned();
-        broker
-    }
-
-    /// Runs the tool that starts and stops it.
-    pub(crate) fn run(&self, arguments: &[&str]) -> String {
-        let output = Command::new(&self.tool)
-            .arg("--dir")
-            .arg(self.folder.path())
-            .args(arguments)
-            .output()
-            .unwrap();
-        let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {told}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        told
-    }
-
-    /// Sends the broker's process a signal by name.
-    pub(crate) fn signal(&self, signal: &str) {
-        let pid = std::fs::read_to_string(self.folder.path().join("pid")).unwrap();
-        let sent = Command::new("kill")
-            .args([&format!("-{signal}"), pid.trim()])
-            .status();
-        assert!(sent.unwrap().success());
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        // A frozen process would not hear that it is to end.
-        let pid = std::fs::read_to_string(self.folder.path().join("pid"));
-        if let Ok(pid) = pid {
-            let _ = Command::new("kill").args(["-CONT", pid.trim()]).output();
-        }
-        let _ = Command::new(&self.tool)
-            .arg("--dir")
-            .arg(self.folder.path())
-            .arg("stop")
-            .output();
-    }
 }
 
 /// Reports that a set of records holds, by partition and in order: exec id and sequence.

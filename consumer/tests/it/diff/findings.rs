@@ -1,0 +1,226 @@
+//! What differs is found, and what cannot be compared is refused.
+
+use super::{Pair, run, some_row};
+use crate::support::{Kind, Pipeline};
+
+/// Makes the tables what the topic says again.
+fn repair(pipeline: &Pipeline) {
+    let (code, _, log) = run(&[
+        "audit",
+        "--repair",
+        "--bootstrap-servers",
+        &pipeline.bootstrap,
+        "--events-topic",
+        &pipeline.events,
+        "--dead-letters-topic",
+        &pipeline.letters,
+        "--database-url",
+        &pipeline.database_url,
+    ]);
+    assert_eq!(code, 0, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn every_row_that_is_deleted_doubled_or_altered_on_one_side_is_found_precisely() {
+    let Some(pair) = Pair::make(Kind::Sqlite, Kind::Postgres).await else {
+        return;
+    };
+    pair.replay(&[]);
+    pair.diff().assert_equal();
+    let found = |what: &str, expected: (&str, &str, i64, i64, &[&str])| {
+        let compared = pair.diff();
+        let (table, fault, partition, offset, columns) = expected;
+        let columns: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
+        let expected = vec![(
+            table.to_owned(),
+            fault.to_owned(),
+            partition,
+            offset,
+            columns,
+        )];
+        assert_eq!(compared.findings(), expected, "{what}: {}", compared.log);
+        assert_eq!(compared.code, 1, "{what}");
+        assert_eq!(compared.said["verdict"], "unequal");
+        assert_eq!(compared.total(fault), 1, "{what}");
+        compared
+    };
+    for (side, changed) in [("a", &pair.a), ("b", &pair.b)] {
+        for (table, column, value) in [
+            ("task_progress", "status", "'Failed'"),
+            ("task_progress", "progress", "0.123"),
+            ("task_progress", "event_offset", "h.event_offset + 1"),
+            (
+                "task_progress",
+                "task_id",
+                "(SELECT min(task_id) FROM task WHERE task_id <> h.task_id)",
+            ),
+            ("task_resource", "queue", "h.queue || ' '"),
+            ("task_resource", "application_id", "'another'"),
+            ("task_metrics", "metrics", "'{\"x\": 1}'"),
+            ("task", "job_id", "'another'"),
+            ("task", "sequence", "h.sequence - 1"),
+            ("task", "exec_id", "h.exec_id || 'x'"),
+            ("task", "event_offset", "h.event_offset + 1000000"),
+        ] {
+            let (condition, partition, mut offset) = some_row(changed, table).await;
+            changed
+                .execute(&format!(
+                    "UPDATE {table} AS h SET {column} = {value} WHERE {condition}"
+                ))
+                .await;
+            if (side, column) == ("a", "event_offset") {
+                offset += if table == "task" { 1_000_000 } else { 1 };
+            }
+            let told = if column == "task_id" {
+                "exec_id"
+            } else {
+                column
+            };
+            let compared = found(
+                &format!("{table}.{column} of {side}"),
+                (table, "differing", partition, offset, &[told]),
+            );
+            if (table, column) == ("task", "exec_id") {
+                let rows = compared.said["findings"][0]["history_rows"].as_u64();
+                assert!(rows.unwrap() > 6, "{:#}", compared.said["findings"]);
+            }
+            if (table, column) == ("task", "job_id") {
+                let columns = &compared.said["findings"][0]["columns"][0];
+                assert_eq!(columns[side], "another");
+            }
+            repair(changed);
+        }
+        let (more, less) = match side {
+            "a" => ("only_in_a", "only_in_b"),
+            _ => ("only_in_b", "only_in_a"),
+        };
+        for table in ["task_progress", "task_resource", "task_metrics", "task"] {
+            let (condition, partition, offset) = some_row(changed, table).await;
+            changed
+                .execute(&format!("DELETE FROM {table} WHERE {condition}"))
+                .await;
+            found(
+                &format!("{table} of {side} less a row"),
+                (table, less, partition, offset, &[]),
+            );
+            repair(changed);
+
+            let (condition, partition, offset) = some_row(changed, table).await;
+            let double = match table {
+                "task" => {
+                    let columns = "job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, progress, \
+                         reported_at, sequence, event_partition, event_offset";
+                    format!(
+                        "INSERT INTO task (exec_id, {columns}) SELECT exec_id || '-again', {columns} FROM task WHERE {condition}"
+                    )
+                }
+                _ => format!("INSERT INTO {table} SELECT * FROM {table} WHERE {condition}"),
+            };
+            changed.execute(&double).await;
+            found(
+                &format!("{table} of {side} and a row again"),
+                (table, more, partition, offset, &[]),
+            );
+            repair(changed);
+        }
+    }
+    pair.diff().assert_equal();
+
+    // Many, of which some are shown, and none of them commands the terminal.
+    pair.b
+        .execute("UPDATE task SET exec_id = exec_id || chr(27) || '[2J', job_id = 'other'")
+        .await;
+    pair.b
+        .execute("DELETE FROM task_metrics WHERE event_partition = 1")
+        .await;
+    let (code, said) = pair.text(&["--limit", "3"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(!said.contains('\u{1b}'), "{said}");
+    let shown = said
+        .lines()
+        .filter(|line| line.starts_with("only in "))
+        .count();
+    assert_eq!(shown, 3, "{said}");
+    assert!(said.contains("more findings"), "{said}");
+    assert!(said.contains("unequal: over the offsets"), "{said}");
+    let compared = pair.diff();
+    assert_eq!(compared.total("only_in_a"), 97 + 200);
+    assert_eq!(compared.total("only_in_b"), 97);
+    assert_eq!(compared.total("differing"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_of_other_topics_or_ranges_cannot_be_compared() {
+    let Some(pair) = Pair::make(Kind::Sqlite, Kind::Postgres).await else {
+        return;
+    };
+    // B has no tables, then nothing stored, then nothing of the same offsets.
+    pair.cannot_tell(&["reading", "consumer migrate"]);
+    pair.b.ask(&["migrate"]);
+    pair.cannot_tell(&["nothing stored", &pair.a.events, "--events-topic"]);
+    pair.replay(&["--from", "offset:0=10", "--to", "offset:0=200"]);
+    pair.diff().assert_equal();
+    for (change, reasons) in [
+        (
+            "first_offset = 200, next_offset = 300",
+            vec!["no offset of", "from 200 up to 300", "from 0 up to 200"],
+        ),
+        ("partition = 7", vec!["no offset of", "partition 7"]),
+        (
+            "cluster_id = 'another'",
+            vec!["cluster another", "different topics"],
+        ),
+        (
+            "anchor_crc32 = 255",
+            vec!["up to 200", "at offset 199", "000000ff"],
+        ),
+        (
+            "anchor_timestamp_ms = 5",
+            vec!["timestamp 5 ms", "by its id it is one topic"],
+        ),
+        (
+            "anchor_offset = 198",
+            vec!["at offset 198", "at offset 199"],
+        ),
+        // Further than A, and the record that they both name is another.
+        (
+            "next_offset = 250, anchor_crc32 = 255",
+            vec!["up to", "at offset 199", "000000ff"],
+        ),
+    ] {
+        let columns = "partition, first_offset, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, anchor_crc32";
+        pair.b
+            .execute(&format!(
+                "CREATE TABLE kept AS SELECT * FROM consumed_offset; UPDATE consumed_offset SET {change}"
+            ))
+            .await;
+        pair.cannot_tell(&reasons);
+        pair.b
+            .execute(&format!(
+                "UPDATE consumed_offset o SET ({columns}) = (SELECT {columns} FROM kept k WHERE k.part = o.part); DROP TABLE kept"
+            ))
+            .await;
+        pair.diff().assert_equal();
+    }
+
+    let (a, b) = (&pair.a.database_url, &pair.b.database_url);
+    let says = |a: &str, b: &str, more: &[&str], reason: &str| {
+        let compared = pair.diff_of(a, b, more);
+        assert_eq!(compared.code, 2, "{}", compared.log);
+        assert!(compared.log.contains(reason), "{}", compared.log);
+        assert!(!compared.log.contains("secret"), "{}", compared.log);
+    };
+    says(a, b, &["--events-topic", "unheard-of"], "");
+    says(a, a, &[], "one database");
+    says(a, "mysql://root@localhost/x", &[], "B begins with neither");
+    says(a, "postgres://root:secret@localhost/x", &[], "PGPASSFILE");
+    says(
+        a,
+        "sqlite:/nowhere/tasks.db",
+        &[],
+        "reading B, SQLite /nowhere/tasks.db",
+    );
+    let absent = "postgres://somebody@127.0.0.1:1/absent";
+    says(absent, b, &[], "reading A, PostgreSQL 127.0.0.1:1/absent");
+}

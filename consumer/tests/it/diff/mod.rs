@@ -1,0 +1,211 @@
+//! `consumer diff` on real databases, filled from a real Kafka: what it finds is what is not the same in
+//! both over the range that they share, all of it and nothing else.
+
+mod equal;
+mod findings;
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::strategies;
+use crate::support::{Kind, Pipeline, numbered};
+use schemas::TaskRunningInfoEvent;
+use serde_json::{Value, json};
+
+const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
+
+const EVENTS: usize = 600;
+
+/// A: a pipeline whose tables a consumer has filled; B: another database.
+struct Pair {
+    a: Pipeline,
+    b: Pipeline,
+}
+
+/// Exit code, what was printed as JSON, and what was said on standard error.
+struct Compared {
+    code: i32,
+    said: Value,
+    log: String,
+}
+
+impl Compared {
+    /// Table, fault, place and columns of each finding.
+    fn findings(&self) -> Vec<(String, String, i64, i64, Vec<String>)> {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let findings = self.said["findings"].as_array().unwrap();
+        findings
+            .iter()
+            .map(|finding| {
+                let columns = finding["columns"].as_array();
+                (
+                    text(&finding["table"]),
+                    text(&finding["fault"]),
+                    finding["partition"].as_i64().unwrap(),
+                    finding["offset"].as_i64().unwrap(),
+                    columns.map_or(Vec::new(), |columns| {
+                        columns
+                            .iter()
+                            .map(|column| text(&column["column"]))
+                            .collect()
+                    }),
+                )
+            })
+            .collect()
+    }
+
+    fn assert_equal(&self) -> &Self {
+        assert_eq!(self.code, 0, "{:#}\n{}", self.said, self.log);
+        assert_eq!(self.said["verdict"], "equal");
+        assert_eq!(self.said["findings"], json!([]));
+        assert_eq!(self.said["totals"]["rows_a"], self.said["totals"]["rows_b"]);
+        assert_eq!(self.said["totals"]["rows_a"], self.said["totals"]["equal"]);
+        self
+    }
+
+    fn total(&self, what: &str) -> u64 {
+        self.said["totals"][what].as_u64().unwrap()
+    }
+}
+
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(CONSUMER).args(arguments).output().unwrap();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+/// The `i`th event of a varied load.
+fn varied(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunningInfoEvent {
+    let mut event = numbered(sample, i);
+    if i.is_multiple_of(7) {
+        event.info.progress = None;
+    }
+    if i.is_multiple_of(5) {
+        event.info.resource = None;
+    }
+    if i.is_multiple_of(11) {
+        event.info.metrics = None;
+    }
+    if i.is_multiple_of(3) {
+        event.adjustments.clear();
+    }
+    if let (Some(resource), true) = (&mut event.info.resource, i.is_multiple_of(4)) {
+        let first = resource.applications["app-1"].clone();
+        resource.applications.insert("ÿ-app".into(), first.clone());
+        resource.applications.insert("app-0".into(), first);
+    }
+    // Names that no two collations order alike.
+    if event.info.exec_id.ends_with('3') {
+        event.info.exec_id = event.info.exec_id.replace("exec-", "Éxec_");
+    }
+    event
+}
+
+fn fill(pipeline: &Pipeline, events: std::ops::Range<usize>) {
+    let sample = strategies::sample_event();
+    pipeline.fill(events.len(), |i| {
+        schemas::encode_event(&varied(&sample, events.start + i)).unwrap()
+    });
+}
+
+async fn store(pipeline: &Pipeline) {
+    let consumer = pipeline.consumer(&[]);
+    pipeline.until_all_stored(Duration::from_secs(60)).await;
+    consumer.stop().await;
+}
+
+impl Pair {
+    /// A topic of three partitions with a varied load that A has stored, and an empty B.
+    async fn make(a: Kind, b: Kind) -> Option<Self> {
+        let a = Pipeline::make(a, 3).await?;
+        let mut b = Pipeline::make(b, 1).await?;
+        b.events.clone_from(&a.events);
+        b.letters.clone_from(&a.letters);
+        b.partitions = a.partitions;
+        fill(&a, 0..EVENTS);
+        store(&a).await;
+        Some(Self { a, b })
+    }
+
+    /// Replays into B.
+    fn replay(&self, more: &[&str]) {
+        let mut arguments = vec!["replay", "--bootstrap-servers", &self.a.bootstrap];
+        arguments.extend(["--events-topic", &self.a.events]);
+        arguments.extend(["--into", &self.b.database_url]);
+        arguments.extend(more);
+        let (code, _, log) = run(&arguments);
+        assert_eq!(code, 0, "{log}");
+    }
+
+    fn diff_of(&self, a: &str, b: &str, more: &[&str]) -> Compared {
+        let mut arguments = vec!["diff", a, b, "--json", "--events-topic", &self.a.events];
+        arguments.extend(more);
+        let (code, said, log) = run(&arguments);
+        Compared {
+            code,
+            said: serde_json::from_str(&said).unwrap_or(Value::Null),
+            log,
+        }
+    }
+
+    fn diff(&self) -> Compared {
+        self.diff_of(&self.a.database_url, &self.b.database_url, &[])
+    }
+
+    /// The other way round.
+    fn diff_back(&self) -> Compared {
+        self.diff_of(&self.b.database_url, &self.a.database_url, &[])
+    }
+
+    fn text(&self, more: &[&str]) -> (i32, String) {
+        let (a, b) = (&self.a.database_url, &self.b.database_url);
+        let mut arguments = vec!["diff", a, b, "--events-topic", &self.a.events];
+        arguments.extend(more);
+        let (code, said, log) = run(&arguments);
+        (code, said + &log)
+    }
+
+    /// It cannot tell, for a reason that says all of this; whichever comes first.
+    fn cannot_tell(&self, reasons: &[&str]) {
+        for compared in [self.diff(), self.diff_back()] {
+            assert_eq!(compared.code, 2, "{reasons:?}: {}", compared.log);
+            assert_eq!(compared.said["verdict"], "unproven");
+            let error = compared.said["error"].as_str().unwrap();
+            assert!(compared.log.contains(error), "{error}: {}", compared.log);
+            for reason in reasons {
+                assert!(
+                    compared.log.contains(reason),
+                    "{reason} is not in {}",
+                    compared.log
+                );
+            }
+        }
+    }
+}
+
+/// A row from the middle of a table: the condition that names it, its partition and offset.
+async fn some_row(pipeline: &Pipeline, table: &str) -> (String, i64, i64) {
+    let address = match pipeline.kind {
+        Kind::Sqlite => "CAST(h.rowid AS text)",
+        Kind::Postgres => "h.ctid::text",
+    };
+    let select = format!(
+        "SELECT {address}, CAST(event_partition AS text), CAST(event_offset AS text) FROM {table} h \
+         ORDER BY event_partition, event_offset"
+    );
+    let rows = pipeline.rows(&select).await;
+    let row = &rows[rows.len() / 2];
+    let text = |i: usize| row[i].clone().unwrap();
+    let condition = match pipeline.kind {
+        Kind::Sqlite => format!("rowid = {}", text(0)),
+        Kind::Postgres => format!("ctid = '{}'::tid", text(0)),
+    };
+    (
+        condition,
+        text(1).parse().unwrap(),
+        text(2).parse().unwrap(),
+    )
+}
