@@ -97,6 +97,7 @@ fn setting<T: FromStr<Err: std::fmt::Debug>>(name: &str, default: T) -> T {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn whatever_breaks_every_record_is_stored_or_set_aside_exactly_once() {
     let (Some(kafka_tool), Some(postgres_tool)) =
         (service("TEST_KAFKA_TOOL"), service("TEST_POSTGRES_TOOL"))
