@@ -5,21 +5,22 @@
 //! scope    committed offsets of the group ──▶ source ranges; then ends of events, dead letters, source
 //! first    source ──▶ route() ──▶ sums ─┐
 //!          events, dead letters ──▶ sums ┴▶ equal buckets are proved; the others are suspects
-//! exact    suspects, a bounded window at a time ──▶ what became of each record, by name
+//! second   suspects, a bounded window at a time ──▶ what became of each record, by name
 //! report   counts, findings, one verdict
 //! ```
 //!
 //! Memory does not grow with the range: a sum of keyed hashes a bucket of offsets in the first pass,
 //! some MiB of records in the second.
 
-mod exact;
 mod findings;
-mod first;
+mod first_pass;
 mod progress;
 mod report;
 mod rules;
 mod scope;
+mod second_pass;
 mod sums;
+mod walk;
 
 use std::path::PathBuf;
 
@@ -39,11 +40,11 @@ use crate::outputs::{self, Output, position};
 use crate::route::{Outcome, route};
 use crate::writers::Writers;
 
-use findings::{Findings, Kind};
+use findings::{FindingKind, Findings};
 use progress::Progress;
 use report::{Report, Verdict};
 use scope::Scope;
-use sums::{Buckets, Outcomes};
+use sums::{Buckets, OutcomeHasher};
 
 /// Little is fetched and waits at once, unless `-X` says otherwise: librdkafka holds it decompressed,
 /// which can be two hundred times as much, and some hundred bytes a record beside it.
@@ -121,8 +122,8 @@ Examples:
   router audit --from -2h --json
   router audit --from offset:0=17,3=20 --to offset:0=1000,3=1000";
 
-/// Compares, and prints what it found; gives the exit code. What keeps it from telling is told, and is
-/// an exit code too.
+/// Runs the audit and prints the report; gives the exit code. An error that prevents a verdict is logged, and has an
+/// exit code too.
 pub async fn audit(asked: Audit, kafka: &KafkaOptions, stop: &CancellationToken) -> u8 {
     let json = asked.json;
     let compared = async {
@@ -178,7 +179,7 @@ async fn compare(
         writers: &writers,
         reader: &reader,
         buckets: Buckets::of(&scope.source.ranges),
-        outcomes: Outcomes::default(),
+        outcomes: OutcomeHasher::default(),
         max_event_bytes: cluster.max_record_bytes(&asked.events_topic).await?,
         examples: asked.examples,
         progress: Progress::start(),
@@ -203,7 +204,7 @@ struct Auditor<'a> {
     reader: &'a Reader,
     scope: Scope,
     buckets: Buckets,
-    outcomes: Outcomes,
+    outcomes: OutcomeHasher,
     max_event_bytes: usize,
     /// Examples of each kind that are held.
     examples: usize,
@@ -214,20 +215,20 @@ struct Auditor<'a> {
 impl Auditor<'_> {
     fn compare(&self) -> anyhow::Result<(report::Counts, Findings)> {
         self.progress.says("comparing");
-        let first = self.first()?;
+        let first = self.first_pass()?;
         let mut findings = Findings::with_examples(self.examples);
         self.progress.says("examining");
-        self.exact(&first, &mut findings)?;
+        self.second_pass(&first, &mut findings)?;
 
         Scope::still_there(&self.scope.source, self.reader)?;
         let counts = report::Counts::of(&first);
         for (partition, more) in first.events.inverted_more {
-            findings.count_more(Kind::OutOfOrder, partition, more);
+            findings.count_more(FindingKind::OutOfOrder, partition, more);
         }
         findings.merge(first.events.findings);
         findings.merge(first.letters.findings);
         // What is equal is so whatever was deleted meanwhile.
-        if findings.faults() > 0 || findings.count(Kind::Unprovable) > 0 {
+        if findings.faults() > 0 || findings.count(FindingKind::Unprovable) > 0 {
             Scope::still_there(&self.scope.events, self.reader)?;
             Scope::still_there(&self.scope.letters, self.reader)?;
         }

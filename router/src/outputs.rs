@@ -1,4 +1,4 @@
-//! What the records of the two output topics say of which source record.
+//! The records of the two output topics, and the source records that they are about.
 
 use std::str::FromStr;
 
@@ -14,13 +14,13 @@ pub(crate) enum Output {
     Event(Position, i64),
     /// The router's letter about a source record, with its kind of fault.
     Letter(Position, String),
-    /// Of an earlier topic that had the source topic's name, as its id says.
+    /// Of an earlier topic that had the source topic's name, by its id.
     Earlier,
     /// A copy of an event, which a redrive of a consumer's letter wrote. Routers write no headers.
     Redriven,
     /// Of another source topic or service, or a note that a letter was redriven.
     Foreign,
-    /// No router wrote it so; why.
+    /// No router writes such a record; why.
     Unreadable(String),
 }
 
@@ -36,13 +36,13 @@ impl Output {
 
 /// The source topic.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct SourceTopic {
     pub(crate) topic: String,
     /// `None` where the cluster does not tell.
     pub(crate) id: Option<String>,
 }
 
-impl Source {
+impl SourceTopic {
     /// What an output is that names this topic and its id; without an id, as those of an older version, it counts as
     /// one of the topic that there is.
     fn output(&self, topic: &str, id: Option<&str>, output: impl FnOnce() -> Output) -> Output {
@@ -57,10 +57,10 @@ impl Source {
 /// Reads a record of the events topic.
 ///
 /// # Errors
-/// If it is of a schema that is not known here: then nothing can be said of its source record.
+/// If its schema is unknown here: then its source record is unknown too.
 pub(crate) fn event(
     decoder: &Decoder,
-    source: &Source,
+    source: &SourceTopic,
     record: &impl Message,
 ) -> anyhow::Result<Output> {
     if header(record, dead_letter::REDRIVEN_TOPIC).is_some() {
@@ -104,7 +104,7 @@ pub(crate) fn event(
 }
 
 /// Reads a record of the dead letter topic.
-pub(crate) fn letter(source: &Source, record: &impl Message) -> Output {
+pub(crate) fn letter(source: &SourceTopic, record: &impl Message) -> Output {
     match header(record, dead_letter::TOPIC) {
         Some(topic) if header(record, dead_letter::CONNECTOR_NAME) == Some("router") => {
             let id = header(record, dead_letter::TOPIC_ID);

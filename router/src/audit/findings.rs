@@ -7,7 +7,7 @@ use service::range::Position;
 
 /// A kind of finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum FindingKind {
     Lost,
     Duplicate,
     EventAndLetter,
@@ -18,7 +18,7 @@ pub(super) enum Kind {
     Unprovable,
 }
 
-impl Kind {
+impl FindingKind {
     pub(super) const ALL: [Self; 8] = [
         Self::Lost,
         Self::Duplicate,
@@ -69,7 +69,7 @@ impl Kind {
 /// One thing found.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Example {
-    /// The source record, if it can be told.
+    /// The source record, if it is known.
     pub(super) about: Option<Position>,
     pub(super) exec_id: Option<String>,
     pub(super) events: Vec<Position>,
@@ -80,7 +80,7 @@ pub(super) struct Example {
 }
 
 impl Example {
-    pub(super) fn json(&self, kind: Kind) -> Value {
+    pub(super) fn json(&self, kind: FindingKind) -> Value {
         let positions = |positions: &[Position]| -> Vec<Value> {
             let each = positions.iter();
             each.map(|at| json!({"partition": at.partition, "offset": at.offset}))
@@ -103,8 +103,8 @@ impl Example {
 #[derive(Debug)]
 pub(super) struct Findings {
     at_most: usize,
-    counts: BTreeMap<(Kind, Option<i32>), u64>,
-    examples: BTreeMap<Kind, Vec<Example>>,
+    counts: BTreeMap<(FindingKind, Option<i32>), u64>,
+    examples: BTreeMap<FindingKind, Vec<Example>>,
 }
 
 impl Findings {
@@ -120,7 +120,7 @@ impl Findings {
     /// Counts one for a partition of the source topic; `example` is asked for only where it is held.
     pub(super) fn add(
         &mut self,
-        kind: Kind,
+        kind: FindingKind,
         partition: Option<i32>,
         example: impl FnOnce() -> Example,
     ) {
@@ -132,7 +132,7 @@ impl Findings {
     }
 
     /// Counts more of which nothing else is known.
-    pub(super) fn count_more(&mut self, kind: Kind, partition: i32, more: u64) {
+    pub(super) fn count_more(&mut self, kind: FindingKind, partition: i32, more: u64) {
         if more > 0 {
             *self.counts.entry((kind, Some(partition))).or_default() += more;
         }
@@ -149,22 +149,22 @@ impl Findings {
         }
     }
 
-    pub(super) fn count(&self, kind: Kind) -> u64 {
+    pub(super) fn count(&self, kind: FindingKind) -> u64 {
         let of_kind = self.counts.iter().filter(|((of, _), _)| *of == kind);
         of_kind.map(|(_, count)| count).sum()
     }
 
-    pub(super) fn count_in(&self, kind: Kind, partition: i32) -> u64 {
+    pub(super) fn count_in(&self, kind: FindingKind, partition: i32) -> u64 {
         let count = self.counts.get(&(kind, Some(partition)));
         count.copied().unwrap_or(0)
     }
 
     pub(super) fn faults(&self) -> u64 {
-        let faults = Kind::ALL.into_iter().filter(|kind| kind.is_fault());
+        let faults = FindingKind::ALL.into_iter().filter(|kind| kind.is_fault());
         faults.map(|kind| self.count(kind)).sum()
     }
 
-    pub(super) fn examples(&self, kind: Kind) -> &[Example] {
+    pub(super) fn examples(&self, kind: FindingKind) -> &[Example] {
         self.examples.get(&kind).map_or(&[], Vec::as_slice)
     }
 }

@@ -1,4 +1,4 @@
-//! What the audit tells: counts, findings, and one verdict; for people and for programs.
+//! The report: counts, findings, and one verdict; for people and for programs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,16 +10,16 @@ use service::range::{Position, Ranges};
 use service::text::shown;
 use service::words::counted;
 
-use super::findings::{Example, Findings, Kind};
-use super::first::First;
-use super::scope::{Part, Scope};
+use super::findings::{Example, FindingKind, Findings};
+use super::first_pass::FirstPass;
+use super::scope::{AuditedTopic, Scope};
 
 /// Whether the outputs are what the source records make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Equal,
     Unequal,
-    /// Nothing is wrong, but not all that was asked for can be told.
+    /// No fault was found, but not everything could be proved.
     Unproven,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn of(first: &First) -> Self {
+    pub(super) fn of(first: &FirstPass) -> Self {
         let mut expired = first.events.expired.clone();
         for (partition, count) in &first.letters.expired {
             *expired.entry(*partition).or_default() += count;
@@ -56,7 +56,7 @@ impl Counts {
     }
 }
 
-/// Everything that is to be told.
+/// The result of an audit.
 pub(super) struct Report {
     pub(super) cluster: String,
     pub(super) group: String,
@@ -71,14 +71,15 @@ impl Report {
     pub(super) fn verdict(&self) -> Verdict {
         if self.findings.faults() > 0 {
             Verdict::Unequal
-        } else if self.findings.count(Kind::Unprovable) > 0 || !self.all_doubts().is_empty() {
+        } else if self.findings.count(FindingKind::Unprovable) > 0 || !self.all_doubts().is_empty()
+        {
             Verdict::Unproven
         } else {
             Verdict::Equal
         }
     }
 
-    /// Why it could not be told whether all is equal, beside what was found to be unprovable.
+    /// Why equality could not be proved, beside the findings that are unprovable.
     pub(super) fn doubts(&self) -> Option<String> {
         let doubts = self.all_doubts();
         let is_unproven = self.verdict() == Verdict::Unproven && !doubts.is_empty();
@@ -86,7 +87,7 @@ impl Report {
     }
 
     fn all_doubts(&self) -> Vec<&str> {
-        let is_unprovable = self.findings.count(Kind::Unprovable) > 0;
+        let is_unprovable = self.findings.count(FindingKind::Unprovable) > 0;
         let mut doubts = self.scope.doubts(is_unprovable);
         if self.counts.records.values().all(|count| *count == 0) {
             doubts.push("no record of the source topic was compared");
@@ -106,20 +107,20 @@ impl Report {
                 object["partition"] = json!(partition);
                 object["from"] = json!(range.start);
                 object["to"] = json!(range.end);
-                for kind in Kind::ALL {
+                for kind in FindingKind::ALL {
                     object[kind.name()] = json!(findings.count_in(kind, *partition));
                 }
                 object
             })
             .collect();
         let mut totals = self.counts_json(|counts| counts.values().sum());
-        for kind in Kind::ALL {
+        for kind in FindingKind::ALL {
             totals[kind.name()] = json!(findings.count(kind));
         }
         totals["earlier_topic"] = json!(self.counts.earlier_topic);
         totals["redriven"] = json!(self.counts.redriven);
         totals["foreign"] = json!(self.counts.foreign);
-        let examples: Vec<Value> = Kind::ALL
+        let examples: Vec<Value> = FindingKind::ALL
             .into_iter()
             .flat_map(|kind| findings.examples(kind).iter().map(move |e| e.json(kind)))
             .collect();
@@ -170,7 +171,7 @@ impl Report {
     /// A table, the findings, one line.
     pub(super) fn text(&self) -> String {
         let mut text = format!("{}\n", self.table());
-        for kind in Kind::ALL {
+        for kind in FindingKind::ALL {
             let count = self.findings.count(kind);
             if count == 0 {
                 continue;
@@ -223,7 +224,7 @@ impl Report {
             ]);
         for (partition, range) in &self.scope.source.ranges {
             let in_partition = |kind| self.findings.count_in(kind, *partition);
-            let faults = Kind::ALL.into_iter().filter(|kind| kind.is_fault());
+            let faults = FindingKind::ALL.into_iter().filter(|kind| kind.is_fault());
             let counts = &self.counts;
             table.add_row([
                 partition.to_string(),
@@ -234,8 +235,8 @@ impl Report {
                 of(&counts.letters, *partition).to_string(),
                 of(&self.scope.pending, *partition).to_string(),
                 of(&counts.expired, *partition).to_string(),
-                in_partition(Kind::OtherRules).to_string(),
-                in_partition(Kind::Unprovable).to_string(),
+                in_partition(FindingKind::OtherRules).to_string(),
+                in_partition(FindingKind::Unprovable).to_string(),
                 faults.map(in_partition).sum::<u64>().to_string(),
             ]);
         }
@@ -279,7 +280,7 @@ impl Report {
             counted(sum(&counts.letters), "dead letter")
         );
         match self.verdict() {
-            Verdict::Equal => match self.findings.count(Kind::OtherRules) {
+            Verdict::Equal => match self.findings.count(FindingKind::OtherRules) {
                 0 => format!("equal: {compared}"),
                 other => format!("equal: {compared}; {other} by other rules"),
             },
@@ -291,14 +292,17 @@ impl Report {
                 Some(doubts) => format!("could not tell: {compared}; no fault, but {doubts}"),
                 None => format!(
                     "could not tell: {compared}; no fault, but {}; use a later --from to leave it out",
-                    counted(self.findings.count(Kind::Unprovable), "unprovable record")
+                    counted(
+                        self.findings.count(FindingKind::Unprovable),
+                        "unprovable record"
+                    )
                 ),
             },
         }
     }
 }
 
-/// What a program is told when nothing can be told.
+/// The JSON of an audit that could not be finished.
 pub(super) fn failure(error: &anyhow::Error) -> Value {
     json!({
         "verdict": "unproven",
@@ -311,7 +315,7 @@ fn of(counts: &BTreeMap<i32, u64>, partition: i32) -> u64 {
     counts.get(&partition).copied().unwrap_or(0)
 }
 
-fn part(part: &Part) -> Value {
+fn part(part: &AuditedTopic) -> Value {
     json!({"topic": part.topic, "ranges": ranges(&part.ranges)})
 }
 

@@ -14,15 +14,15 @@ use service::topic_id::TopicIdAnswer;
 use tokio::task::block_in_place;
 
 use super::Audit;
-use crate::outputs::Source;
+use crate::outputs::SourceTopic;
 use crate::topic_ids::noted;
 
 /// How long the group's coordinator may take to tell the committed offsets.
 const ASK: Duration = Duration::from_secs(10);
 /// How often it is asked: it may be moving to another broker.
 const TRIES: usize = 3;
-/// How long an error is waited for that tells why nothing was answered.
-const TOLD: Duration = Duration::from_secs(1);
+/// How long to wait for the error that explains a missing answer.
+const EXPLAIN: Duration = Duration::from_secs(1);
 
 /// What is compared. The group's committed offsets are asked for first and the ends of the outputs
 /// second: offsets commit together with the output of the records before them, so all of that output
@@ -30,10 +30,10 @@ const TOLD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Scope {
     /// The source topic and its id.
-    pub(super) identity: Source,
-    pub(super) source: Part,
-    pub(super) events: Part,
-    pub(super) letters: Part,
+    pub(super) identity: SourceTopic,
+    pub(super) source: AuditedTopic,
+    pub(super) events: AuditedTopic,
+    pub(super) letters: AuditedTopic,
     /// The source topic's logs, from the first offset to the high watermark. Asked for last, so that
     /// whatever an output is about stands below these ends, if it ever was.
     pub(super) logs: Ranges,
@@ -41,9 +41,9 @@ pub(super) struct Scope {
     pub(super) pending: BTreeMap<i32, u64>,
 }
 
-/// A part of a topic.
+/// A topic, and the offsets of it that are audited.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct AuditedTopic {
     pub(super) topic: String,
     pub(super) ranges: Ranges,
     pub(super) compaction: Compaction,
@@ -64,7 +64,7 @@ impl Compaction {
         match cluster.compaction(topic).await {
             Ok(None) => Ok(Self::No),
             Ok(Some(why)) => Ok(Self::Yes(why)),
-            // Whoever may not ask is told so only where it matters.
+            // A missing right is an error only where the answer matters.
             Err(error) if error.chain().any(|cause| cause.is::<NeedsAttention>()) => {
                 Ok(Self::Unknown(format!("{error:#}")))
             }
@@ -110,7 +110,7 @@ impl Scope {
         let committed = block_in_place(|| committed(kafka, &asked.group, &identity, count))?;
         let events = whole(cluster, reader, &asked.events_topic).await?;
         let letters = whole(cluster, reader, &asked.dead_letters_topic).await?;
-        let Part {
+        let AuditedTopic {
             ranges: logs,
             compaction,
             ..
@@ -119,7 +119,7 @@ impl Scope {
             block_in_place(|| asked_ranges(asked, reader, &committed, &logs, count))?;
         Ok(Self {
             identity,
-            source: Part {
+            source: AuditedTopic {
                 topic: source.clone(),
                 ranges,
                 compaction,
@@ -131,7 +131,7 @@ impl Scope {
         })
     }
 
-    /// Why not everything can be told, whatever is found; of what is only not known, if something was unprovable.
+    /// Why there can be no verdict, whatever is found. An unknown compaction counts only if something was unprovable.
     pub(super) fn doubts(&self, is_unprovable: bool) -> Vec<&str> {
         let parts = [&self.source, &self.events, &self.letters];
         let doubts = parts.into_iter().filter_map(|part| match &part.compaction {
@@ -165,7 +165,7 @@ impl Scope {
     ///
     /// # Errors
     /// If the log of a part now begins later than when the part was chosen, or Kafka does not answer.
-    pub(super) fn still_there(part: &Part, reader: &Reader) -> anyhow::Result<()> {
+    pub(super) fn still_there(part: &AuditedTopic, reader: &Reader) -> anyhow::Result<()> {
         let topic = &part.topic;
         for (partition, range) in part.ranges.iter().filter(|(_, range)| !range.is_empty()) {
             let start = reader.bounds(topic, *partition, End::Stable)?.start;
@@ -183,28 +183,28 @@ impl Scope {
 
 /// All of a topic, to the high watermark of each partition: behind an open transaction others may
 /// have committed.
-async fn whole(cluster: &Cluster, reader: &Reader, topic: &str) -> anyhow::Result<Part> {
+async fn whole(cluster: &Cluster, reader: &Reader, topic: &str) -> anyhow::Result<AuditedTopic> {
     let count = i32::try_from(cluster.require_topic(topic, "Read", None).await?)?;
     let ranges = block_in_place(|| {
         (0..count)
             .map(|partition| Ok((partition, reader.bounds(topic, partition, End::High)?)))
             .collect::<anyhow::Result<Ranges>>()
     })?;
-    Ok(Part {
+    Ok(AuditedTopic {
         topic: topic.to_owned(),
         ranges,
         compaction: Compaction::of(cluster, topic).await?,
     })
 }
 
-async fn identity(cluster: &Cluster, topic: &str) -> anyhow::Result<Source> {
+async fn identity(cluster: &Cluster, topic: &str) -> anyhow::Result<SourceTopic> {
     let answer = cluster.topic_id(topic).await;
     let id = match answer.context("asking for the source topic's id")? {
         TopicIdAnswer::Id(id) => Some(id.to_string()),
         TopicIdAnswer::NoSuchTopic => bail!("topic {topic} was deleted a moment ago"),
         TopicIdAnswer::NotTold { .. } => None,
     };
-    Ok(Source {
+    Ok(SourceTopic {
         topic: topic.to_owned(),
         id,
     })
@@ -214,7 +214,7 @@ async fn identity(cluster: &Cluster, topic: &str) -> anyhow::Result<Source> {
 fn committed(
     kafka: &KafkaOptions,
     group: &str,
-    source: &Source,
+    source: &SourceTopic,
     count: usize,
 ) -> anyhow::Result<BTreeMap<i32, i64>> {
     let topic = &source.topic;
@@ -236,8 +236,8 @@ fn committed(
             Ok(answer) => break answer,
             Err(error) => {
                 // Without the right the coordinator is asked for in vain, and only polling tells why.
-                let told = std::iter::from_fn(|| consumer.poll(TOLD));
-                let denied = told.filter_map(Result::err).find(is_denied);
+                let errors = std::iter::from_fn(|| consumer.poll(EXPLAIN));
+                let denied = errors.filter_map(Result::err).find(is_denied);
                 if denied.is_some() || tries == TRIES {
                     return Err(unanswered(kafka, group, denied.unwrap_or(error)));
                 }

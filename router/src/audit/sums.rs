@@ -75,17 +75,17 @@ impl Buckets {
     }
 }
 
-/// Outcomes as numbers to add up. The key is made anew for each audit, so that no record can be made
-/// whose number is another's.
+/// Turns outcomes into numbers that are added up. Each audit draws a new key, so that nobody can craft a record
+/// with the number of another.
 #[derive(Default)]
-pub(super) struct Outcomes(RandomState);
+pub(super) struct OutcomeHasher(RandomState);
 
-impl Outcomes {
+impl OutcomeHasher {
     /// `event` without `routedAt`.
     pub(super) fn event(&self, about: Position, key: Option<&[u8]>, event: &PlainEvent<'_>) -> u64 {
         let mut sum = self.0.build_hasher();
         (about.partition, about.offset, "event", key).hash(&mut sum);
-        say(event, &mut sum);
+        hash_event(event, &mut sum);
         sum.finish()
     }
 
@@ -96,8 +96,8 @@ impl Outcomes {
         key: Option<&[u8]>,
         value: &[u8],
     ) -> u64 {
-        let said = (about.partition, about.offset, "event with problems", key);
-        self.0.hash_one((said, value))
+        let identity = (about.partition, about.offset, "event with problems", key);
+        self.0.hash_one((identity, value))
     }
 
     pub(super) fn letter(&self, about: Position) -> u64 {
@@ -105,9 +105,9 @@ impl Outcomes {
     }
 }
 
-/// All that an event says but `routedAt` and its topic's id, field by field; maps in the order of their keys,
+/// Hashes an event without `routedAt` and its topic's id, field by field; maps in the order of their keys,
 /// numbers bit by bit.
-fn say(event: &PlainEvent<'_>, sum: &mut impl Hasher) {
+fn hash_event(event: &PlainEvent<'_>, sum: &mut impl Hasher) {
     let info = &event.info;
     // Not the topic's id: an event that has it is of the topic that is audited, and older versions write none.
     let source = &event.source;
@@ -161,7 +161,7 @@ mod tests {
     use crate::route::strategies;
 
     /// The number of an event that is plain.
-    fn number(outcomes: &Outcomes, event: &TaskRunningInfoEvent) -> u64 {
+    fn number(outcomes: &OutcomeHasher, event: &TaskRunningInfoEvent) -> u64 {
         let value = encode_event(event).unwrap();
         let at = Position {
             partition: 1,
@@ -237,7 +237,7 @@ mod tests {
             |event| metric(event, "whole", MetricValue::Double(3.5)),
             |event| metric(event, "text", MetricValue::String("u".into())),
         ];
-        let outcomes = Outcomes::default();
+        let outcomes = OutcomeHasher::default();
         let mut numbers = BTreeMap::new();
         for (i, change) in changes.iter().enumerate() {
             let mut event = strategies::sample_event();
@@ -266,7 +266,7 @@ mod tests {
         let backwards = with(b"\x02\x02b\x00\x02\x02a\x04\x02\x00");
         let other = with(b"\x04\x02a\x00\x02b\x04\x02\x00");
         let (outcomes, at) = (
-            Outcomes::default(),
+            OutcomeHasher::default(),
             Position {
                 partition: 1,
                 offset: 2,
@@ -287,16 +287,16 @@ mod tests {
             let ranges: Ranges = (0..).zip(lengths.iter().map(|(start, length)| *start..start + length)).collect();
             let buckets = Buckets::of(&ranges);
             prop_assert!(buckets.count <= BUCKETS);
-            let told: Vec<_> = buckets.ranges().collect();
-            prop_assert_eq!(told.len(), buckets.count);
+            let ranges_of: Vec<_> = buckets.ranges().collect();
+            prop_assert_eq!(ranges_of.len(), buckets.count);
             let partition = i32::try_from(at.index(lengths.len())).unwrap();
             let range = &ranges[&partition];
             for offset in [range.start - 1, range.start, range.start + 255, range.start + 256, range.end - 1, range.end] {
                 let found = buckets.find(Position { partition, offset });
                 prop_assert_eq!(found.is_some(), range.contains(&offset));
                 if let Some(found) = found {
-                    let (of, told) = &told[found];
-                    prop_assert!(*of == partition && told.contains(&offset));
+                    let (of, range) = &ranges_of[found];
+                    prop_assert!(*of == partition && range.contains(&offset));
                 }
             }
         }

@@ -5,10 +5,11 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use service::range::{End, Position, Reader};
-use tokio_util::sync::CancellationToken;
+use service::range::{End, Position};
 
-use super::read::{Detail, Letter, Letters, Redriven, note, ranges, scan};
+use super::letter::{Detail, Letter, Redrives, note};
+use super::letters::Letters;
+use super::topic::DeadLetterTopic;
 
 /// The record that a letter is about: topic, place, time, and the service that set it aside.
 type Record = (Arc<str>, Position, Option<i64>, Arc<str>);
@@ -29,11 +30,8 @@ impl Letters {
     /// all.
     pub(super) fn read_others(
         &mut self,
-        reader: &Reader,
-        topic: &str,
-        partitions: usize,
+        topic: &DeadLetterTopic<'_>,
         end: End,
-        stop: &CancellationToken,
     ) -> anyhow::Result<Others> {
         let mut others = Others::new();
         let found = self.found.values();
@@ -41,25 +39,23 @@ impl Letters {
         if records.is_empty() {
             return Ok(others);
         }
-        let all = 0..i32::try_from(partitions)?;
-        let mut next = all.map(|partition| (partition, 0)).collect();
-        let ranges = ranges(reader, topic, &mut next, end)?;
-        let (found, words) = (&self.found, &mut self.words);
-        scan(reader, topic, &ranges, stop, |record| {
+        let ranges = topic.ranges(&mut topic.starts(None)?, end)?;
+        let (found, strings) = (&self.found, &mut self.strings);
+        topic.scan(&ranges, |record| {
             if let Some((position, at)) = note(record) {
                 if let Some(other) = others.get_mut(&position) {
-                    other.redriven = Some(Redriven::again(other.redriven.as_ref(), at));
+                    other.redriven = Some(Redrives::again(other.redriven.as_ref(), at));
                 }
                 return;
             }
-            let letter = words.letter(record, Detail::Row);
+            let letter = strings.letter(record, Detail::Row);
             let same = letter.record().is_some_and(|same| records.contains(&same));
             if same && !found.contains_key(&letter.position) {
                 others.insert(letter.position, letter);
             }
         })?;
 
-        let mut noted: BTreeMap<Record, Redriven> = BTreeMap::new();
+        let mut noted: BTreeMap<Record, Redrives> = BTreeMap::new();
         for letter in self.found.values().chain(others.values()) {
             if let Some((record, redriven)) = letter.record().zip(letter.redriven.as_ref()) {
                 let newest = noted.entry(record).or_insert_with(|| redriven.clone());

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use rdkafka::message::BorrowedMessage;
-use service::range::{End, Position, Reader};
-use tokio_util::sync::CancellationToken;
+use service::range::{End, Position};
 
-use super::read::{Detail, Filter, Letter, Redriven, Words, note, ranges, scan, starts};
+use super::letter::{Detail, Letter, Redrives, SharedStrings, note};
+use super::letters::Filter;
+use super::topic::DeadLetterTopic;
 use crate::outputs::position;
 
 /// Kinds that are counted each; the rest are counted together.
@@ -37,46 +38,44 @@ pub(super) struct Listing {
     times: BTreeMap<Position, i64>,
     /// Whether letters were left out for want of room.
     evicted: bool,
-    /// Whether a note then made room.
-    regrets: bool,
+    /// Whether a note then made room, so that a letter that was left out belongs to the newest.
+    reread: bool,
     kinds: HashMap<Arc<str>, u16>,
     counts: Vec<(Arc<str>, Count)>,
     marks: BTreeMap<(i32, i64), Box<[u16]>>,
-    words: Words,
+    strings: SharedStrings,
 }
 
 impl Listing {
     /// Reads the topic to the end that a committed reader sees; 0 is no limit.
     pub(super) fn read(
-        reader: &Reader,
-        topic: &str,
-        partitions: usize,
+        topic: &DeadLetterTopic<'_>,
         filter: Filter,
-        (limit, detail): (usize, Detail),
-        stop: &CancellationToken,
+        limit: usize,
+        detail: Detail,
     ) -> anyhow::Result<Self> {
-        let mut next = starts(reader, topic, partitions, &filter)?;
-        let ranges = ranges(reader, topic, &mut next, End::Stable)?;
+        let mut next = topic.starts(filter.since)?;
+        let ranges = topic.ranges(&mut next, End::Stable)?;
         let mut listing = Self {
             filter,
             limit: if limit == 0 { usize::MAX } else { limit },
             detail,
             newest: BTreeMap::new(),
             times: BTreeMap::new(),
-            regrets: false,
+            reread: false,
             evicted: false,
             kinds: HashMap::new(),
             counts: Vec::new(),
             marks: BTreeMap::new(),
-            words: Words::default(),
+            strings: SharedStrings::default(),
         };
-        scan(reader, topic, &ranges, stop, |record| listing.take(record))?;
-        if listing.regrets {
+        topic.scan(&ranges, |record| listing.take(record))?;
+        if listing.reread {
             // Now it is known which letters have notes.
             listing.newest.clear();
             listing.times.clear();
-            scan(reader, topic, &ranges, stop, |record| {
-                listing.take_known(record);
+            topic.scan(&ranges, |record| {
+                listing.take_marked(record);
             })?;
         }
         Ok(listing)
@@ -98,7 +97,7 @@ impl Listing {
             self.note(position, at);
             return;
         }
-        let letter = self.words.letter(record, self.detail);
+        let letter = self.strings.letter(record, self.detail);
         if self.filter.takes(&letter) {
             let kind = self.kind(&letter.kind);
             *self.mark(letter.position) = kind + 1;
@@ -133,17 +132,17 @@ impl Listing {
         if self.filter.not_redriven {
             self.times.remove(&position);
             self.newest.remove(&(time, position));
-            self.regrets |= self.evicted;
+            self.reread |= self.evicted;
         } else if let Some(letter) = self.newest.get_mut(&(time, position)) {
-            letter.redriven = Some(Redriven::again(letter.redriven.as_ref(), at));
+            letter.redriven = Some(Redrives::again(letter.redriven.as_ref(), at));
         }
     }
 
     /// In a second reading: a letter that is meant and has no note.
-    fn take_known(&mut self, record: &BorrowedMessage<'_>) {
+    fn take_marked(&mut self, record: &BorrowedMessage<'_>) {
         let mark = *self.mark(position(record));
         if mark != 0 && mark & REDRIVEN == 0 {
-            let letter = self.words.letter(record, self.detail);
+            let letter = self.strings.letter(record, self.detail);
             self.keep(letter);
         }
     }

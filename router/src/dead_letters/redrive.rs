@@ -1,362 +1,173 @@
-//! Sending letters back to where their records came from: each once, by all who try.
-//!
-//! In one Kafka transaction stand the records sent back and, on the dead letter topic, a note for
-//! each. All redrives of a dead letter topic share one transactional id. To start as it
-//! ([`Redriver::start`]) fences whoever else runs and settles what they left open; only then are the
-//! notes read, up to the high watermark, even where another writer's open transaction has to be
-//! waited for. So what another redrive has committed is seen here, and what it has not committed by
-//! then it never will.
+//! `router dead-letters redrive`: which letters are sent back, and the account of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
-use jiff::Timestamp;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, Producer};
-use schemas::dead_letter::{self, Redriven};
-use service::exit::NeedsAttention;
-use service::kafka::{KafkaOptions, wrong_settings};
-use service::limits::CLIENT_MESSAGE_MAX_BYTES;
-use service::producer::PolledProducer;
-use service::range::{Position, Reader};
-use service::transaction::{Deliveries, FIXED};
-use tokio_util::sync::CancellationToken;
+use schemas::topics;
+use service::exit::USAGE;
+use service::kafka::{Cluster, KafkaOptions, NewTopic};
+use service::output;
+use service::range::End;
+use service::text::shown;
+use service::words::counted;
+use tokio::task::block_in_place;
 
-use super::read::{Letter, Letters};
-use crate::outputs::position;
+use super::letter::Letter;
+use super::letters::{Letters, Selection};
+use super::print::table;
+use super::redriver::{Done, Redriver, Sending};
+use super::topic::DeadLetterTopic;
 
-/// How long one call may take before it is made again.
-const CALL: Duration = Duration::from_secs(5);
-/// How long a call is made again before it counts as failed.
-const GIVE_UP: Duration = Duration::from_secs(60);
-/// A chunk is sent when it has so many bytes.
-const CHUNK_BYTES: usize = 8 << 20;
+/// Letters that a dry run shows one by one.
+const PLANNED_LETTERS: usize = 100;
 
-const DEFAULTS: &[(&str, &str)] = &[
-    ("linger.ms", "2"),
-    ("compression.type", "lz4"),
-    // A crashed redrive holds readers of what came after it at most for so long.
-    ("transaction.timeout.ms", "30000"),
-];
-
-/// What happened to the letters.
-#[derive(Default)]
-pub(super) struct Done {
-    pub(super) redriven: usize,
-    /// Other letters about the same records, which are noted too.
-    pub(super) duplicates: usize,
-    pub(super) transactions: usize,
-    /// Letters that cannot be sent back, and why.
-    pub(super) left: Vec<String>,
-}
-
-/// A record to send back.
-struct Sendable {
-    letter: Letter,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-}
-
-/// What sending takes.
-pub(super) struct Sending<'a> {
-    pub(super) reader: &'a Reader,
-    /// The dead letter topic.
-    pub(super) topic: &'a str,
-    /// The largest record that each target topic takes.
-    pub(super) limits: &'a BTreeMap<Arc<str>, usize>,
+/// How to redrive.
+pub(super) struct How {
+    pub(super) force: bool,
+    pub(super) dry_run: bool,
+    /// Letters a transaction, at most.
     pub(super) max_records: usize,
-    /// `None`: only find out what would happen.
-    pub(super) redriver: Option<&'a Redriver>,
-    pub(super) stop: &'a CancellationToken,
 }
 
-impl Sending<'_> {
-    /// Sends these letters back, chunk by chunk, each chunk all or nothing. What was done before an
-    /// error stays in `done`.
-    pub(super) fn send(&self, letters: &Letters, done: &mut Done) -> anyhow::Result<()> {
-        let mut chunk = Vec::new();
-        let mut bytes = 0;
-        self.reader
-            .scan(self.topic, &letters.ranges(), self.stop, |record| {
-                let position = position(record);
-                let Some(letter) = letters.found.get(&position) else {
-                    return Ok(());
-                };
-                match self.sendable(letter, record)? {
-                    Ok(sendable) => {
-                        bytes += sendable.bytes();
-                        chunk.push(sendable);
-                    }
-                    Err(why) => done.left.push(format!("{position}: {why}")),
-                }
-                if chunk.len() >= self.max_records || bytes >= CHUNK_BYTES {
-                    bytes = 0;
-                    self.commit(std::mem::take(&mut chunk), done)?;
-                    if self.stop.is_cancelled() {
-                        bail!("stopped by a signal between two transactions");
-                    }
-                }
-                Ok(())
-            })?;
-        self.commit(chunk, done)
-    }
-
-    fn sendable(
-        &self,
-        letter: &Letter,
-        record: &impl rdkafka::Message,
-    ) -> anyhow::Result<Result<Sendable, String>> {
-        let Some(source) = &letter.source else {
-            return Ok(Err(format!(
-                "it does not say where it came from (no header {} with partition and offset)",
-                dead_letter::TOPIC
-            )));
-        };
-        if *source.topic == *self.topic {
-            return Ok(Err("it came from the dead letter topic itself".to_owned()));
+impl How {
+    /// Prints what is to be done, or was done: of a dry run as its result.
+    fn print(&self, text: &str) -> anyhow::Result<()> {
+        match self.dry_run {
+            true => output::print(text)?,
+            false => output::account(text),
         }
-        let (key, value) = match letter.original(record, self.reader, self.stop)? {
-            Ok(original) => original,
-            Err(why) => return Ok(Err(why)),
-        };
-        let sendable = Sendable {
-            letter: letter.clone(),
-            key,
-            value,
-        };
-        // As long as any time is.
-        let headers = sendable.headers(self.topic, "2026-11-25T14:05:00.123Z");
-        let bytes = sendable.bytes() + dead_letter::header_bytes(&headers);
-        let limit = self.limits.get(&source.topic).copied().unwrap_or(0);
-        if bytes > limit {
-            return Ok(Err(format!(
-                "too large for {topic}: {bytes} bytes with its headers, uncompressed, where the topic takes {limit}; \
-                 raise its max.message.bytes by {} for it",
-                bytes - limit,
-                topic = source.topic,
-            )));
-        }
-        Ok(Ok(sendable))
-    }
-
-    fn commit(&self, chunk: Vec<Sendable>, done: &mut Done) -> anyhow::Result<()> {
-        // An empty transaction commits even when the producer is fenced.
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        if let Some(redriver) = self.redriver {
-            redriver.transact(self.topic, &chunk)?;
-        }
-        done.redriven += chunk.len();
-        let duplicates = chunk.iter().map(|sent| sent.letter.duplicates.len());
-        done.duplicates += duplicates.sum::<usize>();
-        done.transactions += 1;
         Ok(())
     }
 }
 
-impl Sendable {
-    fn bytes(&self) -> usize {
-        let size = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
-        size(&self.key) + size(&self.value)
+/// Sends the selected letters back, or in a dry run prints what that would do; gives the exit code.
+///
+/// # Errors
+/// If Kafka does not answer, a topic or a right is missing, or another redrive fences this one.
+pub(super) async fn redrive(
+    topic: &DeadLetterTopic<'_>,
+    cluster: &Cluster,
+    kafka: &KafkaOptions,
+    selection: Selection,
+    how: How,
+) -> anyhow::Result<u8> {
+    let by_place = matches!(selection, Selection::Positions(_));
+    let mut letters = block_in_place(|| Letters::read(topic, selection))?;
+    let mut code = letters.report_missing(topic);
+
+    let targets: BTreeSet<Arc<str>> = letters
+        .found
+        .values()
+        .filter_map(|letter| Some(letter.source.as_ref()?.topic.clone()))
+        .collect();
+    let mut limits = BTreeMap::new();
+    for target in targets {
+        let make = NewTopic::with(topics::REPORTS_SETTINGS);
+        cluster.require_topic(&target, "Write", Some(make)).await?;
+        limits.insert(target.clone(), cluster.max_record_bytes(&target).await?);
     }
 
-    /// Where the record comes from, where it stood last and first, and its times there: its new timestamp is
-    /// when it is sent, so that the topic's retention does not take it at once.
-    fn headers(&self, topic: &str, at: &str) -> Vec<(&'static str, String)> {
-        let mut headers = redriven_headers(topic, self.letter.position, at);
-        let original = self.letter.original_ms;
-        headers.extend(original.map(|ms| (dead_letter::TIMESTAMP_MS, ms.to_string())));
-        let first = self.letter.first();
-        headers.extend(first.iter().flat_map(dead_letter::First::headers));
-        headers
-    }
-}
-
-/// That the letter at this place was sent back.
-fn redriven_headers(topic: &str, letter: Position, at: &str) -> Vec<(&'static str, String)> {
-    Redriven {
-        topic,
-        partition: letter.partition,
-        offset: letter.offset,
-        at,
-    }
-    .headers()
-}
-
-/// The transactional producer of all redrives of one dead letter topic.
-pub(super) struct Redriver {
-    producer: PolledProducer<Deliveries>,
-    transactional_id: String,
-    /// The commands that give the rights it takes.
-    allow: String,
-}
-
-impl Redriver {
-    /// Fences any other redrive of this dead letter topic, and settles what it left open.
-    ///
-    /// # Errors
-    /// If a setting is wrong, a right is missing, or Kafka does not answer.
-    pub(super) fn start(
-        options: &KafkaOptions,
-        topic: &str,
-        limits: &BTreeMap<Arc<str>, usize>,
-    ) -> anyhow::Result<Self> {
-        let transactional_id = format!("{topic}-redrive");
-        let mut config = options.client_config(DEFAULTS, FIXED)?;
-        let smallest = limits.values().min().copied().unwrap_or(0);
-        config.set("transactional.id", &transactional_id);
-        config.set("message.max.bytes", CLIENT_MESSAGE_MAX_BYTES);
-        // A topic's limit holds for a batch; a record that fits goes alone where it has to.
-        config.set("batch.size", smallest.clamp(1, 1_000_000).to_string());
-        let producer: PolledProducer<Deliveries> = config
-            .create_with_context(Deliveries::default())
-            .map_err(wrong_settings)?;
-        let begun = Instant::now();
-        while let Err(error) = producer.init_transactions(CALL) {
-            if matches!(&error, KafkaError::Transaction(e) if e.is_fatal())
-                || error.rdkafka_error_code()
-                    == Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed)
-            {
-                let allow =
-                    options.allow(&format!("--transactional-id {transactional_id}"), "Write");
-                return Err(NeedsAttention(format!(
-                    "transactional.id {transactional_id}: {error}; nothing was redriven; {allow}"
-                ))
-                .into());
+    block_in_place(|| {
+        // Fence first, read the notes second: see the module `redriver`.
+        let (redriver, end) = match how.dry_run || letters.found.is_empty() {
+            true => (None, End::Stable),
+            false => {
+                let redriver = Redriver::start(kafka, &topic.name, &limits)?;
+                letters.read_notes(topic)?;
+                (Some(redriver), End::High)
             }
-            if begun.elapsed() > GIVE_UP {
-                return Err(anyhow!(error)).with_context(|| {
-                    format!("starting transactions as {transactional_id}; nothing was redriven")
-                });
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        let topics = limits.keys().map(|target| &**target).chain([topic]);
-        let allow = topics.map(|topic| options.allow(&format!("--topic {topic}"), "Write"));
-        Ok(Self {
-            producer,
-            transactional_id,
-            allow: allow.collect::<Vec<_>>().join(", or "),
-        })
-    }
-
-    /// Sends a chunk and its notes in one transaction.
-    fn transact(&self, topic: &str, chunk: &[Sendable]) -> anyhow::Result<()> {
-        self.producer
-            .begin_transaction()
-            .map_err(|error| self.explain(error))?;
-        let sent = self
-            .send_all(topic, chunk)
-            .and_then(|()| self.repeat(|| self.producer.commit_transaction(CALL)));
-        let Err(error) = sent else { return Ok(()) };
-        // What became of a record may be told instead of why; every call in a failed transaction is
-        // answered with its cause.
-        let cause = match self.producer.begin_transaction() {
-            Err(cause @ KafkaError::Transaction(_)) => cause.rdkafka_error_code(),
-            _ => None,
         };
-        let denied = Some(RDKafkaErrorCode::TopicAuthorizationFailed);
-        if cause == denied || error.rdkafka_error_code() == denied {
-            // It may be that nothing is left to take back.
-            let _ = self.repeat(|| self.producer.abort_transaction(CALL));
-            let allow = &self.allow;
-            return Err(NeedsAttention(format!(
-                "writing is not allowed: Topic authorization failed; nothing of the chunk under way was committed; {allow}"
-            ))
-            .into());
-        }
-        if self.producer.client().fatal_error().is_some() {
-            return Err(self.explain(error));
-        }
-        if matches!(&error, KafkaError::Transaction(e) if e.is_retriable() && !e.txn_requires_abort())
-        {
-            return Err(anyhow!(error).context(
-                "nobody can tell whether the chunk under way was committed; run it again: the notes tell then",
-            ));
-        }
-        match self.repeat(|| self.producer.abort_transaction(CALL)) {
-            Ok(()) => Err(anyhow!(error)
-                .context("the chunk under way was taken back; run it again for the rest")),
-            Err(aborting) => Err(self.explain(aborting)),
-        }
-    }
-
-    fn send_all(&self, topic: &str, chunk: &[Sendable]) -> Result<(), KafkaError> {
-        let at = format!("{:.3}", Timestamp::now());
-        for sendable in chunk {
-            let Some(source) = &sendable.letter.source else {
-                continue;
-            };
-            let mut back = BaseRecord::<[u8], [u8]>::to(&source.topic)
-                .headers(service::kafka::headers(&sendable.headers(topic, &at)));
-            (back.key, back.payload) = (sendable.key.as_deref(), sendable.value.as_deref());
-            self.send(back)?;
-            let letter = &sendable.letter;
-            for position in [&letter.position].into_iter().chain(&letter.duplicates) {
-                let note = redriven_headers(topic, *position, &at);
-                self.send(
-                    BaseRecord::to(topic)
-                        .partition(position.partition)
-                        .headers(service::kafka::headers(&note)),
-                )?;
-            }
-        }
-        self.producer.flush_now(CALL);
-        self.producer.context().first_error().map_or(Ok(()), Err)
-    }
-
-    fn send(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
-        loop {
-            match self.producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), unsent)) => {
-                    record = unsent;
-                    std::thread::sleep(Duration::from_millis(1));
+        let others = letters.read_others(topic, end)?;
+        let mut before = 0;
+        if !how.force {
+            letters.found.retain(|position, letter| {
+                let Some(redriven) = &letter.redriven else {
+                    return true;
+                };
+                before += 1;
+                if by_place {
+                    code = USAGE;
+                    output::note(format_args!(
+                        "{position}: left, it was redriven at {}; --force sends it again",
+                        shown(&redriven.at)
+                    ));
                 }
-                Err((error, _)) => return Err(error),
-            }
+                false
+            });
         }
-    }
+        letters.join(&others);
+        how.print(&plan(&topic.name, &letters, how.dry_run)?)?;
 
-    /// A call that ran out of time is taken up where it was.
-    fn repeat(&self, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
-        let begun = Instant::now();
-        loop {
-            let Err(error) = call() else { return Ok(()) };
-            let passes = matches!(&error, KafkaError::Transaction(e)
-                if e.is_retriable() && !e.is_fatal() && !e.txn_requires_abort());
-            if !passes || begun.elapsed() > GIVE_UP {
-                return Err(error);
-            }
-            std::thread::sleep(Duration::from_millis(100));
+        let mut done = Done::default();
+        let sending = Sending {
+            topic,
+            limits: &limits,
+            max_records: how.max_records,
+            redriver: redriver.as_ref(),
+        };
+        let sent = sending.send(&letters, &mut done);
+        for why in &done.left {
+            code = USAGE;
+            output::note(format_args!("{}; left", shown(why)));
         }
-    }
-
-    fn explain(&self, error: KafkaError) -> anyhow::Error {
-        let id = &self.transactional_id;
-        let fatal = self.producer.client().fatal_error();
-        let code = fatal
-            .as_ref()
-            .map(|(code, _)| *code)
-            .or(error.rdkafka_error_code());
-        let fenced = matches!(
-            code,
-            Some(
-                RDKafkaErrorCode::Fenced
-                    | RDKafkaErrorCode::ProducerFenced
-                    | RDKafkaErrorCode::InvalidProducerEpoch
-            )
+        let would = if how.dry_run { "would be " } else { "" };
+        let mut text = format!(
+            "{} {would}redriven in {}",
+            counted(done.redriven, "letter"),
+            counted(done.transactions, "transaction")
         );
-        anyhow!(error).context(if fenced {
-            format!(
-                "fenced: another redrive of this dead letter topic was started after this one (transactional.id {id}); \
-                 what this one had not committed by then it never will, and `list` tells what was redriven"
-            )
-        } else {
-            format!("the transactional producer {id} cannot go on")
-        })
+        if done.duplicates > 0 {
+            write!(
+                text,
+                ", {} more about the same records {would}noted",
+                done.duplicates
+            )?;
+        }
+        if !done.left.is_empty() {
+            write!(text, ", {} left", done.left.len())?;
+        }
+        if before > 0 {
+            write!(text, ", {before} were redriven before")?;
+        }
+        how.print(&format!("{text}\n"))?;
+        sent.map(|()| code)
+    })
+}
+
+/// What is about to be done.
+fn plan(topic: &str, letters: &Letters, dry_run: bool) -> anyhow::Result<String> {
+    let mut text = String::new();
+    if dry_run && !letters.found.is_empty() {
+        let first: Vec<&Letter> = letters.found.values().take(PLANNED_LETTERS).collect();
+        writeln!(text, "{}", table(&first))?;
+        if letters.found.len() > first.len() {
+            writeln!(text, "… and {} more", letters.found.len() - first.len())?;
+        }
     }
+    let routes = letters.found.values().map(|letter| {
+        let target = letter.source.as_ref().map(|source| source.topic.clone());
+        (target, letter.kind.clone())
+    });
+    for ((target, kind), count) in counts(routes) {
+        writeln!(
+            text,
+            "{count:>8} {} of {} to {}",
+            shown(&kind),
+            topic,
+            target.map_or("nowhere: no source told".to_owned(), |target| shown(
+                &target
+            ))
+        )?;
+    }
+    Ok(text)
+}
+
+/// How often each occurs.
+fn counts<K: Ord>(each: impl Iterator<Item = K>) -> BTreeMap<K, usize> {
+    let mut counts = BTreeMap::new();
+    for key in each {
+        *counts.entry(key).or_default() += 1;
+    }
+    counts
 }

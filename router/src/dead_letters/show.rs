@@ -1,20 +1,55 @@
-//! One letter, as far as it can be read.
+//! `router dead-letters show`: letters in full, as far as they can be decoded.
 
 use std::fmt::Write;
 
 use rdkafka::message::{Headers, Message};
 use schemas::{DecodeError, Decoder};
+use service::output;
+use service::range::Position;
 use service::text::{shown, shown_json, to_json_pretty};
 use service::words::counted;
 
-use super::read::{Letter, Original};
-use super::time;
+use super::letter::{Letter, Original};
+use super::letters::{Letters, Selection};
+use super::print::time;
+use super::topic::DeadLetterTopic;
+use crate::outputs::position;
+use crate::writers::Writers;
 
 /// Bytes of a value that are dumped unless all are asked for.
 const DUMPED_BYTES: usize = 512;
 
-/// Everything about a letter, for a person.
-pub(super) fn letter(
+/// Prints the letters at these places; gives the exit code.
+///
+/// # Errors
+/// If Kafka or the schema registry does not answer.
+pub(super) fn show(
+    topic: &DeadLetterTopic<'_>,
+    positions: Vec<Position>,
+    full: bool,
+    writers: &Writers,
+) -> anyhow::Result<u8> {
+    let selection = Selection::Positions(positions.into_iter().collect());
+    let letters = Letters::read(topic, selection)?;
+    let mut texts = Vec::new();
+    let (reader, stop) = (&topic.reader, topic.stop);
+    reader.scan(&topic.name, &letters.ranges(), stop, |record| {
+        if let Some(letter) = letters.found.get(&position(record)) {
+            let original = letter.original(record, topic)?;
+            if let Ok((_, value)) = &original {
+                writers.learn_soon(value.as_deref(), stop)?;
+            }
+            let decoder = &writers.decoder;
+            texts.push(text(&topic.name, letter, record, original, decoder, full)?);
+        }
+        Ok(())
+    })?;
+    output::print(&texts.join("\n"))?;
+    Ok(letters.report_missing(topic))
+}
+
+/// Everything about a letter, for people.
+fn text(
     topic: &str,
     letter: &Letter,
     record: &impl Message,
@@ -95,7 +130,7 @@ pub(super) fn letter(
     Ok(text)
 }
 
-/// What the value says, as far as that can be told.
+/// The value, as far as it can be decoded.
 fn decoded(decoder: &Decoder, value: &[u8]) -> anyhow::Result<String> {
     let mut text = String::new();
     let framing = match value.first() {

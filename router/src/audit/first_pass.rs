@@ -11,8 +11,8 @@ use service::range::{Position, Ranges};
 use tokio_util::sync::CancellationToken;
 
 use super::Auditor;
-use super::findings::{Example, Findings, Kind};
-use super::scope::{Part, Place, Scope};
+use super::findings::{Example, FindingKind, Findings};
+use super::scope::{AuditedTopic, Place, Scope};
 use crate::outputs::{Output, position};
 use crate::route::Outcome;
 
@@ -20,7 +20,7 @@ use crate::route::Outcome;
 const ENTRY_BYTES: u64 = 256;
 /// Events behind a later one that are remembered until it is known whether they are second copies.
 const INVERTED: usize = 100_000;
-/// Pieces of a partition's log that are told apart when it is to be read again.
+/// Segments of a partition's log, each of which can be read again by itself.
 const SEGMENTS: i128 = 63;
 /// The bit that marks a bucket with an inverted event, beside those of the segments.
 const MARK: u64 = 1 << SEGMENTS;
@@ -60,15 +60,15 @@ pub(super) struct Found {
     pub(super) whole_from: BTreeMap<i32, i64>,
 }
 
-/// All three.
-pub(super) struct First {
+/// The source topic and both output topics, added up.
+pub(super) struct FirstPass {
     pub(super) expected: Expected,
     pub(super) events: Found,
     pub(super) letters: Found,
 }
 
-impl First {
-    /// The buckets of which something is to be told.
+impl FirstPass {
+    /// The buckets whose sums differ or whose events are out of order.
     pub(super) fn suspects(&self) -> impl Iterator<Item = bool> + '_ {
         let found = self.events.sums.iter().zip(&self.letters.sums);
         let marked = self.events.marked();
@@ -118,7 +118,7 @@ pub(super) fn segments(logs: &Ranges, segments: u64) -> Ranges {
 
 impl Auditor<'_> {
     /// Reads everything once, source and outputs at the same time.
-    pub(super) fn first(&self) -> anyhow::Result<First> {
+    pub(super) fn first_pass(&self) -> anyhow::Result<FirstPass> {
         let scope = &self.scope;
         for part in [&scope.source, &scope.events, &scope.letters] {
             self.progress.more(&part.ranges);
@@ -147,7 +147,7 @@ impl Auditor<'_> {
             return Err(error);
         }
         match (expected, found) {
-            (Some(expected), Some((events, letters))) => Ok(First {
+            (Some(expected), Some((events, letters))) => Ok(FirstPass {
                 expected,
                 events,
                 letters,
@@ -186,7 +186,7 @@ impl Auditor<'_> {
 
     fn found(
         &self,
-        part: &Part,
+        part: &AuditedTopic,
         stop: &CancellationToken,
         read: impl Fn(&BorrowedMessage<'_>) -> anyhow::Result<Output>,
     ) -> anyhow::Result<Found> {
@@ -215,9 +215,11 @@ impl Auditor<'_> {
             let output = read(record)?;
             let Some(about) = output.about() else {
                 match output {
-                    Output::Unreadable(why) => found.findings.add(Kind::Invented, None, || {
-                        nothing(&self.scope, part, stands, None, why)
-                    }),
+                    Output::Unreadable(why) => {
+                        found.findings.add(FindingKind::Invented, None, || {
+                            nothing(&self.scope, part, stands, None, why)
+                        })
+                    }
                     Output::Earlier => {
                         found.earlier_topic += 1;
                         begin_earlier.insert(stands.partition);
@@ -231,7 +233,7 @@ impl Auditor<'_> {
             if let Place::Nowhere(why) = place {
                 let known = self.scope.logs.contains_key(&about.partition);
                 let partition = known.then_some(about.partition);
-                found.findings.add(Kind::Invented, partition, || {
+                found.findings.add(FindingKind::Invented, partition, || {
                     nothing(&self.scope, part, stands, Some(about), why)
                 });
                 return Ok(());
@@ -288,7 +290,7 @@ impl Auditor<'_> {
 /// An output about nothing.
 pub(super) fn nothing(
     scope: &Scope,
-    part: &Part,
+    part: &AuditedTopic,
     stands: Position,
     about: Option<Position>,
     why: String,

@@ -1,5 +1,5 @@
-//! The second pass: the offsets whose sums differ are read again and told apart record by record, so
-//! many at a time that memory stays bounded.
+//! The second pass: the offsets whose sums differ are read again and judged record by record, in
+//! windows, so that memory stays bounded.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -11,10 +11,10 @@ use service::range::{Position, Ranges};
 use service::words::counted;
 
 use super::Auditor;
-use super::findings::{Example, Findings, Kind};
-use super::first::{First, nothing, segments};
+use super::findings::{Example, FindingKind, Findings};
+use super::first_pass::{FirstPass, nothing, segments};
 use super::rules::{differences, explained};
-use super::scope::Part;
+use super::scope::AuditedTopic;
 use crate::outputs::{Output, position};
 use crate::route::Outcome;
 
@@ -75,8 +75,12 @@ enum Judged {
 }
 
 impl Auditor<'_> {
-    /// Tells what is wrong with each record of the buckets that differ.
-    pub(super) fn exact(&self, first: &First, findings: &mut Findings) -> anyhow::Result<()> {
+    /// Finds what is wrong with each record of the buckets that differ.
+    pub(super) fn second_pass(
+        &self,
+        first: &FirstPass,
+        findings: &mut Findings,
+    ) -> anyhow::Result<()> {
         let mut pieces = self
             .buckets
             .ranges()
@@ -114,7 +118,7 @@ impl Auditor<'_> {
     fn examine(
         &self,
         mut window: Vec<Piece>,
-        first: &First,
+        first: &FirstPass,
         findings: &mut Findings,
     ) -> anyhow::Result<VecDeque<Piece>> {
         let source = &self.scope.source;
@@ -221,7 +225,7 @@ impl Auditor<'_> {
 
     fn read_again(
         &self,
-        part: &Part,
+        part: &AuditedTopic,
         ranges: &Ranges,
         each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
@@ -279,8 +283,8 @@ impl Auditor<'_> {
         }
     }
 
-    /// Tells what became of a record of which all outputs are known.
-    fn conclude(&self, at: Position, entry: &Entry, first: &First, findings: &mut Findings) {
+    /// Adds the findings about a record whose outputs are all known.
+    fn conclude(&self, at: Position, entry: &Entry, first: &FirstPass, findings: &mut Findings) {
         let payload = entry.payload.as_deref();
         let example = |fields: &[String], why: &str| Example {
             about: Some(at),
@@ -300,7 +304,7 @@ impl Auditor<'_> {
         };
         let (events, letters) = (entry.events.count, entry.letters.count);
         if events > 0 && letters > 0 {
-            add(Kind::EventAndLetter, &[], "");
+            add(FindingKind::EventAndLetter, &[], "");
         }
         if events > 1 || letters > 1 {
             let why = format!(
@@ -308,16 +312,16 @@ impl Auditor<'_> {
                 counted(events, "event"),
                 counted(letters, "letter")
             );
-            add(Kind::Duplicate, &[], &why);
+            add(FindingKind::Duplicate, &[], &why);
         }
         if entry.inverted {
-            add(Kind::OutOfOrder, &[], "");
+            add(FindingKind::OutOfOrder, &[], "");
         }
         match &entry.judged {
             Judged::Equal => {}
-            Judged::OtherRules(fields, why) => add(Kind::OtherRules, fields, why),
-            Judged::Unprovable(why) => add(Kind::Unprovable, &[], why),
-            Judged::Differing(fields, why) => add(Kind::Differing, fields, why),
+            Judged::OtherRules(fields, why) => add(FindingKind::OtherRules, fields, why),
+            Judged::Unprovable(why) => add(FindingKind::Unprovable, &[], why),
+            Judged::Differing(fields, why) => add(FindingKind::Differing, fields, why),
         }
         if events > 0 || letters > 1 {
             return;
@@ -328,7 +332,7 @@ impl Auditor<'_> {
             (Outcome::Event { .. }, 1) => {
                 let kind = entry.letter_kind.as_deref().unwrap_or("-");
                 let why = format!("an event today; set aside as {kind}");
-                add(Kind::OtherRules, &[], &why);
+                add(FindingKind::OtherRules, &[], &why);
             }
             (today, 0) => {
                 let (output, whole_from, part) = match today {
@@ -341,26 +345,32 @@ impl Auditor<'_> {
                 };
                 let whole_from = whole_from.get(&at.partition).copied().unwrap_or(0);
                 if let Some(why) = part.compaction.doubt(output) {
-                    add(Kind::Unprovable, &[], &why);
+                    add(FindingKind::Unprovable, &[], &why);
                 } else if at.offset < whole_from {
                     let why = format!("retention may have deleted its {output}");
-                    add(Kind::Unprovable, &[], &why);
+                    add(FindingKind::Unprovable, &[], &why);
                 } else {
                     let why = format!("its {output} is not there");
-                    add(Kind::Lost, &[], &why);
+                    add(FindingKind::Lost, &[], &why);
                 }
             }
             _ => {}
         }
     }
 
-    fn add_nothing(&self, findings: &mut Findings, part: &Part, stands: Position, about: Position) {
+    fn add_nothing(
+        &self,
+        findings: &mut Findings,
+        part: &AuditedTopic,
+        stands: Position,
+        about: Position,
+    ) {
         let (kind, why) = match self.scope.source.compaction.doubt("record") {
             None => (
-                Kind::Invented,
+                FindingKind::Invented,
                 "no committed record stands there".to_owned(),
             ),
-            Some(why) => (Kind::Unprovable, why),
+            Some(why) => (FindingKind::Unprovable, why),
         };
         findings.add(kind, Some(about.partition), || {
             nothing(&self.scope, part, stands, Some(about), why)

@@ -1,0 +1,175 @@
+//! Reads the outputs, and remembers the newest of each source partition.
+
+use std::collections::BTreeMap;
+
+use rdkafka::message::{BorrowedMessage, Message};
+use schemas::dead_letter;
+use service::exit::NeedsAttention;
+use service::range::{Ranges, Reader};
+use service::words::counted;
+use tokio_util::sync::CancellationToken;
+
+use super::tails::OutputTopic;
+use crate::config::Config;
+use crate::outputs::{self, Output, SourceTopic, number};
+use crate::transform::Codec;
+
+/// Upper bound of the keys of unreadable records that are held; each is at most as long as a record.
+const MAX_UNREADABLE: usize = 1_000;
+
+/// The newest output of a source partition that was found.
+#[derive(Clone, Copy)]
+pub(super) struct Newest {
+    /// The source record's offset and Kafka timestamp.
+    pub(super) offset: i64,
+    pub(super) timestamp_ms: i64,
+    /// When the output was written, if its topic has timestamps.
+    pub(super) written_ms: Option<i64>,
+}
+
+/// What a record of an output topic says about the searched source partitions.
+enum Found {
+    /// An output of this source partition.
+    Output(i32, Newest),
+    /// An output of an earlier topic that had the source topic's name.
+    Earlier,
+    /// A record of the events topic whose schema is unknown, and why.
+    Unreadable(String),
+    Nothing,
+}
+
+/// What was read to find where to begin some source partitions.
+pub(super) struct Search<'a> {
+    pub(super) config: &'a Config,
+    pub(super) codec: &'a Codec,
+    pub(super) max_event_bytes: usize,
+    pub(super) source: SourceTopic,
+    pub(super) reader: &'a Reader,
+    pub(super) latest_stamp_ms: Option<i64>,
+    /// The source partitions, with the first offsets of their logs.
+    pub(super) searched: &'a BTreeMap<i32, i64>,
+    pub(super) newest: BTreeMap<i32, Newest>,
+    /// By key, why a record of the events topic cannot be decoded. Such records are foreign, or events of a newer
+    /// router; those have the key of their source record or its execId.
+    pub(super) unreadable: BTreeMap<Vec<u8>, String>,
+    /// How many outputs were read.
+    pub(super) read: u64,
+    pub(super) stop: &'a CancellationToken,
+}
+
+impl Search<'_> {
+    /// Reads a topic to the ends of its logs, which includes waiting for the transactions that are open there.
+    pub(super) fn read_on(&mut self, topic: &mut OutputTopic) -> anyhow::Result<()> {
+        let ranges = topic.unread(self.reader)?;
+        self.read(topic, &ranges)
+    }
+
+    /// Reads some partitions of a topic farther back.
+    pub(super) fn read_back(
+        &mut self,
+        topic: &mut OutputTopic,
+        partitions: &[i32],
+    ) -> anyhow::Result<()> {
+        let ranges = topic.step_back(partitions)?;
+        self.read(topic, &ranges)
+    }
+
+    /// The evidence that a start rests on: the newest output, and how many keys of unreadable ones.
+    pub(super) fn evidence(&self, partition: i32) -> (Option<i64>, usize) {
+        let newest = self.newest.get(&partition).map(|newest| newest.offset);
+        (newest, self.unreadable.len())
+    }
+
+    /// Why an unreadable record of the events topic that may be the event with one of these keys is unreadable.
+    pub(super) fn unreadable_event(&self, keys: Option<&[Vec<u8>]>) -> Option<&String> {
+        match keys {
+            Some(keys) => keys.iter().find_map(|key| self.unreadable.get(key)),
+            None => self.unreadable.values().next(),
+        }
+    }
+
+    fn read(&mut self, topic: &mut OutputTopic, ranges: &Ranges) -> anyhow::Result<()> {
+        let count: i64 = ranges.values().map(|range| range.end - range.start).sum();
+        if count > 0 {
+            tracing::info!(
+                "reading up to {} of {} to find where to resume",
+                counted(count, "record"),
+                topic.name
+            );
+        }
+        let OutputTopic { name, tails, .. } = topic;
+        let reader = self.reader;
+        let stop = self.stop;
+        reader.scan(name, ranges, stop, |record| {
+            self.read += 1;
+            let (source, newest) = match self.source_of(record)? {
+                Found::Output(source, newest) => (source, newest),
+                Found::Earlier => {
+                    // All outputs of the present topic stand behind it.
+                    if let Some(tail) = tails.get_mut(&record.partition()) {
+                        tail.seen.extend(self.searched.keys());
+                    }
+                    return Ok(());
+                }
+                Found::Unreadable(why) => {
+                    let key = record.key().unwrap_or_default().to_vec();
+                    self.unreadable.entry(key).or_insert(why);
+                    if self.unreadable.len() > MAX_UNREADABLE {
+                        return Err(NeedsAttention(format!(
+                            "searching for where to resume, more than {MAX_UNREADABLE} records of the events topic cannot be \
+                             read, such as: {}. Give their schema by --schemas, or choose --on-no-offset beginning",
+                            self.unreadable.values().next().map_or("", String::as_str)
+                        ))
+                        .into());
+                    }
+                    return Ok(());
+                }
+                Found::Nothing => return Ok(()),
+            };
+            if let Some(tail) = tails.get_mut(&record.partition()) {
+                tail.seen.insert(source);
+            }
+            let known = self.newest.entry(source).or_insert(newest);
+            if newest.offset > known.offset {
+                *known = newest;
+            }
+            Ok(())
+        })
+    }
+
+    /// What a record of an output topic says about the searched partitions.
+    fn source_of(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Found> {
+        let source = &self.source;
+        let output = match record.topic() == self.config.events_topic {
+            true => {
+                let writers = &self.codec.writers;
+                writers.learn_soon(record.payload(), self.stop)?;
+                match outputs::event(&writers.decoder, source, record) {
+                    Ok(output) => output,
+                    Err(error) => return Ok(Found::Unreadable(format!("{error:#}"))),
+                }
+            }
+            false => outputs::letter(source, record),
+        };
+        let (about, timestamp_ms) = match output {
+            Output::Event(about, timestamp_ms) => (about, timestamp_ms),
+            Output::Letter(about, _) => {
+                let timestamp_ms = number(record, dead_letter::TIMESTAMP_MS);
+                (about, timestamp_ms.unwrap_or(-1))
+            }
+            Output::Earlier => return Ok(Found::Earlier),
+            Output::Redriven | Output::Foreign | Output::Unreadable(_) => {
+                return Ok(Found::Nothing);
+            }
+        };
+        let newest = Newest {
+            offset: about.offset,
+            timestamp_ms,
+            written_ms: record.timestamp().to_millis(),
+        };
+        Ok(match self.searched.contains_key(&about.partition) {
+            true => Found::Output(about.partition, newest),
+            false => Found::Nothing,
+        })
+    }
+}
