@@ -30,7 +30,7 @@ use tokio::task::block_in_place;
 
 use self::report::Report;
 use crate::audit;
-use crate::audit::finding::{Cure, Fault, Finding, Findings, Held};
+use crate::audit::finding::{Cure, Fault, Finding, Findings};
 use crate::audit::fingerprint::{Fingerprint, Marks, Outside, Plan};
 use crate::audit::merge::{self, Evidence, Feed};
 use crate::audit::moved::find_moved;
@@ -39,7 +39,7 @@ use crate::ownership::Asked;
 use crate::positions::Anchor;
 use crate::row_format::{self, POSTGRES_EPOCH_MICROS};
 use crate::rows::Part;
-use crate::store::{Database, Order, Selection, Snapshot, StoreError, database_url};
+use crate::store::{Database, Held, Order, Selection, Snapshot, StoreError, database_url};
 use crate::tables::{TASK, Table, exec_id, place};
 
 /// Where the columns of `task` stand that rank its reports.
@@ -176,7 +176,7 @@ impl Side {
                 reported_from,
                 ..Selection::of_table(table, None)
             };
-            let each = async |row: &[u8]| {
+            let each = |row: &[u8]| {
                 fingerprint.add(table, &row[2..]);
                 rows += 1;
                 if rows % 10_000 == 0 {

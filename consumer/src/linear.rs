@@ -6,12 +6,13 @@ use router::{Outcome, route};
 use schemas::{Decoder, Framing, PlainSource, TaskRunningInfo};
 
 use crate::adversarial::{self, Shape};
-use crate::audit::finding::{Findings, Held};
+use crate::audit::finding::Findings;
 use crate::audit::fingerprint::Marks;
 use crate::audit::merge::{Evidence, compare_event};
 use crate::cost::{self, Allowed};
 use crate::row_format::{self, RowWriter};
 use crate::rows::{plain, rows};
+use crate::store::Held;
 use crate::strategies;
 use crate::tables::{Table, TaskKey};
 

@@ -47,7 +47,7 @@ use crate::ownership::Asked;
 use crate::positions::{Advance, Positions};
 use crate::rows::Part;
 use crate::store::{
-    Database, DatabaseOptions, End, Identity, Store, StoreError, database_url, owners,
+    Database, DatabaseOptions, End, Identity, StoreError, Writer, database_url, owners,
 };
 use crate::topic_identity::{id_of, made_anew};
 use crate::writers::Writers;
@@ -437,7 +437,7 @@ impl Reading {
 
 /// The database's writer.
 struct Writing<'a> {
-    store: Store,
+    store: Box<dyn Writer>,
     place: &'a str,
     positions: Positions,
     identity: Identity,

@@ -183,7 +183,8 @@ macro_rules! tables {
 const EVENT_PARTITION: Column = column!("event_partition", "the event's partition", i32);
 const EVENT_OFFSET: Column = column!("event_offset", "the event's offset", i64);
 const EXEC_ID: Column = column!("exec_id", "the exec task", text);
-const TASK_ID: Column = column!("task_id", "the task's key in this database", i64);
+/// Names the task of a stored row of a history.
+pub(crate) const TASK_ID: Column = column!("task_id", "the task's key in this database", i64);
 
 /// Where the task's name stands in a row.
 pub(crate) const TASK: usize = 2;

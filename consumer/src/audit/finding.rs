@@ -7,7 +7,7 @@ use sha2::Sha256;
 
 use super::difference::Difference;
 use super::fingerprint::Marks;
-use crate::store::HeldOffset;
+use crate::store::{Held, HeldOffset, Value};
 use crate::tables::{Table, exec_id, place};
 
 /// Findings of the histories, and misnamed rows, are each held up to this many bytes of rows; beyond it they are only
@@ -99,7 +99,7 @@ pub(crate) enum Cure {
     /// Put columns of `consumed_offset` right, as long as the row is still `held`.
     Offset {
         held: Box<HeldOffset>,
-        columns: Vec<(&'static str, OffsetValue)>,
+        columns: Vec<(&'static str, Value)>,
     },
     /// Put a row of `consumed_offset` in.
     NewOffset(Box<HeldOffset>),
@@ -110,22 +110,6 @@ impl Cure {
     pub(crate) fn is_one(&self) -> bool {
         !matches!(self, Self::None)
     }
-}
-
-/// A value of `consumed_offset`.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum OffsetValue {
-    Number(i64),
-    Text(String),
-}
-
-/// A row that a table holds.
-#[derive(Clone, Debug)]
-pub(crate) struct Held {
-    /// Where it stands in its table.
-    pub(crate) address: String,
-    pub(crate) task_id: Option<i64>,
-    pub(crate) row: Vec<u8>,
 }
 
 /// A row that is right but for the task it names.

@@ -7,9 +7,10 @@ use sha2::Digest;
 use tokio::sync::mpsc;
 
 use super::difference::Difference;
-use super::finding::{Cure, Fault, Finding, Findings, Held, Misnamed};
+use super::finding::{Cure, Fault, Finding, Findings, Misnamed};
 use super::fingerprint::Marks;
 use crate::row_format;
+use crate::store::{Held, held};
 use crate::tables::{Table, exec_id, place};
 
 /// Rows one after the other, out of pieces.
@@ -47,22 +48,6 @@ impl Feed {
         self.peek().await?;
         self.next.take()
     }
-}
-
-/// Takes address and `task_id` off the front of a row.
-pub(crate) fn held(addressed: &[u8]) -> Option<Held> {
-    let (_, count) = row_format::row_length(addressed)?;
-    let mut fields = row_format::fields(addressed);
-    let address = row_format::text_of(fields.next()?)?.to_owned();
-    let task_id = row_format::i64_of(fields.next()?);
-    let front = 2 + 4 + address.len() + 4 + task_id.map_or(0, |_| 8);
-    let mut row = i16::try_from(count - 2).ok()?.to_be_bytes().to_vec();
-    row.extend_from_slice(addressed.get(front..)?);
-    Some(Held {
-        address,
-        task_id,
-        row,
-    })
 }
 
 /// What tells of rows that only one side has.

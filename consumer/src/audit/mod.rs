@@ -21,6 +21,7 @@ mod auditor;
 mod backlog;
 mod compare;
 mod config;
+mod cure;
 mod dead_letters;
 pub(crate) mod difference;
 mod evidence;

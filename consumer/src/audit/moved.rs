@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::finding::{Cure, Findings, Held};
+use super::finding::{Cure, Findings};
 use super::merge::differing;
+use crate::store::Held;
 use crate::tables::TASK;
 
 /// Joins a missing row and an extra one that differ in nothing but partition and offset into one row that differs.

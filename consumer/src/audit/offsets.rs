@@ -10,12 +10,12 @@ use service::range::Ranges;
 use tokio::task::block_in_place;
 
 use super::difference::Difference;
-use super::finding::{Cure, Fault, Finding, Findings, OffsetValue};
+use super::finding::{Cure, Fault, Finding, Findings};
 use super::fingerprint::Outside;
 use super::topic::{Topic, records};
 use crate::positions::Anchor;
 use crate::rows::Part;
-use crate::store::{HeldOffset, Snapshot};
+use crate::store::{HeldOffset, Snapshot, Value};
 use crate::tables::Table;
 
 /// The table's name.
@@ -343,7 +343,7 @@ fn difference(held: &HeldOffset, right: &HeldOffset) -> Option<Finding> {
     let number = |column, of: fn(&HeldOffset) -> Option<i64>| {
         let (expected, found) = (of(right), of(held));
         (expected != found).then(|| {
-            let value = OffsetValue::Number(expected.unwrap_or_default());
+            let value = Value::from(expected.unwrap_or_default());
             let difference = Difference {
                 column,
                 expected: expected.into(),
@@ -360,7 +360,7 @@ fn difference(held: &HeldOffset, right: &HeldOffset) -> Option<Finding> {
         };
         (
             difference,
-            ("cluster_id", OffsetValue::Text(right.cluster_id.clone())),
+            ("cluster_id", Value::from(right.cluster_id.as_str())),
         )
     });
     let (columns, cures): (Vec<_>, Vec<_>) = [

@@ -6,9 +6,10 @@ use anyhow::Context;
 use service::output;
 use service::words::counted;
 
+use super::cure::{self, Repair};
 use super::finding::{Cure, Findings};
 use super::report::Report;
-use crate::store::{Database, Repair};
+use crate::store::Database;
 
 /// Says what a repair does, and whether it may: only by `--yes` it removes more than it keeps.
 pub(super) fn may_repair(
@@ -69,8 +70,7 @@ pub(super) async fn repair(
             removed,
             left,
             without_task,
-        } = database
-            .repair(topic, partition, &cures)
+        } = cure::apply(database, topic, &cures)
             .await
             .with_context(|| {
                 format!(

@@ -68,7 +68,7 @@ impl<'a> StoredTasks<'a> {
             ..Selection::of_table(Table::Task, places.clone())
         };
         snapshot
-            .each(&tasks, async |row| {
+            .each(&tasks, |row| {
                 let task_id = row_format::i64_of(row_format::fields(row).nth(1).flatten());
                 let fields = row_format::after(row, 2);
                 if let Some((partition, offset)) = fingerprint.add(Table::Task, fields) {
@@ -218,7 +218,7 @@ impl<'p> Scan<'_, 'p> {
                 reported_from: self.reported_from,
                 ..Selection::of_table(table, self.places.clone())
             };
-            let each = async |row: &[u8]| {
+            let each = |row: &[u8]| {
                 let mut fields = row.get(2..).unwrap_or_default();
                 if outranking {
                     let (task_id, after) = row_format::split_field(fields).unwrap_or_default();

@@ -7,15 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rdkafka::Message;
 
-use super::finding::{Cure, Fault, Finding, Findings, Held};
-use super::merge::held;
+use super::finding::{Cure, Fault, Finding, Findings};
 use super::misnamed::MissingTask;
 use super::spans::Spans;
 use super::stored::{Rank, rank_of_task};
 use super::topic::{Isolation, Topic, each_record};
 use crate::row_format::RowWriter;
 use crate::rows::{Rows, rows};
-use crate::store::{Selection, Snapshot, StoreError};
+use crate::store::{Held, Selection, Snapshot, StoreError, held};
 use crate::tables::{Table, TaskKey, exec_id, place};
 
 /// Tasks that are looked into at once: some tens of MiB, and one reading of the offsets of their reports.
@@ -322,7 +321,7 @@ async fn held_tasks(
             addressed: true,
             ..Selection::of_table(Table::Task, None)
         };
-        let each = async |row: &[u8]| {
+        let each = |row: &[u8]| {
             if let Some(held) = held(row)
                 && let Some(task_id) = held.task_id
             {

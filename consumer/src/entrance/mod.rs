@@ -40,7 +40,7 @@ use crate::ownership::Asked;
 use crate::positions::Positions;
 use crate::rows::Part;
 use crate::store::{
-    Database, DatabaseOptions, End, Identity, Store, StoreError, StoredOffset, owners,
+    Database, DatabaseOptions, End, Identity, StoreError, StoredOffset, Writer, owners,
 };
 use crate::topic_identity::{OnGap, Recognised, TopicIdentity, id_of, made_anew};
 use crate::writers::Writers;
@@ -280,7 +280,7 @@ pub(crate) async fn open(
     database: &Database,
     health: &Health,
     shutdown: &CancellationToken,
-) -> anyhow::Result<Option<Store>> {
+) -> anyhow::Result<Option<Box<dyn Writer>>> {
     let mut backoff = Backoff::default();
     health.waiting_for(format!("{}: to be opened", database.place()));
     loop {
@@ -327,7 +327,7 @@ struct Entrance<'a> {
     health: &'a Health,
     subscription: &'a Subscription,
     lookup: Lookup,
-    store: Store,
+    store: Box<dyn Writer>,
     letters: Letters,
     breaker: Breaker,
     /// Events stored since the start.

@@ -7,10 +7,10 @@
 //!
 //! A [`Reader`] returns values and typed errors. It prints nothing, logs nothing and keeps no state beside its connection.
 
-mod dialect;
 mod model;
 mod reader;
 mod row;
+mod sql;
 
 pub(crate) use model::{TaskDetails, TaskFilter, TaskList};
 pub(crate) use reader::{QueryError, Reader};

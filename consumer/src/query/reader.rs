@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 
-use super::dialect::{Dialect, FINAL, NEWEST};
-use super::model::{Sequences, Task, TaskDetails, TaskFilter, TaskList};
+use super::model::{Metrics, Sequences, Task, TaskDetails, TaskFilter, TaskList};
+use super::sql::{self, NEWEST};
 use crate::rows::Part;
-use crate::store::{Access, Bound, Connection, Database, StoreError};
+use crate::store::{Access, Database, FINAL, Row, Session, StoreError};
 
 /// Why a query has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +27,7 @@ pub(crate) enum QueryError {
 
 /// A read-only connection that sees the tables as of one moment.
 pub(crate) struct Reader {
-    connection: Connection,
-    dialect: Dialect,
+    session: Box<dyn Session>,
     place: String,
     expired_before: Option<Timestamp>,
 }
@@ -40,18 +39,16 @@ impl Reader {
     /// If the database is not there or has no tables.
     pub(crate) async fn open(database: &Database) -> Result<Self, QueryError> {
         let place = database.place();
-        let connection = database.connect(Access::Read).await;
-        let mut connection = connection.map_err(failed(|| format!("opening {place}")))?;
+        let session = database.session(Access::Read).await;
+        let mut session = session.map_err(failed(|| format!("opening {place}")))?;
         let reading = || format!("reading {place}");
         // The first statement fixes the moment.
-        let begun = connection.begin_snapshot().await;
+        let begun = session.begin_snapshot().await;
         begun.map_err(failed(reading))?;
-        let expired_before = connection.expired_before().await;
+        let expired_before = session.expired_before().await;
         let expired_before = expired_before.map_err(failed(reading))?;
-        let postgres = connection.is_postgres();
         Ok(Self {
-            connection,
-            dialect: Dialect { postgres },
+            session,
             place,
             expired_before,
         })
@@ -80,33 +77,34 @@ impl Reader {
     ) -> Result<TaskList, QueryError> {
         self.require_history(at)?;
         let Self {
-            connection,
-            dialect,
+            session,
             place,
             expired_before,
         } = self;
+        let dialect = session.dialect();
         // A task is Unknown if its engine went away without reporting an end: it has no final status, and does not run.
         let filter = match filter.running {
             true => format!("WHERE status NOT IN {FINAL} AND status <> 'Unknown'"),
             false => String::new(),
         };
-        let (columns, tasks) = (dialect.task_columns(), dialect.tasks(at));
+        let (columns, tasks) = (sql::task_columns(dialect), sql::tasks(dialect, at));
         // The alias keeps ORDER BY on the column, not on its text.
         let select = format!(
             "SELECT {columns} FROM {tasks} {filter} ORDER BY task.reported_at DESC, exec_id LIMIT $1"
         );
-        let count = format!("SELECT count(*) FROM {tasks} {filter}");
+        let count = format!("SELECT count(*) AS total FROM {tasks} {filter}");
         let reading = || format!("reading the tasks of {place}");
-        let tasks: Vec<Task> = connection
-            .rows(select, &[Bound::Number(Dialect::limit(limit))])
-            .await
-            .map_err(failed(reading))?;
-        let total: Option<(i64,)> = connection.row(count, &[]).await.map_err(failed(reading))?;
-        Ok(TaskList {
-            tasks,
-            total: total.map_or(0, |(total,)| total.cast_unsigned()),
-            expired_before: *expired_before,
-        })
+        let answer = async {
+            let tasks = session.select(&select, &[sql::limit(limit).into()]).await?;
+            let total = session.select_one(&count, &[]).await?;
+            let total: i64 = total.map_or(Ok(0), |mut total| total.take("total"))?;
+            Ok(TaskList {
+                tasks: all(tasks)?,
+                total: total.cast_unsigned(),
+                expired_before: *expired_before,
+            })
+        };
+        answer.await.map_err(failed(reading))
     }
 
     /// One task: its state, what it holds, its sequences, and at most `limit` of its newest reports (0: all). With `at`: as
@@ -121,14 +119,7 @@ impl Reader {
         limit: u32,
     ) -> Result<Option<TaskDetails>, QueryError> {
         self.require_history(at)?;
-        let details = task_details(
-            &mut self.connection,
-            &self.dialect,
-            exec_id,
-            at,
-            limit,
-            self.expired_before,
-        );
+        let details = task_details(&mut *self.session, exec_id, at, limit, self.expired_before);
         let reading = || format!("reading the task {exec_id} of {}", self.place);
         details.await.map_err(failed(reading))
     }
@@ -144,12 +135,14 @@ impl Reader {
         let select = format!(
             "SELECT {} FROM task_progress WHERE task_id = (SELECT task_id FROM task WHERE exec_id = $1) \
              ORDER BY task_progress.reported_at LIMIT 1",
-            self.dialect.reported_at()
+            sql::reported_at(self.session.dialect())
         );
-        let first = self.connection.row(select, &[Bound::Text(exec_id)]).await;
-        let reading = || format!("reading the task {exec_id} of {}", self.place);
-        let first: Option<(String,)> = first.map_err(failed(reading))?;
-        Ok(first.map(|(first,)| first))
+        let first = self.session.select_one(&select, &[exec_id.into()]).await;
+        let first =
+            first.and_then(|first| first.map(|mut row| row.take("reported_at")).transpose());
+        first.map_err(failed(|| {
+            format!("reading the task {exec_id} of {}", self.place)
+        }))
     }
 
     /// What was known before history was removed nobody can tell.
@@ -172,24 +165,36 @@ fn failed(doing: impl FnOnce() -> String) -> impl FnOnce(StoreError) -> QueryErr
     }
 }
 
+/// Each row as a value.
+fn all<T>(rows: Vec<Row>) -> Result<Vec<T>, StoreError>
+where
+    T: for<'r> TryFrom<&'r mut Row, Error = StoreError>,
+{
+    rows.into_iter()
+        .map(|mut row| T::try_from(&mut row))
+        .collect()
+}
+
 async fn task_details(
-    connection: &mut Connection,
-    dialect: &Dialect,
+    session: &mut dyn Session,
     exec_id: &str,
     at: Option<Timestamp>,
     limit: u32,
     expired_before: Option<Timestamp>,
 ) -> Result<Option<TaskDetails>, StoreError> {
+    let dialect = session.dialect();
     let select = format!(
         "SELECT {} FROM {} WHERE exec_id = $1",
-        dialect.task_columns(),
-        dialect.tasks(at)
+        sql::task_columns(dialect),
+        sql::tasks(dialect, at)
     );
-    let task: Option<Task> = connection.row(select, &[Bound::Text(exec_id)]).await?;
-    let Some(task) = task else { return Ok(None) };
-    let of_task = Bound::Number(task.task_id);
-    let reported_at = dialect.reported_at();
-    let known = |part: Part| dialect.known(part.table().name(), at);
+    let Some(mut task) = session.select_one(&select, &[exec_id.into()]).await? else {
+        return Ok(None);
+    };
+    let task = Task::try_from(&mut task)?;
+    let of_task = || task.task_id.into();
+    let reported_at = sql::reported_at(dialect);
+    let known = |part: Part| sql::known(dialect, part.table().name(), at);
 
     // The newest event that has a resource part, whole.
     let resource = format!(
@@ -200,40 +205,40 @@ async fn task_details(
          ORDER BY application_id",
         known(Part::Resource)
     );
-    let resource = connection.rows(resource, &[of_task]).await?;
+    let resource = all(session.select(&resource, &[of_task()]).await?)?;
 
     let metrics = format!(
         "SELECT engine_running_tasks, {} AS metrics, {reported_at} FROM task_metrics WHERE task_id = $1 AND {} \
          ORDER BY task_metrics.reported_at DESC, event_partition DESC, event_offset DESC LIMIT 1",
-        if dialect.postgres {
-            "metrics::text"
-        } else {
-            "metrics"
-        },
+        dialect.json_text("metrics"),
         known(Part::Metrics)
     );
-    let metrics = connection.row(metrics, &[of_task]).await?;
+    let metrics = session.select_one(&metrics, &[of_task()]).await?;
+    let metrics = metrics.map(|mut row| Metrics::try_from(&mut row));
 
-    let lists = ["job_ids", "job_tasks", "adjustments"].map(|column| dialect.json_array(column));
+    let lists = ["job_ids", "job_tasks", "adjustments"]
+        .map(|column| format!("{} AS {column}", dialect.array_as_json(column)));
     let reports = format!(
         "SELECT sequence, {reported_at}, status, progress, {}, event_partition, event_offset FROM task_progress \
          WHERE task_id = $1 AND {} ORDER BY task_progress.{NEWEST} LIMIT $2",
         lists.join(", "),
         known(Part::Progress)
     );
-    let limit = Bound::Number(Dialect::limit(limit));
-    let reports = connection.rows(reports, &[of_task, limit]).await?;
+    let limit = sql::limit(limit).into();
+    let reports = all(session.select(&reports, &[of_task(), limit]).await?)?;
 
     let sequences = format!(
         "SELECT sequence FROM task_progress WHERE task_id = $1 AND {} ORDER BY sequence",
         known(Part::Progress)
     );
-    let sequences: Vec<(i64,)> = connection.rows(sequences, &[of_task]).await?;
-    let sequences: Vec<i64> = sequences.into_iter().map(|(sequence,)| sequence).collect();
+    let sequences = session.select(&sequences, &[of_task()]).await?.into_iter();
+    let sequences: Vec<i64> = sequences
+        .map(|mut row| row.take("sequence"))
+        .collect::<Result<_, _>>()?;
     Ok(Some(TaskDetails {
         task,
         resource,
-        metrics,
+        metrics: metrics.transpose()?,
         sequences: Sequences::of(&sequences, expired_before.is_some()),
         reports,
         expired_before,

@@ -1,19 +1,15 @@
-//! How a row of either database becomes a value of the [model](super::model).
+//! How a row of a query becomes a value of the [model](super::model).
 
 use serde::de::DeserializeOwned;
-use sqlx::postgres::PgRow;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
 use super::model::{Metrics, Report, Resource, SubJobs, Task};
+use crate::store::{Row, StoreError};
 
-impl<'r, R: Row> FromRow<'r, R> for SubJobs
-where
-    &'static str: ColumnIndex<R>,
-    Option<String>: Decode<'r, R::Database> + Type<R::Database>,
-{
-    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
-        let mut counts = json::<Vec<Vec<i32>>, R>(row, "job_tasks")?.map(Vec::into_iter);
+impl TryFrom<&mut Row> for SubJobs {
+    type Error = StoreError;
+
+    fn try_from(row: &mut Row) -> Result<Self, StoreError> {
+        let mut counts = json::<Vec<Vec<i32>>>(row, "job_tasks")?.map(Vec::into_iter);
         // Of no jobs PostgreSQL has an array without any.
         let mut next = || Some(counts.as_mut()?.next().unwrap_or_default());
         Ok(Self {
@@ -27,35 +23,22 @@ where
 }
 
 /// A column of JSON text.
-fn json<'r, T: DeserializeOwned, R: Row>(
-    row: &'r R,
-    column: &'static str,
-) -> Result<Option<T>, sqlx::Error>
-where
-    &'static str: ColumnIndex<R>,
-    Option<String>: Decode<'r, R::Database> + Type<R::Database>,
-{
-    let text: Option<String> = row.try_get(column)?;
+fn json<T: DeserializeOwned>(row: &mut Row, column: &str) -> Result<Option<T>, StoreError> {
+    let text: Option<String> = row.take(column)?;
     let read = text.map(|text| serde_json::from_str(&text)).transpose();
-    read.map_err(|error| sqlx::Error::ColumnDecode {
-        index: column.to_owned(),
-        source: error.into(),
-    })
+    read.map_err(|error| StoreError::Exit(format!("the column {column}: {error}")))
 }
 
-/// Reads the fields of a row by their columns' names. (sqlx's own derive would have both database
-/// drivers compiled a second time, for the compiler's side.)
+/// Reads the fields of a row by their columns' names.
 macro_rules! from_row {
-    ($row:ident { $($fields:tt)* }) => {
-        from_row!(PgRow: $row { $($fields)* });
-        from_row!(SqliteRow: $row { $($fields)* });
-    };
-    ($of:ident: $row:ident { $($field:ident),* $(; $nested:ident: $type:ty)? }) => {
-        impl<'r> FromRow<'r, $of> for $row {
-            fn from_row(row: &'r $of) -> Result<Self, sqlx::Error> {
+    ($value:ident { $($field:ident),* $(; $nested:ident)? }) => {
+        impl TryFrom<&mut Row> for $value {
+            type Error = StoreError;
+
+            fn try_from(row: &mut Row) -> Result<Self, StoreError> {
                 Ok(Self {
-                    $($field: row.try_get(stringify!($field))?,)*
-                    $($nested: <$type>::from_row(row)?,)?
+                    $($field: row.take(stringify!($field))?,)*
+                    $($nested: row.try_into()?,)?
                 })
             }
         }
@@ -78,7 +61,7 @@ from_row!(Task {
     task_id
 });
 from_row!(Report {
-    sequence, reported_at, status, progress, adjustments, event_partition, event_offset; jobs: SubJobs
+    sequence, reported_at, status, progress, adjustments, event_partition, event_offset; jobs
 });
 from_row!(Resource {
     application_id,

@@ -1,8 +1,7 @@
 //! History that is removed by order, in short steps beside whoever writes.
 //!
 //! No index tells rows by their time: the consumer would pay for it with every row. So the tables are
-//! walked once from end to end, a bounded piece a transaction: PostgreSQL's by pages, SQLite's by
-//! rowid. A transaction that removes rows waits for no lock that a consumer holds while it holds one
+//! walked once from end to end, a bounded piece a transaction: by pages or by a key, as [`Walk`] says. A transaction that removes rows waits for no lock that a consumer holds while it holds one
 //! itself, so the two cannot deadlock:
 //!
 //! - Rows of the histories are locked by nobody else but a repair.
@@ -11,19 +10,17 @@
 //!   asked for its history: what a consumer has put in is seen by then, and one that comes later waits
 //!   and makes the task anew.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use sqlx::AssertSqlSafe;
 
-use super::connection::{Access, Connection, on_either};
+use super::selection::list;
+use super::session::{Access, Row, Session, Walk};
 use super::{Database, StoreError};
-use crate::rows::Part;
 use crate::tables::Table;
 
-/// Pages of a history that PostgreSQL looks through in one transaction: 512 KiB, some 5,000 rows.
-const PAGES: i64 = 64;
-/// Rows that SQLite looks through in one transaction, and tasks in either database.
+/// Rows that one transaction looks through where a table is walked by a key.
 const ROWS: i64 = 1_000;
 
 /// What was removed, or would be, of a piece of a table.
@@ -38,7 +35,7 @@ pub(crate) struct Step {
 
 /// A database from which what was reported before a time is removed.
 pub(crate) struct Expiring {
-    connection: Connection,
+    session: Box<dyn Session>,
     before: Timestamp,
     /// Whether the time is written down as that up to which history was removed.
     is_recorded: bool,
@@ -48,13 +45,12 @@ pub(crate) struct Expiring {
     pub(crate) divisor: i64,
 }
 
-impl Connection {
-    /// One number; 0 for null.
-    async fn number(&mut self, select: &str) -> Result<i64, StoreError> {
-        let select = AssertSqlSafe(select.to_owned());
-        let number: Option<i64> = on_either!(self, connection => {
-            sqlx::query_scalar(select).persistent(false).fetch_one(connection)
-        });
+impl dyn Session + '_ {
+    /// The one number that an expression or a query without `FROM` gives; 0 for null.
+    async fn number(&mut self, expression: &str, of: &str) -> Result<i64, StoreError> {
+        let select = format!("SELECT {expression} AS number {of}");
+        let row = self.select_one(&select, &[]).await?;
+        let number: Option<i64> = row.map_or(Ok(None), |mut row| row.take("number"))?;
         Ok(number.unwrap_or(0))
     }
 
@@ -63,29 +59,29 @@ impl Connection {
     /// # Errors
     /// If the database fails, or says what cannot be: nobody removes history that is yet to come.
     pub(crate) async fn expired_before(&mut self) -> Result<Option<Timestamp>, StoreError> {
-        let micros = |column: &str| match self.is_postgres() {
-            true => format!(
-                "CASE WHEN isfinite({column}) THEN (extract(epoch FROM {column}) * 1000000)::bigint END"
-            ),
-            false => column.to_owned(),
-        };
+        let dialect = self.dialect();
         let select = format!(
-            "SELECT {}, {} FROM expiry",
-            micros("reported_before"),
-            micros("updated_at")
+            "SELECT {} AS reported_before, {} AS updated_at FROM expiry",
+            dialect.epoch_micros("reported_before"),
+            dialect.epoch_micros("updated_at")
         );
-        let row: Option<(Option<i64>, Option<i64>)> = self.row(select, &[]).await?;
-        let Some((before, noted)) = row else {
+        let Some(mut row) = self.select_one(&select, &[]).await? else {
             return Ok(None);
         };
-        let time = |micros: Option<i64>| Timestamp::from_microsecond(micros?).ok();
+        let time = |row: &mut Row, column: &str| -> Result<_, StoreError> {
+            let micros: Option<i64> = row.take(column)?;
+            Ok(micros.and_then(|micros| Timestamp::from_microsecond(micros).ok()))
+        };
         let altered = |what: String| {
             Err(StoreError::Exit(format!(
                 "the table expiry says that history was removed up to {what}, so it was altered: put back what consumer expire \
                  wrote there, or remove the row if it never ran"
             )))
         };
-        match (time(before), time(noted)) {
+        match (
+            time(&mut row, "reported_before")?,
+            time(&mut row, "updated_at")?,
+        ) {
             (Some(before), _) if before > Timestamp::now() => {
                 altered(format!("{before}, which is yet to come"))
             }
@@ -109,19 +105,14 @@ impl Expiring {
         dry_run: bool,
     ) -> Result<Self, StoreError> {
         let access = if dry_run { Access::Read } else { Access::Write };
-        let mut connection = database.connect(access).await?;
-        if connection.is_postgres() {
-            // A crash may bring the last rows back, and no other: they are removed again. Every row is
-            // found by its page or by an index, whatever the planner thinks of tables that are growing.
-            let settings = "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_hashjoin = off; \
-                 SET enable_mergejoin = off; SET jit = off";
-            connection.execute(settings).await?;
-        }
+        let mut session = database.session(access).await?;
+        let settings = session.dialect().expiry_settings();
+        session.execute(settings, &[]).await?;
         if dry_run {
-            connection.begin_snapshot().await?;
+            session.begin_snapshot().await?;
         }
         Ok(Self {
-            connection,
+            session,
             before,
             is_recorded: false,
             held: Duration::ZERO,
@@ -130,22 +121,19 @@ impl Expiring {
     }
 
     /// How far the walk over a table goes: its first piece begins behind the start.
-    pub(crate) async fn extent(
-        &mut self,
-        table: Table,
-    ) -> Result<std::ops::Range<i64>, StoreError> {
-        let name = table.name();
-        if self.is_by_pages(table) {
-            let pages = format!(
-                "SELECT pg_relation_size('{name}') / current_setting('block_size')::bigint"
-            );
-            return Ok(0..self.connection.number(&pages).await?);
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn extent(&mut self, table: Table) -> Result<Range<i64>, StoreError> {
+        match self.session.dialect().walk(table) {
+            Walk::Pages { count, .. } => Ok(0..self.session.number(&count, "").await?),
+            Walk::Key(key) => {
+                let of = format!("FROM {}", table.name());
+                let first = self.session.number(&format!("min({key})"), &of).await?;
+                let last = self.session.number(&format!("max({key})"), &of).await?;
+                Ok(first - 1..last)
+            }
         }
-        let key = self.key(table);
-        let first = format!("SELECT min({key}) FROM {name}");
-        let last = format!("SELECT max({key}) FROM {name}");
-        let first = self.connection.number(&first).await?;
-        Ok(first - 1..self.connection.number(&last).await?)
     }
 
     /// Removes what is to go of the next piece, in a transaction of its own. With `dry_run` it is only
@@ -161,28 +149,34 @@ impl Expiring {
         end: i64,
         dry_run: bool,
     ) -> Result<Step, StoreError> {
-        let (piece, upto) = if self.is_by_pages(table) {
-            let upto = from + (PAGES / self.divisor).max(1);
-            (
-                format!("h.ctid >= '({from},0)' AND h.ctid < '({upto},0)'"),
-                upto,
-            )
-        } else {
-            let (key, name) = (self.key(table), table.name());
-            let count = (ROWS / self.divisor).max(1);
-            let last = format!(
-                "SELECT coalesce(max(k), {end}) FROM (SELECT {key} AS k FROM {name} WHERE {key} > {from} ORDER BY {key} \
-                 LIMIT {count}) AS piece"
-            );
-            let upto = self.connection.number(&last).await?;
-            (format!("h.{key} > {from} AND h.{key} <= {upto}"), upto)
+        let dialect = self.session.dialect();
+        let (piece, upto) = match dialect.walk(table) {
+            Walk::Pages {
+                are_between,
+                at_once,
+                ..
+            } => {
+                let upto = from + (at_once / self.divisor).max(1);
+                (are_between(from, upto), upto)
+            }
+            Walk::Key(key) => {
+                let count = (ROWS / self.divisor).max(1);
+                let piece = format!(
+                    "FROM (SELECT {key} AS k FROM {} WHERE {key} > {from} ORDER BY {key} LIMIT {count}) AS piece",
+                    table.name()
+                );
+                let last = format!("coalesce(max(k), {end})");
+                let upto = self.session.number(&last, &piece).await?;
+                (format!("h.{key} > {from} AND h.{key} <= {upto}"), upto)
+            }
         };
-        let is_old = format!("{piece} AND h.reported_at < {}", self.time(self.before));
+        let before = dialect.time(self.before);
+        let is_old = format!("{piece} AND h.reported_at < {before}");
         self.held = Duration::ZERO;
         let rows = match (table, dry_run) {
             (Table::Task, true) => {
                 // Without a report that stays.
-                let stays = format!("AND reported_at >= {}", self.time(self.before));
+                let stays = format!("AND reported_at >= {before}");
                 self.count(table, &format!("{is_old} AND {}", without_history(&stays)))
                     .await?
             }
@@ -198,46 +192,42 @@ impl Expiring {
     }
 
     async fn count(&mut self, table: Table, condition: &str) -> Result<u64, StoreError> {
-        let name = table.name();
-        let count = format!("SELECT count(*) FROM {name} h WHERE {condition}");
-        Ok(self.connection.number(&count).await? as u64)
+        let of = format!("FROM {} h WHERE {condition}", table.name());
+        Ok(self.session.number("count(*)", &of).await? as u64)
     }
 
     async fn remove(&mut self, table: Table, condition: &str) -> Result<u64, StoreError> {
-        let mut begin = "BEGIN";
-        if matches!(self.connection, Connection::Sqlite(_)) {
-            // Whoever only looks keeps no writer waiting.
-            if self.count(table, condition).await? == 0 {
-                return Ok(0);
-            }
-            begin = "BEGIN IMMEDIATE";
+        let dialect = self.session.dialect();
+        // Where a writer locks the whole database, one that has nothing to remove keeps nobody waiting.
+        if !dialect.locks_rows() && self.count(table, condition).await? == 0 {
+            return Ok(0);
         }
-        self.connection.execute(begin).await?;
+        self.session.execute(dialect.begin_write(), &[]).await?;
         self.delete(table, condition, Instant::now()).await
     }
 
     async fn remove_tasks(&mut self, is_old: &str) -> Result<u64, StoreError> {
+        let dialect = self.session.dialect();
         let condition = format!("{is_old} AND {}", without_history(""));
-        if !self.connection.is_postgres() {
+        if !dialect.locks_rows() {
             return self.remove(Table::Task, &condition).await;
         }
-        self.connection.execute("BEGIN").await?;
+        self.session.execute(dialect.begin_write(), &[]).await?;
         let begun = Instant::now();
         let lock =
             format!("SELECT task_id FROM task h WHERE {condition} FOR UPDATE OF h SKIP LOCKED");
-        let locked: Vec<i64> = on_either!(&mut self.connection, connection => {
-            let lock = sqlx::query_scalar(AssertSqlSafe(lock)).persistent(false);
-            lock.fetch_all(connection)
-        });
+        let locked = self.session.select(&lock, &[]).await?.into_iter();
+        let locked: Vec<i64> = locked
+            .map(|mut row| row.take("task_id"))
+            .collect::<Result<_, _>>()?;
         if locked.is_empty() {
-            self.connection.execute("COMMIT").await?;
+            self.session.execute("COMMIT", &[]).await?;
             return Ok(0);
         }
-        let locked: Vec<String> = locked.iter().map(i64::to_string).collect();
         // A statement of its own: it sees what was committed before the locks were had.
         let condition = format!(
             "h.task_id IN ({}) AND {}",
-            locked.join(", "),
+            list(&locked),
             without_history("")
         );
         self.delete(Table::Task, &condition, begun).await
@@ -251,13 +241,13 @@ impl Expiring {
         begun: Instant,
     ) -> Result<u64, StoreError> {
         let delete = format!("DELETE FROM {} AS h WHERE {condition}", table.name());
-        let removed = self.connection.execute(&delete).await?;
+        let removed = self.session.execute(&delete, &[]).await?;
         let records = removed > 0 && !self.is_recorded;
         if records {
             self.record().await?;
         }
-        self.connection.execute("COMMIT").await?;
-        self.connection.is_in_place()?;
+        self.session.execute("COMMIT", &[]).await?;
+        self.session.is_in_place()?;
         self.is_recorded |= records;
         self.held = begun.elapsed();
         Ok(removed)
@@ -265,47 +255,22 @@ impl Expiring {
 
     /// Writes down up to when history was removed: audits then know that it is not missing.
     async fn record(&mut self) -> Result<(), StoreError> {
-        let (before, now) = (self.time(self.before), self.time(Timestamp::now()));
+        let dialect = self.session.dialect();
+        let (before, now) = (dialect.time(self.before), dialect.time(Timestamp::now()));
         let record = format!(
             "INSERT INTO expiry (reported_before, updated_at) VALUES ({before}, {now}) ON CONFLICT (only_row) DO UPDATE SET \
              reported_before = excluded.reported_before, updated_at = excluded.updated_at \
              WHERE excluded.reported_before > expiry.reported_before"
         );
-        self.connection.execute(&record).await?;
+        self.session.execute(&record, &[]).await?;
         Ok(())
     }
-
-    fn is_by_pages(&self, table: Table) -> bool {
-        matches!(self.connection, Connection::Postgres(_)) && table != Table::Task
-    }
-
-    /// What a table is walked by where not by pages.
-    fn key(&self, table: Table) -> &'static str {
-        match table {
-            Table::Task => "task_id",
-            _ => "rowid",
-        }
-    }
-
-    /// A time, as SQL.
-    fn time(&self, time: Timestamp) -> String {
-        match self.connection {
-            Connection::Postgres(_) => postgres_time(time),
-            Connection::Sqlite(_) => time.as_microsecond().to_string(),
-        }
-    }
-}
-
-/// A time as SQL for PostgreSQL: a constant, where a sum of an epoch and an interval is added up anew for
-/// each row.
-pub(super) fn postgres_time(time: Timestamp) -> String {
-    format!("timestamptz '{time:.6}'")
 }
 
 /// An SQL condition on `task` (`h`): no history of it is there, of which `more` holds.
 fn without_history(more: &str) -> String {
-    let none = Part::ALL.map(|part| {
-        let table = part.table();
+    let none = Table::HISTORIES.map(|table| {
+        let table = table.name();
         format!("NOT EXISTS (SELECT 1 FROM {table} WHERE {table}.task_id = h.task_id {more})")
     });
     none.join(" AND ")

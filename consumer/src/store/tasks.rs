@@ -1,14 +1,13 @@
-//! Many tasks asked for at once: by their names, by their keys, and where their newest reports stand.
+//! Queries for many tasks at once: by name, by key, and for the places of their newest reports.
 
 use std::collections::HashMap;
 
-use sqlx::AssertSqlSafe;
-
-use super::connection::{Connection, Session};
+use super::selection::{FINAL, list};
+use super::session::{Session, Value};
 use super::{Snapshot, StoreError};
 use crate::tables::Table;
 
-/// Tasks that one statement asks for.
+/// Tasks of one statement.
 const AT_ONCE: usize = 1_000;
 
 /// What the row of a task says of it.
@@ -19,39 +18,37 @@ pub(crate) struct TaskRow {
     pub(crate) place: (i32, i64),
 }
 
-impl Connection {
-    /// The keys of the tasks with these names, as far as there are such. `locked`: so that none is removed before
-    /// the transaction ends.
+impl dyn Session + '_ {
+    /// The keys of the tasks with these names, as far as there are such. `kept`: so that nobody removes one before the
+    /// transaction ends.
     pub(super) async fn task_ids(
         &mut self,
         names: &[&str],
-        locked: bool,
+        kept: bool,
     ) -> Result<HashMap<String, i64>, StoreError> {
+        let dialect = self.dialect();
+        let keep = if kept { dialect.keep_rows() } else { "" };
+        let is_one = dialect.is_one_of("exec_id", "$1");
+        let select = format!("SELECT exec_id, task_id FROM task WHERE {is_one} {keep}");
         let mut found = HashMap::new();
         for names in names.chunks(AT_ONCE) {
-            let rows: Vec<(String, i64)> = match self {
-                Self::Postgres(Session { connection, watch }) => {
-                    let lock = if locked { " FOR KEY SHARE" } else { "" };
-                    let select =
-                        format!("SELECT exec_id, task_id FROM task WHERE exec_id = ANY($1){lock}");
-                    let asked = sqlx::query_as(AssertSqlSafe(select)).bind(names);
-                    watch.answer(asked.fetch_all(&mut **connection)).await?
-                }
-                Self::Sqlite(connection) => {
-                    let select = "SELECT exec_id, task_id FROM task WHERE exec_id IN (SELECT value FROM json_each($1))";
-                    sqlx::query_as(select)
-                        .bind(serde_json::to_string(names)?)
-                        .fetch_all(&mut **connection)
-                        .await?
-                }
-            };
-            found.extend(rows);
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            for mut row in self.select(&select, &[Value::Texts(names)]).await? {
+                found.insert(row.take("exec_id")?, row.take("task_id")?);
+            }
         }
         Ok(found)
     }
 }
 
 impl Snapshot {
+    /// The key of the task with this execId.
+    pub(crate) async fn task_id(&mut self, exec_id: &str) -> Result<Option<i64>, StoreError> {
+        let select = "SELECT task_id FROM task WHERE exec_id = $1";
+        let row = self.0.select_one(select, &[exec_id.into()]).await?;
+        row.map(|mut row| row.take("task_id")).transpose()
+    }
+
     /// The keys of the tasks with these names, as far as there are such.
     pub(crate) async fn task_ids(
         &mut self,
@@ -71,12 +68,11 @@ impl Snapshot {
                 "SELECT task_id, exec_id, event_partition, event_offset FROM task WHERE task_id IN ({})",
                 list(some)
             );
-            let rows: Vec<(i64, String, i32, i64)> = self.0.rows(select, &[]).await?;
-            let row = |(task_id, exec_id, partition, offset)| {
-                let place = (partition, offset);
-                (task_id, TaskRow { exec_id, place })
-            };
-            found.extend(rows.into_iter().map(row));
+            for mut row in self.0.select(&select, &[]).await? {
+                let exec_id = row.take("exec_id")?;
+                let place = (row.take("event_partition")?, row.take("event_offset")?);
+                found.insert(row.take("task_id")?, TaskRow { exec_id, place });
+            }
         }
         Ok(found)
     }
@@ -88,22 +84,22 @@ impl Snapshot {
     ) -> Result<HashMap<i64, u64>, StoreError> {
         let mut counts: HashMap<i64, u64> = HashMap::new();
         for some in task_ids.chunks(AT_ONCE) {
-            let list = list(some);
-            for table in Table::HISTORIES {
+            for table in Table::HISTORIES.map(Table::name) {
                 let select = format!(
-                    "SELECT task_id, count(*) FROM {table} WHERE task_id IN ({list}) GROUP BY task_id"
+                    "SELECT task_id, count(*) AS held FROM {table} WHERE task_id IN ({}) GROUP BY task_id",
+                    list(some)
                 );
-                let rows: Vec<(i64, i64)> = self.0.rows(select, &[]).await?;
-                for (task_id, rows) in rows {
-                    *counts.entry(task_id).or_default() += rows.unsigned_abs();
+                for mut row in self.0.select(&select, &[]).await? {
+                    let held: i64 = row.take("held")?;
+                    *counts.entry(row.take("task_id")?).or_default() += held.unsigned_abs();
                 }
             }
         }
         Ok(counts)
     }
 
-    /// Partition and offset of the newest reports of each of these tasks that `task_progress` has: at most so many
-    /// of each, the newest first.
+    /// Partition and offset of the newest reports of each of these tasks in `task_progress`: at most so many of each, the
+    /// newest first.
     pub(crate) async fn newest_reports(
         &mut self,
         task_ids: &[i64],
@@ -114,22 +110,17 @@ impl Snapshot {
             let select = format!(
                 "SELECT task_id, event_partition, event_offset FROM \
                  (SELECT task_id, event_partition, event_offset, row_number() OVER (PARTITION BY task_id \
-                 ORDER BY status IN ('Succeed', 'Failed', 'Cancelled', 'Timeout') DESC, reported_at DESC, \
-                 sequence DESC, event_partition DESC, event_offset DESC) AS nth \
+                 ORDER BY status IN {FINAL} DESC, reported_at DESC, sequence DESC, event_partition DESC, \
+                 event_offset DESC) AS nth \
                  FROM task_progress WHERE task_id IN ({})) AS ranked WHERE nth <= {at_most} ORDER BY task_id, nth",
                 list(some)
             );
-            let rows: Vec<(i64, i32, i64)> = self.0.rows(select, &[]).await?;
-            for (task_id, partition, offset) in rows {
-                newest.entry(task_id).or_default().push((partition, offset));
+            for mut row in self.0.select(&select, &[]).await? {
+                let place = (row.take("event_partition")?, row.take("event_offset")?);
+                let of_task = newest.entry(row.take("task_id")?);
+                of_task.or_default().push(place);
             }
         }
         Ok(newest)
     }
-}
-
-/// Keys, for `IN`.
-pub(super) fn list(keys: &[i64]) -> String {
-    let keys: Vec<String> = keys.iter().map(i64::to_string).collect();
-    keys.join(", ")
 }

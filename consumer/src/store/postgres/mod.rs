@@ -1,9 +1,20 @@
-//! PostgreSQL: its server, what its errors mean, its migrations, and how it is written to.
+//! PostgreSQL:
+//!
+//! - `url`, `server`, `socket`: connecting. `watch`: waiting for answers.
+//! - `sqlstate`: what its error codes mean.
+//! - `write`, `small_batch`: storing events.
+//! - `session`, `dialect`: everything else.
+//!
+//! Its migrations are here.
 
 mod arrays;
+mod dialect;
 mod server;
+mod session;
 mod small_batch;
+mod socket;
 mod sqlstate;
+mod url;
 mod watch;
 mod write;
 
@@ -13,16 +24,19 @@ use sqlx::Connection;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::PgConnection;
 
-pub(crate) use self::server::Server;
+use self::server::Server;
 #[cfg(test)]
 pub(super) use self::sqlstate::MEANINGS;
-pub(super) use self::sqlstate::judge;
 use self::sqlstate::{INSUFFICIENT_PRIVILEGE, UNDEFINED_TABLE};
-pub(crate) use self::watch::Watch;
-pub(crate) use self::write::Postgres;
-use super::StoreError;
-use super::connection::Access;
+use super::migration::{migrating, migrator};
+use super::{Access, Driver, StoreError};
 use crate::tables::Kind;
+
+pub(super) const DRIVER: Driver = Driver {
+    schemes: &["postgres:", "postgresql:"],
+    parse: |option, url| Ok(Box::new(Server::parse(option, url)?)),
+    judge: sqlstate::judge,
+};
 
 /// Every migration ever released: its name and text.
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -54,8 +68,8 @@ const MIGRATIONS: &[(&str, &str)] = &[
 
 /// Needs no right to make tables where they are as they should be. Other programs may be at the same
 /// migration, and tables may be large: it is waited for while the server is at work on it.
-pub(super) async fn migrate(server: &Server) -> Result<(), StoreError> {
-    let mut session = server.open(Access::Write).await?;
+async fn migrate(server: &Server) -> Result<(), StoreError> {
+    let mut session = server.watched(Access::Write).await?;
     let made = async {
         // Every error of a migration, in a shape that can be waited for.
         Ok(make_tables(&mut session.connection).await)
@@ -65,7 +79,7 @@ pub(super) async fn migrate(server: &Server) -> Result<(), StoreError> {
 }
 
 async fn make_tables(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let migrator = super::migrator(MIGRATIONS);
+    let migrator = migrator(MIGRATIONS);
     if is_up_to_date(connection, &migrator).await? {
         return Ok(());
     }
@@ -79,9 +93,9 @@ async fn make_tables(connection: &mut PgConnection) -> Result<(), StoreError> {
             MigrateError::Execute(denied) | MigrateError::ExecuteMigration(denied, _)
                 if has_state(&error, INSUFFICIENT_PRIVILEGE) =>
             {
-                StoreError::MayNotMigrate(super::message(denied))
+                StoreError::MayNotMigrate(sqlstate::message(denied))
             }
-            _ => super::migrating(error),
+            _ => migrating(error),
         })
 }
 
@@ -99,15 +113,13 @@ async fn is_up_to_date(
     {
         Ok(applied) => applied,
         Err(error) if has_state(&error, UNDEFINED_TABLE) => return Ok(false),
-        Err(error) => return Err(super::migrating(error)),
+        Err(error) => return Err(migrating(error)),
     };
     if let Some(newer) = applied
         .iter()
         .find(|made| !migrator.version_exists(made.version))
     {
-        return Err(super::migrating(MigrateError::VersionMissing(
-            newer.version,
-        )));
+        return Err(migrating(MigrateError::VersionMissing(newer.version)));
     }
     let known = migrator
         .iter()

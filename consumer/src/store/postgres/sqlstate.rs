@@ -1,13 +1,14 @@
 //! What PostgreSQL's error codes mean (PostgreSQL manual, appendix A).
 
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnection, PgDatabaseError};
 
-use super::super::meaning::Meaning::{self, Passes, Refused, Stays, TooLong};
-use super::super::{OUTDATED, StoreError};
+use crate::store::error::{OUTDATED, StoreError};
+use crate::store::meaning::Meaning::{self, Passes, Refused, Stays, TooLong};
 
 /// A class (two characters) or a code of five, which comes before its class. What is in none of these is
 /// [`Stays`].
-pub(in super::super) const MEANINGS: &[(&str, Meaning, &str)] = &[
+pub(in crate::store) const MEANINGS: &[(&str, Meaning, &str)] = &[
     ("08", Passes, "connection exception"),
     (
         "0A000",
@@ -138,10 +139,25 @@ fn meaning(sqlstate: &str) -> Meaning {
     known.map_or(Stays, |(_, meaning, _)| *meaning)
 }
 
-/// What an error of the server is, with what to do where its own words do not tell.
-pub(in super::super) fn judge(error: &PgDatabaseError, message: String) -> StoreError {
-    let code = error.code();
-    match code {
+/// An error in words. sqlx adds to PostgreSQL's message the line of PostgreSQL's own source that wrote it, which a
+/// reader takes for one of a statement or a file of theirs.
+pub(super) fn message(error: &sqlx::Error) -> String {
+    let server = match error {
+        sqlx::Error::Database(error) => error.try_downcast_ref::<PgDatabaseError>(),
+        _ => None,
+    };
+    server.map_or_else(|| error.to_string(), of_server)
+}
+
+fn of_server(error: &PgDatabaseError) -> String {
+    format!("error returned from database: {}", error.message())
+}
+
+/// What an error of the server is, with what to do where its own words do not tell; `None`: it is not PostgreSQL's.
+pub(super) fn judge(error: &(dyn DatabaseError + 'static)) -> Option<StoreError> {
+    let error = error.try_downcast_ref::<PgDatabaseError>()?;
+    let (code, message) = (error.code(), of_server(error));
+    Some(match code {
         // PgBouncer's code for most of what it refuses.
         "08P01" if error.message().contains("unsupported startup parameter") => {
             StoreError::Exit(format!(
@@ -153,5 +169,5 @@ pub(in super::super) fn judge(error: &PgDatabaseError, message: String) -> Store
         INSUFFICIENT_PRIVILEGE => StoreError::Exit(format!("{message}; {GRANTS}")),
         UNDEFINED_TABLE | "42703" => StoreError::Exit(format!("{message}; {OUTDATED}")),
         _ => meaning(code).of(message),
-    }
+    })
 }

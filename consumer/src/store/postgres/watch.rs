@@ -4,13 +4,12 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgConnection;
 use tokio::time::timeout;
 
-use super::super::connection::{Access, Session};
-use super::StoreError;
 use super::server::{CONNECT, Server};
+use super::session::PgSession;
 use super::sqlstate;
+use crate::store::{Access, Backend, StoreError};
 
 /// An answer, or a piece of one, is waited for so long before we look.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,7 +21,7 @@ const ONCE_MORE: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(2 * 3600);
 
 /// Watches over a session.
-pub(crate) struct Watch {
+pub(super) struct Watch {
     /// Leads to the host of the session.
     server: Server,
     process: i32,
@@ -61,16 +60,13 @@ impl Server {
     ///
     /// # Errors
     /// As there.
-    pub(crate) async fn open(
-        &self,
-        access: Access,
-    ) -> Result<Session<PgConnection, Watch>, StoreError> {
+    pub(super) async fn watched(&self, access: Access) -> Result<PgSession, StoreError> {
         let (mut connection, server) = self.connect_to_one(access).await?;
         let process = sqlx::query_scalar("SELECT pg_backend_pid()").persistent(false);
         let process = timeout(CONNECT, process.fetch_one(&mut connection));
         let process = process.await.map_err(|_| no_answer(CONNECT))??;
-        Ok(Session {
-            connection: Box::new(connection),
+        Ok(PgSession {
+            connection,
             watch: Watch { server, process },
         })
     }
@@ -85,7 +81,7 @@ impl Watch {
     ///
     /// # Errors
     /// Its own; and if the server does not answer and is not at work on it either.
-    pub(crate) async fn answer<T>(
+    pub(super) async fn answer<T>(
         &self,
         asked: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {

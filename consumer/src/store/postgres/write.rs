@@ -1,9 +1,10 @@
 //! Writing to PostgreSQL: tasks by `unnest`, histories by `COPY … (FORMAT binary)`; [a small batch](small_batch) in one
 //! statement.
 
-use std::cell::Cell;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
 use sqlx::Connection;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::QueryAs;
@@ -16,8 +17,8 @@ use crate::batch::{Record, Tasks, advances, all_rows, halves, is_unstored};
 use crate::positions::{Advance, Anchor, Positions};
 use crate::row_format::RowWriter;
 use crate::rows::Part;
-use crate::store::connection::Access;
-use crate::store::{ANSWER, End, Identity, OffsetRow, SELECT_OFFSETS, StoreError, WRITE};
+use crate::store::offsets::{OffsetRow, SELECT_OFFSETS, stored_offsets};
+use crate::store::{ANSWER, Access, End, Identity, StoreError, StoredOffset, WRITE, Writer};
 use crate::tables::{Column, Kind, TASK, Table, TaskKey, UPDATE_IF_NEWER};
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
@@ -126,7 +127,7 @@ const END_SESSION: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activit
 /// So many records are worth two transactions.
 const MIN_HALVED: usize = 1_000;
 
-pub(crate) struct Postgres {
+pub(super) struct PgWriter {
     server: Server,
     /// The second one stands idle, and may not be there yet, while records are few.
     lanes: [Lane; 2],
@@ -152,8 +153,8 @@ pub(super) struct Writing<'a> {
     end: End,
 }
 
-impl Postgres {
-    pub(crate) async fn open(server: &Server) -> Result<Self, StoreError> {
+impl PgWriter {
+    pub(super) async fn open(server: &Server) -> Result<Self, StoreError> {
         let mut lanes = [Lane::default(), Lane::default()];
         lanes[0].connection = Some(lanes[0].take(server).await?);
         Ok(Self {
@@ -161,19 +162,25 @@ impl Postgres {
             lanes,
         })
     }
+}
 
-    pub(crate) async fn consumed_offsets(&mut self) -> Result<Vec<OffsetRow>, StoreError> {
+#[async_trait]
+impl Writer for PgWriter {
+    fn system(&self) -> &'static str {
+        "postgresql"
+    }
+
+    async fn stored(&mut self) -> Result<Vec<StoredOffset>, StoreError> {
         let lane = &mut self.lanes[0];
         let mut connection = lane.take(&self.server).await?;
-        let rows = sqlx::query_as(SELECT_OFFSETS).fetch_all(&mut connection);
+        let rows = sqlx::query_as::<_, OffsetRow>(SELECT_OFFSETS).fetch_all(&mut connection);
         let rows = timeout(ANSWER, rows).await;
         let rows = rows.map_err(|_| no_answer("to what is stored", ANSWER))??;
         lane.connection = Some(connection);
-        Ok(rows)
+        stored_offsets(rows)
     }
 
-    /// Makes these steps alone, in one transaction.
-    pub(crate) async fn move_on(
+    async fn move_on(
         &mut self,
         advances: &[Advance],
         identity: &Identity,
@@ -191,14 +198,15 @@ impl Postgres {
         Ok(())
     }
 
-    pub(crate) async fn write(
+    async fn write(
         &mut self,
-        records: &[&Record],
+        records: &[Record],
         parts: &[Part],
         positions: &Positions,
         identity: &Identity,
         end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
+        let records: &[&Record] = &Vec::from_iter(records);
         let writing = Writing {
             parts,
             positions,
@@ -238,6 +246,11 @@ impl Postgres {
             stored,
             rows,
         })
+    }
+
+    /// A server has what it has stored, wherever its name leads to next.
+    async fn is_in_place(&mut self) -> Result<(), StoreError> {
+        Ok(())
     }
 }
 
@@ -281,10 +294,10 @@ impl Lane {
         writing: Writing<'_>,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
         let mut connection = self.take(server).await?;
-        let is_answered = Cell::new(false);
+        let is_answered = AtomicBool::new(false);
         let written = self.write_on(&mut connection, records, writing, &is_answered);
         let written = timeout(WRITE, written).await.unwrap_or_else(|_| {
-            Err(match is_answered.get() {
+            Err(match is_answered.load(Ordering::Relaxed) {
                 true => StoreError::TooLong(format!("no end within {} s", WRITE.as_secs())),
                 // Fewer records would not help a connection that is dead, or a lock.
                 false => no_answer(
@@ -306,7 +319,7 @@ impl Lane {
         connection: &mut PgConnection,
         records: &[&Record],
         writing: Writing<'_>,
-        is_answered: &Cell<bool>,
+        is_answered: &AtomicBool,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
         let Writing {
             parts, positions, ..
@@ -332,7 +345,7 @@ impl Lane {
         }
         let mut transaction = connection.begin().await?;
         move_offsets(&mut transaction, &advances, writing.identity).await?;
-        is_answered.set(true);
+        is_answered.store(true, Ordering::Relaxed);
         let task_ids = upsert_tasks(&mut transaction, &tasks).await?;
         let mut written = Vec::new();
         for &part in parts {

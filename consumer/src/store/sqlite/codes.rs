@@ -1,10 +1,13 @@
 //! What SQLite's result codes mean (sqlite.org/rescode.html).
 
-use super::super::meaning::Meaning::{self, Passes, Refused, Stays};
-use super::super::{OUTDATED, StoreError};
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::SqliteError;
+
+use crate::store::error::{OUTDATED, StoreError};
+use crate::store::meaning::Meaning::{self, Passes, Refused, Stays};
 
 /// Extended codes come before the primary one that they belong to. What is in none of these is [`Stays`].
-pub(in super::super) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
+pub(in crate::store) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
     (
         1,
         "ERROR",
@@ -86,8 +89,29 @@ pub(in super::super) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
     (26, "NOTADB", Stays, "the file is no database"),
 ];
 
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error() {
+            // In the words of sqlx, by which others of this program speak to the same database.
+            Some(rusqlite::ffi::Error { extended_code, .. }) => judge_code(
+                *extended_code,
+                format!("error returned from database: (code: {extended_code}) {error}"),
+            ),
+            None => Self::Exit(error.to_string()),
+        }
+    }
+}
+
+/// What an error of SQLite is; `None`: it is not SQLite's.
+pub(super) fn judge(error: &(dyn DatabaseError + 'static)) -> Option<StoreError> {
+    let error = error.try_downcast_ref::<SqliteError>()?;
+    let code = error.code().unwrap_or_default();
+    let message = format!("error returned from database: {error}");
+    Some(judge_code(code.parse().unwrap_or_default(), message))
+}
+
 /// What an error of this extended result code and message says.
-pub(in super::super) fn judge(code: i32, message: String) -> StoreError {
+fn judge_code(code: i32, message: String) -> StoreError {
     let is_missing = |what: &str| message.contains(what);
     if code == 1 && (is_missing("no such table") || is_missing("no such column")) {
         return StoreError::Exit(format!("{message}; {OUTDATED}"));

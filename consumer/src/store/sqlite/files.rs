@@ -7,18 +7,18 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::super::StoreError;
+use crate::store::StoreError;
 
 /// Device and inode.
 type Id = (u64, u64);
 
 /// The database's file, its write-ahead log and the index of that (`-wal`, `-shm`).
-pub(crate) struct Files([(PathBuf, Option<Id>); 3]);
+pub(super) struct Files([(PathBuf, Option<Id>); 3]);
 
 impl Files {
     /// Those that were opened by this name a moment ago. One that is not there is noted when it is: of a
     /// database in memory there is never any.
-    pub(crate) fn of(file: &Path) -> Self {
+    pub(super) fn of(file: &Path) -> Self {
         let named = |suffix: &str| {
             let mut path = file.as_os_str().to_owned();
             path.push(suffix);
@@ -31,7 +31,7 @@ impl Files {
 
     /// # Errors
     /// [`StoreError::Replaced`] if one of them was removed or replaced.
-    pub(crate) fn are_in_place(&mut self) -> Result<(), StoreError> {
+    pub(super) fn are_in_place(&mut self) -> Result<(), StoreError> {
         for (path, known) in &mut self.0 {
             let found = id(path)
                 .map_err(|error| StoreError::Retry(format!("{}: {error}", path.display())))?;

@@ -1,24 +1,46 @@
-//! SQLite: its files, what its errors mean, its migrations, and how it is written to.
+//! SQLite:
+//!
+//! - `files`: whether its files are still in place.
+//! - `codes`: what its error codes mean.
+//! - `write`: storing events, by rusqlite.
+//! - `session`, `dialect`: everything else, by sqlx.
+//!
+//! Connecting and its migrations are here.
 
 mod codes;
+mod dialect;
 mod files;
+mod session;
 mod write;
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
+use std::str::FromStr;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use rusqlite::{Connection, OpenFlags};
+use service::exit::WrongUsage;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection as _};
 
 #[cfg(test)]
 pub(super) use self::codes::MEANINGS;
-pub(super) use self::codes::judge;
-pub(super) use self::files::Files;
-pub(crate) use self::write::Sqlite;
-use super::StoreError;
+use self::files::Files;
+use self::session::SqliteSession;
+use self::write::SqliteWriter;
+use super::migration::{migrating, migrator};
+use super::{ANSWER, Access, Backend, Driver, Session, StoreError, Writer, within};
+
+pub(super) const DRIVER: Driver = Driver {
+    schemes: &["sqlite:"],
+    parse: |option, url| Ok(Box::new(File::parse(option, url)?)),
+    judge: codes::judge,
+};
 
 /// Every migration ever released: its name and text.
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -51,26 +73,85 @@ const MIGRATIONS: &[(&str, &str)] = &[
 /// How long a lock is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the file is opened: writers wait for each other.
-pub(super) fn options(options: SqliteConnectOptions) -> SqliteConnectOptions {
-    options
-        .create_if_missing(true)
-        // In WAL mode a power cut can take back the last transactions, whole and with their
-        // offsets, but not break the file: they are then read again from the topic.
-        .synchronous(SqliteSynchronous::Normal)
-        // Then it is tried again, with a word in the log.
-        .busy_timeout(BUSY_TIMEOUT)
-        .disable_statement_logging()
+/// The file of a database.
+struct File(SqliteConnectOptions);
+
+impl File {
+    /// # Errors
+    /// If the option's URL is no good, or names no file.
+    fn parse(option: &str, url: &str) -> Result<Self, WrongUsage> {
+        let options = SqliteConnectOptions::from_str(url)
+            .map_err(|error| WrongUsage(format!("{option}: {error}")))?;
+        let is_in_memory = url.contains(":memory:") || url.contains("mode=memory");
+        if is_in_memory || options.get_filename().as_os_str().is_empty() {
+            return Err(WrongUsage(format!(
+                "{option} names no file; give one, as in sqlite:tasks.db"
+            )));
+        }
+        let options = options
+            .create_if_missing(true)
+            // In WAL mode a power cut can take back the last transactions, whole and with their
+            // offsets, but not break the file: they are then read again from the topic.
+            .synchronous(SqliteSynchronous::Normal)
+            // Writers wait for each other. Then it is tried again, with a word in the log.
+            .busy_timeout(BUSY_TIMEOUT)
+            .disable_statement_logging();
+        Ok(Self(options))
+    }
+}
+
+#[async_trait]
+impl Backend for File {
+    fn place(&self) -> String {
+        format!("SQLite {}", self.0.get_filename().display())
+    }
+
+    fn identities(&self) -> BTreeSet<String> {
+        let file = self.0.get_filename();
+        // A file that is not there yet is nobody's other name.
+        let file = file
+            .canonicalize()
+            .or_else(|_| std::path::absolute(file))
+            .unwrap_or_else(|_| file.to_owned());
+        [format!("SQLite {file:?}")].into()
+    }
+
+    fn migrate(&self) -> LocalBoxFuture<'_, Result<(), StoreError>> {
+        migrate(&self.0).boxed_local()
+    }
+
+    async fn open(&self) -> Result<Box<dyn Writer>, StoreError> {
+        let opened = within(ANSWER, SqliteWriter::open(&self.0)).await?;
+        Ok(Box::new(opened))
+    }
+
+    async fn session(&self, access: Access) -> Result<Box<dyn Session>, StoreError> {
+        let options = self.0.clone().create_if_missing(false);
+        let options = match access {
+            Access::Read => options.read_only(true),
+            Access::Write => to_write(options),
+        };
+        let file = options.get_filename();
+        let connection = options.connect().await.map_err(StoreError::from);
+        let connection = connection.map_err(|error| match access {
+            Access::Read => to_read(file, error),
+            Access::Write => error,
+        })?;
+        Ok(Box::new(SqliteSession {
+            connection,
+            files: Files::of(file),
+        }))
+    }
 }
 
 /// How it is opened to be written to: in WAL mode, so that readers never wait for the writer. Who only reads
 /// leaves the file's mode as it is: a backup has another one.
-pub(super) fn to_write(options: SqliteConnectOptions) -> SqliteConnectOptions {
+fn to_write(options: SqliteConnectOptions) -> SqliteConnectOptions {
     options.journal_mode(SqliteJournalMode::Wal)
 }
 
 /// What to do where a file that is there cannot be read, if that is known.
-pub(super) fn to_read(file: &Path, error: StoreError) -> StoreError {
+fn to_read(file: &Path, error: StoreError) -> StoreError {
     const FORMAT: Range<usize> = 18..20;
     let mut start = [0; FORMAT.end];
     let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut start));
@@ -85,22 +166,22 @@ pub(super) fn to_read(file: &Path, error: StoreError) -> StoreError {
     }
 }
 
-pub(super) async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreError> {
+async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreError> {
     let mut connection = to_write(options.clone()).connect().await?;
     let mut tries = 0;
     // sqlx takes no lock for migrations here: of two programs that start at once the later one may
     // fail on what the earlier one has just made, and find it done on the next try.
-    while let Err(error) = super::migrator(MIGRATIONS).run(&mut connection).await {
+    while let Err(error) = migrator(MIGRATIONS).run(&mut connection).await {
         tries += 1;
         if tries == 20 {
-            return Err(super::migrating(error));
+            return Err(migrating(error));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Ok(connection.close().await?)
 }
 
-/// A connection to write on, opened like one of [`options`], to a database that is there: it was migrated.
+/// A connection to write on, opened like one of a [`File`], to a database that is there: it was migrated.
 fn connect(options: &SqliteConnectOptions) -> Result<(Connection, Files), StoreError> {
     let file = options.get_filename();
     let mut flags = OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -4,6 +4,7 @@
 
 use std::sync::LazyLock;
 
+use async_trait::async_trait;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Statement, TransactionBehavior};
 use schemas::Job;
@@ -17,7 +18,8 @@ use crate::batch::{Record, Tasks, advances, is_unstored};
 use crate::positions::{Advance, Positions};
 use crate::row_format::{COUNTS, ValueSink, append_json};
 use crate::rows::Part;
-use crate::store::{End, Identity, OffsetRow, SELECT_OFFSETS, StoreError};
+use crate::store::offsets::{OffsetRow, SELECT_OFFSETS, stored_offsets};
+use crate::store::{ANSWER, End, Identity, StoreError, StoredOffset, WRITE, Writer, within};
 use crate::tables::{TASK, Table, TaskKey, UPDATE_IF_NEWER};
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
@@ -81,25 +83,20 @@ const PIECE_BYTES: usize = 256 << 10;
 /// At most so many pieces wait for it.
 const PIECES: usize = 4;
 
-pub(crate) struct Sqlite {
+pub(super) struct SqliteWriter {
     options: SqliteConnectOptions,
     /// `None` after a failure, until the next try.
     connection: Option<(Connection, Files)>,
 }
 
-impl Sqlite {
-    pub(crate) async fn open(options: &SqliteConnectOptions) -> Result<Self, StoreError> {
+impl SqliteWriter {
+    pub(super) async fn open(options: &SqliteConnectOptions) -> Result<Self, StoreError> {
         let mut opened = Self {
             options: options.clone(),
             connection: None,
         };
         opened.on_connection(|_| Ok(())).await?;
         Ok(opened)
-    }
-
-    /// Makes sure that the open file is the one that its name leads to.
-    pub(crate) async fn is_in_place(&mut self) -> Result<(), StoreError> {
-        self.on_connection(|_| Ok(())).await
     }
 
     /// Does this on a thread that may wait. Only a call that ends well puts the connection back: SQLite
@@ -137,49 +134,61 @@ impl Sqlite {
         self.connection = Some(connection);
         Ok(answer)
     }
+}
 
-    pub(crate) async fn consumed_offsets(&mut self) -> Result<Vec<OffsetRow>, StoreError> {
-        self.on_connection(|connection| {
+#[async_trait]
+impl Writer for SqliteWriter {
+    fn system(&self) -> &'static str {
+        "sqlite"
+    }
+
+    async fn stored(&mut self) -> Result<Vec<StoredOffset>, StoreError> {
+        let rows = self.on_connection(|connection| {
             let mut statement = connection.prepare(SELECT_OFFSETS)?;
             let rows = statement.query_map((), |row| OffsetRow::try_from(row))?;
             Ok(rows.collect::<Result<_, _>>()?)
-        })
-        .await
+        });
+        stored_offsets(within(ANSWER, rows).await?)
     }
 
-    /// Makes these steps alone, in one transaction.
-    pub(crate) async fn move_on(
+    async fn move_on(
         &mut self,
         advances: &[Advance],
         identity: &Identity,
     ) -> Result<(), StoreError> {
         let (advances, identity) = (advances.to_vec(), identity.clone());
-        self.on_connection(move |connection| {
+        let moved = self.on_connection(move |connection| {
             let behavior = TransactionBehavior::Immediate;
             let transaction = connection.transaction_with_behavior(behavior)?;
             move_offsets(&transaction, &advances, &identity)?;
             Ok(transaction.commit()?)
-        })
-        .await
+        });
+        within(ANSWER, moved).await
     }
 
-    pub(crate) async fn write(
+    async fn write(
         &mut self,
-        records: &[&Record],
+        records: &[Record],
         parts: &[Part],
         positions: &Positions,
         identity: &Identity,
         end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
+        let records: &[&Record] = &Vec::from_iter(records);
         // Held to the end: without it the other side knows that nobody waits for it any more.
         let (pieces, received) = mpsc::channel(PIECES);
         let (advances, identity) = (advances(records, parts, positions), identity.clone());
         let written =
             self.on_connection(move |connection| write(connection, &advances, &identity, received));
         let sent = send(records, parts, positions, end, &pieces);
-        let (written, ()) = tokio::try_join!(written, sent)?;
+        let both = async { tokio::try_join!(written, sent) };
+        let (written, ()) = within(WRITE, both).await?;
         let of_part = |part: &Part| (*part, written[*part as usize]);
         Ok(parts.iter().map(of_part).collect())
+    }
+
+    async fn is_in_place(&mut self) -> Result<(), StoreError> {
+        within(ANSWER, self.on_connection(|_| Ok(()))).await
     }
 }
 

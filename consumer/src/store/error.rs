@@ -1,0 +1,93 @@
+//! Why a database did not take something, and what that means to its caller.
+
+use super::DRIVERS;
+use super::meaning::Meaning;
+use crate::positions::Advance;
+use crate::rows::Part;
+
+/// What to do where a table or column is missing.
+pub(super) const OUTDATED: &str =
+    "tables of an older version are brought up to date by: consumer migrate";
+
+/// Why the database did not take something.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// Another owner moved on: read the positions again.
+    #[error("{} partition {}: the stored offset is not {} any more; another consumer stored these events", .0.part.as_str(), .0.partition, .0.expected.map_or("absent".to_owned(), |offset| offset.to_string()))]
+    Fenced(Advance),
+    /// The database is away or busy: try again.
+    #[error("{0}")]
+    Retry(String),
+    /// It took longer than the database, or we, allow: try again with less at once.
+    #[error("{0}")]
+    TooLong(String),
+    /// The database is another one than it was: read the positions again.
+    #[error("{0}")]
+    Replaced(String),
+    /// Some of the records are stored, the others are not, for this reason: read the positions again.
+    #[error("{reason}")]
+    Half {
+        reason: String,
+        /// How many records are stored.
+        stored: usize,
+        /// Their rows.
+        rows: Vec<(Part, u64)>,
+    },
+    /// One of the rows is what the database cannot hold.
+    #[error("{0}")]
+    Refused(String),
+    /// A retry does not cure it.
+    #[error("{0}")]
+    Exit(String),
+    /// As `Exit`: the tables are not up to date, and this user may not change that.
+    #[error(
+        "{0}; the tables are to be made or brought up to date by their owner: consumer migrate"
+    )]
+    MayNotMigrate(String),
+}
+
+impl StoreError {
+    /// Whether a retry does not cure it.
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Exit(_) | Self::MayNotMigrate(_) => true,
+            Self::Fenced(_)
+            | Self::Retry(_)
+            | Self::TooLong(_)
+            | Self::Replaced(_)
+            | Self::Half { .. } => false,
+        }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Protocol(_) => Meaning::Passes.of(message),
+            sqlx::Error::Tls(error) if is_cut_off(&*error) => Meaning::Passes.of(message),
+            sqlx::Error::Database(error) => {
+                let mut judges = DRIVERS.iter().map(|driver| driver.judge);
+                let judged = judges.find_map(|judge| judge(&*error));
+                judged.unwrap_or_else(|| Meaning::Stays.of(message))
+            }
+            _ => Meaning::Stays.of(message),
+        }
+    }
+}
+
+/// Whether a TLS handshake failed because the other side went away.
+fn is_cut_off(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut causes = causes.map(|error| (error.is::<std::io::Error>(), error.to_string()));
+    causes.any(|(is_io, said)| is_io || said.contains("unexpected EOF"))
+}
+
+impl From<serde_json::Error> for StoreError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Exit(error.to_string())
+    }
+}

@@ -1,0 +1,129 @@
+//! PostgreSQL's SQL.
+
+use jiff::Timestamp;
+
+use crate::store::session::{Dialect, Walk};
+use crate::tables::Table;
+
+/// Pages of a history that one transaction looks through: 512 KiB, some 5,000 rows.
+const PAGES: i64 = 64;
+/// The year 1, where PostgreSQL's literals and ours part.
+const FIRST_MICROS: i64 = -62_135_596_800_000_000;
+
+pub(super) struct Postgres;
+
+impl Dialect for Postgres {
+    fn begin_write(&self) -> &'static str {
+        "BEGIN"
+    }
+
+    fn begin_snapshot(&self, moment: Option<&str>) -> String {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        match moment {
+            // Names of moments are hexadecimal digits and hyphens.
+            Some(moment) => format!("{begin}; SET TRANSACTION SNAPSHOT '{moment}'"),
+            None => begin.to_owned(),
+        }
+    }
+
+    fn scan_settings(&self) -> &'static str {
+        "SET LOCAL statement_timeout = 0; SET LOCAL work_mem = '32MB'"
+    }
+
+    fn name_moment(&self) -> Option<&'static str> {
+        Some("SELECT pg_export_snapshot() AS moment")
+    }
+
+    /// A literal: PostgreSQL would add up an epoch and an interval for each row.
+    fn time(&self, time: Timestamp) -> String {
+        match time.as_microsecond() {
+            FIRST_MICROS.. => format!("timestamptz '{time:.6}'"),
+            _ => "timestamptz '-infinity'".to_owned(),
+        }
+    }
+
+    fn now(&self) -> &'static str {
+        "now()"
+    }
+
+    fn epoch_micros(&self, column: &str) -> String {
+        format!(
+            "CASE WHEN isfinite({column}) THEN (extract(epoch FROM {column}) * 1000000)::bigint END"
+        )
+    }
+
+    fn rfc3339(&self, column: &str) -> String {
+        format!(r#"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
+    }
+
+    fn json_text(&self, column: &str) -> String {
+        format!("{column}::text")
+    }
+
+    fn array_as_json(&self, column: &str) -> String {
+        format!("array_to_json({column})::text")
+    }
+
+    fn is_one_of(&self, column: &str, parameter: &str) -> String {
+        format!("{column} = ANY({parameter})")
+    }
+
+    fn bytewise(&self) -> &'static str {
+        "\"C\""
+    }
+
+    fn address(&self) -> &'static str {
+        "ctid"
+    }
+
+    fn address_text(&self, of: &str) -> String {
+        format!("{of}ctid::text")
+    }
+
+    /// Addresses are like `(12,3)`.
+    fn is_at(&self, addresses: &[String]) -> String {
+        let quoted: Vec<String> = addresses
+            .iter()
+            .map(|address| format!("\"{}\"", address.replace(['\'', '"', '\\'], "")))
+            .collect();
+        format!("h.ctid = ANY('{{{}}}'::tid[])", quoted.join(","))
+    }
+
+    /// OFFSET 0 keeps the planner from reading the whole table to hash it.
+    fn join_row_at(&self, table: &str, alias: &str, address: &str) -> String {
+        format!(
+            "JOIN LATERAL (SELECT * FROM {table} WHERE ctid = {address} OFFSET 0) AS {alias} ON true"
+        )
+    }
+
+    fn locks_rows(&self) -> bool {
+        true
+    }
+
+    fn keep_rows(&self) -> &'static str {
+        "FOR KEY SHARE"
+    }
+
+    fn walk(&self, table: Table) -> Walk {
+        match table {
+            Table::Task => Walk::Key("task_id"),
+            _ => Walk::Pages {
+                count: format!(
+                    "pg_relation_size('{}') / current_setting('block_size')::bigint",
+                    table.name()
+                ),
+                are_between: |from, upto| {
+                    format!("h.ctid >= '({from},0)' AND h.ctid < '({upto},0)'")
+                },
+                at_once: PAGES,
+            },
+        }
+    }
+
+    /// A crash may bring the last rows back, and no other: they are removed again. Every row is found by its page or by
+    /// an index, whatever the planner thinks of tables that are growing.
+    fn expiry_settings(&self) -> &'static str {
+        "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
+         SET jit = off"
+    }
+}

@@ -1,0 +1,167 @@
+//! Everything but the consumer's own writing, [watched](Watch) over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{FutureExt, TryStreamExt};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Column as _, Connection, Row as _, TypeInfo};
+
+use super::dialect::Postgres;
+use super::watch::Watch;
+use crate::row_format;
+use crate::store::session::EachRow;
+use crate::store::{Dialect, Row, Selection, Session, StoreError, Value};
+use crate::tables::{Column, Table};
+
+/// PostgreSQL sends some 8 KiB at a time, and to be woken for each costs both sides more than this
+/// pause, in which several come.
+const PAUSE: Duration = Duration::from_micros(500);
+/// Bytes of rows that are sent at once.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// A connection, and what watches over it.
+pub(super) struct PgSession {
+    pub(super) connection: PgConnection,
+    pub(super) watch: Watch,
+}
+
+/// A statement with its parameters. Without any it has its values in its text, so it is not one to be prepared for the
+/// next time.
+fn prepared<'q>(statement: &str, values: &'q [Value]) -> Query<'q, sqlx::Postgres, PgArguments> {
+    let mut query = sqlx::query(AssertSqlSafe(statement.to_owned())).persistent(!values.is_empty());
+    for value in values {
+        query = match value {
+            Value::Null => query.bind(None::<i64>),
+            Value::Integer(number) => query.bind(number),
+            Value::Real(number) => query.bind(number),
+            Value::Text(text) => query.bind(text),
+            Value::Texts(texts) => query.bind(texts),
+        };
+    }
+    query
+}
+
+#[async_trait]
+impl Session for PgSession {
+    fn dialect(&self) -> &'static dyn Dialect {
+        &Postgres
+    }
+
+    async fn select(&mut self, query: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
+        let Self { connection, watch } = self;
+        let rows = async {
+            let mut columns: Option<Arc<[String]>> = None;
+            let (mut rows, mut found) = (Vec::new(), prepared(query, values).fetch(connection));
+            while let Some(row) = found.try_next().await? {
+                let columns = columns.get_or_insert_with(|| {
+                    let names = row.columns().iter();
+                    names.map(|column| column.name().to_owned()).collect()
+                });
+                rows.push(Row {
+                    columns: columns.clone(),
+                    values: values_of(&row)?,
+                });
+            }
+            Ok(rows)
+        };
+        watch.answer(rows).await
+    }
+
+    async fn execute(&mut self, statement: &str, values: &[Value]) -> Result<u64, StoreError> {
+        let Self { connection, watch } = self;
+        let done = match values {
+            [] => {
+                let statements = sqlx::raw_sql(AssertSqlSafe(statement.to_owned()));
+                watch.answer(statements.execute(connection)).await?
+            }
+            values => {
+                let statement = prepared(statement, values);
+                watch.answer(statement.execute(connection)).await?
+            }
+        };
+        Ok(done.rows_affected())
+    }
+
+    async fn scan(
+        &mut self,
+        selection: &Selection,
+        each: &mut EachRow<'_>,
+    ) -> Result<(), StoreError> {
+        let Self { connection, watch } = self;
+        let query = selection.query(&Postgres);
+        let statement = format!("COPY ({query}) TO STDOUT (FORMAT binary)");
+        let mut rows = watch.answer(connection.copy_out_raw(&statement)).await?;
+        // A row a message (PostgreSQL manual, "COPY Operations"), but that the file's header
+        // is in front of the first one, and that its trailer, which is shorter than any row,
+        // ends it.
+        let mut header = row_format::HEADER.len();
+        loop {
+            let next = match rows.try_next().now_or_never() {
+                Some(next) => next?,
+                None => {
+                    std::thread::sleep(PAUSE);
+                    watch.answer(rows.try_next()).await?
+                }
+            };
+            let Some(message) = next else { break };
+            let row = message.get(header..).unwrap_or_default();
+            header = 0;
+            if row.len() > row_format::TRAILER.len() && !each(row).goes_on().await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn insert(
+        &mut self,
+        table: Table,
+        columns: &[&'static Column],
+        rows: &[Vec<u8>],
+    ) -> Result<(), StoreError> {
+        let Self { connection, watch } = self;
+        let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
+        let statement = format!(
+            "COPY {table} ({}) FROM STDIN (FORMAT binary)",
+            names.join(", ")
+        );
+        let mut sent = watch.answer(connection.copy_in_raw(&statement)).await?;
+        let mut piece = row_format::HEADER.to_vec();
+        for row in rows {
+            piece.extend_from_slice(row);
+            if piece.len() >= PIECE_BYTES {
+                watch.answer(sent.send(&piece[..])).await?;
+                piece.clear();
+            }
+        }
+        piece.extend_from_slice(&row_format::TRAILER);
+        watch.answer(sent.send(&piece[..])).await?;
+        watch.answer(sent.finish()).await?;
+        Ok(())
+    }
+
+    fn is_in_place(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), StoreError> {
+        Ok(self.connection.close().await?)
+    }
+}
+
+fn values_of(row: &PgRow) -> Result<Vec<Value>, sqlx::Error> {
+    let columns = row.columns().iter();
+    let value = |column: &<sqlx::Postgres as sqlx::Database>::Column| {
+        let place = column.ordinal();
+        Ok(match column.type_info().name() {
+            "INT4" => row.try_get::<Option<i32>, _>(place)?.into(),
+            "INT8" => row.try_get::<Option<i64>, _>(place)?.into(),
+            "FLOAT8" => row.try_get::<Option<f64>, _>(place)?.into(),
+            _ => row.try_get::<Option<String>, _>(place)?.into(),
+        })
+    };
+    columns.map(value).collect()
+}

@@ -1,0 +1,308 @@
+//! The seam for everything but the consumer's own writing: a session with a database, the values that it takes and gives,
+//! and the dialect of its SQL. SQL that is the same in every database stands in the files beside this one.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+
+use super::{Selection, StoreError};
+use crate::tables::{Column, Table};
+
+/// What a session is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// A connection to a database. No call waits for ever: each fails where the database is gone.
+#[async_trait]
+pub(crate) trait Session: Send {
+    fn dialect(&self) -> &'static dyn Dialect;
+
+    /// The rows of a query; `$1` stands for the first of `values`.
+    ///
+    /// # Errors
+    /// If the database fails, or gives a type that no [`Value`] holds.
+    async fn select(&mut self, query: &str, values: &[Value]) -> Result<Vec<Row>, StoreError>;
+
+    /// Runs a statement, or several if there are no values. Returns how many rows it changed.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn execute(&mut self, statement: &str, values: &[Value]) -> Result<u64, StoreError>;
+
+    /// Passes each selected row to `each`, as a row of PostgreSQL's binary COPY format.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn scan(
+        &mut self,
+        selection: &Selection,
+        each: &mut EachRow<'_>,
+    ) -> Result<(), StoreError>;
+
+    /// Inserts rows of these columns, in the form in which [`scan`](Self::scan) gives them.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn insert(
+        &mut self,
+        table: Table,
+        columns: &[&'static Column],
+        rows: &[Vec<u8>],
+    ) -> Result<(), StoreError>;
+
+    /// Makes sure, after a commit, that the next one to open the database finds what was committed.
+    ///
+    /// # Errors
+    /// [`StoreError::Replaced`] if not.
+    fn is_in_place(&mut self) -> Result<(), StoreError>;
+
+    /// # Errors
+    /// If the database fails.
+    async fn close(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// Takes each row of a scan.
+pub(crate) type EachRow<'a> = dyn FnMut(&[u8]) -> Next + Send + 'a;
+
+/// What a scan does after a row.
+pub(crate) enum Next {
+    /// Goes on with the next row.
+    Row,
+    /// Waits, then goes on if that gives `true`.
+    After(BoxFuture<'static, bool>),
+    /// Ends.
+    Stop,
+}
+
+impl Next {
+    /// Whether the scan goes on.
+    pub(super) async fn goes_on(self) -> bool {
+        match self {
+            Self::Row => true,
+            Self::After(wait) => wait.await,
+            Self::Stop => false,
+        }
+    }
+}
+
+/// How a database writes what SQL does not settle. `h` is the alias of the table that a statement is about.
+pub(crate) trait Dialect: Sync {
+    /// Begins a transaction that writes.
+    fn begin_write(&self) -> &'static str;
+    /// Begins a transaction that only reads, and sees one moment: that of its first query, or a [named](Self::name_moment)
+    /// one.
+    fn begin_snapshot(&self, moment: Option<&str>) -> String;
+    /// Settings of a transaction that reads whole tables; may be empty.
+    fn scan_settings(&self) -> &'static str;
+    /// A query for a name (`moment`) by which other sessions can see the same moment as this transaction, while it lasts.
+    fn name_moment(&self) -> Option<&'static str>;
+
+    /// A constant time.
+    fn time(&self, time: Timestamp) -> String;
+    /// The current time.
+    fn now(&self) -> &'static str;
+    /// Microseconds since 1970 of a time column; null if it holds no finite time.
+    fn epoch_micros(&self, column: &str) -> String;
+    /// RFC 3339 text of a time column, with microseconds.
+    fn rfc3339(&self, column: &str) -> String;
+    /// Text of a JSON column.
+    fn json_text(&self, column: &str) -> String;
+    /// JSON text of an array column.
+    fn array_as_json(&self, column: &str) -> String;
+    /// The condition that a text column is one of the [texts](Value::Texts) of a parameter.
+    fn is_one_of(&self, column: &str, parameter: &str) -> String;
+    /// The collation that compares the bytes of texts.
+    fn bytewise(&self) -> &'static str;
+
+    /// The column with a row's address in its table. An update may change it.
+    fn address(&self) -> &'static str;
+    /// The address as text; `of` is empty, or an alias with its dot.
+    fn address_text(&self, of: &str) -> String;
+    /// The condition that a row has one of these addresses.
+    fn is_at(&self, addresses: &[String]) -> String;
+    /// Joins the one row of a table that has this address, a subquery.
+    fn join_row_at(&self, table: &str, alias: &str, address: &str) -> String;
+
+    /// Whether a transaction locks single rows, so that others write beside it; else the whole database.
+    fn locks_rows(&self) -> bool;
+    /// Ends a SELECT so that nobody removes its rows before the transaction ends; may be empty.
+    fn keep_rows(&self) -> &'static str;
+    /// How expiry walks over a table.
+    fn walk(&self, table: Table) -> Walk;
+    /// Settings of a session that removes expired rows; may be empty.
+    fn expiry_settings(&self) -> &'static str;
+}
+
+/// How to walk over a table in bounded pieces, without an index on time.
+pub(crate) enum Walk {
+    /// By the pages of the table's file.
+    Pages {
+        /// An expression for how many there are.
+        count: String,
+        /// The condition that a row is on a page from the first number up to the second, exclusive.
+        are_between: fn(i64, i64) -> String,
+        /// Pages of one piece.
+        at_once: i64,
+    },
+    /// By a numeric key.
+    Key(&'static str),
+}
+
+/// A value of any database.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Value {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(String),
+    /// Only as a parameter, of [`Dialect::is_one_of`].
+    Texts(Vec<String>),
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Integer(number)
+    }
+}
+
+impl From<i32> for Value {
+    fn from(number: i32) -> Self {
+        Self::Integer(number.into())
+    }
+}
+
+impl From<f64> for Value {
+    fn from(number: f64) -> Self {
+        Self::Real(number)
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<u32> for Value {
+    fn from(number: u32) -> Self {
+        Self::Integer(number.into())
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl<T: Into<Value>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, T::into)
+    }
+}
+
+/// A row that a query gives.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(super) columns: Arc<[String]>,
+    pub(super) values: Vec<Value>,
+}
+
+impl Row {
+    /// Takes the value of a column out.
+    ///
+    /// # Errors
+    /// If there is no such column, or it holds another type.
+    pub(crate) fn take<T: FromValue>(&mut self, column: &str) -> Result<T, StoreError> {
+        let place = self.columns.iter().position(|name| name == column);
+        let value = place.and_then(|place| self.values.get_mut(place));
+        let value = value.map(|value| std::mem::replace(value, Value::Null));
+        let value = value.ok_or_else(|| StoreError::Exit(format!("no column {column}")))?;
+        T::from_value(value).map_err(|found| {
+            StoreError::Exit(format!(
+                "the column {column} holds a value of another type: {found:?}"
+            ))
+        })
+    }
+}
+
+/// What can be [taken](Row::take) from a row.
+pub(crate) trait FromValue: Sized {
+    /// # Errors
+    /// The value, if it has another type.
+    fn from_value(value: Value) -> Result<Self, Value>;
+}
+
+impl FromValue for i64 {
+    fn from_value(value: Value) -> Result<Self, Value> {
+        match value {
+            Value::Integer(number) => Ok(number),
+            other => Err(other),
+        }
+    }
+}
+
+impl FromValue for i32 {
+    fn from_value(value: Value) -> Result<Self, Value> {
+        match value {
+            Value::Integer(number) => number.try_into().map_err(|_| value),
+            other => Err(other),
+        }
+    }
+}
+
+impl FromValue for f64 {
+    fn from_value(value: Value) -> Result<Self, Value> {
+        match value {
+            Value::Real(number) => Ok(number),
+            Value::Integer(number) => Ok(number as f64),
+            other => Err(other),
+        }
+    }
+}
+
+impl FromValue for String {
+    fn from_value(value: Value) -> Result<Self, Value> {
+        match value {
+            Value::Text(text) => Ok(text),
+            other => Err(other),
+        }
+    }
+}
+
+impl<T: FromValue> FromValue for Option<T> {
+    fn from_value(value: Value) -> Result<Self, Value> {
+        match value {
+            Value::Null => Ok(None),
+            value => T::from_value(value).map(Some),
+        }
+    }
+}
+
+impl dyn Session + '_ {
+    /// The first row of a query, if it gives one.
+    ///
+    /// # Errors
+    /// As [`select`](Self::select).
+    pub(crate) async fn select_one(
+        &mut self,
+        query: &str,
+        values: &[Value],
+    ) -> Result<Option<Row>, StoreError> {
+        Ok(self.select(query, values).await?.into_iter().next())
+    }
+
+    /// Begins a transaction that only reads, and sees one moment: that of its first query.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn begin_snapshot(&mut self) -> Result<(), StoreError> {
+        let begin = self.dialect().begin_snapshot(None);
+        self.execute(&begin, &[]).await.map(drop)
+    }
+}

@@ -1,0 +1,98 @@
+//! SQLite's SQL. Times are microseconds since 1970, and arrays are JSON.
+
+use jiff::Timestamp;
+
+use crate::store::selection::list;
+use crate::store::session::{Dialect, Walk};
+use crate::tables::Table;
+
+pub(super) struct Sqlite;
+
+impl Dialect for Sqlite {
+    fn begin_write(&self) -> &'static str {
+        "BEGIN IMMEDIATE"
+    }
+
+    fn begin_snapshot(&self, _moment: Option<&str>) -> String {
+        "BEGIN".to_owned()
+    }
+
+    fn scan_settings(&self) -> &'static str {
+        ""
+    }
+
+    fn name_moment(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn time(&self, time: Timestamp) -> String {
+        time.as_microsecond().to_string()
+    }
+
+    fn now(&self) -> &'static str {
+        "CAST(unixepoch('subsec') * 1000000 AS integer)"
+    }
+
+    fn epoch_micros(&self, column: &str) -> String {
+        column.to_owned()
+    }
+
+    fn rfc3339(&self, column: &str) -> String {
+        let micros = format!("({column} % 1000000 + 1000000) % 1000000");
+        format!(
+            "strftime('%Y-%m-%dT%H:%M:%S', ({column} - {micros}) / 1000000, 'unixepoch') || printf('.%06dZ', {micros})"
+        )
+    }
+
+    fn json_text(&self, column: &str) -> String {
+        column.to_owned()
+    }
+
+    fn array_as_json(&self, column: &str) -> String {
+        column.to_owned()
+    }
+
+    fn is_one_of(&self, column: &str, parameter: &str) -> String {
+        format!("{column} IN (SELECT value FROM json_each({parameter}))")
+    }
+
+    fn bytewise(&self) -> &'static str {
+        "BINARY"
+    }
+
+    fn address(&self) -> &'static str {
+        "rowid"
+    }
+
+    fn address_text(&self, of: &str) -> String {
+        format!("CAST({of}rowid AS text)")
+    }
+
+    fn is_at(&self, addresses: &[String]) -> String {
+        let numbers: Vec<i64> = addresses.iter().filter_map(|it| it.parse().ok()).collect();
+        format!("h.rowid IN ({})", list(&numbers))
+    }
+
+    fn join_row_at(&self, table: &str, alias: &str, address: &str) -> String {
+        format!("JOIN {table} AS {alias} ON {alias}.rowid = {address}")
+    }
+
+    fn locks_rows(&self) -> bool {
+        false
+    }
+
+    fn keep_rows(&self) -> &'static str {
+        ""
+    }
+
+    fn walk(&self, table: Table) -> Walk {
+        Walk::Key(match table {
+            Table::Task => "task_id",
+            _ => "rowid",
+        })
+    }
+
+    fn expiry_settings(&self) -> &'static str {
+        ""
+    }
+}

@@ -1,0 +1,215 @@
+//! Everything but the consumer's own writing.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use serde_json::json;
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Column as _, Connection, Executor, Row as _, TypeInfo, ValueRef};
+
+use super::Files;
+use super::dialect::Sqlite;
+use crate::row_format::{self, COUNTS, POSTGRES_EPOCH_MICROS, RowWriter, ValueSink};
+use crate::store::session::EachRow;
+use crate::store::{Dialect, Row, Selection, Session, StoreError, Value};
+use crate::tables::{Column, Kind, Table};
+
+/// A connection, and the files that it has open.
+pub(super) struct SqliteSession {
+    pub(super) connection: SqliteConnection,
+    pub(super) files: Files,
+}
+
+/// A statement with its parameters. Without any it has its values in its text, so it is not one to be prepared for the
+/// next time.
+fn prepared(
+    statement: &str,
+    values: &[Value],
+) -> Result<Query<'static, sqlx::Sqlite, SqliteArguments>, StoreError> {
+    let statement = AssertSqlSafe(statement.to_owned());
+    let mut query = sqlx::query(statement).persistent(!values.is_empty());
+    for value in values {
+        query = match value {
+            Value::Null => query.bind(None::<i64>),
+            Value::Integer(number) => query.bind(*number),
+            Value::Real(number) => query.bind(*number),
+            Value::Text(text) => query.bind(text.clone()),
+            Value::Texts(texts) => query.bind(serde_json::to_string(texts)?),
+        };
+    }
+    Ok(query)
+}
+
+#[async_trait]
+impl Session for SqliteSession {
+    fn dialect(&self) -> &'static dyn Dialect {
+        &Sqlite
+    }
+
+    async fn select(&mut self, query: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
+        let mut columns: Option<Arc<[String]>> = None;
+        let mut rows = Vec::new();
+        let mut found = prepared(query, values)?.fetch(&mut self.connection);
+        while let Some(row) = found.try_next().await? {
+            let columns = columns.get_or_insert_with(|| {
+                let names = row.columns().iter();
+                names.map(|column| column.name().to_owned()).collect()
+            });
+            rows.push(Row {
+                columns: columns.clone(),
+                values: (0..row.len())
+                    .map(|place| value_of(&row, place))
+                    .collect::<Result<_, _>>()?,
+            });
+        }
+        Ok(rows)
+    }
+
+    async fn execute(&mut self, statement: &str, values: &[Value]) -> Result<u64, StoreError> {
+        let done = match values {
+            [] => {
+                let statements = sqlx::raw_sql(AssertSqlSafe(statement.to_owned()));
+                statements.execute(&mut self.connection).await?
+            }
+            values => {
+                let statement = prepared(statement, values)?;
+                statement.execute(&mut self.connection).await?
+            }
+        };
+        Ok(done.rows_affected())
+    }
+
+    async fn scan(
+        &mut self,
+        selection: &Selection,
+        each: &mut EachRow<'_>,
+    ) -> Result<(), StoreError> {
+        let kinds = selection.kinds();
+        let mut rows = self
+            .connection
+            .fetch(AssertSqlSafe(selection.query(&Sqlite)));
+        let mut writer = RowWriter::default();
+        while let Some(row) = rows.try_next().await? {
+            writer.clear();
+            write(&mut writer, &row, &kinds)?;
+            drop(row);
+            if !each(writer.rows()).goes_on().await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn insert(
+        &mut self,
+        table: Table,
+        columns: &[&'static Column],
+        rows: &[Vec<u8>],
+    ) -> Result<(), StoreError> {
+        let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
+        let marks: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
+        let statement = format!(
+            "INSERT INTO {table} ({}) VALUES ({})",
+            names.join(", "),
+            marks.join(", ")
+        );
+        for row in rows {
+            let fields = columns.iter().zip(row_format::fields(row));
+            let values: Vec<Value> = fields
+                .map(|(column, field)| value_of_field(column.kind, field))
+                .collect();
+            self.execute(&statement, &values).await?;
+        }
+        Ok(())
+    }
+
+    fn is_in_place(&mut self) -> Result<(), StoreError> {
+        self.files.are_in_place()
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), StoreError> {
+        Ok(self.connection.close().await?)
+    }
+}
+
+fn value_of(row: &SqliteRow, place: usize) -> Result<Value, sqlx::Error> {
+    let value = row.try_get_raw(place)?;
+    if value.is_null() {
+        return Ok(Value::Null);
+    }
+    let found = value.type_info();
+    Ok(match found.name() {
+        "INTEGER" => Value::Integer(row.try_get_unchecked(place)?),
+        "REAL" => Value::Real(row.try_get_unchecked(place)?),
+        _ => Value::Text(row.try_get_unchecked(place)?),
+    })
+}
+
+/// Writes a row of SQLite as PostgreSQL would: a value that is not of its column's type is written as
+/// text or bytes, and so is equal to none that is.
+fn write(writer: &mut RowWriter, row: &SqliteRow, kinds: &[Kind]) -> Result<(), StoreError> {
+    writer.row(kinds.len());
+    for (i, kind) in kinds.iter().enumerate() {
+        let value = row.try_get_raw(i)?;
+        if value.is_null() {
+            writer.null();
+            continue;
+        }
+        let found = value.type_info();
+        match (kind, found.name()) {
+            (Kind::I32 | Kind::I64 | Kind::Bool | Kind::Time, "INTEGER") => {
+                let number: i64 = row.try_get_unchecked(i)?;
+                match kind {
+                    Kind::I32 => match i32::try_from(number) {
+                        Ok(number) => writer.i32(number),
+                        Err(_) => writer.i64(number),
+                    },
+                    Kind::Bool if number == 0 || number == 1 => writer.bool(number == 1),
+                    Kind::Time => writer.time(number),
+                    _ => writer.i64(number),
+                }
+            }
+            (Kind::F64, "REAL") => writer.f64(row.try_get_unchecked(i)?),
+            (Kind::Texts, "TEXT") => {
+                let text: &str = row.try_get_unchecked(i)?;
+                match serde_json::from_str::<Vec<String>>(text) {
+                    Ok(texts) => writer.texts(texts.iter().map(String::as_str)),
+                    Err(_) => writer.text(text),
+                }
+            }
+            (Kind::JobTasks, "TEXT") => {
+                let text: &str = row.try_get_unchecked(i)?;
+                match serde_json::from_str::<[Vec<i32>; COUNTS.len()]>(text) {
+                    Ok(counts) if counts.iter().all(|count| count.len() == counts[0].len()) => {
+                        writer.counts(counts.map(Vec::into_iter));
+                    }
+                    _ => writer.text(text),
+                }
+            }
+            _ => writer.field(row.try_get_unchecked::<&[u8], _>(i)?),
+        }
+    }
+    Ok(())
+}
+
+/// A field as SQLite's tables hold it.
+fn value_of_field(kind: Kind, field: Option<&[u8]>) -> Value {
+    let Some(bytes) = field else {
+        return Value::Null;
+    };
+    let number = row_format::i64_of(field).or(row_format::i32_of(field).map(i64::from));
+    match kind {
+        Kind::I32 | Kind::I64 => number.map_or(Value::Null, Value::Integer),
+        Kind::Time => number.map_or(Value::Null, |micros| {
+            Value::Integer(micros.wrapping_add(POSTGRES_EPOCH_MICROS))
+        }),
+        Kind::Bool => Value::Integer((*bytes == [1]).into()),
+        Kind::F64 => bytes
+            .try_into()
+            .map_or(Value::Null, |bytes| Value::Real(f64::from_be_bytes(bytes))),
+        Kind::Text | Kind::Json => Value::Text(String::from_utf8_lossy(bytes).into_owned()),
+        Kind::Texts | Kind::JobTasks => Value::Text(json!(kind.value(field)).to_string()),
+    }
+}
