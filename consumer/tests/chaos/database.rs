@@ -5,10 +5,10 @@ use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, AssertSqlSafe, Connection, Row};
 use tempfile::TempDir;
 use tokio::time::sleep;
+
+use crate::sql::{Numbers, OfEither, Sql};
 
 /// Few, so that they can be used up quickly; enough for what runs here.
 const MAX_CONNECTIONS: usize = 40;
@@ -55,7 +55,6 @@ pub(crate) struct Database {
 
 impl Database {
     pub(crate) async fn start(kind: Kind, tool: &str, folder: &Path) -> Self {
-        sqlx::any::install_default_drivers();
         match kind {
             Kind::Sqlite => Self {
                 kind,
@@ -64,15 +63,12 @@ impl Database {
             },
             Kind::Postgres => {
                 let cluster = Cluster::start(tool, folder);
-                let mut connection = AnyConnection::connect(&cluster.url).await.unwrap();
+                let mut connection = Sql::connect(&cluster.url).await.unwrap();
                 for statement in [
                     format!("CREATE ROLE {ROLE} LOGIN"),
                     format!("CREATE DATABASE {ROLE} OWNER {ROLE}"),
                 ] {
-                    sqlx::raw_sql(AssertSqlSafe(statement))
-                        .execute(&mut connection)
-                        .await
-                        .unwrap();
+                    connection.run(&statement).await.unwrap();
                 }
                 let (_, address) = cluster.url.split_once('@').unwrap();
                 let (host, _) = address.split_once('/').unwrap();
@@ -105,12 +101,12 @@ impl Database {
     /// Does it, and undoes it after a time.
     pub(crate) async fn break_for(&self, fault: Fault, lasting: Duration) -> anyhow::Result<()> {
         let Some(cluster) = &self.cluster else {
-            let mut connection = AnyConnection::connect(&self.url).await?;
+            let mut connection = Sql::connect(&self.url).await?;
             // Waits for its turn as anybody does.
-            execute(&mut connection, "PRAGMA busy_timeout = 20000").await?;
-            execute(&mut connection, "BEGIN IMMEDIATE").await?;
+            connection.run("PRAGMA busy_timeout = 20000").await?;
+            connection.run("BEGIN IMMEDIATE").await?;
             sleep(lasting).await;
-            return execute(&mut connection, "ROLLBACK").await;
+            return Ok(connection.run("ROLLBACK").await?);
         };
         match fault {
             Fault::Crash => {
@@ -120,11 +116,11 @@ impl Database {
             }
             Fault::Cut => self.cut(cluster).await?,
             Fault::ReadOnly => {
-                let mut connection = AnyConnection::connect(&cluster.url).await?;
+                let mut connection = Sql::connect(&cluster.url).await?;
                 for (value, pause) in [("on", lasting), ("off", Duration::ZERO)] {
                     let set = format!("ALTER SYSTEM SET default_transaction_read_only = {value}");
-                    execute(&mut connection, &set).await?;
-                    execute(&mut connection, "SELECT pg_reload_conf()").await?;
+                    connection.run(&set).await?;
+                    connection.run("SELECT pg_reload_conf()").await?;
                     sleep(pause).await;
                 }
             }
@@ -132,7 +128,7 @@ impl Database {
                 let mut held = Vec::new();
                 self.cut(cluster).await?;
                 while held.len() < MAX_CONNECTIONS {
-                    match AnyConnection::connect(&self.url).await {
+                    match Sql::connect(&self.url).await {
                         Ok(connection) => held.push(connection),
                         Err(_) => break,
                     }
@@ -145,11 +141,11 @@ impl Database {
     }
 
     async fn cut(&self, cluster: &Cluster) -> anyhow::Result<()> {
-        let mut connection = AnyConnection::connect(&cluster.url).await?;
+        let mut connection = Sql::connect(&cluster.url).await?;
         let cut = format!(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{ROLE}'"
         );
-        execute(&mut connection, &cut).await
+        Ok(connection.run(&cut).await?)
     }
 
     /// A query's rows, each column a number.
@@ -157,30 +153,14 @@ impl Database {
         &self,
         select: &str,
     ) -> anyhow::Result<Vec<[i64; N]>> {
-        let rows = self.rows(select).await?;
-        rows.iter()
-            .map(|row| {
-                let mut numbers = [0; N];
-                for (i, number) in numbers.iter_mut().enumerate() {
-                    *number = row.try_get(i)?;
-                }
-                Ok(numbers)
-            })
-            .collect()
+        let rows: Vec<Numbers<N>> = self.rows(select).await?;
+        Ok(rows.into_iter().map(|Numbers(row)| row).collect())
     }
 
-    pub(crate) async fn rows(&self, select: &str) -> anyhow::Result<Vec<AnyRow>> {
-        let mut connection = AnyConnection::connect(&self.url).await?;
-        let select = sqlx::query(AssertSqlSafe(select.to_owned()));
-        Ok(select.fetch_all(&mut connection).await?)
+    pub(crate) async fn rows<T: OfEither>(&self, select: &str) -> anyhow::Result<Vec<T>> {
+        let mut connection = Sql::connect(&self.url).await?;
+        Ok(connection.rows(select).await?)
     }
-}
-
-async fn execute(connection: &mut AnyConnection, statement: &str) -> anyhow::Result<()> {
-    sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
-        .execute(connection)
-        .await?;
-    Ok(())
 }
 
 /// A PostgreSQL cluster, where its user may enter.

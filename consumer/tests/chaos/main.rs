@@ -28,6 +28,9 @@ mod kafka;
 mod poison;
 mod progress;
 mod proof;
+#[path = "../sql/mod.rs"]
+#[allow(dead_code, reason = "shared with the other tests")]
+mod sql;
 #[path = "../../../schemas/tests/it/strategies/mod.rs"]
 #[allow(dead_code, reason = "shared with the tests of the contract")]
 mod strategies;

@@ -12,7 +12,6 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use schemas::dead_letter::{CONNECTOR_NAME, OFFSET, PARTITION, TOPIC};
 use serde_json::{Value, json};
 use service::testing::read_each;
-use sqlx::Row;
 use tokio::task::block_in_place;
 
 use crate::database::Database;
@@ -471,18 +470,11 @@ async fn check_tasks(
         "SELECT exec_id, status, CAST({is_final} AS bigint), CAST({micros} AS bigint), CAST(sequence AS bigint), \
          CAST(event_partition AS bigint), CAST(event_offset AS bigint) FROM task"
     );
-    let rows = database.rows(&select).await?;
-    for row in &rows {
-        let exec_id: String = row.try_get(0)?;
-        let status: String = row.try_get(1)?;
-        let number = |i| row.try_get::<i64, usize>(i);
-        let held = (
-            number(2)? == 1,
-            number(3)?,
-            number(4)?,
-            i32::try_from(number(5)?)?,
-            number(6)?,
-        );
+    let rows: Vec<(String, String, i64, i64, i64, i64, i64)> = database.rows(&select).await?;
+    let count = rows.len();
+    for (exec_id, status, is_final, reported_at, sequence, partition, offset) in rows {
+        let partition = i32::try_from(partition)?;
+        let held = (is_final == 1, reported_at, sequence, partition, offset);
         match events.tasks.get(&exec_id) {
             None => wrong.add("task of no event", exec_id),
             Some((rank, newest)) if *rank != held || *newest != status => wrong.add(
@@ -492,10 +484,10 @@ async fn check_tasks(
             Some(_) => {}
         }
     }
-    if rows.len() != events.tasks.len() {
+    if count != events.tasks.len() {
         wrong.add(
             "count of tasks",
-            format!("{}, not {}", rows.len(), events.tasks.len()),
+            format!("{count}, not {}", events.tasks.len()),
         );
     }
     Ok(())

@@ -8,7 +8,6 @@ use crate::strategies;
 use crate::support::{Cluster, Kind, Pipeline, Pooler, Proxy, connect, execute};
 use futures_util::future::join_all;
 use service::testing::{Process, until};
-use sqlx::Connection;
 
 const WITHIN: Duration = Duration::from_secs(120);
 
@@ -287,11 +286,8 @@ async fn a_server_that_is_at_work_or_waits_for_a_lock_is_waited_for() {
     };
     pipeline.ask(&["migrate"]);
     let mut other = connect(&pipeline.database_url).await;
-    let mut transaction = other.begin().await.unwrap();
-    sqlx::raw_sql("LOCK TABLE _sqlx_migrations IN ACCESS EXCLUSIVE MODE")
-        .execute(&mut *transaction)
-        .await
-        .unwrap();
+    let lock = "BEGIN; LOCK TABLE _sqlx_migrations IN ACCESS EXCLUSIVE MODE";
+    other.run(lock).await.unwrap();
     let mut migrate = start(&pipeline, "migrate", &pipeline.database_url, &["migrate"]);
     let told = async || {
         migrate
@@ -301,6 +297,6 @@ async fn a_server_that_is_at_work_or_waits_for_a_lock_is_waited_for() {
     };
     until("it says what it waits for", WITHIN, told).await;
     migrate.assert_running();
-    transaction.rollback().await.unwrap();
+    other.run("ROLLBACK").await.unwrap();
     assert_eq!(migrate.ended().await.code(), Some(0), "{}", migrate.log());
 }

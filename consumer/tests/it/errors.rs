@@ -5,9 +5,9 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
+use crate::sql::Sql;
 use crate::strategies;
 use crate::support::{Kind, Pipeline, Program, connect};
-use sqlx::AnyConnection;
 
 const WITHIN: Duration = Duration::from_secs(120);
 
@@ -38,13 +38,12 @@ async fn all_is_stored(pipeline: &Pipeline, mut program: Program) {
 }
 
 /// Holds the row of a task, and waits until the consumer waits for it.
-async fn block(pipeline: &Pipeline) -> AnyConnection {
+async fn block(pipeline: &Pipeline) -> Sql {
     let mut other = connect(&pipeline.database_url).await;
-    run(
-        &mut other,
-        "BEGIN; UPDATE task SET job_id = job_id WHERE exec_id = 'exec-05'",
-    )
-    .await;
+    other
+        .run("BEGIN; UPDATE task SET job_id = job_id WHERE exec_id = 'exec-05'")
+        .await
+        .unwrap();
     fill(pipeline);
     let blocked = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND application_name = 'consumer' \
@@ -53,13 +52,6 @@ async fn block(pipeline: &Pipeline) -> AnyConnection {
     );
     pipeline.until_count(&blocked, 1).await;
     other
-}
-
-async fn run(connection: &mut AnyConnection, statement: &str) {
-    sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned()))
-        .execute(connection)
-        .await
-        .unwrap();
 }
 
 /// 25P03: the consumer stands still in the middle of a transaction, and the server ends its session.
@@ -71,7 +63,7 @@ async fn a_transaction_that_stood_idle_for_too_long_is_written_again() {
     };
     let mut other = block(&pipeline).await;
     program.process.signal("STOP");
-    run(&mut other, "COMMIT").await;
+    other.run("COMMIT").await.unwrap();
     let open = format!(
         "SELECT 1 - count(*) FROM pg_stat_activity WHERE datname = '{}' AND application_name = 'consumer' \
          AND xact_start IS NOT NULL",
@@ -91,10 +83,13 @@ async fn a_lock_that_is_not_had_in_time_is_waited_for() {
         return;
     };
     let mut other = connect(&pipeline.database_url).await;
-    run(&mut other, "BEGIN; UPDATE task SET job_id = job_id").await;
+    other
+        .run("BEGIN; UPDATE task SET job_id = job_id")
+        .await
+        .unwrap();
     fill(&pipeline);
     program.until_waiting(&["PostgreSQL", "lock timeout"]).await;
-    run(&mut other, "COMMIT").await;
+    other.run("COMMIT").await.unwrap();
     all_is_stored(&pipeline, program).await;
 }
 
@@ -120,7 +115,7 @@ async fn a_statement_that_an_operator_cancels_is_written_again() {
             ))
             .await;
         program.until_logged(said).await;
-        run(&mut other, "COMMIT").await;
+        other.run("COMMIT").await.unwrap();
         pipeline.until_all_stored(WITHIN).await;
     }
     all_is_stored(&pipeline, program).await;

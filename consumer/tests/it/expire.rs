@@ -11,7 +11,6 @@ use schemas::TaskRunningInfoEvent;
 use schemas::TaskStatus::{self, Running, Succeed};
 use serde_json::{Value, json};
 use service::testing::{Process, until};
-use sqlx::Connection;
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const HISTORIES: [&str; 3] = ["task_progress", "task_resource", "task_metrics"];
@@ -50,18 +49,14 @@ async fn a_task_that_a_consumer_is_storing_a_report_of_is_left() {
              SELECT task_id, 0, 2, {old}, 0, 'Running' FROM task WHERE exec_id = 'reports'"
         ),
     ] {
-        let statement = sqlx::raw_sql(sqlx::AssertSqlSafe(statement));
-        statement.execute(&mut connection).await.unwrap();
+        connection.run(&statement).await.unwrap();
     }
     let url = pipeline.database_url.as_str();
     let arguments = ["expire", "--older-than", "30d", "--database-url", url];
     let mut expire = Process::start(pipeline.folder(), "expire", Path::new(CONSUMER), &arguments);
     assert_eq!(expire.ended().await.code(), Some(0));
-    sqlx::raw_sql("COMMIT")
-        .execute(&mut connection)
-        .await
-        .unwrap();
-    connection.close().await.unwrap();
+    connection.run("COMMIT").await.unwrap();
+    connection.close().await;
     assert_eq!(pipeline.names().await, ["reports"]);
     assert_eq!(pipeline.orphans().await, 0);
     pipeline.expire(&[]);
@@ -483,11 +478,10 @@ async fn an_expire_that_is_stopped_ends_well_and_the_next_one_removes_the_rest(k
     let expire = Process::start(pipeline.folder(), "expire", Path::new(CONSUMER), &arguments);
     let mut connection = connect(url).await;
     until("rows are removed", Duration::from_secs(60), async || {
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM task_progress")
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
-        (count < ROWS).then_some(())
+        let count = connection
+            .number("SELECT count(*) FROM task_progress")
+            .await;
+        (count.unwrap() < ROWS).then_some(())
     })
     .await;
     let folder = pipeline.folder().join("expire.log");
@@ -499,5 +493,5 @@ async fn an_expire_that_is_stopped_ends_well_and_the_next_one_removes_the_rest(k
     let removed = format!("\"task_progress\": {}", ROWS - left);
     assert!(log.contains(&removed), "{log}");
     assert_eq!(pipeline.expire(&[])["task_progress"], left);
-    connection.close().await.unwrap();
+    connection.close().await;
 }

@@ -5,6 +5,9 @@
 mod newer;
 #[path = "../../../router/tests/it/report/mod.rs"]
 mod report;
+#[path = "../sql/mod.rs"]
+#[allow(dead_code, reason = "shared with the chaos run")]
+mod sql;
 #[path = "../../../schemas/tests/it/strategies/mod.rs"]
 #[allow(dead_code, reason = "shared with the tests of other crates")]
 mod strategies;

@@ -539,9 +539,6 @@ async fn a_replay_goes_on_after_retention_removed_the_markers_at_its_end() {
     Open::send(&pipeline, 1, 2).commit();
     replay();
     let mut database = support::connect(&into).await;
-    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM task_metrics")
-        .fetch_one(&mut database)
-        .await
-        .unwrap();
-    assert_eq!(count, 9);
+    let count = database.number("SELECT count(*) FROM task_metrics").await;
+    assert_eq!(count.unwrap(), 9);
 }

@@ -9,7 +9,6 @@ use crate::{strategies, support};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use service::testing::until;
-use sqlx::Connection;
 
 /// A member that does not answer for so long is put out of its group.
 const SHORT_POLL_INTERVAL: &[&str] = &[
@@ -216,8 +215,7 @@ async fn a_transaction_that_a_deadlock_ends_is_written_again_each_row_once() {
         // the offsets. Only the consumer's session looks for deadlocks, so that it is the one to end.
         let mut other = connect(&pipeline.database_url).await;
         let mut run = async |statement: &str| {
-            let statement = sqlx::AssertSqlSafe(statement.to_owned());
-            sqlx::raw_sql(statement).execute(&mut other).await.unwrap();
+            other.run(statement).await.unwrap();
         };
         run("SET deadlock_timeout = '1h'").await;
         run("BEGIN; UPDATE task SET job_id = job_id WHERE exec_id = 'exec-05'").await;
@@ -254,14 +252,11 @@ async fn a_transaction_that_cannot_be_serialized_is_written_again_each_row_once(
     let members = pipeline.until_stable(1).await;
     for round in 1..=3 {
         let mut other = connect(&pipeline.database_url).await;
-        let mut transaction = other.begin().await.unwrap();
-        sqlx::raw_sql("UPDATE consumed_offset SET group_id = group_id")
-            .execute(&mut *transaction)
-            .await
-            .unwrap();
+        let locks = "BEGIN; UPDATE consumed_offset SET group_id = group_id";
+        other.run(locks).await.unwrap();
         pipeline.fill_numbered(&sample, 500, 0);
         until_blocked(&pipeline).await;
-        transaction.commit().await.unwrap();
+        other.run("COMMIT").await.unwrap();
         pipeline.until_all_stored(Duration::from_secs(120)).await;
         let failures = program.log().matches("could not serialize access").count();
         assert!(failures >= round, "the fault happened: {failures} times");
@@ -430,7 +425,7 @@ async fn an_sqlite_that_another_process_keeps_locked_is_waited_for_and_can_be_re
         pipeline.fill_numbered(&sample, 500, 0);
         let mut other = connect(&pipeline.database_url).await;
         let mut run = async |statement: &'static str| {
-            sqlx::raw_sql(statement).execute(&mut other).await.unwrap();
+            other.run(statement).await.unwrap();
         };
         run("PRAGMA busy_timeout = 10000").await;
         run("BEGIN IMMEDIATE; UPDATE task SET job_id = job_id").await;
@@ -477,10 +472,7 @@ async fn a_consumer_whose_database_is_away_gives_partitions_up_to_one_that_can_s
         Duration::from_secs(120),
         async || {
             let mut connection = connect(&pipeline.database_url).await;
-            let rows: Vec<(i64, i64)> = sqlx::query_as(stored)
-                .fetch_all(&mut connection)
-                .await
-                .unwrap();
+            let rows: Vec<(i64, i64)> = connection.rows(stored).await.unwrap();
             let done = rows
                 .iter()
                 .filter(|(p, next)| *next == ends[&(*p as i32)].1);

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::sql::Sql;
 use crate::strategies;
 use crate::support::{Kind, Pipeline, Program};
 use service::testing::{Process, until};
-use sqlx::Connection;
 
 const WITHIN: Duration = Duration::from_secs(120);
 
@@ -161,14 +161,10 @@ async fn a_replay_whose_file_is_removed_ends_and_goes_on_in_what_is_there_then()
     let mut replay = Process::start_with(pipeline.folder(), "replay", program, &arguments, &[]);
     let begun = async || {
         let some = "SELECT count(*) FROM consumed_offset";
-        let connected = sqlx::AnyConnection::connect(&into).await;
-        let count: i64 = sqlx::query_scalar(some)
-            .fetch_one(&mut connected.ok()?)
-            .await
-            .ok()?;
+        let mut connected = Sql::connect(&into).await.ok()?;
+        let count = connected.number(some).await.ok()?;
         (count > 0).then_some(())
     };
-    sqlx::any::install_default_drivers();
     until("some is stored", WITHIN, begun).await;
     std::fs::remove_file(&file).unwrap();
     let status = replay.ended().await;

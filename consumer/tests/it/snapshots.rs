@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::support::{Kind, Pipeline, connect};
 use service::testing::{Process, until};
-use sqlx::{AssertSqlSafe, Connection};
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const WITHIN: Duration = Duration::from_secs(120);
@@ -26,10 +25,8 @@ fn insert(from: i64, count: i64) -> String {
 /// What a command prints that has to wait for this lock in the middle of its answer, while more is stored.
 async fn asked_meanwhile(pipeline: &Pipeline, lock: &str, arguments: &[&str]) -> String {
     let mut other = connect(&pipeline.database_url).await;
-    let mut transaction = other.begin().await.unwrap();
-    let locked = format!("LOCK TABLE {lock} IN ACCESS EXCLUSIVE MODE");
-    let locked = sqlx::raw_sql(AssertSqlSafe(locked));
-    locked.execute(&mut *transaction).await.unwrap();
+    let locked = format!("BEGIN; LOCK TABLE {lock} IN ACCESS EXCLUSIVE MODE");
+    other.run(&locked).await.unwrap();
     let url = ["--database-url", pipeline.database_url.as_str()];
     let arguments = [arguments, &url].concat();
     let mut asked = Process::start(pipeline.folder(), "asked", Path::new(CONSUMER), &arguments);
@@ -39,9 +36,8 @@ async fn asked_meanwhile(pipeline: &Pipeline, lock: &str, arguments: &[&str]) ->
         (pipeline.count(waits).await > 0).then_some(())
     })
     .await;
-    let more = sqlx::raw_sql(AssertSqlSafe(insert(100, 993)));
-    more.execute(&mut *transaction).await.unwrap();
-    transaction.commit().await.unwrap();
+    other.run(&insert(100, 993)).await.unwrap();
+    other.run("COMMIT").await.unwrap();
     assert_eq!(asked.ended().await.code(), Some(0), "{}", asked.log());
     asked.log()
 }

@@ -40,10 +40,10 @@ use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::testing::{Topic, create_topics, kafka, service, unique, until};
 use service::threads::on_this_thread;
-use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Connection, Row};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+use crate::sql::{Sql, Texts};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
@@ -302,13 +302,11 @@ impl Pipeline {
 
     /// A count, 0 while there is no database or table.
     pub(crate) async fn count(&self, select: &str) -> i64 {
-        let Ok(mut connection) = try_connect(&self.database_url).await else {
+        let Ok(mut connection) = Sql::connect(&self.database_url).await else {
             return 0;
         };
-        let count = sqlx::query_scalar(sqlx::AssertSqlSafe(select.to_owned()))
-            .fetch_one(&mut connection)
-            .await;
-        close(connection).await;
+        let count = connection.number(select).await;
+        connection.close().await;
         count.unwrap_or(0)
     }
 
@@ -322,14 +320,9 @@ impl Pipeline {
     /// The rows of a query, each value as text.
     pub(crate) async fn rows(&self, select: &str) -> Vec<Vec<Option<String>>> {
         let mut connection = connect(&self.database_url).await;
-        let rows: Vec<AnyRow> = sqlx::query(sqlx::AssertSqlSafe(select.to_owned()))
-            .fetch_all(&mut connection)
-            .await
-            .unwrap();
-        close(connection).await;
-        rows.iter()
-            .map(|row| (0..row.len()).map(|i| row.try_get(i).unwrap()).collect())
-            .collect()
+        let rows = connection.rows(select).await.unwrap();
+        connection.close().await;
+        rows.into_iter().map(|Texts(row)| row).collect()
     }
 
     /// Everything in the tables as text, in the same form for both databases, in a fixed order.
@@ -434,14 +427,10 @@ impl Pipeline {
     /// The progress values of all reports, by partition and offset.
     pub(crate) async fn progress(&self) -> Vec<Option<f64>> {
         let mut connection = connect(&self.database_url).await;
-        let progress = sqlx::query_scalar(
-            "SELECT progress FROM task_progress ORDER BY event_partition, event_offset",
-        )
-        .fetch_all(&mut connection)
-        .await
-        .unwrap();
-        close(connection).await;
-        progress
+        let select = "SELECT progress FROM task_progress ORDER BY event_partition, event_offset";
+        let rows: Vec<(Option<f64>,)> = connection.rows(select).await.unwrap();
+        connection.close().await;
+        rows.into_iter().map(|(progress,)| progress).collect()
     }
 
     /// Runs a statement that changes something.
@@ -453,24 +442,10 @@ impl Pipeline {
 /// Runs statements that change something.
 pub(crate) async fn execute(url: &str, statements: &str) {
     let mut connection = connect(url).await;
-    sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned()))
-        .execute(&mut connection)
-        .await
-        .unwrap();
-    close(connection).await;
+    connection.run(statements).await.unwrap();
+    connection.close().await;
 }
 
-/// Dropped, it would be closed later: SQLite's last one to be closed still writes to its files.
-async fn close(connection: AnyConnection) {
-    // It may be cut off meanwhile, which a test may have done.
-    let _ = connection.close().await;
-}
-
-async fn try_connect(url: &str) -> Result<AnyConnection, sqlx::Error> {
-    sqlx::any::install_default_drivers();
-    AnyConnection::connect(url).await
-}
-
-pub(crate) async fn connect(url: &str) -> AnyConnection {
-    try_connect(url).await.unwrap()
+pub(crate) async fn connect(url: &str) -> Sql {
+    Sql::connect(url).await.unwrap()
 }
