@@ -1,0 +1,101 @@
+//! What a test finds around it: services, names, time, the programs of the workspace.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long a broker may take for an answer. A small machine that does much else is slow, and is not
+/// what these tests are about.
+pub const ASK: Duration = Duration::from_secs(60);
+
+/// The value of an environment variable that names a service, as `deploy/test` sets it. Where it is
+/// absent the test is to return, which skips it; unless `TEST_REQUIRE_SERVICES` is set, which fails.
+pub fn service(variable: &str) -> Option<String> {
+    TIMED.with(|_| {}); // from the first use on
+    let value = std::env::var(variable).ok();
+    if value.is_none() {
+        assert!(
+            std::env::var_os("TEST_REQUIRE_SERVICES").is_none(),
+            "{variable} is not set"
+        );
+        println!("skipped: {variable} is not set; run this test by deploy/test");
+    }
+    value
+}
+
+thread_local! {
+    static TIMED: Timed = Timed(Instant::now());
+}
+
+/// Adds the time of a test, which has a thread of its own, to the file that `TEST_TIMES` names.
+struct Timed(Instant);
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        let (thread, package) = (std::thread::current(), std::env::var("CARGO_PKG_NAME"));
+        let (Ok(file), Some(test), Ok(package)) =
+            (std::env::var("TEST_TIMES"), thread.name(), package)
+        else {
+            return;
+        };
+        let line = format!(
+            "{:6.1} s  {package} {test}\n",
+            self.0.elapsed().as_secs_f64()
+        );
+        let file = File::options().create(true).append(true).open(file);
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    }
+}
+
+/// Waits until no other test of this machine holds the like, and keeps others waiting until it is dropped: for tests
+/// that take all that a small machine has.
+pub fn alone() -> File {
+    let lock = File::create(std::env::temp_dir().join("test-alone.lock")).unwrap();
+    lock.lock().unwrap();
+    lock
+}
+
+/// The address of a real Kafka; see [`service`].
+pub fn kafka() -> Option<String> {
+    service("KAFKA_BOOTSTRAP_SERVERS")
+}
+
+/// A name that no other test, and no earlier run, has.
+pub fn unique(prefix: &str) -> String {
+    let nanos = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_nanos();
+    format!("{prefix}-{}-{nanos}", std::process::id())
+}
+
+/// Waits until `condition` gives a value, asking again every 50 ms.
+pub async fn until<T>(
+    what: &str,
+    within: Duration,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "waited {within:?} in vain until {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A program of this workspace, beside the test's own.
+pub fn program(beside: &str, name: &str) -> PathBuf {
+    let path = Path::new(beside).with_file_name(name);
+    assert!(
+        path.exists(),
+        "{} is not built; run: cargo build --workspace",
+        path.display()
+    );
+    path
+}
