@@ -41,3 +41,14 @@ impl From<anyhow::Error> for Failure {
         Self::Exit(error)
     }
 }
+
+/// Classifies the error of any command: a database error that no retry cures needs an operator.
+pub fn for_an_operator(error: anyhow::Error) -> anyhow::Error {
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<StoreError>());
+    match causes.any(StoreError::is_lasting) {
+        true => NeedsAttention(format!("{error:#}")).into(),
+        false => error,
+    }
+}

@@ -1,37 +1,49 @@
-//! The entrance: stores what engines said in tables, and tells it.
+//! Stores the reports of running tasks in a database, exactly once, and shows what it holds.
 //!
 //! ```text
 //! task-running-info-events ──▶ Subscription ──▶ rows() ──▶ Batch ──▶ Store { offsets, task, the three histories }
 //!                              (group member)   (pure)               one database transaction
 //! ```
 //!
-//! - [`run`]: stores events until it is told to stop.
-//! - [`migrate`]: brings the tables up to date.
-//! - [`replay()`]: the tables of a range of the topic, in another database.
-//! - [`tasks`], [`task`]: what the tables say, now or as of a time.
-//! - [`audit`]: whether they say what the topic says.
-//! - [`expire()`]: old history removed.
-//! - [`diff()`]: whether two databases' tables say the same.
+//! Each command of the program is a function:
+//!
+//! - [`run`] stores events until it is told to stop.
+//! - [`migrate()`] creates the tables or brings them up to date.
+//! - [`tasks()`] and [`task`] print what the tables say, now or as of a time.
+//! - [`audit()`] proves that the tables equal the topic, or shows where they do not.
+//! - [`replay()`] rebuilds the tables of a range of the topic in another database.
+//! - [`diff()`] compares the tables of two databases.
+//! - [`expire()`] removes old history.
+
+// Layers, the highest first: a module uses its own layer and those below.
 
 mod audit;
-mod batch;
-mod bisect;
 mod diff;
-mod entrance;
 mod expire;
-mod failure;
-mod grid;
-mod letters;
-mod ownership;
-mod positions;
-mod query;
+mod migrate;
 mod replay;
+mod tasks;
+
+mod entrance;
+
+mod bisect;
+mod letters;
+mod query;
+mod topic_identity;
+
+mod failure;
+
+mod ownership;
+mod store;
+
+mod batch;
+
+mod positions;
+mod tables;
+
+mod grid;
 mod row_format;
 mod rows;
-mod store;
-mod tables;
-mod tasks;
-mod topic_identity;
 mod writers;
 
 #[cfg(test)]
@@ -55,15 +67,14 @@ pub use audit::{Config as AuditConfig, audit};
 pub use diff::{DiffOptions, diff};
 pub use entrance::{Config, run};
 pub use expire::{ExpireOptions, expire};
+pub use failure::for_an_operator;
+pub use migrate::migrate;
 pub use replay::{ReplayOptions, replay};
 pub use rows::Part;
 pub use store::DatabaseOptions;
 pub use tasks::{task, tasks};
 pub use topic_identity::OnGap;
 
-use anyhow::Context;
-use service::exit::NeedsAttention;
-use service::output;
 use service::telemetry::Help;
 
 /// What `/metrics` says of the consumer's own metrics.
@@ -74,29 +85,3 @@ pub const HELP: &[Help] = &[
         "Dead letters written, by kind of fault.",
     ),
 ];
-
-/// An error of any command: one of the database that no retry cures is for an operator, whichever command
-/// meets it.
-pub fn for_an_operator(error: anyhow::Error) -> anyhow::Error {
-    let mut causes = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<store::StoreError>());
-    match causes.any(store::StoreError::is_lasting) {
-        true => NeedsAttention(format!("{error:#}")).into(),
-        false => error,
-    }
-}
-
-/// Brings the tables up to date, or leaves them if they are.
-///
-/// # Errors
-/// If the database cannot be reached or does not take it.
-pub async fn migrate(options: &DatabaseOptions) -> anyhow::Result<()> {
-    let database = store::Database::parse(options)?;
-    database
-        .migrate()
-        .await
-        .with_context(|| format!("migrating {}", database.place()))?;
-    output::account(&format!("{} is up to date\n", database.place()));
-    Ok(())
-}

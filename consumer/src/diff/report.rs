@@ -10,7 +10,8 @@ use service::output;
 use service::text::shown;
 use service::words::counted;
 
-use super::{Compared, Side};
+use super::compared::Compared;
+use super::side::Side;
 use crate::audit::difference::key_text;
 use crate::audit::finding::{self, Cure};
 use crate::grid;
@@ -59,7 +60,7 @@ struct Finding {
     offset: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     exec_id: Option<String>,
-    /// Of `task_resource`: tells the rows of one event apart.
+    /// Of `task_resource`: distinguishes the rows of one event.
     #[serde(skip_serializing_if = "Option::is_none")]
     application_id: Option<String>,
     /// Which columns, where the row differs.
@@ -118,7 +119,7 @@ struct Totals {
     outside_b: u64,
 }
 
-/// All that there is to tell.
+/// The result of a comparison.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     verdict: Verdict,
@@ -128,7 +129,7 @@ pub(super) struct Report {
     topic: String,
     a: String,
     b: String,
-    /// Histories are compared from then on: before, one of them or both had theirs removed by order.
+    /// Histories are compared from this time on: `consumer expire` removed what was reported earlier from one or both.
     #[serde(skip_serializing_if = "Option::is_none")]
     expired_before: Option<Timestamp>,
     partitions: Vec<PartitionReport>,
@@ -170,7 +171,7 @@ impl Report {
                 count(finding::Fault::Extra),
                 count(finding::Fault::Differing),
             );
-            let told = TableReport {
+            let of_table = TableReport {
                 from: span.map(|span| span.start),
                 to: span.map(|span| span.end),
                 rows_a: of(&rows[0]),
@@ -182,20 +183,20 @@ impl Report {
                 outside_a: of(&outside[0]),
                 outside_b: of(&outside[1]),
             };
-            totals.rows_a += told.rows_a;
-            totals.rows_b += told.rows_b;
-            totals.equal += told.equal;
-            totals.only_in_a += told.only_in_a;
-            totals.only_in_b += told.only_in_b;
-            totals.differing += told.differing;
-            totals.outside_a += told.outside_a;
-            totals.outside_b += told.outside_b;
+            totals.rows_a += of_table.rows_a;
+            totals.rows_b += of_table.rows_b;
+            totals.equal += of_table.equal;
+            totals.only_in_a += of_table.only_in_a;
+            totals.only_in_b += of_table.only_in_b;
+            totals.differing += of_table.differing;
+            totals.outside_a += of_table.outside_a;
+            totals.outside_b += of_table.outside_b;
             let of_partition = partitions.entry(partition).or_default();
-            of_partition.insert(table.name(), told);
+            of_partition.insert(table.name(), of_table);
         }
         let more_findings = findings.uncounted.values().sum();
-        let told = |finding: finding::Finding| Finding::new(finding, &lost);
-        let findings: Vec<Finding> = findings.found.into_iter().map(told).collect();
+        let found = |finding: finding::Finding| Finding::new(finding, &lost);
+        let findings: Vec<Finding> = findings.found.into_iter().map(found).collect();
         Self {
             verdict: match counts.is_empty() {
                 true => Verdict::Equal,
@@ -246,25 +247,25 @@ impl Report {
             "outside, B",
         ]);
         for PartitionReport { partition, tables } in &self.partitions {
-            for (table, told) in tables {
+            for (table, of_table) in tables {
                 let offset = |offset: Option<i64>| {
                     offset.map_or("-".to_owned(), |offset| offset.to_string())
                 };
                 let mut row = vec![
                     partition.to_string(),
                     (*table).to_owned(),
-                    offset(told.from),
-                    offset(told.to),
+                    offset(of_table.from),
+                    offset(of_table.to),
                 ];
                 let counts = [
-                    told.rows_a,
-                    told.rows_b,
-                    told.equal,
-                    told.only_in_a,
-                    told.only_in_b,
-                    told.differing,
-                    told.outside_a,
-                    told.outside_b,
+                    of_table.rows_a,
+                    of_table.rows_b,
+                    of_table.equal,
+                    of_table.only_in_a,
+                    of_table.only_in_b,
+                    of_table.differing,
+                    of_table.outside_a,
+                    of_table.outside_b,
                 ];
                 row.extend(counts.map(|count| count.to_string()));
                 grid.add_row(row);

@@ -1,0 +1,336 @@
+//! The newest states of the tasks.
+//!
+//! A task's row is that of its newest report, so the two databases can differ rightly: one of them may have read a report
+//! that the other has not. See [`TaskMerge::compare`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use anyhow::{Context, bail};
+use jiff::Timestamp;
+
+use super::compared::Compared;
+use super::side::{Side, read_both};
+use crate::audit::finding::{Cure, Fault, Findings};
+use crate::audit::merge::{Feed, differing, extra, missing};
+use crate::row_format::{self, POSTGRES_EPOCH_MICROS};
+use crate::store::{Held, Order, Selection};
+use crate::tables::{TASK, Table, exec_id, place};
+
+/// Where the columns of `task` stand that rank its reports.
+const IS_FINAL: usize = Table::Task.place_of("is_final");
+const REPORTED_AT: usize = Table::Task.place_of("reported_at");
+const SEQUENCE: usize = Table::Task.place_of("sequence");
+
+/// Compares the newest states of the tasks, and settles what follows from them for the histories.
+///
+/// # Errors
+/// If a database cannot be read, or its index of the tasks' names is broken.
+pub(super) async fn compare_tasks(
+    a: &mut Side,
+    b: &mut Side,
+    compared: &mut Compared,
+) -> anyhow::Result<()> {
+    let renamed = find_lost(a, b, compared).await?;
+    let ranges = |side: &Side| -> Vec<_> {
+        let stored = side.stored.iter();
+        stored
+            .map(|(at, stored)| (*at, stored.from, stored.next_offset))
+            .collect()
+    };
+    let of_progress = compared.spans.iter();
+    let shared: BTreeMap<i32, Range<i64>> = of_progress
+        .filter(|((table, _), _)| *table == Table::Progress)
+        .map(|((_, partition), span)| (*partition, span.clone()))
+        .collect();
+    for (partition, span) in &shared {
+        compared
+            .spans
+            .insert((Table::Task, *partition), span.clone());
+    }
+    let selection = Selection {
+        order: Some(Order::ExecId),
+        ..Selection::of_table(Table::Task, None)
+    };
+    let mut tasks = TaskMerge {
+        is_alike: ranges(a) == ranges(b),
+        shared,
+        own: [a.own(), b.own()],
+        expired_before: [a.expired_before, b.expired_before],
+        compared,
+    };
+    read_both(a, b, [selection.clone(), selection], async |feeds| {
+        tasks.merge(feeds).await
+    })
+    .await?;
+    join_renamed(&mut compared.findings, &renamed);
+    Ok(())
+}
+
+/// Settles the rows of the histories that differ in nothing but the task they name. If that task's row is gone from a
+/// database, or has another name there, that one row is at fault, and the rows of its history are counted with it. Returns
+/// the names of tasks that have another name in B, with that name.
+async fn find_lost(
+    a: &mut Side,
+    b: &mut Side,
+    compared: &mut Compared,
+) -> anyhow::Result<BTreeSet<(String, String)>> {
+    let mut renamed = BTreeSet::new();
+    for (_, (count, rows)) in compared.findings.take_misnamed() {
+        let Some(row) = rows.first() else { continue };
+        let of_a = exec_id(&row.row).map(str::to_owned);
+        let of_b = exec_id(&row.held.row).map(str::to_owned);
+        let is_gone_from_b = match &of_a {
+            Some(name) => {
+                let found = b.snapshot.task_id(name).await;
+                found.with_context(|| b.asking())?.is_none()
+            }
+            None => true,
+        };
+        let is_gone_from_a = match &of_b {
+            Some(name) => {
+                let found = a.snapshot.task_id(name).await;
+                found.with_context(|| a.asking())?.is_none()
+            }
+            None => true,
+        };
+        if is_gone_from_a && is_gone_from_b {
+            for name in of_a.iter().chain(&of_b) {
+                *compared.lost.entry(name.clone()).or_default() += count;
+            }
+            renamed.extend(of_a.zip(of_b));
+            continue;
+        }
+        let beyond = count - rows.len() as u64;
+        if beyond > 0 {
+            let (partition, _) = place(&row.row).unwrap_or((-1, -1));
+            let at = (row.table.name(), Fault::Differing, partition);
+            *compared.findings.uncounted.entry(at).or_default() += beyond;
+        }
+        for row in rows {
+            let columns = row.table.differences(&row.row, &row.held.row);
+            let finding = differing(row.table, columns, row.held, row.row);
+            compared.findings.push(finding);
+        }
+    }
+    Ok(renamed)
+}
+
+/// Joins two tasks that differ in nothing but the name, one only in A and one only in B, into one that differs.
+fn join_renamed(findings: &mut Findings, renamed: &BTreeSet<(String, String)>) {
+    if renamed.is_empty() {
+        return;
+    }
+    let mut of_b: BTreeMap<String, usize> = BTreeMap::new();
+    for (i, finding) in findings.found.iter().enumerate() {
+        if let (Cure::Delete { .. }, Some(name), "task") =
+            (&finding.cure, &finding.exec_id, finding.table)
+        {
+            of_b.insert(name.clone(), i);
+        }
+    }
+    let mut joined = BTreeSet::new();
+    for i in 0..findings.found.len() {
+        let finding = &findings.found[i];
+        let (Cure::Insert { row, .. }, Some(name), "task") =
+            (&finding.cure, &finding.exec_id, finding.table)
+        else {
+            continue;
+        };
+        let from = (name.clone(), String::new());
+        let others = renamed.range(from..).take_while(|(of_a, _)| of_a == name);
+        let twin = others
+            .filter_map(|(_, of_b_name)| of_b.get(of_b_name))
+            .find_map(|&j| {
+                let Cure::Delete { row: held, .. } = &findings.found[j].cure else {
+                    return None;
+                };
+                let columns = Table::Task.differences(row, held);
+                matches!(columns.as_slice(), [only] if only.column == "exec_id")
+                    .then(|| (j, columns, held.clone()))
+            });
+        if let Some((j, columns, held)) = twin {
+            findings.found[i] = differing(Table::Task, columns, unaddressed(held), row.clone());
+            joined.insert(j);
+        }
+    }
+    let mut i = 0;
+    findings.found.retain(|_| {
+        i += 1;
+        !joined.contains(&(i - 1))
+    });
+}
+
+fn unaddressed(row: Vec<u8>) -> Held {
+    Held {
+        address: String::new(),
+        task_id: None,
+        row,
+    }
+}
+
+/// Compares the rows of `task`, in the order of their names.
+struct TaskMerge<'a> {
+    /// Both have stored the same ranges: neither has read anything that the other has not.
+    is_alike: bool,
+    /// Offsets of the progress part that both have stored. (Whoever stored an event's progress has
+    /// its task's row brought up to it.)
+    shared: BTreeMap<i32, Range<i64>>,
+    /// Offsets that each has stored of any part.
+    own: [BTreeMap<i32, Range<i64>>; 2],
+    /// `consumer expire` removed what was reported before this time, and tasks with it.
+    expired_before: [Option<Timestamp>; 2],
+    compared: &'a mut Compared,
+}
+
+impl TaskMerge<'_> {
+    /// Both come in the order of their names' bytes.
+    async fn merge(&mut self, (mut a, mut b): (Feed, Feed)) -> anyhow::Result<()> {
+        let name = |row: Option<&Vec<u8>>| {
+            row.map(|row| {
+                row_format::fields(row)
+                    .nth(TASK)
+                    .flatten()
+                    .unwrap_or_default()
+                    .to_vec()
+            })
+        };
+        let mut last = None;
+        loop {
+            let (of_a, of_b) = (name(a.peek().await), name(b.peek().await));
+            let Some(least) = of_a.iter().chain(&of_b).min().cloned() else {
+                return Ok(());
+            };
+            if last.as_ref() == Some(&least) {
+                bail!(
+                    "a database has the task {} twice: its unique key is broken; REINDEX it",
+                    lossy(&least)
+                );
+            }
+            if last.as_ref() > Some(&least) {
+                bail!(
+                    "a database told its tasks in another order than that of their names: {} came late; its index is broken; REINDEX it",
+                    lossy(&least)
+                );
+            }
+            let row_a = if of_a.as_ref() == Some(&least) {
+                a.next().await
+            } else {
+                None
+            };
+            let row_b = if of_b.as_ref() == Some(&least) {
+                b.next().await
+            } else {
+                None
+            };
+            self.compare(row_a, row_b);
+            last = Some(least);
+        }
+    }
+
+    fn is_shared(&self, row: &[u8]) -> bool {
+        place(row).is_some_and(|(partition, offset)| {
+            let span = self.shared.get(&partition);
+            span.is_some_and(|span| span.contains(&offset))
+        })
+    }
+
+    /// Whether this side can have read this report while the other side has not.
+    fn is_further(&self, side: usize, row: &[u8]) -> bool {
+        let own = place(row).is_some_and(|(partition, offset)| {
+            let own = self.own[side].get(&partition);
+            own.is_some_and(|own| own.contains(&offset))
+        });
+        own && !self.is_alike && !self.is_shared(row)
+    }
+
+    /// The rows of one task.
+    ///
+    /// - Both are of shared events, or of the same one: they must be equal.
+    /// - One is of a shared event, so the other database read that too: its row is of a report that is
+    ///   greater, of those that only it has read.
+    /// - Both are of events that only their own database has read: nothing is known.
+    /// - The greater one, or the only one, is of a report that the other database may have removed by
+    ///   order: nothing is known.
+    fn compare(&mut self, a: Option<Vec<u8>>, b: Option<Vec<u8>>) {
+        let (is_compared, is_right) = match (&a, &b) {
+            _ if self.may_be_expired(a.as_deref(), b.as_deref()) => (false, true),
+            (Some(a), Some(b)) => match (self.is_further(0, a), self.is_further(1, b)) {
+                _ if place(a) == place(b) => (true, a == b),
+                (false, false) => (true, a == b),
+                (false, true) => (false, self.is_shared(a) && rank(a) < rank(b)),
+                (true, false) => (false, self.is_shared(b) && rank(b) < rank(a)),
+                (true, true) => (false, true),
+            },
+            (Some(row), None) => self.alone(0, row),
+            (None, Some(row)) => self.alone(1, row),
+            (None, None) => return,
+        };
+        for (side, row) in [&a, &b].into_iter().enumerate() {
+            if let Some(row) = row {
+                let (partition, _) = place(row).unwrap_or((-1, -1));
+                let counted = match is_compared || !is_right {
+                    true => &mut self.compared.rows[side],
+                    false => &mut self.compared.outside[side],
+                };
+                *counted.entry((Table::Task, partition)).or_default() += 1;
+            }
+        }
+        if is_right {
+            return;
+        }
+        let finding = match (a, b) {
+            (Some(a), Some(b)) => {
+                let columns = Table::Task.differences(&a, &b);
+                differing(Table::Task, columns, unaddressed(b), a)
+            }
+            (Some(a), None) => missing(Table::Task, a),
+            (None, Some(b)) => extra(Table::Task, unaddressed(b)),
+            (None, None) => return,
+        };
+        self.compared.findings.push(finding);
+    }
+
+    fn may_be_expired(&self, a: Option<&[u8]>, b: Option<&[u8]>) -> bool {
+        let (row, other) = match (a, b) {
+            (Some(a), Some(b)) if place(a) == place(b) => return false,
+            (Some(a), Some(b)) if rank(a) > rank(b) => (a, 1),
+            (_, Some(b)) => (b, 0),
+            (Some(a), None) => (a, 1),
+            (None, None) => return false,
+        };
+        let reported_at = row_format::fields(row).nth(REPORTED_AT).flatten();
+        let reported_at = row_format::i64_of(reported_at)
+            .map(|micros| micros.wrapping_add(POSTGRES_EPOCH_MICROS));
+        let before = self.expired_before[other].map(Timestamp::as_microsecond);
+        !self.is_lost(row)
+            && reported_at
+                .zip(before)
+                .is_some_and(|(at, before)| at < before)
+    }
+
+    fn is_lost(&self, row: &[u8]) -> bool {
+        exec_id(row).is_some_and(|name| self.compared.lost.contains_key(name))
+    }
+
+    /// A task that only one side has: whether it counts as compared, and whether it is right.
+    fn alone(&self, side: usize, row: &[u8]) -> (bool, bool) {
+        let is_further = self.is_further(side, row) && !self.is_lost(row);
+        (!is_further, is_further)
+    }
+}
+
+/// What makes one report of a task newer than another; see `Rows::rank`.
+fn rank(row: &[u8]) -> impl PartialOrd {
+    let field = |at: usize| row_format::fields(row).nth(at).flatten();
+    (
+        field(IS_FINAL) == Some(&[1]),
+        row_format::i64_of(field(REPORTED_AT)),
+        row_format::i64_of(field(SEQUENCE)),
+        place(row),
+    )
+}
+
+fn lossy(name: &[u8]) -> String {
+    service::text::shown(&String::from_utf8_lossy(name))
+}
