@@ -1,4 +1,4 @@
-//! `consumer expire`: history that is older than anyone asks for, removed while everything runs.
+//! `consumer expire`: removes old history while everything runs.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::store::{Database, DatabaseOptions, Expiring, Step, StoreError};
 use crate::tables::Table;
 
-/// So often in a row the same piece is tried again: for half a minute.
+/// A piece is tried this many times in a row, for half a minute.
 const MAX_TRIES: u32 = 12;
 
 /// What is removed.
@@ -95,9 +95,9 @@ struct Report {
     longest_transaction_ms: u64,
 }
 
-/// Removes what was reported before a time: rows of the histories, and tasks whose newest state is older
-/// and of which no history is left. Ends early when `stop` is cancelled; what was removed by then stays
-/// so. Prints what it did.
+/// Removes what was reported before a time: rows of the histories, and tasks whose newest state is older and of which no
+/// history is left. Ends early when `stop` is cancelled; what was removed by then stays removed. Prints what
+/// it did.
 ///
 /// # Errors
 /// If the database is not there, has no tables, or stays away.
@@ -135,7 +135,7 @@ pub async fn expire(
         seconds: begun.elapsed().as_secs_f64(),
         longest_transaction_ms: removing.longest.as_millis() as u64,
     };
-    // Who failed before the first row has nothing to tell.
+    // A failure before the first row leaves nothing to report.
     if asked.json || walked.is_ok() || report.rows.values().any(|rows| *rows > 0) {
         report.print(asked.json)?;
     }
@@ -148,7 +148,7 @@ pub async fn expire(
     Ok(())
 }
 
-/// The year 1, where PostgreSQL's literals and ours part.
+/// The year 1: before it, PostgreSQL's literals and RFC 3339 differ.
 const FIRST_MICROS: i64 = -62_135_596_800_000_000;
 
 struct Removing<'a> {
@@ -166,7 +166,7 @@ struct Removing<'a> {
 }
 
 impl Removing<'_> {
-    /// Counts what a walk would remove, at one moment. That is over with a connection, so after an error it begins
+    /// Counts what a walk would remove, in one snapshot. A snapshot ends with its connection, so an error starts the count
     /// again.
     async fn count(&mut self) -> Result<bool, StoreError> {
         let (mut backoff, mut tries) = (Backoff::default(), 1);
@@ -191,12 +191,12 @@ impl Removing<'_> {
         }
     }
 
-    /// Gives whether the end was reached.
+    /// Removes piece by piece, or counts. Returns whether it reached the end.
     async fn walk(&mut self) -> Result<bool, StoreError> {
         let begun = async {
             let mut expiring = Expiring::open(self.database, self.before, self.dry_run).await?;
             let mut extents = Vec::new();
-            // A task goes once its history has gone.
+            // Tasks last: a task is removed once its history is gone.
             for table in Table::ALL {
                 extents.push((table, expiring.extent(table).await?));
             }
@@ -242,8 +242,8 @@ impl Removing<'_> {
                 Ok(None) => break,
                 Ok(Some(step)) => {
                     self.longest = self.longest.max(step.held);
-                    // At most half of the time is ours: whoever writes has the other half. A snapshot keeps
-                    // nobody from writing, but old rows from being cleaned up: it is to end soon.
+                    // Leaves writers half of the time. A dry run does not pause: its snapshot blocks nobody, but keeps
+                    // vacuum from cleaning up, so it has to end soon.
                     if !self.dry_run {
                         self.pause(step.held).await;
                     }
@@ -335,7 +335,7 @@ impl Report {
     }
 }
 
-/// Nothing where standard error is no terminal.
+/// Hidden if standard error is no terminal.
 fn bar() -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:>13} {wide_bar} {percent} %, {eta} left");
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))

@@ -25,7 +25,7 @@ use crate::rows::Part;
 use crate::store::{Database, Snapshot};
 use crate::tables::Table;
 
-/// One audit after the other of the same tables.
+/// Audits the same tables as often as asked.
 pub(super) struct Auditor<'a> {
     pub(super) config: &'a Config,
     pub(super) database: &'a Database,
@@ -37,7 +37,7 @@ impl Auditor<'_> {
     /// Compares the tables of one snapshot with the topic.
     ///
     /// # Errors
-    /// If nothing can be told: the topic or the database cannot be read, or they do not belong together.
+    /// If the topic or the database cannot be read, or they do not belong together.
     pub(super) async fn audit(&mut self) -> anyhow::Result<(Report, Findings)> {
         let place = self.database.place();
         let asking = || format!("reading {place}");

@@ -1,4 +1,4 @@
-//! Events that the topic has and the database has not stored yet: they are not compared.
+//! Events that the topic has and the database has not stored yet. An audit does not compare them.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ const MAX_COUNTED: i64 = 1 << 20;
 pub(super) struct NotStored {
     /// Offsets up to the end that committed readers see; transaction markers take some of them.
     pub(super) offsets: u64,
-    /// `None`: not counted, since there are many.
+    /// `None`: not counted, because there are many.
     pub(super) events: Option<u64>,
 }
 

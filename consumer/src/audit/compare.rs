@@ -20,7 +20,7 @@ use super::{evidence, retention, tasks};
 use crate::store::{Order, Selection, Snapshot, StoreError};
 use crate::tables::Table;
 
-/// Below and above every offset, and far from where sums overflow.
+/// Below and above every offset, and far from overflow.
 const ANY_OFFSET: Range<i64> = -(1 << 62)..1 << 62;
 
 /// Compares row by row where the sums differ, and explains what is found: rows moved, rows that name another task, tasks
@@ -76,7 +76,7 @@ pub(super) async fn compare_rows(
         .await?;
     }
     let missing = find_misnamed(snapshot, findings).await?;
-    // What cannot be proven may be right where it stands: it was not moved.
+    // First: a row that cannot be proven may be right where it is, so it does not count as moved.
     evidence::settle(topic, &extent.spans, findings)?;
     find_moved(findings);
     let mut suspects: BTreeSet<i64> = std::mem::take(&mut findings.suspects).into_iter().collect();
@@ -96,8 +96,8 @@ pub(super) async fn compare_rows(
     Ok(())
 }
 
-/// Compares a table's rows of some offsets of a partition with what the topic says: `span` bounds what
-/// it says of the table, beyond it nothing is known.
+/// Compares a table's rows at some offsets of a partition with those that the topic expects. Nothing is known of the topic
+/// beyond `span`.
 ///
 /// # Errors
 /// If the topic or the database cannot be read to the end.
@@ -133,7 +133,7 @@ async fn compare_table(
     let (stored_pieces, stored) = mpsc::channel(4);
     let (expected_pieces, expected) = mpsc::channel(4);
     let mut feeds = (Feed::new(expected), Feed::new(stored));
-    // The scan of the topic blocks, and borrows: a thread of its own while this one drives the rest.
+    // Scanning the topic blocks and borrows, so it gets its own thread; this one drives the rest.
     tokio::task::block_in_place(|| {
         std::thread::scope(|scope| {
             let reading = scope.spawn(|| {

@@ -1,6 +1,6 @@
-//! What a row proves that the topic does not say. Only a record at its offset can tell that it is wrong: where there
-//! is none, retention, compaction or a deletion may have taken the record that the row came from. (An offset without a
-//! record may also be the end of a transaction; a client cannot see which, nor whether a topic was compacted before.)
+//! Whether a row that the topic does not expect is wrong. Only a record at its offset proves that: without one, retention,
+//! compaction or a deletion may have removed the record that the row came from. (An offset without a record may also be a
+//! transaction marker; a client sees neither which it is, nor whether the topic was ever compacted.)
 
 use std::collections::BTreeSet;
 
@@ -11,8 +11,8 @@ use super::spans::Spans;
 use super::topic::{Isolation, Topic, each_record};
 use crate::tables::Table;
 
-/// Settles what was found at offsets without a committed record: a row of an aborted transaction's record is extra, and
-/// so is one of a partition that the topic does not have, since a topic loses none. All others are left as they are.
+/// Settles the findings at offsets without a committed record: a row of an aborted transaction's record is extra, and so is
+/// one of a partition that the topic does not have, because a topic never loses partitions. All others stay unprovable.
 ///
 /// # Errors
 /// If the topic cannot be read.
@@ -32,7 +32,7 @@ pub(super) fn settle(
     let places: BTreeSet<(i32, i64)> = unprovable
         .map(|finding| (finding.partition, finding.offset))
         .collect();
-    // Those read as committed were told apart before; what is there all the same was aborted.
+    // None of them was read as committed, so a record found now was aborted.
     let mut aborted = BTreeSet::new();
     each_record(topic, places, Isolation::All, |record| {
         aborted.insert((record.partition(), record.offset()));

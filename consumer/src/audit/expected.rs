@@ -22,7 +22,7 @@ use crate::tables::{Table, TaskKey};
 
 /// Unreadable events that are shown one by one.
 const SHOWN: usize = 20;
-/// Kinds of rejects that another choice of `--schemas` or `--schema-registry` turns into rows.
+/// Rejects that become rows with other `--schemas` or another `--schema-registry`.
 const UNKNOWN_WRITER: [&str; 3] = ["UnknownSchema", "NoSchemaRegistry", "UnknownSchemaId"];
 /// The progress bar moves in steps of this many records.
 const BAR_STEP: u64 = 1_024;
@@ -35,11 +35,11 @@ pub(super) struct ExpectedRows<'a> {
     pub(crate) events: BTreeMap<i32, u64>,
     /// Records of aborted transactions, by partition.
     pub(crate) aborted: BTreeMap<i32, u64>,
-    /// Events that have no rows, since nobody can read them.
+    /// Events without rows, because nobody can read them.
     pub(crate) unreadable: Marks,
     pub(crate) unreadable_count: BTreeMap<i32, u64>,
     pub(crate) unreadable_shown: Vec<Unreadable>,
-    /// Those whose writer's schema is not known here: a consumer that knows it may have stored them.
+    /// Those whose writer schema is unknown here: a consumer that knows it may have stored them.
     pub(crate) unknown_writer: Marks,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct Unreadable {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Digested {
     pub(crate) rows: u64,
-    /// Rows that were not looked for, since they were removed by order.
+    /// Rows that were not looked for: `consumer expire` removes them.
     pub(crate) expired: u64,
     /// SHA-256, in hexadecimal, of the rows in PostgreSQL's binary COPY format, header and trailer
     /// included, in the order of their offsets.
@@ -185,7 +185,7 @@ impl<'a> ExpectedRows<'a> {
         Ok(expected)
     }
 
-    /// Takes in what another one of the same plan says, of other partitions.
+    /// Adds the rows of other partitions, read with the same plan.
     fn take_in(&mut self, other: Self) {
         self.fingerprint.take_in(other.fingerprint);
         self.tables.extend(other.tables);

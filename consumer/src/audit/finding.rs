@@ -10,26 +10,25 @@ use super::fingerprint::Marks;
 use crate::store::{Held, HeldOffset, Value};
 use crate::tables::{Table, exec_id, place};
 
-/// Findings of the histories, and misnamed rows, are each held up to this many bytes of rows; beyond it they are only
-/// counted.
+/// Findings of the histories, and misnamed rows, are each held up to this many bytes of rows; more are only counted.
 const HELD_BYTES: usize = 32 << 20;
-/// Room of their own for findings of tasks and stored offsets, and for one misnamed row of each task: they cure the
-/// most rows, and come last.
+/// Space reserved for findings of tasks and stored offsets, and for one misnamed row of each task: these cure the most rows,
+/// and are found last.
 const TASK_BYTES: usize = 2 * HELD_BYTES;
-/// What a held row takes beside its bytes.
+/// Memory that a held row takes beside its bytes.
 const OVERHEAD_BYTES: usize = 256;
 
 /// What is wrong with a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Fault {
-    /// The topic says it, the table does not have it.
+    /// The topic expects it, the table does not have it.
     Missing,
-    /// The table has it, and the topic's record at its offset says something else, or says it not so often.
+    /// The table has it, and the record at its offset expects something else, or expects it less often.
     Extra,
-    /// Some columns are not what the topic says.
+    /// Some columns are not as the topic expects.
     Differing,
-    /// The table has it, and no record at its offset tells whether it is right.
+    /// The table has it, and no record at its offset proves it right or wrong.
     Unprovable,
 }
 
@@ -44,7 +43,7 @@ impl Fault {
     }
 }
 
-/// A row of a table that is not what the topic says.
+/// A row of a table that is not as the topic expects.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Finding {
     pub(crate) table: &'static str,
@@ -94,7 +93,7 @@ pub(crate) enum Cure {
         exec_id: String,
         new_task_id: i64,
     },
-    /// Nothing that could be told from here.
+    /// None: only an operator can know.
     None,
     /// Put columns of `consumed_offset` right, as long as the row is still `held`.
     Offset {
@@ -117,7 +116,7 @@ impl Cure {
 pub(crate) struct Misnamed {
     pub(crate) table: Table,
     pub(crate) held: Held,
-    /// As the topic says it.
+    /// As the topic expects it.
     pub(crate) row: Vec<u8>,
 }
 

@@ -1,9 +1,8 @@
 //! Two sets of rows compared without sorting or holding either: sums of keyed hashes, bucket by bucket
 //! of neighbouring offsets.
 //!
-//! The key is chosen anew for each audit, so nobody can make rows for it: two buckets of other rows
-//! have equal sums once in 2^64. The order of the rows does not matter, and a bucket takes 16 bytes
-//! however many rows fall into it.
+//! Each audit has a new random key, so nobody can craft rows for it: two buckets with different rows have equal sums with
+//! probability 2^-64. The order of the rows does not matter, and a bucket takes 16 bytes however many rows it covers.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,7 +15,7 @@ use crate::tables::Table;
 
 /// The smallest bucket, in offsets, as a power of two.
 const SMALLEST: u32 = 8;
-/// At most about so many buckets a side: 4 MiB.
+/// About the largest number of buckets a side: 4 MiB.
 const BUCKETS: i64 = 1 << 18;
 
 /// Which offsets are compared, in which buckets.
@@ -56,7 +55,7 @@ impl Plan {
         }
     }
 
-    /// What stands for a task in the hashes of its rows, by its name.
+    /// The hash of a task's name, which represents the task in the hashes of its rows.
     pub(crate) fn name(&self, exec_id: Option<&[u8]>) -> u64 {
         self.key.hash_one(exec_id)
     }
@@ -113,8 +112,8 @@ impl<'a> Fingerprint<'a> {
         self.add_named(table, fields, |exec_id| plan.name(exec_id))
     }
 
-    /// [`add`](Self::add) of a row that tells its task by something else than its name: `name` gives what
-    /// [`Plan::name`] gives for that.
+    /// [`add`](Self::add) of a row that refers to its task by something else than its name: `name` returns what
+    /// [`Plan::name`] returns for that task.
     pub(crate) fn add_named(
         &mut self,
         table: Table,

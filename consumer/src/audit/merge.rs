@@ -13,7 +13,7 @@ use crate::row_format;
 use crate::store::{Held, held};
 use crate::tables::{Table, exec_id, place};
 
-/// Rows one after the other, out of pieces.
+/// Splits pieces into rows.
 pub(crate) struct Feed {
     pieces: mpsc::Receiver<Vec<u8>>,
     piece: Vec<u8>,
@@ -50,17 +50,17 @@ impl Feed {
     }
 }
 
-/// What tells of rows that only one side has.
+/// What explains rows that only one side has.
 pub(crate) struct Evidence<'a> {
     /// Events that have dead letters.
     pub(crate) dead_lettered: &'a Marks,
-    /// Where records were read, as far as reading has come. `None`: a row that is not expected is extra whatever
-    /// stands at its offset.
+    /// The offsets at which records were read so far. `None`: a row that is not expected is extra, with or without a record
+    /// at its offset.
     pub(crate) records: Option<&'a Mutex<Marks>>,
 }
 
 impl Evidence<'_> {
-    /// What a row is that is not expected.
+    /// The fault of a row that is not expected.
     fn of_unexpected(&self, held: &Held) -> Fault {
         let Some(records) = self.records else {
             return Fault::Extra;
@@ -113,8 +113,7 @@ pub(crate) async fn merge(
     }
 }
 
-/// The rows of one event: what the topic says, and what the table has. An event can have many, so each
-/// is looked up.
+/// Compares the rows of one event. An event can have many, so they are matched by hash.
 pub(crate) fn compare_event(
     table: Table,
     mut expected: Vec<Vec<u8>>,
@@ -142,7 +141,7 @@ pub(crate) fn compare_event(
         }
         _ => true,
     });
-    // What is left over here and there: the same row changed, if there is one with its key.
+    // Of the rest, rows with the same key are one row that was changed.
     let mut by_key: HashMap<Vec<u8>, VecDeque<usize>> = HashMap::new();
     for (i, held) in found.iter().enumerate() {
         let key = table.key(&held.row).to_vec();
@@ -209,7 +208,7 @@ pub(crate) fn extra(table: Table, held: Held) -> Finding {
     unexpected(table, Fault::Extra, held)
 }
 
-/// A row that the topic does not say. (Of an [unprovable](Fault::Unprovable) one the cure is taken back.)
+/// A row that the topic does not expect. (If it stays [unprovable](Fault::Unprovable), its cure is removed later.)
 fn unexpected(table: Table, fault: Fault, held: Held) -> Finding {
     let (partition, offset) = place(&held.row).unwrap_or((-1, -1));
     Finding {

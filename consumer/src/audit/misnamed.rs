@@ -6,9 +6,8 @@ use super::merge::differing;
 use crate::store::{Snapshot, StoreError};
 use crate::tables::{Table, place};
 
-/// Rows that are right but for the task they name: either they name the wrong one, or the task's own
-/// row has lost its name or its key. The fault lies with the task's row where no row at all is right by
-/// it.
+/// Settles the rows that are right but for the task they name: either they name the wrong task, or the task's own row has
+/// lost its name or its key. The task's row is at fault if no row is right by it. Returns tasks whose own row is missing.
 ///
 /// # Errors
 /// If the database fails.

@@ -1,4 +1,4 @@
-//! `consumer audit`: whether the tables are what the engines said.
+//! `consumer audit`: proves that the tables equal the topic, or shows where they do not.
 //!
 //! ```text
 //! one snapshot ──▶ consumed_offset ──▶ how far each part is stored ─┐
@@ -6,9 +6,9 @@
 //! events topic, up to there ──▶ rows() ──▶ sums of hashes, SHA-256 ─┘
 //! ```
 //!
-//! The snapshot is taken first, and rows commit together with `consumed_offset`; so up to the stored
-//! offsets the tables must hold exactly what the topic says, whoever writes meanwhile. Neither side is
-//! sorted or held: see [`fingerprint`]. Only where sums differ, rows are compared one by one.
+//! The snapshot is taken first, and rows commit together with `consumed_offset`. So up to the stored offsets the tables must
+//! hold exactly the rows that the topic expects, whoever writes meanwhile. Neither side is sorted or held in memory: see
+//! [`fingerprint`]. Only where sums differ are rows compared one by one.
 //!
 //! In the order of an audit: [`rounds`] ([`config`]) runs one [`auditor`] after the other and the [`repair`] between
 //! them. An auditor checks `consumed_offset` ([`offsets`], [`topic`]), chooses what is compared ([`extent`], [`spans`],

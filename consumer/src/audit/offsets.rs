@@ -1,5 +1,5 @@
-//! Whether `consumed_offset` says what it must: each row names the last record that was stored, which
-//! stands in the topic, and a position behind it, with no record between.
+//! Checks `consumed_offset`: each row names the last stored record, which the topic must still hold, and a position after it
+//! with no record between the two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -21,13 +21,13 @@ use crate::tables::Table;
 /// The table's name.
 pub(crate) const TABLE: &str = "consumed_offset";
 
-/// How far each part of each partition is stored, as far as that can be told.
+/// How far each part of each partition is stored.
 pub(crate) type StoredOffsets = BTreeMap<(Part, i32), HeldOffset>;
 
-/// Compares the stored offsets with the topic. Gives them as they should be.
+/// Compares the stored offsets with the topic. Returns them as they should be.
 ///
 /// # Errors
-/// If the topic is not the one that was stored: nothing can be told then.
+/// If the topic is not the one that was stored, so that nothing can be compared.
 pub(crate) fn check(
     offsets: Vec<HeldOffset>,
     least_rows: &BTreeMap<(Part, i32), i64>,
@@ -89,7 +89,7 @@ pub(crate) fn check(
         let mut right = held.clone();
         right.cluster_id = cluster_id.to_owned();
         let at = |offset: i64| anchors.get(&(held.partition, offset)).copied();
-        let said = at(held.anchor.offset);
+        let recorded = at(held.anchor.offset);
         let low = logs.get(&held.partition).map_or(0, |log| log.start);
         let end = logs
             .get(&held.partition)
@@ -101,8 +101,8 @@ pub(crate) fn check(
                 && held.next_offset <= end
                 && !skipped.contains_key(&(held.part, held.partition)));
         if follows {
-            match said {
-                Some(said) => right.anchor = said,
+            match recorded {
+                Some(recorded) => right.anchor = recorded,
                 // What retention took cannot be compared.
                 None if held.anchor.offset < low => {}
                 // Compaction may have taken it: the topic is the same.
@@ -114,7 +114,7 @@ pub(crate) fn check(
             if !same_time && !same_value {
                 return Err(another_topic(&held, topic, logs));
             }
-        } else if said == Some(held.anchor) {
+        } else if recorded == Some(held.anchor) {
             right.next_offset = held.anchor.offset + 1;
         } else if let Some(behind) = last_before(&held, topic, low..end)?
             && (held.anchor == Anchor::NONE
@@ -142,7 +142,7 @@ pub(crate) fn check(
     Ok(stored)
 }
 
-/// Of each part and partition the first record between the anchor and the stored position: there must be none.
+/// The first record between the anchor and the stored position, by part and partition: there must be none.
 fn skipped(
     offsets: &[HeldOffset],
     topic: &Topic<'_>,
@@ -167,7 +167,7 @@ fn skipped(
     Ok(skipped)
 }
 
-/// The last record before the stored position, if it is not far before.
+/// The last record before the stored position, unless it is far before it.
 fn last_before(
     held: &HeldOffset,
     topic: &Topic<'_>,
@@ -209,8 +209,7 @@ fn another_topic(held: &HeldOffset, topic: &Topic<'_>, logs: &Ranges) -> anyhow:
     .into()
 }
 
-/// Parts and partitions of which rows are there and no stored offset: whoever stores them next
-/// would begin anew.
+/// Finds parts and partitions that have rows but no stored offset: the next consumer would store them again.
 ///
 /// # Errors
 /// If the topic or the database cannot be read.
@@ -255,8 +254,7 @@ pub(super) async fn find_missing(
     Ok(())
 }
 
-/// Rows before the first offset that is said to be stored: it was another one. Gives whether there
-/// are any.
+/// Corrects `first_offset` where rows stand before it. Returns whether it corrected any.
 pub(super) fn correct_first(
     logs: &Ranges,
     stored: &mut StoredOffsets,
@@ -290,8 +288,8 @@ pub(super) fn correct_first(
     corrected
 }
 
-/// Rows of records behind the stored position: it went back, and consumers would store them again. Gives whether
-/// there are any. (What stands at such a row's offset without a record is unprovable.)
+/// Corrects `next_offset` where rows of records stand after it: it went back, and consumers would store them again. Returns
+/// whether it corrected any. (A row there without a record is unprovable.)
 ///
 /// # Errors
 /// If the topic or the database cannot be read.
@@ -338,7 +336,7 @@ pub(super) async fn correct_next(
     Ok(corrected)
 }
 
-/// What a row of `consumed_offset` has that it should not.
+/// The columns of a row of `consumed_offset` that are wrong, as a finding.
 fn difference(held: &HeldOffset, right: &HeldOffset) -> Option<Finding> {
     let number = |column, of: fn(&HeldOffset) -> Option<i64>| {
         let (expected, found) = (of(right), of(held));
@@ -389,7 +387,7 @@ fn difference(held: &HeldOffset, right: &HeldOffset) -> Option<Finding> {
     })
 }
 
-/// A row that is gone, though rows of its part and partition are there.
+/// A row that is gone, although its part and partition have rows.
 fn missing(right: HeldOffset) -> Finding {
     Finding {
         table: TABLE,

@@ -17,11 +17,11 @@ use crate::store::{Database, DatabaseOptions};
 use crate::topic_identity::id_of;
 use crate::writers::Writers;
 
-/// A repair that has more to put right than is held at once goes on in further rounds.
+/// A repair of more findings than fit in memory takes several rounds.
 const MAX_ROUNDS: usize = 100;
 
-/// Compares the tables with the topic, and says what was found. Gives the exit code: 0 equal, 1
-/// unequal, 2 could not tell, for which the reason was logged.
+/// Compares the tables with the topic and prints what it finds. Returns the exit code: 0 equal, 1 unequal, 2 could not tell;
+/// the log says why.
 pub async fn audit(
     config: Config,
     kafka: KafkaOptions,
@@ -63,7 +63,7 @@ async fn audit_and_repair(
         .require_topic(&config.events_topic, "Read", None)
         .await?;
     let answer = cluster.topic_id(&config.events_topic).await;
-    // What it is compared with stands in the database; where it is not told, the records alone are.
+    // Compared with the id in the database; without one, only the records identify the topic.
     let id = id_of(&config.events_topic, answer).map_err(Failure::into_error)?;
     let id = id.ok().map(|id| id.to_string());
     let reader = Reader::connect(kafka)?;

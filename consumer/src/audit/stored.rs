@@ -13,8 +13,8 @@ use crate::row_format;
 use crate::store::{Database, Places, Selection, Snapshot, StoreError};
 use crate::tables::{TASK, Table};
 
-/// At most so many tasks are known while rows are read: some 50 MiB. (What a table of 2^19 places
-/// takes before it grows.)
+/// At most this many tasks are held in memory while rows are read: some 50 MiB, what a hash table of 2^19 buckets holds
+/// before it grows.
 const MAX_KNOWN: usize = (1 << 19) / 8 * 7;
 /// At most this many tasks that are behind their history are reported.
 const MAX_OUTRANKED: usize = 10_000;
@@ -34,8 +34,8 @@ pub(super) struct StoredTasks<'a> {
     pub(super) fingerprint: Fingerprint<'a>,
     /// The events that its rows name.
     pub(super) newest: Marks,
-    /// While the tasks are few, they are known here by their keys, and the database need not look for
-    /// the task of each row. `None`: there are too many, or not all were read.
+    /// The tasks by their keys, so that the database need not join each row with its task. `None`: there are too many, or
+    /// not all were read.
     known: Option<HashMap<i64, Known, ahash::RandomState>>,
 }
 
@@ -46,8 +46,7 @@ struct Known {
     rank: Option<Rank>,
 }
 
-/// What decides which event tells a task's newest state, times in PostgreSQL's microseconds; see
-/// `Rows::rank`.
+/// The order of a task's reports: the greatest is its newest state. Times in PostgreSQL's microseconds; see `Rows::rank`.
 pub(super) type Rank = (bool, i64, i64, i32, i64);
 
 impl<'a> StoredTasks<'a> {
@@ -150,8 +149,7 @@ pub(super) struct Scan<'a, 'p> {
 }
 
 impl<'p> Scan<'_, 'p> {
-    /// Reads the histories as `snapshot` sees them: in PostgreSQL by connections of their own, each on a
-    /// thread of its own. To be called where blocking is allowed.
+    /// Reads the histories as `snapshot` sees them; in PostgreSQL on further connections, each with its own thread. Blocks.
     ///
     /// # Errors
     /// If the database fails.
@@ -179,8 +177,8 @@ impl<'p> Scan<'_, 'p> {
         })
     }
 
-    /// Reads some of the histories by a connection of its own. Its runtime is this thread's own too: rows
-    /// come by the thousands, and to be woken by another thread would cost more than they do.
+    /// Reads some of the histories on a connection of its own. The runtime is this thread's own too: rows come by the
+    /// thousands, and a wake-up from another thread would cost more than they do.
     fn beside(
         self,
         database: &Database,

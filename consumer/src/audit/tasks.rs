@@ -1,7 +1,7 @@
 //! `task`: whether each task's row is that of the newest of its reports.
 //!
-//! The row names its event. That it is that event's row is compared like any other row; that no other
-//! report tells more is asked of `task_progress`, which was compared itself.
+//! The row names its event, and is compared with that event's row like any other row. Whether another report is newer is
+//! looked up in `task_progress`, which was itself compared with the topic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -17,14 +17,14 @@ use crate::rows::{Rows, rows};
 use crate::store::{Held, Selection, Snapshot, StoreError, held};
 use crate::tables::{Table, TaskKey, exec_id, place};
 
-/// Tasks that are looked into at once: some tens of MiB, and one reading of the offsets of their reports.
+/// Tasks examined at once: some tens of MiB, and one scan of their reports' offsets.
 const AT_ONCE: usize = 20_000;
-/// Reports of a task that are asked for together with those of others; one that needs more is asked by itself.
+/// Reports of a task read in one query with those of other tasks; a task that needs more gets a query of its own.
 const REPORTS: usize = 8;
 
 type Place = (i32, i64);
 
-/// Tells what is wrong with the rows of these tasks, and which rows are missing.
+/// Finds what is wrong with the rows of these tasks, and which rows are missing.
 ///
 /// # Errors
 /// If the database or Kafka fails.
@@ -41,7 +41,7 @@ pub(crate) async fn resolve(
         .into_iter()
         .map(|task| (task.task_id, task.exec_id))
         .collect();
-    // Those that only have another name or key are told already.
+    // Those that only have another name or key are findings already.
     let renamed: BTreeSet<i64> = findings
         .found
         .iter()
@@ -62,8 +62,8 @@ pub(crate) async fn resolve(
             Some((*task_id, name.to_owned()))
         });
         let places = faulty.sound_places(snapshot, named.collect()).await?;
-        let told = held.values().filter_map(|held| place(&held.row));
-        let all: BTreeSet<Place> = places.values().flatten().copied().chain(told).collect();
+        let named = held.values().filter_map(|held| place(&held.row));
+        let all: BTreeSet<Place> = places.values().flatten().copied().chain(named).collect();
         let reports = Reports::read(topic, all)?;
         for (task_id, places) in &places {
             let finding = match (held.remove(task_id), missing.get(task_id)) {
@@ -81,10 +81,10 @@ pub(crate) async fn resolve(
     Ok(())
 }
 
-/// The records at some places: what each says of its task.
+/// The records at some places, and what each says about its task.
 struct Reports(HashMap<Place, Option<Report>>);
 
-/// What an event says of its task.
+/// What an event says about its task.
 struct Report {
     /// The task's row while this is its newest report.
     row: Vec<u8>,
@@ -128,32 +128,32 @@ impl Reports {
     }
 }
 
-/// What is wrong in `task_progress`, by task: such rows tell nothing about the task's newest report.
+/// Faults in `task_progress`, by task: these rows do not show the task's newest report.
 struct Faulty {
-    /// Where rows stand that the topic does not say.
+    /// Places of stored rows that the topic does not expect.
     held: BTreeMap<String, BTreeSet<Place>>,
-    /// Where events stand whose rows are missing or differ.
-    said: BTreeMap<String, BTreeSet<Place>>,
+    /// Places of events whose rows are missing or differ.
+    expected: BTreeMap<String, BTreeSet<Place>>,
 }
 
 impl Faulty {
     fn of(findings: &Findings) -> Self {
         let mut faulty = Self {
             held: BTreeMap::new(),
-            said: BTreeMap::new(),
+            expected: BTreeMap::new(),
         };
         let of_progress = findings
             .found
             .iter()
             .filter(|finding| finding.table == Table::Progress.name());
         for finding in of_progress {
-            let (held, said) = match &finding.cure {
+            let (held, expected) = match &finding.cure {
                 Cure::Insert { row, .. } => (None, Some(row)),
                 Cure::Delete { row, .. } => (Some(row), None),
                 Cure::Replace { held, row, .. } => (Some(held), Some(row)),
                 _ => (None, None),
             };
-            for (row, by_task) in [(held, &mut faulty.held), (said, &mut faulty.said)] {
+            for (row, by_task) in [(held, &mut faulty.held), (expected, &mut faulty.expected)] {
                 if let Some(row) = row
                     && let (Some(named), Some(place)) = (exec_id(row), place(row))
                 {
@@ -164,7 +164,7 @@ impl Faulty {
         faulty
     }
 
-    /// Where the newest report of each task stands: among these.
+    /// Places that include the one of each task's newest report.
     async fn sound_places(
         &self,
         snapshot: &mut Snapshot,
@@ -186,16 +186,16 @@ impl Faulty {
             let newest = newest.remove(&task_id).unwrap_or_default();
             let held = faults(&name);
             let sound = newest.into_iter().find(|place| !held.contains(place));
-            let said = self.said.get(&name).unwrap_or(&none);
-            let of_task = said.iter().copied().chain(sound);
+            let expected = self.expected.get(&name).unwrap_or(&none);
+            let of_task = expected.iter().copied().chain(sound);
             places.insert(task_id, of_task.collect());
         }
         Ok(places)
     }
 }
 
-/// Tasks of which rows are missing or name another one, and that are not there themselves: nothing is left of them,
-/// and their newest report is among those of such rows.
+/// Finds tasks of which nothing is left: their own row is gone, and so are all rows of their histories, or they name another
+/// task. The newest report is among the events of those rows.
 ///
 /// # Errors
 /// If the database or Kafka fails.
@@ -250,21 +250,21 @@ fn gone(task_id: Option<i64>, exec_id: &str, newest: Option<&Report>) -> Finding
     }
 }
 
-/// What is wrong with a task's row, of whose reports the newest stands at one of these places.
+/// What is wrong with a task's row. Its newest report is at one of these places.
 fn wrong(
     held: Held,
     places: &BTreeSet<Place>,
     reports: &Reports,
     spans: &Spans,
 ) -> Option<Finding> {
-    let told = place(&held.row)?;
+    let named = place(&held.row)?;
     let name = exec_id(&held.row).map(str::to_owned);
-    let span = spans.get(&(Table::Task, told.0));
-    let is_record = span.is_some_and(|span| span.contains(&told.1)) && reports.is_record(told);
+    let span = spans.get(&(Table::Task, named.0));
+    let is_record = span.is_some_and(|span| span.contains(&named.1)) && reports.is_record(named);
     let own = reports
-        .at(told)
+        .at(named)
         .filter(|own| exec_id(&own.row) == name.as_deref());
-    // Where its history was removed by order, only this row tells of the task.
+    // If `consumer expire` removed its history, only this row says what the task's state was.
     let expired = own.filter(|own| own.is_expired);
     let newest = reports.newest(places).into_iter().chain(expired);
     let newest = newest.max_by_key(|report| report.rank);
@@ -274,8 +274,8 @@ fn wrong(
             if columns.is_empty() {
                 return None;
             }
-            let at = place(&newest.row).unwrap_or(told);
-            // Of what no record tells it may be the row that is right, unless it is older.
+            let at = place(&newest.row).unwrap_or(named);
+            // Without a record, the stored row may be the right one, unless it is older.
             let state =
                 |rank: Option<Rank>| rank.map(|(is_final, at, nth, ..)| (is_final, at, nth));
             match is_record || state(newest.rank) >= state(rank_of_task(&held.row[2..])) {
@@ -283,12 +283,12 @@ fn wrong(
                     let row = newest.row.clone();
                     (Fault::Differing, columns, Cure::Task { held, row }, at)
                 }
-                false => (Fault::Unprovable, Vec::new(), Cure::None, told),
+                false => (Fault::Unprovable, Vec::new(), Cure::None, named),
             }
         }
-        None if !is_record => (Fault::Unprovable, Vec::new(), Cure::None, told),
-        None if !places.is_empty() => (Fault::Differing, Vec::new(), Cure::None, told),
-        None => (Fault::Extra, Vec::new(), Cure::NoTask { held }, told),
+        None if !is_record => (Fault::Unprovable, Vec::new(), Cure::None, named),
+        None if !places.is_empty() => (Fault::Differing, Vec::new(), Cure::None, named),
+        None => (Fault::Extra, Vec::new(), Cure::NoTask { held }, named),
     };
     let (partition, offset) = at;
     Some(Finding {

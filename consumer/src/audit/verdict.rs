@@ -13,11 +13,11 @@ pub(crate) const COULD_NOT_TELL: u8 = USAGE;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
-    /// The tables hold what the topic says, no more and no less.
+    /// The tables hold the rows that the topic expects, no more and no less.
     Equal,
     /// They do not.
     Unequal,
-    /// Nothing is wrong, but not all that was asked for can be told.
+    /// Nothing was found wrong, but not everything asked for could be proven.
     Unproven,
 }
 

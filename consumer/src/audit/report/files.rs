@@ -36,7 +36,7 @@ pub(in crate::audit) fn check(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// By the end of its name.
+/// The format that a file name ends in.
 fn format_of(file: &Path) -> anyhow::Result<Format> {
     match file.extension().and_then(|end| end.to_str()) {
         Some("html" | "htm") => Ok(Format::Html),
@@ -60,7 +60,7 @@ struct Page<'a> {
 }
 
 impl Report {
-    /// Writes it to each of these files. Gives whether that was possible; the log says where it was not.
+    /// Writes the report to each of these files. Returns whether all were written; the log says which were not.
     pub(in crate::audit) fn write(&self, files: &[PathBuf], limit: usize) -> bool {
         let mut is_written = true;
         for file in files {
@@ -78,7 +78,7 @@ impl Report {
 
     fn write_file(&self, file: &Path, limit: usize) -> anyhow::Result<()> {
         let text = match format_of(file)? {
-            // The gauges are of the last audit that could tell.
+            // The gauges keep the values of the last audit that could tell.
             Format::Prometheus if self.verdict == Verdict::Unproven => return Ok(()),
             Format::Json => format!("{}\n", to_json_pretty(self)?),
             Format::Prometheus => self.metrics(),

@@ -23,17 +23,17 @@ use super::verdict::Verdict;
 pub(super) use files::check;
 pub(super) use partitions::{PartitionReport, partition_reports};
 
-/// All that an audit has to tell.
+/// The result of an audit.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) verdict: Verdict,
-    /// Why nothing more can be told.
+    /// Why the tables could not be proven equal.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     doubts: Vec<String>,
-    /// Stands for all digests below: two audits of the same range that have the same one proved the
-    /// same rows. Only where they are equal.
+    /// Covers all digests below: two audits of the same range with the same digest proved the same rows. Only if the
+    /// verdict is equal.
     digest: Option<String>,
-    /// What the topic has and the database had not stored when the audit began.
+    /// What the topic had and the database had not stored when the audit began.
     pub(super) not_stored: NotStored,
     made_at: Timestamp,
     program: &'static str,
@@ -41,7 +41,7 @@ pub(super) struct Report {
     cluster_id: String,
     topic: String,
     database: String,
-    /// Up to when history was removed from the database by order.
+    /// `consumer expire` removed what was reported before this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     expired_before: Option<Timestamp>,
     /// As asked.
@@ -52,7 +52,7 @@ pub(super) struct Report {
     partitions: Vec<PartitionReport>,
     totals: Totals,
     counts: Vec<Count>,
-    /// Those that are held; `counts` has all.
+    /// Those that fit in memory; `counts` counts all.
     findings: Vec<Finding>,
     /// The first few.
     unreadable: Vec<Unreadable>,
@@ -65,7 +65,7 @@ struct Totals {
     missing: u64,
     extra: u64,
     differing: u64,
-    /// Rows whose event is not in the topic any more, whatever took it.
+    /// Rows whose event is no longer in the topic, for whatever reason.
     unprovable: u64,
     /// Of these, those before the logs' starts.
     deleted: u64,
@@ -76,7 +76,7 @@ struct Totals {
     unreadable_without_letter: u64,
 }
 
-/// How often something was found.
+/// How many findings a table has of one fault in one partition.
 #[derive(Debug, Serialize)]
 struct Count {
     table: &'static str,
@@ -160,7 +160,7 @@ impl Report {
         }
     }
 
-    /// Settles the verdict, in view of these reasons for which nothing more can be told.
+    /// Settles the verdict. `doubts` are reasons why the tables cannot be proven equal; the report adds its own.
     pub(super) fn judge(&mut self, mut doubts: Vec<String>) {
         let Totals {
             events,
@@ -201,7 +201,7 @@ impl Report {
         }
     }
 
-    /// Why it could not be told whether all is equal, where nothing was found.
+    /// The doubts, if they are what the verdict rests on.
     pub(super) fn reasons(&self) -> Option<String> {
         (self.verdict == Verdict::Unproven).then(|| self.doubts.join("; "))
     }
@@ -224,9 +224,8 @@ impl Report {
     }
 }
 
-/// SHA-256, in hexadecimal, of a line for each table and partition: its name, partition, offsets, rows
-/// and digest, separated by blanks; where rows have dead letters instead, followed by `without`, how many, and their
-/// digest.
+/// SHA-256, in hexadecimal, of a line for each table and partition: its name, partition, offsets, rows and digest, separated
+/// by blanks; then, if rows are missing because of dead letters, `without`, how many, and their digest.
 fn digest(partitions: &[PartitionReport]) -> String {
     let mut all = Sha256::new();
     for partition in partitions {

@@ -27,22 +27,22 @@ pub(in crate::audit) struct PartitionReport {
     pub(super) to: i64,
     /// Records that a committed reader sees.
     pub(super) events: u64,
-    /// Of these, without rows since nobody can read them; and how many of those have a dead letter.
+    /// Of these, those that nobody can read, so that they have no rows; and how many of those have a dead letter.
     pub(super) unreadable: u64,
     pub(super) unreadable_with_letter: u64,
-    /// Of these, without rows since the database refused them, each with its dead letter.
+    /// Of these, those whose rows the database refused, each with its dead letter.
     pub(super) refused_with_letter: u64,
     /// Offsets of records in aborted transactions.
     pub(super) aborted: u64,
-    /// Offsets without any record: the ends of transactions.
+    /// Offsets without any record: transaction markers.
     pub(super) markers: u64,
-    /// What the topic is recognised by: the last record that is stored.
+    /// The last stored record, by which the topic is recognised.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_record: Option<LastRecord>,
     pub(super) tables: BTreeMap<&'static str, TableReport>,
 }
 
-/// A record by which a topic can be told from one made anew.
+/// A record that distinguishes a topic from one recreated under the same name.
 #[derive(Debug, Serialize)]
 pub(super) struct LastRecord {
     pub(super) offset: i64,
@@ -73,16 +73,16 @@ pub(in crate::audit) struct TableReport {
     pub(super) differing: u64,
     /// Rows at offsets where the topic has no record (any more).
     pub(super) unprovable: u64,
-    /// Of these, those before the log's start, which retention has deleted.
+    /// Of these, those before the start of the log: retention has deleted their events.
     pub(super) deleted: u64,
-    /// Rows that the topic says and that were not looked for: removed by order (`consumer expire`).
+    /// Rows that the topic expects and that were not looked for: `consumer expire` removes them.
     pub(super) expired: u64,
-    /// Rows that the topic says and the table lacks: those of events that have dead letters.
+    /// Rows that the topic expects and the table lacks because their events have dead letters.
     pub(super) refused: u64,
-    /// Of the rows that the topic says and the table holds; only where they are equal.
+    /// Of the rows, only if the topic and the table agree.
     pub(super) sha256: Option<String>,
-    /// What stands for the rows in the digest of all: the digest of those that the topic says, and what the table
-    /// lacks of them by dead letters.
+    /// What goes into the digest of the whole report for these rows: the digest of those that the topic expects, and which
+    /// of them the table lacks because their events have dead letters.
     #[serde(skip)]
     pub(super) proven: Option<String>,
 }

@@ -15,7 +15,7 @@ use crate::grid;
 use crate::tables::Table;
 
 impl Report {
-    /// Prints all of it.
+    /// Prints the report, as text with at most `limit` findings (0: all) or as JSON.
     pub(in crate::audit) fn print(&self, json: bool, limit: usize) -> anyhow::Result<()> {
         match json {
             true => output::print_json(self),
@@ -23,12 +23,12 @@ impl Report {
         }
     }
 
-    /// The answer in a line, on standard error: more is to come.
+    /// Prints the answer in a line on standard error, before a repair begins.
     pub(in crate::audit) fn print_summary(&self) {
         output::note(self.answer());
     }
 
-    /// What a repair would do, for a person: rows to write, remove and put right, by table.
+    /// What a repair would do, for a person: rows to write, remove and correct, by table.
     pub(in crate::audit) fn plan(&self) -> String {
         let mut plans: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
         for count in &self.counts {
