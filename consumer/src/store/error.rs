@@ -1,7 +1,6 @@
 //! Why a database did not take something, and what that means to its caller.
 
 use super::DRIVERS;
-use super::meaning::Meaning;
 use crate::positions::Advance;
 use crate::rows::Part;
 
@@ -56,6 +55,27 @@ impl StoreError {
             | Self::TooLong(_)
             | Self::Replaced(_)
             | Self::Half { .. } => false,
+        }
+    }
+}
+
+/// What an error code says: see [`StoreError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    Passes,
+    TooLong,
+    Refused,
+    Stays,
+}
+
+impl Meaning {
+    /// The error that it is, of this message.
+    pub(super) fn of(self, message: String) -> StoreError {
+        match self {
+            Self::Passes => StoreError::Retry(message),
+            Self::TooLong => StoreError::TooLong(message),
+            Self::Refused => StoreError::Refused(message),
+            Self::Stays => StoreError::Exit(message),
         }
     }
 }

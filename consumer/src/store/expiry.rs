@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::dialect::Walk;
 use super::selection::list;
-use super::session::{Access, Row, Session, Walk};
+use super::session::{Access, Row, Session};
 use super::{Database, StoreError};
 use crate::tables::Table;
 

@@ -5,9 +5,9 @@
 //! migrations, its writer, its sessions, its dialect. Another database is a folder like these, and a line in
 //! [`DRIVERS`]. What is the same in every database stands in the other files:
 //!
-//! - `error`, `meaning`: why a database did not take something, and what that means.
+//! - `error`: why a database did not take something, and what that means.
 //! - `offsets`: rows of `consumed_offset`.
-//! - `session`, `selection`: queries, their values, and scans of whole tables.
+//! - `dialect`, `session`, `selection`: queries, their values, and scans of whole tables.
 //! - `snapshot`, `tasks`: reading at one moment.
 //! - `repair`, `expiry`: putting rows right, and removing old ones.
 //! - `migration`: what migrations by sqlx have in common.
@@ -18,9 +18,11 @@
 //! from what the database says. The row lock on the offset makes a second writer of the same
 //! partition wait for the first, and then find another offset.
 
+mod dialect;
+#[cfg(test)]
+mod docs;
 mod error;
 mod expiry;
-mod meaning;
 mod migration;
 mod offsets;
 mod postgres;
@@ -47,12 +49,13 @@ use crate::batch::Record;
 use crate::positions::{Advance, Positions};
 use crate::rows::Part;
 
+pub(crate) use self::dialect::Dialect;
 pub(crate) use self::error::StoreError;
 pub(crate) use self::expiry::{Expiring, Step};
 pub(crate) use self::offsets::{HeldOffset, Identity, StoredOffset, owners};
 pub(crate) use self::repair::{NewRow, Repairing};
 pub(crate) use self::selection::{FINAL, Held, Order, Places, Selection, held};
-pub(crate) use self::session::{Access, Dialect, Row, Session, Value};
+pub(crate) use self::session::{Access, Row, Session, Value};
 pub(crate) use self::snapshot::Snapshot;
 
 /// Option of every command that opens the database.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 
-use super::session::Dialect;
+use super::dialect::Dialect;
 use crate::row_format::{self, row_length};
 use crate::tables::{Kind, Table};
 

@@ -1,13 +1,14 @@
-//! The seam for everything but the consumer's own writing: a session with a database, the values that it takes and gives,
-//! and the dialect of its SQL. SQL that is the same in every database stands in the files beside this one.
+//! The seam for everything but the consumer's own writing: a session with a database, and the values that it takes and
+//! gives.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
 
-use super::{Selection, StoreError};
+use super::dialect::Dialect;
+use super::error::StoreError;
+use super::selection::Selection;
 use crate::tables::{Column, Table};
 
 /// What a session is opened for.
@@ -88,69 +89,6 @@ impl Next {
             Self::Stop => false,
         }
     }
-}
-
-/// How a database writes what SQL does not settle. `h` is the alias of the table that a statement is about.
-pub(crate) trait Dialect: Sync {
-    /// Begins a transaction that writes.
-    fn begin_write(&self) -> &'static str;
-    /// Begins a transaction that only reads, and sees one moment: that of its first query, or a [named](Self::name_moment)
-    /// one.
-    fn begin_snapshot(&self, moment: Option<&str>) -> String;
-    /// Settings of a transaction that reads whole tables; may be empty.
-    fn scan_settings(&self) -> &'static str;
-    /// A query for a name (`moment`) by which other sessions can see the same moment as this transaction, while it lasts.
-    fn name_moment(&self) -> Option<&'static str>;
-
-    /// A constant time.
-    fn time(&self, time: Timestamp) -> String;
-    /// The current time.
-    fn now(&self) -> &'static str;
-    /// Microseconds since 1970 of a time column; null if it holds no finite time.
-    fn epoch_micros(&self, column: &str) -> String;
-    /// RFC 3339 text of a time column, with microseconds.
-    fn rfc3339(&self, column: &str) -> String;
-    /// Text of a JSON column.
-    fn json_text(&self, column: &str) -> String;
-    /// JSON text of an array column.
-    fn array_as_json(&self, column: &str) -> String;
-    /// The condition that a text column is one of the [texts](Value::Texts) of a parameter.
-    fn is_one_of(&self, column: &str, parameter: &str) -> String;
-    /// The collation that compares the bytes of texts.
-    fn bytewise(&self) -> &'static str;
-
-    /// The column with a row's address in its table. An update may change it.
-    fn address(&self) -> &'static str;
-    /// The address as text; `of` is empty, or an alias with its dot.
-    fn address_text(&self, of: &str) -> String;
-    /// The condition that a row has one of these addresses.
-    fn is_at(&self, addresses: &[String]) -> String;
-    /// Joins the one row of a table that has this address, a subquery.
-    fn join_row_at(&self, table: &str, alias: &str, address: &str) -> String;
-
-    /// Whether a transaction locks single rows, so that others write beside it; else the whole database.
-    fn locks_rows(&self) -> bool;
-    /// Ends a SELECT so that nobody removes its rows before the transaction ends; may be empty.
-    fn keep_rows(&self) -> &'static str;
-    /// How expiry walks over a table.
-    fn walk(&self, table: Table) -> Walk;
-    /// Settings of a session that removes expired rows; may be empty.
-    fn expiry_settings(&self) -> &'static str;
-}
-
-/// How to walk over a table in bounded pieces, without an index on time.
-pub(crate) enum Walk {
-    /// By the pages of the table's file.
-    Pages {
-        /// An expression for how many there are.
-        count: String,
-        /// The condition that a row is on a page from the first number up to the second, exclusive.
-        are_between: fn(i64, i64) -> String,
-        /// Pages of one piece.
-        at_once: i64,
-    },
-    /// By a numeric key.
-    Key(&'static str),
 }
 
 /// A value of any database.

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::store::session::{Dialect, Walk};
+use crate::store::dialect::{Dialect, Walk};
 use crate::tables::Table;
 
 /// Pages of a history that one transaction looks through: 512 KiB, some 5,000 rows.

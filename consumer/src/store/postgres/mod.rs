@@ -2,34 +2,44 @@
 //!
 //! - `url`, `server`, `socket`: connecting. `watch`: waiting for answers.
 //! - `sqlstate`: what its error codes mean.
-//! - `write`, `small_batch`: storing events.
+//! - `write`, `small_batch`: storing events, by `offsets`, `tasks` and `arrays`.
 //! - `session`, `dialect`: everything else.
 //!
 //! Its migrations are here.
 
 mod arrays;
 mod dialect;
+mod offsets;
 mod server;
 mod session;
 mod small_batch;
 mod socket;
 mod sqlstate;
+mod tasks;
 mod url;
 mod watch;
 mod write;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use sqlx::Connection;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::PgConnection;
 
 use self::server::Server;
+use self::session::PgSession;
 #[cfg(test)]
 pub(super) use self::sqlstate::MEANINGS;
 use self::sqlstate::{INSUFFICIENT_PRIVILEGE, UNDEFINED_TABLE};
+use self::write::PgWriter;
 use super::migration::{migrating, migrator};
-use super::{Access, Driver, StoreError};
+use super::{Access, Backend, Driver, End, Identity, Session, StoreError, Writer};
+use crate::positions::Positions;
+use crate::rows::Part;
 use crate::tables::Kind;
 
 pub(super) const DRIVER: Driver = Driver {
@@ -66,10 +76,42 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ),
 ];
 
+#[async_trait]
+impl Backend for Server {
+    fn place(&self) -> String {
+        Server::place(self)
+    }
+
+    fn identities(&self) -> BTreeSet<String> {
+        Server::identities(self)
+    }
+
+    fn migrate(&self) -> LocalBoxFuture<'_, Result<(), StoreError>> {
+        migrate(self).boxed_local()
+    }
+
+    async fn open(&self) -> Result<Box<dyn Writer>, StoreError> {
+        Ok(Box::new(PgWriter::open(self).await?))
+    }
+
+    async fn session(&self, access: Access) -> Result<Box<dyn Session>, StoreError> {
+        Ok(Box::new(PgSession::open(self, access).await?))
+    }
+}
+
+/// What is written, and as whom.
+#[derive(Clone, Copy)]
+struct Writing<'a> {
+    parts: &'a [Part],
+    positions: &'a Positions,
+    identity: &'a Identity,
+    end: End,
+}
+
 /// Needs no right to make tables where they are as they should be. Other programs may be at the same
 /// migration, and tables may be large: it is waited for while the server is at work on it.
 async fn migrate(server: &Server) -> Result<(), StoreError> {
-    let mut session = server.watched(Access::Write).await?;
+    let mut session = PgSession::open(server, Access::Write).await?;
     let made = async {
         // Every error of a migration, in a shape that can be waited for.
         Ok(make_tables(&mut session.connection).await)

@@ -6,9 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use futures_util::FutureExt;
-use futures_util::future::LocalBoxFuture;
 use service::exit::{NeedsAttention, WrongUsage};
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
@@ -16,8 +13,7 @@ use tokio::time::timeout;
 
 use super::socket::Sockets;
 use super::url::{Role, files, hosts, unknown_fields};
-use super::write::PgWriter;
-use crate::store::{Access, Backend, Session, StoreError, Writer};
+use crate::store::{Access, StoreError};
 
 /// How long one server may take until it has let us in, TLS and password included. Over networks that
 /// work it takes less than 1 s.
@@ -74,6 +70,27 @@ impl Server {
             authorities: authorities.map(|(_, file)| file),
             authority: Arc::default(),
         })
+    }
+
+    /// Where the database is, without the password.
+    pub(super) fn place(&self) -> String {
+        let hosts = self.hosts.iter().map(address).collect::<Vec<_>>();
+        format!("PostgreSQL {}/{}", hosts.join(","), self.name())
+    }
+
+    /// What its URL tells it from others by: once of each host.
+    pub(super) fn identities(&self) -> BTreeSet<String> {
+        let hosts = self.hosts.iter();
+        hosts
+            .map(|options| {
+                let host = match options.get_host() {
+                    "127.0.0.1" | "::1" => "localhost",
+                    host => host,
+                };
+                let (port, name) = (options.get_port(), self.name());
+                format!("PostgreSQL {host} {port} {name}")
+            })
+            .collect()
     }
 
     fn name(&self) -> &str {
@@ -203,41 +220,6 @@ impl Server {
              server whose certificate is by an intermediate authority has to send that authority's certificate too)"
         );
         Err(sqlx::Error::Tls(error.into()))
-    }
-}
-
-#[async_trait]
-impl Backend for Server {
-    fn place(&self) -> String {
-        let hosts = self.hosts.iter().map(address).collect::<Vec<_>>();
-        format!("PostgreSQL {}/{}", hosts.join(","), self.name())
-    }
-
-    /// One of each host.
-    fn identities(&self) -> BTreeSet<String> {
-        let hosts = self.hosts.iter();
-        hosts
-            .map(|options| {
-                let host = match options.get_host() {
-                    "127.0.0.1" | "::1" => "localhost",
-                    host => host,
-                };
-                let (port, name) = (options.get_port(), self.name());
-                format!("PostgreSQL {host} {port} {name}")
-            })
-            .collect()
-    }
-
-    fn migrate(&self) -> LocalBoxFuture<'_, Result<(), StoreError>> {
-        super::migrate(self).boxed_local()
-    }
-
-    async fn open(&self) -> Result<Box<dyn Writer>, StoreError> {
-        Ok(Box::new(PgWriter::open(self).await?))
-    }
-
-    async fn session(&self, access: Access) -> Result<Box<dyn Session>, StoreError> {
-        Ok(Box::new(self.watched(access).await?))
     }
 }
 

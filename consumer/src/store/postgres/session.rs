@@ -10,10 +10,11 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Column as _, Connection, Row as _, TypeInfo};
 
 use super::dialect::Postgres;
+use super::server::Server;
 use super::watch::Watch;
 use crate::row_format;
 use crate::store::session::EachRow;
-use crate::store::{Dialect, Row, Selection, Session, StoreError, Value};
+use crate::store::{Access, Dialect, Row, Selection, Session, StoreError, Value};
 use crate::tables::{Column, Table};
 
 /// PostgreSQL sends some 8 KiB at a time, and to be woken for each costs both sides more than this
@@ -26,6 +27,16 @@ const PIECE_BYTES: usize = 64 << 10;
 pub(super) struct PgSession {
     pub(super) connection: PgConnection,
     pub(super) watch: Watch,
+}
+
+impl PgSession {
+    /// # Errors
+    /// If no server of these can be reached that is what the URL asks for.
+    pub(super) async fn open(server: &Server, access: Access) -> Result<Self, StoreError> {
+        let (mut connection, server) = server.connect_to_one(access).await?;
+        let watch = Watch::over(&mut connection, server).await?;
+        Ok(Self { connection, watch })
+    }
 }
 
 /// A statement with its parameters. Without any it has its values in its text, so it is not one to be prepared for the

@@ -7,11 +7,9 @@ use schemas::Job;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
 
-use super::sent_type;
-use super::write::{
-    OFFSET_PARAMETERS, WITH_LOCKED, Writing, bind_offsets, bind_tasks, move_locked, received,
-    unnest_tasks, upsert_tasks_from,
-};
+use super::offsets::{OFFSET_PARAMETERS, WITH_LOCKED, bind_offsets, move_locked};
+use super::tasks::{bind_tasks, received, unnest_tasks, upsert_tasks_from};
+use super::{Writing, sent_type};
 use crate::batch::{Tasks, is_unstored};
 use crate::positions::Advance;
 use crate::row_format::{COUNTS, ValueSink, append_json};

@@ -3,8 +3,8 @@
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnection, PgDatabaseError};
 
+use crate::store::error::Meaning::{self, Passes, Refused, Stays, TooLong};
 use crate::store::error::{OUTDATED, StoreError};
-use crate::store::meaning::Meaning::{self, Passes, Refused, Stays, TooLong};
 
 /// A class (two characters) or a code of five, which comes before its class. What is in none of these is
 /// [`Stays`].

@@ -4,12 +4,12 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgConnection;
 use tokio::time::timeout;
 
 use super::server::{CONNECT, Server};
-use super::session::PgSession;
 use super::sqlstate;
-use crate::store::{Access, Backend, StoreError};
+use crate::store::StoreError;
 
 /// An answer, or a piece of one, is waited for so long before we look.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,20 +55,16 @@ impl std::fmt::Display for Activity {
     }
 }
 
-impl Server {
-    /// [`connect`](Self::connect), and watches over what is asked.
-    ///
-    /// # Errors
-    /// As there.
-    pub(super) async fn watched(&self, access: Access) -> Result<PgSession, StoreError> {
-        let (mut connection, server) = self.connect_to_one(access).await?;
+impl Watch {
+    /// Watches over a session, which `server` alone leads to.
+    pub(super) async fn over(
+        connection: &mut PgConnection,
+        server: Server,
+    ) -> Result<Self, StoreError> {
         let process = sqlx::query_scalar("SELECT pg_backend_pid()").persistent(false);
-        let process = timeout(CONNECT, process.fetch_one(&mut connection));
+        let process = timeout(CONNECT, process.fetch_one(connection));
         let process = process.await.map_err(|_| no_answer(CONNECT))??;
-        Ok(PgSession {
-            connection,
-            watch: Watch { server, process },
-        })
+        Ok(Self { server, process })
     }
 }
 

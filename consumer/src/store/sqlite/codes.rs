@@ -3,8 +3,8 @@
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::SqliteError;
 
+use crate::store::error::Meaning::{self, Passes, Refused, Stays};
 use crate::store::error::{OUTDATED, StoreError};
-use crate::store::meaning::Meaning::{self, Passes, Refused, Stays};
 
 /// Extended codes come before the primary one that they belong to. What is in none of these is [`Stays`].
 pub(in crate::store) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[

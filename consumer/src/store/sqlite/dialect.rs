@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
+use crate::store::dialect::{Dialect, Walk};
 use crate::store::selection::list;
-use crate::store::session::{Dialect, Walk};
 use crate::tables::Table;
 
 pub(super) struct Sqlite;

@@ -1,0 +1,126 @@
+//! Moving the stored offsets on.
+
+use std::sync::LazyLock;
+
+use sqlx::postgres::{PgArguments, PgConnection};
+use sqlx::query::QueryAs;
+
+use crate::positions::{Advance, Anchor};
+use crate::store::{Identity, StoreError};
+
+const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
+     anchor_timestamp_ms, anchor_crc32, group_id, updated_at, first_offset, topic_id) \
+     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, now(), $10, $11 \
+     WHERE NOT EXISTS (SELECT 1 FROM consumed_offset WHERE topic <> $2 OR cluster_id <> $5) ON CONFLICT DO NOTHING";
+
+/// Taken before a first offset is put in, so that each statement that does sees those put in before: of two topics
+/// in one empty database the second is refused. (A snapshot is of when its statement begins, so this is one of its
+/// own.) Its key is of no meaning; locks of this kind need no right and are of one database.
+const LOCK_FIRST_OFFSETS: &str = "SELECT pg_advisory_xact_lock(7022639402163274087)";
+
+/// The steps of offsets, and the offsets, locked in a fixed order, whatever order an update would take.
+pub(super) const WITH_LOCKED: &str = "WITH said AS (SELECT * FROM unnest($4::text[], $5::integer[], $6::bigint[], $7::bigint[], $8::bigint[], \
+     $9::bigint[], $10::bigint[]) \
+     AS said (part, partition, expected, next_offset, anchor_offset, anchor_timestamp_ms, anchor_crc32)), \
+     locked AS (SELECT held.part, held.partition, held.next_offset = said.expected AS is_expected \
+     FROM consumed_offset held JOIN said USING (part, partition) \
+     WHERE held.topic = $1 ORDER BY held.partition, held.part FOR UPDATE OF held)";
+
+/// The parameters of [`WITH_LOCKED`] and [`move_locked`], as [`bind_offsets`] binds them.
+pub(super) const OFFSET_PARAMETERS: usize = 11;
+
+/// All steps at once, if also `only_if`. A step without an anchor leaves the stored one. An offset that somebody
+/// else has moved meanwhile is found out by the update, which looks at the row as it is by then.
+pub(super) fn move_locked(only_if: &str) -> String {
+    format!(
+        "UPDATE consumed_offset held SET next_offset = said.next_offset, cluster_id = $2, \
+         anchor_offset = coalesce(said.anchor_offset, held.anchor_offset), \
+         anchor_timestamp_ms = coalesce(said.anchor_timestamp_ms, held.anchor_timestamp_ms), \
+         anchor_crc32 = coalesce(said.anchor_crc32, held.anchor_crc32), group_id = $3, updated_at = now(), \
+         topic_id = coalesce($11, held.topic_id) FROM said JOIN locked USING (part, partition) \
+         WHERE held.topic = $1 AND held.part = said.part AND held.partition = said.partition \
+         AND held.next_offset = said.expected{only_if} RETURNING held.part, held.partition"
+    )
+}
+
+static MOVE_OFFSETS: LazyLock<String> =
+    LazyLock::new(|| format!("{WITH_LOCKED} {}", move_locked("")));
+
+/// Moves the stored offsets on.
+///
+/// # Errors
+/// [`StoreError::Fenced`] if one was not the expected one.
+pub(super) async fn move_offsets(
+    connection: &mut PgConnection,
+    advances: &[Advance],
+    identity: &Identity,
+) -> Result<(), StoreError> {
+    let (moved, begun): (Vec<&Advance>, Vec<&Advance>) = advances
+        .iter()
+        .partition(|advance| advance.expected.is_some());
+    if !moved.is_empty() {
+        let of = |advance: &&Advance| (advance.part.as_str(), advance.partition);
+        let query = bind_offsets(sqlx::query_as(MOVE_OFFSETS.as_str()), &moved, identity);
+        let done: Vec<(String, i32)> = query.fetch_all(&mut *connection).await?;
+        let is_done = |advance: &Advance| {
+            let mut done = done.iter();
+            done.any(|(part, partition)| (part.as_str(), *partition) == of(&advance))
+        };
+        if let Some(fenced) = moved.into_iter().find(|advance| !is_done(advance)) {
+            return Err(StoreError::Fenced(*fenced));
+        }
+    }
+    if !begun.is_empty() {
+        sqlx::query(LOCK_FIRST_OFFSETS)
+            .execute(&mut *connection)
+            .await?;
+    }
+    for advance in begun {
+        let anchor = advance.anchor.unwrap_or(Anchor::NONE);
+        let query = sqlx::query(INSERT_OFFSET)
+            .bind(advance.part.as_str())
+            .bind(&identity.topic)
+            .bind(advance.partition)
+            .bind(advance.next)
+            .bind(&identity.cluster_id)
+            .bind(anchor.offset)
+            .bind(anchor.timestamp_ms)
+            .bind(i64::from(anchor.crc32))
+            .bind(&identity.group_id)
+            .bind(advance.first)
+            .bind(identity.topic_id.as_deref());
+        if query.execute(&mut *connection).await?.rows_affected() == 0 {
+            return Err(StoreError::Fenced(*advance));
+        }
+    }
+    Ok(())
+}
+
+/// Topic, cluster, group, seven arrays of the steps, and the topic's id.
+pub(super) fn bind_offsets<'q, O>(
+    query: QueryAs<'q, sqlx::Postgres, O, PgArguments>,
+    moved: &[&Advance],
+    identity: &'q Identity,
+) -> QueryAs<'q, sqlx::Postgres, O, PgArguments> {
+    let numbers = |number: fn(&Advance) -> i64| -> Vec<i64> {
+        moved.iter().map(|advance| number(advance)).collect()
+    };
+    let anchors = |number: fn(Anchor) -> i64| -> Vec<Option<i64>> {
+        let anchors = moved.iter().map(|advance| advance.anchor);
+        anchors.map(|anchor| anchor.map(number)).collect()
+    };
+    let of = |advance: &&Advance| (advance.part.as_str(), advance.partition);
+    let (parts, partitions): (Vec<&str>, Vec<i32>) = moved.iter().map(of).unzip();
+    query
+        .bind(&identity.topic)
+        .bind(&identity.cluster_id)
+        .bind(&identity.group_id)
+        .bind(parts)
+        .bind(partitions)
+        .bind(numbers(|advance| advance.expected.unwrap_or_default()))
+        .bind(numbers(|advance| advance.next))
+        .bind(anchors(|anchor| anchor.offset))
+        .bind(anchors(|anchor| anchor.timestamp_ms))
+        .bind(anchors(|anchor| anchor.crc32.into()))
+        .bind(identity.topic_id.as_deref())
+}
