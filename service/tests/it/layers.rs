@@ -66,7 +66,6 @@ fn service_keeps_its_layers() {
 }
 
 #[test]
-#[ignore = "it has cycles"]
 fn producer_keeps_its_layers() {
     keeps_its_layers(&PRODUCER);
 }
@@ -78,7 +77,6 @@ fn router_keeps_its_layers() {
 }
 
 #[test]
-#[ignore = "it has cycles"]
 fn consumer_keeps_its_layers() {
     keeps_its_layers(&CONSUMER);
 }
@@ -439,6 +437,21 @@ fn a_reexport_is_followed_to_the_module_that_defines_the_item() {
         ("b.rs", "use crate::a::A;\npub struct B(A);"),
     ]);
     assert_eq!(found.len(), 1, "{found:?}");
+}
+
+#[test]
+fn a_function_of_a_modules_name_is_not_taken_for_the_module() {
+    let found = of(&[
+        ("lib.rs", "mod low;\nmod run;\npub use run::run;"),
+        ("low.rs", "pub fn low() { crate::run::report::report() }"),
+        (
+            "run/mod.rs",
+            "pub mod report;\nmod start;\npub use start::run;\nfn shown() {}",
+        ),
+        ("run/report.rs", "pub fn report() { crate::run::shown() }"),
+        ("run/start.rs", "pub fn run() { super::report::report() }"),
+    ]);
+    assert_eq!(found, [""; 0]);
 }
 
 #[test]

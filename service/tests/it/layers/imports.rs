@@ -189,6 +189,13 @@ impl Crate {
             },
         };
         for name in rest {
+            // A function may have the same name as a module, but has nothing below it.
+            if targets
+                .iter()
+                .any(|target| matches!(target, Target::Module(_)))
+            {
+                targets.retain(|target| matches!(target, Target::Module(_)));
+            }
             let step = |target: Target| match target {
                 Target::Module(at) if name == "super" => {
                     BTreeSet::from([Target::Module(self.modules[at].parent)])
