@@ -8,17 +8,17 @@
 //! Few are handed over at a time, since what librdkafka holds can no longer be replaced by a newer
 //! report.
 
+mod observer;
+mod stats;
+
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
-use rdkafka::statistics::Statistics;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseRecord, Producer};
 use schemas::{Framing, TaskRunningInfo};
 use service::backoff::Backoff;
 use service::exit;
@@ -29,15 +29,17 @@ use service::producer::PolledProducer;
 use service::registry::{Registry, RegistryError};
 use service::repeats;
 use service::telemetry::{messaging, names};
-use service::throttling::{self, Throttling};
+use service::throttling;
 use service::warn_of_change;
-use service::words::counted;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::outbox::{Gone, Outbox, Report, Room, Ticket};
-use crate::sender::{AT_ONCE, FIXED, SOCKET_TIMEOUT, STATISTICS, Watch, register};
+use self::observer::Observer;
+pub use self::stats::{Stats, Undelivered};
+use crate::client::{AT_ONCE, FIXED, SOCKET_TIMEOUT, STATISTICS};
+use crate::outbox::{Displaced, Outbox, Report, Room, Ticket};
+use crate::session::register;
 use crate::size_limit::{SizeLimit, Verdict};
 
 /// Reports handed to librdkafka at a time, and at most a quarter of the room.
@@ -64,28 +66,6 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("message.timeout.ms", "0"),
     SOCKET_TIMEOUT,
 ];
-
-/// What became of the reports made so far.
-/// `made = delivered + replaced + dropped + lost + refused + waiting`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Reports made; a task's `sequence` counts them.
-    pub made: u64,
-    /// Acknowledged by all in-sync replicas.
-    pub delivered: u64,
-    /// Never sent: a newer report of the same task took their place while Kafka was away.
-    pub replaced: u64,
-    /// Never sent: not final, and there was no room.
-    pub dropped: u64,
-    /// Never sent although final: the queue was full of final ones. Logged as an error.
-    pub lost: u64,
-    /// Refused for good, e.g. as too large. Logged as an error.
-    pub refused: u64,
-    /// In the queue or on their way.
-    pub waiting: u64,
-    /// Parts that were null because their fetch failed.
-    pub parts_failed: u64,
-}
 
 /// How reports are written.
 pub(crate) enum Written {
@@ -117,7 +97,7 @@ impl HeldUp {
 
 struct Shared {
     topic: String,
-    books: Mutex<Books>,
+    queue: Mutex<Queue>,
     /// Something was put into the outbox.
     filled: Notify,
     /// Something left the outbox for good.
@@ -125,20 +105,20 @@ struct Shared {
     held_up: Mutex<Option<HeldUp>>,
     sending_max: usize,
     size_limit: SizeLimit,
-    logs: Logs,
+    observer: Observer,
 }
 
-/// What waits and what became of the rest, under one lock, so that the sum is always right.
-struct Books {
+/// The waiting reports and the counts of all others, under one lock, so that the sum is always right.
+struct Queue {
     outbox: Outbox,
     counts: Stats,
 }
 
-impl Books {
-    fn count(&mut self, gone: Gone) {
-        self.counts.replaced += gone.replaced;
-        self.counts.dropped += gone.dropped;
-        self.counts.lost += gone.lost;
+impl Queue {
+    fn count(&mut self, displaced: Displaced) {
+        self.counts.replaced += displaced.replaced;
+        self.counts.dropped += displaced.dropped;
+        self.counts.lost += displaced.lost;
     }
 }
 
@@ -164,20 +144,15 @@ impl Delivery {
         if config.get("message.max.bytes").is_none() {
             config.set("message.max.bytes", CLIENT_MESSAGE_MAX_BYTES);
         }
-        let logs = Logs(Arc::new(Observed {
-            complaint: Mutex::default(),
-            delivered: AtomicU64::new(0),
-            watch: health.map(Watch::new),
-            throttling: Throttling::default(),
-        }));
-        let producer = producer(&config, &logs).map_err(wrong_settings)?;
+        let observer = Observer::new(health);
+        let producer = producer(&config, &observer).map_err(wrong_settings)?;
         let room = Room {
             reports: queue_reports.max(1),
             bytes: ROOM_BYTES,
         };
         let shared = Arc::new(Shared {
             topic: topic.to_owned(),
-            books: Mutex::new(Books {
+            queue: Mutex::new(Queue {
                 outbox: Outbox::new(room),
                 counts: Stats::default(),
             }),
@@ -186,7 +161,7 @@ impl Delivery {
             held_up: Mutex::default(),
             sending_max: (room.reports / 4).clamp(1, SENDING_MAX),
             size_limit,
-            logs,
+            observer,
         });
         let (sends, kafka) = (shared.clone(), kafka.clone());
         let sending = tokio::spawn(async move {
@@ -226,7 +201,7 @@ impl Delivery {
         let emptied = timeout(within, async {
             loop {
                 let emptied = self.shared.emptied.notified();
-                if self.shared.books().outbox.len() == 0 {
+                if self.shared.queue().outbox.len() == 0 {
                     return;
                 }
                 emptied.await;
@@ -238,11 +213,11 @@ impl Delivery {
         if emptied.is_ok() && stats.lost + stats.refused == 0 {
             return Ok(stats);
         }
-        let (finals, waited) = (self.shared.books().outbox.final_reports(), within);
+        let (finals, waited) = (self.shared.queue().outbox.final_reports(), within);
         let held_up = lock(&self.shared.held_up);
         let reason = held_up.as_ref().map(|held_up| held_up.reason.clone());
         drop(held_up);
-        let reason = reason.or_else(|| lock(&self.shared.logs.0.complaint).clone());
+        let reason = reason.or_else(|| lock(&self.shared.observer.0.last_error).clone());
         Err(Undelivered {
             stats,
             finals,
@@ -258,77 +233,35 @@ impl Drop for Delivery {
     }
 }
 
-/// Reports that did not reach Kafka.
-#[derive(Clone, Debug)]
-pub struct Undelivered {
-    /// What became of all of them.
-    pub stats: Stats,
-    /// How many of those in the queue have a final status.
-    pub finals: usize,
-    /// How long the last ones were waited for.
-    pub waited: Duration,
-    /// The last error known.
-    pub reason: String,
-}
-
-impl std::error::Error for Undelivered {}
-
-impl std::fmt::Display for Undelivered {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Stats {
-            made,
-            waiting,
-            lost,
-            refused,
-            ..
-        } = self.stats;
-        if waiting > 0 {
-            write!(
-                f,
-                "{waiting} of {} ({} of them final) could not be delivered within {:?}: {}",
-                counted(made, "report"),
-                self.finals,
-                self.waited,
-                self.reason
-            )?;
-        }
-        if lost + refused > 0 {
-            let and = if waiting > 0 { "; " } else { "" };
-            write!(
-                f,
-                "{and}{lost} final reports found no room in the queue and {refused} were refused as told in the log"
-            )?;
-        }
-        Ok(())
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn measure(gone: Gone) {
-    metrics::counter!(REPLACED).increment(gone.replaced);
-    metrics::counter!(LOST, "reason" => "no_room").increment(gone.dropped);
-    metrics::counter!(LOST, "reason" => "no_room_final").increment(gone.lost);
+fn measure(displaced: Displaced) {
+    metrics::counter!(REPLACED).increment(displaced.replaced);
+    metrics::counter!(LOST, "reason" => "no_room").increment(displaced.dropped);
+    metrics::counter!(LOST, "reason" => "no_room_final").increment(displaced.lost);
 }
 
-fn producer(config: &ClientConfig, logs: &Logs) -> Result<PolledProducer<Logs>, KafkaError> {
-    config.create_with_context(logs.clone())
+fn producer(
+    config: &ClientConfig,
+    observer: &Observer,
+) -> Result<PolledProducer<Observer>, KafkaError> {
+    config.create_with_context(observer.clone())
 }
 
 impl Shared {
-    fn books(&self) -> MutexGuard<'_, Books> {
-        lock(&self.books)
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
     }
 
     fn put(&self, report: Report) {
         let exec_id = report.exec_id.clone();
         let bytes = report.bytes();
         let verdict = self.size_limit.judge(bytes, &self.topic);
-        let mut books = self.books();
+        let mut queue = self.queue();
         let refusal = match verdict {
-            Verdict::Unsure if !books.outbox.spares(&report) => Some(format!(
+            Verdict::Unsure if !queue.outbox.spares(&report) => Some(format!(
                 "it has {bytes} bytes; whether {} takes so many is not known yet, and the queue has no room for it meanwhile",
                 self.topic
             )),
@@ -336,31 +269,31 @@ impl Shared {
             Verdict::TooLarge(reason) => Some(reason),
         };
         if let Some(reason) = refusal {
-            books.counts.made += 1;
-            books.counts.refused += 1;
-            drop(books);
+            queue.counts.made += 1;
+            queue.counts.refused += 1;
+            drop(queue);
             self.refused(&exec_id, &reason);
             return;
         }
-        let first_replaced = books.counts.replaced == 0;
-        let gone = books.outbox.put(report);
-        books.counts.made += 1;
-        books.count(gone);
-        metrics::gauge!(WAITING).set(books.outbox.len() as f64);
-        drop(books);
+        let first_replaced = queue.counts.replaced == 0;
+        let displaced = queue.outbox.put(report);
+        queue.counts.made += 1;
+        queue.count(displaced);
+        metrics::gauge!(WAITING).set(queue.outbox.len() as f64);
+        drop(queue);
 
-        if gone.lost > 0 {
+        if displaced.lost > 0 {
             tracing::error!(
                 exec_id,
                 "the last report of this task is lost: Kafka takes none, and the queue is full of last reports"
             );
         }
-        if first_replaced && gone.replaced > 0 {
+        if first_replaced && displaced.replaced > 0 {
             tracing::warn!(
                 "Kafka is slow or away: from now on newer reports replace unsent ones of their task"
             );
         }
-        measure(gone);
+        measure(displaced);
         self.filled.notify_one();
     }
 
@@ -371,20 +304,20 @@ impl Shared {
 
     /// Refuses a report that was taken out of the outbox.
     fn refuse_taken(&self, report: &Report, reason: &str) {
-        let mut books = self.books();
-        books.outbox.arrived(report);
-        books.counts.refused += 1;
-        metrics::gauge!(WAITING).set(books.outbox.len() as f64);
-        drop(books);
+        let mut queue = self.queue();
+        queue.outbox.arrived(report);
+        queue.counts.refused += 1;
+        metrics::gauge!(WAITING).set(queue.outbox.len() as f64);
+        drop(queue);
         self.refused(&report.exec_id, reason);
         self.emptied.notify_waiters();
     }
 
     fn stats(&self) -> Stats {
-        let books = self.books();
+        let queue = self.queue();
         Stats {
-            waiting: books.outbox.len() as u64,
-            ..books.counts
+            waiting: queue.outbox.len() as u64,
+            ..queue.counts
         }
     }
 
@@ -422,7 +355,7 @@ impl Shared {
 
     async fn send_for_ever(
         self: Arc<Self>,
-        first: PolledProducer<Logs>,
+        first: PolledProducer<Observer>,
         config: ClientConfig,
         written: Written,
     ) {
@@ -442,7 +375,7 @@ impl Shared {
                 // Of what the topic takes in a batch, with each report's overhead there.
                 let together = self.size_limit.bytes();
                 let together = together.saturating_sub(SENDING_MAX * REPORT_OVERHEAD_BYTES);
-                let Some((ticket, report)) = self.books().outbox.take(together) else {
+                let Some((ticket, report)) = self.queue().outbox.take(together) else {
                     break;
                 };
                 alone_through = alone_through.filter(|last| ticket <= *last);
@@ -490,7 +423,7 @@ impl Shared {
             if let Some((code, reason)) = producer.client().fatal_error() {
                 // What is not acknowledged may have arrived: it may come to stand in the topic twice.
                 tracing::error!("Kafka's client cannot go on, starting another: {code}: {reason}");
-                match self::producer(&config, &self.logs) {
+                match self::producer(&config, &self.observer) {
                     Ok(another) => producer = another,
                     Err(error) => {
                         tracing::error!("starting another client, trying again: {error}");
@@ -502,12 +435,12 @@ impl Shared {
     }
 
     fn delivered(&self, report: &Report) {
-        let mut books = self.books();
-        books.outbox.arrived(report);
-        books.counts.delivered += 1;
-        metrics::gauge!(WAITING).set(books.outbox.len() as f64);
-        drop(books);
-        self.logs.0.delivered.fetch_add(1, Ordering::Relaxed);
+        let mut queue = self.queue();
+        queue.outbox.arrived(report);
+        queue.counts.delivered += 1;
+        metrics::gauge!(WAITING).set(queue.outbox.len() as f64);
+        drop(queue);
+        self.observer.0.delivered.fetch_add(1, Ordering::Relaxed);
         metrics::counter!(names::SENT, &messaging("send", &self.topic)).increment(1);
         if let Some(held_up) = lock(&self.held_up).take() {
             let after = held_up.end();
@@ -528,11 +461,11 @@ impl Shared {
     }
 
     fn give_back(&self, ticket: Ticket, report: Report) {
-        let mut books = self.books();
-        let gone = books.outbox.give_back(ticket, report);
-        books.count(gone);
-        drop(books);
-        measure(gone);
+        let mut queue = self.queue();
+        let displaced = queue.outbox.give_back(ticket, report);
+        queue.count(displaced);
+        drop(queue);
+        measure(displaced);
         self.emptied.notify_waiters();
     }
 
@@ -559,49 +492,5 @@ impl Shared {
         self.hold_up(&error);
         warn_of_change!("{} takes no reports, trying again: {error}", self.topic);
         Instant::now() + BACK_OFF
-    }
-}
-
-/// What the client says of itself.
-#[derive(Clone)]
-struct Logs(Arc<Observed>);
-
-struct Observed {
-    /// The last thing that it complained of.
-    complaint: Mutex<Option<String>>,
-    delivered: AtomicU64,
-    watch: Option<Watch>,
-    throttling: Throttling,
-}
-
-impl ClientContext for Logs {
-    fn stats(&self, statistics: Statistics) {
-        if let Some(watch) = &self.0.watch {
-            watch.observe(&statistics, self.0.delivered.load(Ordering::Relaxed));
-        }
-        self.0.throttling.observe(&statistics);
-    }
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        service::repeats::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", "{error}: {reason}");
-        // That all are down says less than what each said of itself.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *lock(&self.0.complaint) = Some(reason.to_owned());
-        }
-    }
-}
-
-impl ProducerContext for Logs {
-    /// Where the outcome is waited for.
-    type DeliveryOpaque = Box<oneshot::Sender<Result<(), KafkaError>>>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, told: Self::DeliveryOpaque) {
-        let outcome = result.as_ref().map(|_| ());
-        // Whoever waited may have ended.
-        let _ = told.send(outcome.map_err(|(error, _)| error.clone()));
     }
 }

@@ -37,12 +37,14 @@
 //! publish, simulate ──▶ Sender ────────────┘   wait while Kafka is slower than they are
 //! ```
 
+mod client;
 mod delivery;
 mod duration;
 mod engines;
 mod outbox;
 mod reporter;
 mod sender;
+mod session;
 mod size_limit;
 
 pub use delivery::{Stats, Undelivered};

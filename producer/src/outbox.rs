@@ -1,5 +1,4 @@
-//! Reports that wait for Kafka, in a bounded line. Pure: [`Delivery`](crate::delivery::Delivery)
-//! moves them.
+//! Reports that wait for Kafka, in a bounded line. Pure: `Delivery` moves them.
 //!
 //! What happens to a report that is put in while Kafka is away:
 //!
@@ -43,9 +42,9 @@ pub(crate) struct Room {
     pub(crate) bytes: usize,
 }
 
-/// How many unsent reports went because of one that was put in.
+/// How many unsent reports another one displaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Gone {
+pub(crate) struct Displaced {
     /// A newer report of the same task took the place.
     pub(crate) replaced: u64,
     /// Not final, for want of room.
@@ -94,33 +93,33 @@ impl Outbox {
     }
 
     /// Puts a report in; see the table above.
-    pub(crate) fn put(&mut self, report: Report) -> Gone {
-        let mut gone = Gone::default();
+    pub(crate) fn put(&mut self, report: Report) -> Displaced {
+        let mut displaced = Displaced::default();
         let mut ticket = self.next_ticket;
         if let Some(taken) = self.replaceable.get(&report.exec_id).copied() {
             self.remove(taken);
             ticket = taken;
-            gone.replaced = 1;
+            displaced.replaced = 1;
         }
         while !self.fits(&report) {
             match self.replaceable_in_order.first().copied() {
                 Some(oldest) => {
                     self.remove(oldest);
-                    gone.dropped += 1;
+                    displaced.dropped += 1;
                 }
                 None if report.last => {
-                    gone.lost = 1;
-                    return gone;
+                    displaced.lost = 1;
+                    return displaced;
                 }
                 None => {
-                    gone.dropped += 1;
-                    return gone;
+                    displaced.dropped += 1;
+                    return displaced;
                 }
             }
         }
         self.next_ticket = self.next_ticket.max(ticket + 1);
         self.insert(ticket, report);
-        gone
+        displaced
     }
 
     /// Whether a report of which nobody knows whether it can be sent may wait: it displaces no report of another task,
@@ -161,16 +160,16 @@ impl Outbox {
 
     /// A taken report could not be sent: it stands in its old place again, unless a newer one of
     /// its task has come.
-    pub(crate) fn give_back(&mut self, ticket: Ticket, report: Report) -> Gone {
+    pub(crate) fn give_back(&mut self, ticket: Ticket, report: Report) -> Displaced {
         self.arrived(&report);
         if !report.last && self.replaceable.contains_key(&report.exec_id) {
-            return Gone {
+            return Displaced {
                 replaced: 1,
-                ..Gone::default()
+                ..Displaced::default()
             };
         }
         self.insert(ticket, report);
-        Gone::default()
+        Displaced::default()
     }
 
     fn fits(&self, report: &Report) -> bool {
@@ -236,8 +235,8 @@ mod tests {
     #[test]
     fn a_newer_report_takes_the_place_of_an_unsent_one_of_its_task() {
         let mut outbox = outbox(10);
-        assert_eq!(outbox.put(report("a", 0, false)), Gone::default());
-        assert_eq!(outbox.put(report("b", 0, false)), Gone::default());
+        assert_eq!(outbox.put(report("a", 0, false)), Displaced::default());
+        assert_eq!(outbox.put(report("b", 0, false)), Displaced::default());
         assert_eq!(outbox.put(report("a", 1, false)).replaced, 1);
         assert_eq!(outbox.put(report("a", 2, true)).replaced, 1);
         assert_eq!(drain(&mut outbox), expected(&[("a", 2), ("b", 0)]));
@@ -247,7 +246,7 @@ mod tests {
     fn a_final_report_is_never_replaced() {
         let mut outbox = outbox(10);
         outbox.put(report("a", 0, true));
-        assert_eq!(outbox.put(report("a", 1, false)), Gone::default());
+        assert_eq!(outbox.put(report("a", 1, false)), Displaced::default());
         assert_eq!(drain(&mut outbox), expected(&[("a", 0), ("a", 1)]));
     }
 
@@ -277,7 +276,7 @@ mod tests {
         outbox.put(report("b", 0, false));
         let (ticket, first) = outbox.take(usize::MAX).unwrap();
         outbox.put(report("c", 0, false));
-        assert_eq!(outbox.give_back(ticket, first), Gone::default());
+        assert_eq!(outbox.give_back(ticket, first), Displaced::default());
         assert_eq!(drain(&mut outbox), expected(&[("b", 0), ("c", 0)]));
         assert_eq!(outbox.len(), 0);
         assert_eq!((outbox.line_bytes, outbox.on_their_way_bytes), (0, 0));
@@ -311,14 +310,14 @@ mod tests {
             let room = Room { reports: 5, bytes: 120 };
             let mut outbox = Outbox::new(room);
             let mut taken = Vec::new();
-            let (mut put, mut gone_all, mut arrived) = (0, 0, 0);
+            let (mut put, mut displaced_all, mut arrived) = (0, 0, 0);
             for (step, task, last, size) in steps {
                 match step {
                     0 | 1 => {
                         put += 1;
-                        let gone = outbox.put(Report { exec_id: task.to_string(), last, value: vec![0; size] });
-                        gone_all += gone.replaced + gone.dropped + gone.lost;
-                        prop_assert!(gone.lost == 0 || last);
+                        let displaced = outbox.put(Report { exec_id: task.to_string(), last, value: vec![0; size] });
+                        displaced_all += displaced.replaced + displaced.dropped + displaced.lost;
+                        prop_assert!(displaced.lost == 0 || last);
                     }
                     2 => taken.extend(outbox.take(usize::MAX)),
                     _ => if let Some((ticket, report)) = taken.pop() {
@@ -326,13 +325,13 @@ mod tests {
                             outbox.arrived(&report);
                             arrived += 1;
                         } else {
-                            gone_all += outbox.give_back(ticket, report).replaced;
+                            displaced_all += outbox.give_back(ticket, report).replaced;
                         }
                     }
                 }
                 prop_assert!(outbox.len() <= room.reports);
                 prop_assert!(outbox.line_bytes + outbox.on_their_way_bytes <= room.bytes);
-                prop_assert_eq!(put, gone_all + arrived + outbox.len() as u64);
+                prop_assert_eq!(put, displaced_all + arrived + outbox.len() as u64);
             }
         }
     }

@@ -1,53 +1,30 @@
-//! Sends what is read or made as fast as Kafka takes it: waits while librdkafka's queue is full,
-//! and counts every acknowledgement. For input that can wait; a live engine's reports go through
-//! [`Delivery`](crate::delivery::Delivery), which never waits.
+//! Sends reports as fast as Kafka accepts them: waits while librdkafka's queue is full, and counts every
+//! acknowledgement. For input that can wait; the reports of a live engine go through `Delivery`, which never
+//! waits.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod acks;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, PurgeConfig};
-use rdkafka::statistics::Statistics;
-use schemas::{CURRENT_INFO, Framing, TaskRunningInfo};
-use service::exit::{self, NeedsAttention};
-use service::health::{Health, Reading};
-use service::kafka::{Cluster, KafkaOptions, wrong_settings};
-use service::limits::{
-    CLIENT_MESSAGE_MAX_BYTES, DEFAULT_RECORD_BYTES, is_too_large, refuses_batch,
-};
+use rdkafka::producer::{BaseRecord, Producer, PurgeConfig};
+use schemas::{Framing, TaskRunningInfo};
+use service::exit;
+use service::health::Health;
+use service::kafka::{KafkaOptions, wrong_settings};
+use service::limits::{CLIENT_MESSAGE_MAX_BYTES, DEFAULT_RECORD_BYTES, is_too_large};
 use service::producer::PolledProducer;
-use service::registry::{Registry, RegistryError, until_answered};
-use service::telemetry::{messaging, names};
-use service::throttling::Throttling;
 use service::warn_of_change;
 use service::words::counted;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Settings that the order of a task's reports, and the place of a key, rest on.
-pub(crate) const FIXED: &[(&str, &str)] = &[
-    ("enable.idempotence", "true"),
-    ("acks", "all"),
-    // As Kafka's Java client has it, so that engines on the JVM and in Rust agree on a key's partition.
-    ("partitioner", "murmur2_random"),
-];
-
-/// How long a broker may leave a request unanswered (librdkafka: 60 s). While more than five records
-/// of a partition are unanswered and others wait, an idempotent client's threads do not sleep
-/// (`rd_kafka_toppar_producer_serve` of librdkafka 2.12), so a dead connection is given up sooner.
-pub(crate) const SOCKET_TIMEOUT: (&str, &str) = ("socket.timeout.ms", "10000");
-
-/// A report is not held back; while five requests are unanswered, those that follow gather by themselves.
-pub(crate) const AT_ONCE: (&str, &str) = ("linger.ms", "0");
-
-/// Of the client, for [`Health`].
-pub(crate) const STATISTICS: (&str, &str) = ("statistics.interval.ms", "1000");
+use self::acks::{Acks, Refused, TooLarge};
+use crate::client::{AT_ONCE, FIXED, LAST_ACKS, SOCKET_TIMEOUT, STATISTICS};
+use crate::session::Session;
 
 const DEFAULTS: &[(&str, &str)] = &[
     AT_ONCE,
@@ -57,38 +34,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     STATISTICS,
 ];
 
-/// After a signal, unacknowledged records are waited for so long.
-pub(crate) const LAST_ACKS: Duration = Duration::from_secs(5);
 /// How long librdkafka may take to give back what is not acknowledged.
 const PURGE: Duration = Duration::from_secs(1);
-
-/// Registers the schema of reports for a topic's values; gives how reports are then written.
-pub(crate) async fn register(registry: &Registry, topic: &str) -> Result<Framing, RegistryError> {
-    let subject = format!("{topic}-value");
-    let id = registry.register(&subject, CURRENT_INFO.avsc).await?;
-    tracing::info!(
-        "reports have the schema id {id} of {subject} in the schema registry {}",
-        registry.shown()
-    );
-    Ok(Framing::Registry(id))
-}
-
-/// How reports are written: where there is a schema registry, in its framing. While that is away it is
-/// waited for; `None` when shut down meanwhile.
-///
-/// # Errors
-/// If a setting is wrong, or the registry refuses the schema.
-pub(crate) async fn framing(
-    kafka: &KafkaOptions,
-    topic: &str,
-    health: &Health,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<Option<Framing>> {
-    match Registry::of(kafka)? {
-        None => Ok(Some(Framing::SingleObject)),
-        Some(registry) => until_answered(|| register(&registry, topic), health, shutdown).await,
-    }
-}
 
 /// An idempotent producer with back pressure. The caller numbers its reports, in ascending order.
 pub(crate) struct Sender {
@@ -104,30 +51,21 @@ pub(crate) struct Sender {
     value: Vec<u8>,
 }
 
-/// A report that the topic or the producer's `message.max.bytes` refuses for its size.
-pub(crate) struct TooLarge {
-    /// Its number.
-    pub(crate) number: usize,
-    /// What was found, and what to do.
-    pub(crate) reason: String,
-}
-
 impl Sender {
     /// # Errors
     /// If a setting is wrong.
     pub(crate) async fn connect(
+        session: Session,
         kafka: &KafkaOptions,
-        cluster: &Cluster,
         topic: &str,
-        framing: Framing,
         health: Arc<Health>,
     ) -> anyhow::Result<Self> {
         let mut config = kafka.client_config(DEFAULTS, FIXED)?;
         if config.get("message.max.bytes").is_none() {
             config.set("message.max.bytes", CLIENT_MESSAGE_MAX_BYTES);
         }
-        // A producer needs no right to ask.
-        let limit = cluster.max_record_bytes(topic).await;
+        // Fails where this user may not describe the topic; a producer needs no right to.
+        let limit = session.cluster.max_record_bytes(topic).await;
         let allow = kafka.allow(&format!("--topic {topic}"), "Write");
         let acks = Acks::new(topic, allow, health);
         let producer = config
@@ -137,7 +75,7 @@ impl Sender {
             producer,
             acks,
             topic: topic.to_owned(),
-            framing,
+            framing: session.framing,
             together_max_bytes: limit.unwrap_or(DEFAULT_RECORD_BYTES),
             sent: 0,
             value: Vec::new(),
@@ -327,205 +265,6 @@ impl Sender {
             self.acks.0.failed_at(refused.number);
         }
     }
-}
-
-/// Counts acknowledgements, and notes the first record that was not delivered.
-#[derive(Clone)]
-struct Acks(Arc<Counted>);
-
-struct Counted {
-    topic: String,
-    acknowledged: AtomicU64,
-    failed: AtomicU64,
-    /// The lowest number of a record that was not delivered.
-    first_failed: AtomicUsize,
-    refused_for_size: AtomicU64,
-    too_large: Mutex<Vec<TooLarge>>,
-    first_error: Mutex<Option<KafkaError>>,
-    /// Whether records are sent one at a time, so that a refusal is the record's own.
-    alone: AtomicBool,
-    any_refused: AtomicBool,
-    /// Records that the broker refused in a batch; at most as many as the queue holds.
-    refused: Mutex<VecDeque<Refused>>,
-    /// The command that gives the right to send.
-    allow: String,
-    sent: metrics::Counter,
-    watch: Watch,
-    throttling: Throttling,
-}
-
-/// A record that was refused with its batch.
-struct Refused {
-    number: usize,
-    key: Vec<u8>,
-    value: Vec<u8>,
-}
-
-impl Counted {
-    fn refused(&self) -> MutexGuard<'_, VecDeque<Refused>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn too_large(&self) -> MutexGuard<'_, Vec<TooLarge>> {
-        self.too_large
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn failed_at(&self, number: usize) {
-        self.first_failed.fetch_min(number, Ordering::AcqRel);
-    }
-}
-
-impl Acks {
-    fn new(topic: &str, allow: String, health: Arc<Health>) -> Self {
-        Self(Arc::new(Counted {
-            topic: topic.to_owned(),
-            acknowledged: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            first_failed: AtomicUsize::new(usize::MAX),
-            first_error: Mutex::default(),
-            refused_for_size: AtomicU64::new(0),
-            too_large: Mutex::default(),
-            alone: AtomicBool::new(false),
-            any_refused: AtomicBool::new(false),
-            refused: Mutex::default(),
-            allow,
-            sent: metrics::counter!(names::SENT, &messaging("send", topic)),
-            watch: Watch::new(health),
-            throttling: Throttling::default(),
-        }))
-    }
-
-    fn check(&self, topic: &str) -> anyhow::Result<()> {
-        let failed = self.0.failed.load(Ordering::Acquire);
-        if failed == 0 {
-            return Ok(());
-        }
-        let first_error = self.0.first_error.lock();
-        let first_error = first_error.unwrap_or_else(PoisonError::into_inner);
-        let first_error = first_error.as_ref();
-        let why = first_error.map_or_else(String::new, ToString::to_string);
-        let why = format!(
-            "{} not delivered to {topic}; the first: {why}",
-            counted(failed, "report")
-        );
-        let code = first_error.and_then(KafkaError::rdkafka_error_code);
-        if code == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
-            return Err(NeedsAttention(format!("{why}; {}", self.0.allow)).into());
-        }
-        bail!(why)
-    }
-}
-
-/// Tells [`Health`] what the client's statistics say: a producer is ready while it is connected and
-/// records are acknowledged or none waits.
-pub(crate) struct Watch {
-    health: Arc<Health>,
-    acknowledged_before: AtomicU64,
-}
-
-impl Watch {
-    pub(crate) fn new(health: Arc<Health>) -> Self {
-        Self {
-            health,
-            acknowledged_before: AtomicU64::new(0),
-        }
-    }
-
-    pub(crate) fn observe(&self, statistics: &Statistics, acknowledged: u64) {
-        let mut brokers = statistics.brokers.values();
-        let connected = brokers.any(|broker| broker.state == "UP");
-        let before = self
-            .acknowledged_before
-            .swap(acknowledged, Ordering::Relaxed);
-        if acknowledged > before {
-            self.health.progressed();
-        }
-        let waiting = i64::try_from(statistics.msg_cnt).unwrap_or(i64::MAX);
-        // There is no group that it could have failed to join.
-        let reading = Reading {
-            position: i64::try_from(acknowledged).unwrap_or(i64::MAX),
-            lag: Some(waiting),
-        };
-        self.health
-            .observed(connected, true, BTreeMap::from([(0, reading)]));
-    }
-}
-
-impl ClientContext for Acks {
-    fn stats(&self, statistics: Statistics) {
-        let acknowledged = self.0.acknowledged.load(Ordering::Relaxed);
-        self.0.watch.observe(&statistics, acknowledged);
-        self.0.throttling.observe(&statistics);
-    }
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        service::repeats::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", "{error}: {reason}");
-    }
-}
-
-impl ProducerContext for Acks {
-    /// The report's number.
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
-        let acks = &self.0;
-        match result {
-            Ok(_) => {
-                acks.acknowledged.fetch_add(1, Ordering::Release);
-                acks.sent.increment(1);
-            }
-            Err((error, record)) if refuses_batch(error) && !acks.alone.load(Ordering::Acquire) => {
-                let owned = |part: Option<&[u8]>| part.unwrap_or_default().to_vec();
-                acks.refused().push_back(Refused {
-                    number,
-                    key: owned(record.key()),
-                    value: owned(record.payload()),
-                });
-                acks.any_refused.store(true, Ordering::Release);
-            }
-            Err((error, record)) if is_too_large(error) => {
-                let bytes = [record.key(), record.payload()]
-                    .into_iter()
-                    .flatten()
-                    .map(<[u8]>::len)
-                    .sum::<usize>();
-                acks.too_large().push(TooLarge {
-                    number,
-                    reason: format!(
-                        "the report has {bytes} bytes in Avro, more than {} takes; report less at once, or raise the \
-                         topic's max.message.bytes",
-                        acks.topic
-                    ),
-                });
-                acks.refused_for_size.fetch_add(1, Ordering::Release);
-            }
-            // `give_up` has taken it back.
-            Err((KafkaError::MessageProduction(code), _)) if is_purge(*code) => {
-                acks.failed_at(number);
-            }
-            Err((error, _)) => {
-                acks.failed_at(number);
-                acks.first_error
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .get_or_insert_with(|| error.clone());
-                acks.failed.fetch_add(1, Ordering::Release);
-            }
-        }
-    }
-}
-
-fn is_purge(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight
-    )
 }
 
 #[cfg(test)]

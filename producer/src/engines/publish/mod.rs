@@ -3,23 +3,25 @@
 mod line;
 mod lines;
 mod object;
+mod reported_at;
+mod sequences;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use schemas::topics;
 use service::exit::WrongUsage;
 use service::health::Health;
-use service::kafka::{KafkaOptions, NewTopic};
+use service::kafka::KafkaOptions;
 use service::output;
 use service::words::counted;
 use tokio::io::{AsyncBufRead, BufReader};
 use tokio_util::sync::CancellationToken;
 
-use self::line::Sequences;
 use self::lines::{Foreign, LINE_MAX_BYTES, Line, Lines};
-use crate::sender::{Sender, framing};
+use self::sequences::Sequences;
+use crate::sender::Sender;
+use crate::session::Session;
 
 /// Faults of a line that are named one by one.
 const FAULTS_NAMED: usize = 100;
@@ -76,12 +78,9 @@ pub async fn run(
         opened = open(file) => opened,
     };
     let input = opened.map_err(|error| WrongUsage(format!("{}: {error}", file.display())))?;
-    let cluster = kafka.cluster(&shutdown).await?.ok_or_else(unsent)?;
-    let make = NewTopic::with(topics::REPORTS_SETTINGS);
-    cluster.require_topic(topic, "Write", Some(make)).await?;
-    let framing = framing(kafka, topic, &health, &shutdown).await?;
-    let framing = framing.ok_or_else(unsent)?;
-    let sender = Sender::connect(kafka, &cluster, topic, framing, health).await?;
+    let session = Session::open(kafka, topic, &health, &shutdown).await?;
+    let session = session.ok_or_else(unsent)?;
+    let sender = Sender::connect(session, kafka, topic, health).await?;
 
     let mut publisher = Publisher {
         from_line: usize::try_from(options.from_line)?,

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use anyhow::bail;
 use jiff::Timestamp;
-use schemas::topics;
 use service::exit::WrongUsage;
 use service::health::Health;
-use service::kafka::{KafkaOptions, NewTopic};
+use service::kafka::KafkaOptions;
 use service::output;
 use service::words::counted;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Clock, Simulation};
+use super::simulation::{Clock, Simulation};
 use crate::duration::duration;
-use crate::sender::{Sender, framing};
+use crate::sender::Sender;
+use crate::session::Session;
 
 /// At rate 0 the clock of `--start-at` goes on by so much with each report.
 const UNPACED_STEP: Duration = Duration::from_millis(1);
@@ -91,15 +91,10 @@ pub async fn run(
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Some(cluster) = kafka.cluster(&shutdown).await? else {
+    let Some(session) = Session::open(kafka, topic, &health, &shutdown).await? else {
         return Ok(());
     };
-    let make = NewTopic::with(topics::REPORTS_SETTINGS);
-    cluster.require_topic(topic, "Write", Some(make)).await?;
-    let Some(framing) = framing(kafka, topic, &health, &shutdown).await? else {
-        return Ok(());
-    };
-    let mut sender = Sender::connect(kafka, &cluster, topic, framing, health).await?;
+    let mut sender = Sender::connect(session, kafka, topic, health).await?;
 
     let seed = options.seed.unwrap_or_else(rand::random);
     let clock = clock(&options)?;

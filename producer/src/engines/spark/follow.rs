@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use service::words::counted;
 use tokio::sync::watch;
@@ -16,11 +17,16 @@ use tokio::time::{Instant, sleep_until};
 use super::application::{Application, Key};
 use super::ask::complain;
 use super::followed::{Ending, Followed, Listing};
+use super::follower::{Follower, Server};
 use super::list::{List, Newcomer};
 use super::mapping::State;
+use super::options::APPLICATIONS_MAX;
 use super::rest::Fault;
-use super::{APPLICATIONS_MAX, Follower, LOOK_AGAIN, REFUSALS, Server};
 
+/// Between two looks at an address that refuses connections, and how many make sure that it is gone
+/// where nothing is followed there.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const REFUSALS: u32 = 3;
 /// Gauge: applications that are followed, those whose end is being looked up included.
 pub(crate) const FOLLOWED: &str = "taskrunning_followed_applications";
 

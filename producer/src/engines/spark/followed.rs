@@ -9,10 +9,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::answers::Application as Answer;
 use super::application::{Application, Key, Poll};
 use super::ask::{ask, by_fault, complain};
+use super::follower::{Follower, Server};
 use super::mapping::State;
 use super::poll_limit::Share;
 use super::rest::{Fault, Rest};
-use super::{Follower, Server};
 
 /// What the newest list of its address says of an application.
 #[derive(Clone, Copy, Debug, PartialEq)]

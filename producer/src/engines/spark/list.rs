@@ -2,10 +2,11 @@
 
 use super::answers::{Application as Answer, Attempt};
 use super::application::Key;
+use super::follower::Follower;
 use super::mapping::State;
+use super::options::APPLICATIONS_MAX;
 use super::rest::{Fault, Rest};
 use super::standings::Listed;
-use super::{APPLICATIONS_MAX, Follower};
 
 /// What a list holds, as far as it matters to whoever follows applications.
 pub(super) struct List {

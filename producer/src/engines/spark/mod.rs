@@ -23,110 +23,47 @@ mod ask;
 mod elements;
 mod follow;
 mod followed;
+mod follower;
 mod list;
 mod mapping;
+mod options;
 mod poll_limit;
 mod rest;
 mod standings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use anyhow::bail;
-use clap::builder::BoolishValueParser;
-use jiff::Timestamp;
-use schemas::{TaskStatus, topics};
-use service::address::{self, AddressParser};
+use service::address;
 use service::exit::WrongUsage;
 use service::health::Health;
-use service::kafka::{KafkaOptions, NewTopic};
+use service::kafka::KafkaOptions;
 use service::output;
 use service::words::counted;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::application::{Application, Poll};
-use self::ask::Complaints;
 use self::follow::Address;
 pub(crate) use self::follow::FOLLOWED;
-use self::mapping::State;
+use self::follower::{Follower, History, Server};
+pub use self::options::Options;
 use self::poll_limit::PollLimit;
 pub(crate) use self::poll_limit::{POLL_DURATION, POLLS_LATE};
 use self::rest::Rest;
 use self::standings::Standings;
+use crate::client::LAST_ACKS;
 use crate::delivery::{Delivery, Written};
-use crate::duration::duration;
-use crate::sender::{LAST_ACKS, framing};
+use crate::session::Session;
 
-/// Between two looks at an address that refuses connections, and how many make sure that it is gone
-/// where nothing is followed there.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-const REFUSALS: u32 = 3;
-/// Running applications of one address that are followed at a time, and ended ones whose end is
-/// being reported.
-const APPLICATIONS_MAX: usize = 1_000;
 /// Reports that may wait while Kafka is away.
 const QUEUE_REPORTS: usize = 50_000;
 /// How long the last reports are waited for, unless a signal comes.
 const CLOSE_WITHIN: Duration = Duration::from_secs(30);
-
-/// Which applications are reported on, and how often.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Options {
-    /// Address of a Spark UI, or of a History Server (repeatable). With USER:PASSWORD@ only as SPARK_URL
-    #[arg(
-        long,
-        env = "SPARK_URL",
-        value_name = "URL",
-        value_parser = AddressParser::http("the environment variable SPARK_URL"),
-        hide_env_values = true,
-        required = true,
-        value_delimiter = ','
-    )]
-    pub url: Vec<address::Address>,
-
-    /// Only these applications; else all that the addresses list (repeatable)
-    #[arg(long, value_name = "ID")]
-    pub app: Vec<String>,
-
-    /// Where to look for the end of an application whose UI is gone
-    #[arg(
-        long,
-        env = "SPARK_HISTORY_URL",
-        value_name = "URL",
-        value_parser = AddressParser::http("the environment variable SPARK_HISTORY_URL"),
-        hide_env_values = true
-    )]
-    pub history_url: Option<address::Address>,
-
-    /// From one poll to the next
-    #[arg(long, env = "SPARK_INTERVAL", value_name = "TIME", default_value = "5s", value_parser = duration)]
-    pub interval: Duration,
-
-    /// Applications of one server that are polled at a time. As many again may be slow to answer or have
-    /// their end looked up; they never delay the others
-    #[arg(
-        long,
-        env = "SPARK_POLLS",
-        value_name = "N",
-        default_value_t = 16,
-        value_parser = clap::value_parser!(u16).range(1..=APPLICATIONS_MAX as i64)
-    )]
-    pub polls: u16,
-
-    /// Keep running when all applications have ended, and report on new ones as they come
-    #[arg(long, env = "SPARK_STAY", value_parser = BoolishValueParser::new())]
-    pub stay: bool,
-
-    /// How long to wait for an address that does not answer (yet), an application that is not listed
-    /// (any more), and the History Server
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
-    pub give_up_after: Duration,
-}
 
 /// Reports until every application has ended, unless it is to stay, or until `shutdown` is cancelled. Prints `sent 42 reports
 /// of 4 tasks` when all are acknowledged.
@@ -161,15 +98,10 @@ pub async fn run(
         complaints: Mutex::default(),
     });
 
-    let Some(cluster) = kafka.cluster(&shutdown).await? else {
+    let Some(session) = Session::open(kafka, topic, &health, &shutdown).await? else {
         return Ok(());
     };
-    let make = NewTopic::with(topics::REPORTS_SETTINGS);
-    cluster.require_topic(topic, "Write", Some(make)).await?;
-    let Some(framing) = framing(kafka, topic, &health, &shutdown).await? else {
-        return Ok(());
-    };
-    let written = Written::As(framing);
+    let written = Written::As(session.framing);
     let follower = Arc::new(Follower {
         delivery: Delivery::start(kafka, topic, QUEUE_REPORTS, written, Some(health))?,
         standings: Mutex::new(Standings::new(&options.app)),
@@ -225,106 +157,4 @@ pub async fn run(
         bail!("{}", failed.join("; "));
     }
     Ok(())
-}
-
-/// A Spark UI or History Server, and how many polls of it run at a time.
-#[derive(Clone)]
-struct Server {
-    rest: Rest,
-    polls: Arc<PollLimit>,
-}
-
-/// The History Server of `--history-url`.
-struct History {
-    server: Server,
-    complaints: Mutex<Complaints>,
-}
-
-impl History {
-    fn complaints(&self) -> MutexGuard<'_, Complaints> {
-        self.complaints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct Follower {
-    options: Options,
-    history: Option<History>,
-    delivery: Delivery,
-    standings: Mutex<Standings>,
-    /// Exec tasks reported so far.
-    tasks: AtomicU64,
-    /// That applications of `--app` are not listed is logged once.
-    unlisted_logged: Once,
-    shutdown: CancellationToken,
-}
-
-impl Follower {
-    /// Warns of the applications of `--app` that no address has listed yet.
-    fn warn_of_unlisted(&self) {
-        let standings = self.standings();
-        let awaited = standings.awaited();
-        if !awaited.is_empty() {
-            self.unlisted_logged.call_once(|| {
-                tracing::warn!(
-                    "no address lists {} of --app, waiting for it; /api/v1/applications of an address shows the ids",
-                    awaited.join(", ")
-                );
-            });
-        }
-    }
-
-    /// What was to be told and was not, a sentence each.
-    fn left_open(&self) -> Vec<String> {
-        let standings = self.standings();
-        let mut open = Vec::new();
-        let awaited = standings.awaited();
-        if !awaited.is_empty() {
-            open.push(format!("no address listed {}", awaited.join(", ")));
-        }
-        let given_up = standings.given_up();
-        if let Some(first) = given_up.first() {
-            let more = match given_up.len() {
-                1 => String::new(),
-                n => format!(" and {} more", n - 1),
-            };
-            let hint = match self.history {
-                Some(_) => "",
-                None => "; --history-url names a History Server that can tell",
-            };
-            open.push(format!("how {first}{more} ended is not known{hint}"));
-        }
-        open
-    }
-
-    fn standings(&self) -> MutexGuard<'_, Standings> {
-        self.standings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn report(&self, application: &mut Application, poll: Poll, state: State) {
-        let reports = application.reports(poll, state, Timestamp::now().as_microsecond());
-        let mut endings: BTreeMap<TaskStatus, usize> = BTreeMap::new();
-        for info in &reports {
-            // An exec task's first report.
-            if info.sequence == 0 {
-                self.tasks.fetch_add(1, Ordering::Relaxed);
-            }
-            *endings.entry(info.status).or_default() += 1;
-            self.delivery.report(info);
-        }
-        if matches!(state, State::Completed | State::Replaced) {
-            let endings: Vec<String> = endings
-                .iter()
-                .map(|(status, count)| format!("{count} {status}"))
-                .collect();
-            tracing::info!(
-                "application {} has ended; its tasks: {}",
-                application.key,
-                endings.join(", ")
-            );
-        }
-    }
 }

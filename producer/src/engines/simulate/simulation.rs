@@ -7,8 +7,6 @@
 //!               └─ WaitForRetry
 //! ```
 
-mod run;
-
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -18,8 +16,6 @@ use schemas::{
     JobProgressInfo, MetricValue, ResourceWithStatus, TaskProgressInfo, TaskResourceInfo,
     TaskRunningInfo, TaskStatus,
 };
-
-pub use run::{Options, run};
 
 const ENGINES: [(&str, &str, &str); 5] = [
     ("node-1:7077", "spark", "ada"),

@@ -1,0 +1,75 @@
+//! What librdkafka calls back.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::ProducerContext;
+use rdkafka::statistics::Statistics;
+use service::health::Health;
+use service::throttling::Throttling;
+use tokio::sync::oneshot;
+
+use crate::client::HealthMonitor;
+
+/// Receives the log, errors, statistics and delivery results of the client.
+#[derive(Clone)]
+pub(super) struct Observer(pub(super) Arc<Observed>);
+
+pub(super) struct Observed {
+    /// The client's last error, in its words.
+    pub(super) last_error: Mutex<Option<String>>,
+    pub(super) delivered: AtomicU64,
+    health: Option<HealthMonitor>,
+    throttling: Throttling,
+}
+
+impl Observer {
+    pub(super) fn new(health: Option<Arc<Health>>) -> Self {
+        Self(Arc::new(Observed {
+            last_error: Mutex::default(),
+            delivered: AtomicU64::new(0),
+            health: health.map(HealthMonitor::new),
+            throttling: Throttling::default(),
+        }))
+    }
+}
+
+impl ClientContext for Observer {
+    fn stats(&self, statistics: Statistics) {
+        if let Some(health) = &self.0.health {
+            health.observe(&statistics, self.0.delivered.load(Ordering::Relaxed));
+        }
+        self.0.throttling.observe(&statistics);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        service::repeats::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{error}: {reason}");
+        // That all brokers are down says less than the error of each.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self
+                .0
+                .last_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ProducerContext for Observer {
+    /// Receives the result.
+    type DeliveryOpaque = Box<oneshot::Sender<Result<(), KafkaError>>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, result_to: Self::DeliveryOpaque) {
+        let outcome = result.as_ref().map(|_| ());
+        // The receiver may be gone.
+        let _ = result_to.send(outcome.map_err(|(error, _)| error.clone()));
+    }
+}

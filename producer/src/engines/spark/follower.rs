@@ -1,0 +1,120 @@
+//! What all addresses of a run share: where reports go, which applications are followed, and how they ended.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+
+use jiff::Timestamp;
+use schemas::TaskStatus;
+use tokio_util::sync::CancellationToken;
+
+use super::application::{Application, Poll};
+use super::ask::Complaints;
+use super::mapping::State;
+use super::options::Options;
+use super::poll_limit::PollLimit;
+use super::rest::Rest;
+use super::standings::Standings;
+use crate::delivery::Delivery;
+
+/// A Spark UI or History Server, and how many polls of it run at a time.
+#[derive(Clone)]
+pub(super) struct Server {
+    pub(super) rest: Rest,
+    pub(super) polls: Arc<PollLimit>,
+}
+
+/// The History Server of `--history-url`.
+pub(super) struct History {
+    pub(super) server: Server,
+    pub(super) complaints: Mutex<Complaints>,
+}
+
+impl History {
+    pub(super) fn complaints(&self) -> MutexGuard<'_, Complaints> {
+        self.complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) struct Follower {
+    pub(super) options: Options,
+    pub(super) history: Option<History>,
+    pub(super) delivery: Delivery,
+    pub(super) standings: Mutex<Standings>,
+    /// Exec tasks reported so far.
+    pub(super) tasks: AtomicU64,
+    /// That applications of `--app` are not listed is logged once.
+    pub(super) unlisted_logged: Once,
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Follower {
+    /// Warns of the applications of `--app` that no address has listed yet.
+    pub(super) fn warn_of_unlisted(&self) {
+        let standings = self.standings();
+        let awaited = standings.awaited();
+        if !awaited.is_empty() {
+            self.unlisted_logged.call_once(|| {
+                tracing::warn!(
+                    "no address lists {} of --app, waiting for it; /api/v1/applications of an address shows the ids",
+                    awaited.join(", ")
+                );
+            });
+        }
+    }
+
+    /// What was to be told and was not, a sentence each.
+    pub(super) fn left_open(&self) -> Vec<String> {
+        let standings = self.standings();
+        let mut open = Vec::new();
+        let awaited = standings.awaited();
+        if !awaited.is_empty() {
+            open.push(format!("no address listed {}", awaited.join(", ")));
+        }
+        let given_up = standings.given_up();
+        if let Some(first) = given_up.first() {
+            let more = match given_up.len() {
+                1 => String::new(),
+                n => format!(" and {} more", n - 1),
+            };
+            let hint = match self.history {
+                Some(_) => "",
+                None => "; --history-url names a History Server that can tell",
+            };
+            open.push(format!("how {first}{more} ended is not known{hint}"));
+        }
+        open
+    }
+
+    pub(super) fn standings(&self) -> MutexGuard<'_, Standings> {
+        self.standings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn report(&self, application: &mut Application, poll: Poll, state: State) {
+        let reports = application.reports(poll, state, Timestamp::now().as_microsecond());
+        let mut endings: BTreeMap<TaskStatus, usize> = BTreeMap::new();
+        for info in &reports {
+            // An exec task's first report.
+            if info.sequence == 0 {
+                self.tasks.fetch_add(1, Ordering::Relaxed);
+            }
+            *endings.entry(info.status).or_default() += 1;
+            self.delivery.report(info);
+        }
+        if matches!(state, State::Completed | State::Replaced) {
+            let endings: Vec<String> = endings
+                .iter()
+                .map(|(status, count)| format!("{count} {status}"))
+                .collect();
+            tracing::info!(
+                "application {} has ended; its tasks: {}",
+                application.key,
+                endings.join(", ")
+            );
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The options of `producer spark`.
+
+use std::time::Duration;
+
+use clap::builder::BoolishValueParser;
+use service::address::{self, AddressParser};
+
+use crate::duration::duration;
+
+/// Running applications of one address that are followed at a time, and ended ones whose end is
+/// being reported.
+pub(super) const APPLICATIONS_MAX: usize = 1_000;
+/// Which applications are reported on, and how often.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Address of a Spark UI, or of a History Server (repeatable). With USER:PASSWORD@ only as SPARK_URL
+    #[arg(
+        long,
+        env = "SPARK_URL",
+        value_name = "URL",
+        value_parser = AddressParser::http("the environment variable SPARK_URL"),
+        hide_env_values = true,
+        required = true,
+        value_delimiter = ','
+    )]
+    pub url: Vec<address::Address>,
+
+    /// Only these applications; else all that the addresses list (repeatable)
+    #[arg(long, value_name = "ID")]
+    pub app: Vec<String>,
+
+    /// Where to look for the end of an application whose UI is gone
+    #[arg(
+        long,
+        env = "SPARK_HISTORY_URL",
+        value_name = "URL",
+        value_parser = AddressParser::http("the environment variable SPARK_HISTORY_URL"),
+        hide_env_values = true
+    )]
+    pub history_url: Option<address::Address>,
+
+    /// From one poll to the next
+    #[arg(long, env = "SPARK_INTERVAL", value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub interval: Duration,
+
+    /// Applications of one server that are polled at a time. As many again may be slow to answer or have
+    /// their end looked up; they never delay the others
+    #[arg(
+        long,
+        env = "SPARK_POLLS",
+        value_name = "N",
+        default_value_t = 16,
+        value_parser = clap::value_parser!(u16).range(1..=APPLICATIONS_MAX as i64)
+    )]
+    pub polls: u16,
+
+    /// Keep running when all applications have ended, and report on new ones as they come
+    #[arg(long, env = "SPARK_STAY", value_parser = BoolishValueParser::new())]
+    pub stay: bool,
+
+    /// How long to wait for an address that does not answer (yet), an application that is not listed
+    /// (any more), and the History Server
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
+    pub give_up_after: Duration,
+}

@@ -1,0 +1,257 @@
+//! HTTP requests with limits: how long a response may take, how large it may be, and whether redirects are
+//! followed. Errors and redirects are described without credentials and queries.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+pub use reqwest::{Certificate, Method, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, Url};
+use tokio_util::bytes::Bytes;
+
+use crate::address::{Credentials, host_and_path, host_and_port, is_loopback};
+
+tokio::task_local! {
+    /// The last redirect of a request. The error of a redirected request has the URL of the first request.
+    static REDIRECTED_TO: RefCell<Option<Url>>;
+}
+
+/// Limits and settings of a client.
+pub struct HttpOptions {
+    /// Maximum time from the request to the end of the response.
+    pub response_timeout: Duration,
+    /// Maximum time to connect.
+    pub connect_timeout: Duration,
+    /// Whether redirects are followed, ten at most. A redirected POST would become a GET.
+    pub follow_redirects: bool,
+    /// The `User-Agent` header.
+    pub user_agent: Option<&'static str>,
+    /// Root certificates besides the system's.
+    pub certificates: Vec<Certificate>,
+}
+
+/// A client of one server.
+#[derive(Clone)]
+pub struct HttpClient {
+    client: Client,
+    base: Url,
+    credentials: Option<Credentials>,
+}
+
+impl HttpClient {
+    /// `base` holds no credentials: it is shown.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up.
+    pub fn new(
+        base: Url,
+        credentials: Option<Credentials>,
+        options: HttpOptions,
+    ) -> Result<Self, String> {
+        let redirects = match options.follow_redirects {
+            false => Policy::none(),
+            true => Policy::custom(|attempt| {
+                let to = attempt.url().clone();
+                let _ = REDIRECTED_TO.try_with(|redirected| redirected.replace(Some(to)));
+                Policy::default().redirect(attempt)
+            }),
+        };
+        let mut client = Client::builder()
+            .timeout(options.response_timeout)
+            .connect_timeout(options.connect_timeout)
+            .redirect(redirects);
+        if let Some(user_agent) = options.user_agent {
+            client = client.user_agent(user_agent);
+        }
+        for certificate in options.certificates {
+            client = client.add_root_certificate(certificate);
+        }
+        if is_loopback(&base) {
+            // No proxy of the environment can reach this machine's own ports.
+            client = client.no_proxy();
+        }
+        Ok(Self {
+            client: client.build().map_err(|error| error.to_string())?,
+            base,
+            credentials,
+        })
+    }
+
+    /// The server's URL.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// The server's URL, for people.
+    pub fn shown(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    /// The user of the requests.
+    pub fn user(&self) -> Option<&str> {
+        self.credentials.as_ref().map(|(user, _)| user.as_str())
+    }
+
+    /// A request of the path segments below the base URL.
+    pub fn request<'p>(
+        &self,
+        method: Method,
+        path: impl IntoIterator<Item = &'p str>,
+    ) -> RequestBuilder {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        let request = self.client.request(method, url);
+        match &self.credentials {
+            Some((user, password)) => request.basic_auth(user, password.as_ref()),
+            None => request,
+        }
+    }
+
+    /// Sends a request, and waits for the head of the response, of any status.
+    ///
+    /// # Errors
+    /// If there is no response.
+    pub async fn send(&self, request: RequestBuilder) -> Result<HttpResponse, HttpError> {
+        let request = request
+            .build()
+            .map_err(|error| HttpError::new(error, None))?;
+        let url = request.url().clone();
+        let sent = async {
+            let sent = self.client.execute(request).await;
+            (sent, REDIRECTED_TO.with(RefCell::take))
+        };
+        let (sent, redirected_to) = REDIRECTED_TO.scope(RefCell::default(), sent).await;
+        match sent {
+            Ok(response) => Ok(HttpResponse {
+                redirected_to: (*response.url() != url).then(|| host_and_path(response.url())),
+                response,
+                bytes: 0,
+            }),
+            Err(error) => {
+                let other_server = redirected_to
+                    .filter(|to| !error.is_redirect() && host_and_port(to) != host_and_port(&url));
+                Err(HttpError::new(error, other_server))
+            }
+        }
+    }
+}
+
+/// A response whose body is still to be read.
+pub struct HttpResponse {
+    response: Response,
+    /// Host and path that the request was redirected to.
+    pub redirected_to: Option<String>,
+    /// Bytes of the body that were read.
+    bytes: usize,
+}
+
+impl HttpResponse {
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// The next part of the body, of `max_bytes` at most in all; `None` at its end.
+    ///
+    /// # Errors
+    /// If the body is larger, or ends early.
+    pub async fn chunk(&mut self, max_bytes: usize) -> Result<Option<Bytes>, HttpError> {
+        let chunk = self.response.chunk().await;
+        let chunk = chunk.map_err(|error| HttpError::new(error, None))?;
+        self.bytes = self
+            .bytes
+            .saturating_add(chunk.as_ref().map_or(0, Bytes::len));
+        match self.bytes > max_bytes {
+            true => Err(HttpError {
+                kind: HttpErrorKind::TooLarge,
+                redirected_to: None,
+                causes: vec![format!("an answer of more than {max_bytes} bytes")],
+            }),
+            false => Ok(chunk),
+        }
+    }
+
+    /// The body, of `max_bytes` at most.
+    ///
+    /// # Errors
+    /// If the body is larger, or ends early.
+    pub async fn body(mut self, max_bytes: usize) -> Result<Vec<u8>, HttpError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.chunk(max_bytes).await? {
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+/// Why there is no response, or no whole one. Displays all causes, the outermost first.
+#[derive(Debug)]
+pub struct HttpError {
+    /// What callers distinguish.
+    pub kind: HttpErrorKind,
+    /// Host and path on another server that the request was redirected to.
+    pub redirected_to: Option<String>,
+    causes: Vec<String>,
+}
+
+/// What callers of HTTP servers distinguish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpErrorKind {
+    /// The connection was refused: nobody listens there.
+    Refused,
+    /// There was no connection or no whole response in time.
+    Timeout,
+    /// The body ended early.
+    CutShort,
+    /// The body is larger than the caller reads.
+    TooLarge,
+    /// Anything else, such as an unknown host or too many redirects.
+    Other,
+}
+
+impl HttpError {
+    fn new(error: reqwest::Error, redirected_to: Option<Url>) -> Self {
+        // The URL may hold a secret, that of a redirect for example.
+        let error = error.without_url();
+        let mut causes = Vec::new();
+        let mut refused = false;
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(error) = cause {
+            let io = error.downcast_ref::<std::io::Error>();
+            refused |= io.is_some_and(|io| io.kind() == ErrorKind::ConnectionRefused);
+            causes.push(error.to_string());
+            cause = error.source();
+        }
+        let kind = if refused {
+            HttpErrorKind::Refused
+        } else if error.is_timeout() {
+            HttpErrorKind::Timeout
+        } else if error.is_body() || error.is_decode() {
+            HttpErrorKind::CutShort
+        } else {
+            HttpErrorKind::Other
+        };
+        Self {
+            kind,
+            redirected_to: redirected_to.as_ref().map(host_and_path),
+            causes,
+        }
+    }
+
+    /// The innermost cause.
+    pub fn cause(&self) -> &str {
+        self.causes.last().map_or("", String::as_str)
+    }
+}
+
+impl fmt::Display for HttpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.causes.join(": "))
+    }
+}
+
+impl std::error::Error for HttpError {}
