@@ -89,9 +89,9 @@ impl HttpClient {
         self.base.as_str().trim_end_matches('/')
     }
 
-    /// The user of the requests.
-    pub fn user(&self) -> Option<&str> {
-        self.credentials.as_ref().map(|(user, _)| user.as_str())
+    /// User and password of the requests.
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
     }
 
     /// A request of the path segments below the base URL.

@@ -2,6 +2,7 @@
 //!
 //! - [`kafka`]: `--bootstrap-servers`, `-X key=value`, `--kafka-config`: one way to a client.
 //! - [`settings`]: a program's command line and environment.
+//! - [`http`]: HTTP requests with limits.
 //! - [`registry`]: `--schema-registry`: schemas by their ids, and ids of schemas.
 //! - [`subscription`]: a member of a consumer group as one ordered stream of records, assignments
 //!   and revocations.
@@ -49,6 +50,7 @@ mod client_log;
 pub mod exit;
 pub mod health;
 mod held_back;
+pub mod http;
 pub mod offset_commit;
 pub mod pause;
 pub mod producer;

@@ -5,16 +5,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use reqwest::{Certificate, Client, Method, StatusCode, Url, redirect};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::address::{Address, is_loopback};
+use crate::address::Address;
 use crate::backoff::Backoff;
 use crate::error::NeedsAttention;
 use crate::health::Health;
+use crate::http::{Certificate, HttpClient, HttpError, HttpOptions, Method, StatusCode};
 use crate::kafka::{KafkaOptions, REGISTRY_PREFIX, USER_INFO_INSTEAD};
 use crate::{repeats, warn_of_change};
 
@@ -24,8 +24,8 @@ const CA: &str = "schema.registry.ssl.ca.location";
 /// As in [`USER_INFO`].
 const USER_INFO_VARIABLE: &str = "SCHEMA_REGISTRY_USER_INFO";
 /// How long an answer may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a command that ends by itself waits for a registry that does not answer.
 const AWAY_AT_MOST: Duration = Duration::from_secs(30);
 /// So often a registry says that a schema is in conflict with what is there before that is believed.
@@ -48,11 +48,7 @@ pub enum RegistryError {
 
 /// A schema registry.
 #[derive(Clone)]
-pub struct Registry {
-    client: Client,
-    base: Url,
-    user: Option<(String, String)>,
-}
+pub struct Registry(HttpClient);
 
 /// What it answers, where it does.
 struct Answer {
@@ -116,39 +112,34 @@ impl Registry {
                 let (user, password) = user_info.split_once(':').ok_or_else(|| {
                     format!("{USER_INFO_VARIABLE} or {USER_INFO}: expected USER:PASSWORD")
                 })?;
-                Ok::<_, String>((user.to_owned(), password.to_owned()))
+                Ok::<_, String>((user.to_owned(), Some(password.to_owned())))
             })
             .transpose()?;
 
-        let mut client = Client::builder()
-            .timeout(ANSWER_WITHIN)
-            .connect_timeout(CONNECT_WITHIN)
-            // A redirected POST would become a GET.
-            .redirect(redirect::Policy::none());
+        let mut certificates = Vec::new();
         if let Some(file) = chosen.get(CA) {
             let pem = std::fs::read(file).map_err(|error| format!("{CA} {file}: {error}"))?;
-            let certificates = Certificate::from_pem_bundle(&pem)
+            certificates = Certificate::from_pem_bundle(&pem)
                 .map_err(|error| format!("{CA} {file}: {error}"))?;
             if certificates.is_empty() {
                 return Err(format!("{CA} {file}: holds no certificate in PEM"));
             }
-            for certificate in certificates {
-                client = client.add_root_certificate(certificate);
-            }
         }
-        if is_loopback(&base) {
-            // No proxy of the environment can reach this machine's own ports.
-            client = client.no_proxy();
-        }
-        let client = client
-            .build()
+        let options = HttpOptions {
+            response_timeout: RESPONSE_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
+            follow_redirects: false,
+            user_agent: None,
+            certificates,
+        };
+        let client = HttpClient::new(base, user, options)
             .map_err(|error| format!("--schema-registry: {error}"))?;
-        Ok(Some(Self { client, base, user }))
+        Ok(Some(Self(client)))
     }
 
     /// The address, for people.
     pub fn shown(&self) -> &str {
-        self.base.as_str().trim_end_matches('/')
+        self.0.shown()
     }
 
     /// The schema that has this id, as text; `None`: no schema has it.
@@ -274,38 +265,25 @@ impl Registry {
         path: &[&str],
         body: Option<Value>,
     ) -> Result<Answer, RegistryError> {
-        let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
-        }
-        let mut request = self.client.request(method, url).header(
+        let mut request = self.0.request(method, path.iter().copied()).header(
             "Accept",
             "application/vnd.schemaregistry.v1+json, application/json",
         );
-        if let Some((user, password)) = &self.user {
-            request = request.basic_auth(user, Some(password));
-        }
         if let Some(body) = body {
             request = request
                 .header("Content-Type", "application/vnd.schemaregistry.v1+json")
                 .body(body.to_string());
         }
-        let no_answer = |error: reqwest::Error| self.away(&said(error));
-        let mut response = request.send().await.map_err(no_answer)?;
+        let no_response = |error: HttpError| self.away(&error.to_string());
+        let response = self.0.send(request).await.map_err(no_response)?;
         let status = response.status();
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() > BODY_MAX_BYTES {
-                return Err(self.away(&format!("an answer of more than {BODY_MAX_BYTES} bytes")));
-            }
-        }
+        let bytes = response.body(BODY_MAX_BYTES).await.map_err(no_response)?;
         let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         match status {
             StatusCode::UNAUTHORIZED => Err(RegistryError::Refused(format!(
                 "the schema registry {} does not take {}: {status}",
                 self.shown(),
-                match &self.user {
+                match self.0.credentials() {
                     Some((user, _)) => format!("user {user} or the password"),
                     None => format!(
                         "requests without user and password; give {USER_INFO_VARIABLE}=USER:PASSWORD, or {USER_INFO} in --kafka-config"
@@ -363,18 +341,6 @@ pub async fn until_answered<T, F: Future<Output = Result<T, RegistryError>>>(
     }
 }
 
-/// What became of a request, down to the cause.
-fn said(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut said = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        said = format!("{said}: {error}");
-        cause = error.source();
-    }
-    said
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,6 +372,11 @@ mod tests {
         registry
     }
 
+    fn credentials(registry: &Registry) -> (&str, Option<&str>) {
+        let (user, password) = registry.0.credentials().unwrap();
+        (user, password.as_deref())
+    }
+
     #[test]
     fn the_address_is_the_options_or_the_files_and_the_secret_the_environments_or_the_files() {
         let none = with(&options(None, &[], ""), Some("u:p")).unwrap();
@@ -417,11 +388,11 @@ mod tests {
         assert_eq!(config.get(URL), None);
         let registry = with(&of_file, None).unwrap().unwrap();
         assert_eq!(registry.shown(), "http://there:81/apis");
-        assert_eq!(registry.user, Some(("ada".into(), "a:b".into())));
+        assert_eq!(credentials(&registry), ("ada", Some("a:b")));
         let given = options(Some("https://here/"), &[], file);
         let registry = with(&given, Some("eve:x")).unwrap().unwrap();
         assert_eq!(registry.shown(), "https://here");
-        assert_eq!(registry.user, Some(("eve".into(), "x".into())));
+        assert_eq!(credentials(&registry), ("eve", Some("x")));
     }
 
     #[test]

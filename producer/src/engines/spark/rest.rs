@@ -1,12 +1,12 @@
 //! The door to Spark's REST API: a GET that gives typed JSON, or one sentence on why not.
 
-use std::cell::RefCell;
 use std::time::Duration;
 
-use reqwest::redirect::Policy;
-use reqwest::{Client, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
-use service::address::{Address, Credentials, host_and_path, host_and_port, is_loopback};
+use service::address::{Address, host_and_port};
+use service::http::{
+    HttpClient, HttpError, HttpErrorKind, HttpOptions, HttpResponse, Method, StatusCode,
+};
 
 use super::elements::{ELEMENT_MAX_BYTES, Elements, NotAList};
 
@@ -14,13 +14,8 @@ use super::elements::{ELEMENT_MAX_BYTES, Elements, NotAList};
 /// to four at once, and by default up to 32 polls of a server run at once.
 const BODY_MAX_BYTES: usize = 16 << 20;
 /// A History Server reads an application's whole log before its first answer about it.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-
-tokio::task_local! {
-    /// Where the request was last redirected to. The errors of a redirected request have the URL of the first one.
-    static REDIRECTED: RefCell<Option<Url>>;
-}
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no answer. Says the same for every part of a poll and for every poll with the same
 /// fault: a change of it is what is logged.
@@ -53,12 +48,7 @@ impl Fault {
 
 /// A Spark UI or a History Server.
 #[derive(Clone)]
-pub(crate) struct Rest {
-    client: Client,
-    /// Without credentials: it may be shown.
-    base: Url,
-    credentials: Option<Credentials>,
-}
+pub(crate) struct Rest(HttpClient);
 
 impl Rest {
     /// `address` is that of the UI, as a browser has it; a path, as of a proxy, is kept.
@@ -66,42 +56,30 @@ impl Rest {
         let (mut base, credentials) = address.to_http()?;
         let path = base.path().trim_end_matches('/').to_owned();
         base.set_path(path.strip_suffix("/api/v1").unwrap_or(&path));
-
-        let mut client = Client::builder()
-            .timeout(ANSWER_WITHIN)
-            .connect_timeout(CONNECT_WITHIN)
-            .redirect(Policy::custom(|attempt| {
-                let to = attempt.url().clone();
-                let _ = REDIRECTED.try_with(|redirected| redirected.replace(Some(to)));
-                Policy::default().redirect(attempt)
-            }))
-            .user_agent(concat!("producer/", env!("CARGO_PKG_VERSION")));
-        if is_loopback(&base) {
-            // No proxy of the environment can reach this machine's own ports.
-            client = client.no_proxy();
-        }
-        let client = client.build().map_err(|error| error.to_string())?;
-        Ok(Self {
-            client,
-            base,
-            credentials,
-        })
+        let options = HttpOptions {
+            response_timeout: RESPONSE_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
+            follow_redirects: true,
+            user_agent: Some(concat!("producer/", env!("CARGO_PKG_VERSION"))),
+            certificates: Vec::new(),
+        };
+        HttpClient::new(base, credentials, options).map(Self)
     }
 
     /// `host:port`.
     pub(crate) fn instance(&self) -> String {
-        host_and_port(&self.base)
+        host_and_port(self.0.base())
     }
 
     /// The address, for people.
     pub(crate) fn shown(&self) -> String {
-        self.base.as_str().trim_end_matches('/').to_owned()
+        self.0.shown().to_owned()
     }
 
     /// GETs `/api/v1/applications` and the segments below.
     pub(crate) async fn get<T: DeserializeOwned>(&self, below: &[&str]) -> Result<T, Fault> {
-        let (answer, redirected) = self.ask(below).await?;
-        let body = body(answer).await?;
+        let (response, redirected) = self.ask(below).await?;
+        let body = response.body(BODY_MAX_BYTES).await?;
         serde_json::from_slice(&body).map_err(|error| {
             let page = body.trim_ascii_start().starts_with(b"<");
             unusable(&redirected, page, &error)
@@ -142,9 +120,8 @@ impl Rest {
         bytes_max: usize,
         mut each: impl FnMut(T) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        let (mut answer, redirected) = self.ask(below).await?;
+        let (mut response, redirected) = self.ask(below).await?;
         let mut elements = Elements::default();
-        let mut bytes = 0_usize;
         let not_a_list = |fault| match fault {
             NotAList::Begins(byte) => {
                 let error = serde::de::Error::custom("it is not a list");
@@ -156,11 +133,7 @@ impl Rest {
             )),
             NotAList::Cut => Fault::NotSpark(format!("its answer{redirected} ends in the middle")),
         };
-        while let Some(chunk) = answer.chunk().await.map_err(no_answer)? {
-            bytes = bytes.saturating_add(chunk.len());
-            if bytes > bytes_max {
-                return Err(too_large());
-            }
+        while let Some(chunk) = response.chunk(bytes_max).await? {
             elements
                 .take(&chunk, |element| {
                     let element = serde_json::from_slice(element).map_err(Stopped::Element)?;
@@ -175,36 +148,45 @@ impl Rest {
         elements.end().map_err(not_a_list)
     }
 
-    /// The answer, and ` after a redirect to …` where there was one.
-    async fn ask(&self, below: &[&str]) -> Result<(Response, String), Fault> {
-        let mut url = self.base.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty()
-                .extend(["api", "v1", "applications"])
-                .extend(below);
-        }
-        let mut request = self.client.get(url.clone());
-        if let Some((user, password)) = &self.credentials {
-            request = request.basic_auth(user, password.as_ref());
-        }
-        let sent = async {
-            let answer = request.send().await;
-            (answer, REDIRECTED.with(RefCell::take))
-        };
-        let (answer, redirected) = REDIRECTED.scope(RefCell::default(), sent).await;
-        let answer = answer.map_err(|error| no_answer_to(&url, redirected, error))?;
-        let status = answer.status();
-        let redirected = match answer.url() {
-            from if *from == url => String::new(),
-            from => format!(" after a redirect to {}", host_and_path(from)),
+    /// The response, and ` after a redirect to …` where there was one.
+    async fn ask(&self, below: &[&str]) -> Result<(HttpResponse, String), Fault> {
+        let path = ["api", "v1", "applications"].into_iter();
+        let request = self
+            .0
+            .request(Method::GET, path.chain(below.iter().copied()));
+        let response = self.0.send(request).await?;
+        let status = response.status();
+        let redirected = match &response.redirected_to {
+            Some(to) => format!(" after a redirect to {to}"),
+            None => String::new(),
         };
         if status == StatusCode::NOT_FOUND {
-            return Err(Fault::NotFound(beginning(&body(answer).await?)));
+            let body = response.body(BODY_MAX_BYTES).await?;
+            return Err(Fault::NotFound(beginning(&body)));
         }
         if !status.is_success() {
             return Err(Fault::NotSpark(format!("it answers {status}{redirected}")));
         }
-        Ok((answer, redirected))
+        Ok((response, redirected))
+    }
+}
+
+impl From<HttpError> for Fault {
+    fn from(error: HttpError) -> Self {
+        let fault = match error.kind {
+            HttpErrorKind::Refused => Self::Refused,
+            HttpErrorKind::Timeout => {
+                Self::NoAnswer(format!("it does not answer within {RESPONSE_TIMEOUT:?}"))
+            }
+            HttpErrorKind::CutShort => Self::NotSpark("its answer is cut short".to_owned()),
+            HttpErrorKind::TooLarge => too_large(),
+            HttpErrorKind::Other => Self::NoAnswer(error.cause().to_owned()),
+        };
+        match error.redirected_to {
+            // The server itself has answered.
+            Some(to) => Self::NotSpark(format!("no answer after a redirect to {to}: {fault}")),
+            None => fault,
+        }
     }
 }
 
@@ -238,54 +220,6 @@ fn too_large() -> Fault {
         "its answer is larger than {} MiB, which is not taken in",
         BODY_MAX_BYTES >> 20
     ))
-}
-
-async fn body(mut answer: Response) -> Result<Vec<u8>, Fault> {
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(no_answer)? {
-        if body.len() + chunk.len() > BODY_MAX_BYTES {
-            return Err(too_large());
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// A server that redirects to where nobody answers has answered itself.
-fn no_answer_to(asked: &Url, redirected: Option<Url>, error: reqwest::Error) -> Fault {
-    let too_many = error.is_redirect();
-    let fault = no_answer(error);
-    match redirected {
-        Some(to) if !too_many && host_and_port(&to) != host_and_port(asked) => {
-            Fault::NotSpark(format!(
-                "no answer after a redirect to {}: {fault}",
-                host_and_path(&to)
-            ))
-        }
-        _ => fault,
-    }
-}
-
-fn no_answer(error: reqwest::Error) -> Fault {
-    // The URL of a redirect may hold a secret.
-    let error = error.without_url();
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    let mut last = String::new();
-    while let Some(error) = cause {
-        let io = error.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
-            return Fault::Refused;
-        }
-        last = error.to_string();
-        cause = error.source();
-    }
-    if error.is_timeout() {
-        return Fault::NoAnswer(format!("it does not answer within {ANSWER_WITHIN:?}"));
-    }
-    if error.is_body() || error.is_decode() {
-        return Fault::NotSpark("its answer is cut short".to_owned());
-    }
-    Fault::NoAnswer(last)
 }
 
 /// The first words of an answer, on one line.
