@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use service::backoff::Backoff;
 use service::exit::WrongUsage;
 use service::output;
 use service::text::to_json_pretty;
+use service::time::age;
 use service::warn_of_change;
 use service::words::agreed;
 use tokio::time::sleep;
@@ -70,15 +71,6 @@ impl ExpireOptions {
             .filter(|before| before.as_microsecond() > FIRST_MICROS)
             .ok_or_else(|| WrongUsage("--older-than: that long ago there was no year 1".into()))
     }
-}
-
-/// Reads an age; days have 24 hours.
-fn age(text: &str) -> Result<SignedDuration, String> {
-    text.parse::<Span>()
-        .and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()))
-        .ok()
-        .filter(|age| !age.is_negative())
-        .ok_or_else(|| "expected an age in weeks, days or less, as in 30d, 12h or 8w".to_owned())
 }
 
 /// What was done.
@@ -365,15 +357,5 @@ mod tests {
             "{refused}"
         );
         asked("24h", false, false).check().unwrap();
-    }
-
-    #[test]
-    fn an_age_is_in_weeks_days_or_less() {
-        for (text, hours) in [("30d", 720), ("12h", 12), ("1w 1d", 192), ("0s", 0)] {
-            assert_eq!(age(text), Ok(SignedDuration::from_hours(hours)), "{text}");
-        }
-        for text in ["", "30", "-1d", "1mo", "a month"] {
-            assert!(age(text).is_err(), "{text}");
-        }
     }
 }

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use service::exit::{self, Kind, WrongUsage, help};
 use service::health::Health;
 use service::kafka::KafkaOptions;
-use service::range::moment;
 use service::telemetry::{LogOptions, MetricsOptions};
 use service::threads::on_this_thread;
+use service::time::timestamp;
 
 /// Stores what engines said in tables, and tells it
 #[derive(Parser)]
@@ -154,7 +154,7 @@ enum Command {
         #[arg(long)]
         running: bool,
         /// As it was known at this time, by the engine's clock: RFC 3339, or back from now as in -2h
-        #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
+        #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
         at: Option<Timestamp>,
         /// Print JSON
         #[arg(long)]
@@ -169,7 +169,7 @@ enum Command {
         /// The exec task's id
         exec_id: String,
         /// As it was known at this time, by the engine's clock: RFC 3339, or back from now as in -2h
-        #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
+        #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
         at: Option<Timestamp>,
         /// Print JSON
         #[arg(long)]

@@ -39,7 +39,6 @@
 
 mod client;
 mod delivery;
-mod duration;
 mod engines;
 mod outbox;
 mod reporter;

@@ -14,6 +14,7 @@ use schemas::{
 };
 use service::kafka::KafkaOptions;
 use service::registry::Registry;
+use service::time::{LONGEST, LONGEST_SHOWN};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -21,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::delivery::{Delivery, Stats, Undelivered, Written};
-use crate::duration::{LONGEST, LONGEST_SHOWN};
 
 /// What a fetch gives: the part, `None` when the engine cannot tell, or why the fetch failed.
 pub type Part<T> = Result<Option<T>, Box<dyn Error + Send + Sync>>;

@@ -25,8 +25,9 @@ use schemas::dead_letter::KINDS;
 use schemas::topics;
 use service::exit::{Kind, WrongUsage, help};
 use service::kafka::KafkaOptions;
-use service::range::{Position, Reader, moment};
+use service::range::{Position, Reader};
 use service::settings::topic_name;
+use service::time::timestamp;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
@@ -105,10 +106,10 @@ struct Which {
     #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(KINDS))]
     reason: Vec<String>,
     /// Written at this time or later: RFC 3339, or back from now as in -2h. `list` reads nothing older
-    #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     since: Option<Timestamp>,
     /// Written before this time
-    #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     until: Option<Timestamp>,
     /// Of records of this topic (repeatable)
     #[arg(long, value_name = "TOPIC", value_parser = topic_name)]

@@ -24,6 +24,7 @@
 //! - [`throttling`]: quotas of brokers that slow a client down.
 //! - [`telemetry`]: logs, and `--metrics-listen` with `/metrics`, `/livez`, `/readyz`.
 //! - [`health`]: ready means *progressing*.
+//! - [`time`]: durations and times on a command line.
 //! - [`words`]: numbers in sentences.
 //! - `testing` (feature): topics of a test on a real Kafka, child processes, waiting for a condition.
 //! - [`output`]: results on standard output, remarks on standard error; neither ends in a panic.
@@ -66,5 +67,6 @@ pub mod output;
 pub mod settings;
 pub mod text;
 pub mod threads;
+pub mod time;
 pub mod topic_id;
 pub mod words;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client_log;
 use crate::error::NeedsAttention;
 use crate::kafka::{KafkaOptions, Quiet, wrong_settings};
+use crate::time::timestamp;
 
 /// How long one question to the brokers may take.
 const ASK: Duration = Duration::from_secs(10);
@@ -30,9 +31,6 @@ const POLL: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_secs(5);
 /// After so long without a step reading fails. Longer than a router's transaction may stay open.
 const STALLED: Duration = Duration::from_secs(60);
-
-/// Where the year 1 begins, seconds since 1970. PostgreSQL and SQLite have other earlier times.
-const YEAR_1_SECONDS: i64 = -62_135_596_800;
 
 /// Settings that "committed and whole" rests on. Retention may pass a start between asking for it
 /// and reading: then the log's new start is as good.
@@ -113,7 +111,7 @@ impl FromStr for Bound {
         match text {
             "earliest" => Ok(Self::Earliest),
             "latest" => Ok(Self::Latest),
-            _ => moment(text.strip_prefix("time:").unwrap_or(text))
+            _ => timestamp(text.strip_prefix("time:").unwrap_or(text))
                 .map(Self::Time)
                 .map_err(|_| {
                     "expected earliest, latest, offset:PARTITION=OFFSET,…, time:2026-11-25T10:00Z, or a time back \
@@ -154,26 +152,6 @@ fn offsets_by_partition(text: &str) -> Result<BTreeMap<i32, i64>, String> {
         }
     }
     Ok(offsets)
-}
-
-/// Reads a time: RFC 3339, seconds and offset as short as one likes (`2026-11-25T14:05Z`), or back
-/// from now (`-2h`).
-///
-/// # Errors
-/// What was expected.
-pub fn moment(text: &str) -> Result<Timestamp, String> {
-    let back = text
-        .strip_prefix('-')
-        .and_then(|ago| ago.parse::<SignedDuration>().ok());
-    let moment = match back {
-        Some(ago) => Timestamp::now().checked_sub(ago).ok(),
-        None => text.parse().ok(),
-    };
-    let moment = moment.filter(|moment| moment.as_second() >= YEAR_1_SECONDS);
-    moment.ok_or_else(|| {
-        "expected RFC 3339 as in 2026-11-25T14:05:00Z, or a time back from now as in -2h; in the years 1 to 9999"
-            .to_owned()
-    })
 }
 
 /// Where to stop reading a partition.

@@ -10,12 +10,12 @@ use service::exit::WrongUsage;
 use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::output;
+use service::time::duration;
 use service::words::counted;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::simulation::{Clock, Simulation};
-use crate::duration::duration;
 use crate::sender::Sender;
 use crate::session::Session;
 

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use service::address::{self, AddressParser};
-
-use crate::duration::duration;
+use service::time::duration;
 
 /// Running applications of one address that are followed at a time, and ended ones whose end is
 /// being reported.
