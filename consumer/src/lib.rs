@@ -44,7 +44,7 @@ mod tables;
 mod grid;
 mod row_format;
 mod rows;
-mod writers;
+mod schema_source;
 
 #[cfg(test)]
 #[path = "../../schemas/tests/it/adversarial/mod.rs"]

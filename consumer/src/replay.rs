@@ -46,11 +46,11 @@ use crate::failure::Failure;
 use crate::ownership::Asked;
 use crate::positions::{Advance, Positions};
 use crate::rows::Part;
+use crate::schema_source::{SchemaSource, schema_source};
 use crate::store::{
     Database, DatabaseOptions, End, Identity, StoreError, Writer, database_url, owners,
 };
 use crate::topic_identity::{id_of, made_anew};
-use crate::writers::Writers;
 
 /// Stands in `consumed_offset.group_id` of what a replay has stored.
 const GROUP: &str = "replay";
@@ -118,7 +118,7 @@ pub async fn replay(
     database: &DatabaseOptions,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let writers = Writers::of(asked.schemas.as_deref(), &kafka)?;
+    let schemas = schema_source(asked.schemas.as_deref(), &kafka)?;
     let into = Database::parse_url("--into", &asked.into)?;
     if database.database_url.is_some() && into.is_same(&Database::parse(database)?) {
         return Err(wrong_usage(format!(
@@ -174,7 +174,7 @@ pub async fn replay(
     let (batches, mut read) = mpsc::channel(1);
     let reading = Reading {
         topic: topic.clone(),
-        writers,
+        schemas,
         max_events: asked.max_events as usize,
         max_bytes: asked.max_bytes as usize,
         next: left.iter().map(|(p, range)| (*p, range.start)).collect(),
@@ -353,7 +353,7 @@ fn wrong_usage(message: String) -> anyhow::Error {
 /// There are at most three: one that is filled, one handed over, one being written.
 struct Reading {
     topic: String,
-    writers: Writers,
+    schemas: SchemaSource,
     max_events: usize,
     max_bytes: usize,
     /// Of each partition the offset after the last record that was read.
@@ -374,7 +374,8 @@ impl Reading {
     ) -> anyhow::Result<()> {
         let topic = self.topic.clone();
         let scanned = reader.scan(&topic, ranges, stop, |record| {
-            self.writers.learn_at_last(record.payload(), stop)?;
+            let schema = |id| self.schemas.schema_eventually(id, stop);
+            self.schemas.decoder.learn(record.payload(), schema)?;
             self.take(reader, record)
         });
         self.hand_over(reader)?;
@@ -396,7 +397,7 @@ impl Reading {
         {
             self.first_gap.entry(partition).or_insert(expected);
         }
-        self.batch.push(Record::read(&self.writers.decoder, record));
+        self.batch.push(Record::read(&self.schemas.decoder, record));
         if self.batch.records().len() >= self.max_events || self.batch.bytes() >= self.max_bytes {
             self.hand_over(reader)?;
         }

@@ -27,18 +27,18 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 use clap::Args;
 use rdkafka::message::{BorrowedMessage, Message};
-use schemas::{Framing, PlainSource, plain_event, topics};
+use schemas::{Decoder, Framing, PlainSource, plain_event, topics};
 use service::exit::{self, FAILED, OK, USAGE, help};
 use service::kafka::KafkaOptions;
 use service::output;
 use service::range::{Bound, Position, Ranges, Reader};
+use service::schema_source::SchemaSource;
 use service::settings::{distinct_topics, topic_name};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
 use crate::outputs::{self, Output, position};
 use crate::route::{Outcome, route};
-use crate::writers::Writers;
 
 use findings::{FindingKind, Findings};
 use progress::Progress;
@@ -166,7 +166,8 @@ async fn compare(
         ("--events-topic", &asked.events_topic),
         ("--dead-letters-topic", &asked.dead_letters_topic),
     ])?;
-    let writers = Writers::of(asked.schemas.as_deref(), kafka)?;
+    let folder = asked.schemas.as_deref();
+    let schemas = SchemaSource::of(kafka, |registry| Decoder::of(folder, registry))?;
     let stopped = || anyhow!("stopped by a signal");
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
     let mut modest = kafka.clone();
@@ -176,7 +177,7 @@ async fn compare(
     let reader = Reader::connect(&modest)?;
     let scope = Scope::of(&asked, kafka, &cluster, &reader).await?;
     let auditor = Auditor {
-        writers: &writers,
+        schemas: &schemas,
         reader: &reader,
         buckets: Buckets::of(&scope.source.ranges),
         outcomes: OutcomeHasher::default(),
@@ -191,7 +192,7 @@ async fn compare(
         cluster: cluster.id,
         group: asked.group,
         max_event_bytes: auditor.max_event_bytes,
-        learned: writers.decoder.learned().to_vec(),
+        learned: schemas.decoder.learned().to_vec(),
         scope: auditor.scope,
         counts,
         findings,
@@ -200,7 +201,7 @@ async fn compare(
 
 /// Reads both sides.
 struct Auditor<'a> {
-    writers: &'a Writers,
+    schemas: &'a SchemaSource<Decoder>,
     reader: &'a Reader,
     scope: Scope,
     buckets: Buckets,
@@ -250,13 +251,13 @@ impl Auditor<'_> {
             timestamp,
             topic_id: self.scope.identity.id.as_deref(),
         };
-        let (writers, max_event_bytes) = (self.writers, self.max_event_bytes);
+        let (schemas, max_event_bytes) = (self.schemas, self.max_event_bytes);
         let ours = Framing::SingleObject;
-        let theirs = (writers.registry.as_ref()).map_or(ours, |_| Framing::Registry(0));
+        let theirs = (schemas.registry.as_ref()).map_or(ours, |_| Framing::Registry(0));
         // As large as the routers may write it.
         let max_event_bytes = max_event_bytes + ours.header_bytes() - theirs.header_bytes();
         route(
-            &writers.decoder,
+            &schemas.decoder,
             payload,
             source,
             0,
@@ -269,10 +270,10 @@ impl Auditor<'_> {
     /// What an event says, but for the time of routing, as a number. It is the same for the same meaning, whichever way its
     /// bytes put that: another version of the router may carry over what this one writes afresh.
     fn sum(&self, about: Position, key: Option<&[u8]>, value: &[u8]) -> anyhow::Result<u64> {
-        if let Some(event) = self.writers.decoder.plain_event(value) {
+        if let Some(event) = self.schemas.decoder.plain_event(value) {
             return Ok(self.outcomes.event(about, key, &event));
         }
-        let mut event = self.writers.decoder.event(Some(value))?;
+        let mut event = self.schemas.decoder.event(Some(value))?;
         event.routed_at = 0;
         let value = schemas::encode_event(&event)?;
         Ok(match plain_event(&value) {
@@ -282,7 +283,7 @@ impl Auditor<'_> {
     }
 
     fn event(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Output> {
-        outputs::event(&self.writers.decoder, &self.scope.identity, record)
+        outputs::event(&self.schemas.decoder, &self.scope.identity, record)
     }
 
     fn letter(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Output> {
@@ -300,7 +301,8 @@ impl Auditor<'_> {
         self.reader.scan(topic, ranges, stop, |record| {
             let at = position(record);
             steps.read(at.partition, at.offset);
-            self.writers.learn_soon(record.payload(), stop)?;
+            let schema = |id| self.schemas.schema_soon(id, stop);
+            self.schemas.decoder.learn(record.payload(), schema)?;
             each(record)
         })?;
         steps.end();

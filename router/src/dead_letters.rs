@@ -22,16 +22,15 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use schemas::dead_letter::KINDS;
-use schemas::topics;
+use schemas::{Decoder, topics};
 use service::exit::{Kind, WrongUsage, help};
 use service::kafka::KafkaOptions;
 use service::range::{Position, Reader};
+use service::schema_source::SchemaSource;
 use service::settings::topic_name;
 use service::time::timestamp;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
-
-use crate::writers::Writers;
 
 use letters::{Filter, Selection};
 use list::list;
@@ -228,8 +227,8 @@ pub async fn dead_letters(
             block_in_place(|| list(&topic, which.filter(), json, limit))
         }
         Command::Show { letters, full } => {
-            let writers = Writers::of(None, kafka)?;
-            block_in_place(|| show(&topic, letters, full, &writers))
+            let schemas = SchemaSource::of(kafka, |registry| Decoder::of(None, registry))?;
+            block_in_place(|| show(&topic, letters, full, &schemas))
         }
         Command::Redrive {
             letters,

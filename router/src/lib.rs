@@ -18,7 +18,6 @@ mod config;
 mod outputs;
 mod topic_ids;
 mod transform;
-mod writers;
 
 mod route;
 

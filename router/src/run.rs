@@ -30,13 +30,14 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
-use schemas::{CURRENT_EVENT, Framing, topics};
+use schemas::{CURRENT_EVENT, Decoder, Framing, topics};
 use service::backoff::Backoff;
 use service::exit::{NeedsAttention, StartOver};
 use service::health::Health;
 use service::kafka::{Cluster, NewTopic};
 use service::registry::{Registry, until_answered};
 use service::rival::{self, Fenced, Identity};
+use service::schema_source::SchemaSource;
 use service::settings::distinct_topics;
 use service::subscription::Subscription;
 use service::transaction::TransactionalProducer;
@@ -47,7 +48,6 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::topic_ids::{NotTheSame, TopicIds};
 use crate::transform::Codec;
-use crate::writers::Writers;
 
 use limits::Limits;
 use router::Router;
@@ -76,15 +76,16 @@ pub async fn run(
         ("--events-topic", &config.events_topic),
         ("--dead-letters-topic", &config.dead_letters_topic),
     ])?;
-    let writers = Writers::of(config.schemas.as_deref(), &config.kafka)?;
-    for version in writers.decoder.learned() {
+    let folder = config.schemas.as_deref();
+    let schemas = SchemaSource::of(&config.kafka, |registry| Decoder::of(folder, registry))?;
+    for version in schemas.decoder.learned() {
         tracing::info!("reads newer {version} too");
     }
-    let framing = register(&config, writers.registry.as_ref(), &health, &shutdown).await?;
+    let framing = register(&config, schemas.registry.as_ref(), &health, &shutdown).await?;
     let Some(framing) = framing else {
         return Ok(());
     };
-    let codec = Codec { writers, framing };
+    let codec = Codec { schemas, framing };
     let mut backoff = Backoff::default();
     let mut topic_ids = None;
     loop {

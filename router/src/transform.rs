@@ -2,14 +2,14 @@
 
 use jiff::Timestamp;
 use rdkafka::message::Message;
-use schemas::{Framing, PlainSource};
+use schemas::{Decoder, Framing, PlainSource};
 
 use crate::route::{Outcome, route};
-use crate::writers::Writers;
+use service::schema_source::SchemaSource;
 
 /// How records are decoded and events are encoded.
 pub(crate) struct Codec {
-    pub(crate) writers: Writers,
+    pub(crate) schemas: SchemaSource<Decoder>,
     pub(crate) framing: Framing,
 }
 
@@ -46,7 +46,7 @@ impl<'a> Transform<'a> {
             topic_id: self.source_topic_id.as_deref(),
         };
         route(
-            &self.codec.writers.decoder,
+            &self.codec.schemas.decoder,
             record.payload(),
             source,
             Timestamp::now().as_microsecond(),

@@ -90,13 +90,13 @@ impl Decoder {
         for file in files {
             let avsc = std::fs::read_to_string(&file).map_err(|error| at(&file, &error))?;
             decoder
-                .learn(&file, &avsc)
+                .add_schema(&file, &avsc)
                 .map_err(|reason| at(&file, &reason))?;
         }
         Ok(decoder)
     }
 
-    fn learn(&mut self, file: &Path, avsc: &str) -> Result<(), String> {
+    fn add_schema(&mut self, file: &Path, avsc: &str) -> Result<(), String> {
         let parsed = Codec::parse(avsc)?;
         let (codec, newer): (&Codec, _) = match parsed.name() {
             Some(name) if name == INFO.record() => (&INFO, &mut self.info),
@@ -128,6 +128,19 @@ impl Decoder {
         &self.learned
     }
 
+    /// As [`with_schemas`](Self::with_schemas), and reads the framing of a schema registry, if there is one, too.
+    /// `registry` is its address, for errors.
+    ///
+    /// # Errors
+    /// As [`with_schemas`](Self::with_schemas).
+    pub fn of(folder: Option<&Path>, registry: Option<&str>) -> Result<Self, SchemaFileError> {
+        let decoder = Self::with_schemas(folder)?;
+        Ok(match registry {
+            Some(registry) => decoder.with_registry(registry),
+            None => decoder,
+        })
+    }
+
     /// Reads a schema registry's framing too. `registry` is its address, for errors.
     #[must_use]
     pub fn with_registry(self, registry: &str) -> Self {
@@ -143,6 +156,21 @@ impl Decoder {
         let (id, _) = split_id(value?)?;
         let ids = self.ids.as_ref()?;
         ids.is_to_be_asked_for(id).then_some(id)
+    }
+
+    /// Where the schema id of a value is unknown, gets the schema from `registry` and learns it.
+    ///
+    /// # Errors
+    /// Those of `registry`.
+    pub fn learn<E>(
+        &self,
+        value: Option<&[u8]>,
+        registry: impl FnOnce(u32) -> Result<Option<String>, E>,
+    ) -> Result<(), E> {
+        if let Some(id) = self.unknown_id(value) {
+            self.learn_id(id, registry(id)?.as_deref());
+        }
+        Ok(())
     }
 
     /// Takes what the registry has for an id: the schema's text, or nothing.

@@ -4,6 +4,7 @@
 //! - [`settings`]: a program's command line and environment.
 //! - [`http`]: HTTP requests with limits.
 //! - [`registry`]: `--schema-registry`: schemas by their ids, and ids of schemas.
+//! - [`schema_source`]: a decoder, and the registry that has the schemas it does not know.
 //! - [`subscription`]: a member of a consumer group as one ordered stream of records, assignments
 //!   and revocations.
 //! - [`offset_commit`]: an OffsetCommit whose answer is not waited for.
@@ -40,6 +41,7 @@ pub mod lookup;
 pub mod range;
 pub mod registry;
 pub mod rival;
+pub mod schema_source;
 
 pub mod subscription;
 pub mod transaction;

@@ -4,10 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
 use serde_json::{Value, json};
-use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
@@ -26,8 +24,6 @@ const USER_INFO_VARIABLE: &str = "SCHEMA_REGISTRY_USER_INFO";
 /// How long an answer may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a command that ends by itself waits for a registry that does not answer.
-const AWAY_AT_MOST: Duration = Duration::from_secs(30);
 /// So often a registry says that a schema is in conflict with what is there before that is believed.
 const CONFLICTS: usize = 3;
 /// A longer answer is not taken in.
@@ -228,31 +224,6 @@ impl Registry {
                 )))
             }
         }
-    }
-
-    /// [`schema`](Self::schema) for a thread that may block, on behalf of a command that ends by
-    /// itself: a registry that is away is waited for, 30 s at most.
-    ///
-    /// # Errors
-    /// If there is no answer, or `stop` is cancelled.
-    pub fn schema_soon(
-        &self,
-        id: u32,
-        runtime: &Handle,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<Option<String>> {
-        let health = Health::default();
-        let asked = until_answered(|| self.schema(id), &health, stop);
-        // In a block: the clock of a runtime is found from within it only.
-        let answer = runtime.block_on(async { timeout(AWAY_AT_MOST, asked).await });
-        let answer = answer.map_err(|_| {
-            anyhow!(
-                "the schema registry {} does not answer within {} s",
-                self.shown(),
-                AWAY_AT_MOST.as_secs()
-            )
-        })?;
-        answer?.ok_or_else(|| anyhow!("stopped by a signal"))
     }
 
     fn away(&self, what: &str) -> RegistryError {

@@ -129,7 +129,8 @@ impl<'a> ExpectedRows<'a> {
         let (mut copy, mut put) = (RowWriter::default(), Vec::new());
         let mut read = 0;
         let each = |record: &BorrowedMessage<'_>| {
-            topic.writers.learn_soon(record.payload(), topic.stop)?;
+            let schema = |id| topic.schemas.schema_soon(id, topic.stop);
+            topic.schemas.decoder.learn(record.payload(), schema)?;
             read += 1;
             if read % BAR_STEP == 0 {
                 bar.inc(BAR_STEP);
@@ -137,7 +138,7 @@ impl<'a> ExpectedRows<'a> {
             let (partition, offset) = (record.partition(), record.offset());
             *expected.events.entry(partition).or_default() += 1;
             let value = record.payload();
-            let event = match rows(&topic.writers.decoder, value, partition, offset, &mut put) {
+            let event = match rows(&topic.schemas.decoder, value, partition, offset, &mut put) {
                 Ok(event) => event,
                 Err(reject) => {
                     expected.unreadable.set(partition, offset);
@@ -267,7 +268,7 @@ pub(crate) fn rows_of(
             let mut seen = records.lock().unwrap_or_else(PoisonError::into_inner);
             seen.set(partition, offset);
             drop(seen);
-            if let Ok(event) = rows(&topic.writers.decoder, value, partition, offset, &mut put)
+            if let Ok(event) = rows(&topic.schemas.decoder, value, partition, offset, &mut put)
                 && (table == Table::Task || !topic.is_expired(&event))
             {
                 table.write(&mut copy, &event, TaskKey::ExecId);

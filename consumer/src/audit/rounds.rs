@@ -13,9 +13,9 @@ use super::report;
 use super::topic::Topic;
 use super::verdict::{COULD_NOT_TELL, EQUAL, UNEQUAL, Verdict, print_unproven};
 use crate::failure::Failure;
+use crate::schema_source::schema_source;
 use crate::store::{Database, DatabaseOptions};
 use crate::topic_identity::id_of;
-use crate::writers::Writers;
 
 /// A repair of more findings than fit in memory takes several rounds.
 const MAX_ROUNDS: usize = 100;
@@ -55,7 +55,7 @@ async fn audit_and_repair(
         ("--events-topic", &config.events_topic),
         ("--dead-letters-topic", &config.dead_letters_topic),
     ])?;
-    let writers = Writers::of(config.schemas.as_deref(), kafka)?;
+    let schemas = schema_source(config.schemas.as_deref(), kafka)?;
     let database = Database::parse(database)?;
     let stopped = || anyhow!("stopped by a signal");
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
@@ -76,7 +76,7 @@ async fn audit_and_repair(
             id,
             partitions: 0,
             reader: &reader,
-            writers: &writers,
+            schemas: &schemas,
             stop,
             expired_before: None,
         },

@@ -97,7 +97,7 @@ impl Reports {
         let (mut reports, mut put) = (HashMap::new(), Vec::new());
         each_record(topic, places, Isolation::Committed, |record| {
             let (partition, offset) = (record.partition(), record.offset());
-            let decoder = &topic.writers.decoder;
+            let decoder = &topic.schemas.decoder;
             let event = rows(decoder, record.payload(), partition, offset, &mut put).ok();
             let report = event.map(|event| {
                 let row = task_row(&event);

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::spans::join;
 use crate::rows::Rows;
-use crate::writers::Writers;
+use crate::schema_source::SchemaSource;
 
 /// Records at most this far apart are read in one scan: starting a scan elsewhere takes longer than to read what is
 /// between.
@@ -25,7 +25,7 @@ pub(crate) struct Topic<'a> {
     /// Number of partitions.
     pub(crate) partitions: i32,
     pub(crate) reader: &'a Reader,
-    pub(crate) writers: &'a Writers,
+    pub(crate) schemas: &'a SchemaSource,
     pub(crate) stop: &'a CancellationToken,
     /// `consumer expire` removed what was reported before this time from the histories: it is not looked for.
     pub(crate) expired_before: Option<Timestamp>,
@@ -45,7 +45,8 @@ impl Topic<'_> {
         mut each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         self.reader.scan(self.name, ranges, self.stop, |record| {
-            self.writers.learn_soon(record.payload(), self.stop)?;
+            let schema = |id| self.schemas.schema_soon(id, self.stop);
+            self.schemas.decoder.learn(record.payload(), schema)?;
             each(record)
         })
     }

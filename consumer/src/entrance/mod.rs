@@ -39,11 +39,11 @@ use crate::letters::{Letters, MAX_UNSTORED, NotWritten, Refused};
 use crate::ownership::Asked;
 use crate::positions::Positions;
 use crate::rows::Part;
+use crate::schema_source::{SchemaSource, schema_source};
 use crate::store::{
     Database, DatabaseOptions, End, Identity, StoreError, StoredOffset, Writer, owners,
 };
 use crate::topic_identity::{OnGap, Recognised, TopicIdentity, id_of, made_anew};
-use crate::writers::Writers;
 
 /// Counter: rows written. Label `db_collection_name`.
 pub(crate) const ROWS: &str = "taskrunning_rows_total";
@@ -162,7 +162,7 @@ pub async fn run(
         ("--events-topic", &config.events_topic),
         ("--dead-letters-topic", &config.dead_letters_topic),
     ])?;
-    let writers = Writers::of(config.schemas.as_deref(), &kafka)?;
+    let schemas = schema_source(config.schemas.as_deref(), &kafka)?;
     let database = Database::parse(&database)?;
     let Some(cluster) = kafka.cluster(&shutdown).await? else {
         return Ok(());
@@ -219,7 +219,7 @@ pub async fn run(
         database.place()
     );
     let mut entrance = Entrance {
-        writers,
+        schemas,
         identity: Identity {
             topic: config.events_topic.clone(),
             cluster_id,
@@ -318,7 +318,7 @@ struct Outage {
 }
 
 struct Entrance<'a> {
-    writers: Writers,
+    schemas: SchemaSource,
     config: &'a Config,
     parts: Vec<Part>,
     identity: Identity,
@@ -412,7 +412,7 @@ impl Entrance<'_> {
             match next {
                 None => {}
                 Some(Next::Record(record)) => {
-                    self.take(Record::read(&self.writers.decoder, &record));
+                    self.take(Record::read(&self.schemas.decoder, &record));
                     if self.is_full() {
                         self.work().await?;
                         self.look_if_due().await?;
@@ -478,7 +478,7 @@ impl Entrance<'_> {
             match self.subscription.waiting().transpose() {
                 None => break,
                 Some(Ok(Next::Record(record))) => {
-                    self.take(Record::read(&self.writers.decoder, &record));
+                    self.take(Record::read(&self.schemas.decoder, &record));
                 }
                 other => {
                     self.met = other;
@@ -790,7 +790,7 @@ impl Entrance<'_> {
 
     /// Writes the batch, and takes what was read meanwhile for the next one.
     async fn store_batch(&mut self) -> Result<(), Failure> {
-        if self.learn_writers().await? && self.undecided() {
+        if self.learn_schemas().await? && self.undecided() {
             // What comes next tells whether these rejects are few or many.
             self.begun = Instant::now();
             return Ok(());
@@ -809,21 +809,21 @@ impl Entrance<'_> {
 
     /// Asks the schema registry for the ids of this batch that are not known yet, and reads their
     /// records. Gives whether any became a reject.
-    async fn learn_writers(&mut self) -> Result<bool, Failure> {
+    async fn learn_schemas(&mut self) -> Result<bool, Failure> {
         let (mut rejected, mut from) = (false, 0);
         while let Some((place, id)) = self.batch.unread(from) {
             let record = &self.batch.records()[place];
             let value = record.event.as_deref().ok();
-            if self.writers.decoder.unknown_id(value).is_some() {
-                match self.writers.learn(id).await {
-                    Ok(()) => {}
+            if self.schemas.decoder.unknown_id(value).is_some() {
+                match self.schemas.schema(id).await {
+                    Ok(schema) => self.schemas.decoder.learn_id(id, schema.as_deref()),
                     Err(RegistryError::Away(what)) => return Err(Failure::Retry(what)),
                     Err(RegistryError::Refused(why)) => {
                         return Err(Failure::Exit(NeedsAttention(why).into()));
                     }
                 }
             }
-            self.batch.read(place, &self.writers.decoder);
+            self.batch.read(place, &self.schemas.decoder);
             rejected |= self.batch.records()[place].event.is_err();
             from = place;
         }
@@ -968,7 +968,7 @@ impl Entrance<'_> {
                         if self.ahead.records().is_empty() {
                             self.ahead_begun = Instant::now();
                         }
-                        self.ahead.push(Record::read(&self.writers.decoder, &record));
+                        self.ahead.push(Record::read(&self.schemas.decoder, &record));
                     }
                     met => self.met = Some(met),
                 },

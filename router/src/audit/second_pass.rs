@@ -159,7 +159,7 @@ impl Auditor<'_> {
             // A second copy behind a later event is a duplicate and nothing else.
             entry.inverted |= entry.events.count == 0 && first.events.inverted.contains(&stands);
             entry.events.add(stands);
-            let event = self.writers.decoder.event(record.payload())?;
+            let event = self.schemas.decoder.event(record.payload())?;
             let judged = self.judge(about, entry, &event, record.key())?;
             let worst = std::mem::take(&mut entry.judged).max(judged);
             entry.judged = worst;
@@ -275,7 +275,7 @@ impl Auditor<'_> {
         if fields.is_empty() && why.is_empty() {
             return Ok(Judged::Equal);
         }
-        let read = self.writers.decoder.info(payload);
+        let read = self.schemas.decoder.info(payload);
         if !corrupt && read.is_ok_and(|source| explained(&source, event)) {
             Ok(Judged::OtherRules(fields, why))
         } else {
@@ -289,7 +289,7 @@ impl Auditor<'_> {
         let example = |fields: &[String], why: &str| Example {
             about: Some(at),
             exec_id: self
-                .writers
+                .schemas
                 .decoder
                 .info(payload)
                 .ok()

@@ -6,6 +6,7 @@ use rdkafka::message::{Headers, Message};
 use schemas::{DecodeError, Decoder};
 use service::output;
 use service::range::Position;
+use service::schema_source::SchemaSource;
 use service::text::{shown, shown_json, to_json_pretty};
 use service::words::counted;
 
@@ -14,7 +15,6 @@ use super::letters::{Letters, Selection};
 use super::print::time;
 use super::topic::DeadLetterTopic;
 use crate::outputs::position;
-use crate::writers::Writers;
 
 /// Bytes of a value that are dumped unless all are asked for.
 const DUMPED_BYTES: usize = 512;
@@ -27,7 +27,7 @@ pub(super) fn show(
     topic: &DeadLetterTopic<'_>,
     positions: Vec<Position>,
     full: bool,
-    writers: &Writers,
+    schemas: &SchemaSource<Decoder>,
 ) -> anyhow::Result<u8> {
     let selection = Selection::Positions(positions.into_iter().collect());
     let letters = Letters::read(topic, selection)?;
@@ -37,9 +37,10 @@ pub(super) fn show(
         if let Some(letter) = letters.found.get(&position(record)) {
             let original = letter.original(record, topic)?;
             if let Ok((_, value)) = &original {
-                writers.learn_soon(value.as_deref(), stop)?;
+                let schema = |id| schemas.schema_soon(id, stop);
+                schemas.decoder.learn(value.as_deref(), schema)?;
             }
-            let decoder = &writers.decoder;
+            let decoder = &schemas.decoder;
             texts.push(text(&topic.name, letter, record, original, decoder, full)?);
         }
         Ok(())

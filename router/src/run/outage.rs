@@ -31,16 +31,16 @@ impl Router<'_> {
         &mut self,
         record: &BorrowedMessage<'_>,
     ) -> anyhow::Result<bool> {
-        let writers = &self.transform.codec.writers;
+        let schemas = &self.transform.codec.schemas;
         let (Some(id), Some(registry)) = (
-            writers.decoder.unknown_id(record.payload()),
-            &writers.registry,
+            schemas.decoder.unknown_id(record.payload()),
+            &schemas.registry,
         ) else {
             return Ok(true);
         };
         match registry.schema(id).await {
             Ok(schema) => {
-                writers.decoder.learn_id(id, schema.as_deref());
+                schemas.decoder.learn_id(id, schema.as_deref());
                 Ok(true)
             }
             Err(RegistryError::Refused(why)) => Err(NeedsAttention(why).into()),
@@ -84,8 +84,8 @@ impl Router<'_> {
         &mut self,
         subscription: &Subscription,
     ) -> anyhow::Result<()> {
-        let writers = &self.transform.codec.writers;
-        let (Some(outage), Some(registry)) = (&mut self.outage, &writers.registry) else {
+        let schemas = &self.transform.codec.schemas;
+        let (Some(outage), Some(registry)) = (&mut self.outage, &schemas.registry) else {
             return Ok(());
         };
         let asked = tokio::select! {
@@ -94,7 +94,7 @@ impl Router<'_> {
         };
         match asked {
             Ok(schema) => {
-                writers
+                schemas
                     .decoder
                     .learn_id(outage.schema_id, schema.as_deref());
                 let after = repeats::end(module_path!());

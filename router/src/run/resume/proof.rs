@@ -249,7 +249,9 @@ impl Search<'_> {
     /// The keys that the event of this record may have; `None`: any, since another version of the router, or another
     /// limit, may have made an event of what is a dead letter here.
     fn event_keys(&self, next: &OwnedMessage) -> anyhow::Result<Option<Vec<Vec<u8>>>> {
-        self.codec.writers.learn_soon(next.payload(), self.stop)?;
+        let schemas = &self.codec.schemas;
+        let schema = |id| schemas.schema_soon(id, self.stop);
+        schemas.decoder.learn(next.payload(), schema)?;
         let mut transform = Transform::new(self.codec, None);
         let Outcome::Event { key, .. } = transform.apply(next, self.max_event_bytes) else {
             return Ok(None);

@@ -142,9 +142,10 @@ impl Search<'_> {
         let source = &self.source;
         let output = match record.topic() == self.config.events_topic {
             true => {
-                let writers = &self.codec.writers;
-                writers.learn_soon(record.payload(), self.stop)?;
-                match outputs::event(&writers.decoder, source, record) {
+                let schemas = &self.codec.schemas;
+                let schema = |id| schemas.schema_soon(id, self.stop);
+                schemas.decoder.learn(record.payload(), schema)?;
+                match outputs::event(&schemas.decoder, source, record) {
                     Ok(output) => output,
                     Err(error) => return Ok(Found::Unreadable(format!("{error:#}"))),
                 }
