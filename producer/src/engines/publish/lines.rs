@@ -1,21 +1,27 @@
 //! The lines of an input, each of bounded length.
 
-use tokio::io::{AsyncBufRead, AsyncBufReadExt};
+use std::io;
+
+use futures_util::StreamExt;
+use tokio::io::AsyncRead;
+use tokio_util::bytes::{Bytes, BytesMut};
+use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder, FramedRead};
 
 /// Longest line. A topic takes 1 MiB by default, and JSON is longer than Avro.
 pub(super) const LINE_MAX_BYTES: usize = 1 << 20;
+/// Initial size of the buffer.
+const BUFFER_BYTES: usize = 1 << 16;
 
 /// Reads lines of bounded length. A UTF-8 byte order mark before the first one is skipped.
 pub(super) struct Lines<R> {
-    input: R,
-    line: Vec<u8>,
+    lines: FramedRead<R, LineCodec>,
     number: usize,
 }
 
 #[derive(Debug, PartialEq)]
-pub(super) enum Line<'a> {
+pub(super) enum Line {
     /// Without its end.
-    Whole(&'a [u8]),
+    Whole(Bytes),
     /// Longer than [`LINE_MAX_BYTES`]; skipped to its end.
     TooLong,
     /// The first line shows that the input is not UTF-8 text.
@@ -52,11 +58,18 @@ fn foreign(beginning: &[u8]) -> Option<Foreign> {
     Some(Foreign { format, convert })
 }
 
-impl<R: AsyncBufRead + Unpin> Lines<R> {
+impl<R: AsyncRead + Unpin> Lines<R> {
     pub(super) fn new(input: R) -> Self {
+        let codec = LineCodec {
+            lines: AnyDelimiterCodec::new_with_max_length(
+                b"\n".to_vec(),
+                Vec::new(),
+                LINE_MAX_BYTES,
+            ),
+            is_first: true,
+        };
         Self {
-            input,
-            line: Vec::new(),
+            lines: FramedRead::with_capacity(input, codec, BUFFER_BYTES),
             number: 0,
         }
     }
@@ -67,52 +80,73 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
     }
 
     /// The next line and its number, from 1 on; `None` at the end.
-    pub(super) async fn next(&mut self) -> std::io::Result<Option<(usize, Line<'_>)>> {
-        self.line.clear();
-        let (mut too_long, mut begun) = (false, false);
-        loop {
-            let chunk = self.input.fill_buf().await?;
-            if chunk.is_empty() && !begun {
-                return Ok(None);
-            }
-            let end = chunk.iter().position(|byte| *byte == b'\n');
-            let part = &chunk[..end.unwrap_or(chunk.len())];
-            too_long |= self.line.len() + part.len() > LINE_MAX_BYTES;
-            if !too_long {
-                self.line.extend_from_slice(part);
-            }
-            begun = true;
-            let at_end_of_input = chunk.is_empty();
-            let used = end.map_or(chunk.len(), |end| end + 1);
-            self.input.consume(used);
-            if end.is_some() || at_end_of_input {
-                break;
-            }
-        }
-        self.number += 1;
-        let mut text = self.line.as_slice();
-        if self.number == 1 {
-            if let Some(foreign) = foreign(text) {
-                return Ok(Some((self.number, Line::Foreign(foreign))));
-            }
-            text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-        }
-        let line = match too_long {
-            true => Line::TooLong,
-            false => Line::Whole(text),
+    pub(super) async fn next(&mut self) -> io::Result<Option<(usize, Line)>> {
+        let line = self.lines.next().await.transpose()?;
+        self.number += usize::from(line.is_some());
+        Ok(line.map(|line| (self.number, line)))
+    }
+}
+
+/// Not `LinesCodec`: it fails at bytes that are not UTF-8 and drops them, where a bad line must have a number and its
+/// fault. And too long a line is an item here, since `FramedRead` ends after an error.
+struct LineCodec {
+    lines: AnyDelimiterCodec,
+    is_first: bool,
+}
+
+impl LineCodec {
+    /// `rest` is the buffer behind what was decoded: of too long a line, its beginning.
+    fn line(
+        &mut self,
+        decoded: Result<Option<Bytes>, AnyDelimiterCodecError>,
+        rest: &[u8],
+    ) -> io::Result<Option<Line>> {
+        let line = match decoded {
+            Ok(None) => return Ok(None),
+            Ok(Some(line)) => Line::Whole(line),
+            Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => Line::TooLong,
+            Err(AnyDelimiterCodecError::Io(error)) => return Err(error),
         };
-        Ok(Some((self.number, line)))
+        if !std::mem::take(&mut self.is_first) {
+            return Ok(Some(line));
+        }
+        let beginning = match &line {
+            Line::Whole(line) => line,
+            _ => rest,
+        };
+        Ok(Some(match (foreign(beginning), line) {
+            (Some(foreign), _) => Line::Foreign(foreign),
+            (None, Line::Whole(mut text)) if text.starts_with(BYTE_ORDER_MARK) => {
+                Line::Whole(text.split_off(BYTE_ORDER_MARK.len()))
+            }
+            (None, line) => line,
+        }))
+    }
+}
+
+impl Decoder for LineCodec {
+    type Item = Line;
+    type Error = io::Error;
+
+    fn decode(&mut self, input: &mut BytesMut) -> io::Result<Option<Line>> {
+        let decoded = self.lines.decode(input);
+        self.line(decoded, input)
+    }
+
+    fn decode_eof(&mut self, input: &mut BytesMut) -> io::Result<Option<Line>> {
+        let decoded = self.lines.decode_eof(input);
+        self.line(decoded, input)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::BufReader;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
     async fn lengths(input: &[u8]) -> Vec<(usize, Option<usize>)> {
-        let mut lines = Lines::new(BufReader::with_capacity(64, input));
+        let mut lines = Lines::new(input);
         let mut lengths = Vec::new();
         while let Some((number, line)) = lines.next().await.unwrap() {
             let length = match line {
@@ -183,7 +217,9 @@ mod tests {
             (b"BZh9".to_vec(), "bzip2 -dc"),
         ] {
             // Byte by byte, as a pipe may give it.
-            let mut lines = Lines::new(BufReader::with_capacity(1, input.as_slice()));
+            let (mut pipe, output) = tokio::io::duplex(1);
+            tokio::spawn(async move { pipe.write_all(&input).await });
+            let mut lines = Lines::new(output);
             match lines.next().await.unwrap() {
                 Some((1, Line::Foreign(foreign))) => assert_eq!(foreign.convert, convert),
                 other => panic!("{convert}: {other:?}"),

@@ -15,7 +15,7 @@ use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::output;
 use service::words::counted;
-use tokio::io::{AsyncBufRead, BufReader};
+use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
 use self::lines::{Foreign, LINE_MAX_BYTES, Line, Lines};
@@ -94,23 +94,21 @@ pub async fn run(
     publisher.end(published, &shutdown).await
 }
 
-async fn open(file: &Path) -> std::io::Result<Box<dyn AsyncBufRead + Send + Unpin>> {
-    const BUFFER_BYTES: usize = 1 << 16;
+async fn open(file: &Path) -> std::io::Result<Box<dyn AsyncRead + Send + Unpin>> {
     if file.as_os_str() == "-" {
-        let input = tokio::io::stdin();
-        return Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, input)));
+        return Ok(Box::new(tokio::io::stdin()));
     }
     let input = tokio::fs::File::open(file).await?;
     if input.metadata().await?.is_dir() {
         return Err(std::io::ErrorKind::IsADirectory.into());
     }
-    Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, input)))
+    Ok(Box::new(input))
 }
 
 struct Publisher<'o> {
     options: &'o Options,
     from_line: usize,
-    lines: Lines<Box<dyn AsyncBufRead + Send + Unpin>>,
+    lines: Lines<Box<dyn AsyncRead + Send + Unpin>>,
     sender: Sender,
     /// The last line that was handed over, or is bad.
     done: usize,
@@ -156,7 +154,7 @@ impl Publisher<'_> {
             };
             let read = match line {
                 Line::Whole(text) if text.trim_ascii().is_empty() => continue,
-                Line::Whole(text) => line::read(text, &mut sequences)
+                Line::Whole(text) => line::read(&text, &mut sequences)
                     .map_err(|faults| Vec::from_iter(faults.iter().map(ToString::to_string))),
                 Line::TooLong => Err(vec![format!("longer than {LINE_MAX_BYTES} bytes")]),
                 Line::Foreign(foreign) => {
