@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 
 use icu_properties::props::{
     BinaryProperty, DefaultIgnorableCodePoint, EnumeratedProperty, GeneralCategory,
+    GeneralCategoryGroup,
 };
 
 use crate::records::not_finite;
@@ -249,10 +250,18 @@ impl MetricValue {
     }
 }
 
-/// Whether a text has no visible character once it is repaired: U+0000 becomes U+FFFD. Nearly every
-/// identifier begins with a visible character of ASCII.
+/// Whether a text has no visible character once it is repaired: U+0000 becomes U+FFFD. Invisible are spaces and what
+/// `service::text` prints as escapes; a test of the consumer compares the two rules. Nearly every identifier begins
+/// with a visible character of ASCII.
 fn is_blank(text: &str) -> bool {
-    let is_invisible = |c: char| c != '\0' && (c.is_whitespace() || is_hidden(c));
+    let is_invisible = |c: char| {
+        c != '\0'
+            && (c.is_whitespace()
+                // A symbol to Unicode, but it looks like a space.
+                || c == '\u{2800}'
+                || DefaultIgnorableCodePoint::for_char(c)
+                || GeneralCategoryGroup::Other.contains(GeneralCategory::for_char(c)))
+    };
     match text.as_bytes().first() {
         Some(b'!'..=b'~') => false,
         _ => text.chars().all(is_invisible),
@@ -265,24 +274,6 @@ fn is_whitespace(text: &str) -> bool {
         Some(b'!'..=b'~') => false,
         _ => text.trim().is_empty(),
     }
-}
-
-/// Whether a character has no shape of its own. The programs print such characters as escapes, by the same
-/// rule (`service::text`).
-fn is_hidden(c: char) -> bool {
-    // Called a symbol, it looks like a space.
-    c == '\u{2800}'
-        || DefaultIgnorableCodePoint::for_char(c)
-        || matches!(
-            GeneralCategory::for_char(c),
-            GeneralCategory::Control
-                | GeneralCategory::Format
-                | GeneralCategory::LineSeparator
-                | GeneralCategory::ParagraphSeparator
-                | GeneralCategory::PrivateUse
-                | GeneralCategory::Unassigned
-                | GeneralCategory::Surrogate
-        )
 }
 
 /// So many problems are told one by one, and beyond them the first of each further kind: a record of

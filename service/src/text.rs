@@ -6,12 +6,14 @@
 
 use icu_properties::props::{
     BinaryProperty, DefaultIgnorableCodePoint, EmojiModifier, EnumeratedProperty,
-    ExtendedPictographic, GeneralCategory,
+    ExtendedPictographic, GeneralCategory, GeneralCategoryGroup,
 };
 use serde::Serialize;
 
 /// `U+2800`, which Unicode calls a symbol, looks like a space.
 const BRAILLE_PATTERN_BLANK: char = '\u{2800}';
+const LINE_SEPARATOR: char = '\u{2028}';
+const PARAGRAPH_SEPARATOR: char = '\u{2029}';
 const VARIATION_SELECTOR_16: char = '\u{FE0F}';
 const ZERO_WIDTH_JOINER: char = '\u{200D}';
 
@@ -55,17 +57,9 @@ pub fn is_hidden(c: char) -> bool {
         return c.is_ascii_control();
     }
     c == BRAILLE_PATTERN_BLANK
+        || matches!(c, LINE_SEPARATOR | PARAGRAPH_SEPARATOR)
         || DefaultIgnorableCodePoint::for_char(c)
-        || matches!(
-            GeneralCategory::for_char(c),
-            GeneralCategory::Control
-                | GeneralCategory::Format
-                | GeneralCategory::LineSeparator
-                | GeneralCategory::ParagraphSeparator
-                | GeneralCategory::PrivateUse
-                | GeneralCategory::Unassigned
-                | GeneralCategory::Surrogate
-        )
+        || GeneralCategoryGroup::Other.contains(GeneralCategory::for_char(c))
 }
 
 fn escape(c: char, shown: &mut String) {
