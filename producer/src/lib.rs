@@ -37,12 +37,16 @@
 //! publish, simulate ──▶ Sender ────────────┘   wait while Kafka is slower than they are
 //! ```
 
-mod client;
-mod delivery;
+// Layers, the highest first: a module uses its own layer and those below.
+
 mod engines;
-mod outbox;
 mod reporter;
+
+mod delivery;
 mod sender;
+
+mod client;
+mod outbox;
 mod session;
 mod size_limit;
 
