@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use rdkafka::Message;
 
-use super::finding::{Cure, Fault, Findings};
+use super::finding::{Correction, Fault, Findings};
 use super::spans::Spans;
 use super::topic::{Isolation, Topic, each_record};
 use crate::tables::Table;
@@ -45,7 +45,7 @@ pub(super) fn settle(
     for finding in unprovable {
         let is_of_topic = (0..topic.partitions).contains(&finding.partition);
         match is_of_topic && !aborted.contains(&(finding.partition, finding.offset)) {
-            true => finding.cure = Cure::None,
+            true => finding.correction = Correction::None,
             false => finding.fault = Fault::Extra,
         }
     }

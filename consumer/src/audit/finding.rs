@@ -12,7 +12,7 @@ use crate::tables::{Table, exec_id, place};
 
 /// Findings of the histories, and misnamed rows, are each held up to this many bytes of rows; more are only counted.
 const HELD_BYTES: usize = 32 << 20;
-/// Space reserved for findings of tasks and stored offsets, and for one misnamed row of each task: these cure the most rows,
+/// Space reserved for findings of tasks and stored offsets, and for one misnamed row of each task: these correct the most rows,
 /// and are found last.
 const TASK_BYTES: usize = 2 * HELD_BYTES;
 /// Memory that a held row takes beside its bytes.
@@ -59,12 +59,12 @@ pub(crate) struct Finding {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) columns: Vec<Difference>,
     #[serde(skip)]
-    pub(crate) cure: Cure,
+    pub(crate) correction: Correction,
 }
 
 /// What puts a row right.
 #[derive(Clone, Debug)]
-pub(crate) enum Cure {
+pub(crate) enum Correction {
     /// Put this row in.
     Insert { table: Table, row: Vec<u8> },
     /// Take the row at this address out.
@@ -104,9 +104,9 @@ pub(crate) enum Cure {
     NewOffset(Box<HeldOffset>),
 }
 
-impl Cure {
+impl Correction {
     /// Whether this puts anything right.
-    pub(crate) fn is_one(&self) -> bool {
+    pub(crate) fn is_some(&self) -> bool {
         !matches!(self, Self::None)
     }
 }
@@ -173,11 +173,11 @@ impl Findings {
     }
 
     pub(crate) fn push(&mut self, finding: Finding) {
-        let bytes = match &finding.cure {
-            Cure::Insert { row, .. } | Cure::NewTask { row, .. } => row.len(),
-            Cure::Task { held, row } => row.len() + held.row.len(),
-            Cure::Delete { row, .. } => 2 * row.len(),
-            Cure::Replace { row, held, .. } => 2 * row.len() + held.len(),
+        let bytes = match &finding.correction {
+            Correction::Insert { row, .. } | Correction::NewTask { row, .. } => row.len(),
+            Correction::Task { held, row } => row.len() + held.row.len(),
+            Correction::Delete { row, .. } => 2 * row.len(),
+            Correction::Replace { row, held, .. } => 2 * row.len() + held.len(),
             _ => 0,
         };
         let bytes = bytes + OVERHEAD_BYTES;

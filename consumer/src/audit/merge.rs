@@ -7,7 +7,7 @@ use sha2::Digest;
 use tokio::sync::mpsc;
 
 use super::difference::Difference;
-use super::finding::{Cure, Fault, Finding, Findings, Misnamed};
+use super::finding::{Correction, Fault, Finding, Findings, Misnamed};
 use super::fingerprint::Marks;
 use crate::row_format;
 use crate::store::{Held, held};
@@ -200,7 +200,7 @@ pub(crate) fn missing(table: Table, row: Vec<u8>) -> Finding {
         exec_id: exec_id(&row).map(str::to_owned),
         part: None,
         columns: Vec::new(),
-        cure: Cure::Insert { table, row },
+        correction: Correction::Insert { table, row },
     }
 }
 
@@ -208,7 +208,7 @@ pub(crate) fn extra(table: Table, held: Held) -> Finding {
     unexpected(table, Fault::Extra, held)
 }
 
-/// A row that the topic does not expect. (If it stays [unprovable](Fault::Unprovable), its cure is removed later.)
+/// A row that the topic does not expect. (If it stays [unprovable](Fault::Unprovable), its correction is removed later.)
 fn unexpected(table: Table, fault: Fault, held: Held) -> Finding {
     let (partition, offset) = place(&held.row).unwrap_or((-1, -1));
     Finding {
@@ -219,7 +219,7 @@ fn unexpected(table: Table, fault: Fault, held: Held) -> Finding {
         exec_id: exec_id(&held.row).map(str::to_owned),
         part: None,
         columns: Vec::new(),
-        cure: Cure::Delete {
+        correction: Correction::Delete {
             table,
             address: held.address,
             row: held.row,
@@ -242,7 +242,7 @@ pub(crate) fn differing(
         exec_id: exec_id(&row).map(str::to_owned),
         part: None,
         columns,
-        cure: Cure::Replace {
+        correction: Correction::Replace {
             table,
             address: held.address,
             held: held.row,

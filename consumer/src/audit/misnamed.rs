@@ -1,7 +1,7 @@
 //! Rows that are right but for the task they name.
 
 use super::difference::Difference;
-use super::finding::{Cure, Fault, Finding, Findings, Misnamed};
+use super::finding::{Correction, Fault, Finding, Findings, Misnamed};
 use super::merge::differing;
 use crate::store::{Snapshot, StoreError};
 use crate::tables::{Table, place};
@@ -38,16 +38,17 @@ pub(crate) async fn find_misnamed(
         let under_name = by_name.get(&named).copied();
         let under_key = task_id.and_then(|task_id| by_key.get(&task_id)).cloned();
         let (partition, offset) = place(&rows[0].row).unwrap_or((-1, -1));
-        let of_task = |columns: Vec<Difference>, place: Option<(i32, i64)>, cure: Cure| Finding {
-            table: Table::Task.name(),
-            fault: Fault::Differing,
-            partition: place.map_or(partition, |(partition, _)| partition),
-            offset: place.map_or(offset, |(_, offset)| offset),
-            exec_id: Some(named.clone()),
-            part: None,
-            columns,
-            cure,
-        };
+        let of_task =
+            |columns: Vec<Difference>, place: Option<(i32, i64)>, correction: Correction| Finding {
+                table: Table::Task.name(),
+                fault: Fault::Differing,
+                partition: place.map_or(partition, |(partition, _)| partition),
+                offset: place.map_or(offset, |(_, offset)| offset),
+                exec_id: Some(named.clone()),
+                part: None,
+                columns,
+                correction,
+            };
         match (task_id, under_name, under_key) {
             (Some(task_id), None, None) => {
                 missing.push(MissingTask {
@@ -63,13 +64,13 @@ pub(crate) async fn find_misnamed(
                     expected: named.clone().into(),
                     found: held.clone().into(),
                 };
-                let cure = Cure::Rename {
+                let correction = Correction::Rename {
                     task_id,
                     held,
                     exec_id: named.clone(),
                     new_task_id: task_id,
                 };
-                findings.push(of_task(vec![column], Some(found.place), cure));
+                findings.push(of_task(vec![column], Some(found.place), correction));
                 continue;
             }
             (Some(task_id), Some(other), None) if rows_of(other) == 0 => {
@@ -78,14 +79,14 @@ pub(crate) async fn find_misnamed(
                     expected: task_id.into(),
                     found: other.into(),
                 };
-                let cure = Cure::Rename {
+                let correction = Correction::Rename {
                     task_id: other,
                     held: named.clone(),
                     exec_id: named.clone(),
                     new_task_id: task_id,
                 };
                 let place = by_key.get(&other).map(|task| task.place);
-                findings.push(of_task(vec![column], place, cure));
+                findings.push(of_task(vec![column], place, correction));
                 continue;
             }
             _ => {}

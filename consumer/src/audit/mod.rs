@@ -10,7 +10,7 @@
 //! hold exactly the rows that the topic expects, whoever writes meanwhile. Neither side is sorted or held in memory: see
 //! [`fingerprint`]. Only where sums differ are rows compared one by one.
 //!
-//! In the order of an audit: [`rounds`] ([`config`]) runs one [`auditor`] after the other and the [`repair`] between
+//! In the order of an audit: [`rounds`] ([`config`]) runs one [`auditor`] after the other and the [`repair`] ([`corrections`]) between
 //! them. An auditor checks `consumed_offset` ([`offsets`], [`topic`]), chooses what is compared ([`extent`], [`spans`],
 //! [`backlog`], [`retention`]), and compares the [`sums`] of what the topic expects ([`expected`]) and what the tables
 //! store ([`stored`]). Where they differ it [compares](compare) row against row ([`merge`], [`dead_letters`],
@@ -21,7 +21,7 @@ mod auditor;
 mod backlog;
 mod compare;
 mod config;
-mod cure;
+mod corrections;
 mod dead_letters;
 pub(crate) mod difference;
 mod evidence;

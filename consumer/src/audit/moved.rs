@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::finding::{Cure, Findings};
+use super::finding::{Correction, Findings};
 use super::merge::differing;
 use crate::store::Held;
 use crate::tables::TASK;
@@ -13,7 +13,7 @@ pub(crate) fn find_moved(findings: &mut Findings) {
     const BEHIND_PLACE: usize = 2 + 8 + 12;
     let mut extras: HashMap<(&'static str, Vec<u8>), Vec<usize>> = HashMap::new();
     for (i, finding) in findings.found.iter().enumerate() {
-        if let Cure::Delete { row, .. } = &finding.cure {
+        if let Correction::Delete { row, .. } = &finding.correction {
             let rest = row.get(BEHIND_PLACE..).unwrap_or_default().to_vec();
             extras.entry((finding.table, rest)).or_default().push(i);
         }
@@ -23,15 +23,15 @@ pub(crate) fn find_moved(findings: &mut Findings) {
     }
     let mut gone = BTreeSet::new();
     for i in 0..findings.found.len() {
-        let Cure::Insert { table, row } = findings.found[i].cure.clone() else {
+        let Correction::Insert { table, row } = findings.found[i].correction.clone() else {
             continue;
         };
         let rest = row.get(BEHIND_PLACE..).unwrap_or_default().to_vec();
         let moved = extras.get_mut(&(table.name(), rest)).and_then(Vec::pop);
         let Some(moved) = moved else { continue };
-        let Cure::Delete {
+        let Correction::Delete {
             address, row: held, ..
-        } = findings.found[moved].cure.clone()
+        } = findings.found[moved].correction.clone()
         else {
             continue;
         };

@@ -10,7 +10,7 @@ use service::range::Ranges;
 use tokio::task::block_in_place;
 
 use super::difference::Difference;
-use super::finding::{Cure, Fault, Finding, Findings};
+use super::finding::{Correction, Fault, Finding, Findings};
 use super::fingerprint::Outside;
 use super::topic::{Topic, records};
 use crate::positions::Anchor;
@@ -361,7 +361,7 @@ fn difference(held: &HeldOffset, right: &HeldOffset) -> Option<Finding> {
             ("cluster_id", Value::from(right.cluster_id.as_str())),
         )
     });
-    let (columns, cures): (Vec<_>, Vec<_>) = [
+    let (columns, corrections): (Vec<_>, Vec<_>) = [
         number("first_offset", |held| held.first_offset),
         number("next_offset", |held| Some(held.next_offset)),
         cluster,
@@ -380,9 +380,9 @@ fn difference(held: &HeldOffset, right: &HeldOffset) -> Option<Finding> {
         exec_id: None,
         part: Some(held.part.as_str()),
         columns,
-        cure: Cure::Offset {
+        correction: Correction::Offset {
             held: Box::new(held.clone()),
-            columns: cures,
+            columns: corrections,
         },
     })
 }
@@ -397,6 +397,6 @@ fn missing(right: HeldOffset) -> Finding {
         exec_id: None,
         part: Some(right.part.as_str()),
         columns: Vec::new(),
-        cure: Cure::NewOffset(Box::new(right)),
+        correction: Correction::NewOffset(Box::new(right)),
     }
 }

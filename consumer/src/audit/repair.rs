@@ -6,8 +6,8 @@ use anyhow::Context;
 use service::output;
 use service::words::counted;
 
-use super::cure::{self, Repair};
-use super::finding::{Cure, Findings};
+use super::corrections::{self, Repair};
+use super::finding::{Correction, Findings};
 use super::report::Report;
 use crate::store::Database;
 
@@ -33,7 +33,7 @@ pub(super) fn may_repair(
     false
 }
 
-/// Applies what cures the findings, one transaction per partition. Returns how many rows it wrote and removed.
+/// Applies the corrections of the findings, one transaction per partition. Returns how many rows it wrote and removed.
 ///
 /// # Errors
 /// If the database fails; partitions before that one are repaired.
@@ -50,27 +50,30 @@ pub(super) async fn repair(
             *partition = finding.partition.min(*partition);
         }
     }
-    let mut cures: BTreeMap<i32, Vec<&Cure>> = BTreeMap::new();
+    let mut corrections: BTreeMap<i32, Vec<&Correction>> = BTreeMap::new();
     for finding in findings
         .found
         .iter()
-        .filter(|finding| finding.cure.is_one())
+        .filter(|finding| finding.correction.is_some())
     {
-        let partition = match (&finding.cure, &finding.exec_id) {
-            (Cure::NewTask { .. }, Some(exec_id)) => first[exec_id.as_str()],
+        let partition = match (&finding.correction, &finding.exec_id) {
+            (Correction::NewTask { .. }, Some(exec_id)) => first[exec_id.as_str()],
             _ => finding.partition,
         };
-        cures.entry(partition).or_default().push(&finding.cure);
+        corrections
+            .entry(partition)
+            .or_default()
+            .push(&finding.correction);
     }
     let mut repaired = 0;
-    for (partition, cures) in cures {
+    for (partition, corrections) in corrections {
         let place = database.place();
         let Repair {
             written,
             removed,
             left,
             without_task,
-        } = cure::apply(database, topic, &cures)
+        } = corrections::apply(database, topic, &corrections)
             .await
             .with_context(|| {
                 format!(
@@ -90,7 +93,7 @@ pub(super) async fn repair(
         }
         output::note(format_args!(
             "repaired partition {partition}: {}, {} written, {removed} removed{but}",
-            counted(cures.len(), "finding"),
+            counted(corrections.len(), "finding"),
             counted(written, "row")
         ));
     }

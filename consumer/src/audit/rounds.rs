@@ -87,8 +87,11 @@ async fn audit_and_repair(
     loop {
         let (report, findings) = auditor.audit().await?;
         round += 1;
-        let curable = findings.found.iter().any(|finding| finding.cure.is_one());
-        if config.repair && curable {
+        let is_correctable = findings
+            .found
+            .iter()
+            .any(|finding| finding.correction.is_some());
+        if config.repair && is_correctable {
             if is_stuck || round > MAX_ROUNDS {
                 tracing::error!(
                     "repair stopped after {} rounds: {}",

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rdkafka::Message;
 
-use super::finding::{Cure, Fault, Finding, Findings};
+use super::finding::{Correction, Fault, Finding, Findings};
 use super::misnamed::MissingTask;
 use super::spans::Spans;
 use super::stored::{Rank, rank_of_task};
@@ -45,8 +45,8 @@ pub(crate) async fn resolve(
     let renamed: BTreeSet<i64> = findings
         .found
         .iter()
-        .filter_map(|finding| match finding.cure {
-            Cure::Rename { task_id, .. } => Some(task_id),
+        .filter_map(|finding| match finding.correction {
+            Correction::Rename { task_id, .. } => Some(task_id),
             _ => None,
         })
         .collect();
@@ -147,10 +147,10 @@ impl Faulty {
             .iter()
             .filter(|finding| finding.table == Table::Progress.name());
         for finding in of_progress {
-            let (held, expected) = match &finding.cure {
-                Cure::Insert { row, .. } => (None, Some(row)),
-                Cure::Delete { row, .. } => (Some(row), None),
-                Cure::Replace { held, row, .. } => (Some(held), Some(row)),
+            let (held, expected) = match &finding.correction {
+                Correction::Insert { row, .. } => (None, Some(row)),
+                Correction::Delete { row, .. } => (Some(row), None),
+                Correction::Replace { held, row, .. } => (Some(held), Some(row)),
                 _ => (None, None),
             };
             for (row, by_task) in [(held, &mut faulty.held), (expected, &mut faulty.expected)] {
@@ -206,7 +206,8 @@ pub(crate) async fn find_lost(
 ) -> anyhow::Result<()> {
     let mut places: BTreeMap<&str, BTreeSet<Place>> = BTreeMap::new();
     for finding in &findings.found {
-        if let Cure::Insert { row, .. } | Cure::Replace { row, .. } = &finding.cure
+        if let Correction::Insert { row, .. } | Correction::Replace { row, .. } =
+            &finding.correction
             && let (Some(named), Some(place)) = (exec_id(row), place(row))
         {
             places.entry(named).or_default().insert(place);
@@ -246,7 +247,7 @@ fn gone(task_id: Option<i64>, exec_id: &str, newest: Option<&Report>) -> Finding
         exec_id: Some(exec_id.to_owned()),
         part: None,
         columns: Vec::new(),
-        cure: newest.map_or(Cure::None, |row| Cure::NewTask { task_id, row }),
+        correction: newest.map_or(Correction::None, |row| Correction::NewTask { task_id, row }),
     }
 }
 
@@ -268,7 +269,7 @@ fn wrong(
     let expired = own.filter(|own| own.is_expired);
     let newest = reports.newest(places).into_iter().chain(expired);
     let newest = newest.max_by_key(|report| report.rank);
-    let (fault, columns, cure, at) = match newest.or(own.filter(|_| is_record)) {
+    let (fault, columns, correction, at) = match newest.or(own.filter(|_| is_record)) {
         Some(newest) => {
             let columns = Table::Task.differences(&newest.row, &held.row);
             if columns.is_empty() {
@@ -281,14 +282,19 @@ fn wrong(
             match is_record || state(newest.rank) >= state(rank_of_task(&held.row[2..])) {
                 true => {
                     let row = newest.row.clone();
-                    (Fault::Differing, columns, Cure::Task { held, row }, at)
+                    (
+                        Fault::Differing,
+                        columns,
+                        Correction::Task { held, row },
+                        at,
+                    )
                 }
-                false => (Fault::Unprovable, Vec::new(), Cure::None, named),
+                false => (Fault::Unprovable, Vec::new(), Correction::None, named),
             }
         }
-        None if !is_record => (Fault::Unprovable, Vec::new(), Cure::None, named),
-        None if !places.is_empty() => (Fault::Differing, Vec::new(), Cure::None, named),
-        None => (Fault::Extra, Vec::new(), Cure::NoTask { held }, named),
+        None if !is_record => (Fault::Unprovable, Vec::new(), Correction::None, named),
+        None if !places.is_empty() => (Fault::Differing, Vec::new(), Correction::None, named),
+        None => (Fault::Extra, Vec::new(), Correction::NoTask { held }, named),
     };
     let (partition, offset) = at;
     Some(Finding {
@@ -299,7 +305,7 @@ fn wrong(
         exec_id: name,
         part: None,
         columns,
-        cure,
+        correction,
     })
 }
 

@@ -13,7 +13,7 @@ use service::words::counted;
 use super::compared::Compared;
 use super::side::Side;
 use crate::audit::difference::key_text;
-use crate::audit::finding::{self, Cure};
+use crate::audit::finding::{self, Correction};
 use crate::grid;
 use crate::tables::Table;
 
@@ -332,10 +332,10 @@ impl Report {
 
 impl Finding {
     fn new(finding: finding::Finding, lost: &BTreeMap<String, u64>) -> Self {
-        let application_id = match &finding.cure {
-            Cure::Insert { table, row }
-            | Cure::Delete { table, row, .. }
-            | Cure::Replace { table, row, .. } => key_text(*table, row),
+        let application_id = match &finding.correction {
+            Correction::Insert { table, row }
+            | Correction::Delete { table, row, .. }
+            | Correction::Replace { table, row, .. } => key_text(*table, row),
             _ => None,
         };
         let of_task = finding

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::compared::Compared;
 use super::side::{Side, read_both};
-use crate::audit::finding::{Cure, Fault, Findings};
+use crate::audit::finding::{Correction, Fault, Findings};
 use crate::audit::merge::{Feed, differing, extra, missing};
 use crate::row_format::{self, POSTGRES_EPOCH_MICROS};
 use crate::store::{Held, Order, Selection};
@@ -123,8 +123,8 @@ fn join_renamed(findings: &mut Findings, renamed: &BTreeSet<(String, String)>) {
     }
     let mut of_b: BTreeMap<String, usize> = BTreeMap::new();
     for (i, finding) in findings.found.iter().enumerate() {
-        if let (Cure::Delete { .. }, Some(name), "task") =
-            (&finding.cure, &finding.exec_id, finding.table)
+        if let (Correction::Delete { .. }, Some(name), "task") =
+            (&finding.correction, &finding.exec_id, finding.table)
         {
             of_b.insert(name.clone(), i);
         }
@@ -132,8 +132,8 @@ fn join_renamed(findings: &mut Findings, renamed: &BTreeSet<(String, String)>) {
     let mut joined = BTreeSet::new();
     for i in 0..findings.found.len() {
         let finding = &findings.found[i];
-        let (Cure::Insert { row, .. }, Some(name), "task") =
-            (&finding.cure, &finding.exec_id, finding.table)
+        let (Correction::Insert { row, .. }, Some(name), "task") =
+            (&finding.correction, &finding.exec_id, finding.table)
         else {
             continue;
         };
@@ -142,7 +142,7 @@ fn join_renamed(findings: &mut Findings, renamed: &BTreeSet<(String, String)>) {
         let twin = others
             .filter_map(|(_, of_b_name)| of_b.get(of_b_name))
             .find_map(|&j| {
-                let Cure::Delete { row: held, .. } = &findings.found[j].cure else {
+                let Correction::Delete { row: held, .. } = &findings.found[j].correction else {
                     return None;
                 };
                 let columns = Table::Task.differences(row, held);

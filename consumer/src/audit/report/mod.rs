@@ -143,7 +143,7 @@ impl Report {
             version: env!("CARGO_PKG_VERSION"),
             cluster_id: cluster_id.to_owned(),
             topic: topic.name.to_owned(),
-            database: database,
+            database,
             expired_before: topic.expired_before,
             from: (config.from.as_ref()).map_or("all".to_owned(), Bound::to_string),
             to: config.to.to_string(),

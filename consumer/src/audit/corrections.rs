@@ -1,8 +1,8 @@
-//! Applies cures: all of a partition in one transaction, many rows in a statement.
+//! Applies corrections: all of a partition in one transaction, many rows in a statement.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::finding::Cure;
+use super::finding::Correction;
 use crate::store::{Database, NewRow, Repairing, StoreError};
 use crate::tables::{Table, exec_id};
 
@@ -22,17 +22,17 @@ pub(super) struct Repair {
     pub(super) without_task: u64,
 }
 
-/// Applies these cures, of one partition, in one transaction.
+/// Applies these corrections, of one partition, in one transaction.
 ///
 /// # Errors
 /// See [`StoreError`]; nothing is written then.
 pub(super) async fn apply(
     database: &Database,
     topic: &str,
-    cures: &[&Cure],
+    corrections: &[&Correction],
 ) -> Result<Repair, StoreError> {
     let mut transaction = Repairing::begin(database).await?;
-    let done = apply_in(&mut transaction, topic, cures).await?;
+    let done = apply_in(&mut transaction, topic, corrections).await?;
     transaction.commit().await?;
     Ok(done)
 }
@@ -54,36 +54,36 @@ struct Plan<'a> {
 async fn apply_in(
     transaction: &mut Repairing,
     topic: &str,
-    cures: &[&Cure],
+    corrections: &[&Correction],
 ) -> Result<Repair, StoreError> {
     let (mut plan, mut done) = (Plan::default(), Repair::default());
-    for cure in cures {
-        match cure {
-            Cure::Insert { table, row } => plan.insert(*table, (None, row)),
-            Cure::NewTask { task_id, row } => plan.insert(Table::Task, (*task_id, row)),
-            Cure::Delete {
+    for correction in corrections {
+        match correction {
+            Correction::Insert { table, row } => plan.insert(*table, (None, row)),
+            Correction::NewTask { task_id, row } => plan.insert(Table::Task, (*task_id, row)),
+            Correction::Delete {
                 table,
                 address,
                 row,
             } => plan.change(*table, address, row, None),
-            Cure::Replace {
+            Correction::Replace {
                 table,
                 address,
                 held,
                 row,
             } => plan.change(*table, address, held, Some((None, row))),
-            Cure::Task { held, row } => {
+            Correction::Task { held, row } => {
                 let new = Some((held.task_id, row.as_slice()));
                 plan.change(Table::Task, &held.address, &held.row, new);
             }
-            Cure::NoTask { held } => plan.change(Table::Task, &held.address, &held.row, None),
-            Cure::None => done.left += 1,
-            Cure::Rename { .. } | Cure::Offset { .. } | Cure::NewOffset(_) => {}
+            Correction::NoTask { held } => plan.change(Table::Task, &held.address, &held.row, None),
+            Correction::None => done.left += 1,
+            Correction::Rename { .. } | Correction::Offset { .. } | Correction::NewOffset(_) => {}
         }
     }
     plan.leave_new_tasks_that_are_there(transaction, &mut done)
         .await?;
-    plan.leave_rows_without_task(transaction, cures, &mut done)
+    plan.leave_rows_without_task(transaction, corrections, &mut done)
         .await?;
     let Plan { changes, mut rows } = plan;
     // Histories first: their rows are compared by their tasks' names.
@@ -102,9 +102,9 @@ async fn apply_in(
             }
         }
     }
-    for cure in cures {
-        let (is_done, columns) = match cure {
-            Cure::Rename {
+    for correction in corrections {
+        let (is_done, columns) = match correction {
+            Correction::Rename {
                 task_id,
                 held,
                 exec_id,
@@ -113,11 +113,11 @@ async fn apply_in(
                 let renamed = transaction.rename(*task_id, held, exec_id, *new_task_id);
                 (renamed.await?, 1)
             }
-            Cure::Offset { held, columns } => {
+            Correction::Offset { held, columns } => {
                 let corrected = transaction.correct_offset(topic, held, columns);
                 (corrected.await?, columns.len() as u64)
             }
-            Cure::NewOffset(offset) => {
+            Correction::NewOffset(offset) => {
                 let inserted = transaction.insert_offset(topic, GROUP, offset);
                 (inserted.await?, 1)
             }
@@ -170,7 +170,7 @@ impl<'a> Plan<'a> {
     async fn leave_rows_without_task(
         &mut self,
         transaction: &mut Repairing,
-        cures: &[&Cure],
+        corrections: &[&Correction],
         done: &mut Repair,
     ) -> Result<(), StoreError> {
         let Self { changes, rows } = self;
@@ -185,11 +185,11 @@ impl<'a> Plan<'a> {
         }
         let names = Vec::from_iter(names);
         let there: HashMap<String, i64> = transaction.task_ids(&names).await?;
-        let made: HashSet<&str> = cures
+        let made: HashSet<&str> = corrections
             .iter()
-            .filter_map(|cure| match cure {
-                Cure::NewTask { row, .. } | Cure::Task { row, .. } => exec_id(row),
-                Cure::Rename { exec_id, .. } => Some(exec_id),
+            .filter_map(|correction| match correction {
+                Correction::NewTask { row, .. } | Correction::Task { row, .. } => exec_id(row),
+                Correction::Rename { exec_id, .. } => Some(exec_id),
                 _ => None,
             })
             .collect();
