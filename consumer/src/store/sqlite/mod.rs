@@ -2,7 +2,7 @@
 //!
 //! - `files`: whether its files are still in place.
 //! - `codes`: what its error codes mean.
-//! - `write`: storing events, by rusqlite.
+//! - `write`, `values`: storing events, by rusqlite.
 //! - `session`, `dialect`: everything else, by sqlx.
 //!
 //! Connecting and its migrations are here.
@@ -11,6 +11,7 @@ mod codes;
 mod dialect;
 mod files;
 mod session;
+mod values;
 mod write;
 
 use std::collections::BTreeSet;

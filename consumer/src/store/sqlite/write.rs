@@ -5,18 +5,15 @@
 use std::sync::LazyLock;
 
 use async_trait::async_trait;
-use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Statement, TransactionBehavior};
-use schemas::Job;
-use serde::{Serialize, Serializer};
+use rusqlite::{Connection, TransactionBehavior};
 use sqlx::sqlite::SqliteConnectOptions;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use super::values::{Value, Values};
 use super::{Files, connect};
 use crate::batch::{Record, Tasks, advances, is_unstored};
 use crate::positions::{Advance, Positions};
-use crate::row_format::{COUNTS, ValueSink, append_json};
 use crate::rows::Part;
 use crate::store::offsets::{OffsetRow, SELECT_OFFSETS, stored_offsets};
 use crate::store::{ANSWER, End, Identity, StoreError, StoredOffset, WRITE, Writer, within};
@@ -80,6 +77,8 @@ fn placeholders(columns: usize) -> String {
 
 /// So many bytes of values are handed to the database's thread at once.
 const PIECE_BYTES: usize = 256 << 10;
+/// Room of the values, and of the texts, of a piece's rows of one table.
+const VALUES_BYTES: usize = PIECE_BYTES / 4;
 /// At most so many pieces wait for it.
 const PIECES: usize = 4;
 
@@ -211,8 +210,8 @@ struct Piece {
 impl Piece {
     fn new() -> Self {
         Self {
-            tasks: Values::new(),
-            rows: Part::ALL.map(|_| Values::new()),
+            tasks: Values::with_capacity(VALUES_BYTES),
+            rows: Part::ALL.map(|_| Values::with_capacity(VALUES_BYTES)),
         }
     }
 
@@ -251,11 +250,15 @@ async fn send(
     }
     send(Sent::Rows(piece)).await;
     // The last, since any event may tell it.
-    let mut newest = Values::new();
+    let mut newest = Values::with_capacity(VALUES_BYTES);
     for rows in &tasks.newest {
         Table::Task.write(&mut newest, rows, TaskKey::ExecId);
         if newest.bytes() >= PIECE_BYTES {
-            send(Sent::Newest(std::mem::replace(&mut newest, Values::new()))).await;
+            send(Sent::Newest(std::mem::replace(
+                &mut newest,
+                Values::with_capacity(VALUES_BYTES),
+            )))
+            .await;
         }
     }
     send(Sent::Newest(newest)).await;
@@ -409,109 +412,4 @@ fn insert(
         }
     }
     Ok(inserted)
-}
-
-/// The values of many rows, one row after the other.
-struct Values {
-    values: Vec<Value>,
-    /// All texts.
-    texts: Vec<u8>,
-}
-
-#[derive(Clone, Copy)]
-enum Value {
-    Null,
-    Integer(i64),
-    Real(f64),
-    /// From where to where in the texts, which are a few hundred KiB, or those of one record.
-    Text(u32, u32),
-}
-
-impl Values {
-    fn new() -> Self {
-        Self {
-            values: Vec::with_capacity(PIECE_BYTES / 4 / size_of::<Value>()),
-            texts: Vec::with_capacity(PIECE_BYTES / 4),
-        }
-    }
-
-    /// A text that was appended to the others from there on.
-    fn text_from(&mut self, begun: usize) {
-        let text = Value::Text(begun as u32, self.texts.len() as u32);
-        self.values.push(text);
-    }
-
-    fn bytes(&self) -> usize {
-        size_of_val(&self.values[..]) + self.texts.len()
-    }
-
-    fn rows(&self, columns: usize) -> impl Iterator<Item = &[Value]> {
-        self.values.chunks_exact(columns)
-    }
-
-    fn bind(&self, row: &[Value], statement: &mut Statement<'_>) -> Result<(), rusqlite::Error> {
-        (1..).zip(row).try_for_each(|(place, value): (usize, _)| {
-            statement.raw_bind_parameter(place, self.bound(value))
-        })
-    }
-
-    fn bound(&self, value: &Value) -> ToSqlOutput<'_> {
-        ToSqlOutput::Borrowed(match *value {
-            Value::Null => ValueRef::Null,
-            Value::Integer(value) => ValueRef::Integer(value),
-            Value::Real(value) => ValueRef::Real(value),
-            Value::Text(from, to) => ValueRef::Text(&self.texts[from as usize..to as usize]),
-        })
-    }
-}
-
-/// Arrays of PostgreSQL's are JSON here.
-impl<'a> ValueSink<'a> for Values {
-    fn row(&mut self, _columns: usize) {}
-
-    fn null(&mut self) {
-        self.values.push(Value::Null);
-    }
-
-    fn i32(&mut self, value: i32) {
-        self.i64(value.into());
-    }
-
-    fn i64(&mut self, value: i64) {
-        self.values.push(Value::Integer(value));
-    }
-
-    fn f64(&mut self, value: f64) {
-        self.values.push(Value::Real(value));
-    }
-
-    fn bool(&mut self, value: bool) {
-        self.i64(value.into());
-    }
-
-    fn time(&mut self, micros: i64) {
-        self.i64(micros);
-    }
-
-    fn text(&mut self, text: &'a str) {
-        let begun = self.texts.len();
-        self.texts.extend_from_slice(text.as_bytes());
-        self.text_from(begun);
-    }
-
-    fn texts<'t>(&mut self, texts: impl ExactSizeIterator<Item = &'t str>) {
-        let begun = self.texts.len();
-        append_json(&mut self.texts, |serializer| serializer.collect_seq(texts));
-        self.text_from(begun);
-    }
-
-    fn job_tasks(&mut self, jobs: &[Job<'_>]) {
-        self.json(&COUNTS.map(|count| Vec::from_iter(jobs.iter().map(count))));
-    }
-
-    fn json(&mut self, value: &impl Serialize) {
-        let begun = self.texts.len();
-        append_json(&mut self.texts, |serializer| value.serialize(serializer));
-        self.text_from(begun);
-    }
 }
