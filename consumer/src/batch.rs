@@ -1,4 +1,5 @@
-//! What is written in one database transaction: the rows of many events, and how far they reach.
+//! Records that were read and are not stored yet, and what one transaction takes of them: rows and the steps of the
+//! stored offsets.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -6,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use ahash::RandomState;
 use rdkafka::message::Message;
 use schemas::{Decoder, Reject, plain_event};
+use tokio::time::Instant;
 
 use crate::positions::{Advance, Anchor, Positions};
 use crate::rows::{Part, Rows, plain};
@@ -15,11 +17,11 @@ use crate::rows::{Part, Rows, plain};
 pub(crate) struct Record {
     pub(crate) partition: i32,
     pub(crate) anchor: Anchor,
-    /// The bytes of its event, a plain one, or why it becomes a dead letter. (Boxed: rejects are few.)
+    /// The bytes of its event, in the plain encoding, or why it becomes a dead letter. (Boxed: rejects are rare.)
     pub(crate) event: Result<Box<[u8]>, Box<Reject>>,
-    /// The schema id to ask the registry for first: until then `event` is the record's value as it is.
+    /// The schema id that the registry has to be asked for first; until then `event` is the record's value unchanged.
     pub(crate) unread: Option<u32>,
-    /// Bytes of key and value, as they stand in the topic.
+    /// Bytes of key and value in the topic.
     pub(crate) bytes_in_topic: usize,
 }
 
@@ -40,7 +42,7 @@ impl Record {
         }
     }
 
-    /// Bytes that are held of it.
+    /// Bytes held in memory.
     fn bytes(&self) -> usize {
         match &self.event {
             Ok(event) => event.len(),
@@ -59,23 +61,52 @@ fn read(decoder: &Decoder, value: Option<&[u8]>) -> Result<Box<[u8]>, Box<Reject
     plain(decoder, value).map(Into::into).map_err(Box::new)
 }
 
-/// Records in the order they were read; any beginning of it can be stored by itself.
+/// Records in the order they were read; any prefix can be stored by itself.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     records: Vec<Record>,
     bytes: usize,
     /// How many of the last records are rejects.
     rejects_at_end: usize,
+    /// When the first record was read, or was last decided to wait for more.
+    since: Option<Instant>,
 }
 
 impl Batch {
     pub(crate) fn push(&mut self, record: Record) {
+        if self.records.is_empty() {
+            self.since = Some(Instant::now());
+        }
         self.bytes += record.bytes();
         self.rejects_at_end = match record.event {
             Ok(_) => 0,
             Err(_) => self.rejects_at_end + 1,
         };
         self.records.push(record);
+    }
+
+    /// Moves those records to the end that `is_wanted` accepts of a batch that was read later.
+    pub(crate) fn append(&mut self, later: &mut Self, is_wanted: impl Fn(&Record) -> bool) {
+        let since = match self.records.is_empty() {
+            true => later.since,
+            false => self.since,
+        };
+        for record in later.take() {
+            if is_wanted(&record) {
+                self.push(record);
+            }
+        }
+        self.since = since;
+    }
+
+    /// Since when the batch has been waiting to be stored; `None`: it is empty.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        self.since.filter(|_| !self.records.is_empty())
+    }
+
+    /// The batch waits for more records, as if its first one had been read now.
+    pub(crate) fn wait_anew(&mut self) {
+        self.since = Some(Instant::now());
     }
 
     /// How many of the last records are rejects.
@@ -92,7 +123,7 @@ impl Batch {
         &self.records
     }
 
-    /// The place of the first record from `from` on whose schema id is to be asked for, and that.
+    /// The place and the schema id of the first record from `from` on whose schema is not known yet.
     pub(crate) fn unread(&self, from: usize) -> Option<(usize, u32)> {
         let mut records = self.records.iter().enumerate().skip(from);
         records.find_map(|(place, record)| Some((place, record.unread?)))
@@ -115,7 +146,7 @@ impl Batch {
         self.bytes
     }
 
-    /// Takes the records out.
+    /// Empties the batch.
     pub(crate) fn take(&mut self) -> Vec<Record> {
         std::mem::take(self).records
     }
@@ -130,7 +161,7 @@ impl Batch {
         }
     }
 
-    /// The first `count` are stored.
+    /// Removes the first `count` records, which are stored.
     pub(crate) fn stored(&mut self, count: usize) {
         let stored = self.records.drain(..count);
         self.bytes -= stored.map(|record| record.bytes()).sum::<usize>();
@@ -141,7 +172,7 @@ impl Batch {
         *self = Self::default();
     }
 
-    /// Drops what was read of these partitions.
+    /// Drops the records of these partitions.
     pub(crate) fn forget(&mut self, partitions: &[i32]) {
         self.records
             .retain(|record| !partitions.contains(&record.partition));
@@ -171,8 +202,8 @@ fn first_read(records: &[&Record]) -> BTreeMap<i32, i64> {
     first
 }
 
-/// The steps from `positions` to the end of these records, in a fixed order: whoever takes locks in
-/// the same order cannot deadlock.
+/// The steps from `positions` to the end of these records, in a fixed order: writers that lock in the same order cannot
+/// deadlock.
 pub(crate) fn advances(records: &[&Record], parts: &[Part], positions: &Positions) -> Vec<Advance> {
     let (first, mut advances) = (first_read(records), Vec::new());
     for (partition, anchor) in last_read(records.iter().copied()) {

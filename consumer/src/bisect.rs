@@ -1,29 +1,28 @@
-//! Which of many records a database refuses: found by trial, since its error does not say.
+//! Which of many records a database refuses: found by bisecting, since its error does not name one.
 
 use std::ops::Range;
 
 use crate::rows::Part;
 use crate::store::StoreError;
 
-/// A search for the records that are refused: what is refused is tried again in halves, until it is
-/// one record.
+/// A search for the refused records: a range that is refused is tried again in halves, down to one record.
 pub(crate) struct Bisection {
     untried: Vec<Range<usize>>,
-    /// What the database said of all of them. It is not tried again: it may show at the commit only, as
-    /// of a deferred constraint.
+    /// The database's error for the whole range, which is not tried again: some errors, such as those of deferred
+    /// constraints, come only at the commit.
     known: Option<String>,
 }
 
-/// What a trial found.
+/// What a step of the search found.
 pub(crate) enum Found {
-    /// The records at these places are taken, but for those that are set aside anyway.
+    /// The database takes the records at these places.
     Accepted(Range<usize>),
-    /// The record at this place is not, for this reason.
+    /// The database refuses the record at this place, for this reason.
     Refused { place: usize, message: String },
 }
 
 impl Bisection {
-    /// For so many records, of which `message` was said together.
+    /// Over `count` records, which the database refused together with `message`.
     pub(crate) fn new(count: usize, message: String) -> Self {
         Self {
             untried: vec![Range {
@@ -34,10 +33,10 @@ impl Bisection {
         }
     }
 
-    /// What is found next, in the order of the records, by `write`, which is to take back what it wrote; `None` at the end.
+    /// The next finding, in the order of the records; `None` at the end. `write` writes a range and rolls back.
     ///
     /// # Errors
-    /// What `write` fails with, other than that a record is refused.
+    /// Any error of `write` except [`StoreError::Refused`].
     pub(crate) async fn next(
         &mut self,
         mut write: impl AsyncFnMut(Range<usize>) -> Result<Vec<(Part, u64)>, StoreError>,
@@ -78,9 +77,9 @@ mod tests {
     async fn each_refused_record_is_found_and_no_other() {
         for refused in [vec![0], vec![9], vec![3, 4, 8], (0..10).collect(), vec![]] {
             let refuses = || StoreError::Refused("no".to_owned());
-            let mut trial = Bisection::new(10, "no".to_owned());
+            let mut bisection = Bisection::new(10, "no".to_owned());
             let (mut found, mut next) = (Vec::new(), 0);
-            while let Some(tried) = trial
+            while let Some(tried) = bisection
                 .next(
                     async |piece| match refused.iter().any(|i| piece.contains(i)) {
                         true => Err(refuses()),
@@ -103,8 +102,8 @@ mod tests {
             }
             assert_eq!((found, next), (refused, 10));
         }
-        let mut trial = Bisection::new(2, "no".to_owned());
+        let mut bisection = Bisection::new(2, "no".to_owned());
         let away = async |_| Err(StoreError::TooLong("away".to_owned()));
-        assert!(trial.next(away).await.is_err());
+        assert!(bisection.next(away).await.is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! What a failed operation means to its caller: try again, or exit.
 
+use rdkafka::error::KafkaError;
 use service::exit::NeedsAttention;
 
 use crate::store::StoreError;
@@ -33,6 +34,12 @@ impl Failure {
             Self::Retry(what) => anyhow::anyhow!(what),
             Self::Exit(error) => error,
         }
+    }
+}
+
+impl From<KafkaError> for Failure {
+    fn from(error: KafkaError) -> Self {
+        Self::kafka(error)
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::anyhow;
 use rdkafka::consumer::{CommitMode, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaResult;
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -24,45 +24,34 @@ use service::threads::blocking;
 use service::transaction::{Failed, Transaction, TransactionalProducer};
 use tokio_util::sync::CancellationToken;
 
+use crate::failure::Failure;
+
 /// Counter: dead letters written, by kind. Label `reason`.
 pub(crate) const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
 /// What an offset's metadata begins with; the offsets follow, separated by commas.
 const METADATA: &str = "dead-lettered:";
-/// At most so many letters of unstored events: the broker takes 4096 bytes of metadata
+/// The most letters of events that are not stored yet: the broker takes 4096 bytes of metadata
 /// (`offset.metadata.max.bytes`).
 pub(crate) const MAX_UNSTORED: usize = 150;
 
-/// The events are read from their topic again, and their letters written, so many bytes at a time.
+/// How many bytes of events are read from their topic again, and written as letters, in one transaction.
 const AT_ONCE_BYTES: usize = 8 << 20;
 
 /// An event that becomes a dead letter.
 pub(crate) struct Refused<'a> {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
-    /// Of its key and value.
+    /// Bytes of its key and value.
     pub(crate) bytes: usize,
     pub(crate) reject: &'a Reject,
 }
 
-/// Why letters were not written.
-pub(crate) enum NotWritten {
-    /// Kafka is away, or the partition is about to go to another owner: try again.
-    Yet(String),
-    /// Another try does not help.
-    Ever(anyhow::Error),
-}
-
-impl From<KafkaError> for NotWritten {
-    fn from(error: KafkaError) -> Self {
-        Self::Yet(format!("Kafka: {error}"))
-    }
-}
-
+/// Writes the dead letters of one member of the group.
 pub(crate) struct Letters {
     options: KafkaOptions,
     transactional_id: String,
-    /// `None` after a transaction of which nobody can tell how it ended.
-    output: Option<TransactionalProducer>,
+    /// `None` after a transaction whose outcome is unknown.
+    producer: Option<TransactionalProducer>,
     topic: String,
     instance: String,
     limits: SizeLimits,
@@ -70,7 +59,7 @@ pub(crate) struct Letters {
     pub(crate) topic_id: Option<String>,
     /// Events that have a letter and are not stored yet, by partition.
     written: BTreeMap<i32, BTreeSet<i64>>,
-    /// Partitions of a transaction of which nobody can tell how it ended.
+    /// Partitions of a transaction whose outcome is unknown.
     unsettled: BTreeSet<i32>,
     /// Letters written since the start.
     pub(crate) count: u64,
@@ -91,12 +80,12 @@ impl Letters {
         let limits = SizeLimits::read(options, &[topic]).await?;
         let transactional_id = format!("{group}-letters-{instance}");
         let batch_bytes = limits.smallest();
-        let output =
+        let producer =
             TransactionalProducer::start(options, &transactional_id, batch_bytes, shutdown).await?;
-        Ok(output.map(|output| Self {
+        Ok(producer.map(|producer| Self {
             options: options.clone(),
             transactional_id,
-            output: Some(output),
+            producer: Some(producer),
             topic: topic.to_owned(),
             instance,
             limits,
@@ -118,8 +107,7 @@ impl Letters {
             .retain(|partition| !partitions.contains(partition));
     }
 
-    /// Takes over partitions: which of their events have letters is told by the group's committed
-    /// offsets.
+    /// Takes over partitions: the metadata of the group's committed offsets names the events that have letters.
     pub(crate) fn take_over(&mut self, committed: &TopicPartitionList) {
         for partition in committed.elements() {
             let offsets = written(partition.metadata());
@@ -139,18 +127,20 @@ impl Letters {
         }
     }
 
-    /// Writes the letters of these events, but for those that have one, some at a time: of each time it
-    /// is told which letters exist. `stored` is the next offset of each of their partitions as the
-    /// database has it.
+    /// Writes the letters of these events, except for those that have one, in transactions of bounded size. Each
+    /// commits which letters exist. `stored` is the next offset of each of their partitions in the database.
+    ///
+    /// # Errors
+    /// [`Failure::Retry`] if Kafka is away, or the partition is about to go to another owner.
     pub(crate) async fn write(
         &mut self,
         subscription: &Subscription,
         lookup: &Lookup,
         refused: &[Refused<'_>],
         stored: &BTreeMap<i32, i64>,
-    ) -> Result<(), NotWritten> {
-        if self.output.is_none() {
-            self.begin_anew(subscription).await?;
+    ) -> Result<(), Failure> {
+        if self.producer.is_none() {
+            self.initialise(subscription).await?;
         }
         let missing: Vec<&Refused<'_>> = refused
             .iter()
@@ -162,13 +152,13 @@ impl Letters {
         if missing.is_empty() {
             return Ok(());
         }
-        // What was told to Kafka before arrives before, and nothing overwrites the metadata later.
-        let told: Vec<Committed> = stored
+        // A synchronous commit: earlier commits arrive before it, so none overwrites the metadata later.
+        let committed: Vec<Committed> = stored
             .iter()
             .map(|(p, next)| self.stored(*p, *next))
             .collect();
-        let told = offsets(subscription.topic(), &told)?;
-        blocking(|| subscription.consumer().commit(&told, CommitMode::Sync))?;
+        let committed = offsets(subscription.topic(), &committed)?;
+        blocking(|| subscription.consumer().commit(&committed, CommitMode::Sync))?;
 
         let mut left = &missing[..];
         while !left.is_empty() {
@@ -187,7 +177,7 @@ impl Letters {
         lookup: &Lookup,
         group: &[&Refused<'_>],
         stored: &BTreeMap<i32, i64>,
-    ) -> Result<(), NotWritten> {
+    ) -> Result<(), Failure> {
         let records = lookup.records(group.iter().map(|event| (event.partition, event.offset)))?;
         let mut written = self.written.clone();
         for event in group {
@@ -203,10 +193,10 @@ impl Letters {
         });
         let offsets = offsets(subscription.topic(), &committed.collect::<Vec<_>>())?;
 
-        let Some(mut output) = self.output.take() else {
-            return Err(NotWritten::Yet("Kafka".to_owned()));
+        let Some(mut producer) = self.producer.take() else {
+            return Err(Failure::Retry("Kafka".to_owned()));
         };
-        let transaction = match output.begin() {
+        let transaction = match producer.begin() {
             Ok(transaction) => transaction,
             Err(failed) => return Err(not_written(failed)),
         };
@@ -216,21 +206,21 @@ impl Letters {
             .await;
         match sent {
             Ok(()) => {
-                self.output = Some(output);
+                self.producer = Some(producer);
                 self.written = written;
                 self.unsettled.clear();
-                self.tell(subscription.topic(), group);
+                self.report(subscription.topic(), group);
                 Ok(())
             }
             Err(Failed::Abort(error)) => {
-                // Without an output where the abort fails.
+                // No producer is kept if the abort fails.
                 transaction.abort().await.map_err(not_written)?;
                 self.unsettled.clear();
                 if !is_too_large(&error) {
-                    self.output = Some(output);
+                    self.producer = Some(producer);
                     return Err(error.into());
                 }
-                // The topic takes less than it did; the next try begins with an output of smaller batches.
+                // The topic takes less than it did: the next try begins with a producer of smaller batches.
                 let read = self.limits.read_again().await;
                 read.map_err(|unread| not_written(Failed::unread_limit(unread)))?;
                 Err(error.into())
@@ -239,8 +229,8 @@ impl Letters {
         }
     }
 
-    /// Tells log and metrics of letters that are written.
-    fn tell(&mut self, topic: &str, group: &[&Refused<'_>]) {
+    /// Counts and logs letters that are written.
+    fn report(&mut self, topic: &str, group: &[&Refused<'_>]) {
         self.count += group.len() as u64;
         metrics::counter!(names::SENT, &messaging("send", &self.topic))
             .increment(group.len() as u64);
@@ -301,22 +291,22 @@ impl Letters {
         transaction.commit(offsets, &group).await
     }
 
-    /// Settles what an earlier producer left open, then asks which letters exist.
-    async fn begin_anew(&mut self, subscription: &Subscription) -> Result<(), NotWritten> {
+    /// Creates a producer, which ends the transaction that an earlier one left open, then asks which letters exist.
+    async fn initialise(&mut self, subscription: &Subscription) -> Result<(), Failure> {
         let batch_bytes = self.limits.smallest();
-        let output =
+        let producer =
             TransactionalProducer::create(&self.options, &self.transactional_id, batch_bytes);
-        let output = output.map_err(NotWritten::Ever)?;
-        output.initialise().map_err(not_written)?;
-        let assigned = subscription.assignment().map_err(NotWritten::Ever)?;
+        let producer = producer.map_err(Failure::Exit)?;
+        producer.initialise().map_err(not_written)?;
+        let assigned = subscription.assignment().map_err(Failure::Exit)?;
         let committed = subscription.committed(&assigned);
-        self.take_over(&committed.map_err(|error| NotWritten::Yet(format!("Kafka: {error}")))?);
-        self.output = Some(output);
+        self.take_over(&committed.map_err(|error| Failure::Retry(format!("Kafka: {error}")))?);
+        self.producer = Some(producer);
         Ok(())
     }
 }
 
-/// How many of the first of these events to take at once.
+/// How many of the first of these events go into one transaction.
 fn fitting(events: &[&Refused<'_>]) -> usize {
     let mut bytes = 0;
     let fit = events.iter().take_while(|event| {
@@ -326,17 +316,18 @@ fn fitting(events: &[&Refused<'_>]) -> usize {
     fit.count().max(1)
 }
 
-fn not_written(failed: Failed) -> NotWritten {
+/// What a failed transaction means.
+fn not_written(failed: Failed) -> Failure {
     match failed {
         Failed::Abort(error) => error.into(),
-        Failed::StartOver(error) => NotWritten::Yet(format!("Kafka: {error:#}")),
+        Failed::StartOver(error) => Failure::Retry(format!("Kafka: {error:#}")),
         Failed::Exit(error) => {
-            NotWritten::Ever(error.context("writing dead letters; the stored offset was not moved"))
+            Failure::Exit(error.context("writing dead letters; the stored offset was not moved"))
         }
     }
 }
 
-/// An offset to commit, and what the group has to know about the events behind it.
+/// An offset to commit; its metadata names the events behind it that have letters.
 pub(crate) struct Committed {
     pub(crate) partition: i32,
     pub(crate) next: i64,
@@ -361,7 +352,7 @@ fn metadata(offsets: &BTreeSet<i64>) -> String {
     format!("{METADATA}{}", offsets.join(","))
 }
 
-/// The offsets named by an offset's metadata; none where it is somebody else's.
+/// The offsets that an offset's metadata names; none if another program wrote it.
 fn written(metadata: &str) -> BTreeSet<i64> {
     let offsets = metadata.strip_prefix(METADATA).unwrap_or_default();
     offsets

@@ -1,14 +1,14 @@
-//! Whether the topic is still the one that the stored offsets came from, and holds what comes next.
+//! Whether the topic is still the one that the stored offsets came from, and still holds the next offsets.
 //!
 //! | Found | Done |
 //! | --- | --- |
-//! | the topic has another id (KIP-516) than what is stored came from, or fewer partitions | stop |
+//! | the topic has another id (KIP-516) than the stored one, or fewer partitions | stop |
 //! | the last stored record stands where it stood, and the next offset is in the log | read on |
-//! | no record stands there: compacted, where the id is the stored one; else the topic may be another one | read on; stop |
-//! | another record stands there: made anew, or, where the id is the stored one, cut and written again | stop |
-//! | the log ends before the stored offset: made anew, or cut | stop |
+//! | no record stands there: compacted, if the id is the stored one; otherwise the topic may be another one | read on; stop |
+//! | another record stands there: recreated, or, if the id is the stored one, cut and written again | stop |
+//! | the log ends before the stored offset: recreated, or cut | stop |
 //! | the log begins after the stored offset | stop, or with `--on-gap continue` read on at its beginning |
-//! | the group told Kafka a later offset than is stored: the database went back, as to a backup | say so, read on from what is stored |
+//! | the group committed a later offset than is stored: the database went back, as to a backup | warn, read on from the stored offset |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -29,7 +29,7 @@ use crate::positions::Anchor;
 use crate::rows::Part;
 use crate::store::StoredOffset;
 
-/// How long Kafka may take to tell the ends of a partition.
+/// How long Kafka may take to return the ends of a partition.
 const ASK: Duration = Duration::from_secs(10);
 
 /// What to do where retention removed offsets before they were read.
@@ -41,13 +41,13 @@ pub enum OnGap {
     Continue,
 }
 
-/// The topic, as a consumer meets it on assignment.
+/// A topic and what identifies it, on assignment of partitions.
 pub(crate) struct TopicIdentity<'a> {
     pub(crate) subscription: &'a Subscription,
     pub(crate) lookup: &'a Lookup,
-    /// What is stored by this consumer.
+    /// The parts that this consumer stores.
     pub(crate) parts: &'a [Part],
-    /// The topic's id now, if it is told.
+    /// The topic's id now, if the brokers tell it.
     pub(crate) id: Option<TopicId>,
     /// Where the database is.
     pub(crate) place: &'a str,
@@ -67,16 +67,16 @@ impl TopicIdentity<'_> {
     /// has stored of these partitions.
     ///
     /// # Errors
-    /// If it is another one, or does not hold what comes next: with the numbers and the choices.
+    /// If it is another one, or does not hold the next offsets: with the numbers and the choices.
     pub(crate) fn recognise(
         &self,
         partitions: &BTreeSet<i32>,
         stored: &[StoredOffset],
     ) -> Result<Recognised, Failure> {
         let topic = self.subscription.topic();
-        has_the_stored_id(topic, self.id, stored, self.place, "--database-url")?;
+        check_topic_id(topic, self.id, stored, self.place, "--database-url")?;
         if self.id.is_none() || stored.iter().any(|offset| offset.topic_id.is_none()) {
-            self.has_the_stored_partitions(stored)?;
+            self.check_partitions(stored)?;
         }
         let mut asked = TopicPartitionList::new();
         let mut low = BTreeMap::new();
@@ -90,24 +90,24 @@ impl TopicIdentity<'_> {
             let of_partition = stored.iter().filter(|stored| stored.partition == partition);
             let ours = |offset: &&StoredOffset| self.parts.contains(&offset.part);
             for offset in of_partition.filter(ours) {
-                self.is_in_log(offset, first, end)?;
+                self.check_log(offset, first, end)?;
                 if offset.anchor.offset >= first {
                     let known = self.id.is_some() && offset.topic_id.is_some();
                     anchors.insert((partition, offset.anchor.offset), (offset.anchor, known));
                 }
             }
         }
-        are_the_same(self.lookup, topic, &anchors, self.place, "--database-url")?;
+        check_anchors(self.lookup, topic, &anchors, self.place, "--database-url")?;
         let committed = self
             .subscription
             .committed(&asked)
             .map_err(Failure::kafka)?;
-        self.tell_of_a_step_back(stored, &committed);
+        self.warn_if_database_went_back(stored, &committed);
         Ok(Recognised { low, committed })
     }
 
-    /// A topic's partitions are never taken away, but one that was made anew may have fewer.
-    fn has_the_stored_partitions(&self, stored: &[StoredOffset]) -> Result<(), Failure> {
+    /// A topic never loses partitions, but one that was recreated may have fewer.
+    fn check_partitions(&self, stored: &[StoredOffset]) -> Result<(), Failure> {
         let (topic, place) = (self.subscription.topic(), self.place);
         let Some(last) = stored.iter().map(|offset| offset.partition).max() else {
             return Ok(());
@@ -121,7 +121,7 @@ impl TopicIdentity<'_> {
         if count == 0 || last < count as i32 {
             return Ok(());
         }
-        Err(stop(format!(
+        Err(needs_attention(format!(
             "{topic} has {}, but {place} has stored its partition {last}: the topic was deleted and made \
              anew, or the database belongs to another topic. Nothing was stored. Give the database of this topic, or an \
              empty one, by --database-url",
@@ -129,7 +129,7 @@ impl TopicIdentity<'_> {
         )))
     }
 
-    fn is_in_log(&self, stored: &StoredOffset, low: i64, end: i64) -> Result<(), Failure> {
+    fn check_log(&self, stored: &StoredOffset, low: i64, end: i64) -> Result<(), Failure> {
         let (topic, place) = (self.subscription.topic(), self.place);
         let StoredOffset {
             part,
@@ -139,7 +139,7 @@ impl TopicIdentity<'_> {
         } = *stored;
         let part = part.as_str();
         if next_offset > end {
-            return Err(stop(format!(
+            return Err(needs_attention(format!(
                 "{topic} partition {partition} ends at offset {end}, but {place} has stored its {part} part up to \
                  {next_offset}: the topic was made anew or cut, or the database belongs to another topic. Nothing was \
                  stored. Give the database of this topic, or an empty one, by --database-url"
@@ -151,7 +151,7 @@ impl TopicIdentity<'_> {
         }
         let removed = low - next_offset;
         match self.on_gap {
-            OnGap::Fail => Err(stop(format!(
+            OnGap::Fail => Err(needs_attention(format!(
                 "{topic} partition {partition} begins at offset {low}, but {place} has stored its {part} part up to \
                  {next_offset} only: retention removed {} between before they were read, and whether they \
                  were records, or only commit markers and aborted records, cannot be told any more. Nothing was \
@@ -172,22 +172,22 @@ impl TopicIdentity<'_> {
         }
     }
 
-    fn tell_of_a_step_back(&self, stored: &[StoredOffset], committed: &TopicPartitionList) {
+    fn warn_if_database_went_back(&self, stored: &[StoredOffset], committed: &TopicPartitionList) {
         for element in committed.elements() {
             let partition = element.partition();
             let of_partition = stored.iter().filter(|stored| {
                 stored.partition == partition && self.parts.contains(&stored.part)
             });
             let next = of_partition.map(|stored| stored.next_offset).min();
-            if let (Some(next), Offset::Offset(told)) = (next, element.offset())
-                && next < told
+            if let (Some(next), Offset::Offset(committed)) = (next, element.offset())
+                && next < committed
             {
                 tracing::warn!(
                     topic = self.subscription.topic(),
                     partition,
-                    "{} has stored up to {next}, but this group had told Kafka {told}: the database went back, as to a backup \
+                    "{} has stored up to {next}, but this group had told Kafka {committed}: the database went back, as to a backup \
                      or a replica that lagged. Reading on from {next}: nothing is lost, but \
-                     what became a dead letter between {next} and {told} becomes one again",
+                     what became a dead letter between {next} and {committed} becomes one again",
                     self.place
                 );
             }
@@ -195,10 +195,10 @@ impl TopicIdentity<'_> {
     }
 }
 
-/// The topic's id, by this answer; `None`: the cluster does not tell it, for this reason.
+/// The topic's id by this answer, or the reason why the brokers do not tell it.
 ///
 /// # Errors
-/// If there is no topic, or no answer: either may pass.
+/// [`Failure::Retry`] if there is no topic, or no answer.
 pub(crate) fn id_of(
     topic: &str,
     answer: KafkaResult<TopicIdAnswer>,
@@ -214,7 +214,7 @@ pub(crate) fn id_of(
 ///
 /// # Errors
 /// If it is another one.
-pub(crate) fn has_the_stored_id(
+pub(crate) fn check_topic_id(
     topic: &str,
     id: Option<TopicId>,
     stored: &[StoredOffset],
@@ -229,24 +229,24 @@ pub(crate) fn has_the_stored_id(
         .filter_map(|offset| offset.topic_id.as_deref());
     match known.find(|stored| *stored != id) {
         None => Ok(()),
-        Some(stored) => Err(made_anew(topic, &id, stored, place, option)),
+        Some(stored) => Err(recreated(topic, &id, stored, place, option)),
     }
 }
 
-/// The topic was deleted and created again: it has this id now, and what is stored came from another.
-pub(crate) fn made_anew(topic: &str, id: &str, stored: &str, place: &str, option: &str) -> Failure {
-    stop(format!(
+/// The topic was deleted and recreated: it has this id now, and what is stored came from another.
+pub(crate) fn recreated(topic: &str, id: &str, stored: &str, place: &str, option: &str) -> Failure {
+    needs_attention(format!(
         "{topic} has the topic id {id}, but {place} was filled from a topic of this name with the id {stored}: the topic was \
          deleted and made anew. Nothing was stored of the new one. Give an empty database by {option}"
     ))
 }
 
-/// Compares the records at these places (partition, offset) of the topic with what is stored from there in
-/// the database, which the option gives; with each, whether the topic's id says that it is the same topic.
+/// Compares the records at these partitions and offsets with the anchors stored for them in the database that `option`
+/// gives. The flag of each anchor: the topic's id is known to be the stored one.
 ///
 /// # Errors
-/// If one is another record; or none, unless the id is the same.
-pub(crate) fn are_the_same(
+/// If one is another record, or missing although the id is not known to be the same.
+pub(crate) fn check_anchors(
     lookup: &Lookup,
     topic: &str,
     anchors: &BTreeMap<(i32, i64), (Anchor, bool)>,
@@ -281,7 +281,7 @@ pub(crate) fn are_the_same(
                 "the topic was deleted and made anew, or compacted, or the database belongs to another topic"
             }
         };
-        return Err(stop(format!(
+        return Err(needs_attention(format!(
             "{topic} partition {partition} has at offset {offset} {}, but {place} stored from there {}: {why}. Nothing was \
              stored. Give the database of this topic, or an empty one, by {option}",
             found.map_or("no record".to_owned(), shown),
@@ -291,6 +291,7 @@ pub(crate) fn are_the_same(
     Ok(())
 }
 
-fn stop(message: String) -> Failure {
+/// A failure that an operator has to deal with.
+fn needs_attention(message: String) -> Failure {
     Failure::Exit(NeedsAttention(message).into())
 }

@@ -14,16 +14,15 @@ use service::offset_commit::OffsetCommit;
 use service::subscription::Subscription;
 use tokio::time::{Instant, sleep};
 
-use super::Entrance;
 use crate::failure::Failure;
 use crate::letters::{Committed, offsets};
 
 /// Longest wait for the last offsets to be committed before partitions are given up or the group is left. A coordinator
 /// that answers takes two or three round trips.
-const SETTLE: Duration = Duration::from_secs(3);
+pub(super) const SETTLE: Duration = Duration::from_secs(3);
 
 /// How often the answer is polled for meanwhile.
-const LOOK: Duration = Duration::from_millis(2);
+pub(super) const LOOK: Duration = Duration::from_millis(2);
 
 /// A failed commit is logged at WARN at most this often, else at DEBUG: it is tried again, and only lag tools notice.
 const FAILURES_EVERY: Duration = Duration::from_secs(60);
@@ -67,12 +66,12 @@ impl<'a> Commits<'a> {
     }
 
     /// Whether this next offset of a partition is still to be committed.
-    fn is_news(&self, partition: i32, next: i64) -> bool {
+    pub(super) fn is_news(&self, partition: i32, next: i64) -> bool {
         self.sent.get(&partition) != Some(&next)
     }
 
     /// Whether another commit may be sent: takes the answer to the one in flight, if it has come.
-    fn is_free(&mut self) -> bool {
+    pub(super) fn is_free(&mut self) -> bool {
         let State::InFlight(commit) = &self.state else {
             return matches!(self.state, State::Answered);
         };
@@ -86,6 +85,22 @@ impl<'a> Commits<'a> {
                 self.failed(&error);
                 false
             }
+        }
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.state, State::Failed)
+    }
+
+    /// Whether the last commit was answered without an error.
+    pub(super) fn is_answered(&self) -> bool {
+        matches!(self.state, State::Answered)
+    }
+
+    /// After a failure, a commit may be sent again.
+    pub(super) fn retry(&mut self) {
+        if self.has_failed() {
+            self.state = State::Answered;
         }
     }
 
@@ -103,65 +118,16 @@ impl<'a> Commits<'a> {
         }
     }
 
-    fn send(&mut self, subscription: &'a Subscription, committed: &[Committed]) {
-        let sent: KafkaResult<OffsetCommit<'a>> =
-            offsets(subscription.topic(), committed).and_then(|list| subscription.commit(&list));
-        match sent {
-            Ok(commit) => {
-                self.state = State::InFlight(commit);
-                for offset in committed {
-                    self.sent.insert(offset.partition, offset.next);
-                }
-            }
-            Err(error) => self.failed(&error),
-        }
-    }
-}
-
-impl Entrance<'_> {
-    /// Commits how far the partitions are stored, unless an earlier commit is still in flight or has failed.
-    pub(super) fn commit(&mut self) {
-        if !self.commits.is_free() {
-            return;
-        }
-        let mut committed = Vec::new();
-        for &partition in self.lows.keys() {
-            let of_parts = self.parts.iter();
-            let next = of_parts.map(|part| self.positions.get(&(*part, partition)).copied());
-            // A partition of which a part has stored nothing has no next offset.
-            if let Some(Some(next)) = next.min()
-                && !self.unstarted.contains(&partition)
-                // A transaction of unknown outcome may have committed which letters exist: that must not be
-                // overwritten.
-                && self.letters.is_settled(partition)
-                && self.commits.is_news(partition, next)
-            {
-                committed.push(self.letters.stored(partition, next));
-            }
-        }
-        if !committed.is_empty() {
-            self.commits.send(self.subscription, &committed);
-        }
-    }
-
-    /// [`commit`](Self::commit), also after one that has failed.
-    pub(super) fn commit_again(&mut self) {
-        if matches!(self.commits.state, State::Failed) {
-            self.commits.state = State::Answered;
-        }
-        self.commit();
-    }
-
-    /// Waits until no commit is in flight, at most [`SETTLE`]: librdkafka may send one again, behind whatever
-    /// was committed meanwhile.
+    /// Waits until no commit is in flight, at most [`SETTLE`]: librdkafka may send one again, behind whatever was
+    /// committed meanwhile.
     ///
     /// # Errors
     /// If there is no answer to it by then.
     pub(super) async fn until_answered(&mut self) -> Result<(), Failure> {
         let deadline = Instant::now() + SETTLE;
         loop {
-            self.commits.is_free();
-            if !matches!(self.commits.state, State::InFlight(_)) {
+            self.is_free();
+            if !matches!(self.state, State::InFlight(_)) {
                 return Ok(());
             }
             if Instant::now() >= deadline {
@@ -173,23 +139,17 @@ impl Entrance<'_> {
         }
     }
 
-    /// Waits until it is committed how far the partitions are stored, at most [`SETTLE`].
-    pub(super) async fn settle_commits(&mut self) {
-        if self.is_the_topic().is_err() {
-            return;
-        }
-        let _waiting = service::exit::waiting("the last offsets to be committed");
-        let deadline = Instant::now() + SETTLE;
-        let mut retried = false;
-        loop {
-            match self.commits.state {
-                State::Failed if std::mem::replace(&mut retried, true) => return,
-                _ => self.commit_again(),
+    pub(super) fn send(&mut self, subscription: &'a Subscription, committed: &[Committed]) {
+        let sent: KafkaResult<OffsetCommit<'a>> =
+            offsets(subscription.topic(), committed).and_then(|list| subscription.commit(&list));
+        match sent {
+            Ok(commit) => {
+                self.state = State::InFlight(commit);
+                for offset in committed {
+                    self.sent.insert(offset.partition, offset.next);
+                }
             }
-            if matches!(self.commits.state, State::Answered) || Instant::now() >= deadline {
-                return;
-            }
-            sleep(LOOK).await;
+            Err(error) => self.failed(&error),
         }
     }
 }

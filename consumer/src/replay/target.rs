@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::positions::Positions;
 use crate::rows::Part;
 use crate::store::StoredOffset;
-use crate::topic_identity::{are_the_same, has_the_stored_id};
+use crate::topic_identity::{check_anchors, check_topic_id};
 
 /// A database, as a replay meets it.
 pub(super) struct Target<'a> {
@@ -62,7 +62,7 @@ impl Target<'_> {
         stop: &CancellationToken,
     ) -> anyhow::Result<Ranges> {
         self.is_ours()?;
-        has_the_stored_id(self.topic, self.topic_id, self.stored, self.place, "--into")
+        check_topic_id(self.topic, self.topic_id, self.stored, self.place, "--into")
             .map_err(Failure::into_error)?;
         let held = self.held()?;
         let go_on = self.how_to_go_on(&held);
@@ -189,7 +189,7 @@ impl Target<'_> {
                 (at, (offset.anchor, known))
             })
             .collect();
-        are_the_same(lookup, self.topic, &anchors, self.place, "--into")
+        check_anchors(lookup, self.topic, &anchors, self.place, "--into")
             .map_err(Failure::into_error)
     }
 

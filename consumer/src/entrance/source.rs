@@ -1,0 +1,161 @@
+//! The Kafka side of the entrance: what is read while the database writes, and the dead letters.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use schemas::Reject;
+use service::exit::NeedsAttention;
+use service::lookup::Lookup;
+use service::registry::RegistryError;
+use service::subscription::{Next, Subscription};
+use tokio::time::{Instant, sleep_until};
+
+use super::batch_writer::{Around, Split};
+use super::commits::Commits;
+use super::config::Config;
+use crate::batch::{Batch, Record};
+use crate::failure::Failure;
+use crate::letters::{Letters, Refused};
+use crate::positions::Positions;
+use crate::rows::Part;
+use crate::schema_source::SchemaSource;
+
+/// How often the lag is updated and the positions of idle partitions are stored.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A member of the group, with what it has read ahead and what it tells Kafka.
+pub(super) struct Source<'a> {
+    pub(super) config: &'a Config,
+    pub(super) subscription: &'a Subscription,
+    pub(super) lookup: Lookup,
+    pub(super) schemas: SchemaSource,
+    pub(super) letters: Letters,
+    /// The group's offsets in Kafka.
+    pub(super) commits: Commits<'a>,
+    /// Records that were read while the database was writing: the beginning of the next batch.
+    pub(super) ahead: Batch,
+    /// An event other than a record that ended the reading ahead: it is handled next.
+    pub(super) interruption: Option<anyhow::Result<Next<'a>>>,
+}
+
+impl Source<'_> {
+    /// Asks the schema registry for the ids in this batch that are not known yet, and reads their records. Returns
+    /// whether any became a reject.
+    pub(super) async fn learn_schemas(&self, batch: &mut Batch) -> Result<bool, Failure> {
+        let (mut rejected, mut from) = (false, 0);
+        while let Some((place, id)) = batch.unread(from) {
+            let value = batch.records()[place].event.as_deref().ok();
+            if self.schemas.decoder.unknown_id(value).is_some() {
+                match self.schemas.schema(id).await {
+                    Ok(schema) => self.schemas.decoder.learn_id(id, schema.as_deref()),
+                    Err(RegistryError::Away(what)) => return Err(Failure::Retry(what)),
+                    Err(RegistryError::Refused(why)) => {
+                        return Err(Failure::Exit(NeedsAttention(why).into()));
+                    }
+                }
+            }
+            batch.read(place, &self.schemas.decoder);
+            rejected |= batch.records()[place].event.is_err();
+            from = place;
+        }
+        Ok(rejected)
+    }
+}
+
+impl Around for Source<'_> {
+    const SPLIT: Split = Split::Halves;
+    const HAS_LETTERS: bool = true;
+
+    fn is_counted(_: &Reject) -> bool {
+        true
+    }
+
+    fn refusal(place: &str, error: &str) -> String {
+        format!("{place}: {error}")
+    }
+
+    async fn write_letters(
+        &mut self,
+        records: &[Record],
+        parts: &[Part],
+        positions: &Positions,
+    ) -> Result<(), Failure> {
+        let refused: Vec<Refused<'_>> = records.iter().filter_map(refused).collect();
+        if refused.is_empty() {
+            return Ok(());
+        }
+        self.commits.until_answered().await?;
+        // The next offset of each partition with a reject, as stored. Where nothing is stored yet, everything before
+        // the batch has been read all the same.
+        let rejected: BTreeSet<i32> = refused.iter().map(|event| event.partition).collect();
+        let mut stored = BTreeMap::new();
+        for record in records {
+            if rejected.contains(&record.partition) {
+                stored
+                    .entry(record.partition)
+                    .or_insert(record.anchor.offset);
+            }
+        }
+        for (partition, first) in &mut stored {
+            let of_parts = parts.iter();
+            let of_parts = of_parts.map(|part| positions.get(&(*part, *partition)));
+            let next = of_parts.map(|next| next.map_or(*first, |next| *next)).min();
+            *first = next.unwrap_or(*first);
+        }
+        let written = self
+            .letters
+            .write(self.subscription, &self.lookup, &refused, &stored)
+            .await;
+        written.map_err(|failure| match failure {
+            Failure::Retry(what) => Failure::Retry(format!(
+                "the dead letters of {} to be written to {}: {what}",
+                self.config.events_topic, self.config.dead_letters_topic
+            )),
+            exit => exit,
+        })
+    }
+
+    /// Reads on, at most as much as makes another batch.
+    async fn during<T>(&mut self, batch: &Batch, write: impl Future<Output = T>) -> T {
+        let mut look = Instant::now() + LOOK_EVERY;
+        tokio::pin!(write);
+        loop {
+            let reads_on = self.interruption.is_none() && !self.config.is_full(&self.ahead);
+            tokio::select! {
+                biased;
+                written = &mut write => return written,
+                next = self.subscription.next(), if reads_on => match next {
+                    Ok(Next::Record(record)) => {
+                        self.ahead.push(Record::read(&self.schemas.decoder, &record));
+                    }
+                    other => self.interruption = Some(other),
+                },
+                () = sleep_until(look) => {
+                    look = Instant::now() + LOOK_EVERY;
+                    self.subscription.set_unfinished(unfinished([batch, &self.ahead]));
+                }
+            }
+        }
+    }
+}
+
+/// The reject of a record, if it is one.
+fn refused(record: &Record) -> Option<Refused<'_>> {
+    Some(Refused {
+        partition: record.partition,
+        offset: record.anchor.offset,
+        bytes: record.bytes_in_topic,
+        reject: record.event.as_ref().err()?,
+    })
+}
+
+/// The first record of each partition in these batches: it was read, and is not stored.
+pub(super) fn unfinished(batches: [&Batch; 2]) -> BTreeMap<i32, i64> {
+    let mut first = BTreeMap::new();
+    for record in batches.iter().flat_map(|batch| batch.records()) {
+        first
+            .entry(record.partition)
+            .or_insert(record.anchor.offset);
+    }
+    first
+}
