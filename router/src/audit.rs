@@ -268,7 +268,7 @@ impl Auditor<'_> {
     }
 
     /// What an event says, but for the time of routing, as a number. It is the same for the same meaning, whichever way its
-    /// bytes put that: another version of the router may carry over what this one writes afresh.
+    /// bytes put that: another version of the router may carry over what this one encodes again.
     fn sum(&self, about: Position, key: Option<&[u8]>, value: &[u8]) -> anyhow::Result<u64> {
         if let Some(event) = self.schemas.decoder.plain_event(value) {
             return Ok(self.outcomes.event(about, key, &event));

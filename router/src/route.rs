@@ -34,12 +34,12 @@ impl Outcome<'_> {
     }
 }
 
-/// Routes a record's value, of any version that `decoder` knows. `routed_at` is in microseconds since 1970; an event of more than
-/// `max_event_bytes` (key and value) is a dead letter, since its topic would not take it. The event is written into `buffer` in
-/// this framing, whatever that held before, so that one serves for many records.
+/// Routes a record's value, of any version that `decoder` knows. `routed_at` is in microseconds since 1970. An event of more than
+/// `max_event_bytes` (key and value) becomes a dead letter, since its topic would not take it. The event replaces the content of
+/// `buffer`, so that one allocation serves many records.
 ///
-/// Of a record that nothing is to be done to, the event carries the bytes over as the engine wrote them; any other is read,
-/// repaired and written afresh. The two say the same of the same record; they may differ in the order of a map's keys.
+/// The event of a record that needs no repair carries over the bytes that the engine wrote; any other record is decoded,
+/// repaired and encoded again. Both ways give equal events; they may differ in the order of a map's keys.
 pub fn route<'a>(
     decoder: &Decoder,
     value: Option<&'a [u8]>,
@@ -58,7 +58,7 @@ pub fn route<'a>(
             adjustments: vec![],
         };
     }
-    write_afresh(
+    encode_again(
         decoder,
         value,
         source,
@@ -70,8 +70,8 @@ pub fn route<'a>(
     .unwrap_or_else(Outcome::DeadLetter)
 }
 
-/// The event of a record that nothing is to be done to; gives its key. One that is too large is not judged here: written
-/// afresh it may be smaller.
+/// Zero-copy fast path: the event of a record that needs no repair; gives its key. `None` if the event is too large:
+/// encoded again it may be smaller.
 fn carry_over<'a>(
     info: PlainInfo<'a>,
     source: &PlainSource<'_>,
@@ -85,8 +85,8 @@ fn carry_over<'a>(
     (info.exec_id.len() + buffer.len() <= max_event_bytes).then_some(info.exec_id)
 }
 
-/// The event of any record.
-fn write_afresh<'a>(
+/// Decodes, repairs and encodes any record.
+fn encode_again<'a>(
     decoder: &Decoder,
     value: Option<&[u8]>,
     source: PlainSource<'_>,
@@ -95,7 +95,7 @@ fn write_afresh<'a>(
     max_event_bytes: usize,
     buffer: &'a mut Vec<u8>,
 ) -> Result<Outcome<'a>, Reject> {
-    // What is surely too large is not read: in memory it takes many times its bytes.
+    // A record that is certainly too large is not decoded: in memory it takes many times its bytes.
     if let Some(value) = value.filter(|value| value.len() > max_event_bytes)
         && let Some(least) = decoder.least_info_bytes(value)
         && least > max_event_bytes
@@ -112,7 +112,7 @@ fn write_afresh<'a>(
         false => repair(&mut info),
     };
     if let Some(progress) = &mut info.progress {
-        // Negative zero is zero, which PostgreSQL and SQLite would show in unlike ways.
+        // Negative zero becomes zero: PostgreSQL and SQLite would show it differently.
         progress.progress += 0.0;
     }
     let adjustments: BTreeSet<Adjustment> = problems
@@ -139,7 +139,7 @@ fn write_afresh<'a>(
     };
     let mut bytes = write(&event);
     if bytes > max_event_bytes && !event.not_finite.is_empty() {
-        // Better an event without these names than none.
+        // An event without these names is better than none.
         event.not_finite.clear();
         bytes = write(&event);
     }
@@ -154,7 +154,7 @@ fn write_afresh<'a>(
     })
 }
 
-/// The reject of a record whose event would have so many bytes.
+/// The reject of a record whose event would have `bytes` bytes.
 fn too_large(bytes: &str, max_event_bytes: usize) -> Reject {
     Reject {
         stage: "TRANSFORMATION",
@@ -167,11 +167,11 @@ fn too_large(bytes: &str, max_event_bytes: usize) -> Reject {
     }
 }
 
-/// The fields that were not finite which an event names; more are only repaired.
+/// An event names at most this many fields that were not finite; the others are only repaired.
 const NOT_FINITE_NAMED: usize = 1_000;
 
-/// Puts right everything that [`TaskRunningInfo::problems`] calls repairable; gives the fields that were not finite,
-/// by their paths, with what they were.
+/// Repairs everything that [`TaskRunningInfo::problems`] calls repairable; gives the fields that were not finite
+/// by their paths, with their values.
 pub(crate) fn repair(info: &mut TaskRunningInfo) -> BTreeMap<String, String> {
     let mut not_finite = BTreeMap::new();
     let mut name = |field: &str, name: &str, value: f64| {
@@ -201,12 +201,16 @@ pub(crate) fn repair(info: &mut TaskRunningInfo) -> BTreeMap<String, String> {
     info.sequence = info.sequence.max(0);
 
     if let Some(progress) = &mut info.progress {
-        let said = progress.progress;
-        if !said.is_finite() {
-            name("progress.progress", "", said);
+        let reported = progress.progress;
+        if !reported.is_finite() {
+            name("progress.progress", "", reported);
         }
         // NaN is not above 0 either.
-        progress.progress = if said > 0.0 { said.min(1.0) } else { 0.0 };
+        progress.progress = if reported > 0.0 {
+            reported.min(1.0)
+        } else {
+            0.0
+        };
         for job in &mut progress.progress_info {
             clean(&mut job.id);
             job.total_tasks = job.total_tasks.max(0);
@@ -228,8 +232,8 @@ pub(crate) fn repair(info: &mut TaskRunningInfo) -> BTreeMap<String, String> {
     if let Some(metrics) = &mut info.metrics {
         clean_keys(metrics);
         for (metric, value) in metrics {
-            if let Some(said) = value.not_finite() {
-                name("metrics.", metric, said);
+            if let Some(reported) = value.not_finite() {
+                name("metrics.", metric, reported);
                 *value = MetricValue::Null;
             } else if let MetricValue::String(text) = value {
                 clean(text);
@@ -239,14 +243,14 @@ pub(crate) fn repair(info: &mut TaskRunningInfo) -> BTreeMap<String, String> {
     not_finite
 }
 
-/// U+0000, which PostgreSQL cannot hold, becomes U+FFFD, as Unicode has it for what cannot be shown.
+/// Replaces U+0000, which PostgreSQL cannot store, by U+FFFD, Unicode's replacement character.
 pub(crate) fn clean(text: &mut String) {
     if text.contains('\0') {
         *text = text.replace('\0', "\u{FFFD}");
     }
 }
 
-/// A cleaned key that is taken gets U+FFFD appended so often at most, then once with a number behind it.
+/// A cleaned key that is taken gets U+FFFD appended at most this often, then once with a number behind it.
 const APPENDED: u64 = 8;
 
 /// [`clean`] for a map's keys, in their order. A key that another already has gets U+FFFD appended until
@@ -259,7 +263,7 @@ pub(crate) fn clean_keys<V>(map: &mut BTreeMap<String, V>) {
     let (unclean, mut cleaned): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(map)
         .into_iter()
         .partition(|(key, _)| key.contains('\0'));
-    // Of each key that was taken, what to try next: what was tried before is still taken.
+    // The next suffix to try for each key that was taken: those tried before are still taken.
     let mut next: HashMap<String, u64> = HashMap::new();
     for (mut key, value) in unclean {
         clean(&mut key);
@@ -293,7 +297,7 @@ pub(crate) mod tests {
 
     const SINGLE_OBJECT: Framing = Framing::SingleObject;
 
-    /// The outcome as [`route`] has it, and as writing afresh has it.
+    /// The outcome as [`route`] has it, and as encoding again has it.
     fn both_ways(
         value: &[u8],
         source: &SourcePosition,
@@ -320,7 +324,7 @@ pub(crate) mod tests {
                 max_event_bytes,
                 &mut one,
             ),
-            write_afresh(
+            encode_again(
                 &decoder,
                 value,
                 source,
@@ -384,14 +388,14 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn a_record_carried_over_and_one_written_afresh_are_the_same_bytes(
+        fn a_record_carried_over_and_one_encoded_again_are_the_same_bytes(
             event in strategies::event(), is_usable in prop::bool::weighted(0.8), plain in any::<bool>(), limit in 0..3_usize,
         ) {
             let info = if is_usable { usable(event.info, plain) } else { event.info };
             let value = schemas::encode_info(&info).unwrap();
             let mut size = 0;
-            both_ways(&value, &event.source, usize::MAX, |ours, afresh| {
-                prop_assert_eq!(&ours, &afresh);
+            both_ways(&value, &event.source, usize::MAX, |ours, encoded_again| {
+                prop_assert_eq!(&ours, &encoded_again);
                 let carried_over = matches!(ours, Outcome::Event { key: Cow::Borrowed(_), .. });
                 prop_assert!(carried_over || !(is_usable && plain));
                 if let Outcome::Event { key, value: event, .. } = &ours {
@@ -402,8 +406,8 @@ pub(crate) mod tests {
                 Ok(())
             })?;
             // What the topic takes: a byte too little, just enough, and one more.
-            both_ways(&value, &event.source, (size + limit).saturating_sub(1), |ours, afresh| {
-                prop_assert_eq!(&ours, &afresh);
+            both_ways(&value, &event.source, (size + limit).saturating_sub(1), |ours, encoded_again| {
+                prop_assert_eq!(&ours, &encoded_again);
                 let too_large = matches!(&ours, Outcome::DeadLetter(reject) if reject.kind == "EventTooLarge");
                 // One that is unusable may be too large as well, which is known first.
                 prop_assert!(size == 0 || too_large == (limit == 0));
@@ -465,8 +469,8 @@ pub(crate) mod tests {
         }
     }
 
-    fn same_meaning(ours: Outcome<'_>, afresh: Outcome<'_>) -> Result<(), TestCaseError> {
-        match (ours, afresh) {
+    fn same_meaning(ours: Outcome<'_>, encoded_again: Outcome<'_>) -> Result<(), TestCaseError> {
+        match (ours, encoded_again) {
             (
                 Outcome::Event {
                     key: our_key,
@@ -487,7 +491,7 @@ pub(crate) mod tests {
                 };
                 prop_assert_eq!(again(our_value), again(value));
             }
-            (ours, afresh) => prop_assert_eq!(ours, afresh),
+            (ours, encoded_again) => prop_assert_eq!(ours, encoded_again),
         }
         Ok(())
     }

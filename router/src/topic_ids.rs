@@ -31,7 +31,7 @@ const TRUST: Duration = Duration::from_millis(250);
 const IDLE_CHECK: Duration = Duration::from_secs(5);
 /// How long an answer is waited for.
 const ANSWER: Duration = Duration::from_secs(3);
-/// A broker may be behind the others, so that a change counts when it is told as often, with pauses between.
+/// A broker may lag behind the others, so a change counts after this many answers agree, with pauses between.
 const TRIES: u32 = 3;
 const AGAIN: Duration = Duration::from_millis(500);
 const UNKNOWN_TOPIC: KafkaError = KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition);
@@ -198,8 +198,8 @@ impl TopicIds {
         self.compared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That clients of the same process that were made later see the same topics. An id that they are not told is the one
-    /// known before.
+    /// The ids that later clients of the same process found, if the topics are the same as `before`. An id that they did
+    /// not get is the one known before.
     ///
     /// # Errors
     /// If a topic is another one.

@@ -10,16 +10,7 @@ use service::subscription::Subscription;
 use service::{repeats, warn_of_change};
 use tokio::time::Instant;
 
-use super::router::Router;
-
-/// The question that the registry has not answered.
-pub(super) struct Outage {
-    schema_id: u32,
-    /// What the health endpoint shows.
-    waiting_for: String,
-    backoff: Backoff,
-    pub(super) next_try: Instant,
-}
+use super::router::{Outage, Router};
 
 impl Router<'_> {
     /// Whether the schema of a record is known. If it is not, the schema registry is asked, and if that is away, an

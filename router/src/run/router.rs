@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::ahead::Ahead;
 use super::limits::Limits;
-use super::outage::Outage;
 use super::positions::Positions;
 use super::settling::Settling;
 use crate::config::Config;
@@ -37,6 +36,15 @@ pub(super) struct Router<'a> {
     pub(super) outage: Option<Outage>,
     /// The next transaction begins with these events.
     pub(super) ahead: Ahead,
+}
+
+/// A question that the schema registry has not answered.
+pub(super) struct Outage {
+    pub(super) schema_id: u32,
+    /// What the health endpoint shows.
+    pub(super) waiting_for: String,
+    pub(super) backoff: Backoff,
+    pub(super) next_try: Instant,
 }
 
 impl<'a> Router<'a> {

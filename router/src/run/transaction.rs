@@ -109,6 +109,8 @@ impl Router<'_> {
         match committed {
             Ok(()) => {
                 self.committed(work, is_drained);
+                // The commit was progress, but an outage goes on.
+                self.pause_in_outage(subscription)?;
                 Ok(next)
             }
             Err(Failed::Abort(error)) => {

@@ -71,7 +71,6 @@ fn producer_keeps_its_layers() {
 }
 
 #[test]
-#[ignore = "it has cycles"]
 fn router_keeps_its_layers() {
     keeps_its_layers(&ROUTER);
 }
