@@ -3,6 +3,8 @@
 //! and knows nothing of how the programs come to their results.
 //!
 //! It keeps some twenty bytes a record, so that an hour's run fits.
+//!
+//! Long because it is one proof over one reading of the topics: source, events, letters and rows.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

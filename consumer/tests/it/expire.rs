@@ -1,4 +1,6 @@
 //! `consumer expire`: old history goes, and audits, comparisons and questions about the past know it.
+//!
+//! Long because one test follows what was removed through every command that tells of it.
 
 use std::path::Path;
 use std::process::Command;

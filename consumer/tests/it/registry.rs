@@ -1,5 +1,7 @@
 //! A schema registry: all three programs on one, what becomes of records while it is away, and of those
 //! that it cannot tell anything about.
+//!
+//! Long because one test follows all programs through every state of the registry.
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -39,11 +39,11 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("DATABASE_URL='postgres://", "an address of somebody's own"),
     (
         "-- Run by the owner of the tables",
-        "consumer/tests/it/security.rs runs it, with its roles",
+        "consumer/tests/it/security runs it, with its roles",
     ),
     (
         "psql -c ",
-        "the tables have to be in PostgreSQL: consumer/tests/it/audit.rs",
+        "the tables have to be in PostgreSQL: consumer/tests/it/audit",
     ),
     ("install -m 755 ", "takes systemd"),
     ("# /etc/cron.d/", "a file of cron"),

@@ -17,7 +17,7 @@ const OF_FAULTS: &[&str] = &[
     "consumer/tests/it/identity.rs",
     "consumer/tests/it/letters.rs",
     "consumer/tests/it/memory.rs",
-    "consumer/tests/it/outages.rs",
+    "consumer/tests/it/outages",
     "consumer/tests/it/poison.rs",
     "consumer/tests/it/storm.rs",
     "schemas/tests/it/hostile.rs",

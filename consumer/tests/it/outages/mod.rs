@@ -1,0 +1,51 @@
+//! What passes by itself is waited for: nothing is lost, doubled or set aside, the consumer stays in
+//! its group, and its operators can see what it waits for.
+
+mod operators;
+mod rebalances;
+mod transactions;
+mod waits;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::strategies;
+use crate::support::{Pipeline, Program};
+
+/// A member that does not answer for so long is put out of its group.
+const SHORT_POLL_INTERVAL: &[&str] = &[
+    "-X",
+    "max.poll.interval.ms=10000",
+    "-X",
+    "session.timeout.ms=6000",
+];
+
+/// A consumer that has stored a first part of its events.
+async fn storing(pipeline: &Pipeline, program: Program, events: usize) -> Program {
+    pipeline.fill_numbered(&strategies::sample_event(), events, 0);
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
+    program
+}
+
+/// What holds after every outage: the same member has stored each event once, has set nothing aside,
+/// has said once that it waits and once that it goes on, and ends in order.
+async fn nothing_happened(pipeline: &Pipeline, mut program: Program, members: &[String]) {
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
+    program.until_ready().await;
+    // It is ready a little before it says so.
+    program.until_logged("answers again").await;
+    assert_eq!(pipeline.members(), ("Stable".to_owned(), members.to_vec()));
+    pipeline.assert_each_once(&BTreeSet::new()).await;
+    let log = program.log();
+    let said = log
+        .lines()
+        .filter_map(|line| line.split_once(" waiting for "));
+    let said: Vec<&str> = said.map(|(_, what)| what).collect();
+    let kinds: BTreeSet<&str> = said.iter().copied().collect();
+    assert!(
+        !said.is_empty() && kinds.len() == said.len(),
+        "said once per change:\n{log}"
+    );
+    assert_eq!(log.matches("answers again, after ").count(), 1, "{log}");
+    program.stop().await;
+}

@@ -1,0 +1,111 @@
+//! A group rebalances during an outage.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{SHORT_POLL_INTERVAL, storing};
+use crate::strategies;
+use crate::support::{Cluster, Kind, Pipeline, connect};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use service::testing::until;
+
+/// While the database is away for one consumer, another joins and takes half of its partitions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_whose_database_is_away_gives_partitions_up_to_one_that_can_store() {
+    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
+        return;
+    };
+    let url = pipeline.make_owner().await;
+    let role = pipeline.database();
+    let first = pipeline.program_on(&url, "first", SHORT_POLL_INTERVAL);
+    let mut first = storing(&pipeline, first, 500).await;
+    pipeline
+        .administer(&format!("ALTER ROLE {role} CONNECTION LIMIT 0"))
+        .await;
+    pipeline.end_sessions().await;
+    pipeline.fill_numbered(&strategies::sample_event(), 2000, 0);
+    first.until_waiting(&["too many connections"]).await;
+
+    let mut second = pipeline.program("second", SHORT_POLL_INTERVAL);
+    let members = pipeline.until_stable(2).await;
+    // Two of four partitions are the second's, and it stores them to their ends.
+    let ends = pipeline.ends();
+    let stored =
+        "SELECT CAST(partition AS bigint), next_offset FROM consumed_offset WHERE part = 'metrics'";
+    until(
+        "two partitions are stored",
+        Duration::from_secs(120),
+        async || {
+            let mut connection = connect(&pipeline.database_url).await;
+            let rows: Vec<(i64, i64)> = connection.rows(stored).await.unwrap();
+            let done = rows
+                .iter()
+                .filter(|(p, next)| *next == ends[&(*p as i32)].1);
+            (done.count() == 2).then_some(())
+        },
+    )
+    .await;
+    first.process.assert_running();
+    pipeline
+        .administer(&format!("ALTER ROLE {role} CONNECTION LIMIT -1"))
+        .await;
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
+    first.until_ready().await;
+    second.until_ready().await;
+    assert_eq!(
+        pipeline.until_stable(2).await,
+        members,
+        "nobody was put out"
+    );
+    // What the first gave up while it waited comes back to it, and is read on.
+    second.stop().await;
+    pipeline.fill_numbered(&strategies::sample_event(), 500, 0);
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
+    pipeline.assert_each_once(&BTreeSet::new()).await;
+    first.stop().await;
+}
+
+/// While the database is away for all, any member that joins is answered.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn a_rebalance_during_an_outage_is_answered() {
+    let Some(cluster) = Cluster::start(&[]) else {
+        return;
+    };
+    let Some(pipeline) = Pipeline::make_on(Some(&cluster.url), 4, "").await else {
+        return;
+    };
+    let first = pipeline.program("first", SHORT_POLL_INTERVAL);
+    let mut first = storing(&pipeline, first, 500).await;
+    cluster.crash();
+    pipeline.fill_numbered(&strategies::sample_event(), 2000, 0);
+    first.until_waiting(&["PostgreSQL"]).await;
+    let other: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &pipeline.bootstrap)
+        .set("group.id", &pipeline.events)
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("enable.auto.commit", "false")
+        .set("session.timeout.ms", "6000")
+        .create()
+        .unwrap();
+    other.subscribe(&[&pipeline.events]).unwrap();
+    until(
+        "the other has two partitions",
+        Duration::from_secs(120),
+        async || {
+            let _ = other.poll(Duration::from_millis(100));
+            (other.assignment().unwrap().count() == 2).then_some(())
+        },
+    )
+    .await;
+    let (state, members) = pipeline.members();
+    assert_eq!((state.as_str(), members.len()), ("Stable", 2));
+    drop(other);
+    cluster.start_again();
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
+    pipeline.until_stable(1).await;
+    first.until_ready().await;
+    pipeline.assert_each_once(&BTreeSet::new()).await;
+    first.stop().await;
+}

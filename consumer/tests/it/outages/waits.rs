@@ -1,0 +1,219 @@
+//! Outages of either database that are waited for.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::{SHORT_POLL_INTERVAL, nothing_happened, storing};
+use crate::support::{Cluster, Kind, Pipeline, Program, SmallDisk, connect};
+use crate::{strategies, support};
+
+/// An outage while events come in: waited for, told, survived.
+async fn outlasts(
+    pipeline: &Pipeline,
+    program: Program,
+    reason: &[&str],
+    begin: impl AsyncFnOnce(),
+    end: impl AsyncFnOnce(),
+) {
+    let mut program = storing(pipeline, program, 500).await;
+    program.until_ready().await;
+    let members = pipeline.until_stable(1).await;
+    begin().await;
+    pipeline.fill_numbered(&strategies::sample_event(), 2000, 0);
+    program.until_waiting(reason).await;
+    end().await;
+    nothing_happened(pipeline, program, &members).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn a_postgresql_that_crashes_and_comes_back_is_waited_for() {
+    let Some(cluster) = Cluster::start(&[]) else {
+        return;
+    };
+    let Some(pipeline) = Pipeline::make_on(Some(&cluster.url), 4, "").await else {
+        return;
+    };
+    let program = pipeline.program("consumer", &[]);
+    outlasts(
+        &pipeline,
+        program,
+        &["PostgreSQL 127.0.0.1:", pipeline.database()],
+        async || cluster.crash(),
+        async || cluster.start_again(),
+    )
+    .await;
+}
+
+/// 25 s of an outage, with 10 s in which a member has to poll and a session of 6 s.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn an_outage_longer_than_the_poll_interval_leaves_the_member_in_its_group() {
+    let Some(cluster) = Cluster::start(&[]) else {
+        return;
+    };
+    let Some(pipeline) = Pipeline::make_on(Some(&cluster.url), 2, "").await else {
+        return;
+    };
+    let program = pipeline.program("consumer", SHORT_POLL_INTERVAL);
+    outlasts(
+        &pipeline,
+        program,
+        &["PostgreSQL"],
+        async || cluster.crash(),
+        async || {
+            // The fault is its length.
+            let begun = Instant::now();
+            let members = pipeline.until_stable(1).await;
+            while begun.elapsed() < Duration::from_secs(25) {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                assert_eq!(pipeline.members(), ("Stable".to_owned(), members.clone()));
+            }
+            cluster.start_again();
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgresql_that_is_read_only_for_a_while_is_waited_for() {
+    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
+        return;
+    };
+    let program = pipeline.program("consumer", &[]);
+    let database = pipeline.database();
+    outlasts(
+        &pipeline,
+        program,
+        &["read-only"],
+        async || {
+            pipeline
+                .administer(&format!(
+                    "ALTER DATABASE {database} SET default_transaction_read_only = on"
+                ))
+                .await;
+            pipeline.end_sessions().await;
+        },
+        async || {
+            pipeline
+                .administer(&format!(
+                    "ALTER DATABASE {database} RESET default_transaction_read_only"
+                ))
+                .await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgresql_without_a_connection_to_spare_is_waited_for() {
+    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
+        return;
+    };
+    let url = pipeline.make_owner().await;
+    let program = pipeline.program_on(&url, "consumer", &[]);
+    let role = pipeline.database();
+    outlasts(
+        &pipeline,
+        program,
+        &["too many connections"],
+        async || {
+            pipeline
+                .administer(&format!("ALTER ROLE {role} CONNECTION LIMIT 0"))
+                .await;
+            pipeline.end_sessions().await;
+        },
+        async || {
+            pipeline
+                .administer(&format!("ALTER ROLE {role} CONNECTION LIMIT -1"))
+                .await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_postgresql_is_waited_for() {
+    let (Some(cluster), Some(disk)) = (Cluster::start(&[]), SmallDisk::mount(24 << 10)) else {
+        return;
+    };
+    let small = disk.folder().join("tablespace");
+    std::fs::create_dir(&small).unwrap();
+    let owner = std::fs::metadata(cluster.folder()).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    std::os::unix::fs::chown(&small, Some(owner.uid()), Some(owner.gid())).unwrap();
+    support::execute(
+        &cluster.url,
+        &format!("CREATE TABLESPACE small LOCATION '{}'", small.display()),
+    )
+    .await;
+    let Some(pipeline) = Pipeline::make_on(Some(&cluster.url), 4, "TABLESPACE small").await else {
+        return;
+    };
+    let program = pipeline.program("consumer", &[]);
+    outlasts(
+        &pipeline,
+        program,
+        &["No space left on device"],
+        async || {
+            disk.fill();
+        },
+        async || std::fs::remove_file(disk.folder().join("ballast")).unwrap(),
+    )
+    .await;
+    drop(cluster); // before the disk that it uses
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_sqlite_is_waited_for() {
+    let Some(disk) = SmallDisk::mount(16 << 10) else {
+        return;
+    };
+    let Some(mut pipeline) = Pipeline::make(Kind::Sqlite, 4).await else {
+        return;
+    };
+    pipeline.database_url = format!("sqlite:{}", disk.folder().join("tasks.db").display());
+    let program = pipeline.program("consumer", &[]);
+    outlasts(
+        &pipeline,
+        program,
+        &["full"],
+        async || {
+            disk.fill();
+        },
+        async || std::fs::remove_file(disk.folder().join("ballast")).unwrap(),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn an_sqlite_that_another_process_keeps_locked_is_waited_for_and_can_be_read_meanwhile() {
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, 4).await else {
+        return;
+    };
+    let sample = strategies::sample_event();
+    let program = storing(&pipeline, pipeline.program("consumer", &[]), 500).await;
+    let members = pipeline.until_stable(1).await;
+    for _ in 0..4 {
+        pipeline.fill_numbered(&sample, 500, 0);
+        let mut other = connect(&pipeline.database_url).await;
+        let mut run = async |statement: &'static str| {
+            other.run(statement).await.unwrap();
+        };
+        run("PRAGMA busy_timeout = 10000").await;
+        run("BEGIN IMMEDIATE; UPDATE task SET job_id = job_id").await;
+        let before = pipeline.count("SELECT count(*) FROM task_metrics").await;
+        pipeline.fill_numbered(&sample, 500, 0);
+        // The fault is how long the lock is held.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(pipeline.ask(&["tasks", "--json"]).contains("exec-05"));
+        let after = pipeline.count("SELECT count(*) FROM task_metrics").await;
+        assert_eq!(after, before, "the lock was one");
+        run("COMMIT").await;
+    }
+    pipeline.until_all_stored(Duration::from_secs(120)).await;
+    assert_eq!(pipeline.members(), ("Stable".to_owned(), members));
+    pipeline.assert_each_once(&BTreeSet::new()).await;
+    program.stop().await;
+}
