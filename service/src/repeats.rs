@@ -80,11 +80,14 @@ pub fn is_new(source: &'static str, line: &str) -> bool {
     is_new
 }
 
-/// Ends the conditions of a module, whose outage is over: how long they lasted at most, for the line that says so, as
-/// in `after at most 75 s`. A module may have had other conditions, so one that knows since when its outage lasts
-/// calls [`end_since`].
-pub fn end(source: &'static str) -> String {
-    let ended = repeats().end(source, None);
+/// Ends the conditions of the folder of modules that `module` is in, since an outage of theirs is over: how long they
+/// lasted at most, for the line that says so, as in `after at most 75 s`. The folder may have had other conditions, so
+/// a module that knows since when its own outage lasts calls [`end_since`].
+pub fn end(module: &'static str) -> String {
+    let folder = module
+        .rsplit_once("::")
+        .map_or(module, |(folder, _)| folder);
+    let ended = repeats().end(|source| is_in(source, folder), None);
     let begun = ended.iter().map(|condition| condition.begun).min();
     let lasted = match begun {
         Some(begun) => format!("after at most {} s", begun.elapsed().as_secs()),
@@ -97,8 +100,13 @@ pub fn end(source: &'static str) -> String {
 /// Ends the conditions of a module whose lines have come since its outage began: how long that lasted, for the line
 /// that says so, as in `after 75 s`.
 pub fn end_since(source: &'static str, begun: Instant) -> String {
-    let ended = repeats().end(source, Some(begun));
+    let ended = repeats().end(|of| of == source, Some(begun));
     format!("after {} s", begun.elapsed().as_secs()) + &left_out(&ended)
+}
+
+fn is_in(module: &str, folder: &str) -> bool {
+    let rest = module.strip_prefix(folder);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 fn left_out(ended: &[Condition]) -> String {
@@ -180,10 +188,10 @@ impl Repeats {
         (true, displaced)
     }
 
-    /// Forgets the conditions of a module, those whose line has come since then, and gives them.
-    fn end(&mut self, source: &'static str, since: Option<Instant>) -> Vec<Condition> {
+    /// Forgets the conditions of some modules, those whose line has come since then, and gives them.
+    fn end(&mut self, is_of: impl Fn(&str) -> bool, since: Option<Instant>) -> Vec<Condition> {
         let ended = self.conditions.extract_if(.., |_, condition| {
-            condition.source == source && since.is_none_or(|since| condition.last >= since)
+            is_of(condition.source) && since.is_none_or(|since| condition.last >= since)
         });
         ended.map(|(_, condition)| condition).collect()
     }
@@ -340,7 +348,7 @@ mod tests {
         repeats.note(at(10), "a", "waiting for it");
         repeats.note(at(20), "a", "waiting for it");
         repeats.note(at(20), "b", "waiting for it");
-        let ended = repeats.end("a", Some(at(10)));
+        let ended = repeats.end(|source| source == "a", Some(at(10)));
         assert_eq!(left_out(&ended), ", 1 line left out");
         assert_eq!(ended.len(), 1);
         assert_eq!(ended[0].line, "waiting for it");
@@ -370,6 +378,17 @@ mod tests {
         assert!(!is_new(MODULE, "waiting"));
         assert_eq!(end_since(MODULE, begun), "after 75 s, 1 line left out");
         assert_eq!(end_since(MODULE, begun), "after 75 s");
+    }
+
+    #[test]
+    fn the_end_of_an_outage_ends_the_conditions_of_all_modules_of_its_folder() {
+        assert!(is_new("folder", "waiting"));
+        assert!(is_new("folder::storing", "too slow"));
+        assert!(is_new("folder_of_others", "waiting"));
+        assert_eq!(end("folder::event_loop"), "after at most 0 s");
+        assert!(is_new("folder", "waiting"));
+        assert!(is_new("folder::storing", "too slow"));
+        assert!(!is_new("folder_of_others", "waiting"));
     }
 
     #[test]
