@@ -1,6 +1,6 @@
 //! A database belongs to one events topic of one Kafka cluster: its rows name partitions and offsets, but no topic,
 //! so those of two topics could not be told apart. `consumed_offset` says which one it is. Every command that reads
-//! or writes for a topic asks here first; [`Store::write`](crate::store::Store::write) refuses the first offset of
+//! or writes for a topic asks here first; [`Writer::write`](crate::store::Writer::write) refuses the first offset of
 //! another topic in the same transaction, so two consumers that start together cannot both get in.
 
 use std::collections::BTreeSet;

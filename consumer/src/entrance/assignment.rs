@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use service::warn_of_change;
 
 use super::partitions::Partition;
 use super::state::{ASK, Entrance, KnownId, State};
@@ -78,7 +79,7 @@ impl Entrance<'_> {
     /// where a part has stored nothing. The stored offsets become the writer's positions.
     async fn starts(&mut self, partitions: &BTreeSet<i32>) -> Result<Starts, Failure> {
         self.learn_topic_id().await?;
-        let mut stored = self.writer.stored_offsets().await?;
+        let mut stored = self.writer.stored_offsets(Failure::of).await?;
         let parts = &self.writer.parts;
         let identity = TopicIdentity {
             subscription: self.source.subscription,
@@ -138,17 +139,19 @@ impl Entrance<'_> {
             id_of(topic, self.source.subscription.topic_id(ASK).await)?,
             self.topic_id,
         ) {
-            (_, KnownId::Is(_)) | (Err(_), KnownId::NotTold) => {}
+            (Ok(_), KnownId::Is(_)) | (Err(_), KnownId::NotTold) => {}
             (Ok(id), KnownId::Unknown | KnownId::NotTold) => {
                 self.topic_id = KnownId::Is(id);
                 self.writer.identity.topic_id = Some(id.to_string());
                 self.source.letters.topic_id = Some(id.to_string());
             }
-            (Err(reason), KnownId::Unknown) => {
-                self.topic_id = KnownId::NotTold;
-                tracing::warn!(
+            (Err(reason), known) => {
+                warn_of_change!(
                     "the id of {topic} is not told: {reason}. The topic is recognised by its last stored records alone"
                 );
+                if matches!(known, KnownId::Unknown) {
+                    self.topic_id = KnownId::NotTold;
+                }
             }
         }
         self.is_the_topic()

@@ -21,6 +21,7 @@
 //! offset that this writer expects; a dead letter is acknowledged before the offset moves past its record; every
 //! record of a transaction is judged before a letter of it is written.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use schemas::Reject;
@@ -38,7 +39,7 @@ use crate::bisect::{Bisection, Found};
 use crate::failure::Failure;
 use crate::letters::MAX_UNSTORED;
 use crate::ownership::Asked;
-use crate::positions::{Advance, Positions};
+use crate::positions::{Advance, Anchor, Positions};
 use crate::rows::Part;
 use crate::store::{Database, End, Identity, StoreError, StoredOffset, Writer, owners};
 
@@ -108,6 +109,8 @@ pub(crate) enum Written {
         count: usize,
         /// The rows written of each part.
         rows: Vec<(Part, u64)>,
+        /// The last stored record of each partition.
+        last: BTreeMap<i32, Anchor>,
     },
     /// Nothing is stored yet: the piece was tried, and is committed next.
     Tried,
@@ -210,11 +213,11 @@ impl BatchWriter {
                 Ok(Written::Tried)
             }
             Ok(rows) => {
-                self.stored::<A>(&batch.records()[..count], pass);
+                let last = self.stored::<A>(&batch.records()[..count], pass);
                 if self.split == Split::NotUntilStored {
                     self.split = Split::Halves;
                 }
-                Ok(Written::Stored { count, rows })
+                Ok(Written::Stored { count, rows, last })
             }
             Err(StoreError::Half {
                 reason,
@@ -288,9 +291,15 @@ impl BatchWriter {
         }
     }
 
-    /// These first records of a batch are stored: moves the positions and settles what the breaker counted.
-    pub(crate) fn stored<A: Around>(&mut self, records: &[Record], pass: &mut Pass) {
-        for (partition, anchor) in last_read(records) {
+    /// These first records of a batch are stored: moves the positions and settles what the breaker counted. Gives the
+    /// last record of each partition.
+    pub(crate) fn stored<A: Around>(
+        &mut self,
+        records: &[Record],
+        pass: &mut Pass,
+    ) -> BTreeMap<i32, Anchor> {
+        let last = last_read(records);
+        for (&partition, anchor) in &last {
             let next = anchor.offset + 1;
             for part in &self.parts {
                 let stored = self.positions.entry((*part, partition)).or_insert(next);
@@ -302,6 +311,7 @@ impl BatchWriter {
         pass.left -= records.len();
         pass.judged = pass.judged.saturating_sub(records.len());
         self.piece = (self.piece * 2).min(self.max_events).max(1);
+        last
     }
 
     /// Settles those of these records that the positions say are stored.
@@ -390,13 +400,16 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// All that the database has of the topic.
+    /// All that the database has of the topic. `meaning`: what an error of the database at a place means to the command.
     ///
     /// # Errors
     /// If it does not answer, or belongs to another topic or cluster.
-    pub(crate) async fn stored_offsets(&mut self) -> Result<Vec<StoredOffset>, Failure> {
+    pub(crate) async fn stored_offsets(
+        &mut self,
+        meaning: fn(StoreError, &str) -> Failure,
+    ) -> Result<Vec<StoredOffset>, Failure> {
         let stored = self.store.stored().await;
-        let stored = stored.map_err(|error| Failure::of(error, &self.place))?;
+        let stored = stored.map_err(|error| meaning(error, &self.place))?;
         let asked = Asked {
             topic: &self.identity.topic,
             cluster_id: Some(&self.identity.cluster_id),

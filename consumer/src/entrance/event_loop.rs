@@ -218,7 +218,7 @@ impl<'a> Entrance<'a> {
             self.store_batch().await?;
             if self.is_waiting() {
                 // With nothing to store: does the database answer again?
-                self.writer.stored_offsets().await?;
+                self.writer.stored_offsets(Failure::of).await?;
             }
             Ok(())
         };

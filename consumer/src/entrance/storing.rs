@@ -1,6 +1,8 @@
 //! Storing the batch: one pass of the writer, and what each of its outcomes means to a member of the group. Afterwards
 //! the group's offsets in Kafka follow.
 
+use std::collections::BTreeMap;
+
 use service::breaker::Tripped;
 use service::exit::NeedsAttention;
 use service::telemetry::{messaging, names};
@@ -13,8 +15,8 @@ use super::batch_writer::{Pass, Written};
 use super::commits::{LOOK, SETTLE};
 use super::source::Source;
 use super::state::Entrance;
-use crate::batch::last_read;
 use crate::failure::Failure;
+use crate::positions::Anchor;
 use crate::rows::Part;
 use crate::store::StoreError;
 
@@ -39,9 +41,9 @@ impl Entrance<'_> {
                 .writer
                 .write_next(&mut self.batch, &mut pass, &mut self.source);
             match written.await? {
-                Written::Stored { count, rows } => {
+                Written::Stored { count, rows, last } => {
                     self.count(count, rows);
-                    self.stored(count);
+                    self.stored(count, &last);
                 }
                 Written::Tried => {}
                 Written::Smaller { message } => {
@@ -95,8 +97,7 @@ impl Entrance<'_> {
     }
 
     /// The first `count` records of the batch are stored: commits how far that is, for tools that show lag.
-    fn stored(&mut self, count: usize) {
-        let last = last_read(&self.batch.records()[..count]);
+    fn stored(&mut self, count: usize, last: &BTreeMap<i32, Anchor>) {
         self.batch.stored(count);
         self.health.progressed();
         let subscription = self.source.subscription;

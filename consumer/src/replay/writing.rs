@@ -72,7 +72,7 @@ impl Writing<'_> {
                 .write_next(&mut batch, &mut pass, &mut Replay)
                 .await;
             match written {
-                Ok(Written::Stored { count, rows }) => self.stored(&mut batch, count, &rows),
+                Ok(Written::Stored { count, rows, .. }) => self.stored(&mut batch, count, &rows),
                 Ok(Written::Tried | Written::Refused { .. }) => {}
                 Ok(Written::Smaller { message }) => warn_of_change!("{message}"),
                 Ok(Written::TooManyRejects { place, tripped }) => {
@@ -164,7 +164,7 @@ impl Writing<'_> {
 
     /// Whether the database says that these steps were taken.
     async fn are_reached(&mut self, advances: &[Advance]) -> Result<bool, Failure> {
-        let stored = self.writer.stored_offsets().await?;
+        let stored = self.writer.stored_offsets(failure).await?;
         Ok(advances.iter().all(|advance| {
             stored.iter().any(|stored| {
                 (stored.part, stored.partition, stored.next_offset)
@@ -182,7 +182,7 @@ impl Writing<'_> {
 
     /// Whether the database says that exactly these records were stored last.
     async fn are_stored(&mut self, records: &[Record]) -> Result<bool, Failure> {
-        let stored = self.writer.stored_offsets().await?;
+        let stored = self.writer.stored_offsets(failure).await?;
         let last = last_read(records);
         let mut steps = last
             .iter()

@@ -336,9 +336,13 @@ async fn an_application_that_was_given_up_is_taken_up_where_it_returns() {
     assert_eq!((part.progress, part.progress_info.len()), (0.5, 1));
     let held = &gone.resource.as_ref().unwrap().applications[APP];
     assert_eq!((held.job_status.as_str(), held.queue_cores), ("UNKNOWN", 2));
+    // Not each number, since a report that waits for Kafka is replaced by a newer one.
     let sequences: Vec<i64> = told.iter().map(|report| report.sequence).collect();
-    let counted: Vec<i64> = (0..).take(told.len()).collect();
-    assert_eq!(sequences, counted, "each counted on from the one before");
+    let counts_on = sequences[0] == 0 && sequences.is_sorted_by(|a, b| a < b);
+    assert!(
+        counts_on,
+        "each counts on from the one before: {sequences:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
