@@ -1,3 +1,5 @@
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -30,6 +32,7 @@ public class ReadEvents {
         settings.put("bootstrap.servers", servers);
         settings.put("isolation.level", "read_committed"); // the router's aborted transactions are not seen
         Deserializer<GenericRecord> values = registry == null ? singleObject(versions) : registered(registry);
+        var out = new PrintStream(System.out, true, StandardCharsets.UTF_8); // whatever the locale
         try (var consumer = new KafkaConsumer<>(settings, new StringDeserializer(), values)) {
             var partitions = consumer.partitionsFor(topic).stream()
                     .map(p -> new org.apache.kafka.common.TopicPartition(topic, p.partition())).toList();
@@ -41,7 +44,7 @@ public class ReadEvents {
                     var info = (GenericRecord) record.value().get("info");
                     var part = (GenericRecord) info.get("progress"); // null where the engine could not tell it
                     var progress = part == null ? "-" : part.get("progress");
-                    System.out.println(record.key() + " " + info.get("status") + " " + progress + " " + info.get("sequence"));
+                    out.println(record.key() + " " + info.get("status") + " " + progress + " " + info.get("sequence"));
                 }
             }
         }

@@ -69,6 +69,7 @@ impl Clients {
 
     fn java(&self, class: &str) -> Command {
         let mut java = Command::new("java");
+        java.env("LC_ALL", "C"); // texts are UTF-8 whatever the locale
         java.args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
         java.args(["-cp", &self.classes, class]);
         java
