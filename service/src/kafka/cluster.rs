@@ -190,17 +190,30 @@ impl ClientContext for Complaint {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
-        let refused = match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Authentication) => true,
-            // Not one that was cut off, as by a broker that ends.
-            Some(RDKafkaErrorCode::SSL) => {
-                reason.contains("certificate") || reason.contains("alert")
-            }
-            // That all are down says less than what each said of itself.
-            Some(RDKafkaErrorCode::AllBrokersDown) => return,
-            _ => false,
-        };
+        let code = error.rdkafka_error_code();
+        // That all are down says less than what each said of itself.
+        if code == Some(RDKafkaErrorCode::AllBrokersDown) {
+            return;
+        }
+        let refused = code.is_some_and(|code| is_refusal(code, reason));
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((reason.to_owned(), refused));
+    }
+}
+
+/// Whether a broker was turned away, or turns this client away: no matter of time.
+fn is_refusal(code: RDKafkaErrorCode, reason: &str) -> bool {
+    // What follows the broker's name, which may hold any word.
+    let said = reason.split_once(": ").map_or(reason, |(_, said)| said);
+    match code {
+        RDKafkaErrorCode::Authentication => true,
+        // Not a handshake that was cut off, as by a broker that ends. A handshake that fails in its first step,
+        // since the broker's answer was there at once, is to librdkafka 2 a failure of transport.
+        RDKafkaErrorCode::SSL | RDKafkaErrorCode::BrokerTransportFailure => {
+            said.contains("certificate verify failed")
+                || said.contains("verify broker certificate")
+                || (said.contains("SSL routines") && said.contains("alert"))
+        }
+        _ => false,
     }
 }
 
@@ -409,5 +422,34 @@ impl Cluster {
                 self.options.servers()
             )
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Texts of librdkafka 2.12.
+    #[test]
+    fn a_certificate_is_a_refusal_wherever_its_handshake_failed_and_an_outage_is_none() {
+        use RDKafkaErrorCode::{Authentication, BrokerTransportFailure, SSL};
+        let name = "sasl_ssl://certificate-alert.example:9093/bootstrap";
+        let verify = "error:0A000086:SSL routines::certificate verify failed";
+        let cases = [
+            (SSL, format!("SSL handshake failed: ../ssl/statem/statem_clnt.c:1889: {verify}"), true),
+            (SSL, "Failed to verify broker certificate: certificate has expired".into(), true),
+            (SSL, "SSL handshake failed: ssl/record: error:0A000412:SSL routines::sslv3 alert bad certificate".into(), true),
+            (BrokerTransportFailure, format!("../ssl/statem/statem_clnt.c:1889: {verify} (after 48ms)"), true),
+            (Authentication, "SASL authentication error".into(), true),
+            (SSL, "SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?".into(), false),
+            (BrokerTransportFailure, "Connect to ipv4#10.0.0.1:9093 failed: Connection refused".into(), false),
+        ];
+        for (code, said, refused) in cases {
+            assert_eq!(
+                is_refusal(code, &format!("{name}: {said}")),
+                refused,
+                "{said}"
+            );
+        }
     }
 }
