@@ -12,6 +12,7 @@ use service::testing::{ANY_PORT, NOBODY, until};
 use tokio::sync::Mutex;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing() {
     let Some(secured) = Secured::share().await else {
         return;
