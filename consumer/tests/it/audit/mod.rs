@@ -7,39 +7,12 @@ mod reports;
 use std::time::Duration;
 
 use crate::strategies;
-use crate::support::{Audited, Kind, Pipeline, numbered};
+use crate::support::{Kind, Pipeline, varied_parts};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use schemas::TaskRunningInfoEvent;
-use serde_json::Value;
 
 const EVENTS: usize = 600;
-
-impl Audited {
-    /// Table, fault, place and columns of each finding.
-    fn findings(&self) -> Vec<(String, String, i64, i64, Vec<String>)> {
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let findings = self.said["findings"].as_array().unwrap();
-        findings
-            .iter()
-            .map(|finding| {
-                let columns = finding["columns"].as_array();
-                (
-                    text(&finding["table"]),
-                    text(&finding["fault"]),
-                    finding["partition"].as_i64().unwrap(),
-                    finding["offset"].as_i64().unwrap(),
-                    columns.map_or(Vec::new(), |columns| {
-                        columns
-                            .iter()
-                            .map(|column| text(&column["column"]))
-                            .collect()
-                    }),
-                )
-            })
-            .collect()
-    }
-}
 
 impl Pipeline {
     /// An address for a row of a table `h`, as text, and the condition that names it.
@@ -73,27 +46,11 @@ impl Pipeline {
 
 /// The `i`th event of a varied load.
 fn varied(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunningInfoEvent {
-    let mut event = numbered(sample, i);
-    if i.is_multiple_of(7) {
-        event.info.progress = None;
-    }
-    if i.is_multiple_of(5) {
-        event.info.resource = None;
-    }
-    if i.is_multiple_of(11) {
-        event.info.metrics = None;
-    }
-    if i.is_multiple_of(3) {
-        event.adjustments.clear();
-    } else if i.is_multiple_of(2) {
+    let mut event = varied_parts(sample, i);
+    if !i.is_multiple_of(3) && i.is_multiple_of(2) {
         let fields = ["metrics.seconds", "metrics.count", "progress.progress"];
         let fields = fields.map(|field| (field.to_owned(), "-Infinity".to_owned()));
         event.not_finite.extend(fields);
-    }
-    if let (Some(resource), true) = (&mut event.info.resource, i.is_multiple_of(4)) {
-        let first = resource.applications["app-1"].clone();
-        resource.applications.insert("ÿ-app".into(), first.clone());
-        resource.applications.insert("app-0".into(), first);
     }
     event
 }

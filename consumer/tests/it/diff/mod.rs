@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline, numbered};
+use crate::support::{Finding, Kind, Pipeline, findings, varied_parts};
 use schemas::TaskRunningInfoEvent;
 use serde_json::{Value, json};
 
@@ -30,28 +30,8 @@ struct Compared {
 }
 
 impl Compared {
-    /// Table, fault, place and columns of each finding.
-    fn findings(&self) -> Vec<(String, String, i64, i64, Vec<String>)> {
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let findings = self.said["findings"].as_array().unwrap();
-        findings
-            .iter()
-            .map(|finding| {
-                let columns = finding["columns"].as_array();
-                (
-                    text(&finding["table"]),
-                    text(&finding["fault"]),
-                    finding["partition"].as_i64().unwrap(),
-                    finding["offset"].as_i64().unwrap(),
-                    columns.map_or(Vec::new(), |columns| {
-                        columns
-                            .iter()
-                            .map(|column| text(&column["column"]))
-                            .collect()
-                    }),
-                )
-            })
-            .collect()
+    fn findings(&self) -> Vec<Finding> {
+        findings(&self.said)
     }
 
     fn assert_equal(&self) -> &Self {
@@ -79,24 +59,7 @@ fn run(arguments: &[&str]) -> (i32, String, String) {
 
 /// The `i`th event of a varied load.
 fn varied(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunningInfoEvent {
-    let mut event = numbered(sample, i);
-    if i.is_multiple_of(7) {
-        event.info.progress = None;
-    }
-    if i.is_multiple_of(5) {
-        event.info.resource = None;
-    }
-    if i.is_multiple_of(11) {
-        event.info.metrics = None;
-    }
-    if i.is_multiple_of(3) {
-        event.adjustments.clear();
-    }
-    if let (Some(resource), true) = (&mut event.info.resource, i.is_multiple_of(4)) {
-        let first = resource.applications["app-1"].clone();
-        resource.applications.insert("ÿ-app".into(), first.clone());
-        resource.applications.insert("app-0".into(), first);
-    }
+    let mut event = varied_parts(sample, i);
     // Names that no two collations order alike.
     if event.info.exec_id.ends_with('3') {
         event.info.exec_id = event.info.exec_id.replace("exec-", "Éxec_");

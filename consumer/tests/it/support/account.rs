@@ -25,6 +25,29 @@ pub(crate) fn numbered(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunningIn
     event
 }
 
+/// [`numbered`], of which some lack a part or adjustments, and some have further applications.
+pub(crate) fn varied_parts(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunningInfoEvent {
+    let mut event = numbered(sample, i);
+    if i.is_multiple_of(7) {
+        event.info.progress = None;
+    }
+    if i.is_multiple_of(5) {
+        event.info.resource = None;
+    }
+    if i.is_multiple_of(11) {
+        event.info.metrics = None;
+    }
+    if i.is_multiple_of(3) {
+        event.adjustments.clear();
+    }
+    if let (Some(resource), true) = (&mut event.info.resource, i.is_multiple_of(4)) {
+        let first = resource.applications["app-1"].clone();
+        resource.applications.insert("ÿ-app".into(), first.clone());
+        resource.applications.insert("app-0".into(), first);
+    }
+    event
+}
+
 impl Pipeline {
     /// Sends so many values, each to the next partition in turn, and waits until the broker has them.
     pub(crate) fn fill(&self, count: usize, value: impl Fn(usize) -> Vec<u8>) {

@@ -13,7 +13,38 @@ pub(crate) struct Audited {
     pub(crate) log: String,
 }
 
+/// Table, fault, partition, offset and columns.
+pub(crate) type Finding = (String, String, i64, i64, Vec<String>);
+
+/// The findings of an audit or a diff.
+pub(crate) fn findings(said: &Value) -> Vec<Finding> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let findings = said["findings"].as_array().unwrap();
+    findings
+        .iter()
+        .map(|finding| {
+            let columns = finding["columns"].as_array();
+            (
+                text(&finding["table"]),
+                text(&finding["fault"]),
+                finding["partition"].as_i64().unwrap(),
+                finding["offset"].as_i64().unwrap(),
+                columns.map_or(Vec::new(), |columns| {
+                    columns
+                        .iter()
+                        .map(|column| text(&column["column"]))
+                        .collect()
+                }),
+            )
+        })
+        .collect()
+}
+
 impl Audited {
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        findings(&self.said)
+    }
+
     pub(crate) fn total(&self, what: &str) -> u64 {
         let total = self.said["totals"][what].as_u64();
         total.unwrap_or_else(|| panic!("no {what}: {:#}\n{}", self.said, self.log))

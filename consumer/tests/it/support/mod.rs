@@ -6,8 +6,8 @@ mod outside;
 mod program;
 mod proxy;
 
-pub(crate) use account::{BAD, coordinates, headers, numbered};
-pub(crate) use audit::Audited;
+pub(crate) use account::{BAD, coordinates, headers, numbered, varied_parts};
+pub(crate) use audit::{Audited, Finding, findings};
 pub(crate) use outside::{Broker, Cluster, Pooler, SmallDisk, run};
 pub(crate) use program::Program;
 pub(crate) use proxy::Proxy;

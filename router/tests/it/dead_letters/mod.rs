@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::report;
+use crate::support::router_arguments;
 use clap::Parser;
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
@@ -106,18 +107,8 @@ impl Topics {
 
     /// Routes all that was sent, until both outputs together hold so many records.
     async fn route(&self, count: usize) {
+        let topics = router_arguments(&self.bootstrap, &self.source, &self.events, &self.letters);
         let own = [
-            "router",
-            "--bootstrap-servers",
-            &self.bootstrap,
-            "--source-topic",
-            &self.source,
-            "--events-topic",
-            &self.events,
-            "--dead-letters-topic",
-            &self.letters,
-            "--group",
-            &self.source,
             "--instance-id",
             "router-1",
             // These tests are about many letters.
@@ -126,7 +117,8 @@ impl Topics {
             "--max-rejects-per-1000",
             "0",
         ];
-        let config = Arguments::parse_from(own).config;
+        let arguments = [&["router"], &topics[..], &own].concat();
+        let config = Arguments::parse_from(arguments).config;
         let (stop, health) = (CancellationToken::new(), Arc::new(Health::default()));
         let router = tokio::spawn(router::run(config, health, stop.clone()));
         until(

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub(crate) use crate::report::info;
+use crate::support::router_arguments;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -128,18 +129,12 @@ impl Topics {
 
     /// The arguments that make a router work here.
     pub(crate) fn arguments<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
-        let mut arguments = vec![
-            "--bootstrap-servers",
+        let mut arguments = Vec::from(router_arguments(
             &self.bootstrap,
-            "--source-topic",
             &self.source,
-            "--events-topic",
             &self.events,
-            "--dead-letters-topic",
             &self.letters,
-            "--group",
-            &self.source,
-        ];
+        ));
         arguments.extend(more);
         arguments
     }

@@ -39,6 +39,27 @@ pub(crate) struct Settings<'a> {
     pub(crate) letters: &'a [(&'a str, &'a str)],
 }
 
+/// The arguments of a router on these topics, whose group is named as the source topic.
+pub(crate) fn router_arguments<'a>(
+    bootstrap: &'a str,
+    source: &'a str,
+    events: &'a str,
+    letters: &'a str,
+) -> [&'a str; 10] {
+    [
+        "--bootstrap-servers",
+        bootstrap,
+        "--source-topic",
+        source,
+        "--events-topic",
+        events,
+        "--dead-letters-topic",
+        letters,
+        "--group",
+        source,
+    ]
+}
+
 impl Topics {
     pub(crate) async fn make(bootstrap: String, partitions: i32, settings: Settings<'_>) -> Self {
         let name = unique("routing");
@@ -74,18 +95,7 @@ impl Topics {
 
     /// The router's arguments for these topics.
     pub(crate) fn arguments(&self) -> Vec<&str> {
-        vec![
-            "--bootstrap-servers",
-            &self.bootstrap,
-            "--source-topic",
-            &self.source,
-            "--events-topic",
-            &self.events,
-            "--dead-letters-topic",
-            &self.letters,
-            "--group",
-            &self.source,
-        ]
+        router_arguments(&self.bootstrap, &self.source, &self.events, &self.letters).into()
     }
 
     pub(crate) fn start(&self, instance: &str) -> Running {
