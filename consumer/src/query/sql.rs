@@ -4,6 +4,18 @@ use jiff::Timestamp;
 
 use crate::store::{Dialect, FINAL};
 
+/// The columns of `task` that its reports do not have.
+const IDENTITY: &str = "exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id";
+/// The columns that `task` has from its newest report.
+const STATE: [&str; 6] = [
+    "status",
+    "progress",
+    "reported_at",
+    "sequence",
+    "event_partition",
+    "event_offset",
+];
+
 /// The newest first. Reports that are equal in what a task's state is chosen by are told apart by
 /// their events, so that the same one is chosen each time. The indexes give the order of the times, so
 /// that only reports of one microsecond are sorted.
@@ -48,21 +60,19 @@ pub(super) fn tasks(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
         newest_where("")
     );
     let join = dialect.join_row_at("task_progress", "report", &chosen);
+    let (newest, reported) = (STATE.join(", "), STATE.join(", report."));
     format!(
-        "(SELECT exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, progress, \
-         reported_at, sequence, event_partition, event_offset, task_id FROM task WHERE {newest_known} UNION ALL \
-         SELECT exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, report.status, report.progress, \
-         report.reported_at, report.sequence, report.event_partition, report.event_offset, task.task_id \
-         FROM task {join} WHERE NOT {newest_known}) AS task"
+        "(SELECT {IDENTITY}, {newest}, task_id FROM task WHERE {newest_known} UNION ALL \
+         SELECT {IDENTITY}, report.{reported}, task.task_id FROM task {join} WHERE NOT {newest_known}) AS task"
     )
 }
 
 pub(super) fn task_columns(dialect: &dyn Dialect) -> String {
-    format!(
-        "exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, progress, {}, sequence, \
-         event_partition, event_offset, task_id",
-        reported_at(dialect)
-    )
+    let state = STATE.map(|column| match column {
+        "reported_at" => reported_at(dialect),
+        other => other.to_owned(),
+    });
+    format!("{IDENTITY}, {}, task_id", state.join(", "))
 }
 
 /// An SQL integer for "no limit" given as 0.
