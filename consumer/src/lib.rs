@@ -41,7 +41,6 @@ mod batch;
 mod positions;
 mod tables;
 
-mod grid;
 mod row_format;
 mod rows;
 mod schema_source;

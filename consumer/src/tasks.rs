@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use service::exit::WrongUsage;
+use service::grid::{right_aligned, table};
 use service::output;
 use service::text::shown;
 use service::words::counted;
 
-use crate::grid::{right_aligned, table};
 use crate::query::{QueryError, Reader, TaskDetails, TaskFilter, TaskList};
 use crate::store::{Database, DatabaseOptions};
 
@@ -126,7 +126,7 @@ fn list_text(
             shown(&task.job_id),
         ]);
     }
-    let mut text = right_aligned(&mut table, &[2, 3, 4]);
+    let mut text = right_aligned(&mut table, [2, 3, 4]);
     let (total, listed) = (list.total, list.tasks.len() as u64);
     let whence = format!("{} in {place}{}", counted(total, kind), as_of(at));
     match total.saturating_sub(listed) {
@@ -210,7 +210,7 @@ fn details_text(details: &TaskDetails, at: Option<Timestamp>) -> anyhow::Result<
                 });
                 table.add_row(std::iter::once(shown(id)).chain(counts));
             }
-            text.push_str(&right_aligned(&mut table, &[1, 2, 3, 4]));
+            text.push_str(&right_aligned(&mut table, [1, 2, 3, 4]));
         }
     }
     if let Some(held) = resource.first() {
@@ -237,7 +237,7 @@ fn details_text(details: &TaskDetails, at: Option<Timestamp>) -> anyhow::Result<
                 held.instances.to_string(),
             ]);
         }
-        text.push_str(&right_aligned(&mut table, &[3, 4, 5]));
+        text.push_str(&right_aligned(&mut table, [3, 4, 5]));
     }
     if let Some(metrics) = metrics {
         writeln!(
@@ -259,7 +259,7 @@ fn details_text(details: &TaskDetails, at: Option<Timestamp>) -> anyhow::Result<
                 ]);
             }
         }
-        text.push_str(&right_aligned(&mut table, &[1]));
+        text.push_str(&right_aligned(&mut table, [1]));
     }
     writeln!(
         text,
@@ -287,7 +287,7 @@ fn details_text(details: &TaskDetails, at: Option<Timestamp>) -> anyhow::Result<
             format!("{}@{}", report.event_partition, report.event_offset),
         ]);
     }
-    text.push_str(&right_aligned(&mut table, &[0, 3, 5]));
+    text.push_str(&right_aligned(&mut table, [0, 3, 5]));
     Ok(text)
 }
 

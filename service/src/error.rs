@@ -1,18 +1,17 @@
 //! Errors by what a program does about them. Each counts anywhere in the chain of causes: `anyhow::Error::is` finds it.
 
-/// An error that no restart cures; see [`CONFIG`](crate::exit::CONFIG). Anywhere in the chain of causes it counts.
+/// An error that no restart cures; see [`CONFIG`](crate::exit::CONFIG).
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NeedsAttention(pub String);
 
-/// Wrong usage, or wrong input to a command that ends by itself; see [`USAGE`](crate::exit::USAGE). Anywhere in the chain of
-/// causes it counts.
+/// Wrong usage, or wrong input to a command that ends by itself; see [`USAGE`](crate::exit::USAGE).
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct WrongUsage(pub String);
 
 /// An error that starting over inside the program cures: with new clients everything that is open is
-/// settled and read on from. Anywhere in the chain of causes it counts.
+/// settled and read on from.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StartOver(pub String);

@@ -1,4 +1,4 @@
-//! What the three binaries wear; it knows nothing of tasks.
+//! The runtime that the three binaries share: Kafka clients, logs, metrics, shutdown. It knows nothing of tasks.
 //!
 //! - [`kafka`]: `--bootstrap-servers`, `-X key=value`, `--kafka-config`: one way to a client.
 //! - [`settings`]: a program's command line and environment.
@@ -27,6 +27,7 @@
 //! - [`health`]: ready means *progressing*.
 //! - [`time`]: durations and times on a command line.
 //! - [`words`]: numbers in sentences.
+//! - [`grid`]: tables for a person at a terminal.
 //! - `testing` (feature): topics of a test on a real Kafka, child processes, waiting for a condition.
 //! - [`output`]: results on standard output, remarks on standard error; neither ends in a panic.
 //! - [`exit`]: how a program ends: on a signal, and with which code.
@@ -65,6 +66,7 @@ pub mod address;
 pub mod backoff;
 mod brokers;
 mod error;
+pub mod grid;
 pub mod output;
 pub mod settings;
 pub mod text;

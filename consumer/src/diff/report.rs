@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use comfy_table::CellAlignment;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
+use service::grid;
 use service::output;
 use service::text::shown;
 use service::words::counted;
@@ -14,7 +14,6 @@ use super::compared::Compared;
 use super::side::Side;
 use crate::audit::difference::key_text;
 use crate::audit::finding::{self, Correction};
-use crate::grid;
 use crate::tables::Table;
 
 /// The answer.
@@ -232,7 +231,7 @@ impl Report {
     }
 
     fn text(&self, limit: usize) -> String {
-        let mut grid = grid::table(&[
+        let header = [
             "partition",
             "table",
             "from",
@@ -245,7 +244,8 @@ impl Report {
             "differing",
             "outside, A",
             "outside, B",
-        ]);
+        ];
+        let mut grid = grid::table(&header);
         for PartitionReport { partition, tables } in &self.partitions {
             for (table, of_table) in tables {
                 let offset = |offset: Option<i64>| {
@@ -271,11 +271,8 @@ impl Report {
                 grid.add_row(row);
             }
         }
-        for (i, column) in grid.column_iter_mut().enumerate() {
-            if i != 1 {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
+        let numbers = (0..header.len()).filter(|column| *column != 1);
+        let mut text = grid::right_aligned(&mut grid, numbers);
         let Totals {
             rows_a,
             equal,
@@ -287,7 +284,7 @@ impl Report {
             ..
         } = self.totals;
         let (a, b) = (shown(&self.a), shown(&self.b));
-        let mut text = format!("{grid}\nA: {a}\nB: {b}\n");
+        text.push_str(&format!("A: {a}\nB: {b}\n"));
         if outside_a + outside_b > 0 {
             text.push_str(&format!(
                 "not compared: {} of A and {outside_b} of B, of events that the other has not stored\n",

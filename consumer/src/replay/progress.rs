@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::ContentArrangement;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use service::grid;
 use service::output;
 use service::range::Ranges;
 use service::text::shown;
@@ -153,15 +154,16 @@ impl Account {
     }
 
     pub(super) fn print(&self, topic: &str, place: &str) {
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
+        let header = [
             "partition",
             "from",
             "stored up to",
             "to",
             "events",
             "skipped",
-        ]);
+        ];
+        let mut table = grid::table(&header);
+        table.set_content_arrangement(ContentArrangement::Disabled);
         for (partition, of) in &self.partitions {
             table.add_row([
                 partition.to_string(),
@@ -172,10 +174,7 @@ impl Account {
                 of.skipped.to_string(),
             ]);
         }
-        for column in table.column_iter_mut() {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        let mut text = format!("{table}\n");
+        let mut text = grid::right_aligned(&mut table, 0..header.len());
         let events: u64 = self.partitions.values().map(|of| of.events).sum();
         let rows: Vec<String> = self
             .rows

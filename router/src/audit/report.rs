@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::ContentArrangement;
 use schemas::{EVENT_VERSIONS, INFO_VERSIONS, Learned, Version};
 use serde_json::{Value, json};
+use service::grid;
 use service::range::{Position, Ranges};
 use service::text::shown;
 use service::words::counted;
@@ -170,7 +171,7 @@ impl Report {
 
     /// A table, the findings, one line.
     pub(super) fn text(&self) -> String {
-        let mut text = format!("{}\n", self.table());
+        let mut text = self.table();
         for kind in FindingKind::ALL {
             let count = self.findings.count(kind);
             if count == 0 {
@@ -204,24 +205,22 @@ impl Report {
         text
     }
 
-    fn table(&self) -> Table {
-        let mut table = Table::new();
-        table
-            .load_style(presets::UTF8_FULL_CONDENSED)
-            .set_content_arrangement(ContentArrangement::Disabled)
-            .set_header([
-                "partition",
-                "from",
-                "to",
-                "records",
-                "events",
-                "letters",
-                "pending",
-                "expired",
-                "other rules",
-                "unprovable",
-                "faults",
-            ]);
+    fn table(&self) -> String {
+        let header = [
+            "partition",
+            "from",
+            "to",
+            "records",
+            "events",
+            "letters",
+            "pending",
+            "expired",
+            "other rules",
+            "unprovable",
+            "faults",
+        ];
+        let mut table = grid::table(&header);
+        table.set_content_arrangement(ContentArrangement::Disabled);
         for (partition, range) in &self.scope.source.ranges {
             let in_partition = |kind| self.findings.count_in(kind, *partition);
             let faults = FindingKind::ALL.into_iter().filter(|kind| kind.is_fault());
@@ -240,10 +239,7 @@ impl Report {
                 faults.map(in_partition).sum::<u64>().to_string(),
             ]);
         }
-        for column in table.column_iter_mut() {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        table
+        grid::right_aligned(&mut table, 0..header.len())
     }
 
     fn line(&self, example: &Example) -> String {

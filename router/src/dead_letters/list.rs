@@ -36,7 +36,7 @@ pub(super) fn list(
     }
     let mut text = String::new();
     if !listed.is_empty() {
-        writeln!(text, "{}", table(&listed))?;
+        text.push_str(&table(&listed));
     }
     let mut total = 0;
     for (kind, Count { all, not_redriven }) in listing.counts() {

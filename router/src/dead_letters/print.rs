@@ -1,8 +1,8 @@
 //! Letters as tables and as JSON.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde_json::json;
+use service::grid;
 use service::text::shown;
 
 use super::letter::Letter;
@@ -34,14 +34,10 @@ pub(super) fn as_json(letter: &Letter) -> serde_json::Value {
 }
 
 /// A row a letter.
-pub(super) fn table(letters: &[&Letter]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_FULL_CONDENSED)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header([
-            "letter", "written", "by", "reason", "from", "key", "bytes", "redriven",
-        ]);
+pub(super) fn table(letters: &[&Letter]) -> String {
+    let mut table = grid::table(&[
+        "letter", "written", "by", "reason", "from", "key", "bytes", "redriven",
+    ]);
     for letter in letters {
         let from = letter.source.as_ref().map_or("-".to_owned(), |source| {
             format!("{} {}", shown(&source.topic), source.position)
@@ -65,12 +61,7 @@ pub(super) fn table(letters: &[&Letter]) -> Table {
                 .map_or("no".to_owned(), |redriven| shown(&redriven.at)),
         ]);
     }
-    for column in [0, 6] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
+    grid::right_aligned(&mut table, [0, 6])
 }
 
 /// As much of a key as a table has room for.

@@ -140,7 +140,7 @@ fn plan(topic: &str, letters: &Letters, dry_run: bool) -> anyhow::Result<String>
     let mut text = String::new();
     if dry_run && !letters.found.is_empty() {
         let first: Vec<&Letter> = letters.found.values().take(PLANNED_LETTERS).collect();
-        writeln!(text, "{}", table(&first))?;
+        text.push_str(&table(&first));
         if letters.found.len() > first.len() {
             writeln!(text, "… and {} more", letters.found.len() - first.len())?;
         }

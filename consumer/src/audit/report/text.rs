@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::CellAlignment;
+use service::grid;
 use service::output;
 use service::text::shown;
 use service::words::{agreed, counted};
@@ -11,7 +11,6 @@ use super::{Report, Totals};
 use crate::audit::expected::Unreadable;
 use crate::audit::finding::{Fault, Finding};
 use crate::audit::verdict::Verdict;
-use crate::grid;
 use crate::tables::Table;
 
 impl Report {
@@ -134,10 +133,7 @@ impl Report {
             }
             grid.add_row(row);
         }
-        for column in grid.column_iter_mut() {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        let mut text = format!("{grid}\n");
+        let mut text = grid::right_aligned(&mut grid, 0..header.len());
         if self.totals.deleted > 0 {
             text.push_str(&format!(
                 "not proven: {} of events that retention has deleted from the topic\n",

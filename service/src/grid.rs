@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 /// An empty table with this header.
-pub(crate) fn table(header: &[&str]) -> Table {
+pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::UTF8_FULL_CONDENSED)
@@ -13,9 +13,9 @@ pub(crate) fn table(header: &[&str]) -> Table {
 }
 
 /// The table's text and a line feed, with these columns aligned to the right.
-pub(crate) fn right_aligned(table: &mut Table, numbers: &[usize]) -> String {
+pub fn right_aligned(table: &mut Table, numbers: impl IntoIterator<Item = usize>) -> String {
     for column in numbers {
-        if let Some(column) = table.column_mut(*column) {
+        if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
