@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::{EVENTS, SOURCE, strategies};
+use crate::{EVENTS, PARTITIONS, SOURCE, strategies};
 
 /// Of a record: its [`Kind`]. What the producer of reports sends has none.
 pub(crate) const HEADER: &str = "chaos.kind";
@@ -151,6 +151,12 @@ async fn send(
         let mut record = BaseRecord::<str, [u8]>::to(topic).headers(headers);
         record.key = rng.random_bool(0.9).then_some(&key);
         record.payload = value.as_deref();
+        // Not into source partitions that are added meanwhile. The first record of such a partition has to show a
+        // router that nothing of it was routed before. One that gives no event, or an event anywhere, shows it only
+        // where all events can be read, which those of an unknown schema cannot: the router then asks an operator.
+        if topic == SOURCE {
+            record.partition = Some(rng.random_range(0..PARTITIONS));
+        }
         producer.send(record).map_err(|(error, _)| error).unwrap();
         *sent.entry(counted_as(topic, kind)).or_default() += 1;
     }
