@@ -14,6 +14,7 @@
 //! - [`replay()`] rebuilds the tables of a range of the topic in another database.
 //! - [`diff()`] compares the tables of two databases.
 //! - [`expire()`] removes old history.
+//! - [`serve()`] answers over HTTP what the tables say.
 
 // Layers, the highest first: a module uses its own layer and those below.
 
@@ -22,6 +23,7 @@ mod diff;
 mod expire;
 mod migrate;
 mod replay;
+mod serve;
 mod tasks;
 
 mod entrance;
@@ -70,6 +72,7 @@ pub use failure::for_an_operator;
 pub use migrate::migrate;
 pub use replay::{ReplayOptions, replay};
 pub use rows::Part;
+pub use serve::{ServeOptions, serve};
 pub use store::DatabaseOptions;
 pub use tasks::{task, tasks};
 pub use topic_identity::OnGap;

@@ -87,6 +87,14 @@ Examples:
   consumer expire --older-than 30d --dry-run --database-url sqlite:tasks.db
   consumer expire --older-than 30d --database-url sqlite:tasks.db";
 
+const SERVE_HELP: &str = "\
+Only reads: beside consumers that write, or of a copy. GET /openapi.json describes what is served. While the database is away,
+requests are answered with 503.
+
+Example:
+  consumer serve --database-url sqlite:tasks.db
+  curl http://localhost:8080/api/v1/status";
+
 const TASKS_HELP: &str = "\
 With --at a task is shown as the history tells it: in the state of the greatest, by (final status, time, sequence), of the reports
 that its engine made by then. A task without a report by then is left out. The job, engine, user and ticket are the newest known
@@ -147,6 +155,14 @@ enum Command {
         #[command(flatten)]
         asked: consumer::ExpireOptions,
     },
+    /// Answer over HTTP what the tables say, until told to stop
+    #[command(after_help = help(Kind::Service, SERVE_HELP))]
+    Serve {
+        #[command(flatten)]
+        asked: consumer::ServeOptions,
+        #[command(flatten)]
+        metrics: MetricsOptions,
+    },
     /// List tasks, the newest report first
     #[command(after_help = help(Kind::Command, TASKS_HELP))]
     Tasks {
@@ -187,7 +203,7 @@ fn main() -> ExitCode {
 impl Cli {
     fn kind(&self) -> Kind {
         match self.command {
-            Command::Run { .. } => Kind::Service,
+            Command::Run { .. } | Command::Serve { .. } => Kind::Service,
             Command::Audit { .. } | Command::Diff { .. } => Kind::Audit,
             _ => Kind::Command,
         }
@@ -199,6 +215,7 @@ impl Cli {
             // These name their databases by themselves.
             Command::Diff { .. } | Command::Replay { .. } => return Ok(()),
             Command::Expire { asked } => asked.check()?,
+            Command::Serve { asked, .. } => asked.check()?,
             _ => {}
         }
         self.database.url().map(drop)
@@ -209,9 +226,10 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     cli.logs.start()?;
     cli.check()?;
     let stop = match &cli.command {
-        Command::Run { .. } | Command::Replay { .. } | Command::Expire { .. } => {
-            exit::on_signal(exit::OK)?
-        }
+        Command::Run { .. }
+        | Command::Replay { .. }
+        | Command::Expire { .. }
+        | Command::Serve { .. } => exit::on_signal(exit::OK)?,
         Command::Audit { .. } => exit::on_signal(exit::USAGE)?,
         Command::Diff { .. } => exit::at_once_on_signal(exit::USAGE)?,
         Command::Migrate | Command::Tasks { .. } | Command::Task { .. } => {
@@ -239,6 +257,11 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             consumer::replay(asked, kafka, &cli.database, stop).await
         }
         Command::Expire { asked } => consumer::expire(asked, &cli.database, stop).await,
+        Command::Serve { asked, metrics } => {
+            let health = Arc::new(Health::default());
+            metrics.start(health.clone(), consumer::HELP).await?;
+            consumer::serve(asked, &cli.database, health, stop).await
+        }
         Command::Migrate => consumer::migrate(&cli.database).await,
         Command::Tasks {
             running,

@@ -11,6 +11,8 @@ mod model;
 mod reader;
 mod row;
 mod sql;
+mod watermark;
 
 pub(crate) use model::{TaskDetails, TaskFilter, TaskList};
 pub(crate) use reader::{QueryError, Reader};
+pub(crate) use watermark::Watermark;

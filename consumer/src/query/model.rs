@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 /// At most this many missing sequences of a task are listed.
 const LISTED_SEQUENCES: usize = 20;
@@ -27,7 +28,7 @@ pub(crate) struct TaskList {
 }
 
 /// A task's row in `task`, or the state it had at an earlier time.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Task {
     pub(crate) exec_id: String,
     pub(crate) job_id: String,
@@ -48,7 +49,7 @@ pub(crate) struct Task {
 }
 
 /// A row of `task_progress`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Report {
     pub(crate) sequence: i64,
     pub(crate) reported_at: String,
@@ -57,13 +58,14 @@ pub(crate) struct Report {
     pub(crate) jobs: SubJobs,
     /// A JSON array.
     #[serde(serialize_with = "raw")]
+    #[schema(value_type = Option<Vec<String>>)]
     pub(crate) adjustments: Option<String>,
     pub(crate) event_partition: i32,
     pub(crate) event_offset: i64,
 }
 
 /// The sub-jobs of a report: lists of equal length, `None` if the engine could not tell.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub(crate) struct SubJobs {
     pub(crate) job_ids: Option<Vec<String>>,
     pub(crate) total_tasks: Option<Vec<i32>>,
@@ -73,7 +75,7 @@ pub(crate) struct SubJobs {
 }
 
 /// A row of `task_resource`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Resource {
     pub(crate) application_id: String,
     pub(crate) status: String,
@@ -85,17 +87,18 @@ pub(crate) struct Resource {
 }
 
 /// A row of `task_metrics`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Metrics {
     pub(crate) engine_running_tasks: i32,
     /// A JSON object.
     #[serde(serialize_with = "raw")]
+    #[schema(value_type = Option<std::collections::HashMap<String, serde_json::Value>>)]
     pub(crate) metrics: Option<String>,
     pub(crate) reported_at: String,
 }
 
 /// Everything that the tables hold about a task.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TaskDetails {
     pub(crate) task: Task,
     /// The newest resource part, one row an application.
@@ -107,11 +110,12 @@ pub(crate) struct TaskDetails {
     pub(crate) reports: Vec<Report>,
     /// `consumer expire` removed what was reported before this time: it is not counted here.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) expired_before: Option<Timestamp>,
 }
 
 /// What a task's sequences show: reports lost or repeated between the engine and the table.
-#[derive(Debug, Default, PartialEq, Serialize)]
+#[derive(Debug, Default, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Sequences {
     /// Rows in `task_progress`.
     pub(crate) reports: i64,

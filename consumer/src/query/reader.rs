@@ -1,9 +1,12 @@
 //! One consistent answer from the database: every question is asked of the same snapshot.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::model::{Metrics, Sequences, Task, TaskDetails, TaskFilter, TaskList};
 use super::sql::{self, NEWEST};
+use super::watermark::Watermark;
 use crate::rows::Part;
 use crate::store::{Access, Database, FINAL, Row, Session, StoreError};
 
@@ -25,11 +28,23 @@ pub(crate) enum QueryError {
     Store { doing: String, source: StoreError },
 }
 
+impl QueryError {
+    /// Whether the database ended the query because it took too long.
+    pub(crate) fn is_too_long(&self) -> bool {
+        let Self::Store { source, .. } = self else {
+            return false;
+        };
+        matches!(source, StoreError::TooLong(_))
+    }
+}
+
 /// A read-only connection that sees the tables as of one moment.
 pub(crate) struct Reader {
     session: Box<dyn Session>,
     place: String,
     expired_before: Option<Timestamp>,
+    query_limit: Option<Duration>,
+    in_snapshot: bool,
 }
 
 impl Reader {
@@ -38,20 +53,69 @@ impl Reader {
     /// # Errors
     /// If the database is not there or has no tables.
     pub(crate) async fn open(database: &Database) -> Result<Self, QueryError> {
+        Self::open_limited(database, None).await
+    }
+
+    /// The same; with a limit, the database ends each query that takes longer.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) async fn open_limited(
+        database: &Database,
+        query_limit: Option<Duration>,
+    ) -> Result<Self, QueryError> {
         let place = database.place();
         let session = database.session(Access::Read).await;
-        let mut session = session.map_err(failed(|| format!("opening {place}")))?;
-        let reading = || format!("reading {place}");
-        // The first statement fixes the moment.
-        let begun = session.begin_snapshot().await;
-        begun.map_err(failed(reading))?;
-        let expired_before = session.expired_before().await;
-        let expired_before = expired_before.map_err(failed(reading))?;
-        Ok(Self {
+        let session = session.map_err(failed(|| format!("opening {place}")))?;
+        let mut reader = Self {
             session,
             place,
-            expired_before,
-        })
+            expired_before: None,
+            query_limit,
+            in_snapshot: false,
+        };
+        reader.renew().await?;
+        Ok(reader)
+    }
+
+    /// Ends the snapshot, if there is one, and begins a new one on the same connection.
+    ///
+    /// # Errors
+    /// If the database fails, or a file was opened that is no longer the database's.
+    pub(crate) async fn renew(&mut self) -> Result<(), QueryError> {
+        self.rest().await?;
+        let Self {
+            session,
+            query_limit,
+            place,
+            ..
+        } = self;
+        let begun = async {
+            session.is_in_place()?;
+            session.begin_snapshot().await?;
+            if let Some(limit) = query_limit {
+                session.limit_queries(*limit).await?;
+            }
+            // The first query fixes the moment.
+            session.expired_before().await
+        };
+        let begun = begun.await;
+        self.expired_before = begun.map_err(failed(|| format!("reading {place}")))?;
+        self.in_snapshot = true;
+        Ok(())
+    }
+
+    /// Ends the snapshot: an idle connection is to keep no old row versions from being removed, and no log of SQLite's
+    /// from starting over.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn rest(&mut self) -> Result<(), QueryError> {
+        if std::mem::take(&mut self.in_snapshot) {
+            let ended = self.session.execute("COMMIT", &[]).await;
+            ended.map_err(failed(|| format!("reading {}", self.place)))?;
+        }
+        Ok(())
     }
 
     /// The database, as users know it: without a password.
@@ -62,6 +126,17 @@ impl Reader {
     /// `consumer expire` removed what was reported before this time; `None`: nothing was removed.
     pub(crate) fn expired_before(&self) -> Option<Timestamp> {
         self.expired_before
+    }
+
+    /// How much of the events topic this snapshot has seen.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn watermark(&mut self) -> Result<Watermark, QueryError> {
+        let read = Watermark::read(&mut *self.session).await;
+        read.map_err(failed(|| {
+            format!("reading the stored offsets of {}", self.place)
+        }))
     }
 
     /// The tasks that match, newest report first; at most `limit` of them (0: all). With `at`: those that had reported by
@@ -80,6 +155,7 @@ impl Reader {
             session,
             place,
             expired_before,
+            ..
         } = self;
         let dialect = session.dialect();
         // A task is Unknown if its engine went away without reporting an end: it has no final status, and does not run.

@@ -2,6 +2,7 @@
 //! gives.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -55,6 +56,12 @@ pub(crate) trait Session: Send {
         columns: &[&'static Column],
         rows: &[Vec<u8>],
     ) -> Result<(), StoreError>;
+
+    /// Queries of the transaction under way fail as [`StoreError::TooLong`] if they take longer.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn limit_queries(&mut self, limit: Duration) -> Result<(), StoreError>;
 
     /// Makes sure, after a commit, that the next one to open the database finds what was committed.
     ///

@@ -154,6 +154,12 @@ impl Session for PgSession {
         Ok(())
     }
 
+    async fn limit_queries(&mut self, limit: Duration) -> Result<(), StoreError> {
+        // Of the transaction, not of the session: a pooler gives that to others.
+        let limit = format!("SET LOCAL statement_timeout = {}", limit.as_millis());
+        self.execute(&limit, &[]).await.map(drop)
+    }
+
     fn is_in_place(&mut self) -> Result<(), StoreError> {
         Ok(())
     }

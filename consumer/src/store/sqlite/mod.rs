@@ -138,10 +138,7 @@ impl Backend for File {
             Access::Read => to_read(file, error),
             Access::Write => error,
         })?;
-        Ok(Box::new(SqliteSession {
-            connection,
-            files: Files::of(file),
-        }))
+        Ok(Box::new(SqliteSession::new(connection, Files::of(file))))
     }
 }
 

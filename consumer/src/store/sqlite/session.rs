@@ -1,6 +1,7 @@
 //! Everything but the consumer's own writing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
@@ -20,7 +21,60 @@ use crate::tables::{Column, Kind, Table};
 pub(super) struct SqliteSession {
     pub(super) connection: SqliteConnection,
     pub(super) files: Files,
+    limit: Option<Limit>,
 }
+
+/// How long a query may take.
+struct Limit {
+    limit: Duration,
+    /// Of the query under way. SQLite asks on another thread.
+    deadline: Arc<Mutex<Instant>>,
+}
+
+impl Limit {
+    fn deadline(deadline: &Mutex<Instant>) -> MutexGuard<'_, Instant> {
+        deadline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SqliteSession {
+    pub(super) fn new(connection: SqliteConnection, files: Files) -> Self {
+        Self {
+            connection,
+            files,
+            limit: None,
+        }
+    }
+
+    /// The time of a statement begins.
+    fn begin_limit(&self) {
+        if let Some(Limit { limit, deadline }) = &self.limit {
+            *Limit::deadline(deadline) = Instant::now() + *limit;
+        }
+    }
+
+    async fn rows(&mut self, query: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
+        let mut columns: Option<Arc<[String]>> = None;
+        let mut rows = Vec::new();
+        let mut found = prepared(query, values)?.fetch(&mut self.connection);
+        while let Some(row) = found.try_next().await? {
+            let columns = columns.get_or_insert_with(|| {
+                let names = row.columns().iter();
+                names.map(|column| column.name().to_owned()).collect()
+            });
+            rows.push(Row {
+                columns: columns.clone(),
+                values: (0..row.len())
+                    .map(|place| value_of(&row, place))
+                    .collect::<Result<_, _>>()?,
+            });
+        }
+        Ok(rows)
+    }
+}
+
+/// SQLite asks whether to go on each time it has done so much, in its own small steps: some ten times a millisecond.
+const STEPS: i32 = 10_000;
 
 /// A statement with its parameters. Without any it has its values in its text, so it is not one to be prepared for the
 /// next time.
@@ -49,25 +103,20 @@ impl Session for SqliteSession {
     }
 
     async fn select(&mut self, query: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
-        let mut columns: Option<Arc<[String]>> = None;
-        let mut rows = Vec::new();
-        let mut found = prepared(query, values)?.fetch(&mut self.connection);
-        while let Some(row) = found.try_next().await? {
-            let columns = columns.get_or_insert_with(|| {
-                let names = row.columns().iter();
-                names.map(|column| column.name().to_owned()).collect()
-            });
-            rows.push(Row {
-                columns: columns.clone(),
-                values: (0..row.len())
-                    .map(|place| value_of(&row, place))
-                    .collect::<Result<_, _>>()?,
-            });
-        }
-        Ok(rows)
+        self.begin_limit();
+        let rows = self.rows(query, values).await;
+        rows.map_err(|error| match (&self.limit, error) {
+            (Some(Limit { limit, deadline }), StoreError::Retry(message))
+                if *Limit::deadline(deadline) <= Instant::now() =>
+            {
+                StoreError::TooLong(format!("{message} after {} s", limit.as_secs_f64()))
+            }
+            (_, error) => error,
+        })
     }
 
     async fn execute(&mut self, statement: &str, values: &[Value]) -> Result<u64, StoreError> {
+        self.begin_limit();
         let done = match values {
             [] => {
                 let statements = sqlx::raw_sql(AssertSqlSafe(statement.to_owned()));
@@ -122,6 +171,23 @@ impl Session for SqliteSession {
                 .collect();
             self.execute(&statement, &values).await?;
         }
+        Ok(())
+    }
+
+    async fn limit_queries(&mut self, limit: Duration) -> Result<(), StoreError> {
+        let deadline = match &self.limit {
+            Some(set) => set.deadline.clone(),
+            None => {
+                let deadline = Arc::new(Mutex::new(Instant::now() + limit));
+                let asked = deadline.clone();
+                let mut connection = self.connection.lock_handle().await?;
+                let goes_on = move || Instant::now() < *Limit::deadline(&asked);
+                connection.set_progress_handler(STEPS, goes_on);
+                deadline
+            }
+        };
+        *Limit::deadline(&deadline) = Instant::now() + limit;
+        self.limit = Some(Limit { limit, deadline });
         Ok(())
     }
 

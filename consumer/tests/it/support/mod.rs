@@ -5,12 +5,14 @@ mod audit;
 mod outside;
 mod program;
 mod proxy;
+mod server;
 
 pub(crate) use account::{BAD, coordinates, headers, numbered, varied_parts};
 pub(crate) use audit::{Audited, Finding, findings};
 pub(crate) use outside::{Broker, Cluster, Pooler, SmallDisk, run};
 pub(crate) use program::Program;
 pub(crate) use proxy::Proxy;
+pub(crate) use server::Server;
 
 /// One test a database.
 macro_rules! on_both_databases {

@@ -1,0 +1,61 @@
+//! `/api/v1/status`: how far the tables are.
+
+use axum::extract::State;
+use futures_util::FutureExt;
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
+
+use crate::query::Watermark;
+use crate::serve::answer::Answer;
+use crate::serve::app::App;
+use crate::serve::caller::Caller;
+use crate::serve::parameters::Parameters;
+use crate::serve::problem::Problem;
+use crate::serve::routes::Routes;
+
+#[derive(OpenApi)]
+#[openapi(paths(status))]
+struct Doc;
+
+pub(super) fn routes() -> Routes {
+    Routes::of::<Doc>().get::<__path_status, _>(status)
+}
+
+/// How far the tables are.
+#[derive(Serialize, ToSchema)]
+struct Status {
+    /// This program's version.
+    version: &'static str,
+    watermark: Watermark,
+    /// `consumer expire` removed what was reported before this time; null: nothing was removed.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expired_before: Option<Timestamp>,
+}
+
+/// How far the tables are: the offsets stored, and up to when history was removed.
+#[utoipa::path(
+    get,
+    path = "/api/v1/status",
+    tag = "status",
+    responses(
+        (status = OK, body = Status),
+        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn status(
+    State(app): State<App>,
+    _: Caller,
+    parameters: Parameters,
+) -> Result<Answer, Problem> {
+    parameters.end()?;
+    let asked = app.readers.ask(|reader| {
+        async move { Ok((reader.watermark().await?, reader.expired_before())) }.boxed()
+    });
+    let (watermark, expired_before) = asked.await?;
+    Answer::of(&Status {
+        version: env!("CARGO_PKG_VERSION"),
+        watermark,
+        expired_before,
+    })
+}

@@ -1,0 +1,119 @@
+//! What stands before every route: what is said of itself in headers, and which names it answers to.
+
+use std::net::IpAddr;
+
+use axum::extract::{Request, State};
+use axum::http::header::{self, HeaderValue};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::problem::Problem;
+
+/// Of every answer. The policy lets a page use what this program serves, and nothing else.
+const HEADERS: &[(&str, &str)] = &[
+    (
+        "content-security-policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; font-src 'self'; \
+         base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'",
+    ),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-opener-policy", "same-origin"),
+];
+
+/// Sets the headers of every answer: whether it may be kept is for the route to say, and no is the default.
+pub(super) async fn headers(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers.insert(*name, HeaderValue::from_static(value));
+    }
+    let cached = headers.entry(header::CACHE_CONTROL);
+    cached.or_insert(HeaderValue::from_static("private, no-cache"));
+    response
+}
+
+/// The names by which a server on loopback is asked. A page of somebody else's, whose name was made to lead here, asks by
+/// that name.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    /// Names beside those of loopback, in lower case, without ports.
+    pub(super) more: Vec<String>,
+}
+
+impl Names {
+    fn include(&self, headers: &HeaderMap, authority: Option<&str>) -> bool {
+        let mut given = headers.get_all(header::HOST).iter();
+        let (first, second) = (given.next(), given.next());
+        let host = first.and_then(|host| host.to_str().ok());
+        // A request line with a whole URL wins (RFC 9112, 3.2.2).
+        let Some(host) = authority.or(host).filter(|_| second.is_none()) else {
+            return false;
+        };
+        let name = without_port(host).to_ascii_lowercase();
+        let is_loopback = name == "localhost"
+            || name.ends_with(".localhost")
+            || name
+                .trim_matches(['[', ']'])
+                .parse()
+                .is_ok_and(|address: IpAddr| address.is_loopback());
+        is_loopback || self.more.contains(&name)
+    }
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// Refuses requests by other names (421).
+pub(super) async fn only_by_name(
+    State(names): State<Names>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let authority = request.uri().authority().map(|name| name.as_str());
+    if names.include(request.headers(), authority) {
+        return next.run(request).await;
+    }
+    let detail = "this server listens on loopback and answers to localhost and its addresses; another name is given to it by --allow-host";
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_loopback_and_those_given_are_answered() {
+        let names = Names {
+            more: vec!["tasks.example".to_owned()],
+        };
+        for (host, is) in [
+            ("localhost", true),
+            ("LOCALHOST:8080", true),
+            ("a.localhost:1", true),
+            ("127.0.0.1:8080", true),
+            ("127.9.9.9", true),
+            ("[::1]:8080", true),
+            ("[::1]", true),
+            ("tasks.example:443", true),
+            ("Tasks.Example", true),
+            ("evil.example", false),
+            ("localhost.evil.example", false),
+            ("127.0.0.1.evil.example:8080", false),
+            ("10.0.0.1:8080", false),
+            ("", false),
+            ("localhost:8080:evil", false),
+        ] {
+            let headers = [(header::HOST, HeaderValue::from_str(host).unwrap())];
+            let headers: HeaderMap = headers.into_iter().collect();
+            assert_eq!(names.include(&headers, None), is, "{host:?}");
+            assert!(!names.include(&headers, Some("evil.example")), "{host:?}");
+        }
+        assert!(!names.include(&HeaderMap::new(), None));
+    }
+}

@@ -1,0 +1,198 @@
+//! The query part of a URL: each parameter is taken by its name, and one that nobody takes is refused.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
+use jiff::Timestamp;
+
+use super::problem::{ParameterProblem, Problem};
+
+/// So many parameters are read.
+const PARAMETERS: usize = 100;
+
+/// The parameters of a request. What is wrong with them is gathered, and [told](Self::end) all at once.
+pub(crate) struct Parameters {
+    given: Vec<(String, String)>,
+    errors: Vec<ParameterProblem>,
+    known: Vec<&'static str>,
+}
+
+impl Parameters {
+    fn of(given: Vec<(String, String)>) -> Self {
+        Self {
+            given,
+            errors: Vec::new(),
+            known: Vec::new(),
+        }
+    }
+
+    /// Notes that a parameter is no good.
+    pub(crate) fn refuse(&mut self, name: &str, why: impl Into<String>) {
+        self.errors.push(ParameterProblem {
+            parameter: name.to_owned(),
+            detail: why.into(),
+        });
+    }
+
+    /// Every value that a parameter is given.
+    pub(crate) fn all(&mut self, name: &'static str) -> Vec<String> {
+        self.known.push(name);
+        let of_name = |(given, _): &(String, String)| given == name;
+        let taken = self.given.extract_if(.., |given| of_name(given));
+        taken.map(|(_, value)| value).collect()
+    }
+
+    /// The value of a parameter that is given once or not at all.
+    pub(crate) fn text(&mut self, name: &'static str) -> Option<String> {
+        let mut values = self.all(name);
+        if values.len() > 1 {
+            self.refuse(name, format!("given {} times; give it once", values.len()));
+        }
+        let value = values.pop()?;
+        if value.is_empty() {
+            self.refuse(name, "empty; give it a value, or leave it out");
+            return None;
+        }
+        Some(value)
+    }
+
+    /// The same, read by `read`.
+    pub(crate) fn read<T, E: Display>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = self.text(name)?;
+        match read(&text) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.refuse(name, why.to_string());
+                None
+            }
+        }
+    }
+
+    /// `true` or `false`; absent is `false`.
+    pub(crate) fn flag(&mut self, name: &'static str) -> bool {
+        let read = |text: &str| text.parse().map_err(|_| "expected true or false");
+        self.read(name, read).unwrap_or(false)
+    }
+
+    /// A time, RFC 3339.
+    pub(crate) fn time(&mut self, name: &'static str) -> Option<Timestamp> {
+        self.read(name, |text| {
+            let expected = "expected a time of RFC 3339, as in 2026-11-25T14:05:00Z";
+            text.parse::<Timestamp>().map_err(|_| expected)
+        })
+    }
+
+    /// A whole number from `least` to `most`.
+    pub(crate) fn number<T: FromStr + PartialOrd + Display>(
+        &mut self,
+        name: &'static str,
+        least: T,
+        most: T,
+    ) -> Option<T> {
+        self.read(name, |text| match text.parse::<T>() {
+            Ok(number) if number >= least && number <= most => Ok(number),
+            _ => Err(format!("expected a number from {least} to {most}")),
+        })
+    }
+
+    /// Refuses what was not taken.
+    ///
+    /// # Errors
+    /// 400, with everything that is wrong.
+    pub(crate) fn end(mut self) -> Result<(), Problem> {
+        let known = match self.known.join(", ") {
+            none if none.is_empty() => "there is none here".to_owned(),
+            known => format!("known are {known}"),
+        };
+        for (name, _) in std::mem::take(&mut self.given) {
+            self.refuse(&name, format!("no such parameter; {known}"));
+        }
+        match self.errors.is_empty() {
+            true => Ok(()),
+            false => Err(Problem::parameters(self.errors)),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Parameters {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
+        let Ok(Query(given)) = query else {
+            return Err(Problem::parameter(
+                "",
+                "the query of the URL cannot be read",
+            ));
+        };
+        match given.len() {
+            ..=PARAMETERS => Ok(Self::of(given)),
+            more => Err(Problem::parameter(
+                "",
+                format!("{more} parameters, of at most {PARAMETERS}"),
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(pairs: &[(&str, &str)]) -> Parameters {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Parameters::of(pairs.iter().map(owned).collect())
+    }
+
+    #[test]
+    fn everything_wrong_is_told_at_once_and_by_name() {
+        let mut parameters = given(&[
+            ("at", "yesterday"),
+            ("limit", "0"),
+            ("user", "a"),
+            ("user", "b"),
+            ("running", "yes"),
+            ("job_id", ""),
+            ("offest", "3"),
+        ]);
+        assert_eq!(parameters.time("at"), None);
+        assert_eq!(parameters.number("limit", 1, 1000), None);
+        parameters.text("user");
+        assert!(!parameters.flag("running"));
+        assert_eq!(parameters.text("job_id"), None);
+        assert!(parameters.all("status").is_empty());
+        let refused = parameters.end().unwrap_err();
+        for words in [
+            "at: expected a time",
+            "limit: expected a number from 1 to 1000",
+            "user: given 2 times",
+            "running: expected true or false",
+            "job_id: empty",
+            "offest: no such parameter; known are at, limit, user, running, job_id, status",
+        ] {
+            assert!(refused.detail().contains(words), "{}", refused.detail());
+        }
+    }
+
+    #[test]
+    fn what_is_right_is_taken() {
+        let mut parameters = given(&[
+            ("status", "Running"),
+            ("status", "Failed"),
+            ("at", "2026-11-25T14:05:00Z"),
+            ("limit", "7"),
+            ("running", "true"),
+        ]);
+        assert_eq!(parameters.all("status"), ["Running", "Failed"]);
+        assert!(parameters.time("at").is_some());
+        assert_eq!(parameters.number("limit", 1_u32, 1000), Some(7));
+        assert!(parameters.flag("running"));
+        parameters.end().unwrap();
+    }
+}
