@@ -26,6 +26,8 @@ mod replay;
 mod serve;
 mod tasks;
 
+mod task_options;
+
 mod entrance;
 
 mod bisect;
@@ -74,6 +76,7 @@ pub use replay::{ReplayOptions, replay};
 pub use rows::Part;
 pub use serve::{ServeOptions, serve};
 pub use store::DatabaseOptions;
+pub use task_options::TaskOptions;
 pub use tasks::{task, tasks};
 pub use topic_identity::OnGap;
 

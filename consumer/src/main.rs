@@ -163,15 +163,14 @@ enum Command {
         #[command(flatten)]
         metrics: MetricsOptions,
     },
-    /// List tasks, the newest report first
+    /// List tasks, the newest report first if no other order is asked for
     #[command(after_help = help(Kind::Command, TASKS_HELP))]
     Tasks {
-        /// Only tasks that have not ended: neither with a final status nor with an unknown one
-        #[arg(long)]
-        running: bool,
-        /// As it was known at this time, by the engine's clock: RFC 3339, or back from now as in -2h
-        #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
-        at: Option<Timestamp>,
+        #[command(flatten)]
+        asked: Box<consumer::TaskOptions>,
+        /// Go on behind an earlier page, which printed this cursor; the other options have to be the same
+        #[arg(long, value_name = "CURSOR")]
+        cursor: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -264,11 +263,11 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         }
         Command::Migrate => consumer::migrate(&cli.database).await,
         Command::Tasks {
-            running,
-            at,
+            asked,
+            cursor,
             json,
             limit,
-        } => consumer::tasks(&cli.database, running, at, limit, json).await,
+        } => consumer::tasks(&cli.database, *asked, cursor, limit, json).await,
         Command::Task {
             exec_id,
             at,

@@ -9,41 +9,48 @@ use service::output;
 use service::text::shown;
 use service::words::counted;
 
-use crate::query::{QueryError, Reader, TaskDetails, TaskFilter, TaskList};
+use crate::query::{QueryError, Reader, TaskDetails, TaskItem, TaskPage, TaskQuery};
 use crate::store::{Database, DatabaseOptions};
+use crate::task_options::TaskOptions;
 
 /// Fields of a report that are listed as not finite.
 const FIELDS_SHOWN: usize = 3;
 /// Characters of such a field that are shown.
 const FIELD_CHARS: usize = 40;
 
-/// Prints the tasks, newest report first; at most `limit` (0: all). With a time: those that had reported by then, in the
-/// state known then.
+/// Prints the tasks that the options ask for; at most `limit` (0: all), those behind the cursor.
 ///
 /// # Errors
-/// If the database is not there or has no tables, or its history no longer reaches back to that time.
+/// If the database is not there or has no tables, its history no longer reaches back to the time asked for, or an option
+/// has a value that it cannot have.
 pub async fn tasks(
     options: &DatabaseOptions,
-    running: bool,
-    at: Option<Timestamp>,
+    asked: TaskOptions,
+    cursor: Option<String>,
     limit: u32,
     json: bool,
 ) -> anyhow::Result<()> {
+    let mut query = asked.query();
+    query.cursor = cursor;
     let mut reader = Reader::open(&Database::parse(options)?).await?;
-    let listed = reader.tasks(TaskFilter { running }, at, limit).await;
-    let list = listed.map_err(wrong_usage)?;
-    let place = reader.place();
-    if let (Some(before), Some(at)) = (list.expired_before, at) {
+    let listed = reader.list(&query, (limit > 0).then_some(limit)).await;
+    let page = listed.map_err(wrong_usage)?;
+    if let (Some(before), Some(at)) = (page.expired_before, query.at) {
+        let place = reader.place();
         tracing::warn!(
             "history before {before} was removed from {place} by consumer expire: tasks that had reported before then, and \
              again only after {at}, are left out"
         );
     }
     if json {
-        return output::print_json(&list.tasks);
+        output::print_json(&page.items)?;
+        if let Some(next) = page.next {
+            output::note(format_args!("the next page: --cursor {next}"));
+        }
+        return Ok(());
     }
-    let kind = if running { "running task" } else { "task" };
-    output::print(&list_text(&list, kind, place, at)?)?;
+    let total = reader.count(&query).await.map_err(wrong_usage)?;
+    output::print(&list_text(&page, total, &query, reader.place())?)?;
     Ok(())
 }
 
@@ -85,37 +92,52 @@ pub async fn task(
     Ok(())
 }
 
-/// A time that the history no longer covers was the user's choice.
+/// What is no fault of the database's was the user's choice.
 fn wrong_usage(error: QueryError) -> anyhow::Error {
     match error {
-        QueryError::Expired { .. } => WrongUsage(error.to_string()).into(),
+        QueryError::Expired { .. } | QueryError::Cursor { .. } => {
+            WrongUsage(error.to_string()).into()
+        }
+        QueryError::Parameter { name, why } => {
+            let option = name.replace('_', "-");
+            WrongUsage(format!("--{option}: {why}")).into()
+        }
         QueryError::Store { .. } => error.into(),
     }
 }
 
 fn list_text(
-    list: &TaskList,
-    kind: &str,
+    page: &TaskPage,
+    total: u64,
+    query: &TaskQuery,
     place: &str,
-    at: Option<Timestamp>,
 ) -> anyhow::Result<String> {
     let mut table = table(&[
         "exec task",
         "status",
         "progress",
+        "running for",
         "reported",
+        "memory",
+        "cores",
+        "mark",
         "seq",
         "engine",
         "user",
         "job",
     ]);
-    let now = at.unwrap_or_else(Timestamp::now);
-    for task in &list.tasks {
+    let now = query.at.unwrap_or_else(Timestamp::now);
+    let or_nothing = |text: Option<String>| text.unwrap_or_default();
+    for task in &page.items {
         table.add_row([
             shown(&task.exec_id),
             shown(&task.status),
             percent(task.progress),
+            or_nothing(task.running_seconds.map(lasting)),
             age(&task.reported_at, now),
+            or_nothing(task.memory_bytes.map(gib)),
+            or_nothing(task.cores.map(|cores| cores.to_string())),
+            mark(task),
             task.sequence.to_string(),
             format!(
                 "{} {}",
@@ -126,14 +148,39 @@ fn list_text(
             shown(&task.job_id),
         ]);
     }
-    let mut text = right_aligned(&mut table, [2, 3, 4]);
-    let (total, listed) = (list.total, list.tasks.len() as u64);
-    let whence = format!("{} in {place}{}", counted(total, kind), as_of(at));
-    match total.saturating_sub(listed) {
-        0 => writeln!(text, "{whence}")?,
-        more => writeln!(text, "{listed} of {whence}; {more} more with --limit 0")?,
+    let mut text = right_aligned(&mut table, [2, 3, 4, 5, 6, 8]);
+    let kind = match (query.filter.is_only_running(), query.filter.is_empty()) {
+        (true, _) => "running task",
+        (_, true) => "task",
+        _ => "matching task",
+    };
+    let listed = page.items.len() as u64;
+    let whence = format!("{} in {place}{}", counted(total, kind), as_of(query.at));
+    match (&page.next, &query.cursor) {
+        (None, None) => writeln!(text, "{whence}")?,
+        (None, Some(_)) => writeln!(text, "the last {listed} of {whence}")?,
+        (Some(next), None) => writeln!(
+            text,
+            "{listed} of {whence}; {} more with --limit 0, or page by page with --cursor {next}",
+            total.saturating_sub(listed)
+        )?,
+        (Some(next), Some(_)) => {
+            writeln!(
+                text,
+                "{listed} of {whence}; the next page with --cursor {next}"
+            )?;
+        }
     }
     Ok(text)
+}
+
+/// What is wrong with a task, and for how long.
+fn mark(task: &TaskItem) -> String {
+    match (task.silent_seconds, task.stalled_seconds) {
+        (Some(seconds), _) => format!("silent {}", lasting(seconds)),
+        (None, Some(seconds)) => format!("stalled {}", lasting(seconds)),
+        (None, None) => String::new(),
+    }
 }
 
 fn details_text(details: &TaskDetails, at: Option<Timestamp>) -> anyhow::Result<String> {
@@ -333,10 +380,18 @@ fn age(reported_at: &str, now: Timestamp) -> String {
     let seconds = now.duration_since(reported_at).as_secs();
     match seconds {
         ..0 => format!("in {} s", -seconds),
-        0..120 => format!("{seconds} s ago"),
-        120..7_200 => format!("{} min ago", seconds / 60),
-        7_200..172_800 => format!("{} h ago", seconds / 3_600),
-        _ => format!("{} d ago", seconds / 86_400),
+        0.. => format!("{} ago", lasting(seconds as f64)),
+    }
+}
+
+/// A time as `12 s`, `3 min`, `2 h` or `5 d`.
+fn lasting(seconds: f64) -> String {
+    let seconds = seconds as i64;
+    match seconds {
+        ..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
     }
 }
 

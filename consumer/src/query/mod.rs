@@ -1,18 +1,28 @@
 //! What the tables say, now or as of an earlier time: for `consumer tasks`, `consumer task` and whatever else shows it.
 //!
 //! ```text
-//! Reader::open ──▶ one snapshot ──▶ tasks(filter, at, limit) ──▶ TaskList
+//! Reader::open ──▶ one snapshot ──▶ page(query)               ──▶ TaskPage
 //!                               ──▶ task(exec_id, at, limit) ──▶ TaskDetails
 //! ```
 //!
 //! A [`Reader`] returns values and typed errors. It prints nothing, logs nothing and keeps no state beside its connection.
 
+mod cursor;
+mod filter;
+mod marks;
 mod model;
+mod page;
 mod reader;
 mod row;
 mod sql;
 mod watermark;
 
-pub(crate) use model::{TaskDetails, TaskFilter, TaskList};
+#[allow(unused_imports, reason = "what the views of the tables are built of")]
+pub(crate) use filter::{
+    DEFAULT_LIMIT, LARGEST_LIMIT, TaskFilter, TaskOrder, TaskQuery, Thresholds,
+};
+pub(crate) use model::TaskDetails;
+#[allow(unused_imports, reason = "what the views of the tables are built of")]
+pub(crate) use page::{TaskItem, TaskPage};
 pub(crate) use reader::{QueryError, Reader};
 pub(crate) use watermark::Watermark;

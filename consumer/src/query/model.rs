@@ -8,25 +8,6 @@ use utoipa::ToSchema;
 /// At most this many missing sequences of a task are listed.
 const LISTED_SEQUENCES: usize = 20;
 
-/// Which tasks a list holds.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct TaskFilter {
-    /// Only tasks that have not ended: neither a final status nor `Unknown`.
-    pub(crate) running: bool,
-}
-
-/// A list of tasks.
-#[derive(Debug)]
-pub(crate) struct TaskList {
-    /// Newest report first; at most as many as the caller asked for.
-    pub(crate) tasks: Vec<Task>,
-    /// How many tasks match the filter.
-    pub(crate) total: u64,
-    /// `consumer expire` removed what was reported before this time. A list as of an earlier moment lacks tasks that
-    /// reported before it and next after that moment.
-    pub(crate) expired_before: Option<Timestamp>,
-}
-
 /// A task's row in `task`, or the state it had at an earlier time.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Task {

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::model::{Metrics, Sequences, Task, TaskDetails, TaskFilter, TaskList};
+use super::model::{Metrics, Sequences, Task, TaskDetails};
 use super::sql::{self, NEWEST};
 use super::watermark::Watermark;
 use crate::rows::Part;
-use crate::store::{Access, Database, FINAL, Row, Session, StoreError};
+use crate::store::{Access, Database, Row, Session, StoreError};
 
 /// Why a query has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,12 @@ pub(crate) enum QueryError {
         at: Timestamp,
         before: Timestamp,
     },
+    /// The cursor is no cursor, or not one of this query.
+    #[error("the cursor {why}: leave it out to begin with the first page")]
+    Cursor { why: &'static str },
+    /// A parameter has a value that it cannot have.
+    #[error("{name}: {why}")]
+    Parameter { name: &'static str, why: String },
     /// The database failed, is not there or has no tables.
     #[error("{doing}")]
     Store { doing: String, source: StoreError },
@@ -40,8 +46,8 @@ impl QueryError {
 
 /// A read-only connection that sees the tables as of one moment.
 pub(crate) struct Reader {
-    session: Box<dyn Session>,
-    place: String,
+    pub(super) session: Box<dyn Session>,
+    pub(super) place: String,
     expired_before: Option<Timestamp>,
     query_limit: Option<Duration>,
     in_snapshot: bool,
@@ -93,6 +99,10 @@ impl Reader {
         let begun = async {
             session.is_in_place()?;
             session.begin_snapshot().await?;
+            match session.dialect().query_settings() {
+                "" => {}
+                settings => drop(session.execute(settings, &[]).await?),
+            }
             if let Some(limit) = query_limit {
                 session.limit_queries(*limit).await?;
             }
@@ -139,55 +149,11 @@ impl Reader {
         }))
     }
 
-    /// The tasks that match, newest report first; at most `limit` of them (0: all). With `at`: those that had reported by
-    /// then, in the state known then.
-    ///
-    /// # Errors
-    /// If `at` is before [`expired_before`](Self::expired_before), or the database fails.
-    pub(crate) async fn tasks(
-        &mut self,
-        filter: TaskFilter,
-        at: Option<Timestamp>,
-        limit: u32,
-    ) -> Result<TaskList, QueryError> {
-        self.require_history(at)?;
-        let Self {
-            session,
-            place,
-            expired_before,
-            ..
-        } = self;
-        let dialect = session.dialect();
-        // A task is Unknown if its engine went away without reporting an end: it has no final status, and does not run.
-        let filter = match filter.running {
-            true => format!("WHERE status NOT IN {FINAL} AND status <> 'Unknown'"),
-            false => String::new(),
-        };
-        let (columns, tasks) = (sql::task_columns(dialect), sql::tasks(dialect, at));
-        // The alias keeps ORDER BY on the column, not on its text.
-        let select = format!(
-            "SELECT {columns} FROM {tasks} {filter} ORDER BY task.reported_at DESC, exec_id LIMIT $1"
-        );
-        let count = format!("SELECT count(*) AS total FROM {tasks} {filter}");
-        let reading = || format!("reading the tasks of {place}");
-        let answer = async {
-            let tasks = session.select(&select, &[sql::limit(limit).into()]).await?;
-            let total = session.select_one(&count, &[]).await?;
-            let total: i64 = total.map_or(Ok(0), |mut total| total.take("total"))?;
-            Ok(TaskList {
-                tasks: all(tasks)?,
-                total: total.cast_unsigned(),
-                expired_before: *expired_before,
-            })
-        };
-        answer.await.map_err(failed(reading))
-    }
-
     /// One task: its state, what it holds, its sequences, and at most `limit` of its newest reports (0: all). With `at`: as
     /// they were known then. `None`: there is no such task, or it had not reported by then.
     ///
     /// # Errors
-    /// As [`tasks`](Self::tasks).
+    /// If `at` is before [`expired_before`](Self::expired_before), or the database fails.
     pub(crate) async fn task(
         &mut self,
         exec_id: &str,
@@ -222,7 +188,7 @@ impl Reader {
     }
 
     /// What was known before history was removed nobody can tell.
-    fn require_history(&self, at: Option<Timestamp>) -> Result<(), QueryError> {
+    pub(super) fn require_history(&self, at: Option<Timestamp>) -> Result<(), QueryError> {
         match (at, self.expired_before) {
             (Some(at), Some(before)) if at < before => Err(QueryError::Expired {
                 place: self.place.clone(),
@@ -234,7 +200,7 @@ impl Reader {
     }
 }
 
-fn failed(doing: impl FnOnce() -> String) -> impl FnOnce(StoreError) -> QueryError {
+pub(super) fn failed(doing: impl FnOnce() -> String) -> impl FnOnce(StoreError) -> QueryError {
     |source| QueryError::Store {
         doing: doing(),
         source,

@@ -2,8 +2,24 @@
 
 use jiff::Timestamp;
 
-use crate::store::{Dialect, FINAL};
+use crate::store::{Dialect, FINAL, Value};
 
+/// A statement in the making: its values are parameters, never part of its text.
+#[derive(Default)]
+pub(super) struct Statement {
+    pub(super) values: Vec<Value>,
+}
+
+impl Statement {
+    /// Adds a value, and gives the name of its parameter.
+    pub(super) fn bind(&mut self, value: impl Into<Value>) -> String {
+        self.values.push(value.into());
+        format!("${}", self.values.len())
+    }
+}
+
+/// Times of reports that the usual interval of a task is taken from.
+const INTERVAL_REPORTS: u32 = 10;
 /// The columns of `task` that its reports do not have.
 const IDENTITY: &str = "exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id";
 /// The columns that `task` has from its newest report.
@@ -62,17 +78,89 @@ pub(super) fn tasks(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
     let join = dialect.join_row_at("task_progress", "report", &chosen);
     let (newest, reported) = (STATE.join(", "), STATE.join(", report."));
     format!(
-        "(SELECT {IDENTITY}, {newest}, task_id FROM task WHERE {newest_known} UNION ALL \
-         SELECT {IDENTITY}, report.{reported}, task.task_id FROM task {join} WHERE NOT {newest_known}) AS task"
+        "(SELECT {IDENTITY}, {newest}, task_id, is_final FROM task WHERE {newest_known} UNION ALL \
+         SELECT {IDENTITY}, report.{reported}, task.task_id, report.status IN {FINAL} FROM task {join} \
+         WHERE NOT {newest_known}) AS task"
     )
 }
 
+/// The columns of `task` under their own names and with their own types.
+pub(super) fn task_names() -> String {
+    let names = IDENTITY
+        .split(", ")
+        .chain(STATE)
+        .map(|name| format!("task.{name}"));
+    let names: Vec<String> = names.collect();
+    format!("{}, task.task_id", names.join(", "))
+}
+
+/// The columns of `task` as [`task_names`] has them, but times as text.
 pub(super) fn task_columns(dialect: &dyn Dialect) -> String {
     let state = STATE.map(|column| match column {
         "reported_at" => reported_at(dialect),
         other => other.to_owned(),
     });
     format!("{IDENTITY}, {}, task_id", state.join(", "))
+}
+
+/// When the task `task` was first heard of.
+pub(super) fn started() -> String {
+    "(SELECT min(first.reported_at) FROM task_progress AS first WHERE first.task_id = task.task_id)"
+        .to_owned()
+}
+
+/// When the task `task` ended; null: it has not.
+pub(super) fn ended() -> String {
+    "CASE WHEN task.is_final THEN task.reported_at END".to_owned()
+}
+
+/// The sum of a column over the applications of the newest resource part of the task `task`; null: there is none, or the
+/// task has ended, so that it holds nothing.
+pub(super) fn held(dialect: &dyn Dialect, column: &str, at: Option<Timestamp>) -> String {
+    let known = known(dialect, "newest", at);
+    let sum = dialect.bounded_sum(&format!("held.{column}"));
+    format!(
+        "CASE WHEN NOT task.is_final THEN (SELECT {sum} FROM task_resource AS held WHERE held.task_id = task.task_id \
+         AND (held.reported_at, held.event_partition, held.event_offset) = \
+         (SELECT newest.reported_at, newest.event_partition, newest.event_offset FROM task_resource AS newest \
+         WHERE newest.task_id = task.task_id AND {known} \
+         ORDER BY newest.reported_at DESC, newest.event_partition DESC, newest.event_offset DESC LIMIT 1)) END"
+    )
+}
+
+/// The task's usual interval in microseconds: the median of the last ones between its reports, of which those of one
+/// time count as one; null: it reported once.
+pub(super) fn usual_interval(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
+    let (micros, known) = (
+        dialect.epoch_micros("report.reported_at"),
+        known(dialect, "report", at),
+    );
+    format!(
+        "(SELECT ranked.gap FROM (SELECT gaps.gap, row_number() OVER (ORDER BY gaps.gap) AS nth, count(*) OVER () AS held \
+         FROM (SELECT times.micros - lead(times.micros) OVER (ORDER BY times.micros DESC) AS gap \
+         FROM (SELECT DISTINCT {micros} AS micros FROM task_progress AS report WHERE report.task_id = task.task_id \
+         AND {known} ORDER BY 1 DESC LIMIT {INTERVAL_REPORTS}) AS times) AS gaps WHERE gaps.gap IS NOT NULL) AS ranked \
+         WHERE ranked.nth = (ranked.held + 1) / 2)"
+    )
+}
+
+/// Since when, in microseconds since 1970, all reports of the task `task` have had the status, progress and counts of
+/// its newest one. One pass from the newest report to the oldest: how many that are different have been met.
+pub(super) fn unchanged_since(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
+    let (micros, known) = (
+        dialect.epoch_micros("report.reported_at"),
+        known(dialect, "report", at),
+    );
+    let order = NEWEST.replace(", ", ", report.");
+    format!(
+        "(SELECT min(run.micros) FROM (SELECT {micros} AS micros, sum(CASE WHEN report.status <> newest.status \
+         OR report.progress IS DISTINCT FROM newest.progress OR report.job_ids IS DISTINCT FROM newest.job_ids \
+         OR report.job_tasks IS DISTINCT FROM newest.job_tasks THEN 1 ELSE 0 END) \
+         OVER (ORDER BY report.{order} ROWS UNBOUNDED PRECEDING) AS different \
+         FROM task_progress AS newest CROSS JOIN task_progress AS report WHERE newest.task_id = task.task_id \
+         AND newest.event_partition = task.event_partition AND newest.event_offset = task.event_offset \
+         AND report.task_id = task.task_id AND {known}) AS run WHERE run.different = 0)"
+    )
 }
 
 /// An SQL integer for "no limit" given as 0.
@@ -82,24 +170,12 @@ pub(super) fn limit(limit: u32) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::filter::STATUSES;
     use super::*;
 
     #[test]
     fn the_final_statuses_of_a_query_are_those_of_the_contract() {
-        use schemas::TaskStatus::{
-            Cancelled, Failed, Inited, Running, Scheduled, Succeed, Timeout, Unknown, WaitForRetry,
-        };
-        for status in [
-            Unknown,
-            Inited,
-            WaitForRetry,
-            Scheduled,
-            Running,
-            Succeed,
-            Failed,
-            Cancelled,
-            Timeout,
-        ] {
+        for status in STATUSES {
             let named = FINAL.contains(&format!("'{status}'"));
             assert_eq!(named, status.is_final(), "{status}");
         }

@@ -120,6 +120,8 @@ impl From<&QueryError> for Problem {
                 "at",
                 format!("what was known at {at} was removed; ask for {before} or later"),
             ),
+            QueryError::Cursor { .. } => Self::parameter("cursor", error.to_string()),
+            QueryError::Parameter { name, why } => Self::parameter(name, why.clone()),
             error if error.is_too_long() => {
                 let detail = "the database took too long for this; ask for less";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(AWAY)

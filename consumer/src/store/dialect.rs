@@ -11,6 +11,8 @@ pub(crate) trait Dialect: Sync {
     /// Begins a transaction that only reads, and sees one moment: that of its first query, or a [named](Self::name_moment)
     /// one.
     fn begin_snapshot(&self, moment: Option<&str>) -> String;
+    /// Settings of a transaction that answers small queries; may be empty.
+    fn query_settings(&self) -> &'static str;
     /// Settings of a transaction that reads whole tables; may be empty.
     fn scan_settings(&self) -> &'static str;
     /// A query for a name (`moment`) by which other sessions can see the same moment as this transaction, while it lasts.
@@ -30,6 +32,10 @@ pub(crate) trait Dialect: Sync {
     fn array_as_json(&self, column: &str) -> String;
     /// The condition that a text column is one of the [texts](super::Value::Texts) of a parameter.
     fn is_one_of(&self, column: &str, parameter: &str) -> String;
+    /// The condition that a text column begins with the text of a parameter.
+    fn begins_with(&self, column: &str, parameter: &str) -> String;
+    /// The sum of an integer column, or the largest integer if that is less; null of no rows.
+    fn bounded_sum(&self, column: &str) -> String;
     /// The collation that compares the bytes of texts.
     fn bytewise(&self) -> &'static str;
 

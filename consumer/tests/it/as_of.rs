@@ -125,8 +125,8 @@ async fn the_past_is_told_as_it_was_known_then() {
         let short = pipeline.states(&["--at", "2025-11-25T14:04Z"]);
         assert_eq!(short, [], "nothing was said a minute before");
         assert_eq!(
-            pipeline.json(&["tasks", "--at", "-1s"]),
-            pipeline.json(&["tasks"]),
+            pipeline.states(&["--at", "-1s"]),
+            pipeline.states(&[]),
             "nothing was said since"
         );
         let table = pipeline.ask(&["tasks", "--at", AT, "--running", "--limit", "1"]);

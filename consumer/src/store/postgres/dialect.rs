@@ -26,6 +26,12 @@ impl Dialect for Postgres {
         }
     }
 
+    /// To compile a query takes longer than to run it. A plan is made for the values at hand: limits and time ranges
+    /// decide which index is the right one.
+    fn query_settings(&self) -> &'static str {
+        "SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_custom_plan"
+    }
+
     fn scan_settings(&self) -> &'static str {
         "SET LOCAL statement_timeout = 0; SET LOCAL work_mem = '32MB'"
     }
@@ -66,6 +72,14 @@ impl Dialect for Postgres {
 
     fn is_one_of(&self, column: &str, parameter: &str) -> String {
         format!("{column} = ANY({parameter})")
+    }
+
+    fn begins_with(&self, column: &str, parameter: &str) -> String {
+        format!("starts_with({column}, {parameter})")
+    }
+
+    fn bounded_sum(&self, column: &str) -> String {
+        format!("least(sum({column}), {})::bigint", i64::MAX)
     }
 
     fn bytewise(&self) -> &'static str {

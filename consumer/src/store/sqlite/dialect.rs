@@ -17,6 +17,10 @@ impl Dialect for Sqlite {
         "BEGIN".to_owned()
     }
 
+    fn query_settings(&self) -> &'static str {
+        ""
+    }
+
     fn scan_settings(&self) -> &'static str {
         ""
     }
@@ -54,6 +58,23 @@ impl Dialect for Sqlite {
 
     fn is_one_of(&self, column: &str, parameter: &str) -> String {
         format!("{column} IN (SELECT value FROM json_each({parameter}))")
+    }
+
+    /// The lower bound lets an index be used.
+    fn begins_with(&self, column: &str, parameter: &str) -> String {
+        format!(
+            "({column} >= {parameter} AND substr({column}, 1, length({parameter})) = {parameter})"
+        )
+    }
+
+    /// SQLite's sum fails where it is too large, so the halves are summed.
+    fn bounded_sum(&self, column: &str) -> String {
+        let low = format!("sum({column} & 4294967295)");
+        let high = format!("(sum({column} >> 32) + ({low} >> 32))");
+        format!(
+            "CASE WHEN {high} > 2147483647 THEN {} ELSE ({high} << 32) + ({low} & 4294967295) END",
+            i64::MAX
+        )
     }
 
     fn bytewise(&self) -> &'static str {

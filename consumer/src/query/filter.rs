@@ -1,0 +1,229 @@
+//! What a list of tasks is asked for: filters, order, thresholds, how much.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use jiff::Timestamp;
+use schemas::TaskStatus;
+use serde::{Deserialize, Serialize};
+
+use super::reader::QueryError;
+use super::sql::Statement;
+use crate::store::{Dialect, Value};
+
+/// Tasks of a page, if not asked otherwise.
+pub(crate) const DEFAULT_LIMIT: u32 = 100;
+/// Tasks of the largest page.
+pub(crate) const LARGEST_LIMIT: u32 = 1_000;
+
+/// All statuses of the contract.
+pub(super) const STATUSES: [TaskStatus; 9] = [
+    TaskStatus::Unknown,
+    TaskStatus::Inited,
+    TaskStatus::WaitForRetry,
+    TaskStatus::Scheduled,
+    TaskStatus::Running,
+    TaskStatus::Succeed,
+    TaskStatus::Failed,
+    TaskStatus::Cancelled,
+    TaskStatus::Timeout,
+];
+
+/// Which tasks a list holds: those that satisfy every condition given. Texts are equal byte for byte. Of times, `after` is
+/// at that time or later, `before` is earlier.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct TaskFilter {
+    /// One of these statuses; empty: any.
+    pub(crate) status: Vec<String>,
+    /// Neither a final status nor `Unknown`, whose engine went away without reporting an end.
+    pub(crate) running: bool,
+    pub(crate) user: Option<String>,
+    pub(crate) engine_type: Option<String>,
+    pub(crate) engine_instance: Option<String>,
+    pub(crate) job_id: Option<String>,
+    pub(crate) exec_id_prefix: Option<String>,
+    /// Marked silent: see [`Thresholds`].
+    pub(crate) silent: bool,
+    /// Marked stalled: see [`Thresholds`].
+    pub(crate) stalled: bool,
+    pub(crate) started_after: Option<Timestamp>,
+    pub(crate) started_before: Option<Timestamp>,
+    pub(crate) reported_after: Option<Timestamp>,
+    pub(crate) reported_before: Option<Timestamp>,
+    pub(crate) ended_after: Option<Timestamp>,
+    pub(crate) ended_before: Option<Timestamp>,
+}
+
+/// What tasks are ordered by. Tasks that have no such value are last, in either direction; equal ones are ordered by
+/// the bytes of their exec ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TaskOrder {
+    /// When the task was first heard of.
+    Started,
+    /// When it reported last.
+    #[default]
+    Reported,
+    /// How long it runs or ran.
+    Duration,
+    Progress,
+    /// The memory that it holds.
+    Memory,
+    /// The cores that it holds.
+    Cores,
+}
+
+/// When a task counts as silent or stalled.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Thresholds {
+    /// A task that has not ended is silent once its last report is this long ago; `None`: the larger of 60 s and five
+    /// times the task's usual interval, which is the median of its last nine.
+    pub(crate) silent_after: Option<Duration>,
+    /// A task that has not ended and is not silent is stalled once all its reports have had the same status, progress
+    /// and counts for so long. One whose newest report tells no progress, as a stream's, is never stalled.
+    pub(crate) stalled_after: Duration,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            silent_after: None,
+            stalled_after: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+/// A list of tasks that is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskQuery {
+    pub(crate) filter: TaskFilter,
+    pub(crate) order: TaskOrder,
+    /// The largest first.
+    pub(crate) descending: bool,
+    /// As it was known at this time; `None`: now.
+    pub(crate) at: Option<Timestamp>,
+    /// From 1 to [`LARGEST_LIMIT`].
+    pub(crate) limit: u32,
+    /// `next` of the page before, which was asked for with the same filters, order, time and thresholds.
+    pub(crate) cursor: Option<String>,
+    pub(crate) thresholds: Thresholds,
+}
+
+impl Default for TaskQuery {
+    fn default() -> Self {
+        Self {
+            filter: TaskFilter::default(),
+            order: TaskOrder::default(),
+            descending: true,
+            at: None,
+            limit: DEFAULT_LIMIT,
+            cursor: None,
+            thresholds: Thresholds::default(),
+        }
+    }
+}
+
+impl TaskFilter {
+    /// Whether it lets every task through.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it lets every running task through, and no other.
+    pub(crate) fn is_only_running(&self) -> bool {
+        let running = true;
+        *self
+            == Self {
+                running,
+                ..Self::default()
+            }
+    }
+
+    /// Refuses what no task can satisfy because it is misspelt.
+    pub(super) fn check(&self) -> Result<(), QueryError> {
+        for status in &self.status {
+            if !STATUSES.iter().any(|one| one.as_str() == status) {
+                let all = STATUSES.map(TaskStatus::as_str);
+                let why = format!("{status:?} is no status; there are {}", all.join(", "));
+                return Err(QueryError::Parameter {
+                    name: "status",
+                    why,
+                });
+            }
+        }
+        for (name, text) in [
+            ("user", &self.user),
+            ("engine_type", &self.engine_type),
+            ("engine_instance", &self.engine_instance),
+            ("job_id", &self.job_id),
+            ("exec_id_prefix", &self.exec_id_prefix),
+        ] {
+            // PostgreSQL refuses it in a parameter.
+            if text.as_ref().is_some_and(|text| text.contains('\0')) {
+                let why = "it holds the character U+0000, which no stored text has".to_owned();
+                return Err(QueryError::Parameter { name, why });
+            }
+        }
+        Ok(())
+    }
+
+    /// The conditions on the columns that `task` itself has. `started` and `ended` are expressions.
+    pub(super) fn conditions(
+        &self,
+        statement: &mut Statement,
+        dialect: &dyn Dialect,
+        started: &str,
+        ended: &str,
+    ) -> Vec<String> {
+        let mut conditions = Vec::new();
+        // So that the index of tasks that have not ended is used.
+        let not_final = |status: &String| {
+            STATUSES
+                .iter()
+                .any(|one| one.as_str() == status && !one.is_final())
+        };
+        let none_final = !self.status.is_empty() && self.status.iter().all(not_final);
+        if self.running || self.silent || self.stalled || none_final {
+            conditions.push("NOT task.is_final".to_owned());
+        }
+        if self.running {
+            conditions.push("task.status <> 'Unknown'".to_owned());
+        }
+        if !self.status.is_empty() {
+            let statuses = statement.bind(Value::Texts(self.status.clone()));
+            conditions.push(dialect.is_one_of("task.status", &statuses));
+        }
+        for (column, text) in [
+            ("engine_user", &self.user),
+            ("engine_type", &self.engine_type),
+            ("engine_instance", &self.engine_instance),
+            ("job_id", &self.job_id),
+        ] {
+            if let Some(text) = text {
+                let text = statement.bind(text.as_str());
+                conditions.push(format!("task.{column} = {text}"));
+            }
+        }
+        if let Some(prefix) = &self.exec_id_prefix {
+            let prefix = statement.bind(prefix.as_str());
+            conditions.push(dialect.begins_with("task.exec_id", &prefix));
+        }
+        for (column, after, before) in [
+            (started, self.started_after, self.started_before),
+            (
+                "task.reported_at",
+                self.reported_after,
+                self.reported_before,
+            ),
+            (ended, self.ended_after, self.ended_before),
+        ] {
+            if let Some(after) = after {
+                conditions.push(format!("{column} >= {}", dialect.time(after)));
+            }
+            if let Some(before) = before {
+                conditions.push(format!("{column} < {}", dialect.time(before)));
+            }
+        }
+        conditions
+    }
+}

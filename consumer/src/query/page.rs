@@ -1,0 +1,423 @@
+//! Lists of tasks, a page at a time.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Number;
+use utoipa::ToSchema;
+
+use super::cursor::Cursor;
+use super::filter::{LARGEST_LIMIT, TaskOrder, TaskQuery};
+use super::marks::{Judge, SHORTEST_SILENCE};
+use super::reader::{QueryError, Reader, failed};
+use super::sql::{self, Statement};
+use super::watermark::Watermark;
+use crate::store::{Dialect, Row, Session, StoreError};
+
+/// A page of a list of tasks.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TaskPage {
+    pub(crate) items: Vec<TaskItem>,
+    /// The cursor of the next page; `None`: this is the last one.
+    pub(crate) next: Option<String>,
+    /// How far the events were stored.
+    pub(crate) watermark: Watermark,
+    /// `consumer expire` removed what was reported before this time. A list as of an earlier moment lacks tasks that
+    /// reported before it and next after that moment.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(crate) expired_before: Option<Timestamp>,
+}
+
+/// A task of a list. Times are RFC 3339 in UTC, with microseconds.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct TaskItem {
+    pub(crate) exec_id: String,
+    pub(crate) job_id: String,
+    pub(crate) engine_instance: String,
+    pub(crate) engine_type: String,
+    pub(crate) engine_user: String,
+    pub(crate) ticket_id: String,
+    pub(crate) status: String,
+    /// 0 to 1, of the newest report; `None` if the engine could not tell.
+    pub(crate) progress: Option<f64>,
+    /// When the task was first heard of.
+    pub(crate) started_at: Option<String>,
+    /// `None`: it has not ended.
+    pub(crate) ended_at: Option<String>,
+    /// From the start to the end, to the last report of a task whose status is `Unknown`, else to the moment that is
+    /// asked for.
+    pub(crate) running_seconds: Option<f64>,
+    pub(crate) reported_at: String,
+    pub(crate) sequence: i64,
+    /// Held by all its applications, in the newest report that tells; `None`: none told, or the task has ended.
+    pub(crate) memory_bytes: Option<i64>,
+    /// As `memory_bytes`.
+    pub(crate) cores: Option<i64>,
+    /// How long ago the last report is, if the task is silent.
+    pub(crate) silent_seconds: Option<f64>,
+    /// For how long nothing has changed, if the task is stalled.
+    pub(crate) stalled_seconds: Option<f64>,
+    pub(crate) event_partition: i32,
+    pub(crate) event_offset: i64,
+}
+
+impl Reader {
+    /// One page of the tasks that match. Pages of one snapshot neither overlap nor leave a task out.
+    ///
+    /// # Errors
+    /// If a parameter or the cursor is no good, if the time asked for is before
+    /// [`expired_before`](Self::expired_before), or if the database fails.
+    #[allow(dead_code, reason = "what interactive views list")]
+    pub(crate) async fn page(&mut self, query: &TaskQuery) -> Result<TaskPage, QueryError> {
+        if !(1..=LARGEST_LIMIT).contains(&query.limit) {
+            return Err(QueryError::Parameter {
+                name: "limit",
+                why: format!("{} is not from 1 to {LARGEST_LIMIT}", query.limit),
+            });
+        }
+        self.list(query, Some(query.limit)).await
+    }
+
+    /// As [`page`](Self::page), of a size of the caller's own; `None`: all that there are.
+    ///
+    /// # Errors
+    /// As [`page`](Self::page).
+    pub(crate) async fn list(
+        &mut self,
+        query: &TaskQuery,
+        limit: Option<u32>,
+    ) -> Result<TaskPage, QueryError> {
+        let moment = self.moment(query)?;
+        let cursor = Cursor::of(query)?;
+        let mut statement = Statement::default();
+        let dialect = self.session.dialect();
+        let page = page_query(query, moment, cursor, limit, dialect, &mut statement)?;
+        let read = read_page(&mut *self.session, &page, &statement, query, moment, limit).await;
+        let (items, next) =
+            read.map_err(failed(|| format!("reading the tasks of {}", self.place)))?;
+        Ok(TaskPage {
+            items,
+            next,
+            watermark: self.watermark().await?,
+            expired_before: self.expired_before(),
+        })
+    }
+
+    /// How many tasks match, on all pages.
+    ///
+    /// # Errors
+    /// As [`page`](Self::page).
+    pub(crate) async fn count(&mut self, query: &TaskQuery) -> Result<u64, QueryError> {
+        let moment = self.moment(query)?;
+        let dialect = self.session.dialect();
+        let mut statement = Statement::default();
+        let matching = Matching::of(query, moment, dialect, &mut statement);
+        let count = format!(
+            "SELECT count(*) AS total FROM {} {}",
+            matching.tasks,
+            matching.filter()
+        );
+        let total = self.session.select_one(&count, &statement.values).await;
+        let total = total.and_then(|row| row.map_or(Ok(0), |mut row| row.take("total")));
+        let total: i64 =
+            total.map_err(failed(|| format!("reading the tasks of {}", self.place)))?;
+        Ok(total.unsigned_abs())
+    }
+
+    /// The tasks whose newest event is stored at or behind this watermark, in the order of their events' partitions and
+    /// offsets; at most `limit` of them.
+    ///
+    /// # Errors
+    /// If the database fails.
+    #[allow(dead_code, reason = "asked by the live view")]
+    pub(crate) async fn changed_since(
+        &mut self,
+        since: &Watermark,
+        limit: u32,
+    ) -> Result<Vec<TaskItem>, QueryError> {
+        let stored = self.watermark().await?;
+        let dialect = self.session.dialect();
+        let mut statement = Statement::default();
+        let mut conditions = Vec::new();
+        for (partition, next) in stored.0 {
+            let from = since.0.get(&partition).copied().unwrap_or(0);
+            if from < next {
+                conditions.push(format!(
+                    "(task.event_partition = {} AND task.event_offset >= {})",
+                    statement.bind(partition),
+                    statement.bind(from)
+                ));
+            }
+        }
+        if conditions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let order = "ORDER BY task.event_partition, task.event_offset";
+        let inner = format!(
+            "SELECT {}, task.is_final, {} AS started, {} AS ended FROM task WHERE {} {order} LIMIT {}",
+            sql::task_names(),
+            sql::started(),
+            sql::ended(),
+            conditions.join(" OR "),
+            statement.bind(limit),
+        );
+        let query = TaskQuery::default();
+        let judge = Judge::of(&query, Timestamp::now());
+        let changed = format!(
+            "SELECT {} FROM ({inner}) AS task {order}",
+            item_columns(&judge, dialect)
+        );
+        let rows = self.session.select(&changed, &statement.values).await;
+        let items = rows.and_then(|rows| {
+            let items = rows.into_iter().map(|mut row| item(&mut row, &judge));
+            items.collect::<Result<Vec<_>, _>>()
+        });
+        items.map_err(failed(|| format!("reading the tasks of {}", self.place)))
+    }
+
+    /// When silence, stalling and running times of a list are judged.
+    fn moment(&self, query: &TaskQuery) -> Result<Timestamp, QueryError> {
+        query.filter.check()?;
+        self.require_history(query.at)?;
+        match (Cursor::of(query)?, query.at) {
+            (Some(cursor), _) => cursor.moment(),
+            (None, at) => Ok(at.unwrap_or_else(Timestamp::now)),
+        }
+    }
+}
+
+/// What a list is selected from, and by which conditions.
+struct Matching {
+    tasks: String,
+    conditions: Vec<String>,
+}
+
+impl Matching {
+    fn of(
+        query: &TaskQuery,
+        moment: Timestamp,
+        dialect: &dyn Dialect,
+        statement: &mut Statement,
+    ) -> Self {
+        let (started, ended) = (sql::started(), sql::ended());
+        let filter = &query.filter;
+        let mut conditions = filter.conditions(statement, dialect, &started, &ended);
+        let judge = Judge::of(query, moment);
+        if filter.silent {
+            conditions.push(judge.silent(dialect));
+        }
+        if filter.stalled {
+            conditions.push(judge.stalled(dialect));
+        }
+        Self {
+            tasks: sql::tasks(dialect, query.at),
+            conditions,
+        }
+    }
+
+    fn filter(&self) -> String {
+        match self.conditions.as_slice() {
+            [] => String::new(),
+            conditions => format!("WHERE {}", conditions.join(" AND ")),
+        }
+    }
+}
+
+/// The query for a page and one task more, which tells whether there is a next page.
+fn page_query(
+    query: &TaskQuery,
+    moment: Timestamp,
+    cursor: Option<Cursor>,
+    limit: Option<u32>,
+    dialect: &dyn Dialect,
+    statement: &mut Statement,
+) -> Result<String, QueryError> {
+    let mut matching = Matching::of(query, moment, dialect, statement);
+    let key = key(query, moment, dialect, statement);
+    if let Some(cursor) = cursor {
+        let after = after(query, &key, cursor, dialect, statement)?;
+        matching.conditions.push(after);
+    }
+    let direction = if query.descending { "DESC" } else { "ASC" };
+    let bytewise = dialect.bytewise();
+    let order =
+        format!("ORDER BY order_key {direction} NULLS LAST, task.exec_id COLLATE {bytewise}");
+    let limit = limit.map_or(i64::MAX, |limit| i64::from(limit) + 1);
+    let inner = format!(
+        "SELECT {}, task.is_final, {} AS started, {} AS ended, {key} AS order_key FROM {} {} {order} LIMIT {}",
+        sql::task_names(),
+        sql::started(),
+        sql::ended(),
+        matching.tasks,
+        matching.filter(),
+        statement.bind(limit),
+    );
+    let order_key = match query.order {
+        TaskOrder::Started | TaskOrder::Reported => dialect.epoch_micros("task.order_key"),
+        _ => "task.order_key".to_owned(),
+    };
+    let judge = Judge::of(query, moment);
+    Ok(format!(
+        "SELECT {}, {order_key} AS cursor_key FROM ({inner}) AS task {order}",
+        item_columns(&judge, dialect),
+    ))
+}
+
+/// The expression that a list is ordered by.
+fn key(
+    query: &TaskQuery,
+    moment: Timestamp,
+    dialect: &dyn Dialect,
+    statement: &mut Statement,
+) -> String {
+    let micros = |column: &str| dialect.epoch_micros(column);
+    match query.order {
+        TaskOrder::Started => sql::started(),
+        TaskOrder::Reported => "task.reported_at".to_owned(),
+        TaskOrder::Duration => format!(
+            "CASE WHEN task.is_final THEN {} WHEN task.status = 'Unknown' THEN {} ELSE {} END - {}",
+            micros(&sql::ended()),
+            micros("task.reported_at"),
+            statement.bind(moment.as_microsecond()),
+            micros(&sql::started()),
+        ),
+        TaskOrder::Progress => "task.progress".to_owned(),
+        TaskOrder::Memory => sql::held(dialect, "memory_bytes", query.at),
+        TaskOrder::Cores => sql::held(dialect, "cores", query.at),
+    }
+}
+
+/// The condition that a task comes behind the one of the cursor.
+fn after(
+    query: &TaskQuery,
+    key: &str,
+    cursor: Cursor,
+    dialect: &dyn Dialect,
+    statement: &mut Statement,
+) -> Result<String, QueryError> {
+    let exec_id = statement.bind(cursor.exec_id);
+    let behind_name = format!("task.exec_id COLLATE {} > {exec_id}", dialect.bytewise());
+    let Some(number) = cursor.key else {
+        return Ok(format!("({key} IS NULL AND {behind_name})"));
+    };
+    let altered = || QueryError::Cursor {
+        why: "is not one that this program gave",
+    };
+    let whole = || number.as_i64().ok_or_else(altered);
+    let value = match query.order {
+        TaskOrder::Started | TaskOrder::Reported => {
+            let time = Timestamp::from_microsecond(whole()?).map_err(|_| altered())?;
+            dialect.time(time)
+        }
+        TaskOrder::Progress => statement.bind(number.as_f64().ok_or_else(altered)?),
+        TaskOrder::Duration | TaskOrder::Memory | TaskOrder::Cores => statement.bind(whole()?),
+    };
+    let behind = if query.descending { "<" } else { ">" };
+    Ok(format!(
+        "({key} {behind} {value} OR ({key} = {value} AND {behind_name}) OR {key} IS NULL)"
+    ))
+}
+
+/// The columns of a [`TaskItem`], of a task with its `started` and `ended`.
+fn item_columns(judge: &Judge<'_>, dialect: &dyn Dialect) -> String {
+    let micros = |column: &str| dialect.epoch_micros(column);
+    let at = judge.at;
+    format!(
+        "{}, {} AS started_at, {} AS ended_at, {} AS started_micros, {} AS ended_micros, {} AS reported_micros, \
+         {} AS memory_bytes, {} AS cores, CASE WHEN task.is_final THEN 1 ELSE 0 END AS ended, \
+         CASE WHEN NOT task.is_final AND task.reported_at <= {} THEN {} END AS usual_micros, \
+         CASE WHEN NOT task.is_final AND task.progress IS NOT NULL THEN {} END AS unchanged_micros",
+        sql::task_columns(dialect),
+        dialect.rfc3339("task.started"),
+        dialect.rfc3339("task.ended"),
+        micros("task.started"),
+        micros("task.ended"),
+        micros("task.reported_at"),
+        sql::held(dialect, "memory_bytes", at),
+        sql::held(dialect, "cores", at),
+        dialect.time(judge.ago(SHORTEST_SILENCE)),
+        sql::usual_interval(dialect, at),
+        sql::unchanged_since(dialect, at),
+    )
+}
+
+/// The tasks of a page, and the cursor of the next one.
+async fn read_page(
+    session: &mut dyn Session,
+    page: &str,
+    statement: &Statement,
+    query: &TaskQuery,
+    moment: Timestamp,
+    limit: Option<u32>,
+) -> Result<(Vec<TaskItem>, Option<String>), StoreError> {
+    let judge = Judge::of(query, moment);
+    let mut rows = session.select(page, &statement.values).await?;
+    let limit = limit.map_or(usize::MAX, |limit| limit as usize);
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let mut next = None;
+    let last = rows.len().saturating_sub(1);
+    let mut items = Vec::with_capacity(rows.len());
+    for (i, mut row) in rows.into_iter().enumerate() {
+        let item = item(&mut row, &judge)?;
+        if more && i == last {
+            let key = match query.order {
+                TaskOrder::Progress => {
+                    let progress: Option<f64> = row.take("cursor_key")?;
+                    progress.and_then(Number::from_f64)
+                }
+                _ => row.take::<Option<i64>>("cursor_key")?.map(Number::from),
+            };
+            next = Some(Cursor::after(query, moment, key, &item.exec_id).text());
+        }
+        items.push(item);
+    }
+    Ok((items, next))
+}
+
+/// A row of [`item_columns`].
+fn item(row: &mut Row, judge: &Judge<'_>) -> Result<TaskItem, StoreError> {
+    let reported: i64 = row.take("reported_micros")?;
+    let started: Option<i64> = row.take("started_micros")?;
+    let ended: Option<i64> = row.take("ended_micros")?;
+    let status: String = row.take("status")?;
+    let has_ended = row.take::<i64>("ended")? == 1;
+    let until = match has_ended {
+        true => ended,
+        false if status == "Unknown" => Some(reported),
+        false => Some(judge.moment.as_microsecond()),
+    };
+    let running = started
+        .zip(until)
+        .map(|(from, until)| seconds(until.saturating_sub(from).max(0)));
+    let marks = judge.marks(
+        has_ended,
+        reported,
+        row.take("usual_micros")?,
+        row.take("unchanged_micros")?,
+    );
+    Ok(TaskItem {
+        exec_id: row.take("exec_id")?,
+        job_id: row.take("job_id")?,
+        engine_instance: row.take("engine_instance")?,
+        engine_type: row.take("engine_type")?,
+        engine_user: row.take("engine_user")?,
+        ticket_id: row.take("ticket_id")?,
+        status,
+        progress: row.take("progress")?,
+        started_at: row.take("started_at")?,
+        ended_at: row.take("ended_at")?,
+        running_seconds: running,
+        reported_at: row.take("reported_at")?,
+        sequence: row.take("sequence")?,
+        memory_bytes: row.take("memory_bytes")?,
+        cores: row.take("cores")?,
+        silent_seconds: marks.silent_micros.map(seconds),
+        stalled_seconds: marks.stalled_micros.map(seconds),
+        event_partition: row.take("event_partition")?,
+        event_offset: row.take("event_offset")?,
+    })
+}
+
+fn seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
+}
