@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::options::ServeOptions;
 use super::problem::Problem;
 
 /// Of every answer. The policy lets a page use what this program serves, and nothing else.
@@ -34,15 +35,25 @@ pub(super) async fn headers(request: Request, next: Next) -> Response {
     response
 }
 
-/// The names by which a server on loopback is asked. A page of somebody else's, whose name was made to lead here, asks by
-/// that name.
+/// The names by which a server is asked. A page of somebody else's, whose name was made to lead to loopback, asks by that
+/// name.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
+    /// Any name is answered: no page leads a browser to what it does not reach by itself.
+    any: bool,
     /// Names beside those of loopback, in lower case, without ports.
-    pub(super) more: Vec<String>,
+    more: Vec<String>,
 }
 
 impl Names {
+    pub(super) fn of(options: &ServeOptions) -> Self {
+        let more = options.allow_host.iter();
+        Self {
+            any: !options.listen.ip().is_loopback() && options.allow_host.is_empty(),
+            more: more.map(|name| name.to_ascii_lowercase()).collect(),
+        }
+    }
+
     fn include(&self, headers: &HeaderMap, authority: Option<&str>) -> bool {
         let mut given = headers.get_all(header::HOST).iter();
         let (first, second) = (given.next(), given.next());
@@ -76,10 +87,10 @@ pub(super) async fn only_by_name(
     next: Next,
 ) -> Response {
     let authority = request.uri().authority().map(|name| name.as_str());
-    if names.include(request.headers(), authority) {
+    if names.any || names.include(request.headers(), authority) {
         return next.run(request).await;
     }
-    let detail = "this server listens on loopback and answers to localhost and its addresses; another name is given to it by --allow-host";
+    let detail = "this server does not answer to this host name; another one than localhost is given to it by --allow-host";
     Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).into_response()
 }
 
@@ -90,6 +101,7 @@ mod tests {
     #[test]
     fn only_names_of_loopback_and_those_given_are_answered() {
         let names = Names {
+            any: false,
             more: vec!["tasks.example".to_owned()],
         };
         for (host, is) in [

@@ -12,36 +12,40 @@
 mod answer;
 mod api;
 mod app;
+mod auth;
 mod caller;
 mod guard;
 mod openapi;
+mod options;
 mod parameters;
 mod problem;
 mod readers;
 mod routes;
 mod server;
+mod tls;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::{Extension, Router};
 use futures_util::FutureExt;
-use service::exit::WrongUsage;
 use service::health::Health;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::cors::CorsLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use self::app::{App, Shared};
-use self::caller::Caller;
+use self::auth::Authentication;
 use self::guard::Names;
+pub use self::options::ServeOptions;
 use self::readers::Readers;
 use self::routes::Routes;
 use crate::store::{Database, DatabaseOptions};
@@ -52,42 +56,6 @@ const BODY_BYTES: usize = 64 << 10;
 const REQUEST_LIMIT: Duration = Duration::from_secs(25);
 /// How often the database is looked after while nobody asks anything.
 const LOOK: Duration = Duration::from_secs(2);
-
-/// Options of `consumer serve`.
-#[derive(Clone, Debug, clap::Args)]
-pub struct ServeOptions {
-    /// Listen on this address: one of loopback, which other machines do not reach
-    #[arg(
-        long,
-        env = "SERVE_LISTEN",
-        value_name = "ADDR:PORT",
-        default_value = "127.0.0.1:8080"
-    )]
-    pub listen: SocketAddr,
-    /// Answer to this host name too, beside localhost and its addresses (repeatable)
-    #[arg(
-        long,
-        env = "SERVE_ALLOW_HOST",
-        value_name = "NAME",
-        value_delimiter = ','
-    )]
-    pub allow_host: Vec<String>,
-}
-
-impl ServeOptions {
-    /// # Errors
-    /// If these options would let anybody see what is not theirs.
-    pub fn check(&self) -> Result<(), WrongUsage> {
-        if !self.listen.ip().is_loopback() {
-            return Err(WrongUsage(format!(
-                "--listen {}: other machines reach this address, and nobody has to say who they are; listen on a loopback \
-                 address, as in 127.0.0.1:8080",
-                self.listen
-            )));
-        }
-        Ok(())
-    }
-}
 
 /// Serves until `stop`. The database may be away, at the start too: requests are answered with 503 until it is back.
 ///
@@ -101,16 +69,25 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     options.check()?;
     let database = Database::parse(database)?;
+    let authentication = Arc::new(Authentication::of(&options)?);
+    let tls = tls::acceptor(&options)?;
     let app = Arc::new(Shared {
         readers: Readers::of(database, health.clone()),
         stop: stop.clone(),
     });
     let listener = TcpListener::bind(options.listen).await;
     let listener = listener.with_context(|| format!("--listen {}", options.listen))?;
-    tracing::info!("serving on http://{}", listener.local_addr()?);
-    let router = router(&options, app.clone());
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!("serving on {scheme}://{}", listener.local_addr()?);
+    let is_plain = tls.is_none() && !options.listen.ip().is_loopback();
+    if is_plain && options.tokens.is_some() {
+        tracing::warn!(
+            "bearer tokens are read by everybody on the way: add --tls-cert and --tls-key, or let a proxy do so"
+        );
+    }
+    let router = router(&options, authentication, app.clone());
     tokio::select! {
-        () = server::serve(listener, None, router, stop) => {}
+        () = server::serve(listener, tls, router, stop) => {}
         () = look_after(&app, &health) => {}
     }
     Ok(())
@@ -121,33 +98,50 @@ fn routes() -> Routes {
     api::routes()
 }
 
-fn router(options: &ServeOptions, app: App) -> Router {
+fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App) -> Router {
     let Routes {
         router, document, ..
     } = routes();
-    let names = Names {
-        more: options
-            .allow_host
-            .iter()
-            .map(|name| name.to_ascii_lowercase())
-            .collect(),
-    };
+    let names = Names::of(options);
     // The last one is the first that a request comes to.
-    router
+    let router = router
         .merge(openapi::route(&document))
         .with_state(app)
         .layer(from_fn(answer::spare))
-        .layer(Extension(Caller::Operator))
+        .layer(from_fn_with_state(authentication, auth::authenticate))
         .layer(RequestBodyLimitLayer::new(BODY_BYTES))
         .layer(TimeoutLayer::with_status_code(
-            axum::http::StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::SERVICE_UNAVAILABLE,
             REQUEST_LIMIT,
         ))
         .layer(CatchPanicLayer::custom(problem::panicked))
-        .layer(from_fn_with_state(names, guard::only_by_name))
+        .layer(from_fn_with_state(names, guard::only_by_name));
+    let router = match cors(&options.allow_origin) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router
         .layer(from_fn(problem::problems))
         .layer(CompressionLayer::new())
         .layer(from_fn(guard::headers))
+}
+
+/// Which pages of other origins a browser lets read this: never with a cookie or the like.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let origins = origins
+        .iter()
+        .filter_map(|origin| HeaderValue::from_str(origin).ok());
+    let origins: Vec<HeaderValue> = origins.collect();
+    let cors = CorsLayer::new()
+        .allow_origin(origins.clone())
+        .allow_methods([Method::GET, Method::HEAD])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::IF_NONE_MATCH,
+            HeaderName::from_static("last-event-id"),
+        ])
+        .expose_headers([header::ETAG, header::LINK, header::RETRY_AFTER]);
+    (!origins.is_empty()).then_some(cors)
 }
 
 /// Keeps knowing whether the database answers. Does not end.

@@ -153,10 +153,16 @@ pub(crate) async fn problems(request: Request, next: Next) -> Response {
     let text = to_bytes(body, DETAIL_BYTES).await.unwrap_or_default();
     let detail = match status {
         StatusCode::NOT_FOUND => "nothing is served at this path; see /openapi.json".to_owned(),
+        StatusCode::SERVICE_UNAVAILABLE if text.is_empty() => {
+            "no answer in time; ask again".to_owned()
+        }
         StatusCode::METHOD_NOT_ALLOWED => "this path is only read: GET or HEAD".to_owned(),
         _ => String::from_utf8_lossy(&text).into_owned(),
     };
     let mut problem = Problem::new(status, detail);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        problem = problem.retry_after(AWAY);
+    }
     for name in [header::ALLOW, header::RETRY_AFTER, header::WWW_AUTHENTICATE] {
         if let Some(value) = parts.headers.get(&name) {
             problem.headers.insert(name, value.clone());

@@ -12,7 +12,7 @@ pub(crate) use audit::{Audited, Finding, findings};
 pub(crate) use outside::{Broker, Cluster, Pooler, SmallDisk, run};
 pub(crate) use program::Program;
 pub(crate) use proxy::Proxy;
-pub(crate) use server::Server;
+pub(crate) use server::{Answered, Server};
 
 /// One test a database.
 macro_rules! on_both_databases {

@@ -1,0 +1,144 @@
+//! Options of `consumer serve`, and which of them go together.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use axum::http::{HeaderName, Uri};
+use service::exit::WrongUsage;
+
+/// Options of `consumer serve`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Server")]
+pub struct ServeOptions {
+    /// Listen on this address; on others than loopback's only with --tokens or --user-header
+    #[arg(
+        long,
+        env = "SERVE_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub listen: SocketAddr,
+    /// Answer to this host name too; on loopback these are localhost and its addresses, elsewhere all until one is given
+    #[arg(
+        long,
+        env = "SERVE_ALLOW_HOST",
+        value_name = "NAME,…",
+        value_delimiter = ','
+    )]
+    pub allow_host: Vec<String>,
+    /// Let pages of this origin read the API, as in https://portal.example; without it browsers let none
+    #[arg(
+        long,
+        env = "SERVE_ALLOW_ORIGIN",
+        value_name = "ORIGIN,…",
+        value_delimiter = ',',
+        value_parser = origin
+    )]
+    pub allow_origin: Vec<String>,
+    /// Serve HTTPS with this certificate and those that signed it (PEM)
+    #[arg(
+        long,
+        env = "SERVE_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key (PEM, PKCS #8)
+    #[arg(
+        long,
+        env = "SERVE_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+    /// Who may ask: a line a bearer token, `sha256:HEX operator` or `sha256:HEX viewer=USER`, with the token's checksum
+    #[arg(long, env = "SERVE_TOKENS", value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+    /// Who asks is told by this header, which a proxy that has authenticated them sets
+    #[arg(
+        long,
+        env = "SERVE_USER_HEADER",
+        value_name = "NAME",
+        requires = "trusted_proxy"
+    )]
+    pub user_header: Option<HeaderName>,
+    /// Addresses of the proxies whose --user-header is believed; from others it is refused
+    #[arg(
+        long,
+        env = "SERVE_TRUSTED_PROXY",
+        value_name = "ADDR,…",
+        value_delimiter = ',',
+        requires = "user_header"
+    )]
+    pub trusted_proxy: Vec<IpAddr>,
+    /// Users of --user-header who see all tasks; others see only their own
+    #[arg(
+        long,
+        env = "SERVE_OPERATOR",
+        value_name = "USER,…",
+        value_delimiter = ',',
+        requires = "user_header"
+    )]
+    pub operator: Vec<String>,
+}
+
+impl ServeOptions {
+    /// # Errors
+    /// If anybody could see what is not theirs.
+    pub fn check(&self) -> Result<(), WrongUsage> {
+        let is_open = self.tokens.is_none() && self.user_header.is_none();
+        if is_open && !self.listen.ip().is_loopback() {
+            return Err(WrongUsage(format!(
+                "--listen {}: other machines reach this address, and nobody would have to say who they are; add --tokens \
+                 FILE, or --user-header NAME and --trusted-proxy ADDR, or listen on loopback, as in 127.0.0.1:8080",
+                self.listen
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// An origin as browsers write it: scheme, host, and a port that is not the scheme's own.
+fn origin(text: &str) -> Result<String, &'static str> {
+    let expected = "expected an origin as browsers write it, as in https://portal.example or http://localhost:3000";
+    let uri: Uri = text.parse().map_err(|_| expected)?;
+    let scheme = uri
+        .scheme_str()
+        .filter(|scheme| ["http", "https"].contains(scheme));
+    let authority = uri.authority().map(|authority| authority.as_str());
+    match (scheme, authority) {
+        (Some(scheme), Some(authority))
+            if text == format!("{scheme}://{authority}") && !authority.contains('@') =>
+        {
+            Ok(text.to_ascii_lowercase())
+        }
+        _ => Err(expected),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_what_browsers_send() {
+        for good in [
+            "https://portal.example",
+            "http://localhost:3000",
+            "http://[::1]:1",
+        ] {
+            assert_eq!(origin(good).as_deref(), Ok(good));
+        }
+        for bad in [
+            "*",
+            "null",
+            "portal.example",
+            "https://portal.example/",
+            "https://portal.example/a",
+            "ftp://portal.example",
+            "https://ada@portal.example",
+        ] {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
+    }
+}

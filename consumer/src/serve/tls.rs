@@ -1,0 +1,40 @@
+//! HTTPS by files.
+
+use std::path::Path;
+
+use service::exit::NeedsAttention;
+use tokio_native_tls::TlsAcceptor;
+use tokio_native_tls::native_tls::{self, Identity, Protocol};
+
+use super::options::ServeOptions;
+
+/// What takes TLS connections, if that is asked for.
+///
+/// # Errors
+/// If a file cannot be read, or holds something else.
+pub(super) fn acceptor(options: &ServeOptions) -> Result<Option<TlsAcceptor>, NeedsAttention> {
+    let (Some(cert), Some(key)) = (&options.tls_cert, &options.tls_key) else {
+        return Ok(None);
+    };
+    let identity = Identity::from_pkcs8(&read("--tls-cert", cert)?, &read("--tls-key", key)?);
+    let acceptor = identity.and_then(|identity| {
+        let mut acceptor = native_tls::TlsAcceptor::builder(identity);
+        acceptor
+            .min_protocol_version(Some(Protocol::Tlsv12))
+            .build()
+    });
+    let acceptor = acceptor.map_err(|error| {
+        NeedsAttention(format!(
+            "--tls-cert {} and --tls-key {} are no certificate with its key: {error}. A key of another form is brought into \
+             PKCS #8 by: openssl pkcs8 -topk8 -nocrypt",
+            cert.display(),
+            key.display()
+        ))
+    })?;
+    Ok(Some(acceptor.into()))
+}
+
+fn read(option: &str, file: &Path) -> Result<Vec<u8>, NeedsAttention> {
+    std::fs::read(file)
+        .map_err(|error| NeedsAttention(format!("{option} {}: {error}", file.display())))
+}
