@@ -10,6 +10,7 @@
 //! - [`run`] stores events until it is told to stop.
 //! - [`migrate()`] creates the tables or brings them up to date.
 //! - [`tasks()`] and [`task`] print what the tables say, now or as of a time.
+//! - [`series()`] prints a task's values over time.
 //! - [`audit()`] proves that the tables equal the topic, or shows where they do not.
 //! - [`replay()`] rebuilds the tables of a range of the topic in another database.
 //! - [`diff()`] compares the tables of two databases.
@@ -23,6 +24,7 @@ mod diff;
 mod expire;
 mod migrate;
 mod replay;
+mod series;
 mod serve;
 mod tasks;
 
@@ -74,6 +76,7 @@ pub use failure::for_an_operator;
 pub use migrate::migrate;
 pub use replay::{ReplayOptions, replay};
 pub use rows::Part;
+pub use series::{SeriesOptions, series};
 pub use serve::{ServeOptions, serve};
 pub use store::DatabaseOptions;
 pub use task_options::TaskOptions;

@@ -112,6 +112,15 @@ Examples:
   consumer task exec-1 --database-url sqlite:tasks.db
   consumer task exec-1 --at -2h --database-url sqlite:tasks.db";
 
+const SERIES_HELP: &str = "\
+Progress, memory, cores and instances (summed over the applications of a report) and the metrics that --metric names. A report
+that does not hold a value leaves it out. A series of more than --points reports is thinned: its time is divided into equal
+stretches, and the least and the greatest value of each are kept with their own times, beside the first and the last one.
+
+Examples:
+  consumer series exec-1 --database-url sqlite:tasks.db
+  consumer series exec-1 --from -2h --metric peakMemory --json --database-url sqlite:tasks.db";
+
 #[derive(Subcommand)]
 enum Command {
     /// Store events until told to stop; start as many as there are partitions
@@ -193,6 +202,12 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: u32,
     },
+    /// Show a task's progress, memory, cores and metrics over time
+    #[command(after_help = help(Kind::Command, SERIES_HELP))]
+    Series {
+        #[command(flatten)]
+        asked: consumer::SeriesOptions,
+    },
 }
 
 fn main() -> ExitCode {
@@ -231,9 +246,10 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         | Command::Serve { .. } => exit::on_signal(exit::OK)?,
         Command::Audit { .. } => exit::on_signal(exit::USAGE)?,
         Command::Diff { .. } => exit::at_once_on_signal(exit::USAGE)?,
-        Command::Migrate | Command::Tasks { .. } | Command::Task { .. } => {
-            exit::at_once_on_signal(exit::FAILED)?
-        }
+        Command::Migrate
+        | Command::Tasks { .. }
+        | Command::Task { .. }
+        | Command::Series { .. } => exit::at_once_on_signal(exit::FAILED)?,
     };
     let ended = match cli.command {
         Command::Audit { config, kafka } => {
@@ -274,6 +290,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             json,
             limit,
         } => consumer::task(&cli.database, &exec_id, at, limit, json).await,
+        Command::Series { asked } => consumer::series(asked, &cli.database).await,
     };
     ended.map_err(consumer::for_an_operator)?;
     Ok(exit::OK)

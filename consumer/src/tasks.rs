@@ -93,7 +93,7 @@ pub async fn task(
 }
 
 /// What is no fault of the database's was the user's choice.
-fn wrong_usage(error: QueryError) -> anyhow::Error {
+pub(crate) fn wrong_usage(error: QueryError) -> anyhow::Error {
     match error {
         QueryError::Expired { .. } | QueryError::Cursor { .. } => {
             WrongUsage(error.to_string()).into()
@@ -357,23 +357,23 @@ fn repaired(adjustments: &[String]) -> String {
     shown(&texts.join(" "))
 }
 
-fn as_of(at: Option<Timestamp>) -> String {
+pub(crate) fn as_of(at: Option<Timestamp>) -> String {
     at.map_or_else(String::new, |at| format!(" as of {at}"))
 }
 
-fn percent(progress: Option<f64>) -> String {
+pub(crate) fn percent(progress: Option<f64>) -> String {
     progress.map_or_else(
         || "?".to_owned(),
         |progress| format!("{:.2} %", progress * 100.0),
     )
 }
 
-fn gib(bytes: i64) -> String {
+pub(crate) fn gib(bytes: i64) -> String {
     format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
 /// How long ago an RFC 3339 time was: `12 s ago`, `3 min ago`, `2 h ago`, `5 d ago`.
-fn age(reported_at: &str, now: Timestamp) -> String {
+pub(crate) fn age(reported_at: &str, now: Timestamp) -> String {
     let Ok(reported_at) = reported_at.parse::<Timestamp>() else {
         return shown(reported_at);
     };

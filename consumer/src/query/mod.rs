@@ -3,6 +3,7 @@
 //! ```text
 //! Reader::open ──▶ one snapshot ──▶ page(query)               ──▶ TaskPage
 //!                               ──▶ task(exec_id, at, limit) ──▶ TaskDetails
+//!                               ──▶ series(query)             ──▶ TaskSeries
 //! ```
 //!
 //! A [`Reader`] returns values and typed errors. It prints nothing, logs nothing and keeps no state beside its connection.
@@ -14,7 +15,10 @@ mod model;
 mod page;
 mod reader;
 mod row;
+mod series;
 mod sql;
+mod thinning;
+mod time;
 mod watermark;
 
 #[allow(unused_imports, reason = "what the views of the tables are built of")]
@@ -25,4 +29,5 @@ pub(crate) use model::TaskDetails;
 #[allow(unused_imports, reason = "what the views of the tables are built of")]
 pub(crate) use page::{TaskItem, TaskPage};
 pub(crate) use reader::{QueryError, Reader};
+pub(crate) use series::{DEFAULT_POINTS, MAX_POINTS, Series, SeriesQuery, TaskSeries};
 pub(crate) use watermark::Watermark;

@@ -36,6 +36,13 @@ pub(crate) trait Dialect: Sync {
     fn begins_with(&self, column: &str, parameter: &str) -> String;
     /// The sum of an integer column, or the largest integer if that is less; null of no rows.
     fn bounded_sum(&self, column: &str) -> String;
+    /// Text of a numeric expression that reads as the same double; no number of a null.
+    fn number_text(&self, expression: &str) -> String;
+    /// An aggregate that joins the texts of rows to the lines of one.
+    fn lines(&self, text: &str) -> String;
+    /// The number that `task_metrics.metrics` holds under the name that a parameter gives, 1 or 0 of a truth value, else
+    /// null.
+    fn metric(&self, parameter: &str) -> String;
     /// The collation that compares the bytes of texts.
     fn bytewise(&self) -> &'static str;
 

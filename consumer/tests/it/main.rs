@@ -41,6 +41,7 @@ mod replaced;
 mod replay;
 mod report_files;
 mod security;
+mod series;
 mod serve;
 mod settings;
 mod snapshots;

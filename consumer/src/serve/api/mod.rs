@@ -1,5 +1,6 @@
 //! `/api/v1`: what [`query`](crate::query) says, as JSON.
 
+mod series;
 mod status;
 mod tasks;
 
@@ -7,5 +8,7 @@ use super::routes::Routes;
 
 /// All routes of the API.
 pub(crate) fn routes() -> Routes {
-    tasks::routes().merge(status::routes())
+    tasks::routes()
+        .merge(series::routes())
+        .merge(status::routes())
 }

@@ -82,6 +82,22 @@ impl Dialect for Postgres {
         format!("least(sum({column}), {})::bigint", i64::MAX)
     }
 
+    fn number_text(&self, expression: &str) -> String {
+        format!("coalesce(({expression})::double precision::text, '')")
+    }
+
+    fn lines(&self, text: &str) -> String {
+        format!("string_agg({text}, E'\\n')")
+    }
+
+    fn metric(&self, parameter: &str) -> String {
+        format!(
+            "(SELECT CASE json_typeof(value) WHEN 'number' THEN (value #>> '{{}}')::double precision \
+             WHEN 'boolean' THEN CASE value #>> '{{}}' WHEN 'true' THEN 1 ELSE 0 END END \
+             FROM (SELECT metrics -> {parameter}::text AS value OFFSET 0) AS metric)"
+        )
+    }
+
     fn bytewise(&self) -> &'static str {
         "\"C\""
     }

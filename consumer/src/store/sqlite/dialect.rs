@@ -77,6 +77,23 @@ impl Dialect for Sqlite {
         )
     }
 
+    /// `quote` alone gives as many digits as a double needs.
+    fn number_text(&self, expression: &str) -> String {
+        format!("quote(CAST({expression} AS real))")
+    }
+
+    fn lines(&self, text: &str) -> String {
+        format!("group_concat({text}, char(10))")
+    }
+
+    /// A path would not take every name.
+    fn metric(&self, parameter: &str) -> String {
+        format!(
+            "(SELECT CASE type WHEN 'integer' THEN value WHEN 'real' THEN value WHEN 'true' THEN 1 WHEN 'false' THEN 0 END \
+             FROM json_each(metrics) WHERE key = {parameter} LIMIT 1)"
+        )
+    }
+
     fn bytewise(&self) -> &'static str {
         "BINARY"
     }

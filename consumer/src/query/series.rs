@@ -1,0 +1,502 @@
+//! A task's values over time, thinned to what a plot can show, and the changes of its status.
+//!
+//! The database joins the rows of a history to one text: to pass each row on its own takes longer than to find it.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::reader::{QueryError, Reader, failed};
+use super::thinning::{Sample, thin};
+use super::time::{optional_rfc3339, rfc3339};
+use super::watermark::Watermark;
+use crate::store::{Dialect, Session, StoreError, Value};
+use crate::tables::Table;
+
+/// The points of a series unless a query says otherwise.
+pub(crate) const DEFAULT_POINTS: u32 = 500;
+/// The most points that a series can have.
+pub(crate) const MAX_POINTS: u32 = 10_000;
+/// Fewer do not hold the first, the last, the least and the greatest value.
+const MIN_POINTS: u32 = 4;
+/// The most metrics of one query.
+const MAX_METRICS: usize = 20;
+/// The most changes of a status that are listed.
+const MAX_MARKS: usize = 1_000;
+/// About as many rows of a history are read at once, some 60 bytes each.
+const SLICE_ROWS: i64 = 250_000;
+
+/// Which series of a task.
+#[derive(Clone, Debug)]
+pub(crate) struct SeriesQuery {
+    pub(crate) exec_id: String,
+    /// Only if the task is of this user.
+    pub(crate) user: Option<String>,
+    /// Only what was reported then or later.
+    pub(crate) from: Option<Timestamp>,
+    /// Only what was reported then or before.
+    pub(crate) to: Option<Timestamp>,
+    /// The most points of each series, from 4 to 10,000.
+    pub(crate) points: u32,
+    /// Metrics by name, beside progress, memory, cores and instances; at most 20.
+    pub(crate) metrics: Vec<String>,
+}
+
+/// The series of a task.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TaskSeries {
+    pub(crate) exec_id: String,
+    #[serde(serialize_with = "optional_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(crate) from: Option<Timestamp>,
+    #[serde(serialize_with = "optional_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(crate) to: Option<Timestamp>,
+    /// `progress` (0 to 1), `memory_bytes`, `cores`, `instances` (sums over the applications of a report), and
+    /// `metrics.NAME` of each metric that the query names, in this order.
+    pub(crate) series: Vec<Series>,
+    /// The first status, and each one that differs from the status before.
+    pub(crate) marks: Vec<Mark>,
+    /// How many changes are left out between the last mark and the one before it.
+    pub(crate) marks_left_out: u64,
+    pub(crate) watermark: Watermark,
+    /// `consumer expire` removed what was reported before this time.
+    #[serde(
+        serialize_with = "optional_rfc3339",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(crate) expired_before: Option<Timestamp>,
+}
+
+/// One value over time.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Series {
+    pub(crate) name: String,
+    /// How many reports hold the value; a metric's true and false are 1 and 0, and texts are left out.
+    pub(crate) reports: u64,
+    /// Sorted by time: all of them, or the least and the greatest value of each of equal stretches of time, and the
+    /// first and the last value.
+    pub(crate) points: Vec<Point>,
+}
+
+/// A value of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct Point {
+    #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub(crate) reported_at: Timestamp,
+    /// Finite.
+    pub(crate) value: f64,
+}
+
+/// A change of the task's status.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct Mark {
+    #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub(crate) reported_at: Timestamp,
+    pub(crate) status: String,
+}
+
+impl SeriesQuery {
+    fn check(&self) -> Result<(), QueryError> {
+        let refused = |name, why: String| Err(QueryError::Parameter { name, why });
+        if !(MIN_POINTS..=MAX_POINTS).contains(&self.points) {
+            return refused(
+                "points",
+                format!(
+                    "{} is not from {MIN_POINTS} to {MAX_POINTS}; leave it out for {DEFAULT_POINTS}",
+                    self.points
+                ),
+            );
+        }
+        if self.metrics.len() > MAX_METRICS {
+            return refused(
+                "metric",
+                format!(
+                    "{} metrics are asked for; ask for at most {MAX_METRICS} at once",
+                    self.metrics.len()
+                ),
+            );
+        }
+        // PostgreSQL takes no such text.
+        if self.metrics.iter().any(|name| name.contains('\0')) {
+            return refused("metric", "no metric's name contains a NUL".to_owned());
+        }
+        match (self.from, self.to) {
+            (Some(from), Some(to)) if to < from => {
+                refused("to", format!("{to} is before the beginning, {from}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Reader {
+    /// Series of a task between two times; `None`: there is no such task, or it is another user's.
+    ///
+    /// # Errors
+    /// [`QueryError::Parameter`], or if the database fails.
+    pub(crate) async fn series(
+        &mut self,
+        query: &SeriesQuery,
+    ) -> Result<Option<TaskSeries>, QueryError> {
+        query.check()?;
+        let expired_before = self.expired_before();
+        let series = task_series(&mut *self.session, query, expired_before).await;
+        series.map_err(failed(|| {
+            format!("reading the task {} of {}", query.exec_id, self.place)
+        }))
+    }
+}
+
+async fn task_series(
+    session: &mut dyn Session,
+    query: &SeriesQuery,
+    expired_before: Option<Timestamp>,
+) -> Result<Option<TaskSeries>, StoreError> {
+    let select = "SELECT task_id, engine_user FROM task WHERE exec_id = $1";
+    let exec_id = [query.exec_id.as_str().into()];
+    let Some(mut task) = session.select_one(select, &exec_id).await? else {
+        return Ok(None);
+    };
+    let (task_id, user): (i64, String) = (task.take("task_id")?, task.take("engine_user")?);
+    if query.user.as_ref().is_some_and(|asked| *asked != user) {
+        return Ok(None);
+    }
+
+    let mut marks = Marks::default();
+    let mut history = History {
+        session: &mut *session,
+        task_id,
+        query,
+    };
+    let mut series = history.progress(&mut marks).await?;
+    series.extend(history.resource().await?);
+    if !query.metrics.is_empty() {
+        series.extend(history.metrics().await?);
+    }
+    Ok(Some(TaskSeries {
+        exec_id: query.exec_id.clone(),
+        from: query.from,
+        to: query.to,
+        series,
+        marks: marks.marks,
+        marks_left_out: marks.left_out,
+        watermark: Watermark::read(session).await?,
+        expired_before,
+    }))
+}
+
+/// The changes of a status, of reports in their order.
+#[derive(Default)]
+struct Marks {
+    marks: Vec<Mark>,
+    left_out: u64,
+}
+
+impl Marks {
+    fn add(&mut self, at: i64, status: &str) {
+        if self.marks.last().is_some_and(|last| last.status == status) {
+            return;
+        }
+        let Ok(reported_at) = Timestamp::from_microsecond(at) else {
+            return;
+        };
+        if self.marks.len() == MAX_MARKS {
+            self.marks.pop();
+            self.left_out += 1;
+        }
+        let status = status.to_owned();
+        self.marks.push(Mark {
+            reported_at,
+            status,
+        });
+    }
+}
+
+/// A series that is read slice by slice.
+struct Thinned {
+    name: String,
+    reports: u64,
+    samples: Vec<Sample>,
+    slice: Vec<Sample>,
+    points: usize,
+}
+
+impl Thinned {
+    fn new(name: impl Into<String>, points: u32) -> Self {
+        Self {
+            name: name.into(),
+            reports: 0,
+            samples: Vec::new(),
+            slice: Vec::new(),
+            points: points as usize,
+        }
+    }
+
+    fn add(&mut self, at: i64, order: (i64, i32, i64), value: Option<f64>) {
+        if let Some(value) = value.filter(|value| value.is_finite()) {
+            self.reports += 1;
+            self.slice.push(Sample { at, order, value });
+        }
+    }
+
+    fn end_slice(&mut self) {
+        let slice = thin(std::mem::take(&mut self.slice), self.points);
+        self.samples.extend(slice);
+    }
+
+    fn series(self) -> Series {
+        let points = thin(self.samples, self.points).into_iter();
+        Series {
+            name: self.name,
+            reports: self.reports,
+            points: points
+                .filter_map(|sample| {
+                    let reported_at = Timestamp::from_microsecond(sample.at).ok()?;
+                    let value = sample.value;
+                    Some(Point { reported_at, value })
+                })
+                .collect(),
+        }
+    }
+}
+
+/// A time of the history, both ends in it.
+#[derive(Clone, Copy)]
+struct Slice {
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+}
+
+impl Slice {
+    fn condition(self, dialect: &dyn Dialect) -> String {
+        let bound = |comparison: &str, time: Option<Timestamp>| {
+            time.map_or_else(String::new, |time| {
+                format!(" AND reported_at {comparison} {}", dialect.time(time))
+            })
+        };
+        format!(
+            "task_id = $1{}{}",
+            bound(">=", self.from),
+            bound("<=", self.to)
+        )
+    }
+}
+
+/// The histories of a task.
+struct History<'a> {
+    session: &'a mut dyn Session,
+    task_id: i64,
+    query: &'a SeriesQuery,
+}
+
+impl History<'_> {
+    async fn progress(&mut self, marks: &mut Marks) -> Result<Vec<Series>, StoreError> {
+        let dialect = self.session.dialect();
+        let line = line(
+            dialect,
+            "sequence",
+            &["progress".to_owned()],
+            Some("status"),
+        );
+        let mut progress = Thinned::new("progress", self.query.points);
+        for slice in self.slices(Table::Progress).await? {
+            let rows = format!(
+                "SELECT {} AS rows FROM task_progress WHERE {}",
+                dialect.lines(&line),
+                slice.condition(dialect)
+            );
+            let mut reports = Vec::new();
+            let text = self.lines(&rows, &[]).await?;
+            for line in text.lines() {
+                let line = Line::read(line)?;
+                progress.add(line.at, line.order, line.values().next().flatten());
+                reports.push((line.at, line.order, line.last()));
+            }
+            reports.sort_unstable();
+            for (at, _, status) in reports {
+                marks.add(at, status);
+            }
+            progress.end_slice();
+        }
+        Ok(vec![progress.series()])
+    }
+
+    async fn resource(&mut self) -> Result<Vec<Series>, StoreError> {
+        let dialect = self.session.dialect();
+        let columns = ["memory_bytes", "cores", "instances"];
+        // The applications of a report are rows of one event. Two values of the engine's may not add up to an integer.
+        let sums = columns.map(|column| format!("sum(CAST({column} AS double precision))"));
+        let line = line(dialect, "0", &sums, None);
+        let of_slice = |slice: Slice| {
+            format!(
+                "SELECT {} AS rows FROM (SELECT {line} AS line FROM task_resource WHERE {} \
+                 GROUP BY reported_at, event_partition, event_offset) AS reports",
+                dialect.lines("line"),
+                slice.condition(dialect)
+            )
+        };
+        let series = columns.map(|column| Thinned::new(column, self.query.points));
+        self.values(Table::Resource, series.into(), of_slice, &[])
+            .await
+    }
+
+    async fn metrics(&mut self) -> Result<Vec<Series>, StoreError> {
+        let dialect = self.session.dialect();
+        let names = &self.query.metrics;
+        let metrics: Vec<String> = (2..names.len() + 2)
+            .map(|place| dialect.metric(&format!("${place}")))
+            .collect();
+        let line = line(dialect, "0", &metrics, None);
+        let of_slice = |slice: Slice| {
+            format!(
+                "SELECT {} AS rows FROM task_metrics WHERE {}",
+                dialect.lines(&line),
+                slice.condition(dialect)
+            )
+        };
+        let series = names.iter();
+        let series = series
+            .map(|name| Thinned::new(format!("metrics.{name}"), self.query.points))
+            .collect();
+        let names: Vec<Value> = names.iter().map(|name| name.as_str().into()).collect();
+        self.values(Table::Metrics, series, of_slice, &names).await
+    }
+
+    /// Reads a value of each series from the lines that the query of each slice gives.
+    async fn values(
+        &mut self,
+        table: Table,
+        mut series: Vec<Thinned>,
+        of_slice: impl Fn(Slice) -> String + Send,
+        parameters: &[Value],
+    ) -> Result<Vec<Series>, StoreError> {
+        for slice in self.slices(table).await? {
+            let text = self.lines(&of_slice(slice), parameters).await?;
+            for line in text.lines() {
+                let line = Line::read(line)?;
+                for (one, value) in series.iter_mut().zip(line.values()) {
+                    one.add(line.at, line.order, value);
+                }
+            }
+            series.iter_mut().for_each(Thinned::end_slice);
+        }
+        Ok(series.into_iter().map(Thinned::series).collect())
+    }
+
+    async fn lines(&mut self, select: &str, parameters: &[Value]) -> Result<String, StoreError> {
+        let parameters = [&[self.task_id.into()], parameters].concat();
+        let row = self.session.select_one(select, &parameters).await?;
+        let text: Option<Option<String>> = row.map(|mut row| row.take("rows")).transpose()?;
+        Ok(text.flatten().unwrap_or_default())
+    }
+
+    /// Slices of the query's time, the earliest first, with about [`SLICE_ROWS`] rows of the table at most, unless more
+    /// are of one microsecond.
+    async fn slices(&mut self, table: Table) -> Result<Vec<Slice>, StoreError> {
+        let dialect = self.session.dialect();
+        let whole = Slice {
+            from: self.query.from,
+            to: self.query.to,
+        };
+        let mut slices = Vec::new();
+        // The index alone tells the number of a task's rows.
+        let all = Slice {
+            from: None,
+            to: None,
+        };
+        if self.count(table, all).await? <= SLICE_ROWS {
+            slices.push(whole);
+            return Ok(slices);
+        }
+        let select = format!(
+            "SELECT {} AS least, {} AS greatest FROM {table} WHERE {}",
+            dialect.epoch_micros("min(reported_at)"),
+            dialect.epoch_micros("max(reported_at)"),
+            whole.condition(dialect)
+        );
+        let task_id = [self.task_id.into()];
+        let Some(mut ends) = self.session.select_one(&select, &task_id).await? else {
+            return Ok(slices);
+        };
+        let (Some(least), Some(greatest)) = (ends.take("least")?, ends.take("greatest")?) else {
+            return Ok(slices);
+        };
+        let mut pending: Vec<(i64, i64)> = vec![(least, greatest)];
+        while let Some((from, to)) = pending.pop() {
+            let slice = Slice {
+                from: Timestamp::from_microsecond(from).ok(),
+                to: Timestamp::from_microsecond(to).ok(),
+            };
+            if from == to || self.count(table, slice).await? <= SLICE_ROWS {
+                slices.push(slice);
+            } else {
+                let middle = from.midpoint(to);
+                pending.extend([(middle + 1, to), (from, middle)]);
+            }
+        }
+        Ok(slices)
+    }
+
+    async fn count(&mut self, table: Table, slice: Slice) -> Result<i64, StoreError> {
+        let condition = slice.condition(self.session.dialect());
+        let select = format!("SELECT count(*) AS rows FROM {table} WHERE {condition}");
+        let task_id = [self.task_id.into()];
+        let row = self.session.select_one(&select, &task_id).await?;
+        row.map_or(Ok(0), |mut row| row.take("rows"))
+    }
+}
+
+/// An expression for a [`Line`] of a row.
+fn line(dialect: &dyn Dialect, sequence: &str, values: &[String], last: Option<&str>) -> String {
+    let numbers = [
+        dialect.epoch_micros("reported_at"),
+        sequence.to_owned(),
+        "event_partition".to_owned(),
+        "event_offset".to_owned(),
+    ];
+    let numbers = numbers
+        .iter()
+        .map(|number| format!("CAST({number} AS text)"));
+    let values = values.iter().map(|value| dialect.number_text(value));
+    let fields = numbers.chain(values).chain(last.map(str::to_owned));
+    fields.collect::<Vec<_>>().join(" || ' ' || ")
+}
+
+/// A row as text: time, sequence, partition, offset and values, separated by spaces.
+struct Line<'a> {
+    at: i64,
+    order: (i64, i32, i64),
+    rest: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn read(line: &'a str) -> Result<Self, StoreError> {
+        let unreadable = || StoreError::Exit(format!("a row reads {line:?}"));
+        let mut fields = line.splitn(5, ' ');
+        let mut next = || fields.next().ok_or_else(unreadable);
+        let number = |text: &str| text.parse::<i64>().map_err(|_| unreadable());
+        let (at, sequence) = (number(next()?)?, number(next()?)?);
+        let partition = i32::try_from(number(next()?)?).map_err(|_| unreadable())?;
+        let offset = number(next()?)?;
+        let rest = next()?;
+        Ok(Self {
+            at,
+            order: (sequence, partition, offset),
+            rest,
+        })
+    }
+
+    /// `None` for a null.
+    fn values(&self) -> impl Iterator<Item = Option<f64>> + 'a {
+        self.rest.split(' ').map(|value| value.parse().ok())
+    }
+
+    /// The text behind the one value.
+    fn last(&self) -> &'a str {
+        self.rest.split_once(' ').map_or("", |(_, last)| last)
+    }
+}

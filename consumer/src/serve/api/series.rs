@@ -1,0 +1,66 @@
+//! `/api/v1/tasks/{exec_id}/series`: a task's values over time.
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use futures_util::FutureExt;
+use utoipa::OpenApi;
+
+use crate::query::{DEFAULT_POINTS, MAX_POINTS, SeriesQuery, TaskSeries};
+use crate::serve::answer::Answer;
+use crate::serve::app::App;
+use crate::serve::caller::Caller;
+use crate::serve::parameters::Parameters;
+use crate::serve::problem::Problem;
+use crate::serve::routes::Routes;
+
+#[derive(OpenApi)]
+#[openapi(paths(series))]
+struct Doc;
+
+pub(super) fn routes() -> Routes {
+    Routes::of::<Doc>().get::<__path_series, _>(series)
+}
+
+/// A task's progress, memory, cores and instances over time, metrics by name, and the changes of its status.
+#[utoipa::path(
+    get,
+    path = "/api/v1/tasks/{exec_id}/series",
+    tag = "tasks",
+    params(
+        ("exec_id" = String, Path, description = "The exec task's id"),
+        ("from" = Option<String>, Query, format = DateTime, description = "Only what was reported then or later, by the engine's clock"),
+        ("to" = Option<String>, Query, format = DateTime, description = "Only what was reported then or before"),
+        ("points" = Option<u32>, Query, minimum = 4, maximum = 10_000, description = "At most so many points of each series; 500 by default. Of more reports, the least and the greatest value of each of equal stretches of time are kept"),
+        ("metric" = Option<Vec<String>>, Query, max_items = 20, description = "A metric's name; may be given several times"),
+    ),
+    responses(
+        (status = OK, body = TaskSeries),
+        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json", description = "There is no such task, or it is not one of the caller's"),
+    )
+)]
+async fn series(
+    State(app): State<App>,
+    Path(exec_id): Path<String>,
+    caller: Caller,
+    mut parameters: Parameters,
+) -> Result<Answer, Problem> {
+    let (from, to) = (parameters.time("from"), parameters.time("to"));
+    let points = parameters.number("points", 4, MAX_POINTS);
+    let metrics = parameters.all("metric");
+    parameters.end()?;
+    let absent = format!("there is no exec task {exec_id:?}, or it is not yours");
+    let query = SeriesQuery {
+        exec_id,
+        user: caller.scope().map(str::to_owned),
+        from,
+        to,
+        points: points.unwrap_or(DEFAULT_POINTS),
+        metrics,
+    };
+    let asked = app
+        .readers
+        .ask(move |reader| async move { reader.series(&query).await }.boxed());
+    let found = asked.await?;
+    Answer::of(&found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, absent))?)
+}
