@@ -6,6 +6,7 @@ use std::str::FromStr;
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use jiff::Timestamp;
+use service::time::timestamp;
 
 use super::problem::{ParameterProblem, Problem};
 
@@ -74,17 +75,25 @@ impl Parameters {
         }
     }
 
-    /// `true` or `false`; absent is `false`.
-    pub(crate) fn flag(&mut self, name: &'static str) -> bool {
+    /// `true` or `false`.
+    pub(crate) fn truth(&mut self, name: &'static str) -> Option<bool> {
         let read = |text: &str| text.parse().map_err(|_| "expected true or false");
-        self.read(name, read).unwrap_or(false)
+        self.read(name, read)
     }
 
-    /// A time, RFC 3339.
+    /// `true` or `false`; absent is `false`.
+    pub(crate) fn flag(&mut self, name: &'static str) -> bool {
+        self.truth(name).unwrap_or(false)
+    }
+
+    /// A time, RFC 3339. None back from now, which the command line takes: it would be another one on the next page.
     pub(crate) fn time(&mut self, name: &'static str) -> Option<Timestamp> {
         self.read(name, |text| {
-            let expected = "expected a time of RFC 3339, as in 2026-11-25T14:05:00Z";
-            text.parse::<Timestamp>().map_err(|_| expected)
+            let time = Some(text).filter(|text| !text.starts_with('-'));
+            let time = time.and_then(|text| timestamp(text).ok());
+            time.ok_or(
+                "expected a time of RFC 3339 in the years 1 to 9999, as in 2026-11-25T14:05:00Z",
+            )
         })
     }
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::query::QueryError;
+use crate::store::StoreError;
 
 /// The media type of a problem.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
@@ -126,6 +127,13 @@ impl From<&QueryError> for Problem {
                 let detail = "the database took too long for this; ask for less";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(AWAY)
             }
+            QueryError::Store {
+                source: StoreError::Refused(_),
+                ..
+            } => Self::new(
+                StatusCode::BAD_REQUEST,
+                "the database refuses a value of this request",
+            ),
             QueryError::Store { .. } => Self::away(),
         }
     }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::problem::Problem;
 use crate::query::{QueryError, Reader};
-use crate::store::Database;
+use crate::store::{Database, StoreError};
 
 /// So many questions are asked of the database at once, each on a connection of its own.
 const CONNECTIONS: usize = 8;
@@ -107,7 +107,14 @@ impl Shared {
         };
         match &answer {
             Ok(_) => self.health.answered(),
+            // The fault of what was asked.
             Err(error) if error.is_too_long() => {}
+            Err(QueryError::Store {
+                doing,
+                source: refused @ StoreError::Refused(_),
+            }) => {
+                tracing::warn!("{doing}: {refused}");
+            }
             Err(QueryError::Store { doing, source }) => {
                 self.is_away(&format!("{doing}: {source}"));
             }

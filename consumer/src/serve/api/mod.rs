@@ -4,6 +4,7 @@ mod series;
 mod status;
 mod tasks;
 
+pub(super) use self::tasks::task_query;
 use super::routes::Routes;
 
 /// All routes of the API.

@@ -1,12 +1,18 @@
-//! `/api/v1/tasks/{exec_id}`: a task.
+//! `/api/v1/tasks` and `/api/v1/tasks/{exec_id}`: lists of tasks, and one.
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, Uri, header};
+use clap::ValueEnum;
 use futures_util::FutureExt;
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
+use service::time::duration;
 use utoipa::{OpenApi, ToSchema};
 
-use crate::query::{TaskDetails, Watermark};
+use crate::query::{
+    DEFAULT_LIMIT, LARGEST_LIMIT, TaskDetails, TaskFilter, TaskOrder, TaskPage, TaskQuery,
+    Thresholds, Watermark,
+};
 use crate::serve::answer::Answer;
 use crate::serve::app::App;
 use crate::serve::caller::Caller;
@@ -19,11 +25,130 @@ const REPORTS: u32 = 20;
 const REPORTS_MAX: u32 = 1000;
 
 #[derive(OpenApi)]
-#[openapi(paths(one))]
+#[openapi(paths(list, one))]
 struct Doc;
 
 pub(super) fn routes() -> Routes {
-    Routes::of::<Doc>().get::<__path_one, _>(one)
+    Routes::of::<Doc>()
+        .get::<__path_list, _>(list)
+        .get::<__path_one, _>(one)
+}
+
+/// Tasks, a page at a time: those that satisfy every condition given.
+#[utoipa::path(
+    get,
+    path = "/api/v1/tasks",
+    tag = "tasks",
+    params(
+        ("status" = Option<Vec<String>>, Query, description = "One of these statuses: Unknown, Inited, WaitForRetry, Scheduled, Running, Succeed, Failed, Cancelled, Timeout; repeated for several"),
+        ("running" = Option<bool>, Query, description = "Neither a final status nor Unknown"),
+        ("user" = Option<String>, Query, description = "Whom the engine runs for"),
+        ("engine_type" = Option<String>, Query, description = "As in spark"),
+        ("engine_instance" = Option<String>, Query, description = "HOST:PORT"),
+        ("job_id" = Option<String>, Query, description = "The entrance's job it belongs to"),
+        ("exec_id_prefix" = Option<String>, Query, description = "How the exec task's id begins"),
+        ("silent" = Option<bool>, Query, description = "Not ended, and no report for silent_after"),
+        ("stalled" = Option<bool>, Query, description = "Reports, but nothing has changed for stalled_after"),
+        ("started_after" = Option<String>, Query, format = DateTime, description = "First heard of at this time or later"),
+        ("started_before" = Option<String>, Query, format = DateTime, description = "First heard of before this time"),
+        ("reported_after" = Option<String>, Query, format = DateTime, description = "Reported last at this time or later"),
+        ("reported_before" = Option<String>, Query, format = DateTime, description = "Reported last before this time"),
+        ("ended_after" = Option<String>, Query, format = DateTime, description = "Ended at this time or later"),
+        ("ended_before" = Option<String>, Query, format = DateTime, description = "Ended before this time"),
+        ("order" = Option<String>, Query, description = "started, reported (the default), duration, progress, memory or cores; tasks without a value come last"),
+        ("descending" = Option<bool>, Query, description = "The largest or latest first; true by default"),
+        ("at" = Option<String>, Query, format = DateTime, description = "As it was known at this time, by the engine's clock"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most so many tasks; 100 by default"),
+        ("cursor" = Option<String>, Query, description = "next of the page before, which was asked for with the same parameters but limit"),
+        ("silent_after" = Option<String>, Query, description = "As in 90s; the larger of 60s and five times a task's usual interval by default"),
+        ("stalled_after" = Option<String>, Query, description = "As in 10m; 15m by default"),
+    ),
+    responses(
+        (status = OK, body = TaskPage, headers(("Link" = String, description = "The next page, rel=\"next\", if there is one"))),
+        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json", description = "A parameter is no good; each is named in errors"),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "Another user's tasks, which the caller does not see"),
+        (status = TOO_MANY_REQUESTS, body = Problem, content_type = "application/problem+json"),
+        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn list(
+    State(app): State<App>,
+    uri: Uri,
+    caller: Caller,
+    mut parameters: Parameters,
+) -> Result<Answer, Problem> {
+    let query = task_query(&mut parameters, &caller);
+    parameters.end()?;
+    let query = query?;
+    let asked = app
+        .readers
+        .ask(move |reader| async move { reader.page(&query).await }.boxed());
+    let page = asked.await?;
+    let answer = Answer::of(&page)?;
+    let link = page.next.and_then(|next| next_page(&uri, &next));
+    Ok(match link {
+        Some(link) => answer.with(header::LINK, link),
+        None => answer,
+    })
+}
+
+/// The list of tasks that a request asks for, of those that the caller may see. What is wrong with its parameters is told
+/// by their [end](Parameters::end).
+///
+/// # Errors
+/// 403 if it asks for another user's tasks.
+pub(in crate::serve) fn task_query(
+    parameters: &mut Parameters,
+    caller: &Caller,
+) -> Result<TaskQuery, Problem> {
+    let order = |text: &str| TaskOrder::from_str(text, false);
+    let thresholds = Thresholds::default();
+    Ok(TaskQuery {
+        filter: TaskFilter {
+            status: parameters.all("status"),
+            running: parameters.flag("running"),
+            user: caller.narrow(parameters.text("user"))?,
+            engine_type: parameters.text("engine_type"),
+            engine_instance: parameters.text("engine_instance"),
+            job_id: parameters.text("job_id"),
+            exec_id_prefix: parameters.text("exec_id_prefix"),
+            silent: parameters.flag("silent"),
+            stalled: parameters.flag("stalled"),
+            started_after: parameters.time("started_after"),
+            started_before: parameters.time("started_before"),
+            reported_after: parameters.time("reported_after"),
+            reported_before: parameters.time("reported_before"),
+            ended_after: parameters.time("ended_after"),
+            ended_before: parameters.time("ended_before"),
+        },
+        order: parameters.read("order", order).unwrap_or_default(),
+        descending: parameters.truth("descending").unwrap_or(true),
+        at: parameters.time("at"),
+        limit: parameters
+            .number("limit", 1, LARGEST_LIMIT)
+            .unwrap_or(DEFAULT_LIMIT),
+        cursor: parameters.text("cursor"),
+        thresholds: Thresholds {
+            silent_after: parameters.read("silent_after", duration),
+            stalled_after: parameters
+                .read("stalled_after", duration)
+                .unwrap_or(thresholds.stalled_after),
+        },
+    })
+}
+
+/// `Link` (RFC 8288) to the page of a cursor: this one's address with another cursor.
+fn next_page(uri: &Uri, cursor: &str) -> Option<HeaderValue> {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    let of_cursor = |pair: &&str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        name.is_empty() || percent_decode_str(name).eq(*b"cursor")
+    };
+    let mut pairs: Vec<&str> = pairs.filter(|pair| !of_cursor(pair)).collect();
+    let cursor = format!("cursor={cursor}");
+    pairs.push(&cursor);
+    let link = format!("<{}?{}>; rel=\"next\"", uri.path(), pairs.join("&"));
+    HeaderValue::from_str(&link).ok()
 }
 
 /// A task, as the tables were at the watermark.
@@ -59,7 +184,15 @@ async fn one(
     let at = parameters.time("at");
     let reports = parameters.number("reports", 1, REPORTS_MAX);
     parameters.end()?;
-    let absent = format!("there is no exec task {exec_id:?} by that time, or it is not yours");
+    let absent = || {
+        let detail = format!("there is no exec task {exec_id:?} by that time, or it is not yours");
+        Problem::new(StatusCode::NOT_FOUND, detail)
+    };
+    // No stored text has it, and PostgreSQL refuses it in a parameter.
+    if exec_id.contains('\0') {
+        return Err(absent());
+    }
+    let absent = absent();
     let asked = app.readers.ask(move |reader| {
         async move {
             let details = reader
@@ -71,6 +204,28 @@ async fn one(
     });
     let (details, watermark) = asked.await?;
     let details = details.filter(|details| caller.sees(&details.task.engine_user));
-    let details = details.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, absent))?;
+    let details = details.ok_or(absent)?;
     Answer::of(&TaskAnswer { details, watermark })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_has_the_same_filters() {
+        for (uri, link) in [
+            ("/tasks", "</tasks?cursor=c-_>; rel=\"next\""),
+            (
+                "/tasks?user=a%20b&cursor=old",
+                "</tasks?user=a%20b&cursor=c-_>; rel=\"next\"",
+            ),
+            (
+                "/tasks?%63ursor=old&limit=3",
+                "</tasks?limit=3&cursor=c-_>; rel=\"next\"",
+            ),
+        ] {
+            assert_eq!(next_page(&uri.parse().unwrap(), "c-_").unwrap(), link);
+        }
+    }
 }
