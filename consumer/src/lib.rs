@@ -11,6 +11,7 @@
 //! - [`migrate()`] creates the tables or brings them up to date.
 //! - [`tasks()`] and [`task`] print what the tables say, now or as of a time.
 //! - [`series()`] prints a task's values over time.
+//! - [`usage()`] prints what was used between two times.
 //! - [`audit()`] proves that the tables equal the topic, or shows where they do not.
 //! - [`replay()`] rebuilds the tables of a range of the topic in another database.
 //! - [`diff()`] compares the tables of two databases.
@@ -27,6 +28,7 @@ mod replay;
 mod series;
 mod serve;
 mod tasks;
+mod usage;
 
 mod task_options;
 
@@ -82,6 +84,7 @@ pub use store::DatabaseOptions;
 pub use task_options::TaskOptions;
 pub use tasks::{task, tasks};
 pub use topic_identity::OnGap;
+pub use usage::{UsageOptions, usage};
 
 use service::telemetry::Help;
 

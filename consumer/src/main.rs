@@ -112,6 +112,16 @@ Examples:
   consumer task exec-1 --database-url sqlite:tasks.db
   consumer task exec-1 --at -2h --database-url sqlite:tasks.db";
 
+const USAGE_HELP: &str = "\
+A report says what an application holds until the next report that names the application, by whichever exec task, and for at most
+--longest-gap: what is held after that nobody knows, and it is not counted. So an application that several exec tasks report counts
+once at any time, for the exec task that reported it last. The first final report of an exec task ends what it holds. What was
+reported before --from counts from there on; nothing counts from --to on, or in the future. Hours and days are those of UTC.
+
+Examples:
+  consumer usage --database-url sqlite:tasks.db
+  consumer usage --by queue --every hour --from -6h --json --database-url sqlite:tasks.db";
+
 const SERIES_HELP: &str = "\
 Progress, memory, cores and instances (summed over the applications of a report) and the metrics that --metric names. A report
 that does not hold a value leaves it out. A series of more than --points reports is thinned: its time is divided into equal
@@ -208,6 +218,12 @@ enum Command {
         #[command(flatten)]
         asked: consumer::SeriesOptions,
     },
+    /// Add up the cores, memory and instances that were used between two times
+    #[command(after_help = help(Kind::Command, USAGE_HELP))]
+    Usage {
+        #[command(flatten)]
+        asked: consumer::UsageOptions,
+    },
 }
 
 fn main() -> ExitCode {
@@ -249,7 +265,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Migrate
         | Command::Tasks { .. }
         | Command::Task { .. }
-        | Command::Series { .. } => exit::at_once_on_signal(exit::FAILED)?,
+        | Command::Series { .. }
+        | Command::Usage { .. } => exit::at_once_on_signal(exit::FAILED)?,
     };
     let ended = match cli.command {
         Command::Audit { config, kafka } => {
@@ -291,6 +308,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             limit,
         } => consumer::task(&cli.database, &exec_id, at, limit, json).await,
         Command::Series { asked } => consumer::series(asked, &cli.database).await,
+        Command::Usage { asked } => consumer::usage(asked, &cli.database).await,
     };
     ended.map_err(consumer::for_an_operator)?;
     Ok(exit::OK)

@@ -4,6 +4,7 @@
 //! Reader::open ──▶ one snapshot ──▶ page(query)               ──▶ TaskPage
 //!                               ──▶ task(exec_id, at, limit) ──▶ TaskDetails
 //!                               ──▶ series(query)             ──▶ TaskSeries
+//!                               ──▶ usage(query)              ──▶ Usage
 //! ```
 //!
 //! A [`Reader`] returns values and typed errors. It prints nothing, logs nothing and keeps no state beside its connection.
@@ -19,6 +20,7 @@ mod series;
 mod sql;
 mod thinning;
 mod time;
+mod usage;
 mod watermark;
 
 #[allow(unused_imports, reason = "what the views of the tables are built of")]
@@ -30,4 +32,8 @@ pub(crate) use model::TaskDetails;
 pub(crate) use page::{TaskItem, TaskPage};
 pub(crate) use reader::{QueryError, Reader};
 pub(crate) use series::{DEFAULT_POINTS, MAX_POINTS, Series, SeriesQuery, TaskSeries};
+pub(crate) use usage::{
+    DEFAULT_GAP, DEFAULT_LIMIT as DEFAULT_USAGE_LIMIT, MAX_LIMIT as MAX_USAGE_LIMIT, Usage,
+    UsageBy, UsageEvery, UsageQuery,
+};
 pub(crate) use watermark::Watermark;

@@ -1,5 +1,7 @@
 //! What the databases write in different ways. SQL that is the same in every database stands in the files beside this one.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::tables::Table;
@@ -36,6 +38,16 @@ pub(crate) trait Dialect: Sync {
     fn begins_with(&self, column: &str, parameter: &str) -> String;
     /// The sum of an integer column, or the largest integer if that is less; null of no rows.
     fn bounded_sum(&self, column: &str) -> String;
+    /// The least of these values, of which none is null.
+    fn least(&self, values: &[&str]) -> String;
+    /// The greatest of these values, of which none is null.
+    fn greatest(&self, values: &[&str]) -> String;
+    /// A time, so much later.
+    fn later(&self, time: &str, by: Duration) -> String;
+    /// How many seconds lie between two times.
+    fn seconds_between(&self, from: &str, to: &str) -> String;
+    /// When the period begins that a time lies in, of periods of this length since 1970.
+    fn period_start(&self, time: &str, period: Duration) -> String;
     /// Text of a numeric expression that reads as the same double; no number of a null.
     fn number_text(&self, expression: &str) -> String;
     /// An aggregate that joins the texts of rows to the lines of one.

@@ -52,3 +52,4 @@ mod stopping;
 mod storing;
 mod storm;
 mod unprovable;
+mod usage;

@@ -3,6 +3,7 @@
 mod series;
 mod status;
 mod tasks;
+mod usage;
 
 pub(super) use self::tasks::task_query;
 use super::routes::Routes;
@@ -12,4 +13,5 @@ pub(crate) fn routes() -> Routes {
     tasks::routes()
         .merge(series::routes())
         .merge(status::routes())
+        .merge(usage::routes())
 }

@@ -1,5 +1,7 @@
 //! PostgreSQL's SQL.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::store::dialect::{Dialect, Walk};
@@ -80,6 +82,29 @@ impl Dialect for Postgres {
 
     fn bounded_sum(&self, column: &str) -> String {
         format!("least(sum({column}), {})::bigint", i64::MAX)
+    }
+
+    fn least(&self, values: &[&str]) -> String {
+        format!("least({})", values.join(", "))
+    }
+
+    fn greatest(&self, values: &[&str]) -> String {
+        format!("greatest({})", values.join(", "))
+    }
+
+    fn later(&self, time: &str, by: Duration) -> String {
+        format!("({time} + interval '{} microseconds')", by.as_micros())
+    }
+
+    fn seconds_between(&self, from: &str, to: &str) -> String {
+        format!("date_part('epoch', {to} - {from})")
+    }
+
+    fn period_start(&self, time: &str, period: Duration) -> String {
+        format!(
+            "date_bin(interval '{} microseconds', {time}, timestamptz '1970-01-01 00:00:00Z')",
+            period.as_micros()
+        )
     }
 
     fn number_text(&self, expression: &str) -> String {

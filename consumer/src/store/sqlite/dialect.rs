@@ -1,5 +1,7 @@
 //! SQLite's SQL. Times are microseconds since 1970, and arrays are JSON.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::store::dialect::{Dialect, Walk};
@@ -75,6 +77,27 @@ impl Dialect for Sqlite {
             "CASE WHEN {high} > 2147483647 THEN {} ELSE ({high} << 32) + ({low} & 4294967295) END",
             i64::MAX
         )
+    }
+
+    fn least(&self, values: &[&str]) -> String {
+        format!("min({})", values.join(", "))
+    }
+
+    fn greatest(&self, values: &[&str]) -> String {
+        format!("max({})", values.join(", "))
+    }
+
+    fn later(&self, time: &str, by: Duration) -> String {
+        format!("({time} + {})", by.as_micros())
+    }
+
+    fn seconds_between(&self, from: &str, to: &str) -> String {
+        format!("(({to} - {from}) / 1000000.0)")
+    }
+
+    fn period_start(&self, time: &str, period: Duration) -> String {
+        let micros = period.as_micros();
+        format!("({time} - ({time} % {micros} + {micros}) % {micros})")
     }
 
     /// `quote` alone gives as many digits as a double needs.

@@ -1,0 +1,378 @@
+//! What tasks used between two times: cores, memory and instances, each times how long they were held.
+//!
+//! The arithmetic:
+//!
+//! - A report says what an application holds from its time until the next report that names the application, by whichever
+//!   task, and for at most `longest_gap`. After that nobody knows, and nothing is counted.
+//! - It counts for its task: an application that several tasks report counts once at any time, for the task whose report
+//!   is the newest.
+//! - A task's first final report ends what its earlier reports say. What the task reports then or later does not count.
+//! - Reports of one microsecond follow each other by partition and offset of their events; the last one counts.
+//! - Times before `from`, from `to` on, or in the future are cut off. A report before `from` counts from `from` on.
+//! - Hours and days are those of UTC.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::reader::{QueryError, Reader, failed};
+use super::time::{optional_rfc3339, rfc3339};
+use super::watermark::Watermark;
+use crate::store::{Dialect, FINAL, Row, Session, StoreError, Value};
+
+/// How long a report counts unless a query says otherwise.
+pub(crate) const DEFAULT_GAP: Duration = Duration::from_secs(5 * 60);
+/// The longest that a report can count.
+pub(crate) const LONGEST_GAP: Duration = Duration::from_secs(60 * 60);
+/// The rows of each period unless a query says otherwise.
+pub(crate) const DEFAULT_LIMIT: u32 = 100;
+/// The most rows of a period.
+pub(crate) const MAX_LIMIT: u32 = 1_000;
+/// The most periods of an answer.
+const MAX_PERIODS: i64 = 1_000;
+/// The most groups, of all periods together, that are added up.
+const MAX_GROUPS: usize = 100_000;
+
+/// What usage is added up by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum UsageBy {
+    /// The user of the task's engine.
+    User,
+    /// The queue that the report names.
+    Queue,
+    /// The type of the task's engine.
+    #[value(alias = "engine_type")]
+    EngineType,
+    /// The task's job.
+    Job,
+    /// The application.
+    Application,
+}
+
+/// The periods that usage is added up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum UsageEvery {
+    /// The hours of UTC.
+    Hour,
+    /// The days of UTC.
+    Day,
+    /// The time from the beginning to the end.
+    Whole,
+}
+
+/// Which usage.
+#[derive(Clone, Debug)]
+pub(crate) struct UsageQuery {
+    pub(crate) from: Timestamp,
+    /// Exclusive.
+    pub(crate) to: Timestamp,
+    pub(crate) by: UsageBy,
+    pub(crate) every: UsageEvery,
+    /// Only of tasks of this user.
+    pub(crate) user: Option<String>,
+    /// A report counts for at most so long; more than 0, and at most an hour.
+    pub(crate) longest_gap: Duration,
+    /// The most rows of a period, from 1 to 1,000: those that used the most core-seconds in all periods together.
+    pub(crate) limit: u32,
+}
+
+/// What was used.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Usage {
+    #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub(crate) from: Timestamp,
+    /// Exclusive; not in the future.
+    #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub(crate) to: Timestamp,
+    pub(crate) by: UsageBy,
+    pub(crate) every: UsageEvery,
+    pub(crate) longest_gap_seconds: f64,
+    pub(crate) watermark: Watermark,
+    /// Sorted by period, then the most core-seconds first. Periods and keys without usage are left out.
+    pub(crate) items: Vec<UsageItem>,
+    /// `consumer expire` removed what was reported before this time.
+    #[serde(
+        serialize_with = "optional_rfc3339",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(crate) expired_before: Option<Timestamp>,
+}
+
+/// What was used in a period by one user, queue, engine type, job or application.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct UsageItem {
+    /// When the period begins, which is cut off at the ends of the query's time.
+    #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub(crate) from: Timestamp,
+    /// Exclusive.
+    #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub(crate) to: Timestamp,
+    /// The user, queue, engine type, job or application; null: all that have no row of their own.
+    pub(crate) key: Option<String>,
+    pub(crate) core_seconds: f64,
+    pub(crate) memory_byte_seconds: f64,
+    pub(crate) instance_seconds: f64,
+    /// For how long something is known, of each application.
+    pub(crate) application_seconds: f64,
+}
+
+impl UsageItem {
+    fn add(&mut self, more: &Self) {
+        self.core_seconds += more.core_seconds;
+        self.memory_byte_seconds += more.memory_byte_seconds;
+        self.instance_seconds += more.instance_seconds;
+        self.application_seconds += more.application_seconds;
+    }
+}
+
+impl UsageBy {
+    /// A column of a task `t` or its report `r`.
+    fn column(self) -> &'static str {
+        match self {
+            Self::User => "t.engine_user",
+            Self::Queue => "r.queue",
+            Self::EngineType => "t.engine_type",
+            Self::Job => "t.job_id",
+            Self::Application => "r.application_id",
+        }
+    }
+}
+
+impl UsageEvery {
+    /// `None`: the whole time.
+    fn period(self) -> Option<Duration> {
+        match self {
+            Self::Hour => Some(Duration::from_secs(60 * 60)),
+            Self::Day => Some(Duration::from_secs(24 * 60 * 60)),
+            Self::Whole => None,
+        }
+    }
+}
+
+impl UsageQuery {
+    fn check(&self) -> Result<(), QueryError> {
+        let refused = |name, why: String| Err(QueryError::Parameter { name, why });
+        if self.to <= self.from {
+            return refused(
+                "to",
+                format!("{} is not after the beginning, {}", self.to, self.from),
+            );
+        }
+        if self.longest_gap.is_zero() || self.longest_gap > LONGEST_GAP {
+            return refused(
+                "longest_gap",
+                "a report counts for more than 0 s and at most for an hour".to_owned(),
+            );
+        }
+        if !(1..=MAX_LIMIT).contains(&self.limit) {
+            return refused(
+                "limit",
+                format!("{} is not from 1 to {MAX_LIMIT}", self.limit),
+            );
+        }
+        if let Some(period) = self.every.period() {
+            let seconds = self.to.duration_since(self.from).as_secs();
+            if seconds / period.as_secs().cast_signed() >= MAX_PERIODS {
+                return refused(
+                    "every",
+                    format!(
+                        "more than {MAX_PERIODS} periods lie between {} and {}; ask for longer periods or for less time",
+                        self.from, self.to
+                    ),
+                );
+            }
+        }
+        // PostgreSQL takes no such text, and no user has it.
+        if self.user.as_ref().is_some_and(|user| user.contains('\0')) {
+            return refused("user", "no user's name contains a NUL".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Reader {
+    /// What was used between two times.
+    ///
+    /// # Errors
+    /// [`QueryError::Parameter`], or if the database fails.
+    pub(crate) async fn usage(&mut self, query: &UsageQuery) -> Result<Usage, QueryError> {
+        let to = query.to.min(Timestamp::now());
+        let (from, expired_before) = (query.from.min(to), self.expired_before());
+        query.check()?;
+        let groups = groups(&mut *self.session, query, from, to).await;
+        let groups = groups.map_err(failed(|| format!("adding up the usage of {}", self.place)))?;
+        if groups.len() > MAX_GROUPS {
+            return Err(QueryError::Parameter {
+                name: "by",
+                why: format!(
+                    "there are more than {MAX_GROUPS} of them, of all periods together; ask for less time, for longer periods, \
+                     or by user, queue or engine_type"
+                ),
+            });
+        }
+        let watermark = self.watermark().await?;
+        Ok(Usage {
+            from,
+            to,
+            by: query.by,
+            every: query.every,
+            longest_gap_seconds: query.longest_gap.as_secs_f64(),
+            watermark,
+            items: greatest(groups, query.limit as usize),
+            expired_before: expired_before
+                .filter(|before| *before > minus(from, query.longest_gap)),
+        })
+    }
+}
+
+/// The items of the keys with the most core-seconds, and of each period the sum of the others.
+fn greatest(groups: Vec<UsageItem>, limit: usize) -> Vec<UsageItem> {
+    let mut totals = BTreeMap::<&Option<String>, f64>::new();
+    for group in &groups {
+        *totals.entry(&group.key).or_default() += group.core_seconds;
+    }
+    let mut keys: Vec<(&Option<String>, f64)> = totals.into_iter().collect();
+    keys.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
+    let own: BTreeSet<Option<String>> = keys
+        .into_iter()
+        .take(limit)
+        .map(|(key, _)| key.clone())
+        .collect();
+    let mut others = BTreeMap::<Timestamp, UsageItem>::new();
+    let mut items = Vec::new();
+    for mut group in groups {
+        if own.contains(&group.key) {
+            items.push(group);
+            continue;
+        }
+        group.key = None;
+        others
+            .entry(group.from)
+            .and_modify(|sum| sum.add(&group))
+            .or_insert(group);
+    }
+    items.sort_by(|a, b| {
+        let by_cores = b.core_seconds.total_cmp(&a.core_seconds);
+        a.from.cmp(&b.from).then(by_cores).then(a.key.cmp(&b.key))
+    });
+    items.extend(others.into_values());
+    // A stable sort: the others come last.
+    items.sort_by_key(|item| item.from);
+    items
+}
+
+fn minus(time: Timestamp, gap: Duration) -> Timestamp {
+    let gap = SignedDuration::try_from(gap).unwrap_or(SignedDuration::MAX);
+    time.checked_sub(gap).unwrap_or(Timestamp::MIN)
+}
+
+/// Each group's usage in each period; one more than [`MAX_GROUPS`] at most.
+async fn groups(
+    session: &mut dyn Session,
+    query: &UsageQuery,
+    from: Timestamp,
+    to: Timestamp,
+) -> Result<Vec<UsageItem>, StoreError> {
+    let values: Vec<Value> = query.user.as_deref().map(Value::from).into_iter().collect();
+    let statement = statement(session.dialect(), query, from, to);
+    let rows = session.select(&statement, &values).await?;
+    let item = |mut row: Row| -> Result<UsageItem, StoreError> {
+        let start: Option<i64> = row.take("start")?;
+        let start = start.and_then(|start| Timestamp::from_microsecond(start).ok());
+        let end = start.zip(query.every.period()).and_then(|(start, period)| {
+            let period = SignedDuration::try_from(period).ok()?;
+            start.checked_add(period).ok()
+        });
+        Ok(UsageItem {
+            from: start.map_or(from, |start| start.max(from)),
+            to: end.map_or(to, |end| end.min(to)),
+            key: Some(row.take("key")?),
+            core_seconds: row.take("core_seconds")?,
+            memory_byte_seconds: row.take("memory_byte_seconds")?,
+            instance_seconds: row.take("instance_seconds")?,
+            application_seconds: row.take("application_seconds")?,
+        })
+    };
+    rows.into_iter().map(item).collect()
+}
+
+/// The reports of each application in their order, how long each one holds, cut into periods, and added up.
+///
+/// The histories have no index on time: the tasks that can have reports of the time are found by `task`.
+fn statement(dialect: &dyn Dialect, query: &UsageQuery, from: Timestamp, to: Timestamp) -> String {
+    let key = query.by.column();
+    let bytewise = dialect.bytewise();
+    let (since, from_time, to_time) = (
+        dialect.time(minus(from, query.longest_gap)),
+        dialect.time(from),
+        dialect.time(to),
+    );
+    let user = match query.user {
+        Some(_) => "WHERE engine_user = $1",
+        None => "",
+    };
+    let tasks = format!(
+        "SELECT task_id, job_id, engine_type, engine_user, CASE WHEN is_final THEN (SELECT min(h.reported_at) \
+         FROM task_progress h WHERE h.task_id = task.task_id AND h.status IN {FINAL}) ELSE {to_time} END AS ended_at \
+         FROM task WHERE reported_at > {since}"
+    );
+    let reports = format!(
+        "SELECT {key} AS key, t.engine_user, r.memory_bytes, r.cores, r.instances, r.reported_at AS at, t.ended_at, \
+         lead(r.reported_at, 1, {to_time}) OVER (PARTITION BY r.application_id COLLATE {bytewise} \
+         ORDER BY r.reported_at, r.event_partition, r.event_offset) AS next_at \
+         FROM ({tasks}) AS t JOIN task_resource r ON r.task_id = t.task_id \
+         WHERE r.reported_at > {since} AND r.reported_at < {to_time} AND r.reported_at < t.ended_at"
+    );
+    let begun = dialect.greatest(&["at", &from_time]);
+    let until = dialect.least(&[
+        "next_at",
+        "ended_at",
+        &to_time,
+        &dialect.later("at", query.longest_gap),
+    ]);
+    let held = format!(
+        "SELECT key, memory_bytes, cores, instances, {begun} AS begun, {until} AS until FROM ({reports}) AS reports {user}"
+    );
+    // What is held for an hour at most lies in two periods at most.
+    let parts = match query.every.period() {
+        None => format!(
+            "SELECT key, memory_bytes, cores, instances, CAST(NULL AS bigint) AS start, {} AS seconds FROM ({held}) AS held \
+             WHERE until > begun",
+            dialect.seconds_between("begun", "until")
+        ),
+        Some(period) => {
+            let start = dialect.period_start("begun", period);
+            let next = dialect.later("start", period);
+            let first = dialect.seconds_between("begun", &dialect.least(&["until", "next"]));
+            let second = dialect.seconds_between("next", "until");
+            format!(
+                "SELECT key, memory_bytes, cores, instances, CASE part WHEN 0 THEN {} ELSE {} END AS start, \
+                 CASE part WHEN 0 THEN {first} ELSE {second} END AS seconds \
+                 FROM (SELECT started.*, {next} AS next FROM (SELECT held.*, {start} AS start FROM ({held}) AS held \
+                 WHERE until > begun) AS started) AS split \
+                 JOIN (SELECT 0 AS part UNION ALL SELECT 1) AS parts ON part = 0 OR until > next",
+                dialect.epoch_micros("start"),
+                dialect.epoch_micros("next")
+            )
+        }
+    };
+    let sum = |column: &str| format!("sum(CAST({column} AS double precision) * seconds)");
+    format!(
+        "SELECT key, start, {} AS core_seconds, {} AS memory_byte_seconds, {} AS instance_seconds, \
+         sum(seconds) AS application_seconds FROM ({parts}) AS used GROUP BY key, start LIMIT {}",
+        sum("cores"),
+        sum("memory_bytes"),
+        sum("instances"),
+        MAX_GROUPS + 1
+    )
+}

@@ -1,0 +1,86 @@
+//! `/api/v1/usage`: what was used between two times.
+
+use axum::extract::State;
+use clap::ValueEnum;
+use futures_util::FutureExt;
+use jiff::{SignedDuration, Timestamp};
+use service::time::duration;
+use utoipa::OpenApi;
+
+use crate::query::{
+    DEFAULT_GAP, DEFAULT_USAGE_LIMIT, MAX_USAGE_LIMIT, Usage, UsageBy, UsageEvery, UsageQuery,
+};
+use crate::serve::answer::Answer;
+use crate::serve::app::App;
+use crate::serve::caller::Caller;
+use crate::serve::parameters::Parameters;
+use crate::serve::problem::Problem;
+use crate::serve::routes::Routes;
+
+/// The time that is added up unless asked otherwise.
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+#[derive(OpenApi)]
+#[openapi(paths(usage))]
+struct Doc;
+
+pub(super) fn routes() -> Routes {
+    Routes::of::<Doc>().get::<__path_usage, _>(usage)
+}
+
+/// Core-seconds, memory byte-seconds and instance-seconds between two times.
+///
+/// A report says what an application holds until the next report that names the application, by whichever exec task, and
+/// for at most `longest_gap`; what is held after that is not known and not counted. The first final report of an exec
+/// task ends what it holds.
+#[utoipa::path(
+    get,
+    path = "/api/v1/usage",
+    tag = "usage",
+    params(
+        ("from" = Option<String>, Query, format = DateTime, description = "From this time on, by the engines' clocks; 24 hours before `to` by default"),
+        ("to" = Option<String>, Query, format = DateTime, description = "Up to this time; now by default"),
+        ("by" = Option<UsageBy>, Query, description = "What to add up by; `user` by default"),
+        ("every" = Option<UsageEvery>, Query, description = "Hours and days are those of UTC; `whole` by default"),
+        ("user" = Option<String>, Query, description = "Only of exec tasks of this user"),
+        ("longest_gap" = Option<String>, Query, description = "A report counts for at most so long, as in 90s; 5m by default, at most 1h"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1_000, description = "At most so many rows of a period, and one for all others; 100 by default"),
+    ),
+    responses(
+        (status = OK, body = Usage),
+        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "The caller sees only exec tasks of its own"),
+    )
+)]
+async fn usage(
+    State(app): State<App>,
+    caller: Caller,
+    mut parameters: Parameters,
+) -> Result<Answer, Problem> {
+    let (from, to) = (parameters.time("from"), parameters.time("to"));
+    let by = parameters.read("by", |text| {
+        let expected = "expected user, queue, engine_type, job or application";
+        UsageBy::from_str(text, false).map_err(|_| expected)
+    });
+    let every = parameters.read("every", |text| {
+        UsageEvery::from_str(text, false).map_err(|_| "expected hour, day or whole")
+    });
+    let user = parameters.text("user");
+    let longest_gap = parameters.read("longest_gap", duration);
+    let limit = parameters.number("limit", 1, MAX_USAGE_LIMIT);
+    parameters.end()?;
+    let to = to.unwrap_or_else(Timestamp::now);
+    let query = UsageQuery {
+        from: from.unwrap_or_else(|| to.checked_sub(DAY).unwrap_or(Timestamp::MIN)),
+        to,
+        by: by.unwrap_or(UsageBy::User),
+        every: every.unwrap_or(UsageEvery::Whole),
+        user: caller.narrow(user)?,
+        longest_gap: longest_gap.unwrap_or(DEFAULT_GAP),
+        limit: limit.unwrap_or(DEFAULT_USAGE_LIMIT),
+    };
+    let asked = app
+        .readers
+        .ask(move |reader| async move { reader.usage(&query).await }.boxed());
+    Answer::of(&asked.await?)
+}

@@ -1,0 +1,111 @@
+//! `consumer usage`: prints what was used between two times, as text or as JSON.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use jiff::Timestamp;
+use service::grid::{right_aligned, table};
+use service::output;
+use service::text::shown;
+use service::time::{duration, timestamp};
+
+use crate::query::{
+    DEFAULT_USAGE_LIMIT, MAX_USAGE_LIMIT, Reader, Usage, UsageBy, UsageEvery, UsageQuery,
+};
+use crate::store::{Database, DatabaseOptions};
+use crate::tasks::wrong_usage;
+
+const HOUR: f64 = 3600.0;
+const GIB: f64 = (1 << 30) as f64;
+
+/// Options of `consumer usage`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct UsageOptions {
+    /// From this time on: RFC 3339, or back from now as in -2h
+    #[arg(long, value_name = "TIME", value_parser = timestamp, default_value = "-24h", allow_hyphen_values = true)]
+    from: Timestamp,
+    /// Up to this time [default: now]
+    #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
+    to: Option<Timestamp>,
+    /// What to add up by
+    #[arg(long, value_name = "WHAT", default_value = "user")]
+    by: UsageBy,
+    /// Add up each hour or day by itself
+    #[arg(long, value_name = "PERIOD", default_value = "whole")]
+    every: UsageEvery,
+    /// Only of exec tasks of this user
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// A report counts until the next one, and at most so long; at most 1h
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
+    longest_gap: Duration,
+    /// At most so many rows of a period; all others are added up in one more
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_USAGE_LIMIT, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_USAGE_LIMIT)))]
+    limit: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints what was used.
+///
+/// # Errors
+/// If the database is not there or has no tables, or what is asked for is too much.
+pub async fn usage(asked: UsageOptions, options: &DatabaseOptions) -> anyhow::Result<()> {
+    let mut reader = Reader::open(&Database::parse(options)?).await?;
+    let query = UsageQuery {
+        from: asked.from,
+        to: asked.to.unwrap_or_else(Timestamp::now),
+        by: asked.by,
+        every: asked.every,
+        user: asked.user,
+        longest_gap: asked.longest_gap,
+        limit: asked.limit,
+    };
+    let usage = reader.usage(&query).await.map_err(wrong_usage)?;
+    if let Some(before) = usage.expired_before {
+        tracing::warn!(
+            "history before {before} was removed from {} by consumer expire: what was reported then does not count",
+            reader.place()
+        );
+    }
+    if asked.json {
+        return output::print_json(&usage);
+    }
+    output::print(&text(&usage)?)?;
+    Ok(())
+}
+
+fn text(usage: &Usage) -> anyhow::Result<String> {
+    let by = usage.by.to_possible_value();
+    let by = by.map_or_else(String::new, |by| by.get_name().replace('-', " "));
+    let mut grid = table(&[
+        "from",
+        "to",
+        &by,
+        "core hours",
+        "memory GiB hours",
+        "instance hours",
+        "known hours",
+    ]);
+    for item in &usage.items {
+        let key = item.key.as_deref();
+        grid.add_row([
+            item.from.to_string(),
+            item.to.to_string(),
+            key.map_or_else(|| "(all others)".to_owned(), shown),
+            format!("{:.3}", item.core_seconds / HOUR),
+            format!("{:.3}", item.memory_byte_seconds / GIB / HOUR),
+            format!("{:.3}", item.instance_seconds / HOUR),
+            format!("{:.3}", item.application_seconds / HOUR),
+        ]);
+    }
+    let mut text = right_aligned(&mut grid, 3..7);
+    writeln!(
+        text,
+        "from {} to {}; a report counts for at most {} s",
+        usage.from, usage.to, usage.longest_gap_seconds
+    )?;
+    Ok(text)
+}
