@@ -100,8 +100,12 @@ With --at a task is shown as the history tells it: in the state of the greatest,
 that its engine made by then. A task without a report by then is left out. The job, engine, user and ticket are the newest known
 ones, since the history does not hold them.
 
+A page ends with a cursor where there are more tasks: --cursor with the same options gives the next page. With --json it is told
+on standard error.
+
 Examples:
-  consumer tasks --running --json --database-url sqlite:tasks.db
+  consumer tasks --running --order memory --database-url sqlite:tasks.db
+  consumer tasks --user ada --stalled --stalled-after 30m --json --database-url sqlite:tasks.db
   consumer tasks --running --at 2026-11-25T14:05Z --database-url sqlite:tasks.db";
 
 const TASK_HELP: &str = "\

@@ -101,3 +101,73 @@ fn digest(query: &TaskQuery) -> String {
     let digest = Sha256::digest(asked.unwrap_or_default());
     URL_SAFE_NO_PAD.encode(&digest[..DIGEST_BYTES])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::{TaskFilter, TaskOrder, Thresholds};
+
+    #[test]
+    fn a_cursor_is_read_as_it_was_written_and_of_its_own_query_alone() {
+        let query = TaskQuery::default();
+        let moment = Timestamp::from_microsecond(1_764_079_500_123_456).unwrap();
+        let keys = [
+            None,
+            Some(Number::from(i64::MIN)),
+            Number::from_f64(0.1 + 0.2),
+        ];
+        for key in keys {
+            let written = || Cursor::after(&query, moment, key.clone(), "exec-1 \" ü");
+            let mut next = TaskQuery {
+                cursor: Some(written().text()),
+                limit: 1,
+                ..query.clone()
+            };
+            assert_eq!(Cursor::of(&next).unwrap(), Some(written()));
+            assert_eq!(written().moment().unwrap(), moment);
+            next.descending = false;
+            assert!(Cursor::of(&next).is_err());
+        }
+        let cursor = Some(Cursor::after(&query, Timestamp::now(), None, "exec-1").text());
+        let another = |change: fn(&mut TaskQuery)| {
+            let mut other = TaskQuery {
+                cursor: cursor.clone(),
+                ..query.clone()
+            };
+            change(&mut other);
+            Cursor::of(&other).unwrap_err().to_string()
+        };
+        for change in [
+            (|query| query.order = TaskOrder::Started) as fn(&mut TaskQuery),
+            |query| query.at = Some(Timestamp::UNIX_EPOCH),
+            |query| query.filter.user = Some("ada".to_owned()),
+            |query| {
+                query.filter = TaskFilter {
+                    ended_after: Some(Timestamp::UNIX_EPOCH),
+                    ..TaskFilter::default()
+                }
+            },
+            |query| {
+                query.thresholds = Thresholds {
+                    silent_after: Some(std::time::Duration::from_secs(1)),
+                    ..Thresholds::default()
+                }
+            },
+        ] {
+            assert!(another(change).contains("other filters"));
+        }
+    }
+
+    #[test]
+    fn whatever_else_is_given_as_a_cursor_is_refused() {
+        let altered = URL_SAFE_NO_PAD.encode(r#"{"v":2,"q":"","m":0,"k":null,"e":""}"#);
+        for text in ["", "e30", "!", "AAAA", &altered] {
+            let query = TaskQuery {
+                cursor: Some(text.to_owned()),
+                ..TaskQuery::default()
+            };
+            let refused = Cursor::of(&query).unwrap_err().to_string();
+            assert!(refused.starts_with("the cursor is"), "{refused}");
+        }
+    }
+}

@@ -97,13 +97,19 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The condition that the task `task` is stalled.
-    pub(super) fn stalled(&self, dialect: &dyn Dialect) -> String {
+    /// The condition that the task `task`, which started then, may be stalled: what is found out without its history.
+    pub(super) fn may_be_stalled(&self, dialect: &dyn Dialect, started: &str) -> String {
+        let latest = dialect.time(self.ago(self.thresholds.stalled_after));
+        format!("NOT task.is_final AND task.progress IS NOT NULL AND {started} <= {latest}")
+    }
+
+    /// The condition that the task `task`, which started then, is stalled.
+    pub(super) fn stalled(&self, dialect: &dyn Dialect, started: &str) -> String {
         let latest = self.ago(self.thresholds.stalled_after).as_microsecond();
         let reported = dialect.epoch_micros("task.reported_at");
         format!(
-            "(NOT task.is_final AND task.progress IS NOT NULL AND NOT {} AND {} <= \
-             CASE WHEN {reported} <= {latest} THEN {reported} - 1 ELSE {latest} END)",
+            "({} AND NOT {} AND {} <= CASE WHEN {reported} <= {latest} THEN {reported} - 1 ELSE {latest} END)",
+            self.may_be_stalled(dialect, started),
             self.silent(dialect),
             sql::unchanged_since(dialect, self.at)
         )
@@ -112,4 +118,86 @@ impl<'a> Judge<'a> {
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000;
+
+    /// Silent and stalled seconds of a task that has not ended: reported so many seconds ago, with this usual interval,
+    /// unchanged since so many seconds ago.
+    fn judged(
+        silent_after: Option<u64>,
+        reported: i64,
+        usual: Option<i64>,
+        unchanged: Option<i64>,
+    ) -> (Option<i64>, Option<i64>) {
+        let thresholds = Thresholds {
+            silent_after: silent_after.map(Duration::from_secs),
+            ..Thresholds::default()
+        };
+        let judge = Judge {
+            moment: Timestamp::UNIX_EPOCH,
+            thresholds: &thresholds,
+            at: None,
+        };
+        let marks = judge.marks(
+            false,
+            -reported * SECOND,
+            usual.map(|usual| usual * SECOND),
+            unchanged.map(|unchanged| -unchanged * SECOND),
+        );
+        let seconds = |micros: Option<i64>| micros.map(|micros| micros / SECOND);
+        (seconds(marks.silent_micros), seconds(marks.stalled_micros))
+    }
+
+    #[test]
+    fn a_task_is_silent_after_a_minute_or_five_usual_intervals() {
+        let silent = |reported, usual| judged(None, reported, usual, None).0;
+        assert_eq!(silent(59, None), None);
+        assert_eq!(silent(60, None), Some(60));
+        assert_eq!(silent(60, Some(12)), Some(60));
+        assert_eq!(silent(60, Some(13)), None);
+        assert_eq!(silent(65, Some(13)), Some(65));
+        assert_eq!(judged(Some(5), 4, Some(13), None).0, None);
+        assert_eq!(judged(Some(5), 5, Some(13), None).0, Some(5));
+        assert_eq!(silent(-5, None), None, "an engine's clock may be ahead");
+    }
+
+    #[test]
+    fn a_task_is_stalled_while_its_reports_say_the_same_for_a_quarter_of_an_hour() {
+        let stalled = |reported, unchanged| judged(None, reported, None, unchanged).1;
+        assert_eq!(stalled(1, Some(899)), None);
+        assert_eq!(stalled(1, Some(900)), Some(900));
+        assert_eq!(stalled(1, None), None, "it tells no progress");
+        assert_eq!(
+            judged(None, 60, None, Some(900)),
+            (Some(60), None),
+            "it is silent"
+        );
+        let one_report = judged(Some(3600), 900, None, Some(900));
+        assert_eq!(one_report, (None, None), "nothing repeats it");
+    }
+
+    #[test]
+    fn what_has_ended_has_no_mark_and_no_duration_is_too_long() {
+        let thresholds = Thresholds {
+            silent_after: Some(Duration::MAX),
+            stalled_after: Duration::MAX,
+        };
+        let judge = Judge {
+            moment: Timestamp::MAX,
+            thresholds: &thresholds,
+            at: None,
+        };
+        assert_eq!(judge.ago(Duration::MAX), Timestamp::MIN);
+        let first = Some(Timestamp::MIN.as_microsecond());
+        for has_ended in [false, true] {
+            let marks = judge.marks(has_ended, i64::MIN, first, first);
+            assert_eq!(marks.stalled_micros, None, "{marks:?}");
+            assert_eq!(marks.silent_micros.is_some(), !has_ended, "{marks:?}");
+        }
+    }
 }

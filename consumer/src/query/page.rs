@@ -156,7 +156,7 @@ impl Reader {
             "SELECT {}, task.is_final, {} AS started, {} AS ended FROM task WHERE {} {order} LIMIT {}",
             sql::task_names(),
             sql::started(),
-            sql::ended(),
+            sql::ended(dialect, None),
             conditions.join(" OR "),
             statement.bind(limit),
         );
@@ -198,7 +198,7 @@ impl Matching {
         dialect: &dyn Dialect,
         statement: &mut Statement,
     ) -> Self {
-        let (started, ended) = (sql::started(), sql::ended());
+        let (started, ended) = (sql::started(), sql::ended(dialect, query.at));
         let filter = &query.filter;
         let mut conditions = filter.conditions(statement, dialect, &started, &ended);
         let judge = Judge::of(query, moment);
@@ -206,7 +206,7 @@ impl Matching {
             conditions.push(judge.silent(dialect));
         }
         if filter.stalled {
-            conditions.push(judge.stalled(dialect));
+            conditions.push(judge.stalled(dialect, &started));
         }
         Self {
             tasks: sql::tasks(dialect, query.at),
@@ -246,7 +246,7 @@ fn page_query(
         "SELECT {}, task.is_final, {} AS started, {} AS ended, {key} AS order_key FROM {} {} {order} LIMIT {}",
         sql::task_names(),
         sql::started(),
-        sql::ended(),
+        sql::ended(dialect, query.at),
         matching.tasks,
         matching.filter(),
         statement.bind(limit),
@@ -275,7 +275,7 @@ fn key(
         TaskOrder::Reported => "task.reported_at".to_owned(),
         TaskOrder::Duration => format!(
             "CASE WHEN task.is_final THEN {} WHEN task.status = 'Unknown' THEN {} ELSE {} END - {}",
-            micros(&sql::ended()),
+            micros(&sql::ended(dialect, query.at)),
             micros("task.reported_at"),
             statement.bind(moment.as_microsecond()),
             micros(&sql::started()),
@@ -325,7 +325,7 @@ fn item_columns(judge: &Judge<'_>, dialect: &dyn Dialect) -> String {
         "{}, {} AS started_at, {} AS ended_at, {} AS started_micros, {} AS ended_micros, {} AS reported_micros, \
          {} AS memory_bytes, {} AS cores, CASE WHEN task.is_final THEN 1 ELSE 0 END AS ended, \
          CASE WHEN NOT task.is_final AND task.reported_at <= {} THEN {} END AS usual_micros, \
-         CASE WHEN NOT task.is_final AND task.progress IS NOT NULL THEN {} END AS unchanged_micros",
+         CASE WHEN {} THEN {} END AS unchanged_micros",
         sql::task_columns(dialect),
         dialect.rfc3339("task.started"),
         dialect.rfc3339("task.ended"),
@@ -336,6 +336,7 @@ fn item_columns(judge: &Judge<'_>, dialect: &dyn Dialect) -> String {
         sql::held(dialect, "cores", at),
         dialect.time(judge.ago(SHORTEST_SILENCE)),
         sql::usual_interval(dialect, at),
+        judge.may_be_stalled(dialect, "task.started"),
         sql::unchanged_since(dialect, at),
     )
 }

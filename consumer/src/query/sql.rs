@@ -110,8 +110,12 @@ pub(super) fn started() -> String {
 }
 
 /// When the task `task` ended; null: it has not.
-pub(super) fn ended() -> String {
-    "CASE WHEN task.is_final THEN task.reported_at END".to_owned()
+pub(super) fn ended(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
+    let known = known(dialect, "last", at);
+    format!(
+        "CASE WHEN task.is_final THEN (SELECT min(last.reported_at) FROM task_progress AS last \
+         WHERE last.task_id = task.task_id AND last.status IN {FINAL} AND {known}) END"
+    )
 }
 
 /// The sum of a column over the applications of the newest resource part of the task `task`; null: there is none, or the

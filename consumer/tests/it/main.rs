@@ -28,6 +28,7 @@ mod fencing;
 mod hostile_text;
 mod identity;
 mod letters;
+mod lists;
 mod memory;
 mod metrics;
 mod offsets;

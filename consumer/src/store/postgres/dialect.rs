@@ -81,7 +81,8 @@ impl Dialect for Postgres {
     }
 
     fn bounded_sum(&self, column: &str) -> String {
-        format!("least(sum({column}), {})::bigint", i64::MAX)
+        let (sum, largest) = (format!("sum({column})"), i64::MAX);
+        format!("CASE WHEN {sum} > {largest} THEN {largest} ELSE {sum}::bigint END")
     }
 
     fn least(&self, values: &[&str]) -> String {
