@@ -9,7 +9,7 @@ use super::sql;
 use crate::store::Dialect;
 
 /// A task is not silent by its own interval before its last report is so long ago.
-pub(super) const SHORTEST_SILENCE: Duration = Duration::from_secs(60);
+const SHORTEST_SILENCE: Duration = Duration::from_secs(60);
 /// Usual intervals after which a task is silent.
 const SILENT_INTERVALS: i64 = 5;
 
@@ -79,6 +79,18 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// The usual interval of the task `task` where it decides whether the task is silent; else null.
+    pub(super) fn deciding_interval(&self, dialect: &dyn Dialect) -> String {
+        match self.thresholds.silent_after {
+            Some(_) => "CAST(NULL AS bigint)".to_owned(),
+            None => format!(
+                "CASE WHEN NOT task.is_final AND task.reported_at <= {} THEN {} END",
+                dialect.time(self.ago(SHORTEST_SILENCE)),
+                sql::usual_interval(dialect, self.at)
+            ),
+        }
+    }
+
     /// The condition that the task `task` is silent.
     pub(super) fn silent(&self, dialect: &dyn Dialect) -> String {
         let reported_by = |duration| {
@@ -108,9 +120,10 @@ impl<'a> Judge<'a> {
         let latest = self.ago(self.thresholds.stalled_after).as_microsecond();
         let reported = dialect.epoch_micros("task.reported_at");
         format!(
-            "({} AND NOT {} AND {} <= CASE WHEN {reported} <= {latest} THEN {reported} - 1 ELSE {latest} END)",
+            "({} AND NOT {} AND {} AND {} <= CASE WHEN {reported} <= {latest} THEN {reported} - 1 ELSE {latest} END)",
             self.may_be_stalled(dialect, started),
             self.silent(dialect),
+            sql::unchanged_from(dialect, self.ago(self.thresholds.stalled_after), self.at),
             sql::unchanged_since(dialect, self.at)
         )
     }

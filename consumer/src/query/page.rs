@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::cursor::Cursor;
 use super::filter::{LARGEST_LIMIT, TaskOrder, TaskQuery};
-use super::marks::{Judge, SHORTEST_SILENCE};
+use super::marks::Judge;
 use super::reader::{QueryError, Reader, failed};
 use super::sql::{self, Statement};
 use super::watermark::Watermark;
@@ -163,8 +163,8 @@ impl Reader {
         let query = TaskQuery::default();
         let judge = Judge::of(&query, Timestamp::now());
         let changed = format!(
-            "SELECT {} FROM ({inner}) AS task {order}",
-            item_columns(&judge, dialect)
+            "WITH page AS ({inner}) SELECT {} {order}",
+            items_of_page(&judge, dialect, "")
         );
         let rows = self.session.select(&changed, &statement.values).await;
         let items = rows.and_then(|rows| {
@@ -257,8 +257,8 @@ fn page_query(
     };
     let judge = Judge::of(query, moment);
     Ok(format!(
-        "SELECT {}, {order_key} AS cursor_key FROM ({inner}) AS task {order}",
-        item_columns(&judge, dialect),
+        "WITH page AS ({inner}) SELECT {} {order}",
+        items_of_page(&judge, dialect, &format!(", {order_key} AS cursor_key")),
     ))
 }
 
@@ -317,27 +317,25 @@ fn after(
     ))
 }
 
-/// The columns of a [`TaskItem`], of a task with its `started` and `ended`.
-fn item_columns(judge: &Judge<'_>, dialect: &dyn Dialect) -> String {
+/// The columns of a [`TaskItem`] and others, of the tasks of `page`, each with its `started` and `ended`; and whence.
+fn items_of_page(judge: &Judge<'_>, dialect: &dyn Dialect, others: &str) -> String {
     let micros = |column: &str| dialect.epoch_micros(column);
     let at = judge.at;
     format!(
         "{}, {} AS started_at, {} AS ended_at, {} AS started_micros, {} AS ended_micros, {} AS reported_micros, \
-         {} AS memory_bytes, {} AS cores, CASE WHEN task.is_final THEN 1 ELSE 0 END AS ended, \
-         CASE WHEN NOT task.is_final AND task.reported_at <= {} THEN {} END AS usual_micros, \
-         CASE WHEN {} THEN {} END AS unchanged_micros",
+         held.memory_bytes, held.cores, CASE WHEN task.is_final THEN 1 ELSE 0 END AS ended, \
+         {} AS usual_micros, CASE WHEN {} THEN {} END AS unchanged_micros{others} \
+         FROM page AS task LEFT JOIN {} AS held ON held.of_task = task.task_id",
         sql::task_columns(dialect),
         dialect.rfc3339("task.started"),
         dialect.rfc3339("task.ended"),
         micros("task.started"),
         micros("task.ended"),
         micros("task.reported_at"),
-        sql::held(dialect, "memory_bytes", at),
-        sql::held(dialect, "cores", at),
-        dialect.time(judge.ago(SHORTEST_SILENCE)),
-        sql::usual_interval(dialect, at),
+        judge.deciding_interval(dialect),
         judge.may_be_stalled(dialect, "task.started"),
         sql::unchanged_since(dialect, at),
+        sql::held_of_page(dialect, at),
     )
 }
 
@@ -375,7 +373,7 @@ async fn read_page(
     Ok((items, next))
 }
 
-/// A row of [`item_columns`].
+/// A row of [`items_of_page`].
 fn item(row: &mut Row, judge: &Judge<'_>) -> Result<TaskItem, StoreError> {
     let reported: i64 = row.take("reported_micros")?;
     let started: Option<i64> = row.take("started_micros")?;

@@ -118,53 +118,84 @@ pub(super) fn ended(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
     )
 }
 
+/// The newest resource part of a task comes first.
+const NEWEST_PART: &str = "reported_at DESC, event_partition DESC, event_offset DESC";
+
 /// The sum of a column over the applications of the newest resource part of the task `task`; null: there is none, or the
 /// task has ended, so that it holds nothing.
 pub(super) fn held(dialect: &dyn Dialect, column: &str, at: Option<Timestamp>) -> String {
-    let known = known(dialect, "newest", at);
+    let (known, newest) = (known(dialect, "newest", at), of("newest", NEWEST_PART));
     let sum = dialect.bounded_sum(&format!("held.{column}"));
     format!(
         "CASE WHEN NOT task.is_final THEN (SELECT {sum} FROM task_resource AS held WHERE held.task_id = task.task_id \
          AND (held.reported_at, held.event_partition, held.event_offset) = \
          (SELECT newest.reported_at, newest.event_partition, newest.event_offset FROM task_resource AS newest \
-         WHERE newest.task_id = task.task_id AND {known} \
-         ORDER BY newest.reported_at DESC, newest.event_partition DESC, newest.event_offset DESC LIMIT 1)) END"
+         WHERE newest.task_id = task.task_id AND {known} ORDER BY {newest} LIMIT 1)) END"
+    )
+}
+
+/// The sums `memory_bytes` and `cores` of all tasks of `page` as [`held`] gives them, with one look at each task's
+/// history.
+pub(super) fn held_of_page(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
+    let (known, newest) = (known(dialect, "held", at), of("held", NEWEST_PART));
+    format!(
+        "(SELECT ranked.task_id AS of_task, {} AS memory_bytes, {} AS cores FROM (SELECT held.task_id, held.memory_bytes, held.cores, \
+         rank() OVER (PARTITION BY held.task_id ORDER BY {newest}) AS place \
+         FROM page JOIN task_resource AS held ON held.task_id = page.task_id WHERE NOT page.is_final AND {known}) AS ranked \
+         WHERE ranked.place = 1 GROUP BY ranked.task_id)",
+        dialect.bounded_sum("ranked.memory_bytes"),
+        dialect.bounded_sum("ranked.cores"),
     )
 }
 
 /// The task's usual interval in microseconds: the median of the last ones between its reports, of which those of one
 /// time count as one; null: it reported once.
 pub(super) fn usual_interval(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
-    let (micros, known) = (
-        dialect.epoch_micros("report.reported_at"),
-        known(dialect, "report", at),
-    );
+    let known = known(dialect, "report", at);
+    let micros = dialect.epoch_micros("times.reported_at");
     format!(
         "(SELECT ranked.gap FROM (SELECT gaps.gap, row_number() OVER (ORDER BY gaps.gap) AS nth, count(*) OVER () AS held \
-         FROM (SELECT times.micros - lead(times.micros) OVER (ORDER BY times.micros DESC) AS gap \
-         FROM (SELECT DISTINCT {micros} AS micros FROM task_progress AS report WHERE report.task_id = task.task_id \
-         AND {known} ORDER BY 1 DESC LIMIT {INTERVAL_REPORTS}) AS times) AS gaps WHERE gaps.gap IS NOT NULL) AS ranked \
-         WHERE ranked.nth = (ranked.held + 1) / 2)"
+         FROM (SELECT {micros} - lead({micros}) OVER (ORDER BY times.reported_at DESC) AS gap \
+         FROM (SELECT DISTINCT report.reported_at FROM task_progress AS report WHERE report.task_id = task.task_id \
+         AND {known} ORDER BY report.reported_at DESC LIMIT {INTERVAL_REPORTS}) AS times) AS gaps \
+         WHERE gaps.gap IS NOT NULL) AS ranked WHERE ranked.nth = (ranked.held + 1) / 2)"
     )
 }
 
 /// Since when, in microseconds since 1970, all reports of the task `task` have had the status, progress and counts of
 /// its newest one. One pass from the newest report to the oldest: how many that are different have been met.
 pub(super) fn unchanged_since(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
-    let (micros, known) = (
-        dialect.epoch_micros("report.reported_at"),
-        known(dialect, "report", at),
-    );
-    let order = NEWEST.replace(", ", ", report.");
+    let (known, newest_first) = (known(dialect, "report", at), of("report", NEWEST));
+    let micros = dialect.epoch_micros("min(run.reported_at)");
     format!(
-        "(SELECT min(run.micros) FROM (SELECT {micros} AS micros, sum(CASE WHEN report.status <> newest.status \
+        "(SELECT {micros} FROM (SELECT report.reported_at, sum(CASE WHEN report.status <> newest.status \
          OR report.progress IS DISTINCT FROM newest.progress OR report.job_ids IS DISTINCT FROM newest.job_ids \
          OR report.job_tasks IS DISTINCT FROM newest.job_tasks THEN 1 ELSE 0 END) \
-         OVER (ORDER BY report.{order} ROWS UNBOUNDED PRECEDING) AS different \
+         OVER (ORDER BY {newest_first} ROWS UNBOUNDED PRECEDING) AS different \
          FROM task_progress AS newest CROSS JOIN task_progress AS report WHERE newest.task_id = task.task_id \
          AND newest.event_partition = task.event_partition AND newest.event_offset = task.event_offset \
          AND report.task_id = task.task_id AND {known}) AS run WHERE run.different = 0)"
     )
+}
+
+/// The condition that no report of the task `task` from this time on has another status or progress than its newest:
+/// found out faster than [`unchanged_since`].
+pub(super) fn unchanged_from(
+    dialect: &dyn Dialect,
+    from: Timestamp,
+    at: Option<Timestamp>,
+) -> String {
+    let known = known(dialect, "other", at);
+    format!(
+        "NOT EXISTS (SELECT 1 FROM task_progress AS other WHERE other.task_id = task.task_id AND other.reported_at >= {} \
+         AND {known} AND (other.status <> task.status OR other.progress IS DISTINCT FROM task.progress))",
+        dialect.time(from)
+    )
+}
+
+/// The columns of an order as those of this alias.
+fn of(alias: &str, order: &str) -> String {
+    format!("{alias}.{}", order.replace(", ", &format!(", {alias}.")))
 }
 
 /// An SQL integer for "no limit" given as 0.
