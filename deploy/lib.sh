@@ -215,6 +215,27 @@ install_missing() {
 # shellcheck disable=SC2016,SC2034
 in_lib=(bash -euo pipefail -c 'source "$0"; "$@"' "$deploy/lib.sh")
 
+# Debian has had Node 20 or newer, which Playwright needs, since release 13.
+need_browser() {
+    need nodejs node_runs
+    need npm has npm
+    need chromium has chromium
+}
+
+node_runs() {
+    [[ $(node --version) =~ ^v(2[0-9]|[3-9][0-9])\. ]]
+}
+
+# What the test of the page drives the browser with, in target/page.
+make_page_modules() {
+    local page=$target/page
+    cmp -s "$root/consumer/tests/page/package-lock.json" "$page/package-lock.json" && [[ -d $page/node_modules ]] && return
+    rm -rf "$page"
+    mkdir -p "$page"
+    cp "$root"/consumer/tests/page/package*.json "$page/"
+    (cd "$page" && timeout 900 npm ci --ignore-scripts --no-audit --no-fund)
+}
+
 # The virtual environment of requirements.txt, in target/python.
 make_python() {
     local python=$target/python

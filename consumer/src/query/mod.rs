@@ -27,11 +27,15 @@ mod watermark;
 pub(crate) use filter::{
     DEFAULT_LIMIT, LARGEST_LIMIT, TaskFilter, TaskOrder, TaskQuery, Thresholds,
 };
-pub(crate) use model::TaskDetails;
+#[cfg(test)]
+pub(crate) use model::{Metrics, Resource, SubJobs, Task};
+pub(crate) use model::{Report, Sequences, TaskDetails};
 #[allow(unused_imports, reason = "what the views of the tables are built of")]
 pub(crate) use page::{TaskItem, TaskPage};
 pub(crate) use reader::{QueryError, Reader};
 pub(crate) use series::{DEFAULT_POINTS, MAX_POINTS, Series, SeriesQuery, TaskSeries};
+#[cfg(test)]
+pub(crate) use series::{Mark, Point};
 pub(crate) use usage::{
     DEFAULT_GAP, DEFAULT_LIMIT as DEFAULT_USAGE_LIMIT, MAX_LIMIT as MAX_USAGE_LIMIT, Usage,
     UsageBy, UsageEvery, UsageQuery,

@@ -123,6 +123,38 @@ impl Reader {
         Ok(total.unsigned_abs())
     }
 
+    /// One task, as a list has it; `None`: there is no such task, or it had not reported by then.
+    ///
+    /// # Errors
+    /// If the time asked for is before [`expired_before`](Self::expired_before), or the database fails.
+    pub(crate) async fn item(
+        &mut self,
+        exec_id: &str,
+        at: Option<Timestamp>,
+    ) -> Result<Option<TaskItem>, QueryError> {
+        let query = TaskQuery {
+            at,
+            ..TaskQuery::default()
+        };
+        let judge = Judge::of(&query, self.moment(&query)?);
+        let dialect = self.session.dialect();
+        let mut statement = Statement::default();
+        let select = format!(
+            "SELECT {} FROM (SELECT {}, task.is_final, {} AS started, {} AS ended FROM {} WHERE task.exec_id = {}) AS task",
+            item_columns(&judge, dialect),
+            sql::task_names(),
+            sql::started(),
+            sql::ended(),
+            sql::tasks(dialect, at),
+            statement.bind(exec_id),
+        );
+        let row = self.session.select_one(&select, &statement.values).await;
+        let item = row.and_then(|row| row.map(|mut row| item(&mut row, &judge)).transpose());
+        item.map_err(failed(|| {
+            format!("reading the task {exec_id} of {}", self.place)
+        }))
+    }
+
     /// The tasks whose newest event is stored at or behind this watermark, in the order of their events' partitions and
     /// offsets; at most `limit` of them.
     ///

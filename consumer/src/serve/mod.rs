@@ -17,6 +17,7 @@ mod caller;
 mod guard;
 mod openapi;
 mod options;
+mod page;
 mod parameters;
 mod problem;
 mod readers;
@@ -106,6 +107,7 @@ fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App)
     // The last one is the first that a request comes to.
     let router = router
         .merge(openapi::route(&document))
+        .merge(page::routes())
         .with_state(app)
         .layer(from_fn(answer::spare))
         .layer(from_fn_with_state(authentication, auth::authenticate))

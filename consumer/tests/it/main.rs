@@ -35,6 +35,7 @@ mod offsets;
 mod operating;
 mod outages;
 mod ownership;
+mod page;
 mod pipeline;
 mod poison;
 mod registry;

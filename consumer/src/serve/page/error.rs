@@ -1,0 +1,45 @@
+//! Errors, as pages.
+
+use askama::Template;
+use axum::http::StatusCode;
+
+use super::frame::Frame;
+use super::links::Query;
+
+#[derive(Template)]
+#[template(path = "page/error.html")]
+pub(super) struct ErrorView {
+    frame: Frame,
+    title: &'static str,
+    detail: String,
+    is_retried: bool,
+}
+
+impl ErrorView {
+    pub(super) fn of(path: &str, query: &Query, status: StatusCode, detail: String) -> Self {
+        let title = match status {
+            StatusCode::BAD_REQUEST => "This cannot be asked",
+            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => "This is not yours to see",
+            StatusCode::NOT_FOUND => "There is no such task",
+            StatusCode::TOO_MANY_REQUESTS => "Too many ask at once",
+            StatusCode::SERVICE_UNAVAILABLE => "The database does not answer",
+            _ => "This did not work",
+        };
+        let is_retried = matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        );
+        Self {
+            frame: Frame::of(
+                if is_retried { "retry" } else { "error" },
+                title.to_owned(),
+                path,
+                query,
+                None,
+            ),
+            title,
+            detail,
+            is_retried,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! How values read on the page. The modules write the same when they update a row (`static/clock.js`, `static/rows.js`).
+
+use jiff::Timestamp;
+
+/// What is shown where nothing was told.
+pub(super) const ABSENT: &str = "—";
+
+/// `7 s`, `12 m 04 s`, `2 h 10 m`, `3 d 04 h`.
+pub(super) fn duration(seconds: f64) -> String {
+    let s = seconds.max(0.0) as u64;
+    match s {
+        ..60 => format!("{s} s"),
+        60..3_600 => format!("{} m {:02} s", s / 60, s % 60),
+        3_600..86_400 => format!("{} h {:02} m", s / 3_600, s % 3_600 / 60),
+        _ => format!("{} d {:02} h", s / 86_400, s % 86_400 / 3_600),
+    }
+}
+
+/// Only the largest unit.
+pub(super) fn coarse(seconds: f64) -> String {
+    let whole = duration(seconds);
+    let end = whole
+        .match_indices(' ')
+        .nth(1)
+        .map_or(whole.len(), |(end, _)| end);
+    whole[..end].to_owned()
+}
+
+/// How long before `now` an RFC 3339 time was; the text itself if it is none.
+pub(super) fn ago(time: &str, now: Timestamp) -> String {
+    let Ok(time) = time.parse::<Timestamp>() else {
+        return service::text::shown(time);
+    };
+    let seconds = now.duration_since(time).as_secs_f64();
+    if seconds < -1.0 {
+        format!("in {}", duration(-seconds))
+    } else {
+        format!("{} ago", duration(seconds))
+    }
+}
+
+pub(super) fn percent(progress: f64) -> String {
+    format!("{:.1} %", progress * 100.0)
+}
+
+pub(super) fn gib(bytes: i64) -> String {
+    format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
+pub(super) fn or_absent<T>(value: Option<T>, shown: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| ABSENT.to_owned(), shown)
+}
+
+/// `2026-11-25 14:05:00 UTC`.
+pub(super) fn moment(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// With thousands set apart: `9,629`.
+pub(super) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_at_a_glance() {
+        assert_eq!(duration(7.9), "7 s");
+        assert_eq!(duration(724.0), "12 m 04 s");
+        assert_eq!(duration(7_800.0), "2 h 10 m");
+        assert_eq!(duration(273_600.0), "3 d 04 h");
+        assert_eq!((coarse(7.0), coarse(724.0)), ("7 s".into(), "12 m".into()));
+        assert_eq!(duration(f64::NAN), "0 s");
+        assert_eq!(gib(6 << 30), "6.00 GiB");
+        assert_eq!(percent(0.7125), "71.2 %");
+        assert_eq!(
+            (count(0), count(999), count(9_629), count(1_000_000)),
+            ("0".into(), "999".into(), "9,629".into(), "1,000,000".into())
+        );
+        let now = "2026-11-25T14:05:00Z".parse().unwrap();
+        assert_eq!(ago("2026-11-25T14:04:48.2Z", now), "11 s ago");
+        assert_eq!(ago("2026-11-25T14:05:09Z", now), "in 9 s");
+        assert_eq!(moment(now), "2026-11-25 14:05:00 UTC");
+    }
+}

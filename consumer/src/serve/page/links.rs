@@ -1,0 +1,146 @@
+//! Addresses of the page. All that a view shows is in its address, so that it can be sent to somebody else.
+
+use axum::extract;
+use axum::http::Uri;
+use jiff::Timestamp;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// What stays as it is in a path's segment and in a query's names and values.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b':');
+
+pub(super) const TASKS: &str = "/tasks";
+
+/// The names and values of a query, in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Query(pub(super) Vec<(String, String)>);
+
+/// How the names of times end, but for `at`.
+const TIMES: &[&str] = &["_after", "_before"];
+
+impl Query {
+    /// The query of an address; empty where it cannot be read.
+    pub(super) fn of(uri: &Uri) -> Self {
+        extract::Query::try_from_uri(uri)
+            .map_or_else(|_| Self::default(), |extract::Query(pairs)| Self(pairs))
+    }
+
+    /// As it should be, where this is not: without the empty fields of a form, and each time absolute and with its zone.
+    pub(super) fn tidied(&self) -> Option<Self> {
+        let mut tidy = self.clone();
+        tidy.0.retain(|(_, value)| !value.is_empty());
+        for (name, value) in &mut tidy.0 {
+            if name == "at" || TIMES.iter().any(|end| name.ends_with(end)) {
+                *value = absolute(value);
+            }
+        }
+        (tidy != *self).then_some(tidy)
+    }
+
+    /// This and another value.
+    pub(super) fn and(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.0.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// This, without what these names are given.
+    pub(super) fn without(mut self, names: &[&str]) -> Self {
+        self.0.retain(|(name, _)| !names.contains(&name.as_str()));
+        self
+    }
+
+    /// Only what these names are given.
+    pub(super) fn only(mut self, names: &[&str]) -> Self {
+        self.0.retain(|(name, _)| names.contains(&name.as_str()));
+        self
+    }
+
+    /// The first value of a name; empty if there is none.
+    pub(super) fn first(&self, name: &str) -> &str {
+        self.0
+            .iter()
+            .find(|(given, _)| given == name)
+            .map_or("", |(_, value)| value)
+    }
+
+    /// The address of a path with this.
+    pub(super) fn at(&self, path: &str) -> String {
+        let mut address = path.to_owned();
+        for (i, (name, value)) in self.0.iter().enumerate() {
+            address.push(if i == 0 { '?' } else { '&' });
+            address.extend(utf8_percent_encode(name, ESCAPED));
+            address.push('=');
+            address.extend(utf8_percent_encode(value, ESCAPED));
+        }
+        address
+    }
+}
+
+/// A time as RFC 3339 has it: of one that counts back from now, or of a form's field, which has no zone. Anything else as
+/// it is.
+fn absolute(text: &str) -> String {
+    let is_whole = text.parse::<Timestamp>().is_ok();
+    let time = match text.starts_with('-') {
+        true => service::time::timestamp(text).ok(),
+        false => format!("{text}Z").parse().ok(),
+    };
+    match time {
+        Some(time) if !is_whole => time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        _ => text.to_owned(),
+    }
+}
+
+/// The path of a task.
+pub(super) fn task(exec_id: &str) -> String {
+    format!("{TASKS}/{}", utf8_percent_encode(exec_id, ESCAPED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_hold_any_text() {
+        let query = Query::default()
+            .and("user", "a&b=\"<ü>")
+            .and("at", "2026-11-25T14:05:00Z");
+        assert_eq!(
+            query.at("/tasks"),
+            "/tasks?user=a%26b%3D%22%3C%C3%BC%3E&at=2026-11-25T14:05:00Z"
+        );
+        assert_eq!(
+            query.clone().without(&["user"]).at("/tasks"),
+            "/tasks?at=2026-11-25T14:05:00Z"
+        );
+        assert_eq!(Query::default().at("/tasks"), "/tasks");
+        assert_eq!(task("a/b?<c>"), "/tasks/a%2Fb%3F%3Cc%3E");
+    }
+
+    #[test]
+    fn the_fields_of_a_form_become_an_address_to_keep() {
+        let of = |text: &str| Query::of(&text.parse().unwrap());
+        let form = of(
+            "/tasks?user=&at=2026-11-25T14:05&started_after=2026-11-25T14:05:07&status=Failed&user=",
+        );
+        let tidy = form.tidied().unwrap();
+        assert_eq!(
+            tidy.at("/tasks"),
+            "/tasks?at=2026-11-25T14:05:00Z&started_after=2026-11-25T14:05:07Z&status=Failed"
+        );
+        assert_eq!(tidy.tidied(), None);
+        assert_eq!(
+            of("/tasks?at=2026-11-25T14:05:00.5%2B01:00&user=-1h").tidied(),
+            None
+        );
+        assert_eq!(of("/tasks?at=yesterday").tidied(), None);
+        let back = of("/tasks?at=-2h").tidied().unwrap();
+        assert!(
+            back.first("at").ends_with('Z') && back.tidied().is_none(),
+            "{back:?}"
+        );
+    }
+}

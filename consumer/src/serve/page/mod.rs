@@ -1,0 +1,199 @@
+//! The page: what [`query`](crate::query) says, for people.
+//!
+//! ```text
+//! address ──▶ Query ──▶ Parameters, as of the API ──▶ Readers ──▶ a view ──▶ templates/page/*.html
+//!                                                                           static/*.js make it live
+//! ```
+//!
+//! Each view is whole HTML and works without scripts. The templates escape the text of reports, which is shown without
+//! hidden characters.
+
+mod assets;
+mod drawing;
+mod error;
+mod format;
+mod frame;
+mod links;
+mod plot;
+mod row;
+mod status;
+mod task;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+use askama::Template;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header::{self, HeaderValue};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::get;
+use futures_util::FutureExt;
+use jiff::Timestamp;
+
+use self::error::ErrorView;
+use self::links::{Query, TASKS};
+use self::task::{Found, TaskView};
+use self::tasks::TasksView;
+use super::api::task_query;
+use super::app::App;
+use super::caller::Caller;
+use super::parameters::Parameters;
+use super::problem::Problem;
+use crate::query::{QueryError, Reader, SeriesQuery};
+
+/// So many of a task's newest reports are listed.
+const REPORTS: u32 = 50;
+/// Points of each series that is drawn: one for every few pixels.
+const POINTS: u32 = 200;
+
+/// The views, and the files that they use.
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/", get(home))
+        .route(TASKS, get(list))
+        .route("/tasks/{exec_id}", get(one))
+        .route("/static/{version}/{name}", get(assets::asset))
+}
+
+/// What runs comes first.
+async fn home() -> Redirect {
+    Redirect::to(
+        &Query::default()
+            .and("running", "true")
+            .and("order", "started")
+            .at(TASKS),
+    )
+}
+
+async fn list(
+    State(app): State<App>,
+    uri: Uri,
+    caller: Result<Caller, Problem>,
+    parameters: Result<Parameters, Problem>,
+) -> Response {
+    let given = Query::of(&uri);
+    if let Some(tidy) = given.tidied() {
+        return Redirect::to(&tidy.at(TASKS)).into_response();
+    }
+    let view = async {
+        let (caller, mut parameters) = (caller?, parameters?);
+        let query = task_query(&mut parameters, &caller);
+        parameters.end()?;
+        let query = query?;
+        let asked = query.clone();
+        let page = app
+            .readers
+            .ask(move |reader| async move { reader.page(&query).await }.boxed())
+            .await?;
+        Ok(TasksView::of(&given, &asked, page))
+    };
+    answer(view.await, &uri, &given)
+}
+
+async fn one(
+    State(app): State<App>,
+    uri: Uri,
+    Path(exec_id): Path<String>,
+    caller: Result<Caller, Problem>,
+    parameters: Result<Parameters, Problem>,
+) -> Response {
+    let given = Query::of(&uri);
+    if let Some(tidy) = given.tidied() {
+        return Redirect::to(&tidy.at(&links::task(&exec_id))).into_response();
+    }
+    let view = async {
+        let (caller, mut parameters) = (caller?, parameters?);
+        let at = parameters.time("at");
+        parameters.end()?;
+        let absent = match at {
+            None => format!("No task {exec_id:?} has reported, or it is not yours to see."),
+            Some(at) => format!(
+                "No task {exec_id:?} had reported by {}, or it is not yours to see.",
+                format::moment(at)
+            ),
+        };
+        let user = caller.scope().map(str::to_owned);
+        let asked = app
+            .readers
+            .ask(move |reader| async move { found(reader, exec_id, user, at).await }.boxed());
+        let found = asked
+            .await?
+            .filter(|found| caller.sees(&found.item.engine_user));
+        let found = found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, absent))?;
+        Ok(TaskView::of(&given, at, found))
+    };
+    answer(view.await, &uri, &given)
+}
+
+/// Everything about a task; `None`: there is no such task, it is not this user's, or it had not reported by then.
+async fn found(
+    reader: &mut Reader,
+    exec_id: String,
+    user: Option<String>,
+    at: Option<Timestamp>,
+) -> Result<Option<Found>, QueryError> {
+    let Some(item) = reader.item(&exec_id, at).await? else {
+        return Ok(None);
+    };
+    let Some(details) = reader.task(&exec_id, at, REPORTS).await? else {
+        return Ok(None);
+    };
+    let query = SeriesQuery {
+        exec_id,
+        user,
+        from: None,
+        to: at,
+        points: POINTS,
+        metrics: task::numbers(&details),
+    };
+    let Some(series) = reader.series(&query).await? else {
+        return Ok(None);
+    };
+    let watermark = reader.watermark().await?;
+    Ok(Some(Found {
+        item,
+        details,
+        series,
+        watermark,
+    }))
+}
+
+/// A view, or a problem as a page.
+fn answer(view: Result<impl Template, Problem>, uri: &Uri, given: &Query) -> Response {
+    let problem = match view.map(|view| view.render()) {
+        Ok(Ok(html)) => return html_of(StatusCode::OK.into_response(), html),
+        Ok(Err(error)) => {
+            tracing::error!("a page was not made: {error}");
+            Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "a bug in this program, which its log tells of; please report it",
+            )
+        }
+        Err(problem) => problem,
+    };
+    let view = ErrorView::of(
+        uri.path(),
+        given,
+        problem.status(),
+        problem.detail().to_owned(),
+    );
+    match view.render() {
+        // With the headers of the problem.
+        Ok(html) => html_of(problem.into_response(), html),
+        Err(_) => problem.into_response(),
+    }
+}
+
+fn html_of(mut response: Response, html: String) -> Response {
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/html; charset=utf-8"),
+    );
+    *response.body_mut() = Body::from(html);
+    response
+}

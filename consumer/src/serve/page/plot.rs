@@ -1,0 +1,177 @@
+//! Progress, memory and cores of a task on one time axis: drawn, and as a table.
+
+use jiff::Timestamp;
+
+use super::drawing::{Drawing, NARROW, Size, Told, WIDE, draw};
+use super::format::{self, or_absent};
+
+/// The drawing for wide and for narrow screens, and the values.
+pub(super) struct Plot {
+    pub(super) from_ms: i64,
+    pub(super) to_ms: i64,
+    pub(super) wide: Drawing,
+    pub(super) narrow: Drawing,
+    pub(super) caption: String,
+    pub(super) values: Vec<Value>,
+}
+
+/// A point as text.
+pub(super) struct Value {
+    pub(super) ms: i64,
+    pub(super) time: String,
+    pub(super) progress: String,
+    pub(super) memory: String,
+    pub(super) cores: String,
+    pub(super) status: &'static str,
+}
+
+/// `None`: there is nothing to draw.
+pub(super) fn plot(told: &Told) -> Option<Plot> {
+    let times = told.times();
+    if told.progress.is_empty() && told.memory_bytes.is_empty() && told.cores.is_empty() {
+        return None;
+    }
+    let span = (*times.first()?, *times.last()?);
+    let drawn = |size: &Size| {
+        draw(told, span, size)
+            .inspect_err(|error| tracing::error!("a plot was not drawn: {error}"))
+            .ok()
+    };
+    Some(Plot {
+        from_ms: span.0.as_millisecond(),
+        to_ms: span.1.as_millisecond(),
+        wide: drawn(&WIDE)?,
+        narrow: drawn(&NARROW)?,
+        caption: "Time counts from the first report. Point at the plots, or focus them and use the arrow keys, to read values.".to_owned(),
+        values: values(told, &times),
+    })
+}
+
+/// At each time what was told last by then.
+fn values(told: &Told, times: &[Timestamp]) -> Vec<Value> {
+    let by = |values: &[(Timestamp, f64)], time: Timestamp| {
+        let told = values.partition_point(|(told, _)| *told <= time);
+        told.checked_sub(1)
+            .and_then(|last| values.get(last))
+            .map(|(_, value)| *value)
+    };
+    times
+        .iter()
+        .map(|&time| {
+            let mark = told.marks.iter().find(|(mark, _)| *mark == time);
+            Value {
+                ms: time.as_millisecond(),
+                time: time.to_string(),
+                progress: or_absent(by(&told.progress, time), format::percent),
+                memory: or_absent(by(&told.memory_bytes, time), |bytes| {
+                    format::gib(bytes as i64)
+                }),
+                cores: or_absent(by(&told.cores, time), |cores| cores.to_string()),
+                status: mark.map_or("", |(_, status)| status.word),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::drawing::sparkline;
+    use super::super::status::Status;
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_764_079_200 + second).unwrap()
+    }
+
+    fn told(seconds: &[i64]) -> Told {
+        let of = |value: fn(f64) -> f64| {
+            seconds
+                .iter()
+                .map(|&second| (at(second), value(second as f64)))
+                .collect()
+        };
+        Told {
+            progress: of(|second| second / 60.0),
+            memory_bytes: of(|second| second * 1e8),
+            cores: of(|second| second),
+            marks: vec![
+                (at(0), Status::of("Inited")),
+                (at(20), Status::of("Running")),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_plot_has_no_style_of_its_own_and_every_value() {
+        let seconds: Vec<i64> = (0..60).collect();
+        let plot = plot(&told(&seconds)).unwrap();
+        for drawing in [&plot.wide, &plot.narrow] {
+            assert!(
+                drawing.svg.starts_with("<svg aria-hidden"),
+                "{}",
+                drawing.svg
+            );
+            assert!(drawing.svg.trim_end().ends_with("</svg>"));
+            assert!(!drawing.svg.contains("style="), "{}", drawing.svg);
+            assert!(!drawing.svg.contains("NaN"));
+        }
+        assert_eq!(plot.values.len(), 60);
+        assert_eq!(
+            (plot.values[20].progress.as_str(), plot.values[20].status),
+            ("33.3 %", "Running")
+        );
+        let line = sparkline(&told(&seconds).cores).unwrap();
+        assert!(
+            line.contains("polyline") && !line.contains("style="),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_value_is_the_last_one_that_was_told() {
+        let told = Told {
+            progress: vec![(at(0), 0.25), (at(10), 0.5)],
+            memory_bytes: vec![(at(5), 1_073_741_824.0)],
+            ..Told::default()
+        };
+        let values = plot(&told).unwrap().values;
+        let rows: Vec<_> = values
+            .iter()
+            .map(|value| {
+                (
+                    value.progress.as_str(),
+                    value.memory.as_str(),
+                    value.cores.as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                ("25.0 %", "—", "—"),
+                ("25.0 %", "1.00 GiB", "—"),
+                ("50.0 %", "1.00 GiB", "—")
+            ]
+        );
+    }
+
+    #[test]
+    fn one_point_and_no_time_between_two_are_drawn() {
+        assert!(plot(&Told::default()).is_none());
+        assert!(
+            plot(&Told {
+                marks: told(&[]).marks,
+                ..Told::default()
+            })
+            .is_none()
+        );
+        assert!(plot(&told(&[0])).is_some());
+        assert!(plot(&told(&[7, 7])).is_some());
+        let mut years = told(&[0]);
+        years.progress.push((Timestamp::MAX, 1.0));
+        assert!(plot(&years).is_some());
+        assert!(sparkline(&years.progress).is_some());
+        assert!(sparkline(&[(at(0), f64::MAX), (at(0), f64::MIN)]).is_some());
+        assert!(sparkline(&[(at(0), 1.0)]).is_none());
+    }
+}

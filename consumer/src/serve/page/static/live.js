@@ -1,0 +1,298 @@
+// What changes while one reads: a stream of changed tasks, read with fetch so that no token is ever in an address.
+// A hidden tab asks nothing. Rows stay where they are; what would move them is counted and waits for the reader.
+import { ago, duration, moment, now, setText } from "./clock.js";
+import { fetched, swapParts } from "./swap.js";
+import { isKnown, isOver, writeRow } from "./rows.js";
+
+const RETRY_MS = [1000, 2000, 4000, 8000, 15000];
+const SILENCE_MS = 40000; // the server sends a comment every 15 s
+const MARKS_MS = 20000; // silence sends no event: marks and counts are asked for
+const TASK_MS = 1000; // a task's page is read again at most once a second
+
+const { view, at } = document.body.dataset;
+let since = document.body.dataset.since;
+let readAt = Date.now();
+let changedAt = null;
+let lostAt = null;
+let stream = null; // AbortController of the running stream
+let waiting = null; // timer of the next attempt
+let attempts = 0;
+const IDENTITY = ["exec_id_prefix", "job_id", "user", "engine_type", "engine_instance"];
+const fresh = new Set(); // tasks that began, and are not in the list
+const over = new Set(); // tasks of the list that ended
+let taskTimer = null;
+
+const rows = () => new Map([...document.querySelectorAll("#tasks tbody tr")].map((row) => [row.dataset.id, row]));
+
+function say(state, words) {
+  const mark = document.getElementById("live");
+  mark.className = `live is-${state}`;
+  setText(mark.querySelector(".words"), words);
+}
+
+function sayLive() {
+  if (lostAt === null && stream) say("live", changedAt === null ? "live" : `live, change ${ago((Date.now() - changedAt) / 1000)}`);
+}
+
+function sayTrouble(text) {
+  const box = document.getElementById("trouble");
+  box.hidden = !text;
+  setText(box, text ?? "");
+  document.documentElement.classList.toggle("old", Boolean(text));
+}
+
+function announce(text) {
+  setText(document.getElementById("said"), text);
+}
+
+function offerChanges() {
+  const button = document.getElementById("show");
+  if (!button) return;
+  const parts = [];
+  if (fresh.size) parts.push(`${fresh.size} new`);
+  if (over.size) parts.push(`${over.size} ended`);
+  button.hidden = parts.length === 0;
+  setText(button, parts.length ? `${parts.join(", ")} while you read: show` : "");
+}
+
+const isEmptyList = () => view === "tasks" && !document.getElementById("tasks");
+
+/** Whether a task began since the list was read, and belongs into it. */
+function isNew(task) {
+  const asked = new URLSearchParams(location.search);
+  const statuses = asked.getAll("status");
+  if (statuses.length && !statuses.includes(task.status)) return false;
+  if (asked.get("running") === "true" && isOver(task.status)) return false;
+  if (["silent", "stalled", "cursor"].some((name) => asked.has(name))) return false;
+  return Date.parse(task.started_at) >= Date.parse(document.body.dataset.now);
+}
+
+function takeList(tasks) {
+  const shown = rows();
+  const ended = [];
+  for (const task of tasks) {
+    const row = shown.get(task.exec_id);
+    if (!row) {
+      if (isNew(task)) fresh.add(task.exec_id);
+      continue;
+    }
+    if (isKnown(row, task)) continue;
+    const wasOver = isOver(row.dataset.status);
+    writeRow(row, task);
+    if (!wasOver && isOver(task.status)) {
+      over.add(task.exec_id);
+      ended.push(task.exec_id);
+    }
+  }
+  if (ended.length) announce(ended.length === 1 ? `Task ${ended[0]} ended` : `${ended.length} tasks ended`);
+  offerChanges();
+  if (isEmptyList() && tasks.length) show();
+}
+
+function take(tasks) {
+  if (tasks.length) changedAt = Date.now();
+  if (view === "tasks") takeList(tasks);
+  const id = document.getElementById("task")?.dataset.id;
+  if (id !== undefined && tasks.some((task) => task.exec_id === id)) readTaskSoon();
+  sayLive();
+}
+
+function readTaskSoon() {
+  taskTimer ??= setTimeout(async () => {
+    try {
+      await readAgain();
+    } catch {
+      // The stream notices, too, and says so.
+    }
+    taskTimer = null;
+  }, TASK_MS);
+}
+
+/** Reads this page again and takes its parts. */
+async function readAgain() {
+  const { status, page } = await fetched(location.href);
+  if (status !== 200) throw new Error(`status ${status}`);
+  const task = document.getElementById("task");
+  if (task) {
+    const before = task.dataset.status;
+    const next = page.getElementById("task");
+    if (next) task.dataset.status = next.dataset.status;
+    swapParts(page, "[data-part]");
+    document.dispatchEvent(new Event("plot"));
+    if (before !== task.dataset.status) announce(`Now ${task.dataset.status}`);
+  } else if (!document.getElementById("main").querySelector(".task, .filters")) location.reload();
+  readAt = Date.now();
+  return page;
+}
+
+/** Puts what was counted into the list, as the server orders it now. */
+export async function show() {
+  if (view !== "tasks" || at) return;
+  const { status, page } = await fetched(location.href);
+  if (status !== 200) return;
+  fresh.clear();
+  over.clear();
+  document.body.dataset.now = page.body.dataset.now;
+  const list = document.getElementById("tasks");
+  if (list && page.getElementById("tasks")) swapParts(page, "#tasks tbody");
+  else swapParts(page, "#list");
+  swapParts(page, ".foot");
+  swapParts(page, ".chips");
+  listen();
+  announce("The list is up to date");
+}
+
+/** Marks, counts and what else changes without a report. */
+async function readMarks() {
+  if (view !== "tasks" || document.hidden || lostAt !== null) return;
+  try {
+    const { status, page } = await fetched(location.href);
+    if (status !== 200) return;
+    swapParts(page, ".chips");
+    const newer = new Map([...page.querySelectorAll("#tasks tbody tr")].map((row) => [row.dataset.id, row]));
+    for (const [id, row] of rows()) {
+      const marks = newer.get(id)?.querySelector(".marks");
+      const old = row.querySelector(".marks");
+      if (marks && marks.textContent !== old.textContent) old.replaceWith(document.importNode(marks, true));
+    }
+  } catch {
+    // The stream notices, too, and says so.
+  }
+}
+
+function listen() {
+  const button = document.getElementById("show");
+  button?.addEventListener("click", (event) => {
+    event.preventDefault();
+    show();
+  });
+  offerChanges();
+}
+
+/** What is asked of the stream: the tasks that this view could show, however they are by now. */
+function changesAddress() {
+  const address = new URL("/api/v1/changes", location.href);
+  const asked = new URLSearchParams(location.search);
+  const task = document.getElementById("task");
+  if (task) address.searchParams.set("exec_id_prefix", task.dataset.id);
+  else for (const name of IDENTITY) if (asked.has(name)) address.searchParams.set(name, asked.get(name));
+  if (since) address.searchParams.set("since", since);
+  return address;
+}
+
+/** The events of a stream of server-sent events, one by one. */
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  let event = { name: "message", data: [] };
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += value;
+    const lines = text.split(/\r\n|\n|\r/);
+    text = lines.pop();
+    for (const line of lines) {
+      if (line === "") {
+        yield { ...event, data: event.data.join("\n") };
+        event = { name: "message", data: [] };
+        continue;
+      }
+      const [, field, rest] = /^([^:]*):? ?(.*)$/.exec(line) ?? [];
+      if (field === "event") event.name = rest;
+      else if (field === "data") event.data.push(rest);
+      else if (field === "id") event.id = rest;
+    }
+    yield null; // something came
+  }
+}
+
+async function connect() {
+  clearTimeout(waiting);
+  waiting = null;
+  if (document.hidden || stream) return;
+  const own = (stream = new AbortController());
+  let heard = setTimeout(() => own.abort(), SILENCE_MS);
+  try {
+    const address = changesAddress();
+    const response = await fetch(address, { headers: { accept: "text/event-stream" }, cache: "no-store", signal: own.signal });
+    if (!response.ok) throw await problem(response);
+    if (lostAt !== null) await readAgainAfterLoss();
+    lostAt = null;
+    attempts = 0;
+    sayTrouble(null);
+    sayLive();
+    for await (const event of events(response.body)) {
+      clearTimeout(heard);
+      heard = setTimeout(() => own.abort(), SILENCE_MS);
+      if (!event) continue;
+      if (event.id) since = event.id;
+      if (event.name === "tasks") take(JSON.parse(event.data).items);
+      if (event.name === "reset") {
+        since = undefined;
+        await readAgainAfterLoss();
+        break;
+      }
+    }
+    lost(own, new Error("the server ended the connection"));
+  } catch (error) {
+    lost(own, error);
+  } finally {
+    clearTimeout(heard);
+  }
+}
+
+async function readAgainAfterLoss() {
+  if (document.getElementById("tasks")) await readMarks();
+  else await readAgain();
+}
+
+async function problem(response) {
+  const seconds = Number(response.headers.get("retry-after"));
+  let detail = `the server answered ${response.status}`;
+  try {
+    const { title, detail: more } = await response.json();
+    detail = more ?? title ?? detail;
+  } catch {
+    // No problem document: the status has to do.
+  }
+  return Object.assign(new Error(detail), { afterMs: seconds > 0 ? seconds * 1000 : undefined });
+}
+
+function lost(own, error) {
+  if (stream !== own) return; // ended on purpose
+  stream = null;
+  if (document.hidden) return;
+  lostAt ??= Date.now();
+  const delay = error.afterMs ?? RETRY_MS[Math.min(attempts, RETRY_MS.length - 1)];
+  attempts += 1;
+  const why = error.name === "TypeError" ? "the server does not answer" : error.name === "AbortError" ? "nothing was heard" : error.message;
+  if (attempts > 1) {
+    say("away", `not live since ${moment(lostAt)}`);
+    sayTrouble(`Not live: ${why}. What is shown is of ${moment(changedAt ?? readAt)}. Trying again every ${duration(Math.max(1, delay / 1000))}.`);
+  }
+  waiting = setTimeout(connect, delay);
+}
+
+export function startLive() {
+  if (at) return;
+  listen();
+  if (view !== "tasks" && view !== "task") {
+    setTimeout(() => location.reload(), 5000);
+    return;
+  }
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) {
+      const own = stream;
+      stream = null;
+      own?.abort();
+      clearTimeout(waiting);
+      say("paused", "paused");
+    } else {
+      readMarks();
+      connect();
+    }
+  });
+  setInterval(() => document.hidden || sayLive(), 1000);
+  setInterval(readMarks, MARKS_MS);
+  connect();
+}

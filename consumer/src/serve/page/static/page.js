@@ -1,0 +1,13 @@
+// Makes the server's page live. Everything it shows works without this, from links and forms alone.
+import { startClock } from "./clock.js";
+import { startKeys } from "./keys.js";
+import { startLive } from "./live.js";
+import { startPast } from "./past.js";
+import { startPlot } from "./plot.js";
+
+document.documentElement.classList.add("on");
+startClock();
+startKeys();
+startPast();
+startPlot();
+startLive();

@@ -1,0 +1,119 @@
+// Writes what a task newly says into its row. A report's text never becomes markup: only textContent is set.
+import { coarse, duration, setText, writeTimes } from "./clock.js";
+
+const STATUS = {
+  Inited: "waiting",
+  WaitForRetry: "waiting",
+  Scheduled: "waiting",
+  Running: "running",
+  Succeed: "good",
+  Failed: "bad",
+  Timeout: "bad",
+  Cancelled: "ended",
+  Unknown: "unknown",
+};
+const SVG = "http://www.w3.org/2000/svg";
+
+export const isOver = (status) => ["Succeed", "Failed", "Cancelled", "Timeout", "Unknown"].includes(status);
+
+function element(name, className, ...children) {
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  node.append(...children);
+  return node;
+}
+
+function shape(name) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("class", "shape");
+  svg.setAttribute("aria-hidden", "true");
+  const use = document.createElementNS(SVG, "use");
+  use.setAttribute("href", `#s-${name}`);
+  svg.append(use);
+  return svg;
+}
+
+function changed(cell) {
+  cell.classList.remove("changed");
+  cell.addEventListener("animationend", () => cell.classList.remove("changed"), { once: true });
+  cell.classList.add("changed");
+}
+
+function writeStatus(row, status) {
+  const known = status in STATUS ? status : "Unknown";
+  if (row.dataset.status === status) return;
+  row.dataset.status = status;
+  const cell = row.querySelector(".c-status");
+  cell.replaceChildren(element("span", `status ${STATUS[known]}`, shape(known), element("span", "", status)));
+  changed(cell);
+}
+
+function writeProgress(row, value) {
+  const cell = row.querySelector(".c-progress");
+  const text = value === null ? "not told" : `${(value * 100).toFixed(1)} %`;
+  const words = cell.querySelector(".num");
+  if (words.textContent === text && value === null) return;
+  if (words.textContent !== text) changed(cell);
+  let bar = cell.querySelector("progress");
+  if (value === null) {
+    const untold = element("span", "untold");
+    untold.setAttribute("aria-hidden", "true");
+    bar?.replaceWith(untold);
+    words.classList.add("quiet");
+  } else {
+    if (!bar) {
+      bar = element("progress");
+      bar.max = 1;
+      bar.setAttribute("aria-label", `Progress of ${row.querySelector(".c-task").textContent.trim()}`);
+      cell.querySelector(".untold")?.replaceWith(bar);
+      words.classList.remove("quiet");
+    }
+    bar.value = value;
+  }
+  setText(words, text);
+}
+
+function badge(kind, seconds) {
+  const node = element("span", `badge ${kind}`, shape("warn"), kind);
+  if (kind === "stalled") node.append(" ", element("span", "", coarse(seconds)));
+  return node;
+}
+
+function writeRunning(row, task) {
+  const cell = row.querySelector(".c-running");
+  if (task.started_at && !task.ended_at && !isOver(task.status)) {
+    if (cell.querySelector("[data-from]")) return;
+    const ticking = element("span");
+    ticking.dataset.from = task.started_at;
+    cell.replaceChildren(ticking);
+  } else if (task.running_seconds !== null && task.running_seconds !== undefined) {
+    cell.replaceChildren(duration(task.running_seconds));
+  }
+}
+
+function writeNumber(row, name, text) {
+  const cell = row.querySelector(name);
+  if (cell.textContent === text) return;
+  cell.textContent = text;
+  changed(cell);
+}
+
+/** Whether a row already says what this or a later report says. */
+export function isKnown(row, task) {
+  return Date.parse(row.querySelector(".c-reported time").dateTime) >= Date.parse(task.reported_at) && row.dataset.status === task.status;
+}
+
+export function writeRow(row, task) {
+  writeStatus(row, task.status);
+  writeProgress(row, task.progress);
+  writeRunning(row, task);
+  const reported = row.querySelector(".c-reported time");
+  reported.dateTime = task.reported_at;
+  const marks = row.querySelector(".c-reported .marks");
+  const badges = ["silent", "stalled"].filter((kind) => typeof task[`${kind}_seconds`] === "number");
+  marks.replaceChildren(...badges.map((kind) => badge(kind, task[`${kind}_seconds`])));
+  const { memory_bytes: bytes, cores } = task;
+  writeNumber(row, ".c-memory", typeof bytes === "number" ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : "—");
+  writeNumber(row, ".c-cores", typeof cores === "number" ? String(cores) : "—");
+  writeTimes(row);
+}

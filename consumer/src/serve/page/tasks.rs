@@ -1,0 +1,318 @@
+//! The list of tasks.
+
+use askama::Template;
+use jiff::{SignedDuration, Timestamp};
+
+use super::format::count;
+use super::frame::Frame;
+use super::links::{Query, TASKS};
+use super::row::Row;
+use super::status::Status;
+use crate::query::{TaskOrder, TaskPage, TaskQuery};
+
+/// What a chip sets.
+const CHIP: &[&str] = &["status", "running", "silent", "stalled", "ended_after"];
+/// The filters of the form.
+const FORM: &[&str] = &[
+    "exec_id_prefix",
+    "job_id",
+    "user",
+    "engine_type",
+    "engine_instance",
+    "status",
+    "started_after",
+    "started_before",
+    "order",
+    "descending",
+];
+/// What the form has no field for, and keeps.
+const HIDDEN: &[&str] = &[
+    "running",
+    "silent",
+    "stalled",
+    "reported_after",
+    "reported_before",
+    "ended_after",
+    "ended_before",
+    "limit",
+    "silent_after",
+    "stalled_after",
+];
+const ORDER: &[&str] = &["order", "descending"];
+const WAITING: &[&str] = &["Inited", "Scheduled", "WaitForRetry"];
+const ENDED_WITHIN: SignedDuration = SignedDuration::from_hours(1);
+
+/// The orders, as parameters and as words.
+const ORDERS: &[(&str, &str)] = &[
+    ("started", "started"),
+    ("reported", "last report"),
+    ("duration", "running time"),
+    ("progress", "progress"),
+    ("memory", "memory"),
+    ("cores", "cores"),
+];
+
+#[derive(Template)]
+#[template(path = "page/tasks.html")]
+pub(super) struct TasksView {
+    frame: Frame,
+    chips: Vec<Chip>,
+    filters_open: bool,
+    filters_set: usize,
+    /// Whether a filter leaves tasks out.
+    is_filtered: bool,
+    hidden: Vec<(String, String)>,
+    form: Form,
+    statuses: Vec<&'static str>,
+    orders: &'static [(&'static str, &'static str)],
+    clear_href: String,
+    caption: String,
+    columns: Vec<Column>,
+    rows: Vec<Row>,
+    rows_text: String,
+    expired_before: Option<Timestamp>,
+    first_href: String,
+    next_href: Option<String>,
+    is_later_page: bool,
+}
+
+struct Chip {
+    /// What stands before it.
+    lead: Option<&'static str>,
+    label: String,
+    shape: Option<&'static str>,
+    href: String,
+    is_on: bool,
+}
+
+struct Form {
+    exec_id_prefix: String,
+    job_id: String,
+    user: String,
+    engine_type: String,
+    engine_instance: String,
+    status: String,
+    started_after: String,
+    started_before: String,
+    order: &'static str,
+    ascending: bool,
+}
+
+/// A column that the list can be ordered by.
+struct Column {
+    word: &'static str,
+    class: &'static str,
+    href: String,
+    sort: Option<&'static str>,
+}
+
+/// The parameter of an order.
+fn named(order: TaskOrder) -> &'static str {
+    match order {
+        TaskOrder::Started => "started",
+        TaskOrder::Reported => "reported",
+        TaskOrder::Duration => "duration",
+        TaskOrder::Progress => "progress",
+        TaskOrder::Memory => "memory",
+        TaskOrder::Cores => "cores",
+    }
+}
+
+impl TasksView {
+    /// `given` is the address's query, and `asked` what it asks for.
+    pub(super) fn of(given: &Query, asked: &TaskQuery, page: TaskPage) -> Self {
+        let mut frame = Frame::of("tasks", "Tasks".to_owned(), TASKS, given, asked.at);
+        frame.since = Some(page.watermark.to_string());
+        let present = frame.present();
+        // A cursor belongs to its filters and its order.
+        let first = given.clone().without(&["cursor"]);
+        let time = given.clone().only(&["at"]);
+        let rows: Vec<Row> = page
+            .items
+            .into_iter()
+            .map(|item| Row::of(item, &time, present))
+            .collect();
+        let order = named(asked.order);
+        let set = |names: &[&str]| {
+            names
+                .iter()
+                .filter(|name| !given.first(name).is_empty())
+                .count()
+        };
+        let filters = set(FORM) - set(ORDER);
+        // The form has a field for one status.
+        let statuses = given.0.iter().filter(|(name, _)| name == "status").count();
+        let mut hidden = first.clone().only(HIDDEN);
+        if statuses > 1 {
+            hidden.0.extend(first.clone().only(&["status"]).0);
+        }
+        let shown = count(rows.len() as u64);
+        let rows_text = match (
+            rows.len(),
+            given.first("cursor").is_empty(),
+            page.next.is_some(),
+        ) {
+            (0, ..) => "No tasks.".to_owned(),
+            (1, true, false) => "1 task.".to_owned(),
+            (_, true, false) => format!("{shown} tasks."),
+            (_, true, true) => format!("The first {shown} tasks."),
+            (_, false, _) => format!("{shown} more tasks."),
+        };
+        let word = ORDERS
+            .iter()
+            .find(|(name, _)| *name == order)
+            .map_or("", |(_, word)| word);
+        Self {
+            chips: chips(&first, present),
+            filters_open: filters > 0,
+            filters_set: filters,
+            is_filtered: filters + set(CHIP) + set(HIDDEN) > 0,
+            hidden: hidden.0,
+            form: Form {
+                exec_id_prefix: given.first("exec_id_prefix").to_owned(),
+                job_id: given.first("job_id").to_owned(),
+                user: given.first("user").to_owned(),
+                engine_type: given.first("engine_type").to_owned(),
+                engine_instance: given.first("engine_instance").to_owned(),
+                status: if statuses == 1 {
+                    given.first("status")
+                } else {
+                    ""
+                }
+                .to_owned(),
+                started_after: field(given.first("started_after")),
+                started_before: field(given.first("started_before")),
+                order,
+                ascending: !asked.descending,
+            },
+            statuses: Status::words(),
+            orders: ORDERS,
+            clear_href: time.at(TASKS),
+            caption: format!(
+                "Tasks by {word}, {} first",
+                if asked.descending {
+                    "highest"
+                } else {
+                    "lowest"
+                }
+            ),
+            columns: columns(&first, order, asked.descending),
+            rows,
+            rows_text,
+            expired_before: page.expired_before,
+            first_href: first.at(TASKS),
+            next_href: page
+                .next
+                .map(|cursor| first.and("cursor", cursor).at(TASKS)),
+            is_later_page: !given.first("cursor").is_empty(),
+            frame,
+        }
+    }
+}
+
+/// A time as an input of type datetime-local has it.
+fn field(time: &str) -> String {
+    let time = time.parse::<Timestamp>();
+    time.map_or_else(
+        |_| String::new(),
+        |time| time.strftime("%Y-%m-%dT%H:%M:%S").to_string(),
+    )
+}
+
+fn chips(first: &Query, present: Timestamp) -> Vec<Chip> {
+    let others = first.clone().without(CHIP);
+    let ended_after = present.checked_sub(ENDED_WITHIN).unwrap_or(present);
+    let ended_after = ended_after.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let waiting = WAITING
+        .iter()
+        .fold(others.clone(), |query, status| query.and("status", *status));
+    let within = |status: &str| {
+        others
+            .clone()
+            .and("status", status)
+            .and("ended_after", ended_after.as_str())
+    };
+    let all = [
+        (None, "All", None, others.clone()),
+        (
+            None,
+            "Running",
+            Some("Running"),
+            others.clone().and("running", "true"),
+        ),
+        (None, "Waiting", Some("Scheduled"), waiting),
+        (
+            None,
+            "Silent",
+            Some("warn"),
+            others.clone().and("silent", "true"),
+        ),
+        (
+            None,
+            "Stalled",
+            Some("warn"),
+            others.clone().and("stalled", "true"),
+        ),
+        (
+            Some("ended in the last hour:"),
+            "Succeeded",
+            Some("Succeed"),
+            within("Succeed"),
+        ),
+        (None, "Failed", Some("Failed"), within("Failed")),
+        (None, "Cancelled", Some("Cancelled"), within("Cancelled")),
+        (None, "Timed out", Some("Timeout"), within("Timeout")),
+    ];
+    // The time of a chip that was followed is not that of this moment.
+    let chosen = |query: &Query| {
+        let mut chosen = query.clone().only(CHIP).0;
+        for (name, value) in &mut chosen {
+            if name == "ended_after" {
+                value.clear();
+            }
+        }
+        chosen.sort();
+        chosen
+    };
+    let now = chosen(first);
+    all.into_iter()
+        .map(|(lead, label, shape, query)| Chip {
+            lead,
+            label: label.to_owned(),
+            shape,
+            is_on: chosen(&query) == now,
+            href: query.at(TASKS),
+        })
+        .collect()
+}
+
+fn columns(first: &Query, order: &'static str, descending: bool) -> Vec<Column> {
+    [
+        ("progress", "Progress", "c-progress"),
+        ("duration", "Running", "c-running num"),
+        ("reported", "Last report", "c-reported num"),
+        ("memory", "Memory", "c-memory num"),
+        ("cores", "Cores", "c-cores num"),
+    ]
+    .into_iter()
+    .map(|(name, word, class)| {
+        let is_by = name == order;
+        let next = if is_by && descending { "false" } else { "true" };
+        let query = first
+            .clone()
+            .without(ORDER)
+            .and("order", name)
+            .and("descending", next);
+        Column {
+            word,
+            class,
+            href: query.at(TASKS),
+            sort: is_by.then_some(if descending {
+                "descending"
+            } else {
+                "ascending"
+            }),
+        }
+    })
+    .collect()
+}

@@ -1,0 +1,425 @@
+// Drives the page in a real browser. consumer/tests/it/page.rs starts it beside a server whose tables it fills, and does
+// what this asks for: a line "ask …" on stdout, a line "done" on stdin.
+//
+// Environment: PAGE_ONLY (a pattern of the steps to take; default: all), PAGE_ORIGIN, PAGE_SCREENSHOTS (a folder), TEST_CHROMIUM, TEST_PAGE_MODULES (a folder with node_modules).
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import { mkdtempSync, mkdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+
+const { PAGE_ORIGIN: origin, PAGE_SCREENSHOTS: screenshots, TEST_CHROMIUM: executablePath, TEST_PAGE_MODULES: modules } = process.env;
+const require = createRequire(join(modules, "x.js"));
+const { chromium } = require("playwright-core");
+const axe = require("axe-core").source;
+
+const FLAGS = [
+  "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+  "--disable-sync",
+];
+const PATIENCE = 30000;
+
+const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+async function ask(what) {
+  process.stdout.write(`ask ${what}\n`);
+  const { value } = await answers.next();
+  assert.equal(value, "done");
+}
+
+const userDataDir = mkdtempSync(join(tmpdir(), "page-"));
+mkdirSync(screenshots, { recursive: true });
+const options = {
+  executablePath,
+  args: FLAGS,
+  headless: true,
+  viewport: { width: 1280, height: 900 },
+  timezoneId: "Asia/Tokyo",
+  colorScheme: "light",
+  reducedMotion: "no-preference",
+  acceptDownloads: false,
+};
+const browser = await chromium.launchPersistentContext(userDataDir, options);
+browser.setDefaultTimeout(PATIENCE);
+const faults = [];
+let expectsFaults = false;
+
+function watch(page) {
+  page.on("pageerror", (error) => faults.push(`${page.url()}: ${error}`));
+  page.on("dialog", (dialog) => {
+    faults.push(`a dialog: ${dialog.message()}`);
+    dialog.dismiss();
+  });
+  page.on("console", (message) => {
+    // That a server is away, and that an answer is no success, the browser logs by itself.
+    if (message.type() === "error" && !expectsFaults && !message.text().startsWith("Failed to load resource")) {
+      faults.push(`${page.url()}: ${message.text()}`);
+    }
+  });
+  return page;
+}
+
+const page = watch(browser.pages()[0] ?? (await browser.newPage()));
+const go = (path) => page.goto(origin + path, { waitUntil: "load" });
+const ids = () => page.$$eval("#tasks tbody tr", (rows) => rows.map((row) => row.dataset.id));
+const row = (id) => page.locator(`#tasks tr[data-id="${id}"]`);
+const params = () => new URL(page.url()).searchParams;
+const isLive = () => page.locator("#live.is-live").waitFor();
+const until = (what, check, argument) => page.waitForFunction(check, argument, { timeout: PATIENCE }).catch((error) => assert.fail(`${what}: ${error}`));
+
+async function accessible(where) {
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+  const told = violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.html} ${node.any.map((a) => a.message).join("; ")}`).join("\n  ")}`);
+  assert.deepEqual(told, [], where);
+}
+
+/** The page as it looks now, on wide and narrow screens, in light and dark; each of them accessible. */
+async function looks(name) {
+  for (const colorScheme of ["light", "dark"]) {
+    for (const width of [1280, 390]) {
+      await page.emulateMedia({ colorScheme });
+      await page.setViewportSize({ width, height: 900 });
+      await accessible(`${name}, ${width}, ${colorScheme}`);
+      await page.screenshot({ path: join(screenshots, `${name}-${width}-${colorScheme}.png`), fullPage: true });
+      const wider = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      assert.equal(wider, 0, `${name} is ${wider} pixels wider than a screen of ${width}`);
+    }
+  }
+  await page.emulateMedia({ colorScheme: "light" });
+  await page.setViewportSize({ width: 1280, height: 900 });
+}
+
+const steps = [];
+const step = (name, run) => steps.push([name, run]);
+
+step("the list shows what runs, and where to read on", async () => {
+  await go("/");
+  assert.equal(params().get("running"), "true");
+  const shown = await ids();
+  assert.ok(shown.includes("etl-long") && !shown.includes("done-0"), String(shown));
+  assert.equal(await row("run-3").locator(".status").innerText(), "Running");
+  assert.match(await row("run-3").locator(".c-progress .num").innerText(), /^\d+\.\d %$/);
+  assert.equal(await row("run-untold").locator(".c-progress .num").innerText(), "not told");
+  assert.equal(await row("run-untold").locator("progress").count(), 0);
+  assert.equal(await row("run-untold").locator(".c-memory").innerText(), "—");
+  assert.match(await row("run-3").locator(".c-memory").innerText(), /^\d+\.\d\d GiB$/);
+  await isLive();
+  const before = await row("etl-long").locator(".c-running").innerText();
+  await until("the running time ticks", ([id, text]) => document.querySelector(`tr[data-id="${id}"] .c-running`).innerText !== text, ["etl-long", before]);
+  await looks("tasks");
+});
+
+step("filters are links and fields, and stand in the address", async () => {
+  await go("/tasks?running=true");
+  await page.locator("#filters > summary").click();
+  await page.fill("input[name=user]", "grace");
+  await page.click("form.filter button");
+  await page.waitForURL(/user=grace/);
+  assert.equal(params().get("running"), "true");
+  assert.ok(![...params().values()].includes(""), page.url());
+  const users = await page.$$eval("#tasks .c-user bdi", (cells) => cells.map((cell) => cell.textContent));
+  assert.ok(users.length > 0 && users.every((user) => user === "grace"), String(users));
+  await page.goBack();
+  assert.equal(params().get("user"), null);
+  for (const [chip, id] of [["Silent", "quiet-1"], ["Stalled", "stuck-1"]]) {
+    await page.click(`.chips >> text="${chip}"`);
+    await page.waitForURL(new RegExp(`${chip.toLowerCase()}=true`));
+    assert.deepEqual(await ids(), [id]);
+    assert.equal(await page.locator(".chips [aria-current]").innerText(), chip);
+    assert.match(await row(id).locator(".badge").innerText(), new RegExp(`^${chip.toLowerCase()}`));
+  }
+  await page.click('.chips >> text="Failed"');
+  assert.deepEqual(await ids(), ["failed-at-100"]);
+  await page.click('.chips >> text="All"');
+  await page.waitForURL(/tasks$/);
+  await go("/tasks?exec_id_prefix=no-such-task");
+  assert.match(await page.locator(".empty").innerText(), /No task matches/);
+  await looks("empty");
+});
+
+step("columns order, and pages follow one another without repeats", async () => {
+  await go("/tasks?running=true");
+  await page.click("th.c-progress a");
+  await page.waitForURL(/order=progress/);
+  assert.equal(await page.locator("th[aria-sort]").getAttribute("aria-sort"), "descending");
+  const shares = await page.$$eval("#tasks progress", (bars) => bars.map((bar) => bar.value));
+  assert.deepEqual(shares, [...shares].sort((a, b) => b - a));
+  await page.click("th.c-progress a");
+  await page.waitForURL(/descending=false/);
+  assert.equal(await page.locator("th[aria-sort]").getAttribute("aria-sort"), "ascending");
+  await go("/tasks?limit=4&order=memory");
+  const seen = [];
+  for (;;) {
+    seen.push(...(await ids()));
+    const next = page.locator("a[rel=next]");
+    if (!(await next.count())) break;
+    const before = params().get("cursor");
+    await Promise.all([page.waitForURL((url) => url.searchParams.get("cursor") !== before), next.click()]);
+  }
+  assert.equal(new Set(seen).size, seen.length);
+  await go("/tasks");
+  assert.deepEqual([...seen].sort(), (await ids()).sort());
+});
+
+step("a task tells its whole story", async () => {
+  await go("/tasks/etl-long");
+  assert.equal(await page.locator("h1").innerText(), "etl-long");
+  assert.ok((await page.locator("#plot .wide svg polyline").count()) >= 1);
+  assert.match(await page.locator("[data-part=jobs]").innerText(), /stage-1/);
+  assert.match(await page.locator("[data-part=applications]").innerText(), /application_1/);
+  assert.match(await page.locator("[data-part=metrics]").innerText(), /shuffle\.bytes/);
+  assert.ok((await page.locator("[data-part=reports] tbody tr").count()) > 5);
+  assert.match(await page.locator(".known").innerText(), /\d+@\d+/);
+  await page.locator("#plot").focus();
+  await page.keyboard.press("Home");
+  const first = await page.locator("#reading").innerText();
+  await page.keyboard.press("ArrowRight");
+  const second = await page.locator("#reading").innerText();
+  assert.match(first, /UTC: progress .*, memory .*, cores/);
+  assert.notEqual(first, second);
+  assert.equal(await page.locator("#plot .wide .reading").count(), 1);
+  await page.locator("#plot .wide svg").hover({ position: { x: 600, y: 40 } });
+  assert.notEqual(await page.locator("#reading").innerText(), second);
+  await looks("task");
+  await page.emulateMedia({ media: "print" });
+  await page.screenshot({ path: join(screenshots, "task-print.png"), fullPage: true });
+  await page.emulateMedia({ media: "screen" });
+});
+
+step("without scripts everything is there, too", async () => {
+  const plain = await browser.browser()?.newContext({ javaScriptEnabled: false });
+  const own = plain ?? (await (await chromium.launch({ executablePath, args: FLAGS })).newContext({ javaScriptEnabled: false }));
+  const bare = watch(await own.newPage());
+  await bare.goto(`${origin}/`);
+  assert.ok((await bare.locator("#tasks tbody tr").count()) > 5);
+  assert.equal(await bare.locator("#zone").isVisible(), false);
+  await bare.screenshot({ path: join(screenshots, "tasks-without-scripts.png") });
+  await bare.locator('#tasks tr[data-id="etl-long"] a').click();
+  assert.ok(await bare.locator("#plot svg").first().isVisible());
+  await bare.locator(".asof summary").click();
+  await bare.locator("input[name=at]").fill(new Date(Date.now() - 600000).toISOString().slice(0, 19));
+  await bare.locator(".asof button").click();
+  assert.match(await bare.locator(".then").innerText(), /As of .* UTC/);
+  await own.close();
+});
+
+step("rows change where they stand, and what moves them waits", async () => {
+  await go("/tasks?running=true");
+  await isLive();
+  await page.evaluate(() => (globalThis.marker = "not read again"));
+  await row("run-3").locator("a").focus();
+  const before = await ids();
+  await ask("advance run-3");
+  await until("the progress of run-3 changes", () => document.querySelector('tr[data-id="run-3"] .c-progress .num').textContent === "97.5 %");
+  assert.equal(await page.evaluate(() => document.activeElement.closest("tr")?.dataset.id), "run-3");
+  await ask("begin new-1");
+  await page.locator("#show:not([hidden])").waitFor();
+  assert.match(await page.locator("#show").innerText(), /1 new while you read: show/);
+  await ask("end run-4");
+  await until("run-4 ends", () => document.querySelector('tr[data-id="run-4"]').dataset.status === "Succeed");
+  assert.match(await page.locator("#show").innerText(), /1 new, 1 ended/);
+  assert.match(await page.locator("#said").innerText(), /run-4 ended/);
+  assert.deepEqual(await ids(), before);
+  await page.screenshot({ path: join(screenshots, "tasks-changed.png") });
+  await page.keyboard.press("s");
+  await row("new-1").waitFor();
+  const after = await ids();
+  assert.ok(!after.includes("run-4") && after.includes("run-3"), String(after));
+  assert.equal(await page.locator("#show").isVisible(), false);
+  assert.equal(await page.evaluate(() => globalThis.marker), "not read again");
+});
+
+step("an update takes the browser less than 50 ms", async () => {
+  await go("/tasks?running=true");
+  await isLive();
+  const slowest = await page.evaluate(async () => {
+    const { writeRow } = await import(document.querySelector("script[type=module]").src.replace("page.js", "rows.js"));
+    let most = 0;
+    for (let round = 0; round < 20; round += 1) {
+      const began = performance.now();
+      for (const tr of document.querySelectorAll("#tasks tbody tr")) {
+        writeRow(tr, { exec_id: tr.dataset.id, status: "Running", progress: round / 20, started_at: null, reported_at: new Date().toISOString(), memory_bytes: round * 2 ** 30, cores: round });
+      }
+      document.body.getBoundingClientRect();
+      most = Math.max(most, performance.now() - began);
+      await new Promise(requestAnimationFrame);
+    }
+    return most;
+  });
+  console.log(`slowest update of all rows: ${slowest.toFixed(1)} ms`);
+  assert.ok(slowest < 50, `${slowest} ms`);
+});
+
+step("a task's page follows its task", async () => {
+  await go("/tasks/run-5");
+  await isLive();
+  await page.evaluate(() => (globalThis.marker = "not read again"));
+  await ask("advance run-5");
+  await until("the progress of run-5 changes", () => document.querySelector(".now .progress .num").textContent === "97.5 %");
+  await ask("end run-5");
+  await until("run-5 ends", () => document.querySelector(".now .status").textContent === "Succeed");
+  assert.equal(await page.evaluate(() => globalThis.marker), "not read again");
+  await page.locator("#plot").focus();
+  await page.keyboard.press("End");
+  assert.match(await page.locator("#reading").innerText(), /Succeed/);
+});
+
+step("a hidden tab asks nothing", async () => {
+  await go("/tasks?running=true");
+  await isLive();
+  const hide = (hidden) =>
+    page.evaluate((is) => {
+      Object.defineProperty(document, "hidden", { configurable: true, get: () => is });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }, hidden);
+  await hide(true);
+  const asked = [];
+  const note = (request) => asked.push(request.url());
+  page.on("request", note);
+  await ask("advance run-6");
+  assert.deepEqual(asked, []);
+  assert.notEqual(await row("run-6").locator(".c-progress .num").innerText(), "97.5 %");
+  page.off("request", note);
+  await hide(false);
+  await until("run-6 is caught up with", () => document.querySelector('tr[data-id="run-6"] .c-progress .num').textContent === "97.5 %");
+});
+
+step("it says that the server is away, and comes back by itself", async () => {
+  await go("/tasks?running=true");
+  await isLive();
+  await page.evaluate(() => (globalThis.marker = "not read again"));
+  expectsFaults = true;
+  await ask("stop");
+  await page.locator("#trouble:not([hidden])").waitFor();
+  assert.match(await page.locator("#trouble").innerText(), /^Not live: .*What is shown is of .* UTC/);
+  assert.equal(await page.locator("html.old").count(), 1);
+  await page.screenshot({ path: join(screenshots, "tasks-disconnected.png") });
+  await ask("start");
+  await isLive();
+  assert.equal(await page.locator("#trouble").isVisible(), false);
+  expectsFaults = false;
+  await ask("advance run-7");
+  await until("run-7 is followed again", () => document.querySelector('tr[data-id="run-7"] .c-progress .num').textContent === "97.5 %");
+  assert.equal(await page.evaluate(() => globalThis.marker), "not read again");
+});
+
+step("the whole page goes back in time, and says so", async () => {
+  await go("/tasks?running=true");
+  await page.locator(".asof summary").click();
+  const then = new Date(Date.now() - 15 * 60000).toISOString().slice(0, 16);
+  await page.fill("input[name=at]", `${then}:00`);
+  await page.click(".asof button");
+  await page.waitForURL(/at=/);
+  assert.equal(params().get("at"), `${then}:00Z`);
+  assert.equal(params().get("running"), "true");
+  assert.equal(await page.locator("html.past").count(), 1);
+  assert.match(await page.locator(".then").innerText(), /As of .*as the engines had reported it by then/);
+  assert.match(await page.title(), /as of/);
+  const shown = await ids();
+  assert.ok(shown.includes("etl-long") && !shown.includes("run-3"), String(shown));
+  await looks("as-of");
+  await row("etl-long").locator("a").click();
+  await page.waitForURL(/tasks\/etl-long\?at=/);
+  assert.match(await page.locator(".then").innerText(), /As of/);
+  await page.locator("#back").click();
+  const slider = page.locator("#day");
+  await slider.focus();
+  await page.keyboard.press("ArrowLeft");
+  await page.waitForURL((url) => url.searchParams.get("at") !== `${then}:00Z`);
+  await page.keyboard.press("n");
+  await page.waitForURL((url) => !url.searchParams.has("at"));
+  assert.equal(await page.locator("html.past").count(), 0);
+});
+
+step("the keyboard is enough", async () => {
+  await go("/tasks?running=true");
+  await page.keyboard.press("/");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "search");
+  await page.keyboard.type("run-j?k");
+  assert.equal(await page.locator("#help").isVisible(), false);
+  await page.keyboard.press("Control+a");
+  await page.keyboard.type("run-");
+  await page.keyboard.press("Enter");
+  await page.waitForURL(/exec_id_prefix=run-/);
+  const all = await ids();
+  assert.ok(all.every((id) => id.startsWith("run-")) && all.length > 2);
+  const focused = () => page.evaluate(() => document.activeElement.closest("tr")?.dataset.id);
+  await page.keyboard.press("j");
+  assert.equal(await focused(), all[0]);
+  await page.keyboard.press("j");
+  assert.equal(await focused(), all[1]);
+  await page.keyboard.press("k");
+  assert.equal(await focused(), all[0]);
+  await page.keyboard.press("Enter");
+  await page.waitForURL(new RegExp(`/tasks/${all[0]}`));
+  await page.keyboard.press("?");
+  assert.ok(await page.locator("#help").isVisible());
+  await accessible("the help");
+  await page.screenshot({ path: join(screenshots, "help.png") });
+  await page.keyboard.press("Escape");
+  assert.equal(await page.locator("#help").isVisible(), false);
+  const time = page.locator(".known time");
+  const utc = await time.innerText();
+  assert.match(utc, / UTC$/);
+  await page.keyboard.press("u");
+  assert.match(await time.innerText(), / UTC\+09:00$/);
+  assert.equal(await page.locator("#zone").innerText(), "UTC+09:00");
+  assert.equal(await time.getAttribute("title"), utc);
+  await page.keyboard.press("u");
+  assert.equal(await time.innerText(), utc);
+  await page.keyboard.press("Escape");
+  await page.waitForURL(/\/tasks\?/);
+});
+
+step("text of reports stays text", async () => {
+  await go("/tasks?user=&exec_id_prefix=hostile");
+  const hostile = await page.$$eval("#tasks .c-task a", (links) => links.map((link) => link.getAttribute("href")));
+  assert.ok(hostile.length >= 6, String(hostile));
+  for (const path of [page.url().slice(origin.length), ...hostile]) {
+    await go(path);
+    const found = await page.evaluate(() => ({
+      hacked: globalThis.hacked,
+      elements: document.querySelectorAll("main img, main script, main iframe, main b, main style, main base").length,
+      handlers: [...document.querySelectorAll("*")].filter((node) => [...node.attributes].some(({ name }) => name.startsWith("on"))).length,
+      hidden: /[\u202a-\u202e\u2066-\u2069\u200b]/.test(document.body.innerText),
+    }));
+    assert.deepEqual(found, { hacked: undefined, elements: 0, handlers: 0, hidden: false }, path);
+  }
+  await page.screenshot({ path: join(screenshots, "hostile.png"), fullPage: true });
+  await go("/tasks?exec_id_prefix=hostile");
+  await isLive();
+  await ask("begin hostile-new");
+  await page.locator("#show:not([hidden])").waitFor();
+  await page.keyboard.press("s");
+  await until("the new one is listed", () => [...document.querySelectorAll("#tasks tbody tr")].some((tr) => tr.dataset.id.startsWith("hostile-new")));
+  assert.equal(await page.evaluate(() => globalThis.hacked), undefined);
+});
+
+step("errors say what was wrong", async () => {
+  assert.equal((await go("/tasks?limit=0")).status(), 400);
+  assert.match(await page.locator(".empty").innerText(), /limit/);
+  assert.equal((await go("/tasks/no-such-task")).status(), 404);
+  assert.match(await page.locator(".empty").innerText(), /no-such-task/);
+  await looks("error");
+});
+
+const only = process.env.PAGE_ONLY;
+try {
+  for (const [name, run] of steps) {
+    if (only && !new RegExp(only).test(name)) continue;
+    console.log(`· ${name}`);
+    try {
+      await run();
+      assert.deepEqual(faults, []);
+    } catch (error) {
+      await page.screenshot({ path: join(screenshots, "failed.png"), fullPage: true }).catch(() => {});
+      throw new Error(`${name}\n${error.stack}\nat ${page.url()}; see ${join(screenshots, "failed.png")}`);
+    }
+  }
+  console.log("all passed");
+} finally {
+  await browser.close();
+  rmSync(userDataDir, { recursive: true, force: true, maxRetries: 5 });
+}
+process.exit(0);
