@@ -95,4 +95,8 @@ pub const HELP: &[Help] = &[
         letters::DEAD_LETTERS,
         "Dead letters written, by kind of fault.",
     ),
+    (
+        serve::DURATION,
+        "Duration of HTTP requests until their answer begins, in seconds.",
+    ),
 ];

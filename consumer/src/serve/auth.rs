@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::caller::Caller;
+use super::login;
 use super::options::ServeOptions;
 use super::problem::Problem;
 use super::server::Peer;
@@ -73,10 +74,27 @@ impl Authentication {
             Some(proxy) => proxy.caller(headers, peer)?,
             None => None,
         };
-        match (&self.tokens, headers.get(header::AUTHORIZATION)) {
-            (Some(tokens), Some(given)) => tokens.caller(given).map(Some),
-            _ => Ok(by_proxy),
+        let Some(tokens) = &self.tokens else {
+            return Ok(by_proxy);
+        };
+        if let Some(given) = headers.get(header::AUTHORIZATION) {
+            return tokens.authorized(given).map(Some);
         }
+        match login::token(headers) {
+            Some(token) => tokens.caller(&token).map(Some),
+            None => Ok(by_proxy),
+        }
+    }
+
+    /// Whether this is a token that is known.
+    pub(super) fn knows(&self, token: &[u8]) -> bool {
+        let tokens = self.tokens.as_ref();
+        tokens.is_some_and(|tokens| tokens.caller(token).is_ok())
+    }
+
+    /// Whether people can log in with a token.
+    pub(super) fn has_tokens(&self) -> bool {
+        self.tokens.is_some()
     }
 
     fn challenge(&self) -> Option<HeaderValue> {
@@ -122,7 +140,7 @@ impl Tokens {
         }
     }
 
-    fn caller(&self, authorization: &HeaderValue) -> Result<Caller, Problem> {
+    fn authorized(&self, authorization: &HeaderValue) -> Result<Caller, Problem> {
         let given = authorization.as_bytes();
         let (scheme, token) = given.split_at_checked(7).unwrap_or_default();
         if !scheme.eq_ignore_ascii_case(b"bearer ") {
@@ -130,8 +148,12 @@ impl Tokens {
                 "the header Authorization holds no bearer token",
             ));
         }
+        self.caller(token.trim_ascii())
+    }
+
+    fn caller(&self, token: &[u8]) -> Result<Caller, Problem> {
         // All are compared, and each to its end: the time tells nothing of how much of one was right.
-        let sha256 = <[u8; 32]>::from(Sha256::digest(token.trim_ascii()));
+        let sha256 = <[u8; 32]>::from(Sha256::digest(token));
         let (mut found, mut index) = (Choice::from(0), 0_u32);
         for (i, token) in (0_u32..).zip(&self.0) {
             let is_it = token.sha256.ct_eq(&sha256);
@@ -209,6 +231,7 @@ pub(super) async fn authenticate(
     let Some(Peer(peer)) = request.extensions().get().copied() else {
         return Problem::new(StatusCode::UNAUTHORIZED, "no peer").into_response();
     };
+    let is_browser = login::is_browser(request.headers());
     let response = match authentication.caller(request.headers(), peer.ip()) {
         Err(problem) => problem.into_response(),
         Ok(caller) => {
@@ -219,6 +242,7 @@ pub(super) async fn authenticate(
         }
     };
     match (response.status(), authentication.challenge()) {
+        (StatusCode::UNAUTHORIZED, Some(_)) if is_browser => login::redirect(),
         (StatusCode::UNAUTHORIZED, Some(challenge)) => {
             ([(header::WWW_AUTHENTICATE, challenge)], response).into_response()
         }

@@ -15,6 +15,7 @@ mod app;
 mod auth;
 mod caller;
 mod guard;
+mod login;
 mod openapi;
 mod options;
 mod page;
@@ -31,8 +32,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::body::Bytes;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
 use futures_util::FutureExt;
 use service::health::Health;
 use tokio::net::TcpListener;
@@ -47,7 +50,9 @@ use self::app::{App, Shared};
 use self::auth::Authentication;
 use self::guard::Names;
 pub use self::options::ServeOptions;
+use self::problem::Problem;
 use self::readers::Readers;
+pub(crate) use self::routes::DURATION;
 use self::routes::Routes;
 use crate::store::{Database, DatabaseOptions};
 
@@ -104,11 +109,16 @@ fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App)
         router, document, ..
     } = routes();
     let names = Names::of(options);
+    let login = match authentication.has_tokens() {
+        true => login_routes(authentication.clone(), options.tls_cert.is_some()),
+        false => Router::new(),
+    };
     // The last one is the first that a request comes to.
     let router = router
         .merge(openapi::route(&document))
         .merge(page::routes())
         .with_state(app)
+        .merge(login)
         .layer(from_fn(answer::spare))
         .layer(from_fn_with_state(authentication, auth::authenticate))
         .layer(RequestBodyLimitLayer::new(BODY_BYTES))
@@ -126,6 +136,19 @@ fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App)
         .layer(from_fn(problem::problems))
         .layer(CompressionLayer::new())
         .layer(from_fn(guard::headers))
+}
+
+/// Where people give their tokens.
+fn login_routes(authentication: Arc<Authentication>, is_https: bool) -> Router {
+    let logged_in = async move |headers: HeaderMap, body: Bytes| {
+        let token = login::sent(&headers, &body)?;
+        Ok::<_, Problem>(match authentication.knows(&token) {
+            true => login::logged_in(&token, is_https),
+            false => login::form(true),
+        })
+    };
+    let route = get(async || login::form(false)).post(logged_in);
+    Router::new().route(login::PATH, route)
 }
 
 /// Which pages of other origins a browser lets read this: never with a cookie or the like.

@@ -1,5 +1,6 @@
 //! A bounded number of connections to the database, which answer questions one at a time each.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ pub(crate) struct Readers(Arc<Shared>);
 struct Shared {
     database: Database,
     health: Arc<Health>,
+    is_away: AtomicBool,
     idle: Mutex<Vec<Reader>>,
     /// Permits of those who ask or wait.
     queue: Arc<Semaphore>,
@@ -43,6 +45,7 @@ impl Readers {
         Self(Arc::new(Shared {
             database,
             health,
+            is_away: AtomicBool::new(false),
             idle: Mutex::default(),
             queue: Arc::new(Semaphore::new(CONNECTIONS + QUEUE)),
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
@@ -106,15 +109,17 @@ impl Shared {
             return Err(Problem::away());
         };
         match &answer {
-            Ok(_) => self.health.answered(),
+            Ok(_) => {
+                if self.is_away.swap(false, Ordering::Relaxed) {
+                    tracing::info!("{} answers again", self.database.place());
+                }
+                self.health.answered();
+            }
             // The fault of what was asked.
-            Err(error) if error.is_too_long() => {}
             Err(QueryError::Store {
                 doing,
-                source: refused @ StoreError::Refused(_),
-            }) => {
-                tracing::warn!("{doing}: {refused}");
-            }
+                source: fault @ (StoreError::TooLong(_) | StoreError::Refused(_)),
+            }) => tracing::warn!("{doing}: {fault}"),
             Err(QueryError::Store { doing, source }) => {
                 self.is_away(&format!("{doing}: {source}"));
             }
@@ -125,7 +130,7 @@ impl Shared {
 
     /// Logs it the first time, and says it to whom asks whether this is ready.
     fn is_away(&self, why: &str) {
-        if self.health.ready().is_ok() {
+        if !self.is_away.swap(true, Ordering::Relaxed) {
             tracing::warn!("{why}; requests are answered with 503 until it is back");
         }
         self.health.waiting_for(why.to_owned());

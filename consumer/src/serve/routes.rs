@@ -1,11 +1,19 @@
 //! One list of routes, each with its part of the OpenAPI document.
 
+use std::time::Instant;
+
 use axum::Router;
+use axum::extract::Request;
 use axum::handler::Handler;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
 use axum::routing::get;
 use utoipa::openapi::OpenApi;
 
 use super::app::App;
+
+/// Histogram, seconds: until an answer begins. Labels as OpenTelemetry's conventions for HTTP servers have them.
+pub(crate) const DURATION: &str = "http_server_request_duration_seconds";
 
 /// Routes, and the document that describes them. A room of routes makes one of these; see
 /// [`api::routes`](super::api::routes).
@@ -32,7 +40,9 @@ impl Routes {
         handler: impl Handler<T, App>,
     ) -> Self {
         let path = Path::path();
-        self.router = self.router.route(&path, get(handler));
+        let route = path.clone();
+        let measured = from_fn(move |request, next| measure(route.clone(), request, next));
+        self.router = self.router.route(&path, get(handler).layer(measured));
         self.paths.push(path);
         self
     }
@@ -44,4 +54,19 @@ impl Routes {
         self.paths.extend(more.paths);
         self
     }
+}
+
+async fn measure(route: String, request: Request, next: Next) -> Response {
+    let (begun, method) = (Instant::now(), request.method().to_string());
+    let response = next.run(request).await;
+    let labels = [
+        ("http_request_method", method),
+        ("http_route", route),
+        (
+            "http_response_status_code",
+            response.status().as_u16().to_string(),
+        ),
+    ];
+    metrics::histogram!(DURATION, &labels).record(begun.elapsed());
+    response
 }

@@ -1,12 +1,18 @@
 //! `consumer serve`: what it answers, to whom, and what while the database is away.
 
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use service::testing::settings::refuses;
+use service::testing::until;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
+use crate::sql::Sql;
 use crate::strategies;
-use crate::support::{Answered, Kind, Pipeline, Server, numbered, on_both_databases};
+use crate::support::{Answered, Kind, Pipeline, Proxy, Server, numbered, on_both_databases};
 
 /// A pipeline whose tables hold so many numbered events, one partition.
 async fn stored(kind: Kind, count: usize) -> Option<Pipeline> {
@@ -21,6 +27,8 @@ async fn stored(kind: Kind, count: usize) -> Option<Pipeline> {
 on_both_databases!(
     a_task_is_told_as_the_command_tells_it,
     a_token_shows_what_is_its_users,
+    lists_are_the_commands_and_pages_are_linked,
+    it_serves_beside_a_consumer_that_writes,
 );
 
 async fn a_task_is_told_as_the_command_tells_it(kind: Kind) {
@@ -94,10 +102,6 @@ async fn every_error_is_a_problem_and_every_answer_is_guarded() {
         (server.get("/api/v1/tasks/exec-01?x=1").await, 400),
         (asked(server.client.delete(&one)).await, 405),
         (
-            asked(server.client.post(&one).body(vec![0; 1 << 20])).await,
-            413,
-        ),
-        (
             asked(server.client.get(&one).header("host", "evil.example")).await,
             421,
         ),
@@ -105,6 +109,14 @@ async fn every_error_is_a_problem_and_every_answer_is_guarded() {
         answered.problem(status);
         assert_guarded(&answered);
     }
+    let large =
+        "POST /api/v1/tasks/exec-01 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n";
+    let large = raw(&server, large).await;
+    assert!(large.starts_with("HTTP/1.1 413 "), "{large}");
+    assert!(
+        large.contains("content-type: application/problem+json"),
+        "{large}"
+    );
     let refused = asked(server.client.put(&one)).await;
     assert_eq!(refused.header("allow"), "GET,HEAD");
     // No page of another origin may read anything.
@@ -139,6 +151,83 @@ async fn every_error_is_a_problem_and_every_answer_is_guarded() {
     );
     assert!(description["paths"]["/api/v1/tasks/{exec_id}"]["get"].is_object());
     server.stop().await;
+}
+
+/// What the server says to this until it closes the connection, or says nothing more for a while.
+async fn raw(server: &Server, request: &str) -> String {
+    let address = server.origin.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut said = vec![0; 64 << 10];
+    let mut length = 0;
+    while let Ok(Ok(more @ 1..)) =
+        timeout(Duration::from_secs(1), stream.read(&mut said[length..])).await
+    {
+        length += more;
+    }
+    String::from_utf8_lossy(&said[..length]).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_is_served_by_files() {
+    let Some(pipeline) = stored(Kind::Sqlite, 10).await else {
+        return;
+    };
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-days",
+            "2",
+        ])
+        .args([
+            "-nodes",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+        ])
+        .args(["-keyout", "key.pem", "-out", "cert.pem"])
+        .current_dir(pipeline.folder())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| pipeline.folder().join(name));
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    let mut server = pipeline
+        .serve("serve", &["--tls-cert", &cert, "--tls-key", &key])
+        .await;
+    let root = reqwest::Certificate::from_pem(&std::fs::read(&cert).unwrap()).unwrap();
+    server.client = reqwest::Client::builder()
+        .tls_certs_only([root])
+        .build()
+        .unwrap();
+    server.origin = server.origin.replace("127.0.0.1", "localhost");
+    assert!(server.origin.starts_with("https://"), "{}", server.origin);
+    server.json("/api/v1/tasks").await;
+    server.stop().await;
+    // Each other's.
+    let swapped = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--tls-cert",
+        &key,
+        "--tls-key",
+        &cert,
+    ];
+    let refused = pipeline.fails(&swapped, 78);
+    assert!(
+        refused.contains("are no certificate with its key"),
+        "{refused}"
+    );
+    let absent = ["serve", "--listen", "127.0.0.1:0", "--tokens", "/absent"];
+    let refused = pipeline.fails(&absent, 78);
+    assert!(refused.contains("--tokens /absent"), "{refused}");
 }
 
 /// Those of the tokens `of-ada`, `of-operator`.
@@ -208,6 +297,55 @@ async fn a_token_shows_what_is_its_users(kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_browser_is_asked_for_its_token() {
+    let Some(pipeline) = stored(Kind::Sqlite, 10).await else {
+        return;
+    };
+    let user = strategies::sample_event().info.engine.user;
+    let file = tokens(&pipeline, &user);
+    let mut server = pipeline.serve("serve", &["--tokens", &file]).await;
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    server.client = client.build().unwrap();
+    let asked = |request: reqwest::RequestBuilder| async {
+        Answered::of(request.send().await.unwrap()).await
+    };
+    let one = "/api/v1/tasks/exec-01";
+    let html = "text/html,application/xhtml+xml;q=0.9";
+    let sent = asked(server.request(one).header("accept", html)).await;
+    assert_eq!((sent.status, sent.header("location")), (303, "/login"));
+    let form = server.get("/login").await;
+    assert_eq!(form.status, 200);
+    assert_guarded(&form);
+    let login = format!("{}/login", server.origin);
+    let give = |body: &'static str| server.client.post(&login).body(body);
+    let refused = asked(give("token=of-nobody")).await;
+    assert_eq!(refused.status, 403);
+    assert!(refused.body.contains("not known"), "{refused:?}");
+    let other_site = give("token=of-ada").header("sec-fetch-site", "cross-site");
+    asked(other_site).await.problem(403);
+    let given = asked(give("token=of%2Dada").header("sec-fetch-site", "same-origin")).await;
+    assert_eq!((given.status, given.header("location")), (303, "/"));
+    let (cookie, attributes) = given.header("set-cookie").split_once("; ").unwrap();
+    assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Strict");
+    assert!(!cookie.contains("of-ada"), "{cookie}");
+    let cookie = format!("other=1; {cookie}");
+    assert_eq!(
+        asked(server.request(one).header("cookie", &cookie))
+            .await
+            .status,
+        200
+    );
+    asked(
+        server
+            .request(one)
+            .header("cookie", "taskrunning-token=b2Y"),
+    )
+    .await
+    .problem(401);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_proxys_header_is_believed_from_that_proxy_only() {
     let Some(pipeline) = stored(Kind::Sqlite, 10).await else {
         return;
@@ -254,4 +392,255 @@ fn nothing_is_served_to_everybody() {
             (&serve(&["--tls-cert", "a.pem"]), "--tls-key"),
         ],
     );
+}
+
+async fn lists_are_the_commands_and_pages_are_linked(kind: Kind) {
+    let Some(pipeline) = stored(kind, 300).await else {
+        return;
+    };
+    let server = pipeline.serve("serve", &[]).await;
+    let printed: Value =
+        serde_json::from_str(&pipeline.ask(&["tasks", "--json", "--limit", "0"])).unwrap();
+    let names = |items: &Value| -> Vec<String> {
+        let items = items.as_array().unwrap().iter();
+        items
+            .map(|item| item["exec_id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(&printed).len(), 97);
+    let mut listed = Vec::new();
+    let mut path = "/api/v1/tasks?limit=10&user=%61da".to_owned();
+    path = path.replace("%61da", &strategies::sample_event().info.engine.user);
+    loop {
+        let answered = server.get(&path).await;
+        let page = answered.json();
+        assert_eq!(page["watermark"], json!({"0": 300}));
+        listed.extend(names(&page["items"]));
+        let Some(next) = page["next"].as_str() else {
+            assert_eq!(answered.header("link"), "");
+            break;
+        };
+        let link = answered.header("link").strip_prefix('<').unwrap();
+        let (link, relation) = link.split_once('>').unwrap();
+        assert_eq!(relation, "; rel=\"next\"");
+        assert!(link.ends_with(&format!("&cursor={next}")), "{link}");
+        path = link.to_owned();
+    }
+    assert_eq!(listed, names(&printed));
+    let whole = server.json("/api/v1/tasks").await;
+    let first = &whole["items"][0];
+    let reported_at = first["reported_at"].as_str().unwrap();
+    assert!(
+        reported_at.ends_with('Z') && reported_at.len() == 27,
+        "{reported_at}"
+    );
+    for (key, value) in printed[0].as_object().unwrap() {
+        // Time passes between the two.
+        if !key.ends_with("_seconds") {
+            assert_eq!(value, &first[key], "{key}");
+        }
+    }
+    let some = server
+        .json("/api/v1/tasks?exec_id_prefix=exec-1&order=progress&descending=false")
+        .await;
+    assert_eq!(some["items"].as_array().unwrap().len(), 10);
+    let refused = server
+        .get("/api/v1/tasks?limit=1001&order=size&silent_after=5&offset=3&cursor=x&stalled=1")
+        .await;
+    refused.problem(400);
+    let errors = refused.json()["errors"].clone();
+    let named: Vec<_> = errors
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| e["parameter"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        named,
+        ["stalled", "order", "limit", "silent_after", "offset"]
+    );
+    for (query, name) in [
+        ("cursor=x", "cursor"),
+        ("status=Runing", "status"),
+        ("user=%00", "user"),
+        ("at=-2h", "at"),
+    ] {
+        let refused = server.get(&format!("/api/v1/tasks?{query}")).await;
+        refused.problem(400);
+        assert_eq!(
+            refused.json()["errors"][0]["parameter"],
+            name,
+            "{refused:?}"
+        );
+    }
+    server.get("/api/v1/tasks/a%00b").await.problem(404);
+    let (_, measured) = server.process.get("/metrics").unwrap();
+    let route = "http_server_request_duration_seconds_count{http_request_method=\"GET\",http_route=\"/api/v1/tasks\",http_response_status_code=\"400\"} 5";
+    assert!(measured.lines().any(|line| line == route), "{measured}");
+    // What was refused is not the database's fault.
+    assert_eq!(server.process.get("/readyz").unwrap().0, 200);
+    server.stop().await;
+}
+
+/// Each route's parameters are the described ones: it names those that it knows where it is given another.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_description_names_every_parameter() {
+    let Some(pipeline) = stored(Kind::Sqlite, 10).await else {
+        return;
+    };
+    let server = pipeline.serve("serve", &[]).await;
+    let description = server.json("/openapi.json").await;
+    for (path, item) in description["paths"].as_object().unwrap() {
+        let described = item["get"]["parameters"].as_array().into_iter().flatten();
+        let described = described.filter(|parameter| parameter["in"] == "query");
+        let mut described: Vec<_> = described.map(|one| one["name"].as_str().unwrap()).collect();
+        let path = path.replace("{exec_id}", "exec-01");
+        let detail = server.get(&format!("{path}?no_such=1")).await.problem(400);
+        let (_, known) = detail.split_once("no_such: no such parameter; ").unwrap();
+        let known = known.strip_prefix("known are ");
+        let mut known: Vec<_> = known.map_or(Vec::new(), |known| known.split(", ").collect());
+        (described.sort_unstable(), known.sort_unstable());
+        assert_eq!(described, known, "{path}");
+    }
+    server.stop().await;
+}
+
+async fn it_serves_beside_a_consumer_that_writes(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    // The tables are not there yet.
+    let server = pipeline.serve("serve", &[]).await;
+    let away = server.get("/api/v1/status").await;
+    away.problem(503);
+    assert_ne!(away.header("retry-after"), "");
+    assert_guarded(&away);
+    assert_eq!(server.process.get("/readyz").unwrap().0, 503);
+    let consumer = pipeline.consumer(&[]);
+    pipeline.fill_numbered(&strategies::sample_event(), 5_000, 0);
+    let mut last = 0;
+    until("all is told", Duration::from_secs(120), async || {
+        let page = server.get("/api/v1/tasks").await;
+        if last == 0 && page.status == 503 {
+            return None;
+        }
+        assert_eq!(page.status, 200, "{page:?}");
+        let page = page.json();
+        let next = page["watermark"]["0"].as_i64().unwrap_or(0);
+        // Of one moment each: no task is beyond the watermark, and none goes back.
+        assert!(next >= last, "{next} after {last}");
+        for item in page["items"].as_array().unwrap() {
+            assert!(
+                item["event_offset"].as_i64().unwrap() < next.max(1),
+                "{item}"
+            );
+        }
+        last = next;
+        (next == 5_000).then_some(())
+    })
+    .await;
+    until("it is ready", Duration::from_secs(30), async || {
+        (server.process.get("/readyz")?.0 == 200).then_some(())
+    })
+    .await;
+    consumer.stop().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_comes_back_by_itself() {
+    let Some(pipeline) = stored(Kind::Postgres, 10).await else {
+        return;
+    };
+    let proxy = Proxy::to(&pipeline.database_url).await;
+    let url = proxy.url(&pipeline.database_url);
+    let server = pipeline.serve_on(&url, "serve", &[]).await;
+    server.json("/api/v1/tasks").await;
+    // Sessions that end are nothing to speak of.
+    pipeline.end_sessions().await;
+    server.json("/api/v1/tasks").await;
+    proxy.set_silent(true);
+    let begun = std::time::Instant::now();
+    let away = server.get("/api/v1/tasks").await;
+    away.problem(503);
+    assert!(
+        begun.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(away.header("retry-after"), "5");
+    let (status, why) = server.process.get("/readyz").unwrap();
+    assert_eq!(status, 503);
+    assert!(why.contains("waiting for"), "{why}");
+    proxy.set_silent(false);
+    until("it is back", Duration::from_secs(60), async || {
+        (server.get("/api/v1/tasks").await.status == 200).then_some(())
+    })
+    .await;
+    until("it is ready", Duration::from_secs(60), async || {
+        (server.process.get("/readyz")?.0 == 200).then_some(())
+    })
+    .await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_replaced_is_opened_again() {
+    let Some(pipeline) = stored(Kind::Sqlite, 10).await else {
+        return;
+    };
+    let server = pipeline.serve("serve", &[]).await;
+    server.json("/api/v1/tasks").await;
+    let file = pipeline.folder().join("tasks.db");
+    let aside = pipeline.folder().join("aside.db");
+    std::fs::rename(&file, &aside).unwrap();
+    server.get("/api/v1/tasks").await.problem(503);
+    std::fs::rename(&aside, &file).unwrap();
+    server.json("/api/v1/tasks").await;
+    server.stop().await;
+}
+
+/// The database's own limit ends queries, and no more of them wait than can be answered.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn neither_queries_nor_callers_wait_for_ever() {
+    let Some(pipeline) = stored(Kind::Postgres, 10).await else {
+        return;
+    };
+    let server = pipeline.serve("serve", &[]).await;
+    server.json("/api/v1/tasks").await;
+    let mut locking = Sql::connect(&pipeline.database_url).await.unwrap();
+    locking
+        .run("BEGIN; LOCK TABLE task IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let ask = || {
+        let request = server.request("/api/v1/tasks");
+        tokio::spawn(async move { Answered::of(request.send().await.unwrap()).await })
+    };
+    let asked: Vec<_> = (0..100).map(|_| ask()).collect();
+    let (mut crowded, mut late) = (0, 0);
+    for answered in asked {
+        let answered = answered.await.unwrap();
+        assert_ne!(answered.header("retry-after"), "", "{answered:?}");
+        match answered.status {
+            429 => crowded += 1,
+            _ => {
+                answered.problem(503);
+                late += 1;
+            }
+        }
+    }
+    assert!(crowded >= 20 && late >= 50, "{crowded} and {late}");
+    let log = server.process.log();
+    assert!(log.contains("statement timeout"), "{log}");
+    // It was not away.
+    assert!(!log.contains("until it is back"), "{log}");
+    locking.run("ROLLBACK").await.unwrap();
+    locking.close().await;
+    until("it answers", Duration::from_secs(60), async || {
+        (server.get("/api/v1/tasks").await.status == 200).then_some(())
+    })
+    .await;
+    server.stop().await;
 }

@@ -42,6 +42,10 @@ fn blank_variables_are_unset_in_every_command() {
                 &of_database(&["expire", "--older-than", "30d"]),
                 "/absent/tasks.db",
             ),
+            (
+                &of_database(&["serve", "--tokens", "/absent/tokens"]),
+                "/absent/tokens",
+            ),
             (&of_database(&["tasks"]), "/absent/tasks.db"),
             (&of_database(&["task", "exec-1"]), "/absent/tasks.db"),
             (
@@ -55,8 +59,9 @@ fn blank_variables_are_unset_in_every_command() {
 #[test]
 fn a_command_that_opens_the_database_has_none_by_default() {
     let folder = tempfile::tempdir().unwrap();
-    let lines: [&[&str]; 6] = [
+    let lines: [&[&str]; 7] = [
         &["run"],
+        &["serve"],
         &["migrate"],
         &["audit"],
         &["expire", "--older-than", "30d"],

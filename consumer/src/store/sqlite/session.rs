@@ -279,3 +279,22 @@ fn value_of_field(kind: Kind, field: Option<&[u8]>) -> Value {
         Kind::Texts | Kind::JobTasks => Value::Text(json!(kind.value(field)).to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_query_that_takes_too_long_is_ended_and_the_next_one_is_not() {
+        let connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        let mut session = SqliteSession::new(connection, Files::of(":memory:".as_ref()));
+        let limit = Duration::from_millis(50);
+        session.limit_queries(limit).await.unwrap();
+        let endless = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT count(*) FROM n";
+        let begun = Instant::now();
+        let ended = session.select(endless, &[]).await;
+        assert!(matches!(ended, Err(StoreError::TooLong(_))), "{ended:?}");
+        assert!(begun.elapsed() >= limit);
+        session.select("SELECT 1 AS one", &[]).await.unwrap();
+    }
+}

@@ -1,0 +1,91 @@
+//! How a person's browser, which sends no header of its own accord, comes to a bearer token: a form, and a cookie that no
+//! script reads and that no other site's page makes it send.
+
+use axum::http::header::{self, HeaderMap, HeaderValue};
+use axum::http::{StatusCode, Uri};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use percent_encoding::percent_decode;
+
+use super::problem::Problem;
+
+pub(super) const PATH: &str = "/login";
+const COOKIE: &str = "taskrunning-token";
+
+/// The token that a browser's cookie holds.
+pub(super) fn token(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let cookies = headers.get_all(header::COOKIE).iter();
+    let cookies = cookies.filter_map(|cookies| cookies.to_str().ok());
+    let mut cookies = cookies.flat_map(|cookies| cookies.split(';'));
+    cookies.find_map(|cookie| {
+        let value = cookie.trim().strip_prefix(COOKIE)?.strip_prefix('=')?;
+        BASE64_URL_SAFE_NO_PAD.decode(value).ok()
+    })
+}
+
+/// Whether a page is asked for, not data.
+pub(super) fn is_browser(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT);
+    let accepted = accepted.and_then(|accepted| accepted.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains("text/html"))
+}
+
+/// To the form.
+pub(super) fn redirect() -> Response {
+    Redirect::to(PATH).into_response()
+}
+
+/// The form; with a word on a token that was refused.
+pub(super) fn form(refused: bool) -> Response {
+    let word = match refused {
+        true => "<p role=\"alert\">This token is not known.</p>",
+        false => "",
+    };
+    let page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <meta name=\"color-scheme\" content=\"light dark\"><title>Log in</title><main><h1>Log in</h1>{word}\
+         <form method=\"post\" action=\"{PATH}\"><p><label>Bearer token <input type=\"password\" name=\"token\" \
+         autocomplete=\"current-password\" required autofocus></label> <button>Log in</button></p></form></main></html>"
+    );
+    let status = match refused {
+        true => StatusCode::FORBIDDEN,
+        false => StatusCode::OK,
+    };
+    (status, Html(page)).into_response()
+}
+
+/// What the form sends: the token, if it comes from this site.
+///
+/// # Errors
+/// 403 if another site's page sends it.
+pub(super) fn sent(headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, Problem> {
+    let site = headers.get("sec-fetch-site");
+    if site.is_some_and(|site| site != "same-origin" && site != "none") {
+        let detail = "another site's page cannot log anybody in";
+        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+    }
+    let value = body.strip_prefix(b"token=").unwrap_or_default();
+    let spaced: Vec<u8> = value
+        .iter()
+        .map(|byte| if *byte == b'+' { b' ' } else { *byte })
+        .collect();
+    let token: Vec<u8> = percent_decode(&spaced).collect();
+    Ok(token.trim_ascii().to_vec())
+}
+
+/// Lets the browser keep the token until it is closed, and leads to the page.
+pub(super) fn logged_in(token: &[u8], is_https: bool) -> Response {
+    let token = BASE64_URL_SAFE_NO_PAD.encode(token);
+    let secure = if is_https { "; Secure" } else { "" };
+    let cookie = format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict{secure}");
+    let Ok(mut cookie) = HeaderValue::from_str(&cookie) else {
+        return form(true);
+    };
+    cookie.set_sensitive(true);
+    (
+        [(header::SET_COOKIE, cookie)],
+        Redirect::to(Uri::from_static("/").path()),
+    )
+        .into_response()
+}
