@@ -139,14 +139,17 @@ impl Reader {
         let judge = Judge::of(&query, self.moment(&query)?);
         let dialect = self.session.dialect();
         let mut statement = Statement::default();
-        let select = format!(
-            "SELECT {} FROM (SELECT {}, task.is_final, {} AS started, {} AS ended FROM {} WHERE task.exec_id = {}) AS task",
-            item_columns(&judge, dialect),
+        let inner = format!(
+            "SELECT {}, task.is_final, {} AS started, {} AS ended FROM {} WHERE task.exec_id = {}",
             sql::task_names(),
             sql::started(),
-            sql::ended(),
+            sql::ended(dialect, at),
             sql::tasks(dialect, at),
             statement.bind(exec_id),
+        );
+        let select = format!(
+            "WITH page AS ({inner}) SELECT {}",
+            items_of_page(&judge, dialect, "")
         );
         let row = self.session.select_one(&select, &statement.values).await;
         let item = row.and_then(|row| row.map(|mut row| item(&mut row, &judge)).transpose());
