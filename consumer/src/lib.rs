@@ -11,6 +11,7 @@
 //! - [`migrate()`] creates the tables or brings them up to date.
 //! - [`tasks()`] and [`task`] print what the tables say, now or as of a time.
 //! - [`series()`] prints a task's values over time.
+//! - [`jobs()`] and [`engines()`] print tasks rolled up.
 //! - [`usage()`] prints what was used between two times.
 //! - [`audit()`] proves that the tables equal the topic, or shows where they do not.
 //! - [`replay()`] rebuilds the tables of a range of the topic in another database.
@@ -22,7 +23,9 @@
 
 mod audit;
 mod diff;
+mod engines;
 mod expire;
+mod jobs;
 mod migrate;
 mod replay;
 mod series;
@@ -72,9 +75,11 @@ mod strategies;
 
 pub use audit::{Config as AuditConfig, audit};
 pub use diff::{DiffOptions, diff};
+pub use engines::{EnginesOptions, engines};
 pub use entrance::{Config, run};
 pub use expire::{ExpireOptions, expire};
 pub use failure::for_an_operator;
+pub use jobs::{JobsOptions, jobs};
 pub use migrate::migrate;
 pub use replay::{ReplayOptions, replay};
 pub use rows::Part;

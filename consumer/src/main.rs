@@ -116,6 +116,24 @@ Examples:
   consumer task exec-1 --database-url sqlite:tasks.db
   consumer task exec-1 --at -2h --database-url sqlite:tasks.db";
 
+const JOBS_HELP: &str = "\
+The job that was first heard of last comes first. What a job holds is summed over the applications of its exec tasks that have no
+final status, by the newest report of each; an application that several exec tasks report counts once.
+
+Examples:
+  consumer jobs --running --database-url sqlite:tasks.db
+  consumer jobs --job job-1 --at -2h --json --database-url sqlite:tasks.db";
+
+const ENGINES_HELP: &str = "\
+Lists the engines that were heard of between --from and --to. An engine is busy while at least one of its exec tasks has reported
+and has not ended; an exec task without an end counts for at most --longest-gap after its last report. It is idle between such
+times. Before its first exec task and after its last one, nothing is known. The share is that of the busy time in the time that is
+known. Numbers of exec tasks are those of now.
+
+Examples:
+  consumer engines --database-url sqlite:tasks.db
+  consumer engines --engine-type spark --from -2h --json --database-url sqlite:tasks.db";
+
 const USAGE_HELP: &str = "\
 A report says what an application holds until the next report that names the application, by whichever exec task, and for at most
 --longest-gap: what is held after that nobody knows, and it is not counted. So an application that several exec tasks report counts
@@ -222,6 +240,18 @@ enum Command {
         #[command(flatten)]
         asked: consumer::SeriesOptions,
     },
+    /// List jobs: the exec tasks of one job id, rolled up
+    #[command(after_help = help(Kind::Command, JOBS_HELP))]
+    Jobs {
+        #[command(flatten)]
+        asked: consumer::JobsOptions,
+    },
+    /// List engines: who uses them, what they run, and how busy they were
+    #[command(after_help = help(Kind::Command, ENGINES_HELP))]
+    Engines {
+        #[command(flatten)]
+        asked: consumer::EnginesOptions,
+    },
     /// Add up the cores, memory and instances that were used between two times
     #[command(after_help = help(Kind::Command, USAGE_HELP))]
     Usage {
@@ -270,6 +300,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         | Command::Tasks { .. }
         | Command::Task { .. }
         | Command::Series { .. }
+        | Command::Jobs { .. }
+        | Command::Engines { .. }
         | Command::Usage { .. } => exit::at_once_on_signal(exit::FAILED)?,
     };
     let ended = match cli.command {
@@ -312,6 +344,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             limit,
         } => consumer::task(&cli.database, &exec_id, at, limit, json).await,
         Command::Series { asked } => consumer::series(asked, &cli.database).await,
+        Command::Jobs { asked } => consumer::jobs(asked, &cli.database).await,
+        Command::Engines { asked } => consumer::engines(asked, &cli.database).await,
         Command::Usage { asked } => consumer::usage(asked, &cli.database).await,
     };
     ended.map_err(consumer::for_an_operator)?;

@@ -5,12 +5,17 @@
 //!                               ──▶ task(exec_id, at, limit) ──▶ TaskDetails
 //!                               ──▶ series(query)             ──▶ TaskSeries
 //!                               ──▶ usage(query)              ──▶ Usage
+//!                               ──▶ jobs(query)               ──▶ JobPage
+//!                               ──▶ engines(query)            ──▶ EnginePage
 //! ```
 //!
 //! A [`Reader`] returns values and typed errors. It prints nothing, logs nothing and keeps no state beside its connection.
 
 mod cursor;
+mod engines;
 mod filter;
+mod jobs;
+mod keyset;
 mod marks;
 mod model;
 mod page;
@@ -23,10 +28,12 @@ mod time;
 mod usage;
 mod watermark;
 
+pub(crate) use engines::{EnginePage, EnginesQuery};
 #[allow(unused_imports, reason = "what the views of the tables are built of")]
 pub(crate) use filter::{
     DEFAULT_LIMIT, LARGEST_LIMIT, TaskFilter, TaskOrder, TaskQuery, Thresholds,
 };
+pub(crate) use jobs::{JobItem, JobPage, JobsQuery};
 #[cfg(test)]
 pub(crate) use model::{Metrics, Resource, SubJobs, Task};
 pub(crate) use model::{Report, Sequences, TaskDetails};

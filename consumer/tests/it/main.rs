@@ -42,6 +42,7 @@ mod registry;
 mod replaced;
 mod replay;
 mod report_files;
+mod rollups;
 mod security;
 mod series;
 mod serve;

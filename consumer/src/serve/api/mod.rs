@@ -1,5 +1,7 @@
 //! `/api/v1`: what [`query`](crate::query) says, as JSON.
 
+mod engines;
+mod jobs;
 mod series;
 mod status;
 mod tasks;
@@ -12,6 +14,8 @@ use super::routes::Routes;
 pub(crate) fn routes() -> Routes {
     tasks::routes()
         .merge(series::routes())
+        .merge(jobs::routes())
+        .merge(engines::routes())
         .merge(status::routes())
         .merge(usage::routes())
 }

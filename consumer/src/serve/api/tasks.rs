@@ -84,8 +84,17 @@ async fn list(
         .readers
         .ask(move |reader| async move { reader.page(&query).await }.boxed());
     let page = asked.await?;
-    let answer = Answer::of(&page)?;
-    let link = page.next.and_then(|next| next_page(&uri, &next));
+    page_answer(&page, page.next.as_deref(), &uri)
+}
+
+/// A page of a list, with a link to the next one.
+pub(super) fn page_answer(
+    page: &impl Serialize,
+    next: Option<&str>,
+    uri: &Uri,
+) -> Result<Answer, Problem> {
+    let answer = Answer::of(page)?;
+    let link = next.and_then(|next| next_page(uri, next));
     Ok(match link {
         Some(link) => answer.with(header::LINK, link),
         None => answer,

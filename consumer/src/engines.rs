@@ -1,0 +1,124 @@
+//! `consumer engines`: prints engine instances, as text or as JSON.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use service::grid::{right_aligned, table};
+use service::output;
+use service::text::shown;
+use service::time::{duration, timestamp};
+use service::words::counted;
+
+use crate::query::{DEFAULT_LIMIT, EnginePage, EnginesQuery, LARGEST_LIMIT, Reader};
+use crate::store::{Database, DatabaseOptions};
+use crate::tasks::{age, percent, wrong_usage};
+
+/// Users of an engine that are shown.
+const USERS_SHOWN: usize = 3;
+
+/// Options of `consumer engines`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct EnginesOptions {
+    /// Only this engine
+    #[arg(long, value_name = "HOST:PORT")]
+    engine_instance: Option<String>,
+    /// Only engines of this type, as in spark
+    #[arg(long, value_name = "TYPE")]
+    engine_type: Option<String>,
+    /// Only exec tasks of this user of the engine; of an engine no others count
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// From this time on: RFC 3339, or back from now as in -2h [default: 24 hours before --to]
+    #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
+    from: Option<Timestamp>,
+    /// Up to this time [default: now]
+    #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
+    to: Option<Timestamp>,
+    /// An exec task without an end counts for at most so long after its last report; at most 1h
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
+    longest_gap: Duration,
+    /// At most so many engines
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT, value_parser = clap::value_parser!(u32).range(1..=i64::from(LARGEST_LIMIT)))]
+    limit: u32,
+    /// The page after the one that ended with this cursor, with the same options
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints a page of engines.
+///
+/// # Errors
+/// If the database is not there or has no tables, or an option has a value that it cannot have.
+pub async fn engines(asked: EnginesOptions, options: &DatabaseOptions) -> anyhow::Result<()> {
+    let mut reader = Reader::open(&Database::parse(options)?).await?;
+    let query = EnginesQuery {
+        engine_instance: asked.engine_instance,
+        engine_type: asked.engine_type,
+        user: asked.user,
+        from: asked.from,
+        to: asked.to,
+        longest_gap: asked.longest_gap,
+        limit: asked.limit,
+        cursor: asked.cursor,
+    };
+    let page = reader.engines(&query).await.map_err(wrong_usage)?;
+    if asked.json {
+        return output::print_json(&page);
+    }
+    output::print(&text(&page, reader.place())?)?;
+    Ok(())
+}
+
+fn text(page: &EnginePage, place: &str) -> anyhow::Result<String> {
+    let mut grid = table(&[
+        "engine",
+        "type",
+        "users",
+        "tasks",
+        "running",
+        "it says",
+        "reported",
+        "busy",
+        "idle",
+        "busy share",
+    ]);
+    let now = Timestamp::now();
+    let minutes = |seconds: f64| format!("{:.1} min", seconds / 60.0);
+    for engine in &page.items {
+        let users = engine.users.iter().take(USERS_SHOWN);
+        let mut users: Vec<String> = users.map(|user| shown(user)).collect();
+        let more = engine.user_count - users.len() as i64;
+        if more > 0 {
+            users.push(format!("{more} more"));
+        }
+        let own_count = engine.engine_running_tasks;
+        grid.add_row([
+            shown(&engine.engine_instance),
+            shown(&engine.engine_type),
+            users.join(", "),
+            engine.tasks.to_string(),
+            engine.running_tasks.to_string(),
+            own_count.map_or_else(|| "?".to_owned(), |count| count.to_string()),
+            age(&engine.reported_at, now),
+            minutes(engine.busy_seconds),
+            minutes(engine.idle_seconds),
+            percent(engine.busy_share),
+        ]);
+    }
+    let mut text = right_aligned(&mut grid, 3..10);
+    writeln!(
+        text,
+        "{} in {place}, heard of from {} to {}",
+        counted(page.items.len(), "engine"),
+        page.from,
+        page.to
+    )?;
+    if let Some(next) = &page.next {
+        writeln!(text, "the next page: --cursor {next}")?;
+    }
+    Ok(text)
+}

@@ -1,0 +1,97 @@
+//! `consumer jobs`: prints jobs, as text or as JSON.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use service::grid::{right_aligned, table};
+use service::output;
+use service::text::shown;
+use service::time::timestamp;
+use service::words::counted;
+
+use crate::query::{DEFAULT_LIMIT, JobPage, JobsQuery, LARGEST_LIMIT, Reader};
+use crate::store::{Database, DatabaseOptions};
+use crate::tasks::{age, as_of, gib, percent, wrong_usage};
+
+/// Options of `consumer jobs`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct JobsOptions {
+    /// Only this job
+    #[arg(long, value_name = "ID")]
+    job: Option<String>,
+    /// Only exec tasks of this user of the engine; of a job no others count
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// Only jobs with an exec task that has not ended: neither with a final status nor with an unknown one
+    #[arg(long)]
+    running: bool,
+    /// As it was known at this time, by the engine's clock: RFC 3339, or back from now as in -2h
+    #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
+    at: Option<Timestamp>,
+    /// At most so many jobs
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT, value_parser = clap::value_parser!(u32).range(1..=i64::from(LARGEST_LIMIT)))]
+    limit: u32,
+    /// The page after the one that ended with this cursor, with the same options
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints a page of jobs.
+///
+/// # Errors
+/// If the database is not there or has no tables, its history no longer reaches back to that time, or an option has a
+/// value that it cannot have.
+pub async fn jobs(asked: JobsOptions, options: &DatabaseOptions) -> anyhow::Result<()> {
+    let mut reader = Reader::open(&Database::parse(options)?).await?;
+    let query = JobsQuery {
+        job_id: asked.job,
+        user: asked.user,
+        running: asked.running,
+        at: asked.at,
+        limit: asked.limit,
+        cursor: asked.cursor,
+    };
+    let page = reader.jobs(&query).await.map_err(wrong_usage)?;
+    if asked.json {
+        return output::print_json(&page);
+    }
+    output::print(&text(&page, asked.at, reader.place())?)?;
+    Ok(())
+}
+
+fn text(page: &JobPage, at: Option<Timestamp>, place: &str) -> anyhow::Result<String> {
+    let mut grid = table(&[
+        "job", "tasks", "running", "statuses", "progress", "least", "started", "reported",
+        "memory", "cores",
+    ]);
+    let now = at.unwrap_or_else(Timestamp::now);
+    for job in &page.items {
+        let statuses = job.statuses.iter();
+        let statuses: Vec<String> = statuses
+            .map(|(status, count)| format!("{count} {status}"))
+            .collect();
+        grid.add_row([
+            shown(&job.job_id),
+            job.tasks.to_string(),
+            job.running_tasks.to_string(),
+            statuses.join(", "),
+            percent(job.progress_mean),
+            percent(job.progress_least),
+            age(&job.started_at, now),
+            age(&job.reported_at, now),
+            job.memory_bytes.map_or_else(String::new, gib),
+            job.cores
+                .map_or_else(String::new, |cores| cores.to_string()),
+        ]);
+    }
+    let mut text = right_aligned(&mut grid, [1, 2, 4, 5, 6, 7, 8, 9]);
+    let count = counted(page.items.len(), "job");
+    writeln!(text, "{count} in {place}{}", as_of(at))?;
+    if let Some(next) = &page.next {
+        writeln!(text, "the next page: --cursor {next}")?;
+    }
+    Ok(text)
+}

@@ -1,0 +1,434 @@
+//! Engine instances: who uses them, what they run, and for how much of a time they were busy.
+//!
+//! An engine is known by its instance and its type. It is heard of only by the reports of its exec tasks, so:
+//!
+//! - A task occupies its engine from its first report to its first final one. One with the status `Unknown` does so until
+//!   its last report; one that has not ended, for `longest_gap` after its last report, as far as that is known.
+//! - The engine is *busy* while at least one task occupies it, and *idle* between such times.
+//! - Before its first task and after its last one nobody knows. That is neither.
+//! - All is cut off at `from` and `to`, and at the present.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::filter::LARGEST_LIMIT;
+use super::jobs::clause;
+use super::keyset::Keyset;
+use super::reader::{QueryError, Reader, failed};
+use super::sql::{self, Statement};
+use super::time::rfc3339;
+use super::usage::LONGEST_GAP;
+use super::watermark::Watermark;
+use crate::store::{Dialect, Row, Session, StoreError, Value};
+
+/// The time that is looked at unless a query says otherwise.
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+/// The most users of an engine that are named.
+const MAX_USERS: i64 = 20;
+
+/// Which engines.
+#[derive(Clone, Debug)]
+pub(crate) struct EnginesQuery {
+    /// Only this instance.
+    pub(crate) engine_instance: Option<String>,
+    /// Only engines of this type.
+    pub(crate) engine_type: Option<String>,
+    /// Only by the tasks of this user: no others count.
+    pub(crate) user: Option<String>,
+    /// Only engines that were heard of from this time on; `None`: 24 hours before `to`.
+    pub(crate) from: Option<Timestamp>,
+    /// Only engines that were heard of before this time; `None`: now.
+    pub(crate) to: Option<Timestamp>,
+    /// A task without an end occupies its engine for at most so long after its last report; at most an hour.
+    pub(crate) longest_gap: Duration,
+    /// From 1 to [`LARGEST_LIMIT`].
+    pub(crate) limit: u32,
+    /// `next` of the page before.
+    pub(crate) cursor: Option<String>,
+}
+
+/// A page of a list of engines.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct EnginePage {
+    #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub(crate) from: Timestamp,
+    /// Exclusive; not in the future.
+    #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub(crate) to: Timestamp,
+    pub(crate) longest_gap_seconds: f64,
+    /// Sorted by instance and type.
+    pub(crate) items: Vec<EngineItem>,
+    /// The cursor of the next page; `None`: this is the last one.
+    pub(crate) next: Option<String>,
+    pub(crate) watermark: Watermark,
+    /// `consumer expire` removed what was reported before this time.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(crate) expired_before: Option<Timestamp>,
+}
+
+/// An engine instance. Times are RFC 3339 in UTC, with microseconds; counts are those of now.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct EngineItem {
+    /// `HOST:PORT`.
+    pub(crate) engine_instance: String,
+    pub(crate) engine_type: String,
+    /// The first twenty, sorted by their names' bytes.
+    pub(crate) users: Vec<String>,
+    /// How many there are.
+    pub(crate) user_count: i64,
+    /// How many exec tasks it has had.
+    pub(crate) tasks: i64,
+    /// How many of them have not ended: neither with a final status nor with `Unknown`.
+    pub(crate) running_tasks: i64,
+    /// How many the engine itself says, in the newest report of the task that reported last. `None`: only the
+    /// tasks of one user are asked for, or it has expired.
+    pub(crate) engine_running_tasks: Option<i64>,
+    /// The first report of its tasks.
+    pub(crate) first_reported_at: String,
+    /// The last report of its tasks.
+    pub(crate) reported_at: String,
+    /// How long at least one task occupied it.
+    pub(crate) busy_seconds: f64,
+    /// How long none did, between its tasks.
+    pub(crate) idle_seconds: f64,
+    /// The rest of the time: nothing is known of it.
+    pub(crate) unknown_seconds: f64,
+    /// Busy, of what is known; `None`: nothing is.
+    pub(crate) busy_share: Option<f64>,
+}
+
+impl EnginesQuery {
+    fn check(&self) -> Result<(), QueryError> {
+        let refused = |name, why: String| Err(QueryError::Parameter { name, why });
+        if !(1..=LARGEST_LIMIT).contains(&self.limit) {
+            let why = format!("{} is not from 1 to {LARGEST_LIMIT}", self.limit);
+            return refused("limit", why);
+        }
+        if self.longest_gap.is_zero() || self.longest_gap > LONGEST_GAP {
+            let why = "it is more than 0 s and at most an hour".to_owned();
+            return refused("longest_gap", why);
+        }
+        for (name, text) in [
+            ("engine_instance", &self.engine_instance),
+            ("engine_type", &self.engine_type),
+            ("user", &self.user),
+        ] {
+            // PostgreSQL refuses it in a parameter.
+            if text.as_ref().is_some_and(|text| text.contains('\0')) {
+                let why = "it holds the character U+0000, which no stored text has".to_owned();
+                return refused(name, why);
+            }
+        }
+        Ok(())
+    }
+
+    /// All that has to be the same on each page.
+    fn without_place(&self) -> Self {
+        Self {
+            limit: 0,
+            cursor: None,
+            ..self.clone()
+        }
+    }
+
+    /// The conditions on a task.
+    fn filters(&self, statement: &mut Statement) -> Vec<String> {
+        let filters = [
+            ("engine_instance", &self.engine_instance),
+            ("engine_type", &self.engine_type),
+            ("engine_user", &self.user),
+        ];
+        let filters = filters.into_iter().filter_map(|(column, text)| {
+            let text = statement.bind(text.as_deref()?);
+            Some(format!("task.{column} = {text}"))
+        });
+        filters.collect()
+    }
+}
+
+impl Reader {
+    /// One page of the engines that match.
+    ///
+    /// # Errors
+    /// If a parameter or the cursor is no good, or the database fails.
+    pub(crate) async fn engines(&mut self, query: &EnginesQuery) -> Result<EnginePage, QueryError> {
+        query.check()?;
+        let same = query.without_place();
+        let cursor = query.cursor.as_deref();
+        let cursor = cursor
+            .map(|text| Keyset::read(text, &same, 2))
+            .transpose()?;
+        let moment = match &cursor {
+            Some(cursor) => cursor.moment()?,
+            None => Timestamp::now(),
+        };
+        let to = query.to.unwrap_or(moment);
+        let from = query
+            .from
+            .unwrap_or_else(|| to.checked_sub(DAY).unwrap_or(Timestamp::MIN));
+        if to <= from {
+            return Err(QueryError::Parameter {
+                name: "to",
+                why: format!("{to} is not after the beginning, {from}"),
+            });
+        }
+        let to = to.min(moment);
+        let asked = Asked {
+            query,
+            from: from.min(to),
+            to,
+            after: cursor.map(|cursor| cursor.key),
+        };
+        let read = asked.page(&mut *self.session).await;
+        let (items, has_more) =
+            read.map_err(failed(|| format!("reading the engines of {}", self.place)))?;
+        let last = items.last().filter(|_| has_more);
+        let next = last.map(|last| {
+            let key = vec![last.engine_instance.clone(), last.engine_type.clone()];
+            Keyset::after(&same, moment, 0, key).text()
+        });
+        Ok(EnginePage {
+            from: asked.from,
+            to,
+            longest_gap_seconds: query.longest_gap.as_secs_f64(),
+            items,
+            next,
+            watermark: self.watermark().await?,
+            expired_before: self.expired_before(),
+        })
+    }
+}
+
+/// A query with its times.
+struct Asked<'a> {
+    query: &'a EnginesQuery,
+    from: Timestamp,
+    to: Timestamp,
+    /// The last engine of the page before.
+    after: Option<Vec<String>>,
+}
+
+impl Asked<'_> {
+    /// The engines, and whether there are more.
+    async fn page(&self, session: &mut dyn Session) -> Result<(Vec<EngineItem>, bool), StoreError> {
+        let mut statement = Statement::default();
+        let select = self.select(session.dialect(), &mut statement);
+        let rows = session.select(&select, &statement.values).await?;
+        let mut items = rows.into_iter().map(item).collect::<Result<Vec<_>, _>>()?;
+        let has_more = items.len() > self.query.limit as usize;
+        items.truncate(self.query.limit as usize);
+        if items.is_empty() {
+            return Ok((items, false));
+        }
+        let instances: Vec<String> = items
+            .iter()
+            .map(|item| item.engine_instance.clone())
+            .collect();
+        self.add_users(session, &instances, &mut items).await?;
+        self.add_times(session, &instances, &mut items).await?;
+        if self.query.user.is_none() {
+            self.add_own_count(session, &instances, &mut items).await?;
+        }
+        Ok((items, has_more))
+    }
+
+    /// When a task stops occupying its engine.
+    fn until(&self, dialect: &dyn Dialect) -> String {
+        format!(
+            "CASE WHEN task.is_final THEN coalesce({}, task.reported_at) WHEN task.status = 'Unknown' THEN task.reported_at ELSE {} END",
+            sql::ended(dialect, None),
+            dialect.later("task.reported_at", self.query.longest_gap)
+        )
+    }
+
+    /// The tasks that match, with their `started` and `until`.
+    fn tasks(&self, dialect: &dyn Dialect, filters: &[String]) -> String {
+        format!(
+            "(SELECT task.task_id, task.engine_instance, task.engine_type, task.engine_user, task.status, task.is_final, \
+             task.reported_at, coalesce({}, task.reported_at) AS started, {} AS until FROM task {}) AS task",
+            sql::started(),
+            self.until(dialect),
+            clause("WHERE", filters)
+        )
+    }
+
+    fn select(&self, dialect: &dyn Dialect, statement: &mut Statement) -> String {
+        let mut filters = self.query.filters(statement);
+        let bytewise = dialect.bytewise();
+        let (instance, engine_type) = (
+            format!("task.engine_instance COLLATE {bytewise}"),
+            format!("task.engine_type COLLATE {bytewise}"),
+        );
+        if let Some([last_instance, last_type]) = self.after.as_deref() {
+            let last_instance = statement.bind(last_instance.as_str());
+            let last_type = statement.bind(last_type.as_str());
+            filters.push(format!(
+                "({instance} > {last_instance} OR ({instance} = {last_instance} AND {engine_type} > {last_type}))"
+            ));
+        }
+        format!(
+            "SELECT task.engine_instance, task.engine_type, count(DISTINCT task.engine_user) AS user_count, count(*) AS tasks, \
+             sum(CASE WHEN NOT task.is_final AND task.status <> 'Unknown' THEN 1 ELSE 0 END) AS running_tasks, \
+             {} AS first_reported_at, {} AS reported_at FROM {} GROUP BY task.engine_instance, task.engine_type \
+             HAVING max(task.until) >= {} AND min(task.started) < {} ORDER BY {instance}, {engine_type} LIMIT {}",
+            dialect.rfc3339("min(task.started)"),
+            dialect.rfc3339("max(task.reported_at)"),
+            self.tasks(dialect, &filters),
+            dialect.time(self.from),
+            dialect.time(self.to),
+            statement.bind(i64::from(self.query.limit) + 1)
+        )
+    }
+
+    /// Conditions that leave the tasks of these instances.
+    fn of_instances(
+        &self,
+        dialect: &dyn Dialect,
+        instances: &[String],
+        statement: &mut Statement,
+    ) -> Vec<String> {
+        let mut filters = self.query.filters(statement);
+        let instances = statement.bind(Value::Texts(instances.to_vec()));
+        filters.push(dialect.is_one_of("task.engine_instance", &instances));
+        filters
+    }
+
+    async fn add_users(
+        &self,
+        session: &mut dyn Session,
+        instances: &[String],
+        items: &mut [EngineItem],
+    ) -> Result<(), StoreError> {
+        let dialect = session.dialect();
+        let mut statement = Statement::default();
+        let filters = self.of_instances(dialect, instances, &mut statement);
+        let select = format!(
+            "SELECT engine_instance, engine_type, engine_user FROM (SELECT engine_instance, engine_type, engine_user, \
+             row_number() OVER (PARTITION BY engine_instance, engine_type ORDER BY engine_user COLLATE {}) AS nth \
+             FROM (SELECT DISTINCT task.engine_instance, task.engine_type, task.engine_user FROM task {}) AS users) AS users \
+             WHERE nth <= {MAX_USERS} ORDER BY nth",
+            dialect.bytewise(),
+            clause("WHERE", &filters)
+        );
+        let mut users = BTreeMap::<(String, String), Vec<String>>::new();
+        for mut row in session.select(&select, &statement.values).await? {
+            let user = row.take("engine_user")?;
+            users.entry(engine(&mut row)?).or_default().push(user);
+        }
+        for item in items {
+            item.users = users.remove(&item.engine()).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Each task adds the part of its time that none of those that began before it had.
+    async fn add_times(
+        &self,
+        session: &mut dyn Session,
+        instances: &[String],
+        items: &mut [EngineItem],
+    ) -> Result<(), StoreError> {
+        let dialect = session.dialect();
+        let mut statement = Statement::default();
+        let filters = self.of_instances(dialect, instances, &mut statement);
+        let (from, to) = (dialect.time(self.from), dialect.time(self.to));
+        let fresh = dialect.greatest(&["begun", "coalesce(occupied, begun)"]);
+        let select = format!(
+            "SELECT engine_instance, engine_type, {} AS known_seconds, \
+             sum(CASE WHEN until > {fresh} THEN {} ELSE 0 END) AS busy_seconds \
+             FROM (SELECT clipped.*, max(until) OVER (PARTITION BY engine_instance, engine_type ORDER BY begun, task_id \
+             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS occupied \
+             FROM (SELECT task.engine_instance, task.engine_type, task.task_id, {} AS begun, {} AS until FROM {} \
+             WHERE task.until > {from} AND task.started < {to}) AS clipped) AS ordered \
+             GROUP BY engine_instance, engine_type",
+            dialect.seconds_between("min(begun)", "max(until)"),
+            dialect.seconds_between(&fresh, "until"),
+            dialect.greatest(&["task.started", &from]),
+            dialect.least(&["task.until", &to]),
+            self.tasks(dialect, &filters),
+        );
+        let mut times = BTreeMap::<(String, String), (f64, f64)>::new();
+        for mut row in session.select(&select, &statement.values).await? {
+            let known = row.take("known_seconds")?;
+            let busy = row.take("busy_seconds")?;
+            times.insert(engine(&mut row)?, (known, busy));
+        }
+        let whole = self.to.duration_since(self.from).as_secs_f64();
+        for item in items {
+            let (known, busy) = times.remove(&item.engine()).unwrap_or_default();
+            item.busy_seconds = busy;
+            // Rounding makes no time less than none.
+            item.idle_seconds = (known - busy).max(0.0);
+            item.unknown_seconds = (whole - known).max(0.0);
+            item.busy_share = (known > 0.0).then(|| (busy / known).min(1.0));
+        }
+        Ok(())
+    }
+
+    async fn add_own_count(
+        &self,
+        session: &mut dyn Session,
+        instances: &[String],
+        items: &mut [EngineItem],
+    ) -> Result<(), StoreError> {
+        let dialect = session.dialect();
+        let mut statement = Statement::default();
+        let filters = self.of_instances(dialect, instances, &mut statement);
+        let select = format!(
+            "SELECT engine_instance, engine_type, engine_running_tasks FROM (SELECT latest.engine_instance, latest.engine_type, \
+             m.engine_running_tasks, row_number() OVER (PARTITION BY latest.engine_instance, latest.engine_type \
+             ORDER BY m.reported_at DESC, m.event_partition DESC, m.event_offset DESC) AS nth \
+             FROM (SELECT task.task_id, task.engine_instance, task.engine_type, row_number() OVER \
+             (PARTITION BY task.engine_instance, task.engine_type ORDER BY task.reported_at DESC, task.event_partition DESC, \
+             task.event_offset DESC) AS nth FROM task {}) AS latest JOIN task_metrics AS m ON m.task_id = latest.task_id \
+             WHERE latest.nth = 1) AS newest WHERE nth = 1",
+            clause("WHERE", &filters)
+        );
+        let mut counts = BTreeMap::<(String, String), i64>::new();
+        for mut row in session.select(&select, &statement.values).await? {
+            let count = row.take("engine_running_tasks")?;
+            counts.insert(engine(&mut row)?, count);
+        }
+        for item in items {
+            item.engine_running_tasks = counts.remove(&item.engine());
+        }
+        Ok(())
+    }
+}
+
+impl EngineItem {
+    fn engine(&self) -> (String, String) {
+        (self.engine_instance.clone(), self.engine_type.clone())
+    }
+}
+
+/// The engine that a row is about.
+fn engine(row: &mut Row) -> Result<(String, String), StoreError> {
+    Ok((row.take("engine_instance")?, row.take("engine_type")?))
+}
+
+/// An engine without what is added to it.
+fn item(mut row: Row) -> Result<EngineItem, StoreError> {
+    let (engine_instance, engine_type) = engine(&mut row)?;
+    Ok(EngineItem {
+        engine_instance,
+        engine_type,
+        users: Vec::new(),
+        user_count: row.take("user_count")?,
+        tasks: row.take("tasks")?,
+        running_tasks: row.take("running_tasks")?,
+        engine_running_tasks: None,
+        first_reported_at: row.take("first_reported_at")?,
+        reported_at: row.take("reported_at")?,
+        busy_seconds: 0.0,
+        idle_seconds: 0.0,
+        unknown_seconds: 0.0,
+        busy_share: None,
+    })
+}

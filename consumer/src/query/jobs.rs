@@ -1,0 +1,303 @@
+//! Jobs: the exec tasks of one job id, rolled up.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use schemas::TaskStatus;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::filter::{LARGEST_LIMIT, STATUSES};
+use super::keyset::Keyset;
+use super::reader::{QueryError, Reader, failed};
+use super::sql::{self, Statement};
+use super::watermark::Watermark;
+use crate::store::{Dialect, Row, Session, StoreError, Value};
+
+/// Which jobs.
+#[derive(Clone, Debug)]
+pub(crate) struct JobsQuery {
+    /// Only this job.
+    pub(crate) job_id: Option<String>,
+    /// Only exec tasks of this user: of each job no others count.
+    pub(crate) user: Option<String>,
+    /// Only jobs with an exec task that has not ended.
+    pub(crate) running: bool,
+    /// As it was known at this time; `None`: now.
+    pub(crate) at: Option<Timestamp>,
+    /// From 1 to [`LARGEST_LIMIT`].
+    pub(crate) limit: u32,
+    /// `next` of the page before.
+    pub(crate) cursor: Option<String>,
+}
+
+/// A page of a list of jobs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct JobPage {
+    /// The job that was first heard of last comes first.
+    pub(crate) items: Vec<JobItem>,
+    /// The cursor of the next page; `None`: this is the last one.
+    pub(crate) next: Option<String>,
+    pub(crate) watermark: Watermark,
+    /// `consumer expire` removed what was reported before this time.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(crate) expired_before: Option<Timestamp>,
+}
+
+/// The exec tasks of a job. Times are RFC 3339 in UTC, with microseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct JobItem {
+    pub(crate) job_id: String,
+    /// How many exec tasks it has.
+    pub(crate) tasks: i64,
+    /// How many of them have not ended: neither with a final status nor with `Unknown`.
+    pub(crate) running_tasks: i64,
+    /// How many have each status; those that none has are left out.
+    pub(crate) statuses: BTreeMap<String, i64>,
+    /// The mean of the exec tasks whose engines could tell, 0 to 1; `None`: none could.
+    pub(crate) progress_mean: Option<f64>,
+    /// The least of them.
+    pub(crate) progress_least: Option<f64>,
+    /// When the first of its exec tasks was first heard of.
+    pub(crate) started_at: String,
+    /// The last report of all.
+    pub(crate) reported_at: String,
+    /// When the last one ended; `None`: not all of them have a final status.
+    pub(crate) ended_at: Option<String>,
+    /// Held by the applications of exec tasks without a final status, by the newest report of each; an application counts
+    /// once. `None`: none told.
+    pub(crate) memory_bytes: Option<i64>,
+    /// As `memory_bytes`.
+    pub(crate) cores: Option<i64>,
+}
+
+impl JobsQuery {
+    fn check(&self) -> Result<(), QueryError> {
+        if !(1..=LARGEST_LIMIT).contains(&self.limit) {
+            return Err(QueryError::Parameter {
+                name: "limit",
+                why: format!("{} is not from 1 to {LARGEST_LIMIT}", self.limit),
+            });
+        }
+        for (name, text) in [("job_id", &self.job_id), ("user", &self.user)] {
+            // PostgreSQL refuses it in a parameter.
+            if text.as_ref().is_some_and(|text| text.contains('\0')) {
+                let why = "it holds the character U+0000, which no stored text has".to_owned();
+                return Err(QueryError::Parameter { name, why });
+            }
+        }
+        Ok(())
+    }
+
+    /// All that has to be the same on each page.
+    fn without_place(&self) -> Self {
+        Self {
+            limit: 0,
+            cursor: None,
+            ..self.clone()
+        }
+    }
+}
+
+impl Reader {
+    /// One page of the jobs that match.
+    ///
+    /// # Errors
+    /// If a parameter or the cursor is no good, if the time asked for is before
+    /// [`expired_before`](Self::expired_before), or if the database fails.
+    pub(crate) async fn jobs(&mut self, query: &JobsQuery) -> Result<JobPage, QueryError> {
+        query.check()?;
+        self.require_history(query.at)?;
+        let same = query.without_place();
+        let cursor = query.cursor.as_deref();
+        let cursor = cursor
+            .map(|text| Keyset::read(text, &same, 1))
+            .transpose()?;
+        let after = match cursor {
+            Some(cursor) => Some((cursor.time()?, cursor.key.concat())),
+            None => None,
+        };
+        let read = page(&mut *self.session, query, after).await;
+        let (items, last) =
+            read.map_err(failed(|| format!("reading the jobs of {}", self.place)))?;
+        let next = last.map(|(time, job_id)| {
+            // The list depends on no moment but `at`.
+            Keyset::after(&same, Timestamp::UNIX_EPOCH, time, vec![job_id]).text()
+        });
+        Ok(JobPage {
+            items,
+            next,
+            watermark: self.watermark().await?,
+            expired_before: self.expired_before(),
+        })
+    }
+}
+
+/// The jobs, and where the last one stands if there are more.
+async fn page(
+    session: &mut dyn Session,
+    query: &JobsQuery,
+    after: Option<(Timestamp, String)>,
+) -> Result<(Vec<JobItem>, Option<(i64, String)>), StoreError> {
+    let mut statement = Statement::default();
+    let select = select(session.dialect(), query, after, &mut statement);
+    let rows = session.select(&select, &statement.values).await?;
+    let mut items = rows.into_iter().map(item).collect::<Result<Vec<_>, _>>()?;
+    let has_more = items.len() > query.limit as usize;
+    items.truncate(query.limit as usize);
+    let last = items.last();
+    let last = last.map(|(item, started)| (*started, item.job_id.clone()));
+    let mut items: Vec<JobItem> = items.into_iter().map(|(item, _)| item).collect();
+    hold(session, query, &mut items).await?;
+    Ok((items, last.filter(|_| has_more)))
+}
+
+fn select(
+    dialect: &dyn Dialect,
+    query: &JobsQuery,
+    after: Option<(Timestamp, String)>,
+    statement: &mut Statement,
+) -> String {
+    let mut filters = Vec::new();
+    if let Some(job_id) = &query.job_id {
+        filters.push(format!("task.job_id = {}", statement.bind(job_id.as_str())));
+    }
+    if let Some(user) = &query.user {
+        filters.push(format!(
+            "task.engine_user = {}",
+            statement.bind(user.as_str())
+        ));
+    }
+    let tasks = format!(
+        "SELECT task.job_id, task.status, task.is_final, task.progress, task.reported_at, \
+         coalesce({}, task.reported_at) AS started, coalesce({}, task.reported_at) AS ended FROM {} {}",
+        sql::started(),
+        sql::ended(dialect, query.at),
+        sql::tasks(dialect, query.at),
+        clause("WHERE", &filters)
+    );
+    let running = "sum(CASE WHEN NOT task.is_final AND task.status <> 'Unknown' THEN 1 ELSE 0 END)";
+    let mut having = Vec::new();
+    if query.running {
+        having.push(format!("{running} > 0"));
+    }
+    let by_name = format!("task.job_id COLLATE {}", dialect.bytewise());
+    if let Some((started, job_id)) = after {
+        let (started, job_id) = (dialect.time(started), statement.bind(job_id));
+        having.push(format!(
+            "(min(task.started) < {started} OR (min(task.started) = {started} AND {by_name} > {job_id}))"
+        ));
+    }
+    let statuses = STATUSES.map(|status| {
+        let column = status_column(status);
+        format!("sum(CASE task.status WHEN '{status}' THEN 1 ELSE 0 END) AS {column}")
+    });
+    let limit = statement.bind(i64::from(query.limit) + 1);
+    format!(
+        "SELECT task.job_id, count(*) AS tasks, {running} AS running_tasks, {}, avg(task.progress) AS progress_mean, \
+         min(task.progress) AS progress_least, {} AS started_at, {} AS started_micros, {} AS reported_at, \
+         CASE WHEN sum(CASE WHEN task.is_final THEN 0 ELSE 1 END) = 0 THEN {} END AS ended_at \
+         FROM ({tasks}) AS task GROUP BY task.job_id {} ORDER BY min(task.started) DESC, {by_name} LIMIT {limit}",
+        statuses.join(", "),
+        dialect.rfc3339("min(task.started)"),
+        dialect.epoch_micros("min(task.started)"),
+        dialect.rfc3339("max(task.reported_at)"),
+        dialect.rfc3339("max(task.ended)"),
+        clause("HAVING", &having)
+    )
+}
+
+fn status_column(status: TaskStatus) -> String {
+    format!("status_{status}").to_lowercase()
+}
+
+/// A clause of these conditions; nothing, if there are none.
+pub(super) fn clause(word: &str, conditions: &[String]) -> String {
+    match conditions {
+        [] => String::new(),
+        conditions => format!("{word} {}", conditions.join(" AND ")),
+    }
+}
+
+/// A job without what it holds, and when it started.
+fn item(mut row: Row) -> Result<(JobItem, i64), StoreError> {
+    let mut statuses = BTreeMap::new();
+    for status in STATUSES {
+        let count: i64 = row.take(&status_column(status))?;
+        if count > 0 {
+            statuses.insert(status.to_string(), count);
+        }
+    }
+    let item = JobItem {
+        job_id: row.take("job_id")?,
+        tasks: row.take("tasks")?,
+        running_tasks: row.take("running_tasks")?,
+        statuses,
+        progress_mean: row.take("progress_mean")?,
+        progress_least: row.take("progress_least")?,
+        started_at: row.take("started_at")?,
+        reported_at: row.take("reported_at")?,
+        ended_at: row.take("ended_at")?,
+        memory_bytes: None,
+        cores: None,
+    };
+    Ok((item, row.take("started_micros")?))
+}
+
+/// Fills in what the jobs hold: of each application the newest row that is part of the newest resource part of one of
+/// the job's tasks.
+async fn hold(
+    session: &mut dyn Session,
+    query: &JobsQuery,
+    items: &mut [JobItem],
+) -> Result<(), StoreError> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    let dialect = session.dialect();
+    let mut statement = Statement::default();
+    let jobs = Value::Texts(items.iter().map(|item| item.job_id.clone()).collect());
+    let mut conditions = vec![
+        "NOT task.is_final".to_owned(),
+        dialect.is_one_of("task.job_id", &statement.bind(jobs)),
+    ];
+    if let Some(user) = &query.user {
+        conditions.push(format!(
+            "task.engine_user = {}",
+            statement.bind(user.as_str())
+        ));
+    }
+    let order = |alias: &str| {
+        let columns = ["reported_at", "event_partition", "event_offset"];
+        columns
+            .map(|column| format!("{alias}.{column} DESC"))
+            .join(", ")
+    };
+    let select = format!(
+        "SELECT job_id, {} AS memory_bytes, {} AS cores FROM (SELECT task.job_id, held.memory_bytes, held.cores, \
+         row_number() OVER (PARTITION BY task.job_id, held.application_id ORDER BY {}) AS nth \
+         FROM {} JOIN task_resource AS held ON held.task_id = task.task_id \
+         AND (held.reported_at, held.event_partition, held.event_offset) = \
+         (SELECT newest.reported_at, newest.event_partition, newest.event_offset FROM task_resource AS newest \
+         WHERE newest.task_id = task.task_id AND {} ORDER BY {} LIMIT 1) {}) AS applications \
+         WHERE nth = 1 GROUP BY job_id",
+        dialect.bounded_sum("memory_bytes"),
+        dialect.bounded_sum("cores"),
+        order("held"),
+        sql::tasks(dialect, query.at),
+        sql::known(dialect, "newest", query.at),
+        order("newest"),
+        clause("WHERE", &conditions)
+    );
+    let mut held = BTreeMap::<String, (Option<i64>, Option<i64>)>::new();
+    for mut row in session.select(&select, &statement.values).await? {
+        let (memory, cores) = (row.take("memory_bytes")?, row.take("cores")?);
+        held.insert(row.take("job_id")?, (memory, cores));
+    }
+    for item in items {
+        if let Some((memory, cores)) = held.remove(&item.job_id) {
+            (item.memory_bytes, item.cores) = (memory, cores);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! `/api/v1/engines`: engine instances.
+
+use axum::extract::State;
+use axum::http::Uri;
+use futures_util::FutureExt;
+use service::time::duration;
+use utoipa::OpenApi;
+
+use super::tasks::page_answer;
+use crate::query::{DEFAULT_GAP, DEFAULT_LIMIT, EnginePage, EnginesQuery, LARGEST_LIMIT};
+use crate::serve::answer::Answer;
+use crate::serve::app::App;
+use crate::serve::caller::Caller;
+use crate::serve::parameters::Parameters;
+use crate::serve::problem::Problem;
+use crate::serve::routes::Routes;
+
+#[derive(OpenApi)]
+#[openapi(paths(engines))]
+struct Doc;
+
+pub(super) fn routes() -> Routes {
+    Routes::of::<Doc>().get::<__path_engines, _>(engines)
+}
+
+/// The engines that were heard of between two times, a page at a time: who uses them, what they run, how busy they were.
+///
+/// An engine is busy while at least one of its exec tasks has reported and has not ended; one without an end counts for
+/// at most `longest_gap` after its last report. It is idle between such times.
+#[utoipa::path(
+    get,
+    path = "/api/v1/engines",
+    tag = "engines",
+    params(
+        ("engine_instance" = Option<String>, Query, description = "HOST:PORT"),
+        ("engine_type" = Option<String>, Query, description = "As in spark"),
+        ("user" = Option<String>, Query, description = "Only exec tasks of this user; of an engine no others count"),
+        ("from" = Option<String>, Query, format = DateTime, description = "From this time on, by the engines' clocks; 24 hours before `to` by default"),
+        ("to" = Option<String>, Query, format = DateTime, description = "Up to this time; now by default"),
+        ("longest_gap" = Option<String>, Query, description = "An exec task without an end counts for at most so long after its last report, as in 90s; 5m by default, at most 1h"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most so many engines; 100 by default"),
+        ("cursor" = Option<String>, Query, description = "next of the page before, which was asked for with the same parameters but limit"),
+    ),
+    responses(
+        (status = OK, body = EnginePage, headers(("Link" = String, description = "The next page, rel=\"next\", if there is one"))),
+        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "Another user's tasks, which the caller does not see"),
+        (status = TOO_MANY_REQUESTS, body = Problem, content_type = "application/problem+json"),
+        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn engines(
+    State(app): State<App>,
+    uri: Uri,
+    caller: Caller,
+    mut parameters: Parameters,
+) -> Result<Answer, Problem> {
+    let engine_instance = parameters.text("engine_instance");
+    let engine_type = parameters.text("engine_type");
+    let user = parameters.text("user");
+    let (from, to) = (parameters.time("from"), parameters.time("to"));
+    let longest_gap = parameters.read("longest_gap", duration);
+    let limit = parameters.number("limit", 1, LARGEST_LIMIT);
+    let cursor = parameters.text("cursor");
+    parameters.end()?;
+    let query = EnginesQuery {
+        engine_instance,
+        engine_type,
+        user: caller.narrow(user)?,
+        from,
+        to,
+        longest_gap: longest_gap.unwrap_or(DEFAULT_GAP),
+        limit: limit.unwrap_or(DEFAULT_LIMIT),
+        cursor,
+    };
+    let asked = app
+        .readers
+        .ask(move |reader| async move { reader.engines(&query).await }.boxed());
+    let page = asked.await?;
+    page_answer(&page, page.next.as_deref(), &uri)
+}

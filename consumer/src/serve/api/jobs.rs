@@ -1,0 +1,127 @@
+//! `/api/v1/jobs` and `/api/v1/jobs/{job_id}`: exec tasks rolled up by their jobs.
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri};
+use futures_util::FutureExt;
+use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
+
+use super::tasks::page_answer;
+use crate::query::{DEFAULT_LIMIT, JobItem, JobPage, JobsQuery, LARGEST_LIMIT, Watermark};
+use crate::serve::answer::Answer;
+use crate::serve::app::App;
+use crate::serve::caller::Caller;
+use crate::serve::parameters::Parameters;
+use crate::serve::problem::Problem;
+use crate::serve::routes::Routes;
+
+#[derive(OpenApi)]
+#[openapi(paths(list, one))]
+struct Doc;
+
+pub(super) fn routes() -> Routes {
+    Routes::of::<Doc>()
+        .get::<__path_list, _>(list)
+        .get::<__path_one, _>(one)
+}
+
+/// A job, as the tables were at the watermark.
+#[derive(Serialize, ToSchema)]
+struct JobAnswer {
+    #[serde(flatten)]
+    job: JobItem,
+    watermark: Watermark,
+}
+
+/// Jobs, a page at a time: the one that was first heard of last comes first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/jobs",
+    tag = "jobs",
+    params(
+        ("user" = Option<String>, Query, description = "Only exec tasks of this user; of a job no others count"),
+        ("running" = Option<bool>, Query, description = "Only jobs with an exec task whose status is neither final nor Unknown"),
+        ("at" = Option<String>, Query, format = DateTime, description = "As it was known at this time, by the engine's clock"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most so many jobs; 100 by default"),
+        ("cursor" = Option<String>, Query, description = "next of the page before, which was asked for with the same parameters but limit"),
+    ),
+    responses(
+        (status = OK, body = JobPage, headers(("Link" = String, description = "The next page, rel=\"next\", if there is one"))),
+        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "Another user's tasks, which the caller does not see"),
+        (status = TOO_MANY_REQUESTS, body = Problem, content_type = "application/problem+json"),
+        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn list(
+    State(app): State<App>,
+    uri: Uri,
+    caller: Caller,
+    mut parameters: Parameters,
+) -> Result<Answer, Problem> {
+    let user = parameters.text("user");
+    let running = parameters.flag("running");
+    let at = parameters.time("at");
+    let limit = parameters.number("limit", 1, LARGEST_LIMIT);
+    let cursor = parameters.text("cursor");
+    parameters.end()?;
+    let query = JobsQuery {
+        job_id: None,
+        user: caller.narrow(user)?,
+        running,
+        at,
+        limit: limit.unwrap_or(DEFAULT_LIMIT),
+        cursor,
+    };
+    let page = ask(&app, query).await?;
+    page_answer(&page, page.next.as_deref(), &uri)
+}
+
+/// A job: its exec tasks, of those that the caller sees.
+#[utoipa::path(
+    get,
+    path = "/api/v1/jobs/{job_id}",
+    tag = "jobs",
+    params(
+        ("job_id" = String, Path, description = "The job's id"),
+        ("at" = Option<String>, Query, format = DateTime, description = "As it was known at this time, by the engine's clock"),
+    ),
+    responses(
+        (status = OK, body = JobAnswer),
+        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json", description = "There is no exec task of such a job by that time that the caller sees"),
+        (status = TOO_MANY_REQUESTS, body = Problem, content_type = "application/problem+json"),
+        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn one(
+    State(app): State<App>,
+    Path(job_id): Path<String>,
+    caller: Caller,
+    mut parameters: Parameters,
+) -> Result<Answer, Problem> {
+    let at = parameters.time("at");
+    parameters.end()?;
+    let absent = format!("there is no job {job_id:?} by that time, or it is not yours");
+    let query = JobsQuery {
+        job_id: Some(job_id),
+        user: caller.narrow(None)?,
+        running: false,
+        at,
+        limit: 1,
+        cursor: None,
+    };
+    let JobPage {
+        items, watermark, ..
+    } = ask(&app, query).await?;
+    let job = items.into_iter().next();
+    let job = job.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, absent))?;
+    Answer::of(&JobAnswer { job, watermark })
+}
+
+async fn ask(app: &App, query: JobsQuery) -> Result<JobPage, Problem> {
+    let asked = app
+        .readers
+        .ask(move |reader| async move { reader.jobs(&query).await }.boxed());
+    asked.await
+}
