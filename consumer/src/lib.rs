@@ -13,6 +13,7 @@
 //! - [`series()`] prints a task's values over time.
 //! - [`jobs()`] and [`engines()`] print tasks rolled up.
 //! - [`usage()`] prints what was used between two times.
+//! - [`top()`] shows the tasks live in a terminal.
 //! - [`audit()`] proves that the tables equal the topic, or shows where they do not.
 //! - [`replay()`] rebuilds the tables of a range of the topic in another database.
 //! - [`diff()`] compares the tables of two databases.
@@ -31,6 +32,7 @@ mod replay;
 mod series;
 mod serve;
 mod tasks;
+mod top;
 mod usage;
 
 mod task_options;
@@ -88,6 +90,7 @@ pub use serve::{ServeOptions, serve};
 pub use store::DatabaseOptions;
 pub use task_options::TaskOptions;
 pub use tasks::{task, tasks};
+pub use top::{TopOptions, top};
 pub use topic_identity::OnGap;
 pub use usage::{UsageOptions, usage};
 

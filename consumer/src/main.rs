@@ -12,6 +12,7 @@ use service::kafka::KafkaOptions;
 use service::telemetry::{LogOptions, MetricsOptions};
 use service::threads::on_this_thread;
 use service::time::timestamp;
+use tokio_util::sync::CancellationToken;
 
 /// Stores what engines said in tables, and tells it
 #[derive(Parser)]
@@ -107,6 +108,13 @@ Examples:
   consumer tasks --running --order memory --database-url sqlite:tasks.db
   consumer tasks --user ada --stalled --stalled-after 30m --json --database-url sqlite:tasks.db
   consumer tasks --running --at 2026-11-25T14:05Z --database-url sqlite:tasks.db";
+
+const TOP_HELP: &str = "\
+Keys: q quits, ? tells the others. Where standard output is not a terminal, the list is printed once.
+
+Examples:
+  consumer top --running --database-url sqlite:tasks.db
+  consumer top --url http://127.0.0.1:8080 --token-file token --order memory";
 
 const TASK_HELP: &str = "\
 With --at the state, what it held, its metrics, sequences and reports are those of the reports that its engine made by then. The
@@ -219,6 +227,12 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: u32,
     },
+    /// Show tasks live in the terminal
+    #[command(after_help = help(Kind::Command, TOP_HELP))]
+    Top {
+        #[command(flatten)]
+        asked: Box<consumer::TopOptions>,
+    },
     /// Show one task: its newest state, what it holds, and its reports
     #[command(after_help = help(Kind::Command, TASK_HELP))]
     Task {
@@ -280,6 +294,8 @@ impl Cli {
             Command::Diff { .. } | Command::Replay { .. } => return Ok(()),
             Command::Expire { asked } => asked.check()?,
             Command::Serve { asked, .. } => asked.check()?,
+            // It may read another's answers instead.
+            Command::Top { asked } if asked.url.is_some() => return Ok(()),
             _ => {}
         }
         self.database.url().map(drop)
@@ -296,9 +312,12 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         | Command::Serve { .. } => exit::on_signal(exit::OK)?,
         Command::Audit { .. } => exit::on_signal(exit::USAGE)?,
         Command::Diff { .. } => exit::at_once_on_signal(exit::USAGE)?,
+        // It has a terminal to restore.
+        Command::Top { asked } if asked.is_live() => CancellationToken::new(),
         Command::Migrate
         | Command::Tasks { .. }
         | Command::Task { .. }
+        | Command::Top { .. }
         | Command::Series { .. }
         | Command::Jobs { .. }
         | Command::Engines { .. }
@@ -337,6 +356,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             json,
             limit,
         } => consumer::tasks(&cli.database, *asked, cursor, limit, json).await,
+        Command::Top { asked } => consumer::top(*asked, &cli.database).await,
         Command::Task {
             exec_id,
             at,

@@ -50,7 +50,7 @@ pub async fn tasks(
         return Ok(());
     }
     let total = reader.count(&query).await.map_err(wrong_usage)?;
-    output::print(&list_text(&page, total, &query, reader.place())?)?;
+    output::print(&list_text(&page, Some(total), &query, reader.place())?)?;
     Ok(())
 }
 
@@ -106,9 +106,10 @@ pub(crate) fn wrong_usage(error: QueryError) -> anyhow::Error {
     }
 }
 
-fn list_text(
+/// A page of tasks for people; `total`: how many there are on all pages, if that is known.
+pub(crate) fn list_text(
     page: &TaskPage,
-    total: u64,
+    total: Option<u64>,
     query: &TaskQuery,
     place: &str,
 ) -> anyhow::Result<String> {
@@ -155,7 +156,13 @@ fn list_text(
         _ => "matching task",
     };
     let listed = page.items.len() as u64;
-    let whence = format!("{} in {place}{}", counted(total, kind), as_of(query.at));
+    let place = format!("{place}{}", as_of(query.at));
+    let Some(total) = total else {
+        let first = page.next.as_ref().map_or("", |_| "the first ");
+        writeln!(text, "{first}{} in {place}", counted(listed, kind))?;
+        return Ok(text);
+    };
+    let whence = format!("{} in {place}", counted(total, kind));
     match (&page.next, &query.cursor) {
         (None, None) => writeln!(text, "{whence}")?,
         (None, Some(_)) => writeln!(text, "the last {listed} of {whence}")?,
@@ -183,7 +190,7 @@ fn mark(task: &TaskItem) -> String {
     }
 }
 
-fn details_text(details: &TaskDetails, at: Option<Timestamp>) -> anyhow::Result<String> {
+pub(crate) fn details_text(details: &TaskDetails, at: Option<Timestamp>) -> anyhow::Result<String> {
     let TaskDetails {
         task,
         resource,

@@ -1,7 +1,7 @@
 //! How a program ends: on a signal, in time, and with a code that a supervisor can use.
 #![expect(
     unsafe_code,
-    reason = "std's exit runs the handlers of C libraries whose threads still work"
+    reason = "std's exit runs the handlers of C libraries whose threads still work; std sends no signals"
 )]
 
 mod codes;
@@ -194,6 +194,13 @@ fn waited_for() -> String {
         [] => "an answer, or for a client to close".to_owned(),
         _ => each.join(", "),
     }
+}
+
+/// Stops the job that this process belongs to, as Ctrl-Z does in a terminal that is not in raw mode. Comes back when the
+/// shell continues it.
+pub fn suspend() {
+    // SAFETY: the call takes no memory; its failure changes nothing.
+    unsafe { libc::kill(0, libc::SIGTSTP) };
 }
 
 /// Ends the process, whatever its threads do.

@@ -100,13 +100,36 @@ impl HttpClient {
         method: Method,
         path: impl IntoIterator<Item = &'p str>,
     ) -> RequestBuilder {
+        let request = self.client.request(method, self.url(path));
+        match &self.credentials {
+            Some((user, password)) => request.basic_auth(user, password.as_ref()),
+            None => request,
+        }
+    }
+
+    fn url<'p>(&self, path: impl IntoIterator<Item = &'p str>) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
-        let request = self.client.request(method, url);
-        match &self.credentials {
-            Some((user, password)) => request.basic_auth(user, password.as_ref()),
+        url
+    }
+
+    /// A GET of the path segments below the base URL, with these query fields and a bearer token if there is one.
+    pub fn get<'p>(
+        &self,
+        path: impl IntoIterator<Item = &'p str>,
+        query: &[(impl AsRef<str>, String)],
+        token: Option<&str>,
+    ) -> RequestBuilder {
+        let mut url = self.url(path);
+        if !query.is_empty() {
+            let fields = query.iter().map(|(name, value)| (name.as_ref(), value));
+            url.query_pairs_mut().extend_pairs(fields);
+        }
+        let request = self.client.get(url);
+        match token {
+            Some(token) => request.bearer_auth(token),
             None => request,
         }
     }

@@ -1,8 +1,9 @@
 //! Logs, and the endpoints `/metrics`, `/livez` and `/readyz`.
 
-use std::io::Write;
+use std::collections::VecDeque;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -161,18 +162,70 @@ impl LogOptions {
             .log_internal_errors(false);
         match self.log_format {
             LogFormat::Text => {
-                let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+                let ansi = std::io::stderr().is_terminal();
                 let layer = layer.fmt_fields(OneLine).with_ansi(ansi);
-                logs.with(layer.with_writer(std::io::stderr)).init();
+                logs.with(layer.with_writer(|| Stderr)).init();
             }
             LogFormat::Json => {
                 let layer = layer.json().flatten_event(true);
-                logs.with(layer.with_writer(|| JsonLines(std::io::stderr())))
-                    .init();
+                logs.with(layer.with_writer(|| JsonLines(Stderr))).init();
             }
         }
         Ok(())
     }
+}
+
+/// Standard error, where logs go unless they are [held](hold_logs).
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let mut held = lock_held();
+        let Some(lines) = held.as_mut() else {
+            return std::io::stderr().write(line);
+        };
+        if lines.len() == HELD_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line.to_vec());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+/// Logs are held in memory instead of being written while this exists; when it is dropped, the newest of them are
+/// written.
+#[must_use]
+pub struct HeldLogs(());
+
+/// As many log lines are held at most.
+const HELD_LINES: usize = 100;
+
+static HELD: Mutex<Option<VecDeque<Vec<u8>>>> = Mutex::new(None);
+
+/// Keeps logs off a terminal that shows something else, until the answer is dropped. Where standard error is not a
+/// terminal, logs go on.
+pub fn hold_logs() -> Option<HeldLogs> {
+    std::io::stderr().is_terminal().then(|| {
+        *lock_held() = Some(VecDeque::new());
+        HeldLogs(())
+    })
+}
+
+impl Drop for HeldLogs {
+    fn drop(&mut self) {
+        for line in lock_held().take().into_iter().flatten() {
+            // It is lost if nothing takes it there.
+            let _ = std::io::stderr().write_all(&line);
+        }
+    }
+}
+
+fn lock_held() -> MutexGuard<'static, Option<VecDeque<Vec<u8>>>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Formats an event's message and fields as tracing-subscriber does, made safe by [`shown`]: they may hold
@@ -270,8 +323,6 @@ impl MetricsOptions {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use tracing_subscriber::fmt::MakeWriter;
 
     use super::*;

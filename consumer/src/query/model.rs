@@ -1,7 +1,7 @@
 //! The values that queries return: named fields, serializable as they are.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 const LISTED_SEQUENCES: usize = 20;
 
 /// A task's row in `task`, or the state it had at an earlier time.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct Task {
     pub(crate) exec_id: String,
     pub(crate) job_id: String,
@@ -30,7 +30,7 @@ pub(crate) struct Task {
 }
 
 /// A row of `task_progress`.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct Report {
     pub(crate) sequence: i64,
     pub(crate) reported_at: String,
@@ -38,7 +38,7 @@ pub(crate) struct Report {
     pub(crate) progress: Option<f64>,
     pub(crate) jobs: SubJobs,
     /// A JSON array.
-    #[serde(serialize_with = "raw")]
+    #[serde(serialize_with = "raw", deserialize_with = "unraw")]
     #[schema(value_type = Option<Vec<String>>)]
     pub(crate) adjustments: Option<String>,
     pub(crate) event_partition: i32,
@@ -46,7 +46,7 @@ pub(crate) struct Report {
 }
 
 /// The sub-jobs of a report: lists of equal length, `None` if the engine could not tell.
-#[derive(Debug, Default, Serialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 pub(crate) struct SubJobs {
     pub(crate) job_ids: Option<Vec<String>>,
     pub(crate) total_tasks: Option<Vec<i32>>,
@@ -56,7 +56,7 @@ pub(crate) struct SubJobs {
 }
 
 /// A row of `task_resource`.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct Resource {
     pub(crate) application_id: String,
     pub(crate) status: String,
@@ -68,18 +68,18 @@ pub(crate) struct Resource {
 }
 
 /// A row of `task_metrics`.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct Metrics {
     pub(crate) engine_running_tasks: i32,
     /// A JSON object.
-    #[serde(serialize_with = "raw")]
+    #[serde(serialize_with = "raw", deserialize_with = "unraw")]
     #[schema(value_type = Option<std::collections::HashMap<String, serde_json::Value>>)]
     pub(crate) metrics: Option<String>,
     pub(crate) reported_at: String,
 }
 
 /// Everything that the tables hold about a task.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct TaskDetails {
     pub(crate) task: Task,
     /// The newest resource part, one row an application.
@@ -96,7 +96,7 @@ pub(crate) struct TaskDetails {
 }
 
 /// What a task's sequences show: reports lost or repeated between the engine and the table.
-#[derive(Debug, Default, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 pub(crate) struct Sequences {
     /// Rows in `task_progress`.
     pub(crate) reports: i64,
@@ -116,6 +116,12 @@ fn raw<S: serde::Serializer>(json: &Option<String>, serializer: S) -> Result<S::
         .transpose();
     json.map_err(serde::ser::Error::custom)?
         .serialize(serializer)
+}
+
+/// Reads what [`raw`] wrote.
+fn unraw<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let json = Option::<Box<RawValue>>::deserialize(deserializer)?;
+    Ok(json.map(|json| json.get().to_owned()))
 }
 
 impl Sequences {

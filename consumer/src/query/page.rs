@@ -1,7 +1,7 @@
 //! Lists of tasks, a page at a time.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Number;
 use utoipa::ToSchema;
 
@@ -14,7 +14,7 @@ use super::watermark::Watermark;
 use crate::store::{Dialect, Row, Session, StoreError};
 
 /// A page of a list of tasks.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct TaskPage {
     pub(crate) items: Vec<TaskItem>,
     /// The cursor of the next page; `None`: this is the last one.
@@ -28,7 +28,7 @@ pub(crate) struct TaskPage {
 }
 
 /// A task of a list. Times are RFC 3339 in UTC, with microseconds.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct TaskItem {
     pub(crate) exec_id: String,
     pub(crate) job_id: String,

@@ -3,7 +3,7 @@
 //! The database joins the rows of a history to one text: to pass each row on its own takes longer than to find it.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::reader::{QueryError, Reader, failed};
@@ -43,7 +43,7 @@ pub(crate) struct SeriesQuery {
 }
 
 /// The series of a task.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct TaskSeries {
     pub(crate) exec_id: String,
     #[serde(serialize_with = "optional_rfc3339")]
@@ -70,7 +70,7 @@ pub(crate) struct TaskSeries {
 }
 
 /// One value over time.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct Series {
     pub(crate) name: String,
     /// How many reports hold the value; a metric's true and false are 1 and 0, and texts are left out.
@@ -81,7 +81,7 @@ pub(crate) struct Series {
 }
 
 /// A value of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, ToSchema)]
 pub(crate) struct Point {
     #[serde(serialize_with = "rfc3339")]
     #[schema(value_type = String, format = DateTime)]
@@ -91,7 +91,7 @@ pub(crate) struct Point {
 }
 
 /// A change of the task's status.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, ToSchema)]
 pub(crate) struct Mark {
     #[serde(serialize_with = "rfc3339")]
     #[schema(value_type = String, format = DateTime)]

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::store::{Session, StoreError};
 
 /// Of each partition of the events topic, the next offset to be stored: every event before it is in the tables.
 /// As text `0:123,1:99`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(value_type = std::collections::HashMap<String, i64>, example = json!({"0": 123, "1": 99}))]
 pub(crate) struct Watermark(pub(crate) BTreeMap<i32, i64>);
 

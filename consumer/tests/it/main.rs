@@ -54,5 +54,6 @@ mod spark;
 mod stopping;
 mod storing;
 mod storm;
+mod top;
 mod unprovable;
 mod usage;

@@ -1,0 +1,218 @@
+//! Draws the state: the heading, the list of tasks or the details of one, and the keys. Every text of a report passes
+//! [`shown`], so that none of its control characters reaches the terminal.
+
+use jiff::Timestamp;
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Paragraph, Wrap};
+use service::text::shown;
+use service::words::counted;
+
+use super::columns::{cells, headings};
+use super::details;
+use super::look::{brief, fit, width};
+use super::state::{Found, ORDERS, State, View};
+
+const KEYS: &str = "q quit  ? help  / search  f freeze  Enter details  sort: s r d p m c";
+const KEYS_OF_DETAILS: &str = "q quit  ? help  Esc back  f freeze  j k scroll";
+const HELP: &[&str] = &[
+    "j k ↓ ↑ PgDn PgUp g G   move",
+    "Enter details   Esc back   / search",
+    "f     freeze, and go on",
+    "s r d started, reported, running time",
+    "p m c progress, memory, cores: sorts by",
+    "      it; again: the other way round",
+    "^L redraw  ^Z suspend  q ^C quit",
+    "",
+    "! silent: no report for a long time",
+    "= stalled: it reports, nothing changes",
+];
+
+/// Draws everything, as of this time.
+pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>, now: Timestamp) {
+    let screen = frame.area();
+    let situation = situation(state, now);
+    let situation_lines = match width(&situation.content) > screen.width.into() {
+        true => 2,
+        false => 1,
+    };
+    let [title, status, summary, main, keys] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(situation_lines),
+        Constraint::Length(1),
+        Constraint::Min(1),
+        Constraint::Length(1),
+    ])
+    .areas(screen);
+    frame.render_widget(line(&heading(state), state.look.heading(), title), title);
+    frame.render_widget(Paragraph::new(situation).wrap(Wrap { trim: true }), status);
+    frame.render_widget(line(&summary_text(state), Style::new(), summary), summary);
+    if state.is_help {
+        let help = HELP.iter().map(|text| Line::raw(*text));
+        frame.render_widget(Paragraph::new(help.collect::<Vec<_>>()), main);
+    } else if let View::List = state.view {
+        list(state, frame, main);
+    } else {
+        task(state, frame, main);
+    }
+    let text = match (state.is_typing, &state.view) {
+        (true, _) => format!("/{}▏ Enter keeps it, Esc ends it", shown(&state.search)),
+        (_, View::List) => KEYS.to_owned(),
+        _ => KEYS_OF_DETAILS.to_owned(),
+    };
+    frame.render_widget(line(&text, state.look.dim(), keys), keys);
+}
+
+fn line(text: &str, style: Style, area: Rect) -> Line<'static> {
+    Line::styled(fit(text, area.width.into()), style)
+}
+
+/// The time of day, for people.
+fn clock(at: Timestamp) -> String {
+    at.strftime("%H:%M:%S UTC").to_string()
+}
+
+fn heading(state: &State) -> String {
+    let place = shown(&state.place);
+    match &state.fetched {
+        Some(fetched) => format!("consumer top  {}  {place}", clock(fetched.at)),
+        None => format!("consumer top  {place}"),
+    }
+}
+
+/// Whether what is shown is live, in words.
+fn situation(state: &State, now: Timestamp) -> Span<'static> {
+    let since = |since: Timestamp| {
+        let passed = now.duration_since(since).try_into().unwrap_or_default();
+        format!("for {}, since {}", brief(passed), clock(since))
+    };
+    if let Some(away) = &state.away {
+        let old = match &state.fetched {
+            Some(fetched) => format!("OLD, of {}", clock(fetched.at)),
+            None => "nothing yet".to_owned(),
+        };
+        let why = shown(&away.why);
+        let text = format!("AWAY {}; shown: {old}: {why}", since(away.since));
+        return Span::styled(text, state.look.warning());
+    }
+    match state.frozen_since {
+        Some(frozen) => Span::styled(
+            format!("FROZEN {}; f goes on", since(frozen)),
+            state.look.warning(),
+        ),
+        None if state.fetched.is_none() => Span::raw("asking …"),
+        None => match state.as_of {
+            Some(at) => Span::styled(
+                format!("AS OF {at}, as it was known then"),
+                state.look.warning(),
+            ),
+            None => Span::raw("live"),
+        },
+    }
+}
+
+/// What is listed, and how.
+fn summary_text(state: &State) -> String {
+    let Some(fetched) = &state.fetched else {
+        return String::new();
+    };
+    let listed = fetched.page.items.len();
+    let mut text = match (&fetched.page.next, state.search.is_empty()) {
+        (None, true) => counted(listed as u64, "task"),
+        (Some(_), true) => format!("the first {}", counted(listed as u64, "task")),
+        (_, false) => format!(
+            "{} of {listed} with {:?}",
+            state.matching().len(),
+            state.search
+        ),
+    };
+    let order = ORDERS
+        .iter()
+        .find(|(_, order, _)| *order == fetched.sort.order);
+    if let Some((.., name)) = order {
+        let way = if fetched.sort.descending {
+            "↓"
+        } else {
+            "↑"
+        };
+        text.push_str(&format!("  by {name} {way}"));
+    }
+    if fetched.sort != state.sort {
+        text.push_str(" (sorting …)");
+    }
+    if !state.filters.is_empty() {
+        text.push_str(&format!("  only {}", state.filters));
+    }
+    shown(&text)
+}
+
+fn list(state: &mut State, frame: &mut Frame<'_>, area: Rect) {
+    let [head, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
+    let columns = usize::from(area.width);
+    let rows = usize::from(body.height);
+    (state.rows, state.first) = (
+        rows,
+        // The selected row is on the screen.
+        state
+            .first
+            .clamp((state.index + 1).saturating_sub(rows), state.index),
+    );
+    let sort = state.fetched.as_ref().map(|fetched| fetched.sort);
+    let headings = Line::styled(headings(columns, sort), state.look.heading());
+    frame.render_widget(headings, head);
+    let tasks = state.matching();
+    let Some(fetched) = &state.fetched else {
+        return;
+    };
+    if tasks.is_empty() {
+        let text = match (fetched.page.items.len(), state.search.is_empty()) {
+            (listed @ 1.., false) => {
+                format!(
+                    "none of the {listed} listed has {:?}; Esc lists all",
+                    state.search
+                )
+            }
+            _ if state.filters.is_empty() => "there are no tasks yet".to_owned(),
+            _ => format!("there is no task that is {}", state.filters),
+        };
+        let text = Paragraph::new(shown(&text)).wrap(Wrap { trim: true });
+        frame.render_widget(text, body);
+        return;
+    }
+    let visible = tasks.iter().enumerate().skip(state.first).take(rows);
+    let lines = visible.map(|(index, task)| {
+        let now = state.as_of.unwrap_or(fetched.at);
+        let line = Line::from(cells(task, columns, now, state.look));
+        match index == state.index {
+            true => line.style(state.look.selected()),
+            false => line,
+        }
+    });
+    frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), body);
+}
+
+fn task(state: &mut State, frame: &mut Frame<'_>, area: Rect) {
+    let look = state.look;
+    let View::Details {
+        exec_id,
+        found,
+        scroll,
+    } = &mut state.view
+    else {
+        return;
+    };
+    let exec_id = shown(exec_id);
+    match found {
+        Found::Asking => frame.render_widget(format!("{exec_id}: asking …"), area),
+        Found::Nothing => {
+            let text = format!("there is no exec task {exec_id} any more; Esc goes back");
+            frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), area);
+        }
+        Found::Details(details, at) => {
+            let known = state.as_of.unwrap_or(*at);
+            state.rows = details::draw(details, known, scroll, frame, area, look);
+        }
+    }
+}
