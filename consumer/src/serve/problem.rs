@@ -39,7 +39,8 @@ pub(crate) struct Problem {
     #[schema(required = false)]
     errors: Vec<ParameterProblem>,
     #[serde(skip)]
-    headers: HeaderMap,
+    /// In a box, which keeps the results of functions that may fail small.
+    headers: Box<HeaderMap>,
 }
 
 /// A parameter that is no good.
@@ -63,7 +64,7 @@ impl Problem {
             status,
             detail: detail.into(),
             errors: Vec::new(),
-            headers: HeaderMap::new(),
+            headers: Box::default(),
         }
     }
 
@@ -142,7 +143,7 @@ impl From<&QueryError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let content_type = [(header::CONTENT_TYPE, PROBLEM_JSON)];
-        let (status, headers) = (self.status, self.headers.clone());
+        let (status, headers) = (self.status, *self.headers.clone());
         let response = (status, headers, Json(self)).into_response();
         // After Json, which has a type of its own.
         (content_type, response).into_response()
