@@ -107,4 +107,8 @@ pub const HELP: &[Help] = &[
         serve::DURATION,
         "Duration of HTTP requests until their answer begins, in seconds.",
     ),
+    serve::HELP[0],
+    serve::HELP[1],
+    serve::HELP[2],
+    serve::HELP[3],
 ];

@@ -17,7 +17,7 @@ pub(crate) const DEFAULT_LIMIT: u32 = 100;
 pub(crate) const LARGEST_LIMIT: u32 = 1_000;
 
 /// All statuses of the contract.
-pub(super) const STATUSES: [TaskStatus; 9] = [
+pub(crate) const STATUSES: [TaskStatus; 9] = [
     TaskStatus::Unknown,
     TaskStatus::Inited,
     TaskStatus::WaitForRetry,

@@ -7,15 +7,19 @@
 //!                               ──▶ usage(query)              ──▶ Usage
 //!                               ──▶ jobs(query)               ──▶ JobPage
 //!                               ──▶ engines(query)            ──▶ EnginePage
+//!                               ──▶ changes(tracker)          ──▶ Changes
+//!                               ──▶ levels(thresholds)        ──▶ Vec<Level>
 //! ```
 //!
 //! A [`Reader`] returns values and typed errors. It prints nothing, logs nothing and keeps no state beside its connection.
 
+mod changes;
 mod cursor;
 mod engines;
 mod filter;
 mod jobs;
 mod keyset;
+mod levels;
 mod marks;
 mod model;
 mod page;
@@ -28,12 +32,14 @@ mod time;
 mod usage;
 mod watermark;
 
+pub(crate) use changes::{Before, Change, ChangedTask, Changes, Tracker};
 pub(crate) use engines::{EnginePage, EnginesQuery};
 #[allow(unused_imports, reason = "what the views of the tables are built of")]
 pub(crate) use filter::{
-    DEFAULT_LIMIT, LARGEST_LIMIT, TaskFilter, TaskOrder, TaskQuery, Thresholds,
+    DEFAULT_LIMIT, LARGEST_LIMIT, STATUSES, TaskFilter, TaskOrder, TaskQuery, Thresholds,
 };
 pub(crate) use jobs::{JobItem, JobPage, JobsQuery};
+pub(crate) use levels::Level;
 #[cfg(test)]
 pub(crate) use model::{Metrics, Resource, SubJobs, Task};
 pub(crate) use model::{Report, Sequences, TaskDetails};

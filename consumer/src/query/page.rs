@@ -158,57 +158,6 @@ impl Reader {
         }))
     }
 
-    /// The tasks whose newest event is stored at or behind this watermark, in the order of their events' partitions and
-    /// offsets; at most `limit` of them.
-    ///
-    /// # Errors
-    /// If the database fails.
-    #[allow(dead_code, reason = "asked by the live view")]
-    pub(crate) async fn changed_since(
-        &mut self,
-        since: &Watermark,
-        limit: u32,
-    ) -> Result<Vec<TaskItem>, QueryError> {
-        let stored = self.watermark().await?;
-        let dialect = self.session.dialect();
-        let mut statement = Statement::default();
-        let mut conditions = Vec::new();
-        for (partition, next) in stored.0 {
-            let from = since.0.get(&partition).copied().unwrap_or(0);
-            if from < next {
-                conditions.push(format!(
-                    "(task.event_partition = {} AND task.event_offset >= {})",
-                    statement.bind(partition),
-                    statement.bind(from)
-                ));
-            }
-        }
-        if conditions.is_empty() {
-            return Ok(Vec::new());
-        }
-        let order = "ORDER BY task.event_partition, task.event_offset";
-        let inner = format!(
-            "SELECT {}, task.is_final, {} AS started, {} AS ended FROM task WHERE {} {order} LIMIT {}",
-            sql::task_names(),
-            sql::started(),
-            sql::ended(dialect, None),
-            conditions.join(" OR "),
-            statement.bind(limit),
-        );
-        let query = TaskQuery::default();
-        let judge = Judge::of(&query, Timestamp::now());
-        let changed = format!(
-            "WITH page AS ({inner}) SELECT {} {order}",
-            items_of_page(&judge, dialect, "")
-        );
-        let rows = self.session.select(&changed, &statement.values).await;
-        let items = rows.and_then(|rows| {
-            let items = rows.into_iter().map(|mut row| item(&mut row, &judge));
-            items.collect::<Result<Vec<_>, _>>()
-        });
-        items.map_err(failed(|| format!("reading the tasks of {}", self.place)))
-    }
-
     /// When silence, stalling and running times of a list are judged.
     fn moment(&self, query: &TaskQuery) -> Result<Timestamp, QueryError> {
         query.filter.check()?;

@@ -187,6 +187,16 @@ impl Reader {
         }))
     }
 
+    pub(super) fn session(&mut self) -> &mut dyn Session {
+        &mut *self.session
+    }
+
+    /// What an error while reading this means.
+    pub(super) fn reading(&self, what: &str) -> impl FnOnce(StoreError) -> QueryError + use<> {
+        let doing = format!("reading {what} of {}", self.place);
+        |source| QueryError::Store { doing, source }
+    }
+
     /// What was known before history was removed nobody can tell.
     pub(super) fn require_history(&self, at: Option<Timestamp>) -> Result<(), QueryError> {
         match (at, self.expired_before) {

@@ -23,6 +23,17 @@ impl Watermark {
         let each = rows.map(|mut row| Ok((row.take("partition")?, row.take("next_offset")?)));
         each.collect::<Result<_, StoreError>>().map(Self)
     }
+
+    /// The next offset to be stored of a partition; 0 if none was.
+    pub(crate) fn next_offset(&self, partition: i32) -> i64 {
+        self.0.get(&partition).copied().unwrap_or_default()
+    }
+
+    /// Whether what has seen this has seen all of that.
+    pub(crate) fn covers(&self, that: &Self) -> bool {
+        let mut those = that.0.iter();
+        those.all(|(partition, next)| *next <= self.next_offset(*partition))
+    }
 }
 
 impl fmt::Display for Watermark {

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
-
+use super::live::Hub;
 use super::readers::Readers;
 
 /// The state of the routes.
@@ -13,6 +12,6 @@ pub(crate) type App = Arc<Shared>;
 pub(crate) struct Shared {
     /// The only way to the database.
     pub(crate) readers: Readers,
-    /// Cancelled when the program is to stop: answers that would never end do then.
-    pub(crate) stop: CancellationToken,
+    /// Tells what changes.
+    pub(crate) live: Arc<Hub>,
 }

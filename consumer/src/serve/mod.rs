@@ -15,6 +15,7 @@ mod app;
 mod auth;
 mod caller;
 mod guard;
+mod live;
 mod login;
 mod openapi;
 mod options;
@@ -27,6 +28,7 @@ mod server;
 mod tls;
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +51,8 @@ use tower_http::timeout::TimeoutLayer;
 use self::app::{App, Shared};
 use self::auth::Authentication;
 use self::guard::Names;
+pub(crate) use self::live::HELP;
+use self::live::Hub;
 pub use self::options::ServeOptions;
 use self::problem::Problem;
 use self::readers::Readers;
@@ -74,12 +78,13 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     options.check()?;
-    let database = Database::parse(database)?;
     let authentication = Arc::new(Authentication::of(&options)?);
     let tls = tls::acceptor(&options)?;
+    let live = Arc::new(Hub::default());
+    let polling = live::poll(live.clone(), Database::parse(database)?, stop.clone());
     let app = Arc::new(Shared {
-        readers: Readers::of(database, health.clone()),
-        stop: stop.clone(),
+        readers: Readers::of(Database::parse(database)?, health.clone()),
+        live,
     });
     let listener = TcpListener::bind(options.listen).await;
     let listener = listener.with_context(|| format!("--listen {}", options.listen))?;
@@ -95,6 +100,8 @@ pub async fn serve(
     tokio::select! {
         () = server::serve(listener, tls, router, stop) => {}
         () = look_after(&app, &health) => {}
+        // It ends by `stop`; then the server finishes.
+        () = polling.then(|()| pending()) => {}
     }
     Ok(())
 }

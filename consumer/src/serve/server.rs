@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -27,6 +28,9 @@ const CONNECTIONS: usize = 4096;
 const HEADERS: Duration = Duration::from_secs(30);
 /// Bytes of headers.
 const HEADER_BYTES: usize = 64 << 10;
+/// A client that takes nothing of what it is sent for so long is gone, or as good as that: a stream would wait for it
+/// for ever.
+const UNREAD: Duration = Duration::from_secs(30);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection could not be accepted: too many files are open, as a rule.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -82,6 +86,7 @@ async fn converse(
     stop: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
     match tls {
         None => answer(stream, peer, router, stop).await,
         Some(tls) => match timeout(HANDSHAKE, tls.accept(stream)).await {

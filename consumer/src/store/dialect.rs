@@ -32,7 +32,8 @@ pub(crate) trait Dialect: Sync {
     fn json_text(&self, column: &str) -> String;
     /// JSON text of an array column.
     fn array_as_json(&self, column: &str) -> String;
-    /// The condition that a text column is one of the [texts](super::Value::Texts) of a parameter.
+    /// The condition that a column is one of the [texts](super::Value::Texts) or [integers](super::Value::Integers) of a
+    /// parameter.
     fn is_one_of(&self, column: &str, parameter: &str) -> String;
     /// The condition that a text column begins with the text of a parameter.
     fn begins_with(&self, column: &str, parameter: &str) -> String;

@@ -107,6 +107,8 @@ pub(crate) enum Value {
     Text(String),
     /// Only as a parameter, of [`Dialect::is_one_of`].
     Texts(Vec<String>),
+    /// The same.
+    Integers(Vec<i64>),
 }
 
 impl From<i64> for Value {

@@ -16,6 +16,7 @@ mod support;
 mod as_of;
 mod audit;
 mod breaker;
+mod changes;
 mod clients;
 mod commits;
 mod connecting;

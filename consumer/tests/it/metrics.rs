@@ -61,6 +61,9 @@ fn every_metric_that_a_program_can_expose_is_documented_and_no_other() {
             "_ready",
             "_waiting",
             "_applications",
+            "_tasks",
+            "_silent",
+            "_stalled",
         ];
         begins.iter().any(|begin| text.starts_with(begin))
             && ends.iter().any(|end| text.ends_with(end))

@@ -1,5 +1,6 @@
 //! `/api/v1`: what [`query`](crate::query) says, as JSON.
 
+mod changes;
 mod engines;
 mod jobs;
 mod series;
@@ -13,6 +14,7 @@ use super::routes::Routes;
 /// All routes of the API.
 pub(crate) fn routes() -> Routes {
     tasks::routes()
+        .merge(changes::routes())
         .merge(series::routes())
         .merge(jobs::routes())
         .merge(engines::routes())

@@ -50,6 +50,7 @@ fn prepared<'q>(statement: &str, values: &'q [Value]) -> Query<'q, sqlx::Postgre
             Value::Real(number) => query.bind(number),
             Value::Text(text) => query.bind(text),
             Value::Texts(texts) => query.bind(texts),
+            Value::Integers(numbers) => query.bind(numbers),
         };
     }
     query

@@ -91,6 +91,7 @@ fn prepared(
             Value::Real(number) => query.bind(*number),
             Value::Text(text) => query.bind(text.clone()),
             Value::Texts(texts) => query.bind(serde_json::to_string(texts)?),
+            Value::Integers(numbers) => query.bind(serde_json::to_string(numbers)?),
         };
     }
     Ok(query)

@@ -143,7 +143,7 @@ export async function show() {
   announce("The list is up to date");
 }
 
-/** Marks, counts and what else changes without a report. */
+/** Marks, counts, what tasks hold, and what else no change tells. */
 async function readMarks() {
   if (view !== "tasks" || document.hidden || lostAt !== null) return;
   try {
@@ -152,9 +152,11 @@ async function readMarks() {
     swapParts(page, ".chips");
     const newer = new Map([...page.querySelectorAll("#tasks tbody tr")].map((row) => [row.dataset.id, row]));
     for (const [id, row] of rows()) {
-      const marks = newer.get(id)?.querySelector(".marks");
-      const old = row.querySelector(".marks");
-      if (marks && marks.textContent !== old.textContent) old.replaceWith(document.importNode(marks, true));
+      for (const cell of [".marks", ".c-memory", ".c-cores"]) {
+        const next = newer.get(id)?.querySelector(cell);
+        const old = row.querySelector(cell);
+        if (next && old && next.textContent !== old.textContent) old.replaceWith(document.importNode(next, true));
+      }
     }
   } catch {
     // The stream notices, too, and says so.

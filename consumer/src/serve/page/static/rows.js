@@ -88,6 +88,9 @@ function writeRunning(row, task) {
     cell.replaceChildren(ticking);
   } else if (task.running_seconds !== null && task.running_seconds !== undefined) {
     cell.replaceChildren(duration(task.running_seconds));
+  } else if (task.started_at) {
+    const until = task.ended_at ?? task.reported_at;
+    cell.replaceChildren(duration(Math.max(0, Date.parse(until) - Date.parse(task.started_at)) / 1000));
   }
 }
 
@@ -109,11 +112,18 @@ export function writeRow(row, task) {
   writeRunning(row, task);
   const reported = row.querySelector(".c-reported time");
   reported.dateTime = task.reported_at;
+  writeHeld(row, task);
+  writeTimes(row);
+}
+
+/** Marks, and what the task holds: a change does not tell them, a list does. A task that has ended has and holds none. */
+function writeHeld(row, task) {
+  const hasEnded = isOver(task.status) && task.status !== "Unknown";
+  if (!("memory_bytes" in task) && !hasEnded) return;
   const marks = row.querySelector(".c-reported .marks");
   const badges = ["silent", "stalled"].filter((kind) => typeof task[`${kind}_seconds`] === "number");
   marks.replaceChildren(...badges.map((kind) => badge(kind, task[`${kind}_seconds`])));
   const { memory_bytes: bytes, cores } = task;
   writeNumber(row, ".c-memory", typeof bytes === "number" ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : "—");
   writeNumber(row, ".c-cores", typeof cores === "number" ? String(cores) : "—");
-  writeTimes(row);
 }

@@ -1,0 +1,403 @@
+//! What changed in `task` since it was asked last.
+//!
+//! No index holds the events of tasks: each report would change it. So the tasks that have not ended are compared with
+//! those of the time before, whose partial index holds few of all. A task that is not among them any more has ended.
+//! Left are those that began and ended meanwhile, which are looked for behind the highest key of a minute ago, and those
+//! that had ended and got another end. They are found by reading all tasks that have ended, once in a while: late, but not
+//! missed.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use super::reader::{QueryError, Reader};
+use super::sql;
+use super::watermark::Watermark;
+use crate::store::{Row, Session, StoreError, Value};
+
+/// A transaction that stores events takes less than this, so keys that it was given are among the last ones for as long.
+const KEYS_SETTLE: Duration = Duration::from_secs(60);
+/// How often all ended tasks are read, at most, ...
+const SWEEP: Duration = Duration::from_secs(30);
+/// ... and this many times as rarely as that takes.
+const SWEEP_SHARE: u32 = 100;
+
+/// Tasks that are read by one statement.
+const AT_ONCE: usize = 1_000;
+
+/// A task that changed, as its row is now.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ChangedTask {
+    pub(crate) exec_id: String,
+    pub(crate) job_id: String,
+    pub(crate) engine_instance: String,
+    pub(crate) engine_type: String,
+    pub(crate) engine_user: String,
+    pub(crate) ticket_id: String,
+    pub(crate) status: String,
+    /// 0 to 1, of the newest report; null if the engine could not tell.
+    pub(crate) progress: Option<f64>,
+    /// When the task was first heard of. Times are RFC 3339 in UTC, with microseconds.
+    pub(crate) started_at: Option<String>,
+    /// Null: it has not ended.
+    pub(crate) ended_at: Option<String>,
+    pub(crate) reported_at: String,
+    pub(crate) sequence: i64,
+    pub(crate) event_partition: i32,
+    pub(crate) event_offset: i64,
+    #[serde(skip)]
+    pub(crate) is_final: bool,
+}
+
+/// A task that changed, and how.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) task_id: i64,
+    pub(crate) item: ChangedTask,
+    /// `item` in JSON.
+    pub(crate) json: Box<str>,
+    pub(crate) before: Before,
+    /// Its event was stored before the watermark from which this was looked for.
+    pub(crate) is_late: bool,
+}
+
+/// What is known of a task's state before it changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// It was not there.
+    New,
+    /// It had this status, which was not final.
+    Was(String),
+    Unknown,
+}
+
+/// What changed since the time before.
+#[derive(Debug)]
+pub(crate) enum Changes {
+    /// All of it, up to this watermark, in the order of the events of each partition.
+    All(Vec<Change>, Watermark),
+    /// More than was asked for, or the tables went back, and nobody knows what else is different. Track anew.
+    Unknown,
+}
+
+/// Partition and offset of an event.
+type Place = (i32, i64);
+
+/// What was there the last time.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    upto: Watermark,
+    /// The tasks that had not ended.
+    open: HashMap<i64, (Place, String)>,
+    /// The highest keys, oldest first.
+    highest: VecDeque<(Instant, i64)>,
+    swept: Watermark,
+    /// When the next sweep is due.
+    sweep_at: Instant,
+    /// The events of ended tasks that were told since the last sweep.
+    told: HashMap<i64, Place>,
+}
+
+/// The row of a task that has not ended.
+struct Open {
+    task_id: i64,
+    place: Place,
+    status: String,
+}
+
+/// A task that changed, to be read.
+struct Found {
+    task_id: i64,
+    before: Before,
+}
+
+impl Tracker {
+    pub(crate) fn upto(&self) -> &Watermark {
+        &self.upto
+    }
+
+    /// What is different among the tasks that have not ended: those that changed, and those that are not there any more.
+    /// Notes what there is.
+    fn compare(&mut self, open: Vec<Open>) -> Vec<Found> {
+        let mut found = Vec::new();
+        let mut before = std::mem::take(&mut self.open);
+        self.open.reserve(open.len());
+        for Open {
+            task_id,
+            place,
+            status,
+        } in open
+        {
+            let (partition, offset) = place;
+            let known = before.remove(&task_id);
+            let is_same = known.as_ref().is_some_and(|(known, _)| *known == place);
+            // The same event is told again while another part of it may have been stored since.
+            if !is_same || offset >= self.upto.next_offset(partition) {
+                let before = known.map_or(Before::New, |(_, status)| Before::Was(status));
+                found.push(Found { task_id, before });
+            }
+            self.open.insert(task_id, (place, status));
+        }
+        let ended = before.into_iter();
+        found.extend(ended.map(|(task_id, (_, status))| Found {
+            task_id,
+            before: Before::Was(status),
+        }));
+        found
+    }
+
+    /// Keys above this one may be of tasks that were not there the last time.
+    fn settled_key(&mut self, now: Instant) -> i64 {
+        while let Some((at, _)) = self.highest.get(1)
+            && now.saturating_duration_since(*at) >= KEYS_SETTLE
+        {
+            self.highest.pop_front();
+        }
+        self.highest.front().map_or(0, |(_, key)| *key)
+    }
+}
+
+impl Reader {
+    /// Begins to track what changes from this snapshot on.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn track(&mut self) -> Result<Tracker, QueryError> {
+        let upto = self.watermark().await?;
+        let now = Instant::now();
+        let mut tracker = Tracker {
+            upto: upto.clone(),
+            open: HashMap::new(),
+            highest: VecDeque::new(),
+            swept: upto,
+            sweep_at: now + SWEEP,
+            told: HashMap::new(),
+        };
+        let reading = self.reading("the tasks that have not ended");
+        let session = self.session();
+        let read = async {
+            tracker
+                .highest
+                .push_back((now, highest_key(session).await?));
+            let open = open_tasks(session).await?;
+            tracker.open = open
+                .into_iter()
+                .map(|row| (row.task_id, (row.place, row.status)))
+                .collect();
+            Ok(())
+        };
+        let read: Result<(), StoreError> = read.await;
+        read.map_err(reading)?;
+        Ok(tracker)
+    }
+
+    /// What changed up to this snapshot since the last call; unless there are more than so many. After an error, what the
+    /// tracker holds is of no use: begin another one.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn changes(
+        &mut self,
+        tracker: &mut Tracker,
+        limit: usize,
+    ) -> Result<Changes, QueryError> {
+        let upto = self.watermark().await?;
+        let now = Instant::now();
+        let is_sweep = now >= tracker.sweep_at && upto != tracker.swept;
+        if upto == tracker.upto && !is_sweep {
+            return Ok(Changes::All(Vec::new(), upto));
+        }
+        if !upto.covers(&tracker.upto) {
+            return Ok(Changes::Unknown);
+        }
+        let reading = self.reading("the changes of tasks");
+        let session = self.session();
+        let found = async {
+            let found = find(session, tracker, now, is_sweep, limit).await?;
+            match found.len() > limit {
+                true => Ok(None),
+                false => read(session, found).await.map(Some),
+            }
+        };
+        let found = found.await.map_err(reading)?;
+        let from = std::mem::replace(&mut tracker.upto, upto.clone());
+        if is_sweep {
+            tracker.swept = upto.clone();
+        }
+        let Some(mut changes) = found else {
+            return Ok(Changes::Unknown);
+        };
+        for change in &mut changes {
+            let (partition, offset) = (change.item.event_partition, change.item.event_offset);
+            change.is_late = offset < from.next_offset(partition);
+            if change.item.is_final {
+                tracker.told.insert(change.task_id, (partition, offset));
+            }
+        }
+        changes.sort_unstable_by_key(|change| {
+            (
+                !change.is_late,
+                change.item.event_partition,
+                change.item.event_offset,
+            )
+        });
+        Ok(Changes::All(changes, upto))
+    }
+}
+
+async fn find(
+    session: &mut dyn Session,
+    tracker: &mut Tracker,
+    now: Instant,
+    is_sweep: bool,
+    limit: usize,
+) -> Result<Vec<Found>, StoreError> {
+    let highest = highest_key(session).await?;
+    let mut found = tracker.compare(open_tasks(session).await?);
+    let mut known: HashSet<i64> = found.iter().map(|found| found.task_id).collect();
+    let mut add = |task_id| {
+        if known.insert(task_id) {
+            found.push(Found {
+                task_id,
+                before: Before::Unknown,
+            });
+        }
+    };
+    let settled = tracker.settled_key(now);
+    for (task_id, _) in ended_tasks(session, &tracker.upto, Some(settled), limit).await? {
+        add(task_id);
+    }
+    if is_sweep {
+        let ended = ended_tasks(session, &tracker.swept, None, limit).await?;
+        let told = std::mem::take(&mut tracker.told);
+        let missed = ended
+            .into_iter()
+            .filter(|(task_id, place)| told.get(task_id) != Some(place));
+        missed.for_each(|(task_id, _)| add(task_id));
+        tracker.sweep_at = Instant::now() + SWEEP.max(now.elapsed() * SWEEP_SHARE);
+    }
+    tracker.highest.push_back((now, highest));
+    Ok(found)
+}
+
+/// The rows of these tasks. One that expired meanwhile has none.
+async fn read(session: &mut dyn Session, found: Vec<Found>) -> Result<Vec<Change>, StoreError> {
+    let dialect = session.dialect();
+    let select = format!(
+        "SELECT {}, {} AS started_at, {} AS ended_at, CASE WHEN task.is_final THEN 1 ELSE 0 END AS ended FROM \
+         (SELECT {}, task.is_final, {} AS started, {} AS ended FROM task WHERE {}) AS task",
+        sql::task_columns(dialect),
+        dialect.rfc3339("task.started"),
+        dialect.rfc3339("task.ended"),
+        sql::task_names(),
+        sql::started(),
+        sql::ended(dialect, None),
+        dialect.is_one_of("task.task_id", "$1")
+    );
+    let mut before: HashMap<i64, Before> = found
+        .into_iter()
+        .map(|found| (found.task_id, found.before))
+        .collect();
+    let keys: Vec<i64> = before.keys().copied().collect();
+    let mut changes = Vec::with_capacity(keys.len());
+    for keys in keys.chunks(AT_ONCE) {
+        for mut row in session
+            .select(&select, &[Value::Integers(keys.to_vec())])
+            .await?
+        {
+            let task_id = row.take("task_id")?;
+            let item = ChangedTask::try_from(&mut row)?;
+            changes.push(Change {
+                task_id,
+                json: serde_json::to_string(&item)?.into(),
+                before: before.remove(&task_id).unwrap_or(Before::Unknown),
+                is_late: false,
+                item,
+            });
+        }
+    }
+    Ok(changes)
+}
+
+impl TryFrom<&mut Row> for ChangedTask {
+    type Error = StoreError;
+
+    fn try_from(row: &mut Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            exec_id: row.take("exec_id")?,
+            job_id: row.take("job_id")?,
+            engine_instance: row.take("engine_instance")?,
+            engine_type: row.take("engine_type")?,
+            engine_user: row.take("engine_user")?,
+            ticket_id: row.take("ticket_id")?,
+            status: row.take("status")?,
+            progress: row.take("progress")?,
+            started_at: row.take("started_at")?,
+            ended_at: row.take("ended_at")?,
+            reported_at: row.take("reported_at")?,
+            sequence: row.take("sequence")?,
+            event_partition: row.take("event_partition")?,
+            event_offset: row.take("event_offset")?,
+            is_final: row.take::<i64>("ended")? == 1,
+        })
+    }
+}
+
+async fn highest_key(session: &mut dyn Session) -> Result<i64, StoreError> {
+    let select = "SELECT coalesce(max(task_id), 0) AS highest FROM task";
+    let row = session.select_one(select, &[]).await?;
+    row.map_or(Ok(0), |mut row| row.take("highest"))
+}
+
+async fn open_tasks(session: &mut dyn Session) -> Result<Vec<Open>, StoreError> {
+    // As the partial index has it.
+    let select =
+        "SELECT task_id, event_partition, event_offset, status FROM task WHERE NOT is_final";
+    let rows = session.select(select, &[]).await?.into_iter();
+    rows.map(|mut row| {
+        Ok(Open {
+            task_id: row.take("task_id")?,
+            place: (row.take("event_partition")?, row.take("event_offset")?),
+            status: row.take("status")?,
+        })
+    })
+    .collect()
+}
+
+/// Key and event of the tasks that have ended by an event behind the watermark; of keys above this one. One more than the
+/// limit says that there are more.
+async fn ended_tasks(
+    session: &mut dyn Session,
+    since: &Watermark,
+    above: Option<i64>,
+    limit: usize,
+) -> Result<Vec<(i64, Place)>, StoreError> {
+    let mut values: Vec<Value> = vec![(limit as i64 + 1).into()];
+    let mut behind = String::from("0");
+    if !since.0.is_empty() {
+        behind = String::from("CASE event_partition");
+        for (partition, next) in &since.0 {
+            values.extend([(*partition).into(), (*next).into()]);
+            let _ = write!(behind, " WHEN ${} THEN ${}", values.len() - 1, values.len());
+        }
+        behind += " ELSE 0 END";
+    }
+    let mut select = format!(
+        "SELECT task_id, event_partition, event_offset FROM task WHERE is_final AND event_offset >= {behind}"
+    );
+    if let Some(above) = above {
+        values.push(above.into());
+        let _ = write!(select, " AND task_id > ${}", values.len());
+    }
+    select += " LIMIT $1";
+    let rows = session.select(&select, &values).await?.into_iter();
+    rows.map(|mut row| {
+        let place = (row.take("event_partition")?, row.take("event_offset")?);
+        Ok((row.take("task_id")?, place))
+    })
+    .collect()
+}

@@ -1,0 +1,98 @@
+//! How many tasks there are that have not ended, and how they fare.
+
+use jiff::Timestamp;
+
+use super::filter::{TaskQuery, Thresholds};
+use super::marks::Judge;
+use super::reader::{QueryError, Reader};
+use super::sql;
+use crate::store::StoreError;
+
+/// The tasks of an engine type and status that have not ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Level {
+    pub(crate) engine_type: String,
+    pub(crate) status: String,
+    pub(crate) tasks: i64,
+    pub(crate) silent: i64,
+    /// How long ago the oldest of their newest reports was made; `None`: their status is `Unknown`.
+    pub(crate) oldest_report_seconds: Option<f64>,
+}
+
+impl Reader {
+    /// The tasks that have not ended.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn levels(
+        &mut self,
+        thresholds: Thresholds,
+    ) -> Result<Vec<Level>, QueryError> {
+        let reading = self.reading("the tasks that have not ended");
+        let (query, moment) = (of(thresholds), Timestamp::now());
+        let judge = Judge::of(&query, moment);
+        let session = self.session();
+        let dialect = session.dialect();
+        let reported = "min(CASE WHEN task.status <> 'Unknown' THEN task.reported_at END)";
+        let select = format!(
+            "SELECT task.engine_type, task.status, count(*) AS tasks, \
+             sum(CASE WHEN {} THEN 1 ELSE 0 END) AS silent, {} AS oldest FROM task WHERE NOT task.is_final \
+             GROUP BY task.engine_type, task.status",
+            judge.silent(dialect),
+            dialect.epoch_micros(reported),
+        );
+        let levels = async {
+            let rows = session.select(&select, &[]).await?.into_iter();
+            let level = rows.map(|mut row| {
+                let oldest: Option<i64> = row.take("oldest")?;
+                let age = |oldest| moment.as_microsecond().saturating_sub(oldest).max(0);
+                Ok(Level {
+                    engine_type: row.take("engine_type")?,
+                    status: row.take("status")?,
+                    tasks: row.take("tasks")?,
+                    silent: row.take("silent")?,
+                    oldest_report_seconds: oldest.map(|oldest| age(oldest) as f64 / 1e6),
+                })
+            });
+            level.collect::<Result<_, StoreError>>()
+        };
+        levels.await.map_err(reading)
+    }
+
+    /// How many tasks of each engine type and status are stalled, of those that have any. Reads the histories of the tasks
+    /// that have not ended, as far as these may be stalled.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn stalled(
+        &mut self,
+        thresholds: Thresholds,
+    ) -> Result<Vec<(String, String, i64)>, QueryError> {
+        let reading = self.reading("the tasks that get no further");
+        let query = of(thresholds);
+        let judge = Judge::of(&query, Timestamp::now());
+        let session = self.session();
+        let select = format!(
+            "SELECT task.engine_type, task.status, count(*) AS stalled FROM task WHERE {} \
+             GROUP BY task.engine_type, task.status",
+            judge.stalled(session.dialect(), &sql::started()),
+        );
+        let stalled = async {
+            let rows = session.select(&select, &[]).await?.into_iter();
+            let each = rows.map(|mut row| {
+                let (engine_type, status) = (row.take("engine_type")?, row.take("status")?);
+                Ok((engine_type, status, row.take("stalled")?))
+            });
+            each.collect::<Result<_, StoreError>>()
+        };
+        stalled.await.map_err(reading)
+    }
+}
+
+/// The tasks that are judged by these thresholds.
+fn of(thresholds: Thresholds) -> TaskQuery {
+    TaskQuery {
+        thresholds,
+        ..TaskQuery::default()
+    }
+}

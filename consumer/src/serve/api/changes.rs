@@ -1,0 +1,118 @@
+//! `/api/v1/changes`: what changes.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{self, HeaderMap, HeaderName};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use utoipa::OpenApi;
+
+use crate::query::{ChangedTask, STATUSES, Watermark};
+use crate::serve::app::App;
+use crate::serve::caller::Caller;
+use crate::serve::live::{Refused, Scope};
+use crate::serve::parameters::Parameters;
+use crate::serve::problem::Problem;
+use crate::serve::routes::Routes;
+
+/// When to come back where there are too many streams, or no database.
+const COME_BACK: Duration = Duration::from_secs(5);
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// nginx's word for a stream that it is not to keep back.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+#[derive(OpenApi)]
+#[openapi(paths(changes), components(schemas(ChangedTask)))]
+struct Doc;
+
+pub(super) fn routes() -> Routes {
+    Routes::of::<Doc>().get::<__path_changes, _>(changes)
+}
+
+/// What changes: a stream of server-sent events that does not end by itself.
+///
+/// `tasks`: `{"items": [...], "left": [...], "watermark": {...}}`, the changed tasks of these filters as they are now, and
+/// the exec ids of those that a client may show and that do not satisfy the filters any more. `watermark` is in the last
+/// event of several that belong together. What a task holds, and whether it is silent or stalled, is not part of it: the
+/// list tells that. `reset`: `{"watermark": {...}}`, load anew what you show; changes behind this watermark follow.
+/// Comments keep the connection alive. The id of an event is the watermark behind it. A client that does not keep up is cut
+/// off; with the last id it gets what it missed. The end of a task that had ended before, as when its engine is reported
+/// again, comes up to half a minute late, and sometimes twice. What `consumer expire` removes is not told.
+#[utoipa::path(
+    get,
+    path = "/api/v1/changes",
+    tag = "tasks",
+    params(
+        ("since" = Option<String>, Query, example = "0:123,1:99", description = "The watermark of the answer that the client shows: changes behind it; without it, changes from now on"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event; goes before `since`"),
+        ("status" = Option<Vec<String>>, Query, description = "One of these statuses (repeatable)"),
+        ("running" = Option<bool>, Query, description = "Neither a final status nor Unknown"),
+        ("user" = Option<String>, Query),
+        ("engine_type" = Option<String>, Query),
+        ("engine_instance" = Option<String>, Query),
+        ("job_id" = Option<String>, Query),
+        ("exec_id_prefix" = Option<String>, Query),
+    ),
+    responses(
+        (status = OK, content_type = "text/event-stream", body = String),
+        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json", description = "There are too many streams, or the database does not answer: see Retry-After"),
+    )
+)]
+async fn changes(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    mut parameters: Parameters,
+) -> Result<Response, Problem> {
+    let mut since = parameters.read("since", str::parse::<Watermark>);
+    if let Some(last) = headers.get(LAST_EVENT_ID) {
+        match last.to_str().unwrap_or("?").parse() {
+            Ok(last) => since = Some(last),
+            Err(why) => parameters.refuse("Last-Event-ID", why),
+        }
+    }
+    let status = parameters.all("status");
+    for unknown in status.iter().filter(|status| !is_status(status)) {
+        parameters.refuse("status", format!("{unknown:?} is no status of a task"));
+    }
+    let scope = Scope {
+        user: parameters.text("user"),
+        engine_type: parameters.text("engine_type"),
+        engine_instance: parameters.text("engine_instance"),
+        job_id: parameters.text("job_id"),
+        exec_id_prefix: parameters.text("exec_id_prefix"),
+        status,
+        running: parameters.flag("running"),
+    };
+    parameters.end()?;
+    let scope = Scope {
+        user: caller.narrow(scope.user)?,
+        ..scope
+    };
+    let client = app.live.join(since, scope).await.map_err(|refused| match refused {
+        Refused::Crowded => {
+            let detail = "as many clients follow the changes as may; come back later, or ask for the list";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(COME_BACK)
+        }
+        Refused::Away => Problem::away(),
+    })?;
+    let events = stream::unfold(client, async |mut client| {
+        let bytes = client.next().await?;
+        Some((Ok::<_, Infallible>(bytes), client))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+        (X_ACCEL_BUFFERING, "no"),
+    ];
+    Ok((headers, Body::from_stream(events)).into_response())
+}
+
+fn is_status(name: &str) -> bool {
+    STATUSES.iter().any(|status| status.as_str() == name)
+}

@@ -1,0 +1,156 @@
+//! Server-sent events, as the HTML standard has them.
+//!
+//! Not axum's own events: those are made anew for each client, while one encoding here serves all that ask for the same.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+
+use super::scope::{Scope, Seen};
+use crate::query::{Change, Watermark};
+
+/// When a client that was cut off comes back.
+const RETRY: Duration = Duration::from_secs(3);
+/// Tasks of one event: it is sent whole, so a slow client holds so much.
+const TASKS: usize = 250;
+
+/// What begins each stream: when to come back.
+pub(super) fn hello() -> Bytes {
+    format!("retry: {}\n\n", RETRY.as_millis()).into()
+}
+
+/// A watermark as an id. An empty id would make the client forget where it was.
+fn id(at: &Watermark) -> String {
+    match at.to_string() {
+        none if none.is_empty() => "0:0".to_owned(),
+        text => text,
+    }
+}
+
+/// A comment, which keeps proxies from taking the stream for dead. The id moves on past changes that are of no interest
+/// to this client, so that it still finds its place after a long time without any.
+pub(super) fn heartbeat(at: &Watermark) -> Bytes {
+    format!(": alive\nid: {}\n\n", id(at)).into()
+}
+
+/// The client has to load anew what it shows; changes behind this watermark follow.
+pub(super) fn reset(at: &Watermark) -> Bytes {
+    // Nothing but digits, colons and commas.
+    let (id, watermark) = (id(at), json(at));
+    format!("event: reset\nid: {id}\ndata: {{\"watermark\":{watermark}}}\n\n").into()
+}
+
+/// Events of those changes that are in scope. Only the last one moves the id on: a client that is cut off between two
+/// gets all of them again.
+pub(super) fn tasks(changes: &[Arc<Change>], scope: &Scope, upto: &Watermark) -> Vec<Bytes> {
+    let seen = |change: &Arc<Change>| match scope.sees(change) {
+        Seen::Not => None,
+        shown => Some((change.clone(), shown == Seen::Shown)),
+    };
+    let told: Vec<(Arc<Change>, bool)> = changes.iter().filter_map(seen).collect();
+    let last = told.len().div_ceil(TASKS);
+    let events = told.chunks(TASKS).enumerate();
+    events
+        .map(|(number, told)| event(told, (number + 1 == last).then_some(upto)))
+        .collect()
+}
+
+fn event(told: &[(Arc<Change>, bool)], upto: Option<&Watermark>) -> Bytes {
+    let mut text = String::from("event: tasks\n");
+    if let Some(upto) = upto {
+        // Writing into a string does not fail.
+        let _ = writeln!(text, "id: {}", id(upto));
+    }
+    text += "data: {\"items\":[";
+    // JSON has no line end outside of its texts, and escapes those within.
+    join(
+        &mut text,
+        told.iter()
+            .filter(|(_, shown)| *shown)
+            .map(|(change, _)| &*change.json),
+    );
+    text += "],\"left\":[";
+    let left = told.iter().filter(|(_, shown)| !shown);
+    let left: Vec<String> = left.map(|(change, _)| json(&change.item.exec_id)).collect();
+    join(&mut text, left.iter().map(String::as_str));
+    text += "]";
+    if let Some(upto) = upto {
+        let _ = write!(text, ",\"watermark\":{}", json(upto));
+    }
+    text += "}\n\n";
+    text.into()
+}
+
+fn join<'a>(text: &mut String, parts: impl Iterator<Item = &'a str>) {
+    for (number, part) in parts.enumerate() {
+        if number > 0 {
+            text.push(',');
+        }
+        text.push_str(part);
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    // Texts and maps of numbers are always JSON.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{change, named};
+    use super::*;
+
+    /// The fields of an event, each of its own line.
+    fn fields(event: &Bytes) -> Vec<(String, String)> {
+        let text = std::str::from_utf8(event).unwrap();
+        let text = text.strip_suffix("\n\n").unwrap();
+        assert!(!text.contains("\n\n"), "{text}");
+        let field = |line: &str| {
+            let (name, value) = line.split_once(": ").unwrap();
+            (name.to_owned(), value.to_owned())
+        };
+        text.lines().map(field).collect()
+    }
+
+    #[test]
+    fn hostile_text_stays_within_its_event() {
+        const HOSTILE: &str = "a\n\nevent: reset\rid: 9:9\u{2028}\"\\</script>";
+        let at: Watermark = "0:7".parse().unwrap();
+        let events = tasks(&[named(HOSTILE, "Running")], &Scope::default(), &at);
+        let [event] = &events[..] else {
+            panic!("{events:?}")
+        };
+        let fields = fields(event);
+        let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["event", "id", "data"]);
+        assert_eq!(fields[1].1, "0:7");
+        let data: serde_json::Value = serde_json::from_str(&fields[2].1).unwrap();
+        assert_eq!(data["items"][0]["exec_id"], HOSTILE);
+        assert_eq!(data["watermark"]["0"], 7);
+    }
+
+    #[test]
+    fn the_id_moves_on_with_the_last_of_many_events() {
+        let changes: Vec<_> = (0..TASKS as i64 + 1).map(|id| change(id, 0, id)).collect();
+        let events = tasks(&changes, &Scope::default(), &"0:251".parse().unwrap());
+        let ids = events
+            .iter()
+            .map(|event| fields(event).iter().any(|(name, _)| name == "id"));
+        assert_eq!(ids.collect::<Vec<_>>(), [false, true]);
+        assert!(tasks(&[], &Scope::default(), &"0:1".parse().unwrap()).is_empty());
+    }
+
+    #[test]
+    fn the_other_events_are_whole_too() {
+        let at: Watermark = "0:7,1:9".parse().unwrap();
+        assert_eq!(hello(), "retry: 3000\n\n");
+        assert_eq!(heartbeat(&Watermark::default()), ": alive\nid: 0:0\n\n");
+        assert_eq!(heartbeat(&at), ": alive\nid: 0:7,1:9\n\n");
+        assert_eq!(
+            reset(&at),
+            "event: reset\nid: 0:7,1:9\ndata: {\"watermark\":{\"0\":7,\"1\":9}}\n\n"
+        );
+    }
+}

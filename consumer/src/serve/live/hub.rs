@@ -1,0 +1,412 @@
+//! Where the changes that a poll finds go out to all clients.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::event;
+use super::ring::{Resume, Ring};
+use super::scope::Scope;
+use crate::query::{Change, Watermark};
+
+/// Clients at a time.
+pub(super) const STREAMS: usize = 2_000;
+/// Polls whose changes wait for a client that reads slowly. It is cut off with the next one.
+const POLLS_BEHIND: usize = 8;
+/// Proxies take a stream for dead after half a minute or more (the HTML standard advises 15 s).
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long a client that is ahead waits for the poll that sees as much. A poll is due by then.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// Connects the poll with the clients.
+pub(crate) struct Hub {
+    state: Mutex<State>,
+    streams: Arc<Semaphore>,
+    heartbeat: Duration,
+    /// Somebody wants the next poll.
+    pub(super) wanted: Notify,
+    /// When the last poll that was answered began.
+    polled: watch::Sender<Option<Instant>>,
+}
+
+struct State {
+    /// `None` until the database has answered.
+    ring: Option<Ring>,
+    /// `None` once the program is to stop.
+    sender: Option<broadcast::Sender<News>>,
+}
+
+/// What all clients are told at once.
+#[derive(Clone)]
+enum News {
+    Changes(Arc<Batch>),
+    /// What clients show may be wrong from here on.
+    Reset(Arc<Watermark>),
+}
+
+/// The changes of one poll.
+struct Batch {
+    changes: Vec<Arc<Change>>,
+    upto: Watermark,
+    /// By the scope that they are encoded for.
+    events: Mutex<HashMap<Scope, Arc<[Bytes]>>>,
+}
+
+impl Batch {
+    /// Encoded once for all clients of a scope.
+    fn events(&self, scope: &Scope) -> Arc<[Bytes]> {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(encoded) = events.get(scope) {
+            return encoded.clone();
+        }
+        let encoded: Arc<[Bytes]> = event::tasks(&self.changes, scope, &self.upto).into();
+        events.insert(scope.clone(), encoded.clone());
+        encoded
+    }
+}
+
+/// Why there is no stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There are as many clients as there may be.
+    Crowded,
+    /// The database has not answered yet, or the program stops.
+    Away,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self::with(STREAMS, HEARTBEAT)
+    }
+}
+
+impl Hub {
+    fn with(streams: usize, heartbeat: Duration) -> Self {
+        Self {
+            state: Mutex::new(State {
+                ring: None,
+                sender: Some(broadcast::channel(POLLS_BEHIND).0),
+            }),
+            streams: Arc::new(Semaphore::new(streams)),
+            heartbeat,
+            wanted: Notify::new(),
+            polled: watch::Sender::new(None),
+        }
+    }
+
+    /// Whether somebody listens.
+    pub(super) fn is_heard(&self) -> bool {
+        let state = self.state();
+        let sender = state.sender.as_ref();
+        sender.is_some_and(|sender| sender.receiver_count() > 0)
+    }
+
+    /// Where the ring ends.
+    #[cfg(test)]
+    pub(super) fn upto(&self) -> Option<Watermark> {
+        self.state().ring.as_ref().map(|ring| ring.upto().clone())
+    }
+
+    /// Tells the changes up to this watermark, all of them, which a poll that began then has found.
+    pub(super) fn tell(&self, changes: Vec<Arc<Change>>, upto: Watermark, begun: Instant) {
+        {
+            let mut state = self.state();
+            let ring = state
+                .ring
+                .get_or_insert_with(|| Ring::new(super::ring::TASKS, upto.clone()));
+            if !changes.is_empty() || *ring.upto() != upto {
+                ring.push(&changes, &upto);
+                let batch = Batch {
+                    changes,
+                    upto,
+                    events: Mutex::default(),
+                };
+                state.send(News::Changes(Arc::new(batch)));
+            }
+        }
+        self.polled.send_replace(Some(begun));
+    }
+
+    /// Begins anew at this watermark: what changed before it is not known.
+    pub(super) fn begin(&self, at: Watermark, begun: Instant) {
+        {
+            let mut state = self.state();
+            let is_first = state.ring.is_none();
+            state.ring = Some(Ring::new(super::ring::TASKS, at.clone()));
+            if !is_first {
+                state.send(News::Reset(Arc::new(at)));
+            }
+        }
+        self.polled.send_replace(Some(begun));
+    }
+
+    /// Ends all streams.
+    pub(super) fn close(&self) {
+        self.state().sender = None;
+    }
+
+    /// A stream of what comes after this watermark; of what comes from now on for `None`.
+    pub(crate) async fn join(
+        &self,
+        since: Option<Watermark>,
+        scope: Scope,
+    ) -> Result<Client, Refused> {
+        let permit = self.streams.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| Refused::Crowded)?;
+        let now = Instant::now();
+        let first = self.listen(since.as_ref()).ok_or(Refused::Away)?;
+        self.wanted.notify_one();
+        let listening = match first {
+            (Resume::Ahead, _, _) => {
+                // Its list is newer than the last poll. If it is newer than the next one too, it is of other tables.
+                let mut polled = self.polled.subscribe();
+                let caught_up = polled.wait_for(|begun| begun.is_some_and(|begun| begun >= now));
+                let _ = timeout(CATCH_UP, caught_up).await;
+                self.listen(since.as_ref()).ok_or(Refused::Away)?
+            }
+            known => known,
+        };
+        let (resume, at, news) = listening;
+        let mut first = VecDeque::from([event::hello()]);
+        match resume {
+            Resume::Changes(missed) => {
+                first.extend(event::tasks(&missed, &scope, &at));
+                first.push_back(event::heartbeat(&at));
+            }
+            Resume::Ahead | Resume::Lost => first.push_back(event::reset(&at)),
+        }
+        Ok(Client {
+            scope,
+            at,
+            next: first,
+            news,
+            pause: self.heartbeat,
+            heartbeat: Instant::now() + self.heartbeat,
+            _permit: permit,
+        })
+    }
+
+    fn listen(
+        &self,
+        since: Option<&Watermark>,
+    ) -> Option<(Resume, Watermark, broadcast::Receiver<News>)> {
+        let state = self.state();
+        let (ring, sender) = (state.ring.as_ref()?, state.sender.as_ref()?);
+        let resume = since.map_or(Resume::Changes(Vec::new()), |since| ring.after(since));
+        Some((resume, ring.upto().clone(), sender.subscribe()))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn send(&self, news: News) {
+        if let Some(sender) = &self.sender {
+            // There may be nobody who listens.
+            let _ = sender.send(news);
+        }
+    }
+}
+
+/// The stream of one client.
+pub(crate) struct Client {
+    scope: Scope,
+    /// Up to where all that is in its scope was sent, or is next.
+    at: Watermark,
+    next: VecDeque<Bytes>,
+    news: broadcast::Receiver<News>,
+    /// When the next heartbeat is due, and then from one to the next.
+    heartbeat: Instant,
+    pause: Duration,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Client {
+    /// The next piece of the stream; `None`: it ends, since the client is too slow, or the program stops.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(bytes) = self.next.pop_front() {
+                return Some(bytes);
+            }
+            match timeout_at(self.heartbeat, self.news.recv()).await {
+                Ok(Ok(News::Changes(batch))) => {
+                    self.next.extend(batch.events(&self.scope).iter().cloned());
+                    self.at = batch.upto.clone();
+                }
+                Ok(Ok(News::Reset(at))) => {
+                    self.next.push_back(event::reset(&at));
+                    self.at = (*at).clone();
+                }
+                Ok(Err(_)) => return None,
+                Err(_) => self.next.push_back(event::heartbeat(&self.at)),
+            }
+            if !self.next.is_empty() {
+                self.heartbeat = Instant::now() + self.pause;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{change, late};
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_millis(20);
+
+    fn at(text: &str) -> Watermark {
+        text.parse().unwrap()
+    }
+
+    fn all() -> Scope {
+        Scope::default()
+    }
+
+    fn hub() -> Hub {
+        let hub = Hub::with(3, PAUSE);
+        hub.begin(at("0:5"), Instant::now());
+        hub
+    }
+
+    fn tell(hub: &Hub, offset: i64) {
+        hub.tell(
+            vec![change(offset, 0, offset)],
+            at(&format!("0:{}", offset + 1)),
+            Instant::now(),
+        );
+    }
+
+    /// The offsets of the tasks in the next piece; others are told by their first line.
+    async fn next(client: &mut Client) -> Result<Vec<i64>, String> {
+        let Some(bytes) = client.next().await else {
+            return Err("end".to_owned());
+        };
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let mut lines = text.lines();
+        match lines.next() {
+            Some("event: tasks") => {
+                let data = lines.find_map(|line| line.strip_prefix("data: ")).unwrap();
+                let data: serde_json::Value = serde_json::from_str(data).unwrap();
+                let items = data["items"].as_array().unwrap().iter();
+                Ok(items
+                    .map(|item| item["event_offset"].as_i64().unwrap())
+                    .collect())
+            }
+            other => Err(other.unwrap_or_default().to_owned()),
+        }
+    }
+
+    async fn begun(hub: &Hub, since: Option<&str>) -> Client {
+        let mut client = hub.join(since.map(at), all()).await.ok().unwrap();
+        assert_eq!(next(&mut client).await, Err("retry: 3000".to_owned()));
+        client
+    }
+
+    #[tokio::test]
+    async fn each_change_reaches_each_client_once_and_in_order() {
+        let hub = hub();
+        tell(&hub, 5);
+        let (mut from_now, mut from_before) =
+            (begun(&hub, None).await, begun(&hub, Some("0:5")).await);
+        assert_eq!(next(&mut from_now).await, Err(": alive".to_owned()));
+        assert_eq!(next(&mut from_before).await, Ok(vec![5]));
+        assert_eq!(next(&mut from_before).await, Err(": alive".to_owned()));
+        for offset in [6, 7] {
+            tell(&hub, offset);
+        }
+        hub.tell(vec![late(1, 0, 2)], at("0:8"), Instant::now());
+        for client in [&mut from_now, &mut from_before] {
+            for offset in [6, 7, 2] {
+                assert_eq!(next(client).await, Ok(vec![offset]));
+            }
+            assert_eq!(next(client).await, Err(": alive".to_owned()));
+        }
+        // Nothing changed: nothing is told.
+        hub.tell(Vec::new(), at("0:8"), Instant::now());
+        hub.close();
+        assert_eq!(next(&mut from_now).await, Err("end".to_owned()));
+        assert_eq!(hub.join(None, all()).await.err(), Some(Refused::Away));
+    }
+
+    #[tokio::test]
+    async fn changes_that_are_of_no_interest_move_the_id_on() {
+        let hub = hub();
+        let of_bob = Scope {
+            user: Some("bob".to_owned()),
+            ..Scope::default()
+        };
+        let mut client = hub.join(None, of_bob).await.ok().unwrap();
+        client.next().await;
+        client.next().await;
+        tell(&hub, 5);
+        assert_eq!(client.next().await.unwrap(), ": alive\nid: 0:6\n\n");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_cut_off_and_finds_what_it_missed() {
+        let hub = hub();
+        let mut slow = begun(&hub, None).await;
+        assert_eq!(next(&mut slow).await, Err(": alive".to_owned()));
+        let behind = 5 + POLLS_BEHIND as i64;
+        for offset in 5..=behind {
+            tell(&hub, offset);
+        }
+        assert_eq!(next(&mut slow).await, Err("end".to_owned()));
+        drop(slow);
+        let mut again = begun(&hub, Some("0:5")).await;
+        assert_eq!(next(&mut again).await, Ok((5..=behind).collect()));
+    }
+
+    #[tokio::test]
+    async fn whoever_is_ahead_waits_for_the_next_poll_and_is_reset_if_that_is_behind_too() {
+        let hub = Arc::new(hub());
+        let polling = hub.clone();
+        let poll = tokio::spawn(async move {
+            for offset in [5, 6] {
+                polling.wanted.notified().await;
+                tell(&polling, offset);
+            }
+        });
+        let mut ahead = begun(&hub, Some("0:6")).await;
+        assert_eq!(
+            next(&mut ahead).await,
+            Err(": alive".to_owned()),
+            "it has seen 5"
+        );
+        let mut other = begun(&hub, Some("0:70")).await;
+        assert_eq!(next(&mut other).await, Err("event: reset".to_owned()));
+        poll.await.unwrap();
+        assert_eq!(next(&mut ahead).await, Ok(vec![6]));
+        drop(ahead);
+        let mut lost = begun(&hub, Some("0:3")).await;
+        assert_eq!(next(&mut lost).await, Err("event: reset".to_owned()));
+        tell(&hub, 7);
+        assert_eq!(next(&mut lost).await, Ok(vec![7]));
+    }
+
+    #[tokio::test]
+    async fn there_are_no_more_streams_than_there_is_room_for() {
+        let hub = hub();
+        let first = begun(&hub, None).await;
+        let _others = (begun(&hub, None).await, begun(&hub, None).await);
+        assert_eq!(hub.join(None, all()).await.err(), Some(Refused::Crowded));
+        drop(first);
+        let _again = begun(&hub, None).await;
+    }
+
+    #[tokio::test]
+    async fn tables_that_went_back_reset_everybody() {
+        let hub = hub();
+        let mut client = begun(&hub, None).await;
+        assert_eq!(next(&mut client).await, Err(": alive".to_owned()));
+        hub.begin(at("0:2"), Instant::now());
+        assert_eq!(client.next().await.unwrap(), event::reset(&at("0:2")));
+        assert_eq!(hub.upto(), Some(at("0:2")));
+    }
+}

@@ -1,0 +1,80 @@
+//! What changes in the tables, for `GET /api/v1/changes`, as server-sent events.
+//!
+//! ```text
+//! poll of the database, at most one a second ──▶ Hub { Ring } ──▶ broadcast ──▶ a stream for each client
+//!                                           └──▶ gauges
+//! ```
+//!
+//! One poll serves all clients. A client that is too slow for the broadcast is cut off, with nothing kept for it: it comes
+//! back with the id of the last event that it read, and gets from the ring what it missed.
+
+mod event;
+mod gauges;
+mod hub;
+mod poll;
+mod ring;
+mod scope;
+
+pub(crate) use self::gauges::HELP;
+pub(crate) use self::hub::{Hub, Refused};
+pub(crate) use self::poll::poll;
+pub(crate) use self::scope::Scope;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::query::{Before, Change, ChangedTask};
+
+    fn task(exec_id: &str, status: &str, place: (i32, i64)) -> ChangedTask {
+        ChangedTask {
+            exec_id: exec_id.to_owned(),
+            job_id: "job-1".to_owned(),
+            engine_instance: "node-1:1".to_owned(),
+            engine_type: "spark".to_owned(),
+            engine_user: "ada".to_owned(),
+            ticket_id: String::new(),
+            status: status.to_owned(),
+            progress: None,
+            started_at: None,
+            ended_at: None,
+            reported_at: "2025-11-25T14:05:00.000000Z".to_owned(),
+            sequence: 0,
+            event_partition: place.0,
+            event_offset: place.1,
+            is_final: ["Succeed", "Failed"].contains(&status),
+        }
+    }
+
+    fn changed(task_id: i64, before: Before, item: ChangedTask, is_late: bool) -> Arc<Change> {
+        Arc::new(Change {
+            task_id,
+            json: serde_json::to_string(&item).unwrap().into(),
+            item,
+            before,
+            is_late,
+        })
+    }
+
+    /// A task of this key whose newest event has this place.
+    pub(super) fn change(task_id: i64, partition: i32, offset: i64) -> Arc<Change> {
+        let item = task(&format!("exec-{task_id}"), "Running", (partition, offset));
+        changed(task_id, Before::Unknown, item, false)
+    }
+
+    /// The same, which was found late.
+    pub(super) fn late(task_id: i64, partition: i32, offset: i64) -> Arc<Change> {
+        let item = task(&format!("exec-{task_id}"), "Failed", (partition, offset));
+        changed(task_id, Before::Unknown, item, true)
+    }
+
+    pub(super) fn named(exec_id: &str, status: &str) -> Arc<Change> {
+        changed(1, Before::Unknown, task(exec_id, status, (0, 0)), false)
+    }
+
+    /// A task that had one status, if that is known, and has another now.
+    pub(super) fn moved(from: Option<&str>, to: &str) -> Arc<Change> {
+        let before = from.map_or(Before::Unknown, |status| Before::Was(status.to_owned()));
+        changed(1, before, task("exec-1", to, (0, 0)), false)
+    }
+}
