@@ -481,12 +481,10 @@ impl<'a> Line<'a> {
         let number = |text: &str| text.parse::<i64>().map_err(|_| unreadable());
         let (at, sequence) = (number(next()?)?, number(next()?)?);
         let partition = i32::try_from(number(next()?)?).map_err(|_| unreadable())?;
-        let offset = number(next()?)?;
-        let rest = next()?;
         Ok(Self {
             at,
-            order: (sequence, partition, offset),
-            rest,
+            order: (sequence, partition, number(next()?)?),
+            rest: next()?,
         })
     }
 

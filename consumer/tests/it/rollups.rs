@@ -331,7 +331,6 @@ async fn jobs_and_engines_are_what_their_reports_add_up_to(kind: Kind) {
         return;
     };
     let seed: u64 = rand::random();
-    println!("seed {seed}");
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let events = random_events(&mut random);
     pipeline.send_events(&events);

@@ -127,7 +127,6 @@ async fn series_are_the_reports_between_the_times(kind: Kind) {
         return;
     };
     let seed: u64 = rand::random();
-    println!("seed {seed}");
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let events: Vec<_> = (0..200)
         .map(|sequence| random_event(&mut random, sequence / 2))

@@ -1,4 +1,6 @@
 //! `consumer serve`: what it answers, to whom, and what while the database is away.
+//!
+//! Long because each way to be refused, by the database, the guard or for want of a token, is met over a socket.
 
 use std::process::Command;
 use std::time::Duration;
@@ -503,7 +505,8 @@ async fn the_description_names_every_parameter() {
         let (_, known) = detail.split_once("no_such: no such parameter; ").unwrap();
         let known = known.strip_prefix("known are ");
         let mut known: Vec<_> = known.map_or(Vec::new(), |known| known.split(", ").collect());
-        (described.sort_unstable(), known.sort_unstable());
+        described.sort_unstable();
+        known.sort_unstable();
         assert_eq!(described, known, "{path}");
     }
     server.stop().await;

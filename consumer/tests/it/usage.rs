@@ -146,7 +146,6 @@ async fn usage_is_what_a_count_of_each_second_makes_of_the_reports(kind: Kind) {
         return;
     };
     let seed: u64 = rand::random();
-    println!("seed {seed}");
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let events: Vec<_> = (0..400).map(|i| random_event(&mut random, i)).collect();
     pipeline.send_events(&events);
