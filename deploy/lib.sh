@@ -215,7 +215,7 @@ install_missing() {
 # shellcheck disable=SC2016,SC2034
 in_lib=(bash -euo pipefail -c 'source "$0"; "$@"' "$deploy/lib.sh")
 
-# Debian has had Node 20 or newer, which Playwright needs, since release 13.
+# Playwright needs Node 18 or newer.
 need_browser() {
     need nodejs node_runs
     need npm has npm
@@ -223,7 +223,7 @@ need_browser() {
 }
 
 node_runs() {
-    [[ $(node --version) =~ ^v(2[0-9]|[3-9][0-9])\. ]]
+    [[ $(node --version) =~ ^v(1[89]|[2-9][0-9])\. ]]
 }
 
 # What the test of the page drives the browser with, in target/page.
