@@ -52,7 +52,12 @@ pub struct ServeOptions {
     )]
     pub tls_key: Option<PathBuf>,
     /// Who may ask: a line a bearer token, `sha256:HEX operator` or `sha256:HEX viewer=USER`, with the token's checksum
-    #[arg(long, env = "SERVE_TOKENS", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "SERVE_TOKENS",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
     pub tokens: Option<PathBuf>,
     /// Who asks is told by this header, which a proxy that has authenticated them sets
     #[arg(
