@@ -34,7 +34,6 @@ mod watermark;
 
 pub(crate) use changes::{Before, Change, ChangedTask, Changes, Tracker};
 pub(crate) use engines::{EnginePage, EnginesQuery};
-#[allow(unused_imports, reason = "what the views of the tables are built of")]
 pub(crate) use filter::{
     DEFAULT_LIMIT, LARGEST_LIMIT, STATUSES, TaskFilter, TaskOrder, TaskQuery, Thresholds,
 };
@@ -43,7 +42,6 @@ pub(crate) use levels::Level;
 #[cfg(test)]
 pub(crate) use model::{Metrics, Resource, SubJobs, Task};
 pub(crate) use model::{Report, Sequences, TaskDetails};
-#[allow(unused_imports, reason = "what the views of the tables are built of")]
 pub(crate) use page::{TaskItem, TaskPage};
 pub(crate) use reader::{QueryError, Reader};
 pub(crate) use series::{DEFAULT_POINTS, MAX_POINTS, Series, SeriesQuery, TaskSeries};

@@ -66,7 +66,6 @@ impl Reader {
     /// # Errors
     /// If a parameter or the cursor is no good, if the time asked for is before
     /// [`expired_before`](Self::expired_before), or if the database fails.
-    #[allow(dead_code, reason = "what interactive views list")]
     pub(crate) async fn page(&mut self, query: &TaskQuery) -> Result<TaskPage, QueryError> {
         if !(1..=LARGEST_LIMIT).contains(&query.limit) {
             return Err(QueryError::Parameter {
