@@ -12,12 +12,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::filter::LARGEST_LIMIT;
-use super::jobs::clause;
-use super::keyset::Keyset;
+use super::cursor::{cursor, place, time};
+use super::filter::{LARGEST_LIMIT, check_limit, check_text};
 use super::reader::{QueryError, Reader, failed};
 use super::sql::{self, Statement};
 use super::time::rfc3339;
@@ -31,7 +30,7 @@ const DAY: SignedDuration = SignedDuration::from_hours(24);
 const MAX_USERS: i64 = 20;
 
 /// Which engines.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct EnginesQuery {
     /// Only this instance.
     pub(crate) engine_instance: Option<String>,
@@ -105,27 +104,16 @@ pub(crate) struct EngineItem {
 
 impl EnginesQuery {
     fn check(&self) -> Result<(), QueryError> {
-        let refused = |name, why: String| Err(QueryError::Parameter { name, why });
-        if !(1..=LARGEST_LIMIT).contains(&self.limit) {
-            let why = format!("{} is not from 1 to {LARGEST_LIMIT}", self.limit);
-            return refused("limit", why);
-        }
+        check_limit(self.limit, LARGEST_LIMIT)?;
         if self.longest_gap.is_zero() || self.longest_gap > LONGEST_GAP {
-            let why = "it is more than 0 s and at most an hour".to_owned();
-            return refused("longest_gap", why);
+            return Err(QueryError::Parameter {
+                name: "longest_gap",
+                why: "it is more than 0 s and at most an hour".to_owned(),
+            });
         }
-        for (name, text) in [
-            ("engine_instance", &self.engine_instance),
-            ("engine_type", &self.engine_type),
-            ("user", &self.user),
-        ] {
-            // PostgreSQL refuses it in a parameter.
-            if text.as_ref().is_some_and(|text| text.contains('\0')) {
-                let why = "it holds the character U+0000, which no stored text has".to_owned();
-                return refused(name, why);
-            }
-        }
-        Ok(())
+        check_text("engine_instance", self.engine_instance.as_deref())?;
+        check_text("engine_type", self.engine_type.as_deref())?;
+        check_text("user", self.user.as_deref())
     }
 
     /// All that has to be the same on each page.
@@ -160,12 +148,9 @@ impl Reader {
     pub(crate) async fn engines(&mut self, query: &EnginesQuery) -> Result<EnginePage, QueryError> {
         query.check()?;
         let same = query.without_place();
-        let cursor = query.cursor.as_deref();
-        let cursor = cursor
-            .map(|text| Keyset::read(text, &same, 2))
-            .transpose()?;
-        let moment = match &cursor {
-            Some(cursor) => cursor.moment()?,
+        let place: Option<Place> = place(query.cursor.as_deref(), &same)?;
+        let moment = match &place {
+            Some(place) => time(place.moment)?,
             None => Timestamp::now(),
         };
         let to = query.to.unwrap_or(moment);
@@ -183,15 +168,19 @@ impl Reader {
             query,
             from: from.min(to),
             to,
-            after: cursor.map(|cursor| cursor.key),
+            after: place,
         };
         let read = asked.page(&mut *self.session).await;
         let (items, has_more) =
             read.map_err(failed(|| format!("reading the engines of {}", self.place)))?;
         let last = items.last().filter(|_| has_more);
         let next = last.map(|last| {
-            let key = vec![last.engine_instance.clone(), last.engine_type.clone()];
-            Keyset::after(&same, moment, 0, key).text()
+            let place = Place {
+                moment: moment.as_microsecond(),
+                instance: last.engine_instance.clone(),
+                engine_type: last.engine_type.clone(),
+            };
+            cursor(&same, &place)
         });
         Ok(EnginePage {
             from: asked.from,
@@ -210,8 +199,16 @@ struct Asked<'a> {
     query: &'a EnginesQuery,
     from: Timestamp,
     to: Timestamp,
-    /// The last engine of the page before.
-    after: Option<Vec<String>>,
+    after: Option<Place>,
+}
+
+/// The last engine of a page, as its successor needs it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Place {
+    /// When the first page was asked for, in microseconds since 1970.
+    moment: i64,
+    instance: String,
+    engine_type: String,
 }
 
 impl Asked<'_> {
@@ -254,7 +251,7 @@ impl Asked<'_> {
              task.reported_at, coalesce({}, task.reported_at) AS started, {} AS until FROM task {}) AS task",
             sql::started(),
             self.until(dialect),
-            clause("WHERE", filters)
+            sql::clause("WHERE", filters)
         )
     }
 
@@ -265,9 +262,9 @@ impl Asked<'_> {
             format!("task.engine_instance COLLATE {bytewise}"),
             format!("task.engine_type COLLATE {bytewise}"),
         );
-        if let Some([last_instance, last_type]) = self.after.as_deref() {
-            let last_instance = statement.bind(last_instance.as_str());
-            let last_type = statement.bind(last_type.as_str());
+        if let Some(last) = &self.after {
+            let last_instance = statement.bind(last.instance.as_str());
+            let last_type = statement.bind(last.engine_type.as_str());
             filters.push(format!(
                 "({instance} > {last_instance} OR ({instance} = {last_instance} AND {engine_type} > {last_type}))"
             ));
@@ -314,7 +311,7 @@ impl Asked<'_> {
              FROM (SELECT DISTINCT task.engine_instance, task.engine_type, task.engine_user FROM task {}) AS users) AS users \
              WHERE nth <= {MAX_USERS} ORDER BY nth",
             dialect.bytewise(),
-            clause("WHERE", &filters)
+            sql::clause("WHERE", &filters)
         );
         let mut users = BTreeMap::<(String, String), Vec<String>>::new();
         for mut row in session.select(&select, &statement.values).await? {
@@ -388,7 +385,7 @@ impl Asked<'_> {
              (PARTITION BY task.engine_instance, task.engine_type ORDER BY task.reported_at DESC, task.event_partition DESC, \
              task.event_offset DESC) AS nth FROM task {}) AS latest JOIN task_metrics AS m ON m.task_id = latest.task_id \
              WHERE latest.nth = 1) AS newest WHERE nth = 1",
-            clause("WHERE", &filters)
+            sql::clause("WHERE", &filters)
         );
         let mut counts = BTreeMap::<(String, String), i64>::new();
         for mut row in session.select(&select, &statement.values).await? {

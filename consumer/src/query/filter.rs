@@ -123,6 +123,46 @@ impl Default for TaskQuery {
     }
 }
 
+impl TaskQuery {
+    /// All that has to be the same on each page.
+    pub(super) fn of_each_page(&self) -> impl Serialize + '_ {
+        let Self {
+            filter,
+            order,
+            descending,
+            at,
+            thresholds,
+            limit: _,
+            cursor: _,
+        } = self;
+        (filter, order, descending, at, thresholds)
+    }
+}
+
+/// # Errors
+/// If a page of this size is not to be had.
+pub(super) fn check_limit(limit: u32, largest: u32) -> Result<(), QueryError> {
+    match (1..=largest).contains(&limit) {
+        true => Ok(()),
+        false => Err(QueryError::Parameter {
+            name: "limit",
+            why: format!("{limit} is not from 1 to {largest}"),
+        }),
+    }
+}
+
+/// # Errors
+/// If the text holds what PostgreSQL refuses in a parameter.
+pub(super) fn check_text(name: &'static str, text: Option<&str>) -> Result<(), QueryError> {
+    match text.is_some_and(|text| text.contains('\0')) {
+        false => Ok(()),
+        true => Err(QueryError::Parameter {
+            name,
+            why: "it holds the character U+0000, which no stored text has".to_owned(),
+        }),
+    }
+}
+
 impl TaskFilter {
     /// Whether it lets every task through.
     pub(crate) fn is_empty(&self) -> bool {
@@ -151,20 +191,11 @@ impl TaskFilter {
                 });
             }
         }
-        for (name, text) in [
-            ("user", &self.user),
-            ("engine_type", &self.engine_type),
-            ("engine_instance", &self.engine_instance),
-            ("job_id", &self.job_id),
-            ("exec_id_prefix", &self.exec_id_prefix),
-        ] {
-            // PostgreSQL refuses it in a parameter.
-            if text.as_ref().is_some_and(|text| text.contains('\0')) {
-                let why = "it holds the character U+0000, which no stored text has".to_owned();
-                return Err(QueryError::Parameter { name, why });
-            }
-        }
-        Ok(())
+        check_text("user", self.user.as_deref())?;
+        check_text("engine_type", self.engine_type.as_deref())?;
+        check_text("engine_instance", self.engine_instance.as_deref())?;
+        check_text("job_id", self.job_id.as_deref())?;
+        check_text("exec_id_prefix", self.exec_id_prefix.as_deref())
     }
 
     /// The conditions on the columns that `task` itself has. `started` and `ended` are expressions.

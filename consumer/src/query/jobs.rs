@@ -7,15 +7,15 @@ use schemas::TaskStatus;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::filter::{LARGEST_LIMIT, STATUSES};
-use super::keyset::Keyset;
+use super::cursor::{cursor, place, time};
+use super::filter::{LARGEST_LIMIT, STATUSES, check_limit, check_text};
 use super::reader::{QueryError, Reader, failed};
 use super::sql::{self, Statement};
 use super::watermark::Watermark;
 use crate::store::{Dialect, Row, Session, StoreError, Value};
 
 /// Which jobs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct JobsQuery {
     /// Only this job.
     pub(crate) job_id: Option<String>,
@@ -73,20 +73,9 @@ pub(crate) struct JobItem {
 
 impl JobsQuery {
     fn check(&self) -> Result<(), QueryError> {
-        if !(1..=LARGEST_LIMIT).contains(&self.limit) {
-            return Err(QueryError::Parameter {
-                name: "limit",
-                why: format!("{} is not from 1 to {LARGEST_LIMIT}", self.limit),
-            });
-        }
-        for (name, text) in [("job_id", &self.job_id), ("user", &self.user)] {
-            // PostgreSQL refuses it in a parameter.
-            if text.as_ref().is_some_and(|text| text.contains('\0')) {
-                let why = "it holds the character U+0000, which no stored text has".to_owned();
-                return Err(QueryError::Parameter { name, why });
-            }
-        }
-        Ok(())
+        check_limit(self.limit, LARGEST_LIMIT)?;
+        check_text("job_id", self.job_id.as_deref())?;
+        check_text("user", self.user.as_deref())
     }
 
     /// All that has to be the same on each page.
@@ -109,21 +98,15 @@ impl Reader {
         query.check()?;
         self.require_history(query.at)?;
         let same = query.without_place();
-        let cursor = query.cursor.as_deref();
-        let cursor = cursor
-            .map(|text| Keyset::read(text, &same, 1))
-            .transpose()?;
-        let after = match cursor {
-            Some(cursor) => Some((cursor.time()?, cursor.key.concat())),
+        let place: Option<(i64, String)> = place(query.cursor.as_deref(), &same)?;
+        let after = match place {
+            Some((started, job_id)) => Some((time(started)?, job_id)),
             None => None,
         };
         let read = page(&mut *self.session, query, after).await;
         let (items, last) =
             read.map_err(failed(|| format!("reading the jobs of {}", self.place)))?;
-        let next = last.map(|(time, job_id)| {
-            // The list depends on no moment but `at`.
-            Keyset::after(&same, Timestamp::UNIX_EPOCH, time, vec![job_id]).text()
-        });
+        let next = last.map(|last| cursor(&same, &last));
         Ok(JobPage {
             items,
             next,
@@ -174,7 +157,7 @@ fn select(
         sql::started(),
         sql::ended(dialect, query.at),
         sql::tasks(dialect, query.at),
-        clause("WHERE", &filters)
+        sql::clause("WHERE", &filters)
     );
     let running = "sum(CASE WHEN NOT task.is_final AND task.status <> 'Unknown' THEN 1 ELSE 0 END)";
     let mut having = Vec::new();
@@ -203,20 +186,12 @@ fn select(
         dialect.epoch_micros("min(task.started)"),
         dialect.rfc3339("max(task.reported_at)"),
         dialect.rfc3339("max(task.ended)"),
-        clause("HAVING", &having)
+        sql::clause("HAVING", &having)
     )
 }
 
 fn status_column(status: TaskStatus) -> String {
     format!("status_{status}").to_lowercase()
-}
-
-/// A clause of these conditions; nothing, if there are none.
-pub(super) fn clause(word: &str, conditions: &[String]) -> String {
-    match conditions {
-        [] => String::new(),
-        conditions => format!("{word} {}", conditions.join(" AND ")),
-    }
 }
 
 /// A job without what it holds, and when it started.
@@ -287,7 +262,7 @@ async fn hold(
         sql::tasks(dialect, query.at),
         sql::known(dialect, "newest", query.at),
         order("newest"),
-        clause("WHERE", &conditions)
+        sql::clause("WHERE", &conditions)
     );
     let mut held = BTreeMap::<String, (Option<i64>, Option<i64>)>::new();
     for mut row in session.select(&select, &statement.values).await? {

@@ -18,7 +18,6 @@ mod cursor;
 mod engines;
 mod filter;
 mod jobs;
-mod keyset;
 mod levels;
 mod marks;
 mod model;

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Number;
 use utoipa::ToSchema;
 
-use super::cursor::Cursor;
-use super::filter::{LARGEST_LIMIT, TaskOrder, TaskQuery};
+use super::cursor::{altered, cursor, place, time};
+use super::filter::{LARGEST_LIMIT, TaskOrder, TaskQuery, check_limit};
 use super::marks::Judge;
 use super::reader::{QueryError, Reader, failed};
 use super::sql::{self, Statement};
@@ -60,6 +60,20 @@ pub(crate) struct TaskItem {
     pub(crate) event_offset: i64,
 }
 
+/// The last task of a page, as its successor needs it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Place {
+    /// Microseconds since 1970: when silence, stalling and running times were judged on the first page, and are on
+    /// each.
+    #[serde(rename = "m")]
+    moment: i64,
+    /// What the last task is ordered by; `None` if it has no such value.
+    #[serde(rename = "k")]
+    key: Option<Number>,
+    #[serde(rename = "e")]
+    exec_id: String,
+}
+
 impl Reader {
     /// One page of the tasks that match. Pages of one snapshot neither overlap nor leave a task out.
     ///
@@ -67,12 +81,7 @@ impl Reader {
     /// If a parameter or the cursor is no good, if the time asked for is before
     /// [`expired_before`](Self::expired_before), or if the database fails.
     pub(crate) async fn page(&mut self, query: &TaskQuery) -> Result<TaskPage, QueryError> {
-        if !(1..=LARGEST_LIMIT).contains(&query.limit) {
-            return Err(QueryError::Parameter {
-                name: "limit",
-                why: format!("{} is not from 1 to {LARGEST_LIMIT}", query.limit),
-            });
-        }
+        check_limit(query.limit, LARGEST_LIMIT)?;
         self.list(query, Some(query.limit)).await
     }
 
@@ -85,11 +94,11 @@ impl Reader {
         query: &TaskQuery,
         limit: Option<u32>,
     ) -> Result<TaskPage, QueryError> {
-        let moment = self.moment(query)?;
-        let cursor = Cursor::of(query)?;
+        let place: Option<Place> = place(query.cursor.as_deref(), &query.of_each_page())?;
+        let moment = self.moment(query, place.as_ref())?;
         let mut statement = Statement::default();
         let dialect = self.session.dialect();
-        let page = page_query(query, moment, cursor, limit, dialect, &mut statement)?;
+        let page = page_query(query, moment, place, limit, dialect, &mut statement)?;
         let read = read_page(&mut *self.session, &page, &statement, query, moment, limit).await;
         let (items, next) =
             read.map_err(failed(|| format!("reading the tasks of {}", self.place)))?;
@@ -106,14 +115,15 @@ impl Reader {
     /// # Errors
     /// As [`page`](Self::page).
     pub(crate) async fn count(&mut self, query: &TaskQuery) -> Result<u64, QueryError> {
-        let moment = self.moment(query)?;
+        let place: Option<Place> = place(query.cursor.as_deref(), &query.of_each_page())?;
+        let moment = self.moment(query, place.as_ref())?;
         let dialect = self.session.dialect();
         let mut statement = Statement::default();
         let matching = Matching::of(query, moment, dialect, &mut statement);
         let count = format!(
             "SELECT count(*) AS total FROM {} {}",
             matching.tasks,
-            matching.filter()
+            sql::clause("WHERE", &matching.conditions)
         );
         let total = self.session.select_one(&count, &statement.values).await;
         let total = total.and_then(|row| row.map_or(Ok(0), |mut row| row.take("total")));
@@ -135,7 +145,7 @@ impl Reader {
             at,
             ..TaskQuery::default()
         };
-        let judge = Judge::of(&query, self.moment(&query)?);
+        let judge = Judge::of(&query, self.moment(&query, None)?);
         let dialect = self.session.dialect();
         let mut statement = Statement::default();
         let inner = format!(
@@ -158,12 +168,12 @@ impl Reader {
     }
 
     /// When silence, stalling and running times of a list are judged.
-    fn moment(&self, query: &TaskQuery) -> Result<Timestamp, QueryError> {
+    fn moment(&self, query: &TaskQuery, place: Option<&Place>) -> Result<Timestamp, QueryError> {
         query.filter.check()?;
         self.require_history(query.at)?;
-        match (Cursor::of(query)?, query.at) {
-            (Some(cursor), _) => cursor.moment(),
-            (None, at) => Ok(at.unwrap_or_else(Timestamp::now)),
+        match place {
+            Some(place) => time(place.moment),
+            None => Ok(query.at.unwrap_or_else(Timestamp::now)),
         }
     }
 }
@@ -196,28 +206,21 @@ impl Matching {
             conditions,
         }
     }
-
-    fn filter(&self) -> String {
-        match self.conditions.as_slice() {
-            [] => String::new(),
-            conditions => format!("WHERE {}", conditions.join(" AND ")),
-        }
-    }
 }
 
 /// The query for a page and one task more, which tells whether there is a next page.
 fn page_query(
     query: &TaskQuery,
     moment: Timestamp,
-    cursor: Option<Cursor>,
+    place: Option<Place>,
     limit: Option<u32>,
     dialect: &dyn Dialect,
     statement: &mut Statement,
 ) -> Result<String, QueryError> {
     let mut matching = Matching::of(query, moment, dialect, statement);
     let key = key(query, moment, dialect, statement);
-    if let Some(cursor) = cursor {
-        let after = after(query, &key, cursor, dialect, statement)?;
+    if let Some(place) = place {
+        let after = after(query, &key, place, dialect, statement)?;
         matching.conditions.push(after);
     }
     let direction = if query.descending { "DESC" } else { "ASC" };
@@ -231,7 +234,7 @@ fn page_query(
         sql::started(),
         sql::ended(dialect, query.at),
         matching.tasks,
-        matching.filter(),
+        sql::clause("WHERE", &matching.conditions),
         statement.bind(limit),
     );
     let order_key = match query.order {
@@ -269,28 +272,22 @@ fn key(
     }
 }
 
-/// The condition that a task comes behind the one of the cursor.
+/// The condition that a task comes behind this place.
 fn after(
     query: &TaskQuery,
     key: &str,
-    cursor: Cursor,
+    place: Place,
     dialect: &dyn Dialect,
     statement: &mut Statement,
 ) -> Result<String, QueryError> {
-    let exec_id = statement.bind(cursor.exec_id);
+    let exec_id = statement.bind(place.exec_id);
     let behind_name = format!("task.exec_id COLLATE {} > {exec_id}", dialect.bytewise());
-    let Some(number) = cursor.key else {
+    let Some(number) = place.key else {
         return Ok(format!("({key} IS NULL AND {behind_name})"));
-    };
-    let altered = || QueryError::Cursor {
-        why: "is not one that this program gave",
     };
     let whole = || number.as_i64().ok_or_else(altered);
     let value = match query.order {
-        TaskOrder::Started | TaskOrder::Reported => {
-            let time = Timestamp::from_microsecond(whole()?).map_err(|_| altered())?;
-            dialect.time(time)
-        }
+        TaskOrder::Started | TaskOrder::Reported => dialect.time(time(whole()?)?),
         TaskOrder::Progress => statement.bind(number.as_f64().ok_or_else(altered)?),
         TaskOrder::Duration | TaskOrder::Memory | TaskOrder::Cores => statement.bind(whole()?),
     };
@@ -349,7 +346,12 @@ async fn read_page(
                 }
                 _ => row.take::<Option<i64>>("cursor_key")?.map(Number::from),
             };
-            next = Some(Cursor::after(query, moment, key, &item.exec_id).text());
+            let place = Place {
+                moment: moment.as_microsecond(),
+                key,
+                exec_id: item.exec_id.clone(),
+            };
+            next = Some(cursor(&query.of_each_page(), &place));
         }
         items.push(item);
     }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::filter::check_text;
 use super::reader::{QueryError, Reader, failed};
 use super::thinning::{Sample, thin};
 use super::time::{optional_rfc3339, rfc3339};
@@ -120,9 +121,8 @@ impl SeriesQuery {
                 ),
             );
         }
-        // PostgreSQL takes no such text.
-        if self.metrics.iter().any(|name| name.contains('\0')) {
-            return refused("metric", "no metric's name contains a NUL".to_owned());
+        for name in &self.metrics {
+            check_text("metric", Some(name))?;
         }
         match (self.from, self.to) {
             (Some(from), Some(to)) if to < from => {

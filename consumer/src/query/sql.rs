@@ -18,6 +18,14 @@ impl Statement {
     }
 }
 
+/// A clause of these conditions; nothing, if there are none.
+pub(super) fn clause(word: &str, conditions: &[String]) -> String {
+    match conditions {
+        [] => String::new(),
+        conditions => format!("{word} {}", conditions.join(" AND ")),
+    }
+}
+
 /// Times of reports that the usual interval of a task is taken from.
 const INTERVAL_REPORTS: u32 = 10;
 /// The columns of `task` that its reports do not have.

@@ -18,6 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::filter::{check_limit, check_text};
 use super::reader::{QueryError, Reader, failed};
 use super::time::{optional_rfc3339, rfc3339};
 use super::watermark::Watermark;
@@ -174,12 +175,7 @@ impl UsageQuery {
                 "a report counts for more than 0 s and at most for an hour".to_owned(),
             );
         }
-        if !(1..=MAX_LIMIT).contains(&self.limit) {
-            return refused(
-                "limit",
-                format!("{} is not from 1 to {MAX_LIMIT}", self.limit),
-            );
-        }
+        check_limit(self.limit, MAX_LIMIT)?;
         if let Some(period) = self.every.period() {
             let seconds = self.to.duration_since(self.from).as_secs();
             if seconds / period.as_secs().cast_signed() >= MAX_PERIODS {
@@ -192,11 +188,7 @@ impl UsageQuery {
                 );
             }
         }
-        // PostgreSQL takes no such text, and no user has it.
-        if self.user.as_ref().is_some_and(|user| user.contains('\0')) {
-            return refused("user", "no user's name contains a NUL".to_owned());
-        }
-        Ok(())
+        check_text("user", self.user.as_deref())
     }
 }
 
