@@ -1,7 +1,7 @@
 //! What changed in `task` since it was asked last.
 //!
-//! No index holds the events of tasks: each report would change it. So the tasks that have not ended are compared with
-//! those of the time before, whose partial index holds few of all. A task that is not among them any more has ended.
+//! No index holds the events of tasks: each report would change it. So the tasks that have not ended, few of all, are
+//! compared with those of the time before. A task that is not among them any more has ended.
 //! Left are those that began and ended meanwhile, which are looked for behind the highest key of a minute ago, and those
 //! that had ended and got another end. They are found by reading all tasks that have ended, once in a while: late, but not
 //! missed.

@@ -207,7 +207,7 @@ impl TaskFilter {
         ended: &str,
     ) -> Vec<String> {
         let mut conditions = Vec::new();
-        // So that the index of tasks that have not ended is used.
+        // Follows from the filters, and is found out sooner than they are.
         let not_final = |status: &String| {
             STATUSES
                 .iter()

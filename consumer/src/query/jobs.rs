@@ -242,26 +242,19 @@ async fn hold(
             statement.bind(user.as_str())
         ));
     }
-    let order = |alias: &str| {
-        let columns = ["reported_at", "event_partition", "event_offset"];
-        columns
-            .map(|column| format!("{alias}.{column} DESC"))
-            .join(", ")
-    };
+    conditions.push(sql::known(dialect, "held", query.at));
+    let newest = |alias| sql::of(alias, sql::NEWEST_PART);
     let select = format!(
-        "SELECT job_id, {} AS memory_bytes, {} AS cores FROM (SELECT task.job_id, held.memory_bytes, held.cores, \
-         row_number() OVER (PARTITION BY task.job_id, held.application_id ORDER BY {}) AS nth \
-         FROM {} JOIN task_resource AS held ON held.task_id = task.task_id \
-         AND (held.reported_at, held.event_partition, held.event_offset) = \
-         (SELECT newest.reported_at, newest.event_partition, newest.event_offset FROM task_resource AS newest \
-         WHERE newest.task_id = task.task_id AND {} ORDER BY {} LIMIT 1) {}) AS applications \
+        "SELECT job_id, {} AS memory_bytes, {} AS cores FROM (SELECT part.job_id, part.memory_bytes, part.cores, \
+         row_number() OVER (PARTITION BY part.job_id, part.application_id ORDER BY {}) AS nth \
+         FROM (SELECT task.job_id, held.*, rank() OVER (PARTITION BY held.task_id ORDER BY {}) AS place \
+         FROM {} JOIN task_resource AS held ON held.task_id = task.task_id {}) AS part WHERE part.place = 1) AS applications \
          WHERE nth = 1 GROUP BY job_id",
         dialect.bounded_sum("memory_bytes"),
         dialect.bounded_sum("cores"),
-        order("held"),
+        newest("part"),
+        newest("held"),
         sql::tasks(dialect, query.at),
-        sql::known(dialect, "newest", query.at),
-        order("newest"),
         sql::clause("WHERE", &conditions)
     );
     let mut held = BTreeMap::<String, (Option<i64>, Option<i64>)>::new();

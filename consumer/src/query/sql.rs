@@ -127,7 +127,7 @@ pub(super) fn ended(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
 }
 
 /// The newest resource part of a task comes first.
-const NEWEST_PART: &str = "reported_at DESC, event_partition DESC, event_offset DESC";
+pub(super) const NEWEST_PART: &str = "reported_at DESC, event_partition DESC, event_offset DESC";
 
 /// The sum of a column over the applications of the newest resource part of the task `task`; null: there is none, or the
 /// task has ended, so that it holds nothing.
@@ -135,10 +135,10 @@ pub(super) fn held(dialect: &dyn Dialect, column: &str, at: Option<Timestamp>) -
     let (known, newest) = (known(dialect, "newest", at), of("newest", NEWEST_PART));
     let sum = dialect.bounded_sum(&format!("held.{column}"));
     format!(
-        "CASE WHEN NOT task.is_final THEN (SELECT {sum} FROM task_resource AS held WHERE held.task_id = task.task_id \
-         AND (held.reported_at, held.event_partition, held.event_offset) = \
-         (SELECT newest.reported_at, newest.event_partition, newest.event_offset FROM task_resource AS newest \
-         WHERE newest.task_id = task.task_id AND {known} ORDER BY {newest} LIMIT 1)) END"
+        "CASE WHEN NOT task.is_final THEN (SELECT {sum} FROM (SELECT newest.event_partition, newest.event_offset \
+         FROM task_resource AS newest WHERE newest.task_id = task.task_id AND {known} ORDER BY {newest} LIMIT 1) AS newest \
+         JOIN task_resource AS held ON held.task_id = task.task_id AND held.event_partition = newest.event_partition \
+         AND held.event_offset = newest.event_offset) END"
     )
 }
 
@@ -202,7 +202,7 @@ pub(super) fn unchanged_from(
 }
 
 /// The columns of an order as those of this alias.
-fn of(alias: &str, order: &str) -> String {
+pub(super) fn of(alias: &str, order: &str) -> String {
     format!("{alias}.{}", order.replace(", ", &format!(", {alias}.")))
 }
 
