@@ -391,9 +391,12 @@ pub(crate) fn age(reported_at: &str, now: Timestamp) -> String {
     }
 }
 
-/// A time as `12 s`, `3 min`, `2 h` or `5 d`.
-fn lasting(seconds: f64) -> String {
-    let seconds = seconds as i64;
+/// A duration as `12 s`, `3 min`, `2 h` or `5 d`. What is no number is 0 s, as what is below 0 is.
+pub(crate) fn lasting(seconds: f64) -> String {
+    if seconds.is_infinite() {
+        return "?".to_owned();
+    }
+    let seconds = seconds.max(0.0) as i64;
     match seconds {
         ..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),
@@ -405,6 +408,16 @@ fn lasting(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_of_anything() {
+        assert_eq!(lasting(119.9), "119 s");
+        assert_eq!(lasting(7_199.0), "119 min");
+        assert_eq!(lasting(-1.0), "0 s");
+        assert_eq!(lasting(f64::NAN), "0 s");
+        assert_eq!(lasting(f64::INFINITY), "?");
+        assert_eq!(lasting(86_400.0 * 9.0), "9 d");
+    }
 
     #[test]
     fn ages_are_read_at_a_glance() {

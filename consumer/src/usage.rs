@@ -22,9 +22,9 @@ const GIB: f64 = (1 << 30) as f64;
 /// Options of `consumer usage`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct UsageOptions {
-    /// From this time on: RFC 3339, or back from now as in -2h
-    #[arg(long, value_name = "TIME", value_parser = timestamp, default_value = "-24h", allow_hyphen_values = true)]
-    from: Timestamp,
+    /// From this time on: RFC 3339, or back from now as in -2h [default: 24 hours before --to]
+    #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
+    from: Option<Timestamp>,
     /// Up to this time [default: now]
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     to: Option<Timestamp>,
@@ -56,7 +56,7 @@ pub async fn usage(asked: UsageOptions, options: &DatabaseOptions) -> anyhow::Re
     let mut reader = Reader::open(&Database::parse(options)?).await?;
     let query = UsageQuery {
         from: asked.from,
-        to: asked.to.unwrap_or_else(Timestamp::now),
+        to: asked.to,
         by: asked.by,
         every: asked.every,
         user: asked.user,

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::reader::QueryError;
+use super::reader::{QueryError, is_no_text};
 
 /// Changes where cursors change their meaning.
 const VERSION: u32 = 1;
@@ -74,7 +74,7 @@ fn digest(query: &impl Serialize) -> String {
 /// Whether a text of a place holds the character that PostgreSQL refuses in a parameter.
 fn has_nul(place: &Value) -> bool {
     match place {
-        Value::String(text) => text.contains('\0'),
+        Value::String(text) => is_no_text(text),
         Value::Array(values) => values.iter().any(has_nul),
         Value::Object(fields) => fields.values().any(has_nul),
         _ => false,

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -19,13 +19,11 @@ use super::cursor::{cursor, place, time};
 use super::filter::{LARGEST_LIMIT, check_limit, check_text};
 use super::reader::{QueryError, Reader, failed};
 use super::sql::{self, Statement};
-use super::time::rfc3339;
+use super::time::{range, rfc3339};
 use super::usage::LONGEST_GAP;
 use super::watermark::Watermark;
 use crate::store::{Dialect, Row, Session, StoreError, Value};
 
-/// The time that is looked at unless a query says otherwise.
-const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// The most users of an engine that are named.
 const MAX_USERS: i64 = 20;
 
@@ -153,16 +151,7 @@ impl Reader {
             Some(place) => time(place.moment)?,
             None => Timestamp::now(),
         };
-        let to = query.to.unwrap_or(moment);
-        let from = query
-            .from
-            .unwrap_or_else(|| to.checked_sub(DAY).unwrap_or(Timestamp::MIN));
-        if to <= from {
-            return Err(QueryError::Parameter {
-                name: "to",
-                why: format!("{to} is not after the beginning, {from}"),
-            });
-        }
+        let (from, to) = range(query.from, query.to, moment)?;
         let to = to.min(moment);
         let asked = Asked {
             query,

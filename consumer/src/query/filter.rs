@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use schemas::TaskStatus;
 use serde::{Deserialize, Serialize};
 
-use super::reader::QueryError;
+use super::reader::{QueryError, is_no_text};
 use super::sql::Statement;
 use crate::store::{Dialect, Value};
 
@@ -154,7 +154,7 @@ pub(super) fn check_limit(limit: u32, largest: u32) -> Result<(), QueryError> {
 /// # Errors
 /// If the text holds what PostgreSQL refuses in a parameter.
 pub(super) fn check_text(name: &'static str, text: Option<&str>) -> Result<(), QueryError> {
-    match text.is_some_and(|text| text.contains('\0')) {
+    match text.is_some_and(is_no_text) {
         false => Ok(()),
         true => Err(QueryError::Parameter {
             name,

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::cursor::{altered, cursor, place, time};
 use super::filter::{LARGEST_LIMIT, TaskOrder, TaskQuery, check_limit};
 use super::marks::Judge;
-use super::reader::{QueryError, Reader, failed};
+use super::reader::{QueryError, Reader, failed, is_no_text};
 use super::sql::{self, Statement};
 use super::watermark::Watermark;
 use crate::store::{Dialect, Row, Session, StoreError};
@@ -146,6 +146,9 @@ impl Reader {
             ..TaskQuery::default()
         };
         let judge = Judge::of(&query, self.moment(&query, None)?);
+        if is_no_text(exec_id) {
+            return Ok(None);
+        }
         let dialect = self.session.dialect();
         let mut statement = Statement::default();
         let inner = format!(

@@ -161,6 +161,9 @@ impl Reader {
         limit: u32,
     ) -> Result<Option<TaskDetails>, QueryError> {
         self.require_history(at)?;
+        if is_no_text(exec_id) {
+            return Ok(None);
+        }
         let details = task_details(&mut *self.session, exec_id, at, limit, self.expired_before);
         let reading = || format!("reading the task {exec_id} of {}", self.place);
         details.await.map_err(failed(reading))
@@ -208,6 +211,11 @@ impl Reader {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether no stored text can be this: PostgreSQL would refuse it as a parameter.
+pub(super) fn is_no_text(text: &str) -> bool {
+    text.contains('\0')
 }
 
 pub(super) fn failed(doing: impl FnOnce() -> String) -> impl FnOnce(StoreError) -> QueryError {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::filter::check_text;
-use super::reader::{QueryError, Reader, failed};
+use super::reader::{QueryError, Reader, failed, is_no_text};
 use super::thinning::{Sample, thin};
 use super::time::{optional_rfc3339, rfc3339};
 use super::watermark::Watermark;
@@ -156,6 +156,9 @@ async fn task_series(
     query: &SeriesQuery,
     expired_before: Option<Timestamp>,
 ) -> Result<Option<TaskSeries>, StoreError> {
+    if is_no_text(&query.exec_id) {
+        return Ok(None);
+    }
     let select = "SELECT task_id, engine_user FROM task WHERE exec_id = $1";
     let exec_id = [query.exec_id.as_str().into()];
     let Some(mut task) = session.select_one(select, &exec_id).await? else {

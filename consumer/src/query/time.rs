@@ -1,7 +1,12 @@
-//! How answers write times.
+//! How questions give times, and answers write them.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serializer;
+
+use super::reader::QueryError;
+
+/// The time that is looked at unless a query says otherwise.
+const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// RFC 3339 in UTC with microseconds, as every time of an answer.
 pub(super) fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
@@ -15,5 +20,25 @@ pub(super) fn optional_rfc3339<S: Serializer>(
     match time {
         Some(time) => rfc3339(time, serializer),
         None => serializer.serialize_none(),
+    }
+}
+
+/// From `from`, else 24 hours before the end, to `to`, else now.
+///
+/// # Errors
+/// If it ends before it begins.
+pub(super) fn range(
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<(Timestamp, Timestamp), QueryError> {
+    let to = to.unwrap_or(now);
+    let from = from.unwrap_or_else(|| to.checked_sub(DAY).unwrap_or(Timestamp::MIN));
+    match from < to {
+        true => Ok((from, to)),
+        false => Err(QueryError::Parameter {
+            name: "to",
+            why: format!("{to} is not after the beginning, {from}"),
+        }),
     }
 }

@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 
 use super::filter::{check_limit, check_text};
 use super::reader::{QueryError, Reader, failed};
-use super::time::{optional_rfc3339, rfc3339};
+use super::time::{optional_rfc3339, range, rfc3339};
 use super::watermark::Watermark;
 use crate::store::{Dialect, FINAL, Row, Session, StoreError, Value};
 
@@ -69,9 +69,10 @@ pub(crate) enum UsageEvery {
 /// Which usage.
 #[derive(Clone, Debug)]
 pub(crate) struct UsageQuery {
-    pub(crate) from: Timestamp,
-    /// Exclusive.
-    pub(crate) to: Timestamp,
+    /// `None`: 24 hours before `to`.
+    pub(crate) from: Option<Timestamp>,
+    /// Exclusive; `None`: now.
+    pub(crate) to: Option<Timestamp>,
     pub(crate) by: UsageBy,
     pub(crate) every: UsageEvery,
     /// Only of tasks of this user.
@@ -161,14 +162,8 @@ impl UsageEvery {
 }
 
 impl UsageQuery {
-    fn check(&self) -> Result<(), QueryError> {
+    fn check(&self, from: Timestamp, to: Timestamp) -> Result<(), QueryError> {
         let refused = |name, why: String| Err(QueryError::Parameter { name, why });
-        if self.to <= self.from {
-            return refused(
-                "to",
-                format!("{} is not after the beginning, {}", self.to, self.from),
-            );
-        }
         if self.longest_gap.is_zero() || self.longest_gap > LONGEST_GAP {
             return refused(
                 "longest_gap",
@@ -177,13 +172,12 @@ impl UsageQuery {
         }
         check_limit(self.limit, MAX_LIMIT)?;
         if let Some(period) = self.every.period() {
-            let seconds = self.to.duration_since(self.from).as_secs();
+            let seconds = to.duration_since(from).as_secs();
             if seconds / period.as_secs().cast_signed() >= MAX_PERIODS {
                 return refused(
                     "every",
                     format!(
-                        "more than {MAX_PERIODS} periods lie between {} and {}; ask for longer periods or for less time",
-                        self.from, self.to
+                        "more than {MAX_PERIODS} periods lie between {from} and {to}; ask for longer periods or for less time"
                     ),
                 );
             }
@@ -198,9 +192,11 @@ impl Reader {
     /// # Errors
     /// [`QueryError::Parameter`], or if the database fails.
     pub(crate) async fn usage(&mut self, query: &UsageQuery) -> Result<Usage, QueryError> {
-        let to = query.to.min(Timestamp::now());
-        let (from, expired_before) = (query.from.min(to), self.expired_before());
-        query.check()?;
+        let now = Timestamp::now();
+        let (from, to) = range(query.from, query.to, now)?;
+        query.check(from, to)?;
+        let to = to.min(now);
+        let (from, expired_before) = (from.min(to), self.expired_before());
         let groups = groups(&mut *self.session, query, from, to).await;
         let groups = groups.map_err(failed(|| format!("adding up the usage of {}", self.place)))?;
         if groups.len() > MAX_GROUPS {

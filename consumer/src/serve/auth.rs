@@ -80,10 +80,9 @@ impl Authentication {
         if let Some(given) = headers.get(header::AUTHORIZATION) {
             return tokens.authorized(given).map(Some);
         }
-        match login::token(headers) {
-            Some(token) => tokens.caller(&token).map(Some),
-            None => Ok(by_proxy),
-        }
+        // A cookie of a token that is not known any more is none: its browser could not come to the form else.
+        let by_cookie = login::token(headers).and_then(|token| tokens.caller(&token).ok());
+        Ok(by_cookie.or(by_proxy))
     }
 
     /// Whether this is a token that is known.

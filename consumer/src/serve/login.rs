@@ -1,8 +1,8 @@
 //! How a person's browser, which sends no header of its own accord, comes to a bearer token: a form, and a cookie that no
 //! script reads and that no other site's page makes it send.
 
+use axum::http::StatusCode;
 use axum::http::header::{self, HeaderMap, HeaderValue};
-use axum::http::{StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -83,9 +83,5 @@ pub(super) fn logged_in(token: &[u8], is_https: bool) -> Response {
         return form(true);
     };
     cookie.set_sensitive(true);
-    (
-        [(header::SET_COOKIE, cookie)],
-        Redirect::to(Uri::from_static("/").path()),
-    )
-        .into_response()
+    ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
 }

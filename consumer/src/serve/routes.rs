@@ -41,8 +41,9 @@ impl Routes {
     ) -> Self {
         let path = Path::path();
         let route = path.clone();
+        // Not what other methods get: whoever asks could make up labels.
         let measured = from_fn(move |request, next| measure(route.clone(), request, next));
-        self.router = self.router.route(&path, get(handler).layer(measured));
+        self.router = self.router.route(&path, get(handler).route_layer(measured));
         self.paths.push(path);
         self
     }

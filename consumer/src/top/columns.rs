@@ -6,9 +6,9 @@ use ratatui::text::Span;
 use service::text::shown;
 
 use super::answer::Sort;
-use super::look::{Look, bar, brief, brief_seconds, fit, shape, width};
+use super::look::{Look, bar, fit, shape, width};
 use crate::query::{TaskItem, TaskOrder};
-use crate::tasks::{gib, percent};
+use crate::tasks::{gib, lasting, percent};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Column {
@@ -187,9 +187,9 @@ fn cell(
             let bar = task.progress.map(|progress| bar(progress, width));
             return (bar.unwrap_or_default(), look.bar());
         }
-        Running => task.running_seconds.map_or_else(unknown, brief_seconds),
+        Running => task.running_seconds.map_or_else(unknown, lasting),
         Reported => match task.reported_at.parse::<Timestamp>() {
-            Ok(at) => brief(now.duration_since(at).try_into().unwrap_or_default()),
+            Ok(at) => lasting(now.duration_since(at).as_secs_f64()),
             Err(_) => unknown(),
         },
         Memory => task.memory_bytes.map_or_else(unknown, gib),
@@ -208,8 +208,8 @@ fn cell(
 /// That a task is silent or stalled, by a shape and in words.
 fn mark(task: &TaskItem) -> Option<String> {
     match (task.silent_seconds, task.stalled_seconds) {
-        (Some(silent), _) => Some(format!("! silent {}", brief_seconds(silent))),
-        (None, Some(stalled)) => Some(format!("= stalled {}", brief_seconds(stalled))),
+        (Some(silent), _) => Some(format!("! silent {}", lasting(silent))),
+        (None, Some(stalled)) => Some(format!("= stalled {}", lasting(stalled))),
         (None, None) => None,
     }
 }

@@ -12,8 +12,9 @@ use service::words::counted;
 
 use super::columns::{cells, headings};
 use super::details;
-use super::look::{brief, fit, width};
+use super::look::{fit, width};
 use super::state::{Found, ORDERS, State, View};
+use crate::tasks::lasting;
 
 const KEYS: &str = "q quit  ? help  / search  f freeze  Enter details  sort: s r d p m c";
 const KEYS_OF_DETAILS: &str = "q quit  ? help  Esc back  f freeze  j k scroll";
@@ -85,8 +86,8 @@ fn heading(state: &State) -> String {
 /// Whether what is shown is live, in words.
 fn situation(state: &State, now: Timestamp) -> Span<'static> {
     let since = |since: Timestamp| {
-        let passed = now.duration_since(since).try_into().unwrap_or_default();
-        format!("for {}, since {}", brief(passed), clock(since))
+        let passed = lasting(now.duration_since(since).as_secs_f64());
+        format!("for {passed}, since {}", clock(since))
     };
     if let Some(away) = &state.away {
         let old = match &state.fetched {

@@ -1,6 +1,4 @@
-//! How things look in a terminal: text cut to a width, durations, statuses as a shape and a word, colours.
-
-use std::time::Duration;
+//! How things look in a terminal: text cut to a width, statuses as a shape and a word, colours.
 
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Span;
@@ -99,21 +97,6 @@ pub(super) fn fit(text: &str, columns: usize) -> String {
     fitting
 }
 
-/// A duration of at most 7 columns: `12 s`, `3 min`, `2 h`, `5 d`.
-pub(super) fn brief(duration: Duration) -> String {
-    match duration.as_secs() {
-        seconds @ ..120 => format!("{seconds} s"),
-        seconds @ ..7_200 => format!("{} min", seconds / 60),
-        seconds @ ..172_800 => format!("{} h", seconds / 3_600),
-        seconds => format!("{} d", seconds / 86_400),
-    }
-}
-
-/// The same of seconds that a source gives, whatever they are.
-pub(super) fn brief_seconds(seconds: f64) -> String {
-    Duration::try_from_secs_f64(seconds.max(0.0)).map_or_else(|_| "?".to_owned(), brief)
-}
-
 /// A share of 1 as a bar of so many columns.
 pub(super) fn bar(share: f64, columns: usize) -> String {
     const EIGHTHS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
@@ -150,18 +133,12 @@ mod tests {
     }
 
     #[test]
-    fn bars_and_durations_of_anything() {
+    fn bars_of_anything() {
         assert_eq!(bar(0.0, 4), "····");
         assert_eq!(bar(0.5, 4), "██··");
         assert_eq!(bar(1.0, 4), "████");
         assert_eq!(bar(0.29, 4), "█▏··");
         assert_eq!(bar(f64::NAN, 2), "··");
         assert_eq!(bar(7.0, 2), "██");
-        assert_eq!(brief_seconds(119.9), "119 s");
-        assert_eq!(brief_seconds(7_199.0), "119 min");
-        assert_eq!(brief_seconds(-1.0), "0 s");
-        assert_eq!(brief_seconds(f64::NAN), "0 s");
-        assert_eq!(brief_seconds(f64::INFINITY), "?");
-        assert_eq!(brief_seconds(86_400.0 * 9.0), "9 d");
     }
 }

@@ -295,6 +295,8 @@ async fn a_token_shows_what_is_its_users(kind: Kind) {
     let others = ask(one, "of-bob").await.problem(404);
     let absent = ask("/api/v1/tasks/exec-99", "of-bob").await.problem(404);
     assert_eq!(others.replace("exec-01", "exec-99"), absent);
+    let list = "/api/v1/tasks?user=of-nobody&limit=5&order=progress";
+    ask(list, "of-bob").await.problem(403);
     // Not in a URL, where logs keep it.
     ask("/api/v1/status?access_token=of-operator", "")
         .await
@@ -341,13 +343,16 @@ async fn a_browser_is_asked_for_its_token() {
             .status,
         200
     );
-    asked(
-        server
-            .request(one)
-            .header("cookie", "taskrunning-token=b2Y"),
-    )
-    .await
-    .problem(401);
+    let unknown = "taskrunning-token=b2Y";
+    asked(server.request(one).header("cookie", unknown))
+        .await
+        .problem(401);
+    // Nor does it keep the browser from the form.
+    for (path, status) in [(one, 303), ("/login", 200)] {
+        let request = server.request(path).header("cookie", unknown);
+        let answered = asked(request.header("accept", html)).await;
+        assert_eq!(answered.status, status, "{path}");
+    }
     server.stop().await;
 }
 

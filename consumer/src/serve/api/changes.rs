@@ -47,7 +47,7 @@ pub(super) fn routes() -> Routes {
     path = "/api/v1/changes",
     tag = "tasks",
     params(
-        ("since" = Option<String>, Query, example = "0:123,1:99", description = "The watermark of the answer that the client shows: changes behind it; without it, changes from now on"),
+        ("since" = Option<String>, Query, example = "0:123,1:99", description = "The watermark of the answer that the client shows: changes behind it; without it, changes since the tables were last looked at, which is at most 15 s ago"),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event; goes before `since`"),
         ("status" = Option<Vec<String>>, Query, description = "One of these statuses (repeatable)"),
         ("running" = Option<bool>, Query, description = "Neither a final status nor Unknown"),

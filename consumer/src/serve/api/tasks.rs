@@ -75,11 +75,9 @@ async fn list(
     State(app): State<App>,
     uri: Uri,
     caller: Caller,
-    mut parameters: Parameters,
+    parameters: Parameters,
 ) -> Result<Answer, Problem> {
-    let query = task_query(&mut parameters, &caller);
-    parameters.end()?;
-    let query = query?;
+    let query = task_query(parameters, &caller)?;
     let asked = app
         .readers
         .ask(move |reader| async move { reader.page(&query).await }.boxed());
@@ -101,22 +99,21 @@ pub(super) fn page_answer(
     })
 }
 
-/// The list of tasks that a request asks for, of those that the caller may see. What is wrong with its parameters is told
-/// by their [end](Parameters::end).
+/// The list of tasks that a request asks for, of those that the caller may see.
 ///
 /// # Errors
-/// 403 if it asks for another user's tasks.
+/// 400 if its parameters are no good, 403 if it asks for another user's tasks.
 pub(in crate::serve) fn task_query(
-    parameters: &mut Parameters,
+    mut parameters: Parameters,
     caller: &Caller,
 ) -> Result<TaskQuery, Problem> {
     let order = |text: &str| TaskOrder::from_str(text, false);
     let thresholds = Thresholds::default();
-    Ok(TaskQuery {
+    let mut query = TaskQuery {
         filter: TaskFilter {
             status: parameters.all("status"),
             running: parameters.flag("running"),
-            user: caller.narrow(parameters.text("user"))?,
+            user: parameters.text("user"),
             engine_type: parameters.text("engine_type"),
             engine_instance: parameters.text("engine_instance"),
             job_id: parameters.text("job_id"),
@@ -143,7 +140,10 @@ pub(in crate::serve) fn task_query(
                 .read("stalled_after", duration)
                 .unwrap_or(thresholds.stalled_after),
         },
-    })
+    };
+    parameters.end()?;
+    query.filter.user = caller.narrow(query.filter.user)?;
+    Ok(query)
 }
 
 /// `Link` (RFC 8288) to the page of a cursor: this one's address with another cursor.
@@ -193,15 +193,7 @@ async fn one(
     let at = parameters.time("at");
     let reports = parameters.number("reports", 1, REPORTS_MAX);
     parameters.end()?;
-    let absent = || {
-        let detail = format!("there is no exec task {exec_id:?} by that time, or it is not yours");
-        Problem::new(StatusCode::NOT_FOUND, detail)
-    };
-    // No stored text has it, and PostgreSQL refuses it in a parameter.
-    if exec_id.contains('\0') {
-        return Err(absent());
-    }
-    let absent = absent();
+    let absent = format!("there is no exec task {exec_id:?} by that time, or it is not yours");
     let asked = app.readers.ask(move |reader| {
         async move {
             let details = reader
@@ -213,7 +205,7 @@ async fn one(
     });
     let (details, watermark) = asked.await?;
     let details = details.filter(|details| caller.sees(&details.task.engine_user));
-    let details = details.ok_or(absent)?;
+    let details = details.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, absent))?;
     Answer::of(&TaskAnswer { details, watermark })
 }
 

@@ -3,7 +3,6 @@
 use axum::extract::State;
 use clap::ValueEnum;
 use futures_util::FutureExt;
-use jiff::{SignedDuration, Timestamp};
 use service::time::duration;
 use utoipa::OpenApi;
 
@@ -16,9 +15,6 @@ use crate::serve::caller::Caller;
 use crate::serve::parameters::Parameters;
 use crate::serve::problem::Problem;
 use crate::serve::routes::Routes;
-
-/// The time that is added up unless asked otherwise.
-const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 #[derive(OpenApi)]
 #[openapi(paths(usage))]
@@ -71,9 +67,8 @@ async fn usage(
     let longest_gap = parameters.read("longest_gap", duration);
     let limit = parameters.number("limit", 1, MAX_USAGE_LIMIT);
     parameters.end()?;
-    let to = to.unwrap_or_else(Timestamp::now);
     let query = UsageQuery {
-        from: from.unwrap_or_else(|| to.checked_sub(DAY).unwrap_or(Timestamp::MIN)),
+        from,
         to,
         by: by.unwrap_or(UsageBy::User),
         every: every.unwrap_or(UsageEvery::Whole),

@@ -74,6 +74,9 @@ impl Gauges {
 
     /// Sets how many are stalled. What is not named is none, of every series that there is of [`TASKS`].
     pub(super) fn set_stalled(&mut self, stalled: Vec<(String, String, i64)>) {
+        if self.engine_types.is_empty() {
+            return; // none is admitted yet: all would be others, and those series stay
+        }
         let mut values: Values = self
             .tasks
             .keys()

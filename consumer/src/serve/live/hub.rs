@@ -36,6 +36,8 @@ pub(crate) struct Hub {
 struct State {
     /// `None` until the database has answered.
     ring: Option<Ring>,
+    /// The last poll had no answer.
+    is_away: bool,
     /// `None` once the program is to stop.
     sender: Option<broadcast::Sender<News>>,
 }
@@ -74,7 +76,7 @@ impl Batch {
 pub(crate) enum Refused {
     /// There are as many clients as there may be.
     Crowded,
-    /// The database has not answered yet, or the program stops.
+    /// The database has not answered yet, or not to the last poll, or the program stops.
     Away,
 }
 
@@ -89,6 +91,7 @@ impl Hub {
         Self {
             state: Mutex::new(State {
                 ring: None,
+                is_away: false,
                 sender: Some(broadcast::channel(POLLS_BEHIND).0),
             }),
             streams: Arc::new(Semaphore::new(streams)),
@@ -115,6 +118,7 @@ impl Hub {
     pub(super) fn tell(&self, changes: Vec<Arc<Change>>, upto: Watermark, begun: Instant) {
         {
             let mut state = self.state();
+            state.is_away = false;
             let ring = state
                 .ring
                 .get_or_insert_with(|| Ring::new(super::ring::TASKS, upto.clone()));
@@ -135,6 +139,7 @@ impl Hub {
     pub(super) fn begin(&self, at: Watermark, begun: Instant) {
         {
             let mut state = self.state();
+            state.is_away = false;
             let is_first = state.ring.is_none();
             state.ring = Some(Ring::new(super::ring::TASKS, at.clone()));
             if !is_first {
@@ -142,6 +147,16 @@ impl Hub {
             }
         }
         self.polled.send_replace(Some(begun));
+    }
+
+    /// The database does not answer: ends the streams, which could not tell what changes, and begins none until it does.
+    /// Clients go on with the last id that they have.
+    pub(super) fn away(&self) {
+        let mut state = self.state();
+        state.is_away = true;
+        if let Some(sender) = &mut state.sender {
+            *sender = broadcast::channel(POLLS_BEHIND).0;
+        }
     }
 
     /// Ends all streams.
@@ -195,6 +210,9 @@ impl Hub {
         since: Option<&Watermark>,
     ) -> Option<(Resume, Watermark, broadcast::Receiver<News>)> {
         let state = self.state();
+        if state.is_away {
+            return None;
+        }
         let (ring, sender) = (state.ring.as_ref()?, state.sender.as_ref()?);
         let resume = since.map_or(Resume::Changes(Vec::new()), |since| ring.after(since));
         Some((resume, ring.upto().clone(), sender.subscribe()))
@@ -398,6 +416,20 @@ mod tests {
         assert_eq!(hub.join(None, all()).await.err(), Some(Refused::Crowded));
         drop(first);
         let _again = begun(&hub, None).await;
+    }
+
+    #[tokio::test]
+    async fn while_the_database_is_away_nobody_passes_for_informed() {
+        let hub = hub();
+        let mut client = begun(&hub, None).await;
+        assert_eq!(next(&mut client).await, Err(": alive".to_owned()));
+        hub.away();
+        assert_eq!(next(&mut client).await, Err("end".to_owned()));
+        drop(client);
+        assert_eq!(hub.join(None, all()).await.err(), Some(Refused::Away));
+        tell(&hub, 5);
+        let mut again = begun(&hub, Some("0:5")).await;
+        assert_eq!(next(&mut again).await, Ok(vec![5]));
     }
 
     #[tokio::test]

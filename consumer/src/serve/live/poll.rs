@@ -61,21 +61,24 @@ async fn follow(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
             .map_err(|_| too_long(POLL_LIMIT))
             .and_then(|done| done.map_err(|e| told(&e)))
         {
-            Ok(()) if std::mem::take(&mut is_away) => {
-                tracing::info!("the changes of tasks can be read again");
+            Ok(()) => {
+                if std::mem::take(&mut is_away) {
+                    tracing::info!("the changes of tasks can be read again");
+                }
+                let rest = Instant::now() + begun.elapsed() * PAUSE_SHARE;
+                sleep_until(rest.max(begun + PAUSE)).await;
             }
-            Ok(()) => {}
             Err(why) => {
-                poll.reader = None;
+                hub.away();
                 lock(gauges).forget();
                 poll.gauges_at = Instant::now();
                 if !std::mem::replace(&mut is_away, true) {
                     tracing::warn!("the changes of tasks cannot be read, trying again: {why}");
                 }
+                // How long it was waited for says nothing of how much work it is.
+                sleep_until(Instant::now() + PAUSE).await;
             }
         }
-        let rest = Instant::now() + begun.elapsed() * PAUSE_SHARE;
-        sleep_until(rest.max(begun + PAUSE)).await;
         if !hub.is_heard() {
             // A first client does not wait for its turn.
             let _ = timeout_at(begun + PAUSE_UNHEARD, hub.wanted.notified()).await;
@@ -103,14 +106,15 @@ impl Poll<'_> {
             }
             None => Reader::open_limited(self.database, Some(QUERY_LIMIT)).await?,
         };
-        let changes = match &mut self.tracker {
-            Some(tracker) => reader.changes(tracker, ring::TASKS).await,
-            None => Ok(Changes::Unknown),
+        let changes = match self.tracker.take() {
+            Some(mut tracker) => {
+                let changes = reader.changes(&mut tracker, ring::TASKS).await?;
+                self.tracker = Some(tracker);
+                changes
+            }
+            None => Changes::Unknown,
         };
-        if changes.is_err() {
-            self.tracker = None;
-        }
-        match changes? {
+        match changes {
             Changes::All(changes, upto) => {
                 self.hub
                     .tell(changes.into_iter().map(Arc::new).collect(), upto, begun);
@@ -149,6 +153,8 @@ async fn count_stalled(database: &Database, gauges: &Mutex<Gauges>) {
                 if std::mem::take(&mut is_away) {
                     tracing::info!("tasks that get no further are counted again");
                 }
+                let rest = Instant::now() + begun.elapsed() * STALLED_SHARE;
+                sleep_until(rest.max(begun + STALLED)).await;
             }
             Err(why) => {
                 lock(gauges).forget_stalled();
@@ -157,10 +163,9 @@ async fn count_stalled(database: &Database, gauges: &Mutex<Gauges>) {
                         "tasks that get no further cannot be counted, trying again: {why}"
                     );
                 }
+                sleep_until(Instant::now() + STALLED).await;
             }
         }
-        let rest = Instant::now() + begun.elapsed() * STALLED_SHARE;
-        sleep_until(rest.max(begun + STALLED)).await;
     }
 }
 

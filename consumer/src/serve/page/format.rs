@@ -1,5 +1,6 @@
 //! How values read on the page. The modules write the same when they update a row (`static/clock.js`, `static/rows.js`).
 
+pub(super) use crate::tasks::gib;
 use jiff::Timestamp;
 
 /// What is shown where nothing was told.
@@ -41,10 +42,6 @@ pub(super) fn ago(time: &str, now: Timestamp) -> String {
 
 pub(super) fn percent(progress: f64) -> String {
     format!("{:.1} %", progress * 100.0)
-}
-
-pub(super) fn gib(bytes: i64) -> String {
-    format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
 pub(super) fn or_absent<T>(value: Option<T>, shown: impl FnOnce(T) -> String) -> String {

@@ -42,7 +42,7 @@ use super::app::App;
 use super::caller::Caller;
 use super::parameters::Parameters;
 use super::problem::Problem;
-use crate::query::{QueryError, Reader, SeriesQuery};
+use crate::query::{QueryError, Reader, SeriesQuery, TaskItem};
 
 /// So many of a task's newest reports are listed.
 const REPORTS: u32 = 50;
@@ -79,10 +79,7 @@ async fn list(
         return Redirect::to(&tidy.at(TASKS)).into_response();
     }
     let view = async {
-        let (caller, mut parameters) = (caller?, parameters?);
-        let query = task_query(&mut parameters, &caller);
-        parameters.end()?;
-        let query = query?;
+        let query = task_query(parameters?, &caller?)?;
         let asked = query.clone();
         let page = app
             .readers
@@ -121,8 +118,7 @@ async fn one(
             .ask(move |reader| async move { found(reader, exec_id, user, at).await }.boxed());
         let found = asked
             .await?
-            .filter(|found| caller.sees(&found.item.engine_user));
-        let found = found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, absent))?;
+            .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, absent))?;
         Ok(TaskView::of(&given, at, found))
     };
     answer(view.await, &uri, &given)
@@ -135,7 +131,9 @@ async fn found(
     user: Option<String>,
     at: Option<Timestamp>,
 ) -> Result<Option<Found>, QueryError> {
-    let Some(item) = reader.item(&exec_id, at).await? else {
+    let item = reader.item(&exec_id, at).await?;
+    let is_theirs = |item: &TaskItem| user.as_ref().is_none_or(|user| *user == item.engine_user);
+    let Some(item) = item.filter(is_theirs) else {
         return Ok(None);
     };
     let Some(details) = reader.task(&exec_id, at, REPORTS).await? else {
@@ -152,12 +150,10 @@ async fn found(
     let Some(series) = reader.series(&query).await? else {
         return Ok(None);
     };
-    let watermark = reader.watermark().await?;
     Ok(Some(Found {
         item,
         details,
         series,
-        watermark,
     }))
 }
 

@@ -13,7 +13,7 @@ use super::links::{self, Query, TASKS};
 use super::plot::{Plot, plot};
 use super::row::Row;
 use super::status::Status;
-use crate::query::{Report, Sequences, Series, TaskDetails, TaskItem, TaskSeries, Watermark};
+use crate::query::{Report, Sequences, Series, TaskDetails, TaskItem, TaskSeries};
 
 /// So many fields of a report that were not finite are listed, and so many characters of each.
 const FIELDS_SHOWN: usize = 3;
@@ -29,7 +29,6 @@ pub(super) struct Found {
     pub(super) item: TaskItem,
     pub(super) details: TaskDetails,
     pub(super) series: TaskSeries,
-    pub(super) watermark: Watermark,
 }
 
 #[derive(Template)]
@@ -94,7 +93,6 @@ impl TaskView {
             item,
             details,
             series,
-            watermark,
         } = found;
         let TaskDetails {
             task,
@@ -113,7 +111,7 @@ impl TaskView {
             given,
             at,
         );
-        frame.since = Some(watermark.to_string());
+        frame.since = Some(series.watermark.to_string());
         let time = given.clone().only(&["at"]);
         let of = |query: Query| query.at(TASKS);
         let engine_href = of(time

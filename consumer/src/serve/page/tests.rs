@@ -162,7 +162,6 @@ fn one(text: &str) -> String {
         item: item(text),
         details: details(text),
         series: series(text),
-        watermark: Watermark::default(),
     };
     let view = TaskView::of(&Query::default(), Some(at), found);
     view.render().unwrap()
