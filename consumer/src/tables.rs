@@ -14,6 +14,7 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use service::text::hex;
 
 use crate::row_format::{self, POSTGRES_EPOCH_MICROS, ValueSink};
 use crate::rows::{Part, Rows};
@@ -407,10 +408,8 @@ impl Kind {
         let Some(bytes) = field else {
             return Value::Null;
         };
-        self.read(bytes).unwrap_or_else(|| {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            json!(format!("\\x{hex}"))
-        })
+        self.read(bytes)
+            .unwrap_or_else(|| json!(format!("\\x{}", hex(bytes))))
     }
 
     fn read(self, bytes: &[u8]) -> Option<Value> {

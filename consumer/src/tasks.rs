@@ -49,7 +49,10 @@ pub async fn tasks(
         }
         return Ok(());
     }
-    let total = reader.count(&query).await.map_err(wrong_usage)?;
+    let total = match (&query.cursor, &page.next) {
+        (None, None) => page.items.len() as u64,
+        _ => reader.count(&query).await.map_err(wrong_usage)?,
+    };
     output::print(&list_text(&page, Some(total), &query, reader.place())?)?;
     Ok(())
 }
@@ -337,7 +340,7 @@ pub(crate) fn details_text(details: &TaskDetails, at: Option<Timestamp>) -> anyh
             shown(&report.reported_at),
             shown(&report.status),
             percent(report.progress),
-            repaired(&adjustments),
+            repaired(&adjustments, ", see --json"),
             format!("{}@{}", report.event_partition, report.event_offset),
         ]);
     }
@@ -346,7 +349,8 @@ pub(crate) fn details_text(details: &TaskDetails, at: Option<Timestamp>) -> anyh
 }
 
 /// What was repaired of a report: each kind, then the first fields that were not finite, since there may be a thousand.
-fn repaired(adjustments: &[String]) -> String {
+/// What the router repaired, the fields at some length; `more` says where those that are left out can be seen.
+pub(crate) fn repaired(adjustments: &[String], more: &str) -> String {
     let (fields, kinds): (Vec<&String>, Vec<&String>) =
         adjustments.iter().partition(|one| one.contains('='));
     let first = fields.iter().take(FIELDS_SHOWN);
@@ -356,10 +360,7 @@ fn repaired(adjustments: &[String]) -> String {
     });
     let mut texts: Vec<String> = kinds.into_iter().cloned().chain(first).collect();
     if fields.len() > FIELDS_SHOWN {
-        texts.push(format!(
-            "and {} more, see --json",
-            fields.len() - FIELDS_SHOWN
-        ));
+        texts.push(format!("and {} more{more}", fields.len() - FIELDS_SHOWN));
     }
     shown(&texts.join(" "))
 }

@@ -41,6 +41,11 @@ pub fn shown_json(json: &str) -> String {
     )
 }
 
+/// Bytes in hexadecimal, lower case.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The value as indented JSON, made safe by [`shown_json`].
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use indicatif::ProgressBar;
 use rdkafka::message::{BorrowedMessage, Message};
 use serde::Serialize;
 use service::range::Ranges;
+use service::text::hex;
 use sha2::{Digest, Sha256};
 
 use super::fingerprint::{Fingerprint, Marks, Plan};
@@ -214,10 +215,6 @@ impl<'a> ExpectedRows<'a> {
         };
         tables.map(finish).collect()
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Records of aborted transactions among these offsets, by partition: all that there are, less the

@@ -272,8 +272,9 @@ async fn find(
         add(task_id);
     }
     if is_sweep {
-        let ended = ended_tasks(session, &tracker.swept, None, limit).await?;
         let told = std::mem::take(&mut tracker.told);
+        // Beside those that were told already: of more than the limit it is known then that they are more.
+        let ended = ended_tasks(session, &tracker.swept, None, limit + told.len()).await?;
         let missed = ended
             .into_iter()
             .filter(|(task_id, place)| told.get(task_id) != Some(place));
@@ -287,16 +288,18 @@ async fn find(
 /// The rows of these tasks. One that expired meanwhile has none.
 async fn read(session: &mut dyn Session, found: Vec<Found>) -> Result<Vec<Change>, StoreError> {
     let dialect = session.dialect();
+    let chosen = format!(
+        "SELECT {} FROM task WHERE {}",
+        sql::task_names(),
+        dialect.is_one_of("task.task_id", "$1")
+    );
     let select = format!(
-        "SELECT {}, {} AS started_at, {} AS ended_at, CASE WHEN task.is_final THEN 1 ELSE 0 END AS ended FROM \
-         (SELECT {}, task.is_final, {} AS started, {} AS ended FROM task WHERE {}) AS task",
+        "{} SELECT {}, {} AS started_at, {} AS ended_at, CASE WHEN task.is_final THEN 1 ELSE 0 END AS ended \
+         FROM page AS task",
+        sql::page_of(&chosen, dialect, None),
         sql::task_columns(dialect),
         dialect.rfc3339("task.started"),
         dialect.rfc3339("task.ended"),
-        sql::task_names(),
-        sql::started(),
-        sql::ended(dialect, None),
-        dialect.is_one_of("task.task_id", "$1")
     );
     let mut before: HashMap<i64, Before> = found
         .into_iter()
@@ -354,7 +357,6 @@ async fn highest_key(session: &mut dyn Session) -> Result<i64, StoreError> {
 }
 
 async fn open_tasks(session: &mut dyn Session) -> Result<Vec<Open>, StoreError> {
-    // As the partial index has it.
     let select =
         "SELECT task_id, event_partition, event_offset, status FROM task WHERE NOT is_final";
     let rows = session.select(select, &[]).await?.into_iter();

@@ -19,7 +19,7 @@ use super::cursor::{cursor, place, time};
 use super::filter::{LARGEST_LIMIT, check_limit, check_text};
 use super::reader::{QueryError, Reader, failed};
 use super::sql::{self, Statement};
-use super::time::{range, rfc3339};
+use super::time::{earlier, range, rfc3339};
 use super::usage::LONGEST_GAP;
 use super::watermark::Watermark;
 use crate::store::{Dialect, Row, Session, StoreError, Value};
@@ -322,7 +322,10 @@ impl Asked<'_> {
     ) -> Result<(), StoreError> {
         let dialect = session.dialect();
         let mut statement = Statement::default();
-        let filters = self.of_instances(dialect, instances, &mut statement);
+        let mut filters = self.of_instances(dialect, instances, &mut statement);
+        // What reported last before this occupies nothing of the time: its history is not read.
+        let since = earlier(self.from, self.query.longest_gap);
+        filters.push(format!("task.reported_at > {}", dialect.time(since)));
         let (from, to) = (dialect.time(self.from), dialect.time(self.to));
         let fresh = dialect.greatest(&["begun", "coalesce(occupied, begun)"]);
         let select = format!(

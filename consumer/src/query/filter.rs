@@ -29,6 +29,11 @@ pub(crate) const STATUSES: [TaskStatus; 9] = [
     TaskStatus::Timeout,
 ];
 
+/// The status of this name; `None`: the contract has none.
+pub(crate) fn status_named(name: &str) -> Option<TaskStatus> {
+    STATUSES.into_iter().find(|status| status.as_str() == name)
+}
+
 /// Which tasks a list holds: those that satisfy every condition given. Texts are equal byte for byte. Of times, `after` is
 /// at that time or later, `before` is earlier.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -182,7 +187,7 @@ impl TaskFilter {
     /// Refuses what no task can satisfy because it is misspelt.
     pub(super) fn check(&self) -> Result<(), QueryError> {
         for status in &self.status {
-            if !STATUSES.iter().any(|one| one.as_str() == status) {
+            if status_named(status).is_none() {
                 let all = STATUSES.map(TaskStatus::as_str);
                 let why = format!("{status:?} is no status; there are {}", all.join(", "));
                 return Err(QueryError::Parameter {
@@ -208,11 +213,8 @@ impl TaskFilter {
     ) -> Vec<String> {
         let mut conditions = Vec::new();
         // Follows from the filters, and is found out sooner than they are.
-        let not_final = |status: &String| {
-            STATUSES
-                .iter()
-                .any(|one| one.as_str() == status && !one.is_final())
-        };
+        let not_final =
+            |status: &String| status_named(status).is_some_and(|status| !status.is_final());
         let none_final = !self.status.is_empty() && self.status.iter().all(not_final);
         if self.running || self.silent || self.stalled || none_final {
             conditions.push("NOT task.is_final".to_owned());

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::filter::{TaskQuery, Thresholds};
+use super::filter::Thresholds;
 use super::marks::Judge;
 use super::reader::{QueryError, Reader};
 use super::sql;
@@ -29,8 +29,8 @@ impl Reader {
         thresholds: Thresholds,
     ) -> Result<Vec<Level>, QueryError> {
         let reading = self.reading("the tasks that have not ended");
-        let (query, moment) = (of(thresholds), Timestamp::now());
-        let judge = Judge::of(&query, moment);
+        let moment = Timestamp::now();
+        let judge = judge(&thresholds, moment);
         let session = self.session();
         let dialect = session.dialect();
         let reported = "min(CASE WHEN task.status <> 'Unknown' THEN task.reported_at END)";
@@ -69,8 +69,7 @@ impl Reader {
         thresholds: Thresholds,
     ) -> Result<Vec<(String, String, i64)>, QueryError> {
         let reading = self.reading("the tasks that get no further");
-        let query = of(thresholds);
-        let judge = Judge::of(&query, Timestamp::now());
+        let judge = judge(&thresholds, Timestamp::now());
         let session = self.session();
         let select = format!(
             "SELECT task.engine_type, task.status, count(*) AS stalled FROM task WHERE {} \
@@ -89,10 +88,10 @@ impl Reader {
     }
 }
 
-/// The tasks that are judged by these thresholds.
-fn of(thresholds: Thresholds) -> TaskQuery {
-    TaskQuery {
+fn judge(thresholds: &Thresholds, moment: Timestamp) -> Judge<'_> {
+    Judge {
+        moment,
         thresholds,
-        ..TaskQuery::default()
+        at: None,
     }
 }

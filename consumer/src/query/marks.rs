@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::filter::{TaskQuery, Thresholds};
 use super::sql;
+use super::time::earlier;
 use crate::store::Dialect;
 
 /// A task is not silent by its own interval before its last report is so long ago.
@@ -39,10 +40,7 @@ impl<'a> Judge<'a> {
 
     /// So long before the moment, or the first moment of all.
     pub(super) fn ago(&self, duration: Duration) -> Timestamp {
-        SignedDuration::try_from(duration)
-            .ok()
-            .and_then(|duration| self.moment.checked_sub(duration).ok())
-            .unwrap_or(Timestamp::MIN)
+        earlier(self.moment, duration)
     }
 
     /// The marks of a task whose last report was at `reported`, usual interval is `usual` and state the same since

@@ -34,7 +34,7 @@ mod watermark;
 pub(crate) use changes::{Before, Change, ChangedTask, Changes, Tracker};
 pub(crate) use engines::{EnginePage, EnginesQuery};
 pub(crate) use filter::{
-    DEFAULT_LIMIT, LARGEST_LIMIT, STATUSES, TaskFilter, TaskOrder, TaskQuery, Thresholds,
+    DEFAULT_LIMIT, LARGEST_LIMIT, TaskFilter, TaskOrder, TaskQuery, Thresholds, status_named,
 };
 pub(crate) use jobs::{JobItem, JobPage, JobsQuery};
 pub(crate) use levels::Level;

@@ -151,16 +151,15 @@ impl Reader {
         }
         let dialect = self.session.dialect();
         let mut statement = Statement::default();
-        let inner = format!(
-            "SELECT {}, task.is_final, {} AS started, {} AS ended FROM {} WHERE task.exec_id = {}",
+        let chosen = format!(
+            "SELECT {} FROM {} WHERE task.exec_id = {}",
             sql::task_names(),
-            sql::started(),
-            sql::ended(dialect, at),
             sql::tasks(dialect, at),
             statement.bind(exec_id),
         );
         let select = format!(
-            "WITH page AS ({inner}) SELECT {}",
+            "{} SELECT {}",
+            sql::page_of(&chosen, dialect, at),
             items_of_page(&judge, dialect, "")
         );
         let row = self.session.select_one(&select, &statement.values).await;
@@ -231,11 +230,9 @@ fn page_query(
     let order =
         format!("ORDER BY order_key {direction} NULLS LAST, task.exec_id COLLATE {bytewise}");
     let limit = limit.map_or(i64::MAX, |limit| i64::from(limit) + 1);
-    let inner = format!(
-        "SELECT {}, task.is_final, {} AS started, {} AS ended, {key} AS order_key FROM {} {} {order} LIMIT {}",
+    let chosen = format!(
+        "SELECT {}, {key} AS order_key FROM {} {} {order} LIMIT {}",
         sql::task_names(),
-        sql::started(),
-        sql::ended(dialect, query.at),
         matching.tasks,
         sql::clause("WHERE", &matching.conditions),
         statement.bind(limit),
@@ -246,7 +243,8 @@ fn page_query(
     };
     let judge = Judge::of(query, moment);
     Ok(format!(
-        "WITH page AS ({inner}) SELECT {} {order}",
+        "{} SELECT {} {order}",
+        sql::page_of(&chosen, dialect, query.at),
         items_of_page(&judge, dialect, &format!(", {order_key} AS cursor_key")),
     ))
 }
@@ -295,9 +293,17 @@ fn after(
         TaskOrder::Duration | TaskOrder::Memory | TaskOrder::Cores => statement.bind(whole()?),
     };
     let behind = if query.descending { "<" } else { ">" };
-    Ok(format!(
-        "({key} {behind} {value} OR ({key} = {value} AND {behind_name}) OR {key} IS NULL)"
-    ))
+    let is_behind = |key: &str| {
+        format!("({key} {behind} {value} OR ({key} = {value} AND {behind_name}) OR {key} IS NULL)")
+    };
+    Ok(match query.order {
+        TaskOrder::Reported | TaskOrder::Progress => is_behind(key),
+        // Found by a look at the task's history: once. PostgreSQL would write it out where there is no limit.
+        _ => format!(
+            "(SELECT {} FROM (SELECT {key} AS order_key LIMIT 1) AS last)",
+            is_behind("last.order_key")
+        ),
+    })
 }
 
 /// The columns of a [`TaskItem`] and others, of the tasks of `page`, each with its `started` and `ended`; and whence.

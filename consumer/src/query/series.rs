@@ -24,8 +24,8 @@ const MIN_POINTS: u32 = 4;
 const MAX_METRICS: usize = 20;
 /// The most changes of a status that are listed.
 const MAX_MARKS: usize = 1_000;
-/// About as many rows of a history are read at once, some 60 bytes each.
-const SLICE_ROWS: i64 = 250_000;
+/// About as many values of a history are read at once, some 60 bytes each.
+const SLICE_VALUES: i64 = 250_000;
 
 /// Which series of a task.
 #[derive(Clone, Debug)]
@@ -268,7 +268,7 @@ impl Thinned {
 }
 
 /// A time of the history, both ends in it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Slice {
     from: Option<Timestamp>,
     to: Option<Timestamp>,
@@ -306,7 +306,7 @@ impl History<'_> {
             Some("status"),
         );
         let mut progress = Thinned::new("progress", self.query.points);
-        for slice in self.slices(Table::Progress).await? {
+        for slice in self.slices(Table::Progress, SLICE_VALUES).await? {
             let rows = format!(
                 "SELECT {} AS rows FROM task_progress WHERE {}",
                 dialect.lines(&line),
@@ -377,7 +377,8 @@ impl History<'_> {
         of_slice: impl Fn(Slice) -> String + Send,
         parameters: &[Value],
     ) -> Result<Vec<Series>, StoreError> {
-        for slice in self.slices(table).await? {
+        let rows = SLICE_VALUES / (series.len() as i64).max(1);
+        for slice in self.slices(table, rows).await? {
             let text = self.lines(&of_slice(slice), parameters).await?;
             for line in text.lines() {
                 let line = Line::read(line)?;
@@ -397,24 +398,19 @@ impl History<'_> {
         Ok(text.flatten().unwrap_or_default())
     }
 
-    /// Slices of the query's time, the earliest first, with about [`SLICE_ROWS`] rows of the table at most, unless more
+    /// Slices of the query's time, the earliest first, with about so many rows of the table at most, unless more
     /// are of one microsecond.
-    async fn slices(&mut self, table: Table) -> Result<Vec<Slice>, StoreError> {
+    async fn slices(&mut self, table: Table, rows: i64) -> Result<Vec<Slice>, StoreError> {
         let dialect = self.session.dialect();
         let whole = Slice {
             from: self.query.from,
             to: self.query.to,
         };
-        let mut slices = Vec::new();
         // The index alone tells the number of a task's rows.
-        let all = Slice {
-            from: None,
-            to: None,
-        };
-        if self.count(table, all).await? <= SLICE_ROWS {
-            slices.push(whole);
-            return Ok(slices);
+        if self.count(table, Slice::default()).await? <= rows {
+            return Ok(vec![whole]);
         }
+        let mut slices = Vec::new();
         let select = format!(
             "SELECT {} AS least, {} AS greatest FROM {table} WHERE {}",
             dialect.epoch_micros("min(reported_at)"),
@@ -434,7 +430,7 @@ impl History<'_> {
                 from: Timestamp::from_microsecond(from).ok(),
                 to: Timestamp::from_microsecond(to).ok(),
             };
-            if from == to || self.count(table, slice).await? <= SLICE_ROWS {
+            if from == to || self.count(table, slice).await? <= rows {
                 slices.push(slice);
             } else {
                 let middle = from.midpoint(to);

@@ -92,6 +92,16 @@ pub(super) fn tasks(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
     )
 }
 
+/// Chosen tasks as `page`, each with its `started` and `ended`. These take a look at the task's history, so they are not
+/// looked for before the tasks are chosen.
+pub(super) fn page_of(chosen: &str, dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
+    format!(
+        "WITH chosen AS ({chosen}), page AS MATERIALIZED (SELECT task.*, {} AS started, {} AS ended FROM chosen AS task)",
+        started(),
+        ended(dialect, at)
+    )
+}
+
 /// The columns of `task` under their own names and with their own types.
 pub(super) fn task_names() -> String {
     let names = IDENTITY
@@ -99,7 +109,7 @@ pub(super) fn task_names() -> String {
         .chain(STATE)
         .map(|name| format!("task.{name}"));
     let names: Vec<String> = names.collect();
-    format!("{}, task.task_id", names.join(", "))
+    format!("{}, task.task_id, task.is_final", names.join(", "))
 }
 
 /// The columns of `task` as [`task_names`] has them, but times as text.

@@ -1,12 +1,14 @@
 //! How questions give times, and answers write them.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::Serializer;
 
 use super::reader::QueryError;
 
 /// The time that is looked at unless a query says otherwise.
-const DAY: SignedDuration = SignedDuration::from_hours(24);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// RFC 3339 in UTC with microseconds, as every time of an answer.
 pub(super) fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
@@ -23,6 +25,12 @@ pub(super) fn optional_rfc3339<S: Serializer>(
     }
 }
 
+/// So long before a time, or the first time of all.
+pub(super) fn earlier(time: Timestamp, by: Duration) -> Timestamp {
+    let by = SignedDuration::try_from(by).unwrap_or(SignedDuration::MAX);
+    time.checked_sub(by).unwrap_or(Timestamp::MIN)
+}
+
 /// From `from`, else 24 hours before the end, to `to`, else now.
 ///
 /// # Errors
@@ -33,7 +41,7 @@ pub(super) fn range(
     now: Timestamp,
 ) -> Result<(Timestamp, Timestamp), QueryError> {
     let to = to.unwrap_or(now);
-    let from = from.unwrap_or_else(|| to.checked_sub(DAY).unwrap_or(Timestamp::MIN));
+    let from = from.unwrap_or_else(|| earlier(to, DAY));
     match from < to {
         true => Ok((from, to)),
         false => Err(QueryError::Parameter {

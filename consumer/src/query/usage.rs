@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 
 use super::filter::{check_limit, check_text};
 use super::reader::{QueryError, Reader, failed};
-use super::time::{optional_rfc3339, range, rfc3339};
+use super::time::{earlier, optional_rfc3339, range, rfc3339};
 use super::watermark::Watermark;
 use crate::store::{Dialect, FINAL, Row, Session, StoreError, Value};
 
@@ -218,7 +218,7 @@ impl Reader {
             watermark,
             items: greatest(groups, query.limit as usize),
             expired_before: expired_before
-                .filter(|before| *before > minus(from, query.longest_gap)),
+                .filter(|before| *before > earlier(from, query.longest_gap)),
         })
     }
 }
@@ -249,19 +249,17 @@ fn greatest(groups: Vec<UsageItem>, limit: usize) -> Vec<UsageItem> {
             .and_modify(|sum| sum.add(&group))
             .or_insert(group);
     }
-    items.sort_by(|a, b| {
-        let by_cores = b.core_seconds.total_cmp(&a.core_seconds);
-        a.from.cmp(&b.from).then(by_cores).then(a.key.cmp(&b.key))
-    });
     items.extend(others.into_values());
-    // A stable sort: the others come last.
-    items.sort_by_key(|item| item.from);
+    items.sort_by(|a, b| {
+        let others_last = a.key.is_none().cmp(&b.key.is_none());
+        let by_cores = b.core_seconds.total_cmp(&a.core_seconds);
+        let by_period = a.from.cmp(&b.from);
+        by_period
+            .then(others_last)
+            .then(by_cores)
+            .then(a.key.cmp(&b.key))
+    });
     items
-}
-
-fn minus(time: Timestamp, gap: Duration) -> Timestamp {
-    let gap = SignedDuration::try_from(gap).unwrap_or(SignedDuration::MAX);
-    time.checked_sub(gap).unwrap_or(Timestamp::MIN)
 }
 
 /// Each group's usage in each period; one more than [`MAX_GROUPS`] at most.
@@ -301,7 +299,7 @@ fn statement(dialect: &dyn Dialect, query: &UsageQuery, from: Timestamp, to: Tim
     let key = query.by.column();
     let bytewise = dialect.bytewise();
     let (since, from_time, to_time) = (
-        dialect.time(minus(from, query.longest_gap)),
+        dialect.time(earlier(from, query.longest_gap)),
         dialect.time(from),
         dialect.time(to),
     );
@@ -309,6 +307,7 @@ fn statement(dialect: &dyn Dialect, query: &UsageQuery, from: Timestamp, to: Tim
         Some(_) => "WHERE engine_user = $1",
         None => "",
     };
+    // Materialized: planners would look for a task's end again for each of its reports.
     let tasks = format!(
         "SELECT task_id, job_id, engine_type, engine_user, CASE WHEN is_final THEN (SELECT min(h.reported_at) \
          FROM task_progress h WHERE h.task_id = task.task_id AND h.status IN {FINAL}) ELSE {to_time} END AS ended_at \
@@ -318,7 +317,7 @@ fn statement(dialect: &dyn Dialect, query: &UsageQuery, from: Timestamp, to: Tim
         "SELECT {key} AS key, t.engine_user, r.memory_bytes, r.cores, r.instances, r.reported_at AS at, t.ended_at, \
          lead(r.reported_at, 1, {to_time}) OVER (PARTITION BY r.application_id COLLATE {bytewise} \
          ORDER BY r.reported_at, r.event_partition, r.event_offset) AS next_at \
-         FROM ({tasks}) AS t JOIN task_resource r ON r.task_id = t.task_id \
+         FROM t JOIN task_resource r ON r.task_id = t.task_id \
          WHERE r.reported_at > {since} AND r.reported_at < {to_time} AND r.reported_at < t.ended_at"
     );
     let begun = dialect.greatest(&["at", &from_time]);
@@ -356,7 +355,7 @@ fn statement(dialect: &dyn Dialect, query: &UsageQuery, from: Timestamp, to: Tim
     };
     let sum = |column: &str| format!("sum(CAST({column} AS double precision) * seconds)");
     format!(
-        "SELECT key, start, {} AS core_seconds, {} AS memory_byte_seconds, {} AS instance_seconds, \
+        "WITH t AS MATERIALIZED ({tasks}) SELECT key, start, {} AS core_seconds, {} AS memory_byte_seconds, {} AS instance_seconds, \
          sum(seconds) AS application_seconds FROM ({parts}) AS used GROUP BY key, start LIMIT {}",
         sum("cores"),
         sum("memory_bytes"),

@@ -6,6 +6,7 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use service::text::hex;
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
@@ -57,11 +58,7 @@ impl IntoResponse for Answer {
 /// may be told in several ways. Weak, since it is the same whether they are compressed or not.
 pub(crate) fn tag(body: &[u8]) -> String {
     let sum = Sha256::digest(body);
-    let hex: String = sum[..TAG_BYTES]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("W/\"{hex}\"")
+    format!("W/\"{}\"", hex(&sum[..TAG_BYTES]))
 }
 
 /// Answers 304 to a client that has the answer already.

@@ -10,12 +10,13 @@ use jiff::Timestamp;
 use schemas::{EVENT_VERSIONS, INFO_VERSIONS, Version};
 use serde::Serialize;
 use service::range::Bound;
+use service::text::hex;
 use service::words::counted;
 use sha2::{Digest, Sha256};
 
 use super::backlog::NotStored;
 use super::config::Config;
-use super::expected::{Unreadable, hex};
+use super::expected::Unreadable;
 use super::finding::{Fault, Finding, Findings};
 use super::topic::Topic;
 use super::verdict::Verdict;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use sha2::Digest;
 
-use crate::audit::expected::hex;
 use crate::audit::extent::Extent;
 use crate::audit::finding::{Fault, Findings};
 use crate::audit::fingerprint::Marks;
@@ -14,6 +13,7 @@ use crate::audit::spans::hull;
 use crate::audit::sums::Sums;
 use crate::positions::Anchor;
 use crate::tables::Table;
+use service::text::hex;
 
 /// What was found in one partition.
 #[derive(Debug, Serialize)]

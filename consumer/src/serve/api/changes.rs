@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use utoipa::OpenApi;
 
-use crate::query::{ChangedTask, STATUSES, Watermark};
+use crate::query::{ChangedTask, Watermark, status_named};
 use crate::serve::app::App;
 use crate::serve::caller::Caller;
 use crate::serve::live::{Refused, Scope};
@@ -77,7 +77,7 @@ async fn changes(
         }
     }
     let status = parameters.all("status");
-    for unknown in status.iter().filter(|status| !is_status(status)) {
+    for unknown in status.iter().filter(|name| status_named(name).is_none()) {
         parameters.refuse("status", format!("{unknown:?} is no status of a task"));
     }
     let scope = Scope {
@@ -111,8 +111,4 @@ async fn changes(
         (X_ACCEL_BUFFERING, "no"),
     ];
     Ok((headers, Body::from_stream(events)).into_response())
-}
-
-fn is_status(name: &str) -> bool {
-    STATUSES.iter().any(|status| status.as_str() == name)
 }

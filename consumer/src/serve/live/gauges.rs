@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use metrics::{Gauge, gauge};
+use schemas::TaskStatus;
 
-use crate::query::{Level, STATUSES};
+use crate::query::{Level, status_named};
 
 /// Gauge: tasks that have not ended. Labels `engine_type`, `status`.
 pub(crate) const TASKS: &str = "taskrunning_tasks";
@@ -121,8 +122,7 @@ impl Gauges {
         let known = self.engine_types.contains(engine_type);
         let engine_type = if known { engine_type } else { OTHER };
         // The table's statuses are those of the contract, unless somebody altered it.
-        let status = STATUSES.iter().find(|known| known.as_str() == status);
-        let status = status.map_or("Unknown", |status| status.as_str());
+        let status = status_named(status).unwrap_or(TaskStatus::Unknown).as_str();
         (engine_type.to_owned(), Some(status))
     }
 }

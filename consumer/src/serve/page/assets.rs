@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use service::text::hex;
 use sha2::{Digest, Sha256};
 
 /// Below this the folder is served.
@@ -55,12 +56,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
         sum.update(asset.text);
         sum.update([0]);
     }
-    let digits = sum
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>();
-    digits[..DIGITS].to_owned()
+    hex(&sum.finalize())[..DIGITS].to_owned()
 });
 
 /// A file of this build. A page of another build asks for a folder that is not here, and is read again.

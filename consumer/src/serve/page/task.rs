@@ -15,10 +15,6 @@ use super::row::Row;
 use super::status::Status;
 use crate::query::{Report, Sequences, Series, TaskDetails, TaskItem, TaskSeries};
 
-/// So many fields of a report that were not finite are listed, and so many characters of each.
-const FIELDS_SHOWN: usize = 3;
-const FIELD_CHARS: usize = 40;
-
 /// The names of metrics among those of series begin so.
 const METRIC: &str = "metrics.";
 /// The course of so many metrics is drawn.
@@ -327,22 +323,7 @@ fn report_row(report: &Report) -> ReportRow {
     }
 }
 
-/// What was repaired: each kind, then the first fields that were not finite, since there may be a thousand.
 fn repaired(json: &str) -> String {
     let adjustments: Vec<String> = serde_json::from_str(json).unwrap_or_default();
-    let (fields, kinds): (Vec<&String>, Vec<&String>) =
-        adjustments.iter().partition(|one| one.contains('='));
-    let cut = |field: &&String| match field.char_indices().nth(FIELD_CHARS) {
-        Some((end, _)) => format!("{}…", &field[..end]),
-        None => (**field).clone(),
-    };
-    let mut texts: Vec<String> = kinds
-        .into_iter()
-        .cloned()
-        .chain(fields.iter().take(FIELDS_SHOWN).map(cut))
-        .collect();
-    if fields.len() > FIELDS_SHOWN {
-        texts.push(format!("and {} more", fields.len() - FIELDS_SHOWN));
-    }
-    shown(&texts.join(" "))
+    crate::tasks::repaired(&adjustments, "")
 }
