@@ -155,10 +155,11 @@ fn list(state: &mut State, frame: &mut Frame<'_>, area: Rect) {
     let rows = usize::from(body.height);
     (state.rows, state.first) = (
         rows,
-        // The selected row is on the screen.
+        // The selected row is on the screen, if any row is.
         state
             .first
-            .clamp((state.index + 1).saturating_sub(rows), state.index),
+            .max((state.index + 1).saturating_sub(rows))
+            .min(state.index),
     );
     let sort = state.fetched.as_ref().map(|fetched| fetched.sort);
     let headings = Line::styled(headings(columns, sort), state.look.heading());

@@ -110,14 +110,19 @@ pub async fn top(options: TopOptions, database: &DatabaseOptions) -> anyhow::Res
     if !options.is_live() {
         return once(options, source, &query, database).await;
     }
-    source.check().await?;
+    // Before the screen: where one of these fails, there is nothing to restore.
+    let mut ended = ended_by_signal()?;
+    tokio::select! {
+        _ = &mut ended => return Ok(()),
+        checked = source.check() => checked?,
+    }
     let sort = Sort {
         order: query.order,
         descending: query.descending,
     };
     let filters = source::shown(&query.filter);
     let state = State::new(source.place(), filters, query.at, sort);
-    run(source, state, options.interval).await
+    run(source, state, options.interval, ended).await
 }
 
 /// Prints what `consumer tasks` prints.
@@ -135,11 +140,14 @@ async fn once(
     Ok(())
 }
 
-async fn run(source: Source, mut state: State, interval: Duration) -> anyhow::Result<()> {
+async fn run(
+    source: Source,
+    mut state: State,
+    interval: Duration,
+    ended: oneshot::Receiver<()>,
+) -> anyhow::Result<()> {
     let (questions, asked) = watch::channel(state.question());
     let (sender, answers) = mpsc::channel(1);
-    // Before the screen: where one of these fails, there is nothing to restore.
-    let ended = ended_by_signal()?;
     let mut screen = Screen::enter().context("cannot draw on the terminal")?;
     let events = events()?;
     let fetching = tokio::spawn(fetch(source, asked, sender, interval));

@@ -201,9 +201,12 @@ fn a_wide_screen_has_all_columns_and_a_small_one_the_most_important() {
     assert_eq!(small[4], "exec-1          ► Running        43.21 %");
     // The mark is not lost with its column.
     assert_eq!(small[5], "exec-2          = stalled 20 …   43.21 %");
-    for (columns, rows) in [(1, 1), (5, 2), (20, 4), (40, 10), (300, 100)] {
+    let low = (1..=8).map(|rows| (80, rows));
+    let small = [(1, 1), (5, 2), (20, 4), (40, 10), (300, 100)];
+    for (columns, rows) in small.into_iter().chain(low) {
         for keys in ["", "?", "\n"] {
             let mut state = with(&tasks);
+            screen_is_drawn(&mut state, columns, rows);
             type_in(&mut state, keys);
             press(&mut state, KeyCode::Enter);
             screen_is_drawn(&mut state, columns, rows);
