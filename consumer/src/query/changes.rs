@@ -30,7 +30,7 @@ const SWEEP_SHARE: u32 = 100;
 const AT_ONCE: usize = 1_000;
 
 /// A task that changed, as its row is now.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct ChangedTask {
     pub(crate) exec_id: String,
     pub(crate) job_id: String,
@@ -54,15 +54,59 @@ pub(crate) struct ChangedTask {
 }
 
 /// A task that changed, and how.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub(crate) task_id: i64,
     pub(crate) item: ChangedTask,
     /// `item` in JSON.
     pub(crate) json: Box<str>,
     pub(crate) before: Before,
+    /// To whom and what it belonged before, if that is known and was another.
+    pub(crate) belonged: Option<Belonging>,
     /// Its event was stored before the watermark from which this was looked for.
     pub(crate) is_late: bool,
+}
+
+/// To whom and what a task belongs. A report may name another, as of an engine that took a task over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Belonging<T = String> {
+    pub(crate) engine_user: T,
+    pub(crate) engine_type: T,
+    pub(crate) engine_instance: T,
+    pub(crate) job_id: T,
+}
+
+impl ChangedTask {
+    pub(crate) fn belonging(&self) -> Belonging<&str> {
+        Belonging {
+            engine_user: &self.engine_user,
+            engine_type: &self.engine_type,
+            engine_instance: &self.engine_instance,
+            job_id: &self.job_id,
+        }
+    }
+}
+
+impl<T> Belonging<T> {
+    pub(crate) fn map<U>(self, each: impl Fn(T) -> U) -> Belonging<U> {
+        Belonging {
+            engine_user: each(self.engine_user),
+            engine_type: each(self.engine_type),
+            engine_instance: each(self.engine_instance),
+            job_id: each(self.job_id),
+        }
+    }
+}
+
+impl Belonging {
+    pub(crate) fn as_ref(&self) -> Belonging<&str> {
+        Belonging {
+            engine_user: &self.engine_user,
+            engine_type: &self.engine_type,
+            engine_instance: &self.engine_instance,
+            job_id: &self.job_id,
+        }
+    }
 }
 
 /// What is known of a task's state before it changed.
@@ -93,6 +137,8 @@ pub(crate) struct Tracker {
     upto: Watermark,
     /// The tasks that had not ended.
     open: HashMap<i64, (Place, String)>,
+    /// To whom and what those of them belonged that were told.
+    belonging: HashMap<i64, Belonging>,
     /// The highest keys, oldest first.
     highest: VecDeque<(Instant, i64)>,
     swept: Watermark,
@@ -172,6 +218,7 @@ impl Reader {
         let mut tracker = Tracker {
             upto: upto.clone(),
             open: HashMap::new(),
+            belonging: HashMap::new(),
             highest: VecDeque::new(),
             swept: upto,
             sweep_at: now + SWEEP,
@@ -234,6 +281,12 @@ impl Reader {
         for change in &mut changes {
             let (partition, offset) = (change.item.event_partition, change.item.event_offset);
             change.is_late = offset < from.next_offset(partition);
+            let belonging = change.item.belonging().map(str::to_owned);
+            let known = match change.item.is_final {
+                true => tracker.belonging.remove(&change.task_id),
+                false => tracker.belonging.insert(change.task_id, belonging.clone()),
+            };
+            change.belonged = known.filter(|known| *known != belonging);
             if change.item.is_final {
                 tracker.told.insert(change.task_id, (partition, offset));
             }
@@ -318,6 +371,7 @@ async fn read(session: &mut dyn Session, found: Vec<Found>) -> Result<Vec<Change
                 task_id,
                 json: serde_json::to_string(&item)?.into(),
                 before: before.remove(&task_id).unwrap_or(Before::Unknown),
+                belonged: None,
                 is_late: false,
                 item,
             });

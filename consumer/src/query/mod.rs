@@ -31,7 +31,7 @@ mod time;
 mod usage;
 mod watermark;
 
-pub(crate) use changes::{Before, Change, ChangedTask, Changes, Tracker};
+pub(crate) use changes::{Before, Belonging, Change, ChangedTask, Changes, Tracker};
 pub(crate) use engines::{EnginePage, EnginesQuery};
 pub(crate) use filter::{
     DEFAULT_LIMIT, LARGEST_LIMIT, TaskFilter, TaskOrder, TaskQuery, Thresholds, status_named,

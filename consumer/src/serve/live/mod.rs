@@ -48,6 +48,7 @@ mod tests {
 
     fn changed(task_id: i64, before: Before, item: ChangedTask, is_late: bool) -> Arc<Change> {
         Arc::new(Change {
+            belonged: None,
             task_id,
             json: serde_json::to_string(&item).unwrap().into(),
             item,

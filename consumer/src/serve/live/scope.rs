@@ -1,6 +1,6 @@
 //! What of the changes a client gets.
 
-use crate::query::{Before, Change, ChangedTask};
+use crate::query::{Before, Belonging, Change};
 
 /// The status of a task whose engine went away: it has not ended, and does not run.
 const UNKNOWN: &str = "Unknown";
@@ -32,34 +32,37 @@ pub(super) enum Seen {
 impl Scope {
     pub(super) fn sees(&self, change: &Change) -> Seen {
         let item = &change.item;
-        if !self.may_show(item) {
+        let prefix = self.exec_id_prefix.as_ref();
+        if !prefix.is_none_or(|prefix| item.exec_id.starts_with(prefix)) {
             return Seen::Not;
         }
+        let belonging = item.belonging();
         let is_running = !item.is_final && item.status != UNKNOWN;
-        let had = match &change.before {
-            Before::New => false,
-            Before::Was(status) => self.shows(status, status != UNKNOWN),
-            Before::Unknown => true,
-        };
-        match (self.shows(&item.status, is_running), had) {
+        let has = self.is_of(belonging) && self.shows(&item.status, is_running);
+        let belonged = change.belonged.as_ref().map(Belonging::as_ref);
+        let had = self.is_of(belonged.unwrap_or(belonging))
+            && match &change.before {
+                Before::New => false,
+                Before::Was(status) => self.shows(status, status != UNKNOWN),
+                Before::Unknown => true,
+            };
+        match (has, had) {
             (true, _) => Seen::Shown,
             (false, true) => Seen::Left,
             (false, false) => Seen::Not,
         }
     }
 
-    /// By what a task keeps for life.
-    fn may_show(&self, item: &ChangedTask) -> bool {
+    /// By to whom and what a task belongs.
+    fn is_of(&self, belonging: Belonging<&str>) -> bool {
         let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|w| w == found);
-        let starts = |prefix: &String| item.exec_id.starts_with(prefix);
-        is(&self.user, &item.engine_user)
-            && is(&self.engine_type, &item.engine_type)
-            && is(&self.engine_instance, &item.engine_instance)
-            && is(&self.job_id, &item.job_id)
-            && self.exec_id_prefix.as_ref().is_none_or(starts)
+        is(&self.user, belonging.engine_user)
+            && is(&self.engine_type, belonging.engine_type)
+            && is(&self.engine_instance, belonging.engine_instance)
+            && is(&self.job_id, belonging.job_id)
     }
 
-    /// By what reports change.
+    /// By its status.
     fn shows(&self, status: &str, is_running: bool) -> bool {
         (self.status.is_empty() || self.status.iter().any(|one| one == status))
             && (!self.running || is_running)
@@ -86,6 +89,31 @@ mod tests {
         assert_eq!(sees(of("ada"), Some("Running"), "Succeed"), Seen::Left);
         assert_eq!(sees(of("bob"), None, "Running"), Seen::Not);
         assert_eq!(sees(of("bob"), Some("Running"), "Succeed"), Seen::Not);
+    }
+
+    #[test]
+    fn a_task_that_another_engine_took_over_leaves_the_filters_of_the_first() {
+        let mut change = (*moved(Some("Running"), "Running")).clone();
+        let now = change.item.belonging().map(str::to_owned);
+        change.belonged = Some(Belonging {
+            engine_instance: "before:1".to_owned(),
+            engine_user: "bob".to_owned(),
+            ..now.clone()
+        });
+        let on = |instance: &str| Scope {
+            engine_instance: Some(instance.to_owned()),
+            ..Scope::default()
+        };
+        let of = |user: &str| Scope {
+            user: Some(user.to_owned()),
+            ..Scope::default()
+        };
+        assert_eq!(on("before:1").sees(&change), Seen::Left);
+        assert_eq!(on(&now.engine_instance).sees(&change), Seen::Shown);
+        assert_eq!(on("other:1").sees(&change), Seen::Not);
+        assert_eq!(of("bob").sees(&change), Seen::Left);
+        assert_eq!(of(&now.engine_user).sees(&change), Seen::Shown);
+        assert_eq!(of("carol").sees(&change), Seen::Not, "it never was");
     }
 
     #[test]
