@@ -60,8 +60,12 @@ pub(super) fn form(refused: bool) -> Response {
 /// # Errors
 /// 403 if another site's page sends it.
 pub(super) fn sent(headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, Problem> {
-    let site = headers.get("sec-fetch-site");
-    if site.is_some_and(|site| site != "same-origin" && site != "none") {
+    let is_other = match headers.get("sec-fetch-site") {
+        Some(site) => site != "same-origin" && site != "none",
+        // Older browsers say only whence the form is.
+        None => is_of_another_origin(headers),
+    };
+    if is_other {
         let detail = "another site's page cannot log anybody in";
         return Err(Problem::new(StatusCode::FORBIDDEN, detail));
     }
@@ -72,6 +76,16 @@ pub(super) fn sent(headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, Problem>
         .collect();
     let token: Vec<u8> = percent_decode(&spaced).collect();
     Ok(token.trim_ascii().to_vec())
+}
+
+fn is_of_another_origin(headers: &HeaderMap) -> bool {
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|value: &HeaderValue| value.to_str().unwrap_or("?"))
+    };
+    let (origin, host) = (text(header::ORIGIN), text(header::HOST));
+    origin.is_some_and(|origin| origin.split_once("://").map(|(_, host)| host) != host)
 }
 
 /// Lets the browser keep the token until it is closed, and leads to the page.

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST};
 use axum::http::{HeaderName, Uri};
 use service::exit::WrongUsage;
 
@@ -91,6 +92,14 @@ impl ServeOptions {
     /// # Errors
     /// If anybody could see what is not theirs.
     pub fn check(&self) -> Result<(), WrongUsage> {
+        let has_own_meaning = [HOST, AUTHORIZATION, COOKIE];
+        let header = self.user_header.as_ref();
+        if let Some(header) = header.filter(|header| has_own_meaning.contains(header)) {
+            return Err(WrongUsage(format!(
+                "--user-header {header}: clients send this header of their own accord; name one that only the proxy sets, as in \
+                 x-forwarded-user"
+            )));
+        }
         let is_open = self.tokens.is_none() && self.user_header.is_none();
         if is_open && !self.listen.ip().is_loopback() {
             return Err(WrongUsage(format!(

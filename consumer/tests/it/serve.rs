@@ -331,6 +331,10 @@ async fn a_browser_is_asked_for_its_token() {
     assert!(refused.body.contains("not known"), "{refused:?}");
     let other_site = give("token=of-ada").header("sec-fetch-site", "cross-site");
     asked(other_site).await.problem(403);
+    let other_origin = give("token=of-ada").header("origin", "https://evil.example");
+    asked(other_origin).await.problem(403);
+    let own_origin = give("token=of-ada").header("origin", &server.origin);
+    assert_eq!(asked(own_origin).await.status, 303);
     let given = asked(give("token=of%2Dada").header("sec-fetch-site", "same-origin")).await;
     assert_eq!((given.status, given.header("location")), (303, "/"));
     let (cookie, attributes) = given.header("set-cookie").split_once("; ").unwrap();
@@ -399,6 +403,10 @@ fn nothing_is_served_to_everybody() {
             (&serve(&["--user-header", "X-User"]), "--trusted-proxy"),
             (&serve(&["--trusted-proxy", "10.0.0.1"]), "--user-header"),
             (&serve(&["--operator", "root"]), "--user-header"),
+            (
+                &serve(&["--user-header", "Host", "--trusted-proxy", "10.0.0.1"]),
+                "--user-header host: clients send",
+            ),
             (&serve(&["--allow-origin", "*"]), "expected an origin"),
             (&serve(&["--tls-cert", "a.pem"]), "--tls-key"),
         ],

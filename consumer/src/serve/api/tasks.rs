@@ -107,7 +107,10 @@ pub(in crate::serve) fn task_query(
     mut parameters: Parameters,
     caller: &Caller,
 ) -> Result<TaskQuery, Problem> {
-    let order = |text: &str| TaskOrder::from_str(text, false);
+    let order = |text: &str| {
+        let expected = "expected started, reported, duration, progress, memory or cores";
+        TaskOrder::from_str(text, false).map_err(|_| expected)
+    };
     let thresholds = Thresholds::default();
     let mut query = TaskQuery {
         filter: TaskFilter {
