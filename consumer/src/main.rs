@@ -89,8 +89,8 @@ Examples:
   consumer expire --older-than 30d --database-url sqlite:tasks.db";
 
 const SERVE_HELP: &str = "\
-Only reads: beside consumers that write, or of a copy. GET /openapi.json describes what is served. While the database is away,
-requests are answered with 503.
+Only reads: a database that consumers write to, or a copy. The page is at http://localhost:8080/, the API is described by
+GET /openapi.json. While the database is away, requests are answered with 503.
 
 Example:
   consumer serve --database-url sqlite:tasks.db

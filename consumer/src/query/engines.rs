@@ -5,7 +5,7 @@
 //! - A task occupies its engine from its first report to its first final one. One with the status `Unknown` does so until
 //!   its last report; one that has not ended, for `longest_gap` after its last report, as far as that is known.
 //! - The engine is *busy* while at least one task occupies it, and *idle* between such times.
-//! - Before its first task and after its last one nobody knows. That is neither.
+//! - Before the first of its tasks in the time that is looked at, and after the last one, nobody knows. That is neither.
 //! - All is cut off at `from` and `to`, and at the present.
 
 use std::collections::BTreeMap;
