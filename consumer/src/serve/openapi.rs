@@ -32,7 +32,39 @@ pub(super) fn route(document: &OpenApi) -> Router<App> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use serde_json::Value;
+
     use crate::serve::routes;
+
+    fn references<'a>(value: &'a Value, found: &mut BTreeSet<&'a str>) {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(Value::as_str));
+                fields.values().for_each(|value| references(value, found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_to_a_schema_and_every_route_may_refuse() {
+        let document = serde_json::to_value(routes().document).unwrap();
+        let mut found = BTreeSet::new();
+        references(&document, &mut found);
+        for reference in found {
+            let pointer = reference.trim_start_matches('#');
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
+        for (path, route) in document["paths"].as_object().unwrap() {
+            for status in ["200", "400", "401", "503"] {
+                assert!(
+                    !route["get"]["responses"][status].is_null(),
+                    "{path}: no {status}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn every_route_is_described_and_every_description_is_served() {

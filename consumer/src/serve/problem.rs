@@ -1,5 +1,6 @@
 //! Every error of the HTTP API, as RFC 9457 has them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
@@ -10,7 +11,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
 
 use crate::query::QueryError;
 use crate::store::StoreError;
@@ -137,6 +139,39 @@ impl From<&QueryError> for Problem {
             ),
             QueryError::Store { .. } => Self::away(),
         }
+    }
+}
+
+/// What every route may answer beside its own.
+impl IntoResponses for Problem {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let problems = [
+            (
+                StatusCode::BAD_REQUEST,
+                "A parameter is no good; each is named in errors",
+            ),
+            (
+                StatusCode::UNAUTHORIZED,
+                "Who asks has not said who they are, or not truly",
+            ),
+            (
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many others ask now: see Retry-After",
+            ),
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The database does not answer, or not in time: see Retry-After",
+            ),
+        ];
+        let described = problems.map(|(status, what)| {
+            let schema = Ref::from_schema_name(Self::name());
+            let content = ContentBuilder::new().schema(Some(schema)).build();
+            let response = ResponseBuilder::new()
+                .description(what)
+                .content(PROBLEM_JSON, content);
+            (status.as_str().to_owned(), response.build().into())
+        });
+        described.into()
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) fn routes() -> Routes {
     ),
     responses(
         (status = OK, content_type = "text/event-stream", body = String),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        Problem,
         (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json", description = "There are too many streams, or the database does not answer: see Retry-After"),
     )
 )]

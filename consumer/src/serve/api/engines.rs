@@ -43,10 +43,8 @@ pub(super) fn routes() -> Routes {
     ),
     responses(
         (status = OK, body = EnginePage, headers(("Link" = String, description = "The next page, rel=\"next\", if there is one"))),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        Problem,
         (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "Another user's tasks, which the caller does not see"),
-        (status = TOO_MANY_REQUESTS, body = Problem, content_type = "application/problem+json"),
-        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn engines(

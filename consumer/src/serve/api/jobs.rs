@@ -47,10 +47,8 @@ struct JobAnswer {
     ),
     responses(
         (status = OK, body = JobPage, headers(("Link" = String, description = "The next page, rel=\"next\", if there is one"))),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        Problem,
         (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "Another user's tasks, which the caller does not see"),
-        (status = TOO_MANY_REQUESTS, body = Problem, content_type = "application/problem+json"),
-        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn list(
@@ -88,10 +86,8 @@ async fn list(
     ),
     responses(
         (status = OK, body = JobAnswer),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        Problem,
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json", description = "There is no exec task of such a job by that time that the caller sees"),
-        (status = TOO_MANY_REQUESTS, body = Problem, content_type = "application/problem+json"),
-        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn one(

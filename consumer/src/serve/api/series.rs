@@ -35,10 +35,8 @@ pub(super) fn routes() -> Routes {
     ),
     responses(
         (status = OK, body = TaskSeries),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        Problem,
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json", description = "There is no such task, or it is not one of the caller's"),
-        (status = TOO_MANY_REQUESTS, body = Problem, content_type = "application/problem+json"),
-        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn series(

@@ -40,7 +40,7 @@ struct Status {
     tag = "status",
     responses(
         (status = OK, body = Status),
-        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 async fn status(

@@ -65,10 +65,8 @@ pub(super) fn routes() -> Routes {
     ),
     responses(
         (status = OK, body = TaskPage, headers(("Link" = String, description = "The next page, rel=\"next\", if there is one"))),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json", description = "A parameter is no good; each is named in errors"),
+        Problem,
         (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "Another user's tasks, which the caller does not see"),
-        (status = TOO_MANY_REQUESTS, body = Problem, content_type = "application/problem+json"),
-        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn list(
@@ -183,7 +181,7 @@ struct TaskAnswer {
     ),
     responses(
         (status = OK, body = TaskAnswer),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        Problem,
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json", description = "There is no such task, or it had not reported by then, or it is not one of the caller's"),
     )
 )]

@@ -44,10 +44,8 @@ pub(super) fn routes() -> Routes {
     ),
     responses(
         (status = OK, body = Usage),
-        (status = BAD_REQUEST, body = Problem, content_type = "application/problem+json"),
+        Problem,
         (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "The caller sees only exec tasks of its own"),
-        (status = TOO_MANY_REQUESTS, body = Problem, content_type = "application/problem+json"),
-        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn usage(
