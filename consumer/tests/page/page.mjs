@@ -104,6 +104,9 @@ step("the list shows what runs, and where to read on", async () => {
   assert.equal(await row("run-untold").locator("progress").count(), 0);
   assert.equal(await row("run-untold").locator(".c-memory").innerText(), "—");
   assert.match(await row("run-3").locator(".c-memory").innerText(), /^\d+\.\d\d GiB$/);
+  const cut = (cells) => cells.filter((cell) => cell.scrollWidth > cell.clientWidth).map((cell) => cell.textContent);
+  assert.deepEqual(await page.locator("#tasks td.num").evaluateAll(cut), []);
+  assert.deepEqual(await row("run-untold").locator("td").evaluateAll(cut), []);
   await isLive();
   const before = await row("etl-long").locator(".c-running").innerText();
   await until("the running time ticks", ([id, text]) => document.querySelector(`tr[data-id="${id}"] .c-running`).innerText !== text, ["etl-long", before]);
@@ -166,6 +169,7 @@ step("a task tells its whole story", async () => {
   await go("/tasks/etl-long");
   assert.equal(await page.locator("h1").innerText(), "etl-long");
   assert.ok((await page.locator("#plot .wide svg polyline").count()) >= 1);
+  assert.match(await page.locator(".facts").innerText(), /^running time \d+ m \d\d s, since /);
   assert.match(await page.locator("[data-part=jobs]").innerText(), /stage-1/);
   assert.match(await page.locator("[data-part=applications]").innerText(), /application_1/);
   assert.match(await page.locator("[data-part=metrics]").innerText(), /shuffle\.bytes/);
