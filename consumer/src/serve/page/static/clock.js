@@ -27,11 +27,6 @@ export function duration(seconds) {
   return `${Math.floor(s / 86400)} d ${two(Math.floor((s % 86400) / 3600))} h`;
 }
 
-/** As the server writes short ones: only the largest unit. */
-export function coarse(seconds) {
-  return duration(seconds).split(" ").slice(0, 2).join(" ");
-}
-
 export function ago(seconds) {
   return seconds < -1 ? `in ${duration(-seconds)}` : `${duration(seconds)} ago`;
 }

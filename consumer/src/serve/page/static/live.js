@@ -1,13 +1,12 @@
 // What changes while one reads: a stream of changed tasks, read with fetch so that no token is ever in an address.
 // A hidden tab asks nothing. Rows stay where they are; what would move them is counted and waits for the reader.
-import { ago, duration, moment, now, setText } from "./clock.js";
+import { ago, duration, moment, setText } from "./clock.js";
 import { fetched, swapParts } from "./swap.js";
 import { isKnown, isOver, writeRow } from "./rows.js";
 
 const RETRY_MS = [1000, 2000, 4000, 8000, 15000];
 const SILENCE_MS = 40000; // the server sends a comment every 15 s
 const MARKS_MS = 20000; // silence sends no event: marks and counts are asked for
-const POLL_MS = 2000;
 const TASK_MS = 1000; // a task's page is read again at most once a second
 
 const { view, at } = document.body.dataset;
@@ -218,10 +217,6 @@ async function connect() {
   try {
     const address = changesAddress();
     const response = await fetch(address, { headers: { accept: "text/event-stream" }, cache: "no-store", signal: own.signal });
-    if (response.status === 404) {
-      clearTimeout(heard);
-      return await poll(own);
-    }
     if (!response.ok) throw await problem(response);
     await connected();
     for await (const event of events(response.body)) {
@@ -250,29 +245,6 @@ async function connected() {
   attempts = 0;
   sayTrouble(null);
   sayLive();
-}
-
-/** Where there is no stream: asks for the tasks that have reported since the last time. */
-async function poll(own) {
-  const times = [...document.querySelectorAll("time[data-ago]")].map((time) => time.dateTime);
-  let newest = times.reduce((a, b) => (Date.parse(a) > Date.parse(b) ? a : b), "");
-  while (!own.signal.aborted) {
-    const address = changesAddress();
-    address.pathname = "/api/v1/tasks";
-    address.search = new URLSearchParams([...address.searchParams].filter(([name]) => name !== "since"));
-    address.searchParams.set("order", "reported");
-    address.searchParams.set("limit", "1000");
-    if (newest) address.searchParams.set("reported_after", newest);
-    const response = await fetch(address, { cache: "no-store", signal: own.signal });
-    if (!response.ok) throw await problem(response);
-    const { items } = await response.json();
-    await connected();
-    if (items.length && items[0].reported_at !== newest) {
-      newest = items[0].reported_at;
-      take(items);
-    }
-    await new Promise((done) => setTimeout(done, POLL_MS));
-  }
 }
 
 async function readAgainAfterLoss() {

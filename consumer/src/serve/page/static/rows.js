@@ -1,5 +1,5 @@
 // Writes what a task newly says into its row. A report's text never becomes markup: only textContent is set.
-import { coarse, duration, setText, writeTimes } from "./clock.js";
+import { duration, setText, writeTimes } from "./clock.js";
 
 const STATUS = {
   Inited: "waiting",
@@ -12,9 +12,10 @@ const STATUS = {
   Cancelled: "ended",
   Unknown: "unknown",
 };
+const ABSENT = "—";
 const SVG = "http://www.w3.org/2000/svg";
 
-export const isOver = (status) => ["Succeed", "Failed", "Cancelled", "Timeout", "Unknown"].includes(status);
+export const isOver = (status) => !["waiting", "running"].includes(STATUS[status]);
 
 function element(name, className, ...children) {
   const node = document.createElement(name);
@@ -73,12 +74,6 @@ function writeProgress(row, value) {
   setText(words, text);
 }
 
-function badge(kind, seconds) {
-  const node = element("span", `badge ${kind}`, shape("warn"), kind);
-  if (kind === "stalled") node.append(" ", element("span", "", coarse(seconds)));
-  return node;
-}
-
 function writeRunning(row, task) {
   const cell = row.querySelector(".c-running");
   if (task.started_at && !task.ended_at && !isOver(task.status)) {
@@ -86,19 +81,10 @@ function writeRunning(row, task) {
     const ticking = element("span");
     ticking.dataset.from = task.started_at;
     cell.replaceChildren(ticking);
-  } else if (task.running_seconds !== null && task.running_seconds !== undefined) {
-    cell.replaceChildren(duration(task.running_seconds));
   } else if (task.started_at) {
     const until = task.ended_at ?? task.reported_at;
     cell.replaceChildren(duration(Math.max(0, Date.parse(until) - Date.parse(task.started_at)) / 1000));
   }
-}
-
-function writeNumber(row, name, text) {
-  const cell = row.querySelector(name);
-  if (cell.textContent === text) return;
-  cell.textContent = text;
-  changed(cell);
 }
 
 /** Whether a row already says what this or a later report says. */
@@ -112,18 +98,17 @@ export function writeRow(row, task) {
   writeRunning(row, task);
   const reported = row.querySelector(".c-reported time");
   reported.dateTime = task.reported_at;
-  writeHeld(row, task);
+  if (isOver(task.status) && task.status !== "Unknown") clearHeld(row);
   writeTimes(row);
 }
 
-/** Marks, and what the task holds: a change does not tell them, a list does. A task that has ended has and holds none. */
-function writeHeld(row, task) {
-  const hasEnded = isOver(task.status) && task.status !== "Unknown";
-  if (!("memory_bytes" in task) && !hasEnded) return;
-  const marks = row.querySelector(".c-reported .marks");
-  const badges = ["silent", "stalled"].filter((kind) => typeof task[`${kind}_seconds`] === "number");
-  marks.replaceChildren(...badges.map((kind) => badge(kind, task[`${kind}_seconds`])));
-  const { memory_bytes: bytes, cores } = task;
-  writeNumber(row, ".c-memory", typeof bytes === "number" ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : "—");
-  writeNumber(row, ".c-cores", typeof cores === "number" ? String(cores) : "—");
+/** A task that has ended has no marks and holds nothing. Of others a change tells neither: both are read with the list. */
+function clearHeld(row) {
+  row.querySelector(".c-reported .marks").replaceChildren();
+  for (const name of [".c-memory", ".c-cores"]) {
+    const cell = row.querySelector(name);
+    if (cell.textContent === ABSENT) continue;
+    cell.textContent = ABSENT;
+    changed(cell);
+  }
 }
