@@ -65,6 +65,9 @@ const ids = () => page.$$eval("#tasks tbody tr", (rows) => rows.map((row) => row
 const row = (id) => page.locator(`#tasks tr[data-id="${id}"]`);
 const params = () => new URL(page.url()).searchParams;
 const isLive = () => page.locator("#live.is-live").waitFor();
+/** A mark on this document, which is gone once the page is loaded again. */
+const mark = () => page.evaluate(() => (globalThis.marker = "not read again"));
+const isMarked = async () => (await page.evaluate(() => globalThis.marker)) === "not read again";
 const until = (what, check, argument) => page.waitForFunction(check, argument, { timeout: PATIENCE }).catch((error) => assert.fail(`${what}: ${error}`));
 
 async function accessible(where) {
@@ -211,7 +214,7 @@ step("without scripts everything is there, too", async () => {
 step("rows change where they stand, and what moves them waits", async () => {
   await go("/tasks?running=true");
   await isLive();
-  await page.evaluate(() => (globalThis.marker = "not read again"));
+  await mark();
   await row("run-3").locator("a").focus();
   const before = await ids();
   await ask("advance run-3");
@@ -231,7 +234,31 @@ step("rows change where they stand, and what moves them waits", async () => {
   const after = await ids();
   assert.ok(!after.includes("run-4") && after.includes("run-3"), String(after));
   assert.equal(await page.locator("#show").isVisible(), false);
-  assert.equal(await page.evaluate(() => globalThis.marker), "not read again");
+  assert.ok(await isMarked());
+});
+
+step("an empty list asks for the page only if a task may belong into it, and then shows it", async () => {
+  await go("/tasks?exec_id_prefix=run-8&status=Failed");
+  await isLive();
+  await mark();
+  const asked = [];
+  const note = (request) => request.resourceType() === "xhr" && asked.push(request.url());
+  page.on("request", note);
+  await ask("advance run-8");
+  await until("the change arrives", () => document.querySelector("#live .words").textContent.startsWith("live, change"));
+  await page.waitForTimeout(1000);
+  assert.deepEqual(asked, []);
+  page.off("request", note);
+  assert.match(await page.locator("#list .empty").innerText(), /No task matches/);
+  await go("/tasks?exec_id_prefix=first-");
+  await isLive();
+  await mark();
+  await ask("begin first-1");
+  // The look for marks, every 20 s, would find it later.
+  await row("first-1").waitFor({ timeout: 10000 });
+  assert.equal(await page.locator(".empty").count(), 0);
+  assert.match(await page.locator(".foot").innerText(), /^1 task\./);
+  assert.ok(await isMarked());
 });
 
 step("an update takes the browser less than 50 ms", async () => {
@@ -261,15 +288,51 @@ step("an update takes the browser less than 50 ms", async () => {
 step("a task's page follows its task", async () => {
   await go("/tasks/run-5");
   await isLive();
-  await page.evaluate(() => (globalThis.marker = "not read again"));
+  await mark();
+  await page.locator("#plot").focus();
   await ask("advance run-5");
   await until("the progress of run-5 changes", () => document.querySelector(".now .progress .num").textContent === "97.5 %");
   await ask("end run-5");
   await until("run-5 ends", () => document.querySelector(".now .status").textContent === "Succeed");
-  assert.equal(await page.evaluate(() => globalThis.marker), "not read again");
-  await page.locator("#plot").focus();
+  assert.ok(await isMarked());
+  assert.equal(await page.evaluate(() => document.activeElement.id), "plot");
+  assert.match(await page.locator(".facts").innerText(), /^running time .*, from .* to /);
   await page.keyboard.press("End");
   assert.match(await page.locator("#reading").innerText(), /Succeed/);
+});
+
+step("what changes while a task's page is read, or cannot be read, is shown as well", async () => {
+  const readings = (id, handle) => page.route((url) => url.pathname === `/tasks/${id}`, handle, { times: 1 });
+  const isOver = () => document.querySelector(".now .status").textContent === "Succeed";
+  await go("/tasks/run-10");
+  await isLive();
+  let release;
+  const isReading = new Promise((reading) => {
+    readings("run-10", async (route) => {
+      const response = await route.fetch();
+      const released = new Promise((resolve) => (release = resolve));
+      reading();
+      await released;
+      await route.fulfill({ response });
+    });
+  });
+  await ask("advance run-10");
+  await isReading;
+  await ask("end run-10");
+  await page.waitForTimeout(3000); // by then the change is here
+  release();
+  await until("run-10 ends", isOver);
+  await ask("begin new-3");
+  await go("/tasks/new-3");
+  await isLive();
+  let failed = 0;
+  await readings("new-3", (route) => {
+    failed += 1;
+    return route.abort();
+  });
+  await ask("end new-3");
+  await until("new-3 ends", isOver);
+  assert.equal(failed, 1);
 });
 
 step("a hidden tab asks nothing", async () => {
@@ -295,7 +358,7 @@ step("a hidden tab asks nothing", async () => {
 step("it says that the server is away, and comes back by itself", async () => {
   await go("/tasks?running=true");
   await isLive();
-  await page.evaluate(() => (globalThis.marker = "not read again"));
+  await mark();
   expectsFaults = true;
   await ask("stop");
   await page.locator("#trouble:not([hidden])").waitFor();
@@ -308,7 +371,34 @@ step("it says that the server is away, and comes back by itself", async () => {
   expectsFaults = false;
   await ask("advance run-7");
   await until("run-7 is followed again", () => document.querySelector('tr[data-id="run-7"] .c-progress .num').textContent === "97.5 %");
-  assert.equal(await page.evaluate(() => globalThis.marker), "not read again");
+  assert.ok(await isMarked());
+});
+
+step("what happened while the server was away is shown once it is back", async () => {
+  const away = async (view, ...events) => {
+    await go(view);
+    await isLive();
+    await mark();
+    expectsFaults = true;
+    await ask("stop");
+    await page.locator("#trouble:not([hidden])").waitFor();
+    for (const event of events) await ask(event);
+    await ask("start");
+    await isLive();
+    assert.equal(await page.locator("#trouble").isVisible(), false);
+    expectsFaults = false;
+  };
+  await away("/tasks?running=true", "end run-8", "begin new-2");
+  const shown = await ids();
+  assert.ok(!shown.includes("run-8") && shown.includes("new-2"), String(shown));
+  assert.equal(await page.locator("#show").isVisible(), false);
+  // The same connection goes on.
+  await ask("advance run-9");
+  await until("run-9 is followed", () => document.querySelector('tr[data-id="run-9"] .c-progress .num').textContent === "97.5 %");
+  assert.ok(await isMarked());
+  await away("/tasks/run-9", "end run-9");
+  assert.equal(await page.locator(".now .status").innerText(), "Succeed");
+  assert.ok(await isMarked());
 });
 
 step("the whole page goes back in time, and says so", async () => {

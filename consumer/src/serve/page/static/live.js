@@ -8,6 +8,7 @@ const RETRY_MS = [1000, 2000, 4000, 8000, 15000];
 const SILENCE_MS = 40000; // the server sends a comment every 15 s
 const MARKS_MS = 20000; // silence sends no event: marks and counts are asked for
 const TASK_MS = 1000; // a task's page is read again at most once a second
+const IDENTITY = ["exec_id_prefix", "job_id", "user", "engine_type", "engine_instance"];
 
 const { view, at } = document.body.dataset;
 let since = document.body.dataset.since;
@@ -17,10 +18,10 @@ let lostAt = null;
 let stream = null; // AbortController of the running stream
 let waiting = null; // timer of the next attempt
 let attempts = 0;
-const IDENTITY = ["exec_id_prefix", "job_id", "user", "engine_type", "engine_instance"];
 const fresh = new Set(); // tasks that began, and are not in the list
 const over = new Set(); // tasks of the list that ended
-let taskTimer = null;
+let isTaskOld = false; // the task changed since its page was read
+let isReadingTask = false; // its page is being read
 
 const rows = () => new Map([...document.querySelectorAll("#tasks tbody tr")].map((row) => [row.dataset.id, row]));
 
@@ -86,7 +87,7 @@ function takeList(tasks) {
   }
   if (ended.length) announce(ended.length === 1 ? `Task ${ended[0]} ended` : `${ended.length} tasks ended`);
   offerChanges();
-  if (isEmptyList() && tasks.length) show();
+  if (isEmptyList() && fresh.size) show();
 }
 
 function take(tasks) {
@@ -97,45 +98,58 @@ function take(tasks) {
   sayLive();
 }
 
-function readTaskSoon() {
-  taskTimer ??= setTimeout(async () => {
+/** Reads the task's page after a moment, and once more if the task changes meanwhile: its last change is shown, too. */
+async function readTaskSoon() {
+  isTaskOld = true;
+  if (isReadingTask) return;
+  isReadingTask = true;
+  do {
+    await new Promise((done) => setTimeout(done, TASK_MS));
+    if (document.hidden) break;
+    isTaskOld = false;
     try {
-      await readAgain();
+      await readTask();
     } catch {
-      // The stream notices, too, and says so.
+      isTaskOld = true; // until the server is heard of again
+      break;
     }
-    taskTimer = null;
-  }, TASK_MS);
+  } while (isTaskOld);
+  isReadingTask = false;
 }
 
-/** Reads this page again and takes its parts. */
-async function readAgain() {
-  const { status, page } = await fetched(location.href);
-  if (status !== 200) throw new Error(`status ${status}`);
+/** Reads the task's page again and takes its parts. */
+async function readTask() {
+  const page = await fetched(location.href);
   const task = document.getElementById("task");
-  if (task) {
-    const before = task.dataset.status;
-    const next = page.getElementById("task");
-    if (next) task.dataset.status = next.dataset.status;
-    swapParts(page, "[data-part]");
-    document.dispatchEvent(new Event("plot"));
-    if (before !== task.dataset.status) announce(`Now ${task.dataset.status}`);
-  } else if (!document.getElementById("main").querySelector(".task, .filters")) location.reload();
+  const before = task.dataset.status;
+  task.dataset.status = page.getElementById("task").dataset.status;
+  swapParts(page, "[data-part]");
+  if (before !== task.dataset.status) announce(`Now ${task.dataset.status}`);
   readAt = Date.now();
-  return page;
+}
+
+async function readList() {
+  swapList(await fetched(location.href));
 }
 
 /** Puts what was counted into the list, as the server orders it now. */
 export async function show() {
   if (view !== "tasks" || at) return;
-  const { status, page } = await fetched(location.href);
-  if (status !== 200) return;
+  try {
+    await readList();
+    if (lostAt === null) sayTrouble(null);
+  } catch (error) {
+    sayTrouble(`The list was not read: ${error.message}. Try again.`);
+  }
+}
+
+function swapList(page) {
   fresh.clear();
   over.clear();
   document.body.dataset.now = page.body.dataset.now;
-  const list = document.getElementById("tasks");
-  if (list && page.getElementById("tasks")) swapParts(page, "#tasks tbody");
-  else swapParts(page, "#list");
+  readAt = Date.now();
+  const hasRows = document.getElementById("tasks") && page.getElementById("tasks");
+  swapParts(page, hasRows ? "#tasks tbody" : "#list");
   swapParts(page, ".foot");
   swapParts(page, ".chips");
   listen();
@@ -146,8 +160,11 @@ export async function show() {
 async function readMarks() {
   if (view !== "tasks" || document.hidden || lostAt !== null) return;
   try {
-    const { status, page } = await fetched(location.href);
-    if (status !== 200) return;
+    const page = await fetched(location.href);
+    if (isEmptyList() && page.getElementById("tasks")) {
+      swapList(page);
+      return;
+    }
     swapParts(page, ".chips");
     const newer = new Map([...page.querySelectorAll("#tasks tbody tr")].map((row) => [row.dataset.id, row]));
     for (const [id, row] of rows()) {
@@ -218,17 +235,17 @@ async function connect() {
     const address = changesAddress();
     const response = await fetch(address, { headers: { accept: "text/event-stream" }, cache: "no-store", signal: own.signal });
     if (!response.ok) throw await problem(response);
-    await connected();
     for await (const event of events(response.body)) {
       clearTimeout(heard);
       heard = setTimeout(() => own.abort(), SILENCE_MS);
       if (!event) continue;
-      if (event.id) since = event.id;
       if (event.name === "tasks") take(JSON.parse(event.data).items);
-      if (event.name === "reset") {
-        since = undefined;
-        await readAgainAfterLoss();
-        break;
+      // The stream goes on behind the watermark of this event. If the page cannot be read now, the next connection asks
+      // for the same again.
+      if (event.name === "reset") await readAgain();
+      if (event.id) {
+        since = event.id;
+        connected();
       }
     }
     lost(own, new Error("the server ended the connection"));
@@ -236,21 +253,20 @@ async function connect() {
     lost(own, error);
   } finally {
     clearTimeout(heard);
+    own.abort(); // closes the stream of a page that could not be read
   }
 }
 
-async function connected() {
-  if (lostAt !== null) await readAgainAfterLoss();
+/** All that happened up to `since` is shown, or is about to be. */
+function connected() {
   lostAt = null;
   attempts = 0;
   sayTrouble(null);
   sayLive();
+  if (isTaskOld) readTaskSoon();
 }
 
-async function readAgainAfterLoss() {
-  if (document.getElementById("tasks")) await readMarks();
-  else await readAgain();
-}
+const readAgain = () => (view === "tasks" ? readList() : readTask());
 
 async function problem(response) {
   const seconds = Number(response.headers.get("retry-after"));

@@ -2,7 +2,7 @@
 // and needs no exception from Trusted Types.
 import { setNow, writeTimes } from "./clock.js";
 
-/** The page at an address as a document, and its status. */
+/** The page at an address, as a document. */
 export function fetched(address) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -10,8 +10,8 @@ export function fetched(address) {
     request.responseType = "document";
     request.timeout = 15000;
     request.onload = () => {
-      if (request.response) resolve({ status: request.status, page: request.response });
-      else reject(new Error(`status ${request.status}`));
+      if (request.status === 200 && request.response) resolve(request.response);
+      else reject(new Error(`the server answered ${request.status}`));
     };
     request.onerror = () => reject(new Error("no answer"));
     request.ontimeout = () => reject(new Error("no answer within 15 s"));
@@ -19,16 +19,20 @@ export function fetched(address) {
   });
 }
 
-/** Replaces the parts that differ; open details, scrolling and the focus stay. Returns how many were replaced. */
+// What may have the focus without an id or an address.
+const OTHERS = "summary, .scroll";
+
+/** Replaces the parts that a selector names; open details, scrolling and the focus stay. */
 export function swapParts(page, selector) {
   setNow(page.body.dataset.now);
-  let swapped = 0;
   for (const old of document.querySelectorAll(selector)) {
     const name = old.dataset.part;
     const fresh = name ? page.querySelector(`[data-part="${name}"]`) : page.querySelector(selector);
     if (!fresh) continue;
     const held = document.activeElement;
-    const focus = old.contains(held) ? { id: held.id, href: held.getAttribute("href") } : null;
+    const focus = old.contains(held)
+      ? { id: held.id, href: held.getAttribute("href"), place: [...old.querySelectorAll(OTHERS)].indexOf(held) }
+      : null;
     const open = [...old.querySelectorAll("details")].map((details) => details.open);
     const scrolled = [...old.querySelectorAll(".scroll")].map((box) => [box.scrollLeft, box.scrollTop]);
     const taken = document.importNode(fresh, true);
@@ -36,13 +40,15 @@ export function swapParts(page, selector) {
     writeTimes(taken);
     taken.querySelectorAll("details").forEach((details, i) => (details.open = open[i] ?? details.open));
     taken.querySelectorAll(".scroll").forEach((box, i) => scrolled[i] && box.scrollTo(...scrolled[i]));
+    // A plot takes the focus once its module has read it.
+    if (taken.querySelector("#plot")) document.dispatchEvent(new Event("plot"));
     if (focus) {
       const again = focus.id
         ? document.getElementById(focus.id)
-        : [...taken.querySelectorAll("a[href]")].find((link) => link.getAttribute("href") === focus.href);
+        : focus.href
+          ? [...taken.querySelectorAll("a[href]")].find((link) => link.getAttribute("href") === focus.href)
+          : taken.querySelectorAll(OTHERS)[focus.place];
       again?.focus({ preventScroll: true });
     }
-    swapped += 1;
   }
-  return swapped;
 }
