@@ -500,6 +500,22 @@ step("errors say what was wrong", async () => {
   assert.equal((await go("/tasks/no-such-task")).status(), 404);
   assert.match(await page.locator(".empty").innerText(), /no-such-task/);
   await looks("error");
+  // Both are final: only what may be otherwise the next time is read again.
+  await mark();
+  await page.waitForTimeout(6000);
+  assert.ok(await isMarked());
+  const busy = async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, body: (await response.text()).replace('data-view="error"', 'data-view="retry"') });
+  };
+  await page.route((url) => url.pathname === "/tasks/no-such-task", busy, { times: 1 });
+  await go("/tasks/no-such-task");
+  await mark();
+  await until("the page is read again", () => globalThis.marker === undefined);
+  assert.equal(await page.getAttribute("body", "data-view"), "error");
+  assert.equal((await go("/nothing/here")).status(), 404);
+  assert.match(await page.locator(".empty").innerText(), /\/nothing\/here/);
+  assert.equal(await page.locator(".empty a").getAttribute("href"), "/tasks?running=true&order=started");
 });
 
 const only = process.env.PAGE_ONLY;

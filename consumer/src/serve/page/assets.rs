@@ -9,6 +9,8 @@ use axum::response::{IntoResponse, Response};
 use service::text::hex;
 use sha2::{Digest, Sha256};
 
+use crate::serve::problem::Problem;
+
 /// Below this the folder is served.
 pub(super) const STATIC: &str = "/static";
 /// So many hexadecimal digits of the checksum name the folder.
@@ -65,11 +67,8 @@ pub(super) async fn asset(Path((version, name)): Path<(String, String)>) -> Resp
         .iter()
         .find(|asset| asset.name == name && version == *VERSION);
     let Some(asset) = found else {
-        return (
-            StatusCode::NOT_FOUND,
-            "there is no such file in this version; read the page again",
-        )
-            .into_response();
+        let detail = "there is no such file in this version; read the page again";
+        return Problem::new(StatusCode::NOT_FOUND, detail).into_response();
     };
     let headers = [
         (header::CONTENT_TYPE, asset.content_type),

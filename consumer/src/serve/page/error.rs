@@ -4,7 +4,7 @@ use askama::Template;
 use axum::http::StatusCode;
 
 use super::frame::Frame;
-use super::links::Query;
+use super::links::{Query, TASKS};
 
 #[derive(Template)]
 #[template(path = "page/error.html")]
@@ -40,6 +40,17 @@ impl ErrorView {
             title,
             detail,
             is_retried,
+        }
+    }
+
+    /// Nothing is served at this path. Somebody else may have chosen it: no link and no form leads there.
+    pub(super) fn absent(path: &str) -> Self {
+        let title = "There is no such page";
+        Self {
+            frame: Frame::of("error", title.to_owned(), TASKS, &Query::default(), None),
+            title,
+            detail: format!("Nothing is served at {path}."),
+            is_retried: false,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::links::{Query, TASKS};
 /// The parts of a page that all views have.
 pub(super) struct Frame {
     pub(super) title: String,
-    /// `tasks`, `task` or `error`: what the modules do depends on it.
+    /// `tasks`, `task`, `retry` (an error that may pass) or `error`: what the modules do depends on it.
     pub(super) view: &'static str,
     /// Without its query.
     pub(super) path: String,

@@ -27,7 +27,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header::{self, HeaderValue};
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use futures_util::FutureExt;
@@ -40,6 +40,7 @@ use self::tasks::TasksView;
 use super::api::task_query;
 use super::app::App;
 use super::caller::Caller;
+use super::login::is_browser;
 use super::parameters::Parameters;
 use super::problem::Problem;
 use crate::query::{QueryError, Reader, SeriesQuery, TaskItem};
@@ -56,6 +57,7 @@ pub(super) fn routes() -> Router<App> {
         .route(TASKS, get(list))
         .route("/tasks/{exec_id}", get(one))
         .route("/static/{version}/{name}", get(assets::asset))
+        .fallback(absent)
 }
 
 /// What runs comes first.
@@ -122,6 +124,15 @@ async fn one(
         Ok(TaskView::of(&given, at, found))
     };
     answer(view.await, &uri, &given)
+}
+
+/// A page for browsers; others get a [`Problem`] from [`problems`](super::problem::problems).
+async fn absent(uri: Uri, headers: HeaderMap) -> Response {
+    let response = StatusCode::NOT_FOUND.into_response();
+    match ErrorView::absent(uri.path()).render() {
+        Ok(html) if is_browser(&headers) => html_of(response, html),
+        _ => response,
+    }
 }
 
 /// Everything about a task; `None`: there is no such task, it is not this user's, or it had not reported by then.

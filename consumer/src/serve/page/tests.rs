@@ -1,8 +1,10 @@
 //! The views' HTML: text of reports stays text, whatever it holds.
 
 use askama::Template;
+use axum::http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 
+use super::error::ErrorView;
 use super::links::Query;
 use super::task::{Found, TaskView};
 use super::tasks::TasksView;
@@ -235,6 +237,31 @@ fn every_fact_of_a_task_is_in_its_page() {
         "The first 1 tasks",
     ] {
         assert!(html.contains(fact), "{fact}\n{html}");
+    }
+}
+
+#[test]
+fn only_an_error_that_may_pass_is_tried_again() {
+    for (status, view) in [
+        (StatusCode::BAD_REQUEST, "error"),
+        (StatusCode::NOT_FOUND, "error"),
+        (StatusCode::TOO_MANY_REQUESTS, "retry"),
+        (StatusCode::SERVICE_UNAVAILABLE, "retry"),
+    ] {
+        let page = ErrorView::of("/tasks", &Query::default(), status, "why".to_owned());
+        let html = page.render().unwrap();
+        assert!(html.contains(&format!("data-view=\"{view}\"")), "{html}");
+        assert_eq!(html.contains("tries again"), view == "retry", "{html}");
+    }
+}
+
+#[test]
+fn the_page_of_an_unknown_path_leads_to_the_list_only() {
+    let html = ErrorView::absent("//evil.example/\"><b>").render().unwrap();
+    let (tags, _) = parsed(&html);
+    assert!(!tags.contains(&"b".to_owned()), "{html}");
+    for attribute in ["href", "action", "src"] {
+        assert!(!html.contains(&format!("{attribute}=\"//")), "{html}");
     }
 }
 

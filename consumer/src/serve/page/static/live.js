@@ -298,10 +298,8 @@ function lost(own, error) {
 export function startLive() {
   if (at) return;
   listen();
-  if (view !== "tasks" && view !== "task") {
-    setTimeout(() => location.reload(), 5000);
-    return;
-  }
+  if (view === "retry") setTimeout(() => location.reload(), 5000);
+  if (view !== "tasks" && view !== "task") return;
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) {
       const own = stream;
