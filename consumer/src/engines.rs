@@ -10,7 +10,8 @@ use service::text::shown;
 use service::time::{duration, timestamp};
 use service::words::counted;
 
-use crate::query::{DEFAULT_LIMIT, EnginePage, EnginesQuery, LARGEST_LIMIT, Reader};
+use crate::page_options::{PageOptions, next_page};
+use crate::query::{EnginePage, EnginesQuery, Reader};
 use crate::store::{Database, DatabaseOptions};
 use crate::tasks::{age, percent, wrong_usage};
 
@@ -38,15 +39,8 @@ pub struct EnginesOptions {
     /// An exec task without an end counts for at most so long after its last report; at most 1h
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
     longest_gap: Duration,
-    /// At most so many engines
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT, value_parser = clap::value_parser!(u32).range(1..=i64::from(LARGEST_LIMIT)))]
-    limit: u32,
-    /// The page after the one that ended with this cursor, with the same options
-    #[arg(long, value_name = "CURSOR")]
-    cursor: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    page: PageOptions,
 }
 
 /// Prints a page of engines.
@@ -62,11 +56,11 @@ pub async fn engines(asked: EnginesOptions, options: &DatabaseOptions) -> anyhow
         from: asked.from,
         to: asked.to,
         longest_gap: asked.longest_gap,
-        limit: asked.limit,
-        cursor: asked.cursor,
+        limit: asked.page.limit,
+        cursor: asked.page.cursor,
     };
     let page = reader.engines(&query).await.map_err(wrong_usage)?;
-    if asked.json {
+    if asked.page.json {
         return output::print_json(&page);
     }
     output::print(&text(&page, reader.place())?)?;
@@ -117,8 +111,6 @@ fn text(page: &EnginePage, place: &str) -> anyhow::Result<String> {
         page.from,
         page.to
     )?;
-    if let Some(next) = &page.next {
-        writeln!(text, "the next page: --cursor {next}")?;
-    }
+    text += &next_page(page.next.as_deref());
     Ok(text)
 }

@@ -9,7 +9,8 @@ use service::text::shown;
 use service::time::timestamp;
 use service::words::counted;
 
-use crate::query::{DEFAULT_LIMIT, JobPage, JobsQuery, LARGEST_LIMIT, Reader};
+use crate::page_options::{PageOptions, next_page};
+use crate::query::{JobPage, JobsQuery, Reader};
 use crate::store::{Database, DatabaseOptions};
 use crate::tasks::{age, as_of, gib, percent, wrong_usage};
 
@@ -28,15 +29,8 @@ pub struct JobsOptions {
     /// As it was known at this time, by the engine's clock: RFC 3339, or back from now as in -2h
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     at: Option<Timestamp>,
-    /// At most so many jobs
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT, value_parser = clap::value_parser!(u32).range(1..=i64::from(LARGEST_LIMIT)))]
-    limit: u32,
-    /// The page after the one that ended with this cursor, with the same options
-    #[arg(long, value_name = "CURSOR")]
-    cursor: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    page: PageOptions,
 }
 
 /// Prints a page of jobs.
@@ -51,11 +45,11 @@ pub async fn jobs(asked: JobsOptions, options: &DatabaseOptions) -> anyhow::Resu
         user: asked.user,
         running: asked.running,
         at: asked.at,
-        limit: asked.limit,
-        cursor: asked.cursor,
+        limit: asked.page.limit,
+        cursor: asked.page.cursor,
     };
     let page = reader.jobs(&query).await.map_err(wrong_usage)?;
-    if asked.json {
+    if asked.page.json {
         return output::print_json(&page);
     }
     output::print(&text(&page, asked.at, reader.place())?)?;
@@ -90,8 +84,6 @@ fn text(page: &JobPage, at: Option<Timestamp>, place: &str) -> anyhow::Result<St
     let mut text = right_aligned(&mut grid, [1, 2, 4, 5, 6, 7, 8, 9]);
     let count = counted(page.items.len(), "job");
     writeln!(text, "{count} in {place}{}", as_of(at))?;
-    if let Some(next) = &page.next {
-        writeln!(text, "the next page: --cursor {next}")?;
-    }
+    text += &next_page(page.next.as_deref());
     Ok(text)
 }

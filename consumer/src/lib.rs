@@ -35,6 +35,7 @@ mod tasks;
 mod top;
 mod usage;
 
+mod page_options;
 mod task_options;
 
 mod entrance;

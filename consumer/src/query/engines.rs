@@ -27,7 +27,7 @@ use crate::store::{Dialect, Row, Session, StoreError, Value};
 /// The most users of an engine that are named.
 const MAX_USERS: i64 = 20;
 
-/// Which engines.
+/// Which engines. What is serialized has to be the same on each page.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct EnginesQuery {
     /// Only this instance.
@@ -43,8 +43,10 @@ pub(crate) struct EnginesQuery {
     /// A task without an end occupies its engine for at most so long after its last report; at most an hour.
     pub(crate) longest_gap: Duration,
     /// From 1 to [`LARGEST_LIMIT`].
+    #[serde(skip)]
     pub(crate) limit: u32,
     /// `next` of the page before.
+    #[serde(skip)]
     pub(crate) cursor: Option<String>,
 }
 
@@ -114,15 +116,6 @@ impl EnginesQuery {
         check_text("user", self.user.as_deref())
     }
 
-    /// All that has to be the same on each page.
-    fn without_place(&self) -> Self {
-        Self {
-            limit: 0,
-            cursor: None,
-            ..self.clone()
-        }
-    }
-
     /// The conditions on a task.
     fn filters(&self, statement: &mut Statement) -> Vec<String> {
         let filters = [
@@ -145,8 +138,7 @@ impl Reader {
     /// If a parameter or the cursor is no good, or the database fails.
     pub(crate) async fn engines(&mut self, query: &EnginesQuery) -> Result<EnginePage, QueryError> {
         query.check()?;
-        let same = query.without_place();
-        let place: Option<Place> = place(query.cursor.as_deref(), &same)?;
+        let place: Option<Place> = place(query.cursor.as_deref(), query)?;
         let moment = match &place {
             Some(place) => time(place.moment)?,
             None => Timestamp::now(),
@@ -169,7 +161,7 @@ impl Reader {
                 instance: last.engine_instance.clone(),
                 engine_type: last.engine_type.clone(),
             };
-            cursor(&same, &place)
+            cursor(query, &place)
         });
         Ok(EnginePage {
             from: asked.from,

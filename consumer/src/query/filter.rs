@@ -98,8 +98,8 @@ impl Default for Thresholds {
     }
 }
 
-/// A list of tasks that is asked for.
-#[derive(Clone, Debug)]
+/// A list of tasks that is asked for. What is serialized has to be the same on each page.
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct TaskQuery {
     pub(crate) filter: TaskFilter,
     pub(crate) order: TaskOrder,
@@ -108,8 +108,10 @@ pub(crate) struct TaskQuery {
     /// As it was known at this time; `None`: now.
     pub(crate) at: Option<Timestamp>,
     /// From 1 to [`LARGEST_LIMIT`].
+    #[serde(skip)]
     pub(crate) limit: u32,
     /// `next` of the page before, which was asked for with the same filters, order, time and thresholds.
+    #[serde(skip)]
     pub(crate) cursor: Option<String>,
     pub(crate) thresholds: Thresholds,
 }
@@ -125,22 +127,6 @@ impl Default for TaskQuery {
             cursor: None,
             thresholds: Thresholds::default(),
         }
-    }
-}
-
-impl TaskQuery {
-    /// All that has to be the same on each page.
-    pub(super) fn of_each_page(&self) -> impl Serialize + '_ {
-        let Self {
-            filter,
-            order,
-            descending,
-            at,
-            thresholds,
-            limit: _,
-            cursor: _,
-        } = self;
-        (filter, order, descending, at, thresholds)
     }
 }
 

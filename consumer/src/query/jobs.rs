@@ -14,7 +14,7 @@ use super::sql::{self, Statement};
 use super::watermark::Watermark;
 use crate::store::{Dialect, Row, Session, StoreError, Value};
 
-/// Which jobs.
+/// Which jobs. What is serialized has to be the same on each page.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct JobsQuery {
     /// Only this job.
@@ -26,8 +26,10 @@ pub(crate) struct JobsQuery {
     /// As it was known at this time; `None`: now.
     pub(crate) at: Option<Timestamp>,
     /// From 1 to [`LARGEST_LIMIT`].
+    #[serde(skip)]
     pub(crate) limit: u32,
     /// `next` of the page before.
+    #[serde(skip)]
     pub(crate) cursor: Option<String>,
 }
 
@@ -77,15 +79,6 @@ impl JobsQuery {
         check_text("job_id", self.job_id.as_deref())?;
         check_text("user", self.user.as_deref())
     }
-
-    /// All that has to be the same on each page.
-    fn without_place(&self) -> Self {
-        Self {
-            limit: 0,
-            cursor: None,
-            ..self.clone()
-        }
-    }
 }
 
 impl Reader {
@@ -97,8 +90,7 @@ impl Reader {
     pub(crate) async fn jobs(&mut self, query: &JobsQuery) -> Result<JobPage, QueryError> {
         query.check()?;
         self.require_history(query.at)?;
-        let same = query.without_place();
-        let place: Option<(i64, String)> = place(query.cursor.as_deref(), &same)?;
+        let place: Option<(i64, String)> = place(query.cursor.as_deref(), query)?;
         let after = match place {
             Some((started, job_id)) => Some((time(started)?, job_id)),
             None => None,
@@ -106,7 +98,7 @@ impl Reader {
         let read = page(&mut *self.session, query, after).await;
         let (items, last) =
             read.map_err(failed(|| format!("reading the jobs of {}", self.place)))?;
-        let next = last.map(|last| cursor(&same, &last));
+        let next = last.map(|last| cursor(query, &last));
         Ok(JobPage {
             items,
             next,

@@ -94,7 +94,7 @@ impl Reader {
         query: &TaskQuery,
         limit: Option<u32>,
     ) -> Result<TaskPage, QueryError> {
-        let place: Option<Place> = place(query.cursor.as_deref(), &query.of_each_page())?;
+        let place: Option<Place> = place(query.cursor.as_deref(), query)?;
         let moment = self.moment(query, place.as_ref())?;
         let mut statement = Statement::default();
         let dialect = self.session.dialect();
@@ -115,7 +115,7 @@ impl Reader {
     /// # Errors
     /// As [`page`](Self::page).
     pub(crate) async fn count(&mut self, query: &TaskQuery) -> Result<u64, QueryError> {
-        let place: Option<Place> = place(query.cursor.as_deref(), &query.of_each_page())?;
+        let place: Option<Place> = place(query.cursor.as_deref(), query)?;
         let moment = self.moment(query, place.as_ref())?;
         let dialect = self.session.dialect();
         let mut statement = Statement::default();
@@ -360,7 +360,7 @@ async fn read_page(
                 key,
                 exec_id: item.exec_id.clone(),
             };
-            next = Some(cursor(&query.of_each_page(), &place));
+            next = Some(cursor(query, &place));
         }
         items.push(item);
     }

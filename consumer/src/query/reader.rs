@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::model::{Metrics, Sequences, Task, TaskDetails};
-use super::sql::{self, NEWEST};
+use super::sql::{self, NEWEST, NEWEST_PART};
 use super::watermark::Watermark;
 use crate::rows::Part;
 use crate::store::{Access, Database, Row, Session, StoreError};
@@ -261,7 +261,7 @@ async fn task_details(
         "SELECT application_id, status, queue, memory_bytes, cores, instances, {reported_at} FROM task_resource \
          WHERE task_id = $1 AND (reported_at, event_partition, event_offset) = \
          (SELECT reported_at, event_partition, event_offset FROM task_resource WHERE task_id = $1 AND {} \
-         ORDER BY reported_at DESC, event_partition DESC, event_offset DESC LIMIT 1) \
+         ORDER BY {NEWEST_PART} LIMIT 1) \
          ORDER BY application_id",
         known(Part::Resource)
     );
@@ -269,7 +269,7 @@ async fn task_details(
 
     let metrics = format!(
         "SELECT engine_running_tasks, {} AS metrics, {reported_at} FROM task_metrics WHERE task_id = $1 AND {} \
-         ORDER BY task_metrics.reported_at DESC, event_partition DESC, event_offset DESC LIMIT 1",
+         ORDER BY task_metrics.{NEWEST_PART} LIMIT 1",
         dialect.json_text("metrics"),
         known(Part::Metrics)
     );

@@ -136,7 +136,7 @@ pub(super) fn ended(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
     )
 }
 
-/// The newest resource part of a task comes first.
+/// The newest part of a task comes first.
 pub(super) const NEWEST_PART: &str = "reported_at DESC, event_partition DESC, event_offset DESC";
 
 /// The sum of a column over the applications of the newest resource part of the task `task`; null: there is none, or the
