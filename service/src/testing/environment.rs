@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a broker may take for an answer. A small machine that does much else is slow, and is not
@@ -12,7 +14,7 @@ pub const ASK: Duration = Duration::from_secs(60);
 /// The value of an environment variable that names a service, as `deploy/test` sets it. Where it is
 /// absent the test is to return, which skips it; unless `TEST_REQUIRE_SERVICES` is set, which fails.
 pub fn service(variable: &str) -> Option<String> {
-    TIMED.with(|_| {}); // from the first use on
+    WATCHED.with(|_| {}); // from the first use on
     let value = std::env::var(variable).ok();
     if value.is_none() {
         assert!(
@@ -25,13 +27,57 @@ pub fn service(variable: &str) -> Option<String> {
 }
 
 thread_local! {
-    static TIMED: Timed = Timed(Instant::now());
+    static WATCHED: Watched = Watched::begin();
 }
 
-/// Adds the time of a test, which has a thread of its own, to the file that `TEST_TIMES` names.
-struct Timed(Instant);
+/// A test, which has a thread of its own. Its time is added to the file that `TEST_TIMES` names. One that has not
+/// ended after `TEST_HANGS_AFTER` seconds never will: it is named, with what its threads wait for, and ends them all.
+struct Watched {
+    since: Instant,
+    _ended: Option<Sender<()>>,
+}
 
-impl Drop for Timed {
+impl Watched {
+    fn begin() -> Self {
+        let limit = std::env::var("TEST_HANGS_AFTER");
+        let limit = limit.ok().and_then(|limit| limit.parse().ok());
+        let watcher = limit.map(|limit| {
+            let (ended, end) = std::sync::mpsc::channel();
+            let test = std::thread::current().name().unwrap_or("?").to_owned();
+            std::thread::spawn(move || {
+                if end.recv_timeout(Duration::from_secs(limit)) == Err(RecvTimeoutError::Timeout) {
+                    end_hung(&test, limit);
+                }
+            });
+            ended
+        });
+        Self {
+            since: Instant::now(),
+            _ended: watcher,
+        }
+    }
+}
+
+/// Past the test runner, which keeps what a test prints until it ends.
+fn end_hung(test: &str, limit: u64) -> ! {
+    let mut log = std::io::stderr();
+    let _ = writeln!(
+        log,
+        "{test} has not ended in {limit} s; all tests are given up"
+    );
+    let id = std::process::id().to_string();
+    let children = ["-o", "pid,etime,args", "--ppid", &id];
+    let stacks = ["-p", &id, "-batch", "-ex", "thread apply all bt 30"];
+    for (tool, arguments) in [("ps", &children[..]), ("gdb", &stacks[..])] {
+        // Either may be absent; what they say goes where the line above went.
+        if let Ok(told) = Command::new(tool).args(arguments).output() {
+            let _ = log.write_all(&told.stdout);
+        }
+    }
+    std::process::abort()
+}
+
+impl Drop for Watched {
     fn drop(&mut self) {
         let (thread, package) = (std::thread::current(), std::env::var("CARGO_PKG_NAME"));
         let (Ok(file), Some(test), Ok(package)) =
@@ -41,7 +87,7 @@ impl Drop for Timed {
         };
         let line = format!(
             "{:6.1} s  {package} {test}\n",
-            self.0.elapsed().as_secs_f64()
+            self.since.elapsed().as_secs_f64()
         );
         let file = File::options().create(true).append(true).open(file);
         let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));

@@ -100,12 +100,13 @@ impl Running {
         Self { thread, stop }
     }
 
+    /// No thread waits for it: a test whose consumer goes on could not end.
     async fn ended(self) -> anyhow::Result<()> {
-        let joined = tokio::task::spawn_blocking(move || self.thread.join().unwrap());
-        tokio::time::timeout(Duration::from_secs(120), joined)
-            .await
-            .unwrap()
-            .unwrap()
+        until("the consumer ends", Duration::from_secs(120), async || {
+            self.thread.is_finished().then_some(())
+        })
+        .await;
+        self.thread.join().unwrap()
     }
 
     pub(crate) async fn stop(self) {
