@@ -267,7 +267,7 @@ pub(crate) fn is_unstored(rows: &Rows<'_>, part: Part, positions: &Positions) ->
 /// The tasks that some events are about.
 #[derive(Default)]
 pub(crate) struct Tasks<'a> {
-    /// Of each task the event that tells its newest state.
+    /// Of each task the event that tells its newest state, with the least times of all its events.
     pub(crate) newest: Vec<Rows<'a>>,
     /// Each task's place in `newest`, by execId.
     pub(crate) places: HashMap<&'a str, usize, RandomState>,
@@ -279,8 +279,7 @@ impl<'a> Tasks<'a> {
         let place = self.places.entry(rows.info.exec_id);
         let place = *place.or_insert(self.newest.len());
         match self.newest.get_mut(place) {
-            Some(held) if rows.rank() > held.rank() => *held = *rows,
-            Some(_) => {}
+            Some(held) => held.fold(rows),
             None => self.newest.push(*rows),
         }
         place

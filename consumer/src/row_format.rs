@@ -95,9 +95,23 @@ impl RowWriter {
         &self.0
     }
 
+    /// Cuts the one row that was written to its first fields.
+    pub(crate) fn cut_fields(&mut self, count: usize) {
+        let length = first_fields(self.0.get(2..).unwrap_or_default(), count).len();
+        self.0.truncate(2 + length);
+        if let Some(head) = self.0.first_chunk_mut() {
+            *head = (count as i16).to_be_bytes();
+        }
+    }
+
     /// Takes the rows out.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.0)
+    }
+
+    /// Fields as they stand in another row.
+    pub(crate) fn fields(&mut self, fields: &[u8]) {
+        self.0.extend_from_slice(fields);
     }
 
     pub(crate) fn field(&mut self, bytes: &[u8]) {
@@ -248,6 +262,14 @@ pub(crate) fn after(row: &[u8], count: usize) -> &[u8] {
     (0..count).fold(fields, |fields, _| {
         split_field(fields).map_or(&[], |(_, after)| after)
     })
+}
+
+/// The first `count` of these fields.
+pub(crate) fn first_fields(fields: &[u8], count: usize) -> &[u8] {
+    let rest = (0..count).fold(fields, |rest, _| {
+        split_field(rest).map_or(&[], |(_, after)| after)
+    });
+    &fields[..fields.len() - rest.len()]
 }
 
 /// The field that these bytes begin with, and what follows it.

@@ -42,6 +42,10 @@ pub(crate) struct Rows<'a> {
     pub(crate) offset: i64,
     /// What the engine said.
     pub(crate) info: PlainInfo<'a>,
+    /// When the task was first heard of: the least time of the reports that were [folded](Self::fold) into these rows.
+    pub(crate) first_reported_at: i64,
+    /// When the task ended: the least time of those of them that are final.
+    pub(crate) ended_at: Option<i64>,
     /// What the router repaired of it.
     kinds: List<'a, Adjustment>,
     /// The fields of it that were not finite.
@@ -50,13 +54,27 @@ pub(crate) struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     pub(crate) fn of(event: PlainEvent<'a>, partition: i32, offset: i64) -> Self {
+        let reported_at = event.info.reported_at;
         Self {
             partition,
             offset,
+            first_reported_at: reported_at,
+            ended_at: event.info.status.is_final().then_some(reported_at),
             info: event.info,
             kinds: event.adjustments,
             not_finite: event.not_finite,
         }
+    }
+
+    /// Takes another report of the same task in: the rows become those of the newer one, with the least times of both.
+    pub(crate) fn fold(&mut self, other: &Self) {
+        let first_reported_at = self.first_reported_at.min(other.first_reported_at);
+        let ended_at = self.ended_at.into_iter().chain(other.ended_at).min();
+        if other.rank() > self.rank() {
+            *self = *other;
+        }
+        self.first_reported_at = first_reported_at;
+        self.ended_at = ended_at;
     }
 
     /// How far the task is, 0 to 1; `None` when the engine could not tell.

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use service::text::hex;
 
-use crate::row_format::{self, POSTGRES_EPOCH_MICROS, ValueSink};
+use crate::row_format::{self, POSTGRES_EPOCH_MICROS, RowWriter, ValueSink};
 use crate::rows::{Part, Rows};
 
 /// A table whose rows come from events.
@@ -271,6 +271,71 @@ tables! { event:
         reported_at: time = event.info.reported_at,
         /// 0, 1, 2 … within the task
         sequence: i64 = event.info.sequence,
+        /// when it was first heard of: the least `reported_at` of all its reports, in whatever order they were stored. Of a task older than this column: the least that `task_progress` still had then. Null: stored by a version without the column
+        first_reported_at: optional time = Some(event.first_reported_at),
+        /// when it ended: the least `reported_at` of its final reports, known as far as `first_reported_at` is; null while there is none
+        ended_at: optional time = event.ended_at,
+    }
+}
+
+/// The columns of `task`, its last ones, that come out of all reports of a task and not of its newest one alone: the
+/// least value of all. An event's own row has what that event alone would make of them.
+pub(crate) const LEAST: [&str; 2] = ["first_reported_at", "ended_at"];
+
+const _: () = {
+    let first = Table::Task.place_of(LEAST[0]);
+    assert!(Table::Task.place_of(LEAST[1]) == first + 1);
+    assert!(Table::Task.columns().len() == first + LEAST.len());
+};
+
+/// How many columns of `task` come out of its newest report.
+const OF_NEWEST: usize = Table::Task.columns().len() - LEAST.len();
+
+/// The fields of a row of `task` that come out of its newest report, of all its fields.
+pub(crate) fn of_newest(fields: &[u8]) -> &[u8] {
+    row_format::first_fields(fields, OF_NEWEST)
+}
+
+/// The [least](LEAST) times of a row of `task`, in PostgreSQL's microseconds.
+pub(crate) fn least_times(row: &[u8]) -> LeastTimes {
+    let mut fields = row_format::fields(row).skip(OF_NEWEST);
+    let mut next = || row_format::i64_of(fields.next().flatten());
+    LeastTimes {
+        first_reported_at: next(),
+        ended_at: next(),
+    }
+}
+
+/// This row of `task` with other least times.
+pub(crate) fn with_least_times(row: &[u8], times: LeastTimes) -> Vec<u8> {
+    let mut copy = RowWriter::default();
+    copy.row(Table::Task.columns().len());
+    copy.fields(of_newest(row.get(2..).unwrap_or_default()));
+    for time in [times.first_reported_at, times.ended_at] {
+        match time {
+            Some(time) => copy.i64(time),
+            None => copy.null(),
+        }
+    }
+    copy.take()
+}
+
+/// The least times of a task's reports, in whatever unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LeastTimes {
+    pub(crate) first_reported_at: Option<i64>,
+    pub(crate) ended_at: Option<i64>,
+}
+
+impl LeastTimes {
+    pub(crate) fn take_in(&mut self, reported_at: i64, is_final: bool) {
+        let lower = |held: &mut Option<i64>| {
+            *held = Some(held.map_or(reported_at, |held| held.min(reported_at)));
+        };
+        lower(&mut self.first_reported_at);
+        if is_final {
+            lower(&mut self.ended_at);
+        }
     }
 }
 
@@ -294,6 +359,14 @@ impl Table {
     /// The histories.
     pub(crate) const HISTORIES: [Self; 3] = [Self::Progress, Self::Resource, Self::Metrics];
     pub(crate) const ALL: [Self; 4] = [Self::Progress, Self::Resource, Self::Metrics, Self::Task];
+
+    /// The columns that come out of one event: those that are digested.
+    pub(crate) const fn event_columns(self) -> &'static [Column] {
+        match self {
+            Self::Task => Self::Task.columns().split_at(OF_NEWEST).0,
+            _ => self.columns(),
+        }
+    }
 
     /// The columns of a stored row: those of an audited one, but that a history names its task by `task_id`.
     pub(crate) fn stored_columns(self) -> impl Iterator<Item = &'static Column> {
@@ -360,23 +433,41 @@ const RANK: [&str; 5] = [
     "event_offset",
 ];
 
-/// How an INSERT into `task` in the SQL of PostgreSQL and SQLite ends: a stored row takes the new state if that is
-/// newer.
+/// How an INSERT into `task` in the SQL of PostgreSQL and SQLite ends: a stored row takes the new state, and the least
+/// times of both, if that is newer. If it is not, only its times may be [lower](is_lower), which another statement sees
+/// to: reports rarely come late, and this one need not choose between two values of each column.
 pub(crate) static UPDATE_IF_NEWER: LazyLock<String> = LazyLock::new(|| {
     let names = Table::Task.columns().iter().map(|column| column.name);
-    let names: Vec<&str> = names.filter(|name| *name != EXEC_ID.name).collect();
+    let names: Vec<&str> = names
+        .filter(|name| *name != EXEC_ID.name && !LEAST.contains(name))
+        .collect();
     let of = |row: &str, names: &[&str]| {
         let names: Vec<String> = names.iter().map(|name| format!("{row}.{name}")).collect();
         names.join(", ")
     };
+    let least = LEAST.map(|name| {
+        format!(
+            "{name} = CASE WHEN excluded.{name} < task.{name} THEN excluded.{name} \
+             ELSE coalesce(task.{name}, excluded.{name}) END"
+        )
+    });
     format!(
-        "ON CONFLICT (exec_id) DO UPDATE SET ({}) = ({}) WHERE ({}) > ({})",
+        "ON CONFLICT (exec_id) DO UPDATE SET ({}) = ({}), {} WHERE ({}) > ({})",
         names.join(", "),
         of("excluded", &names),
+        least.join(", "),
         of("excluded", &RANK),
         of("task", &RANK)
     )
 });
+
+/// The SQL condition that one of the [least](LEAST) times of a stored row is to be lowered to one of these expressions;
+/// null, or false, if none is.
+pub(crate) fn is_lower(times: [&str; LEAST.len()]) -> String {
+    let [first, ended] = times;
+    let [first_reported_at, ended_at] = LEAST;
+    format!("({first} < task.{first_reported_at} OR {ended} < task.{ended_at})")
+}
 
 const fn is_same(one: &str, other: &str) -> bool {
     let (one, other) = (one.as_bytes(), other.as_bytes());

@@ -26,6 +26,18 @@ pub(super) struct Extent {
 }
 
 impl Extent {
+    /// Whether `task_progress` has what the other parts have: where they are stored further, or from further back, tasks
+    /// know of reports that it does not hold.
+    pub(super) fn progress_has_all(&self) -> bool {
+        self.stored.iter().all(|((_, partition), of_part)| {
+            let progress = self.stored.get(&(Part::Progress, *partition));
+            progress.is_some_and(|progress| {
+                (progress.first_offset, progress.next_offset)
+                    == (of_part.first_offset, of_part.next_offset)
+            })
+        })
+    }
+
     /// Chooses the offsets that are compared of each table.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::finding::{Correction, Fault, Finding, Findings, Misnamed};
 use super::fingerprint::Marks;
 use crate::row_format;
 use crate::store::{Held, held};
-use crate::tables::{Table, exec_id, place};
+use crate::tables::{Table, exec_id, of_newest, place};
 
 /// Splits pieces into rows.
 pub(crate) struct Feed {
@@ -104,8 +104,12 @@ pub(crate) async fn merge(
             stored.next().await;
         }
         if table == Table::Task {
-            let right = |held: &&Held| !wanted.contains(&held.row);
-            let wrong = found.iter().filter(right).filter_map(|held| held.task_id);
+            // The times of all its reports are compared with its history.
+            let of_event = |row: &[u8]| of_newest(row.get(2..).unwrap_or_default()).to_vec();
+            let wanted = Vec::from_iter(wanted.iter().map(|row| of_event(row)));
+            let is_wrong = |held: &&Held| !wanted.contains(&of_event(&held.row));
+            let wrong = found.iter().filter(is_wrong);
+            let wrong = wrong.filter_map(|held| held.task_id);
             findings.suspects.extend(wrong);
         } else {
             compare_event(table, wanted, found, evidence, findings);

@@ -43,6 +43,7 @@ pub(crate) mod spans;
 mod stored;
 mod sums;
 mod tasks;
+mod times;
 mod topic;
 mod verdict;
 

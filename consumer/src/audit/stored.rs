@@ -9,12 +9,13 @@ use schemas::TaskStatus;
 use tokio_util::sync::CancellationToken;
 
 use super::fingerprint::{Fingerprint, Marks, Plan};
+use super::times::Untold;
 use crate::row_format;
 use crate::store::{Database, Places, Selection, Snapshot, StoreError};
-use crate::tables::{TASK, Table};
+use crate::tables::{LeastTimes, TASK, Table, least_times, of_newest};
 
-/// At most this many tasks are held in memory while rows are read: some 50 MiB, what a hash table of 2^19 buckets holds
-/// before it grows.
+/// At most this many tasks are held in memory while rows are read: some 70 MiB, what a hash table of 2^19 buckets and a
+/// list of times hold before they grow.
 const MAX_KNOWN: usize = (1 << 19) / 8 * 7;
 /// At most this many tasks that are behind their history are reported.
 const MAX_OUTRANKED: usize = 10_000;
@@ -37,6 +38,8 @@ pub(super) struct StoredTasks<'a> {
     /// The tasks by their keys, so that the database need not join each row with its task. `None`: there are too many, or
     /// not all were read.
     known: Option<HashMap<i64, Known, ahash::RandomState>>,
+    /// Tasks whose least times cannot be right, whatever their history; at most [`MAX_OUTRANKED`].
+    impossible: BTreeSet<i64>,
 }
 
 /// What is known of a task.
@@ -44,6 +47,9 @@ struct Known {
     /// As [`Plan::name`] gives it.
     name: u64,
     rank: Option<Rank>,
+    times: LeastTimes,
+    /// Its place in a list of all.
+    nth: u32,
 }
 
 /// The order of a task's reports: the greatest is its newest state. Times in PostgreSQL's microseconds; see `Rows::rank`.
@@ -61,7 +67,8 @@ impl<'a> StoredTasks<'a> {
         places: &Option<Places>,
     ) -> Result<Self, StoreError> {
         let mut fingerprint = Fingerprint::new(plan);
-        let mut known = places.is_none().then(HashMap::default);
+        let mut known: Option<HashMap<_, _, _>> = places.is_none().then(HashMap::default);
+        let mut impossible = BTreeSet::new();
         let tasks = Selection {
             addressed: true,
             ..Selection::of_table(Table::Task, places.clone())
@@ -69,15 +76,30 @@ impl<'a> StoredTasks<'a> {
         snapshot
             .each(&tasks, |row| {
                 let task_id = row_format::i64_of(row_format::fields(row).nth(1).flatten());
-                let fields = row_format::after(row, 2);
+                let all = row_format::after(row, 2);
+                let fields = of_newest(all);
+                let rank = rank_of_task(fields);
+                let times = least_times(&[&row[..2], all].concat());
+                if let (Some(task_id), Some(rank)) = (task_id, rank)
+                    && !may_be(times, rank)
+                    && impossible.len() < MAX_OUTRANKED
+                {
+                    impossible.insert(task_id);
+                }
                 if let Some((partition, offset)) = fingerprint.add(Table::Task, fields) {
                     newest.set(partition, offset);
                 }
                 if let (Some(known), Some(task_id)) = (&mut known, task_id) {
                     let exec_id = row_format::fields(row).nth(2 + TASK).flatten();
                     let name = plan.name(exec_id);
-                    let rank = rank_of_task(fields);
-                    known.insert(task_id, Known { name, rank });
+                    let nth = known.len() as u32;
+                    let of_task = Known {
+                        name,
+                        rank,
+                        times,
+                        nth,
+                    };
+                    known.insert(task_id, of_task);
                 }
                 if known.as_ref().is_some_and(|known| known.len() >= MAX_KNOWN) {
                     known = None;
@@ -89,8 +111,19 @@ impl<'a> StoredTasks<'a> {
             fingerprint,
             newest,
             known,
+            impossible,
         })
     }
+}
+
+/// Whether a task with a newest report of this rank can have these times.
+fn may_be(times: LeastTimes, (is_final, reported_at, ..): Rank) -> bool {
+    times.first_reported_at.is_some_and(|first| {
+        let ended = times.ended_at;
+        first <= reported_at
+            && ended.is_some() == is_final
+            && ended.is_none_or(|ended| first <= ended && ended <= reported_at)
+    })
 }
 
 /// The places of the fields that ranks are read from.
@@ -132,7 +165,8 @@ fn rank_of_report(fields: &[u8]) -> Option<(i64, Rank)> {
 /// What the histories hold.
 pub(super) struct StoredRows<'a> {
     pub(super) fingerprint: Fingerprint<'a>,
-    /// Tasks that are behind their history; at most [`MAX_OUTRANKED`].
+    /// Tasks that are behind their history, or whose least times are not those of it; at most [`MAX_OUTRANKED`] of each
+    /// kind.
     pub(super) outranked: BTreeSet<i64>,
 }
 
@@ -144,6 +178,8 @@ pub(super) struct Scan<'a, 'p> {
     pub(super) places: &'a Option<Places>,
     /// Only what was reported then or later.
     pub(super) reported_from: Option<Timestamp>,
+    /// Whether a report that a task knows of is in `task_progress`, unless it was reported before then.
+    pub(super) progress_has_all: bool,
     pub(super) bar: &'a ProgressBar,
     pub(super) stop: &'a CancellationToken,
 }
@@ -208,6 +244,9 @@ impl<'p> Scan<'_, 'p> {
             }
         };
         let mut rows = 0;
+        let known = tasks.known.as_ref();
+        let of_progress = known.filter(|_| tables.contains(&Table::Progress));
+        let mut least = vec![LeastTimes::default(); of_progress.map_or(0, HashMap::len)];
         for &table in tables {
             let outranking = table == Table::Progress && tasks.known.is_none();
             let selection = Selection {
@@ -231,9 +270,11 @@ impl<'p> Scan<'_, 'p> {
                         if table == Table::Progress
                             && let Some((task_id, rank)) = rank_of_report(fields)
                             && let Some(of_task) = known.get(&task_id)
-                            && of_task.rank.is_some_and(|of_task| rank > of_task)
                         {
-                            behind(task_id);
+                            least[of_task.nth as usize].take_in(rank.1, rank.0);
+                            if of_task.rank.is_some_and(|of_task| rank > of_task) {
+                                behind(task_id);
+                            }
                         }
                         fingerprint.add_named(table, fields, |task_id| {
                             let known = row_format::i64_of(task_id).and_then(|id| known.get(&id));
@@ -248,6 +289,29 @@ impl<'p> Scan<'_, 'p> {
                 !self.stop.is_cancelled()
             };
             snapshot.each(&selection, each).await?;
+        }
+        if tables.contains(&Table::Progress) {
+            let untold = Untold::new(self.reported_from, !self.progress_has_all);
+            tasks.impossible.iter().copied().for_each(&mut behind);
+            match known {
+                Some(known) => {
+                    let with_others = known.iter().filter(|(_, of_task)| {
+                        let of_history = least[of_task.nth as usize];
+                        of_history.first_reported_at.is_some()
+                            && untold.expected(of_task.times, of_history) != of_task.times
+                    });
+                    with_others
+                        .map(|(task_id, _)| *task_id)
+                        .for_each(&mut behind);
+                }
+                None => {
+                    let (from, has_all) = (self.reported_from, self.progress_has_all);
+                    let others = snapshot
+                        .with_other_times(self.places, from, has_all, MAX_OUTRANKED)
+                        .await?;
+                    others.into_iter().for_each(&mut behind);
+                }
+            }
         }
         Ok(StoredRows {
             fingerprint,

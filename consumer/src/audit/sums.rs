@@ -63,6 +63,7 @@ impl Sums {
                     tasks: &tasks,
                     places,
                     reported_from: topic.expired_before,
+                    progress_has_all: extent.progress_has_all(),
                     bar: &rows_bar,
                     stop: topic.stop,
                 };

@@ -1,7 +1,7 @@
 //! `task`: whether each task's row is that of the newest of its reports.
 //!
-//! The row names its event, and is compared with that event's row like any other row. Whether another report is newer is
-//! looked up in `task_progress`, which was itself compared with the topic.
+//! The row names its event, and is compared with that event's row like any other row. Whether another report is newer, and
+//! what the least times of all reports are, is looked up in `task_progress`, which was itself compared with the topic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,11 +11,12 @@ use super::finding::{Correction, Fault, Finding, Findings};
 use super::misnamed::MissingTask;
 use super::spans::Spans;
 use super::stored::{Rank, rank_of_task};
+use super::times::Untold;
 use super::topic::{Isolation, Topic, each_record};
-use crate::row_format::RowWriter;
+use crate::row_format::{POSTGRES_EPOCH_MICROS, RowWriter};
 use crate::rows::{Rows, rows};
 use crate::store::{Held, Selection, Snapshot, StoreError, held};
-use crate::tables::{Table, TaskKey, exec_id, place};
+use crate::tables::{LeastTimes, Table, TaskKey, exec_id, least_times, place, with_least_times};
 
 /// Tasks examined at once: some tens of MiB, and one scan of their reports' offsets.
 const AT_ONCE: usize = 20_000;
@@ -32,6 +33,7 @@ pub(crate) async fn resolve(
     snapshot: &mut Snapshot,
     topic: &Topic<'_>,
     spans: &Spans,
+    untold: Untold,
     suspects: BTreeSet<i64>,
     missing: Vec<MissingTask>,
     findings: &mut Findings,
@@ -61,15 +63,26 @@ pub(crate) async fn resolve(
             };
             Some((*task_id, name.to_owned()))
         });
-        let places = faulty.sound_places(snapshot, named.collect()).await?;
+        let named: Vec<(i64, String)> = named.collect();
+        let names: HashMap<i64, String> = named.iter().cloned().collect();
+        let mut times = faulty.sound_times(snapshot, &named).await?;
+        let places = faulty.sound_places(snapshot, named).await?;
         let named = held.values().filter_map(|held| place(&held.row));
         let all: BTreeSet<Place> = places.values().flatten().copied().chain(named).collect();
         let reports = Reports::read(topic, all)?;
         for (task_id, places) in &places {
+            let mut times = times.remove(task_id).unwrap_or_default();
+            reports.take_in_times(places, &mut times);
+            let is_unprovable = |name| faulty.unprovable.contains_key(name);
+            let untold = match names.get(task_id).is_some_and(is_unprovable) {
+                true => untold.with_gaps(),
+                false => untold,
+            };
             let finding = match (held.remove(task_id), missing.get(task_id)) {
-                (Some(held), _) => wrong(held, places, &reports, spans),
+                (Some(held), _) => wrong(held, places, &reports, spans, times, untold),
                 (None, Some(exec_id)) => {
-                    Some(gone(Some(*task_id), exec_id, reports.newest(places)))
+                    let newest = reports.newest(places);
+                    Some(gone(Some(*task_id), exec_id, newest, times))
                 }
                 (None, None) => None,
             };
@@ -90,6 +103,14 @@ struct Report {
     row: Vec<u8>,
     rank: Option<Rank>,
     is_expired: bool,
+}
+
+impl Report {
+    fn take_in_times(&self, times: &mut LeastTimes) {
+        if let Some((is_final, reported_at, ..)) = self.rank {
+            times.take_in(reported_at, is_final);
+        }
+    }
 }
 
 impl Reports {
@@ -122,6 +143,13 @@ impl Reports {
         self.0.get(&place)?.as_ref()
     }
 
+    /// Takes the reports at these places in.
+    fn take_in_times(&self, places: &BTreeSet<Place>, times: &mut LeastTimes) {
+        for report in places.iter().filter_map(|place| self.at(*place)) {
+            report.take_in_times(times);
+        }
+    }
+
     fn newest(&self, places: &BTreeSet<Place>) -> Option<&Report> {
         let reports = places.iter().filter_map(|place| self.at(*place));
         reports.max_by_key(|report| report.rank)
@@ -134,6 +162,8 @@ struct Faulty {
     held: BTreeMap<String, BTreeSet<Place>>,
     /// Places of events whose rows are missing or differ.
     expected: BTreeMap<String, BTreeSet<Place>>,
+    /// Places of stored rows that nothing proves.
+    unprovable: BTreeMap<String, BTreeSet<Place>>,
 }
 
 impl Faulty {
@@ -141,12 +171,17 @@ impl Faulty {
         let mut faulty = Self {
             held: BTreeMap::new(),
             expected: BTreeMap::new(),
+            unprovable: BTreeMap::new(),
         };
         let of_progress = findings
             .found
             .iter()
             .filter(|finding| finding.table == Table::Progress.name());
         for finding in of_progress {
+            if let (Fault::Unprovable, Some(name)) = (finding.fault, &finding.exec_id) {
+                let of_task = faulty.unprovable.entry(name.clone()).or_default();
+                of_task.insert((finding.partition, finding.offset));
+            }
             let (held, expected) = match &finding.correction {
                 Correction::Insert { row, .. } => (None, Some(row)),
                 Correction::Delete { row, .. } => (Some(row), None),
@@ -162,6 +197,38 @@ impl Faulty {
             }
         }
         faulty
+    }
+
+    /// The least times of the stored reports of each task, but for faulty ones, in PostgreSQL's microseconds.
+    async fn sound_times(
+        &self,
+        snapshot: &mut Snapshot,
+        tasks: &[(i64, String)],
+    ) -> Result<HashMap<i64, LeastTimes>, StoreError> {
+        let none = BTreeSet::new();
+        let held = |name: &str| self.held.get(name).unwrap_or(&none);
+        let unprovable = |name: &str| self.unprovable.get(name).unwrap_or(&none);
+        let faults = |name: &str| held(name).len() + unprovable(name).len();
+        let (few, many): (Vec<_>, Vec<_>) =
+            tasks.iter().partition(|(_, name)| faults(name) < REPORTS);
+        let few: Vec<i64> = few.into_iter().map(|(task_id, _)| *task_id).collect();
+        let mut earliest = snapshot.earliest_reports(&few, REPORTS).await?;
+        for (task_id, name) in many {
+            let at_most = faults(name) + 1;
+            earliest.extend(snapshot.earliest_reports(&[*task_id], at_most).await?);
+        }
+        let times = tasks.iter().map(|(task_id, name)| {
+            let mut times = LeastTimes::default();
+            let reports = earliest.remove(task_id).unwrap_or_default().into_iter();
+            let is_sound =
+                |place: &Place| !held(name).contains(place) && !unprovable(name).contains(place);
+            for report in reports.filter(|report| is_sound(&report.place)) {
+                let reported_at = report.reported_at.wrapping_sub(POSTGRES_EPOCH_MICROS);
+                times.take_in(reported_at, report.is_final);
+            }
+            (*task_id, times)
+        });
+        Ok(times.collect())
     }
 
     /// Places that include the one of each task's newest report.
@@ -226,8 +293,9 @@ pub(crate) async fn find_lost(
     let all = places.values().flatten().copied().collect();
     let reports = Reports::read(topic, all)?;
     let lost = places.iter().filter_map(|(name, places)| {
-        let newest = reports.newest(places)?;
-        Some(gone(None, name, Some(newest)))
+        let (newest, mut times) = (reports.newest(places)?, LeastTimes::default());
+        reports.take_in_times(places, &mut times);
+        Some(gone(None, name, Some(newest), times))
     });
     let lost: Vec<Finding> = lost.collect();
     for finding in lost {
@@ -236,8 +304,13 @@ pub(crate) async fn find_lost(
     Ok(())
 }
 
-fn gone(task_id: Option<i64>, exec_id: &str, newest: Option<&Report>) -> Finding {
-    let newest = newest.map(|newest| newest.row.clone());
+fn gone(
+    task_id: Option<i64>,
+    exec_id: &str,
+    newest: Option<&Report>,
+    times: LeastTimes,
+) -> Finding {
+    let newest = newest.map(|newest| with_least_times(&newest.row, times));
     let (partition, offset) = newest.as_deref().and_then(place).unwrap_or((-1, -1));
     Finding {
         table: Table::Task.name(),
@@ -251,12 +324,14 @@ fn gone(task_id: Option<i64>, exec_id: &str, newest: Option<&Report>) -> Finding
     }
 }
 
-/// What is wrong with a task's row. Its newest report is at one of these places.
+/// What is wrong with a task's row. Its newest report is at one of these places; `times` are those of its history.
 fn wrong(
     held: Held,
     places: &BTreeSet<Place>,
     reports: &Reports,
     spans: &Spans,
+    mut times: LeastTimes,
+    untold: Untold,
 ) -> Option<Finding> {
     let named = place(&held.row)?;
     let name = exec_id(&held.row).map(str::to_owned);
@@ -271,7 +346,10 @@ fn wrong(
     let newest = newest.max_by_key(|report| report.rank);
     let (fault, columns, correction, at) = match newest.or(own.filter(|_| is_record)) {
         Some(newest) => {
-            let columns = Table::Task.differences(&newest.row, &held.row);
+            newest.take_in_times(&mut times);
+            let times = untold.expected(least_times(&held.row), times);
+            let row = with_least_times(&newest.row, times);
+            let columns = Table::Task.differences(&row, &held.row);
             if columns.is_empty() {
                 return None;
             }
@@ -280,15 +358,12 @@ fn wrong(
             let state =
                 |rank: Option<Rank>| rank.map(|(is_final, at, nth, ..)| (is_final, at, nth));
             match is_record || state(newest.rank) >= state(rank_of_task(&held.row[2..])) {
-                true => {
-                    let row = newest.row.clone();
-                    (
-                        Fault::Differing,
-                        columns,
-                        Correction::Task { held, row },
-                        at,
-                    )
-                }
+                true => (
+                    Fault::Differing,
+                    columns,
+                    Correction::Task { held, row },
+                    at,
+                ),
                 false => (Fault::Unprovable, Vec::new(), Correction::None, named),
             }
         }

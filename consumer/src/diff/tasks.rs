@@ -3,6 +3,7 @@
 //! A task's row is that of its newest report, so the two databases can differ rightly: one of them may have read a report
 //! that the other has not. See [`TaskMerge::compare`].
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -15,7 +16,7 @@ use crate::audit::finding::{Correction, Fault, Findings};
 use crate::audit::merge::{Feed, differing, extra, missing};
 use crate::row_format::{self, POSTGRES_EPOCH_MICROS};
 use crate::store::{Held, Order, Selection};
-use crate::tables::{TASK, Table, exec_id, place};
+use crate::tables::{TASK, Table, exec_id, least_times, of_newest, place};
 
 /// Where the columns of `task` stand that rank its reports.
 const IS_FINAL: usize = Table::Task.place_of("is_final");
@@ -256,10 +257,10 @@ impl TaskMerge<'_> {
         let (is_compared, is_right) = match (&a, &b) {
             _ if self.may_be_expired(a.as_deref(), b.as_deref()) => (false, true),
             (Some(a), Some(b)) => match (self.is_further(0, a), self.is_further(1, b)) {
-                _ if place(a) == place(b) => (true, a == b),
-                (false, false) => (true, a == b),
-                (false, true) => (false, self.is_shared(a) && rank(a) < rank(b)),
-                (true, false) => (false, self.is_shared(b) && rank(b) < rank(a)),
+                _ if place(a) == place(b) => (true, self.are_equal(a, b)),
+                (false, false) => (true, self.are_equal(a, b)),
+                (false, true) => (false, self.is_behind(a, b)),
+                (true, false) => (false, self.is_behind(b, a)),
                 (true, true) => (false, true),
             },
             (Some(row), None) => self.alone(0, row),
@@ -289,6 +290,43 @@ impl TaskMerge<'_> {
             (None, None) => return,
         };
         self.compared.findings.push(finding);
+    }
+
+    /// Whether two rows of one report are equal, but for times that are lower by reports which only their own database can
+    /// have read, or which the other one may have removed by order.
+    fn are_equal(&self, a: &[u8], b: &[u8]) -> bool {
+        let [newest_of_a, newest_of_b] = [a, b].map(|row| of_newest(row_format::after(row, 0)));
+        let [of_a, of_b] = [a, b].map(least_times);
+        newest_of_a == newest_of_b
+            && self.is_explained(of_a.first_reported_at, of_b.first_reported_at)
+            && self.is_explained(of_a.ended_at, of_b.ended_at)
+    }
+
+    /// Whether this row, of a shared event, is of an older report than that of a database which has read more.
+    fn is_behind(&self, row: &[u8], further: &[u8]) -> bool {
+        self.is_shared(row) && rank(row) < rank(further)
+    }
+
+    /// Whether both databases can rightly have these least times of a task, A's and B's; none is greater than any.
+    fn is_explained(&self, of_a: Option<i64>, of_b: Option<i64>) -> bool {
+        let [a, b] = [of_a, of_b].map(|time| time.unwrap_or(i64::MAX));
+        let (lower, least) = match a.cmp(&b) {
+            Ordering::Equal => return true,
+            Ordering::Less => (0, a),
+            Ordering::Greater => (1, b),
+        };
+        let least = least.wrapping_add(POSTGRES_EPOCH_MICROS);
+        let before = self.expired_before[1 - lower].map(Timestamp::as_microsecond);
+        self.has_own(lower) || before.is_some_and(|before| least < before)
+    }
+
+    /// Whether this side can have read any report that the other side has not.
+    fn has_own(&self, side: usize) -> bool {
+        let is_beyond = |(partition, own): (&i32, &Range<i64>)| {
+            let shared = self.shared.get(partition);
+            shared.is_none_or(|shared| own.start < shared.start || own.end > shared.end)
+        };
+        !self.is_alike && self.own[side].iter().any(is_beyond)
     }
 
     fn may_be_expired(&self, a: Option<&[u8]>, b: Option<&[u8]>) -> bool {

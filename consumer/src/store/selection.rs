@@ -28,7 +28,7 @@ pub(crate) struct Selection {
     pub(crate) addresses: Option<Vec<String>>,
     /// With two fields in front: the row's address in its table as text, and its `task_id`.
     pub(crate) addressed: bool,
-    /// With a field in front: the row's `task_id` where it outranks its task's row, else null.
+    /// With a field in front: the row's `task_id` where it outranks its task's row, or has a lower time, else null.
     /// Of `task_progress` only.
     pub(crate) outranking: bool,
     /// With the row's `task_id` in place of its task's name: no other table need be looked at. Not of
@@ -111,7 +111,8 @@ impl Selection {
             let rank = "reported_at, h.sequence, h.event_partition, h.event_offset";
             columns.push(format!(
                 "CASE WHEN (h.status IN {FINAL}, h.{rank}) > (t.is_final, t.reported_at, t.sequence, \
-                 t.event_partition, t.event_offset) THEN h.task_id END"
+                 t.event_partition, t.event_offset) OR h.reported_at < t.first_reported_at \
+                 OR (h.reported_at < t.ended_at AND h.status IN {FINAL}) THEN h.task_id END"
             ));
         }
         columns.extend(table.columns().iter().map(|column| match column.name {
@@ -168,7 +169,7 @@ impl Selection {
 }
 
 /// The condition that a row's event is at one of these places.
-fn are_at(places: &Places) -> String {
+pub(super) fn are_at(places: &Places) -> String {
     let condition = |(partition, offsets): &(i32, Range<i64>)| {
         format!(
             "(h.event_partition = {partition} AND h.event_offset >= {} AND h.event_offset < {})",

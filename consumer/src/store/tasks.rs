@@ -2,13 +2,24 @@
 
 use std::collections::HashMap;
 
-use super::selection::{FINAL, list};
+use jiff::Timestamp;
+
+use super::selection::{FINAL, Places, are_at, list};
 use super::session::{Session, Value};
 use super::{Snapshot, StoreError};
-use crate::tables::Table;
+use crate::tables::{LEAST, Table};
 
 /// Tasks of one statement.
 const AT_ONCE: usize = 1_000;
+
+/// A report in `task_progress`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoredReport {
+    pub(crate) place: (i32, i64),
+    /// Microseconds since 1970.
+    pub(crate) reported_at: i64,
+    pub(crate) is_final: bool,
+}
 
 /// What the row of a task says of it.
 #[derive(Clone, Debug)]
@@ -122,5 +133,87 @@ impl Snapshot {
             }
         }
         Ok(newest)
+    }
+
+    /// The earliest reports of each of these tasks in `task_progress`, and the earliest final ones: at most so many of
+    /// each.
+    pub(crate) async fn earliest_reports(
+        &mut self,
+        task_ids: &[i64],
+        at_most: usize,
+    ) -> Result<HashMap<i64, Vec<StoredReport>>, StoreError> {
+        let reported_at = self.0.dialect().epoch_micros("reported_at");
+        let mut earliest: HashMap<i64, Vec<StoredReport>> = HashMap::new();
+        for some in task_ids.chunks(AT_ONCE) {
+            let select = format!(
+                "SELECT task_id, event_partition, event_offset, CAST({reported_at} AS bigint) AS micros, \
+                 CAST(CASE WHEN status IN {FINAL} THEN 1 ELSE 0 END AS bigint) AS is_final FROM \
+                 (SELECT task_id, event_partition, event_offset, reported_at, status, \
+                 row_number() OVER (PARTITION BY task_id ORDER BY reported_at) AS nth, \
+                 row_number() OVER (PARTITION BY task_id, status IN {FINAL} ORDER BY reported_at) AS nth_of_kind \
+                 FROM task_progress WHERE task_id IN ({})) AS ranked \
+                 WHERE nth <= {at_most} OR (status IN {FINAL} AND nth_of_kind <= {at_most})",
+                list(some)
+            );
+            for mut row in self.0.select(&select, &[]).await? {
+                let place = (row.take("event_partition")?, row.take("event_offset")?);
+                let micros: Option<i64> = row.take("micros")?;
+                let is_final: i64 = row.take("is_final")?;
+                let of_task = earliest.entry(row.take("task_id")?).or_default();
+                of_task.extend(micros.map(|reported_at| StoredReport {
+                    place,
+                    reported_at,
+                    is_final: is_final == 1,
+                }));
+            }
+        }
+        Ok(earliest)
+    }
+
+    /// Tasks of these places, of all with none, whose least times are not those of their reports in `task_progress`. One
+    /// that is lower counts only where `has_all` says that no other report explains it; history before `expired_before`
+    /// is left out, and explains any time before then. At most so many tasks.
+    pub(crate) async fn with_other_times(
+        &mut self,
+        places: &Option<Places>,
+        expired_before: Option<Timestamp>,
+        has_all: bool,
+        at_most: usize,
+    ) -> Result<Vec<i64>, StoreError> {
+        let dialect = self.0.dialect();
+        let of_places = places.as_ref().map(|places| {
+            let are_at = are_at(places);
+            format!("task_id IN (SELECT h.task_id FROM task h WHERE {are_at})")
+        });
+        let is_left =
+            expired_before.map(|before| format!("reported_at >= {}", dialect.time(before)));
+        let conditions: Vec<String> = of_places.into_iter().chain(is_left).collect();
+        let condition = match conditions.is_empty() {
+            true => String::new(),
+            false => format!("WHERE {}", conditions.join(" AND ")),
+        };
+        let is_other = LEAST.map(|name| {
+            let is_higher = format!("t.{name} > of_task.{name}");
+            if !has_all {
+                return is_higher;
+            }
+            let is_known = expired_before.map_or_else(String::new, |before| {
+                format!(" AND t.{name} >= {}", dialect.time(before))
+            });
+            format!(
+                "{is_higher} OR ((t.{name} < of_task.{name} \
+                 OR (t.{name} IS NOT NULL AND of_task.{name} IS NULL)){is_known})"
+            )
+        });
+        let [first_reported_at, ended_at] = LEAST;
+        let select = format!(
+            "SELECT t.task_id FROM (SELECT task_id, min(reported_at) AS {first_reported_at}, \
+             min(CASE WHEN status IN {FINAL} THEN reported_at END) AS {ended_at} \
+             FROM task_progress {condition} GROUP BY task_id) AS of_task JOIN task t ON t.task_id = of_task.task_id \
+             WHERE {} LIMIT {at_most}",
+            is_other.join(" OR ")
+        );
+        let rows = self.0.select(&select, &[]).await?.into_iter();
+        rows.map(|mut row| row.take("task_id")).collect()
     }
 }

@@ -141,7 +141,7 @@ fn the_readme_says_which_columns_a_digest_is_of() {
             Table::Resource => "; within an event in the order of `application_id COLLATE \"C\"`",
             _ => "",
         };
-        let (_, others) = table.columns().split_at(TASK + 1);
+        let (_, others) = table.event_columns().split_at(TASK + 1);
         text.push_str(&format!("| `{table}` | {}{order} |\n", names(others)));
     }
     assert_has("README.md", &text);

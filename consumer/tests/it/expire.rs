@@ -221,6 +221,16 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
     assert_eq!(pipeline.count(&old_ones).await, 0);
     assert_eq!(pipeline.rows_in("task_progress").await, all - old as i64);
     assert_eq!(pipeline.names().await, ["goes-on", "late", "young"]);
+    // When it was first heard of and when it ended stay, though the reports that told so have gone.
+    let task = |contents: &[Vec<Vec<Option<String>>>], name: &str| {
+        let mut tasks = contents[0].iter();
+        let task = tasks.find(|task| task[0].as_deref() == Some(name));
+        task.cloned()
+    };
+    let after = pipeline.contents().await;
+    for name in ["goes-on", "late", "young"] {
+        assert!(task(&after, name).is_some() && task(&after, name) == task(&before, name));
+    }
 
     pipeline.assert_audit_is_equal_but_for(old_rows);
     for (a, b) in [
@@ -280,6 +290,9 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
     pipeline
         .execute("UPDATE task SET status = 'Running', is_final = (1 = 0) WHERE exec_id = 'late'")
         .await;
+    pipeline
+        .execute("UPDATE task SET first_reported_at = reported_at WHERE exec_id = 'goes-on'")
+        .await;
     let audited = pipeline.audit(&[]);
     let findings = audited.assert_code(1).said["findings"]
         .as_array()
@@ -293,6 +306,7 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
     assert_eq!(
         findings,
         [
+            finding("task", "differing", 5),
             finding("task", "differing", 6),
             finding("task_metrics", "missing", 5)
         ]
@@ -304,6 +318,9 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
         .rows("SELECT status FROM task WHERE exec_id = 'late'")
         .await;
     assert_eq!(late, [[Some("Succeed".to_owned())]]);
+    let earliest_left = "SELECT count(*) FROM task t JOIN task_progress p USING (task_id) \
+         WHERE exec_id = 'goes-on' AND p.event_offset = 4 AND p.reported_at = t.first_reported_at";
+    assert_eq!(pipeline.count(earliest_left).await, 1);
 
     // One that was killed half way: some of it is still there.
     half.execute(&format!(

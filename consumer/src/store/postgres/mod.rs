@@ -74,6 +74,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "topic id",
         include_str!("../../../migrations/postgres/0006_topic_id.sql"),
     ),
+    (
+        "task times",
+        include_str!("../../../migrations/postgres/0007_task_times.sql"),
+    ),
 ];
 
 #[async_trait]

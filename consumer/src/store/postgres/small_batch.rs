@@ -8,7 +8,7 @@ use serde::Serialize;
 use sqlx::postgres::PgConnection;
 
 use super::offsets::{OFFSET_PARAMETERS, WITH_LOCKED, bind_offsets, move_locked};
-use super::tasks::{bind_tasks, received, unnest_tasks, upsert_tasks_from};
+use super::tasks::{bind_tasks, lowered_by, received, unnest_tasks, upsert_tasks_from};
 use super::{Writing, sent_type};
 use crate::batch::{Tasks, is_unstored};
 use crate::positions::Advance;
@@ -23,8 +23,8 @@ pub(super) const MAX_RECORDS: usize = 32;
 /// All or nothing: no row is written where an offset is not the expected one. Rows of the histories come as JSON, from
 /// which PostgreSQL reads values as from literals; their `task_id` is the place of their task among the states, from 1.
 /// The key of a task whose stored state is newer is looked up as of when the statement began: locking the row makes
-/// sure that nobody has removed it since. A row that somebody has inserted since is not found, and `task_id` refuses
-/// the null.
+/// sure that nobody has removed it since. It is left out where a late report is to lower a time of it, which the general
+/// way does, and a row that somebody has inserted since is not found: a task without a key divides by zero.
 static STORE: LazyLock<String> = LazyLock::new(|| {
     let only_if = " AND (SELECT count(*) FROM locked WHERE is_expected) = cardinality($4::text[])";
     let (states, names) = (
@@ -36,10 +36,11 @@ static STORE: LazyLock<String> = LazyLock::new(|| {
          states AS (SELECT * FROM {states} WITH ORDINALITY AS states ({names}, place) \
          WHERE (SELECT count(*) FROM moved) = cardinality($4::text[])), stored AS ({}), \
          keys AS (SELECT place, coalesce(stored.task_id, \
-         (SELECT task_id FROM task WHERE task.exec_id = states.exec_id FOR KEY SHARE)) AS task_id \
+         (SELECT task_id FROM task WHERE task.exec_id = states.exec_id AND {} IS NOT TRUE FOR KEY SHARE)) AS task_id \
          FROM states LEFT JOIN stored USING (exec_id))",
         move_locked(only_if),
         upsert_tasks_from("states"),
+        lowered_by("states"),
     );
     let first = OFFSET_PARAMETERS + Table::Task.columns().len() + 1;
     for (parameter, part) in (first..).zip(Part::ALL) {
@@ -56,7 +57,8 @@ static STORE: LazyLock<String> = LazyLock::new(|| {
     }
     let counts = Part::ALL.map(|part| format!("(SELECT count(*) FROM {})", part.as_str()));
     statement.push_str(&format!(
-        " SELECT (SELECT count(*) FROM moved), ARRAY[{}]",
+        " SELECT (SELECT count(*) FROM moved) / \
+         (SELECT CASE WHEN count(*) = count(task_id) THEN 1 ELSE 0 END FROM keys), ARRAY[{}]",
         counts.join(", ")
     ));
     statement

@@ -9,7 +9,7 @@ use super::arrays::{Array, Arrays};
 use super::sent_type;
 use crate::batch::Tasks;
 use crate::store::StoreError;
-use crate::tables::{Column, Kind, TASK, Table, UPDATE_IF_NEWER};
+use crate::tables::{Column, Kind, LEAST, TASK, Table, UPDATE_IF_NEWER, is_lower};
 
 static UPSERT_TASKS: LazyLock<String> = LazyLock::new(|| {
     let (states, names) = (unnest_tasks(1), Table::Task.stored_names());
@@ -35,16 +35,21 @@ pub(super) fn unnest_tasks(first_parameter: usize) -> String {
     format!("unnest({})", Vec::from_iter(arrays).join(", "))
 }
 
-/// The columns of a table, of the values that were sent for them: of `task` the task's key or name. Microseconds are
-/// added to the epoch in two steps, since an interval multiplied by a double loses them.
+/// A time of the microseconds that were sent for it. They are added to the epoch in two steps, since an interval
+/// multiplied by a double loses them.
+pub(super) fn time(micros: &str) -> String {
+    format!(
+        "timestamptz 'epoch' + ({micros} / 1000000) * interval '1 second' \
+         + ({micros} % 1000000) * interval '1 microsecond'"
+    )
+}
+
+/// The columns of a table, of the values that were sent for them: of `task` the task's key or name.
 pub(super) fn received(table: Table, task: &str) -> String {
     let columns = table.stored_columns().enumerate();
     let received = columns.map(|(place, Column { name, kind, .. })| match kind {
         _ if place == TASK => task.to_owned(),
-        Kind::Time => format!(
-            "timestamptz 'epoch' + ({name} / 1000000) * interval '1 second' \
-             + ({name} % 1000000) * interval '1 microsecond'"
-        ),
+        Kind::Time => time(name),
         _ => (*name).to_owned(),
     });
     Vec::from_iter(received).join(", ")
@@ -52,8 +57,39 @@ pub(super) fn received(table: Table, task: &str) -> String {
 
 /// A look-up for each, numbered from 1: compared with an array, each row of `task` would be compared with all of it
 /// where PostgreSQL thinks the table small, as it does of one that was filled a moment ago.
-const SELECT_TASKS: &str = "SELECT said.number, (SELECT task_id FROM task WHERE task.exec_id = said.exec_id) \
-     FROM unnest($1::text[]) WITH ORDINALITY AS said (exec_id, number)";
+/// Each with whether the reports bring a time that is lower than its own. (LIMIT keeps it a look-up.)
+static SELECT_TASKS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT said.number, task.task_id, {} IS TRUE \
+         FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY \
+         AS said (exec_id, first_reported_at, ended_at, number) LEFT JOIN LATERAL \
+         (SELECT * FROM task WHERE task.exec_id = said.exec_id LIMIT 1) AS task ON true",
+        lowered_by("said")
+    )
+});
+
+/// Lowers times of tasks whose rows this transaction has locked.
+static LOWER_TIMES: LazyLock<String> = LazyLock::new(|| {
+    let lowered = LEAST.map(|name| {
+        format!(
+            "{name} = least(task.{name}, {})",
+            time(&format!("said.{name}"))
+        )
+    });
+    format!(
+        "UPDATE task SET {} FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS said (task_id, {}) \
+         WHERE task.task_id = said.task_id",
+        lowered.join(", "),
+        LEAST.join(", ")
+    )
+});
+
+/// The condition that a time of a task's row is to be lowered to one that was sent in this relation; null, or false, if
+/// none is.
+pub(super) fn lowered_by(relation: &str) -> String {
+    let [first, ended] = LEAST.map(|name| time(&format!("{relation}.{name}")));
+    is_lower([&first, &ended])
+}
 
 /// An array of each column of the states.
 pub(super) fn bind_tasks<'q, O>(
@@ -89,13 +125,27 @@ pub(super) async fn upsert_tasks(
         .filter(|place| task_ids[*place].is_none())
         .collect();
     if !unknown.is_empty() {
-        let of_place = |place: &usize| tasks.newest[*place].info.exec_id;
-        let found: Vec<(i64, Option<i64>)> = sqlx::query_as(SELECT_TASKS)
-            .bind(unknown.iter().map(of_place).collect::<Vec<_>>())
-            .fetch_all(connection)
+        let states = || unknown.iter().map(|place| &tasks.newest[*place]);
+        let found: Vec<(i64, Option<i64>, bool)> = sqlx::query_as(SELECT_TASKS.as_str())
+            .bind(Vec::from_iter(states().map(|rows| rows.info.exec_id)))
+            .bind(Vec::from_iter(states().map(|rows| rows.first_reported_at)))
+            .bind(Vec::from_iter(states().map(|rows| rows.ended_at)))
+            .fetch_all(&mut *connection)
             .await?;
-        for (number, task_id) in found {
-            task_ids[unknown[number as usize - 1]] = task_id;
+        let (mut keys, mut first, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, task_id, is_lower) in found {
+            let place = unknown[number as usize - 1];
+            task_ids[place] = task_id;
+            if is_lower {
+                keys.push(task_id);
+                first.push(tasks.newest[place].first_reported_at);
+                ended.push(tasks.newest[place].ended_at);
+            }
+        }
+        if !keys.is_empty() {
+            let lower = sqlx::query(LOWER_TIMES.as_str());
+            let lower = lower.bind(keys).bind(first).bind(ended);
+            lower.execute(connection).await?;
         }
     }
     let known = task_ids.into_iter();

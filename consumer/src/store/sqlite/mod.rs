@@ -69,6 +69,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "topic id",
         include_str!("../../../migrations/sqlite/0006_topic_id.sql"),
     ),
+    (
+        "task times",
+        include_str!("../../../migrations/sqlite/0007_task_times.sql"),
+    ),
 ];
 
 /// How long a lock is waited for.

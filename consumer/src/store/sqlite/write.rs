@@ -17,7 +17,7 @@ use crate::positions::{Advance, Positions};
 use crate::rows::Part;
 use crate::store::offsets::{OffsetRow, SELECT_OFFSETS, stored_offsets};
 use crate::store::{ANSWER, End, Identity, StoreError, StoredOffset, WRITE, Writer, within};
-use crate::tables::{TASK, Table, TaskKey, UPDATE_IF_NEWER};
+use crate::tables::{LEAST, TASK, Table, TaskKey, UPDATE_IF_NEWER, is_lower};
 
 const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, \
      anchor_timestamp_ms, anchor_crc32, group_id, updated_at, topic_id, first_offset) \
@@ -35,6 +35,26 @@ static UPSERT_TASK: LazyLock<String> = LazyLock::new(|| {
         "INSERT INTO task ({names}) VALUES {} {}",
         placeholders(columns),
         *UPDATE_IF_NEWER
+    )
+});
+
+/// The places of its parameters in a row of `task`.
+const IN_LOWER_TIMES: [usize; 3] = [
+    TASK,
+    Table::Task.place_of(LEAST[0]),
+    Table::Task.place_of(LEAST[1]),
+];
+
+/// Lowers the times of a task whose stored state is newer already.
+static LOWER_TIMES: LazyLock<String> = LazyLock::new(|| {
+    let [first, ended] = LEAST;
+    let lowered =
+        |name, time| format!("{name} = CASE WHEN {time} < {name} THEN {time} ELSE {name} END");
+    format!(
+        "UPDATE task SET {}, {} WHERE exec_id = ?1 AND {}",
+        lowered(first, "?2"),
+        lowered(ended, "?3"),
+        is_lower(["?2", "?3"])
     )
 });
 
@@ -290,9 +310,15 @@ fn write(
             }
             Some(Sent::Newest(tasks)) => {
                 let mut upsert = transaction.prepare_cached(&UPSERT_TASK)?;
+                let mut lower = transaction.prepare_cached(&LOWER_TIMES)?;
                 for task in tasks.rows(upsert.parameter_count()) {
                     tasks.bind(task, &mut upsert)?;
-                    upsert.raw_execute()?;
+                    if upsert.raw_execute()? == 0 {
+                        for (parameter, place) in (1..).zip(IN_LOWER_TIMES) {
+                            lower.raw_bind_parameter(parameter, tasks.bound(&task[place]))?;
+                        }
+                        lower.raw_execute()?;
+                    }
                 }
             }
             Some(Sent::End(end)) => break end,

@@ -236,6 +236,48 @@ async fn a_range_is_audited_by_itself_and_gives_the_same_digest_again(kind: Kind
     assert_eq!(pipeline.audit(&range).said["digest"], first.said["digest"]);
     let other = pipeline.audit(&["--from", "offset:0=50,1=60", "--to", "offset:0=149,1=61"]);
     assert_ne!(other.assert_equal().said["digest"], first.said["digest"]);
+    // The times of a task whose newest report is in the range are those of its whole history.
+    let end = ["--from", "offset:0=150"];
+    let contents = pipeline.contents().await;
+    let of_range = "event_partition = 0 AND event_offset >= 150";
+    let tasks = format!("SELECT count(*) FROM task WHERE {of_range}");
+    let tasks = pipeline.count(&tasks).await as u64;
+    assert!(tasks > 0);
+    let microsecond = match kind {
+        Kind::Sqlite => "1",
+        Kind::Postgres => "interval '1 microsecond'",
+    };
+    for (column, value) in [
+        (
+            "first_reported_at",
+            format!("first_reported_at + {microsecond}"),
+        ),
+        (
+            "first_reported_at",
+            format!("first_reported_at - {microsecond}"),
+        ),
+        (
+            "ended_at",
+            format!("coalesce(ended_at, reported_at) - {microsecond}"),
+        ),
+    ] {
+        pipeline
+            .execute(&format!(
+                "UPDATE task SET {column} = {value} WHERE {of_range}"
+            ))
+            .await;
+        let audited = pipeline.audit(&end);
+        assert_eq!(audited.assert_code(1).total("differing"), tasks, "{value}");
+        let found = audited.findings();
+        assert!(
+            found
+                .iter()
+                .all(|(table, .., columns)| table == "task" && columns == &[column]),
+            "{found:?}"
+        );
+        pipeline.audit(&[&end[..], &["--repair"]].concat());
+        assert_eq!(pipeline.contents().await, contents, "{value}");
+    }
     // What is wrong outside is not looked at, what is wrong inside is found.
     pipeline
         .execute("DELETE FROM task_metrics WHERE event_partition = 0 AND event_offset IN (49, 150)")

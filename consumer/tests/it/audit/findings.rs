@@ -28,6 +28,18 @@ fn alterations(kind: Kind) -> Vec<(&'static str, &'static str, &'static str)> {
     } else {
         "NOT h.is_final"
     };
+    let (heard_later, heard_earlier, ended_earlier) = match sqlite {
+        true => (
+            "h.first_reported_at + 1",
+            "h.first_reported_at - 1",
+            "coalesce(h.ended_at, h.reported_at) - 1",
+        ),
+        false => (
+            "h.first_reported_at + interval '1 microsecond'",
+            "h.first_reported_at - interval '1 microsecond'",
+            "coalesce(h.ended_at, h.reported_at) - interval '1 microsecond'",
+        ),
+    };
     let mut all = vec![
         ("task_progress", "sequence", "h.sequence + 1"),
         ("task_progress", "status", "'Failed'"),
@@ -59,6 +71,10 @@ fn alterations(kind: Kind) -> Vec<(&'static str, &'static str, &'static str)> {
         ("task", "progress", "0.123"),
         ("task", "reported_at", later),
         ("task", "sequence", "h.sequence - 1"),
+        ("task", "first_reported_at", heard_later),
+        ("task", "first_reported_at", heard_earlier),
+        ("task", "first_reported_at", "NULL"),
+        ("task", "ended_at", ended_earlier),
         ("task", "event_partition", "(h.event_partition + 1) % 3"),
         ("task", "event_offset", "h.event_offset + 1"),
         ("consumed_offset", "next_offset", "h.next_offset - 5"),
@@ -172,7 +188,7 @@ async fn every_row_that_is_deleted_doubled_or_altered_is_found_precisely_and_rep
         let double = match table {
             "task" => {
                 let columns = "job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, progress, \
-                     reported_at, sequence, event_partition, event_offset";
+                     reported_at, sequence, first_reported_at, ended_at, event_partition, event_offset";
                 format!(
                     "INSERT INTO task (exec_id, {columns}) SELECT exec_id || '-again', {columns} FROM task WHERE {condition}"
                 )

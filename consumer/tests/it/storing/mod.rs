@@ -1,6 +1,7 @@
 //! The consumer on a real Kafka, into SQLite and into PostgreSQL.
 
 mod contents;
+mod in_place;
 mod positions;
 
 use crate::strategies;

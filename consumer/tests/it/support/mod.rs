@@ -359,7 +359,7 @@ impl Pipeline {
             false => "job_tasks",
         };
         let task = format!(
-            "SELECT {}, {}, {} FROM task ORDER BY exec_id",
+            "SELECT {}, {}, {}, {}, {} FROM task ORDER BY exec_id",
             text(&[
                 "exec_id",
                 "job_id",
@@ -374,6 +374,8 @@ impl Pipeline {
             ]),
             truth("is_final"),
             micros("reported_at"),
+            micros("first_reported_at"),
+            micros("ended_at"),
         );
         let progress = format!(
             "SELECT {}, {}, {}, {}, {} FROM task_progress h JOIN task t USING (task_id) \

@@ -1,0 +1,20 @@
+-- When a task was first heard of and when it ended: the least times of all its reports, and of its final ones, in
+-- whatever order they are stored. Filled from what task_progress holds and from the newest state. One UPDATE of all
+-- tasks, which reads task_progress once. Null: stored by an older version since; such a row is a finding of an audit.
+ALTER TABLE task ADD COLUMN first_reported_at timestamptz, ADD COLUMN ended_at timestamptz;
+
+UPDATE task SET
+    first_reported_at = least(task.reported_at, h.first_reported_at),
+    ended_at = CASE WHEN task.is_final THEN least(task.reported_at, h.ended_at) END
+FROM task t
+LEFT JOIN (
+    SELECT task_id, min(reported_at) AS first_reported_at,
+           min(reported_at) FILTER (WHERE status IN ('Succeed', 'Failed', 'Cancelled', 'Timeout')) AS ended_at
+    FROM task_progress GROUP BY task_id
+) h ON h.task_id = t.task_id
+WHERE task.task_id = t.task_id;
+
+-- The tasks that have not ended, few beside those that have; and tasks by their start. No report changes an entry of these
+-- indexes but a task's first, the one that ends it, and one that comes late and tells of an earlier start.
+CREATE INDEX task_not_final ON task (task_id) WHERE NOT is_final;
+CREATE INDEX task_by_start ON task (first_reported_at DESC NULLS LAST);
