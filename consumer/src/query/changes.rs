@@ -341,18 +341,12 @@ async fn find(
 /// The rows of these tasks. One that expired meanwhile has none.
 async fn read(session: &mut dyn Session, found: Vec<Found>) -> Result<Vec<Change>, StoreError> {
     let dialect = session.dialect();
-    let chosen = format!(
-        "SELECT {} FROM task WHERE {}",
-        sql::task_names(),
-        dialect.is_one_of("task.task_id", "$1")
-    );
     let select = format!(
-        "{} SELECT {}, {} AS started_at, {} AS ended_at, CASE WHEN task.is_final THEN 1 ELSE 0 END AS ended \
-         FROM page AS task",
-        sql::page_of(&chosen, dialect, None),
+        "SELECT {}, {} AS started_at, {} AS ended_at, CASE WHEN task.is_final THEN 1 ELSE 0 END AS ended FROM task WHERE {}",
         sql::task_columns(dialect),
-        dialect.rfc3339("task.started"),
-        dialect.rfc3339("task.ended"),
+        dialect.rfc3339("task.first_reported_at"),
+        dialect.rfc3339("task.ended_at"),
+        dialect.is_one_of("task.task_id", "$1")
     );
     let mut before: HashMap<i64, Before> = found
         .into_iter()

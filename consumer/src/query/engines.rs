@@ -219,8 +219,7 @@ impl Asked<'_> {
     /// When a task stops occupying its engine.
     fn until(&self, dialect: &dyn Dialect) -> String {
         format!(
-            "CASE WHEN task.is_final THEN coalesce({}, task.reported_at) WHEN task.status = 'Unknown' THEN task.reported_at ELSE {} END",
-            sql::ended(dialect, None),
+            "CASE WHEN task.is_final THEN coalesce(task.ended_at, task.reported_at) WHEN task.status = 'Unknown' THEN task.reported_at ELSE {} END",
             dialect.later("task.reported_at", self.query.longest_gap)
         )
     }
@@ -229,8 +228,7 @@ impl Asked<'_> {
     fn tasks(&self, dialect: &dyn Dialect, filters: &[String]) -> String {
         format!(
             "(SELECT task.task_id, task.engine_instance, task.engine_type, task.engine_user, task.status, task.is_final, \
-             task.reported_at, coalesce({}, task.reported_at) AS started, {} AS until FROM task {}) AS task",
-            sql::started(),
+             task.reported_at, coalesce(task.first_reported_at, task.reported_at) AS started, {} AS until FROM task {}) AS task",
             self.until(dialect),
             sql::clause("WHERE", filters)
         )
@@ -315,7 +313,7 @@ impl Asked<'_> {
         let dialect = session.dialect();
         let mut statement = Statement::default();
         let mut filters = self.of_instances(dialect, instances, &mut statement);
-        // What reported last before this occupies nothing of the time: its history is not read.
+        // What reported last before this occupies nothing of the time.
         let since = earlier(self.from, self.query.longest_gap);
         filters.push(format!("task.reported_at > {}", dialect.time(since)));
         let (from, to) = (dialect.time(self.from), dialect.time(self.to));

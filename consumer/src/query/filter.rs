@@ -189,16 +189,14 @@ impl TaskFilter {
         check_text("exec_id_prefix", self.exec_id_prefix.as_deref())
     }
 
-    /// The conditions on the columns that `task` itself has. `started` and `ended` are expressions.
+    /// The conditions on the columns that `task` itself has.
     pub(super) fn conditions(
         &self,
         statement: &mut Statement,
         dialect: &dyn Dialect,
-        started: &str,
-        ended: &str,
     ) -> Vec<String> {
         let mut conditions = Vec::new();
-        // Follows from the filters, and is found out sooner than they are.
+        // Follows from the filters, is found out sooner than they are, and is what the index of such tasks asks for.
         let not_final =
             |status: &String| status_named(status).is_some_and(|status| !status.is_final());
         let none_final = !self.status.is_empty() && self.status.iter().all(not_final);
@@ -228,13 +226,17 @@ impl TaskFilter {
             conditions.push(dialect.begins_with("task.exec_id", &prefix));
         }
         for (column, after, before) in [
-            (started, self.started_after, self.started_before),
+            (
+                "task.first_reported_at",
+                self.started_after,
+                self.started_before,
+            ),
             (
                 "task.reported_at",
                 self.reported_after,
                 self.reported_before,
             ),
-            (ended, self.ended_after, self.ended_before),
+            ("task.ended_at", self.ended_after, self.ended_before),
         ] {
             if let Some(after) = after {
                 conditions.push(format!("{column} >= {}", dialect.time(after)));

@@ -145,9 +145,8 @@ fn select(
     }
     let tasks = format!(
         "SELECT task.job_id, task.status, task.is_final, task.progress, task.reported_at, \
-         coalesce({}, task.reported_at) AS started, coalesce({}, task.reported_at) AS ended FROM {} {}",
-        sql::started(),
-        sql::ended(dialect, query.at),
+         coalesce(task.first_reported_at, task.reported_at) AS started, \
+         coalesce(task.ended_at, task.reported_at) AS ended FROM {} {}",
         sql::tasks(dialect, query.at),
         sql::clause("WHERE", &filters)
     );

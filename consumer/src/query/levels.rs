@@ -5,7 +5,6 @@ use jiff::Timestamp;
 use super::filter::Thresholds;
 use super::marks::Judge;
 use super::reader::{QueryError, Reader};
-use super::sql;
 use crate::store::StoreError;
 
 /// The tasks of an engine type and status that have not ended.
@@ -74,7 +73,7 @@ impl Reader {
         let select = format!(
             "SELECT task.engine_type, task.status, count(*) AS stalled FROM task WHERE {} \
              GROUP BY task.engine_type, task.status",
-            judge.stalled(session.dialect(), &sql::started()),
+            judge.stalled(session.dialect()),
         );
         let stalled = async {
             let rows = session.select(&select, &[]).await?.into_iter();

@@ -107,19 +107,21 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The condition that the task `task`, which started then, may be stalled: what is found out without its history.
-    pub(super) fn may_be_stalled(&self, dialect: &dyn Dialect, started: &str) -> String {
+    /// The condition that the task `task` may be stalled: what is found out without its history.
+    pub(super) fn may_be_stalled(&self, dialect: &dyn Dialect) -> String {
         let latest = dialect.time(self.ago(self.thresholds.stalled_after));
-        format!("NOT task.is_final AND task.progress IS NOT NULL AND {started} <= {latest}")
+        format!(
+            "NOT task.is_final AND task.progress IS NOT NULL AND task.first_reported_at <= {latest}"
+        )
     }
 
-    /// The condition that the task `task`, which started then, is stalled.
-    pub(super) fn stalled(&self, dialect: &dyn Dialect, started: &str) -> String {
+    /// The condition that the task `task` is stalled.
+    pub(super) fn stalled(&self, dialect: &dyn Dialect) -> String {
         let latest = self.ago(self.thresholds.stalled_after).as_microsecond();
         let reported = dialect.epoch_micros("task.reported_at");
         format!(
             "({} AND NOT {} AND {} AND {} <= CASE WHEN {reported} <= {latest} THEN {reported} - 1 ELSE {latest} END)",
-            self.may_be_stalled(dialect, started),
+            self.may_be_stalled(dialect),
             self.silent(dialect),
             sql::unchanged_from(dialect, self.ago(self.thresholds.stalled_after), self.at),
             sql::unchanged_since(dialect, self.at)

@@ -157,11 +157,7 @@ impl Reader {
             sql::tasks(dialect, at),
             statement.bind(exec_id),
         );
-        let select = format!(
-            "{} SELECT {}",
-            sql::page_of(&chosen, dialect, at),
-            items_of_page(&judge, dialect, "")
-        );
+        let select = items_of_page(&chosen, &judge, dialect, "");
         let row = self.session.select_one(&select, &statement.values).await;
         let item = row.and_then(|row| row.map(|mut row| item(&mut row, &judge)).transpose());
         item.map_err(failed(|| {
@@ -193,15 +189,14 @@ impl Matching {
         dialect: &dyn Dialect,
         statement: &mut Statement,
     ) -> Self {
-        let (started, ended) = (sql::started(), sql::ended(dialect, query.at));
         let filter = &query.filter;
-        let mut conditions = filter.conditions(statement, dialect, &started, &ended);
+        let mut conditions = filter.conditions(statement, dialect);
         let judge = Judge::of(query, moment);
         if filter.silent {
             conditions.push(judge.silent(dialect));
         }
         if filter.stalled {
-            conditions.push(judge.stalled(dialect, &started));
+            conditions.push(judge.stalled(dialect));
         }
         Self {
             tasks: sql::tasks(dialect, query.at),
@@ -242,10 +237,10 @@ fn page_query(
         _ => "task.order_key".to_owned(),
     };
     let judge = Judge::of(query, moment);
+    let cursor_key = format!(", {order_key} AS cursor_key");
     Ok(format!(
-        "{} SELECT {} {order}",
-        sql::page_of(&chosen, dialect, query.at),
-        items_of_page(&judge, dialect, &format!(", {order_key} AS cursor_key")),
+        "{} {order}",
+        items_of_page(&chosen, &judge, dialect, &cursor_key)
     ))
 }
 
@@ -258,14 +253,14 @@ fn key(
 ) -> String {
     let micros = |column: &str| dialect.epoch_micros(column);
     match query.order {
-        TaskOrder::Started => sql::started(),
+        TaskOrder::Started => "task.first_reported_at".to_owned(),
         TaskOrder::Reported => "task.reported_at".to_owned(),
         TaskOrder::Duration => format!(
             "CASE WHEN task.is_final THEN {} WHEN task.status = 'Unknown' THEN {} ELSE {} END - {}",
-            micros(&sql::ended(dialect, query.at)),
+            micros("task.ended_at"),
             micros("task.reported_at"),
             statement.bind(moment.as_microsecond()),
-            micros(&sql::started()),
+            micros("task.first_reported_at"),
         ),
         TaskOrder::Progress => "task.progress".to_owned(),
         TaskOrder::Memory => sql::held(dialect, "memory_bytes", query.at),
@@ -297,32 +292,34 @@ fn after(
         format!("({key} {behind} {value} OR ({key} = {value} AND {behind_name}) OR {key} IS NULL)")
     };
     Ok(match query.order {
-        TaskOrder::Reported | TaskOrder::Progress => is_behind(key),
+        TaskOrder::Started | TaskOrder::Reported | TaskOrder::Duration | TaskOrder::Progress => {
+            is_behind(key)
+        }
         // Found by a look at the task's history: once. PostgreSQL would write it out where there is no limit.
-        _ => format!(
+        TaskOrder::Memory | TaskOrder::Cores => format!(
             "(SELECT {} FROM (SELECT {key} AS order_key LIMIT 1) AS last)",
             is_behind("last.order_key")
         ),
     })
 }
 
-/// The columns of a [`TaskItem`] and others, of the tasks of `page`, each with its `started` and `ended`; and whence.
-fn items_of_page(judge: &Judge<'_>, dialect: &dyn Dialect, others: &str) -> String {
+/// The columns of a [`TaskItem`] and others, of chosen tasks, which become `page`.
+fn items_of_page(chosen: &str, judge: &Judge<'_>, dialect: &dyn Dialect, others: &str) -> String {
     let micros = |column: &str| dialect.epoch_micros(column);
     let at = judge.at;
     format!(
-        "{}, {} AS started_at, {} AS ended_at, {} AS started_micros, {} AS ended_micros, {} AS reported_micros, \
+        "WITH page AS MATERIALIZED ({chosen}) SELECT {}, {} AS started_at, {} AS ended_at, {} AS started_micros, {} AS ended_micros, {} AS reported_micros, \
          held.memory_bytes, held.cores, CASE WHEN task.is_final THEN 1 ELSE 0 END AS ended, \
          {} AS usual_micros, CASE WHEN {} THEN {} END AS unchanged_micros{others} \
          FROM page AS task LEFT JOIN {} AS held ON held.of_task = task.task_id",
         sql::task_columns(dialect),
-        dialect.rfc3339("task.started"),
-        dialect.rfc3339("task.ended"),
-        micros("task.started"),
-        micros("task.ended"),
+        dialect.rfc3339("task.first_reported_at"),
+        dialect.rfc3339("task.ended_at"),
+        micros("task.first_reported_at"),
+        micros("task.ended_at"),
         micros("task.reported_at"),
         judge.deciding_interval(dialect),
-        judge.may_be_stalled(dialect, "task.started"),
+        judge.may_be_stalled(dialect),
         sql::unchanged_since(dialect, at),
         sql::held_of_page(dialect, at),
     )

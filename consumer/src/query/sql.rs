@@ -63,13 +63,13 @@ pub(super) fn known(dialect: &dyn Dialect, table: &str, at: Option<Timestamp>) -
 /// was known at that time. Tasks without a report by then are left out.
 ///
 /// A task's row is its greatest report of all: where that was known by then, it is the answer, and no
-/// history is needed. Else one report is looked for in the index: a final one, if the task ever had
-/// one, else the newest. No history is read as a whole, but for what a task that ended later had said
-/// before.
+/// history is needed, nor of a task that was first heard of later. Else one report is looked for in the
+/// index: a final one, if the task had ended by then, else the newest. No history is read as a whole.
 pub(super) fn tasks(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
-    if at.is_none() {
+    let Some(moment) = at else {
         return "task".to_owned();
-    }
+    };
+    let moment = dialect.time(moment);
     let known = known(dialect, "task_progress", at);
     let newest_known = self::known(dialect, "task", at);
     let newest_where = |more: &str| {
@@ -78,27 +78,25 @@ pub(super) fn tasks(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
             "(SELECT {address} FROM task_progress WHERE task_id = task.task_id AND {known} {more} ORDER BY {NEWEST} LIMIT 1)"
         )
     };
+    // Null: stored by a version without the columns.
+    let had_begun = format!("coalesce(task.first_reported_at <= {moment}, true)");
+    let had_ended = format!("coalesce(task.ended_at <= {moment}, task.is_final)");
     let chosen = format!(
         "coalesce({}, {})",
-        newest_where(&format!("AND task.is_final AND status IN {FINAL}")),
+        newest_where(&format!("AND {had_ended} AND status IN {FINAL}")),
         newest_where("")
     );
     let join = dialect.join_row_at("task_progress", "report", &chosen);
+    // The first report of all was known as soon as any was, and so was the first final one.
+    let first = "task.first_reported_at";
+    let ended = format!(
+        "CASE WHEN report.status IN {FINAL} AND task.ended_at <= {moment} THEN task.ended_at END"
+    );
     let (newest, reported) = (STATE.join(", "), STATE.join(", report."));
     format!(
-        "(SELECT {IDENTITY}, {newest}, task_id, is_final FROM task WHERE {newest_known} UNION ALL \
-         SELECT {IDENTITY}, report.{reported}, task.task_id, report.status IN {FINAL} FROM task {join} \
-         WHERE NOT {newest_known}) AS task"
-    )
-}
-
-/// Chosen tasks as `page`, each with its `started` and `ended`. These take a look at the task's history, so they are not
-/// looked for before the tasks are chosen.
-pub(super) fn page_of(chosen: &str, dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
-    format!(
-        "WITH chosen AS ({chosen}), page AS MATERIALIZED (SELECT task.*, {} AS started, {} AS ended FROM chosen AS task)",
-        started(),
-        ended(dialect, at)
+        "(SELECT {IDENTITY}, {newest}, task_id, is_final, first_reported_at, ended_at FROM task WHERE {newest_known} \
+         UNION ALL SELECT {IDENTITY}, report.{reported}, task.task_id, report.status IN {FINAL}, {first}, {ended} \
+         FROM task {join} WHERE NOT {newest_known} AND {had_begun}) AS task"
     )
 }
 
@@ -107,9 +105,10 @@ pub(super) fn task_names() -> String {
     let names = IDENTITY
         .split(", ")
         .chain(STATE)
+        .chain(["task_id", "is_final", "first_reported_at", "ended_at"])
         .map(|name| format!("task.{name}"));
     let names: Vec<String> = names.collect();
-    format!("{}, task.task_id, task.is_final", names.join(", "))
+    names.join(", ")
 }
 
 /// The columns of `task` as [`task_names`] has them, but times as text.
@@ -119,21 +118,6 @@ pub(super) fn task_columns(dialect: &dyn Dialect) -> String {
         other => other.to_owned(),
     });
     format!("{IDENTITY}, {}, task_id", state.join(", "))
-}
-
-/// When the task `task` was first heard of.
-pub(super) fn started() -> String {
-    "(SELECT min(first.reported_at) FROM task_progress AS first WHERE first.task_id = task.task_id)"
-        .to_owned()
-}
-
-/// When the task `task` ended; null: it has not.
-pub(super) fn ended(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
-    let known = known(dialect, "last", at);
-    format!(
-        "CASE WHEN task.is_final THEN (SELECT min(last.reported_at) FROM task_progress AS last \
-         WHERE last.task_id = task.task_id AND last.status IN {FINAL} AND {known}) END"
-    )
 }
 
 /// The newest part of a task comes first.

@@ -22,7 +22,7 @@ use super::filter::{check_limit, check_text};
 use super::reader::{QueryError, Reader, failed};
 use super::time::{earlier, optional_rfc3339, range, rfc3339};
 use super::watermark::Watermark;
-use crate::store::{Dialect, FINAL, Row, Session, StoreError, Value};
+use crate::store::{Dialect, Row, Session, StoreError, Value};
 
 /// How long a report counts unless a query says otherwise.
 pub(crate) const DEFAULT_GAP: Duration = Duration::from_secs(5 * 60);
@@ -307,11 +307,10 @@ fn statement(dialect: &dyn Dialect, query: &UsageQuery, from: Timestamp, to: Tim
         Some(_) => "WHERE engine_user = $1",
         None => "",
     };
-    // Materialized: planners would look for a task's end again for each of its reports.
     let tasks = format!(
-        "SELECT task_id, job_id, engine_type, engine_user, CASE WHEN is_final THEN (SELECT min(h.reported_at) \
-         FROM task_progress h WHERE h.task_id = task.task_id AND h.status IN {FINAL}) ELSE {to_time} END AS ended_at \
-         FROM task WHERE reported_at > {since}"
+        "SELECT task_id, job_id, engine_type, engine_user, \
+         CASE WHEN is_final THEN coalesce(ended_at, reported_at) ELSE {to_time} END AS ended_at \
+         FROM task WHERE reported_at > {since} AND coalesce(first_reported_at < {to_time}, true)"
     );
     let reports = format!(
         "SELECT {key} AS key, t.engine_user, r.memory_bytes, r.cores, r.instances, r.reported_at AS at, t.ended_at, \
