@@ -28,6 +28,7 @@ mod series;
 mod sql;
 mod thinning;
 mod time;
+mod told;
 mod usage;
 mod watermark;
 
@@ -39,13 +40,14 @@ pub(crate) use filter::{
 pub(crate) use jobs::{JobItem, JobPage, JobsQuery};
 pub(crate) use levels::Level;
 #[cfg(test)]
-pub(crate) use model::{Metrics, Resource, SubJobs, Task};
-pub(crate) use model::{Report, Sequences, TaskDetails};
+pub(crate) use model::{Metrics, Task};
+pub(crate) use model::{Report, Resource, Sequences, SubJobs, TaskDetails};
 pub(crate) use page::{TaskItem, TaskPage};
 pub(crate) use reader::{QueryError, Reader};
 pub(crate) use series::{DEFAULT_POINTS, MAX_POINTS, Series, SeriesQuery, TaskSeries};
 #[cfg(test)]
 pub(crate) use series::{Mark, Point};
+pub(crate) use told::ToldProgress;
 pub(crate) use usage::{
     DEFAULT_GAP, DEFAULT_LIMIT as DEFAULT_USAGE_LIMIT, MAX_LIMIT as MAX_USAGE_LIMIT, Usage,
     UsageBy, UsageEvery, UsageQuery,

@@ -94,11 +94,35 @@ impl Reader {
         query: &TaskQuery,
         limit: Option<u32>,
     ) -> Result<TaskPage, QueryError> {
+        self.read(query, limit, 0).await
+    }
+
+    /// As [`page`](Self::page), without so many tasks at its beginning: for callers who number their pages. The database
+    /// reads what it skips.
+    ///
+    /// # Errors
+    /// As [`page`](Self::page).
+    pub(crate) async fn numbered_page(
+        &mut self,
+        query: &TaskQuery,
+        skip: u32,
+    ) -> Result<TaskPage, QueryError> {
+        check_limit(query.limit, LARGEST_LIMIT)?;
+        self.read(query, Some(query.limit), skip).await
+    }
+
+    async fn read(
+        &mut self,
+        query: &TaskQuery,
+        limit: Option<u32>,
+        skip: u32,
+    ) -> Result<TaskPage, QueryError> {
         let place: Option<Place> = place(query.cursor.as_deref(), query)?;
         let moment = self.moment(query, place.as_ref())?;
         let mut statement = Statement::default();
         let dialect = self.session.dialect();
-        let page = page_query(query, moment, place, limit, dialect, &mut statement)?;
+        let extent = (limit, skip);
+        let page = page_query(query, moment, place, extent, dialect, &mut statement)?;
         let read = read_page(&mut *self.session, &page, &statement, query, moment, limit).await;
         let (items, next) =
             read.map_err(failed(|| format!("reading the tasks of {}", self.place)))?;
@@ -205,12 +229,12 @@ impl Matching {
     }
 }
 
-/// The query for a page and one task more, which tells whether there is a next page.
+/// The query for a page behind so many skipped tasks and one task more, which tells whether there is a next page.
 fn page_query(
     query: &TaskQuery,
     moment: Timestamp,
     place: Option<Place>,
-    limit: Option<u32>,
+    (limit, skip): (Option<u32>, u32),
     dialect: &dyn Dialect,
     statement: &mut Statement,
 ) -> Result<String, QueryError> {
@@ -226,11 +250,12 @@ fn page_query(
         format!("ORDER BY order_key {direction} NULLS LAST, task.exec_id COLLATE {bytewise}");
     let limit = limit.map_or(i64::MAX, |limit| i64::from(limit) + 1);
     let chosen = format!(
-        "SELECT {}, {key} AS order_key FROM {} {} {order} LIMIT {}",
+        "SELECT {}, {key} AS order_key FROM {} {} {order} LIMIT {} OFFSET {}",
         sql::task_names(),
         matching.tasks,
         sql::clause("WHERE", &matching.conditions),
         statement.bind(limit),
+        statement.bind(i64::from(skip)),
     );
     let order_key = match query.order {
         TaskOrder::Started | TaskOrder::Reported => dialect.epoch_micros("task.order_key"),

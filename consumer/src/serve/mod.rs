@@ -15,6 +15,7 @@ mod app;
 mod auth;
 mod caller;
 mod guard;
+mod linkis;
 mod live;
 mod login;
 mod openapi;
@@ -107,14 +108,17 @@ pub async fn serve(
 }
 
 /// Every route that is served.
-fn routes() -> Routes {
-    api::routes()
+fn routes(options: &ServeOptions) -> Routes {
+    match options.linkis {
+        true => api::routes().merge(linkis::routes(options)),
+        false => api::routes(),
+    }
 }
 
 fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App) -> Router {
     let Routes {
         router, document, ..
-    } = routes();
+    } = routes(options);
     let names = Names::of(options);
     let login = match authentication.has_tokens() {
         true => login_routes(authentication.clone(), options.tls_cert.is_some()),
@@ -139,8 +143,12 @@ fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App)
         Some(cors) => router.layer(cors),
         None => router,
     };
+    let router = router.layer(from_fn(problem::problems));
+    let router = match options.linkis {
+        true => router.layer(from_fn(linkis::in_envelope)),
+        false => router,
+    };
     router
-        .layer(from_fn(problem::problems))
         .layer(CompressionLayer::new())
         .layer(from_fn(guard::headers))
 }

@@ -32,9 +32,22 @@ pub(super) fn route(document: &OpenApi) -> Router<App> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use clap::Parser;
     use serde_json::Value;
 
-    use crate::serve::routes;
+    use crate::serve::options::ServeOptions;
+    use crate::serve::routes::Routes;
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        options: ServeOptions,
+    }
+
+    /// With those that are served on demand.
+    fn routes() -> Routes {
+        crate::serve::routes(&Arguments::parse_from(["serve", "--linkis"]).options)
+    }
 
     fn references<'a>(value: &'a Value, found: &mut BTreeSet<&'a str>) {
         match value {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST};
 use axum::http::{HeaderName, Uri};
+use clap::builder::FalseyValueParser;
 use service::exit::WrongUsage;
 
 /// Options of `consumer serve`.
@@ -86,6 +87,29 @@ pub struct ServeOptions {
         requires = "user_header"
     )]
     pub operator: Vec<String>,
+    /// Serve the paths of Apache Linkis that tell of running tasks, too: /api/rest_j/v1/entrance/… and /jobhistory/…
+    #[arg(long, env = "SERVE_LINKIS", value_parser = FalseyValueParser::new())]
+    pub linkis: bool,
+    /// Cores of the queue that corePercent of --linkis is a share of
+    #[arg(
+        long,
+        env = "SERVE_LINKIS_QUEUE_CORES",
+        value_name = "NUMBER",
+        default_value_t = 300,
+        value_parser = clap::value_parser!(u32).range(1..),
+        requires = "linkis"
+    )]
+    pub linkis_queue_cores: u32,
+    /// GiB of the queue that memoryPercent of --linkis is a share of
+    #[arg(
+        long,
+        env = "SERVE_LINKIS_QUEUE_MEMORY_GIB",
+        value_name = "NUMBER",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u32).range(1..),
+        requires = "linkis"
+    )]
+    pub linkis_queue_memory_gib: u32,
 }
 
 impl ServeOptions {

@@ -18,6 +18,7 @@ pub(crate) struct Parameters {
     given: Vec<(String, String)>,
     errors: Vec<ParameterProblem>,
     known: Vec<&'static str>,
+    is_lenient: bool,
 }
 
 impl Parameters {
@@ -26,7 +27,16 @@ impl Parameters {
             given,
             errors: Vec::new(),
             known: Vec::new(),
+            is_lenient: false,
         }
+    }
+
+    /// These as Linkis' server reads them: a parameter without a value is not given, and one that nobody takes is left
+    /// alone.
+    pub(crate) fn lenient(mut self) -> Self {
+        self.given.retain(|(_, value)| !value.trim().is_empty());
+        self.is_lenient = true;
+        self
     }
 
     /// Notes that a parameter is no good.
@@ -119,7 +129,11 @@ impl Parameters {
             none if none.is_empty() => "there is none here".to_owned(),
             known => format!("known are {known}"),
         };
-        for (name, _) in std::mem::take(&mut self.given) {
+        let untaken = match self.is_lenient {
+            true => Vec::new(),
+            false => std::mem::take(&mut self.given),
+        };
+        for (name, _) in untaken {
             self.refuse(&name, format!("no such parameter; {known}"));
         }
         match self.errors.is_empty() {

@@ -179,9 +179,13 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let content_type = [(header::CONTENT_TYPE, PROBLEM_JSON)];
         let (status, headers) = (self.status, *self.headers.clone());
+        let problem = self.clone();
         let response = (status, headers, Json(self)).into_response();
         // After Json, which has a type of its own.
-        (content_type, response).into_response()
+        let mut response = (content_type, response).into_response();
+        // For those who write it in another way.
+        response.extensions_mut().insert(problem);
+        response
     }
 }
 

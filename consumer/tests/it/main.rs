@@ -29,6 +29,7 @@ mod fencing;
 mod hostile_text;
 mod identity;
 mod letters;
+mod linkis;
 mod lists;
 mod memory;
 mod metrics;

@@ -235,7 +235,7 @@ async fn https_is_served_by_files() {
 }
 
 /// Those of the tokens `of-ada`, `of-operator`.
-fn tokens(pipeline: &Pipeline, user: &str) -> String {
+pub(crate) fn tokens(pipeline: &Pipeline, user: &str) -> String {
     let file = pipeline.folder().join("tokens");
     let line = |token: &str, role: &str| {
         let sum = Command::new("sh")

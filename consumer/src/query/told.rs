@@ -1,0 +1,51 @@
+//! What a task's engine has told last of its progress: the newest report of a task that ended may tell none.
+
+use super::model::SubJobs;
+use super::reader::{QueryError, Reader, failed, is_no_text};
+use super::sql::NEWEST;
+use crate::store::StoreError;
+
+/// The progress part of a report.
+#[derive(Debug)]
+pub(crate) struct ToldProgress {
+    /// 0 to 1.
+    pub(crate) progress: f64,
+    pub(crate) jobs: SubJobs,
+}
+
+impl Reader {
+    /// Of the task's newest report that tells its progress; `None`: none does.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn told_progress(
+        &mut self,
+        exec_id: &str,
+    ) -> Result<Option<ToldProgress>, QueryError> {
+        if is_no_text(exec_id) {
+            return Ok(None);
+        }
+        let dialect = self.session.dialect();
+        let lists = ["job_ids", "job_tasks"]
+            .map(|column| format!("{} AS {column}", dialect.array_as_json(column)));
+        let select = format!(
+            "SELECT progress, {} FROM task_progress \
+             WHERE task_id = (SELECT task_id FROM task WHERE exec_id = $1) AND progress IS NOT NULL \
+             ORDER BY task_progress.{NEWEST} LIMIT 1",
+            lists.join(", ")
+        );
+        let told = self.session.select_one(&select, &[exec_id.into()]).await;
+        let told = told.and_then(|row| {
+            let told = row.map(|mut row| {
+                Ok::<_, StoreError>(ToldProgress {
+                    progress: row.take("progress")?,
+                    jobs: SubJobs::try_from(&mut row)?,
+                })
+            });
+            told.transpose()
+        });
+        told.map_err(failed(|| {
+            format!("reading the task {exec_id} of {}", self.place)
+        }))
+    }
+}

@@ -1,0 +1,243 @@
+//! `/entrance/{id}/…`: status, progress and what is held, of one task.
+
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri};
+use futures_util::FutureExt;
+use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
+
+use super::find::find;
+use super::message::{Message, Refused};
+use super::yarn::{Held, QueueLimits};
+use crate::query::{Resource, SubJobs, TaskItem, ToldProgress};
+use crate::serve::answer::Answer;
+use crate::serve::app::App;
+use crate::serve::caller::Caller;
+use crate::serve::parameters::Parameters;
+use crate::serve::problem::Problem;
+use crate::serve::routes::Routes;
+
+#[derive(OpenApi)]
+#[openapi(paths(status, progress, progress_with_resource))]
+struct Doc;
+
+pub(super) fn routes() -> Routes {
+    Routes::of::<Doc>()
+        .get::<__path_status, _>(status)
+        .get::<__path_progress, _>(progress)
+        .get::<__path_progress_with_resource, _>(progress_with_resource)
+}
+
+/// `data` of a status.
+#[derive(Serialize, ToSchema)]
+struct Status {
+    /// Inited, WaitForRetry, Scheduled, Running, Succeed, Failed, Cancelled, Timeout; Unknown if the engine went away.
+    status: String,
+    #[serde(rename = "execID")]
+    exec_id: String,
+    /// The job's id.
+    #[serde(rename = "taskID")]
+    task_id: String,
+}
+
+/// `data` of a progress.
+#[derive(Serialize, ToSchema)]
+struct Progress {
+    /// 0 to 1.
+    progress: f64,
+    #[serde(rename = "execID")]
+    exec_id: String,
+    /// The job's id.
+    #[serde(rename = "taskID")]
+    task_id: String,
+    #[serde(rename = "progressInfo")]
+    progress_info: Vec<JobProgress>,
+}
+
+/// The same, with what the task holds or, if it has ended, held last.
+#[derive(Serialize, ToSchema)]
+struct ProgressWithResource {
+    #[serde(flatten)]
+    progress: Progress,
+    #[serde(flatten)]
+    held: Held,
+}
+
+/// A sub-job.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct JobProgress {
+    id: String,
+    succeed_tasks: i32,
+    failed_tasks: i32,
+    running_tasks: i32,
+    total_tasks: i32,
+}
+
+/// What the tables say of a task.
+struct Found {
+    item: TaskItem,
+    told: Option<ToldProgress>,
+    resource: Vec<Resource>,
+}
+
+/// A task's status.
+#[utoipa::path(
+    get,
+    path = "/api/rest_j/v1/entrance/{id}/status",
+    tag = "linkis",
+    params(("id" = String, Path, description = "The exec task's id, or its job's (taskID)")),
+    responses((status = OK, body = Message<Status>), Refused)
+)]
+async fn status(
+    State(app): State<App>,
+    uri: Uri,
+    Path(id): Path<String>,
+    caller: Caller,
+    parameters: Parameters,
+) -> Result<Answer, Problem> {
+    parameters.lenient().end()?;
+    let absent = absent(&id);
+    let asked = app
+        .readers
+        .ask(move |reader| async move { find(reader, &id, caller.scope()).await }.boxed());
+    let item = asked.await?.ok_or(absent)?;
+    let status = Status {
+        status: item.status,
+        exec_id: item.exec_id,
+        task_id: item.job_id,
+    };
+    Message::ok(&uri, status)
+}
+
+/// A task's progress and that of its sub-jobs, which a task that has ended keeps.
+#[utoipa::path(
+    get,
+    path = "/api/rest_j/v1/entrance/{id}/progress",
+    tag = "linkis",
+    params(("id" = String, Path, description = "The exec task's id, or its job's (taskID)")),
+    responses((status = OK, body = Message<Progress>), Refused)
+)]
+async fn progress(
+    State(app): State<App>,
+    uri: Uri,
+    Path(id): Path<String>,
+    caller: Caller,
+    parameters: Parameters,
+) -> Result<Answer, Problem> {
+    parameters.lenient().end()?;
+    let found = found(&app, id, caller, false).await?;
+    Message::ok(&uri, Progress::of(found.item, found.told)?)
+}
+
+/// A task's progress, that of its sub-jobs, and what its applications hold. A task that has ended keeps all of it.
+#[utoipa::path(
+    get,
+    path = "/api/rest_j/v1/entrance/{id}/progressWithResource",
+    tag = "linkis",
+    params(("id" = String, Path, description = "The exec task's id, or its job's (taskID)")),
+    responses((status = OK, body = Message<ProgressWithResource>), Refused)
+)]
+async fn progress_with_resource(
+    State(app): State<App>,
+    Extension(limits): Extension<QueueLimits>,
+    uri: Uri,
+    Path(id): Path<String>,
+    caller: Caller,
+    parameters: Parameters,
+) -> Result<Answer, Problem> {
+    parameters.lenient().end()?;
+    let found = found(&app, id, caller, true).await?;
+    let answer = ProgressWithResource {
+        held: Held::of(&found.resource, limits),
+        progress: Progress::of(found.item, found.told)?,
+    };
+    Message::ok(&uri, answer)
+}
+
+async fn found(
+    app: &App,
+    id: String,
+    caller: Caller,
+    with_resource: bool,
+) -> Result<Found, Problem> {
+    let absent = absent(&id);
+    let asked = app.readers.ask(move |reader| {
+        async move {
+            let Some(item) = find(reader, &id, caller.scope()).await? else {
+                return Ok(None);
+            };
+            let told = reader.told_progress(&item.exec_id).await?;
+            let details = match with_resource {
+                true => reader.task(&item.exec_id, None, 1).await?,
+                false => None,
+            };
+            Ok(Some(Found {
+                item,
+                told,
+                resource: details.map_or(Vec::new(), |details| details.resource),
+            }))
+        }
+        .boxed()
+    });
+    asked.await?.ok_or(absent)
+}
+
+/// Linkis has no 404: what it does not find is an error as any other.
+pub(super) fn absent(id: &str) -> Problem {
+    let detail = format!("there is no exec task and no job {id:?}, or it is not yours");
+    Problem::new(StatusCode::BAD_REQUEST, detail)
+}
+
+/// A task's progress as Linkis means it: only one that succeeded is complete, whatever its engine told last.
+pub(super) fn progress_of(status: &str, told: Option<f64>) -> Option<f64> {
+    match status {
+        "Succeed" => Some(1.0),
+        _ => told,
+    }
+}
+
+impl Progress {
+    /// # Errors
+    /// 400 if the engine has told none, as Linkis does.
+    fn of(item: TaskItem, told: Option<ToldProgress>) -> Result<Self, Problem> {
+        let last = told.as_ref().map(|told| told.progress);
+        let Some(progress) = progress_of(&item.status, last) else {
+            let detail = format!(
+                "the engine has told no progress of the task {:?}, which is {}",
+                item.exec_id, item.status
+            );
+            return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+        };
+        Ok(Self {
+            progress,
+            exec_id: item.exec_id,
+            task_id: item.job_id,
+            progress_info: told.map_or(Vec::new(), |told| sub_jobs(told.jobs)),
+        })
+    }
+}
+
+/// Those that have tasks: Linkis leaves the others out.
+fn sub_jobs(jobs: SubJobs) -> Vec<JobProgress> {
+    let counts = [
+        jobs.total_tasks,
+        jobs.running_tasks,
+        jobs.failed_tasks,
+        jobs.succeed_tasks,
+    ];
+    let counts = counts.map(Option::unwrap_or_default);
+    let ids = jobs.job_ids.unwrap_or_default();
+    let each = ids.into_iter().enumerate().map(|(i, id)| {
+        let count = |which: usize| counts[which].get(i).copied().unwrap_or_default();
+        JobProgress {
+            id,
+            total_tasks: count(0),
+            running_tasks: count(1),
+            failed_tasks: count(2),
+            succeed_tasks: count(3),
+        }
+    });
+    each.filter(|job| job.total_tasks > 0).collect()
+}
