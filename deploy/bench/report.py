@@ -5,6 +5,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import filled
+import queries
+
 Facts = dict[str, Any]
 
 COLOURS = {"limit": "#9aa5b1", "ours": "#1f6feb", "peer": "#d29922"}
@@ -76,8 +79,25 @@ TARGETS = [
 ]
 
 
+DATABASES = {"postgres": "PostgreSQL", "sqlite": "SQLite"}
+QUERY_TARGETS = [
+    *(
+        Ratio(f"{kind}, {title}{beside}: slowest query, p99 ms", f"<= {limit}", (case, ("slowest_ms", kind)))
+        for database, title in DATABASES.items()
+        for kind, limits in queries.LIMITS_MS.items()
+        for case, beside, limit in zip((f"queries-{database}", f"queries-{database}-ingestion"), ("", ", beside ingestion"), limits)
+        if limit
+    ),
+    *(
+        faster(f"consumer into {title}, with `serve` and its clients / without, events/s", ">= 0.95", f"ingestion-{database}-served", f"ingestion-{database}")
+        for database, title in DATABASES.items()
+    ),
+]
+
+
 def targets(cases: dict[str, Facts]) -> list[Facts]:
-    return [target.said(cases) for target in TARGETS]
+    of_queries = QUERY_TARGETS if any(name.startswith(("queries-", "ingestion-")) for name in cases) else []
+    return [target.said(cases) for target in TARGETS + of_queries]
 
 
 # ---- Markdown --------------------------------------------------------------------------------------------------------------------
@@ -105,6 +125,19 @@ def case_row(case: Facts) -> list[str]:
     return [name, *map(number, figures)]
 
 
+def queries_table(cases: list[Facts]) -> str:
+    """Each query's median and p99 in each case."""
+    names = list(dict.fromkeys(name for case in cases for name in case["median"]["queries"]))
+    header = ["", *(f"{case['what']}: {percentile} ms" for case in cases for percentile in ("p50", "p99"))]
+
+    def row(name: str) -> list[str]:
+        measured = [case["median"]["queries"].get(name) for case in cases]
+        figures = [[number(one["p50"]), number(one["p99"]) + (" (refused)" if one["refused"] else "")] if one else ["", ""] for one in measured]
+        return [name, *(text for pair in figures for text in pair)]
+
+    return table(header, [row(name) for name in names])
+
+
 def markdown(results: Facts) -> str:
     cases, about = results["cases"], results["input"]
     machine, versions = results["machine"], results["versions"]
@@ -124,9 +157,13 @@ def markdown(results: Facts) -> str:
         "## All cases",
         table(
             ["", "events/s", "least", "most", "s", "CPU-s/M events", "of the broker", "of the database", "peak MiB"],
-            [case_row(case) for case in cases.values()],
+            [case_row(case) for case in cases.values() if not case["median"].get("queries")],
         ),
     ]
+    asked = [case for case in cases.values() if case["median"].get("queries")]
+    if asked:
+        size = results["filled"]
+        parts += [f"## Queries over HTTP, of {size['tasks']:,} tasks with {size['rows']:,} rows of history", queries_table(asked)]
     late = {name: case for name, case in cases.items() if case["median"].get("latency_ms")}
     if late:
         parts += [
@@ -154,6 +191,11 @@ def notes(results: Facts, missing: list[str]) -> list[str]:
         "Kafka and PostgreSQL are as they come but for the broker's threads, as many as `deploy/local-kafka` gives a machine of this size, and "
         "PostgreSQL's track_commit_timestamp=on, shared_buffers=512MB and max_wal_size=8GB; fsync and synchronous_commit are on. The peers have a Kafka and a PostgreSQL of their own, and ours are measured there again beside them.",
     ]
+    if "filled" in results:
+        said.append(
+            f"Queries: one after the other on one connection, {queries.REQUESTS} of each, or as many as there are in {queries.SECONDS:.0f} s, and {queries.LEAST} at least, after "
+            f"{queries.UNCOUNTED} that do not count; answers are compressed. Refused: after 10 s the database is told to end a query. {filled.ABOUT}"
+        )
     if noise:
         said.append(
             f"Everything else on the machine took {statistics.median(noise):.0f} % of one core in the median run, {max(noise)} % in the worst; "
