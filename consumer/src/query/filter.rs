@@ -189,6 +189,21 @@ impl TaskFilter {
         check_text("exec_id_prefix", self.exec_id_prefix.as_deref())
     }
 
+    /// Whether it lets only tasks through that have ended, or only others; `None`: both.
+    pub(super) fn ended(&self) -> Option<bool> {
+        let is_final = |status: &String| status_named(status).is_some_and(TaskStatus::is_final);
+        let has_status = !self.status.is_empty();
+        if self.running || self.silent || self.stalled {
+            Some(false)
+        } else if has_status && !self.status.iter().any(is_final) {
+            Some(false)
+        } else if self.ended_after.is_some() || self.ended_before.is_some() {
+            Some(true)
+        } else {
+            (has_status && self.status.iter().all(is_final)).then_some(true)
+        }
+    }
+
     /// The conditions on the columns that `task` itself has.
     pub(super) fn conditions(
         &self,
@@ -196,12 +211,11 @@ impl TaskFilter {
         dialect: &dyn Dialect,
     ) -> Vec<String> {
         let mut conditions = Vec::new();
-        // Follows from the filters, is found out sooner than they are, and is what the index of such tasks asks for.
-        let not_final =
-            |status: &String| status_named(status).is_some_and(|status| !status.is_final());
-        let none_final = !self.status.is_empty() && self.status.iter().all(not_final);
-        if self.running || self.silent || self.stalled || none_final {
-            conditions.push("NOT task.is_final".to_owned());
+        // Follows from the filters, is found out sooner than they are, and is what the indexes of such tasks ask for.
+        match self.ended() {
+            Some(false) => conditions.push("NOT task.is_final".to_owned()),
+            Some(true) => conditions.push("task.is_final".to_owned()),
+            None => {}
         }
         if self.running {
             conditions.push("task.status <> 'Unknown'".to_owned());

@@ -19,6 +19,7 @@ mod engines;
 mod filter;
 mod jobs;
 mod levels;
+mod list;
 mod marks;
 mod model;
 mod page;

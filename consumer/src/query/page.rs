@@ -2,16 +2,16 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Number;
 use utoipa::ToSchema;
 
-use super::cursor::{altered, cursor, place, time};
-use super::filter::{LARGEST_LIMIT, TaskOrder, TaskQuery, check_limit};
+use super::cursor::{place, time};
+use super::filter::{LARGEST_LIMIT, TaskQuery, check_limit};
+use super::list::{Failed, List, Matching, Place};
 use super::marks::Judge;
 use super::reader::{QueryError, Reader, failed, is_no_text};
 use super::sql::{self, Statement};
 use super::watermark::Watermark;
-use crate::store::{Dialect, Row, Session, StoreError};
+use crate::store::{Dialect, Row, StoreError};
 
 /// A page of a list of tasks.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -60,20 +60,6 @@ pub(crate) struct TaskItem {
     pub(crate) event_offset: i64,
 }
 
-/// The last task of a page, as its successor needs it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Place {
-    /// Microseconds since 1970: when silence, stalling and running times were judged on the first page, and are on
-    /// each.
-    #[serde(rename = "m")]
-    moment: i64,
-    /// What the last task is ordered by; `None` if it has no such value.
-    #[serde(rename = "k")]
-    key: Option<Number>,
-    #[serde(rename = "e")]
-    exec_id: String,
-}
-
 impl Reader {
     /// One page of the tasks that match. Pages of one snapshot neither overlap nor leave a task out.
     ///
@@ -119,13 +105,19 @@ impl Reader {
     ) -> Result<TaskPage, QueryError> {
         let place: Option<Place> = place(query.cursor.as_deref(), query)?;
         let moment = self.moment(query, place.as_ref())?;
-        let mut statement = Statement::default();
-        let dialect = self.session.dialect();
-        let extent = (limit, skip);
-        let page = page_query(query, moment, place, extent, dialect, &mut statement)?;
-        let read = read_page(&mut *self.session, &page, &statement, query, moment, limit).await;
-        let (items, next) =
-            read.map_err(failed(|| format!("reading the tasks of {}", self.place)))?;
+        let list = List {
+            query,
+            moment,
+            dialect: self.session.dialect(),
+        };
+        let read = list.read(&mut *self.session, place, limit, skip).await;
+        let (items, next) = read.map_err(|error| match error {
+            Failed::Query(error) => error,
+            Failed::Store(source) => QueryError::Store {
+                doing: format!("reading the tasks of {}", self.place),
+                source,
+            },
+        })?;
         Ok(TaskPage {
             items,
             next,
@@ -200,136 +192,13 @@ impl Reader {
     }
 }
 
-/// What a list is selected from, and by which conditions.
-struct Matching {
-    tasks: String,
-    conditions: Vec<String>,
-}
-
-impl Matching {
-    fn of(
-        query: &TaskQuery,
-        moment: Timestamp,
-        dialect: &dyn Dialect,
-        statement: &mut Statement,
-    ) -> Self {
-        let filter = &query.filter;
-        let mut conditions = filter.conditions(statement, dialect);
-        let judge = Judge::of(query, moment);
-        if filter.silent {
-            conditions.push(judge.silent(dialect));
-        }
-        if filter.stalled {
-            conditions.push(judge.stalled(dialect));
-        }
-        Self {
-            tasks: sql::tasks(dialect, query.at),
-            conditions,
-        }
-    }
-}
-
-/// The query for a page behind so many skipped tasks and one task more, which tells whether there is a next page.
-fn page_query(
-    query: &TaskQuery,
-    moment: Timestamp,
-    place: Option<Place>,
-    (limit, skip): (Option<u32>, u32),
-    dialect: &dyn Dialect,
-    statement: &mut Statement,
-) -> Result<String, QueryError> {
-    let mut matching = Matching::of(query, moment, dialect, statement);
-    let key = key(query, moment, dialect, statement);
-    if let Some(place) = place {
-        let after = after(query, &key, place, dialect, statement)?;
-        matching.conditions.push(after);
-    }
-    let direction = if query.descending { "DESC" } else { "ASC" };
-    let bytewise = dialect.bytewise();
-    let order =
-        format!("ORDER BY order_key {direction} NULLS LAST, task.exec_id COLLATE {bytewise}");
-    let limit = limit.map_or(i64::MAX, |limit| i64::from(limit) + 1);
-    let chosen = format!(
-        "SELECT {}, {key} AS order_key FROM {} {} {order} LIMIT {} OFFSET {}",
-        sql::task_names(),
-        matching.tasks,
-        sql::clause("WHERE", &matching.conditions),
-        statement.bind(limit),
-        statement.bind(i64::from(skip)),
-    );
-    let order_key = match query.order {
-        TaskOrder::Started | TaskOrder::Reported => dialect.epoch_micros("task.order_key"),
-        _ => "task.order_key".to_owned(),
-    };
-    let judge = Judge::of(query, moment);
-    let cursor_key = format!(", {order_key} AS cursor_key");
-    Ok(format!(
-        "{} {order}",
-        items_of_page(&chosen, &judge, dialect, &cursor_key)
-    ))
-}
-
-/// The expression that a list is ordered by.
-fn key(
-    query: &TaskQuery,
-    moment: Timestamp,
-    dialect: &dyn Dialect,
-    statement: &mut Statement,
-) -> String {
-    let micros = |column: &str| dialect.epoch_micros(column);
-    match query.order {
-        TaskOrder::Started => "task.first_reported_at".to_owned(),
-        TaskOrder::Reported => "task.reported_at".to_owned(),
-        TaskOrder::Duration => format!(
-            "CASE WHEN task.is_final THEN {} WHEN task.status = 'Unknown' THEN {} ELSE {} END - {}",
-            micros("task.ended_at"),
-            micros("task.reported_at"),
-            statement.bind(moment.as_microsecond()),
-            micros("task.first_reported_at"),
-        ),
-        TaskOrder::Progress => "task.progress".to_owned(),
-        TaskOrder::Memory => sql::held(dialect, "memory_bytes", query.at),
-        TaskOrder::Cores => sql::held(dialect, "cores", query.at),
-    }
-}
-
-/// The condition that a task comes behind this place.
-fn after(
-    query: &TaskQuery,
-    key: &str,
-    place: Place,
-    dialect: &dyn Dialect,
-    statement: &mut Statement,
-) -> Result<String, QueryError> {
-    let exec_id = statement.bind(place.exec_id);
-    let behind_name = format!("task.exec_id COLLATE {} > {exec_id}", dialect.bytewise());
-    let Some(number) = place.key else {
-        return Ok(format!("({key} IS NULL AND {behind_name})"));
-    };
-    let whole = || number.as_i64().ok_or_else(altered);
-    let value = match query.order {
-        TaskOrder::Started | TaskOrder::Reported => dialect.time(time(whole()?)?),
-        TaskOrder::Progress => statement.bind(number.as_f64().ok_or_else(altered)?),
-        TaskOrder::Duration | TaskOrder::Memory | TaskOrder::Cores => statement.bind(whole()?),
-    };
-    let behind = if query.descending { "<" } else { ">" };
-    let is_behind = |key: &str| {
-        format!("({key} {behind} {value} OR ({key} = {value} AND {behind_name}) OR {key} IS NULL)")
-    };
-    Ok(match query.order {
-        TaskOrder::Started | TaskOrder::Reported | TaskOrder::Duration | TaskOrder::Progress => {
-            is_behind(key)
-        }
-        // Found by a look at the task's history: once. PostgreSQL would write it out where there is no limit.
-        TaskOrder::Memory | TaskOrder::Cores => format!(
-            "(SELECT {} FROM (SELECT {key} AS order_key LIMIT 1) AS last)",
-            is_behind("last.order_key")
-        ),
-    })
-}
-
 /// The columns of a [`TaskItem`] and others, of chosen tasks, which become `page`.
-fn items_of_page(chosen: &str, judge: &Judge<'_>, dialect: &dyn Dialect, others: &str) -> String {
+pub(super) fn items_of_page(
+    chosen: &str,
+    judge: &Judge<'_>,
+    dialect: &dyn Dialect,
+    others: &str,
+) -> String {
     let micros = |column: &str| dialect.epoch_micros(column);
     let at = judge.at;
     format!(
@@ -350,47 +219,8 @@ fn items_of_page(chosen: &str, judge: &Judge<'_>, dialect: &dyn Dialect, others:
     )
 }
 
-/// The tasks of a page, and the cursor of the next one.
-async fn read_page(
-    session: &mut dyn Session,
-    page: &str,
-    statement: &Statement,
-    query: &TaskQuery,
-    moment: Timestamp,
-    limit: Option<u32>,
-) -> Result<(Vec<TaskItem>, Option<String>), StoreError> {
-    let judge = Judge::of(query, moment);
-    let mut rows = session.select(page, &statement.values).await?;
-    let limit = limit.map_or(usize::MAX, |limit| limit as usize);
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let mut next = None;
-    let last = rows.len().saturating_sub(1);
-    let mut items = Vec::with_capacity(rows.len());
-    for (i, mut row) in rows.into_iter().enumerate() {
-        let item = item(&mut row, &judge)?;
-        if more && i == last {
-            let key = match query.order {
-                TaskOrder::Progress => {
-                    let progress: Option<f64> = row.take("cursor_key")?;
-                    progress.and_then(Number::from_f64)
-                }
-                _ => row.take::<Option<i64>>("cursor_key")?.map(Number::from),
-            };
-            let place = Place {
-                moment: moment.as_microsecond(),
-                key,
-                exec_id: item.exec_id.clone(),
-            };
-            next = Some(cursor(query, &place));
-        }
-        items.push(item);
-    }
-    Ok((items, next))
-}
-
 /// A row of [`items_of_page`].
-fn item(row: &mut Row, judge: &Judge<'_>) -> Result<TaskItem, StoreError> {
+pub(super) fn item(row: &mut Row, judge: &Judge<'_>) -> Result<TaskItem, StoreError> {
     let reported: i64 = row.take("reported_micros")?;
     let started: Option<i64> = row.take("started_micros")?;
     let ended: Option<i64> = row.take("ended_micros")?;

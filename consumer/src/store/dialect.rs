@@ -47,6 +47,12 @@ pub(crate) trait Dialect: Sync {
     fn later(&self, time: &str, by: Duration) -> String;
     /// How many seconds lie between two times.
     fn seconds_between(&self, from: &str, to: &str) -> String;
+    /// The time between two times, as an index has it; null where either is null or infinite.
+    fn interval(&self, from: &str, to: &str) -> String;
+    /// A constant [interval](Self::interval).
+    fn interval_of(&self, micros: i64) -> String;
+    /// Microseconds of an [interval](Self::interval).
+    fn interval_micros(&self, interval: &str) -> String;
     /// When the period begins that a time lies in, of periods of this length since 1970.
     fn period_start(&self, time: &str, period: Duration) -> String;
     /// Text of a numeric expression that reads as the same double; no number of a null.

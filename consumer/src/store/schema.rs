@@ -55,7 +55,7 @@ async fn postgres_has_the_tables_of_the_catalogue() {
          FROM information_schema.columns c JOIN information_schema.tables t USING (table_schema, table_name) \
          LEFT JOIN information_schema.element_types e ON (e.object_schema, e.object_name, e.object_type, \
          e.collection_type_identifier) = (c.table_schema, c.table_name, 'TABLE', c.dtd_identifier) \
-         WHERE c.table_schema = 'public' AND t.table_type = 'BASE TABLE' AND c.table_name <> '_sqlx_migrations'";
+         WHERE c.is_generated = 'NEVER' AND c.table_schema = 'public' AND t.table_type = 'BASE TABLE' AND c.table_name <> '_sqlx_migrations'";
     let mut connection = PgConnection::connect(&url).await.unwrap();
     let found: Vec<Described> = sqlx::query_as(select)
         .fetch_all(&mut connection)

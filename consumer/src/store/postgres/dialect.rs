@@ -101,6 +101,18 @@ impl Dialect for Postgres {
         format!("date_part('epoch', {to} - {from})")
     }
 
+    fn interval(&self, from: &str, to: &str) -> String {
+        format!("CASE WHEN isfinite({from}) AND isfinite({to}) THEN {to} - {from} END")
+    }
+
+    fn interval_of(&self, micros: i64) -> String {
+        format!("interval '{micros} microseconds'")
+    }
+
+    fn interval_micros(&self, interval: &str) -> String {
+        format!("(extract(epoch FROM {interval}) * 1000000)::bigint")
+    }
+
     fn period_start(&self, time: &str, period: Duration) -> String {
         format!(
             "date_bin(interval '{} microseconds', {time}, timestamptz '1970-01-01 00:00:00Z')",

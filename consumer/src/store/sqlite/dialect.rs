@@ -95,6 +95,18 @@ impl Dialect for Sqlite {
         format!("(({to} - {from}) / 1000000.0)")
     }
 
+    fn interval(&self, from: &str, to: &str) -> String {
+        format!("({to} - {from})")
+    }
+
+    fn interval_of(&self, micros: i64) -> String {
+        micros.to_string()
+    }
+
+    fn interval_micros(&self, interval: &str) -> String {
+        interval.to_owned()
+    }
+
     fn period_start(&self, time: &str, period: Duration) -> String {
         let micros = period.as_micros();
         format!("({time} - ({time} % {micros} + {micros}) % {micros})")

@@ -1,0 +1,312 @@
+//! How a page of tasks is found: those that match, in their order, from a place on.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Number;
+
+use super::cursor::{altered, cursor, time};
+use super::filter::{TaskOrder, TaskQuery};
+use super::marks::Judge;
+use super::page::{TaskItem, item, items_of_page};
+use super::reader::QueryError;
+use super::sql::{self, Statement};
+use crate::store::{Dialect, Row, Session, StoreError};
+
+/// The last task of a page, as its successor needs it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// Microseconds since 1970: when silence, stalling and running times were judged on the first page, and are on
+    /// each.
+    #[serde(rename = "m")]
+    pub(super) moment: i64,
+    /// What the last task is ordered by; `None` if it has no such value.
+    #[serde(rename = "k")]
+    key: Option<Number>,
+    #[serde(rename = "e")]
+    exec_id: String,
+}
+
+/// What a list is selected from, and by which conditions.
+pub(super) struct Matching {
+    pub(super) tasks: String,
+    pub(super) conditions: Vec<String>,
+}
+
+impl Matching {
+    pub(super) fn of(
+        query: &TaskQuery,
+        moment: Timestamp,
+        dialect: &dyn Dialect,
+        statement: &mut Statement,
+    ) -> Self {
+        let filter = &query.filter;
+        let mut conditions = filter.conditions(statement, dialect);
+        let judge = Judge::of(query, moment);
+        if filter.silent {
+            conditions.push(judge.silent(dialect));
+        }
+        if filter.stalled {
+            conditions.push(judge.stalled(dialect));
+        }
+        Self {
+            tasks: sql::tasks(dialect, query.at),
+            conditions,
+        }
+    }
+}
+
+/// A list that is read.
+pub(super) struct List<'a> {
+    pub(super) query: &'a TaskQuery,
+    pub(super) moment: Timestamp,
+    pub(super) dialect: &'static dyn Dialect,
+}
+
+pub(super) enum Failed {
+    Query(QueryError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Ends a subquery that the databases must not inline: its key takes a look at each task's history, once.
+const NOT_INLINED: &str = "LIMIT 9223372036854775807";
+
+impl List<'_> {
+    /// The tasks of a page, and the cursor of the next one. Reads one task more, which tells whether there is a next page:
+    /// first the tasks that have a value to be ordered by, then the others.
+    pub(super) async fn read(
+        &self,
+        session: &mut dyn Session,
+        place: Option<Place>,
+        limit: Option<u32>,
+        skip: u32,
+    ) -> Result<(Vec<TaskItem>, Option<String>), Failed> {
+        let wanted = limit.map_or(i64::MAX, |limit| i64::from(limit) + 1);
+        let lacks = |rows: &Vec<Row>| wanted.saturating_sub_unsigned(rows.len() as u64);
+        let (mut rows, mut behind) = (Vec::new(), None);
+        match place {
+            Some(Place {
+                key: None, exec_id, ..
+            }) => behind = Some(exec_id),
+            place => {
+                let mut statement = Statement::default();
+                let page = self.with_key(place, wanted, skip, &mut statement);
+                let page = page.map_err(Failed::Query)?;
+                rows = session.select(&page, &statement.values).await?;
+            }
+        }
+        // Numbered pages have them already.
+        if skip == 0 && lacks(&rows) > 0 {
+            let mut statement = Statement::default();
+            let more = self.without_key(behind, lacks(&rows), &mut statement);
+            if let Some(more) = more {
+                let more = self.items(&more);
+                rows.extend(session.select(&more, &statement.values).await?);
+            }
+        }
+        let is_last = lacks(&rows) > 0;
+        if !is_last {
+            rows.pop();
+        }
+        let judge = Judge::of(self.query, self.moment);
+        let (mut items, mut last_key) = (Vec::with_capacity(rows.len()), None);
+        for mut row in rows {
+            items.push(item(&mut row, &judge)?);
+            last_key = match self.query.order {
+                TaskOrder::Progress => {
+                    let progress: Option<f64> = row.take("cursor_key")?;
+                    progress.and_then(Number::from_f64)
+                }
+                _ => row.take::<Option<i64>>("cursor_key")?.map(Number::from),
+            };
+        }
+        let last = items.last().filter(|_| !is_last);
+        let next = last.map(|last| {
+            let place = Place {
+                moment: self.moment.as_microsecond(),
+                key: last_key,
+                exec_id: last.exec_id.clone(),
+            };
+            cursor(self.query, &place)
+        });
+        Ok((items, next))
+    }
+
+    /// The query for the tasks behind a place that have a value to be ordered by. For a list of now, it looks for those that
+    /// have ended and those that have not apart: the former in the order of an index, the latter are few.
+    fn with_key(
+        &self,
+        place: Option<Place>,
+        limit: i64,
+        skip: u32,
+        statement: &mut Statement,
+    ) -> Result<String, QueryError> {
+        let query = self.query;
+        let matching = Matching::of(query, self.moment, self.dialect, statement);
+        let behind = match place {
+            Some(Place {
+                key: Some(key),
+                exec_id,
+                ..
+            }) => Some((self.value(&key, statement)?, statement.bind(exec_id))),
+            _ => None,
+        };
+        let apart: &[Option<bool>] = match (query.at, query.filter.ended()) {
+            (Some(_), _) => &[None],
+            // One index has all of them.
+            (None, None) if query.order == TaskOrder::Started => &[None],
+            (None, None) => &[Some(false), Some(true)],
+            (None, Some(false)) => &[Some(false)],
+            (None, Some(true)) => &[Some(true)],
+        };
+        let of_branch = limit.saturating_add(skip.into());
+        let mut branches = Vec::new();
+        for ended in apart {
+            let Some(mut key) = self.key(*ended) else {
+                continue;
+            };
+            let mut conditions = matching.conditions.clone();
+            conditions.extend(ended.map(|ended| match ended {
+                true => "task.is_final".to_owned(),
+                false => "NOT task.is_final".to_owned(),
+            }));
+            let names = sql::task_names();
+            let mut from = format!("SELECT {names}, {key} AS order_key FROM {}", matching.tasks);
+            if let TaskOrder::Memory | TaskOrder::Cores = query.order {
+                let inner = sql::clause("WHERE", &std::mem::take(&mut conditions));
+                from = format!(
+                    "SELECT {names}, task.order_key FROM ({from} {inner} {NOT_INLINED}) AS task"
+                );
+                "task.order_key".clone_into(&mut key);
+            }
+            conditions.push(format!("{key} IS NOT NULL"));
+            if let Some((value, exec_id)) = &behind {
+                let beyond = if query.descending { "<" } else { ">" };
+                let bytewise = self.dialect.bytewise();
+                conditions.push(format!(
+                    "{key} {beyond}= {value} AND ({key} {beyond} {value} OR task.exec_id COLLATE {bytewise} > {exec_id})"
+                ));
+            }
+            branches.push(format!(
+                "{from} {} ORDER BY {} LIMIT {of_branch}",
+                sql::clause("WHERE", &conditions),
+                self.order()
+            ));
+        }
+        if skip > 0 {
+            branches.extend(self.without_key(None, of_branch, statement));
+        }
+        let each = branches.iter().enumerate();
+        let each: Vec<_> = each
+            .map(|(i, branch)| format!("SELECT * FROM ({branch}) AS branch_{i}"))
+            .collect();
+        Ok(match each.as_slice() {
+            // Nothing that has ended has a value.
+            [] => self.items(&format!(
+                "SELECT {}, CAST(NULL AS bigint) AS order_key FROM task WHERE false",
+                sql::task_names()
+            )),
+            each => self.items(&format!(
+                "SELECT * FROM ({}) AS task ORDER BY order_key IS NULL, {} LIMIT {limit} OFFSET {skip}",
+                each.join(" UNION ALL "),
+                self.order()
+            )),
+        })
+    }
+
+    /// The query for the tasks behind one that have no value to be ordered by; `None`: each has one.
+    fn without_key(
+        &self,
+        behind: Option<String>,
+        limit: i64,
+        statement: &mut Statement,
+    ) -> Option<String> {
+        let nothing = match self.query.order {
+            TaskOrder::Reported => return None,
+            TaskOrder::Duration => self
+                .dialect
+                .interval("task.first_reported_at", "task.ended_at"),
+            TaskOrder::Started => "task.first_reported_at".to_owned(),
+            TaskOrder::Progress => "task.progress".to_owned(),
+            TaskOrder::Memory | TaskOrder::Cores => "CAST(NULL AS bigint)".to_owned(),
+        };
+        let mut matching = Matching::of(self.query, self.moment, self.dialect, statement);
+        let key = self.key(None)?;
+        matching.conditions.push(format!("{key} IS NULL"));
+        let name = format!("task.exec_id COLLATE {}", self.dialect.bytewise());
+        if let Some(exec_id) = behind {
+            let exec_id = statement.bind(exec_id);
+            matching.conditions.push(format!("{name} > {exec_id}"));
+        }
+        Some(format!(
+            "SELECT {}, {nothing} AS order_key FROM {} {} ORDER BY {name} LIMIT {limit}",
+            sql::task_names(),
+            matching.tasks,
+            sql::clause("WHERE", &matching.conditions),
+        ))
+    }
+
+    /// The expression by which tasks that have ended, tasks that have not, or (`None`) all are ordered. `None`: none of them
+    /// has a value.
+    fn key(&self, ended: Option<bool>) -> Option<String> {
+        let interval = |to: &str| self.dialect.interval("task.first_reported_at", to);
+        let held =
+            |column| (ended != Some(true)).then(|| sql::held(self.dialect, column, self.query.at));
+        Some(match (self.query.order, ended) {
+            (TaskOrder::Started, _) => "task.first_reported_at".to_owned(),
+            // Of those that have ended, it has an index.
+            (TaskOrder::Reported, Some(true)) => "task.final_reported_at".to_owned(),
+            (TaskOrder::Reported, _) => "task.reported_at".to_owned(),
+            (TaskOrder::Duration, Some(true)) => interval("task.ended_at"),
+            (TaskOrder::Duration, Some(false)) => format!(
+                "CASE WHEN task.status = 'Unknown' THEN {} ELSE {} END",
+                interval("task.reported_at"),
+                interval(&self.dialect.time(self.moment)),
+            ),
+            (TaskOrder::Duration, None) => format!(
+                "CASE WHEN task.is_final THEN {} ELSE {} END",
+                self.key(Some(true))?,
+                self.key(Some(false))?,
+            ),
+            (TaskOrder::Progress, _) => "task.progress".to_owned(),
+            (TaskOrder::Memory, _) => held("memory_bytes")?,
+            (TaskOrder::Cores, _) => held("cores")?,
+        })
+    }
+
+    /// What the keys behind a place are compared with.
+    fn value(&self, key: &Number, statement: &mut Statement) -> Result<String, QueryError> {
+        let whole = || key.as_i64().ok_or_else(altered);
+        Ok(match self.query.order {
+            TaskOrder::Started | TaskOrder::Reported => self.dialect.time(time(whole()?)?),
+            TaskOrder::Duration => self.dialect.interval_of(whole()?),
+            TaskOrder::Progress => statement.bind(key.as_f64().ok_or_else(altered)?),
+            TaskOrder::Memory | TaskOrder::Cores => statement.bind(whole()?),
+        })
+    }
+
+    /// The order of tasks that have a key. Nulls stand where they do in the indexes, which serve it as it is.
+    fn order(&self) -> String {
+        let direction = if self.query.descending { "DESC" } else { "ASC" };
+        let bytewise = self.dialect.bytewise();
+        format!("order_key {direction}, exec_id COLLATE {bytewise}")
+    }
+
+    /// The [items](items_of_page) of chosen tasks, in their order, with the key as a number.
+    fn items(&self, chosen: &str) -> String {
+        let key = match self.query.order {
+            TaskOrder::Started | TaskOrder::Reported => self.dialect.epoch_micros("task.order_key"),
+            TaskOrder::Duration => self.dialect.interval_micros("task.order_key"),
+            _ => "task.order_key".to_owned(),
+        };
+        let judge = Judge::of(self.query, self.moment);
+        let key = format!(", {key} AS cursor_key");
+        let page = items_of_page(chosen, &judge, self.dialect, &key);
+        format!("{page} ORDER BY order_key IS NULL, {}", self.order())
+    }
+}
