@@ -1,12 +1,15 @@
 //! `GET /api/v1/changes`: who follows it misses no change of a task, and sees none twice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use schemas::TaskRunningInfoEvent;
 use schemas::TaskStatus::{self, Failed, Running, Succeed};
 use serde_json::Value;
 use service::testing::until;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::strategies;
@@ -111,6 +114,8 @@ on_both_databases!(
     who_follows_misses_no_change,
     #[ignore = "heavy"]
     a_task_that_ends_once_more_is_told_late,
+    #[ignore = "heavy"]
+    a_thousand_follow_and_one_does_not_read,
 );
 
 async fn who_follows_misses_no_change(kind: Kind) {
@@ -263,4 +268,139 @@ async fn a_task_that_ends_once_more_is_told_late(kind: Kind) {
     }
     assert_eq!(told, states(&[("a", "Succeed"), ("b", "Running")]));
     server.stop().await;
+}
+
+const CLIENTS: usize = 1_000;
+/// Of ada, whom all clients follow but the one that does not read.
+const FOLLOWED: usize = 10;
+/// Of bob. They change once, and what is told of them, 7 MB, fits in no buffer of a connection.
+const LONG: usize = 700;
+const TASKS: usize = FOLLOWED + LONG;
+/// More than a client may be behind.
+const ROUNDS: usize = 11;
+
+/// Tables of tasks without histories.
+async fn fill(pipeline: &Pipeline, kind: Kind) {
+    pipeline.ask(&["migrate"]);
+    let now = match kind {
+        Kind::Postgres => "now()",
+        Kind::Sqlite => "CAST(unixepoch('subsec') * 1000000 AS integer)",
+    };
+    let long = "j".repeat(10_000);
+    pipeline
+        .execute(&format!(
+            "INSERT INTO task (exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \
+             reported_at, sequence, event_partition, event_offset) \
+             WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {TASKS} - 1) \
+             SELECT 'exec-' || i, CASE WHEN i < {FOLLOWED} THEN 'job' ELSE '{long}' END, 'node:1', 'spark', \
+             CASE WHEN i < {FOLLOWED} THEN 'ada' ELSE 'bob' END, '', 'Running', false, {now}, 0, 0, i FROM n; \
+             INSERT INTO consumed_offset (part, topic, partition, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
+             anchor_crc32, group_id, updated_at) VALUES ('progress', 'e', 0, {TASKS}, 'c', -1, -1, 0, 'g', {now})"
+        ))
+        .await;
+}
+
+/// Where the watermark is after this round.
+fn upto(round: usize) -> usize {
+    TASKS * (1 + round.min(1)) + FOLLOWED * round.saturating_sub(1)
+}
+
+/// All tasks report, or after the first round those that are followed.
+async fn report_round(pipeline: &Pipeline, round: usize) {
+    let (from, changed) = (upto(round - 1), upto(round) - upto(round - 1));
+    let task = "CAST(substr(exec_id, 6) AS integer)";
+    pipeline
+        .execute(&format!(
+            "BEGIN; UPDATE task SET sequence = {round}, event_offset = {from} + {task} WHERE {task} < {changed}; \
+             UPDATE consumed_offset SET next_offset = {}; COMMIT",
+            upto(round)
+        ))
+        .await;
+}
+
+/// Transactions that ended in the pipeline's database, in PostgreSQL.
+async fn transactions(pipeline: &Pipeline) -> i64 {
+    let of_database = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
+    pipeline.count(of_database).await
+}
+
+async fn a_thousand_follow_and_one_does_not_read(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    fill(&pipeline, kind).await;
+    let server = Arc::new(pipeline.serve("serve", &[]).await);
+    until("the first poll", WAIT, async || {
+        let answer = server.request("/api/v1/changes").send().await.unwrap();
+        (answer.status() == 200).then_some(())
+    })
+    .await;
+    // It asks, and then reads nothing.
+    let address = server.origin.strip_prefix("http://").unwrap().to_owned();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    let mut slow = socket.connect(address.parse().unwrap()).await.unwrap();
+    let request =
+        format!("GET /api/v1/changes?since=0:{TASKS} HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    slow.write_all(request.as_bytes()).await.unwrap();
+
+    // A message from each client that has got as far as the next round; it ends with the clients if one of them fails.
+    let (tell, mut told) = mpsc::channel(CLIENTS);
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let (server, tell) = (server.clone(), tell.clone());
+        clients.push(tokio::spawn(async move {
+            let query = format!("?since=0:{TASKS}&user=ada");
+            let mut stream = Stream::open(&server, &query, None).await;
+            tell.send(()).await.unwrap();
+            let everyone = 0..FOLLOWED;
+            for round in 1..=ROUNDS {
+                let (tasks, left) = stream.until(&format!("0:{}", upto(round))).await;
+                let expected = everyone.clone().map(|task| format!("exec-{task}"));
+                let expected = expected.map(|task| (task, format!("Running {round}")));
+                assert_eq!((tasks, left), (expected.collect(), BTreeSet::new()));
+                tell.send(()).await.unwrap();
+            }
+        }));
+    }
+    drop(tell);
+    let mut all_are_there = async || {
+        for _ in 0..CLIENTS {
+            let one = timeout(2 * WAIT, told.recv()).await.expect("all got it");
+            one.expect("no client has failed");
+        }
+    };
+    all_are_there().await;
+    let (begun, before) = match kind {
+        Kind::Postgres => (Instant::now(), transactions(&pipeline).await),
+        Kind::Sqlite => (Instant::now(), 0),
+    };
+    for round in 1..=ROUNDS {
+        report_round(&pipeline, round).await;
+        all_are_there().await;
+    }
+    if kind == Kind::Postgres {
+        let (seconds, polls) = (begun.elapsed().as_secs_f64(), ROUNDS as f64);
+        let ended = transactions(&pipeline).await - before;
+        // Ours too, a transaction a round and some to connect, and those that count for the gauges.
+        let most = seconds + 3.0 * polls + 10.0;
+        assert!(
+            (ended as f64) <= most,
+            "{ended} transactions in {seconds:.1} s, of {CLIENTS} clients"
+        );
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+
+    // It was cut off: what comes is what it was being told, and then an end.
+    let mut read = Vec::new();
+    let ended = timeout(WAIT, slow.read_to_end(&mut read)).await;
+    ended.expect("it still waits").unwrap();
+    let has = |round| {
+        let id = format!("\nid: 0:{}\n", upto(round));
+        read.windows(id.len()).any(|part| part == id.as_bytes())
+    };
+    assert!(!has(ROUNDS), "everything was kept for it");
+    Arc::into_inner(server).unwrap().stop().await;
 }
