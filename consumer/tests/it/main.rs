@@ -20,6 +20,7 @@ mod changes;
 mod clients;
 mod commits;
 mod connecting;
+mod dashboards;
 mod diff;
 mod errors;
 mod evolving;
