@@ -354,7 +354,7 @@ fn statement(dialect: &dyn Dialect, query: &UsageQuery, from: Timestamp, to: Tim
     };
     let sum = |column: &str| format!("sum(CAST({column} AS double precision) * seconds)");
     format!(
-        "WITH t AS MATERIALIZED ({tasks}) SELECT key, start, {} AS core_seconds, {} AS memory_byte_seconds, {} AS instance_seconds, \
+        "WITH t AS ({tasks}) SELECT key, start, {} AS core_seconds, {} AS memory_byte_seconds, {} AS instance_seconds, \
          sum(seconds) AS application_seconds FROM ({parts}) AS used GROUP BY key, start LIMIT {}",
         sum("cores"),
         sum("memory_bytes"),

@@ -326,16 +326,16 @@ impl Task<'_> {
             && within(end, self.ended)
     }
 
-    /// What it is ordered by, as a number.
-    fn key(&self, order: &str) -> Option<f64> {
-        let number = |number: i64| number as f64;
+    /// What it is ordered by, as a whole number: doubles have no room for every count of bytes, and those that are not
+    /// negative are ordered as their bits.
+    fn key(&self, order: &str) -> Option<i64> {
         match order {
-            "started" => Some(number(self.started)),
-            "reported" => Some(number(self.newest.reported_at)),
-            "duration" => Some(number(self.running)),
-            "progress" => self.progress(),
-            "memory" => self.memory.map(number),
-            _ => self.cores.map(number),
+            "started" => Some(self.started),
+            "reported" => Some(self.newest.reported_at),
+            "duration" => Some(self.running),
+            "progress" => self.progress().map(|it| it.to_bits().cast_signed()),
+            "memory" => self.memory,
+            _ => self.cores,
         }
     }
 
@@ -381,8 +381,8 @@ fn expected(events: &[TaskRunningInfoEvent], asked: &Asked) -> Vec<Value> {
     let mut tasks: Vec<Task<'_>> = tasks.filter(|task| task.matches(asked)).collect();
     tasks.sort_by(|a, b| {
         let by_key = match (a.key(asked.order), b.key(asked.order)) {
-            (Some(a), Some(b)) if asked.ascending => a.total_cmp(&b),
-            (Some(a), Some(b)) => b.total_cmp(&a),
+            (Some(a), Some(b)) if asked.ascending => a.cmp(&b),
+            (Some(a), Some(b)) => b.cmp(&a),
             (a, b) => b.is_some().cmp(&a.is_some()),
         };
         by_key.then_with(|| a.newest.exec_id.as_bytes().cmp(b.newest.exec_id.as_bytes()))

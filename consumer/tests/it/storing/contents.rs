@@ -237,7 +237,6 @@ async fn a_tasks_times_are_the_least_of_all_its_reports_in_whatever_order_and_ba
         return;
     };
     let seed: u64 = rand::random();
-    println!("seed {seed}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let statuses = [
         TaskStatus::Running,
