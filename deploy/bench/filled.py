@@ -117,7 +117,7 @@ class Postgres:
     def indexes(self) -> dict[str, str]:
         """Those that keep nothing unique, and how they are made."""
         tables = ", ".join(f"'{table}'::regclass" for table in ("task", *HISTORIES))
-        made = f"SELECT indexrelid::regclass || '|' || pg_get_indexdef(indexrelid) FROM pg_index WHERE NOT indisunique AND indrelid IN ({tables})"
+        made = f"SELECT indexrelid::regclass || '|' || replace(pg_get_indexdef(indexrelid), E'\n', ' ') FROM pg_index WHERE NOT indisunique AND indrelid IN ({tables})"
         return dict(line.split("|", 1) for line in self.psql(made))
 
     def numbers(self, last: int) -> str:
