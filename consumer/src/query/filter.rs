@@ -79,7 +79,7 @@ pub(crate) enum TaskOrder {
 }
 
 /// When a task counts as silent or stalled.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Thresholds {
     /// A task that has not ended is silent once its last report is this long ago; `None`: the larger of 60 s and five
     /// times the task's usual interval, which is the median of its last nine.

@@ -34,7 +34,7 @@ mod usage;
 mod watermark;
 
 pub(crate) use changes::{Before, Belonging, Change, ChangedTask, Changes, Tracker};
-pub(crate) use engines::{EnginePage, EnginesQuery};
+pub(crate) use engines::{EngineItem, EnginePage, EnginesQuery};
 pub(crate) use filter::{
     DEFAULT_LIMIT, LARGEST_LIMIT, TaskFilter, TaskOrder, TaskQuery, Thresholds, status_named,
 };
@@ -51,6 +51,6 @@ pub(crate) use series::{Mark, Point};
 pub(crate) use told::ToldProgress;
 pub(crate) use usage::{
     DEFAULT_GAP, DEFAULT_LIMIT as DEFAULT_USAGE_LIMIT, MAX_LIMIT as MAX_USAGE_LIMIT, Usage,
-    UsageBy, UsageEvery, UsageQuery,
+    UsageBy, UsageEvery, UsageItem, UsageQuery,
 };
 pub(crate) use watermark::Watermark;

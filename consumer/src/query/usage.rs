@@ -129,7 +129,7 @@ pub(crate) struct UsageItem {
 }
 
 impl UsageItem {
-    fn add(&mut self, more: &Self) {
+    pub(crate) fn add(&mut self, more: &Self) {
         self.core_seconds += more.core_seconds;
         self.memory_byte_seconds += more.memory_byte_seconds;
         self.instance_seconds += more.instance_seconds;
@@ -152,7 +152,7 @@ impl UsageBy {
 
 impl UsageEvery {
     /// `None`: the whole time.
-    fn period(self) -> Option<Duration> {
+    pub(crate) fn period(self) -> Option<Duration> {
         match self {
             Self::Hour => Some(Duration::from_secs(60 * 60)),
             Self::Day => Some(Duration::from_secs(24 * 60 * 60)),

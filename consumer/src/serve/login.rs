@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use percent_encoding::percent_decode;
 
-use super::problem::Problem;
+use super::problem::{PROBLEM_JSON, Problem};
 
 pub(super) const PATH: &str = "/login";
 const COOKIE: &str = "taskrunning-token";
@@ -24,11 +24,29 @@ pub(super) fn token(headers: &HeaderMap) -> Option<Vec<u8>> {
     })
 }
 
-/// Whether a page is asked for, not data.
+/// Whether a page is asked for, rather than data (RFC 9110, 12.5.1).
 pub(super) fn is_browser(headers: &HeaderMap) -> bool {
-    let accepted = headers.get(header::ACCEPT);
-    let accepted = accepted.and_then(|accepted| accepted.to_str().ok());
-    accepted.is_some_and(|accepted| accepted.contains("text/html"))
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    let accepted = accepted.filter_map(|accepted| accepted.to_str().ok());
+    let ranges: Vec<&str> = accepted.flat_map(|accepted| accepted.split(',')).collect();
+    let quality = |media: &[&str]| {
+        let of_media = ranges.iter().filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let named = parts.next()?;
+            media
+                .iter()
+                .find(|media| media.eq_ignore_ascii_case(named))?;
+            let quality = parts.find_map(|part| part.strip_prefix("q="));
+            Some(
+                quality
+                    .and_then(|quality| quality.parse().ok())
+                    .unwrap_or(1.0),
+            )
+        });
+        of_media.fold(0.0, f32::max)
+    };
+    let page = quality(&["text/html"]);
+    page > 0.0 && page >= quality(&["application/json", PROBLEM_JSON])
 }
 
 /// To the form.
@@ -98,4 +116,28 @@ pub(super) fn logged_in(token: &[u8], is_https: bool) -> Response {
     };
     cookie.set_sensitive(true);
     ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_browser_prefers_pages() {
+        for (accept, is) in [
+            ("text/html,application/xhtml+xml,*/*;q=0.8", true),
+            ("TEXT/HTML", true),
+            ("application/json;q=0.5, text/html;q=0.9", true),
+            ("application/json, text/html;q=0.5", false),
+            ("application/problem+json, text/html;q=0.5", false),
+            ("text/html;q=0", false),
+            ("application/json", false),
+            ("*/*", false),
+            ("", false),
+        ] {
+            let headers = [(header::ACCEPT, HeaderValue::from_static(accept))];
+            assert_eq!(is_browser(&headers.into_iter().collect()), is, "{accept}");
+        }
+        assert!(!is_browser(&HeaderMap::new()));
+    }
 }

@@ -149,6 +149,7 @@ fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App)
         false => router,
     };
     router
+        .layer(from_fn(page::errors))
         .layer(CompressionLayer::new())
         .layer(from_fn(guard::headers))
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use service::time::timestamp;
 
 use super::problem::{ParameterProblem, Problem};
@@ -37,6 +37,23 @@ impl Parameters {
         self.given.retain(|(_, value)| !value.trim().is_empty());
         self.is_lenient = true;
         self
+    }
+
+    /// Makes the times of these names absolute that count back, as in `-2h`, from `moment`. What is not read so is for
+    /// [`time`](Self::time) to refuse.
+    pub(crate) fn count_back(&mut self, names: &[&str], moment: Timestamp) {
+        for (_, value) in self
+            .given
+            .iter_mut()
+            .filter(|(name, _)| names.contains(&name.as_str()))
+        {
+            let back = value.strip_prefix('-').map(str::parse::<SignedDuration>);
+            if let Some(Ok(back)) = back
+                && let Ok(time) = moment.checked_sub(back)
+            {
+                *value = time.to_string();
+            }
+        }
     }
 
     /// Notes that a parameter is no good.
@@ -200,6 +217,21 @@ mod tests {
             "offest: no such parameter; known are at, limit, user, running, job_id, status",
         ] {
             assert!(refused.detail().contains(words), "{}", refused.detail());
+        }
+    }
+
+    #[test]
+    fn times_that_count_back_are_read_where_they_may_be() {
+        let moment: Timestamp = "2026-11-25T14:05:00Z".parse().unwrap();
+        let mut parameters = given(&[("from", "-2h"), ("to", "-soon"), ("at", "-1h")]);
+        parameters.count_back(&["from", "to"], moment);
+        let from = parameters.time("from").unwrap();
+        assert_eq!(from.to_string(), "2026-11-25T12:05:00Z");
+        parameters.time("to");
+        parameters.time("at");
+        let refused = parameters.end().unwrap_err();
+        for name in ["to: expected a time", "at: expected a time"] {
+            assert!(refused.detail().contains(name), "{}", refused.detail());
         }
     }
 

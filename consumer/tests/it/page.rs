@@ -78,6 +78,9 @@ impl Reports {
                     info.engine.user = ["ada", "grace", "linus"][(i % 3) as usize].to_owned();
                     info.engine.engine_type = ["spark", "hive"][(i % 2) as usize].to_owned();
                     info.engine.instance = format!("node-{i}.example.internal:10000");
+                    // What one engine says is not what the tables show.
+                    info.engine.running_tasks = 1 + i32::from(i == 3);
+                    info.job_id = format!("nightly-{}", i % 2);
                     let held = info
                         .resource
                         .as_mut()
@@ -136,6 +139,25 @@ impl Reports {
                         .collect();
                 }
             });
+        }
+        // Hours of usage, of more users than have a colour of their own.
+        let users = ["ada", "grace", "linus", "barbara", "edsger", "tony", "alan"];
+        for (i, user) in (1..).zip(users) {
+            for sequence in 0..=60_i32 {
+                let ago = 600 + 240 * i64::from(60 - sequence);
+                self.add(&format!("past-{user}"), sequence.into(), ago, |info| {
+                    info.engine.user = user.to_owned();
+                    info.engine.instance = "node-past.example.internal:10000".to_owned();
+                    if sequence == 60 {
+                        info.status = TaskStatus::Succeed;
+                    }
+                    let applications = &mut info.resource.as_mut().unwrap().applications;
+                    let mut held = applications.pop_first().unwrap().1;
+                    held.queue_cores = i * (1 + sequence / 20);
+                    held.queue_memory = i64::from(i) << 30;
+                    applications.insert(format!("application-of-{user}"), held);
+                });
+            }
         }
         for (id, status) in [
             ("wait-0", TaskStatus::Inited),

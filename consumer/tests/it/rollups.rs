@@ -407,6 +407,14 @@ async fn jobs_and_engines_are_what_their_reports_add_up_to(kind: Kind) {
         Some(jobs["watermark"].clone())
     );
     assert_near(&[one], &[jobs["items"][1].clone()], "the job");
+    let named = reqwest::Url::parse_with_params(
+        &format!("{}/api/v1/jobs", server.origin),
+        [("job_id", job.as_str().unwrap())],
+    );
+    let named = named.unwrap();
+    let named = format!("{}?{}", named.path(), named.query().unwrap());
+    let named = server.json(&named).await;
+    assert_near(&items(&named), &[jobs["items"][1].clone()], "one job");
     server.get("/api/v1/jobs/nobody").await.problem(404);
     let next = jobs["next"].as_str().unwrap();
     let other = server

@@ -51,8 +51,24 @@ async fn engines(
     State(app): State<App>,
     uri: Uri,
     caller: Caller,
-    mut parameters: Parameters,
+    parameters: Parameters,
 ) -> Result<Answer, Problem> {
+    let query = engines_query(parameters, &caller)?;
+    let asked = app
+        .readers
+        .ask(move |reader| async move { reader.engines(&query).await }.boxed());
+    let page = asked.await?;
+    page_answer(&page, page.next.as_deref(), &uri)
+}
+
+/// The list of engines that a request asks for, by the tasks that the caller may see.
+///
+/// # Errors
+/// 400 if its parameters are no good, 403 if it asks for another user's tasks.
+pub(in crate::serve) fn engines_query(
+    mut parameters: Parameters,
+    caller: &Caller,
+) -> Result<EnginesQuery, Problem> {
     let engine_instance = parameters.text("engine_instance");
     let engine_type = parameters.text("engine_type");
     let user = parameters.text("user");
@@ -61,7 +77,7 @@ async fn engines(
     let limit = parameters.number("limit", 1, LARGEST_LIMIT);
     let cursor = parameters.text("cursor");
     parameters.end()?;
-    let query = EnginesQuery {
+    Ok(EnginesQuery {
         engine_instance,
         engine_type,
         user: caller.narrow(user)?,
@@ -70,10 +86,5 @@ async fn engines(
         longest_gap: longest_gap.unwrap_or(DEFAULT_GAP),
         limit: limit.unwrap_or(DEFAULT_LIMIT),
         cursor,
-    };
-    let asked = app
-        .readers
-        .ask(move |reader| async move { reader.engines(&query).await }.boxed());
-    let page = asked.await?;
-    page_answer(&page, page.next.as_deref(), &uri)
+    })
 }

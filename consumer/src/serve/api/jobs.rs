@@ -39,6 +39,7 @@ struct JobAnswer {
     path = "/api/v1/jobs",
     tag = "jobs",
     params(
+        ("job_id" = Option<String>, Query, description = "Only this job"),
         ("user" = Option<String>, Query, description = "Only exec tasks of this user; of a job no others count"),
         ("running" = Option<bool>, Query, description = "Only jobs with an exec task whose status is neither final nor Unknown"),
         ("at" = Option<String>, Query, format = DateTime, description = "As it was known at this time, by the engine's clock"),
@@ -55,24 +56,35 @@ async fn list(
     State(app): State<App>,
     uri: Uri,
     caller: Caller,
-    mut parameters: Parameters,
+    parameters: Parameters,
 ) -> Result<Answer, Problem> {
+    let page = ask(&app, jobs_query(parameters, &caller)?).await?;
+    page_answer(&page, page.next.as_deref(), &uri)
+}
+
+/// The list of jobs that a request asks for, of those that the caller may see.
+///
+/// # Errors
+/// 400 if its parameters are no good, 403 if it asks for another user's jobs.
+pub(in crate::serve) fn jobs_query(
+    mut parameters: Parameters,
+    caller: &Caller,
+) -> Result<JobsQuery, Problem> {
+    let job_id = parameters.text("job_id");
     let user = parameters.text("user");
     let running = parameters.flag("running");
     let at = parameters.time("at");
     let limit = parameters.number("limit", 1, LARGEST_LIMIT);
     let cursor = parameters.text("cursor");
     parameters.end()?;
-    let query = JobsQuery {
-        job_id: None,
+    Ok(JobsQuery {
+        job_id,
         user: caller.narrow(user)?,
         running,
         at,
         limit: limit.unwrap_or(DEFAULT_LIMIT),
         cursor,
-    };
-    let page = ask(&app, query).await?;
-    page_answer(&page, page.next.as_deref(), &uri)
+    })
 }
 
 /// A job: its exec tasks, of those that the caller sees.

@@ -8,7 +8,10 @@ mod status;
 mod tasks;
 mod usage;
 
+pub(super) use self::engines::engines_query;
+pub(super) use self::jobs::jobs_query;
 pub(super) use self::tasks::task_query;
+pub(super) use self::usage::usage_query;
 use super::routes::Routes;
 
 /// All routes of the API.

@@ -51,8 +51,23 @@ pub(super) fn routes() -> Routes {
 async fn usage(
     State(app): State<App>,
     caller: Caller,
-    mut parameters: Parameters,
+    parameters: Parameters,
 ) -> Result<Answer, Problem> {
+    let query = usage_query(parameters, &caller)?;
+    let asked = app
+        .readers
+        .ask(move |reader| async move { reader.usage(&query).await }.boxed());
+    Answer::of(&asked.await?)
+}
+
+/// The usage that a request asks for, of the tasks that the caller may see.
+///
+/// # Errors
+/// 400 if its parameters are no good, 403 if it asks for another user's tasks.
+pub(in crate::serve) fn usage_query(
+    mut parameters: Parameters,
+    caller: &Caller,
+) -> Result<UsageQuery, Problem> {
     let (from, to) = (parameters.time("from"), parameters.time("to"));
     let by = parameters.read("by", |text| {
         let expected = "expected user, queue, engine_type, job or application";
@@ -65,7 +80,7 @@ async fn usage(
     let longest_gap = parameters.read("longest_gap", duration);
     let limit = parameters.number("limit", 1, MAX_USAGE_LIMIT);
     parameters.end()?;
-    let query = UsageQuery {
+    Ok(UsageQuery {
         from,
         to,
         by: by.unwrap_or(UsageBy::User),
@@ -73,9 +88,5 @@ async fn usage(
         user: caller.narrow(user)?,
         longest_gap: longest_gap.unwrap_or(DEFAULT_GAP),
         limit: limit.unwrap_or(DEFAULT_USAGE_LIMIT),
-    };
-    let asked = app
-        .readers
-        .ask(move |reader| async move { reader.usage(&query).await }.boxed());
-    Answer::of(&asked.await?)
+    })
 }

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::event;
+use super::fares::Fares;
 use super::ring::{Resume, Ring};
 use super::scope::Scope;
 use crate::query::{Change, Watermark};
@@ -31,6 +32,7 @@ pub(crate) struct Hub {
     pub(super) wanted: Notify,
     /// When the last poll that was answered began.
     polled: watch::Sender<Option<Instant>>,
+    fares: Mutex<Fares>,
 }
 
 struct State {
@@ -87,6 +89,16 @@ impl Default for Hub {
 }
 
 impl Hub {
+    /// How many tasks there are, and how they fare.
+    pub(crate) fn fares(&self) -> Fares {
+        *self.fares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what was counted.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Fares)) {
+        change(&mut self.fares.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn with(streams: usize, heartbeat: Duration) -> Self {
         Self {
             state: Mutex::new(State {
@@ -98,6 +110,7 @@ impl Hub {
             heartbeat,
             wanted: Notify::new(),
             polled: watch::Sender::new(None),
+            fares: Mutex::default(),
         }
     }
 

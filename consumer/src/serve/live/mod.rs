@@ -9,12 +9,14 @@
 //! back with the id of the last event that it read, and gets from the ring what it missed.
 
 mod event;
+mod fares;
 mod gauges;
 mod hub;
 mod poll;
 mod ring;
 mod scope;
 
+pub(crate) use self::fares::{Fares, Levels};
 pub(crate) use self::gauges::HELP;
 pub(crate) use self::hub::{Hub, Refused};
 pub(crate) use self::poll::poll;

@@ -7,6 +7,7 @@ use futures_util::future::join;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::fares::{Counted, Fares, Levels};
 use super::gauges::Gauges;
 use super::hub::Hub;
 use super::ring;
@@ -37,7 +38,7 @@ pub(crate) async fn poll(hub: Arc<Hub>, database: Database, stop: CancellationTo
     let gauges = Mutex::default();
     let polling = join(
         follow(&hub, &database, &gauges),
-        count_stalled(&database, &gauges),
+        count_stalled(&hub, &database, &gauges),
     );
     stop.run_until_cancelled(polling).await;
     hub.close();
@@ -71,6 +72,7 @@ async fn follow(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
             Err(why) => {
                 hub.away();
                 lock(gauges).forget();
+                hub.note(|fares| *fares = Fares::default());
                 poll.gauges_at = Instant::now();
                 if !std::mem::replace(&mut is_away, true) {
                     tracing::warn!("the changes of tasks cannot be read, trying again: {why}");
@@ -128,6 +130,8 @@ impl Poll<'_> {
         if begun >= self.gauges_at {
             let levels = reader.levels(Thresholds::default()).await?;
             lock(self.gauges).set(&levels);
+            let counted = Counted::now(Levels::of(&levels));
+            self.hub.note(|fares| fares.levels = Some(counted));
             self.gauges_at = begun + GAUGES;
         }
         reader.rest().await?;
@@ -137,7 +141,7 @@ impl Poll<'_> {
 }
 
 /// On a connection of its own, so that no change waits for it. Does not end.
-async fn count_stalled(database: &Database, gauges: &Mutex<Gauges>) {
+async fn count_stalled(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
     let mut is_away = false;
     loop {
         let begun = Instant::now();
@@ -149,6 +153,9 @@ async fn count_stalled(database: &Database, gauges: &Mutex<Gauges>) {
         let counted = counted.map_err(|_| too_long(STALLED_LIMIT));
         match counted.and_then(|counted| counted.map_err(|error| told(&error))) {
             Ok(counts) => {
+                let each = counts.iter().map(|(.., count)| count.unsigned_abs());
+                let stalled = Counted::now(each.sum());
+                hub.note(|fares| fares.stalled = Some(stalled));
                 lock(gauges).set_stalled(counts);
                 if std::mem::take(&mut is_away) {
                     tracing::info!("tasks that get no further are counted again");
@@ -158,6 +165,7 @@ async fn count_stalled(database: &Database, gauges: &Mutex<Gauges>) {
             }
             Err(why) => {
                 lock(gauges).forget_stalled();
+                hub.note(|fares| fares.stalled = None);
                 if !std::mem::replace(&mut is_away, true) {
                     tracing::warn!(
                         "tasks that get no further cannot be counted, trying again: {why}"

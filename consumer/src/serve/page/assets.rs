@@ -38,12 +38,15 @@ const ASSETS: &[Asset] = &[
     asset!("page.css", "text/css; charset=utf-8"),
     asset!("icon.svg", "image/svg+xml"),
     asset!("page.js", SCRIPT),
+    asset!("cells.js", SCRIPT),
     asset!("clock.js", SCRIPT),
     asset!("keys.js", SCRIPT),
     asset!("live.js", SCRIPT),
     asset!("past.js", SCRIPT),
     asset!("plot.js", SCRIPT),
+    asset!("reread.js", SCRIPT),
     asset!("rows.js", SCRIPT),
+    asset!("state.js", SCRIPT),
     asset!("swap.js", SCRIPT),
 ];
 

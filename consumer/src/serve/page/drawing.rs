@@ -10,11 +10,20 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::status::Status;
 
-const LINE: RGBColor = RGBColor(1, 1, 1);
-const QUIET: RGBColor = RGBColor(2, 2, 2);
+pub(super) const LINE: RGBColor = RGBColor(1, 1, 1);
+pub(super) const QUIET: RGBColor = RGBColor(2, 2, 2);
 const PROGRESS: RGBColor = RGBColor(3, 3, 3);
 const MEMORY: RGBColor = RGBColor(4, 4, 4);
 const CORES: RGBColor = RGBColor(5, 5, 5);
+/// Parts that stand upon each other; the last one is all others.
+pub(super) const SERIES: &[RGBColor] = &[
+    PROGRESS,
+    MEMORY,
+    CORES,
+    RGBColor(6, 6, 6),
+    RGBColor(7, 7, 7),
+    QUIET,
+];
 
 pub(super) const WIDE: Size = Size {
     width: 1248,
@@ -30,12 +39,12 @@ pub(super) const NARROW: Size = Size {
 };
 const SPARKLINE: (u32, u32) = (72, 18);
 /// Left of the plots, for their labels; and right of them.
-const LEFT: u32 = 56;
-const RIGHT: u32 = 12;
+pub(super) const LEFT: u32 = 56;
+pub(super) const RIGHT: u32 = 12;
 /// Above each plot, for its name.
-const ABOVE: u32 = 28;
+pub(super) const ABOVE: u32 = 28;
 /// Below the last plot, for the axis.
-const BELOW: u32 = 22;
+pub(super) const BELOW: u32 = 22;
 /// Marks of statuses are named where there is so much room, in pixels.
 const WORD_ROOM: i32 = 84;
 /// Up to there stands the name of a plot.
@@ -49,9 +58,9 @@ const STEPS: &[i64] = &[
 
 /// What a screen has room for.
 pub(super) struct Size {
-    width: u32,
-    panel: u32,
-    ticks: i64,
+    pub(super) width: u32,
+    pub(super) panel: u32,
+    pub(super) ticks: i64,
     text: f64,
 }
 
@@ -129,7 +138,7 @@ pub(super) fn sparkline(values: &[(Timestamp, f64)]) -> Option<String> {
 }
 
 /// A drawing that screen readers pass by.
-fn hidden(svg: &str) -> String {
+pub(super) fn hidden(svg: &str) -> String {
     svg.replacen("<svg ", "<svg aria-hidden=\"true\" focusable=\"false\" ", 1)
 }
 
@@ -214,15 +223,15 @@ pub(super) fn draw(
     })
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-fn text(size: &Size, h: HPos, v: VPos) -> TextStyle<'static> {
+pub(super) fn text(size: &Size, h: HPos, v: VPos) -> TextStyle<'static> {
     let style = TextStyle::from(("sans-serif", size.text).into_font());
     style.color(&QUIET).pos(Pos::new(h, v))
 }
 
 /// Where a panel begins and ends, from above.
-fn rows(size: &Size) -> (i32, i32) {
+pub(super) fn rows(size: &Size) -> (i32, i32) {
     (ABOVE as i32, (ABOVE + size.panel) as i32 - 4)
 }
 
@@ -354,7 +363,7 @@ fn draw_marks(
 }
 
 /// The smallest of 1, 2, 4, 6, 8 or 10 times a power of ten that is not below a value.
-fn round_up(value: f64) -> f64 {
+pub(super) fn round_up(value: f64) -> f64 {
     if value <= 0.0 || !value.is_finite() {
         return 1.0;
     }

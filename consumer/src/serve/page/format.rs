@@ -66,6 +66,24 @@ pub(super) fn count(n: u64) -> String {
     text
 }
 
+/// With two decimals, and thousands set apart: `1,234.50`; `< 0.01` of what would read as nothing.
+pub(super) fn amount(value: f64) -> String {
+    match value {
+        value if value > 0.0 && value < 0.01 => "< 0.01".to_owned(),
+        // No number has more digits than are exact.
+        value if value >= 1e15 => format!("{value:.3e}"),
+        value => {
+            let text = format!("{:.2}", value.max(0.0));
+            match text.split_once('.') {
+                Some((whole, part)) => {
+                    format!("{}.{part}", count(whole.parse().unwrap_or_default()))
+                }
+                None => text,
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +102,12 @@ mod tests {
             (count(0), count(999), count(9_629), count(1_000_000)),
             ("0".into(), "999".into(), "9,629".into(), "1,000,000".into())
         );
+        let amounts = [0.0, 0.001, 0.005, 0.0149, 1_234.5, 999.999, 2e15, -1.0].map(amount);
+        let read = [
+            "0.00", "< 0.01", "< 0.01", "0.01", "1,234.50", "1,000.00", "2.000e15", "0.00",
+        ];
+        assert_eq!(amounts, read);
+        assert_eq!(amount(f64::NAN), "0.00");
         let now = "2026-11-25T14:05:00Z".parse().unwrap();
         assert_eq!(ago("2026-11-25T14:04:48.2Z", now), "11 s ago");
         assert_eq!(ago("2026-11-25T14:05:09Z", now), "in 9 s");

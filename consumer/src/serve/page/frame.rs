@@ -4,12 +4,13 @@ use jiff::Timestamp;
 
 use super::assets;
 use super::format::moment;
-use super::links::{Query, TASKS};
+use super::links::{ENGINES, JOBS, Query, TASKS, USAGE};
 
 /// The parts of a page that all views have.
 pub(super) struct Frame {
     pub(super) title: String,
-    /// `tasks`, `task`, `retry` (an error that may pass) or `error`: what the modules do depends on it.
+    /// `tasks`, `task`, `jobs`, `engines`, `usage`, `retry` (an error that may pass) or `error`: what the modules do depends
+    /// on it.
     pub(super) view: &'static str,
     /// Without its query.
     pub(super) path: String,
@@ -20,10 +21,24 @@ pub(super) struct Frame {
     pub(super) at: Option<Timestamp>,
     /// Offsets that the view was read at: changes are asked for since then.
     pub(super) since: Option<String>,
+    /// The view is read again as often, in seconds; `None`: it is not, or follows the stream of changes.
+    pub(super) every: Option<u32>,
+    /// The view has no past.
+    pub(super) is_only_now: bool,
+    /// The past time that its links to other views keep.
+    pub(super) kept_time: Option<Timestamp>,
     pub(super) assets: &'static str,
     /// The same view now.
     pub(super) live_href: String,
     pub(super) tasks_href: String,
+    pub(super) views: [ViewLink; 4],
+}
+
+/// A link to a view, at the same time.
+pub(super) struct ViewLink {
+    pub(super) word: &'static str,
+    pub(super) view: &'static str,
+    pub(super) href: String,
 }
 
 impl Frame {
@@ -38,13 +53,18 @@ impl Frame {
         // A cursor belongs to the time it was made for.
         let live = query.clone().without(&["at", "cursor"]);
         let time = query.clone().only(&["at"]);
+        let running = time.clone().and("running", "true");
         let tasks = match view {
             "tasks" => time.at(TASKS),
-            _ => time
-                .and("running", "true")
-                .and("order", "started")
-                .at(TASKS),
+            _ => running.clone().and("order", "started").at(TASKS),
         };
+        let link = |word, view, href| ViewLink { word, view, href };
+        let views = [
+            link("Tasks", "tasks", tasks.clone()),
+            link("Jobs", "jobs", running.at(JOBS)),
+            link("Engines", "engines", time.at(ENGINES)),
+            link("Usage", "usage", time.at(USAGE)),
+        ];
         Self {
             title: match at {
                 Some(at) => format!("{title}, as of {} · taskrunning", moment(at)),
@@ -57,9 +77,30 @@ impl Frame {
             now: Timestamp::now(),
             at,
             since: None,
+            every: None,
+            is_only_now: false,
+            kept_time: None,
             assets: &assets::FOLDER,
             tasks_href: tasks,
+            views,
         }
+    }
+
+    /// This, of a view that shows only now: its links keep the past time that others show.
+    pub(super) fn only_now(mut self, kept_time: Option<Timestamp>) -> Self {
+        self.is_only_now = true;
+        self.kept_time = kept_time;
+        self
+    }
+
+    /// This, of a view that is read again as often.
+    pub(super) fn every(mut self, seconds: u32) -> Self {
+        self.every = Some(seconds);
+        self
+    }
+
+    pub(super) fn kept_text(&self) -> String {
+        self.kept_time.map(moment).unwrap_or_default()
     }
 
     /// What counts as now: the past time, if one is shown.

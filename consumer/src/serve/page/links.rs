@@ -13,14 +13,31 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b':');
 
+/// What JavaScript's encodeURIComponent leaves as it is.
+const BARE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'!')
+    .remove(b'~')
+    .remove(b'*')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')');
+
 pub(super) const TASKS: &str = "/tasks";
+pub(super) const JOBS: &str = "/jobs";
+pub(super) const ENGINES: &str = "/engines";
+pub(super) const USAGE: &str = "/usage";
 
 /// The names and values of a query, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Query(pub(super) Vec<(String, String)>);
 
-/// How the names of times end, but for `at`.
+/// How the names of times end, but for `at` and those of a period.
 const TIMES: &[&str] = &["_after", "_before"];
+/// The names of a period's ends. Those that count back from now stay so: `from=-1h` is always the last hour.
+pub(super) const PERIOD: &[&str] = &["from", "to"];
 
 impl Query {
     /// The query of an address; empty where it cannot be read.
@@ -34,7 +51,9 @@ impl Query {
         let mut tidy = self.clone();
         tidy.0.retain(|(_, value)| !value.is_empty());
         for (name, value) in &mut tidy.0 {
-            if name == "at" || TIMES.iter().any(|end| name.ends_with(end)) {
+            let is_time = name == "at" || TIMES.iter().any(|end| name.ends_with(end));
+            let is_end = PERIOD.contains(&name.as_str()) && !value.starts_with('-');
+            if is_time || is_end {
                 *value = absolute(value);
             }
         }
@@ -99,6 +118,12 @@ pub(super) fn task(exec_id: &str) -> String {
     format!("{TASKS}/{}", utf8_percent_encode(exec_id, ESCAPED))
 }
 
+/// By which the modules know a row: as JavaScript's encodeURIComponent writes the text, so that no attribute holds a
+/// control character.
+pub(super) fn key(text: &str) -> String {
+    utf8_percent_encode(text, BARE).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +143,10 @@ mod tests {
         );
         assert_eq!(Query::default().at("/tasks"), "/tasks");
         assert_eq!(task("a/b?<c>"), "/tasks/a%2Fb%3F%3Cc%3E");
+        assert_eq!(
+            key("a-b_c.d!e~f*g'h(i)j\0\u{202e}ü&\" %"),
+            "a-b_c.d!e~f*g'h(i)j%00%E2%80%AE%C3%BC%26%22%20%25"
+        );
     }
 
     #[test]
@@ -137,6 +166,11 @@ mod tests {
             None
         );
         assert_eq!(of("/tasks?at=yesterday").tidied(), None);
+        let period = of("/usage?from=-1h&to=2026-11-25T14:05");
+        assert_eq!(
+            period.tidied().unwrap().at(USAGE),
+            "/usage?from=-1h&to=2026-11-25T14:05:00Z"
+        );
         let back = of("/tasks?at=-2h").tidied().unwrap();
         assert!(
             back.first("at").ends_with('Z') && back.tidied().is_none(),

@@ -9,11 +9,17 @@
 //! hidden characters.
 
 mod assets;
+mod bars;
+mod chip;
 mod drawing;
+mod engines;
 mod error;
 mod format;
 mod frame;
+mod jobs;
 mod links;
+mod pages;
+mod period;
 mod plot;
 mod row;
 mod status;
@@ -21,23 +27,28 @@ mod task;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use askama::Template;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::{self, HeaderValue};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{StatusCode, Uri};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use futures_util::FutureExt;
 use jiff::Timestamp;
 
+use self::engines::EnginesView;
 use self::error::ErrorView;
-use self::links::{Query, TASKS};
+use self::jobs::JobsView;
+use self::links::{ENGINES, JOBS, PERIOD, Query, TASKS, USAGE};
 use self::task::{Found, TaskView};
 use self::tasks::TasksView;
-use super::api::task_query;
+use self::usage::UsageView;
+use super::api::{engines_query, jobs_query, task_query, usage_query};
 use super::app::App;
 use super::caller::Caller;
 use super::login::is_browser;
@@ -45,6 +56,8 @@ use super::parameters::Parameters;
 use super::problem::Problem;
 use crate::query::{QueryError, Reader, SeriesQuery, TaskItem};
 
+/// Below this are no pages.
+const API: &str = "/api/";
 /// So many of a task's newest reports are listed.
 const REPORTS: u32 = 50;
 /// Points of each series that is drawn: one for every few pixels.
@@ -56,8 +69,10 @@ pub(super) fn routes() -> Router<App> {
         .route("/", get(home))
         .route(TASKS, get(list))
         .route("/tasks/{exec_id}", get(one))
+        .route(JOBS, get(jobs))
+        .route(ENGINES, get(engines))
+        .route(USAGE, get(used))
         .route("/static/{version}/{name}", get(assets::asset))
-        .fallback(absent)
 }
 
 /// What runs comes first.
@@ -81,13 +96,15 @@ async fn list(
         return Redirect::to(&tidy.at(TASKS)).into_response();
     }
     let view = async {
-        let query = task_query(parameters?, &caller?)?;
+        let caller = caller?;
+        let query = task_query(parameters?, &caller)?;
         let asked = query.clone();
+        let fares = caller.scope().is_none().then(|| app.live.fares());
         let page = app
             .readers
             .ask(move |reader| async move { reader.page(&query).await }.boxed())
             .await?;
-        Ok(TasksView::of(&given, &asked, page))
+        Ok(TasksView::of(&given, &asked, fares, page))
     };
     answer(view.await, &uri, &given)
 }
@@ -126,13 +143,102 @@ async fn one(
     answer(view.await, &uri, &given)
 }
 
-/// A page for browsers; others get a [`Problem`] from [`problems`](super::problem::problems).
-async fn absent(uri: Uri, headers: HeaderMap) -> Response {
-    let response = StatusCode::NOT_FOUND.into_response();
-    match ErrorView::absent(uri.path()).render() {
-        Ok(html) if is_browser(&headers) => html_of(response, html),
-        _ => response,
+async fn jobs(
+    State(app): State<App>,
+    uri: Uri,
+    caller: Result<Caller, Problem>,
+    parameters: Result<Parameters, Problem>,
+) -> Response {
+    let given = Query::of(&uri);
+    if let Some(tidy) = given.tidied() {
+        return Redirect::to(&tidy.at(JOBS)).into_response();
     }
+    let view = async {
+        let query = jobs_query(parameters?, &caller?)?;
+        let asked = query.clone();
+        let page = app
+            .readers
+            .ask(move |reader| async move { reader.jobs(&query).await }.boxed())
+            .await?;
+        Ok(JobsView::of(&given, &asked, page))
+    };
+    answer(view.await, &uri, &given)
+}
+
+/// Engines are shown as they are now. A past time is kept for the other views.
+async fn engines(
+    State(app): State<App>,
+    uri: Uri,
+    caller: Result<Caller, Problem>,
+    parameters: Result<Parameters, Problem>,
+) -> Response {
+    let given = Query::of(&uri);
+    if let Some(tidy) = given.tidied() {
+        return Redirect::to(&tidy.at(ENGINES)).into_response();
+    }
+    let view = async {
+        let mut parameters = parameters?;
+        let kept_time = parameters.time("at");
+        parameters.count_back(PERIOD, Timestamp::now());
+        let query = engines_query(parameters, &caller?)?;
+        let asked = query.clone();
+        let page = app
+            .readers
+            .ask(move |reader| async move { reader.engines(&query).await }.boxed())
+            .await?;
+        Ok(EnginesView::of(&given, &asked, kept_time, page))
+    };
+    answer(view.await, &uri, &given)
+}
+
+/// As of a past time: what was used until then, which is what was known of it then.
+async fn used(
+    State(app): State<App>,
+    uri: Uri,
+    caller: Result<Caller, Problem>,
+    parameters: Result<Parameters, Problem>,
+) -> Response {
+    let given = Query::of(&uri);
+    if let Some(tidy) = given.tidied() {
+        return Redirect::to(&tidy.at(USAGE)).into_response();
+    }
+    let view = async {
+        let mut parameters = parameters?;
+        let at = parameters.time("at");
+        parameters.count_back(PERIOD, at.unwrap_or_else(Timestamp::now));
+        let mut query = usage_query(parameters, &caller?)?;
+        if let Some(at) = at {
+            query.to = Some(query.to.map_or(at, |to| to.min(at)));
+        }
+        let asked = query.clone();
+        let usage = app
+            .readers
+            .ask(move |reader| async move { reader.usage(&query).await }.boxed())
+            .await?;
+        Ok(UsageView::of(&given, &asked, at, &usage))
+    };
+    answer(view.await, &uri, &given)
+}
+
+/// Shows browsers a page for every [`Problem`] that no view has shown: a path or method that is not served, a path that
+/// cannot be read, a limit. What the API says stays as it is.
+pub(super) async fn errors(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let is_page = is_browser(request.headers()) && !path.starts_with(API);
+    let mut response = next.run(request).await;
+    let problem = response.extensions_mut().remove::<Problem>();
+    let Some(problem) = problem.filter(|_| is_page && !is_html(&response)) else {
+        return response;
+    };
+    match ErrorView::elsewhere(&path, &problem).render() {
+        Ok(html) => html_of(response, html),
+        Err(_) => response,
+    }
+}
+
+fn is_html(response: &Response) -> bool {
+    let content_type = response.headers().get(header::CONTENT_TYPE);
+    content_type.is_some_and(|content_type| content_type.as_bytes().starts_with(b"text/html"))
 }
 
 /// Everything about a task; `None`: there is no such task, it is not this user's, or it had not reported by then.

@@ -10,8 +10,8 @@ use crate::query::TaskItem;
 
 /// What is shown of a task. Texts of reports are in here as they are shown: without hidden characters.
 pub(super) struct Row {
-    /// As it is: the modules know the row by it.
-    pub(super) exec_id: String,
+    /// The modules know the row by it.
+    pub(super) key: String,
     pub(super) name: String,
     pub(super) href: String,
     pub(super) status: Status,
@@ -47,7 +47,7 @@ impl Row {
         Self {
             name: shown(&item.exec_id),
             href: time.at(&links::task(&item.exec_id)),
-            exec_id: item.exec_id,
+            key: links::key(&item.exec_id),
             status,
             silent: item.silent_seconds.map(duration),
             stalled: item.stalled_seconds.map(coarse),

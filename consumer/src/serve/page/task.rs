@@ -31,7 +31,6 @@ pub(super) struct Found {
 #[template(path = "page/task.html")]
 pub(super) struct TaskView {
     frame: Frame,
-    exec_id: String,
     row: Row,
     ticket: String,
     engine_href: String,
@@ -117,12 +116,10 @@ impl TaskView {
         let job_href = of(time.clone().and("job_id", task.job_id.as_str()));
         let event = format!("{}@{}", task.event_partition, task.event_offset);
         let ticket = or_empty(&task.ticket_id);
-        let exec_id = task.exec_id.clone();
         let row = Row::of(item, &time, frame.present());
         let listed = reports.len() as u64;
         let total = sequences.reports.unsigned_abs();
         Self {
-            exec_id,
             row,
             ticket,
             engine_href,

@@ -3,12 +3,15 @@
 use askama::Template;
 use jiff::{SignedDuration, Timestamp};
 
-use super::format::count;
+use super::chip::{Chip, Count};
+use super::format::{count, moment};
 use super::frame::Frame;
 use super::links::{Query, TASKS};
+use super::pages::Pages;
 use super::row::Row;
 use super::status::Status;
-use crate::query::{TaskOrder, TaskPage, TaskQuery};
+use crate::query::{TaskFilter, TaskOrder, TaskPage, TaskQuery, Thresholds};
+use crate::serve::live::{Fares, Levels};
 
 /// What a chip sets.
 const CHIP: &[&str] = &["status", "running", "silent", "stalled", "ended_after"];
@@ -52,6 +55,38 @@ const ORDERS: &[(&str, &str)] = &[
     ("cores", "cores"),
 ];
 
+/// How many tasks each chip leads to, or none where that is not known. `fares` is how all tasks fare, for who sees all.
+fn counts(asked: &TaskQuery, fares: Option<Fares>) -> [Option<Count>; 4] {
+    // What a chip sets is not in what it leads to.
+    let others = TaskFilter {
+        status: Vec::new(),
+        running: false,
+        silent: false,
+        stalled: false,
+        ended_after: None,
+        ..asked.filter.clone()
+    };
+    let is_of_all =
+        others.is_empty() && asked.at.is_none() && asked.thresholds == Thresholds::default();
+    let fares = fares.filter(|_| is_of_all).unwrap_or_default();
+    let counted = |tasks: u64, at| Count {
+        text: count(tasks),
+        title: format!("Counted at {}", moment(at)),
+    };
+    let level = |tasks: fn(&Levels) -> u64| {
+        let levels = fares.levels?;
+        Some(counted(tasks(&levels.value), levels.at))
+    };
+    [
+        level(|levels| levels.running),
+        level(|levels| levels.waiting),
+        level(|levels| levels.silent),
+        fares
+            .stalled
+            .map(|stalled| counted(stalled.value, stalled.at)),
+    ]
+}
+
 #[derive(Template)]
 #[template(path = "page/tasks.html")]
 pub(super) struct TasksView {
@@ -69,20 +104,7 @@ pub(super) struct TasksView {
     caption: String,
     columns: Vec<Column>,
     rows: Vec<Row>,
-    rows_text: String,
-    expired_before: Option<Timestamp>,
-    first_href: String,
-    next_href: Option<String>,
-    is_later_page: bool,
-}
-
-struct Chip {
-    /// What stands before it.
-    lead: Option<&'static str>,
-    label: String,
-    shape: Option<&'static str>,
-    href: String,
-    is_on: bool,
+    pages: Pages,
 }
 
 struct Form {
@@ -119,8 +141,13 @@ fn named(order: TaskOrder) -> &'static str {
 }
 
 impl TasksView {
-    /// `given` is the address's query, and `asked` what it asks for.
-    pub(super) fn of(given: &Query, asked: &TaskQuery, page: TaskPage) -> Self {
+    /// `given` is the address's query, and `asked` what it asks for. `fares` is how all tasks fare, for who sees all.
+    pub(super) fn of(
+        given: &Query,
+        asked: &TaskQuery,
+        fares: Option<Fares>,
+        page: TaskPage,
+    ) -> Self {
         let mut frame = Frame::of("tasks", "Tasks".to_owned(), TASKS, given, asked.at);
         frame.since = Some(page.watermark.to_string());
         let present = frame.present();
@@ -146,24 +173,15 @@ impl TasksView {
         if statuses > 1 {
             hidden.0.extend(first.clone().only(&["status"]).0);
         }
-        let shown = count(rows.len() as u64);
-        let rows_text = match (
-            rows.len(),
-            given.first("cursor").is_empty(),
-            page.next.is_some(),
-        ) {
-            (0, ..) => "No tasks.".to_owned(),
-            (1, true, false) => "1 task.".to_owned(),
-            (_, true, false) => format!("{shown} tasks."),
-            (_, true, true) => format!("The first {shown} tasks."),
-            (_, false, _) => format!("{shown} more tasks."),
-        };
+        let next = page.next.map(|cursor| first.clone().and("cursor", cursor));
+        let pages =
+            Pages::of(TASKS, given, "task", rows.len(), next.as_ref()).expired(page.expired_before);
         let word = ORDERS
             .iter()
             .find(|(name, _)| *name == order)
             .map_or("", |(_, word)| word);
         Self {
-            chips: chips(&first, present),
+            chips: chips(&first, present, counts(asked, fares)),
             filters_open: filters > 0,
             filters_set: filters,
             is_filtered: filters + set(CHIP) + set(HIDDEN) > 0,
@@ -198,20 +216,14 @@ impl TasksView {
             ),
             columns: columns(&first, order, asked.descending),
             rows,
-            rows_text,
-            expired_before: page.expired_before,
-            first_href: first.at(TASKS),
-            next_href: page
-                .next
-                .map(|cursor| first.and("cursor", cursor).at(TASKS)),
-            is_later_page: !given.first("cursor").is_empty(),
+            pages,
             frame,
         }
     }
 }
 
 /// A time as an input of type datetime-local has it.
-fn field(time: &str) -> String {
+pub(super) fn field(time: &str) -> String {
     let time = time.parse::<Timestamp>();
     time.map_or_else(
         |_| String::new(),
@@ -219,7 +231,7 @@ fn field(time: &str) -> String {
     )
 }
 
-fn chips(first: &Query, present: Timestamp) -> Vec<Chip> {
+fn chips(first: &Query, present: Timestamp, counts: [Option<Count>; 4]) -> Vec<Chip> {
     let others = first.clone().without(CHIP);
     let ended_after = present.checked_sub(ENDED_WITHIN).unwrap_or(present);
     let ended_after = ended_after.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -232,36 +244,47 @@ fn chips(first: &Query, present: Timestamp) -> Vec<Chip> {
             .and("status", status)
             .and("ended_after", ended_after.as_str())
     };
+    let [running, waits, silent, stalled] = counts;
     let all = [
-        (None, "All", None, others.clone()),
+        (None, "All", None, others.clone(), None),
         (
             None,
             "Running",
             Some("Running"),
             others.clone().and("running", "true"),
+            running,
         ),
-        (None, "Waiting", Some("Scheduled"), waiting),
+        (None, "Waiting", Some("Scheduled"), waiting, waits),
         (
             None,
             "Silent",
             Some("warn"),
             others.clone().and("silent", "true"),
+            silent,
         ),
         (
             None,
             "Stalled",
             Some("warn"),
             others.clone().and("stalled", "true"),
+            stalled,
         ),
         (
             Some("ended in the last hour:"),
             "Succeeded",
             Some("Succeed"),
             within("Succeed"),
+            None,
         ),
-        (None, "Failed", Some("Failed"), within("Failed")),
-        (None, "Cancelled", Some("Cancelled"), within("Cancelled")),
-        (None, "Timed out", Some("Timeout"), within("Timeout")),
+        (None, "Failed", Some("Failed"), within("Failed"), None),
+        (
+            None,
+            "Cancelled",
+            Some("Cancelled"),
+            within("Cancelled"),
+            None,
+        ),
+        (None, "Timed out", Some("Timeout"), within("Timeout"), None),
     ];
     // The time of a chip that was followed is not that of this moment.
     let chosen = |query: &Query| {
@@ -276,9 +299,10 @@ fn chips(first: &Query, present: Timestamp) -> Vec<Chip> {
     };
     let now = chosen(first);
     all.into_iter()
-        .map(|(lead, label, shape, query)| Chip {
+        .map(|(lead, label, shape, query, count)| Chip {
             lead,
-            label: label.to_owned(),
+            label,
+            count,
             shape,
             is_on: chosen(&query) == now,
             href: query.at(TASKS),

@@ -1,17 +1,24 @@
 //! The views' HTML: text of reports stays text, whatever it holds.
 
+// Long because a sample of every view is made here.
+
 use askama::Template;
 use axum::http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 
+use super::engines::EnginesView;
 use super::error::ErrorView;
+use super::jobs::JobsView;
 use super::links::Query;
 use super::task::{Found, TaskView};
 use super::tasks::TasksView;
+use super::usage::UsageView;
 use crate::query::{
-    Mark, Metrics, Point, Report, Resource, Sequences, Series, SubJobs, Task, TaskDetails,
-    TaskItem, TaskPage, TaskQuery, TaskSeries, Watermark,
+    DEFAULT_GAP, EngineItem, EnginePage, EnginesQuery, JobItem, JobPage, JobsQuery, Mark, Metrics,
+    Point, Report, Resource, Sequences, Series, SubJobs, Task, TaskDetails, TaskItem, TaskPage,
+    TaskQuery, TaskSeries, Usage, UsageBy, UsageEvery, UsageItem, UsageQuery, Watermark,
 };
+use crate::serve::problem::Problem;
 
 /// What user interfaces of other programs took for markup, and what shows as something else than it is.
 const HOSTILE: &[&str] = &[
@@ -154,7 +161,7 @@ fn list(text: &str) -> String {
         .and("user", text)
         .and("exec_id_prefix", text)
         .and(text, text);
-    let view = TasksView::of(&given, &TaskQuery::default(), page);
+    let view = TasksView::of(&given, &TaskQuery::default(), None, page);
     view.render().unwrap()
 }
 
@@ -168,6 +175,140 @@ fn one(text: &str) -> String {
     let view = TaskView::of(&Query::default(), Some(at), found);
     view.render().unwrap()
 }
+
+fn jobs(text: &str) -> String {
+    let own = || Some(text.to_owned());
+    let item = JobItem {
+        job_id: text.to_owned(),
+        tasks: 1_234,
+        running_tasks: 1,
+        statuses: [("Running".to_owned(), 1), ("Succeed".to_owned(), 1_233)].into(),
+        progress_mean: Some(0.5),
+        progress_least: Some(0.25),
+        started_at: TIME.to_owned(),
+        reported_at: TIME.to_owned(),
+        ended_at: None,
+        memory_bytes: Some(6 << 30),
+        cores: Some(4),
+    };
+    let page = JobPage {
+        items: vec![item],
+        next: own(),
+        watermark: Watermark::default(),
+        expired_before: None,
+    };
+    let asked = JobsQuery {
+        job_id: own(),
+        user: own(),
+        running: true,
+        at: None,
+        limit: 100,
+        cursor: None,
+    };
+    let given = Query::default()
+        .and("user", text)
+        .and("job_id", text)
+        .and(text, text);
+    JobsView::of(&given, &asked, page).render().unwrap()
+}
+
+fn engines(text: &str) -> String {
+    let at: Timestamp = TIME.parse().unwrap();
+    let own = || text.to_owned();
+    let item = EngineItem {
+        engine_instance: own(),
+        engine_type: own(),
+        users: vec![own(), own(), own()],
+        user_count: 7,
+        tasks: 1_234,
+        running_tasks: 3,
+        engine_running_tasks: Some(5),
+        first_reported_at: TIME.to_owned(),
+        reported_at: TIME.to_owned(),
+        busy_seconds: 7_800.0,
+        idle_seconds: 724.0,
+        unknown_seconds: 7.0,
+        busy_share: Some(0.5),
+    };
+    let page = EnginePage {
+        from: at,
+        to: at,
+        longest_gap_seconds: 300.0,
+        items: vec![item],
+        next: Some(own()),
+        watermark: Watermark::default(),
+        expired_before: None,
+    };
+    let asked = EnginesQuery {
+        engine_instance: Some(own()),
+        engine_type: None,
+        user: None,
+        from: Some(at),
+        to: None,
+        longest_gap: DEFAULT_GAP,
+        limit: 100,
+        cursor: None,
+    };
+    let given = Query::default()
+        .and("engine_instance", text)
+        .and(text, text)
+        .and("from", "-1h");
+    let view = EnginesView::of(&given, &asked, Some(at), page);
+    view.render().unwrap()
+}
+
+fn usage_every(text: &str, every: UsageEvery, hours: i64) -> String {
+    let from: Timestamp = TIME.parse().unwrap();
+    let item = |hour: i64, key: Option<&str>| UsageItem {
+        from: from + SignedDuration::from_hours(hour),
+        to: from + SignedDuration::from_hours(hour + 1),
+        key: key.map(str::to_owned),
+        core_seconds: 4_446_000.0,
+        memory_byte_seconds: 7e12,
+        instance_seconds: 3_600.0,
+        application_seconds: 1.5,
+    };
+    let items =
+        (0..hours.min(3)).flat_map(|hour| [Some(text), Some(""), None].map(|key| item(hour, key)));
+    let usage = Usage {
+        from,
+        to: from + SignedDuration::from_hours(hours),
+        by: UsageBy::User,
+        every,
+        longest_gap_seconds: 300.0,
+        watermark: Watermark::default(),
+        items: items.collect(),
+        expired_before: Some(from),
+    };
+    let asked = UsageQuery {
+        from: None,
+        to: None,
+        by: UsageBy::User,
+        every,
+        user: None,
+        longest_gap: DEFAULT_GAP,
+        limit: 100,
+    };
+    let given = Query::default().and("user", text).and(text, text);
+    let view = UsageView::of(&given, &asked, Some(from), &usage);
+    view.render().unwrap()
+}
+
+fn usage(text: &str) -> String {
+    usage_every(text, UsageEvery::Hour, 3)
+}
+
+/// A view of texts that are all the same.
+type View = fn(&str) -> String;
+
+/// Every view, and what it is called.
+const VIEWS: &[(View, &str)] = &[
+    (list, "list"),
+    (one, "task"),
+    (jobs, "jobs"),
+    (engines, "engines"),
+    (usage, "usage"),
+];
 
 /// The tags of a page without the values of their attributes, and the text between them.
 fn parsed(html: &str) -> (Vec<String>, String) {
@@ -191,7 +332,7 @@ fn parsed(html: &str) -> (Vec<String>, String) {
 
 #[test]
 fn hostile_text_changes_no_tag_of_a_page() {
-    for (view, name) in [(list as fn(&str) -> String, "list"), (one, "task")] {
+    for (view, name) in VIEWS {
         let (harmless, _) = parsed(&view("x"));
         assert!(harmless.len() > 50, "{harmless:?}");
         for hostile in HOSTILE {
@@ -206,6 +347,13 @@ fn hostile_text_changes_no_tag_of_a_page() {
                 "{name}: {hostile}\n{told}"
             );
             assert!(!html.contains("href=\"javascript:"), "{name}: {hostile}");
+            let keys = html.split("data-id=\"").skip(1);
+            for key in keys.map(|key| key.split('"').next().unwrap()) {
+                let is_bare = key
+                    .bytes()
+                    .all(|byte| byte.is_ascii_graphic() || byte == b' ');
+                assert!(is_bare, "{name}: {key:?}");
+            }
         }
     }
 }
@@ -241,6 +389,83 @@ fn every_fact_of_a_task_is_in_its_page() {
 }
 
 #[test]
+fn every_fact_of_jobs_engines_and_usage_is_in_their_pages() {
+    let facts: &[(View, &[&str])] = &[
+        (
+            jobs,
+            &[
+                "1,234",
+                "1,233 Succeed",
+                "1 Running",
+                "50.0 %",
+                "25.0 %",
+                "6.00 GiB",
+                "href=\"/tasks?job_id=fact&#38;user=fact\"",
+                "next page",
+                "data-every",
+            ],
+        ),
+        (
+            engines,
+            &[
+                "fact, fact, fact, 4 more",
+                "The engine says 5, the tables show 3",
+                "differs",
+                "50.0 %",
+                "2 h 10 m",
+                "12 m 04 s",
+                "engine_type=fact&#38;running=true",
+                "This view shows now",
+                "shows now",
+                // The next page is of the same time.
+                "from=2026-11-25T14:05:00Z&#38;cursor=fact",
+                "aria-current=\"true\">Last hour",
+            ],
+        ),
+        (
+            usage,
+            &[
+                "1,235.00",
+                "title=\"4446000 core-seconds\"",
+                "<data value=\"7000000000000\"",
+                "all others",
+                "(none)",
+                "href=\"/tasks?user=fact\"",
+                "11,115.00",
+                "9 rows.",
+                "aria-current=\"true\">Hour",
+                "removed by consumer expire",
+                "<rect",
+            ],
+        ),
+    ];
+    for (view, facts) in facts {
+        let html = view("fact");
+        for fact in *facts {
+            assert!(html.contains(fact), "{fact}\n{html}");
+        }
+    }
+}
+
+#[test]
+fn usage_is_drawn_whatever_its_periods() {
+    let bars = |every, hours| {
+        let html = usage_every("fact", every, hours);
+        let wide = html.split("<div class=\"wide\">").nth(1).unwrap();
+        let wide = wide.split("</svg>").next().unwrap();
+        assert!(!wide.contains("NaN") && !wide.contains("inf"), "{wide}");
+        wide.matches("<rect").count()
+    };
+    // Three panels; the parts are those of two users and of all others.
+    assert_eq!(bars(UsageEvery::Hour, 3), 3 * 3 * 3);
+    assert_eq!(bars(UsageEvery::Hour, 500), 3 * 3);
+    // All is of one day.
+    assert_eq!(bars(UsageEvery::Day, 24 * 200), 3);
+    assert_eq!(bars(UsageEvery::Whole, 3), 3 * 9);
+    assert!(!usage_every("fact", UsageEvery::Hour, 0).contains("<rect"));
+}
+
+#[test]
 fn only_an_error_that_may_pass_is_tried_again() {
     for (status, view) in [
         (StatusCode::BAD_REQUEST, "error"),
@@ -257,7 +482,9 @@ fn only_an_error_that_may_pass_is_tried_again() {
 
 #[test]
 fn the_page_of_an_unknown_path_leads_to_the_list_only() {
-    let html = ErrorView::absent("//evil.example/\"><b>").render().unwrap();
+    let absent = Problem::new(StatusCode::NOT_FOUND, "nothing");
+    let html = ErrorView::elsewhere("//evil.example/\"><b>", &absent);
+    let html = html.render().unwrap();
     let (tags, _) = parsed(&html);
     assert!(!tags.contains(&"b".to_owned()), "{html}");
     for attribute in ["href", "action", "src"] {
@@ -267,7 +494,7 @@ fn the_page_of_an_unknown_path_leads_to_the_list_only() {
 
 #[test]
 fn no_page_has_a_style_or_script_of_its_own() {
-    for html in [list("x"), one("x")] {
+    for html in VIEWS.iter().map(|(view, _)| view("x")) {
         assert!(
             !html.contains(" style=") && !html.contains("<style"),
             "{html}"

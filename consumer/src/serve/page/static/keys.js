@@ -1,11 +1,9 @@
 // The keyboard. Nothing is taken from a reader who types, or who holds a modifier.
-import { show } from "./live.js";
-
-const links = () => [...document.querySelectorAll("#tasks tbody .c-task a")];
+const links = () => [...document.querySelectorAll("table.list tbody tr")].map((row) => row.querySelector("a")).filter(Boolean);
 
 function step(by) {
   const all = links();
-  const row = document.activeElement?.closest?.("#tasks tbody tr");
+  const row = document.activeElement?.closest?.("table.list tbody tr");
   const at = row ? all.findIndex((link) => row.contains(link)) : -1;
   const next = at < 0 ? (by > 0 ? 0 : all.length - 1) : Math.min(all.length - 1, Math.max(0, at + by));
   all[next]?.focus();
@@ -33,6 +31,11 @@ function escape() {
 export function startKeys() {
   const help = document.getElementById("help");
   document.getElementById("help-open").addEventListener("click", () => help.showModal());
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest?.("#show")) return;
+    event.preventDefault();
+    document.dispatchEvent(new Event("show"));
+  });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || help.open) return;
     const field = event.target.closest?.("input, select, textarea");
@@ -44,8 +47,12 @@ export function startKeys() {
       "/": search,
       j: () => step(1),
       k: () => step(-1),
-      s: show,
-      n: () => follow(".then a"),
+      s: () => document.dispatchEvent(new Event("show")),
+      n: () => follow(".then a, .notice a"),
+      1: () => follow("#views a:nth-child(1)"),
+      2: () => follow("#views a:nth-child(2)"),
+      3: () => follow("#views a:nth-child(3)"),
+      4: () => follow("#views a:nth-child(4)"),
       u: () => follow("#zone"),
       "?": () => help.showModal(),
       Escape: escape,

@@ -1,8 +1,9 @@
 // What changes while one reads: a stream of changed tasks, read with fetch so that no token is ever in an address.
 // A hidden tab asks nothing. Rows stay where they are; what would move them is counted and waits for the reader.
-import { ago, duration, moment, setText } from "./clock.js";
-import { fetched, swapParts } from "./swap.js";
+import { ago, duration, moment } from "./clock.js";
 import { isKnown, isOver, writeRow } from "./rows.js";
+import { announce, offer, say, sayTrouble } from "./state.js";
+import { fetched, swapParts } from "./swap.js";
 
 const RETRY_MS = [1000, 2000, 4000, 8000, 15000];
 const SILENCE_MS = 40000; // the server sends a comment every 15 s
@@ -25,36 +26,11 @@ let isReadingTask = false; // its page is being read
 
 const rows = () => new Map([...document.querySelectorAll("#tasks tbody tr")].map((row) => [row.dataset.id, row]));
 
-function say(state, words) {
-  const mark = document.getElementById("live");
-  mark.className = `live is-${state}`;
-  setText(mark.querySelector(".words"), words);
-}
-
 function sayLive() {
   if (lostAt === null && stream) say("live", changedAt === null ? "live" : `live, change ${ago((Date.now() - changedAt) / 1000)}`);
 }
 
-function sayTrouble(text) {
-  const box = document.getElementById("trouble");
-  box.hidden = !text;
-  setText(box, text ?? "");
-  document.documentElement.classList.toggle("old", Boolean(text));
-}
-
-function announce(text) {
-  setText(document.getElementById("said"), text);
-}
-
-function offerChanges() {
-  const button = document.getElementById("show");
-  if (!button) return;
-  const parts = [];
-  if (fresh.size) parts.push(`${fresh.size} new`);
-  if (over.size) parts.push(`${over.size} ended`);
-  button.hidden = parts.length === 0;
-  setText(button, parts.length ? `${parts.join(", ")} while you read: show` : "");
-}
+const offerChanges = () => offer([[fresh.size, "new"], [over.size, "ended"]]);
 
 const isEmptyList = () => view === "tasks" && !document.getElementById("tasks");
 
@@ -72,7 +48,7 @@ function takeList(tasks) {
   const shown = rows();
   const ended = [];
   for (const task of tasks) {
-    const row = shown.get(task.exec_id);
+    const row = shown.get(encodeURIComponent(task.exec_id));
     if (!row) {
       if (isNew(task)) fresh.add(task.exec_id);
       continue;
@@ -82,7 +58,7 @@ function takeList(tasks) {
     writeRow(row, task);
     if (!wasOver && isOver(task.status)) {
       over.add(task.exec_id);
-      ended.push(task.exec_id);
+      ended.push(row.querySelector(".c-task").textContent.trim());
     }
   }
   if (ended.length) announce(ended.length === 1 ? `Task ${ended[0]} ended` : `${ended.length} tasks ended`);
@@ -94,7 +70,7 @@ function take(tasks) {
   if (tasks.length) changedAt = Date.now();
   if (view === "tasks") takeList(tasks);
   const id = document.getElementById("task")?.dataset.id;
-  if (id !== undefined && tasks.some((task) => task.exec_id === id)) readTaskSoon();
+  if (id !== undefined && tasks.some((task) => encodeURIComponent(task.exec_id) === id)) readTaskSoon();
   sayLive();
 }
 
@@ -133,8 +109,7 @@ async function readList() {
 }
 
 /** Puts what was counted into the list, as the server orders it now. */
-export async function show() {
-  if (view !== "tasks" || at) return;
+async function show() {
   try {
     await readList();
     if (lostAt === null) sayTrouble(null);
@@ -152,7 +127,7 @@ function swapList(page) {
   swapParts(page, hasRows ? "#tasks tbody" : "#list");
   swapParts(page, ".foot");
   swapParts(page, ".chips");
-  listen();
+  offerChanges();
   announce("The list is up to date");
 }
 
@@ -179,21 +154,12 @@ async function readMarks() {
   }
 }
 
-function listen() {
-  const button = document.getElementById("show");
-  button?.addEventListener("click", (event) => {
-    event.preventDefault();
-    show();
-  });
-  offerChanges();
-}
-
 /** What is asked of the stream: the tasks that this view could show, however they are by now. */
 function changesAddress() {
   const address = new URL("/api/v1/changes", location.href);
   const asked = new URLSearchParams(location.search);
   const task = document.getElementById("task");
-  if (task) address.searchParams.set("exec_id_prefix", task.dataset.id);
+  if (task) address.searchParams.set("exec_id_prefix", decodeURIComponent(task.dataset.id));
   else for (const name of IDENTITY) if (asked.has(name)) address.searchParams.set(name, asked.get(name));
   if (since) address.searchParams.set("since", since);
   return address;
@@ -297,9 +263,9 @@ function lost(own, error) {
 
 export function startLive() {
   if (at) return;
-  listen();
   if (view === "retry") setTimeout(() => location.reload(), 5000);
   if (view !== "tasks" && view !== "task") return;
+  if (view === "tasks") document.addEventListener("show", show);
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) {
       const own = stream;

@@ -4,6 +4,7 @@ import { startKeys } from "./keys.js";
 import { startLive } from "./live.js";
 import { startPast } from "./past.js";
 import { startPlot } from "./plot.js";
+import { startReread } from "./reread.js";
 
 document.documentElement.classList.add("on");
 startClock();
@@ -11,3 +12,4 @@ startKeys();
 startPast();
 startPlot();
 startLive();
+startReread();

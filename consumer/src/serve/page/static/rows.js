@@ -34,7 +34,8 @@ function shape(name) {
   return svg;
 }
 
-function changed(cell) {
+/** Lets a cell fade that changed. */
+export function changed(cell) {
   cell.classList.remove("changed");
   cell.addEventListener("animationend", () => cell.classList.remove("changed"), { once: true });
   cell.classList.add("changed");

@@ -10,7 +10,10 @@ export function fetched(address) {
     request.responseType = "document";
     request.timeout = 15000;
     request.onload = () => {
-      if (request.status === 200 && request.response) resolve(request.response);
+      const page = request.response;
+      // Where a session ended, a form to log in stands in its place.
+      if (request.status === 200 && page?.body?.dataset.view !== document.body.dataset.view) reject(new Error("the server sent another page: load this one again"));
+      else if (request.status === 200) resolve(page);
       else reject(new Error(`the server answered ${request.status}`));
     };
     request.onerror = () => reject(new Error("no answer"));

@@ -1,0 +1,28 @@
+// What the page says of itself: whether it is live, what is wrong, and what a screen reader is told.
+import { setText } from "./clock.js";
+
+export function say(state, words) {
+  const mark = document.getElementById("live");
+  mark.className = `live is-${state}`;
+  setText(mark.querySelector(".words"), words);
+}
+
+export function sayTrouble(text) {
+  const box = document.getElementById("trouble");
+  box.hidden = !text;
+  setText(box, text ?? "");
+  document.documentElement.classList.toggle("old", Boolean(text));
+}
+
+export function announce(text) {
+  setText(document.getElementById("said"), text);
+}
+
+/** Offers to show what is counted, as in "2 new, 1 ended while you read: show". */
+export function offer(counts) {
+  const button = document.getElementById("show");
+  if (!button) return;
+  const parts = counts.filter(([count]) => count > 0).map(([count, word]) => `${count} ${word}`);
+  button.hidden = parts.length === 0;
+  setText(button, parts.length ? `${parts.join(", ")} while you read: show` : "");
+}
