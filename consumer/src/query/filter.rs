@@ -193,9 +193,8 @@ impl TaskFilter {
     pub(super) fn ended(&self) -> Option<bool> {
         let is_final = |status: &String| status_named(status).is_some_and(TaskStatus::is_final);
         let has_status = !self.status.is_empty();
-        if self.running || self.silent || self.stalled {
-            Some(false)
-        } else if has_status && !self.status.iter().any(is_final) {
+        let none_final = has_status && !self.status.iter().any(is_final);
+        if self.running || self.silent || self.stalled || none_final {
             Some(false)
         } else if self.ended_after.is_some() || self.ended_before.is_some() {
             Some(true)
