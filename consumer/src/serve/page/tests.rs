@@ -419,7 +419,7 @@ fn every_fact_of_jobs_engines_and_usage_is_in_their_pages() {
                 "shows now",
                 // The next page is of the same time.
                 "from=2026-11-25T14:05:00Z&#38;cursor=fact",
-                "aria-current=\"true\">Last hour",
+                "aria-current=\"true\"><span class=\"label\">Last hour<",
             ],
         ),
         (
@@ -433,7 +433,7 @@ fn every_fact_of_jobs_engines_and_usage_is_in_their_pages() {
                 "href=\"/tasks?user=fact\"",
                 "11,115.00",
                 "9 rows.",
-                "aria-current=\"true\">Hour",
+                "aria-current=\"true\"><span class=\"label\">Hour<",
                 "removed by consumer expire",
                 "<rect",
             ],
