@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use schemas::TaskStatus;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::reader::{QueryError, is_no_text};
 use super::sql::Statement;
@@ -61,7 +62,9 @@ pub(crate) struct TaskFilter {
 
 /// What tasks are ordered by. Tasks that have no such value are last, in either direction; equal ones are ordered by
 /// the bytes of their exec ids.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum TaskOrder {
     /// When the task was first heard of.

@@ -35,6 +35,8 @@ mod watermark;
 
 pub(crate) use changes::{Before, Belonging, Change, ChangedTask, Changes, Tracker};
 pub(crate) use engines::{EngineItem, EnginePage, EnginesQuery};
+#[cfg(test)]
+pub(crate) use filter::STATUSES;
 pub(crate) use filter::{
     DEFAULT_LIMIT, LARGEST_LIMIT, TaskFilter, TaskOrder, TaskQuery, Thresholds, status_named,
 };

@@ -126,7 +126,7 @@ fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App)
     };
     // The last one is the first that a request comes to.
     let router = router
-        .merge(openapi::route(&document))
+        .merge(openapi::route(&document, authentication.has_tokens()))
         .merge(page::routes())
         .with_state(app)
         .merge(login)

@@ -4,17 +4,28 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header;
 use axum::routing::get;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Info, OpenApi};
 
 use super::answer::tag;
 use super::app::App;
 
-/// The route of the description.
-pub(super) fn route(document: &OpenApi) -> Router<App> {
+/// What the description calls a token.
+const TOKEN: &str = "token";
+
+/// The route of the description; with tokens, if callers are asked for them.
+pub(super) fn route(document: &OpenApi, has_tokens: bool) -> Router<App> {
     let mut document = document.clone();
     document.info = Info::new("taskrunning", env!("CARGO_PKG_VERSION"));
     document.info.description =
         Some("What a task pipeline's tables say of running tasks.".to_owned());
+    if has_tokens {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme(TOKEN, SecurityScheme::Http(bearer));
+        let needed = SecurityRequirement::new(TOKEN, Vec::<String>::new());
+        document.security = Some(vec![needed]);
+    }
     // It is made of texts only.
     let text = document.to_json().unwrap_or_default();
     let tag = tag(text.as_bytes());

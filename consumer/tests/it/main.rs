@@ -35,6 +35,7 @@ mod lists;
 mod memory;
 mod metrics;
 mod offsets;
+mod openapi;
 mod operating;
 mod outages;
 mod ownership;

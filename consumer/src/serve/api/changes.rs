@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use utoipa::OpenApi;
 
+use super::StatusName;
 use crate::query::{ChangedTask, Watermark, status_named};
 use crate::serve::app::App;
 use crate::serve::caller::Caller;
@@ -49,13 +50,13 @@ pub(super) fn routes() -> Routes {
     params(
         ("since" = Option<String>, Query, example = "0:123,1:99", description = "The watermark of the answer that the client shows: changes behind it; without it, changes since the tables were last looked at, which is at most 15 s ago"),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event; goes before `since`"),
-        ("status" = Option<Vec<String>>, Query, description = "One of these statuses (repeatable)"),
+        ("status" = Option<Vec<StatusName>>, Query, description = "One of these statuses (repeatable)"),
         ("running" = Option<bool>, Query, description = "Neither a final status nor Unknown"),
-        ("user" = Option<String>, Query),
-        ("engine_type" = Option<String>, Query),
-        ("engine_instance" = Option<String>, Query),
-        ("job_id" = Option<String>, Query),
-        ("exec_id_prefix" = Option<String>, Query),
+        ("user" = Option<String>, Query, min_length = 1),
+        ("engine_type" = Option<String>, Query, min_length = 1),
+        ("engine_instance" = Option<String>, Query, min_length = 1),
+        ("job_id" = Option<String>, Query, min_length = 1),
+        ("exec_id_prefix" = Option<String>, Query, min_length = 1),
     ),
     responses(
         (status = OK, content_type = "text/event-stream", body = String),

@@ -39,12 +39,12 @@ struct JobAnswer {
     path = "/api/v1/jobs",
     tag = "jobs",
     params(
-        ("job_id" = Option<String>, Query, description = "Only this job"),
-        ("user" = Option<String>, Query, description = "Only exec tasks of this user; of a job no others count"),
+        ("job_id" = Option<String>, Query, min_length = 1, description = "Only this job"),
+        ("user" = Option<String>, Query, min_length = 1, description = "Only exec tasks of this user; of a job no others count"),
         ("running" = Option<bool>, Query, description = "Only jobs with an exec task whose status is neither final nor Unknown"),
         ("at" = Option<String>, Query, format = DateTime, description = "As it was known at this time, by the engine's clock"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most so many jobs; 100 by default"),
-        ("cursor" = Option<String>, Query, description = "next of the page before, which was asked for with the same parameters but limit"),
+        ("cursor" = Option<String>, Query, min_length = 1, description = "next of the page before, which was asked for with the same parameters but limit"),
     ),
     responses(
         (status = OK, body = JobPage, headers(("Link" = String, description = "The next page, rel=\"next\", if there is one"))),

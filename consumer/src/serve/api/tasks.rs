@@ -9,6 +9,7 @@ use serde::Serialize;
 use service::time::duration;
 use utoipa::{OpenApi, ToSchema};
 
+use super::StatusName;
 use crate::query::{
     DEFAULT_LIMIT, LARGEST_LIMIT, TaskDetails, TaskFilter, TaskOrder, TaskPage, TaskQuery,
     Thresholds, Watermark,
@@ -40,13 +41,13 @@ pub(super) fn routes() -> Routes {
     path = "/api/v1/tasks",
     tag = "tasks",
     params(
-        ("status" = Option<Vec<String>>, Query, description = "One of these statuses: Unknown, Inited, WaitForRetry, Scheduled, Running, Succeed, Failed, Cancelled, Timeout; repeated for several"),
+        ("status" = Option<Vec<StatusName>>, Query, description = "One of these statuses; repeated for several"),
         ("running" = Option<bool>, Query, description = "Neither a final status nor Unknown"),
-        ("user" = Option<String>, Query, description = "Whom the engine runs for"),
-        ("engine_type" = Option<String>, Query, description = "As in spark"),
-        ("engine_instance" = Option<String>, Query, description = "HOST:PORT"),
-        ("job_id" = Option<String>, Query, description = "The entrance's job it belongs to"),
-        ("exec_id_prefix" = Option<String>, Query, description = "How the exec task's id begins"),
+        ("user" = Option<String>, Query, min_length = 1, description = "Whom the engine runs for"),
+        ("engine_type" = Option<String>, Query, min_length = 1, description = "As in spark"),
+        ("engine_instance" = Option<String>, Query, min_length = 1, description = "HOST:PORT"),
+        ("job_id" = Option<String>, Query, min_length = 1, description = "The entrance's job it belongs to"),
+        ("exec_id_prefix" = Option<String>, Query, min_length = 1, description = "How the exec task's id begins"),
         ("silent" = Option<bool>, Query, description = "Not ended, and no report for silent_after"),
         ("stalled" = Option<bool>, Query, description = "Reports, but nothing has changed for stalled_after"),
         ("started_after" = Option<String>, Query, format = DateTime, description = "First heard of at this time or later"),
@@ -55,13 +56,13 @@ pub(super) fn routes() -> Routes {
         ("reported_before" = Option<String>, Query, format = DateTime, description = "Reported last before this time"),
         ("ended_after" = Option<String>, Query, format = DateTime, description = "Ended at this time or later"),
         ("ended_before" = Option<String>, Query, format = DateTime, description = "Ended before this time"),
-        ("order" = Option<String>, Query, description = "started, reported (the default), duration, progress, memory or cores; tasks without a value come last"),
+        ("order" = Option<TaskOrder>, Query, description = "`reported` by default; tasks without a value come last"),
         ("descending" = Option<bool>, Query, description = "The largest or latest first; true by default"),
         ("at" = Option<String>, Query, format = DateTime, description = "As it was known at this time, by the engine's clock"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most so many tasks; 100 by default"),
-        ("cursor" = Option<String>, Query, description = "next of the page before, which was asked for with the same parameters but limit"),
-        ("silent_after" = Option<String>, Query, description = "As in 90s; the larger of 60s and five times a task's usual interval by default"),
-        ("stalled_after" = Option<String>, Query, description = "As in 10m; 15m by default"),
+        ("cursor" = Option<String>, Query, min_length = 1, description = "next of the page before, which was asked for with the same parameters but limit"),
+        ("silent_after" = Option<String>, Query, pattern = "^[1-9][0-9]{0,4}(ms|s|m|h)$", description = "As in 90s; the larger of 60s and five times a task's usual interval by default"),
+        ("stalled_after" = Option<String>, Query, pattern = "^[1-9][0-9]{0,4}(ms|s|m|h)$", description = "As in 10m; 15m by default"),
     ),
     responses(
         (status = OK, body = TaskPage, headers(("Link" = String, description = "The next page, rel=\"next\", if there is one"))),

@@ -38,8 +38,8 @@ pub(super) fn routes() -> Routes {
         ("to" = Option<String>, Query, format = DateTime, description = "Up to this time; now by default"),
         ("by" = Option<UsageBy>, Query, description = "What to add up by; `user` by default"),
         ("every" = Option<UsageEvery>, Query, description = "Hours and days are those of UTC; `whole` by default"),
-        ("user" = Option<String>, Query, description = "Only of exec tasks of this user"),
-        ("longest_gap" = Option<String>, Query, description = "A report counts for at most so long, as in 90s; 5m by default, at most 1h"),
+        ("user" = Option<String>, Query, min_length = 1, description = "Only of exec tasks of this user"),
+        ("longest_gap" = Option<String>, Query, pattern = "^([1-9][0-9]{0,5}ms|([1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2}|3600)s|([1-9]|[1-5][0-9]|60)m|1h)$", description = "A report counts for at most so long, as in 90s; 5m by default, at most 1h"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1_000, description = "At most so many rows of a period, and one for all others; 100 by default"),
     ),
     responses(

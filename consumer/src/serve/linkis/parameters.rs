@@ -12,6 +12,8 @@ const PAGE_SIZE: u32 = 20;
 /// Rows that are passed over to get to a page.
 const SKIPPED_ROWS: u32 = 100_000;
 const DAY: SignedDuration = SignedDuration::from_hours(24);
+/// 9999-12-30T22:00:00Z: clocks of this program go no further.
+const LAST_MILLIS: i64 = 253_402_207_200_000;
 /// What reports do not tell. To leave such a filter alone would show other tasks than were asked for.
 const NOT_TOLD: [&str; 4] = ["creator", "instance", "runType", "startTaskID"];
 
@@ -116,7 +118,8 @@ fn statuses(parameters: &mut Parameters, otherwise: &[&str]) -> Vec<String> {
 }
 
 fn millis(text: &str) -> Result<Timestamp, &'static str> {
-    let millis = text.parse().ok().filter(|millis| *millis >= 0);
+    let millis = text.parse().ok();
+    let millis = millis.filter(|millis| (0..=LAST_MILLIS).contains(millis));
     let time = millis.and_then(|millis| Timestamp::from_millisecond(millis).ok());
     time.ok_or("expected milliseconds since 1970, up to the year 9999, as in 1764079500000")
 }
@@ -142,7 +145,14 @@ mod tests {
     #[test]
     fn times_are_milliseconds_since_1970() {
         assert_eq!(millis("1764079500000"), Ok(at(1_764_079_500_000)));
-        for text in ["", "noon", "1.5", "-1", "9223372036854775807"] {
+        for text in [
+            "",
+            "noon",
+            "1.5",
+            "-1",
+            "253402207200001",
+            "9223372036854775807",
+        ] {
             assert!(millis(text).is_err(), "{text}");
         }
     }

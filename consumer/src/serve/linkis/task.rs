@@ -73,7 +73,7 @@ pub(super) struct HistoryTask {
 
 /// The fields of a task that `brief=true` asks for.
 #[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct BriefTask {
     status: String,
     progress: Option<String>,

@@ -25,7 +25,7 @@ pub(super) enum Held {
     /// None was.
     #[serde(rename_all = "camelCase")]
     Nothing {
-        #[schema(value_type = Option<Vec<YarnApplication>>)]
+        #[schema(value_type = Option<Vec<YarnApplication>>, required = true)]
         yarn_resource: (),
     },
 }

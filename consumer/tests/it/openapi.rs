@@ -1,0 +1,87 @@
+//! `/openapi.json` is true: schemathesis makes up requests from it, right ones and wrong ones, and holds every answer
+//! against it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use service::testing::{Process, service, until};
+
+use crate::serve::tokens;
+use crate::strategies;
+use crate::support::{Kind, Pipeline, on_both_databases, varied_parts};
+
+on_both_databases!(
+    #[ignore = "heavy"]
+    every_answer_is_as_it_is_described
+);
+
+/// Requests of an operation that are made up at random, beside those that try each parameter's limits.
+const EXAMPLES: &str = "10";
+/// It takes some 20 s, alone on the machine.
+const RUN: Duration = Duration::from_secs(240);
+const HOOKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/openapi");
+/// All but those of writing, and of headers that nothing needs.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
+    response_schema_conformance,negative_data_rejection,positive_data_acceptance,unsupported_method,\
+    allow_header_conformance,ignored_auth";
+
+async fn every_answer_is_as_it_is_described(kind: Kind) {
+    let Some(python) = service("TEST_PYTHON") else {
+        return;
+    };
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    let sample = strategies::sample_event();
+    let events: Vec<_> = (0..300).map(|i| varied_parts(&sample, i)).collect();
+    pipeline.send_events(&events);
+    pipeline.store_all().await;
+    let tokens = tokens(&pipeline, &sample.info.engine.user);
+    // Once everybody is answered, and once a viewer, who is refused what others have.
+    let (options, token): (&[&str], _) = match kind {
+        Kind::Postgres => (&["--linkis"], None),
+        Kind::Sqlite => (&["--linkis", "--tokens", &tokens], Some("of-ada")),
+    };
+    let server = pipeline.serve("serve", options).await;
+    let document = format!("{}/openapi.json", server.origin);
+    let authorization = token.map(|token| format!("Authorization: Bearer {token}"));
+    let folder = format!("--chdir={}", pipeline.folder().display());
+    let schemathesis = Path::new(&python).with_file_name("schemathesis");
+    let mut arguments = vec![&folder, schemathesis.to_str().unwrap()];
+    arguments.extend(["--no-color", "run", &document]);
+    // A stream that does not end.
+    arguments.extend(["--exclude-path", "/api/v1/changes"]);
+    arguments.extend(["--checks", CHECKS, "--phases", "coverage,fuzzing"]);
+    arguments.extend(["--max-examples", EXAMPLES, "--generation-deterministic"]);
+    arguments.extend(["--no-shrink", "--continue-on-failure", "--warnings", "off"]);
+    // No text of the tables has U+0000. Of a path that takes any text there are no wrong ones.
+    arguments.extend(["--generation-allow-x00", "false"]);
+    arguments.extend(["--suppress-health-check", "filter_too_much"]);
+    arguments.extend(["--request-timeout", "10"]);
+    if let Some(authorization) = &authorization {
+        arguments.extend(["--header", authorization]);
+    }
+    let environment = [
+        ("SCHEMATHESIS_HOOKS", "hooks"),
+        ("PYTHONPATH", HOOKS),
+        ("PYTHONDONTWRITEBYTECODE", "1"),
+        ("EXEC_ID", "exec-01"),
+        ("JOB_ID", &sample.info.job_id),
+    ];
+    let program = Path::new("env");
+    let mut run = Process::start_with(
+        pipeline.folder(),
+        "schemathesis",
+        program,
+        &arguments,
+        &environment,
+    );
+    let ended = until("schemathesis ends", RUN, async || run.status()).await;
+    let told = run.log();
+    assert!(ended.success(), "{told}");
+    // It did not skip what it was to test.
+    assert!(told.contains("Tested: 14"), "{told}");
+    let log = server.process.log();
+    assert!(!log.contains("ERROR"), "{log}");
+    server.stop().await;
+}
