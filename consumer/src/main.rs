@@ -14,7 +14,7 @@ use service::threads::on_this_thread;
 use service::time::timestamp;
 use tokio_util::sync::CancellationToken;
 
-/// Stores what engines said in tables, and tells it
+/// Stores events in tables, and answers queries about them
 #[derive(Parser)]
 #[command(version, after_help = help(Kind::Command, EXAMPLES))]
 struct Cli {

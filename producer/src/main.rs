@@ -12,7 +12,7 @@ use service::kafka::KafkaOptions;
 use service::settings::topic_name;
 use service::telemetry::{LogOptions, MetricsOptions};
 
-/// Reports what engines do, for engines that know nothing of us
+/// Reports on tasks, for engines that do not report by themselves
 #[derive(Parser)]
 #[command(version, after_help = help(Kind::Command, EXAMPLES))]
 struct Cli {

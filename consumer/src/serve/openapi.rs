@@ -1,5 +1,8 @@
 //! `/openapi.json`: the description of the API, made from its code.
 
+#[cfg(test)]
+mod reference;
+
 use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header;
@@ -56,7 +59,7 @@ mod tests {
     }
 
     /// With those that are served on demand.
-    fn routes() -> Routes {
+    pub(super) fn routes() -> Routes {
         crate::serve::routes(&Arguments::parse_from(["serve", "--linkis"]).options)
     }
 

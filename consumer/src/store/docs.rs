@@ -1,15 +1,14 @@
-//! The tables of error codes in `docs/errors.md` are those of the code.
+//! The tables of error codes in the book are those of the code.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use service::testing::book::{assert_generated, read};
+
 use super::error::Meaning;
 use super::{postgres, sqlite};
 
-fn read(path: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    std::fs::read_to_string(root.join(path)).unwrap()
-}
+const PAGE: &str = "reference/errors.md";
 
 fn row(codes: &str, meaning: Meaning, name: &str) -> String {
     let done = match meaning {
@@ -21,24 +20,29 @@ fn row(codes: &str, meaning: Meaning, name: &str) -> String {
     format!("| `{codes}` | {name} | {done} |\n")
 }
 
-/// To write the tables anew, take them from the message of the failure.
 #[test]
-fn the_tables_in_the_docs_are_those_of_the_code() {
-    let docs = read("docs/errors.md");
+fn the_book_has_the_tables_of_the_code() {
     let postgres = postgres::MEANINGS.iter();
     let postgres = postgres.map(|(code, meaning, name)| row(code, *meaning, name));
+    let postgres = format!(
+        "| SQLSTATE | What | Outcome |\n| --- | --- | --- |\n{}",
+        postgres.collect::<String>()
+    );
+    assert_generated(PAGE, "postgres-errors", &postgres);
     let sqlite = sqlite::MEANINGS.iter();
     let sqlite =
         sqlite.map(|(code, name, meaning, what)| row(&format!("{code}` `{name}"), *meaning, what));
-    for table in [postgres.collect::<String>(), sqlite.collect()] {
-        assert!(docs.contains(&table), "not in docs/errors.md:\n{table}");
-    }
+    let sqlite = format!(
+        "| Code | What | Outcome |\n| --- | --- | --- |\n{}",
+        sqlite.collect::<String>()
+    );
+    assert_generated(PAGE, "sqlite-errors", &sqlite);
 }
 
 /// Each code of librdkafka that a program tells apart is in the docs.
 #[test]
-fn the_docs_name_each_code_of_kafka_that_is_treated_apart() {
-    let docs = read("docs/errors.md");
+fn the_book_names_each_code_of_kafka_that_is_treated_apart() {
+    let docs = read(&format!("docs/src/{PAGE}"));
     let mut named = BTreeSet::new();
     for folder in ["service/src", "router/src", "consumer/src", "producer/src"] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -72,5 +76,5 @@ fn the_docs_name_each_code_of_kafka_that_is_treated_apart() {
         .iter()
         .filter(|code| !docs.contains(&format!("`{code}`")))
         .collect();
-    assert!(missing.is_empty(), "not in docs/errors.md: {missing:?}");
+    assert!(missing.is_empty(), "not in {PAGE}: {missing:?}");
 }

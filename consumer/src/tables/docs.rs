@@ -1,7 +1,7 @@
-//! The tables in the docs, and the lists of tables outside this program, are those of the catalogue. Two more tables
+//! The tables in the book, and the lists of tables outside this program, are those of the catalogue. Two more tables
 //! have no rows of events; they are described here for that.
 
-use std::path::Path;
+use service::testing::book::{assert_generated, read};
 
 use super::*;
 
@@ -66,11 +66,6 @@ pub(crate) fn schema() -> Vec<(&'static str, Vec<&'static Column>)> {
     tables
 }
 
-fn read(file: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    std::fs::read_to_string(root.join(file)).unwrap()
-}
-
 fn assert_has(file: &str, text: &str) {
     assert!(read(file).contains(text), "not in {file}:\n{text}");
 }
@@ -94,9 +89,26 @@ fn name_of(kind: Kind) -> &'static str {
     }
 }
 
-/// To write the tables anew, take them from the message of the failure.
+/// What one row of a table stands for.
+fn row_of(table: &str) -> &'static str {
+    match table {
+        "task" => {
+            "An exec task's newest state: the greatest of its reports by (final status, `reported_at`, `sequence`), \
+             and the earliest times of all its reports, so that the order of arrival never matters. These times stay when \
+             `consumer expire` removes the reports they came from. A task that was removed whole and reports again begins \
+             anew."
+        }
+        "task_progress" => "One row per report.",
+        "task_resource" => "One row per application in a report's resource part.",
+        "task_metrics" => "One row per report.",
+        "consumed_offset" => "How far each part of each partition is stored.",
+        "expiry" => "At most one row, once `consumer expire` has removed history.",
+        other => panic!("say what a row of {other} is"),
+    }
+}
+
 #[test]
-fn the_readme_describes_each_table() {
+fn the_book_describes_each_table() {
     let in_every_history = |column: &&'static Column| {
         let mut histories = Table::HISTORIES.into_iter();
         histories.all(|table| {
@@ -106,11 +118,18 @@ fn the_readme_describes_each_table() {
     };
     let shared = Table::Progress.stored_columns().filter(in_every_history);
     let shared: Vec<&str> = shared.map(|column| column.name).collect();
-    let of_all = format!("All three histories: {} as above.\n", quoted(&shared));
-    assert_has("README.md", &of_all);
-    for (table, columns) in schema() {
+    let mut text = String::new();
+    let mut tables = schema();
+    // The histories refer to it.
+    tables.sort_by_key(|(table, _)| *table != "task");
+    for (table, columns) in tables {
         let is_history = Table::HISTORIES.map(Table::name).contains(&table);
-        let mut text = "| Column | Type | |\n| --- | --- | --- |\n".to_owned();
+        text.push_str(&format!("## {table}\n\n{}", row_of(table)));
+        if is_history {
+            let shared = quoted(&shared);
+            text.push_str(&format!(" Besides {shared}, which are as in `task`:"));
+        }
+        text.push_str("\n\n| Column | Type | |\n| --- | --- | --- |\n");
         for Column {
             name, kind, about, ..
         } in columns
@@ -120,20 +139,21 @@ fn the_readme_describes_each_table() {
                 text.push_str(&format!("| `{name}` | {kind} | {about} |\n"));
             }
         }
-        assert_has("README.md", &text);
+        text.push('\n');
     }
+    assert_generated("reference/tables.md", "tables", &text);
 }
 
 /// Anyone may compute the digest of an audit's report.
 #[test]
-fn the_readme_says_which_columns_a_digest_is_of() {
+fn the_book_says_which_columns_a_digest_is_of() {
     let names = |columns: &[Column]| {
         let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
         quoted(&names)
     };
     let (first, _) = Table::Task.columns().split_at(TASK + 1);
     let mut text = format!(
-        "| Table | Columns, in this order, behind {} |\n| --- | --- |\n",
+        "| Table | Columns, in this order, after {} |\n| --- | --- |\n",
         names(first)
     );
     for table in Table::ALL {
@@ -144,7 +164,7 @@ fn the_readme_says_which_columns_a_digest_is_of() {
         let (_, others) = table.event_columns().split_at(TASK + 1);
         text.push_str(&format!("| `{table}` | {}{order} |\n", names(others)));
     }
-    assert_has("README.md", &text);
+    assert_generated("auditing/consumer-audit.md", "digest", &text);
 }
 
 #[test]

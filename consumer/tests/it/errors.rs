@@ -1,4 +1,4 @@
-//! What an error code of a database means for the consumer, made on real ones: see docs/errors.md.
+//! What an error code of a database means for the consumer, made on real ones: see docs/src/reference/errors.md.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};

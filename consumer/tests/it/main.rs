@@ -15,6 +15,7 @@ mod support;
 
 mod as_of;
 mod audit;
+mod book;
 mod breaker;
 mod changes;
 mod clients;

@@ -1,4 +1,4 @@
-//! The list of metrics in docs/operations.md is what the programs expose.
+//! The list of metrics in the book is what the programs expose.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,10 +14,8 @@ const CRATES: [&str; 4] = ["service", "producer", "router", "consumer"];
 
 /// What the document says of each metric: its type, and the programs that have it.
 fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
-    let text = std::fs::read_to_string(path).unwrap();
-    let (_, section) = text.split_once("\n## Metrics\n").unwrap();
-    let (section, _) = section.split_once("\n## ").unwrap();
+    let text = service::testing::book::read("docs/src/operating/metrics.md");
+    let (section, _) = text.split_once("\n## Metrics of audits\n").unwrap();
     let rows = section.lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();

@@ -1,17 +1,18 @@
-//! The commands and programs that README.md and docs/ print run as they are printed, in one shell and in their order,
-//! against a broker of their own. Only its port, and where binaries and schemas are, differ.
+//! The commands and programs that the README and the book print run as they are printed, in one shell and in their order,
+//! against a broker of their own. Only its port, and where binaries and schemas are, differ. A block that is printed twice
+//! runs once.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::{Broker, run};
+use service::testing::book::{Page, pages, root};
 use service::testing::{program, service};
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
-
-const FILES: [&str; 3] = ["README.md", "docs/operations.md", "docs/errors.md"];
 
 /// These come first: they make what the others need.
 const SETUP: [&str; 2] = ["kafka-topics.sh ", "cargo build --release"];
@@ -42,16 +43,31 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "consumer/tests/it/security runs it, with its roles",
     ),
     (
+        "CREATE ROLE taskrunning_grafana ",
+        "the tables have to be in PostgreSQL: consumer/tests/it/dashboards.rs",
+    ),
+    (
         "psql -c ",
         "the tables have to be in PostgreSQL: consumer/tests/it/audit",
     ),
     ("install -m 755 ", "takes systemd"),
     ("# /etc/cron.d/", "a file of cron"),
+    (
+        "UPDATE task_progress ",
+        "alters rows: consumer/tests/it/audit does",
+    ),
+    ("deploy/test ", "takes minutes, and is what CI runs"),
+    ("cargo check ", "what a developer types, and CI runs"),
+    ("UPDATE_DOCS=1 ", "writes the book"),
 ];
 
 /// Lines that are not run here, by how they begin, and why.
 const LINES_LEFT_OUT: &[(&str, &str)] = &[
     ("cargo build ", "the tests have built it"),
+    (
+        "deploy/local-kafka ",
+        "the broker that the test has started is another",
+    ),
     (
         "router dead-letters show 3:17",
         "a letter of somebody's own",
@@ -64,13 +80,6 @@ const SERVES: [(&str, &str); 1] = [("consumer serve", "consumer serve --listen 1
 
 /// Nothing that is printed takes this long.
 const WITHIN: &str = "400s";
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_owned()
-}
 
 /// A fenced block: its place, language and text.
 struct Block {
@@ -88,8 +97,7 @@ impl Block {
 /// Those of all files that are programs.
 fn blocks() -> Vec<Block> {
     let mut blocks = Vec::new();
-    for file in FILES {
-        let text = std::fs::read_to_string(root().join(file)).unwrap();
+    for Page { path: file, text } in pages() {
         let mut lines = text.lines().enumerate();
         while let Some((number, line)) = lines.next() {
             let Some(language) = line.strip_prefix("```") else {
@@ -104,6 +112,8 @@ fn blocks() -> Vec<Block> {
             });
         }
     }
+    let mut seen = BTreeSet::new();
+    blocks.retain(|block| seen.insert(block.text.clone()));
     blocks
         .retain(|block| ["sh", "sql", "python", "java", "rust"].contains(&block.language.as_str()));
     for (begin, _) in LEFT_OUT {
@@ -233,7 +243,7 @@ fn every_command_and_program_of_the_docs_runs_as_it_is_printed() {
     );
     script += &format!(
         "place=afterwards\n\
-         for id in exec-1 exec-python exec-java; do\n\
+         for id in exec-1 my-script exec-python exec-java; do\n\
          timeout 60 bash -c \"until consumer task $id >/dev/null 2>&1; do sleep 0.2; done\"\ndone\n\
          for pid in $(jobs -p); do kill $pid; wait $pid; done\n\
          {python} {} {events} | sort >python.events\n\
@@ -259,8 +269,8 @@ fn every_command_and_program_of_the_docs_runs_as_it_is_printed() {
     let read = |file: &str| std::fs::read_to_string(here.join(file)).unwrap();
     let (by_python, by_java) = (read("python.events"), read("java.events"));
     let lines: Vec<&str> = by_python.lines().collect();
-    // Those of the two simulations, and the three others.
-    assert_eq!(lines.len(), 500 + 6_000 + 3);
+    // Those of the two simulations, of the script, and the three others.
+    assert_eq!(lines.len(), 500 + 6_000 + 5 + 3);
     let without_progress = lines.iter().filter(|line| line.contains(" - ")).count();
     assert!(
         (1..lines.len()).contains(&without_progress),

@@ -161,7 +161,7 @@ async fn a_topic_made_as_hinted_takes_reports_and_each_metric_says_what_it_is() 
     assert_eq!(of("# HELP "), of("# TYPE "), "{page}");
     assert!(process.stop().await.success());
     // Those of other adapters.
-    let listed = include_str!("../../../docs/operations.md");
+    let listed = include_str!("../../../docs/src/operating/metrics.md");
     let rows = listed
         .lines()
         .filter(|row| row.contains(" producer spark |"));

@@ -6,6 +6,7 @@
     reason = "what a test prints is for whoever runs it"
 )]
 
+pub mod book;
 mod environment;
 mod gate;
 pub mod invocation;

@@ -1,4 +1,4 @@
-//! README's table of faults is checked against the tests: each one that it names exists, and each
+//! The book's table of faults is checked against the tests: each one that it names exists, and each
 //! test of a fault is named.
 
 use std::collections::BTreeSet;
@@ -24,13 +24,9 @@ const OF_FAULTS: &[&str] = &[
 ];
 
 #[test]
-fn the_readme_names_every_test_of_a_fault_and_none_that_does_not_exist() {
+fn the_book_names_every_test_of_a_fault_and_none_that_does_not_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    let (_, chapter) = readme
-        .split_once("## What becomes of faults\n")
-        .expect("the chapter is there");
-    let chapter = chapter.split("\n## ").next().unwrap();
+    let chapter = service::testing::book::read("docs/src/internals/faults.md");
     let named: BTreeSet<String> = chapter
         .lines()
         .filter_map(|line| line.strip_suffix(" |")?.rsplit_once(" | "))

@@ -19,8 +19,8 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
     };
     let listed = deployed("deploy/kafka/acls");
     assert!(
-        deployed("README.md").contains(&listed),
-        "the README lists other rights than deploy/kafka/acls"
+        deployed("docs/src/running/security.md").contains(&listed),
+        "the book lists other rights than deploy/kafka/acls"
     );
     let logs = tempfile::tempdir().unwrap();
     let folder = logs.path();

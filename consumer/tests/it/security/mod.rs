@@ -1,4 +1,4 @@
-//! TLS, passwords and rights of a real broker and a real PostgreSQL: those that the README lists are
+//! TLS, passwords and rights of a real broker and a real PostgreSQL: those that the book lists are
 //! enough, none of them is too much, and no secret is ever shown.
 
 mod kafka;

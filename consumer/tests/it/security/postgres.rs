@@ -47,8 +47,8 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
     };
     let listed = deployed("deploy/postgres/grants.sql");
     assert!(
-        deployed("README.md").contains(&listed),
-        "the README lists other grants than deploy/postgres/grants.sql"
+        deployed("docs/src/running/security.md").contains(&listed),
+        "the book lists other grants than deploy/postgres/grants.sql"
     );
     let folder = pipeline.folder();
     let database = pipeline.database();

@@ -1,0 +1,76 @@
+//! The book in `docs/`: its pages, and the parts of them that are generated from the code.
+
+use std::path::{Path, PathBuf};
+
+/// Pages that are not in the table of contents.
+const FRONT: [&str; 4] = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+];
+
+const SOURCES: &str = "docs/src";
+
+/// A page.
+pub struct Page {
+    /// From the root of the repository.
+    pub path: String,
+    /// As it stands in the file.
+    pub text: String,
+}
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+/// The file at a path from the root of the repository.
+pub fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// `README.md`, the pages of the book in the order of its table of contents, and what else stands at the root.
+pub fn pages() -> Vec<Page> {
+    let contents = read(&format!("{SOURCES}/SUMMARY.md"));
+    let links = contents.split("](").skip(1);
+    let listed = links.map(|link| format!("{SOURCES}/{}", link.split(')').next().unwrap()));
+    let [readme, others @ ..] = FRONT;
+    let paths = std::iter::once(readme.to_owned())
+        .chain(listed)
+        .chain(others.map(str::to_owned));
+    paths
+        .map(|path| Page {
+            text: read(&path),
+            path,
+        })
+        .collect()
+}
+
+/// Checks that a page of the book has `text` in the place `name`, which begins with `<!-- generated: NAME -->` and ends
+/// with `<!-- end -->`. With `UPDATE_DOCS=1` in the environment it writes `text` there instead. Only one test may check a
+/// page: tests run at the same time.
+pub fn assert_generated(page: &str, name: &str, text: &str) {
+    let path = format!("{SOURCES}/{page}");
+    let found = read(&path);
+    let begin = format!("<!-- generated: {name} -->\n");
+    let (before, rest) = found
+        .split_once(&begin)
+        .unwrap_or_else(|| panic!("{path} has no line {begin:?}"));
+    let (old, after) = rest
+        .split_once("<!-- end -->")
+        .unwrap_or_else(|| panic!("{path}: {name} has no end"));
+    let new = format!("\n{}\n\n", text.trim());
+    if old == new {
+        return;
+    }
+    assert!(
+        std::env::var_os("UPDATE_DOCS").is_some(),
+        "{path}: {name} is not what the code says. To write it again: UPDATE_DOCS=1 cargo test --workspace book\n{new}"
+    );
+    let updated = format!("{before}{begin}{new}<!-- end -->{after}");
+    std::fs::write(root().join(path), updated).unwrap();
+}
