@@ -198,6 +198,11 @@ install_missing() {
     if ! has apt-get >/dev/null || ! has "${as_root[0]:-env}" >/dev/null; then
         fail "please install these first (named as Debian names them): ${missing[*]}"
     fi
+    if [[ ${ask_before_installing-} && -t 0 ]]; then
+        local answer=
+        read -rp "These are missing: ${missing[*]}. Install them with ${as_root[*]:+${as_root[*]} }apt-get? [y/N] " answer || true
+        [[ $answer == [yY]* ]] || fail "nothing was installed; please install these first (named as Debian names them): ${missing[*]}"
+    fi
     step "Installing ${missing[*]}"
     local log=$target/apt.log
     mkdir -p "$target"
