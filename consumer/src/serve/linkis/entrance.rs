@@ -19,7 +19,10 @@ use crate::serve::problem::Problem;
 use crate::serve::routes::Routes;
 
 #[derive(OpenApi)]
-#[openapi(paths(status, progress, progress_with_resource))]
+#[openapi(
+    paths(status, progress, progress_with_resource),
+    components(schemas(Refused))
+)]
 struct Doc;
 
 pub(super) fn routes() -> Routes {
