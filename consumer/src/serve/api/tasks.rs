@@ -26,7 +26,7 @@ const REPORTS: u32 = 20;
 const REPORTS_MAX: u32 = 1000;
 
 #[derive(OpenApi)]
-#[openapi(paths(list, one))]
+#[openapi(paths(list, one), components(schemas(StatusName, TaskOrder)))]
 struct Doc;
 
 pub(super) fn routes() -> Routes {
