@@ -1,4 +1,4 @@
-//! The catalogue: every table, its columns, and how each value of a row comes out of an event.
+//! The catalogue: every table, its columns, and how each value of a row comes out of an event. Long because it is one list.
 //!
 //! What is written, audited, repaired, expired, counted and documented follows from it. A column is added here, in a
 //! migration of each database, and in the contract if no field of an event holds it yet; nowhere else.

@@ -6,8 +6,8 @@ use serde_json::Number;
 
 use super::cursor::{altered, cursor, time};
 use super::filter::{TaskOrder, TaskQuery};
+use super::item::{TaskItem, item, items_of_page};
 use super::marks::Judge;
-use super::page::{TaskItem, item, items_of_page};
 use super::reader::QueryError;
 use super::sql::{self, Statement};
 use crate::store::{Dialect, Row, Session, StoreError};

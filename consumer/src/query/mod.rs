@@ -17,6 +17,7 @@ mod changes;
 mod cursor;
 mod engines;
 mod filter;
+mod item;
 mod jobs;
 mod levels;
 mod list;
@@ -40,12 +41,13 @@ pub(crate) use filter::STATUSES;
 pub(crate) use filter::{
     DEFAULT_LIMIT, LARGEST_LIMIT, TaskFilter, TaskOrder, TaskQuery, Thresholds, status_named,
 };
+pub(crate) use item::TaskItem;
 pub(crate) use jobs::{JobItem, JobPage, JobsQuery};
 pub(crate) use levels::Level;
 #[cfg(test)]
 pub(crate) use model::{Metrics, Task};
 pub(crate) use model::{Report, Resource, Sequences, SubJobs, TaskDetails};
-pub(crate) use page::{TaskItem, TaskPage};
+pub(crate) use page::TaskPage;
 pub(crate) use reader::{QueryError, Reader};
 pub(crate) use series::{DEFAULT_POINTS, MAX_POINTS, Series, SeriesQuery, TaskSeries};
 #[cfg(test)]

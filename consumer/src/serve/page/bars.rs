@@ -4,12 +4,12 @@
 use jiff::{SignedDuration, Timestamp};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
+use service::text::shown;
 
 use super::drawing::{
     self, BELOW, Failed, LEFT, LINE, NARROW, QUIET, RIGHT, SERIES, Size, WIDE, hidden, round_up,
     rows, text,
 };
-use super::usage::{OTHERS, named};
 use crate::query::{Usage, UsageEvery, UsageItem};
 
 /// Of more periods only the sums are drawn: their parts would be thinner than a line.
@@ -21,6 +21,18 @@ const DAY_SECONDS: i64 = 24 * HOUR_SECONDS;
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Hours between the labels of the axis, of which the first that fits is taken.
 const STEPS: &[i64] = &[1, 2, 3, 6, 12, 24, 48, 168, 336, 720, 2_160, 8_760, 87_600];
+
+/// Of all that have no row, or no part of a drawing, of their own.
+pub(super) const OTHERS: &str = "all others";
+
+/// What a key is called: an application may be reported without a queue.
+pub(super) fn named(key: Option<&str>) -> String {
+    match key {
+        None => OTHERS.to_owned(),
+        Some("") => "(none)".to_owned(),
+        Some(key) => shown(key),
+    }
+}
 
 /// The drawing for wide and for narrow screens, and what its colours stand for.
 pub(super) struct Bars {

@@ -1,6 +1,4 @@
-//! The views' HTML: text of reports stays text, whatever it holds.
-
-// Long because a sample of every view is made here.
+//! The views' HTML: text of reports stays text, whatever it holds. Long because it makes a sample of every view.
 
 use askama::Template;
 use axum::http::StatusCode;

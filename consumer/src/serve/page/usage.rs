@@ -2,9 +2,8 @@
 
 use askama::Template;
 use jiff::Timestamp;
-use service::text::shown;
 
-use super::bars::{Bars, bars};
+use super::bars::{Bars, bars, named};
 use super::chip::Chip;
 use super::format::{amount, count, duration, moment};
 use super::frame::Frame;
@@ -191,18 +190,6 @@ fn sum(items: &[UsageItem], usage: &Usage) -> UsageItem {
         sum.add(item);
         sum
     })
-}
-
-/// Of all that have no row, or no part of a drawing, of their own.
-pub(super) const OTHERS: &str = "all others";
-
-/// What a key is called: an application may be reported without a queue.
-pub(super) fn named(key: Option<&str>) -> String {
-    match key {
-        None => OTHERS.to_owned(),
-        Some("") => "(none)".to_owned(),
-        Some(key) => shown(key),
-    }
 }
 
 impl UsageRow {

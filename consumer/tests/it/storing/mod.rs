@@ -3,6 +3,7 @@
 mod contents;
 mod in_place;
 mod positions;
+mod times;
 
 use crate::strategies;
 use clap::Parser;
