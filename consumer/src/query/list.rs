@@ -158,8 +158,6 @@ impl List<'_> {
         };
         let apart: &[Option<bool>] = match (query.at, query.filter.ended()) {
             (Some(_), _) => &[None],
-            // One index has all of them.
-            (None, None) if query.order == TaskOrder::Started => &[None],
             (None, None) => &[Some(false), Some(true)],
             (None, Some(false)) => &[Some(false)],
             (None, Some(true)) => &[Some(true)],

@@ -47,7 +47,7 @@ pub(crate) trait Dialect: Sync {
     fn later(&self, time: &str, by: Duration) -> String;
     /// How many seconds lie between two times.
     fn seconds_between(&self, from: &str, to: &str) -> String;
-    /// The time between two times, as an index has it; null where either is null or infinite.
+    /// The time between two times; null where either is null or infinite.
     fn interval(&self, from: &str, to: &str) -> String;
     /// A constant [interval](Self::interval).
     fn interval_of(&self, micros: i64) -> String;

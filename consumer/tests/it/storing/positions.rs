@@ -222,8 +222,8 @@ async fn a_database_of_the_first_version_is_migrated_in_place_and_stored_on(kind
     }
     undo.push_str(
         "; ALTER TABLE task_progress DROP COLUMN job_tasks; CREATE VIEW task_progress_history AS SELECT 1 AS one; \
-         DROP INDEX task_not_final; DROP INDEX task_by_start; DROP INDEX task_final_by_report; \
-         DROP INDEX task_final_by_duration; DROP INDEX task_by_job; \
+         DROP INDEX task_not_final; DROP INDEX task_final_by_start; DROP INDEX task_final_by_report; \
+         DROP INDEX task_by_job; \
          ALTER TABLE task DROP COLUMN final_reported_at; ALTER TABLE task DROP COLUMN first_reported_at; ALTER TABLE task DROP COLUMN ended_at; \
          ALTER TABLE consumed_offset DROP COLUMN first_offset; ALTER TABLE consumed_offset DROP COLUMN topic_id; \
          DELETE FROM consumed_offset WHERE anchor_offset < 0; DROP TABLE expiry; \
