@@ -8,7 +8,8 @@ pub(crate) struct PageOptions {
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT, value_parser = clap::value_parser!(u32).range(1..=i64::from(LARGEST_LIMIT)))]
     pub(crate) limit: u32,
-    /// The page after the one that ended with this cursor, with the same options
+    /// The page after the one that ended with this cursor, with the same options; times have to be absolute, since those
+    /// back from now are others each time
     #[arg(long, value_name = "CURSOR")]
     pub(crate) cursor: Option<String>,
     /// Print JSON

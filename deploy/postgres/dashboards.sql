@@ -1,6 +1,6 @@
 -- What the dashboard of tasks reads (deploy/observe/grafana/dashboards/tasks.json): a schema of its own, made anew each time.
--- Run by the owner of the tables after each `consumer migrate`, once there is a role taskrunning_grafana, which needs no other
--- right. `DROP SCHEMA dashboards CASCADE` removes all of it, as before a migration that changes a column used here.
+-- Run by the owner of the tables, who needs the right to create in the database, after each `consumer migrate`, once there is a role
+-- taskrunning_grafana, which needs no other right. `DROP SCHEMA dashboards CASCADE` removes all of it, as before a migration that changes a column used here.
 BEGIN;
 DROP SCHEMA IF EXISTS dashboards CASCADE;
 CREATE SCHEMA dashboards;
@@ -10,7 +10,8 @@ CREATE SCHEMA dashboards;
 -- at least, and for five times the median of its last nine intervals.
 CREATE VIEW dashboards.open_tasks AS
     SELECT t.exec_id, t.job_id, t.engine_type, t.engine_instance, t.engine_user, t.status, t.progress, t.status <> 'Unknown' AS is_running,
-           t.first_reported_at AS started_at, t.reported_at, extract(epoch FROM now() - t.first_reported_at)::double precision AS running_seconds,
+           t.first_reported_at AS started_at, t.reported_at,
+           extract(epoch FROM CASE WHEN t.status = 'Unknown' THEN t.reported_at ELSE now() END - t.first_reported_at)::double precision AS running_seconds,
            CASE WHEN t.reported_at <= now() - interval '60 seconds' AND now() - t.reported_at >= 5 * coalesce(
                (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY gaps.gap)
                 FROM (SELECT times.reported_at - lead(times.reported_at) OVER (ORDER BY times.reported_at DESC) AS gap

@@ -9,7 +9,7 @@ use schemas::TaskStatus;
 use tokio_util::sync::CancellationToken;
 
 use super::fingerprint::{Fingerprint, Marks, Plan};
-use super::times::Untold;
+use super::times::{Untold, is_of_a_report};
 use crate::row_format;
 use crate::store::{Database, Places, Selection, Snapshot, StoreError};
 use crate::tables::{LeastTimes, TASK, Table, least_times, of_newest};
@@ -120,7 +120,8 @@ impl<'a> StoredTasks<'a> {
 fn may_be(times: LeastTimes, (is_final, reported_at, ..): Rank) -> bool {
     times.first_reported_at.is_some_and(|first| {
         let ended = times.ended_at;
-        first <= reported_at
+        is_of_a_report(first)
+            && first <= reported_at
             && ended.is_some() == is_final
             && ended.is_none_or(|ended| first <= ended && ended <= reported_at)
     })
@@ -297,8 +298,9 @@ impl<'p> Scan<'_, 'p> {
                 Some(known) => {
                     let with_others = known.iter().filter(|(_, of_task)| {
                         let of_history = least[of_task.nth as usize];
+                        let is_final = of_task.rank.is_some_and(|(is_final, ..)| is_final);
                         of_history.first_reported_at.is_some()
-                            && untold.expected(of_task.times, of_history) != of_task.times
+                            && untold.expected(of_task.times, of_history, is_final) != of_task.times
                     });
                     with_others
                         .map(|(task_id, _)| *task_id)

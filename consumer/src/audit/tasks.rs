@@ -347,7 +347,11 @@ fn wrong(
     let (fault, columns, correction, at) = match newest.or(own.filter(|_| is_record)) {
         Some(newest) => {
             newest.take_in_times(&mut times);
-            let times = untold.expected(least_times(&held.row), times);
+            let times = untold.expected(
+                least_times(&held.row),
+                times,
+                newest.rank.is_some_and(|(is_final, ..)| is_final),
+            );
             let row = with_least_times(&newest.row, times);
             let columns = Table::Task.differences(&row, &held.row);
             if columns.is_empty() {

@@ -2,9 +2,15 @@
 //! them.
 
 use jiff::Timestamp;
+use schemas::REPORTED_AT_MICROS;
 
 use crate::row_format::POSTGRES_EPOCH_MICROS;
 use crate::tables::LeastTimes;
+
+/// The times that reports may have, in PostgreSQL's microseconds.
+pub(super) fn is_of_a_report(micros: i64) -> bool {
+    REPORTED_AT_MICROS.contains(&micros.saturating_add(POSTGRES_EPOCH_MICROS))
+}
 
 /// What the history of a task does not tell.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +41,13 @@ impl Untold {
 
     /// The times that a task should have, whose row has `held` and whose reports have `of_history`. No time is greater than
     /// that of a report; a lower one is right where it may be that of a report that the history does not tell of.
-    pub(super) fn expected(self, held: LeastTimes, of_history: LeastTimes) -> LeastTimes {
+    /// `is_final`: its newest report's status is final.
+    pub(super) fn expected(
+        self,
+        held: LeastTimes,
+        of_history: LeastTimes,
+        is_final: bool,
+    ) -> LeastTimes {
         let expected = |held: Option<i64>, of_history: Option<i64>| {
             let untold = held.filter(|held| {
                 let is_expired = self.expired_before.is_some_and(|before| *held < before);
@@ -43,9 +55,16 @@ impl Untold {
             });
             untold.or(of_history)
         };
+        let first_reported_at = expected(held.first_reported_at, of_history.first_reported_at)
+            .filter(|first| is_of_a_report(*first))
+            .or(of_history.first_reported_at);
+        // No report ends a task before its first one, nor one whose state is not final.
+        let ended_at = expected(held.ended_at, of_history.ended_at)
+            .filter(|ended| is_final && first_reported_at.is_some_and(|first| first <= *ended))
+            .or(of_history.ended_at);
         LeastTimes {
-            first_reported_at: expected(held.first_reported_at, of_history.first_reported_at),
-            ended_at: expected(held.ended_at, of_history.ended_at),
+            first_reported_at,
+            ended_at,
         }
     }
 }
@@ -69,23 +88,41 @@ mod tests {
             has_gaps: false,
         };
         for held in [times(10, Some(40)), times(30, None), times(20, Some(60))] {
-            assert_eq!(all.expected(held, history), history, "{held:?}");
+            assert_eq!(all.expected(held, history, true), history, "{held:?}");
         }
         let expired = Untold {
             expired_before: Some(15),
             ..all
         };
         assert_eq!(
-            expired.expected(times(10, Some(40)), history),
+            expired.expected(times(10, Some(40)), history, true),
             times(10, Some(50))
         );
-        assert_eq!(expired.expected(times(16, Some(50)), history), history);
+        assert_eq!(
+            expired.expected(times(16, Some(50)), history, true),
+            history
+        );
         let gaps = Untold {
             has_gaps: true,
             ..all
         };
         let lower = times(16, Some(40));
-        assert_eq!(gaps.expected(lower, history), lower);
-        assert_eq!(gaps.expected(times(21, None), history), history);
+        assert_eq!(gaps.expected(lower, history, true), lower);
+        assert_eq!(gaps.expected(times(21, None), history, true), history);
+        // Whatever is gone, no report says these.
+        let history = times(20, None);
+        let ended = times(10, Some(15));
+        assert_eq!(gaps.expected(ended, history, false), times(10, None));
+        let before_it_began = times(10, Some(9));
+        let history = times(20, Some(50));
+        assert_eq!(
+            gaps.expected(before_it_began, history, true),
+            times(10, Some(50))
+        );
+        assert_eq!(
+            gaps.expected(times(i64::MIN, Some(40)), history, true)
+                .first_reported_at,
+            Some(20)
+        );
     }
 }

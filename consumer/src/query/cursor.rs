@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
+use schemas::REPORTED_AT_MICROS;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -55,7 +56,17 @@ pub(super) fn place<P: DeserializeOwned>(
 /// # Errors
 /// If there is no such time.
 pub(super) fn time(micros: i64) -> Result<Timestamp, QueryError> {
-    Timestamp::from_microsecond(micros).map_err(|_| altered())
+    // The last moment that there is has nanoseconds.
+    Timestamp::from_nanosecond(i128::from(micros) * 1_000).map_err(|_| altered())
+}
+
+/// When a task of a place reported, in microseconds since 1970: some reports are later than the last [`Timestamp`].
+///
+/// # Errors
+/// If no report has such a time.
+pub(super) fn reported(micros: i64) -> Result<i64, QueryError> {
+    let contracted = REPORTED_AT_MICROS.contains(&micros);
+    contracted.then_some(micros).ok_or_else(altered)
 }
 
 /// What a cursor is that this program did not give.

@@ -254,13 +254,43 @@ impl TaskFilter {
             ),
             ("task.ended_at", self.ended_after, self.ended_before),
         ] {
+            // A report's time is a whole microsecond: from the next one on is after, and before is earlier.
+            let bound = |time| dialect.time(rounded_up(time));
             if let Some(after) = after {
-                conditions.push(format!("{column} >= {}", dialect.time(after)));
+                conditions.push(format!("{column} >= {}", bound(after)));
             }
             if let Some(before) = before {
-                conditions.push(format!("{column} < {}", dialect.time(before)));
+                conditions.push(format!("{column} < {}", bound(before)));
             }
         }
         conditions
+    }
+}
+
+/// To a whole microsecond, if there is a later one.
+fn rounded_up(time: Timestamp) -> Timestamp {
+    let beyond = time.as_nanosecond().rem_euclid(1_000);
+    let missing = (1_000 - beyond) % 1_000;
+    Timestamp::from_nanosecond(time.as_nanosecond() + missing).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_between_two_microseconds_is_the_later_one() {
+        for (given, bound) in [
+            (0, 0),
+            (1, 1_000),
+            (999, 1_000),
+            (1_000, 1_000),
+            (-1, 0),
+            (-1_001, -1_000),
+        ] {
+            let time = |nanoseconds| Timestamp::from_nanosecond(nanoseconds).unwrap();
+            assert_eq!(rounded_up(time(given)), time(bound), "{given}");
+        }
+        assert_eq!(rounded_up(Timestamp::MAX), Timestamp::MAX);
     }
 }

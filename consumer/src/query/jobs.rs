@@ -7,7 +7,7 @@ use schemas::TaskStatus;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::cursor::{cursor, place, time};
+use super::cursor::{cursor, place, reported};
 use super::filter::{LARGEST_LIMIT, STATUSES, check_limit, check_text};
 use super::reader::{QueryError, Reader, failed};
 use super::sql::{self, Statement};
@@ -92,7 +92,7 @@ impl Reader {
         self.require_history(query.at)?;
         let place: Option<(i64, String)> = place(query.cursor.as_deref(), query)?;
         let after = match place {
-            Some((started, job_id)) => Some((time(started)?, job_id)),
+            Some((started, job_id)) => Some((reported(started)?, job_id)),
             None => None,
         };
         let read = page(&mut *self.session, query, after).await;
@@ -112,7 +112,7 @@ impl Reader {
 async fn page(
     session: &mut dyn Session,
     query: &JobsQuery,
-    after: Option<(Timestamp, String)>,
+    after: Option<(i64, String)>,
 ) -> Result<(Vec<JobItem>, Option<(i64, String)>), StoreError> {
     let mut statement = Statement::default();
     let select = select(session.dialect(), query, after, &mut statement);
@@ -130,7 +130,7 @@ async fn page(
 fn select(
     dialect: &dyn Dialect,
     query: &JobsQuery,
-    after: Option<(Timestamp, String)>,
+    after: Option<(i64, String)>,
     statement: &mut Statement,
 ) -> String {
     let mut filters = Vec::new();
@@ -157,7 +157,7 @@ fn select(
     }
     let by_name = format!("task.job_id COLLATE {}", dialect.bytewise());
     if let Some((started, job_id)) = after {
-        let (started, job_id) = (dialect.time(started), statement.bind(job_id));
+        let (started, job_id) = (dialect.time_of(started), statement.bind(job_id));
         having.push(format!(
             "(min(task.started) < {started} OR (min(task.started) = {started} AND {by_name} > {job_id}))"
         ));

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use super::cursor::{altered, cursor, time};
+use super::cursor::{altered, cursor, reported};
 use super::filter::{TaskOrder, TaskQuery};
 use super::item::{TaskItem, item, items_of_page};
 use super::marks::Judge;
@@ -138,7 +138,8 @@ impl List<'_> {
     }
 
     /// The query for the tasks behind a place that have a value to be ordered by. For a list of now, it looks for those that
-    /// have ended and those that have not apart: the former in the order of an index, the latter are few.
+    /// have ended and those that have not apart: by start and last report the former are in the order of an index, and the
+    /// latter are few.
     fn with_key(
         &self,
         place: Option<Place>,
@@ -281,7 +282,7 @@ impl List<'_> {
     fn value(&self, key: &Number, statement: &mut Statement) -> Result<String, QueryError> {
         let whole = || key.as_i64().ok_or_else(altered);
         Ok(match self.query.order {
-            TaskOrder::Started | TaskOrder::Reported => self.dialect.time(time(whole()?)?),
+            TaskOrder::Started | TaskOrder::Reported => self.dialect.time_of(reported(whole()?)?),
             TaskOrder::Duration => self.dialect.interval_of(whole()?),
             TaskOrder::Progress => statement.bind(key.as_f64().ok_or_else(altered)?),
             TaskOrder::Memory | TaskOrder::Cores => statement.bind(whole()?),

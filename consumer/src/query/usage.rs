@@ -193,7 +193,12 @@ impl Reader {
     /// [`QueryError::Parameter`], or if the database fails.
     pub(crate) async fn usage(&mut self, query: &UsageQuery) -> Result<Usage, QueryError> {
         let now = Timestamp::now();
-        let (from, to) = range(query.from, query.to, now)?;
+        // The usual time ends where the past does.
+        let upto = match query.from {
+            Some(_) => query.to,
+            None => query.to.map(|to| to.min(now)),
+        };
+        let (from, to) = range(query.from, upto, now)?;
         query.check(from, to)?;
         let to = to.min(now);
         let (from, expired_before) = (from.min(to), self.expired_before());

@@ -22,6 +22,8 @@ pub(crate) trait Dialect: Sync {
 
     /// A constant time.
     fn time(&self, time: Timestamp) -> String;
+    /// A constant time in microseconds since 1970, of all that reports may have.
+    fn time_of(&self, micros: i64) -> String;
     /// The current time.
     fn now(&self) -> &'static str;
     /// Microseconds since 1970 of a time column; null if it holds no finite time.

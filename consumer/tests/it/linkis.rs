@@ -456,6 +456,14 @@ async fn lists_are_filtered_and_numbered(kind: Kind) {
             assert!(message.contains(why), "{query}: {message}");
         }
     }
+    // Other paths keep their errors.
+    let page = server.request("/tasks/%ff").header("accept", "text/html");
+    let page = Answered::of(page.send().await.unwrap()).await;
+    let kind = page.header("content-type");
+    assert!(
+        page.status == 400 && kind.starts_with("text/html"),
+        "{page:?}"
+    );
     server.stop().await;
 }
 

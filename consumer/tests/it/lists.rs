@@ -434,8 +434,73 @@ impl Pipeline {
 
 on_both_databases!(
     lists_are_those_of_a_slow_account,
-    a_cursor_is_of_one_list_alone
+    a_cursor_is_of_one_list_alone,
+    pages_of_tasks_at_the_ends_of_time_hold_each_of_them
 );
+
+/// The times that the contract takes reach further than those that programs count with.
+async fn pages_of_tasks_at_the_ends_of_time_hold_each_of_them(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    let (first, last) = schemas::REPORTED_AT_MICROS.into_inner();
+    let times = [first, first, first + 1, -1, 0, FIRST, last - 1, last, last];
+    let sample = strategies::sample_event();
+    let events = (0..).zip(times).map(|(i, time)| {
+        let mut event = sample.clone();
+        (event.info.exec_id, event.info.job_id) = (format!("e{i}"), format!("j{i}"));
+        (event.info.reported_at, event.info.sequence) = (time, 0);
+        event.info.status = [Running, Succeed][i % 2];
+        event
+    });
+    pipeline.send_events(&events.collect::<Vec<_>>());
+    pipeline.store_all().await;
+    for order in ["reported", "started", "duration"] {
+        for direction in [&[][..], &["--ascending"]] {
+            let mut options = vec!["--order".to_owned(), order.to_owned()];
+            options.extend(direction.iter().map(|&option| option.to_owned()));
+            let (mut names, mut cursor) = (Vec::new(), None::<String>);
+            loop {
+                let given = cursor.iter().flat_map(|cursor| ["--cursor", cursor]);
+                let more: Vec<_> = ["--limit", "1"].into_iter().chain(given).collect();
+                let output = pipeline.tasks(&options, &more);
+                let remarks = String::from_utf8(output.stderr).unwrap();
+                assert!(
+                    output.status.success(),
+                    "{options:?}, after {names:?}: {remarks}"
+                );
+                let page: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+                names.push(page[0]["exec_id"].as_str().unwrap().to_owned());
+                let next = |line: &str| {
+                    line.strip_prefix("the next page: --cursor ")
+                        .map(str::to_owned)
+                };
+                cursor = remarks.lines().find_map(next);
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            let mut all = names.clone();
+            all.sort_unstable();
+            assert_eq!(
+                all,
+                (0..times.len())
+                    .map(|i| format!("e{i}"))
+                    .collect::<Vec<_>>(),
+                "{options:?}"
+            );
+            let by_time: Vec<_> = names
+                .iter()
+                .map(|name| times[name[1..].parse::<usize>().unwrap()])
+                .collect();
+            match (order, direction) {
+                ("duration", _) => {}
+                (_, []) => assert!(by_time.is_sorted_by(|a, b| a >= b), "{names:?}"),
+                _ => assert!(by_time.is_sorted(), "{names:?}"),
+            }
+        }
+    }
+}
 
 async fn lists_are_those_of_a_slow_account(kind: Kind) {
     let seed: u64 = rand::random();

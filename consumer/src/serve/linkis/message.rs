@@ -64,8 +64,11 @@ impl<T: Serialize> Message<T> {
 pub(in crate::serve) async fn in_envelope(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
     let mut response = next.run(request).await;
-    let problem = response.extensions_mut().remove::<Problem>();
-    let Some(problem) = problem.filter(|_| uri.path().starts_with(BASE)) else {
+    // Those of other paths are for others to tell.
+    if !uri.path().starts_with(BASE) {
+        return response;
+    }
+    let Some(problem) = response.extensions_mut().remove::<Problem>() else {
         return response;
     };
     let status = match problem.status() {

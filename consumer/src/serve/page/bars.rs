@@ -1,6 +1,8 @@
 //! The usage of periods, or of those who used the most, as bars: drawn by the tokens of [`drawing`](super::drawing). No
 //! text of a report is drawn: the legend is HTML.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
@@ -129,15 +131,12 @@ fn over_time(usage: &Usage, period: i64) -> Option<(Chart, Vec<String>)> {
     // The end is exclusive.
     let last = slot(usage.to.checked_sub(SignedDuration::from_nanos(1)).ok()?);
     let slots = usize::try_from(last - first + 1).ok()?;
-    let mut keys: Vec<(Option<&str>, f64)> = Vec::new();
+    let mut sums: BTreeMap<Option<&str>, f64> = BTreeMap::new();
     for item in &usage.items {
-        let key = item.key.as_deref();
-        match keys.iter_mut().find(|(other, _)| *other == key) {
-            Some((_, sum)) => *sum += item.core_seconds,
-            None => keys.push((key, item.core_seconds)),
-        }
+        *sums.entry(item.key.as_deref()).or_default() += item.core_seconds;
     }
-    keys.retain(|(key, _)| key.is_some());
+    sums.remove(&None);
+    let mut keys: Vec<(Option<&str>, f64)> = sums.into_iter().collect();
     keys.sort_by(|a, b| b.1.total_cmp(&a.1));
     let own = match slots {
         ..=STACKED => SERIES.len() - 1,
@@ -248,10 +247,17 @@ fn draw_panel(
     Ok(())
 }
 
-/// A number of an axis, without the dust of binary fractions.
+/// A number of an axis, without the dust of binary fractions: a few characters, or it is cut.
 fn label(value: f64) -> String {
+    const PREFIXES: [(f64, &str); 4] = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
     match value {
         0.0 => "0".to_owned(),
+        value if value >= 1e15 => format!("{value:.0e}"),
+        value if value >= 1e4 => {
+            let prefix = PREFIXES.iter().find(|(least, _)| value >= *least);
+            let (of, name) = prefix.unwrap_or(&(1.0, ""));
+            format!("{}{name}", (value / of * 100.0).round() / 100.0)
+        }
         value if value.abs() < 1e-3 => format!("{value:.0e}"),
         value => ((value * 1e6).round() / 1e6).to_string(),
     }

@@ -119,7 +119,7 @@ impl JobRow {
             running_tasks: count(job.running_tasks.unsigned_abs()),
             progress: job.progress_mean.map(|share| (share, percent(share))),
             least: or_absent(job.progress_least, percent),
-            running: running(&job),
+            running: running(&job, now),
             reported_ago: ago(&job.reported_at, now),
             reported_at: job.reported_at,
             memory: or_absent(job.memory_bytes, gib),
@@ -129,7 +129,7 @@ impl JobRow {
 }
 
 /// From the first task's first report until the last one's end; of jobs that go on it ticks.
-fn running(job: &JobItem) -> Running {
+fn running(job: &JobItem, now: Timestamp) -> Running {
     let until = match (&job.ended_at, job.running_tasks) {
         (Some(ended), _) => Some(ended),
         (None, 0) => Some(&job.reported_at),
@@ -143,7 +143,7 @@ fn running(job: &JobItem) -> Running {
             ticks_from: None,
         },
         (Some(started), None) => Running {
-            text: duration(Timestamp::now().duration_since(started).as_secs_f64()),
+            text: duration(now.duration_since(started).as_secs_f64()),
             ticks_from: Some(job.started_at.clone()),
         },
         _ => Running {

@@ -50,6 +50,13 @@ impl Dialect for Postgres {
         }
     }
 
+    fn time_of(&self, micros: i64) -> String {
+        format!(
+            "(timestamptz '1970-01-01 00:00:00Z' + {})",
+            interval(micros)
+        )
+    }
+
     fn now(&self) -> &'static str {
         "now()"
     }
@@ -94,7 +101,7 @@ impl Dialect for Postgres {
     }
 
     fn later(&self, time: &str, by: Duration) -> String {
-        format!("({time} + interval '{} microseconds')", by.as_micros())
+        format!("({time} + {})", interval(clamped(by)))
     }
 
     fn seconds_between(&self, from: &str, to: &str) -> String {
@@ -106,7 +113,7 @@ impl Dialect for Postgres {
     }
 
     fn interval_of(&self, micros: i64) -> String {
-        format!("interval '{micros} microseconds'")
+        interval(micros)
     }
 
     fn interval_micros(&self, interval: &str) -> String {
@@ -115,8 +122,8 @@ impl Dialect for Postgres {
 
     fn period_start(&self, time: &str, period: Duration) -> String {
         format!(
-            "date_bin(interval '{} microseconds', {time}, timestamptz '1970-01-01 00:00:00Z')",
-            period.as_micros()
+            "date_bin({}, {time}, timestamptz '1970-01-01 00:00:00Z')",
+            interval(clamped(period))
         )
     }
 
@@ -194,4 +201,15 @@ impl Dialect for Postgres {
         "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
          SET jit = off"
     }
+}
+/// A constant. Until version 14, PostgreSQL reads no number of more than 32 bits in it, so each unit takes its share.
+fn interval(micros: i64) -> String {
+    const SECOND: i64 = 1_000_000;
+    const HOUR: i64 = 3_600 * SECOND;
+    let (hours, seconds, rest) = (micros / HOUR, micros % HOUR / SECOND, micros % SECOND);
+    format!("interval '{hours} hours {seconds} seconds {rest} microseconds'")
+}
+
+fn clamped(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

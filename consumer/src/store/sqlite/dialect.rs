@@ -32,7 +32,12 @@ impl Dialect for Sqlite {
     }
 
     fn time(&self, time: Timestamp) -> String {
-        time.as_microsecond().to_string()
+        // Rounded down, as PostgreSQL does.
+        time.as_nanosecond().div_euclid(1_000).to_string()
+    }
+
+    fn time_of(&self, micros: i64) -> String {
+        micros.to_string()
     }
 
     fn now(&self) -> &'static str {

@@ -13,6 +13,10 @@ on_both_databases!(
     a_tasks_times_are_the_least_of_all_its_reports_in_whatever_order_and_batches_they_come,
 );
 
+#[expect(
+    clippy::print_stdout,
+    reason = "what a test prints is for whoever runs it"
+)]
 async fn a_tasks_times_are_the_least_of_all_its_reports_in_whatever_order_and_batches_they_come(
     kind: Kind,
 ) {
@@ -20,6 +24,7 @@ async fn a_tasks_times_are_the_least_of_all_its_reports_in_whatever_order_and_ba
         return;
     };
     let seed: u64 = rand::random();
+    println!("seed {seed}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let statuses = [
         TaskStatus::Running,

@@ -261,9 +261,15 @@ function lost(own, error) {
   waiting = setTimeout(connect, delay);
 }
 
+/** Now, or once somebody looks. */
+function reload() {
+  if (document.hidden) document.addEventListener("visibilitychange", reload, { once: true });
+  else location.reload();
+}
+
 export function startLive() {
   if (at) return;
-  if (view === "retry") setTimeout(() => location.reload(), 5000);
+  if (view === "retry") setTimeout(reload, 5000);
   if (view !== "tasks" && view !== "task") return;
   if (view === "tasks") document.addEventListener("show", show);
   document.addEventListener("visibilitychange", () => {
