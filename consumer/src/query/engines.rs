@@ -365,8 +365,8 @@ impl Asked<'_> {
              ORDER BY m.reported_at DESC, m.event_partition DESC, m.event_offset DESC) AS nth \
              FROM (SELECT task.task_id, task.engine_instance, task.engine_type, row_number() OVER \
              (PARTITION BY task.engine_instance, task.engine_type ORDER BY task.reported_at DESC, task.event_partition DESC, \
-             task.event_offset DESC) AS nth FROM task {}) AS latest JOIN task_metrics AS m ON m.task_id = latest.task_id \
-             WHERE latest.nth = 1) AS newest WHERE nth = 1",
+             task.event_offset DESC) AS nth FROM task {}) AS latest CROSS JOIN task_metrics AS m \
+             WHERE m.task_id = latest.task_id AND latest.nth = 1) AS newest WHERE nth = 1",
             sql::clause("WHERE", &filters)
         );
         let mut counts = BTreeMap::<(String, String), i64>::new();

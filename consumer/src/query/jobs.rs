@@ -233,13 +233,14 @@ async fn hold(
             statement.bind(user.as_str())
         ));
     }
+    conditions.push("held.task_id = task.task_id".to_owned());
     conditions.push(sql::known(dialect, "held", query.at));
     let newest = |alias| sql::of(alias, sql::NEWEST_PART);
     let select = format!(
         "SELECT job_id, {} AS memory_bytes, {} AS cores FROM (SELECT part.job_id, part.memory_bytes, part.cores, \
          row_number() OVER (PARTITION BY part.job_id, part.application_id ORDER BY {}) AS nth \
          FROM (SELECT task.job_id, held.*, rank() OVER (PARTITION BY held.task_id ORDER BY {}) AS place \
-         FROM {} JOIN task_resource AS held ON held.task_id = task.task_id {}) AS part WHERE part.place = 1) AS applications \
+         FROM {} CROSS JOIN task_resource AS held {}) AS part WHERE part.place = 1) AS applications \
          WHERE nth = 1 GROUP BY job_id",
         dialect.bounded_sum("memory_bytes"),
         dialect.bounded_sum("cores"),

@@ -137,13 +137,14 @@ pub(super) fn held(dialect: &dyn Dialect, column: &str, at: Option<Timestamp>) -
 }
 
 /// The sums `memory_bytes` and `cores` of all tasks of `page` as [`held`] gives them, with one look at each task's
-/// history.
+/// history: `CROSS JOIN`, because SQLite keeps the order of such a join, and otherwise may read all histories to look each row
+/// up among the few tasks.
 pub(super) fn held_of_page(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
     let (known, newest) = (known(dialect, "held", at), of("held", NEWEST_PART));
     format!(
         "(SELECT ranked.task_id AS of_task, {} AS memory_bytes, {} AS cores FROM (SELECT held.task_id, held.memory_bytes, held.cores, \
          rank() OVER (PARTITION BY held.task_id ORDER BY {newest}) AS place \
-         FROM page JOIN task_resource AS held ON held.task_id = page.task_id WHERE NOT page.is_final AND {known}) AS ranked \
+         FROM page CROSS JOIN task_resource AS held WHERE held.task_id = page.task_id AND NOT page.is_final AND {known}) AS ranked \
          WHERE ranked.place = 1 GROUP BY ranked.task_id)",
         dialect.bounded_sum("ranked.memory_bytes"),
         dialect.bounded_sum("ranked.cores"),
