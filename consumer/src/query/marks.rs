@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::filter::{TaskQuery, Thresholds};
 use super::sql;
 use super::time::earlier;
-use crate::store::Dialect;
+use crate::store::{Dialect, micros};
 
 /// A task is not silent by its own interval before its last report is so long ago.
 const SHORTEST_SILENCE: Duration = Duration::from_secs(60);
@@ -127,10 +127,6 @@ impl<'a> Judge<'a> {
             sql::unchanged_since(dialect, self.at)
         )
     }
-}
-
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

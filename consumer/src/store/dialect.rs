@@ -86,6 +86,11 @@ pub(crate) trait Dialect: Sync {
     fn expiry_settings(&self) -> &'static str;
 }
 
+/// Microseconds of a duration, or the most that there can be.
+pub(crate) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
 /// How to walk over a table in bounded pieces, without an index on time.
 pub(crate) enum Walk {
     /// By the pages of the table's file.

@@ -49,7 +49,7 @@ use crate::batch::Record;
 use crate::positions::{Advance, Positions};
 use crate::rows::Part;
 
-pub(crate) use self::dialect::Dialect;
+pub(crate) use self::dialect::{Dialect, micros};
 pub(crate) use self::error::StoreError;
 pub(crate) use self::expiry::{Expiring, Step};
 pub(crate) use self::offsets::{HeldOffset, Identity, StoredOffset, owners};

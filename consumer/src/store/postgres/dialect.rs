@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::store::dialect::{Dialect, Walk};
+use crate::store::dialect::{Dialect, Walk, micros};
 use crate::tables::Table;
 
 /// Pages of a history that one transaction looks through: 512 KiB, some 5,000 rows.
@@ -101,7 +101,7 @@ impl Dialect for Postgres {
     }
 
     fn later(&self, time: &str, by: Duration) -> String {
-        format!("({time} + {})", interval(clamped(by)))
+        format!("({time} + {})", interval(micros(by)))
     }
 
     fn seconds_between(&self, from: &str, to: &str) -> String {
@@ -123,7 +123,7 @@ impl Dialect for Postgres {
     fn period_start(&self, time: &str, period: Duration) -> String {
         format!(
             "date_bin({}, {time}, timestamptz '1970-01-01 00:00:00Z')",
-            interval(clamped(period))
+            interval(micros(period))
         )
     }
 
@@ -208,8 +208,4 @@ fn interval(micros: i64) -> String {
     const HOUR: i64 = 3_600 * SECOND;
     let (hours, seconds, rest) = (micros / HOUR, micros % HOUR / SECOND, micros % SECOND);
     format!("interval '{hours} hours {seconds} seconds {rest} microseconds'")
-}
-
-fn clamped(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
