@@ -61,19 +61,19 @@ pub struct Audit {
     #[arg(long, env = "SOURCE_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO)]
     source_topic: String,
 
-    /// Topic that they write: TaskRunningInfoEvent
+    /// Topic that the routers write: TaskRunningInfoEvent
     #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_EVENTS)]
     events_topic: String,
 
-    /// Topic of what could not be used
+    /// Topic of the dead letters
     #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
     dead_letters_topic: String,
 
-    /// The routers' consumer group; it is only asked what it has committed
+    /// The routers' consumer group; only its committed offsets are read
     #[arg(long, env = "ROUTER_GROUP", default_value = "task-running-info-router")]
     group: String,
 
-    /// The first source records: earliest, offset:PARTITION=OFFSET,…, time:2026-11-25T10:00Z, or back from now as in -2h
+    /// Start of the range: earliest, offset:PARTITION=OFFSET,…, time:2026-11-25T10:00Z, or back from now as in -2h
     #[arg(
         long,
         value_name = "BOUND",
@@ -82,40 +82,39 @@ pub struct Audit {
     )]
     from: Bound,
 
-    /// Where to end, written alike; at the latest, and by default, where the group has committed
+    /// End of the range, in the same format; at most, and by default, the group's committed offsets
     #[arg(long, value_name = "BOUND", allow_hyphen_values = true)]
     to: Option<Bound>,
 
-    /// Folder of .avsc files of versions newer than this program, as the routers have it
+    /// Folder of .avsc files of versions newer than this program, the same as the routers'
     #[arg(long = "schemas", env = "SCHEMAS_DIR", value_name = "DIR")]
     schemas: Option<PathBuf>,
 
-    /// Show at most so many examples of each kind of finding; all are counted
+    /// Maximum number of examples of each kind of finding; all are counted
     #[arg(long, value_name = "N", default_value_t = 10)]
     examples: usize,
 
-    /// Print JSON: one object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 const HELP: &str = "\
-Belongs to no consumer group, commits nothing, and may run beside the routers: what they have not committed when it begins is
-left out. The events and dead letter topics are read whole, since an event is found by the source position inside it, and the
-suspects among the source records a second time. Memory does not grow with the range.
+Joins no consumer group, commits nothing, and may run beside the routers: it leaves out records that they have not committed when
+it begins. It reads the whole events and dead letter topics, because the position of an event does not follow from that of its
+source record, and reads suspect source records a second time. Memory does not grow with the range.
 
 Faults: lost (neither event nor letter), duplicate, event_and_letter, out_of_order (an event behind that of a later record of its
-source partition, in one events partition), differing (names the fields), invented (about a record that is not there).
-No faults: other_rules (each field is the source record's, or repaired as the event's own adjustments say; or a letter where
-there would be an event today: another version of the router made it, or the topics took other sizes), expired (outputs
-whose source record retention deleted), earlier_topic (outputs of a topic of that name that was deleted before this one was
-created, as its id in them says), redriven (copies of events that a redrive of the consumer's dead letters wrote: they stand
-for no source record).
+source partition, in one events partition), differing (names the fields), invented (about a record that does not exist).
+Not faults: other_rules (each field is the source record's, or repaired as the event's own adjustments say; or a letter for a
+record that would be an event today: another version of the router made it, or the topics had other size limits), expired
+(outputs whose source record retention deleted), earlier_topic (outputs of a topic of that name that was deleted before this one
+was created, recognised by its id), redriven (copies of events, written by a redrive of the consumer's dead letters).
 unprovable: a record without output whose output retention or compaction may have deleted, an output whose record compaction may
 have deleted, or a record that only a newer schema reads (--schemas).
 
-It cannot tell while Kafka is away, where retention has passed the range, while a transaction stays open, where something is
-unprovable, where no record was compared, and where cleanup.policy of one of the topics is compact.
+The verdict is \"could not tell\" if Kafka is unavailable, retention has passed the range, a transaction stays open, something is
+unprovable, no record was compared, or a topic has cleanup.policy=compact.
 
 Examples:
   router audit

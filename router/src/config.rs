@@ -28,7 +28,7 @@ pub struct Config {
     #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_EVENTS)]
     pub events_topic: String,
 
-    /// Topic to write what cannot be used
+    /// Topic to write dead letters to
     #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
     pub dead_letters_topic: String,
 
@@ -36,7 +36,7 @@ pub struct Config {
     #[arg(long, env = "ROUTER_GROUP", default_value = "task-running-info-router")]
     pub group: String,
 
-    /// Where to begin a partition without a committed offset: Kafka forgets those of a stopped group after offsets.retention.minutes, 7 days by default
+    /// Where to begin a partition without a committed offset: Kafka deletes those of a stopped group after offsets.retention.minutes, 7 days by default
     #[arg(
         long,
         env = "ON_NO_OFFSET",
@@ -46,11 +46,11 @@ pub struct Config {
     )]
     pub on_no_offset: OnNoOffset,
 
-    /// Name of this instance, unique in the group and the same after a restart: makes it a static member. Without it the host name serves for the transactional id
+    /// Name of this instance, unique in the group and the same after a restart; makes it a static member. By default, the transactional id has the host name
     #[arg(long, env = "ROUTER_INSTANCE_ID", value_name = "ID", value_parser = instance_id)]
     pub instance_id: Option<String>,
 
-    /// Commit so long after a transaction's first record; while more records are waiting, as long as 500 ms
+    /// Commit this long after a transaction's first record; under backlog, after up to 500 ms
     #[arg(
         long,
         env = "ROUTER_COMMIT_INTERVAL_MS",
@@ -60,7 +60,7 @@ pub struct Config {
     )]
     pub commit_interval_ms: u64,
 
-    /// Commit at the latest after so many records
+    /// Maximum number of records in a transaction
     #[arg(long, env = "ROUTER_MAX_RECORDS", value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_records: u32,
 
@@ -68,7 +68,7 @@ pub struct Config {
     #[command(flatten)]
     pub breaker: BreakerOptions,
 
-    /// Folder of .avsc files of versions newer than this program, so that it reads what newer engines write
+    /// Folder of .avsc files of versions newer than this program, to read records of newer engines
     #[arg(long = "schemas", env = "SCHEMAS_DIR", value_name = "DIR")]
     pub schemas: Option<PathBuf>,
 }
@@ -79,11 +79,11 @@ pub struct Config {
 /// offsets proves nothing: the first member to commit gives a deleted group offsets again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnNoOffset {
-    /// Go on behind the last record that has an event or a dead letter; stop if that cannot be proved
+    /// Resume behind the last record that has an event or a dead letter; stop if that cannot be proved
     Resume,
     /// Stop
     Fail,
-    /// Route from the first record of the partition: what was routed before is doubled
+    /// Route from the first record of the partition; duplicates everything routed before
     Beginning,
 }
 

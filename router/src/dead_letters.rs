@@ -55,16 +55,16 @@ enum Command {
     /// List dead letters, the newest first, and count them by reason
     #[command(after_help = help(Kind::Command, LIST_HELP))]
     List {
-        /// Print JSON: an array with an object a letter
+        /// Print a JSON array with one object per letter
         #[arg(long)]
         json: bool,
-        /// At most so many letters; 0 for all, which are then held in memory
+        /// Maximum number of letters; 0 for all, which are then held in memory
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: usize,
         #[command(flatten)]
         which: Which,
     },
-    /// Show letters: every header, the value decoded as far as it goes, and its bytes
+    /// Show letters: every header, the value decoded as far as possible, and its bytes
     #[command(after_help = help(Kind::Command, SHOW_HELP))]
     Show {
         /// Letters as `list` prints them: PARTITION:OFFSET of the dead letter topic
@@ -80,16 +80,16 @@ enum Command {
         /// Letters as `list` prints them: PARTITION:OFFSET of the dead letter topic
         #[arg(value_name = "P:OFFSET", conflicts_with_all = ["Which", "all"])]
         letters: Vec<Position>,
-        /// All letters; needed when nothing says which
+        /// All letters; required without positions and filters
         #[arg(long)]
         all: bool,
-        /// Send letters back again that were redriven before
+        /// Also send letters that were redriven before
         #[arg(long)]
         force: bool,
-        /// Only tell what would be done
+        /// Only print what would be done
         #[arg(long)]
         dry_run: bool,
-        /// Letters a transaction, at most
+        /// Maximum number of letters in a transaction
         #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..))]
         max_records: u16,
         #[command(flatten)]
@@ -97,7 +97,7 @@ enum Command {
     },
 }
 
-/// Which letters; several filters narrow each other, one repeated widens.
+/// Filters of letters. A letter must match every filter; a repeated filter matches any of its values.
 #[derive(Clone, Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Which letters")]
 struct Which {
@@ -132,17 +132,17 @@ enum Service {
 
 const LIST_HELP: &str = "\
 Reads the whole topic (from --since on), committed records only, up to its end at the start. Belongs to no consumer group.
-The size is that of the original value; * means that the letter leaves it out.
+The size is that of the original value; * means that the letter omits the value.
 
 Example:
   router dead-letters list --reason UnknownSchema --since -2h --not-redriven";
 
 const SHOW_HELP: &str = "\
-Where the letter leaves out the value, being too large for its topic, the value is read from the original topic, partition and
-offset while the log there has it. Size, time and key must be those that the letter tells. The topic's id, which a router's letter
-tells in the header taskrunning.original.topic.id, is not compared with the topic that has the name now.
+If the letter omits the value, because it is too large for the topic, the value is read from the original topic, partition and
+offset while the log has it. Size, time and key must equal those in the letter. The topic's id in a router's letter (header
+taskrunning.original.topic.id) is not compared with the topic that has the name now.
 
-Ends with 2 also if there is no letter at one of the places.
+Also ends with 2 if there is no letter at one of the positions.
 
 Example:
   router dead-letters show 3:17";
@@ -150,20 +150,19 @@ Example:
 const REDRIVE_HELP: &str = "\
 Each record goes to the topic that its letter names, with its original key and value and the headers taskrunning.redriven.topic,
 .partition, .offset (the letter) and .at. In the same Kafka transaction a note with these headers is written to the letter's
-partition of the dead letter topic. A letter with a note is not sent again, but with --force. Letters about the same record (same
-topic, partition, offset, time and service: a consumer whose database went back writes them again) are sent back as one, and all
-get the note; for these the whole topic is read, whatever is asked for. Starting a second redrive of a dead
-letter topic fences the first, which then ends with exit code 1; together they send each letter once. A redrive that is killed has
-committed each transaction wholly or not at all: run it again for the rest.
+partition of the dead letter topic. A letter with a note is sent again only with --force. Several letters about the same record
+(same topic, partition, offset, time and service: a consumer whose database went back writes them again) are sent as one record,
+and all get the note; to find them, the whole topic is read. A second redrive of a dead letter topic fences the first, which then
+ends with exit code 1; together they send each letter once. A redrive that is killed has committed each transaction wholly or not
+at all: run it again for the rest.
 
-Letters stay where they are. Left, and told: what has become too large for its topic (as in the router, measured uncompressed), and
-letters without their value whose original record is gone. The value that such a letter leaves out is read from the original
-topic, partition and offset; size, time and key must be those that the letter tells. Records go to the topic that has the name now,
-also after it was deleted and made anew: its id, which a router's letter tells in the header taskrunning.original.topic.id, is
-not compared.
+Letters are not removed. Not sent, but reported: records that have become too large for their topic (measured uncompressed, as in
+the router), and letters without their value whose original record is gone. An omitted value is read from the original topic,
+partition and offset; size, time and key must equal those in the letter. Records go to the topic that has the name now, even if
+it was deleted and created again: the topic's id in a router's letter (header taskrunning.original.topic.id) is not compared.
 
-Ends with 2 also if a letter was left: it was redriven before and asked for by its place, is not there, is too large, or its value
-is gone. With a filter, letters that were redriven before count as sent.
+Also ends with 2 if a letter was not sent: it was redriven before and named by its position, does not exist, is too large, or its
+value is gone. With a filter, letters that were redriven before count as sent.
 
 Examples:
   router dead-letters redrive 3:17 3:18
@@ -205,7 +204,7 @@ pub async fn dead_letters(
         && *which == Which::default()
     {
         return Err(WrongUsage(
-            "say which letters: PARTITION:OFFSET as `router dead-letters list` prints them, a filter such as --reason KIND, or \
+            "name the letters: PARTITION:OFFSET as `router dead-letters list` prints them, a filter such as --reason KIND, or \
              --all"
                 .to_owned(),
         )

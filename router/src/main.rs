@@ -10,8 +10,8 @@ use service::telemetry::{LogOptions, MetricsOptions};
 
 /// Turns each TaskRunningInfo into a TaskRunningInfoEvent, exactly once
 ///
-/// Reads what engines report, checks and repairs each record, and writes events and dead letters,
-/// with the consumed offsets in the same Kafka transaction. Start as many as there are partitions.
+/// Reads the reports of engines, checks and repairs each record, and writes events and dead letters
+/// with the consumed offsets in one Kafka transaction. Start up to one router per partition.
 #[derive(Parser)]
 #[command(
     version,
@@ -37,9 +37,9 @@ Examples:
 
 #[derive(Subcommand)]
 enum Command {
-    /// List, show, and send back what was set aside
+    /// List, show and redrive dead letters
     DeadLetters(router::DeadLetters),
-    /// Prove that every source record has exactly one event or one dead letter, and says the same
+    /// Prove that every source record has exactly one event or one dead letter, with the same content
     Audit(router::Audit),
 }
 

@@ -104,7 +104,7 @@ pub async fn run(
         if shutdown.is_cancelled() {
             break;
         }
-        warn_of_change!("starting over from what was committed: {error:#}");
+        warn_of_change!("restarting from the committed offsets: {error:#}");
         health.waiting_for(format!("Kafka: {error}"));
         if begun.elapsed() > STABLE {
             backoff = Backoff::default();
@@ -114,7 +114,9 @@ pub async fn run(
             () = sleep(backoff.pause()) => {}
         }
     }
-    tracing::info!("stopped; all that was read is routed and committed, or will be read again");
+    tracing::info!(
+        "stopped; every record that was read is routed and committed, or will be read again"
+    );
     Ok(())
 }
 

@@ -111,7 +111,7 @@ impl TopicIds {
             match answer {
                 TopicIdAnswer::Id(id) => *known = Some(id),
                 TopicIdAnswer::NotTold { reason } => warn_of_change!(
-                    "{topic}: its id is not known, so that a topic of the same name that replaces it is not \
+                    "{topic}: its id is unknown, so a topic of the same name that replaces it cannot be \
                      recognised: {reason}"
                 ),
                 // It was there a moment ago, so that is a broker which has not heard of it yet.
@@ -277,8 +277,8 @@ impl TopicIds {
                  are not used for it"
             ),
             false => format!(
-                "{what}. What the old one held is gone with it, and an audit will say so. Start the router again to go \
-                 on into the new one"
+                "{what}. The content of the old one is lost, and an audit will report it. Start the router again to \
+                 write to the new one"
             ),
         })
     }

@@ -22,7 +22,7 @@ const WINDOW: usize = 1_000;
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "Circuit breaker")]
 pub struct BreakerOptions {
-    /// Stop, before they are set aside, when so many records in a row are unusable; 0: never
+    /// Stop when this many records in a row are unusable, before they are set aside; 0: never
     #[arg(
         long,
         env = "MAX_REJECTS_IN_A_ROW",
@@ -31,7 +31,7 @@ pub struct BreakerOptions {
     )]
     pub max_rejects_in_a_row: u32,
 
-    /// Stop when so many of the last 1000 records are unusable; 0: never
+    /// Stop when this many of the last 1000 records are unusable; 0: never
     #[arg(
         long,
         env = "MAX_REJECTS_PER_1000",
@@ -128,7 +128,7 @@ impl Tripped {
         match self.settled {
             0 => format!("None of them became a dead letter in {topic}"),
             settled => format!(
-                "{settled} of them became {} in {topic} before they were too many, the other {} none",
+                "{settled} of them became {} in {topic}, the other {} did not",
                 agreed(settled, "a dead letter", "dead letters"),
                 self.rejects - settled
             ),

@@ -92,7 +92,7 @@ fn broker(text: &str) -> Result<String, String> {
         && !PROTOCOLS.contains(&protocol.as_str())
     {
         return Err(wrong(format!(
-            "{}:// is none of the protocols PLAINTEXT, SSL, SASL_PLAINTEXT and SASL_SSL",
+            "{}:// is not one of the protocols PLAINTEXT, SSL, SASL_PLAINTEXT and SASL_SSL",
             protocol.to_ascii_lowercase().escape_debug()
         )));
     }
@@ -110,7 +110,7 @@ fn host_and_port(text: &str) -> Result<(String, u16), String> {
             None => return Err(format!("{after:?} follows the ]")),
         };
         if !is_ipv6(host) {
-            return Err(format!("{host:?} is no IPv6 address"));
+            return Err(format!("{host:?} is not an IPv6 address"));
         }
         return Ok((format!("[{host}]"), port));
     }
@@ -127,10 +127,12 @@ fn host_and_port(text: &str) -> Result<(String, u16), String> {
     }
     let of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if let Some(other) = host.chars().find(|c| !of_a_name(*c)) {
-        return Err(format!("a host name has no {other:?}"));
+        return Err(format!("a host name cannot contain {other:?}"));
     }
     if host.len() > HOST_MAX_BYTES {
-        return Err(format!("a host name has at most {HOST_MAX_BYTES} bytes"));
+        return Err(format!(
+            "a host name can have at most {HOST_MAX_BYTES} bytes"
+        ));
     }
     Ok((host.to_owned(), port))
 }
@@ -177,9 +179,9 @@ mod tests {
             ("", "an address is empty"),
             ("a:1,,b:1", "an address is empty"),
             ("a:1,", "an address is empty"),
-            ("kafka://a:9092", "kafka:// is none of the protocols"),
-            ("http://a:9092/", "http:// is none of the protocols"),
-            ("://a:9092", ":// is none of the protocols"),
+            ("kafka://a:9092", "kafka:// is not one of the protocols"),
+            ("http://a:9092/", "http:// is not one of the protocols"),
+            ("://a:9092", ":// is not one of the protocols"),
             ("a:99999", "port \"99999\" is not in 1 to 65535"),
             ("a:0", "port \"0\""),
             ("a:", "port \"\""),
@@ -190,13 +192,13 @@ mod tests {
             ("[::1]:0", "port \"0\""),
             (":9092", "the host is missing"),
             ("SSL://", "the host is missing"),
-            ("a b:9092", "a host name has no ' '"),
+            ("a b:9092", "a host name cannot contain ' '"),
             ("a:1 b:1", "port \"1 b:1\""),
-            ("a/b:9092", "a host name has no '/'"),
+            ("a/b:9092", "a host name cannot contain '/'"),
             ("a\u{202e}b:1", r"'\u{202e}'"),
-            ("bücher:1", "a host name has no 'ü'"),
+            ("bücher:1", "a host name cannot contain 'ü'"),
             ("[::1", "a ] is missing"),
-            ("[a]:1", "\"a\" is no IPv6 address"),
+            ("[a]:1", "\"a\" is not an IPv6 address"),
             ("[::1]9092", "\"9092\" follows the ]"),
         ] {
             let refused = brokers(given).expect_err(given);

@@ -108,11 +108,11 @@ pub fn on_signal(unfinished: u8) -> std::io::Result<CancellationToken> {
             by = clock_set_back() => {
                 let (code, first, again) = match unfinished {
                     USAGE => (USAGE, "could not tell: ", "run it again"),
-                    _ => (FAILED, "", "ending, to be started again; what was not committed is done again then"),
+                    _ => (FAILED, "", "exiting; the next start repeats uncommitted work"),
                 };
                 // Not in order: to close a client is to wait for its threads.
                 tracing::error!(
-                    "{first}the system's clock was set back by {} s, and librdkafka's threads wait by it: {again}",
+                    "{first}the system's clock was set back by {} s, and librdkafka's timers depend on it: {again}",
                     by.as_secs()
                 );
                 end(code)
@@ -125,17 +125,17 @@ pub fn on_signal(unfinished: u8) -> std::io::Result<CancellationToken> {
             end(unfinished);
         });
         tracing::info!(
-            "{name}: finishing what is under way, then stopping, within {} s",
+            "{name}: finishing work in progress, then stopping, within {} s",
             GRACE.as_secs()
         );
         tokio::select! {
             (name, code) = signals.next() => {
-                tracing::warn!("{name} again: ending at once");
+                tracing::warn!("{name} again: exiting at once");
                 end(code)
             }
             () = tokio::time::sleep(GRACE) => {
                 tracing::warn!(
-                    "not finished {} s after {name}, ending: still waiting for {}. What was not committed is left to be done again",
+                    "not finished {} s after {name}, exiting: still waiting for {}. The next start repeats uncommitted work",
                     GRACE.as_secs(),
                     waited_for()
                 );

@@ -130,7 +130,7 @@ impl Health {
             return Err("no broker is connected".to_owned());
         }
         if !state.joined {
-            return Err("not (yet) a member of the consumer group".to_owned());
+            return Err("not a member of the consumer group (yet)".to_owned());
         }
         let idle = now.saturating_duration_since(state.progressed);
         if idle > STALLED_AFTER {
@@ -147,7 +147,7 @@ impl Health {
             let still = now.saturating_duration_since(*since);
             if still > PARTITION_STALLED_AFTER {
                 return Err(format!(
-                    "partition {partition} stands still at offset {} for {} s with {} to read",
+                    "partition {partition} has made no progress at offset {} for {} s, with {} to read",
                     reading.position,
                     still.as_secs(),
                     shown(reading.lag)
@@ -198,7 +198,7 @@ mod tests {
         }
         let why = ready.unwrap_err();
         assert!(
-            why.contains("partition 1 stands still at offset 7 for 70 s"),
+            why.contains("partition 1 has made no progress at offset 7 for 70 s"),
             "{why}"
         );
         let moved = Reading {

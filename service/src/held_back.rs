@@ -74,9 +74,9 @@ impl State {
                 Some((
                     true,
                     format!(
-                        "waiting for an open transaction, {} s so far: it holds back what follows it in {topic}, partition \
-                         {}. It is read once the transaction commits or aborts, or after its transaction.timeout.ms (30 s for \
-                         a router, unless set otherwise) the brokers abort it. If that does not come: \
+                        "waiting for an open transaction, {} s so far: it holds back the records behind it in {topic}, \
+                         partition {}. They are read once the transaction commits or aborts; the brokers abort it after its \
+                         transaction.timeout.ms (30 s for a router by default). If that does not happen: \
                          kafka-transactions.sh --bootstrap-server … find-hanging --topic {topic}",
                         now.duration_since(since).as_secs(),
                         partitions.join(", ")
@@ -88,7 +88,7 @@ impl State {
                 Some((
                     false,
                     format!(
-                        "no open transaction holds back {topic} any more: one did for {} s",
+                        "the open transaction that held back {topic} has ended after {} s",
                         now.duration_since(since).as_secs()
                     ),
                 ))

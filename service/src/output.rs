@@ -38,7 +38,7 @@ pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 /// the account goes to the log instead: the work counts, and its result is the exit code.
 pub fn account(text: &str) {
     if let Err(error) = write(text) {
-        tracing::error!("cannot write to standard output: {error}. The account of what was done:");
+        tracing::error!("cannot write to standard output: {error}. The summary of the work:");
         for line in text.lines() {
             tracing::error!("{line}");
         }

@@ -79,12 +79,12 @@ impl Registry {
         let mut ours = chosen.keys().filter(|key| key.starts_with(REGISTRY_PREFIX));
         if let Some(unknown) = ours.find(|key| ![URL, USER_INFO, CA].contains(&key.as_str())) {
             return Err(format!(
-                "{unknown} is no setting here; there are {URL}, {USER_INFO} and {CA}"
+                "{unknown} is not a registry setting; there are {URL}, {USER_INFO} and {CA}"
             ));
         }
         if options.settings.iter().any(|(key, _)| key == USER_INFO) {
             return Err(format!(
-                "-X {USER_INFO}: a command line can be read by others; give the environment variable \
+                "-X {USER_INFO}: other users can read a command line; give the environment variable \
                  {USER_INFO_VARIABLE}, or a line of --kafka-config"
             ));
         }
@@ -98,7 +98,7 @@ impl Registry {
             .map_err(|why| format!("--schema-registry: {why}"))?;
         if credentials.is_some() {
             return Err(format!(
-                "--schema-registry: user and password do not belong into the address, which others can read; give {USER_INFO_INSTEAD}"
+                "--schema-registry: the address may not contain user and password, which other users could read; give {USER_INFO_INSTEAD}"
             ));
         }
         let user_info = user_info.or_else(|| chosen.get(USER_INFO).cloned());
@@ -150,12 +150,12 @@ impl Registry {
             Some(schema) if answer.status.is_success() => Ok(Some(schema.to_owned())),
             _ if answer.code() == NO_SUCH_SCHEMA => Ok(None),
             _ if answer.status == StatusCode::FORBIDDEN => Err(RegistryError::Refused(format!(
-                "the schema registry {} does not let schemas be read: {}",
+                "the schema registry {} does not allow reading schemas: {}",
                 self.shown(),
                 answer.status
             ))),
             _ => Err(self.away(&format!(
-                "asked for schema id {id}, it answers {}, which no registry does (is there a path missing in its address, \
+                "unexpected answer {} to the request for schema id {id} (is there a path missing in its address, \
                  such as /apis/ccompat/v7?): {}",
                 answer.status,
                 answer.message()
@@ -175,7 +175,7 @@ impl Registry {
         let rule = self.ask(Method::PUT, &path, Some(body)).await?;
         if !rule.status.is_success() {
             warn_of_change!(
-                "{}: the compatibility of {subject} cannot be set to {COMPATIBILITY}, going on: {} {}",
+                "{}: cannot set the compatibility of {subject} to {COMPATIBILITY}, continuing: {} {}",
                 self.shown(),
                 rule.status,
                 rule.message()
@@ -217,7 +217,7 @@ impl Registry {
                     _ => "",
                 };
                 Err(RegistryError::Refused(format!(
-                    "the schema registry {} does not take the schema of {subject} ({}{hint}): {}",
+                    "the schema registry {} refuses the schema of {subject} ({}{hint}): {}",
                     self.shown(),
                     answer.status,
                     answer.message()
@@ -252,7 +252,7 @@ impl Registry {
         let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         match status {
             StatusCode::UNAUTHORIZED => Err(RegistryError::Refused(format!(
-                "the schema registry {} does not take {}: {status}",
+                "the schema registry {} refuses {}: {status}",
                 self.shown(),
                 match self.0.credentials() {
                     Some((user, _)) => format!("user {user} or the password"),
@@ -377,7 +377,10 @@ mod tests {
         }
         let unknown = options(Some("http://here"), &[("schema.registry.token", "x")], "");
         let why = with(&unknown, None).err().unwrap();
-        assert!(why.contains("schema.registry.token is no setting"), "{why}");
+        assert!(
+            why.contains("schema.registry.token is not a registry setting"),
+            "{why}"
+        );
         let no_file = options(Some("http://here"), &[(CA, "/no/such.pem")], "");
         let why = with(&no_file, None).err().unwrap();
         assert!(why.contains("/no/such.pem"), "{why}");

@@ -224,10 +224,7 @@ impl Condition {
         let ended = match self.source {
             LIBRDKAFKA => format!("over after {seconds} s"),
             // Its next try may be under way.
-            _ => format!(
-                "not again for {} s, after {seconds} s",
-                OVER_AFTER.as_secs()
-            ),
+            _ => format!("not seen for {} s, after {seconds} s", OVER_AFTER.as_secs()),
         };
         Some(format!("{ended}: {} ({})", self.line, self.lines()))
     }
@@ -235,7 +232,7 @@ impl Condition {
     /// Says how many lines were left out: whether it is over is not known.
     fn log_displaced(&self) {
         if self.left_out > 0 {
-            tracing::debug!("not followed any longer: {} ({})", self.line, self.lines());
+            tracing::debug!("no longer tracked: {} ({})", self.line, self.lines());
         }
     }
 
@@ -361,9 +358,9 @@ mod tests {
         assert_eq!(
             said,
             [
-                "not again for 45 s, after 1 s: waiting for it (1 more line like this left out; LOG_LEVEL=debug shows \
+                "not seen for 45 s, after 1 s: waiting for it (1 more line like this left out; LOG_LEVEL=debug shows \
                  them)",
-                "not again for 45 s, after 21 s: transaction aborted (1 more line like this left out; LOG_LEVEL=debug \
+                "not seen for 45 s, after 21 s: transaction aborted (1 more line like this left out; LOG_LEVEL=debug \
                  shows them)",
             ]
         );

@@ -113,7 +113,7 @@ pub async fn look_for(
     }
     let group = identity.group;
     tracing::warn!(
-        "{error:#}; looking whether another member of the group {group} has this identity"
+        "{error:#}; checking whether another member of the group {group} has this identity"
     );
     health.waiting_for(format!("{error:#}"));
     let found = tokio::select! {
@@ -122,13 +122,13 @@ pub async fn look_for(
     };
     match found {
         Ok(Some(rival)) => Err(NeedsAttention(format!(
-            "{error:#}. In the group {group} another process with the same identity is at work: {rival}. End one of the two, or \
+            "{error:#}. In the group {group} another process with the same identity is running: {rival}. Stop one of the two, or \
              give each its own --instance-id"
         ))
         .into()),
         Ok(None) => Err(error),
         Err(why) => {
-            tracing::warn!("cannot look at the group {group}: {why:#}");
+            tracing::warn!("cannot describe the group {group}: {why:#}");
             Err(error)
         }
     }

@@ -64,16 +64,13 @@ pub mod names {
         ),
         (
             LAG,
-            "Offsets from what this member has done up to the last stable offset.",
+            "Offsets from this member's processed position to the last stable offset.",
         ),
         (
             HELD_BACK,
             "Records behind the last stable offset: an open transaction of their producer holds them back.",
         ),
-        (
-            READY,
-            "1 while /readyz says that the program is ready, else 0.",
-        ),
+        (READY, "1 while /readyz reports ready, else 0."),
         (
             THROTTLED,
             "Pause that a broker's quota imposes on this client now, in seconds; 0 if none.",
@@ -97,11 +94,11 @@ pub fn messaging(operation: &'static str, topic: &str) -> [(&'static str, String
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Logs")]
 pub struct LogOptions {
-    /// How logs are written (to standard error)
+    /// Format of logs (on standard error)
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
     pub log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug, trace, or per module as in router=debug,librdkafka=warn
+    /// Level of logs: error, warn, info, debug, trace, or per module as in router=debug,librdkafka=warn
     #[arg(
         long,
         env = "LOG_LEVEL",

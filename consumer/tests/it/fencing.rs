@@ -70,7 +70,7 @@ async fn of_two_consumers_with_one_identity_the_earlier_needs_an_operator_and_na
     let log = earlier.needs_attention().await;
     let last = log.lines().rfind(|line| line.contains("ERROR")).unwrap();
     for said in [
-        "put out of the group",
+        "removed from the group",
         "127.0.0.1",
         "member twin-",
         "--instance-id",

@@ -51,12 +51,12 @@ impl FindingKind {
             Self::Duplicate => "duplicate: more than one event, or more than one letter",
             Self::EventAndLetter => "event and letter, both of one record",
             Self::OutOfOrder => "out of order: an event behind that of a later record",
-            Self::Differing => "differing: the event does not say what its record says",
-            Self::Invented => "invented: an event or a letter about a record that is not there",
+            Self::Differing => "differing: the event differs from its record",
+            Self::Invented => "invented: an event or a letter about a record that does not exist",
             Self::OtherRules => {
-                "other rules: routed by another version of the router, or with other topic limits, no corruption"
+                "other rules: routed by another version of the router, or with other topic limits; not a fault"
             }
-            Self::Unprovable => "unprovable: what would tell is not to be had",
+            Self::Unprovable => "unprovable: the evidence is not available",
         }
     }
 

@@ -191,14 +191,14 @@ impl Report {
         if let (1.., Some(id)) = (earlier, &source.id) {
             let _ = writeln!(
                 text,
-                "{earlier:>8} of an earlier topic of that name, no fault: {} has the id {id}",
+                "{earlier:>8} of an earlier topic of that name, not a fault: {} has the id {id}",
                 source.topic
             );
         }
         if let redriven @ 1.. = self.counts.redriven {
             let _ = writeln!(
                 text,
-                "{redriven:>8} redriven, no fault: copies of events that a redrive of the consumer's dead letters wrote"
+                "{redriven:>8} redriven, not a fault: copies of events that a redrive of the consumer's dead letters wrote"
             );
         }
         let _ = writeln!(text, "{}", self.sentence());

@@ -78,7 +78,7 @@ impl Compaction {
             Self::No => None,
             Self::Yes(_) => Some(format!("compaction may have deleted its {what}")),
             Self::Unknown(_) => Some(format!(
-                "its {what} is not there; not known whether compaction deletes any"
+                "its {what} is missing; unknown whether compaction deletes any"
             )),
         }
     }
@@ -171,7 +171,7 @@ impl Scope {
             let start = reader.bounds(topic, *partition, End::Stable)?.start;
             if start > range.start {
                 bail!(
-                    "{topic} partition {partition}: retention has moved the log's start from offset {} to {start} while it was \
+                    "{topic} partition {partition}: retention moved the log's start from offset {} to {start} while it was \
                      read. Audit again, or a later range by --from",
                     range.start
                 );
@@ -341,7 +341,7 @@ fn asked_ranges(
         if routed > log.end {
             bail!(
                 "{topic} partition {partition}: group {group} has committed offset {routed}, but the log ends at {}. The topic \
-                 was deleted and made anew; what was routed of the old one cannot be told from this one's",
+                 was deleted and created again; outputs of the old one cannot be told from this one's",
                 log.end
             );
         }

@@ -350,7 +350,7 @@ impl Auditor<'_> {
                     let why = format!("retention may have deleted its {output}");
                     add(FindingKind::Unprovable, &[], &why);
                 } else {
-                    let why = format!("its {output} is not there");
+                    let why = format!("its {output} is missing");
                     add(FindingKind::Lost, &[], &why);
                 }
             }
@@ -368,7 +368,7 @@ impl Auditor<'_> {
         let (kind, why) = match self.scope.source.compaction.doubt("record") {
             None => (
                 FindingKind::Invented,
-                "no committed record stands there".to_owned(),
+                "there is no committed record".to_owned(),
             ),
             Some(why) => (FindingKind::Unprovable, why),
         };

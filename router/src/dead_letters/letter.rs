@@ -155,7 +155,7 @@ impl Letter {
         if !same {
             return Ok(Err(format!(
                 "the letter leaves out the value, and another record stands at {topic} {position} now \
-                 (size, time or key differ): the topic was made anew"
+                 (size, time or key differ): the topic was created again"
             )));
         }
         Ok(Ok((owned(original.key()), owned(original.payload()))))

@@ -160,8 +160,8 @@ impl Letters {
         let missing = self.missing();
         for position in &missing {
             output::note(format_args!(
-                "{position}: no letter stands there in {}, which has {}: it has expired or is yet to come, or a note or \
-                 a commit marker stands there",
+                "{position}: no letter at this position in {}, which has {}: it has expired, is not written yet, or the \
+                 position holds a note or a commit marker",
                 topic.name,
                 counted(topic.partitions, "partition")
             ));

@@ -155,7 +155,7 @@ fn plan(topic: &str, letters: &Letters, dry_run: bool) -> anyhow::Result<String>
             "{count:>8} {} of {} to {}",
             shown(&kind),
             topic,
-            target.map_or("nowhere: no source told".to_owned(), |target| shown(
+            target.map_or("nowhere: source unknown".to_owned(), |target| shown(
                 &target
             ))
         )?;

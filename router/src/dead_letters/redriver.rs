@@ -264,7 +264,7 @@ impl Redriver {
             let _ = self.repeat(|| self.producer.abort_transaction(CALL));
             let allow = &self.allow;
             return Err(NeedsAttention(format!(
-                "writing is not allowed: Topic authorization failed; nothing of the chunk under way was committed; {allow}"
+                "writing is not allowed: Topic authorization failed; nothing of the chunk in progress was committed; {allow}"
             ))
             .into());
         }
@@ -274,12 +274,12 @@ impl Redriver {
         if matches!(&error, KafkaError::Transaction(e) if e.is_retriable() && !e.txn_requires_abort())
         {
             return Err(anyhow!(error).context(
-                "nobody can tell whether the chunk under way was committed; run it again: the notes tell then",
+                "unknown whether the chunk in progress was committed; run it again: the notes then decide",
             ));
         }
         match self.repeat(|| self.producer.abort_transaction(CALL)) {
             Ok(()) => Err(anyhow!(error)
-                .context("the chunk under way was taken back; run it again for the rest")),
+                .context("the chunk in progress was aborted; run it again for the rest")),
             Err(aborting) => Err(self.explain(aborting)),
         }
     }
@@ -353,10 +353,10 @@ impl Redriver {
         anyhow!(error).context(if fenced {
             format!(
                 "fenced: another redrive of this dead letter topic was started after this one (transactional.id {id}); \
-                 what this one had not committed by then it never will, and `list` tells what was redriven"
+                 this one commits nothing more, and `list` shows which letters were redriven"
             )
         } else {
-            format!("the transactional producer {id} cannot go on")
+            format!("the transactional producer {id} has failed")
         })
     }
 }

@@ -110,7 +110,7 @@ fn text(
             writeln!(text, "key        {key}")?;
             let bytes = letter.value_bytes.unwrap_or(0);
             let (bytes, why) = (counted(bytes, "byte"), shown(&why.to_string()));
-            writeln!(text, "value      {bytes}, not to be had: {why}")?;
+            writeln!(text, "value      {bytes}, not available: {why}")?;
             return Ok(text);
         }
     };
@@ -121,7 +121,7 @@ fn text(
         return Ok(text);
     };
     let from = if letter.omitted {
-        "; the letter leaves it out, it was read from the original record"
+        "; omitted in the letter, read from the original record"
     } else {
         ""
     };

@@ -78,7 +78,7 @@ pub(super) async fn starts(
                 if log.end > 0 {
                     warn_of_change!(
                         "{source} partition {partition}: group {} has no committed offset, and no record is left before \
-                         offset {}: beginning there; whether all that is gone was routed is not known",
+                         offset {}: beginning there; unknown whether all deleted records were routed",
                         config.group,
                         log.end
                     );
@@ -103,7 +103,7 @@ pub(super) async fn starts(
             if !unused {
                 warn_of_change!(
                     "group {} has no committed offset for {source} partitions {:?}: routing them from their first \
-                     record, as --on-no-offset beginning says",
+                     record, because --on-no-offset is beginning",
                     config.group,
                     searched.keys()
                 );
@@ -112,7 +112,7 @@ pub(super) async fn starts(
         }
         OnNoOffset::Fail => {
             let partition = *searched.keys().next().context("a partition is searched")?;
-            let why = "--on-no-offset fail says to stop";
+            let why = "--on-no-offset is fail";
             return Err(undecided(config, partition, why));
         }
         OnNoOffset::Resume => {

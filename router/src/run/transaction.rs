@@ -115,7 +115,7 @@ impl Router<'_> {
             }
             Err(Failed::Abort(error)) => {
                 warn_of_change!(
-                    "transaction of {} aborted, reading what it held again until one commits: {error}",
+                    "transaction of {} aborted, reading its records again until one commits: {error}",
                     counted(work.records, "record")
                 );
                 self.health.waiting_for(format!("Kafka: {error}"));

@@ -49,8 +49,8 @@ const MEANINGS: [(&str, [&str; 3]); 5] = [
     (
         "78",
         [
-            "an operator has to change something first: the error says what",
-            "an operator has to change something first: the error says what",
+            "needs an operator: the error says what to change; do not restart",
+            "needs an operator: the error says what to change; do not restart",
             "",
         ],
     ),
@@ -102,6 +102,6 @@ mod tests {
             audit.starts_with("Example:\n  router audit\n\nExit codes:\n  0              equal\n")
         );
         assert!(!audit.contains("78"), "{audit}");
-        assert!(help(Kind::Service, "").contains("\n  78             an operator has to"));
+        assert!(help(Kind::Service, "").contains("\n  78             needs an operator"));
     }
 }

@@ -163,7 +163,7 @@ impl KafkaOptions {
             }
         }
         let id = blocking(|| cluster.client.client().fetch_cluster_id(ASK));
-        cluster.id = id.context("the cluster does not tell its id")?;
+        cluster.id = id.context("the cluster did not return its id")?;
         Ok(Some(cluster))
     }
 }
@@ -297,10 +297,10 @@ impl Cluster {
         );
         let hint = match make {
             Some(make) => format!(
-                "make it with: {tool} {}",
+                "create it with: {tool} {}",
                 self.arguments_to_make(topic, make).await
             ),
-            None => format!("those that do are listed by: {tool} --list"),
+            None => format!("list existing topics with: {tool} --list"),
         };
         Err(NeedsAttention(format!(
             "topic {topic} does not exist on {}; {hint}",
@@ -416,7 +416,7 @@ impl Cluster {
         Ok(is_compacted.then(|| {
             format!(
                 "{topic} has cleanup.policy={policy}: compaction deletes records that have a newer one of the same key, \
-                 and nobody can tell those from records that were never there. Set it with: kafka-configs.sh \
+                 and these cannot be told from records that never existed. Set it with: kafka-configs.sh \
                  --bootstrap-server {} --alter --entity-type topics --entity-name {topic} --add-config \
                  cleanup.policy=delete",
                 self.options.servers()

@@ -45,7 +45,7 @@ const ALIASES: &[(&str, &str)] = &[
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Kafka")]
 pub struct KafkaOptions {
-    /// Brokers to start from, host:port, comma separated
+    /// Bootstrap brokers: HOST:PORT, separated by commas
     #[arg(
         long,
         env = "KAFKA_BOOTSTRAP_SERVERS",
@@ -56,15 +56,15 @@ pub struct KafkaOptions {
     )]
     pub bootstrap_servers: String,
 
-    /// File of librdkafka settings, and of schema.registry.*, key=value a line, # begins a comment: the place for TLS, SASL and secrets
+    /// File of librdkafka and schema.registry.* settings, for TLS, SASL and secrets; one key=value per line, # begins a comment
     #[arg(long, env = "KAFKA_CONFIG", value_name = "FILE", global = true)]
     pub kafka_config: Option<PathBuf>,
 
-    /// Any librdkafka setting but secrets; wins over the file (repeatable)
+    /// Any librdkafka setting except secrets; takes precedence over the file (repeatable)
     #[arg(short = 'X', value_name = "KEY=VALUE", value_parser = Setting, global = true)]
     pub settings: Vec<(String, String)>,
 
-    /// Schema registry (Confluent's API): records are then written in its framing, and read in either. User and password: SCHEMA_REGISTRY_USER_INFO=USER:PASSWORD, or in the file
+    /// Schema registry (Confluent's API): write records in its framing, read both framings. User and password: SCHEMA_REGISTRY_USER_INFO=USER:PASSWORD, or in the file
     #[arg(
         long,
         env = "SCHEMA_REGISTRY_URL",
@@ -194,7 +194,7 @@ impl KafkaOptions {
                 .find(|(name, must)| name == key && must != value)
             {
                 return Err(NeedsAttention(format!(
-                    "Kafka setting {key}={value}: exactly-once rests on {key}={must}; leave it out"
+                    "Kafka setting {key}={value}: exactly-once depends on {key}={must}; remove this setting"
                 ))
                 .into());
             }
@@ -329,7 +329,7 @@ mod tests {
         std::fs::remove_file(path).unwrap();
         let refused = refused.to_string();
         assert!(
-            refused.contains("exactly-once rests on acks=all"),
+            refused.contains("exactly-once depends on acks=all"),
             "{refused}"
         );
     }
@@ -340,7 +340,7 @@ mod tests {
         for (line, why) in [
             (
                 "bootstrap.servers=kafka://a:9092",
-                "kafka:// is none of the protocols",
+                "kafka:// is not one of the protocols",
             ),
             ("metadata.broker.list=a:99999", "port \"99999\""),
             (

@@ -293,11 +293,11 @@ impl Reader {
             if quiet > STALLED {
                 let at = reached.get(partition).copied().flatten();
                 bail!(
-                    "{topic} partition {partition}: reading stands at offset {} of {end} for {} s; {}. Try again later",
+                    "{topic} partition {partition}: no progress at offset {} of {end} for {} s; {}. Try again later",
                     at.map_or("?".to_owned(), |at| at.to_string()),
                     quiet.as_secs(),
                     trouble.as_deref().unwrap_or(
-                        "a transaction is open there, which its writer or its transaction.timeout.ms will end"
+                        "a transaction is open there; its writer or its transaction.timeout.ms will end it"
                     ),
                 );
             }
@@ -390,8 +390,8 @@ impl HeldBack {
             return;
         }
         tracing::warn!(
-            "waiting for an open transaction: it holds back {topic} partition {partition} from offset {stable}, until it \
-             commits or aborts, or its transaction.timeout.ms is over; given up after {} s",
+            "waiting for an open transaction: it holds back {topic} partition {partition} from offset {stable} until it \
+             commits or aborts, at the latest after its transaction.timeout.ms; giving up after {} s",
             STALLED.as_secs()
         );
         self.0 = Some((topic.to_owned(), Instant::now()));

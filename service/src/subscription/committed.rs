@@ -23,8 +23,7 @@ pub enum NoCommitted {
     /// A transaction that commits offsets of the group is open, and its outcome is waited for.
     #[error(
         "an open transaction of another member of group {group} may commit offsets, and Kafka withholds them until it ends: \
-         when that member commits or aborts, or up to 10 s after its transaction.timeout.ms ({} s, unless that member has \
-         another)",
+         when that member commits or aborts, or up to 10 s after its transaction.timeout.ms ({} s by default)",
         .longest.as_secs()
     )]
     OpenTransaction {

@@ -192,7 +192,7 @@ impl Subscription {
         match error.rdkafka_error_code() {
             Some(AutoOffsetReset) => Err(anyhow::Error::from(NeedsAttention(format!(
                 "the position is not in the log of {topic} any more (or not yet): {}; \
-                 retention may have passed it, or the topic was made anew. Nothing was skipped. \
+                 retention may have passed it, or the topic was created again. Nothing was skipped. \
                  Compare with: kafka-get-offsets.sh --topic {topic}",
                 self.outside_the_log().unwrap_or_else(|| error.to_string())
             )))
@@ -200,8 +200,8 @@ impl Subscription {
             // Also what a static member meets that stood still past its session and comes back while
             // the broker does: a restart cures that.
             Some(FencedInstanceId) => Err(anyhow::Error::from(error).context(Fenced(format!(
-                "put out of the group of {topic}: either another member runs with this --instance-id \
-                 (give each its own), or this process or the broker stood still past session.timeout.ms"
+                "removed from the group of {topic}: either another member runs with this --instance-id \
+                 (give each its own), or this process or the broker was suspended past session.timeout.ms"
             )))),
             Some(TopicAuthorizationFailed) => {
                 let allow = self.options.allow(&format!("--topic {topic}"), "Read");
@@ -219,7 +219,7 @@ impl Subscription {
                 Err(error).with_context(|| format!("reading {topic}"))
             }
             _ => {
-                warn_of_change!("reading {topic}, going on: {error}");
+                warn_of_change!("reading {topic}, continuing: {error}");
                 Ok(())
             }
         }

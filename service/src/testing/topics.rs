@@ -189,7 +189,9 @@ pub fn make_topic_as_hinted(log: &str) -> bool {
     let Some(tool) = service("TEST_KAFKA_TOOL") else {
         return false;
     };
-    let (_, command) = log.split_once("make it with: kafka-topics.sh ").expect(log);
+    let (_, command) = log
+        .split_once("create it with: kafka-topics.sh ")
+        .expect(log);
     let arguments = command.lines().next().unwrap().split_whitespace();
     let made = Command::new(tool)
         .args(["tool", "kafka-topics"])

@@ -196,8 +196,8 @@ impl TransactionalProducer {
     fn fenced(&self) -> Fenced {
         Fenced(format!(
             "transactional.id {} was fenced, and nothing of the open transaction was committed: either another process \
-             runs with it (give each its own --instance-id), or Kafka took a repeated request of this one for another \
-             process",
+             runs with it (give each its own --instance-id), or Kafka mistook a repeated request of this process for \
+             another one's",
             self.transactional_id
         ))
     }
@@ -208,8 +208,8 @@ impl TransactionalProducer {
             return error.to_string();
         }
         format!(
-            "an earlier transaction of {} is still open or being ended; that takes until its {TRANSACTION_TIMEOUT} at the \
-             longest ({} s, unless it was begun with another) and up to 10 s more ({error})",
+            "an earlier transaction of {} is still open or ending; that takes at most its {TRANSACTION_TIMEOUT} \
+             ({} s, unless it was begun with another value) and up to 10 s more ({error})",
             self.transactional_id,
             self.transaction_timeout.as_secs()
         )
@@ -232,7 +232,7 @@ impl TransactionalProducer {
             ))
             .into();
         }
-        anyhow!(error).context(format!("the transactional producer {id} cannot go on"))
+        anyhow!(error).context(format!("the transactional producer {id} has failed"))
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) fn timeout_of(config: &ClientConfig) -> anyhow::Result<Duration> {
     match config.get(TRANSACTION_TIMEOUT).map(str::parse) {
         Some(Ok(milliseconds)) => Ok(Duration::from_millis(milliseconds)),
         _ => Err(NeedsAttention(format!(
-            "Kafka setting {TRANSACTION_TIMEOUT} is no number of milliseconds"
+            "Kafka setting {TRANSACTION_TIMEOUT} is not a number of milliseconds"
         ))
         .into()),
     }

@@ -26,10 +26,10 @@ const ROUNDS: usize = 5;
 pub(super) fn undecided(config: &Config, partition: i32, why: &str) -> anyhow::Error {
     let (group, source) = (&config.group, &config.source_topic);
     NeedsAttention(format!(
-        "group {group} has no committed offset for {source} partition {partition}, and where to go on is not decided: \
-         {why}. Nothing was routed. Choose: --on-no-offset resume goes on behind the last event or dead letter of each \
-         partition, where these prove it; --on-no-offset beginning routes the partition from its first record, and doubles what \
-         was routed before; or set the offset N yourself: kafka-consumer-groups.sh --bootstrap-server {} --group {group} \
+        "group {group} has no committed offset for {source} partition {partition}, and the position to resume at is undecided: \
+         {why}. Nothing was routed. Choose: --on-no-offset resume resumes behind the last event or dead letter of each \
+         partition, if these prove it; --on-no-offset beginning routes the partition from its first record, and duplicates \
+         everything routed before; or set the offset N yourself: kafka-consumer-groups.sh --bootstrap-server {} --group {group} \
          --topic {source}:{partition} --reset-offsets --to-offset N --execute",
         config.kafka.servers()
     ))
@@ -75,7 +75,7 @@ impl Search<'_> {
         }
         Err(NeedsAttention(format!(
             "group {} has no committed offset for {} partitions {:?}, and their events keep coming although no other member of \
-             the group has them: routers of another group read this topic too. Stop them, or every event would be doubled; then \
+             the group has them: routers of another group read this topic too. Stop them, or every event would be duplicated; then \
              start again",
             self.config.group,
             self.config.source_topic,

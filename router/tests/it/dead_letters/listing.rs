@@ -181,7 +181,7 @@ async fn a_letter_is_shown_with_its_headers_its_fields_and_its_bytes() {
     let absent = topics.run(&["show", "0:4711"]).await;
     assert_eq!(absent.code, 2);
     assert!(
-        absent.err.contains("0:4711: no letter stands there"),
+        absent.err.contains("0:4711: no letter at this position"),
         "{}",
         absent.err
     );
@@ -237,7 +237,7 @@ async fn a_value_left_out_of_its_letter_is_taken_from_the_original_record_while_
     let shown = topics.run(&["show", &place]).await;
     assert!(
         shown.code == 0
-            && shown.out.contains("30000 bytes, not to be had")
+            && shown.out.contains("30000 bytes, not available")
             && shown.out.contains(gone),
         "{}",
         shown.out

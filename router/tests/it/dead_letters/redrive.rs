@@ -210,7 +210,7 @@ async fn letters_about_the_same_record_are_sent_back_as_one_and_all_are_noted() 
     for command in ["redrive", "show"] {
         let nowhere = topics.run(&[command, "9:1"]).await;
         assert_eq!(nowhere.code, 2, "{}", nowhere.err);
-        let told = "9:1: no letter stands there in ";
+        let told = "9:1: no letter at this position in ";
         assert!(nowhere.err.contains(told), "{}", nowhere.err);
     }
 }

@@ -7,7 +7,7 @@ use service::testing::{kafka, until};
 
 /// What a router says that another has taken the place of.
 fn tells_that_it_was_fenced(log: &str) -> bool {
-    log.contains("was fenced") || log.contains("put out of the group")
+    log.contains("was fenced") || log.contains("removed from the group")
 }
 
 #[tokio::test(flavor = "multi_thread")]
