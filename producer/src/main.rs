@@ -139,4 +139,9 @@ mod tests {
     fn help_shows_no_secret_of_the_environment() {
         service::testing::secrets::assert_help_hides_secrets(&super::Cli::command());
     }
+
+    #[test]
+    fn the_man_pages_and_completions_have_every_command_and_option() {
+        manual::assert_complete(super::Cli::command());
+    }
 }
