@@ -1,10 +1,12 @@
-//! What changed in `task` since it was asked last.
+//! Finds the tasks whose row in `task` changed since the last poll.
 //!
-//! No index holds the events of tasks: each report would change it. So the tasks that have not ended, few of all, are
-//! compared with those of the time before. A task that is not among them any more has ended.
-//! Left are those that began and ended meanwhile, which are looked for behind the highest key of a minute ago, and those
-//! that had ended and got another end. They are found by reading all tasks that have ended, once in a while: late, but not
-//! missed.
+//! `task` has no index on its event columns, because every report would update it. Instead, each poll reads the tasks
+//! that have not ended, which are few, and compares them with the previous poll. A task that is no longer among them
+//! has ended.
+//!
+//! Two kinds remain. Tasks that began and ended between two polls are found by their keys, which are above the highest
+//! key of a minute ago. Ended tasks whose end changed are found by a periodic sweep over all ended tasks: late, but
+//! never missed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
@@ -19,17 +21,17 @@ use super::sql;
 use super::watermark::Watermark;
 use crate::store::{Row, Session, StoreError, Value};
 
-/// A transaction that stores events takes less than this, so keys that it was given are among the last ones for as long.
+/// Upper bound for a transaction that stores events: a key may become visible this long after it was assigned.
 const KEYS_SETTLE: Duration = Duration::from_secs(60);
-/// How often all ended tasks are read, at most, ...
+/// Minimum interval between sweeps over all ended tasks.
 const SWEEP: Duration = Duration::from_secs(30);
-/// ... and this many times as rarely as that takes.
+/// A sweep pauses for at least this multiple of its own duration.
 const SWEEP_SHARE: u32 = 100;
 
-/// Tasks that are read by one statement.
+/// Tasks read by one statement.
 const AT_ONCE: usize = 1_000;
 
-/// A task that changed, as its row is now.
+/// A task that changed, with the current values of its row.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct ChangedTask {
     pub(crate) exec_id: String,
@@ -39,11 +41,11 @@ pub(crate) struct ChangedTask {
     pub(crate) engine_user: String,
     pub(crate) ticket_id: String,
     pub(crate) status: String,
-    /// 0 to 1, of the newest report; null if the engine could not tell.
+    /// 0 to 1, from the newest report; null if the engine did not report it.
     pub(crate) progress: Option<f64>,
-    /// When the task was first heard of. Times are RFC 3339 in UTC, with microseconds.
+    /// Time of the task's first report. Times are RFC 3339 in UTC, with microseconds.
     pub(crate) started_at: Option<String>,
-    /// Null: it has not ended.
+    /// Null while the task has not ended.
     pub(crate) ended_at: Option<String>,
     pub(crate) reported_at: String,
     pub(crate) sequence: i64,
@@ -53,21 +55,22 @@ pub(crate) struct ChangedTask {
     pub(crate) is_final: bool,
 }
 
-/// A task that changed, and how.
+/// A task that changed, its previous status and its previous owner.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub(crate) task_id: i64,
     pub(crate) item: ChangedTask,
-    /// `item` in JSON.
+    /// `item` as JSON.
     pub(crate) json: Box<str>,
     pub(crate) before: Before,
-    /// To whom and what it belonged before, if that is known and was another.
+    /// The previous values, if they are known and differ.
     pub(crate) belonged: Option<Belonging>,
-    /// Its event was stored before the watermark from which this was looked for.
+    /// The task's event was stored before the previous poll's watermark.
     pub(crate) is_late: bool,
 }
 
-/// To whom and what a task belongs. A report may name another, as of an engine that took a task over.
+/// Columns that decide who may see a task and which filters match it. A later report may change them, for example when
+/// another engine takes the task over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Belonging<T = String> {
     pub(crate) engine_user: T,
@@ -109,42 +112,42 @@ impl Belonging {
     }
 }
 
-/// What is known of a task's state before it changed.
+/// A task's status before the change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Before {
-    /// It was not there.
+    /// The task did not exist.
     New,
-    /// It had this status, which was not final.
+    /// The task had this status, which was not final.
     Was(String),
     Unknown,
 }
 
-/// What changed since the time before.
+/// Result of a poll.
 #[derive(Debug)]
 pub(crate) enum Changes {
-    /// All of it, up to this watermark, in the order of the events of each partition.
+    /// All changes up to this watermark: late ones first, then by partition and offset of their events.
     All(Vec<Change>, Watermark),
-    /// More than was asked for, or the tables went back, and nobody knows what else is different. Track anew.
+    /// There are more changes than the limit, or the stored offsets went backwards. Start a new [`Tracker`].
     Unknown,
 }
 
 /// Partition and offset of an event.
 type Place = (i32, i64);
 
-/// What was there the last time.
+/// State carried from one poll to the next.
 #[derive(Debug)]
 pub(crate) struct Tracker {
     upto: Watermark,
-    /// The tasks that had not ended.
+    /// Tasks that had not ended, with their newest event and status.
     open: HashMap<i64, (Place, String)>,
-    /// To whom and what those of them belonged that were told.
+    /// Last values of the tasks that were returned as changed and had not ended.
     belonging: HashMap<i64, Belonging>,
-    /// The highest keys, oldest first.
+    /// Highest key at each recent poll, oldest first.
     highest: VecDeque<(Instant, i64)>,
     swept: Watermark,
     /// When the next sweep is due.
     sweep_at: Instant,
-    /// The events of ended tasks that were told since the last sweep.
+    /// Newest events of the ended tasks that were returned since the last sweep.
     told: HashMap<i64, Place>,
 }
 
@@ -155,7 +158,7 @@ struct Open {
     status: String,
 }
 
-/// A task that changed, to be read.
+/// A task that changed and has to be read.
 struct Found {
     task_id: i64,
     before: Before,
@@ -166,8 +169,8 @@ impl Tracker {
         &self.upto
     }
 
-    /// What is different among the tasks that have not ended: those that changed, and those that are not there any more.
-    /// Notes what there is.
+    /// Compares the tasks that have not ended with those of the previous poll, and keeps them for the next one. Returns
+    /// the tasks that changed and those that are gone.
     fn compare(&mut self, open: Vec<Open>) -> Vec<Found> {
         let mut found = Vec::new();
         let mut before = std::mem::take(&mut self.open);
@@ -181,7 +184,8 @@ impl Tracker {
             let (partition, offset) = place;
             let known = before.remove(&task_id);
             let is_same = known.as_ref().is_some_and(|(known, _)| *known == place);
-            // The same event is told again while another part of it may have been stored since.
+            // The same event counts again if it is not before the watermark: another part of it may have been stored
+            // since.
             if !is_same || offset >= self.upto.next_offset(partition) {
                 let before = known.map_or(Before::New, |(_, status)| Before::Was(status));
                 found.push(Found { task_id, before });
@@ -196,7 +200,7 @@ impl Tracker {
         found
     }
 
-    /// Keys above this one may be of tasks that were not there the last time.
+    /// Tasks with higher keys may not have been visible at the previous poll.
     fn settled_key(&mut self, now: Instant) -> i64 {
         while let Some((at, _)) = self.highest.get(1)
             && now.saturating_duration_since(*at) >= KEYS_SETTLE
@@ -208,7 +212,7 @@ impl Tracker {
 }
 
 impl Reader {
-    /// Begins to track what changes from this snapshot on.
+    /// Starts to track changes from this snapshot on.
     ///
     /// # Errors
     /// If the database fails.
@@ -242,8 +246,8 @@ impl Reader {
         Ok(tracker)
     }
 
-    /// What changed up to this snapshot since the last call; unless there are more than so many. After an error, what the
-    /// tracker holds is of no use: begin another one.
+    /// Changes between the previous call and this snapshot; [`Changes::Unknown`] if there are more than `limit`. After
+    /// an error, discard the tracker and start a new one.
     ///
     /// # Errors
     /// If the database fails.
@@ -326,7 +330,7 @@ async fn find(
     }
     if is_sweep {
         let told = std::mem::take(&mut tracker.told);
-        // Beside those that were told already: of more than the limit it is known then that they are more.
+        // The limit allows for tasks that were already returned, so exceeding it means too many new ones.
         let ended = ended_tasks(session, &tracker.swept, None, limit + told.len()).await?;
         let missed = ended
             .into_iter()
@@ -338,7 +342,7 @@ async fn find(
     Ok(found)
 }
 
-/// The rows of these tasks. One that expired meanwhile has none.
+/// Reads the rows of these tasks. A task that expired meanwhile has none.
 async fn read(session: &mut dyn Session, found: Vec<Found>) -> Result<Vec<Change>, StoreError> {
     let dialect = session.dialect();
     let select = format!(
@@ -418,8 +422,8 @@ async fn open_tasks(session: &mut dyn Session) -> Result<Vec<Open>, StoreError> 
     .collect()
 }
 
-/// Key and event of the tasks that have ended by an event behind the watermark; of keys above this one. One more than the
-/// limit says that there are more.
+/// Keys and newest events of ended tasks whose event is not before the watermark and whose key is above `above`.
+/// Returns at most one more than the limit.
 async fn ended_tasks(
     session: &mut dyn Session,
     since: &Watermark,

@@ -1,4 +1,4 @@
-//! Where a page ends and the next one begins.
+//! Cursors of paged lists.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,22 +11,23 @@ use sha2::{Digest, Sha256};
 
 use super::reader::{QueryError, is_no_text};
 
-/// Changes where cursors change their meaning.
+/// Increase when the meaning of a cursor changes.
 const VERSION: u32 = 1;
-/// Bytes of the digest that are kept: it guards against mistakes, not against forgery. A forged cursor shows nothing
-/// that its holder could not ask for.
+/// Bytes of the digest that a cursor keeps. The digest detects mistakes, not forgery: a forged cursor reveals nothing
+/// that its holder could not query directly.
 const DIGEST_BYTES: usize = 12;
 
-/// The cursor of the page behind `place`: opaque text, fit for a URL. `query` is all that has to be the same on each page.
+/// The cursor of the page after `place`: opaque, URL-safe text. `query` holds everything that must be the same for each
+/// page.
 pub(super) fn cursor(query: &impl Serialize, place: &impl Serialize) -> String {
     let text = serde_json::to_vec(&(VERSION, digest(query), place));
     URL_SAFE_NO_PAD.encode(text.unwrap_or_default())
 }
 
-/// The place behind which the page of a cursor begins; `None`: there is no cursor.
+/// The position encoded in a cursor; `None` if there is no cursor.
 ///
 /// # Errors
-/// If it is none, or one of another query.
+/// If the cursor is invalid or belongs to another query.
 pub(super) fn place<P: DeserializeOwned>(
     cursor: Option<&str>,
     query: &impl Serialize,
@@ -37,9 +38,11 @@ pub(super) fn place<P: DeserializeOwned>(
     let read = URL_SAFE_NO_PAD.decode(text).ok();
     let read = read.and_then(|json| serde_json::from_slice::<(u32, String, Value)>(&json).ok());
     let why = match read {
-        Some((version, ..)) if version != VERSION => "is of another version of this program",
+        Some((version, ..)) if version != VERSION => {
+            "was issued by another version of this program"
+        }
         Some((_, sum, _)) if sum != digest(query) => {
-            "was given for other filters, another order, time or threshold"
+            "was issued for other filters, or another order, time or threshold"
         }
         Some((.., place)) if !has_nul(&place) => {
             return serde_json::from_value(place)
@@ -51,28 +54,28 @@ pub(super) fn place<P: DeserializeOwned>(
     Err(QueryError::Cursor { why })
 }
 
-/// A time of a place, in microseconds since 1970.
+/// A cursor's time from microseconds since 1970.
 ///
 /// # Errors
-/// If there is no such time.
+/// If it is out of range.
 pub(super) fn time(micros: i64) -> Result<Timestamp, QueryError> {
-    // The last moment that there is has nanoseconds.
+    // `Timestamp::MAX` has nanoseconds, so its microseconds alone are in range.
     Timestamp::from_nanosecond(i128::from(micros) * 1_000).map_err(|_| altered())
 }
 
-/// When a task of a place reported, in microseconds since 1970: some reports are later than the last [`Timestamp`].
+/// A report's time in microseconds since 1970. Some reports are later than [`Timestamp::MAX`].
 ///
 /// # Errors
-/// If no report has such a time.
+/// If no report can have this time.
 pub(super) fn reported(micros: i64) -> Result<i64, QueryError> {
     let contracted = REPORTED_AT_MICROS.contains(&micros);
     contracted.then_some(micros).ok_or_else(altered)
 }
 
-/// What a cursor is that this program did not give.
+/// The cursor was not issued by this program.
 pub(super) fn altered() -> QueryError {
     QueryError::Cursor {
-        why: "is not one that this program gave",
+        why: "was not issued by this program",
     }
 }
 
@@ -82,7 +85,7 @@ fn digest(query: &impl Serialize) -> String {
     URL_SAFE_NO_PAD.encode(&digest[..DIGEST_BYTES])
 }
 
-/// Whether a text of a place holds the character that PostgreSQL refuses in a parameter.
+/// Whether any string in it contains NUL, which PostgreSQL refuses in a parameter.
 fn has_nul(place: &Value) -> bool {
     match place {
         Value::String(text) => is_no_text(text),
@@ -136,7 +139,7 @@ mod tests {
             let refused = place::<Place>(Some(text), &"query")
                 .unwrap_err()
                 .to_string();
-            assert!(refused.starts_with("the cursor is"), "{refused}");
+            assert!(refused.starts_with("the cursor was"), "{refused}");
         }
         assert!(time(i64::MAX).is_err());
     }

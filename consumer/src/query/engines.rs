@@ -1,12 +1,12 @@
-//! Engine instances: who uses them, what they run, and for how much of a time they were busy.
+//! Engine instances: their users, tasks and busy time.
 //!
-//! An engine is known by its instance and its type. It is heard of only by the reports of its exec tasks, so:
+//! An engine is identified by its instance and type. It is known only through the reports of its exec tasks:
 //!
-//! - A task occupies its engine from its first report to its first final one. One with the status `Unknown` does so until
-//!   its last report; one that has not ended, for `longest_gap` after its last report, as far as that is known.
+//! - A task occupies its engine from its first report to its first final one. A task with the status `Unknown` occupies
+//!   it until its last report. A task that has not ended occupies it for up to `longest_gap` after its last report.
 //! - The engine is *busy* while at least one task occupies it, and *idle* between such times.
-//! - Before the first of its tasks in the time that is looked at, and after the last one, nobody knows. That is neither.
-//! - All is cut off at `from` and `to`, and at the present.
+//! - Before the engine's first task in the period and after its last one, the time is unknown: neither busy nor idle.
+//! - All times are clipped to `from`, `to` and the present.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,28 +24,28 @@ use super::usage::LONGEST_GAP;
 use super::watermark::Watermark;
 use crate::store::{Dialect, Row, Session, StoreError, Value};
 
-/// The most users of an engine that are named.
+/// Maximum number of users listed for an engine.
 const MAX_USERS: i64 = 20;
 
-/// Which engines. What is serialized has to be the same on each page.
+/// Selects engines. The serialized fields must be the same for each page.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct EnginesQuery {
     /// Only this instance.
     pub(crate) engine_instance: Option<String>,
     /// Only engines of this type.
     pub(crate) engine_type: Option<String>,
-    /// Only by the tasks of this user: no others count.
+    /// Only tasks of this user; others are not counted.
     pub(crate) user: Option<String>,
-    /// Only engines that were heard of from this time on; `None`: 24 hours before `to`.
+    /// Only engines whose tasks reported at this time or later; `None`: 24 hours before `to`.
     pub(crate) from: Option<Timestamp>,
-    /// Only engines that were heard of before this time; `None`: now.
+    /// Only engines whose tasks reported before this time; `None`: now.
     pub(crate) to: Option<Timestamp>,
-    /// A task without an end occupies its engine for at most so long after its last report; at most an hour.
+    /// A task that has not ended occupies its engine for at most this long after its last report; at most an hour.
     pub(crate) longest_gap: Duration,
     /// From 1 to [`LARGEST_LIMIT`].
     #[serde(skip)]
     pub(crate) limit: u32,
-    /// `next` of the page before.
+    /// `next` of the previous page.
     #[serde(skip)]
     pub(crate) cursor: Option<String>,
 }
@@ -63,42 +63,42 @@ pub(crate) struct EnginePage {
     pub(crate) longest_gap_seconds: f64,
     /// Sorted by instance and type.
     pub(crate) items: Vec<EngineItem>,
-    /// The cursor of the next page; `None`: this is the last one.
+    /// The cursor of the next page; `None` on the last page.
     pub(crate) next: Option<String>,
     pub(crate) watermark: Watermark,
-    /// `consumer expire` removed what was reported before this time.
+    /// `consumer expire` removed the reports before this time.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) expired_before: Option<Timestamp>,
 }
 
-/// An engine instance. Times are RFC 3339 in UTC, with microseconds; counts are those of now.
+/// An engine instance. Times are RFC 3339 in UTC, with microseconds. Counts are current.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct EngineItem {
     /// `HOST:PORT`.
     pub(crate) engine_instance: String,
     pub(crate) engine_type: String,
-    /// The first twenty, sorted by their names' bytes.
+    /// The first twenty, sorted bytewise.
     pub(crate) users: Vec<String>,
-    /// How many there are.
+    /// Number of users.
     pub(crate) user_count: i64,
-    /// How many exec tasks it has had.
+    /// Number of exec tasks, ended ones included.
     pub(crate) tasks: i64,
-    /// How many of them have not ended: neither with a final status nor with `Unknown`.
+    /// Number of exec tasks that have neither a final status nor `Unknown`.
     pub(crate) running_tasks: i64,
-    /// How many the engine itself says, in the newest report of the task that reported last. `None`: only the
-    /// tasks of one user are asked for, or it has expired.
+    /// The engine's own count, from the newest report of the task that reported last. `None` if the query is limited to
+    /// one user, or the report has expired.
     pub(crate) engine_running_tasks: Option<i64>,
-    /// The first report of its tasks.
+    /// First report of its tasks.
     pub(crate) first_reported_at: String,
-    /// The last report of its tasks.
+    /// Last report of its tasks.
     pub(crate) reported_at: String,
-    /// How long at least one task occupied it.
+    /// Time during which at least one task occupied it.
     pub(crate) busy_seconds: f64,
-    /// How long none did, between its tasks.
+    /// Time between its tasks during which none occupied it.
     pub(crate) idle_seconds: f64,
-    /// The rest of the time: nothing is known of it.
+    /// Remaining time of the period, of which nothing is known.
     pub(crate) unknown_seconds: f64,
-    /// Busy, of what is known; `None`: nothing is.
+    /// `busy_seconds` divided by busy and idle time; `None` if both are 0.
     pub(crate) busy_share: Option<f64>,
 }
 
@@ -108,7 +108,7 @@ impl EnginesQuery {
         if self.longest_gap.is_zero() || self.longest_gap > LONGEST_GAP {
             return Err(QueryError::Parameter {
                 name: "longest_gap",
-                why: "it is more than 0 s and at most an hour".to_owned(),
+                why: "it must be more than 0 s and at most an hour".to_owned(),
             });
         }
         check_text("engine_instance", self.engine_instance.as_deref())?;
@@ -116,7 +116,7 @@ impl EnginesQuery {
         check_text("user", self.user.as_deref())
     }
 
-    /// The conditions on a task.
+    /// Conditions on `task`.
     fn filters(&self, statement: &mut Statement) -> Vec<String> {
         let filters = [
             ("engine_instance", &self.engine_instance),
@@ -132,10 +132,10 @@ impl EnginesQuery {
 }
 
 impl Reader {
-    /// One page of the engines that match.
+    /// One page of the matching engines.
     ///
     /// # Errors
-    /// If a parameter or the cursor is no good, or the database fails.
+    /// If a parameter or the cursor is invalid, or the database fails.
     pub(crate) async fn engines(&mut self, query: &EnginesQuery) -> Result<EnginePage, QueryError> {
         query.check()?;
         let place: Option<Place> = place(query.cursor.as_deref(), query)?;
@@ -175,7 +175,7 @@ impl Reader {
     }
 }
 
-/// A query with its times.
+/// A query with its times resolved.
 struct Asked<'a> {
     query: &'a EnginesQuery,
     from: Timestamp,
@@ -183,17 +183,17 @@ struct Asked<'a> {
     after: Option<Place>,
 }
 
-/// The last engine of a page, as its successor needs it.
+/// The last engine of a page, kept in the cursor.
 #[derive(Debug, Serialize, Deserialize)]
 struct Place {
-    /// When the first page was asked for, in microseconds since 1970.
+    /// When the first page was requested, in microseconds since 1970.
     moment: i64,
     instance: String,
     engine_type: String,
 }
 
 impl Asked<'_> {
-    /// The engines, and whether there are more.
+    /// The engines of the page, and whether there are more.
     async fn page(&self, session: &mut dyn Session) -> Result<(Vec<EngineItem>, bool), StoreError> {
         let mut statement = Statement::default();
         let select = self.select(session.dialect(), &mut statement);
@@ -216,7 +216,7 @@ impl Asked<'_> {
         Ok((items, has_more))
     }
 
-    /// When a task stops occupying its engine.
+    /// SQL: when a task stops occupying its engine.
     fn until(&self, dialect: &dyn Dialect) -> String {
         format!(
             "CASE WHEN task.is_final THEN coalesce(task.ended_at, task.reported_at) WHEN task.status = 'Unknown' THEN task.reported_at ELSE {} END",
@@ -224,7 +224,7 @@ impl Asked<'_> {
         )
     }
 
-    /// The tasks that match, with their `started` and `until`.
+    /// SQL: the matching tasks with their `started` and `until`.
     fn tasks(&self, dialect: &dyn Dialect, filters: &[String]) -> String {
         format!(
             "(SELECT task.task_id, task.engine_instance, task.engine_type, task.engine_user, task.status, task.is_final, \
@@ -262,7 +262,7 @@ impl Asked<'_> {
         )
     }
 
-    /// Conditions that leave the tasks of these instances.
+    /// Conditions that select the tasks of these instances.
     fn of_instances(
         &self,
         dialect: &dyn Dialect,
@@ -303,7 +303,7 @@ impl Asked<'_> {
         Ok(())
     }
 
-    /// Each task adds the part of its time that none of those that began before it had.
+    /// Adds busy and idle times: each task contributes the part of its time that no earlier task occupies.
     async fn add_times(
         &self,
         session: &mut dyn Session,
@@ -313,7 +313,7 @@ impl Asked<'_> {
         let dialect = session.dialect();
         let mut statement = Statement::default();
         let mut filters = self.of_instances(dialect, instances, &mut statement);
-        // What reported last before this occupies nothing of the time.
+        // Tasks that reported last before this time occupy nothing of the period.
         let since = earlier(self.from, self.query.longest_gap);
         filters.push(format!("task.reported_at > {}", dialect.time(since)));
         let (from, to) = (dialect.time(self.from), dialect.time(self.to));
@@ -342,7 +342,7 @@ impl Asked<'_> {
         for item in items {
             let (known, busy) = times.remove(&item.engine()).unwrap_or_default();
             item.busy_seconds = busy;
-            // Rounding makes no time less than none.
+            // Rounding must not make a time negative.
             item.idle_seconds = (known - busy).max(0.0);
             item.unknown_seconds = (whole - known).max(0.0);
             item.busy_share = (known > 0.0).then(|| (busy / known).min(1.0));
@@ -387,12 +387,12 @@ impl EngineItem {
     }
 }
 
-/// The engine that a row is about.
+/// The engine's instance and type.
 fn engine(row: &mut Row) -> Result<(String, String), StoreError> {
     Ok((row.take("engine_instance")?, row.take("engine_type")?))
 }
 
-/// An engine without what is added to it.
+/// An engine before users and times are added.
 fn item(mut row: Row) -> Result<EngineItem, StoreError> {
     let (engine_instance, engine_type) = engine(&mut row)?;
     Ok(EngineItem {

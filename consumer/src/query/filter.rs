@@ -1,4 +1,4 @@
-//! What a list of tasks is asked for: filters, order, thresholds, how much.
+//! Selects and orders a list of tasks: filters, order, thresholds, page size.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use super::reader::{QueryError, is_no_text};
 use super::sql::Statement;
 use crate::store::{Dialect, Value};
 
-/// Tasks of a page, if not asked otherwise.
+/// Default page size, in tasks.
 pub(crate) const DEFAULT_LIMIT: u32 = 100;
-/// Tasks of the largest page.
+/// Maximum page size, in tasks.
 pub(crate) const LARGEST_LIMIT: u32 = 1_000;
 
-/// All statuses of the contract.
+/// All statuses of the Avro schema.
 pub(crate) const STATUSES: [TaskStatus; 9] = [
     TaskStatus::Unknown,
     TaskStatus::Inited,
@@ -30,18 +30,18 @@ pub(crate) const STATUSES: [TaskStatus; 9] = [
     TaskStatus::Timeout,
 ];
 
-/// The status of this name; `None`: the contract has none.
+/// The status with this name; `None` if there is none.
 pub(crate) fn status_named(name: &str) -> Option<TaskStatus> {
     STATUSES.into_iter().find(|status| status.as_str() == name)
 }
 
-/// Which tasks a list holds: those that satisfy every condition given. Texts are equal byte for byte. Of times, `after` is
-/// at that time or later, `before` is earlier.
+/// Selects tasks that satisfy every given condition. Text is compared bytewise. `after` includes the given time,
+/// `before` excludes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct TaskFilter {
     /// One of these statuses; empty: any.
     pub(crate) status: Vec<String>,
-    /// Neither a final status nor `Unknown`, whose engine went away without reporting an end.
+    /// Neither a final status nor `Unknown`, which means that the engine disappeared without reporting an end.
     pub(crate) running: bool,
     pub(crate) user: Option<String>,
     pub(crate) engine_type: Option<String>,
@@ -60,35 +60,35 @@ pub(crate) struct TaskFilter {
     pub(crate) ended_before: Option<Timestamp>,
 }
 
-/// What tasks are ordered by. Tasks that have no such value are last, in either direction; equal ones are ordered by
-/// the bytes of their exec ids.
+/// Sort key of a list of tasks. Tasks without a value come last in either direction; equal ones are sorted by the bytes
+/// of their exec ids.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum TaskOrder {
-    /// When the task was first heard of.
+    /// Time of the first report.
     Started,
-    /// When it reported last.
+    /// Time of the last report.
     #[default]
     Reported,
-    /// How long it runs or ran.
+    /// Running time.
     Duration,
     Progress,
-    /// The memory that it holds.
+    /// Memory held.
     Memory,
-    /// The cores that it holds.
+    /// Cores held.
     Cores,
 }
 
-/// When a task counts as silent or stalled.
+/// When a task is marked silent or stalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Thresholds {
-    /// A task that has not ended is silent once its last report is this long ago; `None`: the larger of 60 s and five
-    /// times the task's usual interval, which is the median of its last nine.
+    /// A task that has not ended is silent if its last report is at least this old. `None`: 60 s or five times the
+    /// task's usual interval, whichever is longer. The usual interval is the median of its last nine intervals.
     pub(crate) silent_after: Option<Duration>,
-    /// A task that has not ended and is not silent is stalled once all its reports have had the same status, progress
-    /// and counts for so long. One whose newest report tells no progress, as a stream's, is never stalled.
+    /// A task that has not ended and is not silent is stalled if all its reports have had the same status, progress and
+    /// counts for at least this long. A task whose newest report has no progress, such as a stream, is never stalled.
     pub(crate) stalled_after: Duration,
 }
 
@@ -101,19 +101,19 @@ impl Default for Thresholds {
     }
 }
 
-/// A list of tasks that is asked for. What is serialized has to be the same on each page.
+/// A query for a list of tasks. The serialized fields must be the same for each page.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct TaskQuery {
     pub(crate) filter: TaskFilter,
     pub(crate) order: TaskOrder,
-    /// The largest first.
+    /// Largest first.
     pub(crate) descending: bool,
-    /// As it was known at this time; `None`: now.
+    /// As known at this time; `None`: now.
     pub(crate) at: Option<Timestamp>,
     /// From 1 to [`LARGEST_LIMIT`].
     #[serde(skip)]
     pub(crate) limit: u32,
-    /// `next` of the page before, which was asked for with the same filters, order, time and thresholds.
+    /// `next` of the previous page, which must have had the same filters, order, time and thresholds.
     #[serde(skip)]
     pub(crate) cursor: Option<String>,
     pub(crate) thresholds: Thresholds,
@@ -134,36 +134,36 @@ impl Default for TaskQuery {
 }
 
 /// # Errors
-/// If a page of this size is not to be had.
+/// If the limit is out of range.
 pub(super) fn check_limit(limit: u32, largest: u32) -> Result<(), QueryError> {
     match (1..=largest).contains(&limit) {
         true => Ok(()),
         false => Err(QueryError::Parameter {
             name: "limit",
-            why: format!("{limit} is not from 1 to {largest}"),
+            why: format!("{limit} is out of range; expected 1 to {largest}"),
         }),
     }
 }
 
 /// # Errors
-/// If the text holds what PostgreSQL refuses in a parameter.
+/// If the text contains NUL, which PostgreSQL refuses in a parameter.
 pub(super) fn check_text(name: &'static str, text: Option<&str>) -> Result<(), QueryError> {
     match text.is_some_and(is_no_text) {
         false => Ok(()),
         true => Err(QueryError::Parameter {
             name,
-            why: "it holds the character U+0000, which no stored text has".to_owned(),
+            why: "it contains the character U+0000, which stored text never does".to_owned(),
         }),
     }
 }
 
 impl TaskFilter {
-    /// Whether it lets every task through.
+    /// Whether it matches every task.
     pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether it lets every running task through, and no other.
+    /// Whether it matches exactly the running tasks.
     pub(crate) fn is_only_running(&self) -> bool {
         let running = true;
         *self
@@ -173,12 +173,15 @@ impl TaskFilter {
             }
     }
 
-    /// Refuses what no task can satisfy because it is misspelt.
+    /// Rejects misspelt statuses.
     pub(super) fn check(&self) -> Result<(), QueryError> {
         for status in &self.status {
             if status_named(status).is_none() {
                 let all = STATUSES.map(TaskStatus::as_str);
-                let why = format!("{status:?} is no status; there are {}", all.join(", "));
+                let why = format!(
+                    "unknown status {status:?}; expected one of {}",
+                    all.join(", ")
+                );
                 return Err(QueryError::Parameter {
                     name: "status",
                     why,
@@ -192,7 +195,7 @@ impl TaskFilter {
         check_text("exec_id_prefix", self.exec_id_prefix.as_deref())
     }
 
-    /// Whether it lets only tasks through that have ended, or only others; `None`: both.
+    /// Whether it matches only ended tasks (`true`) or only others (`false`); `None`: both.
     pub(super) fn ended(&self) -> Option<bool> {
         let is_final = |status: &String| status_named(status).is_some_and(TaskStatus::is_final);
         let has_status = !self.status.is_empty();
@@ -206,14 +209,14 @@ impl TaskFilter {
         }
     }
 
-    /// The conditions on the columns that `task` itself has.
+    /// Conditions on the columns of `task`.
     pub(super) fn conditions(
         &self,
         statement: &mut Statement,
         dialect: &dyn Dialect,
     ) -> Vec<String> {
         let mut conditions = Vec::new();
-        // Follows from the filters, is found out sooner than they are, and is what the indexes of such tasks ask for.
+        // Redundant, but cheap to check, and lets the partial indexes be used.
         match self.ended() {
             Some(false) => conditions.push("NOT task.is_final".to_owned()),
             Some(true) => conditions.push("task.is_final".to_owned()),
@@ -254,7 +257,7 @@ impl TaskFilter {
             ),
             ("task.ended_at", self.ended_after, self.ended_before),
         ] {
-            // A report's time is a whole microsecond: from the next one on is after, and before is earlier.
+            // Reports have microsecond precision, so rounding up keeps the meaning of both `after` and `before`.
             let bound = |time| dialect.time(rounded_up(time));
             if let Some(after) = after {
                 conditions.push(format!("{column} >= {}", bound(after)));
@@ -267,7 +270,7 @@ impl TaskFilter {
     }
 }
 
-/// To a whole microsecond, if there is a later one.
+/// To a whole microsecond, unless that would overflow.
 fn rounded_up(time: Timestamp) -> Timestamp {
     let beyond = time.as_nanosecond().rem_euclid(1_000);
     let missing = (1_000 - beyond) % 1_000;

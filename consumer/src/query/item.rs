@@ -1,4 +1,4 @@
-//! A task as lists and pages have it.
+//! A task in a list.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -17,30 +17,30 @@ pub(crate) struct TaskItem {
     pub(crate) engine_user: String,
     pub(crate) ticket_id: String,
     pub(crate) status: String,
-    /// 0 to 1, of the newest report; `None` if the engine could not tell.
+    /// 0 to 1, from the newest report; `None` if the engine did not report it.
     pub(crate) progress: Option<f64>,
-    /// When the task was first heard of.
+    /// Time of the first report.
     pub(crate) started_at: Option<String>,
-    /// `None`: it has not ended.
+    /// `None` while the task has not ended.
     pub(crate) ended_at: Option<String>,
-    /// From the start to the end, to the last report of a task whose status is `Unknown`, else to the moment that is
-    /// asked for.
+    /// From the start to the end; if the status is `Unknown`, to the last report; otherwise to the time of the query.
     pub(crate) running_seconds: Option<f64>,
     pub(crate) reported_at: String,
     pub(crate) sequence: i64,
-    /// Held by all its applications, in the newest report that tells; `None`: none told, or the task has ended.
+    /// Sum over the applications of the newest report that has resources; `None` if there is none or the task has
+    /// ended.
     pub(crate) memory_bytes: Option<i64>,
     /// As `memory_bytes`.
     pub(crate) cores: Option<i64>,
-    /// How long ago the last report is, if the task is silent.
+    /// Age of the last report, if the task is silent.
     pub(crate) silent_seconds: Option<f64>,
-    /// For how long nothing has changed, if the task is stalled.
+    /// How long nothing has changed, if the task is stalled.
     pub(crate) stalled_seconds: Option<f64>,
     pub(crate) event_partition: i32,
     pub(crate) event_offset: i64,
 }
 
-/// The columns of a [`TaskItem`] and others, of chosen tasks, which become `page`.
+/// SQL: the columns of a [`TaskItem`], and more, for the chosen tasks; these become the CTE `page`.
 pub(super) fn items_of_page(
     chosen: &str,
     judge: &Judge<'_>,
@@ -67,7 +67,7 @@ pub(super) fn items_of_page(
     )
 }
 
-/// A row of [`items_of_page`].
+/// Reads a row of [`items_of_page`].
 pub(super) fn item(row: &mut Row, judge: &Judge<'_>) -> Result<TaskItem, StoreError> {
     let reported: i64 = row.take("reported_micros")?;
     let started: Option<i64> = row.take("started_micros")?;

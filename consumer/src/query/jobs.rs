@@ -1,4 +1,4 @@
-//! Jobs: the exec tasks of one job id, rolled up.
+//! Jobs: exec tasks aggregated by job id.
 
 use std::collections::BTreeMap;
 
@@ -14,21 +14,21 @@ use super::sql::{self, Statement};
 use super::watermark::Watermark;
 use crate::store::{Dialect, Row, Session, StoreError, Value};
 
-/// Which jobs. What is serialized has to be the same on each page.
+/// Selects jobs. The serialized fields must be the same for each page.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct JobsQuery {
     /// Only this job.
     pub(crate) job_id: Option<String>,
-    /// Only exec tasks of this user: of each job no others count.
+    /// Only exec tasks of this user; others are not counted.
     pub(crate) user: Option<String>,
     /// Only jobs with an exec task that has not ended.
     pub(crate) running: bool,
-    /// As it was known at this time; `None`: now.
+    /// As known at this time; `None`: now.
     pub(crate) at: Option<Timestamp>,
     /// From 1 to [`LARGEST_LIMIT`].
     #[serde(skip)]
     pub(crate) limit: u32,
-    /// `next` of the page before.
+    /// `next` of the previous page.
     #[serde(skip)]
     pub(crate) cursor: Option<String>,
 }
@@ -36,38 +36,38 @@ pub(crate) struct JobsQuery {
 /// A page of a list of jobs.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct JobPage {
-    /// The job that was first heard of last comes first.
+    /// Sorted by `started_at`, latest first.
     pub(crate) items: Vec<JobItem>,
-    /// The cursor of the next page; `None`: this is the last one.
+    /// The cursor of the next page; `None` on the last page.
     pub(crate) next: Option<String>,
     pub(crate) watermark: Watermark,
-    /// `consumer expire` removed what was reported before this time.
+    /// `consumer expire` removed the reports before this time.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) expired_before: Option<Timestamp>,
 }
 
-/// The exec tasks of a job. Times are RFC 3339 in UTC, with microseconds.
+/// A job: the aggregate of its exec tasks. Times are RFC 3339 in UTC, with microseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct JobItem {
     pub(crate) job_id: String,
-    /// How many exec tasks it has.
+    /// Number of exec tasks.
     pub(crate) tasks: i64,
-    /// How many of them have not ended: neither with a final status nor with `Unknown`.
+    /// Number of exec tasks that have neither a final status nor `Unknown`.
     pub(crate) running_tasks: i64,
-    /// How many have each status; those that none has are left out.
+    /// Number of exec tasks by status, without zeros.
     pub(crate) statuses: BTreeMap<String, i64>,
-    /// The mean of the exec tasks whose engines could tell, 0 to 1; `None`: none could.
+    /// Mean progress, 0 to 1, of the exec tasks that reported one; `None` if none did.
     pub(crate) progress_mean: Option<f64>,
-    /// The least of them.
+    /// The lowest progress.
     pub(crate) progress_least: Option<f64>,
-    /// When the first of its exec tasks was first heard of.
+    /// First report of the first exec task.
     pub(crate) started_at: String,
-    /// The last report of all.
+    /// Last report of any exec task.
     pub(crate) reported_at: String,
-    /// When the last one ended; `None`: not all of them have a final status.
+    /// When the last exec task ended; `None` until all have a final status.
     pub(crate) ended_at: Option<String>,
-    /// Held by the applications of exec tasks without a final status, by the newest report of each; an application counts
-    /// once. `None`: none told.
+    /// Sum over the applications of the newest reports of exec tasks without a final status; an application counts
+    /// once. `None` if none reported resources.
     pub(crate) memory_bytes: Option<i64>,
     /// As `memory_bytes`.
     pub(crate) cores: Option<i64>,
@@ -82,11 +82,11 @@ impl JobsQuery {
 }
 
 impl Reader {
-    /// One page of the jobs that match.
+    /// One page of the matching jobs.
     ///
     /// # Errors
-    /// If a parameter or the cursor is no good, if the time asked for is before
-    /// [`expired_before`](Self::expired_before), or if the database fails.
+    /// If a parameter or the cursor is invalid, the requested time is before [`expired_before`](Self::expired_before),
+    /// or the database fails.
     pub(crate) async fn jobs(&mut self, query: &JobsQuery) -> Result<JobPage, QueryError> {
         query.check()?;
         self.require_history(query.at)?;
@@ -108,7 +108,7 @@ impl Reader {
     }
 }
 
-/// The jobs, and where the last one stands if there are more.
+/// The jobs of the page, and the position of the last one if there are more.
 async fn page(
     session: &mut dyn Session,
     query: &JobsQuery,
@@ -185,7 +185,7 @@ fn status_column(status: TaskStatus) -> String {
     format!("status_{status}").to_lowercase()
 }
 
-/// A job without what it holds, and when it started.
+/// A job before resources are added, and when it started.
 fn item(mut row: Row) -> Result<(JobItem, i64), StoreError> {
     let mut statuses = BTreeMap::new();
     for status in STATUSES {
@@ -210,8 +210,8 @@ fn item(mut row: Row) -> Result<(JobItem, i64), StoreError> {
     Ok((item, row.take("started_micros")?))
 }
 
-/// Fills in what the jobs hold: of each application the newest row that is part of the newest resource part of one of
-/// the job's tasks.
+/// Adds resources: for each application, the newest row that belongs to the newest resource part of one of the job's
+/// tasks.
 async fn hold(
     session: &mut dyn Session,
     query: &JobsQuery,

@@ -1,4 +1,4 @@
-//! How many tasks there are that have not ended, and how they fare.
+//! Counts of the tasks that have not ended, for gauges.
 
 use jiff::Timestamp;
 
@@ -7,19 +7,20 @@ use super::marks::Judge;
 use super::reader::{QueryError, Reader};
 use crate::store::StoreError;
 
-/// The tasks of an engine type and status that have not ended.
+/// The tasks of one engine type and status that have not ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Level {
     pub(crate) engine_type: String,
     pub(crate) status: String,
     pub(crate) tasks: i64,
     pub(crate) silent: i64,
-    /// How long ago the oldest of their newest reports was made; `None`: their status is `Unknown`.
+    /// Age of the newest report of the task that has been without a report the longest; `None` for the status
+    /// `Unknown`.
     pub(crate) oldest_report_seconds: Option<f64>,
 }
 
 impl Reader {
-    /// The tasks that have not ended.
+    /// Counts the tasks that have not ended.
     ///
     /// # Errors
     /// If the database fails.
@@ -58,8 +59,8 @@ impl Reader {
         levels.await.map_err(reading)
     }
 
-    /// How many tasks of each engine type and status are stalled, of those that have any. Reads the histories of the tasks
-    /// that have not ended, as far as these may be stalled.
+    /// Number of stalled tasks by engine type and status, without zeros. Reads the histories of the tasks that may be
+    /// stalled.
     ///
     /// # Errors
     /// If the database fails.
@@ -67,7 +68,7 @@ impl Reader {
         &mut self,
         thresholds: Thresholds,
     ) -> Result<Vec<(String, String, i64)>, QueryError> {
-        let reading = self.reading("the tasks that get no further");
+        let reading = self.reading("the stalled tasks");
         let judge = judge(&thresholds, Timestamp::now());
         let session = self.session();
         let select = format!(

@@ -1,4 +1,4 @@
-//! How a page of tasks is found: those that match, in their order, from a place on.
+//! Finds one page of a list of tasks: filter, order, position.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,21 +12,21 @@ use super::reader::QueryError;
 use super::sql::{self, Statement};
 use crate::store::{Dialect, Row, Session, StoreError};
 
-/// The last task of a page, as its successor needs it.
+/// The last task of a page, kept in the cursor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Place {
-    /// Microseconds since 1970: when silence, stalling and running times were judged on the first page, and are on
-    /// each.
+    /// Time of the first page, in microseconds since 1970. All pages judge silence, stalling and running times as of
+    /// it.
     #[serde(rename = "m")]
     pub(super) moment: i64,
-    /// What the last task is ordered by; `None` if it has no such value.
+    /// The last task's sort key; `None` if it has none.
     #[serde(rename = "k")]
     key: Option<Number>,
     #[serde(rename = "e")]
     exec_id: String,
 }
 
-/// What a list is selected from, and by which conditions.
+/// SQL: the relation that a list selects from, and the conditions.
 pub(super) struct Matching {
     pub(super) tasks: String,
     pub(super) conditions: Vec<String>,
@@ -55,7 +55,7 @@ impl Matching {
     }
 }
 
-/// A list that is read.
+/// A list of tasks being read.
 pub(super) struct List<'a> {
     pub(super) query: &'a TaskQuery,
     pub(super) moment: Timestamp,
@@ -73,12 +73,12 @@ impl From<StoreError> for Failed {
     }
 }
 
-/// Ends a subquery that the databases must not inline: its key takes a look at each task's history, once.
+/// Ends a subquery that the databases must not inline, because its key reads each task's history.
 const NOT_INLINED: &str = "LIMIT 9223372036854775807";
 
 impl List<'_> {
-    /// The tasks of a page, and the cursor of the next one. Reads one task more, which tells whether there is a next page:
-    /// first the tasks that have a value to be ordered by, then the others.
+    /// The tasks of a page, and the cursor of the next one. Tasks with a sort key come first, then the others. Reads
+    /// one task more to see whether there is a next page.
     pub(super) async fn read(
         &self,
         session: &mut dyn Session,
@@ -100,7 +100,7 @@ impl List<'_> {
                 rows = session.select(&page, &statement.values).await?;
             }
         }
-        // Numbered pages have them already.
+        // Numbered pages include the tasks without a key.
         if skip == 0 && lacks(&rows) > 0 {
             let mut statement = Statement::default();
             let more = self.without_key(behind, lacks(&rows), &mut statement);
@@ -137,9 +137,8 @@ impl List<'_> {
         Ok((items, next))
     }
 
-    /// The query for the tasks behind a place that have a value to be ordered by. For a list of now, it looks for those that
-    /// have ended and those that have not apart: by start and last report the former are in the order of an index, and the
-    /// latter are few.
+    /// SQL: the tasks after a position that have a sort key. A list of now selects ended and other tasks separately: an
+    /// index orders ended tasks by start and last report, and the others are few.
     fn with_key(
         &self,
         place: Option<Place>,
@@ -205,7 +204,7 @@ impl List<'_> {
             .map(|(i, branch)| format!("SELECT * FROM ({branch}) AS branch_{i}"))
             .collect();
         Ok(match each.as_slice() {
-            // Nothing that has ended has a value.
+            // No ended task has a key.
             [] => self.items(&format!(
                 "SELECT {}, CAST(NULL AS bigint) AS order_key FROM task WHERE false",
                 sql::task_names()
@@ -218,7 +217,7 @@ impl List<'_> {
         })
     }
 
-    /// The query for the tasks behind one that have no value to be ordered by; `None`: each has one.
+    /// SQL: the tasks after a position that have no sort key; `None` if every task has one.
     fn without_key(
         &self,
         behind: Option<String>,
@@ -250,15 +249,14 @@ impl List<'_> {
         ))
     }
 
-    /// The expression by which tasks that have ended, tasks that have not, or (`None`) all are ordered. `None`: none of them
-    /// has a value.
+    /// SQL: the sort key of ended tasks, of other tasks, or (`None`) of all. Returns `None` if no such task has one.
     fn key(&self, ended: Option<bool>) -> Option<String> {
         let interval = |to: &str| self.dialect.interval("task.first_reported_at", to);
         let held =
             |column| (ended != Some(true)).then(|| sql::held(self.dialect, column, self.query.at));
         Some(match (self.query.order, ended) {
             (TaskOrder::Started, _) => "task.first_reported_at".to_owned(),
-            // Of those that have ended, it has an index.
+            // For ended tasks, an index has this column.
             (TaskOrder::Reported, Some(true)) => "task.final_reported_at".to_owned(),
             (TaskOrder::Reported, _) => "task.reported_at".to_owned(),
             (TaskOrder::Duration, Some(true)) => interval("task.ended_at"),
@@ -278,7 +276,7 @@ impl List<'_> {
         })
     }
 
-    /// What the keys behind a place are compared with.
+    /// SQL: a key of a cursor, for comparison.
     fn value(&self, key: &Number, statement: &mut Statement) -> Result<String, QueryError> {
         let whole = || key.as_i64().ok_or_else(altered);
         Ok(match self.query.order {
@@ -289,14 +287,14 @@ impl List<'_> {
         })
     }
 
-    /// The order of tasks that have a key. Nulls stand where they do in the indexes, which serve it as it is.
+    /// SQL: the order of tasks that have a key. Nulls come where the indexes have them, so that an index can serve it.
     fn order(&self) -> String {
         let direction = if self.query.descending { "DESC" } else { "ASC" };
         let bytewise = self.dialect.bytewise();
         format!("order_key {direction}, exec_id COLLATE {bytewise}")
     }
 
-    /// The [items](items_of_page) of chosen tasks, in their order, with the key as a number.
+    /// SQL: the [items](items_of_page) of the chosen tasks, in order, with the sort key as a number.
     fn items(&self, chosen: &str) -> String {
         let key = match self.query.order {
             TaskOrder::Started | TaskOrder::Reported => self.dialect.epoch_micros("task.order_key"),

@@ -1,4 +1,4 @@
-//! Which tasks are silent and which are stalled: as SQL for filters, and in Rust for the rows of a list.
+//! Silent and stalled tasks: as SQL for filters, and in Rust for the rows of a list.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use super::sql;
 use super::time::earlier;
 use crate::store::{Dialect, micros};
 
-/// A task is not silent by its own interval before its last report is so long ago.
+/// Minimum age of the last report of a silent task, if the threshold depends on its interval.
 const SHORTEST_SILENCE: Duration = Duration::from_secs(60);
-/// Usual intervals after which a task is silent.
+/// A task is silent after this many usual intervals.
 const SILENT_INTERVALS: i64 = 5;
 
 /// Judges tasks at a moment.
 pub(super) struct Judge<'a> {
     pub(super) moment: Timestamp,
     pub(super) thresholds: &'a Thresholds,
-    /// Only what was known at this time counts.
+    /// Only reports up to this time count.
     pub(super) at: Option<Timestamp>,
 }
 
-/// What is wrong with a task, and for how many microseconds.
+/// Whether a task is silent or stalled, and for how many microseconds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Marks {
     pub(super) silent_micros: Option<i64>,
@@ -38,13 +38,13 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// So long before the moment, or the first moment of all.
+    /// This long before the moment, or `Timestamp::MIN`.
     pub(super) fn ago(&self, duration: Duration) -> Timestamp {
         earlier(self.moment, duration)
     }
 
-    /// The marks of a task whose last report was at `reported`, usual interval is `usual` and state the same since
-    /// `unchanged` (`None`: it tells no progress), all in microseconds.
+    /// The marks of a task from the time of its last report, its usual interval, and the time since which its state is
+    /// unchanged (`None`: it reports no progress); all in microseconds.
     pub(super) fn marks(
         &self,
         has_ended: bool,
@@ -77,7 +77,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The usual interval of the task `task` where it decides whether the task is silent; else null.
+    /// SQL: the task's usual interval if the task may be silent by it, else null.
     pub(super) fn deciding_interval(&self, dialect: &dyn Dialect) -> String {
         match self.thresholds.silent_after {
             Some(_) => "CAST(NULL AS bigint)".to_owned(),
@@ -89,7 +89,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The condition that the task `task` is silent.
+    /// SQL condition: the task is silent.
     pub(super) fn silent(&self, dialect: &dyn Dialect) -> String {
         let reported_by = |duration| {
             let latest = dialect.time(self.ago(duration));
@@ -107,7 +107,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The condition that the task `task` may be stalled: what is found out without its history.
+    /// SQL condition: the task may be stalled, decided without its history.
     pub(super) fn may_be_stalled(&self, dialect: &dyn Dialect) -> String {
         let latest = dialect.time(self.ago(self.thresholds.stalled_after));
         format!(
@@ -115,7 +115,7 @@ impl<'a> Judge<'a> {
         )
     }
 
-    /// The condition that the task `task` is stalled.
+    /// SQL condition: the task is stalled.
     pub(super) fn stalled(&self, dialect: &dyn Dialect) -> String {
         let latest = self.ago(self.thresholds.stalled_after).as_microsecond();
         let reported = dialect.epoch_micros("task.reported_at");
@@ -135,8 +135,8 @@ mod tests {
 
     const SECOND: i64 = 1_000_000;
 
-    /// Silent and stalled seconds of a task that has not ended: reported so many seconds ago, with this usual interval,
-    /// unchanged since so many seconds ago.
+    /// Silent and stalled seconds of a task that has not ended, from the age of its last report, its usual interval,
+    /// and the age of its state, in seconds.
     fn judged(
         silent_after: Option<u64>,
         reported: i64,
@@ -180,14 +180,14 @@ mod tests {
         let stalled = |reported, unchanged| judged(None, reported, None, unchanged).1;
         assert_eq!(stalled(1, Some(899)), None);
         assert_eq!(stalled(1, Some(900)), Some(900));
-        assert_eq!(stalled(1, None), None, "it tells no progress");
+        assert_eq!(stalled(1, None), None, "no progress");
         assert_eq!(
             judged(None, 60, None, Some(900)),
             (Some(60), None),
             "it is silent"
         );
         let one_report = judged(Some(3600), 900, None, Some(900));
-        assert_eq!(one_report, (None, None), "nothing repeats it");
+        assert_eq!(one_report, (None, None), "a single report");
     }
 
     #[test]

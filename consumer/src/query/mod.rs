@@ -1,4 +1,4 @@
-//! What the tables say, now or as of an earlier time: for `consumer tasks`, `consumer task` and whatever else shows it.
+//! Reads the tables, now or as of an earlier time, for the command line, the HTTP API, the page and the terminal view.
 //!
 //! ```text
 //! Reader::open ──▶ one snapshot ──▶ page(query)               ──▶ TaskPage
@@ -11,7 +11,7 @@
 //!                               ──▶ levels(thresholds)        ──▶ Vec<Level>
 //! ```
 //!
-//! A [`Reader`] returns values and typed errors. It prints nothing, logs nothing and keeps no state beside its connection.
+//! A [`Reader`] returns values and typed errors. It prints and logs nothing, and keeps no state except its connection.
 
 mod changes;
 mod cursor;

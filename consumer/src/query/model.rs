@@ -1,14 +1,14 @@
-//! The values that queries return: named fields, serializable as they are.
+//! Values that queries return: named fields, directly serializable.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-/// At most this many missing sequences of a task are listed.
+/// Maximum number of missing sequences listed for a task.
 const LISTED_SEQUENCES: usize = 20;
 
-/// A task's row in `task`, or the state it had at an earlier time.
+/// A task's row in `task`, or its state as of an earlier time.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct Task {
     pub(crate) exec_id: String,
@@ -18,7 +18,7 @@ pub(crate) struct Task {
     pub(crate) engine_user: String,
     pub(crate) ticket_id: String,
     pub(crate) status: String,
-    /// 0 to 1, of the newest report; `None` if the engine could not tell.
+    /// 0 to 1, from the newest report; `None` if the engine did not report it.
     pub(crate) progress: Option<f64>,
     /// RFC 3339.
     pub(crate) reported_at: String,
@@ -45,7 +45,7 @@ pub(crate) struct Report {
     pub(crate) event_offset: i64,
 }
 
-/// The sub-jobs of a report: lists of equal length, `None` if the engine could not tell.
+/// The sub-jobs of a report: lists of equal length; `None` if the engine did not report them.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 pub(crate) struct SubJobs {
     pub(crate) job_ids: Option<Vec<String>>,
@@ -78,37 +78,37 @@ pub(crate) struct Metrics {
     pub(crate) reported_at: String,
 }
 
-/// Everything that the tables hold about a task.
+/// Everything the tables hold about a task.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct TaskDetails {
     pub(crate) task: Task,
-    /// The newest resource part, one row an application.
+    /// The newest resource part, one row per application.
     pub(crate) resource: Vec<Resource>,
     /// The newest metrics part.
     pub(crate) metrics: Option<Metrics>,
     pub(crate) sequences: Sequences,
-    /// The newest reports, newest first; at most as many as the caller asked for.
+    /// The newest reports, newest first, up to the caller's limit.
     pub(crate) reports: Vec<Report>,
-    /// `consumer expire` removed what was reported before this time: it is not counted here.
+    /// `consumer expire` removed the reports before this time; they are not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) expired_before: Option<Timestamp>,
 }
 
-/// What a task's sequences show: reports lost or repeated between the engine and the table.
+/// Gaps and repetitions in a task's sequences: reports lost or repeated between the engine and the table.
 #[derive(Debug, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 pub(crate) struct Sequences {
-    /// Rows in `task_progress`.
+    /// Number of rows in `task_progress`.
     pub(crate) reports: i64,
-    /// Reports whose sequence an earlier row already has.
+    /// Number of reports whose sequence another row already has.
     pub(crate) repeated: i64,
-    /// Sequences between the first (0) and the last that no row has.
+    /// Number of sequences from 0 to the last one that no row has.
     pub(crate) missing: i64,
-    /// The first of them, at most [`LISTED_SEQUENCES`].
+    /// The first missing ones, at most [`LISTED_SEQUENCES`].
     pub(crate) missing_sequences: Vec<i64>,
 }
 
-/// Serializes a column that holds JSON text as that JSON.
+/// Serializes a column of JSON text as that JSON.
 fn raw<S: serde::Serializer>(json: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     let json = json
         .as_deref()
@@ -118,15 +118,15 @@ fn raw<S: serde::Serializer>(json: &Option<String>, serializer: S) -> Result<S::
         .serialize(serializer)
 }
 
-/// Reads what [`raw`] wrote.
+/// Deserializes the output of [`raw`].
 fn unraw<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let json = Option::<Box<RawValue>>::deserialize(deserializer)?;
     Ok(json.map(|json| json.get().to_owned()))
 }
 
 impl Sequences {
-    /// `sorted` holds the sequence of every report, ascending. If earlier reports may have expired, sequences before
-    /// the first one are not missing.
+    /// `sorted`: the sequence of every report, ascending. If earlier reports may have expired, sequences before the
+    /// first one do not count as missing.
     pub(super) fn of(sorted: &[i64], may_be_expired: bool) -> Self {
         let mut sequences = Self {
             reports: sorted.len() as i64,

@@ -1,4 +1,4 @@
-//! Lists of tasks, a page at a time.
+//! Paged lists of tasks.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,28 +17,28 @@ use super::watermark::Watermark;
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct TaskPage {
     pub(crate) items: Vec<TaskItem>,
-    /// The cursor of the next page; `None`: this is the last one.
+    /// The cursor of the next page; `None` on the last page.
     pub(crate) next: Option<String>,
-    /// How far the events were stored.
+    /// The offsets up to which events were stored.
     pub(crate) watermark: Watermark,
-    /// `consumer expire` removed what was reported before this time. A list as of an earlier moment lacks tasks that
-    /// reported before it and next after that moment.
+    /// `consumer expire` removed the reports before this time. A list as of an earlier moment lacks tasks whose last
+    /// report by then was removed.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) expired_before: Option<Timestamp>,
 }
 
 impl Reader {
-    /// One page of the tasks that match. Pages of one snapshot neither overlap nor leave a task out.
+    /// One page of the matching tasks. Pages of one snapshot neither overlap nor skip a task.
     ///
     /// # Errors
-    /// If a parameter or the cursor is no good, if the time asked for is before
-    /// [`expired_before`](Self::expired_before), or if the database fails.
+    /// If a parameter or the cursor is invalid, the requested time is before [`expired_before`](Self::expired_before),
+    /// or the database fails.
     pub(crate) async fn page(&mut self, query: &TaskQuery) -> Result<TaskPage, QueryError> {
         check_limit(query.limit, LARGEST_LIMIT)?;
         self.list(query, Some(query.limit)).await
     }
 
-    /// As [`page`](Self::page), of a size of the caller's own; `None`: all that there are.
+    /// As [`page`](Self::page), with a limit beyond [`LARGEST_LIMIT`]; `None`: all tasks.
     ///
     /// # Errors
     /// As [`page`](Self::page).
@@ -50,8 +50,8 @@ impl Reader {
         self.read(query, limit, 0).await
     }
 
-    /// As [`page`](Self::page), without so many tasks at its beginning: for callers who number their pages. The database
-    /// reads what it skips.
+    /// As [`page`](Self::page), but skips the first `skip` tasks, for callers with numbered pages. The database reads
+    /// the skipped tasks too.
     ///
     /// # Errors
     /// As [`page`](Self::page).
@@ -93,7 +93,7 @@ impl Reader {
         })
     }
 
-    /// How many tasks match, on all pages.
+    /// Number of matching tasks, on all pages.
     ///
     /// # Errors
     /// As [`page`](Self::page).
@@ -115,10 +115,10 @@ impl Reader {
         Ok(total.unsigned_abs())
     }
 
-    /// One task, as a list has it; `None`: there is no such task, or it had not reported by then.
+    /// One task, as in a list; `None` if there is no such task or it had not reported by then.
     ///
     /// # Errors
-    /// If the time asked for is before [`expired_before`](Self::expired_before), or the database fails.
+    /// If the requested time is before [`expired_before`](Self::expired_before), or the database fails.
     pub(crate) async fn item(
         &mut self,
         exec_id: &str,
@@ -148,7 +148,7 @@ impl Reader {
         }))
     }
 
-    /// When silence, stalling and running times of a list are judged.
+    /// The time as of which silence, stalling and running times are judged.
     fn moment(&self, query: &TaskQuery, place: Option<&Place>) -> Result<Timestamp, QueryError> {
         query.filter.check()?;
         self.require_history(query.at)?;

@@ -1,4 +1,4 @@
-//! One consistent answer from the database: every question is asked of the same snapshot.
+//! Consistent reads: all queries of an answer see the same snapshot.
 
 use std::time::Duration;
 
@@ -13,29 +13,28 @@ use crate::store::{Access, Database, Row, Session, StoreError};
 /// Why a query has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QueryError {
-    /// The caller asked for a time whose history `consumer expire` has removed.
+    /// `consumer expire` removed the history of the requested time.
     #[error(
-        "{place} does not tell what was known at {at}: history before {before} was removed from it by consumer expire; ask \
-         for that time or a later one"
+        "{place} has no history for {at}: consumer expire removed the reports before {before}; ask for that time or a later one"
     )]
     Expired {
         place: String,
         at: Timestamp,
         before: Timestamp,
     },
-    /// The cursor is no cursor, or not one of this query.
-    #[error("the cursor {why}: leave it out to begin with the first page")]
+    /// The cursor is invalid, or belongs to another query.
+    #[error("the cursor {why}: leave it out to start from the first page")]
     Cursor { why: &'static str },
-    /// A parameter has a value that it cannot have.
+    /// A parameter is invalid.
     #[error("{name}: {why}")]
     Parameter { name: &'static str, why: String },
-    /// The database failed, is not there or has no tables.
+    /// The database failed, does not exist, or has no tables.
     #[error("{doing}")]
     Store { doing: String, source: StoreError },
 }
 
 impl QueryError {
-    /// Whether the database ended the query because it took too long.
+    /// Whether the database cancelled the query because of its time limit.
     pub(crate) fn is_too_long(&self) -> bool {
         let Self::Store { source, .. } = self else {
             return false;
@@ -44,7 +43,7 @@ impl QueryError {
     }
 }
 
-/// A read-only connection that sees the tables as of one moment.
+/// A read-only connection with a snapshot of the tables.
 pub(crate) struct Reader {
     pub(super) session: Box<dyn Session>,
     pub(super) place: String,
@@ -57,12 +56,12 @@ impl Reader {
     /// Connects and begins a snapshot.
     ///
     /// # Errors
-    /// If the database is not there or has no tables.
+    /// If the database does not exist or has no tables.
     pub(crate) async fn open(database: &Database) -> Result<Self, QueryError> {
         Self::open_limited(database, None).await
     }
 
-    /// The same; with a limit, the database ends each query that takes longer.
+    /// As [`open`](Self::open); with a limit, the database cancels each query that takes longer.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -84,10 +83,10 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Ends the snapshot, if there is one, and begins a new one on the same connection.
+    /// Ends the current snapshot, if any, and begins a new one on the same connection.
     ///
     /// # Errors
-    /// If the database fails, or a file was opened that is no longer the database's.
+    /// If the database fails, or its file has been replaced.
     pub(crate) async fn renew(&mut self) -> Result<(), QueryError> {
         self.rest().await?;
         let Self {
@@ -106,7 +105,7 @@ impl Reader {
             if let Some(limit) = query_limit {
                 session.limit_queries(*limit).await?;
             }
-            // The first query fixes the moment.
+            // The first query fixes the snapshot.
             session.expired_before().await
         };
         let begun = begun.await;
@@ -115,8 +114,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Ends the snapshot: an idle connection is to keep no old row versions from being removed, and no log of SQLite's
-    /// from starting over.
+    /// Ends the snapshot, so that an idle connection blocks neither PostgreSQL's vacuum nor SQLite's WAL checkpoints.
     ///
     /// # Errors
     /// If the database fails.
@@ -128,17 +126,17 @@ impl Reader {
         Ok(())
     }
 
-    /// The database, as users know it: without a password.
+    /// The database, for messages: without a password.
     pub(crate) fn place(&self) -> &str {
         &self.place
     }
 
-    /// `consumer expire` removed what was reported before this time; `None`: nothing was removed.
+    /// `consumer expire` removed the reports before this time; `None`: nothing was removed.
     pub(crate) fn expired_before(&self) -> Option<Timestamp> {
         self.expired_before
     }
 
-    /// How much of the events topic this snapshot has seen.
+    /// The stored offsets of the events topic in this snapshot.
     ///
     /// # Errors
     /// If the database fails.
@@ -149,8 +147,8 @@ impl Reader {
         }))
     }
 
-    /// One task: its state, what it holds, its sequences, and at most `limit` of its newest reports (0: all). With `at`: as
-    /// they were known then. `None`: there is no such task, or it had not reported by then.
+    /// One task: its state, resources, sequences, and at most `limit` of its newest reports (0: all); with `at`, as
+    /// known then. `None` if there is no such task or it had not reported by then.
     ///
     /// # Errors
     /// If `at` is before [`expired_before`](Self::expired_before), or the database fails.
@@ -169,7 +167,7 @@ impl Reader {
         details.await.map_err(failed(reading))
     }
 
-    /// The time of a task's oldest report, RFC 3339; `None`: the tables hold none of it.
+    /// Time of a task's oldest report, RFC 3339; `None` if the tables have none.
     ///
     /// # Errors
     /// If the database fails.
@@ -194,13 +192,13 @@ impl Reader {
         &mut *self.session
     }
 
-    /// What an error while reading this means.
+    /// Wraps an error that occurred while reading `what`.
     pub(super) fn reading(&self, what: &str) -> impl FnOnce(StoreError) -> QueryError + use<> {
         let doing = format!("reading {what} of {}", self.place);
         |source| QueryError::Store { doing, source }
     }
 
-    /// What was known before history was removed nobody can tell.
+    /// Rejects a time whose history has been removed.
     pub(super) fn require_history(&self, at: Option<Timestamp>) -> Result<(), QueryError> {
         match (at, self.expired_before) {
             (Some(at), Some(before)) if at < before => Err(QueryError::Expired {
@@ -213,7 +211,7 @@ impl Reader {
     }
 }
 
-/// Whether no stored text can be this: PostgreSQL would refuse it as a parameter.
+/// Whether the text contains NUL, which no stored text does and PostgreSQL refuses in a parameter.
 pub(super) fn is_no_text(text: &str) -> bool {
     text.contains('\0')
 }
@@ -225,7 +223,7 @@ pub(super) fn failed(doing: impl FnOnce() -> String) -> impl FnOnce(StoreError) 
     }
 }
 
-/// Each row as a value.
+/// Converts each row.
 fn all<T>(rows: Vec<Row>) -> Result<Vec<T>, StoreError>
 where
     T: for<'r> TryFrom<&'r mut Row, Error = StoreError>,
@@ -256,7 +254,7 @@ async fn task_details(
     let reported_at = sql::reported_at(dialect);
     let known = |part: Part| sql::known(dialect, part.table().name(), at);
 
-    // The newest event that has a resource part, whole.
+    // All rows of the newest event that has a resource part.
     let resource = format!(
         "SELECT application_id, status, queue, memory_bytes, cores, instances, {reported_at} FROM task_resource \
          WHERE task_id = $1 AND (reported_at, event_partition, event_offset) = \

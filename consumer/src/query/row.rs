@@ -1,4 +1,4 @@
-//! How a row of a query becomes a value of the [model](super::model).
+//! Converts rows to the values of the [model](super::model).
 
 use serde::de::DeserializeOwned;
 
@@ -10,7 +10,7 @@ impl TryFrom<&mut Row> for SubJobs {
 
     fn try_from(row: &mut Row) -> Result<Self, StoreError> {
         let mut counts = json::<Vec<Vec<i32>>>(row, "job_tasks")?.map(Vec::into_iter);
-        // Of no jobs PostgreSQL has an array without any.
+        // Without jobs, PostgreSQL returns an empty outer array.
         let mut next = || Some(counts.as_mut()?.next().unwrap_or_default());
         Ok(Self {
             job_ids: json(row, "job_ids")?,
@@ -29,7 +29,7 @@ fn json<T: DeserializeOwned>(row: &mut Row, column: &str) -> Result<Option<T>, S
     read.map_err(|error| StoreError::Exit(format!("the column {column}: {error}")))
 }
 
-/// Reads the fields of a row by their columns' names.
+/// Reads a row's fields by the names of their columns.
 macro_rules! from_row {
     ($value:ident { $($field:ident),* $(; $nested:ident)? }) => {
         impl TryFrom<&mut Row> for $value {

@@ -1,6 +1,7 @@
-//! A task's values over time, thinned to what a plot can show, and the changes of its status.
+//! A task's values over time, thinned for a plot, and its status changes.
 //!
-//! The database joins the rows of a history to one text: to pass each row on its own takes longer than to find it.
+//! The database concatenates the rows of a history into one text: passing rows one by one takes longer than finding
+//! them.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,32 +15,32 @@ use super::watermark::Watermark;
 use crate::store::{Dialect, Session, StoreError, Value};
 use crate::tables::Table;
 
-/// The points of a series unless a query says otherwise.
+/// Default number of points of a series.
 pub(crate) const DEFAULT_POINTS: u32 = 500;
-/// The most points that a series can have.
+/// Maximum number of points of a series.
 pub(crate) const MAX_POINTS: u32 = 10_000;
-/// Fewer do not hold the first, the last, the least and the greatest value.
+/// Enough for the first, last, least and greatest value.
 const MIN_POINTS: u32 = 4;
-/// The most metrics of one query.
+/// Maximum number of metrics per query.
 const MAX_METRICS: usize = 20;
-/// The most changes of a status that are listed.
+/// Maximum number of status changes listed.
 const MAX_MARKS: usize = 1_000;
-/// About as many values of a history are read at once, some 60 bytes each.
+/// Approximate number of values of a history read at once, about 60 bytes each.
 const SLICE_VALUES: i64 = 250_000;
 
-/// Which series of a task.
+/// Selects series of a task.
 #[derive(Clone, Debug)]
 pub(crate) struct SeriesQuery {
     pub(crate) exec_id: String,
-    /// Only if the task is of this user.
+    /// Only if the task belongs to this user.
     pub(crate) user: Option<String>,
-    /// Only what was reported then or later.
+    /// Only reports at this time or later.
     pub(crate) from: Option<Timestamp>,
-    /// Only what was reported then or before.
+    /// Only reports at this time or earlier.
     pub(crate) to: Option<Timestamp>,
-    /// The most points of each series, from 4 to 10,000.
+    /// Maximum number of points of each series, from 4 to 10,000.
     pub(crate) points: u32,
-    /// Metrics by name, beside progress, memory, cores and instances; at most 20.
+    /// Names of metrics, in addition to progress, memory, cores and instances; at most 20.
     pub(crate) metrics: Vec<String>,
 }
 
@@ -54,14 +55,14 @@ pub(crate) struct TaskSeries {
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) to: Option<Timestamp>,
     /// `progress` (0 to 1), `memory_bytes`, `cores`, `instances` (sums over the applications of a report), and
-    /// `metrics.NAME` of each metric that the query names, in this order.
+    /// `metrics.NAME` for each requested metric, in this order.
     pub(crate) series: Vec<Series>,
-    /// The first status, and each one that differs from the status before.
+    /// The first status, and each status that differs from the one before.
     pub(crate) marks: Vec<Mark>,
-    /// How many changes are left out between the last mark and the one before it.
+    /// Number of changes omitted before the last mark.
     pub(crate) marks_left_out: u64,
     pub(crate) watermark: Watermark,
-    /// `consumer expire` removed what was reported before this time.
+    /// `consumer expire` removed the reports before this time.
     #[serde(
         serialize_with = "optional_rfc3339",
         skip_serializing_if = "Option::is_none"
@@ -74,10 +75,9 @@ pub(crate) struct TaskSeries {
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct Series {
     pub(crate) name: String,
-    /// How many reports hold the value; a metric's true and false are 1 and 0, and texts are left out.
+    /// Number of reports that have the value. A metric's true and false are 1 and 0; text is omitted.
     pub(crate) reports: u64,
-    /// Sorted by time: all of them, or the least and the greatest value of each of equal stretches of time, and the
-    /// first and the last value.
+    /// Sorted by time: all values, or the first, the last, and the least and greatest of each of equal time intervals.
     pub(crate) points: Vec<Point>,
 }
 
@@ -107,7 +107,7 @@ impl SeriesQuery {
             return refused(
                 "points",
                 format!(
-                    "{} is not from {MIN_POINTS} to {MAX_POINTS}; leave it out for {DEFAULT_POINTS}",
+                    "{} is out of range; expected {MIN_POINTS} to {MAX_POINTS}, {DEFAULT_POINTS} by default",
                     self.points
                 ),
             );
@@ -116,7 +116,7 @@ impl SeriesQuery {
             return refused(
                 "metric",
                 format!(
-                    "{} metrics are asked for; ask for at most {MAX_METRICS} at once",
+                    "{} metrics requested; ask for at most {MAX_METRICS} at once",
                     self.metrics.len()
                 ),
             );
@@ -126,7 +126,7 @@ impl SeriesQuery {
         }
         match (self.from, self.to) {
             (Some(from), Some(to)) if to < from => {
-                refused("to", format!("{to} is before the beginning, {from}"))
+                refused("to", format!("{to} is before from, {from}"))
             }
             _ => Ok(()),
         }
@@ -134,7 +134,7 @@ impl SeriesQuery {
 }
 
 impl Reader {
-    /// Series of a task between two times; `None`: there is no such task, or it is another user's.
+    /// A task's series between two times; `None` if there is no such task or it belongs to another user.
     ///
     /// # Errors
     /// [`QueryError::Parameter`], or if the database fails.
@@ -192,7 +192,7 @@ async fn task_series(
     }))
 }
 
-/// The changes of a status, of reports in their order.
+/// Collects status changes from reports in order.
 #[derive(Default)]
 struct Marks {
     marks: Vec<Mark>,
@@ -267,7 +267,7 @@ impl Thinned {
     }
 }
 
-/// A time of the history, both ends in it.
+/// A time range of the history, inclusive.
 #[derive(Clone, Copy, Default)]
 struct Slice {
     from: Option<Timestamp>,
@@ -331,7 +331,8 @@ impl History<'_> {
     async fn resource(&mut self) -> Result<Vec<Series>, StoreError> {
         let dialect = self.session.dialect();
         let columns = ["memory_bytes", "cores", "instances"];
-        // The applications of a report are rows of one event. Two values of the engine's may not add up to an integer.
+        // One event has a row per application. Sums are floating-point, because two valid values may overflow an
+        // integer.
         let sums = columns.map(|column| format!("sum(CAST({column} AS double precision))"));
         let line = line(dialect, "0", &sums, None);
         let of_slice = |slice: Slice| {
@@ -369,7 +370,7 @@ impl History<'_> {
         self.values(Table::Metrics, series, of_slice, &names).await
     }
 
-    /// Reads a value of each series from the lines that the query of each slice gives.
+    /// Reads one value of each series per row, slice by slice.
     async fn values(
         &mut self,
         table: Table,
@@ -398,15 +399,15 @@ impl History<'_> {
         Ok(text.flatten().unwrap_or_default())
     }
 
-    /// Slices of the query's time, the earliest first, with about so many rows of the table at most, unless more
-    /// are of one microsecond.
+    /// Divides the query's time range into slices of about `rows` rows each, earliest first. A slice may be larger if
+    /// many rows have the same microsecond.
     async fn slices(&mut self, table: Table, rows: i64) -> Result<Vec<Slice>, StoreError> {
         let dialect = self.session.dialect();
         let whole = Slice {
             from: self.query.from,
             to: self.query.to,
         };
-        // The index alone tells the number of a task's rows.
+        // Counting needs only the index.
         if self.count(table, Slice::default()).await? <= rows {
             return Ok(vec![whole]);
         }
@@ -449,7 +450,7 @@ impl History<'_> {
     }
 }
 
-/// An expression for a [`Line`] of a row.
+/// SQL: a row as the text of a [`Line`].
 fn line(dialect: &dyn Dialect, sequence: &str, values: &[String], last: Option<&str>) -> String {
     let numbers = [
         dialect.epoch_micros("reported_at"),
@@ -487,12 +488,12 @@ impl<'a> Line<'a> {
         })
     }
 
-    /// `None` for a null.
+    /// `None` for null.
     fn values(&self) -> impl Iterator<Item = Option<f64>> + 'a {
         self.rest.split(' ').map(|value| value.parse().ok())
     }
 
-    /// The text behind the one value.
+    /// The text after the single value.
     fn last(&self) -> &'a str {
         self.rest.split_once(' ').map_or("", |(_, last)| last)
     }

@@ -1,24 +1,24 @@
-//! The SQL that queries have in common.
+//! SQL shared by the queries.
 
 use jiff::Timestamp;
 
 use crate::store::{Dialect, FINAL, Value};
 
-/// A statement in the making: its values are parameters, never part of its text.
+/// A statement under construction. Values are bound as parameters, never interpolated.
 #[derive(Default)]
 pub(super) struct Statement {
     pub(super) values: Vec<Value>,
 }
 
 impl Statement {
-    /// Adds a value, and gives the name of its parameter.
+    /// Adds a value and returns its parameter's name.
     pub(super) fn bind(&mut self, value: impl Into<Value>) -> String {
         self.values.push(value.into());
         format!("${}", self.values.len())
     }
 }
 
-/// A clause of these conditions; nothing, if there are none.
+/// A clause of these conditions; empty if there are none.
 pub(super) fn clause(word: &str, conditions: &[String]) -> String {
     match conditions {
         [] => String::new(),
@@ -26,11 +26,11 @@ pub(super) fn clause(word: &str, conditions: &[String]) -> String {
     }
 }
 
-/// Times of reports that the usual interval of a task is taken from.
+/// Number of report times from which a task's usual interval is computed.
 const INTERVAL_REPORTS: u32 = 10;
-/// The columns of `task` that its reports do not have.
+/// Columns of `task` that its reports do not have.
 const IDENTITY: &str = "exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id";
-/// The columns that `task` has from its newest report.
+/// Columns of `task` that come from its newest report.
 const STATE: [&str; 6] = [
     "status",
     "progress",
@@ -40,31 +40,29 @@ const STATE: [&str; 6] = [
     "event_offset",
 ];
 
-/// The newest first. Reports that are equal in what a task's state is chosen by are told apart by
-/// their events, so that the same one is chosen each time. The indexes give the order of the times, so
-/// that only reports of one microsecond are sorted.
+/// Newest first. Partition and offset break ties, so that the same report is chosen each time. The indexes provide the
+/// order of times, so only reports with equal times are sorted.
 pub(super) const NEWEST: &str =
     "reported_at DESC, sequence DESC, event_partition DESC, event_offset DESC";
 
-/// The RFC 3339 text of the column `reported_at`, under its own name.
+/// The column `reported_at` as RFC 3339 text.
 pub(super) fn reported_at(dialect: &dyn Dialect) -> String {
     format!("{} AS reported_at", dialect.rfc3339("reported_at"))
 }
 
-/// The condition that a row of a table was reported at that time or before, by the engine's clock; of any time for
-/// `None`.
+/// The condition that a row was reported at this time or earlier, by the engine's clock; always true for `None`.
 pub(super) fn known(dialect: &dyn Dialect, table: &str, at: Option<Timestamp>) -> String {
     at.map_or("true".to_owned(), |at| {
         format!("{table}.reported_at <= {}", dialect.time(at))
     })
 }
 
-/// What to select tasks from: `task`, or an SQL query with its columns that says of each task what
-/// was known at that time. Tasks without a report by then are left out.
+/// The relation to select tasks from: `task`, or a subquery with its columns as known at that time. It omits tasks that
+/// had not reported by then.
 ///
-/// A task's row is its greatest report of all: where that was known by then, it is the answer, and no
-/// history is needed, nor of a task that was first heard of later. Else one report is looked for in the
-/// index: a final one, if the task had ended by then, else the newest. No history is read as a whole.
+/// A row of `task` is the task's greatest report. If that report was known by then, no history is read; nor is it for a
+/// task that began later. Otherwise an index finds one report: the newest final one if the task had ended by then, else
+/// the newest. No history is read in full.
 pub(super) fn tasks(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
     let Some(moment) = at else {
         return "task".to_owned();
@@ -78,7 +76,7 @@ pub(super) fn tasks(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
             "(SELECT {address} FROM task_progress WHERE task_id = task.task_id AND {known} {more} ORDER BY {NEWEST} LIMIT 1)"
         )
     };
-    // Null: stored by a version without the columns.
+    // Null: stored by a version without these columns.
     let had_begun = format!("coalesce(task.first_reported_at <= {moment}, true)");
     let had_ended = format!("coalesce(task.ended_at <= {moment}, task.is_final)");
     let chosen = format!(
@@ -87,7 +85,7 @@ pub(super) fn tasks(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
         newest_where("")
     );
     let join = dialect.join_row_at("task_progress", "report", &chosen);
-    // The first report of all was known as soon as any was, and so was the first final one.
+    // The first report, and the first final one, do not depend on the moment.
     let first = "task.first_reported_at";
     let ended = format!(
         "CASE WHEN report.status IN {FINAL} AND task.ended_at <= {moment} THEN task.ended_at END"
@@ -100,7 +98,7 @@ pub(super) fn tasks(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
     )
 }
 
-/// The columns of `task` under their own names and with their own types.
+/// The columns of `task`, under their own names and types.
 pub(super) fn task_names() -> String {
     let names = IDENTITY
         .split(", ")
@@ -111,7 +109,7 @@ pub(super) fn task_names() -> String {
     names.join(", ")
 }
 
-/// The columns of `task` as [`task_names`] has them, but times as text.
+/// The columns of [`task_names`], with times as text.
 pub(super) fn task_columns(dialect: &dyn Dialect) -> String {
     let state = STATE.map(|column| match column {
         "reported_at" => reported_at(dialect),
@@ -120,11 +118,11 @@ pub(super) fn task_columns(dialect: &dyn Dialect) -> String {
     format!("{IDENTITY}, {}, task_id", state.join(", "))
 }
 
-/// The newest part of a task comes first.
+/// A task's parts, newest first.
 pub(super) const NEWEST_PART: &str = "reported_at DESC, event_partition DESC, event_offset DESC";
 
-/// The sum of a column over the applications of the newest resource part of the task `task`; null: there is none, or the
-/// task has ended, so that it holds nothing.
+/// The sum of a column over the applications of the task's newest resource part; null if it has none or the task has
+/// ended.
 pub(super) fn held(dialect: &dyn Dialect, column: &str, at: Option<Timestamp>) -> String {
     let (known, newest) = (known(dialect, "newest", at), of("newest", NEWEST_PART));
     let sum = dialect.bounded_sum(&format!("held.{column}"));
@@ -136,9 +134,8 @@ pub(super) fn held(dialect: &dyn Dialect, column: &str, at: Option<Timestamp>) -
     )
 }
 
-/// The sums `memory_bytes` and `cores` of all tasks of `page` as [`held`] gives them, with one look at each task's
-/// history: `CROSS JOIN`, because SQLite keeps the order of such a join, and otherwise may read all histories to look each row
-/// up among the few tasks.
+/// The sums `memory_bytes` and `cores` for all tasks of `page`, as in [`held`], reading each task's history once.
+/// `CROSS JOIN` fixes SQLite's join order; otherwise it may scan all histories.
 pub(super) fn held_of_page(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
     let (known, newest) = (known(dialect, "held", at), of("held", NEWEST_PART));
     format!(
@@ -151,8 +148,8 @@ pub(super) fn held_of_page(dialect: &dyn Dialect, at: Option<Timestamp>) -> Stri
     )
 }
 
-/// The task's usual interval in microseconds: the median of the last ones between its reports, of which those of one
-/// time count as one; null: it reported once.
+/// The task's usual interval in microseconds: the median of its last intervals between distinct report times; null if
+/// it reported once.
 pub(super) fn usual_interval(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
     let known = known(dialect, "report", at);
     let micros = dialect.epoch_micros("times.reported_at");
@@ -165,8 +162,8 @@ pub(super) fn usual_interval(dialect: &dyn Dialect, at: Option<Timestamp>) -> St
     )
 }
 
-/// Since when, in microseconds since 1970, all reports of the task `task` have had the status, progress and counts of
-/// its newest one. One pass from the newest report to the oldest: how many that are different have been met.
+/// Since when, in microseconds since 1970, the task's reports have had the status, progress and counts of its newest
+/// one. Scans reports from the newest to the oldest, counting those that differ.
 pub(super) fn unchanged_since(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
     let (known, newest_first) = (known(dialect, "report", at), of("report", NEWEST));
     let micros = dialect.epoch_micros("min(run.reported_at)");
@@ -181,8 +178,8 @@ pub(super) fn unchanged_since(dialect: &dyn Dialect, at: Option<Timestamp>) -> S
     )
 }
 
-/// The condition that no report of the task `task` from this time on has another status or progress than its newest:
-/// found out faster than [`unchanged_since`].
+/// The condition that no report from this time on differs from the task's newest in status or progress. Cheaper than
+/// [`unchanged_since`].
 pub(super) fn unchanged_from(
     dialect: &dyn Dialect,
     from: Timestamp,
@@ -196,12 +193,12 @@ pub(super) fn unchanged_from(
     )
 }
 
-/// The columns of an order as those of this alias.
+/// The columns of an order, qualified with this alias.
 pub(super) fn of(alias: &str, order: &str) -> String {
     format!("{alias}.{}", order.replace(", ", &format!(", {alias}.")))
 }
 
-/// An SQL integer for "no limit" given as 0.
+/// An SQL limit; 0 means unlimited.
 pub(super) fn limit(limit: u32) -> i64 {
     if limit == 0 { i64::MAX } else { limit.into() }
 }

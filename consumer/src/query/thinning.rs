@@ -1,19 +1,19 @@
-//! Which points of a series a plot needs: pure, and independent of the order in which the points come.
+//! Selects the points of a series that a plot needs. Pure; independent of the order of its input.
 
 /// A value at a time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sample {
     /// Microseconds since 1970.
     pub(super) at: i64,
-    /// Tells samples of one microsecond apart: sequence, partition and offset of the event.
+    /// Orders samples of the same microsecond: sequence, partition and offset of the event.
     pub(super) order: (i64, i32, i64),
     /// Finite.
     pub(super) value: f64,
 }
 
-/// At most `points` (4 or more) of the samples, sorted by time. If there are more, their time is divided into equal
-/// buckets, of which each keeps its least and its greatest sample, with their own times; the first and the last sample
-/// are kept too. A peak is never lost, as it would be in a mean or in every tenth sample.
+/// At most `points` (4 or more) of the samples, sorted by time. If there are more, their time range is divided into
+/// equal buckets. Each bucket keeps its least and its greatest sample, so peaks survive; the first and the last sample
+/// are kept too.
 pub(super) fn thin(mut samples: Vec<Sample>, points: usize) -> Vec<Sample> {
     samples.sort_unstable_by_key(|sample| (sample.at, sample.order));
     let ([first, .., last], true) = (&samples[..], samples.len() > points) else {
@@ -30,7 +30,7 @@ pub(super) fn thin(mut samples: Vec<Sample>, points: usize) -> Vec<Sample> {
     for bucket in samples.chunk_by(|one, next| bucket_of(one) == bucket_of(next)) {
         let positions = 0..bucket.len();
         let by_value = |a: &usize, b: &usize| bucket[*a].value.total_cmp(&bucket[*b].value);
-        // Of equal values the earliest.
+        // The earliest of equal values.
         let least = positions.clone().min_by(by_value);
         let greatest = positions.rev().max_by(by_value);
         let (Some(least), Some(greatest)) = (least, greatest) else {

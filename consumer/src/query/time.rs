@@ -1,4 +1,4 @@
-//! How questions give times, and answers write them.
+//! Time ranges of queries, and the time format of answers.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use serde::Serializer;
 
 use super::reader::QueryError;
 
-/// The time that is looked at unless a query says otherwise.
+/// Default length of a query's time range.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// RFC 3339 in UTC with microseconds, as every time of an answer.
+/// RFC 3339 in UTC with microseconds: the format of every time in an answer.
 pub(super) fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{time:.6}"))
 }
@@ -25,16 +25,16 @@ pub(super) fn optional_rfc3339<S: Serializer>(
     }
 }
 
-/// So long before a time, or the first time of all.
+/// `time - by`, or `Timestamp::MIN`.
 pub(super) fn earlier(time: Timestamp, by: Duration) -> Timestamp {
     let by = SignedDuration::try_from(by).unwrap_or(SignedDuration::MAX);
     time.checked_sub(by).unwrap_or(Timestamp::MIN)
 }
 
-/// From `from`, else 24 hours before the end, to `to`, else now.
+/// The range from `from` (default: 24 hours before the end) to `to` (default: now).
 ///
 /// # Errors
-/// If it ends before it begins.
+/// If it is empty.
 pub(super) fn range(
     from: Option<Timestamp>,
     to: Option<Timestamp>,
@@ -46,7 +46,7 @@ pub(super) fn range(
         true => Ok((from, to)),
         false => Err(QueryError::Parameter {
             name: "to",
-            why: format!("{to} is not after the beginning, {from}"),
+            why: format!("{to} is not after from, {from}"),
         }),
     }
 }

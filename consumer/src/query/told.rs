@@ -1,4 +1,4 @@
-//! What a task's engine has told last of its progress: the newest report of a task that ended may tell none.
+//! The last progress that a task reported: its newest report may have none.
 
 use super::model::SubJobs;
 use super::reader::{QueryError, Reader, failed, is_no_text};
@@ -14,7 +14,7 @@ pub(crate) struct ToldProgress {
 }
 
 impl Reader {
-    /// Of the task's newest report that tells its progress; `None`: none does.
+    /// The progress of the task's newest report that has one; `None` if none has.
     ///
     /// # Errors
     /// If the database fails.

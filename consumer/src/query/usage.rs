@@ -1,15 +1,15 @@
-//! What tasks used between two times: cores, memory and instances, each times how long they were held.
+//! Usage between two times: cores, memory and instances, each multiplied by the time they were held.
 //!
-//! The arithmetic:
+//! Rules:
 //!
-//! - A report says what an application holds from its time until the next report that names the application, by whichever
-//!   task, and for at most `longest_gap`. After that nobody knows, and nothing is counted.
-//! - It counts for its task: an application that several tasks report counts once at any time, for the task whose report
-//!   is the newest.
-//! - A task's first final report ends what its earlier reports say. What the task reports then or later does not count.
-//! - Reports of one microsecond follow each other by partition and offset of their events; the last one counts.
-//! - Times before `from`, from `to` on, or in the future are cut off. A report before `from` counts from `from` on.
-//! - Hours and days are those of UTC.
+//! - A report states an application's resources from its time until the next report that names the application,
+//!   whichever task sends it, but for at most `longest_gap`. Later time is unknown and not counted.
+//! - Usage counts for the reporting task. If several tasks report an application, it counts once at any time, for the
+//!   task with the newest report.
+//! - A task's first final report ends its usage. Its resources in that report or later ones do not count.
+//! - Reports with the same microsecond are ordered by partition and offset of their events; the last one counts.
+//! - Usage is clipped to `from`, `to` (exclusive) and the present. A report before `from` counts from `from` on.
+//! - Hours and days are in UTC.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,26 +24,26 @@ use super::time::{earlier, optional_rfc3339, range, rfc3339};
 use super::watermark::Watermark;
 use crate::store::{Dialect, Row, Session, StoreError, Value};
 
-/// How long a report counts unless a query says otherwise.
+/// Default for how long a report counts.
 pub(crate) const DEFAULT_GAP: Duration = Duration::from_secs(5 * 60);
-/// The longest that a report can count.
+/// Maximum time for which a report counts.
 pub(crate) const LONGEST_GAP: Duration = Duration::from_secs(60 * 60);
-/// The rows of each period unless a query says otherwise.
+/// Default number of rows per period.
 pub(crate) const DEFAULT_LIMIT: u32 = 100;
-/// The most rows of a period.
+/// Maximum number of rows per period.
 pub(crate) const MAX_LIMIT: u32 = 1_000;
-/// The most periods of an answer.
+/// Maximum number of periods of an answer.
 const MAX_PERIODS: i64 = 1_000;
-/// The most groups, of all periods together, that are added up.
+/// Maximum number of groups, over all periods.
 const MAX_GROUPS: usize = 100_000;
 
-/// What usage is added up by.
+/// Groups of usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum UsageBy {
     /// The user of the task's engine.
     User,
-    /// The queue that the report names.
+    /// The queue named in the report.
     Queue,
     /// The type of the task's engine.
     #[value(alias = "engine_type")]
@@ -54,19 +54,19 @@ pub(crate) enum UsageBy {
     Application,
 }
 
-/// The periods that usage is added up for.
+/// Periods of usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum UsageEvery {
-    /// The hours of UTC.
+    /// Hours in UTC.
     Hour,
-    /// The days of UTC.
+    /// Days in UTC.
     Day,
-    /// The time from the beginning to the end.
+    /// The whole time range.
     Whole,
 }
 
-/// Which usage.
+/// Selects usage.
 #[derive(Clone, Debug)]
 pub(crate) struct UsageQuery {
     /// `None`: 24 hours before `to`.
@@ -75,15 +75,15 @@ pub(crate) struct UsageQuery {
     pub(crate) to: Option<Timestamp>,
     pub(crate) by: UsageBy,
     pub(crate) every: UsageEvery,
-    /// Only of tasks of this user.
+    /// Only tasks of this user.
     pub(crate) user: Option<String>,
-    /// A report counts for at most so long; more than 0, and at most an hour.
+    /// A report counts for at most this long; more than 0, at most an hour.
     pub(crate) longest_gap: Duration,
-    /// The most rows of a period, from 1 to 1,000: those that used the most core-seconds in all periods together.
+    /// Maximum number of rows per period, from 1 to 1,000: the keys with the most core-seconds over all periods.
     pub(crate) limit: u32,
 }
 
-/// What was used.
+/// Usage by period and key.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Usage {
     #[serde(serialize_with = "rfc3339")]
@@ -97,9 +97,9 @@ pub(crate) struct Usage {
     pub(crate) every: UsageEvery,
     pub(crate) longest_gap_seconds: f64,
     pub(crate) watermark: Watermark,
-    /// Sorted by period, then the most core-seconds first. Periods and keys without usage are left out.
+    /// Sorted by period, then by core-seconds, descending. Periods and keys without usage are omitted.
     pub(crate) items: Vec<UsageItem>,
-    /// `consumer expire` removed what was reported before this time.
+    /// `consumer expire` removed the reports before this time.
     #[serde(
         serialize_with = "optional_rfc3339",
         skip_serializing_if = "Option::is_none"
@@ -108,10 +108,10 @@ pub(crate) struct Usage {
     pub(crate) expired_before: Option<Timestamp>,
 }
 
-/// What was used in a period by one user, queue, engine type, job or application.
+/// Usage of one user, queue, engine type, job or application in a period.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct UsageItem {
-    /// When the period begins, which is cut off at the ends of the query's time.
+    /// Start of the period, clipped to the query's time range.
     #[serde(serialize_with = "rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub(crate) from: Timestamp,
@@ -124,7 +124,7 @@ pub(crate) struct UsageItem {
     pub(crate) core_seconds: f64,
     pub(crate) memory_byte_seconds: f64,
     pub(crate) instance_seconds: f64,
-    /// For how long something is known, of each application.
+    /// Time for which resources are known, summed over applications.
     pub(crate) application_seconds: f64,
 }
 
@@ -138,7 +138,7 @@ impl UsageItem {
 }
 
 impl UsageBy {
-    /// A column of a task `t` or its report `r`.
+    /// The column of a task `t` or its report `r`.
     fn column(self) -> &'static str {
         match self {
             Self::User => "t.engine_user",
@@ -151,7 +151,7 @@ impl UsageBy {
 }
 
 impl UsageEvery {
-    /// `None`: the whole time.
+    /// `None`: the whole time range.
     pub(crate) fn period(self) -> Option<Duration> {
         match self {
             Self::Hour => Some(Duration::from_secs(60 * 60)),
@@ -167,7 +167,7 @@ impl UsageQuery {
         if self.longest_gap.is_zero() || self.longest_gap > LONGEST_GAP {
             return refused(
                 "longest_gap",
-                "a report counts for more than 0 s and at most for an hour".to_owned(),
+                "it must be more than 0 s and at most an hour".to_owned(),
             );
         }
         check_limit(self.limit, MAX_LIMIT)?;
@@ -177,7 +177,7 @@ impl UsageQuery {
                 return refused(
                     "every",
                     format!(
-                        "more than {MAX_PERIODS} periods lie between {from} and {to}; ask for longer periods or for less time"
+                        "more than {MAX_PERIODS} periods between {from} and {to}; ask for longer periods or a shorter time range"
                     ),
                 );
             }
@@ -187,13 +187,13 @@ impl UsageQuery {
 }
 
 impl Reader {
-    /// What was used between two times.
+    /// Usage between two times.
     ///
     /// # Errors
     /// [`QueryError::Parameter`], or if the database fails.
     pub(crate) async fn usage(&mut self, query: &UsageQuery) -> Result<Usage, QueryError> {
         let now = Timestamp::now();
-        // The usual time ends where the past does.
+        // The default range ends now at the latest.
         let upto = match query.from {
             Some(_) => query.to,
             None => query.to.map(|to| to.min(now)),
@@ -203,13 +203,13 @@ impl Reader {
         let to = to.min(now);
         let (from, expired_before) = (from.min(to), self.expired_before());
         let groups = groups(&mut *self.session, query, from, to).await;
-        let groups = groups.map_err(failed(|| format!("adding up the usage of {}", self.place)))?;
+        let groups = groups.map_err(failed(|| format!("computing the usage of {}", self.place)))?;
         if groups.len() > MAX_GROUPS {
             return Err(QueryError::Parameter {
                 name: "by",
                 why: format!(
-                    "there are more than {MAX_GROUPS} of them, of all periods together; ask for less time, for longer periods, \
-                     or by user, queue or engine_type"
+                    "more than {MAX_GROUPS} groups over all periods; ask for a shorter time range, longer periods, or by user, queue or \
+                     engine_type"
                 ),
             });
         }
@@ -228,7 +228,7 @@ impl Reader {
     }
 }
 
-/// The items of the keys with the most core-seconds, and of each period the sum of the others.
+/// The items of the keys with the most core-seconds, and per period the sum of the others.
 fn greatest(groups: Vec<UsageItem>, limit: usize) -> Vec<UsageItem> {
     let mut totals = BTreeMap::<&Option<String>, f64>::new();
     for group in &groups {
@@ -267,7 +267,7 @@ fn greatest(groups: Vec<UsageItem>, limit: usize) -> Vec<UsageItem> {
     items
 }
 
-/// Each group's usage in each period; one more than [`MAX_GROUPS`] at most.
+/// Usage per group and period; at most [`MAX_GROUPS`] + 1.
 async fn groups(
     session: &mut dyn Session,
     query: &UsageQuery,
@@ -297,9 +297,9 @@ async fn groups(
     rows.into_iter().map(item).collect()
 }
 
-/// The reports of each application in their order, how long each one holds, cut into periods, and added up.
+/// SQL: orders each application's reports, computes how long each one holds, splits that into periods, and sums it up.
 ///
-/// The histories have no index on time: the tasks that can have reports of the time are found by `task`.
+/// The histories have no index on time: `task` narrows down the tasks that may have reports in the range.
 fn statement(dialect: &dyn Dialect, query: &UsageQuery, from: Timestamp, to: Timestamp) -> String {
     let key = query.by.column();
     let bytewise = dialect.bytewise();
@@ -334,7 +334,7 @@ fn statement(dialect: &dyn Dialect, query: &UsageQuery, from: Timestamp, to: Tim
     let held = format!(
         "SELECT key, memory_bytes, cores, instances, {begun} AS begun, {until} AS until FROM ({reports}) AS reports {user}"
     );
-    // What is held for an hour at most lies in two periods at most.
+    // A report holds for at most an hour, so it spans at most two periods.
     let parts = match query.every.period() {
         None => format!(
             "SELECT key, memory_bytes, cores, instances, CAST(NULL AS bigint) AS start, {} AS seconds FROM ({held}) AS held \

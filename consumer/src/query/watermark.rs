@@ -1,4 +1,4 @@
-//! How much of the events topic an answer has seen.
+//! The stored offsets of the events topic, as seen by an answer.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,14 +9,14 @@ use utoipa::ToSchema;
 
 use crate::store::{Session, StoreError};
 
-/// Of each partition of the events topic, the next offset to be stored: every event before it is in the tables.
-/// As text `0:123,1:99`.
+/// For each partition of the events topic, the next offset to be stored: every event before it is in the tables. As
+/// text: `0:123,1:99`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(value_type = std::collections::HashMap<String, i64>, example = json!({"0": 123, "1": 99}))]
 pub(crate) struct Watermark(pub(crate) BTreeMap<i32, i64>);
 
 impl Watermark {
-    /// Of the parts that are stored of a partition, the one that is least far counts.
+    /// If a partition's parts are stored separately, the lowest offset counts.
     pub(super) async fn read(session: &mut dyn Session) -> Result<Self, StoreError> {
         let select = "SELECT partition, min(next_offset) AS next_offset FROM consumed_offset GROUP BY partition";
         let rows = session.select(select, &[]).await?.into_iter();
@@ -24,12 +24,12 @@ impl Watermark {
         each.collect::<Result<_, StoreError>>().map(Self)
     }
 
-    /// The next offset to be stored of a partition; 0 if none was.
+    /// The next offset to be stored in a partition; 0 if none was.
     pub(crate) fn next_offset(&self, partition: i32) -> i64 {
         self.0.get(&partition).copied().unwrap_or_default()
     }
 
-    /// Whether what has seen this has seen all of that.
+    /// Whether this has seen everything that `that` has seen.
     pub(crate) fn covers(&self, that: &Self) -> bool {
         let mut those = that.0.iter();
         those.all(|(partition, next)| *next <= self.next_offset(*partition))

@@ -1,4 +1,4 @@
-//! Answers in JSON, with a tag by which a client that has one already is spared it.
+//! JSON answers with an ETag, so that a client that already has an answer does not download it again.
 
 use axum::extract::Request;
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -11,10 +11,10 @@ use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
 
-/// So much of an answer's checksum is its tag.
+/// Bytes of the checksum that become the tag.
 const TAG_BYTES: usize = 16;
 
-/// An answer in JSON, with its tag.
+/// A JSON answer with its tag.
 pub(crate) struct Answer {
     body: Vec<u8>,
     headers: HeaderMap,
@@ -22,13 +22,13 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// # Errors
-    /// 500 if it is no JSON.
+    /// 500 if it cannot be serialized.
     pub(crate) fn of(answer: &impl Serialize) -> Result<Self, Problem> {
         let body = serde_json::to_vec(answer).map_err(|error| {
-            tracing::error!("an answer is no JSON: {error}");
+            tracing::error!("an answer cannot be serialized as JSON: {error}");
             Problem::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "the answer cannot be written as JSON",
+                "the answer cannot be serialized as JSON",
             )
         })?;
         Ok(Self {
@@ -37,7 +37,7 @@ impl Answer {
         })
     }
 
-    /// With a header.
+    /// Adds a header.
     pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
@@ -54,14 +54,14 @@ impl IntoResponse for Answer {
     }
 }
 
-/// Of the bytes themselves: what an answer says may change by the passage of time alone, and each state of the tables
-/// may be told in several ways. Weak, since it is the same whether they are compressed or not.
+/// A weak tag, computed from the uncompressed bytes: an answer also changes with time alone, and compression does not
+/// change it.
 pub(crate) fn tag(body: &[u8]) -> String {
     let sum = Sha256::digest(body);
     format!("W/\"{}\"", hex(&sum[..TAG_BYTES]))
 }
 
-/// Answers 304 to a client that has the answer already.
+/// Answers 304 if the client already has the answer.
 pub(crate) async fn spare(request: Request, next: Next) -> Response {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let held = request.headers().get_all(header::IF_NONE_MATCH);
@@ -78,7 +78,7 @@ pub(crate) async fn spare(request: Request, next: Next) -> Response {
     response
 }
 
-/// Whether `If-None-Match` names the tag (RFC 9110, 13.1.2: by weak comparison).
+/// Whether `If-None-Match` contains the tag, by weak comparison (RFC 9110, 13.1.2).
 fn is_held(held: &[HeaderValue], tag: &HeaderValue) -> bool {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     let Ok(tag) = tag.to_str().map(opaque) else {

@@ -1,17 +1,17 @@
-//! What every route works with.
+//! The state shared by all routes.
 
 use std::sync::Arc;
 
 use super::live::Hub;
 use super::readers::Readers;
 
-/// The state of the routes.
+/// The routes' state.
 pub(crate) type App = Arc<Shared>;
 
-/// What the routes share.
+/// Shared by the routes.
 pub(crate) struct Shared {
-    /// The only way to the database.
+    /// The only access to the database.
     pub(crate) readers: Readers,
-    /// Tells what changes.
+    /// Publishes changes.
     pub(crate) live: Arc<Hub>,
 }

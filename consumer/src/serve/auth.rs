@@ -1,4 +1,4 @@
-//! Who may see what: nobody is asked on loopback, or bearer tokens are, or a proxy that has authenticated its users.
+//! Authentication: none on loopback, bearer tokens, or a header from a trusted proxy.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,14 +20,14 @@ use super::options::ServeOptions;
 use super::problem::Problem;
 use super::server::Peer;
 
-/// How callers are known.
+/// How callers are authenticated.
 #[derive(Debug)]
 pub(super) struct Authentication {
     tokens: Option<Tokens>,
     proxy: Option<Proxy>,
 }
 
-/// What of bearer tokens is known.
+/// The known bearer tokens.
 #[derive(Debug)]
 struct Tokens(Vec<Token>);
 
@@ -37,7 +37,7 @@ struct Token {
     caller: Caller,
 }
 
-/// Proxies that say who asks.
+/// Proxies whose user header is trusted.
 #[derive(Debug)]
 struct Proxy {
     header: HeaderName,
@@ -47,7 +47,7 @@ struct Proxy {
 
 impl Authentication {
     /// # Errors
-    /// If the file of tokens is no good.
+    /// If the token file is invalid.
     pub(super) fn of(options: &ServeOptions) -> Result<Self, NeedsAttention> {
         let proxy = options.user_header.clone().map(|header| Proxy {
             header,
@@ -62,10 +62,10 @@ impl Authentication {
         Ok(Self { tokens, proxy })
     }
 
-    /// Who asks; `None`: they do not say.
+    /// The caller; `None` if the request has no credentials.
     ///
     /// # Errors
-    /// If what they say is not so.
+    /// 401 if the credentials are invalid.
     fn caller(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Option<Caller>, Problem> {
         if self.tokens.is_none() && self.proxy.is_none() {
             return Ok(Some(Caller::Operator));
@@ -80,12 +80,12 @@ impl Authentication {
         if let Some(given) = headers.get(header::AUTHORIZATION) {
             return tokens.authorized(given).map(Some);
         }
-        // A cookie of a token that is not known any more is none: its browser could not come to the form else.
+        // An unknown token in a cookie counts as none; otherwise its browser could not reach the login form.
         let by_cookie = login::token(headers).and_then(|token| tokens.caller(&token).ok());
         Ok(by_cookie.or(by_proxy))
     }
 
-    /// Whether this is a token that is known.
+    /// Whether the token is known.
     pub(super) fn knows(&self, token: &[u8]) -> bool {
         let tokens = self.tokens.as_ref();
         tokens.is_some_and(|tokens| tokens.caller(token).is_ok())
@@ -109,8 +109,8 @@ impl Tokens {
         Self::parse(&text).map_err(no_good)
     }
 
-    /// A line a token; empty lines and those that begin with `#` are left out. What is wrong is told by the line's
-    /// number only: somebody may have put a token there.
+    /// One token per line; empty lines and lines that start with `#` are skipped. Errors name only the line's number,
+    /// because the line may contain a plain token.
     fn parse(text: &str) -> Result<Self, String> {
         let mut tokens = Vec::new();
         for (i, line) in text.lines().enumerate() {
@@ -134,7 +134,7 @@ impl Tokens {
             tokens.push(token);
         }
         match tokens.is_empty() {
-            true => Err("no line has a token: nobody could ask anything".to_owned()),
+            true => Err("no line has a token, so every request would be refused".to_owned()),
             false => Ok(Self(tokens)),
         }
     }
@@ -143,15 +143,13 @@ impl Tokens {
         let given = authorization.as_bytes();
         let (scheme, token) = given.split_at_checked(7).unwrap_or_default();
         if !scheme.eq_ignore_ascii_case(b"bearer ") {
-            return Err(unauthorized(
-                "the header Authorization holds no bearer token",
-            ));
+            return Err(unauthorized("the Authorization header has no bearer token"));
         }
         self.caller(token.trim_ascii())
     }
 
     fn caller(&self, token: &[u8]) -> Result<Caller, Problem> {
-        // All are compared, and each to its end: the time tells nothing of how much of one was right.
+        // Compares with every token in constant time, so that timing reveals nothing.
         let sha256 = <[u8; 32]>::from(Sha256::digest(token));
         let (mut found, mut index) = (Choice::from(0), 0_u32);
         for (i, token) in (0_u32..).zip(&self.0) {
@@ -161,7 +159,7 @@ impl Tokens {
         }
         let token = bool::from(found).then(|| &self.0[index as usize]);
         let caller = token.map(|token| token.caller.clone());
-        caller.ok_or_else(|| unauthorized("this bearer token is not known"))
+        caller.ok_or_else(|| unauthorized("unknown bearer token"))
     }
 }
 
@@ -196,7 +194,7 @@ impl Proxy {
         };
         if !self.trusted.contains(&peer.to_canonical()) {
             let detail = format!(
-                "the header {} is not believed from this address",
+                "the header {} is not trusted from this address",
                 self.header
             );
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
@@ -205,7 +203,7 @@ impl Proxy {
             .unwrap_or_default()
             .trim();
         if user.is_empty() || more.is_some() {
-            let detail = format!("the header {} does not name one user", self.header);
+            let detail = format!("the header {} must name exactly one user", self.header);
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
         Ok(Some(match self.operators.contains(user) {
@@ -221,7 +219,8 @@ fn unauthorized(detail: &str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, detail)
 }
 
-/// Finds out who asks. A request that does not say so goes on without a [`Caller`], and so to no route that takes one.
+/// Identifies the caller. A request without credentials continues without a [`Caller`]; every route that extracts one
+/// rejects it.
 pub(super) async fn authenticate(
     State(authentication): State<Arc<Authentication>>,
     mut request: Request,
@@ -253,7 +252,7 @@ pub(super) async fn authenticate(
 mod tests {
     use super::*;
 
-    /// Of `secret` and `other`.
+    /// The tokens are `secret` and `other`.
     const FILE: &str = "# who may ask\n\n\
         sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b viewer=ada=1\n  \
         sha256:D9298A10D1B0735837DC4BD85DAC641B0F3CEF27A47E5D53A54F2F3F5B2FCFFA\toperator\n";

@@ -1,4 +1,4 @@
-//! Who asks, and what of the tables they may see.
+//! The caller of a request, and which tasks it may see.
 
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
@@ -6,8 +6,8 @@ use axum::http::request::Parts;
 
 use super::problem::Problem;
 
-/// Who made a request. Every route that tells of tasks takes this and obeys its [`scope`](Self::scope); a request comes
-/// to no route without one.
+/// The authenticated caller. Every route that returns tasks extracts this and obeys its [`scope`](Self::scope); a
+/// request without one is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Caller {
     /// Sees all tasks.
@@ -17,7 +17,7 @@ pub(crate) enum Caller {
 }
 
 impl Caller {
-    /// The only user whose tasks are to be told of; `None`: of all.
+    /// The only user whose tasks may be shown; `None`: all users.
     pub(crate) fn scope(&self) -> Option<&str> {
         match self {
             Self::Operator => None,
@@ -25,19 +25,19 @@ impl Caller {
         }
     }
 
-    /// Whether the tasks of this user may be told of.
+    /// Whether the tasks of this user may be shown.
     pub(crate) fn sees(&self, engine_user: &str) -> bool {
         self.scope().is_none_or(|user| user == engine_user)
     }
 
-    /// The user to whose tasks a question is narrowed down, of which it names one or none.
+    /// The user to whom a query is limited; `user` is the one it names, if any.
     ///
     /// # Errors
-    /// 403 if another one's tasks are asked for.
+    /// 403 if it names another user than the caller may see.
     pub(crate) fn narrow(&self, user: Option<String>) -> Result<Option<String>, Problem> {
         match (self, user) {
             (Self::Viewer { user: own }, Some(asked)) if asked != *own => {
-                let detail = "user: this caller sees only tasks of its own";
+                let detail = "user: you may see only your own tasks";
                 Err(Problem::new(StatusCode::FORBIDDEN, detail))
             }
             (Self::Viewer { user }, _) => Ok(Some(user.clone())),
@@ -51,7 +51,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let caller = parts.extensions.get::<Self>().cloned();
-        // A route outside the guard tells nothing to anybody.
+        // Reached only if a route is mounted without authentication.
         caller.ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "not authenticated"))
     }
 }

@@ -1,4 +1,4 @@
-//! What stands before every route: what is said of itself in headers, and which names it answers to.
+//! Security headers of every answer, and the host names that are served.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use super::options::ServeOptions;
 use super::problem::Problem;
 
-/// Of every answer. The policy lets a page use what this program serves, and nothing else.
+/// Set on every answer. The policy allows a page to load only from this server.
 const HEADERS: &[(&str, &str)] = &[
     (
         "content-security-policy",
@@ -23,7 +23,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("cross-origin-opener-policy", "same-origin"),
 ];
 
-/// Sets the headers of every answer: whether it may be kept is for the route to say, and no is the default.
+/// Sets the headers of every answer. Caching is off unless the route allows it.
 pub(super) async fn headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
@@ -35,13 +35,13 @@ pub(super) async fn headers(request: Request, next: Next) -> Response {
     response
 }
 
-/// The names by which a server is asked. A page of somebody else's, whose name was made to lead to loopback, asks by that
-/// name.
+/// The allowed host names. They protect against DNS rebinding: a foreign page whose name was made to resolve to
+/// loopback sends that name as the host.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
-    /// Any name is answered: no page leads a browser to what it does not reach by itself.
+    /// Any name is allowed: an attacker's page gains no access that the browser does not already have.
     any: bool,
-    /// Names beside those of loopback, in lower case, without ports.
+    /// Allowed names in addition to loopback's, in lower case, without ports.
     more: Vec<String>,
 }
 
@@ -58,7 +58,7 @@ impl Names {
         let mut given = headers.get_all(header::HOST).iter();
         let (first, second) = (given.next(), given.next());
         let host = first.and_then(|host| host.to_str().ok());
-        // A request line with a whole URL wins (RFC 9112, 3.2.2).
+        // The authority of an absolute request target takes precedence (RFC 9112, 3.2.2).
         let Some(host) = authority.or(host).filter(|_| second.is_none()) else {
             return false;
         };
@@ -80,7 +80,7 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Refuses requests by other names (421).
+/// Rejects requests for other host names (421).
 pub(super) async fn only_by_name(
     State(names): State<Names>,
     request: Request,
@@ -90,7 +90,7 @@ pub(super) async fn only_by_name(
     if names.any || names.include(request.headers(), authority) {
         return next.run(request).await;
     }
-    let detail = "this server does not answer to this host name; another one than localhost is given to it by --allow-host";
+    let detail = "host name not allowed; start the server with --allow-host NAME to allow names other than localhost";
     Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).into_response()
 }
 

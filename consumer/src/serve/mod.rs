@@ -1,13 +1,13 @@
-//! `consumer serve`: what [`query`](crate::query) says, over HTTP.
+//! `consumer serve`: the results of [`query`](crate::query) over HTTP.
 //!
 //! ```text
-//! TCP or TLS ──▶ server ──▶ guard ──▶ routes (api, …) ──▶ readers ──▶ one snapshot of the database ──▶ answer
-//!             (connections) (who may)                    (bounded)                                 or problem
+//! TCP or TLS ──▶ server ──▶ guard, auth ──▶ routes (api, …) ──▶ readers ──▶ one snapshot of the database ──▶ answer
+//!             (connections)                                    (bounded)                                 or problem
 //! ```
 //!
-//! A room of routes (`api`) gives its [`Routes`]: handlers that take who asks ([`Caller`](caller::Caller)) and
-//! [`Parameters`](parameters::Parameters), ask the [`Readers`], and return an [`Answer`](answer::Answer) or a
-//! [`Problem`](problem::Problem). No route asks the database in another way.
+//! Each module of routes (`api`, …) provides its [`Routes`]: handlers that take the [`Caller`](caller::Caller) and
+//! [`Parameters`](parameters::Parameters), query the [`Readers`], and return an [`Answer`](answer::Answer) or a
+//! [`Problem`](problem::Problem). Routes access the database only through the readers.
 
 mod answer;
 mod api;
@@ -61,17 +61,18 @@ pub(crate) use self::routes::DURATION;
 use self::routes::Routes;
 use crate::store::{Database, DatabaseOptions};
 
-/// Bytes of a request's body. Nothing that is served takes one of size.
+/// Maximum size of a request's body, in bytes. No route needs a large one.
 const BODY_BYTES: usize = 64 << 10;
-/// An answer has to begin in this time: more than [`Readers`] take.
+/// Time limit until an answer begins; longer than the limit of [`Readers`].
 const REQUEST_LIMIT: Duration = Duration::from_secs(25);
-/// How often the database is looked after while nobody asks anything.
+/// Interval of health checks of the database while there are no requests.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Serves until `stop`. The database may be away, at the start too: requests are answered with 503 until it is back.
+/// Serves until `stop`. The database may be unavailable, even at the start: requests are answered with 503 until it is
+/// back.
 ///
 /// # Errors
-/// If the options are no good, or the address cannot be listened on.
+/// If the options are invalid, or the address cannot be bound.
 pub async fn serve(
     options: ServeOptions,
     database: &DatabaseOptions,
@@ -94,20 +95,20 @@ pub async fn serve(
     let is_plain = tls.is_none() && !options.listen.ip().is_loopback();
     if is_plain && options.tokens.is_some() {
         tracing::warn!(
-            "bearer tokens are read by everybody on the way: add --tls-cert and --tls-key, or let a proxy do so"
+            "bearer tokens are sent unencrypted: add --tls-cert and --tls-key, or terminate TLS at a proxy"
         );
     }
     let router = router(&options, authentication, app.clone());
     tokio::select! {
         () = server::serve(listener, tls, router, stop) => {}
         () = look_after(&app, &health) => {}
-        // It ends by `stop`; then the server finishes.
+        // Polling ends at `stop`; then the server finishes its requests.
         () = polling.then(|()| pending()) => {}
     }
     Ok(())
 }
 
-/// Every route that is served.
+/// All served routes.
 fn routes(options: &ServeOptions) -> Routes {
     match options.linkis {
         true => api::routes().merge(linkis::routes(options)),
@@ -124,7 +125,7 @@ fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App)
         true => login_routes(authentication.clone(), options.tls_cert.is_some()),
         false => Router::new(),
     };
-    // The last one is the first that a request comes to.
+    // Layers run in reverse order: the last one added sees a request first.
     let router = router
         .merge(openapi::route(&document, authentication.has_tokens()))
         .merge(page::routes())
@@ -167,7 +168,7 @@ fn login_routes(authentication: Arc<Authentication>, is_https: bool) -> Router {
     Router::new().route(login::PATH, route)
 }
 
-/// Which pages of other origins a browser lets read this: never with a cookie or the like.
+/// Allows pages of these origins to read answers, without credentials.
 fn cors(origins: &[String]) -> Option<CorsLayer> {
     let origins = origins
         .iter()
@@ -185,13 +186,13 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     (!origins.is_empty()).then_some(cors)
 }
 
-/// Keeps knowing whether the database answers. Does not end.
+/// Checks regularly whether the database answers. Never returns.
 async fn look_after(app: &App, health: &Health) {
     loop {
         let looked = app
             .readers
             .ask(|reader| async move { reader.watermark().await.map(drop) }.boxed());
-        // What fails is noted there.
+        // The readers record a failure themselves.
         let _ = looked.await;
         health.observed(true, true, BTreeMap::new());
         tokio::time::sleep(LOOK).await;

@@ -1,4 +1,4 @@
-//! `/openapi.json`: the description of the API, made from its code.
+//! `/openapi.json`: the API's OpenAPI document, generated from its code.
 
 #[cfg(test)]
 mod reference;
@@ -13,15 +13,16 @@ use utoipa::openapi::{Info, OpenApi};
 use super::answer::tag;
 use super::app::App;
 
-/// What the description calls a token.
+/// Name of the token's security scheme.
 const TOKEN: &str = "token";
 
-/// The route of the description; with tokens, if callers are asked for them.
+/// The document's route; its security scheme is included if tokens are required.
 pub(super) fn route(document: &OpenApi, has_tokens: bool) -> Router<App> {
     let mut document = document.clone();
     document.info = Info::new("taskrunning", env!("CARGO_PKG_VERSION"));
-    document.info.description =
-        Some("What a task pipeline's tables say of running tasks.".to_owned());
+    document.info.description = Some(
+        "Running tasks: progress, resources and metrics, as stored by the consumer.".to_owned(),
+    );
     if has_tokens {
         let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         let components = document.components.get_or_insert_default();
@@ -29,7 +30,7 @@ pub(super) fn route(document: &OpenApi, has_tokens: bool) -> Router<App> {
         let needed = SecurityRequirement::new(TOKEN, Vec::<String>::new());
         document.security = Some(vec![needed]);
     }
-    // It is made of texts only.
+    // Serializing text is infallible.
     let text = document.to_json().unwrap_or_default();
     let tag = tag(text.as_bytes());
     let headers = [
@@ -58,7 +59,7 @@ mod tests {
         options: ServeOptions,
     }
 
-    /// With those that are served on demand.
+    /// Includes the optional routes.
     pub(super) fn routes() -> Routes {
         crate::serve::routes(&Arguments::parse_from(["serve", "--linkis"]).options)
     }

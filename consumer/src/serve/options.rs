@@ -1,4 +1,4 @@
-//! Options of `consumer serve`, and which of them go together.
+//! Options of `consumer serve`, and their valid combinations.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use service::exit::WrongUsage;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Server")]
 pub struct ServeOptions {
-    /// Listen on this address; on others than loopback's only with --tokens or --user-header
+    /// Address to listen on; addresses other than loopback require --tokens or --user-header
     #[arg(
         long,
         env = "SERVE_LISTEN",
@@ -20,7 +20,8 @@ pub struct ServeOptions {
         default_value = "127.0.0.1:8080"
     )]
     pub listen: SocketAddr,
-    /// Answer to this host name too; on loopback these are localhost and its addresses, elsewhere all until one is given
+    /// Host names to accept besides localhost; without any, a server on loopback accepts only localhost, others accept
+    /// any name
     #[arg(
         long,
         env = "SERVE_ALLOW_HOST",
@@ -28,7 +29,7 @@ pub struct ServeOptions {
         value_delimiter = ','
     )]
     pub allow_host: Vec<String>,
-    /// Let pages of this origin read the API, as in https://portal.example; without it browsers let none
+    /// Origins whose pages may read the API (CORS), as in https://portal.example; none by default
     #[arg(
         long,
         env = "SERVE_ALLOW_ORIGIN",
@@ -37,7 +38,7 @@ pub struct ServeOptions {
         value_parser = origin
     )]
     pub allow_origin: Vec<String>,
-    /// Serve HTTPS with this certificate and those that signed it (PEM)
+    /// Certificate chain for HTTPS (PEM file)
     #[arg(
         long,
         env = "SERVE_TLS_CERT",
@@ -45,7 +46,7 @@ pub struct ServeOptions {
         requires = "tls_key"
     )]
     pub tls_cert: Option<PathBuf>,
-    /// The certificate's key (PEM, PKCS #8)
+    /// Private key of the certificate (PEM file, PKCS #8)
     #[arg(
         long,
         env = "SERVE_TLS_KEY",
@@ -53,7 +54,8 @@ pub struct ServeOptions {
         requires = "tls_cert"
     )]
     pub tls_key: Option<PathBuf>,
-    /// Who may ask: a line a bearer token, `sha256:HEX operator` or `sha256:HEX viewer=USER`, with the token's checksum
+    /// File of bearer tokens, one per line: `sha256:HEX operator` or `sha256:HEX viewer=USER`, where HEX is the SHA-256
+    /// checksum of the token
     #[arg(
         long,
         env = "SERVE_TOKENS",
@@ -61,7 +63,7 @@ pub struct ServeOptions {
         hide_env_values = true
     )]
     pub tokens: Option<PathBuf>,
-    /// Who asks is told by this header, which a proxy that has authenticated them sets
+    /// Request header with the user's name, set by a proxy that has authenticated the user
     #[arg(
         long,
         env = "SERVE_USER_HEADER",
@@ -69,7 +71,7 @@ pub struct ServeOptions {
         requires = "trusted_proxy"
     )]
     pub user_header: Option<HeaderName>,
-    /// Addresses of the proxies whose --user-header is believed; from others it is refused
+    /// Addresses of proxies whose --user-header is trusted; it is refused from other addresses
     #[arg(
         long,
         env = "SERVE_TRUSTED_PROXY",
@@ -87,10 +89,10 @@ pub struct ServeOptions {
         requires = "user_header"
     )]
     pub operator: Vec<String>,
-    /// Serve the paths of Apache Linkis that tell of running tasks, too: /api/rest_j/v1/entrance/… and /jobhistory/…
+    /// Also serve Apache Linkis' REST API for running tasks: /api/rest_j/v1/entrance/… and /api/rest_j/v1/jobhistory/…
     #[arg(long, env = "SERVE_LINKIS", value_parser = FalseyValueParser::new())]
     pub linkis: bool,
-    /// Cores of the queue that corePercent of --linkis is a share of
+    /// Total cores of the queue, for corePercent of --linkis
     #[arg(
         long,
         env = "SERVE_LINKIS_QUEUE_CORES",
@@ -100,7 +102,7 @@ pub struct ServeOptions {
         requires = "linkis"
     )]
     pub linkis_queue_cores: u32,
-    /// GiB of the queue that memoryPercent of --linkis is a share of
+    /// Total memory of the queue in GiB, for memoryPercent of --linkis
     #[arg(
         long,
         env = "SERVE_LINKIS_QUEUE_MEMORY_GIB",
@@ -114,20 +116,20 @@ pub struct ServeOptions {
 
 impl ServeOptions {
     /// # Errors
-    /// If anybody could see what is not theirs.
+    /// If the options would expose tasks to anyone.
     pub fn check(&self) -> Result<(), WrongUsage> {
         let has_own_meaning = [HOST, AUTHORIZATION, COOKIE];
         let header = self.user_header.as_ref();
         if let Some(header) = header.filter(|header| has_own_meaning.contains(header)) {
             return Err(WrongUsage(format!(
-                "--user-header {header}: clients send this header of their own accord; name one that only the proxy sets, as in \
+                "--user-header {header}: clients set this header themselves; name one that only the proxy sets, as in \
                  x-forwarded-user"
             )));
         }
         let is_open = self.tokens.is_none() && self.user_header.is_none();
         if is_open && !self.listen.ip().is_loopback() {
             return Err(WrongUsage(format!(
-                "--listen {}: other machines reach this address, and nobody would have to say who they are; add --tokens \
+                "--listen {}: other machines can reach this address, and requests would not be authenticated; add --tokens \
                  FILE, or --user-header NAME and --trusted-proxy ADDR, or listen on loopback, as in 127.0.0.1:8080",
                 self.listen
             )));
@@ -136,9 +138,9 @@ impl ServeOptions {
     }
 }
 
-/// An origin as browsers write it: scheme, host, and a port that is not the scheme's own.
+/// An origin as browsers send it: scheme, host, and the port unless it is the scheme's default.
 fn origin(text: &str) -> Result<String, &'static str> {
-    let expected = "expected an origin as browsers write it, as in https://portal.example or http://localhost:3000";
+    let expected = "expected an origin as browsers send it, as in https://portal.example or http://localhost:3000";
     let uri: Uri = text.parse().map_err(|_| expected)?;
     let scheme = uri
         .scheme_str()

@@ -1,4 +1,4 @@
-//! The query part of a URL: each parameter is taken by its name, and one that nobody takes is refused.
+//! Query parameters of a URL. Each is taken by name; unknown ones are rejected.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -10,10 +10,10 @@ use service::time::timestamp;
 
 use super::problem::{ParameterProblem, Problem};
 
-/// So many parameters are read.
+/// Maximum number of parameters.
 const PARAMETERS: usize = 100;
 
-/// The parameters of a request. What is wrong with them is gathered, and [told](Self::end) all at once.
+/// The parameters of a request. Problems are collected, and [returned](Self::end) together.
 pub(crate) struct Parameters {
     given: Vec<(String, String)>,
     errors: Vec<ParameterProblem>,
@@ -31,16 +31,15 @@ impl Parameters {
         }
     }
 
-    /// These as Linkis' server reads them: a parameter without a value is not given, and one that nobody takes is left
-    /// alone.
+    /// Reads parameters as Linkis does: empty values count as absent, and unknown parameters are ignored.
     pub(crate) fn lenient(mut self) -> Self {
         self.given.retain(|(_, value)| !value.trim().is_empty());
         self.is_lenient = true;
         self
     }
 
-    /// Makes the times of these names absolute that count back, as in `-2h`, from `moment`. What is not read so is for
-    /// [`time`](Self::time) to refuse.
+    /// Replaces relative times of these parameters, as in `-2h`, by absolute ones before `moment`. Invalid ones are
+    /// left to [`time`](Self::time).
     pub(crate) fn count_back(&mut self, names: &[&str], moment: Timestamp) {
         for (_, value) in self
             .given
@@ -56,7 +55,7 @@ impl Parameters {
         }
     }
 
-    /// Notes that a parameter is no good.
+    /// Records that a parameter is invalid.
     pub(crate) fn refuse(&mut self, name: &str, why: impl Into<String>) {
         self.errors.push(ParameterProblem {
             parameter: name.to_owned(),
@@ -64,7 +63,7 @@ impl Parameters {
         });
     }
 
-    /// Every value that a parameter is given.
+    /// All values of a parameter.
     pub(crate) fn all(&mut self, name: &'static str) -> Vec<String> {
         self.known.push(name);
         let of_name = |(given, _): &(String, String)| given == name;
@@ -72,7 +71,7 @@ impl Parameters {
         taken.map(|(_, value)| value).collect()
     }
 
-    /// The value of a parameter that is given once or not at all.
+    /// The value of a parameter that may be given once.
     pub(crate) fn text(&mut self, name: &'static str) -> Option<String> {
         let mut values = self.all(name);
         if values.len() > 1 {
@@ -86,7 +85,7 @@ impl Parameters {
         Some(value)
     }
 
-    /// The same, read by `read`.
+    /// As [`text`](Self::text), parsed by `read`.
     pub(crate) fn read<T, E: Display>(
         &mut self,
         name: &'static str,
@@ -113,13 +112,13 @@ impl Parameters {
         self.truth(name).unwrap_or(false)
     }
 
-    /// A time, RFC 3339. None back from now, which the command line takes: it would be another one on the next page.
+    /// A time, RFC 3339. Relative times, as on the command line, are not accepted: they would differ from page to page.
     pub(crate) fn time(&mut self, name: &'static str) -> Option<Timestamp> {
         self.read(name, |text| {
             let time = Some(text).filter(|text| !text.starts_with('-'));
             let time = time.and_then(|text| timestamp(text).ok());
             time.ok_or(
-                "expected a time of RFC 3339 in the years 1 to 9999, as in 2026-11-25T14:05:00Z",
+                "expected a time in RFC 3339 format in the years 1 to 9999, as in 2026-11-25T14:05:00Z",
             )
         })
     }
@@ -137,13 +136,13 @@ impl Parameters {
         })
     }
 
-    /// Refuses what was not taken.
+    /// Rejects the remaining parameters.
     ///
     /// # Errors
-    /// 400, with everything that is wrong.
+    /// 400, with all problems.
     pub(crate) fn end(mut self) -> Result<(), Problem> {
         let known = match self.known.join(", ") {
-            none if none.is_empty() => "there is none here".to_owned(),
+            none if none.is_empty() => "this path takes none".to_owned(),
             known => format!("known are {known}"),
         };
         let untaken = match self.is_lenient {
@@ -151,7 +150,7 @@ impl Parameters {
             false => std::mem::take(&mut self.given),
         };
         for (name, _) in untaken {
-            self.refuse(&name, format!("no such parameter; {known}"));
+            self.refuse(&name, format!("unknown parameter; {known}"));
         }
         match self.errors.is_empty() {
             true => Ok(()),
@@ -168,14 +167,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
         let Ok(Query(given)) = query else {
             return Err(Problem::parameter(
                 "",
-                "the query of the URL cannot be read",
+                "the query of the URL cannot be parsed",
             ));
         };
         match given.len() {
             ..=PARAMETERS => Ok(Self::of(given)),
             more => Err(Problem::parameter(
                 "",
-                format!("{more} parameters, of at most {PARAMETERS}"),
+                format!("{more} parameters; at most {PARAMETERS} are allowed"),
             )),
         }
     }
@@ -214,7 +213,7 @@ mod tests {
             "user: given 2 times",
             "running: expected true or false",
             "job_id: empty",
-            "offest: no such parameter; known are at, limit, user, running, job_id, status",
+            "offest: unknown parameter; known are at, limit, user, running, job_id, status",
         ] {
             assert!(refused.detail().contains(words), "{}", refused.detail());
         }

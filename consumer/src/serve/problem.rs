@@ -1,4 +1,4 @@
-//! Every error of the HTTP API, as RFC 9457 has them.
+//! Errors of the HTTP API, as problem details (RFC 9457).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,33 +19,33 @@ use crate::store::StoreError;
 
 /// The media type of a problem.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
-/// So many bytes of an error's text are kept.
+/// Maximum length of an error's text, in bytes.
 const DETAIL_BYTES: usize = 1 << 10;
-/// When to ask again while the database is away.
+/// `Retry-After` while the database is unavailable.
 const AWAY: Duration = Duration::from_secs(5);
 
-/// Why a request has no answer (RFC 9457).
+/// An error answer (RFC 9457).
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
-    /// `about:blank`: the status says what kind of problem it is.
+    /// `about:blank`: the HTTP status defines the kind of problem.
     #[serde(rename = "type")]
     kind: &'static str,
     title: &'static str,
     #[serde(serialize_with = "code")]
     #[schema(value_type = u16)]
     status: StatusCode,
-    /// What was found, and what to do.
+    /// What is wrong, and what to do.
     detail: String,
-    /// The parameters that are no good.
+    /// The invalid parameters.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<ParameterProblem>,
     #[serde(skip)]
-    /// In a box, which keeps the results of functions that may fail small.
+    /// Boxed to keep `Result`s small.
     headers: Box<HeaderMap>,
 }
 
-/// A parameter that is no good.
+/// An invalid parameter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct ParameterProblem {
     pub(crate) parameter: String,
@@ -58,7 +58,7 @@ fn code<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::O
 }
 
 impl Problem {
-    /// A problem of this status.
+    /// A problem with this status.
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             kind: "about:blank",
@@ -70,7 +70,7 @@ impl Problem {
         }
     }
 
-    /// 400: parameters that are no good.
+    /// 400: invalid parameters.
     pub(crate) fn parameters(errors: Vec<ParameterProblem>) -> Self {
         let each: Vec<String> = errors
             .iter()
@@ -82,7 +82,7 @@ impl Problem {
         }
     }
 
-    /// 400: one parameter that is no good.
+    /// 400: one invalid parameter.
     pub(crate) fn parameter(parameter: &str, detail: impl Into<String>) -> Self {
         Self::parameters(vec![ParameterProblem {
             parameter: parameter.to_owned(),
@@ -90,20 +90,20 @@ impl Problem {
         }])
     }
 
-    /// With a header.
+    /// Adds a header.
     pub(crate) fn with(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
     }
 
-    /// With the time after which to ask again.
+    /// Adds `Retry-After`.
     pub(crate) fn retry_after(self, pause: Duration) -> Self {
         self.with(header::RETRY_AFTER, pause.as_secs().max(1).into())
     }
 
-    /// 503: the database does not answer. What exactly it said is for the log: it may name hosts.
+    /// 503: the database is unavailable. Its error is only logged, because it may name hosts.
     pub(crate) fn away() -> Self {
-        let detail = "the database does not answer now; ask again";
+        let detail = "the database is unavailable; retry";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(AWAY)
     }
 
@@ -116,18 +116,20 @@ impl Problem {
     }
 }
 
-/// What a caller is told where a query has no answer. What the database said is not part of it.
+/// The caller's view of a failed query. The database's own error is not part of it.
 impl From<&QueryError> for Problem {
     fn from(error: &QueryError) -> Self {
         match error {
             QueryError::Expired { at, before, .. } => Self::parameter(
                 "at",
-                format!("what was known at {at} was removed; ask for {before} or later"),
+                format!(
+                    "history before {before} was removed, and with it the state at {at}; ask for {before} or later"
+                ),
             ),
             QueryError::Cursor { .. } => Self::parameter("cursor", error.to_string()),
             QueryError::Parameter { name, why } => Self::parameter(name, why.clone()),
             error if error.is_too_long() => {
-                let detail = "the database took too long for this; ask for less";
+                let detail = "the query took too long; ask for less";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(AWAY)
             }
             QueryError::Store {
@@ -135,32 +137,32 @@ impl From<&QueryError> for Problem {
                 ..
             } => Self::new(
                 StatusCode::BAD_REQUEST,
-                "the database refuses a value of this request",
+                "the database rejects a value of this request",
             ),
             QueryError::Store { .. } => Self::away(),
         }
     }
 }
 
-/// What every route may answer beside its own.
+/// Errors that every route may return.
 impl IntoResponses for Problem {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
         let problems = [
             (
                 StatusCode::BAD_REQUEST,
-                "A parameter is no good; each is named in errors",
+                "A parameter is invalid; `errors` lists each one",
             ),
             (
                 StatusCode::UNAUTHORIZED,
-                "Who asks has not said who they are, or not truly",
+                "Credentials are missing or invalid",
             ),
             (
                 StatusCode::TOO_MANY_REQUESTS,
-                "Too many others ask now: see Retry-After",
+                "Too many requests: see Retry-After",
             ),
             (
                 StatusCode::SERVICE_UNAVAILABLE,
-                "The database does not answer, or not in time: see Retry-After",
+                "The database is unavailable or too slow: see Retry-After",
             ),
         ];
         let described = problems.map(|(status, what)| {
@@ -181,16 +183,16 @@ impl IntoResponse for Problem {
         let (status, headers) = (self.status, *self.headers.clone());
         let problem = self.clone();
         let response = (status, headers, Json(self)).into_response();
-        // After Json, which has a type of its own.
+        // After `Json`, which sets its own type.
         let mut response = (content_type, response).into_response();
-        // For those who write it in another way.
+        // For layers that render it in another format.
         response.extensions_mut().insert(problem);
         response
     }
 }
 
-/// Makes a problem of every error that is not one yet, nor a page: a path or method that is not served, an extractor's
-/// rejection, a layer's limit.
+/// Converts every other error to a problem, unless it is a page: unknown paths and methods, rejections by extractors,
+/// and limits of layers.
 pub(crate) async fn problems(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();
@@ -202,9 +204,9 @@ pub(crate) async fn problems(request: Request, next: Next) -> Response {
     let detail = match status {
         StatusCode::NOT_FOUND => "nothing is served at this path; see /openapi.json".to_owned(),
         StatusCode::SERVICE_UNAVAILABLE if text.is_empty() => {
-            "no answer in time; ask again".to_owned()
+            "the request timed out; retry".to_owned()
         }
-        StatusCode::METHOD_NOT_ALLOWED => "this path is only read: GET or HEAD".to_owned(),
+        StatusCode::METHOD_NOT_ALLOWED => "this path is read-only: use GET or HEAD".to_owned(),
         _ => String::from_utf8_lossy(&text).into_owned(),
     };
     let mut problem = Problem::new(status, detail);
@@ -225,8 +227,8 @@ fn is_whole(headers: &HeaderMap) -> bool {
     content_type.starts_with(PROBLEM_JSON.as_bytes()) || content_type.starts_with(b"text/html")
 }
 
-/// 500: a handler panicked. The panic itself is in the log.
+/// 500: a handler panicked. The panic itself is logged.
 pub(crate) fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
-    let detail = "a bug in this program, which its log tells of; please report it";
+    let detail = "internal error: a bug, with details in the server's log; please report it";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).into_response()
 }

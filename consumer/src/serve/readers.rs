@@ -1,4 +1,4 @@
-//! A bounded number of connections to the database, which answer questions one at a time each.
+//! A bounded pool of database connections, each answering one request at a time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,18 +14,18 @@ use super::problem::Problem;
 use crate::query::{QueryError, Reader};
 use crate::store::{Database, StoreError};
 
-/// So many questions are asked of the database at once, each on a connection of its own.
+/// Maximum number of connections, and so of concurrent requests.
 const CONNECTIONS: usize = 8;
-/// So many more wait for one of them. Others are told to come back.
+/// Maximum number of requests that wait for a connection. Further ones get 429.
 const QUEUE: usize = 64;
-/// A query may take so long. Then the database itself ends it.
+/// Time limit of a query, enforced by the database.
 const QUERY_LIMIT: Duration = Duration::from_secs(10);
-/// A question, which is several queries, may take so long with its wait for a connection.
+/// Time limit of a request, which may run several queries, including its wait for a connection.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
-/// When to come back where too many wait.
+/// `Retry-After` when the queue is full.
 const CROWDED: Duration = Duration::from_secs(1);
 
-/// Connections that only read.
+/// Read-only connections.
 pub(crate) struct Readers(Arc<Shared>);
 
 struct Shared {
@@ -33,14 +33,14 @@ struct Shared {
     health: Arc<Health>,
     is_away: AtomicBool,
     idle: Mutex<Vec<Reader>>,
-    /// Permits of those who ask or wait.
+    /// Permits of running and waiting requests.
     queue: Arc<Semaphore>,
-    /// Permits of those who ask.
+    /// Permits of running requests.
     connections: Arc<Semaphore>,
 }
 
 impl Readers {
-    /// Connects when something is asked.
+    /// Connects on the first request.
     pub(crate) fn of(database: Database, health: Arc<Health>) -> Self {
         Self(Arc::new(Shared {
             database,
@@ -52,10 +52,10 @@ impl Readers {
         }))
     }
 
-    /// Asks something of one snapshot of the database.
+    /// Runs `question` on one snapshot of the database.
     ///
     /// # Errors
-    /// 400 for what the question has no answer to, 429 if too many wait, 503 if the database does not answer.
+    /// 400 if the query is invalid, 429 if the queue is full, 503 if the database is unavailable.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
         question: impl for<'r> FnOnce(&'r mut Reader) -> BoxFuture<'r, Result<T, QueryError>>
@@ -63,12 +63,12 @@ impl Readers {
         + 'static,
     ) -> Result<T, Problem> {
         let Ok(queued) = self.0.queue.clone().try_acquire_owned() else {
-            let detail = "too many requests wait for the database; ask again";
+            let detail = "too many requests are waiting for the database; retry";
             let crowded = Problem::new(StatusCode::TOO_MANY_REQUESTS, detail);
             return Err(crowded.retry_after(CROWDED));
         };
         let shared = self.0.clone();
-        // A task of its own: a caller that goes away does not leave a query behind that nobody counts.
+        // In its own task: if the caller disconnects, the query still holds its permit until it ends.
         let answered = tokio::spawn(async move {
             let _queued = queued;
             let Ok(_connection) = shared.connections.clone().acquire_owned().await else {
@@ -78,7 +78,7 @@ impl Readers {
         });
         match timeout(ANSWER_LIMIT, answered).await {
             Ok(Ok(answer)) => answer,
-            // The panic of a question is that of its handler.
+            // Propagates a panic to the handler.
             Ok(Err(ended)) => match ended.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => Err(Problem::away()),
@@ -96,13 +96,13 @@ impl Shared {
         let asked = async {
             let mut reader = self.reader().await?;
             let answer = question(&mut reader).await;
-            // Nothing that failed is asked again: a transaction that failed, or a connection that broke.
+            // After a failure the connection is dropped: its transaction or the connection itself may be broken.
             if answer.is_ok() && reader.rest().await.is_ok() {
                 self.idle().push(reader);
             }
             answer
         };
-        // A connection that does not answer is dropped.
+        // On a timeout the connection is dropped.
         let Ok(answer) = timeout(ANSWER_LIMIT, asked).await else {
             let waited = ANSWER_LIMIT.as_secs();
             self.is_away(&format!("no answer within {waited} s"));
@@ -115,7 +115,7 @@ impl Shared {
                 }
                 self.health.answered();
             }
-            // The fault of what was asked.
+            // Caused by the request.
             Err(QueryError::Store {
                 doing,
                 source: fault @ (StoreError::TooLong(_) | StoreError::Refused(_)),
@@ -128,7 +128,7 @@ impl Shared {
         answer.map_err(|error| Problem::from(&error))
     }
 
-    /// Logs it the first time, and says it to whom asks whether this is ready.
+    /// Logs the first failure, and reports it in the readiness check.
     fn is_away(&self, why: &str) {
         if !self.is_away.swap(true, Ordering::Relaxed) {
             tracing::warn!("{why}; requests are answered with 503 until it is back");
@@ -136,7 +136,7 @@ impl Shared {
         self.health.waiting_for(why.to_owned());
     }
 
-    /// A connection with a new snapshot: an idle one, if it still works.
+    /// A connection with a new snapshot; reuses an idle one if it still works.
     async fn reader(&self) -> Result<Reader, QueryError> {
         loop {
             let Some(mut reader) = self.idle().pop() else {

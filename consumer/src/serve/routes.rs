@@ -1,4 +1,4 @@
-//! One list of routes, each with its part of the OpenAPI document.
+//! Routes, each with its part of the OpenAPI document.
 
 use std::time::Instant;
 
@@ -12,20 +12,21 @@ use utoipa::openapi::OpenApi;
 
 use super::app::App;
 
-/// Histogram, seconds: until an answer begins. Labels as OpenTelemetry's conventions for HTTP servers have them.
+/// Histogram, seconds: time until an answer begins. Labels follow OpenTelemetry's semantic conventions for HTTP
+/// servers.
 pub(crate) const DURATION: &str = "http_server_request_duration_seconds";
 
-/// Routes, and the document that describes them. A room of routes makes one of these; see
+/// Routes, and the OpenAPI document that describes them. Each module of routes makes one; see
 /// [`api::routes`](super::api::routes).
 pub(crate) struct Routes {
     pub(crate) router: Router<App>,
     pub(crate) document: OpenApi,
-    /// The paths that are served, as the document has them.
+    /// The served paths, as in the document.
     pub(crate) paths: Vec<String>,
 }
 
 impl Routes {
-    /// None yet; `Doc` describes those that are added.
+    /// No routes yet; `Doc` provides the document's metadata.
     pub(crate) fn of<Doc: utoipa::OpenApi>() -> Self {
         Self {
             router: Router::new(),
@@ -34,21 +35,21 @@ impl Routes {
         }
     }
 
-    /// A route that is read, at the path which `Path`, made by `#[utoipa::path]`, names.
+    /// Adds a GET route at the path in `Path`, which `#[utoipa::path]` generates.
     pub(crate) fn get<Path: utoipa::Path, T: 'static>(
         mut self,
         handler: impl Handler<T, App>,
     ) -> Self {
         let path = Path::path();
         let route = path.clone();
-        // Not what other methods get: whoever asks could make up labels.
+        // Only GET is measured: clients could invent methods, and so labels.
         let measured = from_fn(move |request, next| measure(route.clone(), request, next));
         self.router = self.router.route(&path, get(handler).route_layer(measured));
         self.paths.push(path);
         self
     }
 
-    /// These and those.
+    /// Adds the routes of `more`.
     pub(crate) fn merge(mut self, more: Self) -> Self {
         self.router = self.router.merge(more.router);
         self.document.merge(more.document);

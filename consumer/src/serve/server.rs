@@ -1,4 +1,4 @@
-//! Connections: accepted, limited, and ended in time.
+//! Accepts connections, limits them, and ends them in time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,27 +21,26 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-/// More connections wait in the system's queue: a browser keeps up to six.
+/// Maximum number of connections; more wait in the kernel's backlog. A browser keeps up to six.
 const CONNECTIONS: usize = 4096;
-/// A request's headers have to be there in this time, and so has the first one of a connection. A connection without
-/// a request is closed after it.
+/// Time limit for a request's headers, the first request of a connection included. Idle connections are closed after
+/// it.
 const HEADERS: Duration = Duration::from_secs(30);
-/// Bytes of headers.
+/// Maximum size of a request's headers, in bytes.
 const HEADER_BYTES: usize = 64 << 10;
-/// A client that takes nothing of what it is sent for so long is gone, or as good as that: a stream would wait for it
-/// for ever.
+/// A client that reads nothing for this long is disconnected; otherwise its stream would block for ever.
 const UNREAD: Duration = Duration::from_secs(30);
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// A connection could not be accepted: too many files are open, as a rule.
+/// Pause after a failed accept, usually because of too many open files.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// Answers under way get so long when the program is to stop: less than its grace.
+/// Time for running requests on shutdown; shorter than the program's grace period.
 const FINISH: Duration = Duration::from_secs(6);
 
-/// Who is at the other end of the connection; an extension of each request.
+/// The peer's address, an extension of each request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
 
-/// Serves until `stop`, then finishes what is under way.
+/// Serves until `stop`, then finishes the running requests.
 pub(super) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,

@@ -1,4 +1,4 @@
-//! HTTPS by files.
+//! HTTPS with certificate files.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use tokio_native_tls::native_tls::{self, Identity, Protocol};
 
 use super::options::ServeOptions;
 
-/// What takes TLS connections, if that is asked for.
+/// The TLS acceptor, if TLS is configured.
 ///
 /// # Errors
-/// If a file cannot be read, or holds something else.
+/// If a file cannot be read or is invalid.
 pub(super) fn acceptor(options: &ServeOptions) -> Result<Option<TlsAcceptor>, NeedsAttention> {
     let (Some(cert), Some(key)) = (&options.tls_cert, &options.tls_key) else {
         return Ok(None);
@@ -25,7 +25,7 @@ pub(super) fn acceptor(options: &ServeOptions) -> Result<Option<TlsAcceptor>, Ne
     });
     let acceptor = acceptor.map_err(|error| {
         NeedsAttention(format!(
-            "--tls-cert {} and --tls-key {} are no certificate with its key: {error}. A key of another form is brought into \
+            "--tls-cert {} and --tls-key {} are not a certificate and its key: {error}. Convert a key in another format to \
              PKCS #8 by: openssl pkcs8 -topk8 -nocrypt",
             cert.display(),
             key.display()

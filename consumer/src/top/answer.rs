@@ -1,13 +1,13 @@
-//! What the screen asks, and what it is answered.
+//! The screen's query and the source's answer.
 
 use jiff::Timestamp;
 
 use crate::query::{TaskDetails, TaskOrder, TaskPage};
 
-/// What the screen shows, and so what is asked.
+/// What the screen shows, and so what to query.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Question {
-    /// How the list is sorted; `None`: the list is frozen, and not asked for.
+    /// The list's order; `None`: the list is frozen, do not query it.
     pub(super) sort: Option<Sort>,
     /// The task whose details are shown.
     pub(super) exec_id: Option<String>,
@@ -19,13 +19,13 @@ pub(super) struct Sort {
     pub(super) descending: bool,
 }
 
-/// What the source said.
+/// The source's answer.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) question: Question,
     pub(super) at: Timestamp,
     pub(super) page: Option<TaskPage>,
-    /// Of the task that was asked for; `None` within: there is none.
+    /// Details of the requested task; an inner `None` means that it does not exist.
     pub(super) details: Option<Option<Details>>,
 }
 
@@ -40,6 +40,6 @@ pub(super) struct Details {
 #[derive(Debug)]
 pub(super) struct Curve {
     pub(super) name: &'static str,
-    /// Microseconds since 1970, ascending, and the value then.
+    /// Time in microseconds since 1970, ascending, and value.
     pub(super) points: Vec<(i64, f64)>,
 }

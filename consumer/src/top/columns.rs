@@ -1,4 +1,4 @@
-//! The columns of the list: those that a screen has room for.
+//! The list's columns: as many as the screen has room for.
 
 use jiff::Timestamp;
 use ratatui::style::Style;
@@ -30,15 +30,15 @@ use Column::{
     Bar, Cores, Engine, Job, Mark, Memory, Progress, Reported, Running, Status, Task, User,
 };
 
-/// In the order of the screen.
+/// From left to right.
 const SHOWN: [Column; 12] = [
     Task, Status, Mark, Progress, Bar, Running, Reported, Memory, Cores, User, Engine, Job,
 ];
-/// The most important first: a narrow screen has only the first of them.
+/// Most important first: a narrow screen drops columns from the end.
 const RANKED: [Column; 12] = [
     Task, Status, Progress, Running, Reported, Mark, Memory, Cores, User, Engine, Bar, Job,
 ];
-/// An exec id takes what is left, up to this.
+/// Maximum width of the exec id, which takes the remaining space.
 const TASK_MAX: usize = 48;
 
 impl Column {
@@ -90,14 +90,14 @@ impl Column {
     }
 }
 
-/// The columns that a screen this wide has room for, each with its width.
+/// The columns that fit into this width, with their widths.
 fn layout(columns: usize) -> Vec<(Column, usize)> {
     let mut used = 0;
     let chosen: Vec<Column> = RANKED
         .into_iter()
         .take_while(|column| {
             used += column.width() + usize::from(used > 0);
-            // The first one is cut off where there is not even room for that.
+            // The first column is always shown, truncated if necessary.
             used <= columns || *column == Task
         })
         .collect();
@@ -113,7 +113,7 @@ fn layout(columns: usize) -> Vec<(Column, usize)> {
         .collect()
 }
 
-/// The text in so many columns, filled up with spaces.
+/// The text, padded to this width.
 fn padded(text: &str, columns: usize, is_number: bool) -> String {
     let text = fit(text, columns);
     let space = " ".repeat(columns - width(&text));
@@ -123,7 +123,7 @@ fn padded(text: &str, columns: usize, is_number: bool) -> String {
     }
 }
 
-/// The headings, with an arrow at the one that the list is sorted by.
+/// The headings, with an arrow at the sort column.
 pub(super) fn headings(columns: usize, sort: Option<Sort>) -> String {
     let headings = layout(columns).into_iter().map(|(column, width)| {
         let arrow = match sort {
@@ -173,7 +173,7 @@ fn cell(
     let unknown = || "?".to_owned();
     let text = match column {
         Task => shown(&task.exec_id),
-        // A task that is marked has no final status: the mark tells more.
+        // A mark replaces the status: a marked task has no final status.
         Status => match mark(task) {
             Some(mark) if !has_marks => return (mark, look.warning()),
             _ => {
@@ -205,7 +205,7 @@ fn cell(
     (text, Style::new())
 }
 
-/// That a task is silent or stalled, by a shape and in words.
+/// The mark of a silent or stalled task: a shape and a word.
 fn mark(task: &TaskItem) -> Option<String> {
     match (task.silent_seconds, task.stalled_seconds) {
         (Some(silent), _) => Some(format!("! silent {}", lasting(silent))),

@@ -1,4 +1,4 @@
-//! Draws everything about a task: its values over time, then the text of `consumer task`, which scrolls.
+//! Draws a task's details: its values over time, then the scrollable text of `consumer task`.
 
 use jiff::Timestamp;
 use ratatui::Frame;
@@ -12,13 +12,13 @@ use crate::tasks::{details_text, gib};
 
 /// Columns for a curve's name and values.
 const NAMES: u16 = 25;
-/// A sparkline's highest value; small ones still show.
+/// A sparkline's maximum, large enough for small values to show.
 const HIGHEST: f64 = 1e6;
-/// The text below keeps at least so many lines.
+/// Minimum number of lines for the text.
 const TEXT_MIN: u16 = 4;
 
-/// Draws a task as of this time with that many lines of its text scrolled away, which is cut to what there is. Gives how
-/// many lines of it the screen has.
+/// Draws a task's details as of `now`, with `scroll` lines of the text scrolled away; clamps `scroll`. Returns the
+/// number of text lines on the screen.
 pub(super) fn draw(
     details: &Details,
     at: Timestamp,
@@ -28,7 +28,7 @@ pub(super) fn draw(
     look: Look,
 ) -> usize {
     let curves = u16::try_from(details.curves.len()).unwrap_or(u16::MAX);
-    // Two lines a curve, or one, or none.
+    // Two lines per curve, or one, or none.
     let lines = [2, 1]
         .into_iter()
         .find(|lines| curves.saturating_mul(*lines) + TEXT_MIN <= area.height);
@@ -73,10 +73,10 @@ fn curve(curve: &Curve, area: Rect, frame: &mut Frame<'_>, look: Look) {
         Line::styled(format!("  {} … {}", shown(low), shown(high)), look.dim()),
     ];
     frame.render_widget(Paragraph::new(text.to_vec()), names);
-    // Progress is a share of 1, and the others of the most that there was.
+    // Progress is drawn relative to 1, other values relative to their maximum.
     let whole = if curve.name == "progress" { 1.0 } else { high };
     let bars = curve.columns(line.width.into()).into_iter().map(|value| {
-        // The cast takes NaN, of no value at all, for 0.
+        // The cast maps NaN to 0.
         Some((value? / whole * HIGHEST) as u64)
     });
     let sparkline = Sparkline::default()
@@ -91,7 +91,7 @@ impl Curve {
         self.points.iter().map(|(_, value)| *value)
     }
 
-    /// The greatest value in each of so many equal spans of time; where there is none, the one before it.
+    /// The maximum of each of `columns` equal time intervals; an interval without values repeats the previous one.
     fn columns(&self, columns: usize) -> Vec<Option<f64>> {
         let mut values = vec![None::<f64>; columns];
         let (Some((first, _)), Some((last, _))) = (self.points.first(), self.points.last()) else {

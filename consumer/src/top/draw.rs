@@ -1,5 +1,5 @@
-//! Draws the state: the heading, the list of tasks or the details of one, and the keys. Every text of a report passes
-//! [`shown`], so that none of its control characters reaches the terminal.
+//! Draws the state: the heading, the list of tasks or one task's details, and the keys. All text from reports passes
+//! through [`shown`], so that no control character reaches the terminal.
 
 use jiff::Timestamp;
 use ratatui::Frame;
@@ -21,17 +21,17 @@ const KEYS_OF_DETAILS: &str = "q quit  ? help  Esc back  f freeze  j k scroll";
 const HELP: &[&str] = &[
     "j k ↓ ↑ PgDn PgUp g G   move",
     "Enter details   Esc back   / search",
-    "f     freeze, and go on",
-    "s r d started, reported, running time",
-    "p m c progress, memory, cores: sorts by",
-    "      it; again: the other way round",
+    "f     freeze, continue",
+    "sort by: s started  r reported",
+    "         d running time  p progress",
+    "         m memory  c cores; again: reverse",
     "^L redraw  ^Z suspend  q ^C quit",
     "",
     "! silent: no report for a long time",
-    "= stalled: it reports, nothing changes",
+    "= stalled: reports, but no change",
 ];
 
-/// Draws everything, as of this time.
+/// Draws everything, as of `now`.
 pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>, now: Timestamp) {
     let screen = frame.area();
     let situation = situation(state, now);
@@ -59,7 +59,7 @@ pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>, now: Timestamp) {
         task(state, frame, main);
     }
     let text = match (state.is_typing, &state.view) {
-        (true, _) => format!("/{}▏ Enter keeps it, Esc ends it", shown(&state.search)),
+        (true, _) => format!("/{}▏ Enter keeps it, Esc clears it", shown(&state.search)),
         (_, View::List) => KEYS.to_owned(),
         _ => KEYS_OF_DETAILS.to_owned(),
     };
@@ -70,7 +70,7 @@ fn line(text: &str, style: Style, area: Rect) -> Line<'static> {
     Line::styled(fit(text, area.width.into()), style)
 }
 
-/// The time of day, for people.
+/// The time of day.
 fn clock(at: Timestamp) -> String {
     at.strftime("%H:%M:%S UTC").to_string()
 }
@@ -83,7 +83,7 @@ fn heading(state: &State) -> String {
     }
 }
 
-/// Whether what is shown is live, in words.
+/// Whether the screen is live, frozen or in the past.
 fn situation(state: &State, now: Timestamp) -> Span<'static> {
     let since = |since: Timestamp| {
         let passed = lasting(now.duration_since(since).as_secs_f64());
@@ -114,7 +114,7 @@ fn situation(state: &State, now: Timestamp) -> Span<'static> {
     }
 }
 
-/// What is listed, and how.
+/// The filters and the order of the list.
 fn summary_text(state: &State) -> String {
     let Some(fetched) = &state.fetched else {
         return String::new();
@@ -155,7 +155,7 @@ fn list(state: &mut State, frame: &mut Frame<'_>, area: Rect) {
     let rows = usize::from(body.height);
     (state.rows, state.first) = (
         rows,
-        // The selected row is on the screen, if any row is.
+        // Scrolls to the selected row.
         state
             .first
             .max((state.index + 1).saturating_sub(rows))
@@ -172,12 +172,12 @@ fn list(state: &mut State, frame: &mut Frame<'_>, area: Rect) {
         let text = match (fetched.page.items.len(), state.search.is_empty()) {
             (listed @ 1.., false) => {
                 format!(
-                    "none of the {listed} listed has {:?}; Esc lists all",
+                    "none of the {listed} tasks matches {:?}; Esc shows all",
                     state.search
                 )
             }
             _ if state.filters.is_empty() => "there are no tasks yet".to_owned(),
-            _ => format!("there is no task that is {}", state.filters),
+            _ => format!("no task matches: {}", state.filters),
         };
         let text = Paragraph::new(shown(&text)).wrap(Wrap { trim: true });
         frame.render_widget(text, body);
@@ -209,7 +209,7 @@ fn task(state: &mut State, frame: &mut Frame<'_>, area: Rect) {
     match found {
         Found::Asking => frame.render_widget(format!("{exec_id}: asking …"), area),
         Found::Nothing => {
-            let text = format!("there is no exec task {exec_id} any more; Esc goes back");
+            let text = format!("exec task {exec_id} no longer exists; Esc goes back");
             frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), area);
         }
         Found::Details(details, at) => {

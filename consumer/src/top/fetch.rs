@@ -1,4 +1,4 @@
-//! Asks the source again and again, apart from drawing: one question at a time, one answer waiting at most.
+//! Queries the source repeatedly, apart from drawing: one query at a time, at most one answer buffered.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use tokio::time::{sleep, timeout};
 use super::answer::{Answer, Question};
 use super::source::Source;
 
-/// An answer that takes longer is none: the source is away.
+/// Time limit of an answer.
 const ANSWER: Duration = Duration::from_secs(15);
 
-/// Asks until nobody wants an answer any more.
+/// Queries until the receiver is dropped.
 pub(super) async fn fetch(
     mut source: Source,
     mut questions: watch::Receiver<Question>,

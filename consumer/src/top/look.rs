@@ -1,16 +1,16 @@
-//! How things look in a terminal: text cut to a width, statuses as a shape and a word, colours.
+//! Appearance: text truncated to a width, shapes of statuses, colours.
 
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Span;
 
-/// Colours only say again what words say.
+/// Colours only repeat what words say.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
     pub(super) is_coloured: bool,
 }
 
 impl Look {
-    /// Without colours where `NO_COLOR` is set and not empty (no-color.org).
+    /// No colours if `NO_COLOR` is set and not empty (no-color.org).
     pub(super) fn of_environment() -> Self {
         let no_color = std::env::var_os("NO_COLOR");
         Self {
@@ -56,7 +56,7 @@ impl Look {
     }
 }
 
-/// The shape of a status, which stands before its word.
+/// The shape shown before a status.
 pub(super) fn shape(status: &str) -> char {
     match status {
         "Inited" => '○',
@@ -71,12 +71,12 @@ pub(super) fn shape(status: &str) -> char {
     }
 }
 
-/// The columns of a terminal that a text takes.
+/// The display width of a text, in columns.
 pub(super) fn width(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// The text in at most so many columns, with `…` for what is cut off. Wide characters are not halved, marks not torn from
+/// Truncates the text to a width, with `…` at the end. Wide characters are not split, and combining marks stay with
 /// their letters.
 pub(super) fn fit(text: &str, columns: usize) -> String {
     if width(text) <= columns {
@@ -85,7 +85,7 @@ pub(super) fn fit(text: &str, columns: usize) -> String {
     let (mut fitting, mut used) = (String::new(), 0);
     for grapheme in Span::raw(text).styled_graphemes(Style::default()) {
         used += width(grapheme.symbol);
-        // One column is for the ellipsis.
+        // Leaves one column for the ellipsis.
         if used >= columns {
             break;
         }
@@ -97,10 +97,10 @@ pub(super) fn fit(text: &str, columns: usize) -> String {
     fitting
 }
 
-/// A share of 1 as a bar of so many columns.
+/// A bar of this width for a share from 0 to 1.
 pub(super) fn bar(share: f64, columns: usize) -> String {
     const EIGHTHS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
-    // The cast takes NaN for 0.
+    // The cast maps NaN to 0.
     let eighths = (share.clamp(0.0, 1.0) * 8.0 * columns as f64).floor() as usize;
     let mut bar = "█".repeat(eighths / 8);
     if let Some(part) = (eighths % 8).checked_sub(1) {

@@ -1,4 +1,4 @@
-//! `consumer top`: the tasks on a terminal, live.
+//! `consumer top`: a live view of the tasks in a terminal.
 //!
 //! ```text
 //! keys ─────▶ State ──▶ draw, at most ten times a second
@@ -45,45 +45,45 @@ use crate::store::DatabaseOptions;
 use crate::task_options::TaskOptions;
 use crate::tasks::{list_text, tasks};
 
-/// From one frame to the next at least.
+/// Minimum interval between frames.
 const FRAME: Duration = Duration::from_millis(100);
-/// How often times that pass are drawn.
+/// Interval of redraws for running times.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Where tasks are read, which, and how often.
+/// Options of `consumer top`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TopOptions {
-    /// Read the API of `consumer serve` there, instead of a database
+    /// Read from this `consumer serve` instead of a database
     #[arg(long, value_name = "URL", value_parser = AddressParser::http("--token-file or TASKRUNNING_TOKEN"))]
     pub url: Option<Address>,
 
-    /// File with the token for the API; else TASKRUNNING_TOKEN of the environment, if it is set
+    /// File with the API's bearer token; default: the environment variable TASKRUNNING_TOKEN
     #[arg(long, value_name = "FILE", requires = "url")]
     pub token_file: Option<PathBuf>,
 
-    /// Certificates, in PEM, that the API's may be signed by, besides the system's
+    /// CA certificates for the API (PEM file), in addition to the system's
     #[arg(long, value_name = "FILE", requires = "url")]
     pub ca_file: Option<PathBuf>,
 
-    /// Which tasks, in which order.
+    /// Filters and order of the list.
     #[command(flatten)]
     pub tasks: TaskOptions,
 
-    /// At most so many tasks
+    /// Maximum number of tasks
     #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT, value_parser = clap::value_parser!(u32).range(1..=i64::from(LARGEST_LIMIT)))]
     pub limit: u32,
 
-    /// From an answer to the next question
+    /// Pause between an answer and the next query
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     pub interval: Duration,
 
-    /// Print the list once, as `consumer tasks` does. So it is where standard output is not a terminal
+    /// Print the list once, as `consumer tasks` does; default if standard output is not a terminal
     #[arg(long)]
     pub once: bool,
 }
 
 impl TopOptions {
-    /// Whether it goes on, in a terminal.
+    /// Whether to run interactively, in a terminal.
     pub fn is_live(&self) -> bool {
         !self.once && std::io::stdout().is_terminal()
     }
@@ -96,11 +96,10 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Shows tasks until it is told to stop: by a key, or by SIGTERM, SIGINT or SIGHUP.
+/// Shows tasks until a key, SIGTERM, SIGINT or SIGHUP ends it.
 ///
 /// # Errors
-/// If there is no such source, or the terminal cannot be drawn on. A source that is away is no error but of a list that is
-/// printed once.
+/// If the options are invalid, or the terminal cannot be used. An unavailable source is an error only with `--once`.
 pub async fn top(options: TopOptions, database: &DatabaseOptions) -> anyhow::Result<()> {
     let query = TaskQuery {
         limit: options.limit,
@@ -110,7 +109,7 @@ pub async fn top(options: TopOptions, database: &DatabaseOptions) -> anyhow::Res
     if !options.is_live() {
         return once(options, source, &query, database).await;
     }
-    // Before the screen: where one of these fails, there is nothing to restore.
+    // Fails before the terminal is taken over.
     let mut ended = ended_by_signal()?;
     tokio::select! {
         _ = &mut ended => return Ok(()),
@@ -125,7 +124,7 @@ pub async fn top(options: TopOptions, database: &DatabaseOptions) -> anyhow::Res
     run(source, state, options.interval, ended).await
 }
 
-/// Prints what `consumer tasks` prints.
+/// Prints the list, as `consumer tasks` does.
 async fn once(
     options: TopOptions,
     mut source: Source,
@@ -182,7 +181,7 @@ async fn show(
                     Some(Event::Key(key)) => state.pressed(key, Timestamp::now()),
                     Some(Event::Resize(..)) => Action::Draw,
                     Some(_) => Action::Nothing,
-                    // The terminal has gone.
+                    // The terminal was closed.
                     None => return Ok(()),
                 };
                 match action {
@@ -200,7 +199,7 @@ async fn show(
                 });
             }
             answer = answers.recv() => {
-                let answer = answer.context("the reader of tasks has ended")?;
+                let answer = answer.context("the fetching task has ended")?;
                 state.answered(answer, Timestamp::now());
             }
             () = sleep_until(next_frame), if is_changed => continue,

@@ -1,4 +1,4 @@
-//! Where tasks are read: the HTTP API of `consumer serve`, or a database. Both give the same values.
+//! The source of tasks: the HTTP API of `consumer serve`, or a database. Both return the same values.
 
 use std::time::Duration;
 
@@ -17,24 +17,24 @@ use crate::query::{Reader, SeriesQuery, TaskFilter, TaskPage, TaskQuery, TaskSer
 use crate::store::{Database, DatabaseOptions};
 use crate::tasks::wrong_usage;
 
-/// The variable that a token may be given by.
+/// The environment variable with a token.
 const TOKEN: &str = "TASKRUNNING_TOKEN";
-/// No larger answer is read.
+/// Maximum size of an answer.
 const ANSWER_MAX_BYTES: usize = 16 << 20;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Points of a curve that are asked for: more than a wide screen has columns.
+/// Number of points requested per curve; more than a wide screen has columns.
 const POINTS: u32 = 400;
-/// Series that are drawn, and what they are called there.
+/// The series that are drawn, and their names on the screen.
 const CURVES: [(&str, &str); 3] = [
     ("progress", "progress"),
     ("memory_bytes", "memory"),
     ("cores", "cores"),
 ];
-/// Reports that the details list.
+/// Number of reports in the details.
 const REPORTS: u32 = 20;
 
-/// Where tasks are read, and which.
+/// The source, and the query for the list.
 pub(super) struct Source {
     from: From,
     query: TaskQuery,
@@ -43,7 +43,7 @@ pub(super) struct Source {
 enum From {
     Database {
         database: Database,
-        /// `None` before the first answer, and after a failure.
+        /// `None` before the first answer and after a failure.
         reader: Option<Reader>,
     },
     Api {
@@ -54,7 +54,7 @@ enum From {
 
 impl Source {
     /// # Errors
-    /// If the options name no source, or one that cannot be.
+    /// If the options name no source, or contradict each other.
     pub(super) fn of(
         options: &TopOptions,
         database: &DatabaseOptions,
@@ -92,7 +92,7 @@ impl Source {
         })
     }
 
-    /// The source, for people.
+    /// The source, for messages.
     pub(super) fn place(&self) -> String {
         match &self.from {
             From::Database { database, .. } => database.place(),
@@ -100,22 +100,22 @@ impl Source {
         }
     }
 
-    /// Refuses a query that the source refuses. One that is away may come.
+    /// Checks the query. A source that is unavailable passes: it may come back.
     ///
     /// # Errors
-    /// What is wrong with the query.
+    /// If the source rejects the query.
     pub(super) async fn check(&mut self) -> anyhow::Result<()> {
         match timeout(RESPONSE_TIMEOUT, self.page()).await {
             Ok(Err(error)) if error.chain().any(|cause| cause.is::<WrongUsage>()) => Err(error),
             _ => {
-                // An answer that was not waited for is not read later.
+                // Drops the connection: a late answer must not be read as the next one.
                 self.give_up();
                 Ok(())
             }
         }
     }
 
-    /// Answers a question, or says why there is no answer.
+    /// Answers a question, or returns an error message.
     pub(super) async fn answer(&mut self, question: &Question) -> Result<Answer, String> {
         let answer = self.ask(question).await;
         answer.map_err(|error| {
@@ -124,7 +124,7 @@ impl Source {
         })
     }
 
-    /// Leaves a connection that does not answer: the next question is asked on a new one.
+    /// Drops a connection that does not answer; the next question opens a new one.
     pub(super) fn give_up(&mut self) {
         if let From::Database { reader, .. } = &mut self.from {
             *reader = None;
@@ -134,7 +134,7 @@ impl Source {
     /// One page of tasks.
     ///
     /// # Errors
-    /// If the source does not answer, or not well.
+    /// If the source is unavailable or returns an error.
     pub(super) async fn page(&mut self) -> anyhow::Result<TaskPage> {
         match &mut self.from {
             From::Database { database, reader } => {
@@ -149,7 +149,7 @@ impl Source {
                 let fields = query_fields(&self.query);
                 let page = get(client, token.as_deref(), &path, &fields).await?;
                 page.context(
-                    "404: there is no list of tasks there; is --url that of consumer serve?",
+                    "404: no task list at this address; check that --url is that of consumer serve",
                 )
             }
         }
@@ -221,7 +221,7 @@ fn curves(series: TaskSeries) -> Vec<Curve> {
     drawn.collect()
 }
 
-/// The reader, at the present state of the database.
+/// The reader, with a new snapshot.
 async fn fresh<'r>(
     database: &Database,
     reader: &'r mut Option<Reader>,
@@ -236,7 +236,7 @@ async fn fresh<'r>(
     Ok(reader.insert(fresh))
 }
 
-/// The token, from its file or the environment.
+/// The token, from the file or the environment.
 fn token(options: &TopOptions) -> anyhow::Result<Option<String>> {
     let token = match &options.token_file {
         Some(file) => {
@@ -244,7 +244,7 @@ fn token(options: &TopOptions) -> anyhow::Result<Option<String>> {
             let token = read.with_context(|| format!("--token-file {}", file.display()))?;
             match token.trim() {
                 "" => {
-                    let why = format!("--token-file {}: it is empty", file.display());
+                    let why = format!("--token-file {}: the file is empty", file.display());
                     return Err(WrongUsage(why).into());
                 }
                 token => Some(token.to_owned()),
@@ -257,7 +257,7 @@ fn token(options: &TopOptions) -> anyhow::Result<Option<String>> {
     Ok(token.filter(|token| !token.is_empty()))
 }
 
-/// The value of an API's answer; `None`: there is no such thing.
+/// The API's answer; `None` for 404.
 async fn get<T: DeserializeOwned>(
     client: &HttpClient,
     token: Option<&str>,
@@ -272,10 +272,10 @@ async fn get<T: DeserializeOwned>(
     if status.is_success() {
         let value = serde_json::from_slice(&body);
         return Ok(Some(
-            value.context("the answer is not one of consumer serve")?,
+            value.context("the answer is not from consumer serve")?,
         ));
     }
-    /// A problem of RFC 9457, or nothing of it.
+    /// A problem (RFC 9457); empty if the body is something else.
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Problem {
@@ -285,7 +285,7 @@ async fn get<T: DeserializeOwned>(
     let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
     let hint = match status {
         StatusCode::NOT_FOUND => return Ok(None),
-        StatusCode::UNAUTHORIZED => format!("; give a token by --token-file or {TOKEN}"),
+        StatusCode::UNAUTHORIZED => format!("; set a token with --token-file or {TOKEN}"),
         _ => String::new(),
     };
     let said = match problem.detail.is_empty() {
@@ -294,14 +294,14 @@ async fn get<T: DeserializeOwned>(
     };
     let why = format!("{status}: {said}{hint}");
     match status {
-        // It will not answer this, however often it is asked.
+        // Permanent: retrying does not help.
         StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             Err(WrongUsage(why).into())
         }
         _ => anyhow::bail!("{why}"),
     }
 }
-/// The fields of a filter that are set: their names and values.
+/// The filter's fields that are set, as names and values.
 fn fields(filter: &TaskFilter) -> Vec<(String, String)> {
     let Ok(Value::Object(fields)) = serde_json::to_value(filter) else {
         return Vec::new();
@@ -321,7 +321,7 @@ fn fields(filter: &TaskFilter) -> Vec<(String, String)> {
     set
 }
 
-/// A filter, for people; empty: everything.
+/// The filter, for people; empty: no filter.
 pub(super) fn shown(filter: &TaskFilter) -> String {
     let each = fields(filter).into_iter();
     let each = each.map(|(name, value)| match value.as_str() {
@@ -331,7 +331,7 @@ pub(super) fn shown(filter: &TaskFilter) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// The query as the API takes it.
+/// The query as parameters of the API.
 fn query_fields(query: &TaskQuery) -> Vec<(String, String)> {
     let mut fields = fields(&query.filter);
     let mut field = |name: &str, value| fields.push((name.to_owned(), value));

@@ -1,4 +1,4 @@
-//! What the screen shows, and how keys and answers change it. Draws nothing, asks nothing.
+//! The screen's state, and how keys and answers change it. No drawing, no I/O.
 
 use jiff::Timestamp;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -7,7 +7,7 @@ use super::answer::{Answer, Details, Question, Sort};
 use super::look::Look;
 use crate::query::{TaskItem, TaskOrder, TaskPage};
 
-/// The key of each order, and its column's heading.
+/// Key, order and column heading.
 pub(super) const ORDERS: &[(char, TaskOrder, &str)] = &[
     ('s', TaskOrder::Started, "started"),
     ('r', TaskOrder::Reported, "reported"),
@@ -17,81 +17,81 @@ pub(super) const ORDERS: &[(char, TaskOrder, &str)] = &[
     ('c', TaskOrder::Cores, "cores"),
 ];
 
-/// Longer texts are not searched for.
+/// Maximum length of a search, in characters.
 const SEARCH_CHARS: usize = 100;
 
-/// What a key asks of the program.
+/// What the program does after a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Nothing,
-    /// Something is shown otherwise.
+    /// The state changed: redraw.
     Draw,
-    /// Draw everything again.
+    /// Redraw the whole terminal.
     Clear,
     Suspend,
     Quit,
 }
 
-/// What the main part of the screen shows.
+/// The main part of the screen.
 #[derive(Debug)]
 pub(super) enum View {
     List,
     Details {
         exec_id: String,
         found: Found,
-        /// Lines of the text that are scrolled away.
+        /// Number of text lines scrolled away.
         scroll: usize,
     },
 }
 
-/// What is known of the task whose details are shown.
+/// The task whose details are shown.
 #[derive(Debug)]
 pub(super) enum Found {
     Asking,
-    /// There is no such task.
+    /// It does not exist.
     Nothing,
     Details(Box<Details>, Timestamp),
 }
 
-/// The source does not answer.
+/// The source is unavailable.
 #[derive(Debug)]
 pub(super) struct Away {
     pub(super) since: Timestamp,
     pub(super) why: String,
 }
 
-/// What was fetched last.
+/// The last answer.
 #[derive(Debug)]
 pub(super) struct Fetched {
     pub(super) page: TaskPage,
-    /// How its tasks are sorted.
+    /// Order of its tasks.
     pub(super) sort: Sort,
     pub(super) at: Timestamp,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
-    /// The source, for people.
+    /// The source, for messages.
     pub(super) place: String,
-    /// What the filters of the command line leave, for people; empty: everything.
+    /// The command line's filters, for people; empty: none.
     pub(super) filters: String,
-    /// Tasks are shown as they were then.
+    /// The past time that is shown.
     pub(super) as_of: Option<Timestamp>,
     pub(super) look: Look,
     pub(super) fetched: Option<Fetched>,
     pub(super) away: Option<Away>,
-    /// How the tasks that are asked for are sorted.
+    /// Requested order.
     pub(super) sort: Sort,
     pub(super) frozen_since: Option<Timestamp>,
     pub(super) search: String,
     pub(super) is_typing: bool,
-    /// The task that is selected, which stays so wherever its row goes.
+    /// The selected task. The selection follows it when its row moves.
     selected: Option<String>,
-    /// Its index among the rows that match; that of the one to select if it has gone.
+    /// Its index among the matching rows; if it is gone, the index to select.
     pub(super) index: usize,
-    /// The first row on the screen.
+    /// First row on the screen.
     pub(super) first: usize,
-    /// How many rows, or lines of details, the screen had last.
+    /// Number of rows or text lines that the last frame had.
     pub(super) rows: usize,
     pub(super) view: View,
     pub(super) is_help: bool,
@@ -124,7 +124,7 @@ impl State {
         }
     }
 
-    /// What to ask the source.
+    /// The next question for the source.
     pub(super) fn question(&self) -> Question {
         Question {
             sort: self.frozen_since.is_none().then_some(self.sort),
@@ -135,12 +135,12 @@ impl State {
         }
     }
 
-    /// Whether the screen shows times that pass: those of something that does not go on.
+    /// Whether the screen shows running times, so that it must be redrawn regularly.
     pub(super) fn ticks(&self) -> bool {
         self.away.is_some() || self.frozen_since.is_some()
     }
 
-    /// The tasks that match what is searched for, in the source's order.
+    /// The tasks that match the search, in the source's order.
     pub(super) fn matching(&self) -> Vec<&TaskItem> {
         let wanted = self.search.to_lowercase();
         let page = self.fetched.iter().flat_map(|fetched| &fetched.page.items);
@@ -161,7 +161,7 @@ impl State {
         .collect()
     }
 
-    /// Takes in what the source said, or why it said nothing at this time.
+    /// Applies an answer or an error.
     pub(super) fn answered(&mut self, answer: Result<Answer, String>, now: Timestamp) {
         let answer = match answer {
             Ok(answer) => answer,
@@ -197,7 +197,7 @@ impl State {
         }
     }
 
-    /// What a key does.
+    /// Handles a key.
     pub(super) fn pressed(&mut self, key: KeyEvent, now: Timestamp) -> Action {
         if key.kind == KeyEventKind::Release {
             return Action::Nothing;
@@ -225,7 +225,7 @@ impl State {
             _ if self.is_help => Action::Nothing,
             KeyCode::Char('f') => {
                 self.frozen_since = match self.frozen_since {
-                    // There is nothing to freeze yet.
+                    // Without tasks there is nothing to freeze.
                     None if self.fetched.is_some() => Some(now),
                     _ => None,
                 };
@@ -248,7 +248,7 @@ impl State {
         }
     }
 
-    /// Leaves what is in front: the help, the details, the search.
+    /// Closes what is in front: help, details or search.
     fn back(&mut self) -> Action {
         if self.is_help {
             self.is_help = false;
@@ -290,7 +290,7 @@ impl State {
         Action::Draw
     }
 
-    /// Sorts by the order that this key stands for; the other way round if that is the order already.
+    /// Sorts by the key's order, or reverses it if it is already the order.
     fn sorted(&mut self, key: char) -> Action {
         let Some((_, order, _)) = ORDERS.iter().find(|(its_key, ..)| *its_key == key) else {
             return Action::Nothing;
@@ -299,7 +299,7 @@ impl State {
             order: *order,
             descending: self.sort.order != *order || !self.sort.descending,
         };
-        // Its rows would stay in the order that they are in.
+        // A frozen list could not be sorted.
         self.frozen_since = None;
         Action::Draw
     }
@@ -310,14 +310,14 @@ impl State {
 
     fn moved(&mut self, by: isize) -> Action {
         match &mut self.view {
-            // Drawing sets the limit: it knows how many lines there are.
+            // Drawing clamps it, as it knows the number of lines.
             View::Details { scroll, .. } => *scroll = scroll.saturating_add_signed(by),
             View::List => self.select(self.index.saturating_add_signed(by)),
         }
         Action::Draw
     }
 
-    /// Selects the row of the task that was selected, or the one in its place.
+    /// Selects the row of the selected task, or the one in its place.
     fn follow_selected(&mut self) {
         let tasks = self.matching();
         let followed = self.selected.as_ref();
@@ -331,7 +331,7 @@ impl State {
         let tasks = self.matching();
         let index = index.min(tasks.len().saturating_sub(1));
         let selected = tasks.get(index).map(|task| task.exec_id.clone());
-        // One that is filtered away for a moment may come back.
+        // A task that is filtered out may come back.
         if selected.is_some() {
             self.selected = selected;
         }

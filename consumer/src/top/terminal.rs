@@ -1,4 +1,4 @@
-//! The terminal: taken over, given back however the program ends, and what is typed in it.
+//! The terminal: taken over, restored however the program ends, and its input.
 
 use std::io::{self, Stdout, stdout};
 use std::sync::Once;
@@ -18,16 +18,16 @@ use service::telemetry::{HeldLogs, hold_logs};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-/// How many events of the terminal wait at most: what is typed faster than that waits in the terminal.
+/// Maximum number of buffered events; further input waits in the terminal.
 const EVENTS: usize = 16;
-/// How long a program that a signal ends may take to give the terminal back, before that is done over its head: a
-/// terminal that takes no output (Ctrl-S) blocks it.
+/// Time for the program to restore the terminal after a signal; then the signal handler does it. A terminal that
+/// accepts no output (Ctrl-S) would block the program.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Whether the terminal is taken over now.
+/// Whether the terminal is taken over.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// The terminal, taken over until this is dropped: raw mode and the alternate screen. Logs are held meanwhile.
+/// The terminal in raw mode and on the alternate screen, until this is dropped. Logs are held back meanwhile.
 pub(super) struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
     _logs: Option<HeldLogs>,
@@ -56,23 +56,23 @@ impl Screen {
     }
 
     /// # Errors
-    /// If the terminal does not take it.
+    /// If the terminal cannot be written.
     pub(super) fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
         self.terminal.draw(draw).map(drop)
     }
 
-    /// The next frame is drawn whole: something else may have written to the terminal.
+    /// Draws the next frame in full, in case something else has written to the terminal.
     ///
     /// # Errors
-    /// If the terminal does not take it.
+    /// If the terminal cannot be written.
     pub(super) fn clear(&mut self) -> io::Result<()> {
-        // Terminal::clear would ask where the cursor is, and the answer comes to the thread that reads keys.
+        // `Terminal::clear` would query the cursor's position, but the thread that reads keys would receive the answer.
         execute!(stdout(), Clear(ClearType::All))?;
         self.terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
         Ok(())
     }
 
-    /// Stops the program until the shell continues it, with the terminal given back meanwhile.
+    /// Stops the process until the shell continues it, with the terminal restored meanwhile.
     ///
     /// # Errors
     /// If the terminal cannot be taken over again.
@@ -96,19 +96,19 @@ fn take() -> io::Result<()> {
     execute!(stdout(), EnterAlternateScreen).inspect_err(|_| give_back())
 }
 
-/// Only once: to leave the alternate screen again would move the cursor over what was printed since.
+/// Idempotent: leaving the alternate screen twice would move the cursor over later output.
 fn give_back() {
     if TAKEN.swap(false, Ordering::SeqCst) {
-        // Raw mode first: it needs no room in the terminal's buffer. A terminal that has gone needs nothing.
+        // Raw mode first, as that needs no room in the output buffer. Errors are ignored: the terminal may be gone.
         let _ = disable_raw_mode();
         let _ = execute!(stdout(), LeaveAlternateScreen, Show);
     }
 }
 
-/// What happens in the terminal; ends with the terminal.
+/// Events of the terminal; ends with the terminal.
 ///
 /// # Errors
-/// If there is no thread for it.
+/// If the thread cannot be started.
 pub(super) fn events() -> io::Result<mpsc::Receiver<Event>> {
     let (sender, events) = mpsc::channel(EVENTS);
     let read = move || {
@@ -118,18 +118,18 @@ pub(super) fn events() -> io::Result<mpsc::Receiver<Event>> {
             }
         }
     };
-    // Reading blocks: the thread ends with the process.
+    // Reading blocks, so the thread ends with the process.
     std::thread::Builder::new()
         .name("keys".to_owned())
         .spawn(read)?;
     Ok(events)
 }
 
-/// Answers when SIGTERM, SIGINT or SIGHUP comes. A program that has not ended soon after is ended then, with the terminal
-/// given back as far as it can be.
+/// Resolves on SIGTERM, SIGINT or SIGHUP. If the program is still running shortly after, restores the terminal as far
+/// as possible and exits.
 ///
 /// # Errors
-/// If the process may not listen for signals.
+/// If signal handlers cannot be installed.
 pub(super) fn ended_by_signal() -> io::Result<oneshot::Receiver<()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

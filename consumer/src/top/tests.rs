@@ -1,4 +1,4 @@
-//! What the terminal shows, drawn into memory. Long because whole screens stand in it.
+//! Screens of `consumer top`, drawn into memory. Long because it contains whole screens.
 
 use jiff::{SignedDuration, Timestamp};
 use ratatui::Terminal;
@@ -15,7 +15,7 @@ use super::look::Look;
 use super::state::{Action, State, View};
 use crate::query::TaskOrder;
 
-/// What engines may call themselves: control, bidirectional and invisible characters, markup, wide and combined ones.
+/// Hostile names of engines: control, bidirectional and invisible characters, markup, wide and combined ones.
 const HOSTILE: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}<img src=x onerror=alert(1)>\u{202e}\u{2066}\u{200b}\r\n\u{9b}31m\
     \u{feff}日本e\u{301}👩\u{200d}🚀";
 
@@ -27,7 +27,7 @@ fn later(seconds: i64) -> Timestamp {
     now() + SignedDuration::from_secs(seconds)
 }
 
-/// A running task as the API tells it.
+/// A running task in the API's format.
 fn task(exec_id: &str, changes: Value) -> Value {
     let mut task = json!({
         "exec_id": exec_id, "job_id": "job-1", "engine_instance": "node-1:4040", "engine_type": "spark",
@@ -51,7 +51,7 @@ fn state() -> State {
     state
 }
 
-/// The answer that these tasks are listed, and these details of the one that is asked for.
+/// An answer with these tasks, and these details of the requested one.
 fn answer(state: &State, tasks: &[Value], details: Option<Details>) -> Answer {
     let page = json!({"items": tasks, "next": null, "watermark": {}, "expired_before": null});
     let question = state.question();
@@ -86,7 +86,7 @@ fn screen(state: &mut State, columns: u16, lines: u16, at: Timestamp) -> Buffer 
     terminal.backend().buffer().clone()
 }
 
-/// The screen's lines. A wide character takes its own cell and one that is not drawn.
+/// The screen's lines. A wide character occupies its own cell and an undrawn one.
 fn lines(buffer: &Buffer) -> Vec<String> {
     let (columns, rows) = (buffer.area.width, buffer.area.height);
     let line = |y| {
@@ -106,7 +106,7 @@ fn text(state: &mut State, columns: u16, rows: u16) -> String {
     lines(&screen(state, columns, rows, now())).join("\n")
 }
 
-/// Everything about a task, as the API tells it, with curves of three points.
+/// A task's details in the API's format, with curves of three points.
 fn details(exec_id: &str, user: &str) -> Details {
     let task = json!({
         "task": task(exec_id, json!({"engine_user": user})),
@@ -199,7 +199,7 @@ fn a_wide_screen_has_all_columns_and_a_small_one_the_most_important() {
     let small = lines(&screen(&mut state, 40, 10, now()));
     assert_eq!(small[3], "exec task       status          progress");
     assert_eq!(small[4], "exec-1          ► Running        43.21 %");
-    // The mark is not lost with its column.
+    // A hidden status column does not hide the mark.
     assert_eq!(small[5], "exec-2          = stalled 20 …   43.21 %");
     let low = (1..=8).map(|rows| (80, rows));
     let small = [(1, 1), (5, 2), (20, 4), (40, 10), (300, 100)];
@@ -307,7 +307,7 @@ fn the_past_says_so() {
     state.as_of = Some(later(60));
     let past = lines(&screen(&mut state, 80, 24, now()));
     assert_eq!(past[1], "AS OF 2026-11-25T14:06:00Z, as it was known then");
-    // Ages are those of that time.
+    // Ages are relative to that time.
     assert!(past[4].ends_with("71 s"), "{past:#?}");
 }
 
@@ -347,7 +347,7 @@ fn keys_sort_and_the_list_says_how_it_is_sorted() {
     ] {
         type_in(&mut state, keys);
         assert_eq!(state.question().sort, Some(Sort { order, descending }));
-        // Until it is sorted so, it does not say so.
+        // The heading changes only once the answer is sorted.
         let before = text(&mut state, 120, 10);
         assert!(
             before.contains("(sorting …)") && !before.contains(heading),
@@ -396,7 +396,7 @@ fn the_selected_task_stays_selected_wherever_its_row_goes() {
     let answer_ = answer(&state, &named(&fewer), None);
     state.answered(Ok(answer_), now());
     assert_eq!(selected(&mut state), "exec-19");
-    // The one in its place, once it has gone.
+    // The row in its place, once it is gone.
     let answer_ = answer(&state, &named(&["exec-01", "exec-02"]), None);
     state.answered(Ok(answer_), now());
     assert_eq!(selected(&mut state), "exec-02");
@@ -411,11 +411,11 @@ fn a_search_narrows_what_is_listed() {
         task("exec-2", json!({})),
     ]);
     type_in(&mut state, "/graq");
-    // While it is typed, letters are no commands.
+    // Letters are no commands while a search is typed.
     let typed = text(&mut state, 80, 12);
     assert!(typed.contains("/graq▏"), "{typed}");
     assert!(
-        typed.contains("none of the 2 listed has \"graq\""),
+        typed.contains("none of the 2 tasks matches \"graq\""),
         "{typed}"
     );
     press(&mut state, KeyCode::Backspace);
@@ -455,7 +455,7 @@ fn details_show_curves_and_what_the_command_line_says() {
     ] {
         assert!(shown.contains(words), "{words} is not in\n{shown}");
     }
-    // The text scrolls, and no further than to its end.
+    // The text scrolls, but not beyond its end.
     let small = text(&mut state, 80, 24);
     assert!(
         small.contains("exec task") && !small.contains("ProgressRaised"),
@@ -477,10 +477,7 @@ fn details_show_curves_and_what_the_command_line_says() {
     let answer_ = answer(&state, &tasks, None);
     state.answered(Ok(answer_), now());
     let gone = text(&mut state, 80, 24);
-    assert!(
-        gone.contains("there is no exec task exec-1 any more"),
-        "{gone}"
-    );
+    assert!(gone.contains("exec task exec-1 no longer exists"), "{gone}");
 }
 
 #[test]

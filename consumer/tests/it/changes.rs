@@ -220,8 +220,8 @@ async fn who_follows_misses_no_change(kind: Kind) {
     }
     for (query, named) in [
         ("since=12", "since: expected PARTITION:OFFSET"),
-        ("status=Runing", "status: \"Runing\" is no status"),
-        ("silent=true", "silent: no such parameter"),
+        ("status=Runing", "status: unknown status \"Runing\""),
+        ("silent=true", "silent: unknown parameter"),
     ] {
         let refused = server
             .get(&format!("/api/v1/changes?{query}"))

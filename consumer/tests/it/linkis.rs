@@ -217,7 +217,7 @@ async fn every_field_is_there_and_its_faults_are_not(kind: Kind) {
         for route in ["progress", "progressWithResource"] {
             let answered = get(&server, &format!("/entrance/{nothing_told}/{route}")).await;
             let why = error(&answered, 400, 1);
-            assert!(why.contains("has told no progress"), "{why}");
+            assert!(why.contains("no progress was reported"), "{why}");
         }
     }
 
@@ -434,7 +434,7 @@ async fn lists_are_filtered_and_numbered(kind: Kind) {
     assert_eq!(listed(&server, &undone).await, (expected.to_vec(), 9));
 
     for (query, why) in [
-        ("status=Runing", "is no status"),
+        ("status=Runing", "unknown status"),
         (
             "pageSize=1001",
             "pageSize: expected a number from 1 to 1000",
@@ -444,7 +444,7 @@ async fn lists_are_filtered_and_numbered(kind: Kind) {
         ("startDate=yesterday", "startDate: expected milliseconds"),
         (
             "creator=IDE&runType=sql",
-            "creator: reports do not tell this",
+            "creator: reports do not contain this",
         ),
     ] {
         for list in ["list", "listundonetasks"] {

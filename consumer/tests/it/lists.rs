@@ -544,13 +544,13 @@ async fn a_cursor_is_of_one_list_alone(kind: Kind) {
     );
     assert!(last.contains("the last 1 of 3 running tasks"), "{last}");
     for (options, why) in [
-        (vec!["--cursor", cursor], "was given for other filters"),
+        (vec!["--cursor", cursor], "was issued for other filters"),
         (
             vec!["--running", "--ascending", "--cursor", cursor],
-            "was given for other filters",
+            "was issued for other filters",
         ),
-        (vec!["--cursor", "e30"], "is not one that this program gave"),
-        (vec!["--cursor", "ü"], "is not one that this program gave"),
+        (vec!["--cursor", "e30"], "was not issued by this program"),
+        (vec!["--cursor", "ü"], "was not issued by this program"),
         (vec!["--status", "Runing"], "there are Unknown, Inited"),
     ] {
         let refused = pipeline.tasks(&[], &options);

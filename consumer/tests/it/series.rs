@@ -325,7 +325,7 @@ async fn what_is_no_good_is_refused_by_name(kind: Kind) {
                 "--to",
                 "2026-11-25T14:04Z",
             ],
-            "--to: 2026-11-25T14:04:00Z is before the beginning",
+            "--to: 2026-11-25T14:04:00Z is before from",
         ),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_consumer"))

@@ -57,7 +57,7 @@ async fn a_task_is_told_as_the_command_tells_it(kind: Kind) {
         .await;
     let detail = refused.problem(400);
     assert!(
-        detail.contains("at: expected a time of RFC 3339"),
+        detail.contains("at: expected a time in RFC 3339"),
         "{detail}"
     );
     let errors = refused.json()["errors"].clone();
@@ -226,7 +226,7 @@ async fn https_is_served_by_files() {
     ];
     let refused = pipeline.fails(&swapped, 78);
     assert!(
-        refused.contains("are no certificate with its key"),
+        refused.contains("are not a certificate and its key"),
         "{refused}"
     );
     let absent = ["serve", "--listen", "127.0.0.1:0", "--tokens", "/absent"];
@@ -517,7 +517,7 @@ async fn the_description_names_every_parameter() {
         let mut described: Vec<_> = described.map(|one| one["name"].as_str().unwrap()).collect();
         let path = path.replace("{exec_id}", "exec-01");
         let detail = server.get(&format!("{path}?no_such=1")).await.problem(400);
-        let (_, known) = detail.split_once("no_such: no such parameter; ").unwrap();
+        let (_, known) = detail.split_once("no_such: unknown parameter; ").unwrap();
         let known = known.strip_prefix("known are ");
         let mut known: Vec<_> = known.map_or(Vec::new(), |known| known.split(", ").collect());
         described.sort_unstable();

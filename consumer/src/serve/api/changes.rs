@@ -1,4 +1,4 @@
-//! `/api/v1/changes`: what changes.
+//! `/api/v1/changes`: a stream of changes.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use crate::serve::parameters::Parameters;
 use crate::serve::problem::Problem;
 use crate::serve::routes::Routes;
 
-/// When to come back where there are too many streams, or no database.
+/// `Retry-After` when there are too many streams or the database is unavailable.
 const COME_BACK: Duration = Duration::from_secs(5);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// nginx's word for a stream that it is not to keep back.
+/// Tells nginx not to buffer the stream.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 #[derive(OpenApi)]
@@ -34,22 +34,23 @@ pub(super) fn routes() -> Routes {
     Routes::of::<Doc>().get::<__path_changes, _>(changes)
 }
 
-/// What changes: a stream of server-sent events that does not end by itself.
+/// Changes of tasks, as an endless stream of server-sent events.
 ///
-/// `tasks`: `{"items": [...], "left": [...], "watermark": {...}}`, the changed tasks of these filters as they are now, and
-/// the exec ids of those that a client may show and that do not satisfy the filters any more. `watermark` is in the last
-/// event of several that belong together. What a task holds, and whether it is silent or stalled, is not part of it: the
-/// list tells that. `reset`: `{"watermark": {...}}`, load anew what you show; changes behind this watermark follow.
-/// Comments keep the connection alive. The id of an event is the watermark behind it. A client that does not keep up is cut
-/// off; with the last id it gets what it missed. The end of a task that had ended before, as when its engine is reported
-/// again, comes up to half a minute late, and sometimes twice. What `consumer expire` removes is not told.
+/// `tasks`: `{"items": [...], "left": [...], "watermark": {...}}`. `items` are changed tasks that match the filters,
+/// with their current values. `left` are the exec ids of tasks that the client may show and that no longer match. If
+/// several events belong together, only the last one has a `watermark`. Resources, and whether a task is silent or
+/// stalled, are not included: query the list for them. `reset`: `{"watermark": {...}}`. Reload what you show; the
+/// changes after this watermark follow. Comments keep the connection alive. The id of an event is its watermark. A
+/// client that reads too slowly is disconnected and resumes from its last event id. If an ended task ends again, for
+/// example because its engine repeats its reports, the change arrives up to half a minute late, and possibly twice.
+/// Removals by `consumer expire` are not reported.
 #[utoipa::path(
     get,
     path = "/api/v1/changes",
     tag = "tasks",
     params(
-        ("since" = Option<String>, Query, example = "0:123,1:99", description = "The watermark of the answer that the client shows: changes behind it; without it, changes since the tables were last looked at, which is at most 15 s ago"),
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event; goes before `since`"),
+        ("since" = Option<String>, Query, example = "0:123,1:99", description = "The watermark of the answer that the client shows: the stream starts after it. Default: the last poll of the tables, at most 15 s ago"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event; takes precedence over `since`"),
         ("status" = Option<Vec<StatusName>>, Query, description = "One of these statuses (repeatable)"),
         ("running" = Option<bool>, Query, description = "Neither a final status nor Unknown"),
         ("user" = Option<String>, Query, min_length = 1),
@@ -61,7 +62,7 @@ pub(super) fn routes() -> Routes {
     responses(
         (status = OK, content_type = "text/event-stream", body = String),
         Problem,
-        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json", description = "There are too many streams, or the database does not answer: see Retry-After"),
+        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json", description = "Too many streams, or the database is unavailable: see Retry-After"),
     )
 )]
 async fn changes(
@@ -79,7 +80,7 @@ async fn changes(
     }
     let status = parameters.all("status");
     for unknown in status.iter().filter(|name| status_named(name).is_none()) {
-        parameters.refuse("status", format!("{unknown:?} is no status of a task"));
+        parameters.refuse("status", format!("unknown status {unknown:?}"));
     }
     let scope = Scope {
         user: parameters.text("user"),
@@ -95,13 +96,17 @@ async fn changes(
         user: caller.narrow(scope.user)?,
         ..scope
     };
-    let client = app.live.join(since, scope).await.map_err(|refused| match refused {
-        Refused::Crowded => {
-            let detail = "as many clients follow the changes as may; come back later, or ask for the list";
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(COME_BACK)
-        }
-        Refused::Away => Problem::away(),
-    })?;
+    let client = app
+        .live
+        .join(since, scope)
+        .await
+        .map_err(|refused| match refused {
+            Refused::Crowded => {
+                let detail = "too many clients follow the changes; retry later, or poll the list";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(COME_BACK)
+            }
+            Refused::Away => Problem::away(),
+        })?;
     let events = stream::unfold(client, async |mut client| {
         let bytes = client.next().await?;
         Some((Ok::<_, Infallible>(bytes), client))

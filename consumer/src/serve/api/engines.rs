@@ -23,10 +23,10 @@ pub(super) fn routes() -> Routes {
     Routes::of::<Doc>().get::<__path_engines, _>(engines)
 }
 
-/// The engines that were heard of between two times, a page at a time: who uses them, what they run, how busy they were.
+/// Engines whose tasks reported between two times, in pages: users, tasks, and busy time.
 ///
-/// An engine is busy while at least one of its exec tasks has reported and has not ended; one without an end counts for
-/// at most `longest_gap` after its last report. It is idle between such times.
+/// An engine is busy while at least one of its exec tasks has reported and has not ended. A task without an end counts
+/// for at most `longest_gap` after its last report. Between such times the engine is idle.
 #[utoipa::path(
     get,
     path = "/api/v1/engines",
@@ -34,17 +34,17 @@ pub(super) fn routes() -> Routes {
     params(
         ("engine_instance" = Option<String>, Query, min_length = 1, description = "HOST:PORT"),
         ("engine_type" = Option<String>, Query, min_length = 1, description = "As in spark"),
-        ("user" = Option<String>, Query, min_length = 1, description = "Only exec tasks of this user; of an engine no others count"),
-        ("from" = Option<String>, Query, format = DateTime, description = "From this time on, by the engines' clocks; 24 hours before `to` by default"),
-        ("to" = Option<String>, Query, format = DateTime, description = "Up to this time; now by default"),
-        ("longest_gap" = Option<String>, Query, pattern = "^([1-9][0-9]{0,5}ms|([1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2}|3600)s|([1-9]|[1-5][0-9]|60)m|1h)$", description = "An exec task without an end counts for at most so long after its last report, as in 90s; 5m by default, at most 1h"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most so many engines; 100 by default"),
-        ("cursor" = Option<String>, Query, min_length = 1, description = "next of the page before, which was asked for with the same parameters but limit"),
+        ("user" = Option<String>, Query, min_length = 1, description = "Only exec tasks of this user; others are not counted"),
+        ("from" = Option<String>, Query, format = DateTime, description = "From this time on, by the engines' clocks; default: 24 hours before `to`"),
+        ("to" = Option<String>, Query, format = DateTime, description = "Up to this time, exclusive; default: now"),
+        ("longest_gap" = Option<String>, Query, pattern = "^([1-9][0-9]{0,5}ms|([1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2}|3600)s|([1-9]|[1-5][0-9]|60)m|1h)$", description = "How long an exec task without an end counts after its last report, as in 90s; default: 5m, at most 1h"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Maximum number of engines; default: 100"),
+        ("cursor" = Option<String>, Query, min_length = 1, description = "`next` of the previous page; all other parameters except `limit` must be the same"),
     ),
     responses(
         (status = OK, body = EnginePage, headers(("Link" = String, description = "The next page, rel=\"next\", if there is one"))),
         Problem,
-        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "Another user's tasks, which the caller does not see"),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "The caller may not see another user's tasks"),
     )
 )]
 async fn engines(
@@ -61,10 +61,10 @@ async fn engines(
     page_answer(&page, page.next.as_deref(), &uri)
 }
 
-/// The list of engines that a request asks for, by the tasks that the caller may see.
+/// The query for engines in a request, limited to the tasks that the caller may see.
 ///
 /// # Errors
-/// 400 if its parameters are no good, 403 if it asks for another user's tasks.
+/// 400 if a parameter is invalid, 403 if another user's tasks are requested.
 pub(in crate::serve) fn engines_query(
     mut parameters: Parameters,
     caller: &Caller,

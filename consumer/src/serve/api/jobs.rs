@@ -1,4 +1,4 @@
-//! `/api/v1/jobs` and `/api/v1/jobs/{job_id}`: exec tasks rolled up by their jobs.
+//! `/api/v1/jobs` and `/api/v1/jobs/{job_id}`: exec tasks aggregated by job.
 
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
@@ -25,7 +25,7 @@ pub(super) fn routes() -> Routes {
         .get::<__path_one, _>(one)
 }
 
-/// A job, as the tables were at the watermark.
+/// A job, as of the watermark.
 #[derive(Serialize, ToSchema)]
 struct JobAnswer {
     #[serde(flatten)]
@@ -33,23 +33,23 @@ struct JobAnswer {
     watermark: Watermark,
 }
 
-/// Jobs, a page at a time: the one that was first heard of last comes first.
+/// Jobs, in pages; the latest to start first.
 #[utoipa::path(
     get,
     path = "/api/v1/jobs",
     tag = "jobs",
     params(
         ("job_id" = Option<String>, Query, min_length = 1, description = "Only this job"),
-        ("user" = Option<String>, Query, min_length = 1, description = "Only exec tasks of this user; of a job no others count"),
+        ("user" = Option<String>, Query, min_length = 1, description = "Only exec tasks of this user; others are not counted"),
         ("running" = Option<bool>, Query, description = "Only jobs with an exec task whose status is neither final nor Unknown"),
-        ("at" = Option<String>, Query, format = DateTime, description = "As it was known at this time, by the engine's clock"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most so many jobs; 100 by default"),
-        ("cursor" = Option<String>, Query, min_length = 1, description = "next of the page before, which was asked for with the same parameters but limit"),
+        ("at" = Option<String>, Query, format = DateTime, description = "As known at this time, by the engine's clock; default: now"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Maximum number of jobs; default: 100"),
+        ("cursor" = Option<String>, Query, min_length = 1, description = "`next` of the previous page; all other parameters except `limit` must be the same"),
     ),
     responses(
         (status = OK, body = JobPage, headers(("Link" = String, description = "The next page, rel=\"next\", if there is one"))),
         Problem,
-        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "Another user's tasks, which the caller does not see"),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "The caller may not see another user's tasks"),
     )
 )]
 async fn list(
@@ -62,10 +62,10 @@ async fn list(
     page_answer(&page, page.next.as_deref(), &uri)
 }
 
-/// The list of jobs that a request asks for, of those that the caller may see.
+/// The query for jobs in a request, limited to the tasks that the caller may see.
 ///
 /// # Errors
-/// 400 if its parameters are no good, 403 if it asks for another user's jobs.
+/// 400 if a parameter is invalid, 403 if another user's jobs are requested.
 pub(in crate::serve) fn jobs_query(
     mut parameters: Parameters,
     caller: &Caller,
@@ -87,19 +87,19 @@ pub(in crate::serve) fn jobs_query(
     })
 }
 
-/// A job: its exec tasks, of those that the caller sees.
+/// A job: its exec tasks, limited to those that the caller may see.
 #[utoipa::path(
     get,
     path = "/api/v1/jobs/{job_id}",
     tag = "jobs",
     params(
         ("job_id" = String, Path, description = "The job's id"),
-        ("at" = Option<String>, Query, format = DateTime, description = "As it was known at this time, by the engine's clock"),
+        ("at" = Option<String>, Query, format = DateTime, description = "As known at this time, by the engine's clock; default: now"),
     ),
     responses(
         (status = OK, body = JobAnswer),
         Problem,
-        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json", description = "There is no exec task of such a job by that time that the caller sees"),
+        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json", description = "No exec task of this job had reported by then, or the caller may not see it"),
     )
 )]
 async fn one(
@@ -110,7 +110,7 @@ async fn one(
 ) -> Result<Answer, Problem> {
     let at = parameters.time("at");
     parameters.end()?;
-    let absent = format!("there is no job {job_id:?} by that time, or it is not yours");
+    let absent = format!("no job {job_id:?} had reported by then, or you may not see it");
     let query = JobsQuery {
         job_id: Some(job_id),
         user: caller.narrow(None)?,

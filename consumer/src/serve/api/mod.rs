@@ -1,4 +1,4 @@
-//! `/api/v1`: what [`query`](crate::query) says, as JSON.
+//! `/api/v1`: the results of [`query`](crate::query) as JSON.
 
 mod changes;
 mod engines;
@@ -16,7 +16,7 @@ pub(super) use self::tasks::task_query;
 pub(super) use self::usage::usage_query;
 use super::routes::Routes;
 
-/// The statuses of a task, for the description of the API.
+/// The statuses of a task, for the OpenAPI document.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only described")]
 enum StatusName {

@@ -21,22 +21,22 @@ pub(super) fn routes() -> Routes {
     Routes::of::<Doc>().get::<__path_series, _>(series)
 }
 
-/// A task's progress, memory, cores and instances over time, metrics by name, and the changes of its status.
+/// A task's progress, memory, cores and instances over time, metrics by name, and its status changes.
 #[utoipa::path(
     get,
     path = "/api/v1/tasks/{exec_id}/series",
     tag = "tasks",
     params(
         ("exec_id" = String, Path, description = "The exec task's id"),
-        ("from" = Option<String>, Query, format = DateTime, description = "Only what was reported then or later, by the engine's clock"),
-        ("to" = Option<String>, Query, format = DateTime, description = "Only what was reported then or before"),
-        ("points" = Option<u32>, Query, minimum = 4, maximum = 10_000, description = "At most so many points of each series; 500 by default. Of more reports, the least and the greatest value of each of equal stretches of time are kept"),
-        ("metric" = Option<Vec<String>>, Query, max_items = 20, description = "A metric's name; may be given several times"),
+        ("from" = Option<String>, Query, format = DateTime, description = "Only reports at this time or later, by the engine's clock"),
+        ("to" = Option<String>, Query, format = DateTime, description = "Only reports at this time or earlier"),
+        ("points" = Option<u32>, Query, minimum = 4, maximum = 10_000, description = "Maximum number of points of each series; default: 500. If there are more reports, the least and the greatest value of each of equal time intervals are kept"),
+        ("metric" = Option<Vec<String>>, Query, max_items = 20, description = "Name of a metric (repeatable)"),
     ),
     responses(
         (status = OK, body = TaskSeries),
         Problem,
-        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json", description = "There is no such task, or it is not one of the caller's"),
+        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json", description = "There is no such task, or the caller may not see it"),
     )
 )]
 async fn series(
@@ -49,7 +49,7 @@ async fn series(
     let points = parameters.number("points", 4, MAX_POINTS);
     let metrics = parameters.all("metric");
     parameters.end()?;
-    let absent = format!("there is no exec task {exec_id:?}, or it is not yours");
+    let absent = format!("there is no exec task {exec_id:?}, or you may not see it");
     let query = SeriesQuery {
         exec_id,
         user: caller.scope().map(str::to_owned),

@@ -1,4 +1,4 @@
-//! `/api/v1/status`: how far the tables are.
+//! `/api/v1/status`: stored offsets and expiry.
 
 use axum::extract::State;
 use futures_util::FutureExt;
@@ -22,18 +22,18 @@ pub(super) fn routes() -> Routes {
     Routes::of::<Doc>().get::<__path_status, _>(status)
 }
 
-/// How far the tables are.
+/// State of the tables.
 #[derive(Serialize, ToSchema)]
 struct Status {
-    /// This program's version.
+    /// Version of the program.
     version: &'static str,
     watermark: Watermark,
-    /// `consumer expire` removed what was reported before this time; null: nothing was removed.
+    /// `consumer expire` removed the reports before this time; null: nothing was removed.
     #[schema(value_type = Option<String>, format = DateTime)]
     expired_before: Option<Timestamp>,
 }
 
-/// How far the tables are: the offsets stored, and up to when history was removed.
+/// State of the tables: stored offsets, and the time before which history was removed.
 #[utoipa::path(
     get,
     path = "/api/v1/status",

@@ -1,4 +1,4 @@
-//! `/api/v1/tasks` and `/api/v1/tasks/{exec_id}`: lists of tasks, and one.
+//! `/api/v1/tasks` and `/api/v1/tasks/{exec_id}`: lists of tasks, and one task.
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, Uri, header};
@@ -21,7 +21,7 @@ use crate::serve::parameters::Parameters;
 use crate::serve::problem::Problem;
 use crate::serve::routes::Routes;
 
-/// So many reports of a task are told, unless asked otherwise.
+/// Default number of reports of a task.
 const REPORTS: u32 = 20;
 const REPORTS_MAX: u32 = 1000;
 
@@ -35,39 +35,39 @@ pub(super) fn routes() -> Routes {
         .get::<__path_one, _>(one)
 }
 
-/// Tasks, a page at a time: those that satisfy every condition given.
+/// Tasks that satisfy every given condition, in pages.
 #[utoipa::path(
     get,
     path = "/api/v1/tasks",
     tag = "tasks",
     params(
-        ("status" = Option<Vec<StatusName>>, Query, description = "One of these statuses; repeated for several"),
+        ("status" = Option<Vec<StatusName>>, Query, description = "One of these statuses (repeatable)"),
         ("running" = Option<bool>, Query, description = "Neither a final status nor Unknown"),
-        ("user" = Option<String>, Query, min_length = 1, description = "Whom the engine runs for"),
+        ("user" = Option<String>, Query, min_length = 1, description = "User of the task's engine"),
         ("engine_type" = Option<String>, Query, min_length = 1, description = "As in spark"),
         ("engine_instance" = Option<String>, Query, min_length = 1, description = "HOST:PORT"),
-        ("job_id" = Option<String>, Query, min_length = 1, description = "The entrance's job it belongs to"),
-        ("exec_id_prefix" = Option<String>, Query, min_length = 1, description = "How the exec task's id begins"),
-        ("silent" = Option<bool>, Query, description = "Not ended, and no report for silent_after"),
-        ("stalled" = Option<bool>, Query, description = "Reports, but nothing has changed for stalled_after"),
-        ("started_after" = Option<String>, Query, format = DateTime, description = "First heard of at this time or later"),
-        ("started_before" = Option<String>, Query, format = DateTime, description = "First heard of before this time"),
-        ("reported_after" = Option<String>, Query, format = DateTime, description = "Reported last at this time or later"),
-        ("reported_before" = Option<String>, Query, format = DateTime, description = "Reported last before this time"),
+        ("job_id" = Option<String>, Query, min_length = 1, description = "Job that the exec task belongs to"),
+        ("exec_id_prefix" = Option<String>, Query, min_length = 1, description = "Prefix of the exec task's id"),
+        ("silent" = Option<bool>, Query, description = "Not ended, and no report for `silent_after`"),
+        ("stalled" = Option<bool>, Query, description = "Reports arrive, but nothing has changed for `stalled_after`"),
+        ("started_after" = Option<String>, Query, format = DateTime, description = "First report at this time or later"),
+        ("started_before" = Option<String>, Query, format = DateTime, description = "First report before this time"),
+        ("reported_after" = Option<String>, Query, format = DateTime, description = "Last report at this time or later"),
+        ("reported_before" = Option<String>, Query, format = DateTime, description = "Last report before this time"),
         ("ended_after" = Option<String>, Query, format = DateTime, description = "Ended at this time or later"),
         ("ended_before" = Option<String>, Query, format = DateTime, description = "Ended before this time"),
-        ("order" = Option<TaskOrder>, Query, description = "`reported` by default; tasks without a value come last"),
-        ("descending" = Option<bool>, Query, description = "The largest or latest first; true by default"),
-        ("at" = Option<String>, Query, format = DateTime, description = "As it was known at this time, by the engine's clock"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most so many tasks; 100 by default"),
-        ("cursor" = Option<String>, Query, min_length = 1, description = "next of the page before, which was asked for with the same parameters but limit"),
-        ("silent_after" = Option<String>, Query, pattern = "^[1-9][0-9]{0,4}(ms|s|m|h)$", description = "As in 90s; the larger of 60s and five times a task's usual interval by default"),
+        ("order" = Option<TaskOrder>, Query, description = "Sort key; default: `reported`. Tasks without a value come last"),
+        ("descending" = Option<bool>, Query, description = "Largest or latest first; default: true"),
+        ("at" = Option<String>, Query, format = DateTime, description = "As known at this time, by the engine's clock; default: now"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Maximum number of tasks; default: 100"),
+        ("cursor" = Option<String>, Query, min_length = 1, description = "`next` of the previous page; all other parameters except `limit` must be the same"),
+        ("silent_after" = Option<String>, Query, pattern = "^[1-9][0-9]{0,4}(ms|s|m|h)$", description = "As in 90s; default: 60s or five times the task's usual interval, whichever is longer"),
         ("stalled_after" = Option<String>, Query, pattern = "^[1-9][0-9]{0,4}(ms|s|m|h)$", description = "As in 10m; 15m by default"),
     ),
     responses(
         (status = OK, body = TaskPage, headers(("Link" = String, description = "The next page, rel=\"next\", if there is one"))),
         Problem,
-        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "Another user's tasks, which the caller does not see"),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "The caller may not see another user's tasks"),
     )
 )]
 async fn list(
@@ -98,10 +98,10 @@ pub(super) fn page_answer(
     })
 }
 
-/// The list of tasks that a request asks for, of those that the caller may see.
+/// The query for tasks in a request, limited to those that the caller may see.
 ///
 /// # Errors
-/// 400 if its parameters are no good, 403 if it asks for another user's tasks.
+/// 400 if a parameter is invalid, 403 if another user's tasks are requested.
 pub(in crate::serve) fn task_query(
     mut parameters: Parameters,
     caller: &Caller,
@@ -148,7 +148,7 @@ pub(in crate::serve) fn task_query(
     Ok(query)
 }
 
-/// `Link` (RFC 8288) to the page of a cursor: this one's address with another cursor.
+/// `Link` (RFC 8288) to the page of a cursor: the same URL with another cursor.
 fn next_page(uri: &Uri, cursor: &str) -> Option<HeaderValue> {
     let pairs = uri.query().unwrap_or_default().split('&');
     let of_cursor = |pair: &&str| {
@@ -162,7 +162,7 @@ fn next_page(uri: &Uri, cursor: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&link).ok()
 }
 
-/// A task, as the tables were at the watermark.
+/// A task, as of the watermark.
 #[derive(Serialize, ToSchema)]
 struct TaskAnswer {
     #[serde(flatten)]
@@ -170,20 +170,20 @@ struct TaskAnswer {
     watermark: Watermark,
 }
 
-/// A task: its state, what it holds, its sequences and its newest reports.
+/// A task: its state, resources, sequences and newest reports.
 #[utoipa::path(
     get,
     path = "/api/v1/tasks/{exec_id}",
     tag = "tasks",
     params(
         ("exec_id" = String, Path, description = "The exec task's id"),
-        ("at" = Option<String>, Query, format = DateTime, description = "As it was known at this time, by the engine's clock"),
-        ("reports" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most so many of its newest reports; 20 by default"),
+        ("at" = Option<String>, Query, format = DateTime, description = "As known at this time, by the engine's clock; default: now"),
+        ("reports" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Maximum number of its newest reports; default: 20"),
     ),
     responses(
         (status = OK, body = TaskAnswer),
         Problem,
-        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json", description = "There is no such task, or it had not reported by then, or it is not one of the caller's"),
+        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json", description = "There is no such task, it had not reported by then, or the caller may not see it"),
     )
 )]
 async fn one(
@@ -195,7 +195,7 @@ async fn one(
     let at = parameters.time("at");
     let reports = parameters.number("reports", 1, REPORTS_MAX);
     parameters.end()?;
-    let absent = format!("there is no exec task {exec_id:?} by that time, or it is not yours");
+    let absent = format!("no exec task {exec_id:?} had reported by then, or you may not see it");
     let asked = app.readers.ask(move |reader| {
         async move {
             let details = reader

@@ -1,4 +1,4 @@
-//! `/api/v1/usage`: what was used between two times.
+//! `/api/v1/usage`: resource usage between two times.
 
 use axum::extract::State;
 use clap::ValueEnum;
@@ -26,26 +26,26 @@ pub(super) fn routes() -> Routes {
 
 /// Core-seconds, memory byte-seconds and instance-seconds between two times.
 ///
-/// A report says what an application holds until the next report that names the application, by whichever exec task, and
-/// for at most `longest_gap`; what is held after that is not known and not counted. The first final report of an exec
-/// task ends what it holds.
+/// A report states an application's resources until the next report that names the application, whichever exec task
+/// sends it, but for at most `longest_gap`. Later time is unknown and not counted. The first final report of an exec
+/// task ends its usage.
 #[utoipa::path(
     get,
     path = "/api/v1/usage",
     tag = "usage",
     params(
-        ("from" = Option<String>, Query, format = DateTime, description = "From this time on, by the engines' clocks; 24 hours before `to` by default"),
-        ("to" = Option<String>, Query, format = DateTime, description = "Up to this time; now by default"),
-        ("by" = Option<UsageBy>, Query, description = "What to add up by; `user` by default"),
-        ("every" = Option<UsageEvery>, Query, description = "Hours and days are those of UTC; `whole` by default"),
-        ("user" = Option<String>, Query, min_length = 1, description = "Only of exec tasks of this user"),
-        ("longest_gap" = Option<String>, Query, pattern = "^([1-9][0-9]{0,5}ms|([1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2}|3600)s|([1-9]|[1-5][0-9]|60)m|1h)$", description = "A report counts for at most so long, as in 90s; 5m by default, at most 1h"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1_000, description = "At most so many rows of a period, and one for all others; 100 by default"),
+        ("from" = Option<String>, Query, format = DateTime, description = "From this time on, by the engines' clocks; default: 24 hours before `to`"),
+        ("to" = Option<String>, Query, format = DateTime, description = "Up to this time, exclusive; default: now"),
+        ("by" = Option<UsageBy>, Query, description = "Groups; default: `user`"),
+        ("every" = Option<UsageEvery>, Query, description = "Periods; hours and days are in UTC; default: `whole`"),
+        ("user" = Option<String>, Query, min_length = 1, description = "Only exec tasks of this user"),
+        ("longest_gap" = Option<String>, Query, pattern = "^([1-9][0-9]{0,5}ms|([1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2}|3600)s|([1-9]|[1-5][0-9]|60)m|1h)$", description = "Maximum time for which a report counts, as in 90s; default: 5m, at most 1h"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1_000, description = "Maximum number of rows per period, besides one for all others; default: 100"),
     ),
     responses(
         (status = OK, body = Usage),
         Problem,
-        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "The caller sees only exec tasks of its own"),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json", description = "The caller may not see another user's tasks"),
     )
 )]
 async fn usage(
@@ -60,10 +60,10 @@ async fn usage(
     Answer::of(&asked.await?)
 }
 
-/// The usage that a request asks for, of the tasks that the caller may see.
+/// The query for usage in a request, limited to the tasks that the caller may see.
 ///
 /// # Errors
-/// 400 if its parameters are no good, 403 if it asks for another user's tasks.
+/// 400 if a parameter is invalid, 403 if another user's tasks are requested.
 pub(in crate::serve) fn usage_query(
     mut parameters: Parameters,
     caller: &Caller,

@@ -1,4 +1,4 @@
-//! `/entrance/{id}/…`: status, progress and what is held, of one task.
+//! `/entrance/{id}/…`: a task's status, progress and resources.
 
 use axum::Extension;
 use axum::extract::{Path, State};
@@ -35,7 +35,8 @@ pub(super) fn routes() -> Routes {
 /// `data` of a status.
 #[derive(Serialize, ToSchema)]
 struct Status {
-    /// Inited, WaitForRetry, Scheduled, Running, Succeed, Failed, Cancelled, Timeout; Unknown if the engine went away.
+    /// Inited, WaitForRetry, Scheduled, Running, Succeed, Failed, Cancelled, Timeout; Unknown if the engine
+    /// disappeared.
     status: String,
     #[serde(rename = "execID")]
     exec_id: String,
@@ -58,7 +59,7 @@ struct Progress {
     progress_info: Vec<JobProgress>,
 }
 
-/// The same, with what the task holds or, if it has ended, held last.
+/// As [`Progress`], with the resources that the task holds or, if it has ended, last held.
 #[derive(Serialize, ToSchema)]
 struct ProgressWithResource {
     #[serde(flatten)]
@@ -78,7 +79,7 @@ struct JobProgress {
     total_tasks: i32,
 }
 
-/// What the tables say of a task.
+/// A task, with its last reported progress.
 struct Found {
     item: TaskItem,
     told: Option<ToldProgress>,
@@ -114,7 +115,7 @@ async fn status(
     Message::ok(&uri, status)
 }
 
-/// A task's progress and that of its sub-jobs, which a task that has ended keeps.
+/// Progress of a task and its sub-jobs. It is kept after the task has ended.
 #[utoipa::path(
     get,
     path = "/api/rest_j/v1/entrance/{id}/progress",
@@ -134,7 +135,7 @@ async fn progress(
     Message::ok(&uri, Progress::of(found.item, found.told)?)
 }
 
-/// A task's progress, that of its sub-jobs, and what its applications hold. A task that has ended keeps all of it.
+/// Progress of a task and its sub-jobs, and the resources of its applications. All are kept after the task has ended.
 #[utoipa::path(
     get,
     path = "/api/rest_j/v1/entrance/{id}/progressWithResource",
@@ -187,13 +188,13 @@ async fn found(
     asked.await?.ok_or(absent)
 }
 
-/// Linkis has no 404: what it does not find is an error as any other.
+/// Linkis has no 404: a missing task is a general error.
 pub(super) fn absent(id: &str) -> Problem {
-    let detail = format!("there is no exec task and no job {id:?}, or it is not yours");
+    let detail = format!("there is no exec task or job {id:?}, or you may not see it");
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
-/// A task's progress as Linkis means it: only one that succeeded is complete, whatever its engine told last.
+/// Progress as Linkis defines it: a task is complete only if it succeeded, whatever its engine reported last.
 pub(super) fn progress_of(status: &str, told: Option<f64>) -> Option<f64> {
     match status {
         "Succeed" => Some(1.0),
@@ -203,12 +204,12 @@ pub(super) fn progress_of(status: &str, told: Option<f64>) -> Option<f64> {
 
 impl Progress {
     /// # Errors
-    /// 400 if the engine has told none, as Linkis does.
+    /// 400 if no progress was reported, as in Linkis.
     fn of(item: TaskItem, told: Option<ToldProgress>) -> Result<Self, Problem> {
         let last = told.as_ref().map(|told| told.progress);
         let Some(progress) = progress_of(&item.status, last) else {
             let detail = format!(
-                "the engine has told no progress of the task {:?}, which is {}",
+                "no progress was reported for the task {:?}, which is {}",
                 item.exec_id, item.status
             );
             return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
@@ -222,7 +223,7 @@ impl Progress {
     }
 }
 
-/// Those that have tasks: Linkis leaves the others out.
+/// Sub-jobs that have tasks; Linkis omits the others.
 fn sub_jobs(jobs: SubJobs) -> Vec<JobProgress> {
     let counts = [
         jobs.total_tasks,

@@ -1,12 +1,12 @@
-//! Which task an id of Linkis means.
+//! Resolves an id of Linkis to a task.
 
 use crate::query::{QueryError, Reader, TaskFilter, TaskItem, TaskOrder, TaskQuery};
 
-/// The exec task of this id, else of the job of this id (Linkis' taskID): the one that was first heard of last, of those
-/// that run if any does. `None`: there is none that `user` may see (`None`: who asks may see all).
+/// The exec task with this id, or else the latest to start of the job with this id (Linkis' taskID), running ones
+/// preferred. `None` if there is none that `user` may see (`None`: the caller may see all).
 ///
 /// # Errors
-/// If the database fails, or no id can be this text.
+/// If the database fails, or the text cannot be an id.
 pub(super) async fn find(
     reader: &mut Reader,
     id: &str,

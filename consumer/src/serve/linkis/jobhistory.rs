@@ -1,4 +1,4 @@
-//! `/jobhistory/…`: lists of tasks, and one.
+//! `/jobhistory/…`: lists of tasks, and one task.
 
 use axum::extract::{Path, State};
 use axum::http::Uri;
@@ -40,7 +40,7 @@ struct One {
 #[serde(rename_all = "camelCase")]
 struct Page {
     tasks: Vec<HistoryTask>,
-    /// How many tasks there are on all pages, despite its name.
+    /// Number of tasks on all pages, despite its name.
     total_page: u64,
 }
 
@@ -88,21 +88,21 @@ async fn one(
     Message::ok(&uri, One { task })
 }
 
-/// Tasks, a numbered page at a time, the newest first.
+/// Tasks in numbered pages, newest first.
 #[utoipa::path(
     get,
     path = "/api/rest_j/v1/jobhistory/list",
     tag = "linkis",
     params(
-        ("startDate" = Option<i64>, Query, minimum = 0, maximum = 253_402_207_200_000_i64, description = "First heard of at this time or later, in ms since 1970"),
-        ("endDate" = Option<i64>, Query, minimum = 0, maximum = 253_402_207_200_000_i64, description = "First heard of at this time or before; startDate again: within a day of it"),
+        ("startDate" = Option<i64>, Query, minimum = 0, maximum = 253_402_207_200_000_i64, description = "First report at this time or later, in ms since 1970"),
+        ("endDate" = Option<i64>, Query, minimum = 0, maximum = 253_402_207_200_000_i64, description = "First report at this time or earlier, in ms since 1970; if equal to startDate: within a day of it"),
         ("status" = Option<String>, Query, pattern = "^((Unknown|Inited|WaitForRetry|Scheduled|Running|Succeed|Failed|Cancelled|Timeout)(,(Unknown|Inited|WaitForRetry|Scheduled|Running|Succeed|Failed|Cancelled|Timeout))*)?$", description = "One of these statuses, separated by commas"),
-        ("pageNow" = Option<u32>, Query, minimum = 1, maximum = 100001, description = "1 by default; the rows before it may be 100,000"),
+        ("pageNow" = Option<u32>, Query, minimum = 1, maximum = 100001, description = "Page number; default: 1. At most 100,000 rows may precede it"),
         ("pageSize" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "20 by default"),
         ("taskID" = Option<String>, Query, description = "The job's id"),
         ("executeApplicationName" = Option<String>, Query, description = "The engine's type"),
         ("engineInstance" = Option<String>, Query, description = "HOST:PORT"),
-        ("proxyUser" = Option<String>, Query, description = "Whom the engine runs for"),
+        ("proxyUser" = Option<String>, Query, description = "User of the task's engine"),
     ),
     responses((status = OK, body = Message<Page>), Refused)
 )]
@@ -115,16 +115,16 @@ async fn list(
     page(&app, &uri, listed(parameters, &caller)?).await
 }
 
-/// Tasks that have not ended, of the last day by default.
+/// Tasks that have not ended; by default those of the last day.
 #[utoipa::path(
     get,
     path = "/api/rest_j/v1/jobhistory/listundonetasks",
     tag = "linkis",
     params(
-        ("startDate" = Option<i64>, Query, minimum = 0, maximum = 253_402_207_200_000_i64, description = "First heard of at this time or later, in ms since 1970; a day before endDate by default"),
-        ("endDate" = Option<i64>, Query, minimum = 0, maximum = 253_402_207_200_000_i64, description = "First heard of at this time or before; now by default"),
-        ("status" = Option<String>, Query, pattern = "^((Unknown|Inited|WaitForRetry|Scheduled|Running|Succeed|Failed|Cancelled|Timeout)(,(Unknown|Inited|WaitForRetry|Scheduled|Running|Succeed|Failed|Cancelled|Timeout))*)?$", description = "One of these statuses, separated by commas; Running,Inited,Scheduled by default"),
-        ("pageNow" = Option<u32>, Query, minimum = 1, maximum = 100001, description = "1 by default; the rows before it may be 100,000"),
+        ("startDate" = Option<i64>, Query, minimum = 0, maximum = 253_402_207_200_000_i64, description = "First report at this time or later, in ms since 1970; default: a day before endDate"),
+        ("endDate" = Option<i64>, Query, minimum = 0, maximum = 253_402_207_200_000_i64, description = "First report at this time or earlier, in ms since 1970; default: now"),
+        ("status" = Option<String>, Query, pattern = "^((Unknown|Inited|WaitForRetry|Scheduled|Running|Succeed|Failed|Cancelled|Timeout)(,(Unknown|Inited|WaitForRetry|Scheduled|Running|Succeed|Failed|Cancelled|Timeout))*)?$", description = "One of these statuses, separated by commas; default: Running,Inited,Scheduled"),
+        ("pageNow" = Option<u32>, Query, minimum = 1, maximum = 100001, description = "Page number; default: 1. At most 100,000 rows may precede it"),
         ("pageSize" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "20 by default"),
         ("engineType" = Option<String>, Query, description = "The engine's type"),
     ),

@@ -16,7 +16,7 @@ use super::BASE;
 use crate::serve::answer::Answer;
 use crate::serve::problem::Problem;
 
-/// Nobody is logged in.
+/// The caller is not logged in.
 const NOT_LOGGED_IN: i32 = -1;
 const SUCCESS: i32 = 0;
 const ERROR: i32 = 1;
@@ -27,16 +27,19 @@ const NO_PERMISSION: i32 = 3;
 pub(super) struct Message<T> {
     /// The path, without `rest_j/v1`.
     method: String,
-    /// 0: success, 1: error, 3: no permission, -1: nobody is logged in.
+    /// 0: success, 1: error, 3: no permission, -1: not logged in.
     status: i32,
-    /// `OK`, or what is wrong.
+    /// `OK`, or an error message.
     message: String,
     data: T,
 }
 
-/// What is said instead of an answer: `data` is empty.
+/// An error: `data` is empty.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "only described: it is a Message of nothing")]
+#[expect(
+    dead_code,
+    reason = "only for the OpenAPI document; sent as a Message without data"
+)]
 pub(super) struct Refused {
     method: String,
     status: i32,
@@ -45,10 +48,10 @@ pub(super) struct Refused {
 }
 
 impl<T: Serialize> Message<T> {
-    /// A successful answer to what was asked at this address.
+    /// A successful answer to the request for `uri`.
     ///
     /// # Errors
-    /// 500 if it is no JSON.
+    /// 500 if it cannot be serialized.
     pub(super) fn ok(uri: &Uri, data: T) -> Result<Answer, Problem> {
         Answer::of(&Self {
             method: method(uri),
@@ -59,12 +62,12 @@ impl<T: Serialize> Message<T> {
     }
 }
 
-/// Puts what went wrong at one of these paths into the envelope. HTTP's status is that of the problem, which is Linkis'
-/// own where that has one; the others (405, 429, 503, …) it has none for.
+/// Wraps an error at one of these paths in the envelope. Where Linkis defines an HTTP status for it, the problem has
+/// that; 405, 429, 503 and others are kept.
 pub(in crate::serve) async fn in_envelope(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
     let mut response = next.run(request).await;
-    // Those of other paths are for others to tell.
+    // Other paths have their own error format.
     if !uri.path().starts_with(BASE) {
         return response;
     }
@@ -82,7 +85,7 @@ pub(in crate::serve) async fn in_envelope(request: Request, next: Next) -> Respo
         message: problem.detail().to_owned(),
         data: BTreeMap::<String, String>::new(),
     };
-    // The headers of the problem stay: when to ask again, how to log in.
+    // Keeps headers such as `Retry-After` and `WWW-Authenticate`.
     let mut headers = std::mem::take(response.headers_mut());
     headers.remove(header::CONTENT_TYPE);
     headers.remove(header::CONTENT_LENGTH);
@@ -97,29 +100,29 @@ fn method(uri: &Uri) -> String {
     format!("/api/{}", percent_decode_str(path).decode_utf8_lossy())
 }
 
-/// What every route may answer beside its own.
+/// Errors that every route may return.
 impl IntoResponses for Refused {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
         let refusals = [
             (
                 StatusCode::BAD_REQUEST,
-                "A parameter is no good, or there is no such task, or it is not one of the caller's",
+                "A parameter is invalid, there is no such task, or the caller may not see it",
             ),
             (
                 StatusCode::UNAUTHORIZED,
-                "Who asks has not said who they are, or not truly",
+                "Credentials are missing or invalid",
             ),
             (
                 StatusCode::FORBIDDEN,
-                "Another user's tasks, which the caller does not see",
+                "The caller may not see another user's tasks",
             ),
             (
                 StatusCode::TOO_MANY_REQUESTS,
-                "Too many others ask now: see Retry-After",
+                "Too many requests: see Retry-After",
             ),
             (
                 StatusCode::SERVICE_UNAVAILABLE,
-                "The database does not answer, or not in time: see Retry-After",
+                "The database is unavailable or too slow: see Retry-After",
             ),
         ];
         let described = refusals.map(|(status, what)| {

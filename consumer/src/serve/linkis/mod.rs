@@ -1,4 +1,4 @@
-//! `--linkis`: the paths, envelope and names by which Apache Linkis tells of running tasks, so that its clients can read
+//! `--linkis`: the paths, envelope and names of Apache Linkis' REST API for running tasks, so that its clients can read
 //! these tables.
 //!
 //! ```text
@@ -6,8 +6,8 @@
 //! /api/rest_j/v1/jobhistory/…     ──▶ jobhistory ──┴▶ query, as for /api/v1 ──▶ Message {method, status, message, data}
 //! ```
 //!
-//! It differs from Linkis where that is at fault: a task that has ended keeps its sub-jobs and what it held, only a task
-//! that succeeded is at 1.0, `progress` is a number always, and sums do not overflow.
+//! It corrects some behaviour of Linkis: an ended task keeps its sub-jobs and resources, only a task that succeeded has
+//! progress 1.0, `progress` is always a number, and sums do not overflow.
 
 mod entrance;
 mod find;
@@ -24,10 +24,10 @@ use self::yarn::QueueLimits;
 use super::options::ServeOptions;
 use super::routes::Routes;
 
-/// All of these paths begin so.
+/// Prefix of all these paths.
 const BASE: &str = "/api/rest_j/v1/";
 
-/// All routes of Linkis that are served.
+/// All served routes of Linkis.
 pub(super) fn routes(options: &ServeOptions) -> Routes {
     let mut routes = entrance::routes().merge(jobhistory::routes());
     let limits = QueueLimits {

@@ -1,4 +1,4 @@
-//! Which tasks Linkis' clients ask for.
+//! Query parameters of Linkis' lists.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -7,31 +7,31 @@ use crate::serve::caller::Caller;
 use crate::serve::parameters::Parameters;
 use crate::serve::problem::Problem;
 
-/// Rows of a page, unless asked otherwise.
+/// Default page size, in rows.
 const PAGE_SIZE: u32 = 20;
-/// Rows that are passed over to get to a page.
+/// Maximum number of rows before a page.
 const SKIPPED_ROWS: u32 = 100_000;
 const DAY: SignedDuration = SignedDuration::from_hours(24);
-/// 9999-12-30T22:00:00Z: clocks of this program go no further.
+/// 9999-12-30T22:00:00Z: the last time that [`Timestamp`] supports.
 const LAST_MILLIS: i64 = 253_402_207_200_000;
-/// What reports do not tell. To leave such a filter alone would show other tasks than were asked for.
+/// Filters on fields that reports do not have. Ignoring them would return other tasks than requested.
 const NOT_TOLD: [&str; 4] = ["creator", "instance", "runType", "startTaskID"];
 
-/// Which page of which tasks.
+/// A query and the page's position.
 pub(super) struct Asked {
     pub(super) query: TaskQuery,
-    /// Tasks before the page.
+    /// Number of tasks before the page.
     pub(super) skip: u32,
 }
 
-/// Of `/jobhistory/list`.
+/// Parameters of `/jobhistory/list`.
 ///
 /// # Errors
-/// 400 if a parameter is no good, 403 if another user's tasks are asked for.
+/// 400 if a parameter is invalid, 403 if another user's tasks are requested.
 pub(super) fn listed(parameters: Parameters, caller: &Caller) -> Result<Asked, Problem> {
     let mut parameters = parameters.lenient();
     let end = parameters.read("endDate", millis);
-    // Linkis takes 0 for the beginning of all times.
+    // Linkis treats 0 as no lower bound.
     let start = parameters.read("startDate", millis);
     let filter = TaskFilter {
         status: statuses(&mut parameters, &[]),
@@ -44,7 +44,7 @@ pub(super) fn listed(parameters: Parameters, caller: &Caller) -> Result<Asked, P
     asked(parameters, filter, caller)
 }
 
-/// Of `/jobhistory/listundonetasks`: those of the last day, unless asked otherwise.
+/// Parameters of `/jobhistory/listundonetasks`; by default tasks of the last day.
 ///
 /// # Errors
 /// As [`listed`].
@@ -63,7 +63,7 @@ pub(super) fn undone(parameters: Parameters, caller: &Caller) -> Result<Asked, P
     asked(parameters, filter, caller)
 }
 
-/// The newest first.
+/// Newest first.
 fn asked(
     mut parameters: Parameters,
     mut filter: TaskFilter,
@@ -71,7 +71,8 @@ fn asked(
 ) -> Result<Asked, Problem> {
     for name in NOT_TOLD {
         if parameters.text(name).is_some() {
-            let why = "reports do not tell this, so tasks cannot be chosen by it; leave it out";
+            let why =
+                "reports do not contain this, so tasks cannot be filtered by it; leave it out";
             parameters.refuse(name, why);
         }
     }
@@ -91,13 +92,13 @@ fn asked(
     })
 }
 
-/// Between two times, both included; of one moment, the day from it on.
+/// Between two times, inclusive; if they are equal, a day from that time on.
 fn created(start: Option<Timestamp>, end: Option<Timestamp>) -> TaskFilter {
     let end = match end {
         Some(end) if start == Some(end) => end.checked_add(DAY).ok(),
         end => end,
     };
-    // A time of Linkis has milliseconds, and all of the last one is meant.
+    // Linkis' times are in milliseconds; all of the last one is included.
     let behind = end.and_then(|end| end.checked_add(SignedDuration::from_millis(1)).ok());
     TaskFilter {
         started_after: start,

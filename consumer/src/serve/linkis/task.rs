@@ -1,4 +1,4 @@
-//! A task as Linkis' job history has it.
+//! A task in the format of Linkis' job history.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use super::entrance::progress_of;
 use super::yarn::QueueResource;
 use crate::query::{TaskDetails, TaskItem};
 
-/// The largest integer that is exact where all numbers are doubles, as in browsers.
+/// The largest integer that a double represents exactly, as in browsers.
 const LARGEST_EXACT: i64 = (1 << 53) - 1;
 
-/// A job's id: a number as in Linkis, or the text that it is where it is no number, or none that a browser can hold.
+/// A job's id: a number, as in Linkis, if it is one that a browser can represent; otherwise text.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum TaskId {
@@ -22,8 +22,8 @@ pub(super) enum TaskId {
     Text(String),
 }
 
-/// A task of the job history: an exec task and its job. What reports do not tell is null. Times are milliseconds since
-/// 1970.
+/// A task of the job history: an exec task and its job. Fields that reports do not have are null. Times are in
+/// milliseconds since 1970.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct HistoryTask {
@@ -31,7 +31,7 @@ pub(super) struct HistoryTask {
     task_id: TaskId,
     instance: Option<String>,
     exec_id: String,
-    /// Reports tell one user, the engine's.
+    /// Reports have only one user, the engine's.
     um_user: String,
     execute_user: String,
     engine_instance: String,
@@ -71,7 +71,7 @@ pub(super) struct HistoryTask {
     sub_jobs: Option<Vec<String>>,
 }
 
-/// The fields of a task that `brief=true` asks for.
+/// The fields of a task for `brief=true`.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct BriefTask {
@@ -88,7 +88,7 @@ pub(super) struct BriefTask {
     err_code: Option<i32>,
 }
 
-/// A task, whole or in brief.
+/// A task, in full or in brief.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum OneTask {
@@ -108,7 +108,7 @@ impl TaskId {
 }
 
 impl HistoryTask {
-    /// With `details`, the metrics hold what the task's applications hold, and what its engine told of itself.
+    /// With `details`, the metrics include the applications' resources and the engine's metrics.
     pub(super) fn of(item: TaskItem, progress: Option<f64>, details: Option<&TaskDetails>) -> Self {
         let created = item.started_at.as_deref().and_then(millis);
         Self {
@@ -172,7 +172,7 @@ impl BriefTask {
     }
 }
 
-/// What Linkis keeps of a job beside its columns, as JSON: its own names, and only what is known.
+/// Linkis' JSON metrics of a job, with its names; only known values.
 fn metrics(item: &TaskItem, details: Option<&TaskDetails>) -> String {
     let mut metrics = Map::new();
     let times = [
@@ -216,13 +216,13 @@ fn millis(time: &str) -> Option<i64> {
     Some(time.as_millisecond())
 }
 
-/// A time as Linkis writes it into JSON columns.
+/// A time in the format of Linkis' JSON columns.
 fn gson_time(time: &str) -> Option<String> {
     let time: Timestamp = time.parse().ok()?;
     Some(time.strftime("%Y-%m-%dT%H:%M:%S%z").to_string())
 }
 
-/// A number from 0 to 1 as Java writes a float: `0.1`, `1.0`, `1.0E-4`.
+/// A number from 0 to 1 in the format of a Java float: `0.1`, `1.0`, `1.0E-4`.
 fn float(number: f64) -> String {
     let number = number as f32;
     if number == 0.0 || number >= 1e-3 {

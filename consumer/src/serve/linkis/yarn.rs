@@ -1,28 +1,28 @@
-//! What a task holds, as Linkis tells it: its applications, and how much of a queue they are.
+//! A task's resources in Linkis' format: its applications, and their shares of the queue.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::query::Resource;
 
-/// Bytes of a GiB.
+/// Bytes per GiB.
 const GIB: f64 = (1_u64 << 30) as f64;
 
-/// What shares of a queue are taken of.
+/// Totals of the queue, for shares.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueLimits {
     pub(super) cores: u32,
     pub(super) memory_gib: u32,
 }
 
-/// The resource part of an answer: one of two keys, as Linkis has them.
+/// The resource part of an answer, under one of two keys, as in Linkis.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum Held {
     /// Applications were reported, now or before the task ended.
     #[serde(rename_all = "camelCase")]
     Applications { yarn_metrics: YarnMetrics },
-    /// None was.
+    /// No application was reported.
     #[serde(rename_all = "camelCase")]
     Nothing {
         #[schema(value_type = Option<Vec<YarnApplication>>, required = true)]
@@ -30,12 +30,12 @@ pub(super) enum Held {
     },
 }
 
-/// What a task's applications hold.
+/// Resources of a task's applications.
 #[derive(Serialize, ToSchema)]
 pub(super) struct YarnMetrics {
     #[serde(rename = "yarnResource")]
     yarn_resource: Vec<YarnApplication>,
-    /// A ratio, which may pass 1.
+    /// A ratio, which may exceed 1.
     #[serde(rename = "corePercent")]
     core_percent: f64,
     #[serde(rename = "memoryPercent")]
@@ -46,7 +46,7 @@ pub(super) struct YarnMetrics {
     memory_rgb: &'static str,
 }
 
-/// An application, and what it holds.
+/// An application and its resources.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct YarnApplication {
@@ -55,7 +55,7 @@ pub(super) struct YarnApplication {
     held: QueueResource,
 }
 
-/// What an application holds. Memory is in bytes.
+/// Resources of an application. Memory is in bytes.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct QueueResource {
@@ -83,7 +83,7 @@ impl Held {
         if resource.is_empty() {
             return Self::Nothing { yarn_resource: () };
         }
-        // Sums of numbers that may be as large as an i64 each.
+        // Floating-point, because the sum of integers may overflow.
         let cores: f64 = resource.iter().map(|held| f64::from(held.cores)).sum();
         let memory: f64 = resource.iter().map(|held| held.memory_bytes as f64).sum();
         let core_percent = cores / f64::from(limits.cores);
@@ -104,7 +104,7 @@ impl Held {
     }
 }
 
-/// A word, in spite of its name.
+/// A colour's name, despite the field's name.
 fn rgb(share: f64) -> &'static str {
     match share {
         ..=0.5 => "green",

@@ -1,6 +1,6 @@
-//! Server-sent events, as the HTML standard has them.
+//! Server-sent events, as defined by the HTML standard.
 //!
-//! Not axum's own events: those are made anew for each client, while one encoding here serves all that ask for the same.
+//! axum's own events are encoded per client; here one encoding serves all clients with the same scope.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -11,17 +11,17 @@ use axum::body::Bytes;
 use super::scope::{Scope, Seen};
 use crate::query::{Change, Watermark};
 
-/// When a client that was cut off comes back.
+/// Reconnection time for clients.
 const RETRY: Duration = Duration::from_secs(3);
-/// Tasks of one event: it is sent whole, so a slow client holds so much.
+/// Maximum number of tasks in an event. An event is sent whole, so this bounds the memory held for a slow client.
 const TASKS: usize = 250;
 
-/// What begins each stream: when to come back.
+/// Starts each stream with the reconnection time.
 pub(super) fn hello() -> Bytes {
     format!("retry: {}\n\n", RETRY.as_millis()).into()
 }
 
-/// A watermark as an id. An empty id would make the client forget where it was.
+/// A watermark as an event id. An empty id would reset the client's position.
 fn id(at: &Watermark) -> String {
     match at.to_string() {
         none if none.is_empty() => "0:0".to_owned(),
@@ -29,21 +29,21 @@ fn id(at: &Watermark) -> String {
     }
 }
 
-/// A comment, which keeps proxies from taking the stream for dead. The id moves on past changes that are of no interest
-/// to this client, so that it still finds its place after a long time without any.
+/// A comment that keeps proxies from closing the stream. Its id moves past changes that do not concern this client, so
+/// that it can resume after a long silence.
 pub(super) fn heartbeat(at: &Watermark) -> Bytes {
     format!(": alive\nid: {}\n\n", id(at)).into()
 }
 
-/// The client has to load anew what it shows; changes behind this watermark follow.
+/// Asks the client to reload; the changes after this watermark follow.
 pub(super) fn reset(at: &Watermark) -> Bytes {
-    // Nothing but digits, colons and commas.
+    // Only digits, colons and commas, so the id needs no escaping.
     let (id, watermark) = (id(at), json(at));
     format!("event: reset\nid: {id}\ndata: {{\"watermark\":{watermark}}}\n\n").into()
 }
 
-/// Events of those changes that are in scope. Only the last one moves the id on: a client that is cut off between two
-/// gets all of them again.
+/// Encodes the changes in scope. Only the last event has an id: a client that is disconnected in between receives all
+/// of them again.
 pub(super) fn tasks(changes: &[Arc<Change>], scope: &Scope, upto: &Watermark) -> Vec<Bytes> {
     let seen = |change: &Arc<Change>| match scope.sees(change) {
         Seen::Not => None,
@@ -60,11 +60,11 @@ pub(super) fn tasks(changes: &[Arc<Change>], scope: &Scope, upto: &Watermark) ->
 fn event(told: &[(Arc<Change>, bool)], upto: Option<&Watermark>) -> Bytes {
     let mut text = String::from("event: tasks\n");
     if let Some(upto) = upto {
-        // Writing into a string does not fail.
+        // Writing to a string is infallible.
         let _ = writeln!(text, "id: {}", id(upto));
     }
     text += "data: {\"items\":[";
-    // JSON has no line end outside of its texts, and escapes those within.
+    // JSON escapes line breaks within strings and has no others.
     join(
         &mut text,
         told.iter()
@@ -93,7 +93,7 @@ fn join<'a>(text: &mut String, parts: impl Iterator<Item = &'a str>) {
 }
 
 fn json(value: &impl serde::Serialize) -> String {
-    // Texts and maps of numbers are always JSON.
+    // Text and maps of numbers always serialize.
     serde_json::to_string(value).unwrap_or_default()
 }
 
@@ -102,7 +102,7 @@ mod tests {
     use super::super::tests::{change, named};
     use super::*;
 
-    /// The fields of an event, each of its own line.
+    /// The fields of an event, one per line.
     fn fields(event: &Bytes) -> Vec<(String, String)> {
         let text = std::str::from_utf8(event).unwrap();
         let text = text.strip_suffix("\n\n").unwrap();

@@ -1,21 +1,20 @@
-//! How many tasks there are and how they fare, as the gauges counted last: for who shows it without asking the database
-//! again.
+//! The latest counts of tasks, taken by the gauges, so that pages need not query them.
 
 use jiff::Timestamp;
 use schemas::TaskStatus;
 
 use crate::query::{Level, status_named};
 
-/// Of all tasks that have not ended.
+/// Counts of all tasks that have not ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Fares {
-    /// `None`: not counted yet, or the database is away.
+    /// `None` before the first count and while the database is unavailable.
     pub(crate) levels: Option<Counted<Levels>>,
-    /// How many are stalled; `None` as for `levels`.
+    /// Number of stalled tasks; `None` as for `levels`.
     pub(crate) stalled: Option<Counted<u64>>,
 }
 
-/// What was counted, and when.
+/// A count and its time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Counted<T> {
     pub(crate) value: T,
@@ -24,9 +23,9 @@ pub(crate) struct Counted<T> {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Levels {
-    /// All but those whose status is `Unknown`.
+    /// Without those whose status is `Unknown`.
     pub(crate) running: u64,
-    /// Those of them that do not run yet.
+    /// Those of `running` that have not started to run.
     pub(crate) waiting: u64,
     pub(crate) silent: u64,
 }

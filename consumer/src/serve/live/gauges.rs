@@ -9,38 +9,38 @@ use crate::query::{Level, status_named};
 
 /// Gauge: tasks that have not ended. Labels `engine_type`, `status`.
 pub(crate) const TASKS: &str = "taskrunning_tasks";
-/// Gauge: of these, that are silent. Labels as [`TASKS`].
+/// Gauge: silent ones of [`TASKS`], with the same labels.
 pub(crate) const SILENT: &str = "taskrunning_tasks_silent";
-/// Gauge: of these, that report but get no further. Labels as [`TASKS`].
+/// Gauge: stalled ones of [`TASKS`], with the same labels.
 pub(crate) const STALLED: &str = "taskrunning_tasks_stalled";
-/// Gauge, seconds: of these but the unknown ones, since the report of the one that has not reported for the longest
-/// time. Label `engine_type`.
+/// Gauge, seconds: age of the newest report of the task that has been without a report the longest, status `Unknown`
+/// excepted. Label `engine_type`.
 pub(crate) const OLDEST: &str = "taskrunning_oldest_report_age_seconds";
 
-/// What `/metrics` says of them.
+/// `HELP` texts for `/metrics`.
 pub(crate) const HELP: [service::telemetry::Help; 4] = [
     (TASKS, "Tasks that have not ended."),
     (
         SILENT,
-        "Tasks that have not ended, nor reported for as long as makes them silent.",
+        "Tasks that have not ended and are silent: no report for longer than usual.",
     ),
     (
         STALLED,
-        "Tasks that have not ended and report, but get no further.",
+        "Tasks that have not ended and are stalled: they report, but nothing changes.",
     ),
     (
         OLDEST,
-        "Age of the newest report of the task that has not reported for the longest time, in seconds.",
+        "Age of the newest report of the task that has been without a report the longest, in seconds.",
     ),
 ];
 
-/// Engine types that have series of their own, as long as the program runs: reports name them, and each takes room in
+/// Maximum number of engine types with series of their own: reports choose the names, and each series costs memory in
 /// Prometheus.
 const ENGINE_TYPES: usize = 20;
-/// What the others are counted as.
+/// Label value for all other engine types.
 const OTHER: &str = "other";
 
-/// The gauges, and the labels that they were ever given.
+/// The gauges, and all labels ever set.
 #[derive(Default)]
 pub(super) struct Gauges {
     engine_types: BTreeSet<String>,
@@ -52,9 +52,9 @@ pub(super) struct Gauges {
     ages: Series,
 }
 
-/// The series of a metric, by their labels: engine type, and status but for [`OLDEST`].
+/// The series of a metric, by labels: engine type, and status except for [`OLDEST`].
 type Series = HashMap<(String, Option<&'static str>), Gauge>;
-/// What they are to be set to.
+/// New values of the series.
 type Values = BTreeMap<(String, Option<&'static str>), f64>;
 
 impl Gauges {
@@ -73,10 +73,10 @@ impl Gauges {
         set(&mut self.ages, OLDEST, ages);
     }
 
-    /// Sets how many are stalled. What is not named is none, of every series that there is of [`TASKS`].
+    /// Sets the numbers of stalled tasks, 0 for every series of [`TASKS`] that is not named.
     pub(super) fn set_stalled(&mut self, stalled: Vec<(String, String, i64)>) {
         if self.engine_types.is_empty() {
-            return; // none is admitted yet: all would be others, and those series stay
+            return; // no engine type is admitted yet: all would become permanent `other` series
         }
         let mut values: Values = self
             .tasks
@@ -91,7 +91,7 @@ impl Gauges {
         set(&mut self.stalled, STALLED, values);
     }
 
-    /// Nothing is known, as while the database does not answer: what was known last would pass for the present.
+    /// Sets all gauges to NaN while the database is unavailable: stale values would look current.
     pub(super) fn forget(&self) {
         for series in [&self.tasks, &self.silent, &self.ages] {
             series.values().for_each(|gauge| gauge.set(f64::NAN));
@@ -121,13 +121,13 @@ impl Gauges {
     fn labels(&self, engine_type: &str, status: &str) -> (String, Option<&'static str>) {
         let known = self.engine_types.contains(engine_type);
         let engine_type = if known { engine_type } else { OTHER };
-        // The table's statuses are those of the contract, unless somebody altered it.
+        // The table has only known statuses, unless it was edited by hand.
         let status = status_named(status).unwrap_or(TaskStatus::Unknown).as_str();
         (engine_type.to_owned(), Some(status))
     }
 }
 
-/// Each series that there ever was gets a value: 0 if it is not named.
+/// Sets every existing series: 0 if it is not named.
 fn set(series: &mut Series, name: &'static str, values: Values) {
     for (labels, gauge) in series.iter() {
         if !values.contains_key(labels) {

@@ -1,4 +1,4 @@
-//! Where the changes that a poll finds go out to all clients.
+//! Distributes the changes that a poll finds to all clients.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,13 +14,13 @@ use super::ring::{Resume, Ring};
 use super::scope::Scope;
 use crate::query::{Change, Watermark};
 
-/// Clients at a time.
+/// Maximum number of clients.
 pub(super) const STREAMS: usize = 2_000;
-/// Polls whose changes wait for a client that reads slowly. It is cut off with the next one.
+/// Polls whose changes are buffered for a slow client; with one more it is disconnected.
 const POLLS_BEHIND: usize = 8;
-/// Proxies take a stream for dead after half a minute or more (the HTML standard advises 15 s).
+/// Interval of heartbeats. Proxies close idle streams after half a minute or more (the HTML standard advises 15 s).
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How long a client that is ahead waits for the poll that sees as much. A poll is due by then.
+/// How long a client whose watermark is ahead waits for the poll that catches up. A poll is due by then.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// Connects the poll with the clients.
@@ -28,27 +28,27 @@ pub(crate) struct Hub {
     state: Mutex<State>,
     streams: Arc<Semaphore>,
     heartbeat: Duration,
-    /// Somebody wants the next poll.
+    /// A client wants the next poll.
     pub(super) wanted: Notify,
-    /// When the last poll that was answered began.
+    /// Start time of the last successful poll.
     polled: watch::Sender<Option<Instant>>,
     fares: Mutex<Fares>,
 }
 
 struct State {
-    /// `None` until the database has answered.
+    /// `None` until the first successful poll.
     ring: Option<Ring>,
-    /// The last poll had no answer.
+    /// The last poll failed.
     is_away: bool,
-    /// `None` once the program is to stop.
+    /// `None` after shutdown has begun.
     sender: Option<broadcast::Sender<News>>,
 }
 
-/// What all clients are told at once.
+/// A message to all clients.
 #[derive(Clone)]
 enum News {
     Changes(Arc<Batch>),
-    /// What clients show may be wrong from here on.
+    /// Clients must reload: changes before this watermark are unknown.
     Reset(Arc<Watermark>),
 }
 
@@ -56,12 +56,12 @@ enum News {
 struct Batch {
     changes: Vec<Arc<Change>>,
     upto: Watermark,
-    /// By the scope that they are encoded for.
+    /// The encoded events of each scope.
     events: Mutex<HashMap<Scope, Arc<[Bytes]>>>,
 }
 
 impl Batch {
-    /// Encoded once for all clients of a scope.
+    /// Encodes the changes once per scope.
     fn events(&self, scope: &Scope) -> Arc<[Bytes]> {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(encoded) = events.get(scope) {
@@ -73,12 +73,12 @@ impl Batch {
     }
 }
 
-/// Why there is no stream.
+/// Why a client gets no stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// There are as many clients as there may be.
+    /// The maximum number of clients is reached.
     Crowded,
-    /// The database has not answered yet, or not to the last poll, or the program stops.
+    /// No poll has succeeded yet, the last one failed, or the program is shutting down.
     Away,
 }
 
@@ -89,12 +89,12 @@ impl Default for Hub {
 }
 
 impl Hub {
-    /// How many tasks there are, and how they fare.
+    /// The latest counts of tasks.
     pub(crate) fn fares(&self) -> Fares {
         *self.fares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what was counted.
+    /// Updates the counts.
     pub(super) fn note(&self, change: impl FnOnce(&mut Fares)) {
         change(&mut self.fares.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -114,20 +114,20 @@ impl Hub {
         }
     }
 
-    /// Whether somebody listens.
+    /// Whether there are clients.
     pub(super) fn is_heard(&self) -> bool {
         let state = self.state();
         let sender = state.sender.as_ref();
         sender.is_some_and(|sender| sender.receiver_count() > 0)
     }
 
-    /// Where the ring ends.
+    /// The end of the ring.
     #[cfg(test)]
     pub(super) fn upto(&self) -> Option<Watermark> {
         self.state().ring.as_ref().map(|ring| ring.upto().clone())
     }
 
-    /// Tells the changes up to this watermark, all of them, which a poll that began then has found.
+    /// Publishes all changes up to this watermark, found by a poll that started at `begun`.
     pub(super) fn tell(&self, changes: Vec<Arc<Change>>, upto: Watermark, begun: Instant) {
         {
             let mut state = self.state();
@@ -148,7 +148,7 @@ impl Hub {
         self.polled.send_replace(Some(begun));
     }
 
-    /// Begins anew at this watermark: what changed before it is not known.
+    /// Restarts at this watermark: earlier changes are unknown.
     pub(super) fn begin(&self, at: Watermark, begun: Instant) {
         {
             let mut state = self.state();
@@ -162,8 +162,8 @@ impl Hub {
         self.polled.send_replace(Some(begun));
     }
 
-    /// The database does not answer: ends the streams, which could not tell what changes, and begins none until it does.
-    /// Clients go on with the last id that they have.
+    /// Ends all streams, and starts none until a poll succeeds, because the database is unavailable. Clients resume
+    /// from their last event id.
     pub(super) fn away(&self) {
         let mut state = self.state();
         state.is_away = true;
@@ -177,7 +177,7 @@ impl Hub {
         self.state().sender = None;
     }
 
-    /// A stream of what comes after this watermark; of what comes from now on for `None`.
+    /// A stream of the changes after this watermark; `None`: from now on.
     pub(crate) async fn join(
         &self,
         since: Option<Watermark>,
@@ -190,7 +190,8 @@ impl Hub {
         self.wanted.notify_one();
         let listening = match first {
             (Resume::Ahead, _, _) => {
-                // Its list is newer than the last poll. If it is newer than the next one too, it is of other tables.
+                // The client's list is newer than the last poll. If it is also newer than the next one, it came from
+                // other tables.
                 let mut polled = self.polled.subscribe();
                 let caught_up = polled.wait_for(|begun| begun.is_some_and(|begun| begun >= now));
                 let _ = timeout(CATCH_UP, caught_up).await;
@@ -239,7 +240,7 @@ impl Hub {
 impl State {
     fn send(&self, news: News) {
         if let Some(sender) = &self.sender {
-            // There may be nobody who listens.
+            // There may be no receivers.
             let _ = sender.send(news);
         }
     }
@@ -248,18 +249,18 @@ impl State {
 /// The stream of one client.
 pub(crate) struct Client {
     scope: Scope,
-    /// Up to where all that is in its scope was sent, or is next.
+    /// Everything in scope up to here was sent or is queued.
     at: Watermark,
     next: VecDeque<Bytes>,
     news: broadcast::Receiver<News>,
-    /// When the next heartbeat is due, and then from one to the next.
+    /// When the next heartbeat is due.
     heartbeat: Instant,
     pause: Duration,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Client {
-    /// The next piece of the stream; `None`: it ends, since the client is too slow, or the program stops.
+    /// The next chunk of the stream; `None` ends it: the client is too slow, or the program is shutting down.
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(bytes) = self.next.pop_front() {
@@ -313,7 +314,7 @@ mod tests {
         );
     }
 
-    /// The offsets of the tasks in the next piece; others are told by their first line.
+    /// The offsets of the tasks in the next chunk; other chunks return their first line as an error.
     async fn next(client: &mut Client) -> Result<Vec<i64>, String> {
         let Some(bytes) = client.next().await else {
             return Err("end".to_owned());
@@ -358,7 +359,7 @@ mod tests {
             }
             assert_eq!(next(client).await, Err(": alive".to_owned()));
         }
-        // Nothing changed: nothing is told.
+        // Nothing changed, so nothing is sent.
         hub.tell(Vec::new(), at("0:8"), Instant::now());
         hub.close();
         assert_eq!(next(&mut from_now).await, Err("end".to_owned()));

@@ -1,12 +1,12 @@
-//! What changes in the tables, for `GET /api/v1/changes`, as server-sent events.
+//! Changes of the tables as server-sent events, for `GET /api/v1/changes`.
 //!
 //! ```text
 //! poll of the database, at most one a second ──▶ Hub { Ring } ──▶ broadcast ──▶ a stream for each client
 //!                                           └──▶ gauges
 //! ```
 //!
-//! One poll serves all clients. A client that is too slow for the broadcast is cut off, with nothing kept for it: it comes
-//! back with the id of the last event that it read, and gets from the ring what it missed.
+//! One poll serves all clients. A client that is too slow for the broadcast is disconnected, and nothing is kept for
+//! it: it reconnects with the id of the last event it read, and receives the missed changes from the ring.
 
 mod event;
 mod fares;
@@ -59,13 +59,13 @@ mod tests {
         })
     }
 
-    /// A task of this key whose newest event has this place.
+    /// A task with this key, whose newest event has this partition and offset.
     pub(super) fn change(task_id: i64, partition: i32, offset: i64) -> Arc<Change> {
         let item = task(&format!("exec-{task_id}"), "Running", (partition, offset));
         changed(task_id, Before::Unknown, item, false)
     }
 
-    /// The same, which was found late.
+    /// The same, found late.
     pub(super) fn late(task_id: i64, partition: i32, offset: i64) -> Arc<Change> {
         let item = task(&format!("exec-{task_id}"), "Failed", (partition, offset));
         changed(task_id, Before::Unknown, item, true)
@@ -75,7 +75,7 @@ mod tests {
         changed(1, Before::Unknown, task(exec_id, status, (0, 0)), false)
     }
 
-    /// A task that had one status, if that is known, and has another now.
+    /// A task whose status changed; its previous status may be unknown.
     pub(super) fn moved(from: Option<&str>, to: &str) -> Arc<Change> {
         let before = from.map_or(Before::Unknown, |status| Before::Was(status.to_owned()));
         changed(1, before, task("exec-1", to, (0, 0)), false)

@@ -1,4 +1,4 @@
-//! The one poll of the database that serves all clients and the gauges.
+//! Polls the database for all clients and for the gauges.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,26 +14,24 @@ use super::ring;
 use crate::query::{Changes, QueryError, Reader, Thresholds, Tracker};
 use crate::store::Database;
 
-/// From one poll to the next while somebody listens, ...
+/// Interval between polls while there are clients.
 const PAUSE: Duration = Duration::from_secs(1);
-/// ... while nobody does, ...
+/// Interval between polls without clients.
 const PAUSE_UNHEARD: Duration = Duration::from_secs(15);
-/// ... and from the end of one to the next as many times as it took: a database for which this is much work is asked less
-/// often.
+/// The pause after a poll is at least this multiple of its duration, to limit the load on the database.
 const PAUSE_SHARE: u32 = 9;
-/// The gauges are at least as old as this ...
+/// Minimum interval between updates of the gauges.
 const GAUGES: Duration = Duration::from_secs(15);
-/// ... but for those of tasks that are stalled, which take the histories of tasks: as old as this, or this many times
-/// as old as it takes to read them.
+/// Minimum interval between counts of stalled tasks, which read histories; at least this multiple of their duration.
 const STALLED: Duration = Duration::from_secs(60);
 const STALLED_SHARE: u32 = 50;
-/// The database itself ends a query that takes longer.
+/// The database cancels a query that takes longer.
 const QUERY_LIMIT: Duration = Duration::from_secs(10);
 const STALLED_LIMIT: Duration = Duration::from_secs(60);
-/// A poll, which is several queries, may take so long.
+/// Limit for a poll, which runs several queries.
 const POLL_LIMIT: Duration = Duration::from_secs(30);
 
-/// Polls until it is told to stop. Then all streams end.
+/// Polls until `stop`, then ends all streams.
 pub(crate) async fn poll(hub: Arc<Hub>, database: Database, stop: CancellationToken) {
     let gauges = Mutex::default();
     let polling = join(
@@ -44,7 +42,7 @@ pub(crate) async fn poll(hub: Arc<Hub>, database: Database, stop: CancellationTo
     hub.close();
 }
 
-/// Does not end.
+/// Never returns.
 async fn follow(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
     let mut poll = Poll {
         hub,
@@ -75,14 +73,14 @@ async fn follow(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
                 hub.note(|fares| *fares = Fares::default());
                 poll.gauges_at = Instant::now();
                 if !std::mem::replace(&mut is_away, true) {
-                    tracing::warn!("the changes of tasks cannot be read, trying again: {why}");
+                    tracing::warn!("the changes of tasks cannot be read, retrying: {why}");
                 }
-                // How long it was waited for says nothing of how much work it is.
+                // A failed poll's duration says nothing about the load.
                 sleep_until(Instant::now() + PAUSE).await;
             }
         }
         if !hub.is_heard() {
-            // A first client does not wait for its turn.
+            // The first client triggers a poll at once.
             let _ = timeout_at(begun + PAUSE_UNHEARD, hub.wanted.notified()).await;
         }
     }
@@ -91,7 +89,7 @@ async fn follow(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
 struct Poll<'a> {
     hub: &'a Hub,
     database: &'a Database,
-    /// `None` where the last poll failed.
+    /// `None` after a failed poll.
     reader: Option<Reader>,
     tracker: Option<Tracker>,
     gauges: &'a Mutex<Gauges>,
@@ -100,7 +98,7 @@ struct Poll<'a> {
 
 impl Poll<'_> {
     async fn once(&mut self, begun: Instant) -> Result<(), QueryError> {
-        // What fails half way is not used again.
+        // The reader is put back only after success.
         let mut reader = match self.reader.take() {
             Some(mut reader) => {
                 reader.renew().await?;
@@ -140,7 +138,7 @@ impl Poll<'_> {
     }
 }
 
-/// On a connection of its own, so that no change waits for it. Does not end.
+/// Uses its own connection, so as not to delay changes. Never returns.
 async fn count_stalled(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
     let mut is_away = false;
     loop {
@@ -158,7 +156,7 @@ async fn count_stalled(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
                 hub.note(|fares| fares.stalled = Some(stalled));
                 lock(gauges).set_stalled(counts);
                 if std::mem::take(&mut is_away) {
-                    tracing::info!("tasks that get no further are counted again");
+                    tracing::info!("stalled tasks are counted again");
                 }
                 let rest = Instant::now() + begun.elapsed() * STALLED_SHARE;
                 sleep_until(rest.max(begun + STALLED)).await;
@@ -167,9 +165,7 @@ async fn count_stalled(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
                 lock(gauges).forget_stalled();
                 hub.note(|fares| fares.stalled = None);
                 if !std::mem::replace(&mut is_away, true) {
-                    tracing::warn!(
-                        "tasks that get no further cannot be counted, trying again: {why}"
-                    );
+                    tracing::warn!("stalled tasks cannot be counted, retrying: {why}");
                 }
                 sleep_until(Instant::now() + STALLED).await;
             }

@@ -1,24 +1,24 @@
-//! The changes of late, from which a client that comes back gets what it missed.
+//! Recent changes, for clients that reconnect.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::query::{Change, Watermark};
 
-/// Tasks that the ring remembers; some 1 KiB each.
+/// Maximum number of tasks in the ring, about 1 KiB each.
 pub(super) const TASKS: usize = 20_000;
 
-/// The newest change of each task that changed lately. What came before it is of no use to anybody, so the ring goes
-/// back as far as it takes [`TASKS`] different tasks to change.
+/// The newest change of each recently changed task. Older changes of the same task are dropped, so the ring reaches
+/// back until [`TASKS`] different tasks have changed.
 #[derive(Debug)]
 pub(super) struct Ring {
     limit: usize,
     entries: BTreeMap<u64, Entry>,
     by_task: HashMap<i64, u64>,
     next: u64,
-    /// Whoever has seen less than this may have missed a change that is not here any more.
+    /// A client with a watermark below this may have missed a change that was dropped.
     floor: Watermark,
-    /// The same of changes that [came late](Change::is_late): whoever has seen no more than this.
+    /// The same for [late](Change::is_late) changes: a client whose watermark this covers may have missed one.
     late_floor: Option<Watermark>,
     upto: Watermark,
 }
@@ -26,23 +26,23 @@ pub(super) struct Ring {
 #[derive(Debug)]
 struct Entry {
     change: Arc<Change>,
-    /// The watermark behind it.
+    /// The watermark of its poll.
     upto: Arc<Watermark>,
 }
 
-/// What a client that has seen up to a watermark gets next.
+/// What a client receives after a watermark.
 #[derive(Debug)]
 pub(super) enum Resume {
-    /// These, oldest first; then it has seen all up to the ring's end.
+    /// These changes, oldest first; then it is at the end of the ring.
     Changes(Vec<Arc<Change>>),
-    /// It has seen more than is known here.
+    /// Nothing: its watermark is beyond the ring's end.
     Ahead,
-    /// It may have missed what nobody remembers.
+    /// A reset: a change that it missed may have been dropped.
     Lost,
 }
 
 impl Ring {
-    /// Begins at this watermark.
+    /// An empty ring at this watermark.
     pub(super) fn new(limit: usize, begin: Watermark) -> Self {
         Self {
             limit,
@@ -55,12 +55,12 @@ impl Ring {
         }
     }
 
-    /// Up to where all changes were pushed.
+    /// All changes up to this watermark were pushed.
     pub(super) fn upto(&self) -> &Watermark {
         &self.upto
     }
 
-    /// Adds the changes up to this watermark, all of them.
+    /// Adds all changes up to this watermark.
     pub(super) fn push(&mut self, changes: &[Arc<Change>], upto: &Watermark) {
         self.upto = upto.clone();
         let upto = Arc::new(upto.clone());
@@ -87,7 +87,7 @@ impl Ring {
         }
     }
 
-    /// What comes after this watermark.
+    /// The changes after this watermark.
     pub(super) fn after(&self, seen: &Watermark) -> Resume {
         if !seen.covers(&self.floor) {
             return Resume::Lost;
@@ -102,7 +102,8 @@ impl Ring {
         }
         let mut missed = Vec::new();
         for Entry { change, upto } in self.entries.values().rev() {
-            // A late change belongs to no offset: it goes to whoever may have left before it came.
+            // A late change has no place among the offsets: it goes to every client that may have left before it was
+            // found.
             let is_behind = seen.covers(upto);
             if is_behind && **upto != *seen {
                 break;
@@ -167,7 +168,7 @@ mod tests {
         let mut ring = Ring::new(2, watermark("0:0"));
         ring.push(&[change(1, 0, 0)], &watermark("0:1"));
         ring.push(&[change(2, 0, 1)], &watermark("0:2"));
-        // A task that changes again takes no room of others.
+        // A task that changes again does not evict others.
         ring.push(&[change(2, 0, 2)], &watermark("0:3"));
         assert_eq!(offsets(ring.after(&watermark("0:0"))), [0, 2]);
         ring.push(&[change(3, 0, 3)], &watermark("0:4"));

@@ -1,11 +1,11 @@
-//! What of the changes a client gets.
+//! Which changes a client receives.
 
 use crate::query::{Before, Belonging, Change};
 
-/// The status of a task whose engine went away: it has not ended, and does not run.
+/// The status of a task whose engine disappeared: it has not ended, and does not run.
 const UNKNOWN: &str = "Unknown";
 
-/// The tasks that a client shows: those that satisfy every condition given.
+/// The tasks that a client shows: those that satisfy every given condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Scope {
     pub(crate) user: Option<String>,
@@ -19,12 +19,12 @@ pub(crate) struct Scope {
     pub(crate) running: bool,
 }
 
-/// What a client gets of a change.
+/// What a client receives of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// The task.
     Shown,
-    /// That it may have shown the task, and shows it no longer.
+    /// Only its id: the client may show the task, which no longer matches.
     Left,
     Not,
 }
@@ -53,7 +53,7 @@ impl Scope {
         }
     }
 
-    /// By to whom and what a task belongs.
+    /// Matches the columns that say to whom a task belongs.
     fn is_of(&self, belonging: Belonging<&str>) -> bool {
         let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|w| w == found);
         is(&self.user, belonging.engine_user)
@@ -62,7 +62,7 @@ impl Scope {
             && is(&self.job_id, belonging.job_id)
     }
 
-    /// By its status.
+    /// Matches the status.
     fn shows(&self, status: &str, is_running: bool) -> bool {
         (self.status.is_empty() || self.status.iter().any(|one| one == status))
             && (!self.running || is_running)

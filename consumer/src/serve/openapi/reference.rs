@@ -1,4 +1,4 @@
-//! The book's page of the HTTP API is that of the OpenAPI document.
+//! Generates the book's page of the HTTP API from the OpenAPI document.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::tests::routes;
 
-/// One line of a table's cell.
+/// Text on one line, for a table's cell.
 fn cell(text: &str) -> String {
     text.replace('\n', " ").replace('|', "\\|")
 }
@@ -15,7 +15,7 @@ fn about(value: &Value) -> String {
     cell(value["description"].as_str().unwrap_or_default())
 }
 
-/// The type of a field or parameter, with a link where it has a schema of its own.
+/// The type of a field or parameter, with a link if it has a schema of its own.
 fn kind(schema: &Value) -> String {
     let list =
         |of: &Value| -> Vec<String> { of.as_array().unwrap().iter().map(kind).collect::<Vec<_>>() };
