@@ -112,7 +112,7 @@ async fn every_error_is_a_problem_and_every_answer_is_guarded() {
         assert_guarded(&answered);
     }
     let stale = server.get("/static/0/page.js").await.problem(404);
-    assert!(stale.contains("read the page again"), "{stale}");
+    assert!(stale.contains("reload the page"), "{stale}");
     let large =
         "POST /api/v1/tasks/exec-01 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n";
     let large = raw(&server, large).await;

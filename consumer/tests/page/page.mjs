@@ -105,7 +105,7 @@ step("the list shows what runs, and where to read on", async () => {
   assert.ok(shown.includes("etl-long") && !shown.includes("done-0"), String(shown));
   assert.equal(await row("run-3").locator(".status").innerText(), "Running");
   assert.match(await row("run-3").locator(".c-progress .num").innerText(), /^\d+\.\d %$/);
-  assert.equal(await row("run-untold").locator(".c-progress .num").innerText(), "not told");
+  assert.equal(await row("run-untold").locator(".c-progress .num").innerText(), "no data");
   assert.equal(await row("run-untold").locator("progress").count(), 0);
   assert.equal(await row("run-untold").locator(".c-memory").innerText(), "—");
   assert.match(await row("run-3").locator(".c-memory").innerText(), /^\d+\.\d\d GiB$/);
@@ -258,7 +258,7 @@ step("jobs change where they stand, and what moves them waits", async () => {
   await until("the job ends", () => document.querySelector('tr[data-id="job-of-run-untold"] .c-statuses').textContent.includes("1 Succeed"));
   assert.equal(await page.evaluate(() => document.activeElement.closest("tr")?.dataset.id), "job-of-run-untold");
   await page.locator("#show:not([hidden])").waitFor();
-  assert.match(await page.locator("#show").innerText(), /^1 new, 1 no longer here while you read: show$/);
+  assert.match(await page.locator("#show").innerText(), /^1 new, 1 no longer listed while you read: show$/);
   assert.deepEqual(await keys(), before);
   await page.keyboard.press("s");
   await keyed("job-of-of-new-job").waitFor();
@@ -277,7 +277,7 @@ step("engines tell what they run, where that differs, and how busy they were", a
   assert.equal(await differs.locator(".c-says .shape").count(), 1);
   assert.equal(await same.locator(".badge").count(), 0);
   assert.match(await differs.locator(".c-progress .num").innerText(), /^\d+\.\d %$/);
-  assert.match(await page.locator(".facts-line").innerText(), /heard of from .* UTC to .* UTC/);
+  assert.match(await page.locator(".facts-line").innerText(), /with reports from .* UTC to .* UTC/);
   await looks("engines");
   await page.click('.chips >> text="Last hour"');
   await page.waitForURL(/from=-1h/);
@@ -310,7 +310,7 @@ step("usage is added up, drawn, and exact", async () => {
   assert.match(await of("alan").innerText(), /^\d+\.\d\d$/);
   assert.match(await of("alan").getAttribute("title"), /^\d+(\.\d+)? core-seconds$/);
   assert.equal(Number((Number(await of("alan").getAttribute("value")) / 3600).toFixed(2)), Number(await of("alan").innerText()));
-  assert.match(await page.locator(".total").innerText(), /^All together\s+[\d.]+ core hours/);
+  assert.match(await page.locator(".total").innerText(), /^Total\s+[\d.]+ core hours/);
   assert.ok((await page.locator(".bars .wide svg rect").count()) >= 21);
   await looks("usage", ["dark"]);
   await page.click('.chips >> text="Hour"');
@@ -328,7 +328,7 @@ step("usage is added up, drawn, and exact", async () => {
   await page.waitForURL(/\/tasks\?user=alan/);
   assert.deepEqual(await ids(), ["past-alan"]);
   await go("/usage?user=nobody");
-  assert.match(await page.locator(".empty").innerText(), /Nothing was used/);
+  assert.match(await page.locator(".empty").innerText(), /No usage in this period/);
   // The field's times are those of UTC.
   await page.locator("#search").fill("ada");
   await page.fill("input[name=from]", "2026-01-01T00:00:01");
@@ -355,7 +355,7 @@ step("every view is one link away, at the same time", async () => {
   assert.equal(Date.parse(until), Date.parse(at));
   await page.keyboard.press("3");
   await page.waitForURL(/\/engines\?at=/);
-  assert.match(await page.locator(".notice").innerText(), /This view shows now, and not .* UTC/);
+  assert.match(await page.locator(".notice").innerText(), /This view shows the present, not .* UTC/);
   assert.equal(await page.locator("html.past").count(), 0);
   await looks("engines-now", ["light"], [1280]);
   await page.keyboard.press("1");
@@ -374,7 +374,7 @@ step("a view that is read again says that the server is away, and comes back by 
   await ask("stop");
   await page.keyboard.press("s");
   await page.locator("#trouble:not([hidden])").waitFor();
-  assert.match(await page.locator("#trouble").innerText(), /^Not live: .*What is shown is of .* UTC/);
+  assert.match(await page.locator("#trouble").innerText(), /^Not live: .*Showing data of .* UTC/);
   await ask("start");
   await isLive();
   assert.equal(await page.locator("#trouble").isVisible(), false);
@@ -556,7 +556,7 @@ step("it says that the server is away, and comes back by itself", async () => {
   expectsFaults = true;
   await ask("stop");
   await page.locator("#trouble:not([hidden])").waitFor();
-  assert.match(await page.locator("#trouble").innerText(), /^Not live: .*What is shown is of .* UTC/);
+  assert.match(await page.locator("#trouble").innerText(), /^Not live: .*Showing data of .* UTC/);
   assert.equal(await page.locator("html.old").count(), 1);
   await page.screenshot({ path: join(screenshots, "tasks-disconnected.png") });
   await ask("start");
@@ -606,7 +606,7 @@ step("the whole page goes back in time, and says so", async () => {
   assert.equal(params().get("at"), `${then}Z`);
   assert.equal(params().get("running"), "true");
   assert.equal(await page.locator("html.past").count(), 1);
-  assert.match(await page.locator(".then").innerText(), /As of .*as the engines had reported it by then/);
+  assert.match(await page.locator(".then").innerText(), /As of .*the state that engines had reported by then/);
   assert.match(await page.title(), /as of/);
   const shown = await ids();
   assert.ok(shown.includes("etl-long") && !shown.includes("run-3"), String(shown));
@@ -715,10 +715,10 @@ step("errors say what was wrong", async () => {
   }
   await timed.close();
   assert.equal((await go("/tasks/%ff")).status(), 400);
-  assert.match(await page.locator(".empty h1").innerText(), /cannot be asked/);
+  assert.match(await page.locator(".empty h1").innerText(), /Invalid request/);
   const posted = await page.evaluate(() => fetch("/tasks", { method: "POST", headers: { accept: "text/html" } }).then(async (answer) => [answer.status, await answer.text()]));
   assert.equal(posted[0], 405);
-  assert.match(posted[1], /<h1>This page is only read/);
+  assert.match(posted[1], /<h1>This page is read-only/);
   assert.equal((await go("/nothing/here")).status(), 404);
   assert.match(await page.locator(".empty").innerText(), /\/nothing\/here/);
   assert.equal(await page.locator(".empty a").getAttribute("href"), "/tasks?running=true&order=started");

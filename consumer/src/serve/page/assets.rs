@@ -1,5 +1,5 @@
-//! The page's own modules, style and icon, compiled in. They are served below a folder that is named by their content, so
-//! that browsers may keep them for ever: a module's imports are relative, and lead into the same folder.
+//! The page's scripts, stylesheet and icon, compiled in. Their folder is named by a checksum of their content, so
+//! that browsers may cache them for ever. Imports between scripts are relative, and so stay in the folder.
 
 use std::sync::LazyLock;
 
@@ -11,9 +11,9 @@ use sha2::{Digest, Sha256};
 
 use crate::serve::problem::Problem;
 
-/// Below this the folder is served.
+/// The path above the folder.
 pub(super) const STATIC: &str = "/static";
-/// So many hexadecimal digits of the checksum name the folder.
+/// Number of hexadecimal digits of the folder's checksum.
 const DIGITS: usize = 16;
 
 struct Asset {
@@ -64,13 +64,13 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     hex(&sum.finalize())[..DIGITS].to_owned()
 });
 
-/// A file of this build. A page of another build asks for a folder that is not here, and is read again.
+/// A file of this build. A page of another build requests another folder, and has to be reloaded.
 pub(super) async fn asset(Path((version, name)): Path<(String, String)>) -> Response {
     let found = ASSETS
         .iter()
         .find(|asset| asset.name == name && version == *VERSION);
     let Some(asset) = found else {
-        let detail = "there is no such file in this version; read the page again";
+        let detail = "no such file in this version; reload the page";
         return Problem::new(StatusCode::NOT_FOUND, detail).into_response();
     };
     let headers = [

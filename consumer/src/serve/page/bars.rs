@@ -1,5 +1,5 @@
-//! The usage of periods, or of those who used the most, as bars: drawn by the tokens of [`drawing`](super::drawing). No
-//! text of a report is drawn: the legend is HTML.
+//! Bar charts of usage, by period or by the largest users, in the colours of [`drawing`](super::drawing). The SVG
+//! contains no text from reports: the legend is HTML.
 
 use std::collections::BTreeMap;
 
@@ -14,20 +14,20 @@ use super::drawing::{
 };
 use crate::query::{Usage, UsageEvery, UsageItem};
 
-/// Of more periods only the sums are drawn: their parts would be thinner than a line.
+/// With more periods, only totals are drawn: stacked parts would be thinner than a line.
 const STACKED: usize = 200;
-/// Where the whole time is one period, so many of those who used the most have a bar.
+/// Maximum number of bars if the whole time range is one period.
 const RANKED: usize = 20;
 const HOUR_SECONDS: i64 = 3_600;
 const DAY_SECONDS: i64 = 24 * HOUR_SECONDS;
 const GIB: f64 = (1_u64 << 30) as f64;
-/// Hours between the labels of the axis, of which the first that fits is taken.
+/// Candidate distances between labels of the axis, in hours; the smallest that fits is used.
 const STEPS: &[i64] = &[1, 2, 3, 6, 12, 24, 48, 168, 336, 720, 2_160, 8_760, 87_600];
 
-/// Of all that have no row, or no part of a drawing, of their own.
+/// Name of all that have no row or part of their own.
 pub(super) const OTHERS: &str = "all others";
 
-/// What a key is called: an application may be reported without a queue.
+/// The name of a key. An application may be reported without a queue.
 pub(super) fn named(key: Option<&str>) -> String {
     match key {
         None => OTHERS.to_owned(),
@@ -36,7 +36,7 @@ pub(super) fn named(key: Option<&str>) -> String {
     }
 }
 
-/// The drawing for wide and for narrow screens, and what its colours stand for.
+/// The drawings for wide and narrow screens, and the legend.
 pub(super) struct Bars {
     pub(super) wide: String,
     pub(super) narrow: String,
@@ -44,28 +44,28 @@ pub(super) struct Bars {
     pub(super) caption: String,
 }
 
-/// A colour, and for whom it stands.
+/// An entry of the legend.
 pub(super) struct Key {
     pub(super) color: String,
     pub(super) name: String,
 }
 
-/// What is drawn: panels of slots, in each of which parts stand upon each other.
+/// Panels of slots; each slot is a stack of parts.
 struct Chart {
-    /// Of each panel, each slot's parts.
+    /// For each panel, the parts of each slot.
     panels: [(&'static str, Vec<Vec<f64>>); 3],
-    /// What stands below the slots that have a label, for so many labels.
+    /// The labels below the slots.
     labels: Labels,
 }
 
 enum Labels {
-    /// Each slot by its number.
+    /// The slot's number.
     Ranks,
-    /// Slots begin then, and are so long.
+    /// The slot's time.
     Times { first_second: i64, period: i64 },
 }
 
-/// `None`: there is nothing to draw.
+/// `None` if there is nothing to draw.
 pub(super) fn bars(usage: &Usage) -> Option<Bars> {
     if usage.items.is_empty() {
         return None;
@@ -77,13 +77,13 @@ pub(super) fn bars(usage: &Usage) -> Option<Bars> {
     };
     let drawn = |size: &Size| {
         draw(&chart, size)
-            .inspect_err(|error| tracing::error!("usage was not drawn: {error}"))
+            .inspect_err(|error| tracing::error!("cannot draw the usage: {error}"))
             .ok()
     };
     let caption = match usage.every {
-        UsageEvery::Whole => "Each bar is the row of the table with its number.".to_owned(),
-        UsageEvery::Hour => "Each bar is an hour of UTC; the table has the values.".to_owned(),
-        UsageEvery::Day => "Each bar is a day of UTC; the table has the values.".to_owned(),
+        UsageEvery::Whole => "The number below a bar is that of its row in the table.".to_owned(),
+        UsageEvery::Hour => "One bar per hour (UTC); the table has the values.".to_owned(),
+        UsageEvery::Day => "One bar per day (UTC); the table has the values.".to_owned(),
     };
     let legend = keys.into_iter().zip(SERIES).map(|(name, color)| {
         let RGBColor(r, g, b) = *color;
@@ -124,7 +124,7 @@ fn ranked(items: &[UsageItem]) -> Chart {
     }
 }
 
-/// Periods, each with the parts of those who used the most and of all others; and the names of the parts.
+/// Periods, each with the parts of the largest users and of all others; and the names of the parts.
 fn over_time(usage: &Usage, period: i64) -> Option<(Chart, Vec<String>)> {
     let slot = |time: Timestamp| time.as_second().div_euclid(period);
     let first = slot(usage.from);
@@ -191,7 +191,7 @@ fn draw(chart: &Chart, size: &Size) -> Result<String, Failed> {
     Ok(hidden(&svg))
 }
 
-/// Where a slot begins, from the left; the end of the last one is the beginning of the next.
+/// The x coordinate at which a slot begins and the previous one ends.
 fn column(slot: usize, slots: usize, size: &Size) -> i32 {
     let (x0, x1) = (f64::from(LEFT), f64::from(size.width - RIGHT));
     (x0 + (x1 - x0) * slot as f64 / slots.max(1) as f64).round() as i32
@@ -228,7 +228,7 @@ fn draw_panel(
             column(i, slots.len(), size),
             column(i + 1, slots.len(), size),
         );
-        // Bars with room stand apart.
+        // Leaves a gap between bars if there is room.
         let gap = match right - left {
             ..4 => 0,
             4..12 => 1,
@@ -247,7 +247,7 @@ fn draw_panel(
     Ok(())
 }
 
-/// A number of an axis, without the dust of binary fractions: a few characters, or it is cut.
+/// A number on an axis, rounded to a few characters.
 fn label(value: f64) -> String {
     const PREFIXES: [(f64, &str); 4] = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
     match value {

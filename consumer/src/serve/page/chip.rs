@@ -1,21 +1,21 @@
-//! A filter, or another choice, that is one link.
+//! A filter or another choice, as one link.
 
-/// How many tasks.
+/// A number of tasks.
 #[derive(Clone)]
 pub(super) struct Count {
     pub(super) text: String,
-    /// When they were counted.
+    /// The time of the count.
     pub(super) title: String,
 }
 
-/// A link, and whether it leads to what is shown.
+/// A link, and whether it leads to the current view.
 pub(super) struct Chip {
-    /// What stands before it.
+    /// Text before it.
     pub(super) lead: Option<&'static str>,
     pub(super) label: &'static str,
-    /// How many it leads to, where that is known.
+    /// The number of tasks it leads to, if known.
     pub(super) count: Option<Count>,
-    /// The symbol of `templates/page/base.html`.
+    /// The symbol in `templates/page/base.html`.
     pub(super) shape: Option<&'static str>,
     pub(super) href: String,
     pub(super) is_on: bool,

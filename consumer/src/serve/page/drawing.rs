@@ -1,7 +1,8 @@
 //! Plots as SVG.
 //!
-//! The colours stand for tokens of `static/page.css`, which replaces them: so one drawing is right in light and dark. No
-//! text of a report is drawn. The axis counts from the first point, so that it is true in every time zone.
+//! The colours are placeholders, which `static/page.css` replaces with its tokens, so one drawing serves light and
+//! dark. The SVG contains no text from reports. The axis starts at the first point, which makes it independent of time
+//! zones.
 
 use jiff::{SignedDuration, Timestamp};
 use plotters::coord::Shift;
@@ -15,7 +16,7 @@ pub(super) const QUIET: RGBColor = RGBColor(2, 2, 2);
 const PROGRESS: RGBColor = RGBColor(3, 3, 3);
 const MEMORY: RGBColor = RGBColor(4, 4, 4);
 const CORES: RGBColor = RGBColor(5, 5, 5);
-/// Parts that stand upon each other; the last one is all others.
+/// Colours of stacked parts; the last one is for all others.
 pub(super) const SERIES: &[RGBColor] = &[
     PROGRESS,
     MEMORY,
@@ -38,25 +39,25 @@ pub(super) const NARROW: Size = Size {
     text: 15.0,
 };
 const SPARKLINE: (u32, u32) = (72, 18);
-/// Left of the plots, for their labels; and right of them.
+/// Margins left of the plots, for labels, and right of them.
 pub(super) const LEFT: u32 = 56;
 pub(super) const RIGHT: u32 = 12;
-/// Above each plot, for its name.
+/// Margin above each plot, for its name.
 pub(super) const ABOVE: u32 = 28;
-/// Below the last plot, for the axis.
+/// Margin below the last plot, for the axis.
 pub(super) const BELOW: u32 = 22;
-/// Marks of statuses are named where there is so much room, in pixels.
+/// Minimum distance between the labels of status changes, in pixels.
 const WORD_ROOM: i32 = 84;
-/// Up to there stands the name of a plot.
+/// Width reserved for the name of a plot.
 const NAME_ROOM: i32 = 96;
 
-/// Seconds between the labels of the axis, of which the first that fits is taken.
+/// Candidate distances between labels of the axis, in seconds; the smallest that fits is used.
 const STEPS: &[i64] = &[
     1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200,
     86_400, 172_800, 604_800, 2_592_000, 31_536_000,
 ];
 
-/// What a screen has room for.
+/// The size of a drawing.
 pub(super) struct Size {
     pub(super) width: u32,
     pub(super) panel: u32,
@@ -64,19 +65,19 @@ pub(super) struct Size {
     text: f64,
 }
 
-/// What a plot shows, each in order of time.
+/// The values of a plot, each sorted by time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Told {
-    /// Shares, from 0 to 1.
+    /// 0 to 1.
     pub(super) progress: Vec<(Timestamp, f64)>,
     pub(super) memory_bytes: Vec<(Timestamp, f64)>,
     pub(super) cores: Vec<(Timestamp, f64)>,
-    /// The first status, and where it changes.
+    /// The first status, and each change.
     pub(super) marks: Vec<(Timestamp, Status)>,
 }
 
 impl Told {
-    /// Each time at which something was told.
+    /// All times that have a value.
     pub(super) fn times(&self) -> Vec<Timestamp> {
         let values = [&self.progress, &self.memory_bytes, &self.cores];
         let times = values.into_iter().flatten().map(|(time, _)| *time);
@@ -89,14 +90,14 @@ impl Told {
     }
 }
 
-/// SVG, and between which of its coordinates time runs.
+/// SVG, and the x coordinates between which its time axis runs.
 pub(super) struct Drawing {
     pub(super) svg: String,
     pub(super) x0: u32,
     pub(super) x1: u32,
 }
 
-/// Why there is no drawing.
+/// A drawing error.
 pub(super) type Failed = DrawingAreaErrorKind<std::io::Error>;
 
 /// A line without an axis.
@@ -137,18 +138,18 @@ pub(super) fn sparkline(values: &[(Timestamp, f64)]) -> Option<String> {
     Some(hidden(&svg))
 }
 
-/// A drawing that screen readers pass by.
+/// A drawing hidden from screen readers.
 pub(super) fn hidden(svg: &str) -> String {
     svg.replacen("<svg ", "<svg aria-hidden=\"true\" focusable=\"false\" ", 1)
 }
 
-/// One value over time, how it is drawn and labelled.
+/// A plot of one value.
 struct Panel<'a> {
     name: &'static str,
     color: RGBColor,
-    /// Between two points a value stays as it was.
+    /// Whether a value holds until the next point.
     is_stepped: bool,
-    /// What a value is divided by.
+    /// The divisor of values.
     unit: f64,
     most: f64,
     values: &'a [(Timestamp, f64)],
@@ -171,7 +172,7 @@ impl<'a> Panel<'a> {
     }
 }
 
-/// All that was told, one panel above the other.
+/// Draws all values, one panel above the other.
 pub(super) fn draw(
     told: &Told,
     span: (Timestamp, Timestamp),
@@ -230,12 +231,12 @@ pub(super) fn text(size: &Size, h: HPos, v: VPos) -> TextStyle<'static> {
     style.color(&QUIET).pos(Pos::new(h, v))
 }
 
-/// Where a panel begins and ends, from above.
+/// The y coordinates at which a panel begins and ends.
 pub(super) fn rows(size: &Size) -> (i32, i32) {
     (ABOVE as i32, (ABOVE + size.panel) as i32 - 4)
 }
 
-/// Where a time is, from the left.
+/// The x coordinate of a time.
 fn column(time: Timestamp, span: (Timestamp, Timestamp), size: &Size) -> i32 {
     let whole = span
         .1
@@ -329,7 +330,7 @@ fn draw_axis(area: &Area<'_>, span: (Timestamp, Timestamp), size: &Size) -> Resu
     Ok(())
 }
 
-/// A line where the status changes, and in the first panel its word where there is room.
+/// A line at each status change, with the status in the first panel if there is room.
 fn draw_marks(
     area: &Area<'_>,
     marks: &[(Timestamp, Status)],
@@ -348,7 +349,7 @@ fn draw_marks(
         let next = marks
             .get(i + 1)
             .map_or(end, |&(next, _)| column(next, span, size));
-        // A mark at the end has its word on its left.
+        // At the right edge, the label is on the left.
         let is_at_end = i + 1 == marks.len() && x + WORD_ROOM > end;
         let (h, at) = if is_at_end {
             (HPos::Right, x - 4)
@@ -362,7 +363,7 @@ fn draw_marks(
     Ok(())
 }
 
-/// The smallest of 1, 2, 4, 6, 8 or 10 times a power of ten that is not below a value.
+/// Rounds up to 1, 2, 4, 6, 8 or 10 times a power of ten.
 pub(super) fn round_up(value: f64) -> f64 {
     if value <= 0.0 || !value.is_finite() {
         return 1.0;

@@ -11,11 +11,11 @@ use super::pages::Pages;
 use super::period::Period;
 use crate::query::{EngineItem, EnginePage, EnginesQuery};
 
-/// The filters of the form.
+/// The form's fields.
 const FORM: &[&str] = &["engine_instance", "engine_type", "user"];
-/// What the form has no field for, and keeps.
+/// Parameters that the form keeps in hidden fields.
 const HIDDEN: &[&str] = &["limit", "longest_gap", "at"];
-/// Users of an engine that are shown.
+/// Maximum number of users shown per engine.
 const USERS: usize = 3;
 const EVERY_SECONDS: u32 = 10;
 
@@ -31,17 +31,17 @@ pub(super) struct EnginesView {
     filters_set: usize,
     is_filtered: bool,
     clear_href: String,
-    /// The time that shares are of.
+    /// Start of the period.
     from: Timestamp,
     to: Timestamp,
     gap: String,
-    /// What the engines themselves say is not shown to who sees the tasks of one user.
+    /// Whether only one user's tasks are shown; then the engine's own count is hidden.
     is_of_user: bool,
     rows: Vec<EngineRow>,
     pages: Pages,
 }
 
-/// What is shown of an engine.
+/// A row of the list.
 struct EngineRow {
     key: String,
     name: String,
@@ -52,7 +52,7 @@ struct EngineRow {
     tasks: String,
     running_tasks: String,
     says: String,
-    /// What the engine says is not what the tables show.
+    /// The engine's own count differs from the tables.
     differs: bool,
     busy: Option<(f64, String)>,
     busy_time: String,
@@ -63,7 +63,8 @@ struct EngineRow {
 }
 
 impl EnginesView {
-    /// `given` is the address's query, and `asked` what it asks for. `kept_time` is a past time that other views show.
+    /// `given` is the address's query, `asked` the parsed one. `kept_time` is a past time that the other views
+    /// show.
     pub(super) fn of(
         given: &Query,
         asked: &EnginesQuery,
@@ -72,7 +73,7 @@ impl EnginesView {
     ) -> Self {
         let frame = Frame::of("engines", "Engines".to_owned(), ENGINES, given, None);
         let frame = frame.only_now(kept_time).every(EVERY_SECONDS);
-        // All pages are of the same time.
+        // All pages have the same period.
         let next = page.next.map(|cursor| {
             let rest = given.clone().without(PERIOD).without(&["cursor"]);
             let ends = [("from", asked.from), ("to", asked.to)];
@@ -115,7 +116,7 @@ impl EnginesView {
 }
 
 impl EngineRow {
-    /// `user` is the only user whose tasks count. Links lead to the tasks of now, which the row is of.
+    /// `user` is the only user whose tasks count. Links lead to the present, as the row does.
     fn of(engine: EngineItem, given: &Query, user: Option<&str>, now: Timestamp) -> Self {
         let tasks = Query::default()
             .and("engine_instance", engine.engine_instance.as_str())

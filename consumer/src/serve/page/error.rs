@@ -1,4 +1,4 @@
-//! Errors, as pages.
+//! Error pages.
 
 use askama::Template;
 use axum::http::StatusCode;
@@ -18,21 +18,21 @@ pub(super) struct ErrorView {
 }
 
 impl ErrorView {
-    /// Of a view at an address.
+    /// An error of a view.
     pub(super) fn of(path: &str, query: &Query, status: StatusCode, detail: String) -> Self {
         let title = match status {
-            StatusCode::NOT_FOUND => "There is no such task",
+            StatusCode::NOT_FOUND => "Task not found",
             status => title(status),
         };
         Self::at(path, query, status, title, detail)
     }
 
-    /// Of any other path. Somebody else may have chosen it: no link and no form leads there.
+    /// An error of any other path. The path is untrusted, so no link or form leads to it.
     pub(super) fn elsewhere(path: &str, problem: &Problem) -> Self {
         let (title, detail) = match problem.status() {
             StatusCode::NOT_FOUND => (
-                "There is no such page",
-                format!("Nothing is served at {}.", shown(path)),
+                "Page not found",
+                format!("There is no page at {}.", shown(path)),
             ),
             status => (title(status), shown(problem.detail())),
         };
@@ -62,11 +62,11 @@ impl ErrorView {
 
 fn title(status: StatusCode) -> &'static str {
     match status {
-        StatusCode::BAD_REQUEST => "This cannot be asked",
-        StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => "This is not yours to see",
-        StatusCode::METHOD_NOT_ALLOWED => "This page is only read",
-        StatusCode::TOO_MANY_REQUESTS => "Too many ask at once",
-        StatusCode::SERVICE_UNAVAILABLE => "The database does not answer",
-        _ => "This did not work",
+        StatusCode::BAD_REQUEST => "Invalid request",
+        StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => "Access denied",
+        StatusCode::METHOD_NOT_ALLOWED => "This page is read-only",
+        StatusCode::TOO_MANY_REQUESTS => "Too many requests",
+        StatusCode::SERVICE_UNAVAILABLE => "The database is unavailable",
+        _ => "Something went wrong",
     }
 }

@@ -1,9 +1,10 @@
-//! How values read on the page. The modules write the same when they update a row (`static/clock.js`, `static/rows.js`).
+//! Formats values for the page. Scripts that update rows use the same formats (`static/clock.js`,
+//! `static/rows.js`).
 
 pub(super) use crate::tasks::gib;
 use jiff::Timestamp;
 
-/// What is shown where nothing was told.
+/// Shown for a missing value.
 pub(super) const ABSENT: &str = "—";
 
 /// `7 s`, `12 m 04 s`, `2 h 10 m`, `3 d 04 h`.
@@ -27,7 +28,7 @@ pub(super) fn coarse(seconds: f64) -> String {
     whole[..end].to_owned()
 }
 
-/// How long before `now` an RFC 3339 time was; the text itself if it is none.
+/// The age of an RFC 3339 time at `now`; other text as it is.
 pub(super) fn ago(time: &str, now: Timestamp) -> String {
     let Ok(time) = time.parse::<Timestamp>() else {
         return service::text::shown(time);
@@ -53,7 +54,7 @@ pub(super) fn moment(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-/// With thousands set apart: `9,629`.
+/// With thousands separators: `9,629`.
 pub(super) fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -66,11 +67,11 @@ pub(super) fn count(n: u64) -> String {
     text
 }
 
-/// With two decimals, and thousands set apart: `1,234.50`; `< 0.01` of what would read as nothing.
+/// With two decimals and thousands separators: `1,234.50`; small positive values are `< 0.01`.
 pub(super) fn amount(value: f64) -> String {
     match value {
         value if value > 0.0 && value < 0.01 => "< 0.01".to_owned(),
-        // No number has more digits than are exact.
+        // Avoids digits beyond the precision of a double.
         value if value >= 1e15 => format!("{value:.3e}"),
         value => {
             let text = format!("{:.2}", value.max(0.0));

@@ -1,4 +1,4 @@
-//! What every view has around it: the bar, and the time it shows.
+//! The frame of every view: the bar at the top, and the time shown.
 
 use jiff::Timestamp;
 
@@ -6,29 +6,28 @@ use super::assets;
 use super::format::moment;
 use super::links::{ENGINES, JOBS, Query, TASKS, USAGE};
 
-/// The parts of a page that all views have.
+/// The parts that all views share.
 pub(super) struct Frame {
     pub(super) title: String,
-    /// `tasks`, `task`, `jobs`, `engines`, `usage`, `retry` (an error that may pass) or `error`: what the modules do depends
-    /// on it.
+    /// `tasks`, `task`, `jobs`, `engines`, `usage`, `retry` (a temporary error) or `error`. Scripts depend on it.
     pub(super) view: &'static str,
     /// Without its query.
     pub(super) path: String,
-    /// What the address holds beside the time, for a form that changes the time.
+    /// Other parameters of the address, for the form that changes the time.
     pub(super) kept: Vec<(String, String)>,
     pub(super) now: Timestamp,
-    /// The past time that is shown, as it is in the address.
+    /// The past time shown, as in the address.
     pub(super) at: Option<Timestamp>,
-    /// Offsets that the view was read at: changes are asked for since then.
+    /// The watermark of the view, from which scripts follow the changes.
     pub(super) since: Option<String>,
-    /// The view is read again as often, in seconds; `None`: it is not, or follows the stream of changes.
+    /// Interval in seconds at which scripts reload the view; `None`: they do not, or follow the changes.
     pub(super) every: Option<u32>,
-    /// The view has no past.
+    /// The view shows only the present.
     pub(super) is_only_now: bool,
-    /// The past time that its links to other views keep.
+    /// A past time that links to other views keep.
     pub(super) kept_time: Option<Timestamp>,
     pub(super) assets: &'static str,
-    /// The same view now.
+    /// The same view at the present.
     pub(super) live_href: String,
     pub(super) tasks_href: String,
     pub(super) views: [ViewLink; 4],
@@ -42,7 +41,7 @@ pub(super) struct ViewLink {
 }
 
 impl Frame {
-    /// The frame of a view at an address.
+    /// The frame of the view at an address.
     pub(super) fn of(
         view: &'static str,
         title: String,
@@ -50,7 +49,7 @@ impl Frame {
         query: &Query,
         at: Option<Timestamp>,
     ) -> Self {
-        // A cursor belongs to the time it was made for.
+        // A cursor is valid only for its own time.
         let live = query.clone().without(&["at", "cursor"]);
         let time = query.clone().only(&["at"]);
         let running = time.clone().and("running", "true");
@@ -86,14 +85,14 @@ impl Frame {
         }
     }
 
-    /// This, of a view that shows only now: its links keep the past time that others show.
+    /// Marks a view that shows only the present; its links keep the past time of the other views.
     pub(super) fn only_now(mut self, kept_time: Option<Timestamp>) -> Self {
         self.is_only_now = true;
         self.kept_time = kept_time;
         self
     }
 
-    /// This, of a view that is read again as often.
+    /// Sets the interval at which the view is reloaded.
     pub(super) fn every(mut self, seconds: u32) -> Self {
         self.every = Some(seconds);
         self
@@ -103,7 +102,7 @@ impl Frame {
         self.kept_time.map(moment).unwrap_or_default()
     }
 
-    /// What counts as now: the past time, if one is shown.
+    /// The time that ages are relative to: the past time, if one is shown.
     pub(super) fn present(&self) -> Timestamp {
         self.at.unwrap_or(self.now)
     }
@@ -120,7 +119,7 @@ impl Frame {
         moment(self.present())
     }
 
-    /// As an input of type datetime-local has it.
+    /// In the format of a datetime-local input.
     pub(super) fn at_input(&self) -> String {
         self.present().strftime("%Y-%m-%dT%H:%M:%S").to_string()
     }

@@ -13,9 +13,9 @@ use super::row::Running;
 use super::status::Status;
 use crate::query::{JobItem, JobPage, JobsQuery};
 
-/// The filters of the form.
+/// The form's fields.
 const FORM: &[&str] = &["job_id", "user"];
-/// What the form has no field for, and keeps.
+/// Parameters that the form keeps in hidden fields.
 const HIDDEN: &[&str] = &["running", "limit"];
 const EVERY_SECONDS: u32 = 5;
 
@@ -34,14 +34,14 @@ pub(super) struct JobsView {
     pages: Pages,
 }
 
-/// What is shown of a job.
+/// A row of the list.
 struct JobRow {
     key: String,
     name: String,
     href: String,
     tasks: String,
     running_tasks: String,
-    /// Each with how many tasks have it.
+    /// Each status with its number of tasks.
     statuses: Vec<(String, Status)>,
     statuses_text: String,
     progress: Option<(f64, String)>,
@@ -54,7 +54,7 @@ struct JobRow {
 }
 
 impl JobsView {
-    /// `given` is the address's query, and `asked` what it asks for.
+    /// `given` is the address's query, `asked` the parsed one.
     pub(super) fn of(given: &Query, asked: &JobsQuery, page: JobPage) -> Self {
         let frame = Frame::of("jobs", "Jobs".to_owned(), JOBS, given, asked.at);
         let frame = frame.every(EVERY_SECONDS);
@@ -128,7 +128,7 @@ impl JobRow {
     }
 }
 
-/// From the first task's first report until the last one's end; of jobs that go on it ticks.
+/// From the first task's first report to the last one's end; ticks while the job is running.
 fn running(job: &JobItem, now: Timestamp) -> Running {
     let until = match (&job.ended_at, job.running_tasks) {
         (Some(ended), _) => Some(ended),

@@ -1,11 +1,11 @@
-//! Addresses of the page. All that a view shows is in its address, so that it can be sent to somebody else.
+//! Addresses of the page. An address contains everything that a view shows, so it can be shared.
 
 use axum::extract;
 use axum::http::Uri;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// What stays as it is in a path's segment and in a query's names and values.
+/// Characters to escape in a path segment and in a query.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -13,7 +13,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b':');
 
-/// What JavaScript's encodeURIComponent leaves as it is.
+/// Characters that JavaScript's encodeURIComponent escapes.
 const BARE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -30,23 +30,23 @@ pub(super) const JOBS: &str = "/jobs";
 pub(super) const ENGINES: &str = "/engines";
 pub(super) const USAGE: &str = "/usage";
 
-/// The names and values of a query, in order.
+/// Names and values of a query, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Query(pub(super) Vec<(String, String)>);
 
-/// How the names of times end, but for `at` and those of a period.
+/// Suffixes of parameters that are times, besides `at` and [`PERIOD`].
 const TIMES: &[&str] = &["_after", "_before"];
-/// The names of a period's ends. Those that count back from now stay so: `from=-1h` is always the last hour.
+/// Parameters of a period. Relative times are kept: `from=-1h` is always the last hour.
 pub(super) const PERIOD: &[&str] = &["from", "to"];
 
 impl Query {
-    /// The query of an address; empty where it cannot be read.
+    /// The query of an address; empty if it cannot be parsed.
     pub(super) fn of(uri: &Uri) -> Self {
         extract::Query::try_from_uri(uri)
             .map_or_else(|_| Self::default(), |extract::Query(pairs)| Self(pairs))
     }
 
-    /// As it should be, where this is not: without the empty fields of a form, and each time absolute and with its zone.
+    /// The normalized query, if this one is not: without empty fields, and with absolute times that have a zone.
     pub(super) fn tidied(&self) -> Option<Self> {
         let mut tidy = self.clone();
         tidy.0.retain(|(_, value)| !value.is_empty());
@@ -60,25 +60,25 @@ impl Query {
         (tidy != *self).then_some(tidy)
     }
 
-    /// This and another value.
+    /// Adds a value.
     pub(super) fn and(mut self, name: &str, value: impl Into<String>) -> Self {
         self.0.push((name.to_owned(), value.into()));
         self
     }
 
-    /// This, without what these names are given.
+    /// Removes these parameters.
     pub(super) fn without(mut self, names: &[&str]) -> Self {
         self.0.retain(|(name, _)| !names.contains(&name.as_str()));
         self
     }
 
-    /// Only what these names are given.
+    /// Keeps only these parameters.
     pub(super) fn only(mut self, names: &[&str]) -> Self {
         self.0.retain(|(name, _)| names.contains(&name.as_str()));
         self
     }
 
-    /// The first value of a name; empty if there is none.
+    /// The first value of a parameter; empty if there is none.
     pub(super) fn first(&self, name: &str) -> &str {
         self.0
             .iter()
@@ -86,7 +86,7 @@ impl Query {
             .map_or("", |(_, value)| value)
     }
 
-    /// The address of a path with this.
+    /// The address of a path with this query.
     pub(super) fn at(&self, path: &str) -> String {
         let mut address = path.to_owned();
         for (i, (name, value)) in self.0.iter().enumerate() {
@@ -99,8 +99,7 @@ impl Query {
     }
 }
 
-/// A time as RFC 3339 has it: of one that counts back from now, or of a form's field, which has no zone. Anything else as
-/// it is.
+/// Converts a relative time, or a form's time without a zone, to RFC 3339; other text as it is.
 fn absolute(text: &str) -> String {
     let is_whole = text.parse::<Timestamp>().is_ok();
     let time = match text.starts_with('-') {
@@ -118,8 +117,8 @@ pub(super) fn task(exec_id: &str) -> String {
     format!("{TASKS}/{}", utf8_percent_encode(exec_id, ESCAPED))
 }
 
-/// By which the modules know a row: as JavaScript's encodeURIComponent writes the text, so that no attribute holds a
-/// control character.
+/// Identifies a row for the scripts: the text escaped as by JavaScript's encodeURIComponent, so that no attribute
+/// contains a control character.
 pub(super) fn key(text: &str) -> String {
     utf8_percent_encode(text, BARE).to_string()
 }

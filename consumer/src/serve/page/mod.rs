@@ -1,12 +1,12 @@
-//! The page: what [`query`](crate::query) says, for people.
+//! The web page: the results of [`query`](crate::query) for people.
 //!
 //! ```text
 //! address ──▶ Query ──▶ Parameters, as of the API ──▶ Readers ──▶ a view ──▶ templates/page/*.html
 //!                                                                           static/*.js make it live
 //! ```
 //!
-//! Each view is whole HTML and works without scripts. The templates escape the text of reports, which is shown without
-//! hidden characters.
+//! Each view is complete HTML and works without scripts. Templates escape text from reports, and hidden characters are
+//! replaced.
 
 mod assets;
 mod bars;
@@ -56,14 +56,14 @@ use super::parameters::Parameters;
 use super::problem::Problem;
 use crate::query::{QueryError, Reader, SeriesQuery, TaskItem};
 
-/// Below this are no pages.
+/// Paths below this have no pages.
 const API: &str = "/api/";
-/// So many of a task's newest reports are listed.
+/// Number of newest reports listed for a task.
 const REPORTS: u32 = 50;
-/// Points of each series that is drawn: one for every few pixels.
+/// Points of each drawn series: one for every few pixels.
 const POINTS: u32 = 200;
 
-/// The views, and the files that they use.
+/// The views, and their static files.
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/", get(home))
@@ -75,7 +75,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/static/{version}/{name}", get(assets::asset))
 }
 
-/// What runs comes first.
+/// Shows running tasks.
 async fn home() -> Redirect {
     Redirect::to(
         &Query::default()
@@ -125,9 +125,9 @@ async fn one(
         let at = parameters.time("at");
         parameters.end()?;
         let absent = match at {
-            None => format!("No task {exec_id:?} has reported, or it is not yours to see."),
+            None => format!("Task {exec_id:?} has not reported, or you may not see it."),
             Some(at) => format!(
-                "No task {exec_id:?} had reported by {}, or it is not yours to see.",
+                "Task {exec_id:?} had not reported by {}, or you may not see it.",
                 format::moment(at)
             ),
         };
@@ -165,7 +165,7 @@ async fn jobs(
     answer(view.await, &uri, &given)
 }
 
-/// Engines are shown as they are now. A past time is kept for the other views.
+/// Shows the present. A past time is kept for the links to other views.
 async fn engines(
     State(app): State<App>,
     uri: Uri,
@@ -191,7 +191,7 @@ async fn engines(
     answer(view.await, &uri, &given)
 }
 
-/// As of a past time: what was used until then, which is what was known of it then.
+/// With a past time, usage ends then. Later reports do not change usage until then.
 async fn used(
     State(app): State<App>,
     uri: Uri,
@@ -220,8 +220,8 @@ async fn used(
     answer(view.await, &uri, &given)
 }
 
-/// Shows browsers a page for every [`Problem`] that no view has shown: a path or method that is not served, a path that
-/// cannot be read, a limit. What the API says stays as it is.
+/// Renders every [`Problem`] outside the API as a page if no view did: unknown paths and methods, invalid paths,
+/// limits.
 pub(super) async fn errors(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let is_page = is_browser(request.headers()) && !path.starts_with(API);
@@ -241,7 +241,8 @@ fn is_html(response: &Response) -> bool {
     content_type.is_some_and(|content_type| content_type.as_bytes().starts_with(b"text/html"))
 }
 
-/// Everything about a task; `None`: there is no such task, it is not this user's, or it had not reported by then.
+/// Everything about a task; `None` if there is no such task, it belongs to another user, or it had not reported by
+/// then.
 async fn found(
     reader: &mut Reader,
     exec_id: String,

@@ -1,11 +1,11 @@
-//! What stands below a list: how much of it is shown, and where it goes on.
+//! The footer of a list: the number of rows, and links to other pages.
 
 use jiff::Timestamp;
 
 use super::format::count;
 use super::links::Query;
 
-/// The line below a list.
+/// The footer of a list.
 pub(super) struct Pages {
     pub(super) text: String,
     pub(super) expired_before: Option<Timestamp>,
@@ -15,7 +15,7 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// Of a list at an address. `next` is the address of the next page, if there is one.
+    /// The footer of a list at `path`. `next` is the query of the next page, if there is one.
     pub(super) fn of(
         path: &str,
         given: &Query,
@@ -35,14 +35,14 @@ impl Pages {
         Self {
             text,
             expired_before: None,
-            // A cursor belongs to its filters and its order.
+            // A cursor is valid only for its filters and order.
             first_href: given.clone().without(&["cursor"]).at(path),
             next_href: next.map(|next| next.at(path)),
             is_later,
         }
     }
 
-    /// This, with what `consumer expire` removed.
+    /// Adds a note about history removed by `consumer expire`.
     pub(super) fn expired(mut self, before: Option<Timestamp>) -> Self {
         self.expired_before = before;
         self

@@ -1,4 +1,4 @@
-//! The time that a view looks at: from when to when.
+//! The period of a view.
 
 use jiff::Timestamp;
 
@@ -6,7 +6,7 @@ use super::chip::Chip;
 use super::links::{PERIOD, Query};
 use super::tasks::field;
 
-/// As `from`, and as words; the first is the default.
+/// Choices: values of `from` and labels; the first is the default.
 const CHOICES: &[(&str, &str)] = &[
     ("", "Last 24 hours"),
     ("-1h", "Last hour"),
@@ -14,18 +14,18 @@ const CHOICES: &[(&str, &str)] = &[
     ("-168h", "Last 7 days"),
 ];
 
-/// The period of a view, as it is chosen.
+/// The chosen period of a view.
 pub(super) struct Period {
     pub(super) choices: Vec<Chip>,
-    /// As inputs of type datetime-local have them; empty where the view's own end is meant.
+    /// In the format of datetime-local inputs; empty for the view's own default.
     pub(super) from_field: String,
     pub(super) to_field: String,
-    /// Whether both are given by the address.
+    /// Whether the address contains a period.
     pub(super) is_chosen: bool,
 }
 
 impl Period {
-    /// `from` is the beginning that the address asks for.
+    /// `from` is the resolved start.
     pub(super) fn of(path: &str, given: &Query, from: Option<Timestamp>) -> Self {
         let others = given.clone().without(PERIOD).without(&["cursor"]);
         let (first, last) = (given.first("from"), given.first("to"));
@@ -38,7 +38,7 @@ impl Period {
         };
         Self {
             choices: CHOICES.iter().map(choice).collect(),
-            // Of one that counts back the time that it comes to now.
+            // Resolves relative times.
             from_field: from.map_or_else(String::new, |from| field(&from.to_string())),
             to_field: field(last),
             is_chosen: !(first.is_empty() && last.is_empty()),

@@ -1,11 +1,11 @@
-//! Progress, memory and cores of a task on one time axis: drawn, and as a table.
+//! A task's progress, memory and cores on one time axis: as a plot and as a table.
 
 use jiff::Timestamp;
 
 use super::drawing::{Drawing, NARROW, Size, Told, WIDE, draw};
 use super::format::{self, or_absent};
 
-/// The drawing for wide and for narrow screens, and the values.
+/// The drawings for wide and narrow screens, and the values.
 pub(super) struct Plot {
     pub(super) from_ms: i64,
     pub(super) to_ms: i64,
@@ -15,7 +15,7 @@ pub(super) struct Plot {
     pub(super) values: Vec<Value>,
 }
 
-/// A point as text.
+/// A point, formatted.
 pub(super) struct Value {
     pub(super) ms: i64,
     pub(super) time: String,
@@ -25,7 +25,7 @@ pub(super) struct Value {
     pub(super) status: &'static str,
 }
 
-/// `None`: there is nothing to draw.
+/// `None` if there is nothing to draw.
 pub(super) fn plot(told: &Told) -> Option<Plot> {
     let times = told.times();
     if told.progress.is_empty() && told.memory_bytes.is_empty() && told.cores.is_empty() {
@@ -34,7 +34,7 @@ pub(super) fn plot(told: &Told) -> Option<Plot> {
     let span = (*times.first()?, *times.last()?);
     let drawn = |size: &Size| {
         draw(told, span, size)
-            .inspect_err(|error| tracing::error!("a plot was not drawn: {error}"))
+            .inspect_err(|error| tracing::error!("cannot draw a plot: {error}"))
             .ok()
     };
     Some(Plot {
@@ -42,12 +42,12 @@ pub(super) fn plot(told: &Told) -> Option<Plot> {
         to_ms: span.1.as_millisecond(),
         wide: drawn(&WIDE)?,
         narrow: drawn(&NARROW)?,
-        caption: "Time counts from the first report. Point at the plots, or focus them and use the arrow keys, to read values.".to_owned(),
+        caption: "Times are relative to the first report. To read values, point at a plot, or focus it and press the arrow keys.".to_owned(),
         values: values(told, &times),
     })
 }
 
-/// At each time what was told last by then.
+/// The last values reported by each time.
 fn values(told: &Told, times: &[Timestamp]) -> Vec<Value> {
     let by = |values: &[(Timestamp, f64)], time: Timestamp| {
         let told = values.partition_point(|(told, _)| *told <= time);

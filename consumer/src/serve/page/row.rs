@@ -1,4 +1,4 @@
-//! A task as a row of the list, and as the head of its own view.
+//! A task as a row of the list, and as the title of its own view.
 
 use jiff::Timestamp;
 use service::text::shown;
@@ -8,16 +8,16 @@ use super::links::{self, Query};
 use super::status::Status;
 use crate::query::TaskItem;
 
-/// What is shown of a task. Texts of reports are in here as they are shown: without hidden characters.
+/// A task, formatted. Hidden characters in text from reports are replaced.
 pub(super) struct Row {
-    /// The modules know the row by it.
+    /// Identifies the row for the scripts.
     pub(super) key: String,
     pub(super) name: String,
     pub(super) href: String,
     pub(super) status: Status,
     pub(super) silent: Option<String>,
     pub(super) stalled: Option<String>,
-    /// From 0 to 1, and as text.
+    /// From 0 to 1, and formatted.
     pub(super) progress: Option<(f64, String)>,
     pub(super) running: Running,
     pub(super) started_at: Option<String>,
@@ -32,15 +32,15 @@ pub(super) struct Row {
     pub(super) job: String,
 }
 
-/// How long a task has been running.
+/// The running time of a task.
 pub(super) struct Running {
     pub(super) text: String,
-    /// Since when it goes on.
+    /// The start, if the time is still running.
     pub(super) ticks_from: Option<String>,
 }
 
 impl Row {
-    /// `time` is what links keep: the past time that is shown, if one is.
+    /// `time` is the past time, if one is shown, which links keep.
     pub(super) fn of(item: TaskItem, time: &Query, now: Timestamp) -> Self {
         let status = Status::of(&item.status);
         let goes_on = item.ended_at.is_none() && !status.is_over();

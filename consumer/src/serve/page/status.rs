@@ -1,12 +1,12 @@
-//! A status on the page: a shape and a word, then a colour.
+//! A status on the page: a shape, a word and a colour.
 
-/// How a status is shown.
+/// How a status is displayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Status {
     pub(super) word: &'static str,
-    /// The symbol of `templates/page/base.html`.
+    /// The symbol in `templates/page/base.html`.
     pub(super) shape: &'static str,
-    /// The class of `static/page.css`.
+    /// The class in `static/page.css`.
     pub(super) class: &'static str,
 }
 
@@ -31,18 +31,18 @@ const ALL: &[Status] = &[
 ];
 
 impl Status {
-    /// Tables hold nothing else than the statuses of the contract.
+    /// The tables contain only the schema's statuses.
     pub(super) fn of(word: &str) -> Self {
         let known = ALL.iter().find(|status| status.word == word);
         *known.unwrap_or(&status("Unknown", "unknown"))
     }
 
-    /// Whether nothing more is expected of such a task.
+    /// Whether the task will not change again.
     pub(super) fn is_over(self) -> bool {
         !matches!(self.class, "waiting" | "running")
     }
 
-    /// The words, in the order in which a task goes through them.
+    /// All statuses, in the order of a task's life.
     pub(super) fn words() -> Vec<&'static str> {
         ALL.iter().map(|status| status.word).collect()
     }

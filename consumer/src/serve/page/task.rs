@@ -15,12 +15,12 @@ use super::row::Row;
 use super::status::Status;
 use crate::query::{Report, Sequences, Series, TaskDetails, TaskItem, TaskSeries};
 
-/// The names of metrics among those of series begin so.
+/// Prefix of metrics among the names of series.
 const METRIC: &str = "metrics.";
-/// The course of so many metrics is drawn.
+/// Maximum number of metrics drawn.
 const DRAWN: usize = 20;
 
-/// What the tables say of a task, in one snapshot.
+/// A task's data, from one snapshot.
 pub(super) struct Found {
     pub(super) item: TaskItem,
     pub(super) details: TaskDetails,
@@ -55,7 +55,7 @@ struct SubJob {
     text: String,
 }
 
-/// What an application holds.
+/// An application and its resources.
 struct Held {
     application: String,
     status: String,
@@ -68,7 +68,7 @@ struct Held {
 struct Metric {
     name: String,
     value: String,
-    /// Its course, as SVG.
+    /// A sparkline, as SVG.
     line: Option<String>,
 }
 
@@ -82,7 +82,7 @@ struct ReportRow {
 }
 
 impl TaskView {
-    /// `at` is the past time that is shown.
+    /// `at` is the past time shown.
     pub(super) fn of(given: &Query, at: Option<Timestamp>, found: Found) -> Self {
         let Found {
             item,
@@ -192,7 +192,7 @@ fn points(series: &Series) -> Vec<(Timestamp, f64)> {
         .collect()
 }
 
-/// What the plots show.
+/// The values of the plots.
 fn told(series: &TaskSeries) -> Told {
     let named = |name: &str| {
         let own = series.series.iter().find(|series| series.name == name);
@@ -231,7 +231,7 @@ fn reports_text(sequences: &Sequences) -> String {
 
 fn sequences_text(sequences: &Sequences) -> String {
     match sequences.missing {
-        0 => "No sequence is missing.".to_owned(),
+        0 => "No sequence numbers are missing.".to_owned(),
         missing => {
             let first: Vec<String> = sequences
                 .missing_sequences
@@ -239,19 +239,19 @@ fn sequences_text(sequences: &Sequences) -> String {
                 .map(i64::to_string)
                 .collect();
             let of = if missing.unsigned_abs() > first.len() as u64 {
-                "the first missing are"
+                "the first missing ones are"
             } else {
-                "missing are"
+                "these are missing:"
             };
             format!(
-                "Of its sequences, {of} {}: such reports were never made known, or were lost before the topic.",
+                "Of its sequence numbers, {of} {}. These reports were never sent, or were lost before they reached the topic.",
                 first.join(", ")
             )
         }
     }
 }
 
-/// The sub-jobs of the newest report that has some.
+/// The sub-jobs of the newest report that has any.
 fn sub_jobs(reports: &[Report]) -> Vec<SubJob> {
     let told = reports
         .iter()
@@ -292,7 +292,7 @@ fn values_of(json: &str) -> Map<String, Json> {
     serde_json::from_str(json).unwrap_or_default()
 }
 
-/// The metrics that are numbers: those whose course is drawn.
+/// The names of the numeric metrics, which are drawn.
 pub(super) fn numbers(details: &TaskDetails) -> Vec<String> {
     let json = details
         .metrics

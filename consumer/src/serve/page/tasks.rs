@@ -13,9 +13,9 @@ use super::status::Status;
 use crate::query::{TaskFilter, TaskOrder, TaskPage, TaskQuery, Thresholds};
 use crate::serve::live::{Fares, Levels};
 
-/// What a chip sets.
+/// Parameters that chips set.
 const CHIP: &[&str] = &["status", "running", "silent", "stalled", "ended_after"];
-/// The filters of the form.
+/// The form's fields.
 const FORM: &[&str] = &[
     "exec_id_prefix",
     "job_id",
@@ -28,7 +28,7 @@ const FORM: &[&str] = &[
     "order",
     "descending",
 ];
-/// What the form has no field for, and keeps.
+/// Parameters that the form keeps in hidden fields.
 const HIDDEN: &[&str] = &[
     "running",
     "silent",
@@ -45,7 +45,7 @@ const ORDER: &[&str] = &["order", "descending"];
 const WAITING: &[&str] = &["Inited", "Scheduled", "WaitForRetry"];
 const ENDED_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 
-/// The orders, as parameters and as words.
+/// Sort orders: values of the parameter and labels.
 const ORDERS: &[(&str, &str)] = &[
     ("started", "started"),
     ("reported", "last report"),
@@ -55,9 +55,9 @@ const ORDERS: &[(&str, &str)] = &[
     ("cores", "cores"),
 ];
 
-/// How many tasks each chip leads to, or none where that is not known. `fares` is how all tasks fare, for who sees all.
+/// Number of tasks for each chip, if known. `fares`: counts of all tasks, if the caller may see all.
 fn counts(asked: &TaskQuery, fares: Option<Fares>) -> [Option<Count>; 4] {
-    // What a chip sets is not in what it leads to.
+    // A chip replaces the filters of other chips.
     let others = TaskFilter {
         status: Vec::new(),
         running: false,
@@ -94,7 +94,7 @@ pub(super) struct TasksView {
     chips: Vec<Chip>,
     filters_open: bool,
     filters_set: usize,
-    /// Whether a filter leaves tasks out.
+    /// Whether a filter is set.
     is_filtered: bool,
     hidden: Vec<(String, String)>,
     form: Form,
@@ -120,7 +120,7 @@ struct Form {
     ascending: bool,
 }
 
-/// A column that the list can be ordered by.
+/// A sortable column.
 struct Column {
     word: &'static str,
     class: &'static str,
@@ -128,7 +128,7 @@ struct Column {
     sort: Option<&'static str>,
 }
 
-/// The parameter of an order.
+/// The parameter's value for an order.
 fn named(order: TaskOrder) -> &'static str {
     match order {
         TaskOrder::Started => "started",
@@ -141,7 +141,8 @@ fn named(order: TaskOrder) -> &'static str {
 }
 
 impl TasksView {
-    /// `given` is the address's query, and `asked` what it asks for. `fares` is how all tasks fare, for who sees all.
+    /// `given` is the address's query, `asked` the parsed one. `fares`: counts of all tasks, if the caller may see
+    /// all.
     pub(super) fn of(
         given: &Query,
         asked: &TaskQuery,
@@ -151,7 +152,7 @@ impl TasksView {
         let mut frame = Frame::of("tasks", "Tasks".to_owned(), TASKS, given, asked.at);
         frame.since = Some(page.watermark.to_string());
         let present = frame.present();
-        // A cursor belongs to its filters and its order.
+        // A cursor is valid only for its filters and order.
         let first = given.clone().without(&["cursor"]);
         let time = given.clone().only(&["at"]);
         let rows: Vec<Row> = page
@@ -167,7 +168,7 @@ impl TasksView {
                 .count()
         };
         let filters = set(FORM) - set(ORDER);
-        // The form has a field for one status.
+        // The form supports one status.
         let statuses = given.0.iter().filter(|(name, _)| name == "status").count();
         let mut hidden = first.clone().only(HIDDEN);
         if statuses > 1 {
@@ -222,7 +223,7 @@ impl TasksView {
     }
 }
 
-/// A time as an input of type datetime-local has it.
+/// A time in the format of a datetime-local input.
 pub(super) fn field(time: &str) -> String {
     let time = time.parse::<Timestamp>();
     time.map_or_else(
@@ -286,7 +287,7 @@ fn chips(first: &Query, present: Timestamp, counts: [Option<Count>; 4]) -> Vec<C
         ),
         (None, "Timed out", Some("Timeout"), within("Timeout"), None),
     ];
-    // The time of a chip that was followed is not that of this moment.
+    // Ignores the chip's time, which was relative to the time of the click.
     let chosen = |query: &Query| {
         let mut chosen = query.clone().only(CHIP).0;
         for (name, value) in &mut chosen {

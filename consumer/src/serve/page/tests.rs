@@ -1,4 +1,4 @@
-//! The views' HTML: text of reports stays text, whatever it holds. Long because it makes a sample of every view.
+//! The views' HTML: text from reports is never markup. Long because it contains a sample of every view.
 
 use askama::Template;
 use axum::http::StatusCode;
@@ -18,7 +18,7 @@ use crate::query::{
 };
 use crate::serve::problem::Problem;
 
-/// What user interfaces of other programs took for markup, and what shows as something else than it is.
+/// Strings that other programs mistook for markup, or that look different from what they are.
 const HOSTILE: &[&str] = &[
     "<img src=x onerror=alert(1)>",
     "\"><script>alert(1)</script>",
@@ -296,10 +296,10 @@ fn usage(text: &str) -> String {
     usage_every(text, UsageEvery::Hour, 3)
 }
 
-/// A view of texts that are all the same.
+/// Renders a view in which all text is the same.
 type View = fn(&str) -> String;
 
-/// Every view, and what it is called.
+/// Every view, by name.
 const VIEWS: &[(View, &str)] = &[
     (list, "list"),
     (one, "task"),
@@ -308,7 +308,7 @@ const VIEWS: &[(View, &str)] = &[
     (usage, "usage"),
 ];
 
-/// The tags of a page without the values of their attributes, and the text between them.
+/// The tags of a page without their attributes' values, and the text between them.
 fn parsed(html: &str) -> (Vec<String>, String) {
     let (mut tags, mut text) = (Vec::new(), String::new());
     let mut rest = html;
@@ -335,7 +335,7 @@ fn hostile_text_changes_no_tag_of_a_page() {
         assert!(harmless.len() > 50, "{harmless:?}");
         for hostile in HOSTILE {
             let html = view(hostile);
-            // A drawing has as many marks as before.
+            // A drawing has the same number of marks as before.
             let (tags, told) = parsed(&html);
             assert_eq!(tags, harmless, "{name}: {hostile}\n{html}");
             assert_eq!(
@@ -407,15 +407,15 @@ fn every_fact_of_jobs_engines_and_usage_is_in_their_pages() {
             engines,
             &[
                 "fact, fact, fact, 4 more",
-                "The engine says 5, the tables show 3",
+                "The engine reports 5 running tasks, the tables show 3",
                 "differs",
                 "50.0 %",
                 "2 h 10 m",
                 "12 m 04 s",
                 "engine_type=fact&#38;running=true",
-                "This view shows now",
+                "This view shows the present",
                 "shows now",
-                // The next page is of the same time.
+                // The next page has the same period.
                 "from=2026-11-25T14:05:00Z&#38;cursor=fact",
                 "aria-current=\"true\"><span class=\"label\">Last hour<",
             ],
@@ -454,10 +454,10 @@ fn usage_is_drawn_whatever_its_periods() {
         assert!(!wide.contains("NaN") && !wide.contains("inf"), "{wide}");
         wide.matches("<rect").count()
     };
-    // Three panels; the parts are those of two users and of all others.
+    // Three panels, each with parts for two users and all others.
     assert_eq!(bars(UsageEvery::Hour, 3), 3 * 3 * 3);
     assert_eq!(bars(UsageEvery::Hour, 500), 3 * 3);
-    // All is of one day.
+    // All on one day.
     assert_eq!(bars(UsageEvery::Day, 24 * 200), 3);
     assert_eq!(bars(UsageEvery::Whole, 3), 3 * 9);
     assert!(!usage_every("fact", UsageEvery::Hour, 0).contains("<rect"));
@@ -474,7 +474,7 @@ fn only_an_error_that_may_pass_is_tried_again() {
         let page = ErrorView::of("/tasks", &Query::default(), status, "why".to_owned());
         let html = page.render().unwrap();
         assert!(html.contains(&format!("data-view=\"{view}\"")), "{html}");
-        assert_eq!(html.contains("tries again"), view == "retry", "{html}");
+        assert_eq!(html.contains("retries"), view == "retry", "{html}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What was used between two times.
+//! Usage between two times.
 
 use askama::Template;
 use jiff::Timestamp;
@@ -11,9 +11,9 @@ use super::links::{self, Query, TASKS, USAGE};
 use super::period::Period;
 use crate::query::{Usage, UsageBy, UsageEvery, UsageItem, UsageQuery};
 
-/// What the form has no field for, and keeps.
+/// Parameters that the form keeps in hidden fields.
 const HIDDEN: &[&str] = &["by", "every", "limit", "longest_gap", "at"];
-/// The most rows of the table.
+/// Maximum number of rows of the table.
 const ROWS: usize = 1_000;
 const EVERY_SECONDS: u32 = 30;
 const HOUR_SECONDS: f64 = 3_600.0;
@@ -42,7 +42,7 @@ pub(super) struct UsageView {
     hidden: Vec<(String, String)>,
     user: String,
     clear_href: String,
-    /// What a row is about.
+    /// Heading of the groups' column.
     noun: &'static str,
     is_whole: bool,
     from: Timestamp,
@@ -55,10 +55,10 @@ pub(super) struct UsageView {
     bars: Option<Bars>,
 }
 
-/// What is shown of a user, queue, engine type, job or application in a period.
+/// A row of the table.
 struct UsageRow {
     key: String,
-    /// Its place by core-seconds, where the whole time is one period.
+    /// Rank by core-seconds, if the whole time range is one period.
     place: usize,
     from: Timestamp,
     from_text: String,
@@ -67,7 +67,7 @@ struct UsageRow {
     amounts: Amounts,
 }
 
-/// Hours, and the seconds that the tables say.
+/// Hours, and the exact seconds.
 struct Amounts {
     cores: Amount,
     memory: Amount,
@@ -98,7 +98,7 @@ impl Amounts {
 }
 
 impl UsageView {
-    /// `given` is the address's query, and `asked` what it asks for. `at` is the past time that is shown.
+    /// `given` is the address's query, `asked` the parsed one. `at` is the past time shown.
     pub(super) fn of(
         given: &Query,
         asked: &UsageQuery,
@@ -120,11 +120,11 @@ impl UsageView {
             .collect();
         let all = usage.items.len();
         let rows_text = match (rows.len(), all - rows.len()) {
-            (0, _) => "Nothing was used.".to_owned(),
+            (0, _) => "No usage.".to_owned(),
             (1, 0) => "1 row.".to_owned(),
             (shown, 0) => format!("{} rows.", count(shown as u64)),
             (shown, more) => format!(
-                "The first {} rows; {} more are left out, and part of the sum: choose less time or longer periods, or read /api/v1/usage.",
+                "The first {} rows. {} more are included only in the total: choose a shorter time or longer periods, or use /api/v1/usage.",
                 count(shown as u64),
                 count(more as u64)
             ),
@@ -151,7 +151,7 @@ impl UsageView {
     }
 }
 
-/// The choices of a parameter, and the word of the one that is asked for.
+/// The choices of a parameter, and the label of the current one.
 fn chips<T: Copy + PartialEq>(
     lead: &'static str,
     given: &Query,
@@ -214,7 +214,7 @@ impl UsageRow {
             .as_deref()
             .map_or_else(String::new, |key| format!("k{}", links::key(key)));
         Self {
-            // The first period is cut off, and later each time.
+            // The first period is clipped, and moves with the time range.
             key: match asked.every.period() {
                 None => key,
                 Some(period) => {

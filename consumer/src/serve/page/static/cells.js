@@ -1,8 +1,8 @@
-// Takes newer cells into the rows of a list, where they stand.
+// Updates the cells of a list's rows in place.
 import { writeTimes } from "./clock.js";
 import { changed } from "./rows.js";
 
-/** A cell without what passes by itself: how times are written, and what ticks. */
+/** A copy of the cell without formatted times and running durations, for comparison. */
 function bare(cell) {
   const copy = cell.cloneNode(true);
   copy.classList.remove("changed");
@@ -19,14 +19,14 @@ function takeCell(old, fresh) {
   const taken = document.importNode(fresh, true);
   old.replaceWith(taken);
   writeTimes(taken);
-  // A last report is newer all the time.
+  // The age of a last report always changes, so it is not highlighted.
   if (!taken.querySelector("[data-ago]")) changed(taken);
   if (focus) [...taken.querySelectorAll("a[href]")].find((link) => link.getAttribute("href") === focus)?.focus({ preventScroll: true });
 }
 
 const rows = (page) => [...page.querySelectorAll("table.list tbody tr")];
 
-/** How many rows of the newer page are not here, and how many of these rows are not there; all others are as there. */
+/** Updates the rows that both pages have. Returns the numbers of rows that only the newer page has (fresh) and that it lacks (gone). */
 export function takeRows(page) {
   const newer = new Map(rows(page).map((row) => [row.dataset.id, row]));
   let gone = 0;

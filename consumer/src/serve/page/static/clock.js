@@ -1,16 +1,16 @@
-// Times: what ticks, in which zone times are written, and how durations read.
+// Times: running durations, the chosen time zone, and formats.
 const ZONE = "taskrunning.zone";
 
-// How far the server's clock is ahead of this one, in milliseconds.
+// The server's clock minus the browser's, in milliseconds.
 let ahead = Date.parse(document.body.dataset.now) - Date.now();
 
-/** The server's time, in milliseconds; on a page of the past, that moment. */
+/** The server's time, in milliseconds; the past time if one is shown. */
 export function now() {
   const at = document.body.dataset.at;
   return at ? Date.parse(at) : Date.now() + ahead;
 }
 
-/** Takes a newer reading of the server's clock. */
+/** Adjusts to the server's clock. */
 export function setNow(text) {
   const time = Date.parse(text);
   if (!Number.isNaN(time)) ahead = time - Date.now();
@@ -18,7 +18,7 @@ export function setNow(text) {
 
 const two = (n) => String(n).padStart(2, "0");
 
-/** As the server writes durations: 7 s, 12 m 04 s, 2 h 10 m, 3 d 04 h. */
+/** A duration in the server's format: 7 s, 12 m 04 s, 2 h 10 m, 3 d 04 h. */
 export function duration(seconds) {
   const s = Math.max(0, Math.floor(seconds));
   if (s < 60) return `${s} s`;
@@ -44,7 +44,7 @@ function written(ms, local) {
   return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())} ${zone}`;
 }
 
-/** A moment in the zone chosen, with its zone. */
+/** A moment in the chosen zone, with the zone's name. */
 export function moment(ms) {
   return written(ms, isLocal());
 }
@@ -53,7 +53,7 @@ export function setText(node, text) {
   if (node && node.textContent !== text) node.textContent = text;
 }
 
-/** Writes each time below a node in the zone chosen; the other zone is its title. */
+/** Writes each time below a node in the chosen zone; its title has the other zone. */
 export function writeTimes(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     const ms = Date.parse(time.dateTime);
@@ -68,7 +68,7 @@ export function writeTimes(root) {
   tick(root);
 }
 
-/** Moves everything that is counted from now. */
+/** Updates all ages and running durations below a node. */
 export function tick(root) {
   const at = now();
   for (const node of root.querySelectorAll("[data-from]")) {
@@ -83,7 +83,7 @@ export function startClock() {
   const button = document.getElementById("zone");
   const apply = () => {
     setText(button, isLocal() ? moment(Date.now()).split(" ")[2] : "UTC");
-    button.setAttribute("aria-label", isLocal() ? "Times are local; show UTC" : "Times are UTC; show local ones");
+    button.setAttribute("aria-label", isLocal() ? "Times are local; switch to UTC" : "Times are UTC; switch to local time");
     writeTimes(document);
     document.dispatchEvent(new Event("zone"));
   };

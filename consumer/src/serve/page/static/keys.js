@@ -1,4 +1,4 @@
-// The keyboard. Nothing is taken from a reader who types, or who holds a modifier.
+// Keyboard shortcuts. They are off in input fields and with modifier keys.
 const links = () => [...document.querySelectorAll("table.list tbody tr")].map((row) => row.querySelector("a")).filter(Boolean);
 
 function step(by) {

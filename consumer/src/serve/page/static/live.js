@@ -1,5 +1,5 @@
-// What changes while one reads: a stream of changed tasks, read with fetch so that no token is ever in an address.
-// A hidden tab asks nothing. Rows stay where they are; what would move them is counted and waits for the reader.
+// Live updates: a stream of changed tasks, read with fetch so that no token appears in an address. A hidden tab pauses.
+// Rows stay in place; new and ended tasks are counted, and the reader decides when to show them.
 import { ago, duration, moment } from "./clock.js";
 import { isKnown, isOver, writeRow } from "./rows.js";
 import { announce, offer, say, sayTrouble } from "./state.js";
@@ -7,8 +7,8 @@ import { fetched, swapParts } from "./swap.js";
 
 const RETRY_MS = [1000, 2000, 4000, 8000, 15000];
 const SILENCE_MS = 40000; // the server sends a comment every 15 s
-const MARKS_MS = 20000; // silence sends no event: marks and counts are asked for
-const TASK_MS = 1000; // a task's page is read again at most once a second
+const MARKS_MS = 20000; // the stream does not report silence: marks and counts are polled
+const TASK_MS = 1000; // a task's page is reloaded at most once a second
 const IDENTITY = ["exec_id_prefix", "job_id", "user", "engine_type", "engine_instance"];
 
 const { view, at } = document.body.dataset;
@@ -19,10 +19,10 @@ let lostAt = null;
 let stream = null; // AbortController of the running stream
 let waiting = null; // timer of the next attempt
 let attempts = 0;
-const fresh = new Set(); // tasks that began, and are not in the list
-const over = new Set(); // tasks of the list that ended
-let isTaskOld = false; // the task changed since its page was read
-let isReadingTask = false; // its page is being read
+const fresh = new Set(); // new tasks that are not in the list
+const over = new Set(); // listed tasks that ended
+let isTaskOld = false; // the task changed since its page was loaded
+let isReadingTask = false; // its page is being loaded
 
 const rows = () => new Map([...document.querySelectorAll("#tasks tbody tr")].map((row) => [row.dataset.id, row]));
 
@@ -34,7 +34,7 @@ const offerChanges = () => offer([[fresh.size, "new"], [over.size, "ended"]]);
 
 const isEmptyList = () => view === "tasks" && !document.getElementById("tasks");
 
-/** Whether a task began since the list was read, and belongs into it. */
+/** Whether a task started after the list was loaded and matches its filters. */
 function isNew(task) {
   const asked = new URLSearchParams(location.search);
   const statuses = asked.getAll("status");
@@ -74,7 +74,7 @@ function take(tasks) {
   sayLive();
 }
 
-/** Reads the task's page after a moment, and once more if the task changes meanwhile: its last change is shown, too. */
+/** Reloads the task's page after a pause, and again if the task changes meanwhile, so that its last change is shown. */
 async function readTaskSoon() {
   isTaskOld = true;
   if (isReadingTask) return;
@@ -86,14 +86,14 @@ async function readTaskSoon() {
     try {
       await readTask();
     } catch {
-      isTaskOld = true; // until the server is heard of again
+      isTaskOld = true; // retried once the stream is connected again
       break;
     }
   } while (isTaskOld);
   isReadingTask = false;
 }
 
-/** Reads the task's page again and takes its parts. */
+/** Reloads the task's page and swaps its parts. */
 async function readTask() {
   const page = await fetched(location.href);
   const task = document.getElementById("task");
@@ -108,13 +108,13 @@ async function readList() {
   swapList(await fetched(location.href));
 }
 
-/** Puts what was counted into the list, as the server orders it now. */
+/** Reloads the list, which shows new and ended tasks in the server's order. */
 async function show() {
   try {
     await readList();
     if (lostAt === null) sayTrouble(null);
   } catch (error) {
-    sayTrouble(`The list was not read: ${error.message}. Try again.`);
+    sayTrouble(`The list could not be loaded: ${error.message}. Try again.`);
   }
 }
 
@@ -131,7 +131,7 @@ function swapList(page) {
   announce("The list is up to date");
 }
 
-/** Marks, counts, what tasks hold, and what else no change tells. */
+/** Polls what the stream does not report: marks, counts and resources. */
 async function readMarks() {
   if (view !== "tasks" || document.hidden || lostAt !== null) return;
   try {
@@ -150,11 +150,11 @@ async function readMarks() {
       }
     }
   } catch {
-    // The stream notices, too, and says so.
+    // The stream notices as well, and shows it.
   }
 }
 
-/** What is asked of the stream: the tasks that this view could show, however they are by now. */
+/** The stream's address: filters by identity only, so that it reports tasks whatever their state. */
 function changesAddress() {
   const address = new URL("/api/v1/changes", location.href);
   const asked = new URLSearchParams(location.search);
@@ -165,7 +165,7 @@ function changesAddress() {
   return address;
 }
 
-/** The events of a stream of server-sent events, one by one. */
+/** Parses server-sent events; yields null after each chunk. */
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
@@ -187,7 +187,7 @@ async function* events(body) {
       else if (field === "data") event.data.push(rest);
       else if (field === "id") event.id = rest;
     }
-    yield null; // something came
+    yield null;
   }
 }
 
@@ -206,8 +206,8 @@ async function connect() {
       heard = setTimeout(() => own.abort(), SILENCE_MS);
       if (!event) continue;
       if (event.name === "tasks") take(JSON.parse(event.data).items);
-      // The stream goes on behind the watermark of this event. If the page cannot be read now, the next connection asks
-      // for the same again.
+      // The stream continues after this event's watermark. If reloading fails, the id is not taken over, and the next
+      // connection starts from the old one.
       if (event.name === "reset") await readAgain();
       if (event.id) {
         since = event.id;
@@ -219,11 +219,11 @@ async function connect() {
     lost(own, error);
   } finally {
     clearTimeout(heard);
-    own.abort(); // closes the stream of a page that could not be read
+    own.abort(); // closes the stream if reloading failed
   }
 }
 
-/** All that happened up to `since` is shown, or is about to be. */
+/** All changes up to `since` are shown or about to be. */
 function connected() {
   lostAt = null;
   attempts = 0;
@@ -241,7 +241,7 @@ async function problem(response) {
     const { title, detail: more } = await response.json();
     detail = more ?? title ?? detail;
   } catch {
-    // No problem document: the status has to do.
+    // Not a problem document: only the status is known.
   }
   return Object.assign(new Error(detail), { afterMs: seconds > 0 ? seconds * 1000 : undefined });
 }
@@ -253,15 +253,15 @@ function lost(own, error) {
   lostAt ??= Date.now();
   const delay = error.afterMs ?? RETRY_MS[Math.min(attempts, RETRY_MS.length - 1)];
   attempts += 1;
-  const why = error.name === "TypeError" ? "the server does not answer" : error.name === "AbortError" ? "nothing was heard" : error.message;
+  const why = error.name === "TypeError" ? "the server does not answer" : error.name === "AbortError" ? "the connection timed out" : error.message;
   if (attempts > 1) {
     say("away", `not live since ${moment(lostAt)}`);
-    sayTrouble(`Not live: ${why}. What is shown is of ${moment(changedAt ?? readAt)}. Trying again every ${duration(Math.max(1, delay / 1000))}.`);
+    sayTrouble(`Not live: ${why}. Showing data of ${moment(changedAt ?? readAt)}. Retrying every ${duration(Math.max(1, delay / 1000))}.`);
   }
   waiting = setTimeout(connect, delay);
 }
 
-/** Now, or once somebody looks. */
+/** Reloads now, or once the tab is visible. */
 function reload() {
   if (document.hidden) document.addEventListener("visibilitychange", reload, { once: true });
   else location.reload();

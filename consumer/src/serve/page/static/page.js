@@ -1,4 +1,4 @@
-// Makes the server's page live. Everything it shows works without this, from links and forms alone.
+// Makes the page live. Without scripts, all views work with links and forms.
 import { startClock } from "./clock.js";
 import { startKeys } from "./keys.js";
 import { startLive } from "./live.js";

@@ -1,4 +1,4 @@
-// The slider that moves a page of the past through its day.
+// The slider that chooses the time of day on a page of the past.
 import { moment } from "./clock.js";
 
 export function startPast() {

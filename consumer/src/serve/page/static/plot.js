@@ -1,4 +1,4 @@
-// The reading line of the plots: by pointer, or by arrow keys once the plot has the focus.
+// Reads values off the plots, with the pointer or, on a focused plot, with the arrow keys.
 import { moment } from "./clock.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -10,7 +10,7 @@ function points() {
   }));
 }
 
-/** The last point at or before a time, else the first. */
+/** The index of the last point at or before a time, else 0. */
 function before(all, ms) {
   let low = 0;
   let high = all.length;

@@ -1,22 +1,22 @@
-// Keeps a view up to date that no change tells of: jobs, engines and usage are read again. Rows stay where they are; new
-// ones, and those that are not there any more, are counted and wait for the reader. A hidden tab asks nothing.
+// Reloads the views that have no stream of changes: jobs, engines and usage. Rows stay in place; new and removed ones
+// are counted, and the reader decides when to show them. A hidden tab pauses.
 import { ago, duration, moment } from "./clock.js";
 import { takeRows } from "./cells.js";
 import { announce, offer, say, sayTrouble } from "./state.js";
 import { fetched, swapParts } from "./swap.js";
 
 const RETRY_MS = [1000, 2000, 4000, 8000, 15000];
-const REST = 10; // it rests ten times as long as an answer took: the database is for others, too
+const REST = 10; // pauses for ten times the duration of an answer, to limit the load on the database
 
 const everyMs = Number(document.body.dataset.every) * 1000;
 let readAt = Date.now();
 let lostAt = null;
 let attempts = 0;
 let isReading = false;
-let wantsAll = false; // the reader asked for what was counted
+let wantsAll = false; // the reader wants the new and removed rows
 let waiting = null;
 
-const sayLive = () => lostAt === null && !document.hidden && say("live", `live, read ${ago((Date.now() - readAt) / 1000)}`);
+const sayLive = () => lostAt === null && !document.hidden && say("live", `live, loaded ${ago((Date.now() - readAt) / 1000)}`);
 const hasRows = (page) => page.querySelector("table.list") !== null;
 
 function take(page) {
@@ -29,7 +29,7 @@ function take(page) {
     if (asked) announce("The list is up to date");
   } else {
     const { fresh, gone } = takeRows(page);
-    offer([[fresh, "new"], [gone, "no longer here"]]);
+    offer([[fresh, "new"], [gone, "no longer listed"]]);
   }
   swapParts(page, "[data-part]");
 }
@@ -54,11 +54,11 @@ async function read() {
     lostAt ??= Date.now();
     if (attempts > 1 || wantsAll) {
       say("away", `not live since ${moment(lostAt)}`);
-      sayTrouble(`Not live: ${error.message}. What is shown is of ${moment(readAt)}. Trying again every ${duration(Math.max(1, delay / 1000))}.`);
+      sayTrouble(`Not live: ${error.message}. Showing data of ${moment(readAt)}. Retrying every ${duration(Math.max(1, delay / 1000))}.`);
     }
   }
   isReading = false;
-  // What was asked for meanwhile does not wait.
+  // A request made meanwhile is served at once.
   if (!document.hidden) waiting = setTimeout(read, wantsAll && attempts === 0 ? 0 : delay);
 }
 

@@ -1,4 +1,4 @@
-// Writes what a task newly says into its row. A report's text never becomes markup: only textContent is set.
+// Writes a task's new values into its row. Text from reports never becomes markup: only textContent is set.
 import { duration, setText, writeTimes } from "./clock.js";
 
 const STATUS = {
@@ -34,7 +34,7 @@ function shape(name) {
   return svg;
 }
 
-/** Lets a cell fade that changed. */
+/** Highlights a changed cell. */
 export function changed(cell) {
   cell.classList.remove("changed");
   cell.addEventListener("animationend", () => cell.classList.remove("changed"), { once: true });
@@ -52,7 +52,7 @@ function writeStatus(row, status) {
 
 function writeProgress(row, value) {
   const cell = row.querySelector(".c-progress");
-  const text = value === null ? "not told" : `${(value * 100).toFixed(1)} %`;
+  const text = value === null ? "no data" : `${(value * 100).toFixed(1)} %`;
   const words = cell.querySelector(".num");
   if (words.textContent === text && value === null) return;
   if (words.textContent !== text) changed(cell);
@@ -88,7 +88,7 @@ function writeRunning(row, task) {
   }
 }
 
-/** Whether a row already says what this or a later report says. */
+/** Whether a row already shows this report or a later one. */
 export function isKnown(row, task) {
   return Date.parse(row.querySelector(".c-reported time").dateTime) >= Date.parse(task.reported_at) && row.dataset.status === task.status;
 }
@@ -103,7 +103,7 @@ export function writeRow(row, task) {
   writeTimes(row);
 }
 
-/** A task that has ended has no marks and holds nothing. Of others a change tells neither: both are read with the list. */
+/** Clears marks and resources of an ended task. For other tasks they are not part of a change, and are polled. */
 function clearHeld(row) {
   row.querySelector(".c-reported .marks").replaceChildren();
   for (const name of [".c-memory", ".c-cores"]) {

@@ -1,4 +1,4 @@
-// What the page says of itself: whether it is live, what is wrong, and what a screen reader is told.
+// The page's own state: whether it is live, errors, and announcements for screen readers.
 import { setText } from "./clock.js";
 
 export function say(state, words) {
@@ -18,7 +18,7 @@ export function announce(text) {
   setText(document.getElementById("said"), text);
 }
 
-/** Offers to show what is counted, as in "2 new, 1 ended while you read: show". */
+/** Offers to show the counted rows, as in "2 new, 1 ended while you read: show". */
 export function offer(counts) {
   const button = document.getElementById("show");
   if (!button) return;

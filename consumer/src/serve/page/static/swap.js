@@ -1,5 +1,5 @@
-// Takes newer parts of this page from the server. XMLHttpRequest makes a document of them without running anything in it,
-// and needs no exception from Trusted Types.
+// Loads newer parts of this page. XMLHttpRequest parses them into a document without running its scripts, and needs no
+// exception from Trusted Types.
 import { setNow, writeTimes } from "./clock.js";
 
 /** The page at an address, as a document. */
@@ -11,8 +11,8 @@ export function fetched(address) {
     request.timeout = 15000;
     request.onload = () => {
       const page = request.response;
-      // Where a session ended, a form to log in stands in its place.
-      if (request.status === 200 && page?.body?.dataset.view !== document.body.dataset.view) reject(new Error("the server sent another page: load this one again"));
+      // After the session has ended, the server returns the login form.
+      if (request.status === 200 && page?.body?.dataset.view !== document.body.dataset.view) reject(new Error("the server sent another page; reload this one"));
       else if (request.status === 200) resolve(page);
       else reject(new Error(`the server answered ${request.status}`));
     };
@@ -22,10 +22,10 @@ export function fetched(address) {
   });
 }
 
-// What may have the focus without an id or an address.
+// Focusable elements without an id or href.
 const OTHERS = "summary, .scroll";
 
-/** Replaces the parts that a selector names; open details, scrolling and the focus stay. */
+/** Replaces the selected parts. Keeps open details, scroll positions and the focus. */
 export function swapParts(page, selector) {
   setNow(page.body.dataset.now);
   for (const old of document.querySelectorAll(selector)) {
@@ -43,7 +43,7 @@ export function swapParts(page, selector) {
     writeTimes(taken);
     taken.querySelectorAll("details").forEach((details, i) => (details.open = open[i] ?? details.open));
     taken.querySelectorAll(".scroll").forEach((box, i) => scrolled[i] && box.scrollTo(...scrolled[i]));
-    // A plot takes the focus once its module has read it.
+    // A plot becomes focusable once its module has initialized it.
     if (taken.querySelector("#plot")) document.dispatchEvent(new Event("plot"));
     if (focus) {
       const again = focus.id
