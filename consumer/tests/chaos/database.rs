@@ -1,4 +1,4 @@
-//! The database of this run's own, and what can be done to it.
+//! This run's own database, and the faults it supports.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,9 +10,9 @@ use tokio::time::sleep;
 
 use crate::sql::{Numbers, OfEither, Sql};
 
-/// Few, so that they can be used up quickly; enough for what runs here.
+/// Small enough to be exhausted quickly, large enough for the services.
 const MAX_CONNECTIONS: usize = 40;
-/// Whom the services connect as: no superuser, who has connections in reserve.
+/// The services' role: not a superuser, which would have reserved connections.
 const ROLE: &str = "taskrunning";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,15 +34,15 @@ impl FromStr for Kind {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
-    /// As by a power cut, and started again.
+    /// Stopped as by a power cut, then started.
     Crash,
-    /// Every connection is ended.
+    /// Every connection is terminated.
     Cut,
-    /// As a standby that is not promoted yet: it takes no writes.
+    /// Read-only, like a standby that is not promoted yet.
     ReadOnly,
-    /// All connections are cut, and others take their places.
+    /// All connections are terminated and their slots occupied.
     Full,
-    /// Another program holds SQLite's only write lock.
+    /// Another program holds SQLite's write lock.
     Locked,
 }
 
@@ -90,7 +90,7 @@ impl Database {
         self.kind == Kind::Postgres
     }
 
-    /// What can be done to it.
+    /// The faults that this database supports.
     pub(crate) fn faults(&self) -> &'static [Fault] {
         match self.kind {
             Kind::Postgres => &[Fault::Crash, Fault::Cut, Fault::ReadOnly, Fault::Full],
@@ -98,11 +98,11 @@ impl Database {
         }
     }
 
-    /// Does it, and undoes it after a time.
+    /// Causes the fault, and ends it after a time.
     pub(crate) async fn break_for(&self, fault: Fault, lasting: Duration) -> anyhow::Result<()> {
         let Some(cluster) = &self.cluster else {
             let mut connection = Sql::connect(&self.url).await?;
-            // Waits for its turn as anybody does.
+            // Waits for its turn like any writer.
             connection.run("PRAGMA busy_timeout = 20000").await?;
             connection.run("BEGIN IMMEDIATE").await?;
             sleep(lasting).await;
@@ -148,7 +148,7 @@ impl Database {
         Ok(connection.run(&cut).await?)
     }
 
-    /// A query's rows, each column a number.
+    /// The rows of a query whose columns are numbers.
     pub(crate) async fn numbers<const N: usize>(
         &self,
         select: &str,
@@ -163,12 +163,12 @@ impl Database {
     }
 }
 
-/// A PostgreSQL cluster, where its user may enter.
+/// A PostgreSQL cluster, in a folder that its user may enter.
 struct Cluster {
     tool: String,
     folder: TempDir,
     logs: PathBuf,
-    /// Of a superuser.
+    /// For a superuser.
     url: String,
 }
 
@@ -205,7 +205,7 @@ impl Cluster {
     }
 }
 
-/// What a command says on standard output, once it has ended well.
+/// The standard output of a command, which must succeed.
 fn tell(mut command: Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}");

@@ -1,4 +1,4 @@
-//! What is broken, when, and for how long.
+//! Which faults occur, when, and for how long.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::journal::Journal;
 use crate::kafka::Kafka;
 use crate::{EVENTS, SOURCE};
 
-/// Partitions that a topic grows to at most.
+/// Maximum number of partitions of a topic.
 const MOST_PARTITIONS: i32 = 12;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,7 +45,7 @@ impl Action {
     ];
 }
 
-/// Something that is broken and mended by itself.
+/// A fault in progress, which ends by itself.
 type Under = JoinHandle<anyhow::Result<()>>;
 
 pub(crate) struct Faults {
@@ -54,8 +54,8 @@ pub(crate) struct Faults {
     database: Arc<Database>,
     journal: Arc<Journal>,
     next: Instant,
-    /// One broker at a time, and no other before all replicas are in sync: what three replicas of
-    /// which two must answer are made for.
+    /// One broker at a time, and the next only when all replicas are in sync: three replicas with two required in sync
+    /// tolerate no more.
     cluster: Option<Under>,
     at_database: Option<Under>,
     counts: BTreeMap<String, u64>,
@@ -80,18 +80,17 @@ impl Faults {
         }
     }
 
-    /// Breaks the next thing, if it is time.
+    /// Causes the next fault, if it is due.
     ///
     /// # Errors
-    /// If something that was broken could not be mended: then this run proves nothing.
+    /// If a fault could not be ended: then this run proves nothing.
     pub(crate) async fn tick(&mut self, fleet: &mut Fleet) -> anyhow::Result<()> {
         finished(&mut self.cluster).await?;
         finished(&mut self.at_database).await?;
         if Instant::now() < self.next {
             return Ok(());
         }
-        // At times a rest, long enough for groups to settle: a line that never works is not put to a
-        // test by breaking it.
+        // Sometimes a pause long enough for groups to settle: faults prove nothing if the pipeline never works.
         let pause = match self.rng.random_range(0..8) {
             0 => 10_000..25_000,
             _ => 500..8_000,
@@ -145,8 +144,7 @@ impl Faults {
         }
     }
 
-    /// Mostly a hiccup; at times longer than the group waits for a member (10 s), and than the
-    /// brokers wait for a transaction's end (30 s).
+    /// Usually short; sometimes longer than the group's session timeout (10 s) and the transaction timeout (30 s).
     fn standstill(&mut self) -> Duration {
         let seconds = match self.rng.random_range(0..10) {
             0..6 => 1.0..9.0,
@@ -224,10 +222,10 @@ impl Faults {
         self.journal.line(what);
     }
 
-    /// Waits until all is mended; the services too.
+    /// Waits until all faults have ended and the services are up.
     ///
     /// # Errors
-    /// If something cannot be mended.
+    /// If a fault cannot be ended.
     pub(crate) async fn settle(&mut self, fleet: &mut Fleet) -> anyhow::Result<()> {
         while self.cluster.is_some() || self.at_database.is_some() {
             finished(&mut self.cluster).await?;
@@ -248,7 +246,7 @@ impl Faults {
     }
 }
 
-/// Takes what has ended, and its error.
+/// Takes a finished fault and its error.
 async fn finished(under: &mut Option<Under>) -> anyhow::Result<()> {
     if let Some(ended) = under.take_if(|under| under.is_finished()) {
         ended.await??;

@@ -1,5 +1,5 @@
-//! The routers and consumers, and a supervisor as systemd is one: what has ended is started again
-//! after a moment, unless it ended in a way that no fault explains.
+//! The routers and consumers, and a supervisor like systemd: it restarts a service that has ended, unless no fault
+//! explains the exit.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -18,17 +18,17 @@ use tokio::time::{Instant, sleep};
 
 use crate::journal::Journal;
 
-/// How long a service may take to stop once told to, as systemd has it.
+/// Time a service may take to stop, as in the systemd units.
 const STOP: Duration = Duration::from_secs(90);
 
 pub(crate) struct Fleet {
     services: Vec<Service>,
-    /// Delays have numbers of their own, since what ends when is not the seed's doing.
+    /// For delays, separate from the faults' generator: the order of exits does not depend on the seed.
     rng: ChaCha8Rng,
     journal: Arc<Journal>,
-    /// How often a service was started again, by kind of service and why.
+    /// Number of restarts, by kind of service and reason.
     restarts: BTreeMap<String, u64>,
-    /// What those said that ended with 1, some of them.
+    /// Last log lines of some services that ended with 1.
     reasons: BTreeMap<String, u64>,
 }
 
@@ -43,9 +43,9 @@ struct Service {
 enum State {
     Runs {
         process: Process,
-        /// What it was sent, and when.
+        /// The signal that was sent, and when.
         sent: Option<(&'static str, Instant)>,
-        /// Until when it stands still.
+        /// When the service continues.
         paused: Option<Instant>,
     },
     Down {
@@ -101,7 +101,7 @@ impl Fleet {
         self.services.push(service);
     }
 
-    /// One of those that work and to which nothing is done at present.
+    /// A random service that is running and unaffected by faults.
     pub(crate) fn any(&self, rng: &mut ChaCha8Rng) -> Option<usize> {
         let free = |service: &Service| {
             let State::Runs {
@@ -123,7 +123,7 @@ impl Fleet {
         &self.services[i].name
     }
 
-    /// Sends a signal that ends it.
+    /// Sends a signal that ends the service.
     pub(crate) fn end(&mut self, i: usize, signal: &'static str) {
         if let State::Runs { process, sent, .. } = &mut self.services[i].state {
             process.signal(signal);
@@ -131,7 +131,7 @@ impl Fleet {
         }
     }
 
-    /// Makes it stand still for a time.
+    /// Stops the process for a time (SIGSTOP).
     pub(crate) fn pause(&mut self, i: usize, lasting: Duration) {
         if let State::Runs {
             process, paused, ..
@@ -142,10 +142,10 @@ impl Fleet {
         }
     }
 
-    /// Looks after everything that is due.
+    /// Restarts and continues the services that are due.
     ///
     /// # Errors
-    /// If a service ended as no fault explains.
+    /// If a service ended and no fault explains it.
     pub(crate) fn tick(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
         for i in 0..self.services.len() {
@@ -183,7 +183,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Counts an end that a supervisor answers with another start.
+    /// Counts an exit that leads to a restart.
     fn note_end(
         &mut self,
         i: usize,
@@ -211,7 +211,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Lets all that stand still go on, and starts all that are down.
+    /// Continues all stopped processes, and starts all services that are down.
     pub(crate) fn resume(&mut self) {
         for service in &mut self.services {
             match &mut service.state {
@@ -225,10 +225,10 @@ impl Fleet {
         }
     }
 
-    /// Stops them all, which has to end well.
+    /// Stops all services, which must exit in order.
     pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + STOP;
-        // One that ended a moment ago is first started again: all are there at the end.
+        // A service that ended a moment ago is restarted first, so that all are up at the end.
         let works = |service: &Service| match &service.state {
             State::Runs {
                 process,
@@ -278,7 +278,7 @@ impl Fleet {
     }
 }
 
-/// A program listens for signals before it logs anything; before that SIGTERM is no orderly stop.
+/// A program installs its signal handlers before it logs; SIGTERM is no orderly stop before that.
 fn hears_signals(process: &Process) -> bool {
     !process.log().is_empty()
 }
@@ -288,7 +288,7 @@ fn end_of(log: &str) -> String {
     lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
-/// A reason without its time and numbers, so that like ones are counted together.
+/// A reason without time and numbers, to group similar ones.
 fn kind_of_reason(kind: &str, last: &str) -> String {
     let said = last.split_once(" ERROR ").map_or(last, |(_, said)| said);
     let mut reason = format!("{kind}: ");

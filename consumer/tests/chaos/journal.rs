@@ -1,4 +1,4 @@
-//! What is done and what is seen, with its time, for people: on standard output and in a file.
+//! Logs actions and observations with their times, to standard output and a file.
 
 use std::fs::File;
 use std::io::Write;
@@ -27,7 +27,7 @@ impl Journal {
         let elapsed = self.begun.elapsed().as_secs_f64();
         let now = jiff::Timestamp::now();
         println!("[{elapsed:6.1} s] {text}");
-        // With the time as the programs' own logs have it, so that they can be read side by side.
+        // Times in the format of the programs' logs, to read them side by side.
         writeln!(
             self.file.lock().unwrap(),
             "{now:.3} [{elapsed:6.1} s] {text}"

@@ -1,4 +1,4 @@
-//! Three brokers of this run's own.
+//! This run's own three brokers.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,10 +14,10 @@ use service::testing::{ASK, reader};
 use tokio::time::{Instant, sleep};
 
 const BROKERS: usize = 3;
-/// How long brokers may take until all replicas are in sync.
+/// Time until all replicas are in sync.
 const IN_SYNC: Duration = Duration::from_secs(180);
 
-/// Stopped when dropped; its data stay, for whoever looks into a failure.
+/// Stopped when dropped; the data remain for inspection.
 pub(crate) struct Kafka {
     tool: String,
     folder: PathBuf,
@@ -76,19 +76,19 @@ impl Kafka {
         assert!(sent.unwrap().success(), "SIG{signal} to broker {node}");
     }
 
-    /// Kills a broker and waits until it is gone: one that is still there is not started again.
+    /// Kills a broker and waits until the process is gone, so that it can be started again.
     pub(crate) async fn kill(&self, node: usize) {
         let command_line = format!("/proc/{}/cmdline", self.pid(node));
         self.signal(node, "KILL");
         let deadline = Instant::now() + Duration::from_secs(60);
-        // A zombie has an empty one.
+        // The file is empty for a zombie.
         while std::fs::read(&command_line).is_ok_and(|line| !line.is_empty()) {
             assert!(Instant::now() < deadline, "broker {node} outlives SIGKILL");
             sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// Starts a broker that was killed. Its last log is kept.
+    /// Starts a killed broker. Its last log is kept.
     pub(crate) fn start_again(&self, node: usize) {
         let folder = self.broker(node);
         let kept = (1..)
@@ -104,7 +104,7 @@ impl Kafka {
         let deadline = Instant::now() + IN_SYNC;
         let bootstrap = self.bootstrap.clone();
         let consumer = tokio::task::spawn_blocking(move || reader(&bootstrap)).await?;
-        // Twice in a row: a broker that has just come up may tell of how things were.
+        // Twice in a row, because a broker that has just started may return old metadata.
         let mut times = 0;
         while times < 2 {
             let behind = tokio::task::block_in_place(|| behind(&consumer));
@@ -121,7 +121,7 @@ impl Kafka {
         Ok(())
     }
 
-    /// Adds partitions to a topic, up to `most`; the number that it has then.
+    /// Adds partitions to a topic, up to `most`; returns their number.
     pub(crate) async fn add_partitions(
         &self,
         topic: &str,
@@ -141,7 +141,8 @@ impl Kafka {
             let answers = admin.create_partitions(&asked, &options).await?;
             let answer = answers.into_iter().next().context("no answer")?;
             match answer {
-                // Asked again after a broker that had done it was gone, or of a broker that lags behind.
+                // The request was repeated after the broker that handled it was killed, or was answered by a lagging
+                // broker.
                 Ok(_) | Err((_, RDKafkaErrorCode::InvalidPartitions)) => {}
                 Err((_, code)) => bail!("{code}"),
             }
@@ -150,7 +151,7 @@ impl Kafka {
     }
 }
 
-/// Partitions that have no leader or not all their replicas in sync.
+/// Partitions without a leader or with replicas out of sync.
 fn behind(consumer: &BaseConsumer) -> anyhow::Result<Vec<String>> {
     let metadata = consumer.fetch_metadata(None, ASK)?;
     ensure!(metadata.brokers().len() == BROKERS, "a broker is missing");

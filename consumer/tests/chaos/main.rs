@@ -1,6 +1,5 @@
-//! Chaos: the whole line on three brokers, under everything that a machine does to programs at
-//! random, and what it has stored then, compared with what it was sent. `deploy/chaos` runs it for
-//! as long as one likes.
+//! Chaos test: runs the whole pipeline on three brokers under random faults of machines and processes, then compares
+//! the stored rows with the reports that were sent. `deploy/chaos` runs it for any duration.
 //!
 //! ```text
 //! producer simulate ─┐                  routers            consumers
@@ -8,16 +7,16 @@
 //!                             │          Poison ─────────┘  │
 //!                             └──────▶ dead letters ◀───────┘
 //!
-//! Faults: SIGKILL, SIGTERM, SIGSTOP ▶ routers, consumers     Fleet starts again what has ended
+//! Faults: SIGKILL, SIGTERM, SIGSTOP ▶ routers, consumers     Fleet restarts services that have ended
 //!         SIGKILL, SIGSTOP          ▶ brokers, one at a time
 //!         crash, cut connections, … ▶ the database
 //!         more partitions           ▶ both topics
 //! ```
 //!
-//! The seed decides what is done when; how programs and brokers then meet is up to the machine, so a
-//! seed makes a run alike, not the same.
+//! The seed determines the faults and their times, but not how processes interleave: runs with the same seed are
+//! similar, not identical.
 //!
-//! A binary of its own: it is a harness with its own processes, cluster and report, which runs alone.
+//! It is a binary of its own, because it manages its own processes, cluster and report, and runs alone.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
 mod database;
@@ -56,17 +55,16 @@ use service::testing::{Process, program, service};
 use tokio::time::{Instant, sleep};
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
-/// Partitions of each topic, to begin with.
+/// Initial number of partitions of each topic.
 const PARTITIONS: i32 = 6;
-/// How long what was sent may take to its end once nothing is broken any more: so long for what
-/// went before to pass (a session, an open transaction, a pause between tries), …
+/// Time limit for draining without faults: a constant for session timeouts, open transactions and retry pauses …
 const DRAIN: Duration = Duration::from_secs(120);
-/// … and so long for each record that still waits then, which a busy small machine needs.
+/// … plus this per waiting record, for small, busy machines.
 const DRAIN_A_RECORD: Duration = Duration::from_millis(10);
-/// How often the fleet and the faults are looked after.
+/// Interval at which the fleet and the faults are updated.
 const TICK: Duration = Duration::from_millis(50);
 
-/// What a run is to be, by environment.
+/// Parameters of a run, from the environment.
 struct Plan {
     seconds: u64,
     seed: u64,
@@ -218,13 +216,13 @@ async fn run(
     Ok(())
 }
 
-/// Static members and dynamic ones. Of routers only the first can be dynamic: without an instance id
-/// the host's name is the transactional id.
+/// Static and dynamic members. Only the first router can be dynamic: without an instance id, the host's name is the
+/// transactional id.
 fn add_services(fleet: &mut Fleet, plan: &Plan, folder: &Path, kafka: &Kafka, database: &Database) {
     let common = [
         "--bootstrap-servers",
         &kafka.bootstrap,
-        // Partitions that are added are to be found while this run lasts.
+        // Added partitions must be discovered during the run.
         "-X",
         "topic.metadata.refresh.interval.ms=2000",
     ];
@@ -248,15 +246,14 @@ fn add_services(fleet: &mut Fleet, plan: &Plan, folder: &Path, kafka: &Kafka, da
     }
 }
 
-/// The simulated engines: the one program that nothing is done to but taking its brokers away.
+/// The simulated engines. No fault is caused directly to this program, only to its brokers.
 struct Simulation(Process);
 
 fn simulate(plan: &Plan, folder: &Path, kafka: &Kafka) -> Process {
     let (rate, seed) = (plan.rate.to_string(), plan.seed.to_string());
     let producer = program(CONSUMER, "producer");
-    // While more than five records of a partition are unanswered and others are due, librdkafka's
-    // threads do not sleep. The cores that they take are not to be those of the line that is put to
-    // the test: few are due at once, and the program stands back.
+    // If more than five records of a partition are unacknowledged and others are due, librdkafka's threads spin. Few
+    // records are due at once, so that these threads do not take CPU time from the pipeline under test.
     let arguments = [
         "-n",
         "19",
@@ -278,7 +275,7 @@ fn simulate(plan: &Plan, folder: &Path, kafka: &Kafka) -> Process {
     Process::start(folder, "producer", Path::new("nice"), &arguments)
 }
 
-/// Stops it; the number of reports that it says it sent.
+/// Stops it; returns the number of reports that it claims to have sent.
 async fn stop_simulation(mut simulated: Process) -> anyhow::Result<u64> {
     simulated.signal("TERM");
     let ended = simulated.ended().await;
@@ -323,7 +320,7 @@ async fn break_things(
     Ok(Simulation(simulated))
 }
 
-/// Waits until nothing is left to route or to store.
+/// Waits until everything is routed and stored.
 async fn drain(
     fleet: &mut Fleet,
     bootstrap: &str,
@@ -356,9 +353,9 @@ async fn drain(
     }
 }
 
-/// Topics of this run: its cluster is its own, so they have their usual names.
+/// Topics have their default names, because the cluster is this run's own.
 const SOURCE: &str = topics::TASK_RUNNING_INFO;
 const EVENTS: &str = topics::TASK_RUNNING_INFO_EVENTS;
 const LETTERS: &str = topics::TASK_RUNNING_INFO_DEAD_LETTERS;
-/// The groups, as the programs name them where they are not told.
+/// The groups' default names.
 const ROUTER_GROUP: &str = "task-running-info-router";

@@ -1,5 +1,5 @@
-//! Records that are not good: on the source topic and on the events topic, here and there among the
-//! others. Each says by a header what it is and, so that nobody has to guess, what becomes of it.
+//! Bad records, interspersed on the source and events topics. A header states each record's kind, and so its expected
+//! outcome.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{EVENTS, PARTITIONS, SOURCE, strategies};
 
-/// Of a record: its [`Kind`]. What the producer of reports sends has none.
+/// Header with the record's [`Kind`]; regular reports have none.
 pub(crate) const HEADER: &str = "chaos.kind";
 
-/// Among so many reports one bad record on the source topic, and half as often one on the events
-/// topic: far from what would make a service believe that it reads the wrong topic.
+/// One bad record per this many reports on the source topic, and half as many on the events topic: too few to trip the
+/// circuit breaker.
 const REPORTS_PER_POISON: f64 = 250.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,9 +34,9 @@ pub(crate) enum Kind {
     BlankExecId,
     /// A record of the other topic.
     OtherRecord,
-    /// On the events topic: what the router would have repaired.
+    /// On the events topic: a record that the router would have repaired.
     NotRouted,
-    /// On the source topic: what the router repairs. Becomes an event.
+    /// On the source topic: a record that the router repairs and turns into an event.
     OutOfRange,
 }
 
@@ -76,22 +76,22 @@ impl Kind {
     }
 }
 
-/// What the router does to a record of [`Kind::OutOfRange`].
+/// The router's repairs of [`Kind::OutOfRange`] records.
 pub(crate) const REPAIRS: [Adjustment; 3] = [
     Adjustment::ProgressAboveOne,
     Adjustment::NegativeCount,
     Adjustment::MetricNotFinite,
 ];
 
-/// How many of what were sent to which topic.
+/// Number of sent records by topic and kind.
 pub(crate) type Sent = BTreeMap<String, u64>;
 
-/// The key under which [`Sent`] counts.
+/// The key of [`Sent`].
 pub(crate) fn counted_as(topic: &str, kind: Kind) -> String {
     format!("{topic} {kind:?}")
 }
 
-/// What sends them.
+/// The sender of bad records.
 pub(crate) struct Poison {
     sending: JoinHandle<Sent>,
     stop: CancellationToken,
@@ -113,7 +113,7 @@ impl Poison {
         Self { sending, stop }
     }
 
-    /// Ends, once all are acknowledged.
+    /// Stops once all records are acknowledged.
     pub(crate) async fn stop(self) -> Sent {
         self.stop.cancel();
         self.sending.await.unwrap()
@@ -133,7 +133,7 @@ async fn send(
             () = stop.cancelled() => break,
             () = sleep(Duration::from_secs_f64(pause)) => {}
         }
-        // Each kind in turn, so that a short run has them all.
+        // Kinds take turns, so that short runs contain all of them.
         let turn = count as usize / 3;
         let (topic, kind) = match count % 3 {
             2 => (EVENTS, Kind::ON_EVENTS[turn % Kind::ON_EVENTS.len()]),
@@ -151,9 +151,9 @@ async fn send(
         let mut record = BaseRecord::<str, [u8]>::to(topic).headers(headers);
         record.key = rng.random_bool(0.9).then_some(&key);
         record.payload = value.as_deref();
-        // Not into source partitions that are added meanwhile. The first record of such a partition has to show a
-        // router that nothing of it was routed before. One that gives no event, or an event anywhere, shows it only
-        // where all events can be read, which those of an unknown schema cannot: the router then asks an operator.
+        // Not into newly added source partitions. Their first record must prove to the router that nothing was routed
+        // before. A record without an event, or with an event in any partition, proves this only if all events can be
+        // read; with an unknown schema they cannot, and the router asks an operator.
         if topic == SOURCE {
             record.partition = Some(rng.random_range(0..PARTITIONS));
         }

@@ -1,4 +1,4 @@
-//! How far the line is: for people while it runs, and to the last record at its end.
+//! The pipeline's progress: displayed during the run, and checked to the last record at its end.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -16,19 +16,19 @@ use crate::{EVENTS, ROUTER_GROUP, SOURCE};
 
 const ASK: Duration = Duration::from_secs(5);
 
-/// What was seen last; a figure stands still while nobody answers.
+/// The last observation; a value stays the same while its source is unavailable.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Seen {
     /// Records on the source topic.
     pub(crate) sent: i64,
-    /// Those of them that the routers have committed.
+    /// Source records that the routers have committed.
     pub(crate) routed: i64,
     /// Events in the database.
     pub(crate) stored: i64,
 }
 
 impl Seen {
-    /// Records that have not come to their end.
+    /// Number of records that are not stored yet.
     pub(crate) fn waiting(self) -> u32 {
         u32::try_from(self.sent - self.stored).unwrap_or(0)
     }
@@ -48,7 +48,7 @@ impl fmt::Display for Seen {
 pub(crate) struct Progress(Arc<Mutex<Seen>>);
 
 impl Progress {
-    /// Watches until dropped.
+    /// Observes until dropped.
     pub(crate) fn watch(bootstrap: String, database: Arc<Database>) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (kept, stored) = (Arc::downgrade(&seen), Arc::downgrade(&seen));
@@ -83,7 +83,7 @@ impl Progress {
     }
 }
 
-/// Asks for the routers' offsets without being a member of their group.
+/// Reads the routers' offsets without joining their group.
 fn routers(bootstrap: &str) -> BaseConsumer {
     ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
@@ -99,7 +99,7 @@ struct Offsets {
     end: i64,
 }
 
-/// The group's committed offset and the end of each partition.
+/// Committed offset and end of each partition.
 fn offsets(consumer: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<Offsets>> {
     let mut asked = TopicPartitionList::new();
     for partition in partitions(consumer, topic)? {
@@ -126,7 +126,7 @@ pub(crate) fn partitions(consumer: &BaseConsumer, topic: &str) -> anyhow::Result
     Ok(partitions.iter().map(|partition| partition.id()).collect())
 }
 
-/// What is not routed or not stored yet, partition by partition. Nobody may write meanwhile.
+/// What is not routed or stored yet, by partition. Requires that nothing is being written.
 pub(crate) async fn left(bootstrap: &str, database: &Database) -> anyhow::Result<Vec<String>> {
     let mut left = Vec::new();
     for Offsets {
@@ -165,8 +165,8 @@ pub(crate) async fn stored_offsets(
     database.numbers(&select).await
 }
 
-/// Partitions in which events lie beyond the stored offset, or that cannot be read to their end:
-/// where a transaction is open, the end that a committed reader sees lies before the real one.
+/// Partitions with events beyond the stored offset, or that cannot be read to their end: an open transaction hides the
+/// end from committed readers.
 fn beyond(bootstrap: &str, part: &str, stored: &[[i64; 2]]) -> anyhow::Result<Vec<String>> {
     let consumer = reader(bootstrap);
     let mut all: ClientConfig = ClientConfig::new();
@@ -196,7 +196,7 @@ fn beyond(bootstrap: &str, part: &str, stored: &[[i64; 2]]) -> anyhow::Result<Ve
     if !left.is_empty() || open.is_empty() {
         return Ok(left);
     }
-    // Only markers may lie beyond; the position passes those.
+    // Only markers may remain; the position passes them.
     consumer.assign(&assignment)?;
     let deadline = Instant::now() + Duration::from_secs(20);
     while !open.is_empty() {

@@ -1,8 +1,7 @@
-//! What the topics and the tables hold in the end, compared record by record. It rests on the
-//! coordinates of records, on what [`Poison`](crate::poison) says of its own ones, and on checksums,
-//! and knows nothing of how the programs come to their results.
+//! Compares the final topics and tables record by record. It relies on the coordinates of records, the headers of
+//! [`Poison`](crate::poison) and checksums, but not on the programs' logic.
 //!
-//! It keeps some twenty bytes a record, so that an hour's run fits.
+//! It keeps about twenty bytes per record, so that an hour's run fits into memory.
 //!
 //! Long because it is one proof over one reading of the topics: source, events, letters and rows.
 
@@ -21,13 +20,13 @@ use crate::poison::{HEADER, Kind, REPAIRS, Sent, counted_as};
 use crate::progress::stored_offsets;
 use crate::{EVENTS, LETTERS, SOURCE};
 
-/// So many examples of each kind of fault are told.
+/// Maximum number of examples per kind of fault.
 const EXAMPLES: usize = 10;
 
-/// Proves it; gives the numbers of what was compared.
+/// Proves the result; returns the numbers of compared items.
 ///
 /// # Errors
-/// Everything that is not as it has to be.
+/// All discrepancies.
 pub(crate) async fn prove(
     bootstrap: &str,
     database: &Database,
@@ -52,7 +51,7 @@ pub(crate) async fn prove(
     }))
 }
 
-/// What is not as it has to be, by kind.
+/// Discrepancies by kind: number and examples.
 #[derive(Default)]
 struct Wrong(BTreeMap<&'static str, (u64, Vec<String>)>);
 
@@ -77,7 +76,7 @@ impl Wrong {
 }
 
 fn checksum(key: Option<&[u8]>, value: Option<&[u8]>) -> u64 {
-    // A null part and an empty one are two things.
+    // Distinguishes a null part from an empty one.
     let part = |part: Option<&[u8]>| part.map_or(u32::MAX, crc32fast::hash);
     u64::from(part(key)) << 32 | u64::from(part(value))
 }
@@ -99,9 +98,9 @@ impl Record {
     }
 }
 
-/// The source topic: what there is to account for.
+/// The source topic.
 struct Source {
-    /// By partition and offset, which has no gaps, since nobody writes to it in transactions.
+    /// By partition and offset, without gaps, as nobody writes to it in transactions.
     records: BTreeMap<i32, Vec<Record>>,
 }
 
@@ -126,7 +125,7 @@ impl Source {
         records.get(usize::try_from(offset).ok()?)
     }
 
-    /// Kafka has what the two senders say they sent.
+    /// Kafka has the numbers of records that the two senders claim to have sent.
     fn compare_with_senders(&self, reports: u64, poisoned: &Sent, wrong: &mut Wrong) {
         let all = || self.records.values().flatten();
         let found = all().filter(|record| record.kind.is_none()).count() as u64;
@@ -148,7 +147,7 @@ impl Source {
     }
 }
 
-/// What decides which of a task's events is its newest.
+/// The order that determines a task's newest event.
 type Rank = (bool, i64, i64, i32, i64);
 
 struct Event {
@@ -159,11 +158,11 @@ struct Event {
 /// The events topic.
 struct Events {
     count: u64,
-    /// What routers wrote, by partition, in offset order.
+    /// Events from routers, by partition, in offset order.
     by_partition: BTreeMap<i32, Vec<Event>>,
-    /// What [`Poison`](crate::poison) wrote: place and checksum.
+    /// Records of [`Poison`](crate::poison): position and checksum.
     bad: BTreeMap<(i32, i64), u64>,
-    /// The last record's offset of each partition.
+    /// Offset of each partition's last record.
     last: BTreeMap<i32, i64>,
     /// Each task's newest event.
     tasks: BTreeMap<String, (Rank, &'static str)>,
@@ -230,7 +229,7 @@ impl Events {
         }
         match original.kind {
             None => {
-                // Unrepaired it says byte for byte what the report said.
+                // Without repairs, the event contains the report byte for byte.
                 let said = schemas::encode_info(info).unwrap();
                 let same = checksum(Some(info.exec_id.as_bytes()), Some(&said));
                 if same != original.checksum || !event.adjustments.is_empty() {
@@ -272,7 +271,7 @@ impl Events {
     }
 }
 
-/// How often each record of the source topic was met.
+/// Number of occurrences of each source record.
 struct Times(BTreeMap<i32, Vec<u8>>);
 
 impl Times {
@@ -292,7 +291,7 @@ impl Times {
         }
     }
 
-    /// Once where `expected`; others are not this function's business.
+    /// Each `expected` record must occur once; others are ignored.
     fn compare(
         &self,
         source: &Source,
@@ -314,7 +313,7 @@ impl Times {
     }
 }
 
-/// Each bad record has one letter, and nothing else has one; gives the number of letters.
+/// Each bad record has one letter, and no other record has any; returns the number of letters.
 fn check_letters(bootstrap: &str, source: &Source, events: &Events, wrong: &mut Wrong) -> u64 {
     let mut of_records = Times::of(source);
     let mut of_events: BTreeMap<(i32, i64), u32> = BTreeMap::new();
@@ -324,7 +323,7 @@ fn check_letters(bootstrap: &str, source: &Source, events: &Events, wrong: &mut 
             .headers()
             .into_iter()
             .flat_map(|headers| headers.iter());
-        // A note about a letter, no letter.
+        // A note about a letter, not a letter.
         if headers.any(|header| header.key.starts_with("taskrunning.redriven")) {
             return;
         }
@@ -380,7 +379,7 @@ fn check_letters(bootstrap: &str, source: &Source, events: &Events, wrong: &mut 
     count
 }
 
-/// Each event has its rows in each history once; gives the number of rows.
+/// Each event has its rows in each history once; returns the number of rows.
 async fn check_rows(
     database: &Database,
     events: &Events,
@@ -455,7 +454,7 @@ async fn check_rows(
     Ok(counts)
 }
 
-/// Each task's row tells its newest event.
+/// Each task's row has the task's newest event.
 async fn check_tasks(
     database: &Database,
     events: &Events,
@@ -495,7 +494,7 @@ async fn check_tasks(
     Ok(())
 }
 
-/// Each part is stored past the last record of each partition.
+/// Each part's stored offset is beyond the last record of each partition.
 async fn check_stored_offsets(
     database: &Database,
     events: &Events,

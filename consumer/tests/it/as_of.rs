@@ -1,4 +1,4 @@
-//! What `--at` tells: the tables as they were known at a time, by the engines' clocks.
+//! `--at` shows the tables as known at a time, by the engines' clocks.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -12,11 +12,11 @@ use schemas::TaskStatus::{self, Failed, Running, Scheduled, Succeed, Unknown};
 use schemas::{MetricValue, TaskRunningInfoEvent};
 use serde_json::{Value, json};
 
-/// The time that is asked for: that of the sample.
+/// The time of the sample, used for `--at`.
 const AT: &str = "2025-11-25T14:05:00.123456Z";
 const SECOND: i64 = 1_000_000;
 
-/// A report so many microseconds after [`AT`]. What it holds and measures tells its sequence.
+/// A report `micros` after [`AT`]. Its resources and metrics encode its sequence.
 fn report(exec_id: &str, sequence: i64, micros: i64, status: TaskStatus) -> TaskRunningInfoEvent {
     let mut event = strategies::sample_event();
     let info = &mut event.info;
@@ -47,7 +47,7 @@ impl Pipeline {
         serde_json::from_str(&self.ask(&[arguments, &["--json"]].concat())).unwrap()
     }
 
-    /// execId, status and sequence of each task that is told.
+    /// Exec id, status and sequence of each listed task.
     fn states(&self, arguments: &[&str]) -> Vec<(String, String, i64)> {
         let tasks = self.json(&[&["tasks"], arguments].concat());
         let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -65,7 +65,7 @@ impl Pipeline {
             .collect()
     }
 
-    /// The error that `consumer` ends with.
+    /// The error message of a failing `consumer`.
     fn refuses(&self, arguments: &[&str]) -> String {
         let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
             .args(arguments)
@@ -86,17 +86,17 @@ async fn the_past_is_told_as_it_was_known_then() {
             report("goes-on", 1, -5 * SECOND, Running),
             report("goes-on", 3, -4 * SECOND, Running),
             report("goes-on", 4, 5 * SECOND, Running),
-            // The microsecond asked for is the last one that counts.
+            // The requested microsecond is included.
             report("exact", 0, 0, Running),
             report("exact", 1, 1, Running),
             report("begins-later", 0, 1, Running),
             report("ends-later", 0, -3 * SECOND, Running),
             report("ends-later", 1, 3 * SECOND, Succeed),
-            // What comes after a final status, or was stamped before it, does not undo it.
+            // A final status is not undone by a report that is later or has an earlier time.
             report("ended", 1, -20 * SECOND, Succeed),
             report("ended", 2, -19 * SECOND, Running),
             report("ended", 0, -30 * SECOND, Running),
-            // Another end, later than asked for.
+            // Another end, after the requested time.
             report("ended-twice", 0, -8 * SECOND, Failed),
             report("ended-twice", 1, -7 * SECOND, Running),
             report("ended-twice", 2, 8 * SECOND, Succeed),
@@ -177,7 +177,7 @@ async fn the_past_is_told_as_it_was_known_then() {
     }
 }
 
-/// Whatever was reported in whatever order, the state told as of any time is the greatest by then.
+/// As of any time, a task's state is its greatest report by then, whatever the order of arrival.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_state_as_of_any_time_is_the_greatest_of_the_reports_by_then() {
     let seed: u64 = rand::random();

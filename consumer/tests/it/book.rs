@@ -1,4 +1,4 @@
-//! The book's pages of commands, environment, schemas and rights are those of the programs and files.
+//! The book's generated pages of commands, environment, schemas and rights are up to date.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -10,13 +10,13 @@ use service::testing::program;
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 
-/// A command's help: its words, what comes before the options, groups of options by their heading, and what comes after.
+/// A command's help: the command, the introduction, groups of options by heading, and the rest.
 struct Help {
     command: String,
     groups: Vec<(String, String)>,
 }
 
-/// The help of a command, and those of its subcommands.
+/// The help of a command and its subcommands.
 fn helps(command: &[&str], found: &mut Vec<Help>) {
     let output = Command::new(program(CONSUMER, command[0]))
         .args(&command[1..])
@@ -28,7 +28,7 @@ fn helps(command: &[&str], found: &mut Vec<Help>) {
     let text = String::from_utf8(output.stdout).unwrap();
     let mut groups = vec![(String::new(), String::new())];
     for line in text.lines() {
-        // A heading stands at the margin.
+        // A heading has no indentation.
         if line.ends_with(':') && line.starts_with(|c: char| c.is_uppercase()) {
             groups.push((line.to_owned(), String::new()));
         }
@@ -67,7 +67,7 @@ fn all_helps() -> Vec<Help> {
 #[test]
 fn the_book_lists_every_command_and_option() {
     let helps = all_helps();
-    // Groups of options that many commands have, and the exit codes.
+    // Groups of options shared by many commands, and the exit codes.
     let mut uses: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for (heading, text) in helps.iter().flat_map(|help| &help.groups) {
         *uses.entry((heading, text.trim())).or_default() += 1;
@@ -105,7 +105,7 @@ fn the_book_lists_every_command_and_option() {
     assert_generated("reference/commands.md", "commands", &page);
 }
 
-/// The commands that have a variable, or their program where all of its commands do.
+/// The commands that use a variable, or their program if all of its commands do.
 fn shortened(commands: &BTreeSet<String>, all: &[Help]) -> String {
     let mut found = Vec::new();
     for program in ["producer", "router", "consumer"] {
@@ -153,7 +153,7 @@ fn the_book_lists_every_variable_of_the_environment() {
     assert_generated("reference/configuration.md", "environment", &table);
 }
 
-/// A type's name, and the types that are defined in it.
+/// A type's name, and the types defined in it.
 fn kind<'a>(schema: &'a Value, defined: &mut Vec<&'a Value>) -> String {
     match schema {
         Value::String(name) => name.clone(),

@@ -1,5 +1,5 @@
-//! The circuit breaker over what the database refuses: each event counts once, whatever the batches it
-//! is read in, and what the consumer says when it stops is true.
+//! The circuit breaker for events that the database refuses: each event counts once, independent of batches, and the
+//! message on exit is accurate.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ on_both_databases!(
     of_a_trickle_that_is_mostly_refused_the_consumer_tells_what_it_set_aside,
 );
 
-/// A database that refuses events of engines with a thousand tasks.
+/// A database that refuses events from engines with a thousand tasks.
 async fn pipeline(kind: Kind, partitions: i32) -> Option<Pipeline> {
     let pipeline = Pipeline::make(kind, partitions).await?;
     pipeline.ask(&["migrate"]);
@@ -52,7 +52,7 @@ async fn a_backlog_of_which_three_tenths_are_refused_is_stored_and_the_rest_set_
     pipeline.fill(EVENTS, |i| event(i, is_refused(i)));
     let refused = (0..EVENTS).filter(|i| is_refused(*i));
     let refused: BTreeSet<(i32, i64)> = refused.map(|i| ((i % 4) as i32, (i / 4) as i64)).collect();
-    // All of them in one batch.
+    // All events in one batch.
     let count = EVENTS.to_string();
     let together = ["--max-events", &count, "--commit-interval-ms", "20000"];
     let program = pipeline.program("consumer", &together);
@@ -61,8 +61,8 @@ async fn a_backlog_of_which_three_tenths_are_refused_is_stored_and_the_rest_set_
     pipeline.assert_each_once(&refused).await;
 }
 
-/// Sends an event every few milliseconds until the consumer stops, each good one stored before the next;
-/// gives how many, and its log.
+/// Sends an event every few milliseconds until the consumer stops, storing each good one before the next; returns their
+/// number and the log.
 async fn trickle(
     pipeline: &Pipeline,
     mut program: Program,
@@ -115,7 +115,7 @@ fn number(log: &str, words: &str) -> i64 {
     before.unwrap().parse().unwrap()
 }
 
-/// What the consumer said it did is what it did.
+/// The consumer's account of its work is accurate.
 async fn assert_told(pipeline: &Pipeline, log: &str) -> i64 {
     let letters = pipeline.read_letters().len() as i64;
     let stored = pipeline.count("SELECT count(*) FROM task_metrics").await;
@@ -140,7 +140,7 @@ async fn of_a_trickle_that_is_refused_nothing_is_set_aside_before_the_consumer_s
     let program = pipeline.program("consumer", &[]);
     let (_, log) = trickle(&pipeline, program, 2_000, |_| true).await;
     assert!(log.contains("100 records in a row are unusable"), "{log}");
-    // Where the machine stands still for a second, what it has read by then is set aside.
+    // If the machine stalls for a second, the records read by then become letters.
     let letters = assert_told(&pipeline, &log).await;
     match letters {
         0 => assert!(log.contains("None of them became a dead letter"), "{log}"),
@@ -160,7 +160,7 @@ async fn of_a_trickle_that_is_mostly_refused_the_consumer_tells_what_it_set_asid
         return;
     };
     let program = pipeline.program("consumer", &[]);
-    // Never more than three in a row, but five of each seven.
+    // At most three in a row, but five of every seven.
     let is_refused = |i: usize| !matches!(i % 7, 2 | 6);
     let (_, log) = trickle(&pipeline, program, 2_000, is_refused).await;
     assert!(log.contains("500 of the last "), "{log}");

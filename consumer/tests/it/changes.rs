@@ -1,4 +1,4 @@
-//! `GET /api/v1/changes`: who follows it misses no change of a task, and sees none twice.
+//! `GET /api/v1/changes`: a client misses no change and sees none twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::support::{Kind, Pipeline, Server, on_both_databases};
 
 const WAIT: Duration = Duration::from_secs(60);
 
-/// A stream of server-sent events, as a client reads it.
+/// A stream of server-sent events, as read by a client.
 struct Stream {
     response: reqwest::Response,
     read: Vec<u8>,
-    /// The last id.
+    /// The last event id.
     id: Option<String>,
 }
 
@@ -49,7 +49,7 @@ impl Stream {
         }
     }
 
-    /// The next event that has data; `None`: the stream has ended.
+    /// The next event with data; `None` at the end of the stream.
     async fn next(&mut self) -> Option<Event> {
         loop {
             while let Some(end) = self.read.windows(2).position(|two| two == b"\n\n") {
@@ -74,8 +74,7 @@ impl Stream {
         }
     }
 
-    /// Reads until the watermark is this one. Gives the states of the tasks that were told, each once, and those that
-    /// left.
+    /// Reads up to this watermark. Returns the states of the changed tasks, each once, and the tasks that left.
     async fn until(&mut self, watermark: &str) -> (BTreeMap<String, String>, BTreeSet<String>) {
         let (mut tasks, mut left) = (BTreeMap::new(), BTreeSet::new());
         while self.id.as_deref() != Some(watermark) {
@@ -153,11 +152,11 @@ async fn who_follows_misses_no_change(kind: Kind) {
         report("new", 0, Running),
         report("short", 0, Running),
         report("short", 1, Failed),
-        // A late one changes nothing.
+        // A late report changes nothing.
         report("a", -1, Running),
         report("a", 2, Running),
     ]);
-    // Several polls may see them, and then a task is told as each has found it: here the last one counts.
+    // Several polls may find a task; the last state counts.
     let (mut told, mut items) = (BTreeMap::new(), Vec::new());
     while all.id.as_deref() != Some("0:10") {
         let event = all.next().await.unwrap();
@@ -181,7 +180,7 @@ async fn who_follows_misses_no_change(kind: Kind) {
     }
     assert!(left.contains("b") && !left.contains("a"), "{left:?}");
 
-    // What is told is what the list says.
+    // The changes agree with the list.
     let list = server.json("/api/v1/tasks?limit=1000").await;
     assert_eq!(list["watermark"], serde_json::json!({"0": 10}));
     let of_list = |id: &Value| {
@@ -199,7 +198,7 @@ async fn who_follows_misses_no_change(kind: Kind) {
         }
     }
 
-    // Away for a while, it gets what it missed, and nothing else.
+    // A client that reconnects receives exactly what it missed.
     drop(all);
     pipeline.send_events(&[report("new", 1, Running), report("new", 2, Succeed)]);
     pipeline.until_count(&Pipeline::stored("metrics"), 12).await;
@@ -207,7 +206,7 @@ async fn who_follows_misses_no_change(kind: Kind) {
     let (tasks, _) = again.until("0:12").await;
     assert_eq!(tasks, states(&[("new", "Succeed 2")]));
 
-    // Of what nobody remembers, and of other tables.
+    // Watermarks that are too old, or from other tables.
     for unknown in ["0:0", "0:2", "0:1000", "7:1"] {
         let mut lost = Stream::open(&server, &format!("?since={unknown}"), None).await;
         let event = lost.next().await.unwrap();
@@ -230,7 +229,7 @@ async fn who_follows_misses_no_change(kind: Kind) {
         assert!(refused.contains(named), "{refused}");
     }
 
-    // The end of the server is the end of its streams.
+    // Stopping the server ends its streams.
     consumer.stop().await;
     server.stop().await;
     assert!(again.next().await.is_none());
@@ -256,7 +255,7 @@ async fn a_task_that_ends_once_more_is_told_late(kind: Kind) {
     })
     .await;
     let mut stream = Stream::open(&server, "?since=0:2", None).await;
-    // Of tasks that have ended no poll reads any but the newest.
+    // A poll reads only the newest ended tasks.
     pipeline.send_events(&[report("a", 1, Succeed), report("b", 1, Running)]);
     pipeline.store_all().await;
     let mut told = BTreeMap::new();
@@ -271,15 +270,15 @@ async fn a_task_that_ends_once_more_is_told_late(kind: Kind) {
 }
 
 const CLIENTS: usize = 1_000;
-/// Of ada, whom all clients follow but the one that does not read.
+/// Tasks of ada, which all clients but the slow one follow.
 const FOLLOWED: usize = 10;
-/// Of bob. They change once, and what is told of them, 7 MB, fits in no buffer of a connection.
+/// Tasks of bob. They change once; their changes, 7 MB, exceed a connection's buffers.
 const LONG: usize = 700;
 const TASKS: usize = FOLLOWED + LONG;
-/// More than a client may be behind.
+/// More rounds than a client may be behind.
 const ROUNDS: usize = 11;
 
-/// Tables of tasks without histories.
+/// Fills the tables with tasks without histories.
 async fn fill(pipeline: &Pipeline, kind: Kind) {
     pipeline.ask(&["migrate"]);
     let now = match kind {
@@ -300,12 +299,12 @@ async fn fill(pipeline: &Pipeline, kind: Kind) {
         .await;
 }
 
-/// Where the watermark is after this round.
+/// The watermark after this round.
 fn upto(round: usize) -> usize {
     TASKS * (1 + round.min(1)) + FOLLOWED * round.saturating_sub(1)
 }
 
-/// All tasks report, or after the first round those that are followed.
+/// All tasks report; after the first round only the followed ones.
 async fn report_round(pipeline: &Pipeline, round: usize) {
     let (from, changed) = (upto(round - 1), upto(round) - upto(round - 1));
     let task = "CAST(substr(exec_id, 6) AS integer)";
@@ -318,7 +317,7 @@ async fn report_round(pipeline: &Pipeline, round: usize) {
         .await;
 }
 
-/// Transactions that ended in the pipeline's database, in PostgreSQL.
+/// Number of transactions in the pipeline's PostgreSQL database.
 async fn transactions(pipeline: &Pipeline) -> i64 {
     let of_database = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
     pipeline.count(of_database).await
@@ -335,7 +334,7 @@ async fn a_thousand_follow_and_one_does_not_read(kind: Kind) {
         (answer.status() == 200).then_some(())
     })
     .await;
-    // It asks, and then reads nothing.
+    // It sends the request and reads nothing.
     let address = server.origin.strip_prefix("http://").unwrap().to_owned();
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(64 << 10).unwrap();
@@ -344,7 +343,7 @@ async fn a_thousand_follow_and_one_does_not_read(kind: Kind) {
         format!("GET /api/v1/changes?since=0:{TASKS} HTTP/1.1\r\nHost: {address}\r\n\r\n");
     slow.write_all(request.as_bytes()).await.unwrap();
 
-    // A message from each client that has got as far as the next round; it ends with the clients if one of them fails.
+    // A message from each client that has reached the next round; the channel closes if a client fails.
     let (tell, mut told) = mpsc::channel(CLIENTS);
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
@@ -382,7 +381,7 @@ async fn a_thousand_follow_and_one_does_not_read(kind: Kind) {
     if kind == Kind::Postgres {
         let (seconds, polls) = (begun.elapsed().as_secs_f64(), ROUNDS as f64);
         let ended = transactions(&pipeline).await - before;
-        // Ours too, a transaction a round and some to connect, and those that count for the gauges.
+        // Includes the test's own transactions, one per round and some to connect, and those of the gauges.
         let most = seconds + 3.0 * polls + 10.0;
         assert!(
             (ended as f64) <= most,
@@ -393,7 +392,7 @@ async fn a_thousand_follow_and_one_does_not_read(kind: Kind) {
         client.await.unwrap();
     }
 
-    // It was cut off: what comes is what it was being told, and then an end.
+    // It was disconnected: the buffered changes arrive, then the stream ends.
     let mut read = Vec::new();
     let ended = timeout(WAIT, slow.read_to_end(&mut read)).await;
     ended.expect("it still waits").unwrap();

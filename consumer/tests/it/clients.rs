@@ -1,4 +1,4 @@
-//! Engines and readers that know nothing of this workspace: those of `examples/`, in Java and Python.
+//! Engines and readers independent of this workspace: the Java and Python programs in `examples/`.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -82,7 +82,7 @@ impl Clients {
     }
 }
 
-/// Exec ids as no engine should choose them, and as many do.
+/// Unusual exec ids, and typical ones.
 fn keys() -> Vec<String> {
     let odd = [
         "0",
@@ -132,7 +132,7 @@ async fn java_python_and_rust_place_the_same_key_on_the_same_partition() {
     };
     let (keys, avsc) = (keys(), info_schema());
     let lines = keys.join("\n") + "\n";
-    // Three topics of as many partitions.
+    // Three topics with the same number of partitions.
     let java = [&pipeline.bootstrap, &pipeline.source, &avsc];
     run(clients.java("Report").args(java), &lines);
     let python = [&pipeline.bootstrap, &pipeline.events, &avsc];
@@ -184,7 +184,7 @@ async fn engines_report_and_read(registry: Option<&str>) {
     let Some(clients) = Clients::make(pipeline.folder()) else {
         return;
     };
-    // Apicurio's own clients speak its own API.
+    // Apicurio's own clients use its own API.
     let own_api = registry.map(|url| url.replace("/ccompat/v7", "/registry/v2"));
     let more: Vec<&str> = registry
         .map(|url| ["--schema-registry", url])

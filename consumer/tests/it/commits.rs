@@ -1,4 +1,4 @@
-//! The group's offsets in Kafka, which tools that show lag read: how a consumer tells them.
+//! The consumer commits the group's offsets to Kafka, for tools that show lag.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use service::testing::stopping::Way;
 use service::testing::until;
 
 const LONG: Duration = Duration::from_secs(120);
-/// What a busy coordinator takes for a commit. For each transaction of one event, the heartbeats behind them would wait for
+/// Latency of a commit on a busy coordinator. With a commit per one-event transaction, heartbeats would be delayed for
 /// minutes.
 const SLOW: Duration = Duration::from_millis(40);
 const EVENTS: usize = 30_000;
 const PARTITIONS: i32 = 2;
 
-/// A member of the group that stores nothing and commits nothing.
+/// A member of the group that neither stores nor commits.
 fn idle_member(pipeline: &Pipeline) -> BaseConsumer {
     let member: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &pipeline.bootstrap)
@@ -51,7 +51,7 @@ fn committed(pipeline: &Pipeline) -> BTreeMap<i32, Option<i64>> {
         .collect()
 }
 
-/// How far all parts are stored, by partition.
+/// The lowest stored offset of all parts, by partition.
 async fn stored(pipeline: &Pipeline) -> BTreeMap<i32, Option<i64>> {
     let select = "SELECT CAST(partition AS text), CAST(min(next_offset) AS text) FROM consumed_offset GROUP BY partition";
     let number = |value: &Option<String>| value.as_deref().unwrap().parse::<i64>().unwrap();
@@ -61,7 +61,7 @@ async fn stored(pipeline: &Pipeline) -> BTreeMap<i32, Option<i64>> {
         .collect()
 }
 
-/// One commit at a time; the last one before a partition is let go, and before the group is left.
+/// At most one commit is in flight; the last one is sent before a partition is revoked and before leaving the group.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_busy_coordinator_has_one_commit_of_a_member_and_the_last_ones_arrive() {
@@ -77,7 +77,7 @@ async fn a_busy_coordinator_has_one_commit_of_a_member_and_the_last_ones_arrive(
     let count = "SELECT count(*) FROM task_metrics";
     pipeline.until_count(count, 1_000).await;
 
-    // A partition goes to another member, which leaves it as it is.
+    // A partition moves to another member, which does not change it.
     let other = idle_member(&pipeline);
     let taken = until("a partition is taken", LONG, async || {
         program.process.assert_running();
@@ -91,7 +91,7 @@ async fn a_busy_coordinator_has_one_commit_of_a_member_and_the_last_ones_arrive(
     assert!(told.unwrap() < pipeline.ends()[&taken].1, "under load");
     drop(other);
 
-    // It is stopped in the middle of its work.
+    // It is stopped while it is storing.
     let before = pipeline.count(count).await;
     pipeline.until_count(count, before + 500).await;
     let log = program.log();
@@ -103,7 +103,7 @@ async fn a_busy_coordinator_has_one_commit_of_a_member_and_the_last_ones_arrive(
     assert!(commits > 10, "{commits}");
     assert_eq!(most_in_flight, 1, "of {commits}");
 
-    // The group ends without a lag.
+    // In the end the group has no lag.
     let program = pipeline.program("rest", &[]);
     pipeline.until_all_stored(LONG).await;
     let ends: BTreeMap<i32, Option<i64>> = pipeline

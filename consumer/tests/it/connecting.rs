@@ -1,5 +1,5 @@
-//! One way to connect: what a database's URL says holds for every command, and what stands between a
-//! program and its database is told apart from a database that is slow.
+//! Connecting: a database URL means the same to every command, and a network fault is distinguished from a slow
+//! database.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -11,8 +11,7 @@ use service::testing::{Process, until};
 
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// Stores some events with `consumer run` under a URL of the pipeline's database, and asks of them by every
-/// other command.
+/// Stores events with `consumer run` under a URL of the pipeline's database, and queries them with every other command.
 async fn every_command_answers(pipeline: &mut Pipeline, url: &str) {
     pipeline.fill_numbered(&strategies::sample_event(), 300, 0);
     let mut program = pipeline.program_on(url, "consumer", &[]);
@@ -60,14 +59,14 @@ async fn every_command_answers_from_the_schema_that_the_url_names() {
     every_command_answers(&mut pipeline, &url).await;
     let elsewhere = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
     assert_eq!(pipeline.count(elsewhere).await, 0);
-    // The URL's word counts, not the database's.
+    // The URL takes precedence over the database's setting.
     let url = url.replace("ours", "public");
     pipeline.database_url = url;
     let failed = pipeline.fails(&["tasks"], 78);
     assert!(failed.contains("\"expiry\" does not exist"), "{failed}");
 }
 
-/// The first does not answer, and the second is a read-only one: each command finds the third.
+/// The first host does not answer, the second is read-only: each command finds the third.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_hosts_the_first_that_is_there_and_can_be_written_to_is_taken() {
     let Some(read_only) = Cluster::start(&["default_transaction_read_only=on"]) else {
@@ -98,7 +97,7 @@ async fn of_several_hosts_the_first_that_is_there_and_can_be_written_to_is_taken
         &mut pipeline,
         &format!("{url}?target_session_attrs=read-write"),
     );
-    // By psql's rules the first that lets anybody in.
+    // As in psql, the first host that accepts a connection.
     pipeline.database_url = format!("{url}?target_session_attrs=read-only");
     let failed = pipeline.fails(&["tasks"], 78);
     assert!(failed.contains("\"expiry\" does not exist"), "{failed}");
@@ -135,7 +134,7 @@ async fn behind_a_pooler_that_gives_each_transaction_a_connection_the_consumer_s
     // An answer is one transaction.
     pipeline.ask(&["tasks"]);
     pipeline.ask(&["tasks"]);
-    // Each makes statements ready in the pooler's one session, under the names that the other gives them.
+    // Both prepare statements in the pooler's one session, under the same names.
     pipeline.ask(&["migrate"]);
     let failed = pipeline.fails(&["migrate"], 78);
     assert!(
@@ -144,7 +143,7 @@ async fn behind_a_pooler_that_gives_each_transaction_a_connection_the_consumer_s
     );
     let log = pipeline.program("consumer", &[]).needs_attention().await;
     assert!(log.contains("session mode"), "{log}");
-    // What it does not let through.
+    // A parameter that the pooler rejects.
     pipeline.database_url += "?options=-csearch_path%3Dours";
     let failed = pipeline.fails(&["tasks"], 78);
     assert!(
@@ -155,14 +154,14 @@ async fn behind_a_pooler_that_gives_each_transaction_a_connection_the_consumer_s
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 
-/// Starts a command of this name.
+/// Starts a command with this name.
 fn start(pipeline: &Pipeline, name: &str, url: &str, arguments: &[&str]) -> Process {
     let program = std::path::Path::new(CONSUMER);
     let database = [("DATABASE_URL", url)];
     Process::start_with(pipeline.folder(), name, program, arguments, &database)
 }
 
-/// A server that takes connections, and whatever is sent, and answers nothing.
+/// A server that accepts connections and data, but never answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_never_answers_is_given_up_by_each_command_and_named_by_those_that_wait() {
     let (Some(pipeline), Some(other)) = (
@@ -212,14 +211,14 @@ async fn a_server_that_never_answers_is_given_up_by_each_command_and_named_by_th
     let waits = async || replay.log().contains(said).then_some(());
     until("the replay says what it waits for", WITHIN, waits).await;
     replay.assert_running();
-    // What was waited for is there.
+    // The server is back.
     proxy.set_silent(false);
     running.until_ready().await;
     running.stop().await;
     assert_eq!(replay.ended().await.code(), Some(0), "{}", replay.log());
 }
 
-/// A connection of which the other end is silent from one moment to the next, and new ones too.
+/// The other end of a connection goes silent, and new connections too.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_connection_that_goes_dead_under_load_is_no_slow_database() {
@@ -272,12 +271,12 @@ async fn a_stream_that_goes_dead_in_the_middle_ends_an_audit() {
     let status = audit.ended().await;
     let log = audit.log();
     assert_eq!(status.code(), Some(2), "{log}");
-    // By the stream itself, or by the connection that is made to see what the server is at.
+    // Detected on the connection itself, or by the connection that checks the server.
     let waits = ["no answer within", "no connection within"];
     assert!(waits.iter().any(|wait| log.contains(wait)), "{log}");
 }
 
-/// Longer than an answer is waited for without a look.
+/// Longer than the time after which the server is checked.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_server_that_is_at_work_or_waits_for_a_lock_is_waited_for() {

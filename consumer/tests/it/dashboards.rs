@@ -1,4 +1,4 @@
-//! Grafana's dashboard of tasks: its queries, run as its role on a real PostgreSQL.
+//! Grafana's dashboard of tasks: its queries, run with its role on a real PostgreSQL.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn deployed(file: &str) -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// The title and the query of each panel.
+/// Title and query of each panel.
 fn queries(dashboard: &Value) -> Vec<(&str, &str)> {
     let mut queries = Vec::new();
     for panel in dashboard["panels"].as_array().unwrap() {
@@ -34,7 +34,8 @@ fn queries(dashboard: &Value) -> Vec<(&str, &str)> {
     queries
 }
 
-/// Reports of 24 tasks. Their last one is of a clock that is ahead, or so old that only tasks with short intervals are silent.
+/// Reports of 24 tasks. The last report of a task is from a clock that is ahead, or old enough that only tasks with
+/// short intervals are silent.
 fn events(now: Timestamp) -> Vec<TaskRunningInfoEvent> {
     const STATUSES: [TaskStatus; 6] = [Running, Scheduled, Unknown, Running, Succeed, Failed];
     let mut events = Vec::new();
@@ -91,7 +92,7 @@ async fn grafana_shows_what_consumer_tasks_lists_and_reads_nothing_else() {
         return;
     };
     execute(&cluster.url, &format!("CREATE ROLE {ROLE} LOGIN")).await;
-    // In milliseconds, as Grafana's times are: PostgreSQL rounds what is finer than a microsecond, and `consumer` cuts it off.
+    // Milliseconds, as in Grafana: PostgreSQL rounds finer times to microseconds, `consumer` truncates them.
     let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap();
     pipeline.send_events(&events(now));
     pipeline.store_all().await;
@@ -111,7 +112,7 @@ async fn grafana_shows_what_consumer_tasks_lists_and_reads_nothing_else() {
     let dashboard: Value = serde_json::from_str(&deployed(DASHBOARD)).unwrap();
     let mut shown = BTreeMap::new();
     for (title, query) in queries(&dashboard) {
-        // As Grafana writes them.
+        // In Grafana's format.
         let query = query
             .replace("$__timeFrom()", &format!("'{from}'"))
             .replace("$__timeTo()", &format!("'{to}'"));
@@ -183,7 +184,7 @@ async fn grafana_shows_what_consumer_tasks_lists_and_reads_nothing_else() {
         }
     }
 
-    // It can read these views, and neither read nor change anything else.
+    // The role can read these views, and can neither read nor change anything else.
     let may = "SELECT format('%s.%s', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND c.relkind IN ('r', 'v', 'm', 'S', 'p', 'f')";
     let of_kind = |rights: &str, sequence: &str| {

@@ -1,4 +1,4 @@
-//! What an error code of a database means for the consumer, made on real ones: see docs/src/reference/errors.md.
+//! How the consumer reacts to error codes, on real databases: see docs/src/reference/errors.md.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -11,8 +11,7 @@ use crate::support::{Kind, Pipeline, Program, connect};
 
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// A PostgreSQL whose owner's sessions have this setting, and a consumer that has stored 500 events as
-/// that owner.
+/// A PostgreSQL whose owner's sessions have this setting, and a consumer that has stored 500 events as that owner.
 async fn with_setting(setting: &str) -> Option<(Pipeline, Program)> {
     let pipeline = Pipeline::make(Kind::Postgres, 1).await?;
     let url = pipeline.make_owner().await;
@@ -37,7 +36,7 @@ async fn all_is_stored(pipeline: &Pipeline, mut program: Program) {
     program.stop().await;
 }
 
-/// Holds the row of a task, and waits until the consumer waits for it.
+/// Locks the row of a task, and waits until the consumer waits for it.
 async fn block(pipeline: &Pipeline) -> Sql {
     let mut other = connect(&pipeline.database_url).await;
     other
@@ -54,7 +53,7 @@ async fn block(pipeline: &Pipeline) -> Sql {
     other
 }
 
-/// 25P03: the consumer stands still in the middle of a transaction, and the server ends its session.
+/// 25P03: the consumer stalls within a transaction, and the server ends its session.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_stood_idle_for_too_long_is_written_again() {
     let setting = "idle_in_transaction_session_timeout = '500ms'";
@@ -71,7 +70,7 @@ async fn a_transaction_that_stood_idle_for_too_long_is_written_again() {
     );
     pipeline.until_count(&open, 1).await;
     program.process.signal("CONT");
-    // By the server's last words, or by the end of the connection, whichever is seen first.
+    // Detected by the server's last message or by the end of the connection.
     program.until_logged("waiting for PostgreSQL").await;
     all_is_stored(&pipeline, program).await;
 }
@@ -121,7 +120,7 @@ async fn a_statement_that_an_operator_cancels_is_written_again() {
     all_is_stored(&pipeline, program).await;
 }
 
-/// P0001, as SQLite's RAISE in a trigger.
+/// P0001, like SQLite's RAISE in a trigger.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_trigger_of_postgresql_raises_is_a_refused_row() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 1).await else {
@@ -142,7 +141,7 @@ async fn what_a_trigger_of_postgresql_raises_is_a_refused_row() {
     pipeline.assert_each_once(&[(0, 7), (0, 300)].into()).await;
 }
 
-/// 0A000: a statement that was made ready does not fit the table any more.
+/// 0A000: a prepared statement no longer fits the table.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_changes_under_a_prepared_statement_is_asked_again() {
     let Some((pipeline, program)) = with_setting("statement_timeout = 0").await else {
@@ -194,7 +193,7 @@ async fn a_file_that_is_no_database_and_a_folder_that_is_not_there_are_for_a_per
     assert!(log.contains("unable to open database file"), "{log}");
 }
 
-/// CORRUPT: half of a file that is written to.
+/// CORRUPT: half of a file is overwritten while it is in use.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupted_file_is_for_a_person() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
@@ -208,13 +207,13 @@ async fn a_corrupted_file_is_for_a_person() {
     let bytes = std::fs::read(&file).unwrap();
     let page = 4096;
     let garbage = vec![0x55; bytes.len() - page];
-    // The first page is left, so that it is taken for a database.
+    // The first page is kept, so that the file is recognised as a database.
     std::fs::write(&file, [&bytes[..page], &garbage].concat()).unwrap();
     let log = pipeline.program("corrupted", &[]).needs_attention().await;
     assert!(log.contains("malformed"), "{log}");
 }
 
-/// A trigger fails once with each code that passes by itself, then with ones that do not.
+/// A trigger fails once with each temporary code, then with permanent ones.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn what_the_server_can_recover_from_is_tried_again_and_what_not_is_for_a_person() {

@@ -1,4 +1,4 @@
-//! Programs are replaced one by one: routers that are newer than the consumer.
+//! Rolling upgrade: routers newer than the consumer.
 
 use crate::support::{Kind, Pipeline};
 use crate::{newer, strategies};
@@ -54,7 +54,7 @@ async fn a_newer_routers_events_are_stored_beside_those_of_this_version() {
         .await;
     let expected: Vec<Vec<Option<String>>> = (0..10)
         .flat_map(|i| [("newer", i), ("own", i)])
-        // The one whose number this version has no room for.
+        // Excludes the one with a number that this version cannot represent.
         .filter(|which| *which != ("newer", 6))
         .map(|which| {
             let (status, adjustments) = match which {

@@ -1,4 +1,4 @@
-//! Exit codes are those of the table, whatever is wrong and wherever the output goes.
+//! Exit codes are as documented, whatever fails and wherever the output goes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -147,7 +147,7 @@ async fn without_tables_or_rights_an_operator_is_needed() {
     for command in commands.into_iter().chain([&["migrate"][..]]) {
         ends_with_78(command, &url, "permission denied");
     }
-    // Who may read may not remove.
+    // A role that may read may not delete.
     pipeline
         .execute(&format!(
             "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {guest}"
@@ -185,7 +185,7 @@ async fn a_closed_pipe_and_a_full_disk_change_no_verdict_and_lose_no_account() {
         .ends(consumer(), code, words);
     };
 
-    // An account of what was done is in the log.
+    // The summary is in the log.
     let copies = [into("gone.db"), into("full.db")];
     for (copy, sink) in copies.iter().zip([Sink::Gone, Sink::Full]) {
         let replay = [&["replay", "--into", copy], &kafka[..]].concat();

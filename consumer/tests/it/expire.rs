@@ -1,6 +1,6 @@
-//! `consumer expire`: old history goes, and audits, comparisons and questions about the past know it.
+//! `consumer expire` removes old history; audits, comparisons and queries of the past take it into account.
 //!
-//! Long because one test follows what was removed through every command that tells of it.
+//! Long because one test follows the removed history through every affected command.
 
 use std::path::Path;
 use std::process::Command;
@@ -25,7 +25,7 @@ on_both_databases!(
     an_expire_that_is_stopped_ends_well_and_the_next_one_removes_the_rest,
 );
 
-/// A consumer in the middle of storing a late report: its task is not removed under it, and nobody waits.
+/// A consumer is storing a late report: its task is not removed, and neither waits for the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_a_consumer_is_storing_a_report_of_is_left() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 1).await else {
@@ -42,7 +42,7 @@ async fn a_task_that_a_consumer_is_storing_a_report_of_is_left() {
         pipeline.execute(&task).await;
     }
     let mut connection = connect(&pipeline.database_url).await;
-    // As a consumer's statement does, where a report tells less than the task's row.
+    // As in a consumer's statement, for a report that is older than the task's row.
     for statement in [
         "BEGIN".to_owned(),
         "SELECT FROM task WHERE exec_id = 'reports' FOR UPDATE".to_owned(),
@@ -71,7 +71,7 @@ async fn a_task_that_a_consumer_is_storing_a_report_of_is_left() {
     );
 }
 
-/// A report so many hours ago.
+/// A report this many hours ago.
 fn report(exec_id: &str, sequence: i64, hours: i64, status: TaskStatus) -> TaskRunningInfoEvent {
     let mut event = strategies::sample_event();
     let info = &mut event.info;
@@ -95,7 +95,7 @@ impl Pipeline {
         )
     }
 
-    /// What an expire removed, or with `--dry-run` would remove, of each table.
+    /// The rows of each table that an expire removed, or would remove with `--dry-run`.
     fn expire(&self, more: &[&str]) -> Value {
         let arguments = ["expire", "--older-than", "30d", "--json"];
         let (code, out, log) = self.asked(&[&arguments, more].concat());
@@ -105,7 +105,7 @@ impl Pipeline {
         said["rows"].clone()
     }
 
-    /// The tables are what the topic says but for so many rows that were removed by order.
+    /// The audit is equal, except for this many expired rows.
     fn assert_audit_is_equal_but_for(&self, expired: u64) {
         let audited = self.audit(&[]);
         let said = &audited.assert_code(0).said;
@@ -128,7 +128,7 @@ impl Pipeline {
         rows.into_iter().flatten().flatten().collect()
     }
 
-    /// Rows of the histories whose task is not there.
+    /// Rows of the histories without a task.
     async fn orphans(&self) -> i64 {
         let mut orphans = 0;
         for table in HISTORIES {
@@ -140,7 +140,7 @@ impl Pipeline {
         orphans
     }
 
-    /// A time that was so many days ago, as the database has it.
+    /// The time this many days ago, from the database.
     fn days_ago(&self, days: i64) -> String {
         let time = Timestamp::now() - SignedDuration::from_hours(24 * days);
         match self.kind {
@@ -167,7 +167,7 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
         report("goes-on", 0, 40 * day, Running),
         report("goes-on", 1, 20 * day, Running),
         report("goes-on", 2, 1, Running),
-        // Its last word was final, and is only told by its row once its history has gone.
+        // Its last report was final; only its row shows that once the history is gone.
         report("late", 1, 40 * day, Succeed),
         report("late", 0, 10 * day, Running),
         report("young", 0, 2, Running),
@@ -191,7 +191,7 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
     let (old, old_rows) = (5, 5 * (2 + applications));
     pipeline.assert_audit_is_equal_but_for(0);
 
-    // Counted, and then removed; and not again.
+    // Counted, then removed; not again.
     let of_each = json!({"task": 2, "task_metrics": old, "task_progress": old, "task_resource": old * applications});
     let none = json!({"task": 0, "task_metrics": 0, "task_progress": 0, "task_resource": 0});
     let before = pipeline.contents().await;
@@ -221,7 +221,7 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
     assert_eq!(pipeline.count(&old_ones).await, 0);
     assert_eq!(pipeline.rows_in("task_progress").await, all - old as i64);
     assert_eq!(pipeline.names().await, ["goes-on", "late", "young"]);
-    // When it was first heard of and when it ended stay, though the reports that told so have gone.
+    // First report and end of a task are kept after their reports are removed.
     let task = |contents: &[Vec<Vec<Option<String>>>], name: &str| {
         let mut tasks = contents[0].iter();
         let task = tasks.find(|task| task[0].as_deref() == Some(name));
@@ -246,7 +246,7 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
         assert!(said.contains("expired_before"), "{said}");
     }
 
-    // The past is told as far as it is known, and no further.
+    // The past can be queried only as far as it is known.
     for arguments in [
         &["tasks", "--at", "-840h"][..],
         &["task", "goes-on", "--at", "-840h"],
@@ -280,7 +280,7 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
     assert_eq!(task["sequences"]["missing"], 0);
     assert!(task["expired_before"].is_string());
 
-    // What is wrong is found beside it, and a repair brings nothing back.
+    // Faults in the remaining rows are found, and a repair restores nothing that expired.
     pipeline
         .execute("DELETE FROM task_metrics WHERE event_offset = 5")
         .await;
@@ -319,7 +319,7 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
          WHERE exec_id = 'goes-on' AND p.event_offset = 4 AND p.reported_at = t.first_reported_at";
     assert_eq!(pipeline.count(earliest_left).await, 1);
 
-    // One that was killed half way: some of it is still there.
+    // An expire that was killed half way: some rows remain.
     half.execute(&format!(
         "INSERT INTO expiry (reported_before, updated_at) VALUES ({0}, {0}); DELETE FROM task_progress WHERE event_offset < 3",
         half.days_ago(30)
@@ -331,7 +331,7 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
     let said = half.audit(&[]).assert_code(1).said["totals"]["missing"].clone();
     assert_eq!(said, applications);
 
-    // A late report makes its task anew, until the next time.
+    // A late report creates its task again, until the next expire.
     pipeline.send_events(&[report("ended", 2, 39 * day, Running)]);
     let consumer = pipeline.consumer(&[]);
     pipeline
@@ -409,10 +409,10 @@ async fn an_expire_that_fails_does_not_say_that_it_removed_anything(kind: Kind) 
     );
 }
 
-/// A consumer stores late reports of tasks that are being removed, beside reports that stay.
+/// A consumer stores late reports of tasks that are being removed, beside other reports.
 async fn tasks_that_report_while_they_expire_keep_each_row_under_its_task(kind: Kind) {
     const ROUNDS: usize = 5;
-    /// Old ones that report in a round, each beside one that stays.
+    /// Old tasks that report in a round, each beside one that stays.
     const TASKS: usize = 600;
     const EVENTS: usize = ROUNDS * 2 * TASKS;
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
@@ -447,9 +447,9 @@ async fn tasks_that_report_while_they_expire_keep_each_row_under_its_task(kind: 
     }
     let log = consumer.log();
     consumer.stop().await;
-    // Those of all rounds but the last at the latest in the round after, in which they do not report.
+    // All old rows, except those of the last round, are removed at the latest in the round after.
     assert!(removed >= ((ROUNDS - 1) * TASKS) as u64, "{removed}");
-    // What Kafka's client says of a broker that was started a moment ago is no trouble of the database.
+    // Messages of librdkafka about a broker that has just started are unrelated.
     for line in log.lines().filter(|line| !line.contains("librdkafka")) {
         for trouble in ["deadlock", "WARN", "ERROR"] {
             assert!(!line.contains(trouble), "{log}");
@@ -491,8 +491,8 @@ async fn an_expire_that_is_stopped_ends_well_and_the_next_one_removes_the_rest(k
         "--database-url",
         url,
     ];
-    // Expire may finish before it is stopped, so something makes it wait: in PostgreSQL a row lock in the middle, in
-    // SQLite the write lock that the test takes to look.
+    // Expire must not finish before it is stopped, so it has to wait for a row lock (PostgreSQL) or the write lock
+    // (SQLite).
     let mut holder = connect(url).await;
     if kind == Kind::Postgres {
         let hold = format!(
@@ -522,7 +522,7 @@ async fn an_expire_that_is_stopped_ends_well_and_the_next_one_removes_the_rest(k
     let folder = pipeline.folder().join("expire.log");
     expire.signal("TERM");
     until("it is told to stop", Duration::from_secs(60), async || {
-        // It may end before the thread that takes signals logs this one.
+        // It may exit before the signal is logged.
         let log = expire.log();
         let told = ["SIGTERM", "stopped before the end"];
         told.iter().any(|told| log.contains(told)).then_some(())

@@ -1,4 +1,4 @@
-//! Consumers that stand still, are killed, come and go: whoever stores, each event is stored once.
+//! Consumers stall, are killed, join and leave: each event is stored once.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ async fn a_consumer_that_stood_still_past_its_session_writes_nothing_to_postgres
     a_consumer_that_stood_still_past_its_session_writes_nothing(Kind::Postgres).await;
 }
 
-/// It holds a batch, bad events and all, that it would commit only after 15 s. Before that it is
-/// stopped; another stores the partition's events; then it goes on, with the commit due.
+/// It holds a batch with bad events that it would commit only after 15 s. It is stopped before that; another consumer
+/// stores the partition's events; then it continues, with the commit due.
 async fn a_consumer_that_stood_still_past_its_session_writes_nothing(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
@@ -43,7 +43,7 @@ async fn a_consumer_that_stood_still_past_its_session_writes_nothing(kind: Kind)
     })
     .await;
     stopped.process.signal("CONT");
-    // Either it says that its partitions are another's and goes on, or it ends and says why.
+    // It either reports that it lost its partitions and continues, or exits with the cause.
     let recovered = stopped.recovers_or_ends().await;
     pipeline.fill_numbered(&sample, 1_000, 100);
     pipeline.until_all_stored(Duration::from_secs(120)).await;
@@ -56,7 +56,7 @@ async fn a_consumer_that_stood_still_past_its_session_writes_nothing(kind: Kind)
     pipeline.assert_each_once(&pipeline.bad()).await;
 }
 
-/// A supervisor that started the earlier one again would have the two put each other out in turn.
+/// If the supervisor restarted the earlier one, both would fence each other in turn.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn of_two_consumers_with_one_identity_the_earlier_needs_an_operator_and_names_the_later() {
@@ -83,7 +83,7 @@ async fn of_two_consumers_with_one_identity_the_earlier_needs_an_operator_and_na
     pipeline.assert_each_once(&pipeline.bad()).await;
 }
 
-/// Wherever the stop falls: also inside a transaction of the database or of Kafka.
+/// Stops may fall inside a transaction of the database or of Kafka.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn consumers_that_are_stopped_at_any_moment_and_go_on_late_store_each_event_once() {
@@ -132,7 +132,7 @@ async fn two_groups_that_store_the_same_parts_never_double_a_row() {
         let small = ["--max-events", "20"];
         let mut first = pipeline.program("one", &[&small[..], &["--group", &one]].concat());
         let mut second = pipeline.program("two", &[&small[..], &["--group", &two]].concat());
-        // Both know that nothing is stored yet: whichever is later at it meets the other.
+        // Both know that nothing is stored yet, so the later one detects the other.
         first.until_ready().await;
         second.until_ready().await;
         for _ in 0..10 {
@@ -151,8 +151,8 @@ async fn two_groups_that_store_the_same_parts_never_double_a_row() {
     }
 }
 
-/// A third and a fourth consumer take partitions from two that hold batches of all of theirs: what
-/// those hold is stored by them, and nobody is ever found to have stored what is another's.
+/// A third and a fourth consumer take partitions from two that hold batches for all of theirs: those store their
+/// batches first, and never write to a partition they have lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_are_given_up_in_mid_batch_are_stored_first() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 8).await else {

@@ -1,5 +1,5 @@
-//! Records full of control, bidirectional and invisible characters, through the real programs: nothing
-//! that they print or log holds such a character, and what is JSON has the exact text.
+//! Records with control, bidirectional and invisible characters, through the real programs: no output or log contains
+//! such a character, and JSON output has the exact text.
 
 use std::io::Write;
 use std::path::Path;
@@ -15,8 +15,7 @@ use service::text::is_hidden;
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 
-/// A forged log line, a command to the terminal, text in the wrong order, and invisible characters;
-/// then what HTML would take for its own.
+/// A forged log line, a terminal command, reordered text, invisible characters, and HTML.
 const HOSTILE: &str = "x\n2026-11-29T00:00:00Z ERROR forged\r\u{1b}[2J\u{9b}2J\u{202e}\u{2067}\u{200b}\u{2028}\u{feff}\u{ad}\u{e0041}\u{e007f}<b a='1' c=\"2\">&amp;任务👩\u{200d}🚀";
 
 fn hostile() -> TaskRunningInfo {
@@ -40,9 +39,9 @@ fn hostile() -> TaskRunningInfo {
     info
 }
 
-/// Asserts that a text holds no hidden character but the ends of its own lines.
+/// Asserts that a text has no hidden characters except its own line breaks.
 fn assert_safe(what: &str, text: &str) {
-    // Those that join an emoji's pictures are part of a visible character.
+    // Joiners within an emoji are part of a visible character.
     let text = text.replace("👩\u{200d}🚀", "");
     let hidden = text.chars().find(|c| is_hidden(*c) && *c != '\n');
     assert_eq!(hidden, None, "{what}:\n{}", text.escape_debug());
@@ -82,7 +81,7 @@ fn run(name: &str, arguments: &[&str], input: &str) -> Ran {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It may end before it has read all.
+    // It may exit before it has read everything.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     let ran = Ran {
@@ -103,7 +102,7 @@ async fn no_program_prints_or_logs_a_hidden_character_of_a_record() {
     };
     let path = |name: &str| pipeline.folder().join(name).display().to_string();
 
-    // The producer reads hostile lines: one good, the others bad in ways whose texts the errors show.
+    // Hostile input for the producer: one good line, the others invalid in ways that errors quote.
     let good = serde_json::to_value(hostile()).unwrap();
     let mut unknown_field = good.clone();
     unknown_field[HOSTILE] = 1.into();
@@ -131,7 +130,7 @@ async fn no_program_prints_or_logs_a_hidden_character_of_a_record() {
         assert_eq!(published.expect(2), "sent 1 report, 3 bad lines\n");
     }
 
-    // And Kafka holds what no check of ours has seen.
+    // Kafka may contain unchecked records.
     let mut unusable = hostile();
     unusable.engine.user = HOSTILE.repeat(9);
     let mut blank = hostile();
@@ -146,7 +145,7 @@ async fn no_program_prints_or_logs_a_hidden_character_of_a_record() {
     let router = Program { process };
     router.until_logged("UnknownFraming").await;
 
-    // What an older router let pass is still an event.
+    // An event from an older router.
     let mut event = strategies::sample_event();
     event.info.exec_id = blank.exec_id.clone();
     pipeline.send_events(&[event]);
@@ -176,7 +175,7 @@ async fn no_program_prints_or_logs_a_hidden_character_of_a_record() {
     router.stop().await;
     consumer.stop().await;
 
-    // The tables, as a person and as a program see them.
+    // The tables, as text and as JSON.
     let url = ["--database-url", &pipeline.database_url];
     let ask = |arguments: &[&str]| run("consumer", &[arguments, &url].concat(), "");
     let table = ask(&["tasks"]).expect(0);
@@ -197,7 +196,7 @@ async fn no_program_prints_or_logs_a_hidden_character_of_a_record() {
     let task = ask(&["task", HOSTILE, "--json"]).json(0);
     assert_eq!(task["resource"][0]["application_id"], HOSTILE, "{task}");
 
-    // Dead letters, of router and consumer.
+    // Dead letters of router and consumer.
     let dead_letters = |arguments: &[&str]| {
         let more = ["--bootstrap-servers", &pipeline.bootstrap];
         let more = [&more[..], &["--dead-letters-topic", &pipeline.letters]].concat();
@@ -223,7 +222,7 @@ async fn no_program_prints_or_logs_a_hidden_character_of_a_record() {
         dead_letters(&["redrive", &place, "--dry-run"]);
     }
 
-    // Audits, of tables that say something else too, and a comparison.
+    // Audits, including one of altered tables, and a comparison.
     let audit = [&["audit"], &pipeline.router_arguments()[..]].concat();
     run("router", &audit, "").expect(1);
     run("router", &[&audit[..], &["--json"]].concat(), "").json(1);

@@ -1,5 +1,5 @@
-//! A database goes with one topic of one cluster: whatever else it meets is recognised before
-//! anything is stored, and what is its own is read to the end.
+//! A database belongs to one topic of one cluster: another topic is recognised before anything is stored, and its own
+//! is read to the end.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ async fn grow(pipeline: &mut Pipeline, partitions: i32) {
     pipeline.partitions = partitions;
 }
 
-/// Starts a consumer, waits until all is stored, and stops it.
+/// Runs a consumer until everything is stored.
 async fn store(pipeline: &Pipeline, name: &str, more: &[&str]) -> String {
     let program = pipeline.program(name, more);
     pipeline.until_all_stored(Duration::from_secs(120)).await;
@@ -56,7 +56,7 @@ async fn store(pipeline: &Pipeline, name: &str, more: &[&str]) -> String {
     log
 }
 
-/// Other events than those before, but as like as can be.
+/// Different events that are as similar as possible.
 fn others() -> TaskRunningInfoEvent {
     let mut sample = strategies::sample_event();
     sample.info.job_id = "job-2".into();
@@ -98,7 +98,7 @@ async fn a_log_cut_off_below_the_stored_offset_is_for_a_person_or_gone_on_with_a
         pipeline.fill_numbered(&sample, 200, 0);
         store(&pipeline, "first", &[]).await;
         pipeline.fill_numbered(&sample, 200, 0);
-        // Partition 0 loses 100 to 149, partition 1 only what is stored.
+        // Partition 0 loses 100 to 149, partition 1 only stored records.
         delete_records(&pipeline, 0, 150).await;
         delete_records(&pipeline, 1, 60).await;
         for _ in 0..2 {
@@ -187,7 +187,7 @@ async fn a_database_brought_back_from_a_backup_is_filled_up_again_from_the_topic
         let log = store(&pipeline, "restored", &[]).await;
         assert_eq!(pipeline.contents().await, before);
         pipeline.assert_each_once(&[].into()).await;
-        // Of each partition 250 of 750 events are back.
+        // 250 of 750 events of each partition are back.
         let told = log
             .lines()
             .any(|line| line.contains("WARN") && line.contains("250") && line.contains("750"));
@@ -240,7 +240,7 @@ async fn partitions_added_while_it_runs_and_while_it_is_stopped_are_stored_from_
     assert_eq!(pipeline.ends().len(), 7);
 }
 
-/// An engine that says a thing twice is stored twice, in one batch and across batches, and shown.
+/// A repeated report is stored each time, within a batch and across batches, and shown.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_sequence_is_stored_as_often_as_it_was_said_and_shown() {
     for kind in [Kind::Sqlite, Kind::Postgres] {

@@ -1,5 +1,5 @@
-//! Dead letters of the consumer: each bad event has exactly one, which readers see before the stored
-//! offset has moved past the event, also where the consumer is killed on the way.
+//! Dead letters of the consumer: each bad event has exactly one, visible to readers before the stored offset passes the
+//! event, even if the consumer is killed in between.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -115,7 +115,7 @@ async fn every_header_of_a_letter_says_what_it_is_to_say() {
             (Some("ü".as_bytes()), Some(&blank[..])),
         ]
     );
-    // The letter's own time is that of its writing.
+    // A letter has the time of its writing.
     let during = begun..=now_ms();
     for letter in &letters {
         let written = letter.timestamp().to_millis().unwrap();
@@ -140,7 +140,7 @@ async fn consumers_killed_again_and_again_leave_one_letter_of_each_bad_event_wit
     consumers_killed_again_and_again_leave_one_letter_of_each_bad_event(Kind::Postgres).await;
 }
 
-/// Numbers that look random, the same each time for the same seed (xorshift).
+/// Pseudo-random numbers (xorshift).
 struct Chance(u64);
 
 impl Chance {
@@ -168,12 +168,12 @@ async fn consumers_killed_again_and_again_leave_one_letter_of_each_bad_event(kin
     println!("seed {seed}");
     let mut chance = Chance(seed);
     let sample = strategies::sample_event();
-    // Small transactions, so that there are many moments to be killed in.
+    // Small transactions, so that there are many points at which to be killed.
     let arguments = ["--instance-id", "c", "--max-events", "25"];
     const KILLS: usize = 20;
     for i in 0..KILLS {
         let program = pipeline.program(&format!("killed-{i}"), &arguments);
-        // After its first work, at some moment of the next half second.
+        // At a random time within half a second after its first work.
         let before = pipeline.count(&Pipeline::stored("metrics")).await;
         pipeline.fill_numbered(&sample, 400, 9);
         pipeline
@@ -181,7 +181,7 @@ async fn consumers_killed_again_and_again_leave_one_letter_of_each_bad_event(kin
             .await;
         tokio::time::sleep(Duration::from_millis(chance.below(500))).await;
         program.process.kill();
-        // Nothing may be stored past a bad event whose letter nobody can read.
+        // No offset past a bad event is stored before its letter is readable.
         if i % 5 == 4 {
             assert_letters_come_first(&pipeline).await;
         }
@@ -197,7 +197,7 @@ async fn consumers_killed_again_and_again_leave_one_letter_of_each_bad_event(kin
 async fn assert_letters_come_first(pipeline: &Pipeline) {
     let select = "SELECT CAST(partition AS text), CAST(max(next_offset) AS text) FROM consumed_offset GROUP BY partition";
     let stored = pipeline.rows(select).await;
-    // Read after the offsets: only more letters can have come.
+    // Read after the offsets, so there can only be more letters.
     let letters: BTreeSet<_> = coordinates(&pipeline.read_letters()).into_iter().collect();
     let number = |text: &Option<String>| text.as_deref().unwrap().parse::<i64>().unwrap();
     for (partition, offset) in pipeline.bad() {
@@ -224,7 +224,7 @@ async fn without_its_dead_letter_topic_the_offset_stays_and_one_letter_comes_whe
     delete_topic(&pipeline.bootstrap, &pipeline.letters).await;
     pipeline.send(&pipeline.events, &[("bad", BAD.to_vec(), Some(0))]);
     pipeline.fill_numbered(&sample, 100, 0);
-    // It waits and says so, or it ends and names the topic.
+    // It either waits and logs that, or exits and names the topic.
     let ended = until(
         "it waits or ends",
         Duration::from_secs(120),

@@ -1,6 +1,6 @@
-//! `consumer serve --linkis`: what the web client of Apache Linkis reads, field by field, and where it is mended.
+//! `consumer serve --linkis`: the fields that Apache Linkis' web client reads, and the corrections.
 //!
-//! Long because each answer is written out whole.
+//! Long because each answer is spelled out.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const SECOND: i64 = 1_000_000;
 const FIRST: i64 = 1_764_079_500_123_456;
 const GIB: i64 = 1 << 30;
 
-/// A task's report, so many seconds after the first of all.
+/// A task's report, this many seconds after the first one.
 fn report(exec_id: &str, job_id: &str, second: i64, status: TaskStatus) -> TaskRunningInfoEvent {
     let mut event = strategies::sample_event();
     event.info.exec_id = exec_id.to_owned();
@@ -36,7 +36,7 @@ fn report(exec_id: &str, job_id: &str, second: i64, status: TaskStatus) -> TaskR
     event
 }
 
-/// The same where the engine could tell neither progress nor resources.
+/// The same without progress and resources.
 fn bare(exec_id: &str, job_id: &str, second: i64, status: TaskStatus) -> TaskRunningInfoEvent {
     let mut event = report(exec_id, job_id, second, status);
     event.info.progress = None;
@@ -44,7 +44,7 @@ fn bare(exec_id: &str, job_id: &str, second: i64, status: TaskStatus) -> TaskRun
     event
 }
 
-/// With this progress, and what its applications hold: cores and GiB.
+/// Sets progress and the applications' cores and GiB.
 fn with(
     mut event: TaskRunningInfoEvent,
     progress: f64,
@@ -119,7 +119,7 @@ fn application(i: usize, cores: i32, gib: i64) -> Value {
 )]
 async fn every_field_is_there_and_its_faults_are_not(kind: Kind) {
     let events = [
-        // A job's first attempt, and the second one, which runs.
+        // A job's first attempt, and the second one, which is running.
         with(report("run-0", "1001", 0, Running), 0.9, &[(1, 1)]),
         bare("run-0", "1001", 1, Failed),
         with(
@@ -148,7 +148,7 @@ async fn every_field_is_there_and_its_faults_are_not(kind: Kind) {
 
     for (id, status, exec_id, task_id) in [
         ("run-1", "Running", "run-1", "1001"),
-        // The attempt that runs stands for the job; each has its own id.
+        // The running attempt represents the job; each attempt has its own id.
         ("1001", "Running", "run-1", "1001"),
         ("run-0", "Failed", "run-0", "1001"),
         ("1002", "Succeed", "done", "1002"),
@@ -158,7 +158,7 @@ async fn every_field_is_there_and_its_faults_are_not(kind: Kind) {
         ("new", "Inited", "new", "9007199254740993"),
         ("gone%2F%3Cb%3E%20%C3%BC", "Unknown", "gone/<b> ü", "job ü"),
     ] {
-        // As the client asks, which adds the task's id.
+        // The client adds the task's id.
         let answered = get(&server, &format!("/entrance/{id}/status?taskID=1")).await;
         let told = answered.json();
         assert_eq!(told["status"], 0, "{told}");
@@ -169,7 +169,7 @@ async fn every_field_is_there_and_its_faults_are_not(kind: Kind) {
         }
     }
 
-    // Sub-jobs without tasks are left out.
+    // Sub-jobs without tasks are omitted.
     let sub_jobs = json!([{"id": "0", "succeedTasks": 5, "failedTasks": 1, "runningTasks": 2, "totalTasks": 10}]);
     let progress = data(&server, "/entrance/run-1/progress").await;
     let expected =
@@ -187,7 +187,7 @@ async fn every_field_is_there_and_its_faults_are_not(kind: Kind) {
         with_resource
     );
 
-    // What has ended keeps what it told last, and is complete only if it succeeded. Progress is a number, never text.
+    // An ended task keeps its last values, and is complete only if it succeeded. Progress is a number.
     let done = data(&server, "/entrance/1002/progressWithResource").await;
     assert_eq!(
         done,
@@ -202,7 +202,7 @@ async fn every_field_is_there_and_its_faults_are_not(kind: Kind) {
     let failed = data(&server, "/entrance/1003/progressWithResource").await;
     assert_eq!(failed["progress"], 1.0 / 3.0);
     assert_eq!(failed["progressInfo"], sub_jobs);
-    // A sum of cores that no 32 bits hold.
+    // A sum of cores that exceeds 32 bits.
     let share = f64::from(i32::MAX) * 2.0 / 300.0;
     assert_eq!(failed["yarnMetrics"]["corePercent"], share);
     assert_eq!(failed["yarnMetrics"]["coreRGB"], "red");
@@ -277,7 +277,7 @@ async fn every_field_is_there_and_its_faults_are_not(kind: Kind) {
     };
     assert_eq!(text("done").await["progress"], "1.0");
     assert_eq!(text("stopped").await["progress"], "1.0E-4");
-    // Larger than what browsers hold exactly.
+    // Too large for a double.
     let new = text("new").await;
     assert_eq!(
         (&new["taskID"], &new["progress"]),
@@ -296,7 +296,7 @@ async fn every_field_is_there_and_its_faults_are_not(kind: Kind) {
         let message = error(&get(&server, path).await, 400, 1);
         assert!(message.contains(why), "{path}: {message}");
     }
-    // The client asks for logs, too, and goes on without.
+    // The client also requests logs, and tolerates their absence.
     error(
         &get(&server, "/entrance/run-1/log?fromLine=1&size=-1").await,
         404,
@@ -308,7 +308,7 @@ async fn every_field_is_there_and_its_faults_are_not(kind: Kind) {
     let refused = Answered::of(delete.send().await.unwrap()).await;
     error(&refused, 405, 1);
     assert_eq!(refused.header("allow"), "GET,HEAD");
-    // The rest has errors of its own.
+    // Other paths have their own error format.
     server.get("/api/v1/tasks/absent").await.problem(404);
     server.stop().await;
 
@@ -456,7 +456,7 @@ async fn lists_are_filtered_and_numbered(kind: Kind) {
             assert!(message.contains(why), "{query}: {message}");
         }
     }
-    // Other paths keep their errors.
+    // Other paths keep their own errors.
     let page = server.request("/tasks/%ff").header("accept", "text/html");
     let page = Answered::of(page.send().await.unwrap()).await;
     let kind = page.header("content-type");
@@ -506,7 +506,7 @@ async fn a_viewer_sees_own_tasks_only(kind: Kind) {
         }
         assert_eq!(ask(path, "of-ada").await.status, 200, "{path}");
         if !path.contains("list") {
-            // Another's task is as one that is not there.
+            // Another user's task looks like a missing one.
             let theirs = path.replace("mine", "theirs").replace("/1/", "/2/");
             let absent = path.replace("mine", "theist").replace("/1/", "/9/");
             let theirs = error(&ask(&theirs, "of-ada").await, 400, 1);
@@ -515,7 +515,7 @@ async fn a_viewer_sees_own_tasks_only(kind: Kind) {
             assert_eq!(same, absent);
         }
     }
-    // Of a job that several have tasks of, the newest that the caller may see.
+    // For a job with tasks of several users, the newest one that the caller may see.
     for (token, exec_id) in [("of-ada", "shared-1"), ("of-operator", "shared-2")] {
         let status = ask("/entrance/3/status", token).await.json();
         assert_eq!(status["data"]["execID"], exec_id);
@@ -541,7 +541,7 @@ async fn a_database_that_is_away_is_said_in_the_envelope() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };
-    // The tables are not there yet.
+    // The tables do not exist yet.
     let server = pipeline.serve("serve", &["--linkis"]).await;
     let away = get(&server, "/jobhistory/list").await;
     error(&away, 503, 1);
@@ -552,7 +552,7 @@ async fn a_database_that_is_away_is_said_in_the_envelope() {
         (get(&server, "/jobhistory/list").await.status == 200).then_some(())
     })
     .await;
-    // What has not changed is not sent again.
+    // An unchanged answer is not sent again.
     let request = server.request("/api/rest_j/v1/entrance/1/status");
     let tag = Answered::of(request.send().await.unwrap())
         .await

@@ -1,6 +1,6 @@
-//! `consumer tasks`: its filters, orders, pages and marks are those of a slow account of all reports.
+//! `consumer tasks`: filters, orders, pages and marks agree with a slow reference implementation over all reports.
 //!
-//! Long because the account has every filter, order and mark that the query has, written a second time.
+//! Long because the reference implements every filter, order and mark a second time.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,11 +20,11 @@ use crate::support::{Kind, Pipeline, on_both_databases};
 const MINUTE: i64 = 60_000_000;
 /// The earliest time of a report, in microseconds.
 const FIRST: i64 = 1_764_079_500_000_000;
-/// Names that patterns, locales and shells would read in ways of their own.
+/// Names with special meanings for patterns, locales and shells.
 const NAMES: [&str; 8] = ["exec-", "Exec-", "ä", "a%", "a_", "a\\", "Z'", "\""];
 const STEADY_ODDS: f64 = 0.1;
 
-/// What a list is asked for, as options and for the account.
+/// A query, as options and for the reference.
 #[derive(Clone, Debug)]
 struct Asked {
     options: Vec<String>,
@@ -39,13 +39,13 @@ struct Asked {
     stalled: bool,
     silent_after: Option<i64>,
     stalled_after: i64,
-    /// After and before, of start, report and end.
+    /// Lower and upper bounds of start, last report and end.
     times: [[Option<i64>; 2]; 3],
     order: &'static str,
     ascending: bool,
 }
 
-/// What the account says of a task.
+/// A task according to the reference.
 struct Task<'a> {
     newest: &'a TaskRunningInfo,
     started: i64,
@@ -57,7 +57,7 @@ struct Task<'a> {
     running: i64,
 }
 
-/// Reports of tasks of every kind: that change at random, that rarely change, that tell no progress.
+/// Reports of tasks that change at random, rarely, or report no progress.
 fn reports(random: &mut ChaCha8Rng) -> Vec<TaskRunningInfoEvent> {
     let sample = strategies::sample_event();
     (0..500)
@@ -69,7 +69,7 @@ fn reports(random: &mut ChaCha8Rng) -> Vec<TaskRunningInfoEvent> {
             info.job_id = format!("job-{}", task % 5);
             info.engine.user = ["ada", "Ada", "%"][task % 3].to_owned();
             info.engine.engine_type = ["spark", "trino"][task % 2].to_owned();
-            // Two of a task may have one time, and one sequence too.
+            // Two reports of a task may have the same time and sequence.
             info.reported_at = FIRST + random.random_range(0..180) * MINUTE / 3;
             info.sequence = random.random_range(0..4);
             let changes =
@@ -97,7 +97,7 @@ fn reports(random: &mut ChaCha8Rng) -> Vec<TaskRunningInfoEvent> {
                     held.queue_memory = random.random_range(0..3) << 30;
                     held.queue_cores = random.random_range(0..3);
                     if i % 50 == 0 {
-                        // Their sum is larger than any integer.
+                        // Their sum overflows an integer.
                         held.queue_memory = i64::MAX - 1;
                     }
                     let applications =
@@ -220,7 +220,7 @@ fn micros(time: i64) -> String {
     format!("{:.6}", Timestamp::from_microsecond(time).unwrap())
 }
 
-/// The account of one task: its reports that were known, each with its offset.
+/// The reference for one task, from its known reports with their offsets.
 fn account<'a>(known: &[(usize, &'a TaskRunningInfo)], asked: &Asked, moment: i64) -> Task<'a> {
     let newest_first = {
         let mut sorted = known.to_vec();
@@ -326,8 +326,8 @@ impl Task<'_> {
             && within(end, self.ended)
     }
 
-    /// What it is ordered by, as a whole number: doubles have no room for every count of bytes, and those that are not
-    /// negative are ordered as their bits.
+    /// The sort key as an integer: doubles cannot represent every number of bytes, and non-negative ones sort like
+    /// their bits.
     fn key(&self, order: &str) -> Option<i64> {
         match order {
             "started" => Some(self.started),
@@ -343,7 +343,7 @@ impl Task<'_> {
         self.newest.progress.as_ref().map(|it| it.progress)
     }
 
-    /// The fields that a list prints, but those that go on with the clock.
+    /// The fields of a list that do not depend on the clock.
     fn printed(&self, seconds: bool) -> Value {
         let info = self.newest;
         let of = |micros: Option<i64>| match seconds {
@@ -366,7 +366,7 @@ impl Task<'_> {
     }
 }
 
-/// The list that the account gives.
+/// The list according to the reference.
 fn expected(events: &[TaskRunningInfoEvent], asked: &Asked) -> Vec<Value> {
     let mut known: BTreeMap<&str, Vec<(usize, &TaskRunningInfo)>> = BTreeMap::new();
     for (offset, TaskRunningInfoEvent { info, .. }) in events.iter().enumerate() {
@@ -401,7 +401,7 @@ impl Pipeline {
         command.unwrap()
     }
 
-    /// All pages, each of at most so many tasks.
+    /// All pages of at most `limit` tasks.
     fn pages(&self, options: &[String], limit: usize) -> Vec<Value> {
         let mut items = Vec::new();
         let (limit_option, mut cursor) = (limit.to_string(), None::<String>);
@@ -438,7 +438,7 @@ on_both_databases!(
     pages_of_tasks_at_the_ends_of_time_hold_each_of_them
 );
 
-/// The times that the contract takes reach further than those that programs count with.
+/// Reports may have times beyond the range of the programs' time type.
 async fn pages_of_tasks_at_the_ends_of_time_hold_each_of_them(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;

@@ -1,4 +1,4 @@
-//! Memory has a bound, however much waits and however large it is.
+//! Memory is bounded, however many records wait and however large they are.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use service::testing::{Process, alone, program, until};
 
 const BOUND_MIB: u64 = 256;
 
-/// Reports in the backlog: a development build takes minutes for a million.
+/// Reports in the backlog; a development build takes minutes for a million.
 fn backlog() -> usize {
     let reports = std::env::var("TEST_BACKLOG_REPORTS");
     reports.map_or(50_000, |reports| reports.parse().unwrap())
 }
 
-/// Text that no compression shrinks much, the same for the same seed (xorshift).
+/// Hardly compressible pseudo-random text (xorshift).
 fn text(seed: usize, length: usize) -> MetricValue {
     let mut state = seed as u64 + 88_172_645_463_325_252;
     let text = (0..length).map(|_| {
@@ -30,14 +30,14 @@ fn text(seed: usize, length: usize) -> MetricValue {
     MetricValue::String(text.collect())
 }
 
-/// An encoded report with so much text in its metrics.
+/// An encoded report with this much text in its metrics.
 fn report(i: usize, text_bytes: usize) -> Vec<u8> {
     let mut info = numbered(&strategies::sample_event(), i).info;
     info.metrics = Some([("text".to_owned(), text(i, text_bytes))].into());
     schemas::encode_info(&info).unwrap()
 }
 
-/// Puts a backlog into a topic, as it would have grown ten minutes ago.
+/// Puts a backlog into a topic, with timestamps of ten minutes ago.
 fn put(pipeline: &Pipeline, topic: &str, values: &[Vec<u8>], count: usize) {
     let producer: ThreadedProducer<_> = ClientConfig::new()
         .set("bootstrap.servers", &pipeline.bootstrap)
@@ -78,7 +78,7 @@ fn assert_bounded(name: &str, process: &Process, begun: Instant) {
     assert!(peak <= BOUND_MIB, "{name} held {peak} MiB");
 }
 
-/// Routes and stores a backlog of these infos; both programs keep within the bound.
+/// Routes and stores a backlog of these infos; both programs stay within the bound.
 async fn keep_within_the_bound(kind: Kind, infos: &[Vec<u8>], count: usize) {
     let _alone = alone();
     let Some(pipeline) = Pipeline::make(kind, 8).await else {
@@ -93,7 +93,7 @@ async fn keep_within_the_bound(kind: Kind, infos: &[Vec<u8>], count: usize) {
     .concat();
     let path = program(env!("CARGO_BIN_EXE_consumer"), "router");
     let router = Process::start(pipeline.folder(), "router", &path, &arguments);
-    // Its transactions' markers take offsets too.
+    // Commit markers take offsets too.
     until("all is routed", Duration::from_secs(400), async || {
         tokio::time::sleep(Duration::from_millis(500)).await;
         (pipeline.sent() >= count as i64).then_some(())
@@ -115,7 +115,7 @@ async fn keep_within_the_bound(kind: Kind, infos: &[Vec<u8>], count: usize) {
     assert!(pipeline.read_letters().is_empty());
 }
 
-/// All of it in memory would be more than the bound.
+/// The whole backlog exceeds the bound.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_backlog_is_caught_up_with_within_256_mib() {
@@ -132,7 +132,7 @@ async fn reports_of_900_kib_are_routed_and_stored_within_256_mib() {
     keep_within_the_bound(Kind::Postgres, &infos, 300).await;
 }
 
-/// Their letters are read from the topic and written some at a time.
+/// Letters are read from the topic and written in portions.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn dead_letters_of_150_events_of_a_megabyte_are_written_within_128_mib() {
@@ -147,7 +147,7 @@ async fn dead_letters_of_150_events_of_a_megabyte_are_written_within_128_mib() {
         _ => unreachable!("a text"),
     });
     let begun = Instant::now();
-    // All of them are set aside together.
+    // All of them become letters together.
     let arguments = [
         "--max-rejects-in-a-row",
         "0",

@@ -1,4 +1,4 @@
-//! The list of metrics in the book is what the programs expose.
+//! The book's list of metrics agrees with the programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,10 +9,10 @@ use crate::support::{Kind, Pipeline};
 use service::testing::{ANY_PORT, Process, program, until};
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
-/// Where the programs' sources stand.
+/// The programs' crates.
 const CRATES: [&str; 4] = ["service", "producer", "router", "consumer"];
 
-/// What the document says of each metric: its type, and the programs that have it.
+/// The documented type and programs of each metric.
 fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     let text = service::testing::book::read("docs/src/operating/metrics.md");
     let (section, _) = text.split_once("\n## Metrics of audits\n").unwrap();
@@ -26,7 +26,7 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     .collect()
 }
 
-/// Name and type of each metric on a page of Prometheus' text format.
+/// Name and type of each metric in Prometheus' text format.
 fn exposed(page: &str) -> BTreeMap<String, String> {
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let pairs = types.filter_map(|line| line.split_once(' '));
@@ -44,7 +44,7 @@ fn every_metric_that_a_program_can_expose_is_documented_and_no_other() {
                 collect(&path, names);
                 continue;
             }
-            // Whatever stands between quotes and looks like one.
+            // Every quoted string that looks like a metric.
             let text = std::fs::read_to_string(&path).unwrap();
             let quoted = text.split('"').skip(1).step_by(2);
             names.extend(quoted.filter(|text| is_metric(text)).map(str::to_owned));
@@ -78,7 +78,7 @@ fn every_metric_that_a_program_can_expose_is_documented_and_no_other() {
     assert_eq!(known, documented().into_keys().collect());
 }
 
-/// The producer's are scraped by its own tests.
+/// The producer's own tests scrape its metrics.
 #[test]
 fn each_documented_metric_of_router_and_consumer_says_what_it_is() {
     for (name, own) in [("router", router::HELP), ("consumer", consumer::HELP)] {
@@ -106,7 +106,7 @@ async fn router_and_consumer_expose_what_is_documented_of_them() {
         &router,
     );
     let consumer = pipeline.program("c", &[]);
-    // Good, repaired, and unusable for each of them.
+    // Good, repaired and unusable records for each of them.
     let mut info = strategies::sample_event().info;
     info.progress.as_mut().unwrap().progress = f64::NAN;
     pipeline.send_infos(&[info]);

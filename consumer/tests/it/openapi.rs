@@ -1,5 +1,4 @@
-//! `/openapi.json` is true: schemathesis makes up requests from it, right ones and wrong ones, and holds every answer
-//! against it.
+//! `/openapi.json` is accurate: schemathesis generates valid and invalid requests from it, and checks every answer.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,12 +14,12 @@ on_both_databases!(
     every_answer_is_as_it_is_described
 );
 
-/// Requests of an operation that are made up at random, beside those that try each parameter's limits.
+/// Random requests per operation, besides those for each parameter's limits.
 const EXAMPLES: &str = "10";
-/// It takes some 20 s, alone on the machine.
+/// It takes about 20 s on an idle machine.
 const RUN: Duration = Duration::from_secs(240);
 const HOOKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/openapi");
-/// All but those of writing, and of headers that nothing needs.
+/// All checks except those for writing and for headers that are not needed.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
     response_schema_conformance,negative_data_rejection,positive_data_acceptance,unsupported_method,\
     allow_header_conformance,ignored_auth";
@@ -37,7 +36,7 @@ async fn every_answer_is_as_it_is_described(kind: Kind) {
     pipeline.send_events(&events);
     pipeline.store_all().await;
     let tokens = tokens(&pipeline, &sample.info.engine.user);
-    // Once everybody is answered, and once a viewer, who is refused what others have.
+    // Once without authentication, and once as a viewer, who may not see everything.
     let (options, token): (&[&str], _) = match kind {
         Kind::Postgres => (&["--linkis"], None),
         Kind::Sqlite => (&["--linkis", "--tokens", &tokens], Some("of-ada")),
@@ -49,12 +48,12 @@ async fn every_answer_is_as_it_is_described(kind: Kind) {
     let schemathesis = Path::new(&python).with_file_name("schemathesis");
     let mut arguments = vec![&folder, schemathesis.to_str().unwrap()];
     arguments.extend(["--no-color", "run", &document]);
-    // A stream that does not end.
+    // An endless stream.
     arguments.extend(["--exclude-path", "/api/v1/changes"]);
     arguments.extend(["--checks", CHECKS, "--phases", "coverage,fuzzing"]);
     arguments.extend(["--max-examples", EXAMPLES, "--generation-deterministic"]);
     arguments.extend(["--no-shrink", "--continue-on-failure", "--warnings", "off"]);
-    // No text of the tables has U+0000. Of a path that takes any text there are no wrong ones.
+    // Tables contain no U+0000. A path that accepts any text has no invalid values.
     arguments.extend(["--generation-allow-x00", "false"]);
     arguments.extend(["--suppress-health-check", "filter_too_much"]);
     arguments.extend(["--request-timeout", "10"]);
@@ -79,7 +78,7 @@ async fn every_answer_is_as_it_is_described(kind: Kind) {
     let ended = until("schemathesis ends", RUN, async || run.status()).await;
     let told = run.log();
     assert!(ended.success(), "{told}");
-    // It did not skip what it was to test.
+    // All operations were tested.
     assert!(told.contains("Tested: 14"), "{told}");
     let log = server.process.log();
     assert!(!log.contains("ERROR"), "{log}");

@@ -1,4 +1,4 @@
-//! The program as its operators meet it: health, metrics, logs, exit codes, and what it prints.
+//! The program from an operator's view: health, metrics, logs, exit codes and output.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -168,7 +168,7 @@ async fn tasks_are_told_to_people_and_to_programs(kind: Kind) {
     events[0].adjustments.clear();
     let hostile = "metrics.\u{1b}[31mred".to_owned();
     events[1].not_finite.insert(hostile, "NaN".to_owned());
-    // Sequences 7, 9, 9: something is missing and something came twice.
+    // Sequences 7, 9, 9: one is missing and one is repeated.
     for event in &mut events[1..] {
         event.info.sequence = 9;
         event.info.reported_at += 1;

@@ -16,7 +16,7 @@ on_both_databases!(
 );
 
 impl Pipeline {
-    /// Runs `consumer` with these arguments on this database; gives the exit code and what it printed.
+    /// Runs `consumer` with these arguments on this database; returns exit code and output.
     fn command(&self, database_url: &str, arguments: &[&str], topic: &str) -> (i32, String) {
         let output = Command::new(CONSUMER)
             .args(arguments)
@@ -31,7 +31,7 @@ impl Pipeline {
         (output.status.code().unwrap(), printed)
     }
 
-    /// Runs `consumer diff` of two databases.
+    /// Runs `consumer diff` on two databases.
     fn diff(&self, one: &str, other: &str, topic: &str) -> (i32, String) {
         let output = Command::new(CONSUMER)
             .args(["diff", one, other, "--events-topic", topic])
@@ -133,7 +133,7 @@ async fn a_database_that_holds_two_topics_is_refused_by_every_command(kind: Kind
     };
     pipeline.fill_numbered(&strategies::sample_event(), 50, 0);
     pipeline.store_all().await;
-    // As consumers of before could leave it.
+    // As older consumers could leave it.
     let columns = "partition, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, anchor_crc32, group_id, \
          updated_at, first_offset";
     let second = format!(

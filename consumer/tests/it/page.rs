@@ -1,5 +1,5 @@
-//! The page of `consumer serve` in a real browser. What is looked at there is in `consumer/tests/page/page.mjs`; this fills
-//! the tables before, and does what that asks for meanwhile.
+//! The page of `consumer serve` in a real browser. `consumer/tests/page/page.mjs` has the checks; this fills the tables
+//! before, and performs the actions that it requests.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use tokio::time::timeout;
 use crate::strategies;
 use crate::support::{Kind, Pipeline, Server};
 
-/// The whole run, which takes a minute on two cores.
+/// Time limit of the whole run, which takes a minute on two cores.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Screenshots are kept here, beside what the compiler makes.
+/// Folder of the screenshots, beside the build's output.
 const SCREENSHOTS: &str = "page-screenshots";
 
-/// What other programs' pages took for markup, and what shows as something else than it is.
+/// Strings that other programs mistook for markup, or that look different from what they are.
 const HOSTILE: &[&str] = &[
     "<img src=x onerror=globalThis.hacked=1>",
     "\"><script>globalThis.hacked=1</script>",
@@ -34,7 +34,7 @@ const HOSTILE: &[&str] = &[
 
 const SECOND: i64 = 1_000_000;
 
-/// Reports of tasks as of a moment.
+/// Reports as of a moment.
 struct Reports {
     sample: TaskRunningInfoEvent,
     now: i64,
@@ -50,7 +50,7 @@ impl Reports {
         }
     }
 
-    /// A report so many seconds ago.
+    /// A report this many seconds ago.
     fn add(
         &mut self,
         id: &str,
@@ -78,7 +78,7 @@ impl Reports {
                     info.engine.user = ["ada", "grace", "linus"][(i % 3) as usize].to_owned();
                     info.engine.engine_type = ["spark", "hive"][(i % 2) as usize].to_owned();
                     info.engine.instance = format!("node-{i}.example.internal:10000");
-                    // What one engine says is not what the tables show.
+                    // One engine's own count differs from the tables.
                     info.engine.running_tasks = 1 + i32::from(i == 3);
                     info.job_id = format!("nightly-{}", i % 2);
                     let held = info
@@ -105,7 +105,7 @@ impl Reports {
                     4..12 => TaskStatus::Scheduled,
                     _ => TaskStatus::Running,
                 };
-                // Progress that falls is drawn as it was, and what is not told as a gap.
+                // Falling progress is drawn as it was, and missing values as a gap.
                 set_progress(
                     info,
                     [0.0, (sequence - 12) as f64 / 150.0, 0.1][match sequence {
@@ -140,7 +140,7 @@ impl Reports {
                 }
             });
         }
-        // Hours of usage, of more users than have a colour of their own.
+        // Hours of usage, by more users than there are colours.
         let users = ["ada", "grace", "linus", "barbara", "edsger", "tony", "alan"];
         for (i, user) in (1..).zip(users) {
             for sequence in 0..=60_i32 {
@@ -225,9 +225,9 @@ fn set_hostile(info: &mut TaskRunningInfo, text: &str) {
     info.metrics = Some([(own(), MetricValue::String(own()))].into());
 }
 
-/// What the browser asks to happen.
+/// Performs the actions that the browser requests.
 struct World {
-    /// Ends before its database goes.
+    /// Dropped before its database.
     server: Option<Server>,
     pipeline: Pipeline,
     address: String,
@@ -264,7 +264,7 @@ impl World {
         }
     }
 
-    /// A report of this moment, until it is stored.
+    /// Sends a report with the present time, and waits until it is stored.
     async fn report(&self, id: &str, sequence: i64, change: impl FnOnce(&mut TaskRunningInfo)) {
         let mut reports = Reports::new();
         reports.add(id, sequence, 0, change);
@@ -274,7 +274,7 @@ impl World {
             .await;
     }
 
-    /// At the same address as before.
+    /// Restarts the server at the same address.
     async fn start(&mut self) {
         let server = self
             .pipeline
@@ -285,7 +285,7 @@ impl World {
     }
 }
 
-/// The compiler's folder, which the test stands in.
+/// The build's folder, in which the test's binary is.
 fn screenshots() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_consumer"));
     let target = program.ancestors().nth(2).unwrap();

@@ -1,5 +1,5 @@
-//! The straight line as a whole, with the real programs: simulated engines, routers, consumers that
-//! come and go, and what the tables then hold, compared with the source topic.
+//! The whole pipeline with the real programs: simulated engines, routers, and consumers that join and leave; then the
+//! tables are compared with the source topic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ impl Programs<'_> {
         Process::start(self.pipeline.folder(), instance, &self.router, &arguments)
     }
 
-    /// A dynamic member: its partitions are shared out at once when it stops.
+    /// A dynamic member: its partitions are reassigned at once when it stops.
     fn consumer(&self, name: &str) -> Process {
         let mut arguments = vec!["run", "--group", &self.pipeline.events];
         arguments.extend(self.pipeline.consumer_arguments());
@@ -85,7 +85,7 @@ async fn every_report_is_stored_exactly_once(kind: Kind) {
     let mut consumers =
         ["consumer-1", "consumer-2", "consumer-3"].map(|name| Some(programs.consumer(name)));
 
-    // Fast enough that nothing waits for it, slow enough that what follows happens on the way.
+    // Fast enough not to be waited for, slow enough for the following to happen meanwhile.
     let count = REPORTS.to_string();
     let mut producer = programs.simulate(&[
         "--tasks", "200", "--rate", "5000", "--count", &count, "--seed", "11",
@@ -113,7 +113,7 @@ async fn every_report_is_stored_exactly_once(kind: Kind) {
         assert!(process.stop().await.success());
     }
 
-    // What the engines said, by execId.
+    // The engines' reports, by exec id.
     let mut said: BTreeMap<String, usize> = BTreeMap::new();
     let source = read_all(&pipeline.bootstrap, &pipeline.source);
     for record in &source {
@@ -124,7 +124,7 @@ async fn every_report_is_stored_exactly_once(kind: Kind) {
     assert_eq!(source.len(), REPORTS);
     assert!(read_all(&pipeline.bootstrap, &pipeline.letters).is_empty());
 
-    // One event each, and the tables hold the events' rows, each once.
+    // Each report has one event, and the tables hold the events' rows, each once.
     let (mut sources, mut events, mut applications) = (BTreeSet::new(), BTreeSet::new(), 0);
     for record in read_all(&pipeline.bootstrap, &pipeline.events) {
         let event = schemas::decode_event(record.payload()).unwrap();

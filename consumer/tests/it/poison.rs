@@ -1,5 +1,5 @@
-//! Rows that the database refuses, and topics that hold something else: one event among thousands is
-//! set aside with the database's words; where it is most of them, the consumer stops instead.
+//! Rows that the database refuses, and topics with other contents: one event among thousands becomes a letter with the
+//! database's error; if most are bad, the consumer stops.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use rdkafka::message::Message;
 use schemas::TaskRunningInfoEvent;
 use service::testing::service;
 
-/// What is judged together is what is read in this time: all of it.
+/// All records are read within this time, and so judged together.
 const TOGETHER: [&str; 2] = ["--commit-interval-ms", "20000"];
 const EVENTS: usize = 1_000;
 
-/// Fills the topic with events, of which those at `poisoned` are spoilt; gives where those stand.
+/// Fills the topic with events, spoiling those at `poisoned`; returns their positions.
 fn fill_spoilt(
     pipeline: &Pipeline,
     poisoned: &[usize],
@@ -36,8 +36,7 @@ fn fill_spoilt(
         .collect()
 }
 
-/// The spoilt ones are set aside in the database's words, the others stored, and a new start changes
-/// nothing.
+/// The spoilt events become letters with the database's error, the others are stored, and a restart changes nothing.
 async fn are_set_aside(pipeline: &Pipeline, poisoned: &BTreeSet<(i32, i64)>, words: &str) {
     let arguments = ["--instance-id", "c"];
     let program = pipeline.program("consumer", &arguments);
@@ -68,7 +67,7 @@ async fn are_set_aside(pipeline: &Pipeline, poisoned: &BTreeSet<(i32, i64)>, wor
     pipeline.assert_each_once(poisoned).await;
 }
 
-/// The first, the last, neighbours in a partition, and some that stand alone.
+/// The first, the last, neighbours in a partition, and single ones.
 const SOME: &[usize] = &[0, 4, 8, 400, 501, 502, EVENTS - 1];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +99,7 @@ async fn a_number_out_of_a_columns_range_is_set_aside() {
     pipeline
         .execute("ALTER TABLE task ALTER COLUMN sequence TYPE integer")
         .await;
-    // Of tasks of their own: `task` is given the newest report of a batch only, whichever that is.
+    // Each has its own task, because only the newest report of a batch is written to `task`.
     let poisoned = fill_spoilt(&pipeline, SOME, |event| {
         event.info.exec_id += "-spoilt";
         event.info.sequence = 1 << 40;
@@ -108,7 +107,7 @@ async fn a_number_out_of_a_columns_range_is_set_aside() {
     are_set_aside(&pipeline, &poisoned, "integer out of range").await;
 }
 
-/// A PostgreSQL with a check that refuses these events' rows, and where those stand.
+/// A PostgreSQL with a check that refuses these events' rows, and their positions.
 async fn with_unbelievable(poisoned: &[usize]) -> Option<(Pipeline, BTreeSet<(i32, i64)>)> {
     let pipeline = Pipeline::make(Kind::Postgres, 4).await?;
     pipeline.ask(&["migrate"]);
@@ -129,8 +128,8 @@ async fn rows_that_a_check_of_postgresql_refuses_are_set_aside_each_alone() {
     are_set_aside(&pipeline, &poisoned, "\"believable\"").await;
 }
 
-/// What is written in two transactions at once: the half in which nothing is refused is stored, and not
-/// again when the other one is read again.
+/// With two concurrent transactions, the half without refused rows is stored, and not again when the other one is
+/// retried.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_halves_the_one_that_is_refused_is_read_again_and_the_other_stored_once() {
     let Some((pipeline, poisoned)) = with_unbelievable(&[402]).await else {
@@ -173,7 +172,7 @@ async fn refused_rows_and_unreadable_events_in_one_batch_are_set_aside_each_once
         pipeline
             .execute("CREATE UNIQUE INDEX single ON task_progress (reported_at)")
             .await;
-        // Reports of one moment: only the first of them is taken.
+        // Reports of the same moment: only the first is accepted.
         let sample = strategies::sample_event();
         pipeline.fill(EVENTS, |i| match i {
             50 | 51 | 52 | 900 => support::BAD.to_vec(),
@@ -192,7 +191,7 @@ async fn refused_rows_and_unreadable_events_in_one_batch_are_set_aside_each_once
     }
 }
 
-/// Every row is refused: that is no poison but a wrong table, and nothing of it is set aside.
+/// If every row is refused, the table is wrong: no event becomes a letter.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_refuses_every_row_stops_the_consumer_with_nothing_committed() {
     for kind in [Kind::Sqlite, Kind::Postgres] {
@@ -227,7 +226,7 @@ async fn a_database_that_refuses_every_row_stops_the_consumer_with_nothing_commi
     }
 }
 
-/// Runs of refused rows that are a fifth of all: no reason to stop.
+/// A fifth of all rows is refused, in runs: no reason to stop.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fifth_of_refused_rows_is_set_aside_and_does_not_stop_the_consumer() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
@@ -269,8 +268,7 @@ async fn a_topic_of_something_else_stops_the_consumer_and_a_corrected_start_lose
     };
     pipeline.fill_numbered(&strategies::sample_event(), 1_000, 0);
     let right = pipeline.events.clone();
-    // The letters' own topic is as good a wrong one as any, but it would show letters; the source
-    // topic holds what a consumer is not to read.
+    // Any wrong topic would do. The letters' own topic would show letters, so the source topic is used.
     pipeline.events = pipeline.source.clone();
     pipeline.fill(5_000, |i| {
         format!("{{\"execId\": \"exec-{i}\"}}").into_bytes()

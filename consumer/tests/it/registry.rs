@@ -1,7 +1,6 @@
-//! A schema registry: all three programs on one, what becomes of records while it is away, and of those
-//! that it cannot tell anything about.
+//! A schema registry used by all three programs: outages, and records with unknown schemas.
 //!
-//! Long because one test follows all programs through every state of the registry.
+//! Long because one test takes all programs through every state of the registry.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -46,7 +45,7 @@ async fn register(registry: &Registry, subject: &str, avsc: &str) -> anyhow::Res
     Ok(id.unwrap())
 }
 
-/// A version of a record with one field more, the first, as FULL_TRANSITIVE lets it be.
+/// A version of a record with one more field at the beginning, as FULL_TRANSITIVE permits.
 fn with_attempt(versions: &[schemas::Version], first: &str) -> String {
     let mut avsc = serde_json::from_str(versions.last().unwrap().avsc).unwrap();
     let attempt = json!({"name": "attempt", "type": "int", "default": 0});
@@ -54,7 +53,7 @@ fn with_attempt(versions: &[schemas::Version], first: &str) -> String {
     avsc.to_string()
 }
 
-/// A record as a program of that version writes it.
+/// A record as written by a program of that version.
 fn attempted(mut framed: Vec<u8>) -> Vec<u8> {
     framed.insert(Framing::Registry(0).header_bytes(), 7 << 1);
     framed
@@ -76,7 +75,7 @@ fn newer_info(id: u32, number: usize) -> Vec<u8> {
 
 struct Programs<'a> {
     pipeline: &'a Pipeline,
-    /// The options that name the registry.
+    /// The options that configure the registry.
     registry: Vec<&'a str>,
 }
 
@@ -84,7 +83,7 @@ impl Programs<'_> {
     fn router(&self, name: &str) -> support::Program {
         let mut arguments = self.pipeline.router_arguments();
         arguments.extend(["--instance-id", name, "--metrics-listen", ANY_PORT]);
-        // Where the group would put it out for not asking for records, that would show.
+        // Makes it visible if the group removes it for not polling.
         arguments.extend([
             "-X",
             "session.timeout.ms=6000",
@@ -132,7 +131,7 @@ impl Programs<'_> {
         )
     }
 
-    /// The audits of router and consumer, which are to give these codes.
+    /// The audits of router and consumer, with the expected exit codes.
     fn audit(&self, registry: bool, expected: [i32; 2]) {
         let router = [&["audit"], &self.pipeline.router_arguments()[..]].concat();
         let mut consumer = vec!["audit"];
@@ -179,7 +178,7 @@ async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
     );
     let client = client(&registry.url);
 
-    // Away when the writers begin: they wait, and can be stopped.
+    // The registry is down when the writers start: they wait, and can be stopped.
     registry.stop();
     let count = "500";
     let mut producer =
@@ -203,7 +202,7 @@ async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
     router.until_ready().await;
     assert_eq!(router.log().matches(AWAY[0]).count(), 1, "said once");
 
-    // Each topic has the one schema of its subject.
+    // Each topic has its subject's one schema.
     for (topic, versions) in [
         (&pipeline.source, schemas::INFO_VERSIONS),
         (&pipeline.events, schemas::EVENT_VERSIONS),
@@ -222,7 +221,7 @@ async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
         assert!(rule.contains("FULL_TRANSITIVE"), "{rule}");
     }
 
-    // Engines that know nothing of the registry are read as before.
+    // Reports from engines without a registry are still read.
     let own: Vec<_> = (0..20).map(info).collect();
     pipeline.send_infos(&own);
     pipeline.until_count(ROWS, 520).await;
@@ -245,8 +244,8 @@ async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
         .await
         .unwrap();
 
-    // Away when records come of a schema that nobody has read yet: what is before them is routed, they
-    // and what is behind them wait, and so does the consumer on an event of the kind.
+    // The registry is down when records with an unread schema arrive: earlier records are routed, later ones wait, and
+    // so does the consumer for such an event.
     registry.stop();
     let mut mixed = Vec::new();
     for number in 20..60 {
@@ -267,7 +266,7 @@ async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
     schemas::write_event(&event, Framing::Registry(newer_event), &mut value);
     pipeline.send(&pipeline.events, &[("exec-60", attempted(value), Some(2))]);
     consumer.until_waiting(AWAY).await;
-    // The group is answered: a second consumer gets its partitions, though nobody can store.
+    // Rebalances still work: a second consumer gets its partitions, though nobody can store.
     let mut second = programs.consumer("consumer-2");
     until(
         "the second has partitions",
@@ -287,10 +286,10 @@ async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
     assert_eq!(read_all(&pipeline.bootstrap, &pipeline.events).len(), 561);
     assert!(read_all(&pipeline.bootstrap, &pipeline.letters).is_empty());
 
-    // The event of no router is of another source topic, as it says itself: no fault.
+    // The event without a router names another source topic, so it is no fault.
     programs.audit(true, [0, 0]);
 
-    // What the registry does not know is no record.
+    // A schema id that the registry does not know.
     let nobodys = newer_info(i32::MAX as u32, 61);
     pipeline.send(&pipeline.source, &[("key", nobodys.clone(), None)]);
     pipeline.send(&pipeline.events, &[("key", nobodys.clone(), Some(0))]);
@@ -314,10 +313,10 @@ async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
     router.stop().await;
     consumer.stop().await;
 
-    // An id that the registry has lost and one that it never had look alike to the router's audit.
+    // The router's audit cannot tell a lost schema id from one that never existed.
     programs.audit(true, [2, 0]);
     programs.audit(false, [2, 2]);
-    // Nor does one repair away what it cannot read.
+    // A repair does not remove rows of unreadable events either.
     let mut repair = vec!["audit", "--repair"];
     repair.extend(pipeline.consumer_arguments());
     let (code, said) = programs.run("consumer", &repair, false);
@@ -329,7 +328,7 @@ async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
     replayed(&programs).await;
 }
 
-/// A replay, and the letter shown.
+/// Replays, and shows the letter.
 async fn replayed(programs: &Programs<'_>) {
     let pipeline = programs.pipeline;
     let into = format!("sqlite:{}", pipeline.folder().join("again.db").display());
@@ -421,7 +420,7 @@ async fn framed_records_become_letters_without_a_registry_and_events_once_redriv
     router.stop().await;
     let source = Programs { ..with };
     let router_audit = [&["audit"], &pipeline.router_arguments()[..]].concat();
-    // The letter of the first is one of other rules now.
+    // The first record's letter was written under other rules.
     let (code, said) = source.run("router", &router_audit, true);
     assert_eq!(code, Some(0), "{said}");
 }
@@ -456,7 +455,7 @@ async fn a_registry_behind_tls_and_a_password_is_used_and_the_password_is_told_t
         return;
     };
 
-    // TLS, with a certificate that only the file makes known.
+    // TLS, with a certificate known only from the file.
     let ca = format!("schema.registry.ssl.ca.location={certificate}");
     let programs = Programs {
         pipeline: &pipeline,

@@ -1,5 +1,5 @@
-//! A database that is taken away or exchanged under a running consumer: it is noticed, told, and read on
-//! from what is there then. Nothing counts as stored that is in a file which nobody will open.
+//! A database that is removed or replaced under a running consumer: the consumer notices, reports it, and continues
+//! from the new state. Rows in a file that nobody will open do not count as stored.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use service::testing::{Process, until};
 
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// An SQLite with 500 events stored by a consumer that runs, and a backup of it.
+/// An SQLite database with 500 events stored by a running consumer, and a backup of it.
 async fn with_backup() -> Option<(Pipeline, Program, PathBuf, PathBuf)> {
     let pipeline = Pipeline::make(Kind::Sqlite, 2).await?;
     let mut program = pipeline.program("consumer", &[]);
@@ -31,7 +31,7 @@ fn fill(pipeline: &Pipeline) {
     pipeline.fill_numbered(&strategies::sample_event(), 500, 0);
 }
 
-/// It has stored all that was ever sent, each once, and ends in order.
+/// It has stored everything once, and exits in order.
 async fn all_is_there(pipeline: &Pipeline, mut program: Program) {
     pipeline.until_all_stored(WITHIN).await;
     program.until_ready().await;
@@ -47,7 +47,7 @@ async fn a_file_that_is_removed_is_waited_for_and_what_is_put_in_its_place_is_re
     };
     fill(&pipeline);
     pipeline.until_all_stored(WITHIN).await;
-    // With nothing to store meanwhile.
+    // While there is nothing to store.
     std::fs::remove_file(&file).unwrap();
     program.until_waiting(&["tasks.db", "not there"]).await;
     program
@@ -114,7 +114,7 @@ async fn a_write_ahead_log_that_is_removed_takes_nothing_with_it() {
     all_is_there(&pipeline, program).await;
 }
 
-/// It is told at the latest when the consumer is stopped.
+/// Reported at the latest when the consumer is stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_is_stopped_after_its_file_was_removed_does_not_say_that_all_is_stored() {
     let Some((pipeline, program, file, _)) = with_backup().await else {
@@ -129,7 +129,7 @@ async fn a_consumer_that_is_stopped_after_its_file_was_removed_does_not_say_that
         log.contains("tasks.db was removed while it was open"),
         "{log}"
     );
-    // Where it was noticed a little earlier, it waits for the file when it is stopped.
+    // If it noticed slightly earlier, it is waiting for the file when it is stopped.
     let waited = log.contains("waiting for");
     assert!(status.code() == Some(1) || waited, "{status}: {log}");
     assert!(
@@ -210,7 +210,7 @@ async fn an_expire_whose_file_is_removed_does_not_say_that_rows_are_removed() {
     );
 }
 
-/// A failover to a replica that is behind, or a backup that is put in while the consumer runs.
+/// A failover to a lagging replica, or a backup restored while the consumer runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgresql_that_goes_back_under_a_running_consumer_is_filled_up_from_the_topic() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 2).await else {
@@ -223,7 +223,7 @@ async fn a_postgresql_that_goes_back_under_a_running_consumer_is_filled_up_from_
         pipeline.database().to_owned(),
         format!("{}_old", pipeline.database()),
     );
-    // A database is copied, and renamed, while nobody is connected to it.
+    // Copying and renaming a database requires that nobody is connected.
     let alone = async || {
         let statements = [
             format!("ALTER DATABASE {ours} ALLOW_CONNECTIONS false"),
@@ -245,7 +245,7 @@ async fn a_postgresql_that_goes_back_under_a_running_consumer_is_filled_up_from_
     fill(&pipeline);
     pipeline.until_all_stored(WITHIN).await;
     alone().await;
-    // In one transaction: there always is one of this name.
+    // In one transaction, so that a database with this name always exists.
     pipeline
         .administer(&format!(
             "ALTER DATABASE {ours} RENAME TO {ours}_lost; ALTER DATABASE {old} RENAME TO {ours}"

@@ -29,7 +29,7 @@ fn audit(pipeline: &Pipeline, reports: &[&Path]) -> Child {
     piped.spawn().unwrap()
 }
 
-/// The exit code, what was printed, and the log.
+/// Exit code, output and log.
 fn ended(child: Child) -> (Option<i32>, Value, String) {
     let output = child.wait_with_output().unwrap();
     let printed = serde_json::from_slice(&output.stdout);
@@ -118,7 +118,7 @@ async fn a_report_that_cannot_be_written_is_said_and_the_others_are_written() {
     let (code, _, log) = ended(audit(&pipeline, &[&kept]));
     assert_eq!(code, Some(0), "{log}");
 
-    // A folder that is not there is said before anything is read.
+    // A missing folder is reported before anything is read.
     let (code, printed, log) = ended(audit(&pipeline, &[&disk.folder().join("none/a.json")]));
     assert_eq!((code, &printed["verdict"]), (Some(2), &"unproven".into()));
     assert!(log.contains("none is no folder"), "{log}");

@@ -1,4 +1,4 @@
-//! `consumer jobs` and `consumer engines`: equal to what the reports themselves add up to, on either database.
+//! `consumer jobs` and `consumer engines` agree with aggregates of the reports, on either database.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ const SECOND: i64 = 1_000_000;
 const FIRST: i64 = 1_764_072_000;
 const SPAN: i64 = 3000;
 
-/// Reports of some tasks, each of one engine and job, of which some end once.
+/// Reports of some tasks, each with one engine and job; some of them end.
 fn random_events(random: &mut ChaCha8Rng) -> Vec<TaskRunningInfoEvent> {
     let mut events = Vec::new();
     for task in 0..40 {
@@ -52,7 +52,7 @@ fn random_events(random: &mut ChaCha8Rng) -> Vec<TaskRunningInfoEvent> {
             }
             let applications = (0..random.random_range(0..3)).map(|_| {
                 let held = ResourceWithStatus {
-                    // Some are more together than an i64 holds.
+                    // Some sums overflow an i64.
                     queue_memory: i64::MAX >> random.random_range(0..40),
                     queue_cores: random.random_range(0..99),
                     ..ResourceWithStatus::default()
@@ -71,7 +71,7 @@ fn random_events(random: &mut ChaCha8Rng) -> Vec<TaskRunningInfoEvent> {
             events.push(event);
         }
     }
-    // Stored in another order than they were made.
+    // Stored in a different order.
     for i in (1..events.len()).rev() {
         events.swap(i, random.random_range(0..=i));
     }
@@ -81,7 +81,7 @@ fn random_events(random: &mut ChaCha8Rng) -> Vec<TaskRunningInfoEvent> {
 /// An event and its offset.
 type Report<'a> = (usize, &'a TaskRunningInfoEvent);
 
-/// A task, by its reports.
+/// A task and its reports.
 struct Task<'a> {
     reports: Vec<Report<'a>>,
 }
@@ -122,7 +122,7 @@ impl Task<'_> {
     }
 }
 
-/// The tasks of some reports.
+/// Groups reports by task.
 fn tasks<'a>(reports: &[Report<'a>]) -> Vec<Task<'a>> {
     let mut tasks = BTreeMap::<&str, Task<'a>>::new();
     for (offset, event) in reports {
@@ -139,7 +139,7 @@ fn shown(micros: i64) -> String {
     format!("{:.6}", Timestamp::from_microsecond(micros).unwrap())
 }
 
-/// What `consumer jobs --json` is to tell, in its order.
+/// The expected output of `consumer jobs --json`, in order.
 fn expected_jobs(reports: &[Report<'_>]) -> Vec<Value> {
     let all = tasks(reports);
     let mut jobs = BTreeMap::<&str, Vec<&Task<'_>>>::new();
@@ -209,7 +209,7 @@ fn expected_jobs(reports: &[Report<'_>]) -> Vec<Value> {
     told.into_iter().map(|(_, _, job)| job).collect()
 }
 
-/// What `consumer engines --json` is to tell, in its order: for each second it is looked whether a task is there.
+/// The expected output of `consumer engines --json`, in order; checks for every second whether a task is active.
 fn expected_engines(
     reports: &[Report<'_>],
     (from, to): (i64, i64),
@@ -287,7 +287,7 @@ fn expected_engines(
     told
 }
 
-/// Equal, but for the last digits of a number.
+/// Equal except for rounding.
 #[track_caller]
 fn assert_near(told: &[Value], expected: &[Value], which: &str) {
     let near = |a: &Value, b: &Value| match (a.as_f64(), b.as_f64()) {

@@ -1,4 +1,4 @@
-//! `consumer series`: a task's values over time are those of its reports, on either database.
+//! `consumer series`: a task's values over time agree with its reports, on either database.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -18,7 +18,7 @@ on_both_databases!(
     what_is_no_good_is_refused_by_name,
 );
 
-/// Names that a path or a statement would take for its own.
+/// Names with a special meaning in paths or statements.
 const NAMES: [&str; 6] = [
     "busy",
     "a.b",
@@ -48,7 +48,7 @@ fn random_event(random: &mut ChaCha8Rng, sequence: i64) -> TaskRunningInfoEvent 
     resource.applications = (0..random.random_range(0..3))
         .map(|application| {
             let held = ResourceWithStatus {
-                // Two of them are more than an i64 holds.
+                // Two of them overflow an i64.
                 queue_memory: i64::MAX >> random.random_range(0..60),
                 queue_cores: random.random_range(0..9),
                 queue_instances: random.random_range(0..9),
@@ -77,7 +77,7 @@ fn random_event(random: &mut ChaCha8Rng, sequence: i64) -> TaskRunningInfoEvent 
     event
 }
 
-/// The values of a report, by the names of their series.
+/// The values of a report, by series.
 fn values(event: &TaskRunningInfoEvent) -> BTreeMap<String, f64> {
     let info = &event.info;
     let mut values = BTreeMap::new();
@@ -187,7 +187,7 @@ async fn series_are_the_reports_between_the_times(kind: Kind) {
                 })
                 .collect();
             if name != "progress" {
-                // Only reports themselves have sequences.
+                // Only reports have sequences.
                 expected.sort_by_key(|(at, offset, _)| (*at, *offset));
             }
             let expected: Vec<_> = expected
@@ -248,7 +248,7 @@ async fn series_are_the_reports_between_the_times(kind: Kind) {
     }
 }
 
-/// A task's reports, one a second, made by one statement for each history.
+/// A task's reports, one per second, inserted by one statement per history.
 fn long_history(kind: Kind, reports: i64) -> String {
     let numbers = match kind {
         Kind::Postgres => format!("generate_series(0, {}) AS n(i)", reports - 1),
@@ -279,7 +279,7 @@ async fn a_long_history_is_thinned_and_keeps_its_extremes(kind: Kind) {
         return;
     };
     pipeline.ask(&["migrate"]);
-    // Also more than are read at once.
+    // Also more than one slice.
     for reports in [20_000, 300_000] {
         pipeline.execute("DELETE FROM task; DELETE FROM task_progress; DELETE FROM task_resource; DELETE FROM task_metrics").await;
         pipeline.execute(&long_history(kind, reports)).await;

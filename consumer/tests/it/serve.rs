@@ -1,6 +1,6 @@
-//! `consumer serve`: what it answers, to whom, and what while the database is away.
+//! `consumer serve`: its answers, access control, and behaviour while the database is unavailable.
 //!
-//! Long because each way to be refused, by the database, the guard or for want of a token, is met over a socket.
+//! Long because each kind of rejection, by the database, the guard or authentication, is tested over a socket.
 
 use std::process::Command;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::sql::Sql;
 use crate::strategies;
 use crate::support::{Answered, Kind, Pipeline, Proxy, Server, numbered, on_both_databases};
 
-/// A pipeline whose tables hold so many numbered events, one partition.
+/// A pipeline with this many stored events, in one partition.
 async fn stored(kind: Kind, count: usize) -> Option<Pipeline> {
     let pipeline = Pipeline::make(kind, 1).await?;
     let sample = strategies::sample_event();
@@ -71,7 +71,7 @@ async fn a_task_is_told_as_the_command_tells_it(kind: Kind) {
     server.stop().await;
 }
 
-/// What every answer says of itself, a refused one too.
+/// The headers of every answer, including errors.
 fn assert_guarded(answered: &Answered) {
     let policy = answered.header("content-security-policy");
     assert!(
@@ -157,7 +157,7 @@ async fn every_error_is_a_problem_and_every_answer_is_guarded() {
     server.stop().await;
 }
 
-/// What the server says to this until it closes the connection, or says nothing more for a while.
+/// The server's answer until it closes the connection or pauses.
 async fn raw(server: &Server, request: &str) -> String {
     let address = server.origin.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -214,7 +214,7 @@ async fn https_is_served_by_files() {
     assert!(server.origin.starts_with("https://"), "{}", server.origin);
     server.json("/api/v1/tasks").await;
     server.stop().await;
-    // Each other's.
+    // Swapped.
     let swapped = [
         "serve",
         "--listen",
@@ -234,7 +234,7 @@ async fn https_is_served_by_files() {
     assert!(refused.contains("--tokens /absent"), "{refused}");
 }
 
-/// Those of the tokens `of-ada`, `of-operator`.
+/// A file with the tokens `of-ada` and `of-operator`.
 pub(crate) fn tokens(pipeline: &Pipeline, user: &str) -> String {
     let file = pipeline.folder().join("tokens");
     let line = |token: &str, role: &str| {
@@ -284,7 +284,7 @@ async fn a_token_shows_what_is_its_users(kind: Kind) {
             );
             assert_guarded(&answered);
         }
-        // Of a stream, which does not end, there is only a beginning.
+        // A stream does not end, so only its beginning is read.
         let origin = server.origin.replace("0.0.0.0", "127.0.0.1");
         let request = server.client.get(format!("{origin}{path}"));
         let request = request.header("authorization", "Bearer of-operator");
@@ -293,13 +293,13 @@ async fn a_token_shows_what_is_its_users(kind: Kind) {
     let one = "/api/v1/tasks/exec-01";
     assert_eq!(ask(one, "of-operator").await.status, 200);
     assert_eq!(ask(one, "of-ada").await.status, 200);
-    // Another's task is as one that is not there.
+    // Another user's task looks like a missing one.
     let others = ask(one, "of-bob").await.problem(404);
     let absent = ask("/api/v1/tasks/exec-99", "of-bob").await.problem(404);
     assert_eq!(others.replace("exec-01", "exec-99"), absent);
     let list = "/api/v1/tasks?user=of-nobody&limit=5&order=progress";
     ask(list, "of-bob").await.problem(403);
-    // Not in a URL, where logs keep it.
+    // Not in a URL, which ends up in logs.
     ask("/api/v1/status?access_token=of-operator", "")
         .await
         .problem(401);
@@ -353,7 +353,7 @@ async fn a_browser_is_asked_for_its_token() {
     asked(server.request(one).header("cookie", unknown))
         .await
         .problem(401);
-    // Nor does it keep the browser from the form.
+    // It does not keep the browser from the form either.
     for (path, status) in [(one, 303), ("/login", 200)] {
         let request = server.request(path).header("cookie", unknown);
         let answered = asked(request.header("accept", html)).await;
@@ -498,12 +498,12 @@ async fn lists_are_the_commands_and_pages_are_linked(kind: Kind) {
     let (_, measured) = server.process.get("/metrics").unwrap();
     let route = "http_server_request_duration_seconds_count{http_request_method=\"GET\",http_route=\"/api/v1/tasks\",http_response_status_code=\"400\"} 5";
     assert!(measured.lines().any(|line| line == route), "{measured}");
-    // What was refused is not the database's fault.
+    // A rejected request is not the database's fault.
     assert_eq!(server.process.get("/readyz").unwrap().0, 200);
     server.stop().await;
 }
 
-/// Each route's parameters are the described ones: it names those that it knows where it is given another.
+/// Each route's parameters are documented: it lists the known ones in the error about an unknown one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_description_names_every_parameter() {
     let Some(pipeline) = stored(Kind::Sqlite, 10).await else {
@@ -531,7 +531,7 @@ async fn it_serves_beside_a_consumer_that_writes(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };
-    // The tables are not there yet.
+    // The tables do not exist yet.
     let server = pipeline.serve("serve", &[]).await;
     let away = server.get("/api/v1/status").await;
     away.problem(503);
@@ -549,7 +549,7 @@ async fn it_serves_beside_a_consumer_that_writes(kind: Kind) {
         assert_eq!(page.status, 200, "{page:?}");
         let page = page.json();
         let next = page["watermark"]["0"].as_i64().unwrap_or(0);
-        // Of one moment each: no task is beyond the watermark, and none goes back.
+        // Each answer is from one moment: no task is beyond the watermark, and it never goes back.
         assert!(next >= last, "{next} after {last}");
         for item in page["items"].as_array().unwrap() {
             assert!(
@@ -578,7 +578,7 @@ async fn a_database_that_is_away_comes_back_by_itself() {
     let url = proxy.url(&pipeline.database_url);
     let server = pipeline.serve_on(&url, "serve", &[]).await;
     server.json("/api/v1/tasks").await;
-    // Sessions that end are nothing to speak of.
+    // Terminated sessions are not logged.
     pipeline.end_sessions().await;
     server.json("/api/v1/tasks").await;
     proxy.set_silent(true);
@@ -622,7 +622,7 @@ async fn a_file_that_is_replaced_is_opened_again() {
     server.stop().await;
 }
 
-/// The database's own limit ends queries, and no more of them wait than can be answered.
+/// The database cancels long queries, and the number of waiting requests is limited.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn neither_queries_nor_callers_wait_for_ever() {
@@ -656,7 +656,7 @@ async fn neither_queries_nor_callers_wait_for_ever() {
     assert!(crowded >= 20 && late >= 50, "{crowded} and {late}");
     let log = server.process.log();
     assert!(log.contains("statement timeout"), "{log}");
-    // It was not away.
+    // It was never unavailable.
     assert!(!log.contains("until it is back"), "{log}");
     locking.run("ROLLBACK").await.unwrap();
     locking.close().await;

@@ -1,4 +1,4 @@
-//! What the consumer's options and variables may hold.
+//! Valid and invalid options and variables of the consumer.
 
 use std::process::Output;
 use std::time::Duration;
@@ -223,7 +223,7 @@ async fn every_client_is_named_after_program_and_instance() {
     }
 }
 
-/// Offsets as large as there are.
+/// The largest possible offsets.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_offset_of_all_is_no_overflow() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {

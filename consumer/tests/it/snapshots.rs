@@ -1,4 +1,4 @@
-//! Counts and rows of one answer are of one moment, whatever is stored meanwhile.
+//! Counts and rows of an answer are from one moment, whatever is stored meanwhile.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use service::testing::{Process, until};
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// Tasks with a report each, made by one statement.
+/// Tasks with one report each, inserted by one statement.
 fn insert(from: i64, count: i64) -> String {
     let last = from + count - 1;
     format!(
@@ -22,7 +22,7 @@ fn insert(from: i64, count: i64) -> String {
     )
 }
 
-/// What a command prints that has to wait for this lock in the middle of its answer, while more is stored.
+/// The output of a command that waits for this lock halfway, while more is stored.
 async fn asked_meanwhile(pipeline: &Pipeline, lock: &str, arguments: &[&str]) -> String {
     let mut other = connect(&pipeline.database_url).await;
     let locked = format!("BEGIN; LOCK TABLE {lock} IN ACCESS EXCLUSIVE MODE");
@@ -50,7 +50,7 @@ async fn what_is_stored_while_an_answer_is_put_together_is_in_none_of_its_parts(
     pipeline.ask(&["migrate"]);
     pipeline.execute(&insert(1, 3)).await;
 
-    // The first look is at the table of expiries.
+    // The first query reads the table of expiries.
     let tasks = asked_meanwhile(&pipeline, "task", &["tasks", "--limit", "2"]).await;
     assert!(tasks.contains("\n2 of 3 tasks in "), "{tasks}");
     assert!(tasks.contains("; 1 more with --limit 0"), "{tasks}");
@@ -58,7 +58,7 @@ async fn what_is_stored_while_an_answer_is_put_together_is_in_none_of_its_parts(
         .execute("DELETE FROM task WHERE event_offset >= 100; DELETE FROM task_progress WHERE event_offset >= 100")
         .await;
 
-    // Tables are walked one after the other: this one last.
+    // Tables are read one after the other, this one last.
     let expire = ["expire", "--older-than", "30d", "--dry-run", "--json"];
     let counted = asked_meanwhile(&pipeline, "task_progress", &expire).await;
     assert!(counted.contains("\"task_progress\": 3"), "{counted}");

@@ -1,6 +1,6 @@
-//! The commands and programs that the README and the book print run as they are printed, in one shell and in their order,
-//! against a broker of their own. Only its port, and where binaries and schemas are, differ. A block that is printed twice
-//! runs once.
+//! The commands and programs printed in the README and the book run as printed, in one shell and in order, against
+//! their own broker. Only its port and the paths of binaries and schemas differ. A block that is printed twice runs
+//! once.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -14,10 +14,10 @@ use service::testing::{program, service};
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 
-/// These come first: they make what the others need.
+/// These run first, because others need them.
 const SETUP: [&str; 2] = ["kafka-topics.sh ", "cargo build --release"];
 
-/// Blocks that are not run here, by how their first line begins, and why.
+/// Blocks that are not run, by the beginning of their first line, with the reason.
 const LEFT_OUT: &[(&str, &str)] = &[
     (
         "deploy/demo ",
@@ -61,7 +61,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("UPDATE_DOCS=1 ", "writes the book"),
 ];
 
-/// Lines that are not run here, by how they begin, and why.
+/// Lines that are not run, by their beginning, with the reason.
 const LINES_LEFT_OUT: &[(&str, &str)] = &[
     ("cargo build ", "the tests have built it"),
     (
@@ -75,13 +75,13 @@ const LINES_LEFT_OUT: &[(&str, &str)] = &[
     ("router dead-letters redrive 3:17", "as above"),
 ];
 
-/// Lines that serve until they are stopped, each beside what comes after it, on a free port.
+/// Servers, run in the background on a free port.
 const SERVES: [(&str, &str); 1] = [("consumer serve", "consumer serve --listen 127.0.0.1:0 &")];
 
-/// Nothing that is printed takes this long.
+/// Time limit of a command.
 const WITHIN: &str = "400s";
 
-/// A fenced block: its place, language and text.
+/// A fenced block: its position, language and text.
 struct Block {
     place: String,
     language: String,
@@ -94,7 +94,7 @@ impl Block {
     }
 }
 
-/// Those of all files that are programs.
+/// All blocks that are programs.
 fn blocks() -> Vec<Block> {
     let mut blocks = Vec::new();
     for Page { path: file, text } in pages() {
@@ -125,14 +125,14 @@ fn blocks() -> Vec<Block> {
     blocks
 }
 
-/// A program of the tests' own on the path.
+/// Puts a program of the test on the path.
 fn executable(folder: &Path, name: &str, text: &str) {
     let file = folder.join(name);
     std::fs::write(&file, format!("#!/bin/bash\n{text}\n")).unwrap();
     std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A Python program around a block, which has servers, a schema, a report and its id at hand.
+/// A Python program around a block, with the variables that it uses.
 fn in_python(block: &str, bootstrap: &str) -> String {
     let root = root();
     let root = root.display();
@@ -183,7 +183,7 @@ fn every_command_and_program_of_the_docs_runs_as_it_is_printed() {
     )
     .unwrap();
     let bootstrap = &broker.bootstrap;
-    // The tool fills in the servers.
+    // The tool adds the servers.
     let topics = format!(
         "shift 2; exec {kafka_tool} --dir {} tool kafka-topics \"$@\"",
         broker.dir()
@@ -235,7 +235,7 @@ fn every_command_and_program_of_the_docs_runs_as_it_is_printed() {
             other => panic!("{}: {other} is neither run nor left out", block.place),
         }
     }
-    // What was printed in other languages has arrived, and readers in these read all that was simulated.
+    // Records of the other languages have arrived, and readers in these languages read everything that was simulated.
     let reader = root().join("examples/java/ReadEvents.java");
     let events = format!(
         "{bootstrap} task-running-info-events {}",
@@ -269,14 +269,14 @@ fn every_command_and_program_of_the_docs_runs_as_it_is_printed() {
     let read = |file: &str| std::fs::read_to_string(here.join(file)).unwrap();
     let (by_python, by_java) = (read("python.events"), read("java.events"));
     let lines: Vec<&str> = by_python.lines().collect();
-    // Those of the two simulations, of the script, and the three others.
+    // From two simulations, the script, and three others.
     assert_eq!(lines.len(), 500 + 6_000 + 5 + 3);
     let without_progress = lines.iter().filter(|line| line.contains(" - ")).count();
     assert!(
         (1..lines.len()).contains(&without_progress),
         "{without_progress}"
     );
-    // Numbers are written in the form of each language.
+    // Languages format numbers differently.
     let rounded = |lines: &str| -> Vec<String> {
         let shorter = |line: &str| {
             let words: Vec<String> = line

@@ -1,4 +1,4 @@
-//! A steady load for a long time: what a router and a consumer hold does not grow with it. Nobody scrapes their
+//! A steady load for a long time: the memory of a router and a consumer does not grow, even if nobody scrapes their
 //! metrics. `deploy/soak` runs it.
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::support::{Kind, Pipeline};
 use service::testing::{ANY_PORT, Process, program};
 use tokio::time::{Instant, interval};
 
-/// Memory settles during the first half; from its end to the run's, it may grow by this, noise included.
+/// Maximum growth during the second half of the run, noise included; memory settles during the first half.
 const GROWTH_MAX_KIB: u64 = 4 << 10;
 
 fn median(samples: &[u64]) -> u64 {

@@ -1,4 +1,4 @@
-//! A real Spark through the whole line: what the tables hold is what Spark's own REST API said.
+//! A real Spark through the whole pipeline: the tables agree with Spark's own REST API.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -64,7 +64,7 @@ async fn the_tables_hold_the_task_counts_that_spark_gave_for_each_of_its_jobs() 
         .collect();
     assert_eq!(expected.len(), 5);
 
-    // Of each exec task, the row of its newest state.
+    // The newest row of each exec task.
     let newest = "SELECT p.job_ids, p.job_tasks FROM task_progress p JOIN task t \
                   ON p.task_id = t.task_id AND p.event_partition = t.event_partition AND p.event_offset = t.event_offset";
     let mut found = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! A consumer, and each of its commands, ends within 10 s of a signal, whatever it waits for.
+//! Each command of the consumer exits within 10 s of a signal, whatever it waits for.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A rebalance storm: a group of which some member is always leaving and another joining.
+//! A rebalance storm: members keep leaving and joining a group.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ async fn each_event_is_stored_once_in_a_rebalance_storm() {
         const STEPS: usize = 50;
         for _ in 0..STEPS {
             tokio::task::block_in_place(|| pipeline.fill_numbered(&sample, EVENTS / STEPS, 999));
-            // Spread over the storm, of which this is about the length.
+            // Events are spread over the storm, which takes about this long.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
@@ -57,7 +57,7 @@ async fn each_event_is_stored_once_in_a_rebalance_storm() {
     }
     assert_eq!(pipeline.sent(), EVENTS as i64);
     pipeline.assert_each_once(&pipeline.bad()).await;
-    // It comes to an end; how soon is a matter of the machine, and of what else that does.
+    // It ends eventually; how soon depends on the machine and its load.
     assert!(
         begun.elapsed() < Duration::from_secs(600),
         "{:?}",

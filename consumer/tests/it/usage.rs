@@ -1,4 +1,4 @@
-//! `consumer usage`: equal to what a slow count, second by second, makes of the same reports, on either database.
+//! `consumer usage` agrees with a slow reference that counts second by second, on either database.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use serde_json::Value;
 on_both_databases!(usage_is_what_a_count_of_each_second_makes_of_the_reports);
 
 const SECOND: i64 = 1_000_000;
-/// 23:00 UTC, so that the reports of two hours are of two days.
+/// 23:00 UTC, so that two hours of reports span two days.
 const FIRST: i64 = 1_764_025_200;
 /// Seconds in which reports are made.
 const SPAN: i64 = 2 * 3600;
@@ -43,7 +43,7 @@ fn random_event(random: &mut ChaCha8Rng, sequence: i64) -> TaskRunningInfoEvent 
             queue_instances: random.random_range(0..9),
             ..ResourceWithStatus::default()
         };
-        // Some are reported by several tasks.
+        // Some applications are reported by several tasks.
         let application = match random.random_range(0..2) {
             0 => format!("shared-{}", random.random_range(0..3)),
             _ => format!("of-{task}"),
@@ -54,10 +54,10 @@ fn random_event(random: &mut ChaCha8Rng, sequence: i64) -> TaskRunningInfoEvent 
     event
 }
 
-/// Cores, memory, instances and applications, each times seconds.
+/// Cores, memory, instances and applications, each multiplied by seconds.
 type Sums = [f64; 4];
 
-/// For each second and application the newest report is looked for, if it still counts.
+/// For each second and application, uses the newest report that still counts.
 fn oracle(
     events: &[TaskRunningInfoEvent],
     (from, to): (i64, i64),
@@ -74,7 +74,7 @@ fn oracle(
     }
     let end =
         |event: &TaskRunningInfoEvent| ends.get(&event.info.exec_id).copied().unwrap_or(i64::MAX);
-    // Of each application, what counts at all, in order.
+    // The reports that count, by application, in order.
     let mut reports: BTreeMap<&String, Vec<(&TaskRunningInfoEvent, &ResourceWithStatus)>> =
         BTreeMap::new();
     for event in events.iter().filter(|event| second(event) < end(event)) {
@@ -84,7 +84,7 @@ fn oracle(
     }
     let mut sums = BTreeMap::new();
     for (application, mut reports) in reports {
-        // A stable sort: of one time the last one stored is the newest.
+        // The sort is stable: of equal times, the last one stored is the newest.
         reports.sort_by_key(|(event, _)| second(event));
         for now in from..to {
             let newest = reports.iter().rev().find(|(event, _)| second(event) <= now);
@@ -190,7 +190,7 @@ async fn usage_is_what_a_count_of_each_second_makes_of_the_reports(kind: Kind) {
         let which = format!("{arguments:?}, seed {seed}");
         assert_near(&told(&usage), &expected, &which);
 
-        // All but the greatest are added up.
+        // All but the largest are summed up.
         arguments.extend(["--limit", "1"]);
         let least: Value = serde_json::from_str(&pipeline.ask(&arguments)).unwrap();
         let total = |sums: &BTreeMap<_, Sums>| sums.values().map(|sums| sums[0]).sum::<f64>();

@@ -1,4 +1,4 @@
-//! A connection of a test to either database.
+//! A test's connection to either database.
 
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -17,7 +17,7 @@ impl Sql {
         PgConnection::connect(url).await.map(Self::Postgres)
     }
 
-    /// Runs statements that change something.
+    /// Executes statements.
     pub(crate) async fn run(&mut self, statements: &str) -> sqlx::Result<()> {
         let statements = sqlx::raw_sql(AssertSqlSafe(statements.to_owned()));
         match self {
@@ -35,7 +35,7 @@ impl Sql {
         }
     }
 
-    /// The only number that a query gives.
+    /// The single number that a query returns.
     pub(crate) async fn number(&mut self, select: &str) -> sqlx::Result<i64> {
         let rows: Vec<(i64,)> = self.rows(select).await?;
         rows.first()
@@ -43,9 +43,9 @@ impl Sql {
             .ok_or(sqlx::Error::RowNotFound)
     }
 
-    /// Dropped, it would be closed later: SQLite's last one to be closed still writes to its files.
+    /// Dropping would close it later, and SQLite writes to its files when the last connection closes.
     pub(crate) async fn close(self) {
-        // It may be cut off meanwhile, which a test may have done.
+        // The test may have terminated it.
         let _ = match self {
             Self::Postgres(connection) => connection.close().await,
             Self::Sqlite(connection) => connection.close().await,

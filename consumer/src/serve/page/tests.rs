@@ -414,7 +414,7 @@ fn every_fact_of_jobs_engines_and_usage_is_in_their_pages() {
                 "12 m 04 s",
                 "engine_type=fact&#38;running=true",
                 "This view shows the present",
-                "shows now",
+                "shows the present",
                 // The next page has the same period.
                 "from=2026-11-25T14:05:00Z&#38;cursor=fact",
                 "aria-current=\"true\"><span class=\"label\">Last hour<",

@@ -1,4 +1,4 @@
-//! What is equal audits clean, and gives a digest that anyone can check.
+//! An audit of equal tables reports no findings, and a digest that anyone can check.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -40,7 +40,7 @@ fn transactional(pipeline: &Pipeline, compression: &str) -> BaseProducer {
     producer
 }
 
-/// A single one, its marker far behind, and many at once.
+/// A single aborted record whose marker is far behind, and many at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn aborted_records_among_thousands_are_counted() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
@@ -123,7 +123,7 @@ async fn a_topic_with_all_that_topics_have_audits_clean(kind: Kind) {
             }
         }
         if turn == 2 {
-            // Behind what is committed, in a partition of its own.
+            // Behind the committed records, in its own partition.
             add_partitions(&pipeline.bootstrap, &pipeline.events, 3).await;
             let value = schemas::encode_event(&sample).unwrap();
             pipeline.send(&pipeline.events, &[("late", value, Some(2))]);
@@ -164,7 +164,7 @@ async fn a_topic_with_all_that_topics_have_audits_clean(kind: Kind) {
             .map(|partition| partition[what].as_u64().unwrap())
             .sum()
     };
-    // What stands behind the last stored record is not looked at.
+    // Records after the last stored one are not audited.
     assert_eq!(sum("aborted"), aborted);
     assert!(
         (markers - 2..=markers).contains(&sum("markers")),
@@ -172,7 +172,7 @@ async fn a_topic_with_all_that_topics_have_audits_clean(kind: Kind) {
         sum("markers")
     );
 
-    // Retention takes the first records: their rows cannot be proven any more, and nothing else.
+    // Retention deletes the first records: only their rows become unprovable.
     let count =
         "SELECT count(*) FROM task_progress WHERE event_partition = 0 AND event_offset < 40";
     let before = pipeline.count(count).await as u64;
@@ -236,7 +236,7 @@ async fn a_range_is_audited_by_itself_and_gives_the_same_digest_again(kind: Kind
     assert_eq!(pipeline.audit(&range).said["digest"], first.said["digest"]);
     let other = pipeline.audit(&["--from", "offset:0=50,1=60", "--to", "offset:0=149,1=61"]);
     assert_ne!(other.assert_equal().said["digest"], first.said["digest"]);
-    // The times of a task whose newest report is in the range are those of its whole history.
+    // The times of a task whose newest report is in the range come from its whole history.
     let end = ["--from", "offset:0=150"];
     let contents = pipeline.contents().await;
     let of_range = "event_partition = 0 AND event_offset >= 150";
@@ -278,7 +278,7 @@ async fn a_range_is_audited_by_itself_and_gives_the_same_digest_again(kind: Kind
         pipeline.audit(&[&end[..], &["--repair"]].concat());
         assert_eq!(pipeline.contents().await, contents, "{value}");
     }
-    // What is wrong outside is not looked at, what is wrong inside is found.
+    // Faults outside the range are ignored, faults inside are found.
     pipeline
         .execute("DELETE FROM task_metrics WHERE event_partition = 0 AND event_offset IN (49, 150)")
         .await;
@@ -297,7 +297,7 @@ async fn a_range_is_audited_by_itself_and_gives_the_same_digest_again(kind: Kind
         )
     };
     assert_eq!(found, [missing(50), missing(149)]);
-    // By time: all of it was sent within the last hour, and nothing before.
+    // By time: all events are from the last hour.
     assert_eq!(pipeline.audit(&["--from", "-1h"]).total("missing"), 4);
     let nothing = pipeline.audit(&["--to", "-1h"]);
     assert_eq!((nothing.code, nothing.total("events")), (2, 0));
@@ -311,7 +311,7 @@ async fn an_audit_beside_a_load_whose_consumers_are_killed_is_clean(kind: Kind) 
     let sample = strategies::sample_event();
     let start = || pipeline.program("consumer", &["--instance-id", "c", "--max-events", "50"]);
     let done = AtomicBool::new(false);
-    // The load goes on while the audits run, which block as well.
+    // The load continues during the audits, which block.
     let (sent, audited) = tokio::task::block_in_place(|| {
         std::thread::scope(|scope| {
             let load = scope.spawn(|| {
@@ -343,7 +343,7 @@ async fn an_audit_beside_a_load_whose_consumers_are_killed_is_clean(kind: Kind) 
     for audited in &audited {
         audited.assert_equal();
     }
-    // The load may be far ahead by now, and small transactions slow.
+    // The load may be far ahead, and small transactions are slow.
     let consumer = pipeline.program("last", &["--instance-id", "c"]);
     pipeline.until_all_stored(Duration::from_secs(120)).await;
     consumer.stop().await;
@@ -381,7 +381,7 @@ async fn parts_that_are_stored_by_themselves_are_audited_as_far_as_they_are(kind
     store("progress", 100).await;
     send(100);
     store("metrics", 200).await;
-    // Tasks are as new as the metrics, and 100 reports ahead of their history.
+    // Tasks are as new as the metrics, 100 reports ahead of their history.
     pipeline.audit(&[]).assert_equal();
     store("progress", 200).await;
     store("resource", 200).await;
@@ -426,7 +426,7 @@ async fn anyone_can_check_a_digest_with_psql_and_sqlite_gives_the_same() {
     let told = &audited.said["partitions"][1]["tables"]["task_resource"];
     assert_eq!(told["sha256"], json!(sha256));
 
-    // The same events in the other database: the same digest.
+    // The same events in the other database give the same digest.
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", folder.path().join("other.db").display());
     let other = pipeline.program_on(

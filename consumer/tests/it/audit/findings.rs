@@ -1,4 +1,4 @@
-//! Whatever is altered, lost or left out is found, and repaired.
+//! Every altered, lost or omitted value is found and repaired.
 
 use super::{EVENTS, stored};
 use crate::support::{Kind, on_both_databases};
@@ -11,7 +11,7 @@ on_both_databases!(
     a_lost_tail_a_lost_task_and_an_emptied_table_are_found_and_repaired,
 );
 
-/// Something else for each column of each table, by database.
+/// A different value for each column of each table, by database.
 fn alterations(kind: Kind) -> Vec<(&'static str, &'static str, &'static str)> {
     let sqlite = kind == Kind::Sqlite;
     let other_task = "(SELECT min(task_id) FROM task WHERE task_id <> h.task_id)";
@@ -40,7 +40,7 @@ fn alterations(kind: Kind) -> Vec<(&'static str, &'static str, &'static str)> {
             "coalesce(h.ended_at, h.reported_at) - interval '1 microsecond'",
         ),
     };
-    // Behind the last stored offset nothing could be told of it.
+    // An offset after the last stored one would not be audited.
     let another_offset = "h.event_offset + CASE WHEN h.event_offset < 10 THEN 1 ELSE -1 END";
     let mut all = vec![
         ("task_progress", "sequence", "h.sequence + 1"),
@@ -230,7 +230,7 @@ async fn a_lost_tail_a_lost_task_and_an_emptied_table_are_found_and_repaired(kin
     let of_task = "task_id = (SELECT task_id FROM task WHERE exec_id = 'exec-42')";
     let histories = ["task_progress", "task_resource", "task_metrics"];
 
-    // A partition's tail, of all three tables.
+    // The end of a partition, in all three tables.
     let mut lost = 0;
     for table in histories {
         lost += count(table, tail).await;
@@ -253,7 +253,7 @@ async fn a_lost_tail_a_lost_task_and_an_emptied_table_are_found_and_repaired(kin
     pipeline.audit(&["--repair"]).assert_equal();
     assert_eq!(pipeline.contents().await, contents);
 
-    // All that there is of a task.
+    // All rows of a task.
     let mut lost = 1;
     for table in histories {
         lost += count(table, of_task).await;

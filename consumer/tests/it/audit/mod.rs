@@ -1,4 +1,4 @@
-//! `consumer audit` on a real Kafka: what it finds is what is wrong, all of it and nothing else.
+//! `consumer audit` on a real Kafka finds all discrepancies and nothing else.
 
 mod clean;
 mod findings;
@@ -15,7 +15,7 @@ use schemas::TaskRunningInfoEvent;
 const EVENTS: usize = 600;
 
 impl Pipeline {
-    /// An address for a row of a table `h`, as text, and the condition that names it.
+    /// SQL: the address of a row of a table `h` as text, usable in a condition.
     fn address(&self) -> &'static str {
         match self.kind {
             Kind::Sqlite => "CAST(h.rowid AS text)",
@@ -30,7 +30,7 @@ impl Pipeline {
         }
     }
 
-    /// A row of a table, chosen at random: its address, partition and offset.
+    /// A random row of a table: its address, partition and offset.
     async fn any_row(&self, table: &str, rng: &mut ChaCha8Rng) -> (String, i64, i64) {
         let select = format!(
             "SELECT {}, CAST(event_partition AS text), CAST(event_offset AS text) FROM {table} h \
@@ -55,7 +55,7 @@ fn varied(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunningInfoEvent {
     event
 }
 
-/// A pipeline of three partitions in which a varied load was stored.
+/// A pipeline with three partitions that has stored a varied load.
 async fn stored(kind: Kind) -> Option<Pipeline> {
     let pipeline = Pipeline::make(kind, 3).await?;
     let sample = strategies::sample_event();

@@ -1,4 +1,4 @@
-//! What an audit says: what it cannot tell, and the report that it writes.
+//! Messages of an audit that cannot prove anything, and the report that it writes.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn what_cannot_be_told_is_said_and_is_no_verdict() {
     );
     told(&["--report", "report.pdf"], &[".html", ".json", ".prom"]);
     told(&["--from", "noon"], &["earliest", "offset:"]);
-    // Another topic under the name that the tables came from.
+    // Another topic under the tables' name.
     let renamed = format!("UPDATE consumed_offset SET topic = '{}'", pipeline.source);
     pipeline.execute(&renamed).await;
     pipeline.events = pipeline.source.clone();
@@ -40,7 +40,7 @@ async fn what_cannot_be_told_is_said_and_is_no_verdict() {
     for word in ["made anew", "has the topic id"] {
         assert!(audited.log.contains(word), "{}", audited.log);
     }
-    // Without ids it is recognised by its records.
+    // Without ids, the topic is recognised by its records.
     pipeline
         .execute("UPDATE consumed_offset SET topic_id = NULL")
         .await;

@@ -1,4 +1,4 @@
-//! Tables that say the same are equal.
+//! Tables with the same contents are equal.
 
 use super::{EVENTS, Pair, fill, run, some_row, store};
 use crate::support::Kind;
@@ -78,7 +78,7 @@ async fn a_replayed_range_equals_the_live_tables_and_what_lies_beyond_is_no_find
         assert!(of_tasks("equal") > 0, "{:#}", compared.said);
         assert_eq!(of_tasks("rows_a") + of_tasks("outside_a"), tasks as u64);
 
-        // Where the rows begin, if nothing else says where that is.
+        // The beginning of the rows, if it is not recorded.
         let unknown = "UPDATE consumed_offset SET first_offset = NULL";
         pair.b.execute(unknown).await;
         let compared = pair.diff();
@@ -86,7 +86,7 @@ async fn a_replayed_range_equals_the_live_tables_and_what_lies_beyond_is_no_find
         let progress = &compared.said["partitions"][0]["tables"]["task_progress"];
         assert_eq!(progress["from"], json!(10));
 
-        // A has read all that B has: its row of a task can be no older one.
+        // A has read everything that B has, so its row of a task cannot be older.
         let (_, partition, offset) = some_row(&pair.b, "task").await;
         let place = format!("event_partition = {partition} AND event_offset = {offset}");
         let name = pair
@@ -136,7 +136,7 @@ async fn tables_that_are_further_along_equal_those_that_are_behind() {
     assert_eq!(pair.diff().assert_equal().total("outside_b"), 0);
 }
 
-/// A backup is not in WAL mode, and reading it leaves it as it is.
+/// A backup is not in WAL mode; reading does not change that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_of_sqlite_can_be_read_as_it_is() {
     let Some(pair) = Pair::make(Kind::Sqlite, Kind::Sqlite).await else {

@@ -1,9 +1,9 @@
-//! What differs is found, and what cannot be compared is refused.
+//! Differences are found, and incomparable tables are refused.
 
 use super::{Pair, run, some_row};
 use crate::support::{Kind, Pipeline};
 
-/// Makes the tables what the topic says again.
+/// Repairs the tables from the topic.
 fn repair(pipeline: &Pipeline) {
     let (code, _, log) = run(&[
         "audit",
@@ -127,7 +127,7 @@ async fn every_row_that_is_deleted_doubled_or_altered_on_one_side_is_found_preci
     }
     pair.diff().assert_equal();
 
-    // Many, of which some are shown, and none of them commands the terminal.
+    // Many findings: some are shown, and their control characters are not printed.
     pair.b
         .execute("UPDATE task SET exec_id = exec_id || chr(27) || '[2J', job_id = 'other'")
         .await;
@@ -155,7 +155,7 @@ async fn databases_of_other_topics_or_ranges_cannot_be_compared() {
     let Some(pair) = Pair::make(Kind::Sqlite, Kind::Postgres).await else {
         return;
     };
-    // B has no tables, then nothing stored, then nothing of the same offsets.
+    // B has no tables; then no rows; then no common offsets.
     pair.cannot_tell(&["reading", "consumer migrate"]);
     pair.b.ask(&["migrate"]);
     pair.cannot_tell(&["nothing stored", &pair.a.events, "--events-topic"]);
@@ -183,7 +183,7 @@ async fn databases_of_other_topics_or_ranges_cannot_be_compared() {
             "anchor_offset = 198",
             vec!["at offset 198", "at offset 199"],
         ),
-        // Further than A, and the record that they both name is another.
+        // Further than A, with a different record at their common offset.
         (
             "next_offset = 250, anchor_crc32 = 255",
             vec!["up to", "at offset 199", "000000ff"],

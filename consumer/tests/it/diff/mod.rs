@@ -1,5 +1,5 @@
-//! `consumer diff` on real databases, filled from a real Kafka: what it finds is what is not the same in
-//! both over the range that they share, all of it and nothing else.
+//! `consumer diff` on real databases, filled from a real Kafka: it finds all differences over the common range, and
+//! nothing else.
 
 mod equal;
 mod findings;
@@ -16,13 +16,13 @@ const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 
 const EVENTS: usize = 600;
 
-/// A: a pipeline whose tables a consumer has filled; B: another database.
+/// A: a pipeline with tables filled by a consumer; B: another database.
 struct Pair {
     a: Pipeline,
     b: Pipeline,
 }
 
-/// Exit code, what was printed as JSON, and what was said on standard error.
+/// Exit code, JSON output, and standard error.
 struct Compared {
     code: i32,
     said: Value,
@@ -60,7 +60,7 @@ fn run(arguments: &[&str]) -> (i32, String, String) {
 /// The `i`th event of a varied load.
 fn varied(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunningInfoEvent {
     let mut event = varied_parts(sample, i);
-    // Names that no two collations order alike.
+    // Names that collations order differently.
     if event.info.exec_id.ends_with('3') {
         event.info.exec_id = event.info.exec_id.replace("exec-", "Éxec_");
     }
@@ -81,7 +81,7 @@ async fn store(pipeline: &Pipeline) {
 }
 
 impl Pair {
-    /// A topic of three partitions with a varied load that A has stored, and an empty B.
+    /// A topic with three partitions and a varied load that A has stored, and an empty B.
     async fn make(a: Kind, b: Kind) -> Option<Self> {
         let a = Pipeline::make(a, 3).await?;
         let mut b = Pipeline::make(b, 1).await?;
@@ -118,7 +118,7 @@ impl Pair {
         self.diff_of(&self.a.database_url, &self.b.database_url, &[])
     }
 
-    /// The other way round.
+    /// Compares in the other direction.
     fn diff_back(&self) -> Compared {
         self.diff_of(&self.b.database_url, &self.a.database_url, &[])
     }
@@ -131,7 +131,7 @@ impl Pair {
         (code, said + &log)
     }
 
-    /// It cannot tell, for a reason that says all of this; whichever comes first.
+    /// It cannot compare them, in either direction, for reasons that contain these texts.
     fn cannot_tell(&self, reasons: &[&str]) {
         for compared in [self.diff(), self.diff_back()] {
             assert_eq!(compared.code, 2, "{reasons:?}: {}", compared.log);
@@ -149,7 +149,7 @@ impl Pair {
     }
 }
 
-/// A row from the middle of a table: the condition that names it, its partition and offset.
+/// A row from the middle of a table: a condition that selects it, its partition and offset.
 async fn some_row(pipeline: &Pipeline, table: &str) -> (String, i64, i64) {
     let address = match pipeline.kind {
         Kind::Sqlite => "CAST(h.rowid AS text)",

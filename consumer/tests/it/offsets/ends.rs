@@ -1,4 +1,4 @@
-//! Ends of partitions, markers and gaps: what is stored, committed and told as lag.
+//! Ends of partitions, markers and gaps: stored and committed offsets, and lag.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ on_both_databases!(
     another_part_is_no_evidence_that_a_gap_held_no_record,
 );
 
-/// The lags that Kafka's own tool shows of a group, by partition; `None` where it says "-".
+/// A group's lags according to Kafka's own tool, by partition; `None` for "-".
 fn told_lags(pipeline: &Pipeline, tool: &str, group: &str) -> BTreeMap<i32, Option<i64>> {
     let classes = run(tool, &["classpath"]);
     let output = Command::new("java")
@@ -41,7 +41,7 @@ fn told_lags(pipeline: &Pipeline, tool: &str, group: &str) -> BTreeMap<i32, Opti
         .collect()
 }
 
-/// One partition has committed events, one only aborted ones, and one never had any.
+/// One partition has committed events, one only aborted ones, and one is empty.
 #[expect(
     clippy::print_stdout,
     reason = "what a test prints is for whoever runs it"
@@ -76,7 +76,7 @@ async fn a_partition_read_to_its_end_is_stored_and_committed_up_to_there(kind: K
         })
         .await;
     }
-    // Events behind an open transaction are nobody's lag, for longer than a stalled service is ready.
+    // Events after an open transaction do not count as lag, for longer than a stalled service stays ready.
     let open = Open::send(&pipeline, 0, 4);
     for program in &mut programs {
         program.until_ready().await;
@@ -133,7 +133,7 @@ async fn markers_that_retention_removed_are_no_loss(kind: Kind) {
     program.stop().await;
     assert_eq!(pipeline.count("SELECT count(*) FROM task_metrics").await, 9);
 
-    // Stored "last record + 1", as before positions were: what has stood there cannot be known.
+    // Stored as "last record + 1", as before positions were: records in between cannot be ruled out.
     let (_, end) = pipeline.ends()[&0];
     pipeline
         .execute("UPDATE consumed_offset SET next_offset = anchor_offset + 1 WHERE partition = 0")
@@ -144,7 +144,7 @@ async fn markers_that_retention_removed_are_no_loss(kind: Kind) {
         log.contains("cannot be told") && log.contains("--on-gap"),
         "{log}"
     );
-    // Nor by another part, which may have skipped it.
+    // Another part does not prove it either, as it may have skipped them.
     pipeline
         .execute(&format!(
             "UPDATE consumed_offset SET next_offset = {end} WHERE partition = 0 AND part = 'metrics'"
@@ -154,7 +154,7 @@ async fn markers_that_retention_removed_are_no_loss(kind: Kind) {
     assert!(log.contains("Nothing was skipped"), "{log}");
 }
 
-/// Another part that began behind the gap, or skipped it by order, has not read what was removed.
+/// Another part that began after the gap, or skipped it on request, has not read the deleted records.
 async fn another_part_is_no_evidence_that_a_gap_held_no_record(kind: Kind) {
     for skips in [false, true] {
         let Some(pipeline) = Pipeline::make(kind, 1).await else {
@@ -188,7 +188,7 @@ async fn another_part_is_no_evidence_that_a_gap_held_no_record(kind: Kind) {
     }
 }
 
-/// Retention passes what a process that stood still was to read next.
+/// Retention deletes records that a stalled process was about to read.
 async fn a_gap_that_opens_under_a_running_consumer_is_gone_beyond_as_told(kind: Kind) {
     for on_gap in ["continue", "fail"] {
         let Some(pipeline) = Pipeline::make(kind, 1).await else {
@@ -199,7 +199,7 @@ async fn a_gap_that_opens_under_a_running_consumer_is_gone_beyond_as_told(kind: 
         let mut program = pipeline.program("consumer", &["--on-gap", on_gap]);
         until_stored(&pipeline, &mut program, &parts).await;
         program.process.signal("STOP");
-        // What answers a fetch that waits is read all the same.
+        // A waiting fetch is answered and read all the same.
         for _ in 0..5 {
             Open::send(&pipeline, 0, 5).commit();
         }
@@ -217,7 +217,7 @@ async fn a_gap_that_opens_under_a_running_consumer_is_gone_beyond_as_told(kind: 
     }
 }
 
-/// Members come and go while records come in: what a rebalance refused is told again.
+/// Members join and leave under load: offsets refused during a rebalance are committed again.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_group_has_no_lag_after_rebalances_under_load() {
@@ -257,8 +257,7 @@ async fn a_group_has_no_lag_after_rebalances_under_load() {
     program.stop().await;
 }
 
-/// What a replay has stored reaches behind the markers of its range, so that it can be gone on with after
-/// retention took them.
+/// A replay's stored offset is past the markers of its range, so it can continue after retention has deleted them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_goes_on_after_retention_removed_the_markers_at_its_end() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {

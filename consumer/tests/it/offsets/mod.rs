@@ -1,5 +1,5 @@
-//! Offsets are not records: commit markers and aborted records take some too. What is stored, committed and
-//! shown as lag are positions behind them, and the topic they belong to is known by its id.
+//! Offsets are not record counts: commit markers and aborted records take offsets too. Stored, committed and displayed
+//! positions are past them, and their topic is identified by its id.
 
 mod ends;
 mod recreated;
@@ -92,12 +92,12 @@ async fn stored(pipeline: &Pipeline, part: &str) -> BTreeMap<i32, i64> {
         .collect()
 }
 
-/// Waits until the parts are stored up to the ends that a committed reader sees.
+/// Waits until the parts are stored up to the end that a committed reader sees.
 async fn until_stored(pipeline: &Pipeline, program: &mut Program, parts: &[&str]) {
     for part in parts {
         until(&format!("{part} is at its ends"), LONG, async || {
             program.process.assert_running();
-            // The markers of a transaction that has ended may come later.
+            // A finished transaction's markers may be written later.
             let ends = pipeline.ends().into_iter();
             let ends: BTreeMap<i32, i64> = ends.map(|(p, (_, end))| (p, end)).collect();
             let count = "SELECT count(*) FROM consumed_offset";

@@ -1,4 +1,4 @@
-//! A topic that was deleted and created again is recognised, and no other is taken for it.
+//! A recreated topic is recognised, and no other topic is mistaken for one.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn a_topic_made_anew_while_the_consumer_was_stopped_is_known_by_its_id(kin
     let program = pipeline.program("first", &[]);
     pipeline.until_all_stored(LONG).await;
     program.stop().await;
-    // As a version before topic ids has filled it: the id is put in once the topic is recognised.
+    // Filled by a version without topic ids: the id is added once the topic is recognised.
     let id = ids(&pipeline).await;
     pipeline
         .execute("UPDATE consumed_offset SET topic_id = NULL")
@@ -72,7 +72,7 @@ async fn a_topic_made_anew_while_the_consumer_was_stopped_is_known_by_its_id(kin
     .await;
     program.stop().await;
     let before = pipeline.contents().await;
-    // One whose log begins exactly where the stored one has ended.
+    // A topic whose log begins exactly where the stored one ended.
     delete_topic(&pipeline.bootstrap, &pipeline.events).await;
     make_topic(&pipeline, 2, &[]).await;
     pipeline.fill_numbered(&sample, 700, 0);
@@ -109,7 +109,7 @@ async fn nothing_of_a_topic_made_anew_is_stored_by_a_process_that_reads_meanwhil
     assert_eq!(pipeline.contents().await, before);
 }
 
-/// The last stored record is gone, and another one has its key: by its id it is the topic that it was.
+/// The last stored record is compacted away, and another one has its key: the id proves that it is the same topic.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_last_stored_record_that_compaction_took_is_not_taken_for_another_topic() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {

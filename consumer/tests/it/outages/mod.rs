@@ -1,5 +1,5 @@
-//! What passes by itself is waited for: nothing is lost, doubled or set aside, the consumer stays in
-//! its group, and its operators can see what it waits for.
+//! Temporary failures are waited for: nothing is lost, duplicated or turned into a letter, the consumer stays in its
+//! group, and operators can see the reason.
 
 mod operators;
 mod rebalances;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::strategies;
 use crate::support::{Pipeline, Program};
 
-/// A member that does not answer for so long is put out of its group.
+/// A member that does not poll for this long is removed from its group.
 const SHORT_POLL_INTERVAL: &[&str] = &[
     "-X",
     "max.poll.interval.ms=10000",
@@ -27,12 +27,12 @@ async fn storing(pipeline: &Pipeline, program: Program, events: usize) -> Progra
     program
 }
 
-/// What holds after every outage: the same member has stored each event once, has set nothing aside,
-/// has said once that it waits and once that it goes on, and ends in order.
+/// Holds after every outage: the same member has stored each event once and written no letters, has logged once that it
+/// waits and once that it continues, and exits in order.
 async fn nothing_happened(pipeline: &Pipeline, mut program: Program, members: &[String]) {
     pipeline.until_all_stored(Duration::from_secs(120)).await;
     program.until_ready().await;
-    // It is ready a little before it says so.
+    // It is ready slightly before it logs that.
     program.until_logged("answers again").await;
     assert_eq!(pipeline.members(), ("Stable".to_owned(), members.to_vec()));
     pipeline.assert_each_once(&BTreeSet::new()).await;

@@ -1,10 +1,10 @@
-//! What does not pass by itself ends for a person.
+//! Permanent failures stop the consumer and need an operator.
 
 use super::storing;
 use crate::strategies;
 use crate::support::{Cluster, Kind, Pipeline};
 
-/// One consumer that runs until the fault, and one that is started into it: both end for a person.
+/// A consumer that runs when the fault occurs, and one that starts during it: both exit for an operator.
 async fn ends_for_a_person(
     pipeline: &Pipeline,
     url: &str,

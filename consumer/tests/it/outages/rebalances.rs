@@ -10,7 +10,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use service::testing::until;
 
-/// While the database is away for one consumer, another joins and takes half of its partitions.
+/// While one consumer has no database, another joins and takes half of its partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_whose_database_is_away_gives_partitions_up_to_one_that_can_store() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
@@ -29,7 +29,7 @@ async fn a_consumer_whose_database_is_away_gives_partitions_up_to_one_that_can_s
 
     let mut second = pipeline.program("second", SHORT_POLL_INTERVAL);
     let members = pipeline.until_stable(2).await;
-    // Two of four partitions are the second's, and it stores them to their ends.
+    // The second consumer gets two of four partitions, and stores them to their ends.
     let ends = pipeline.ends();
     let stored =
         "SELECT CAST(partition AS bigint), next_offset FROM consumed_offset WHERE part = 'metrics'";
@@ -58,7 +58,7 @@ async fn a_consumer_whose_database_is_away_gives_partitions_up_to_one_that_can_s
         members,
         "nobody was put out"
     );
-    // What the first gave up while it waited comes back to it, and is read on.
+    // The first consumer gets its partitions back and continues.
     second.stop().await;
     pipeline.fill_numbered(&strategies::sample_event(), 500, 0);
     pipeline.until_all_stored(Duration::from_secs(120)).await;
@@ -66,7 +66,7 @@ async fn a_consumer_whose_database_is_away_gives_partitions_up_to_one_that_can_s
     first.stop().await;
 }
 
-/// While the database is away for all, any member that joins is answered.
+/// While nobody has a database, joining members are still answered.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_rebalance_during_an_outage_is_answered() {

@@ -1,4 +1,4 @@
-//! Transactions and sessions that PostgreSQL ends are written again.
+//! Transactions and sessions that PostgreSQL ends are retried.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -46,8 +46,8 @@ async fn a_transaction_that_a_deadlock_ends_is_written_again_each_row_once() {
     let program = storing(&pipeline, pipeline.program("consumer", &[]), 500).await;
     let members = pipeline.until_stable(1).await;
     for _ in 0..3 {
-        // The consumer moves the offsets on, then waits for a task; we hold the task, then wait for
-        // the offsets. Only the consumer's session looks for deadlocks, so that it is the one to end.
+        // The consumer updates offsets, then waits for a task; this session holds the task, then waits for the offsets.
+        // Only the consumer's session checks for deadlocks, so it is the victim.
         let mut other = connect(&pipeline.database_url).await;
         let mut run = async |statement: &str| {
             other.run(statement).await.unwrap();
@@ -64,7 +64,7 @@ async fn a_transaction_that_a_deadlock_ends_is_written_again_each_row_once() {
         "SELECT deadlocks FROM pg_stat_database WHERE datname = '{}'",
         pipeline.database()
     );
-    // Its statistics come late.
+    // Its statistics are delayed.
     pipeline.until_count(&deadlocks, 3).await;
     assert_eq!(pipeline.members(), ("Stable".to_owned(), members));
     pipeline.assert_each_once(&BTreeSet::new()).await;
@@ -109,7 +109,7 @@ async fn where_one_of_two_transactions_fails_the_other_ones_events_are_stored_an
     };
     let sample = strategies::sample_event();
     let program = storing(&pipeline, pipeline.program("consumer", &[]), 100).await;
-    // Three times, where a second transaction is open beside it. (A sequence is not rolled back.)
+    // Three times, while a second transaction is open. (Sequences are not rolled back.)
     pipeline
         .execute(
             "CREATE SEQUENCE failures; \
@@ -122,10 +122,10 @@ async fn where_one_of_two_transactions_fails_the_other_ones_events_are_stored_an
                WHEN (NEW.event_partition = 0 AND NEW.event_offset % 100 = 0) EXECUTE FUNCTION fail()",
         )
         .await;
-    // It says once what goes wrong, and each time where it reads on from.
+    // The cause is logged once, each restart every time.
     let failures = || program.log().matches("reading on from").count();
     let mut events = 100;
-    // Only a batch of many is stored by two transactions, and how many there are at once is not ours to say.
+    // Only large batches are stored in two transactions, and batch sizes are not under the test's control.
     while failures() < 3 && events < 200_000 {
         pipeline.fill_numbered(&sample, 8_000, 0);
         events += 8_000;
@@ -140,7 +140,7 @@ async fn where_one_of_two_transactions_fails_the_other_ones_events_are_stored_an
         "taskrunning_rows_total{db_collection_name=\"task_progress\"}",
         "taskrunning_rows_total{db_collection_name=\"task_metrics\"}",
     ];
-    // It counts just after the commit that tells us that all is stored.
+    // It counts just after the commit that completes the rows.
     until(
         "each is counted once",
         Duration::from_secs(60),
@@ -168,7 +168,7 @@ async fn where_statements_time_out_smaller_pieces_are_written() {
     let program = pipeline.program_on(&url, "consumer", &[]);
     pipeline.until_all_stored(Duration::from_secs(120)).await;
     program.stop().await;
-    // A millisecond a row, so that a batch of the backlog takes seconds.
+    // A millisecond per row, so that a batch of the backlog takes seconds.
     pipeline
         .execute(
             "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS \

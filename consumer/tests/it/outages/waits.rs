@@ -7,7 +7,7 @@ use super::{SHORT_POLL_INTERVAL, nothing_happened, storing};
 use crate::support::{Cluster, Kind, Pipeline, Program, SmallDisk, connect};
 use crate::{strategies, support};
 
-/// An outage while events come in: waited for, told, survived.
+/// An outage while events arrive is waited for, reported and survived.
 async fn outlasts(
     pipeline: &Pipeline,
     program: Program,
@@ -45,7 +45,7 @@ async fn a_postgresql_that_crashes_and_comes_back_is_waited_for() {
     .await;
 }
 
-/// 25 s of an outage, with 10 s in which a member has to poll and a session of 6 s.
+/// 25 s of outage, with a poll interval of 10 s and a session of 6 s.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn an_outage_longer_than_the_poll_interval_leaves_the_member_in_its_group() {
@@ -62,7 +62,7 @@ async fn an_outage_longer_than_the_poll_interval_leaves_the_member_in_its_group(
         &["PostgreSQL"],
         async || cluster.crash(),
         async || {
-            // The fault is its length.
+            // The fault is its duration.
             let begun = Instant::now();
             let members = pipeline.until_stable(1).await;
             while begun.elapsed() < Duration::from_secs(25) {
@@ -205,7 +205,7 @@ async fn an_sqlite_that_another_process_keeps_locked_is_waited_for_and_can_be_re
         run("BEGIN IMMEDIATE; UPDATE task SET job_id = job_id").await;
         let before = pipeline.count("SELECT count(*) FROM task_metrics").await;
         pipeline.fill_numbered(&sample, 500, 0);
-        // The fault is how long the lock is held.
+        // The fault is the duration of the lock.
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(pipeline.ask(&["tasks", "--json"]).contains("exec-05"));
         let after = pipeline.count("SELECT count(*) FROM task_metrics").await;

@@ -1,4 +1,4 @@
-//! Replayed tables equal the live ones, however the replay is ended and started again.
+//! Replayed tables equal the live ones, however often the replay is interrupted.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ async fn a_replay_of_everything_equals_the_live_tables() {
             return;
         };
         let live = &replayed.live;
-        // By a router, so that there are commit markers, also at the ends.
+        // Routed events, so that there are commit markers, also at the ends.
         let (router, consumer) = (live.router(), live.consumer(&[]));
         let sample = strategies::sample_event();
         let mut stored = 0;
@@ -52,7 +52,7 @@ async fn a_replay_of_everything_equals_the_live_tables() {
         let again = replayed.replays(&[]);
         assert!(again.contains("0 events"), "{again}");
         replayed.assert_equal().await;
-        // A consumer can take over what a replay has built.
+        // A consumer can take over a replayed database.
         let mut taken_over = replayed.into;
         taken_over.letters.clone_from(&live.letters);
         taken_over.send_events(&[sample]);
@@ -85,7 +85,7 @@ async fn a_range_is_replayed_and_only_the_same_one_goes_on_in_its_database() {
 
         let go_on = "--from offset:0=10,1=20 ";
         for (range, reasons) in [
-            // A hole, the other way round, a shorter one, one that leaves a partition out.
+            // A gap, a reversed range, a shorter one, one that omits a partition.
             (
                 ["--from", "offset:0=9,1=20", "--to", "offset:0=50,1=50"],
                 ["from offset 10", "begins at 9", "the event at 9"],
@@ -125,7 +125,7 @@ async fn a_range_is_replayed_and_only_the_same_one_goes_on_in_its_database() {
         ] {
             replayed.is_refused_with(2, &range, &reasons).await;
         }
-        // Further, as it said.
+        // Continues, as suggested by the error.
         let said = replayed.replays(&["--from", "offset:0=10,1=20", "--to", "offset:0=50,1=1000"]);
         assert!(said.contains("ends at offset 100"), "{said}");
         assert_eq!(replayed.spans().await, [(10, 50), (20, 100)]);
@@ -144,7 +144,7 @@ async fn a_range_of_times_is_that_of_the_events_written_then() {
     for _ in 0..3 {
         replayed.live.fill_numbered(&sample, 20, 0);
         let written = Timestamp::now();
-        // Records are stamped in milliseconds.
+        // Record timestamps are in milliseconds.
         until(
             "the clock has moved on",
             Duration::from_secs(5),
@@ -168,8 +168,8 @@ async fn a_range_of_times_is_that_of_the_events_written_then() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_replay_that_is_killed_again_and_again_stores_each_event_once() {
-    // It is interrupted within its first few hundred, and what is then left is more than a thousand
-    // transactions: no interruption can find it done.
+    // It is interrupted within its first few hundred events, and more than a thousand transactions remain: no
+    // interruption comes too late.
     const EVENTS: usize = 9_000;
     const BETWEEN: i64 = 50;
     let small = ["--max-events", "5"];
@@ -191,7 +191,7 @@ async fn a_replay_that_is_killed_again_and_again_stores_each_event_once() {
                 (stored >= BETWEEN * time).then_some(())
             })
             .await;
-            // The first time in order.
+            // The first time by a signal, in order.
             if time > 1 {
                 process.kill();
                 continue;

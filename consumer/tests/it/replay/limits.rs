@@ -1,4 +1,4 @@
-//! What a replay leaves out, refuses, or stops at.
+//! What a replay omits, refuses, and stops at.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn what_cannot_be_stored_is_skipped_and_told_and_no_letter_is_written() {
         })
         .await;
         let sample = strategies::sample_event();
-        // Every 20th is no event, every 50th is refused, the last of each partition too.
+        // Every 20th is no event, every 50th is refused, including the last one of each partition.
         let (is_bad, is_refused) = (|i: usize| i % 20 == 6, |i: usize| i % 50 == 12 || i >= 998);
         replayed.live.fill(1_000, |i| {
             let mut event = numbered(&sample, i);
@@ -43,7 +43,7 @@ async fn what_cannot_be_stored_is_skipped_and_told_and_no_letter_is_written() {
         for words in [
             format!("{skipped} records skipped"),
             format!("{} events", 1_000 - skipped),
-            // Of the 7th and the 13th record.
+            // For the 7th and the 13th record.
             "0:3 UnknownFraming".to_owned(),
             "0:6 DatabaseRefused".to_owned(),
             "believable".to_owned(),
@@ -97,7 +97,7 @@ async fn a_database_that_holds_anything_else_is_left_as_it_is() {
         replayed.store_live().await;
         replayed.replays(&[]);
 
-        // A consumer's own, by whatever name.
+        // The consumer's own database, under any name.
         let own = replayed.into.database_url.clone();
         replayed
             .is_refused_with(2, &["--database-url", &own], &["--into", "--database-url"])
@@ -114,7 +114,7 @@ async fn a_database_that_holds_anything_else_is_left_as_it_is() {
         );
         replayed.into.database_url = into;
 
-        // Another topic, though as like as can be.
+        // A different topic that is as similar as possible.
         let name = format!("{}-other", replayed.live.events);
         let topic = Topic {
             name: &name,
@@ -127,7 +127,7 @@ async fn a_database_that_holds_anything_else_is_left_as_it_is() {
         replayed
             .is_refused(&[], &["the topic", &events, &name])
             .await;
-        // The same name, but made anew: it has another id, and the last stored record is another one.
+        // The same name, recreated: its id and its last stored record differ.
         replayed
             .into
             .execute(&format!("UPDATE consumed_offset SET topic = '{name}'"))
@@ -168,7 +168,7 @@ async fn what_retention_removed_is_told_with_both_numbers_and_what_is_stored_goe
     replayed.live.fill_numbered(&sample, 200, 0);
     replayed.replays(&["--to", "offset:0=60"]);
     replayed.delete_records(0, 50).await;
-    // It began at what was the earliest then, by both names.
+    // It began at the earliest offset of then, given by either name.
     replayed.replays(&["--to", "offset:0=70"]);
     replayed.replays(&["--from", "offset:0=0", "--to", "offset:0=80"]);
     assert_eq!(replayed.spans().await, [(0, 80)]);
@@ -203,7 +203,7 @@ async fn retention_that_overtakes_a_replay_ends_it_with_nothing_stored_from_behi
     replayed
         .live
         .fill_numbered(&strategies::sample_event(), 8_000, 0);
-    // Little is fetched ahead, and the rest is thousands of transactions away.
+    // Little is prefetched, and thousands of transactions remain.
     let slowly = [
         "--max-events",
         "2",

@@ -1,5 +1,5 @@
-//! A range of the events topic, rebuilt in another database by the real program: each event once,
-//! however often the replay is killed, and nothing into a database that holds anything else.
+//! A range of the events topic, rebuilt in another database by the real program: each event once, however often the
+//! replay is killed, and never into a database with other contents.
 
 mod equal;
 mod limits;
@@ -25,7 +25,7 @@ struct Replayed {
     into: Pipeline,
 }
 
-/// How a replay ended, and everything that it said.
+/// A replay's exit status and output.
 struct Ended {
     code: Option<i32>,
     said: String,
@@ -68,14 +68,14 @@ impl Replayed {
         }
     }
 
-    /// A replay that does what it is to do; gives what it said.
+    /// A replay that succeeds; returns its output.
     fn replays(&self, more: &[&str]) -> String {
         let Ended { code, said } = self.replay(more);
         assert_eq!(code, Some(0), "{more:?}: {said}");
         said
     }
 
-    /// A replay that a person has to look after, that says all of this, and leaves the database alone.
+    /// A replay that needs an operator, whose message contains these texts, and that leaves the database unchanged.
     async fn is_refused(&self, more: &[&str], reasons: &[&str]) {
         self.is_refused_with(78, more, reasons).await;
     }
@@ -99,7 +99,7 @@ impl Replayed {
         Process::start(self.into.folder(), name, Path::new(CONSUMER), &arguments)
     }
 
-    /// Of each part and partition what is stored: first and next offset.
+    /// First and next offset of each part and partition.
     async fn offsets(&self) -> Vec<Vec<Option<String>>> {
         self.into
             .rows(
@@ -109,7 +109,7 @@ impl Replayed {
             .await
     }
 
-    /// First and next offset of each partition, the same for all parts.
+    /// First and next offset of each partition, which all parts share.
     async fn spans(&self) -> Vec<(i64, i64)> {
         let mut spans = Vec::new();
         for row in self.offsets().await {
@@ -122,7 +122,7 @@ impl Replayed {
         parts[0].to_vec()
     }
 
-    /// All of a pipeline's tables but the keys of tasks.
+    /// Compares all of a pipeline's tables except the keys of tasks.
     async fn assert_equal(&self) {
         for (live, replayed) in self
             .live
@@ -141,7 +141,7 @@ impl Replayed {
         assert_eq!(self.live.rows(states).await, self.into.rows(states).await);
     }
 
-    /// The offsets of a partition's events in a table, as often as they are there.
+    /// The offsets of a partition's rows in a table, including duplicates.
     async fn held(&self, table: &str, partition: i32) -> Vec<i64> {
         let select = format!(
             "SELECT CAST(event_offset AS text) FROM {table} WHERE event_partition = {partition}"

@@ -73,7 +73,7 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
         .ends("list", "router dead-letters list", 0)
         .await;
 
-    // One right less; of redrives, a later one would end an earlier one.
+    // One right less. For redrives, a later failure would hide an earlier one.
     let redrive = "router dead-letters redrive --all";
     let turn = Mutex::new(());
     let publish = format!("producer publish {}", reports(folder));
@@ -122,7 +122,7 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
     assert_no_secrets(folder);
 }
 
-/// What is wrong, the broker's address, settings instead of the right ones, what the error says.
+/// A fault, the broker's address, overridden settings, and texts of the error.
 type Wrong<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,7 +199,7 @@ async fn a_wrong_password_authority_or_host_name_is_for_a_person_and_an_absent_b
     assert_no_secrets(folder);
 }
 
-/// Two authorities in one file, as while one takes over from the other: as psql, by either of them.
+/// Two authorities in one file, as during a rotation: either is accepted, as in psql.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_several_authorities_is_read_whole() {
     let Some(guarded) = Guarded::start().await else {

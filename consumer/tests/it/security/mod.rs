@@ -1,5 +1,5 @@
-//! TLS, passwords and rights of a real broker and a real PostgreSQL: those that the book lists are
-//! enough, none of them is too much, and no secret is ever shown.
+//! TLS, passwords and rights of a real broker and a real PostgreSQL: the documented rights are sufficient and
+//! necessary, and no secret is ever shown.
 
 mod kafka;
 mod postgres;
@@ -23,15 +23,15 @@ use tokio::sync::Mutex;
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 
-/// Programs that run at the same time.
+/// Number of concurrent programs.
 const AT_ONCE: usize = 4;
 
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// In every password and key of these tests, and nowhere else.
+/// Contained in every password and key of these tests, and nowhere else.
 const SECRET: &str = "hunter2";
 
-/// May do anything, and has topics of its own.
+/// Has all rights, and its own topics.
 const SUPERUSER: &str = "superuser";
 
 fn deployed(file: &str) -> String {
@@ -39,7 +39,7 @@ fn deployed(file: &str) -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// A line of deploy/kafka/acls, one operation of it.
+/// One operation of a line of deploy/kafka/acls.
 #[derive(Clone, Debug, PartialEq)]
 struct Right {
     user: String,
@@ -68,7 +68,7 @@ fn rights() -> Vec<Right> {
     rights
 }
 
-/// A user that has all rights of a service but one.
+/// A user that lacks one of a service's rights.
 fn without(right: &Right) -> String {
     let Right {
         user,
@@ -83,7 +83,7 @@ fn without(right: &Right) -> String {
     .to_lowercase()
 }
 
-/// Certificates: an authority, and what it has signed.
+/// Creates an authority and the certificates that it signs.
 fn make_certificates(folder: &Path) {
     let openssl = |arguments: &str| {
         let mut words = vec![
@@ -111,7 +111,7 @@ fn make_certificates(folder: &Path) {
     std::fs::write(folder.join("keystore.pem"), both).unwrap();
 }
 
-/// A broker with TLS, SCRAM and ACLs; shared by the tests that run at the same time.
+/// A broker with TLS, SCRAM and ACLs, shared by concurrent tests.
 struct Secured {
     broker: Broker,
     /// Its address for users.
@@ -189,7 +189,7 @@ impl Secured {
                     TASK_RUNNING_INFO_EVENTS,
                     &[("max.message.bytes", "1114124")],
                 ),
-                // So small that letters leave values out.
+                // So small that letters omit values.
                 topic(
                     TASK_RUNNING_INFO_DEAD_LETTERS,
                     &[("max.message.bytes", "3000")],
@@ -225,7 +225,7 @@ impl Secured {
         self.folder.path().join(name)
     }
 
-    /// A file for `--kafka-config`, with these settings instead of the right ones.
+    /// A file for `--kafka-config`, with these settings overridden.
     fn config(&self, name: &str, user: &str, instead: &[(&str, &str)]) -> PathBuf {
         let password = password(user);
         let (authority, certificate, key) = (
@@ -251,14 +251,14 @@ impl Secured {
             .map(|(key, value)| format!("{key}={value}\n"))
             .collect();
         let file = self.file(&format!("{name}.properties"));
-        // Whole at any moment: a program that was just started may be reading it.
+        // Replaced atomically, because a program that has just started may be reading it.
         let new = tempfile::NamedTempFile::new_in(self.folder.path()).unwrap();
         std::fs::write(new.path(), lines.concat()).unwrap();
         new.persist(&file).unwrap();
         file
     }
 
-    /// Sends what no engine writes, too large for a letter.
+    /// Sends an invalid value that is too large for a letter.
     fn send_garbage(&self, topic: &str) {
         let producer: ThreadedProducer<_> = ClientConfig::new()
             .set("bootstrap.servers", &self.broker.bootstrap)
@@ -281,7 +281,7 @@ fn password(user: &str) -> String {
     format!("{SECRET}-{user}")
 }
 
-/// Programs as a user of the secured broker; their logs are searched for secrets in the end.
+/// Runs programs as a user of the secured broker; their logs are searched for secrets at the end.
 struct As<'a> {
     folder: &'a Path,
     environment: Vec<(String, String)>,
@@ -312,7 +312,7 @@ impl<'a> As<'a> {
         self
     }
 
-    /// Starts one of the three programs, by its command line.
+    /// Starts one of the three programs from a command line.
     fn start(&self, name: &str, line: &str) -> Process {
         let mut words = line.split(' ');
         let program = program(CONSUMER, words.next().unwrap());
@@ -325,7 +325,7 @@ impl<'a> As<'a> {
         started
     }
 
-    /// Waits for the end of one, which is to be with this code; gives what it has said.
+    /// Waits for the program to exit with this code; returns its log.
     async fn ends(&self, name: &str, line: &str, code: i32) -> String {
         let mut process = self.start(name, line);
         let ended = process.ended().await;
@@ -335,13 +335,13 @@ impl<'a> As<'a> {
     }
 }
 
-/// A log without what librdkafka and others say at debug level.
+/// A log without debug messages of librdkafka and others.
 fn quiet(log: &str) -> String {
     let lines = log.lines().filter(|line| !line.contains("DEBUG"));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// That no file in this folder has a secret in it, but those that are to have one.
+/// Asserts that no file in this folder contains a secret, except those that must.
 fn assert_no_secrets(folder: &Path) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -369,7 +369,7 @@ fn reports(folder: &Path) -> String {
     file.display().to_string()
 }
 
-/// A PostgreSQL that takes only users with passwords, by TLS, but for its superuser.
+/// A PostgreSQL that accepts only TLS and passwords, except from its superuser.
 struct Guarded {
     cluster: Cluster,
     folder: PathBuf,
@@ -430,7 +430,7 @@ impl Guarded {
         address.rsplit_once(':').unwrap()
     }
 
-    /// For a role, without its password; by this host name.
+    /// For a role, without its password, under this host name.
     fn url(&self, role: &str, host: &str, database: &str) -> String {
         let (_, port) = self.address();
         format!(

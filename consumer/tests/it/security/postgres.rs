@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 
-/// A GRANT of deploy/postgres/grants.sql, one privilege on one table.
+/// One privilege on one table, from deploy/postgres/grants.sql.
 struct Grant {
     privilege: String,
     table: String,
@@ -61,7 +61,7 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
     };
     let run = |group: &str| format!("consumer run --group {}-{group}", pipeline.events);
 
-    // Before there are tables.
+    // Before the tables exist.
     guarded
         .execute(
             "postgres",
@@ -83,8 +83,8 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         .execute(database, &format!("SET ROLE taskrunning_owner; {listed}"))
         .await;
 
-    // Partition 0 is stored before the rights are taken, partition 1 after: also its position, which a consumer
-    // stores of a partition without records too.
+    // Partition 0 is stored before the rights are revoked, partition 1 after; a consumer also stores the position of a
+    // partition without records.
     let send = |i: i64, partition: i32| {
         let mut event = strategies::sample_event();
         (event.info.exec_id, event.info.sequence) = ("exec-1".to_owned(), i);
@@ -100,7 +100,7 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         .execute(database, "DELETE FROM consumed_offset WHERE partition = 1")
         .await;
 
-    // One grant less, each in a database of its own.
+    // One grant less, each in its own database.
     let mut missing = Vec::new();
     for (i, grant) in grants().into_iter().enumerate() {
         let copy = format!("{database}_{i}");
@@ -156,7 +156,7 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
             "{}",
             quiet(&log)
         );
-        // Of PostgreSQL's source, and what would not help.
+        // Errors from PostgreSQL's source, and advice that would not help.
         for wrong in [
             " at line ",
             "; tables of an older version",
@@ -180,7 +180,7 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         let rows = read_view(database, &view.table).await.unwrap();
         assert!(rows >= 3, "{}: {rows}", view.table);
     }
-    // Tables in a schema that a role may not use are as if they were not there.
+    // Tables in a schema that a role may not use are invisible.
     let copy = format!("{database}_unusable");
     guarded
         .execute(
@@ -202,7 +202,7 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         assert!(log.contains(&grant), "{}", quiet(&log));
         assert!(!log.contains("consumer migrate"), "{}", quiet(&log));
     }
-    // Those of a schema that is not asked for are another installation's.
+    // Tables in another schema belong to another installation.
     for statement in [
         "CREATE SCHEMA ours AUTHORIZATION taskrunning_writer".to_owned(),
         format!("ALTER ROLE taskrunning_writer IN DATABASE {copy} SET search_path = ours"),
@@ -224,7 +224,7 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         .ends("task", "consumer task exec-1", 0)
         .await;
 
-    // Whom the server is not, and whom it does not let in.
+    // A wrong host name, and a role without access.
     let url = |host: &str, more: &str| guarded.url("reader", host, database) + more;
     for (name, url, reason) in [
         (

@@ -49,7 +49,7 @@ async fn no_secret_is_shown_whatever_becomes_of_it() {
     let by_file = || by(&url).and("PGPASSFILE", passfile_name);
     let by_variable = |password: &str| by(&url).and("PGPASSWORD", password);
 
-    // All is well.
+    // Everything works.
     write_passfile(&format!(
         "localhost:*:*:taskrunning_owner:{}",
         password("owner")
@@ -99,7 +99,7 @@ async fn no_secret_is_shown_whatever_becomes_of_it() {
             .await;
     }
 
-    // Nothing is well.
+    // Everything fails.
     let wrong = format!("{SECRET}-wrong");
     let wrong_url = with_password.replace(&password("owner"), &wrong);
     let (_, port) = guarded.address();

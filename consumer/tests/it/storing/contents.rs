@@ -1,4 +1,4 @@
-//! What the tables hold of an event.
+//! The rows that an event becomes.
 
 use std::time::Duration;
 
@@ -118,7 +118,7 @@ async fn every_column_holds_what_the_engine_said(kind: Kind) {
             row(&["silent", "0", "1", "2", "NULL", "-1"]),
         ]
     );
-    // The views show the counts of jobs apart, and times to the microsecond.
+    // Views show the jobs' counts separately, and times to the microsecond.
     let counts = pipeline
         .rows("SELECT CAST(total_tasks AS text), CAST(running_tasks AS text), CAST(failed_tasks AS text), CAST(succeed_tasks AS text) FROM task_progress_history ORDER BY event_offset")
         .await;
@@ -148,9 +148,9 @@ async fn the_newest_state_does_not_depend_on_the_order_of_arrival(kind: Kind) {
     };
     let at = event().info.reported_at;
     use TaskStatus::{Failed, Running, Succeed};
-    // Per task the reports in the order of their making; the last is the newest state.
+    // Reports of each task in the order they were made; the last is the newest state.
     let lives = [
-        // A final status is not undone by a report made later: an engine that retries its reports.
+        // A later report does not undo a final status: engines may retry reports.
         vec![
             report("a", 0, at, Running, 0.9),
             report("a", 2, at + 9, Running, 0.4),
@@ -162,7 +162,7 @@ async fn the_newest_state_does_not_depend_on_the_order_of_arrival(kind: Kind) {
             report("b", 1, at + 1, Running, 0.4),
             report("b", 2, at + 2, Running, 0.6),
         ],
-        // The same moment: the sequence decides.
+        // Equal times: the sequence decides.
         vec![
             report("c", 0, at, Running, 0.9),
             report("c", 1, at, Running, 0.3),
@@ -320,7 +320,7 @@ async fn an_unreadable_event_is_set_aside_once_and_the_others_are_stored(kind: K
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };
-    // Right framing, but not what a router writes: PostgreSQL could not hold it.
+    // Valid framing, but not from a router: PostgreSQL could not store it.
     let mut unrouted = event();
     unrouted.info.job_id = "a\0b".into();
     pipeline.send_events(&[event()]);
@@ -360,8 +360,7 @@ async fn an_unreadable_event_is_set_aside_once_and_the_others_are_stored(kind: K
     );
 }
 
-/// Whatever an engine says, both databases hold the same of it, whether it was stored with a few others or
-/// with many.
+/// Both databases hold equal rows for any event, whether it was stored in a small batch or a large one.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_databases_hold_equal_rows_for_equal_events() {
     let (Some(sqlite), Some(mut postgres), Some(mut by_few)) = (
@@ -384,7 +383,7 @@ async fn all_databases_hold_equal_rows_for_equal_events() {
         for text in [&mut info.engine.user, &mut info.engine.ticket_id] {
             *text = text.chars().take(100).collect();
         }
-        // Several reports a task.
+        // Several reports per task.
         info.exec_id = format!(
             "{}{}",
             i % 40,
@@ -408,7 +407,7 @@ async fn all_databases_hold_equal_rows_for_equal_events() {
     })
     .await;
     router.stop().await;
-    // All databases are filled from the one topic.
+    // All databases are filled from one topic.
     postgres.events.clone_from(&sqlite.events);
     by_few.events.clone_from(&sqlite.events);
     let arguments = ["test", "--database-url", &by_few.database_url];
@@ -436,7 +435,7 @@ async fn all_databases_hold_equal_rows_for_equal_events() {
         consumer.stop().await;
     }
     let select = "SELECT statement FROM written GROUP BY 1 ORDER BY min(number)";
-    // The first ones had no stored offset to move on, and some bring an earlier time of a task that is there.
+    // The first ones had no stored offset to update, and some have an earlier time for an existing task.
     assert_eq!(by_few.rows(select).await, [row(&["COPY"]), row(&["WITH"])]);
     for other in [&postgres, &by_few] {
         let (left, right) = (sqlite.contents().await, other.contents().await);

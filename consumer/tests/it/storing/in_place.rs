@@ -1,4 +1,4 @@
-//! A report changes its task's row within its page of PostgreSQL: no index entry moves with it.
+//! In PostgreSQL, a report updates its task's row within its page (HOT), without new index entries.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -9,10 +9,10 @@ use super::{event, report};
 use crate::support::{Kind, Pipeline};
 
 const TASKS: usize = 2_000;
-/// Of these, so few that each page has room for their new rows before anything is removed from it.
+/// Number of updated rows, few enough that each page has room for their new versions.
 const REPORTING: usize = 500;
 
-/// Those of the table whose update left all index entries as they are, and all.
+/// Updates that were HOT, and all updates.
 const UPDATES: [&str; 2] = ["n_tup_hot_upd", "n_tup_upd"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,7 +53,7 @@ async fn reports_update_their_task_without_touching_an_index() {
     }
     let updates = UPDATES
         .map(|column| format!("SELECT {column} FROM pg_stat_user_tables WHERE relname = 'task'"));
-    // A server process tells what it did when it is at leisure, or ends.
+    // A server process reports its statistics when idle or on exit.
     pipeline.until_count(&updates[1], REPORTING as i64).await;
     let [in_place, all] = [
         pipeline.count(&updates[0]).await,

@@ -1,4 +1,4 @@
-//! Each event is stored once, wherever a consumer goes on from.
+//! Each event is stored once, wherever a consumer resumes.
 
 use super::{event, report, row};
 use crate::support::{Kind, Pipeline, on_both_databases};
@@ -33,7 +33,7 @@ async fn a_restart_on_an_idle_topic_stores_nothing_again(kind: Kind) {
     router.stop().await;
     let before = pipeline.contents().await;
     assert_eq!(before[1].len(), 3);
-    // Kafka's own committed offset does not count: another group starts where the database says.
+    // Kafka's committed offset is ignored: another group starts at the database's offset.
     let consumer = pipeline.consumer(&["--group", "another"]);
     pipeline.send_infos(&[report("d", 0, 4, TaskStatus::Running, 0.4)]);
     let router = pipeline.router();
@@ -83,7 +83,7 @@ async fn parts_are_stored_by_groups_of_their_own_and_taken_over_by_one(kind: Kin
         .until_count(&Pipeline::stored("resource"), 18)
         .await;
     others.stop().await;
-    // The parts stand at 15 and 18: one consumer for all takes each on from where it stands.
+    // The parts are at 15 and 18: a consumer of all parts continues each from its own offset.
     let all = pipeline.consumer(&[]);
     pipeline.send_events(&some(2));
     for part in ["progress", "resource", "metrics"] {
@@ -193,8 +193,7 @@ async fn a_database_of_the_first_version_is_migrated_in_place_and_stored_on(kind
     let consumer = pipeline.consumer(&[]);
     pipeline.until_count(&Pipeline::stored("metrics"), 4).await;
     consumer.stop().await;
-    // The tables as 0001 makes them but for their indexes, with what a consumer of that version had
-    // stored.
+    // The tables as of migration 0001 without their indexes, with rows of a consumer of that version.
     let before = pipeline.contents().await;
     let (of_counts, kept) = match kind {
         Kind::Sqlite => (
@@ -243,7 +242,7 @@ async fn a_database_of_the_first_version_is_migrated_in_place_and_stored_on(kind
         pipeline.count("SELECT count(*) FROM task_progress").await,
         9
     );
-    // Where the old rows begin nobody knows; the new ones begin with their first event, and it stays.
+    // The beginning of old rows is unknown; new ones begin with their first event, and that is kept.
     let spans = pipeline
         .rows(
             "SELECT part, CAST(first_offset AS text), CAST(next_offset AS text) FROM consumed_offset \

@@ -1,4 +1,4 @@
-//! When tasks were first heard of, and when they ended.
+//! Times of a task's first report and of its end.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ async fn a_tasks_times_are_the_least_of_all_its_reports_in_whatever_order_and_ba
         TaskStatus::Succeed,
         TaskStatus::Failed,
     ];
-    // Few times, so that some are equal.
+    // Few distinct times, so that some are equal.
     let mut infos = Vec::new();
     for task in 0..150 {
         for sequence in 0..rng.random_range(1..9) {

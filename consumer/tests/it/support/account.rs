@@ -1,4 +1,4 @@
-//! Many events, and an account of where each of them went.
+//! Sends many events, and checks where each of them went.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use service::testing::{ASK, read_all, reader, until};
 
 use super::{Kind, Pipeline, execute};
 
-/// What no router writes.
+/// A value that no router writes.
 pub(crate) const BAD: &[u8] = b"no event";
 
 /// The `i`th of many events: of 97 tasks, each of which counts its reports.
@@ -25,7 +25,7 @@ pub(crate) fn numbered(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunningIn
     event
 }
 
-/// [`numbered`], of which some lack a part or adjustments, and some have further applications.
+/// [`numbered`], but some lack a part or adjustments, and some have more applications.
 pub(crate) fn varied_parts(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunningInfoEvent {
     let mut event = numbered(sample, i);
     if i.is_multiple_of(7) {
@@ -49,7 +49,7 @@ pub(crate) fn varied_parts(sample: &TaskRunningInfoEvent, i: usize) -> TaskRunni
 }
 
 impl Pipeline {
-    /// Sends so many values, each to the next partition in turn, and waits until the broker has them.
+    /// Sends `count` values, to each partition in turn, and waits until the broker has them.
     pub(crate) fn fill(&self, count: usize, value: impl Fn(usize) -> Vec<u8>) {
         let producer: ThreadedProducer<_> = ClientConfig::new()
             .set("bootstrap.servers", &self.bootstrap)
@@ -77,7 +77,7 @@ impl Pipeline {
         producer.flush(Duration::from_secs(60)).unwrap();
     }
 
-    /// Sends so many numbered events; each `bad_every`th record is no event (0: none).
+    /// Sends `count` numbered events; each `bad_every`th record is no event (0: none).
     pub(crate) fn fill_numbered(
         &self,
         sample: &TaskRunningInfoEvent,
@@ -105,12 +105,12 @@ impl Pipeline {
             .collect()
     }
 
-    /// How many records were ever sent to the events topic.
+    /// Number of records ever sent to the events topic.
     pub(crate) fn sent(&self) -> i64 {
         self.ends().values().map(|(_, end)| end).sum()
     }
 
-    /// Waits until all parts of all that was sent to the events topic are stored.
+    /// Waits until all parts of all sent events are stored.
     pub(crate) async fn until_all_stored(&self, within: Duration) {
         let sent = self.sent();
         let slowest = "SELECT CAST(coalesce(min(stored), 0) AS bigint) FROM \
@@ -126,7 +126,7 @@ impl Pipeline {
         read_all(&self.bootstrap, &self.letters)
     }
 
-    /// Where the records stood that are in the events topic and are no events.
+    /// Positions of the records in the events topic that are no events.
     pub(crate) fn bad(&self) -> BTreeSet<(i32, i64)> {
         read_all(&self.bootstrap, &self.events)
             .iter()
@@ -135,8 +135,8 @@ impl Pipeline {
             .collect()
     }
 
-    /// Panics unless each record of the events topic is in all three tables exactly once, or, if it
-    /// is one of `lettered`, in none and has exactly one dead letter.
+    /// Panics unless each record of the events topic is in all three tables exactly once; a record in `lettered` must
+    /// be in none and have exactly one dead letter.
     pub(crate) async fn assert_each_once(&self, lettered: &BTreeSet<(i32, i64)>) {
         let letters = coordinates(&self.read_letters());
         let expected: Vec<_> = lettered.iter().copied().collect();
@@ -193,7 +193,7 @@ impl Pipeline {
         }
     }
 
-    /// The group's state and its members' ids, as the broker has them.
+    /// The group's state and its members' ids, from the broker.
     pub(crate) fn members(&self) -> (String, Vec<String>) {
         let groups = reader(&self.bootstrap)
             .fetch_group_list(Some(&self.events), ASK)
@@ -204,7 +204,7 @@ impl Pipeline {
         (group.state().to_owned(), ids)
     }
 
-    /// Waits until the group is at rest with so many members; gives their ids.
+    /// Waits until the group is stable with this many members; returns their ids.
     pub(crate) async fn until_stable(&self, members: usize) -> Vec<String> {
         until(
             &format!("the group is stable with {members} members"),
@@ -223,14 +223,14 @@ impl Pipeline {
         self.database_url.rsplit_once('/').unwrap().1
     }
 
-    /// PostgreSQL: runs statements as superuser in another database than this pipeline's.
+    /// PostgreSQL: runs statements as superuser in a database other than this pipeline's.
     pub(crate) async fn administer(&self, statements: &str) {
         let (host, _) = self.database_url.rsplit_once('/').unwrap();
         execute(&format!("{host}/postgres"), statements).await;
     }
 
-    /// PostgreSQL: makes a user, named like the database and its owner, whose rights and limits a
-    /// test may change; gives the URL to connect as that user.
+    /// PostgreSQL: creates a user, named like the database and its owner, whose rights and limits a test may change;
+    /// returns the URL to connect as that user.
     pub(crate) async fn make_owner(&self) -> String {
         let name = self.database();
         self.administer(&format!(
@@ -241,7 +241,7 @@ impl Pipeline {
             .replacen("postgres@", &format!("{name}:right@"), 1)
     }
 
-    /// PostgreSQL: ends the sessions of the consumers.
+    /// PostgreSQL: terminates the consumers' sessions.
     pub(crate) async fn end_sessions(&self) {
         self.administer(&format!(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -252,7 +252,7 @@ impl Pipeline {
     }
 }
 
-/// Where the letters say that their records stood, in order.
+/// The positions of the letters' records, in order.
 pub(crate) fn coordinates(letters: &[OwnedMessage]) -> Vec<(i32, i64)> {
     let mut coordinates: Vec<_> = letters
         .iter()

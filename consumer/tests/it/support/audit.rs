@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Pipeline;
 
-/// Exit code, the report as JSON, and the log of an audit.
+/// Exit code, report as JSON, and log of an audit.
 pub(crate) struct Audited {
     pub(crate) code: i32,
     pub(crate) said: Value,
@@ -68,7 +68,7 @@ impl Pipeline {
         self.audit_with(&self.database_url, more)
     }
 
-    /// The same of another database, or as another user.
+    /// The same for another database or user.
     pub(crate) fn audit_with(&self, database_url: &str, more: &[&str]) -> Audited {
         let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
             .args(["audit", "--json", "--bootstrap-servers", &self.bootstrap])

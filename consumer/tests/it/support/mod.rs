@@ -1,4 +1,4 @@
-//! A pipeline of a test's own: topics, a database, and what runs on them.
+//! A test's own pipeline: topics, a database, and the programs running on them.
 
 mod account;
 mod audit;
@@ -14,7 +14,7 @@ pub(crate) use program::Program;
 pub(crate) use proxy::Proxy;
 pub(crate) use server::{Answered, Server};
 
-/// One test a database.
+/// One test per database.
 macro_rules! on_both_databases {
     ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {
         mod sqlite {
@@ -80,7 +80,7 @@ struct ConsumerArguments {
     database: consumer::DatabaseOptions,
 }
 
-/// A router or consumer inside the test, on a thread and runtime of its own.
+/// A router or consumer inside the test, on its own thread and runtime.
 pub(crate) struct Running {
     thread: JoinHandle<anyhow::Result<()>>,
     stop: CancellationToken,
@@ -100,7 +100,7 @@ impl Running {
         Self { thread, stop }
     }
 
-    /// No thread waits for it: a test whose consumer goes on could not end.
+    /// Does not block a thread, so that a test whose consumer keeps running can end.
     async fn ended(self) -> anyhow::Result<()> {
         until("the consumer ends", Duration::from_secs(120), async || {
             self.thread.is_finished().then_some(())
@@ -121,7 +121,7 @@ impl Running {
 }
 
 impl Pipeline {
-    /// Topics with so many partitions each, and an empty database; `None` where a service is absent.
+    /// Topics with this many partitions each, and an empty database; `None` if a service is absent.
     pub(crate) async fn make(kind: Kind, partitions: i32) -> Option<Self> {
         let server = match kind {
             Kind::Sqlite => None,
@@ -130,7 +130,7 @@ impl Pipeline {
         Self::make_on(server.as_deref(), partitions, "").await
     }
 
-    /// The same with a database on this PostgreSQL, made `WITH` these options, or else on SQLite.
+    /// The same with a database on this PostgreSQL, created `WITH` these options, or on SQLite.
     pub(crate) async fn make_on(
         server: Option<&str>,
         partitions: i32,
@@ -194,7 +194,7 @@ impl Pipeline {
         Running::start(move |shutdown| router::run(config, Arc::new(Health::default()), shutdown))
     }
 
-    /// The arguments of a router for this pipeline, but its instance id, and of its audit.
+    /// The arguments of a router for this pipeline, without its instance id; also for its audit.
     pub(crate) fn router_arguments(&self) -> Vec<&str> {
         vec![
             "--bootstrap-servers",
@@ -249,7 +249,7 @@ impl Pipeline {
         consumer.stop().await;
     }
 
-    /// Sends values to a topic, keyed, to the given partition or where the key belongs.
+    /// Sends keyed values to a topic, to the given partition or the key's own.
     pub(crate) fn send(&self, topic: &str, records: &[(&str, Vec<u8>, Option<i32>)]) {
         let producer: ThreadedProducer<_> = ClientConfig::new()
             .set("bootstrap.servers", &self.bootstrap)
@@ -278,7 +278,7 @@ impl Pipeline {
         self.send(&self.source, &records);
     }
 
-    /// Sends events, all to partition 0, so that they keep their order.
+    /// Sends events, all to partition 0 to keep their order.
     pub(crate) fn send_events(&self, events: &[TaskRunningInfoEvent]) {
         let records: Vec<_> = events
             .iter()
@@ -293,7 +293,7 @@ impl Pipeline {
         self.send(&self.events, &records);
     }
 
-    /// Waits until a count in the database is at least so high.
+    /// Waits until a count in the database reaches `count`.
     pub(crate) async fn until_count(&self, select: &str, count: i64) {
         until(
             &format!("{select} gives {count}"),
@@ -303,7 +303,7 @@ impl Pipeline {
         .await;
     }
 
-    /// A count, 0 while there is no database or table.
+    /// A count; 0 while there is no database or table.
     pub(crate) async fn count(&self, select: &str) -> i64 {
         let Ok(mut connection) = Sql::connect(&self.database_url).await else {
             return 0;
@@ -313,7 +313,7 @@ impl Pipeline {
         count.unwrap_or(0)
     }
 
-    /// The sum of the stored offsets of a part: a partition without commit markers has as many records.
+    /// SQL: the sum of a part's stored offsets, which is the number of records if there are no commit markers.
     pub(crate) fn stored(part: &str) -> String {
         format!(
             "SELECT CAST(coalesce(sum(next_offset), 0) AS bigint) FROM consumed_offset WHERE part = '{part}'"
@@ -328,8 +328,7 @@ impl Pipeline {
         rows.into_iter().map(|Texts(row)| row).collect()
     }
 
-    /// Everything in the tables as text, in the same form for both databases, in a fixed order.
-    /// Keys of tasks are resolved to execIds.
+    /// All tables as text, in the same form and order for both databases. Keys of tasks are resolved to exec ids.
     pub(crate) async fn contents(&self) -> Vec<Vec<Vec<Option<String>>>> {
         let postgres = self.kind == Kind::Postgres;
         let micros = |column: &str| match postgres {
@@ -351,7 +350,7 @@ impl Pipeline {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        // Of no jobs PostgreSQL has an array without any.
+        // Without jobs, PostgreSQL has an empty outer array.
         let job_tasks = match postgres {
             true => {
                 "coalesce(array_to_json(nullif(job_tasks, '{}'))::text, CASE job_tasks WHEN '{}' THEN '[[],[],[],[]]' END)"
@@ -422,7 +421,7 @@ impl Pipeline {
         let mut contents = Vec::new();
         for select in [task, progress, resource, metrics] {
             let mut rows = self.rows(&select).await;
-            // The two databases collate text in unlike ways.
+            // The two databases collate text differently.
             rows.sort();
             contents.push(rows);
         }
@@ -438,13 +437,13 @@ impl Pipeline {
         rows.into_iter().map(|(progress,)| progress).collect()
     }
 
-    /// Runs a statement that changes something.
+    /// Executes a statement.
     pub(crate) async fn execute(&self, statement: &str) {
         execute(&self.database_url, statement).await;
     }
 }
 
-/// Runs statements that change something.
+/// Executes statements.
 pub(crate) async fn execute(url: &str, statements: &str) {
     let mut connection = connect(url).await;
     connection.run(statements).await.unwrap();

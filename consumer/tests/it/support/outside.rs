@@ -1,4 +1,4 @@
-//! What a test may break because it is its own: a PostgreSQL cluster, a broker, a small disk.
+//! Services that a test may break because it owns them: a PostgreSQL cluster, a broker, a small disk.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -18,7 +18,7 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// A folder whose parents another user may enter, unlike those of `TMPDIR`.
+/// A folder that other users may enter, unlike those in `TMPDIR`.
 fn folder() -> TempDir {
     let parent = std::env::var("TEST_POSTGRES_DIR").unwrap_or("/tmp".to_owned());
     tempfile::Builder::new()
@@ -31,7 +31,7 @@ fn folder() -> TempDir {
 pub(crate) struct Cluster {
     tool: String,
     folder: TempDir,
-    /// Of a superuser.
+    /// For a superuser.
     pub(crate) url: String,
 }
 
@@ -58,7 +58,7 @@ impl Cluster {
         self.folder.path()
     }
 
-    /// As by a crash.
+    /// Stops it as by a crash.
     pub(crate) fn crash(&self) {
         self.tool(&["stop", "--mode", "immediate"]);
     }
@@ -78,7 +78,7 @@ impl Drop for Cluster {
     }
 }
 
-/// A PgBouncer; ended when dropped.
+/// A PgBouncer; stopped when dropped.
 pub(crate) struct Pooler {
     process: std::process::Child,
     _folder: TempDir,
@@ -86,8 +86,8 @@ pub(crate) struct Pooler {
 }
 
 impl Pooler {
-    /// In front of the database of a URL, with one connection to it that is given to each `session` or
-    /// each `transaction`. `None` where there is no PgBouncer; the test is then left out.
+    /// A pooler for the database of a URL, with one server connection that is assigned per `session` or `transaction`.
+    /// `None` if PgBouncer is not installed; the test is then skipped.
     #[expect(
         clippy::print_stdout,
         reason = "what a test prints is for whoever runs it"
@@ -128,7 +128,7 @@ impl Pooler {
         Some(pooler)
     }
 
-    /// The URL, by way of this.
+    /// The URL through this pooler.
     pub(crate) fn url(&self, url: &str) -> String {
         let (_, name) = url.rsplit_once('/').unwrap();
         format!("postgres://postgres@127.0.0.1:{}/{name}", self.port)
@@ -142,7 +142,7 @@ impl Drop for Pooler {
     }
 }
 
-/// A Kafka broker, which is a cluster of its own; stopped and deleted when dropped.
+/// A Kafka broker that is its own cluster; stopped and deleted when dropped.
 pub(crate) struct Broker {
     tool: String,
     folder: TempDir,
@@ -154,7 +154,7 @@ impl Broker {
         Self::start_with(&[])
     }
 
-    /// With these further arguments of `local-kafka start`.
+    /// With additional arguments for `local-kafka start`.
     pub(crate) fn start_with(arguments: &[&str]) -> Option<Self> {
         let tool = service("TEST_KAFKA_TOOL")?;
         let folder = tempfile::tempdir().unwrap();
@@ -172,7 +172,7 @@ impl Broker {
         self.folder.path().to_str().unwrap()
     }
 
-    /// Allows users what a file of the form of deploy/kafka/acls lists.
+    /// Creates the ACLs of a file in the format of deploy/kafka/acls.
     pub(crate) fn create_acls(&self, file: &Path) {
         let script = Path::new(&self.tool).with_file_name("kafka/create-acls");
         let dir = self.folder.path().to_str().unwrap();
@@ -192,11 +192,11 @@ impl Drop for Broker {
     }
 }
 
-/// A file system with little room, unmounted when dropped.
+/// A small file system, unmounted when dropped.
 pub(crate) struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    /// `None` where this user may not mount; the test is then left out.
+    /// `None` if this user may not mount; the test is then skipped.
     #[expect(
         clippy::print_stdout,
         reason = "what a test prints is for whoever runs it"
@@ -222,7 +222,7 @@ impl SmallDisk {
         self.0.path()
     }
 
-    /// Fills all of it with a file, for as long as that file is there.
+    /// Fills it with a file, until that file is removed.
     pub(crate) fn fill(&self) -> std::path::PathBuf {
         use std::io::Write;
         let path = self.0.path().join("ballast");

@@ -1,4 +1,4 @@
-//! The real `consumer run` as a child process, and what its operators see of it.
+//! The real `consumer run` as a child process, observed as by an operator.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,13 +15,12 @@ pub(crate) struct Program {
 }
 
 impl Pipeline {
-    /// Starts `consumer run` on this pipeline, in the group named like the events topic unless told
-    /// otherwise.
+    /// Starts `consumer run` on this pipeline, by default in a group named like the events topic.
     pub(crate) fn program(&self, name: &str, more: &[&str]) -> Program {
         self.program_on(&self.database_url, name, more)
     }
 
-    /// The same with another database, or the same database as another user.
+    /// The same with another database or user.
     pub(crate) fn program_on(&self, database_url: &str, name: &str, more: &[&str]) -> Program {
         let mut arguments = vec![
             "run",
@@ -44,14 +43,14 @@ impl Pipeline {
         Program { process }
     }
 
-    /// What `consumer` prints, asked with these arguments about this pipeline's database.
+    /// The output of `consumer` with these arguments on this pipeline's database.
     pub(crate) fn ask(&self, arguments: &[&str]) -> String {
         let (code, printed, error) = self.output_of(arguments);
         assert_eq!(code, Some(0), "{arguments:?}: {error}");
         printed
     }
 
-    /// Its errors, where it ends with this code.
+    /// Its errors; it must exit with this code.
     pub(crate) fn fails(&self, arguments: &[&str], code: i32) -> String {
         let (ended, _, error) = self.output_of(arguments);
         assert_eq!(ended, Some(code), "{arguments:?}: {error}");
@@ -88,7 +87,7 @@ impl Program {
         panic!("not ready within 120 s: {last:?}");
     }
 
-    /// Waits until it is not ready for a reason that names all of these; it may not end meanwhile.
+    /// Waits until it is not ready for a reason that contains all of these; it must not exit meanwhile.
     pub(crate) async fn until_waiting(&mut self, reason: &[&str]) {
         let mut last = None;
         for _ in 0..2_400 {
@@ -112,7 +111,7 @@ impl Program {
             .is_some_and(|(status, _)| status == 200)
     }
 
-    /// Whether it is not ready, for a reason that has this in it.
+    /// Whether it is not ready for a reason that contains this.
     pub(crate) fn is_waiting(&self, reason: &str) -> bool {
         self.process
             .get("/readyz")
@@ -128,8 +127,8 @@ impl Program {
         .await;
     }
 
-    /// Waits until it has read a partition of so many events and stored none: all of them are its lag, over more
-    /// than two of the statistics, of which there is one a second, that its metrics are taken from.
+    /// Waits until it has read this many events of a partition and stored none: all of them are its lag, in more than
+    /// two of the statistics, emitted once a second, that feed its metrics.
     pub(crate) async fn until_it_holds(&self, topic: &str, events: usize) {
         let lag = format!(
             "messaging_consumer_lag_messages{{messaging_destination_name=\"{topic}\",messaging_destination_partition_id=\"0\"}} {events}"
@@ -144,8 +143,8 @@ impl Program {
         .await;
     }
 
-    /// After a time in which it stood still: whether it is a member again (`true`), or has ended
-    /// with exit code 1 and a cause. Any other end is a failure.
+    /// After it has stalled: whether it is a member again (`true`), or has exited with code 1 and a cause. Any other
+    /// exit is a failure.
     pub(crate) async fn recovers_or_ends(&mut self) -> bool {
         for _ in 0..2_400 {
             if let Some(status) = self.process.status() {
@@ -162,7 +161,7 @@ impl Program {
         panic!("neither ready nor ended within 120 s:\n{}", self.log());
     }
 
-    /// Waits for the end that a person is to look after, and gives the log.
+    /// Waits for an exit that needs an operator, and returns the log.
     pub(crate) async fn needs_attention(mut self) -> String {
         let status = self.process.ended().await;
         let log = self.log();
@@ -170,7 +169,7 @@ impl Program {
         log
     }
 
-    /// Stops it, which it has to do in order.
+    /// Stops it; it must exit in order.
     pub(crate) async fn stop(mut self) {
         self.process.assert_running();
         let status = self.process.stop().await;

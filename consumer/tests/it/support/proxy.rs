@@ -1,4 +1,4 @@
-//! A way to a server that can fail like a network: it goes silent, or lets nobody through.
+//! A proxy that fails like a network: it goes silent or accepts no connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// Forwards what comes to a port of its own to a server, until it is silenced: then it still takes
-/// connections and whatever is sent, as does a host whose programs stand still, and answers nothing.
+/// Forwards a port to a server until it is silenced. Then it still accepts connections and data, like a host whose
+/// processes are stopped, and answers nothing.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     state: Arc<State>,
@@ -18,12 +18,12 @@ pub(crate) struct Proxy {
 struct State {
     silent: AtomicBool,
     changed: Notify,
-    /// So many bytes of the server's are still let through.
+    /// Number of the server's bytes still to be forwarded.
     left: AtomicI64,
 }
 
 impl Proxy {
-    /// To the server of a URL.
+    /// A proxy for the server of a URL.
     pub(crate) async fn to(url: &str) -> Self {
         let (_, rest) = url.split_once("://").unwrap();
         let (authority, _) = rest.split_once('/').unwrap();
@@ -54,7 +54,7 @@ impl Proxy {
         proxy
     }
 
-    /// The URL, by way of this.
+    /// The URL through this proxy.
     pub(crate) fn url(&self, url: &str) -> String {
         let (scheme, rest) = url.split_once("://").unwrap();
         let (authority, name) = rest.split_once('/').unwrap();
@@ -65,19 +65,19 @@ impl Proxy {
         format!("{scheme}://{user}{}/{name}", self.address)
     }
 
-    /// Whether to answer nothing from now on, of connections that are open or new.
+    /// Whether to forward nothing from now on, on open and new connections.
     pub(crate) fn set_silent(&self, silent: bool) {
         self.state.silent.store(silent, Ordering::SeqCst);
         self.state.changed.notify_waiters();
     }
 
-    /// Goes silent once the server has sent so many bytes more.
+    /// Goes silent after this many bytes from the server.
     pub(crate) fn silent_after(&self, bytes: i64) {
         self.state.left.store(bytes, Ordering::SeqCst);
     }
 }
 
-/// What was on its way when it went silent stays so when it speaks again: those connections are dead.
+/// Connections that were open when it went silent stay dead.
 async fn forward(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,

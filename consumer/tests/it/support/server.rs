@@ -1,4 +1,4 @@
-//! The real `consumer serve` as a child process, and what its clients see of it.
+//! The real `consumer serve` as a child process, observed as by its clients.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use service::testing::{ANY_PORT, Process, until};
 use super::Pipeline;
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
-/// What it says when it listens, up to the address.
+/// Its log message when it listens, up to the address.
 const SERVES: &str = "serving on ";
 
 /// A server; killed when dropped.
@@ -21,7 +21,7 @@ pub(crate) struct Server {
     pub(crate) origin: String,
 }
 
-/// What a server answered.
+/// A server's answer.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) status: u16,
@@ -47,7 +47,7 @@ impl Answered {
         value.map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Its problem's `detail`, of an answer that is a whole one.
+    /// `detail` of the problem, which must be a complete one.
     pub(crate) fn problem(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(self.header("content-type"), "application/problem+json");
@@ -99,14 +99,14 @@ impl Server {
         Answered::of(self.request(path).send().await.unwrap()).await
     }
 
-    /// An answer that is there, in JSON.
+    /// A successful JSON answer.
     pub(crate) async fn json(&self, path: &str) -> Value {
         let answered = self.get(path).await;
         assert_eq!(answered.status, 200, "{answered:?}");
         answered.json()
     }
 
-    /// Stops it, which it has to do in order.
+    /// Stops it; it must exit in order.
     pub(crate) async fn stop(mut self) {
         self.process.assert_running();
         let status = self.process.stop().await;

@@ -1,4 +1,4 @@
-//! `consumer top` in a terminal of its own, and without one.
+//! `consumer top` in its own terminal, and without one.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use service::testing::service;
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/top/terminal.py");
 
-/// A pipeline whose tables hold three tasks, one of which has a hostile name.
+/// A pipeline with three stored tasks, one of them with a hostile name.
 async fn stored() -> Option<Pipeline> {
     let pipeline = Pipeline::make(Kind::Sqlite, 1).await?;
     let sample = strategies::sample_event();
@@ -24,7 +24,7 @@ async fn stored() -> Option<Pipeline> {
     Some(pipeline)
 }
 
-/// Plays a part of the script with `consumer top` and these arguments.
+/// Runs a part of the script with `consumer top` and these arguments.
 fn play(python: &str, part: &[&str], arguments: &[&str]) {
     let played = Command::new(python)
         .arg(SCRIPT)
@@ -81,7 +81,7 @@ async fn the_api_shows_what_the_database_shows() {
         let top = printed(&[&["top"], filter, &database].concat());
         assert_eq!(top, of_database);
         let api = printed(&[&["top", "--url", &server.origin], filter].concat());
-        // All but the last line, which says where they are, and only a database how many more.
+        // Without the last line, which differs: it names the source, and only a database knows the total.
         let (of_database, _) = of_database.trim_end().rsplit_once('\n').unwrap();
         let (of_api, place) = api.trim_end().rsplit_once('\n').unwrap();
         assert_eq!(of_api, of_database);

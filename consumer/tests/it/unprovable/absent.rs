@@ -1,4 +1,4 @@
-//! A record that the topic no longer has proves nothing about its rows.
+//! A record that is no longer in the topic proves nothing about its rows.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ on_both_databases!(
     a_letter_hides_no_rows_but_those_of_its_own_record,
 );
 
-/// Keyed as a router keys them, so that compaction leaves the newest report of each task.
+/// Keyed as by a router, so that compaction keeps the newest report of each task.
 fn send_keyed(pipeline: &Pipeline, from: usize, to: usize) {
     let sample = strategies::sample_event();
     let records: Vec<_> = (from..to)
@@ -67,7 +67,7 @@ async fn what_compaction_deleted_is_unprovable_and_no_repair_removes_its_rows(ki
     )
     .await;
 
-    // A consumer and a router of a compacted topic do not begin.
+    // A consumer and a router refuse to start on a compacted topic.
     let log = pipeline.program("refused", &[]).needs_attention().await;
     assert!(log.contains("cleanup.policy=compact"), "{log}");
     for repair in [&[][..], &["--repair"], &["--repair", "--yes"]] {
@@ -84,20 +84,20 @@ async fn what_compaction_deleted_is_unprovable_and_no_repair_removes_its_rows(ki
         assert_eq!(audited.said["digest"], Value::Null);
         assert_eq!(pipeline.contents().await, contents);
     }
-    // What is set back does not bring anything back.
+    // Resetting the policy restores nothing.
     pipeline.alter(&[("cleanup.policy", "delete")]).await;
     let audited = pipeline.audit(&["--repair", "--yes"]);
     audited.assert_code(2);
     assert_eq!(audited.total("extra"), 0);
     assert_eq!(pipeline.contents().await, contents);
-    // What the topic still has is proven, and repaired.
+    // Records still in the topic prove their rows, which are repaired.
     pipeline
         .execute("UPDATE task_metrics SET engine_running_tasks = 77 WHERE event_offset = 299")
         .await;
     pipeline.audit(&[]).assert_code(1);
     pipeline.audit(&["--repair"]).assert_code(2);
     assert_eq!(pipeline.contents().await, contents);
-    // Those that were sent meanwhile are not stored.
+    // Those sent meanwhile are not stored.
     assert_eq!(audited.said["not_stored"]["offsets"], (sent - 300) as u64);
 }
 
@@ -130,7 +130,7 @@ async fn a_row_of_an_aborted_record_is_extra_and_one_without_a_record_is_not(kin
     );
     pipeline.audit(&["--repair"]).assert_code(0);
     assert_eq!(pipeline.count(rows).await, 15);
-    // Where a transaction ended, and beyond what is stored.
+    // At a transaction's marker, and beyond the stored offset.
     for offset in [10, 1_000] {
         pipeline.execute(&copy(offset)).await;
         let audited = pipeline.audit(&["--repair", "--yes"]);
@@ -144,12 +144,12 @@ async fn a_row_of_an_aborted_record_is_extra_and_one_without_a_record_is_not(kin
         pipeline.execute(&delete).await;
     }
     pipeline.audit(&[]).assert_code(0);
-    // What retention deletes before the log's start is unprovable too, and what is asked of the log is not.
+    // Records that retention deleted are unprovable too; those in the log are proven.
     let mut before = TopicPartitionList::new();
     before
         .add_partition_offset(&pipeline.events, 0, Offset::Offset(5))
         .unwrap();
-    // In one statement: a client that is dropped before it answers never does.
+    // In one statement: a client dropped before it answers never does.
     pipeline
         .admin()
         .delete_records(&before, &AdminOptions::new())
@@ -165,7 +165,7 @@ async fn a_row_of_an_aborted_record_is_extra_and_one_without_a_record_is_not(kin
     assert!(audited.log.contains("may be among them"), "{}", audited.log);
 }
 
-/// The topic may have been deleted and made anew since a letter was written.
+/// The topic may have been recreated since a letter was written.
 async fn a_letter_hides_no_rows_but_those_of_its_own_record(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
@@ -212,7 +212,7 @@ async fn a_letter_hides_no_rows_but_those_of_its_own_record(kind: Kind) {
         producer.send(record).map_err(|(error, _)| error).unwrap();
         producer.flush(Duration::from_secs(30)).unwrap();
     };
-    // Of a topic of this name that was deleted.
+    // From a deleted topic with this name.
     letter(3, Some("AAAAAAAAAAAAAAAAAAAAAQ"), time(3));
     letter(3, None, time(3) - 1);
     let delete = "DELETE FROM task_metrics WHERE event_offset = 3";
@@ -222,7 +222,7 @@ async fn a_letter_hides_no_rows_but_those_of_its_own_record(kind: Kind) {
     assert_eq!((audited.total("missing"), audited.total("refused")), (1, 0));
     pipeline.audit(&["--repair"]).assert_code(0);
     assert_eq!(pipeline.contents().await, contents);
-    // Of this one, by its id or by the record's time.
+    // From this one, by its id or the record's time.
     let mut digests = vec![equal.said["digest"].clone()];
     for (offset, id) in [(3, Some(id.as_str())), (4, None)] {
         letter(offset, id, time(offset));

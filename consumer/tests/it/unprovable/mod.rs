@@ -1,5 +1,5 @@
-//! An audit takes no absence for proof: a row is wrong only where the topic's own record at its offset says so, and what
-//! cannot be told is said and left alone.
+//! An audit does not treat absence as proof: a row is wrong only if the topic's own record at its offset proves it.
+//! Unprovable rows are reported and left alone.
 
 mod absent;
 mod positions;

@@ -1,4 +1,4 @@
-//! Stored offsets, places and checksums that cannot be are findings.
+//! Impossible offsets, positions and checksums are findings.
 
 use crate::strategies;
 use crate::support::{Kind, Pipeline, numbered, on_both_databases};
@@ -17,7 +17,7 @@ async fn impossible_numbers_among_the_stored_offsets_are_findings(kind: Kind) {
     let sample = strategies::sample_event();
     pipeline.fill(200, |i| {
         let mut event = numbered(&sample, i);
-        // The rows of a part need not begin where the partition does.
+        // A part's rows need not begin where the partition does.
         if i < 4 {
             event.info.resource = None;
         }
@@ -43,7 +43,7 @@ async fn impossible_numbers_among_the_stored_offsets_are_findings(kind: Kind) {
     ] {
         for only in ["part = 'metrics' AND partition = 1", "1 = 1"] {
             let update = format!("UPDATE consumed_offset SET {column} = {number} WHERE {only}");
-            // (PostgreSQL reads the smallest number as a negated one that is too large.)
+            // (PostgreSQL parses the smallest number as the negation of one that is too large.)
             let update = update.replace(&min.to_string(), &format!("{} - 1", -max));
             pipeline.execute(&update).await;
             let audited = pipeline.audit(&[]);
@@ -111,7 +111,7 @@ async fn no_altered_place_or_checksum_is_equal(kind: Kind) {
     pipeline.execute(&format!("{alter} - 4294967296")).await;
     pipeline.audit(&[]).assert_code(0);
     if kind == Kind::Sqlite {
-        // A row more, at what is no place.
+        // An extra row, at an impossible position.
         for (partition, offset) in [("0", "'abc'"), ("99999999999", "3")] {
             let columns = "task_id, reported_at, engine_running_tasks, metrics";
             pipeline

@@ -1,4 +1,4 @@
-//! A repair puts right what is proved wrong: all of it, soon, and not more than it says.
+//! A repair fixes everything that is proven wrong, quickly, and nothing beyond that.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ async fn a_repair_that_would_remove_more_than_it_keeps_says_so_and_needs_yes(kin
         pipeline.count("SELECT count(*) FROM task_metrics").await,
         400
     );
-    // No digest stands for tables that are not equal.
+    // There is no digest for unequal tables.
     assert!(equal.said["digest"].is_string());
     assert_eq!(audited.said["digest"], Value::Null);
     let sha256 = |audited: &Audited, table: &str| {
@@ -55,7 +55,7 @@ async fn a_repair_that_would_remove_more_than_it_keeps_says_so_and_needs_yes(kin
     repaired.assert_code(0);
     assert_eq!(repaired.said["digest"], equal.said["digest"]);
     assert_eq!(pipeline.contents().await, contents);
-    // What is not stored yet is told.
+    // Events that are not stored yet are reported.
     pipeline.fill_numbered(&strategies::sample_event(), 7, 0);
     let audited = pipeline.audit(&[]);
     audited.assert_code(0);
@@ -92,14 +92,14 @@ async fn many_altered_rows_are_repaired_in_no_time_each(kind: Kind) {
         pipeline.execute(alter).await;
         let begun = std::time::Instant::now();
         let repaired = pipeline.audit(&["--repair"]);
-        // Two audits, and the repair between them.
+        // Two audits, with the repair between them.
         let took = begun.elapsed().saturating_sub(clean * 2);
         repaired.assert_code(0);
         println!(
             "{kind:?}: {alter}: {:.3} ms a row",
             took.as_secs_f64() * 1e3 / TASKS as f64
         );
-        // It was 81 ms; so much that a busy machine does not reach it.
+        // It took 81 ms; the limit leaves room for a busy machine.
         assert!(
             took < Duration::from_millis(8 * TASKS as u64),
             "{alter}: {took:?}"
@@ -133,7 +133,7 @@ async fn a_row_whose_right_task_is_gone_is_repaired(kind: Kind) {
     assert_eq!(pipeline.contents().await, contents);
 }
 
-/// Of many rows a task, more than an audit holds at once.
+/// Many rows per task, more than an audit holds at once.
 async fn more_than_is_held_at_once_is_repaired(kind: Kind) {
     const EVENTS: usize = 30_000;
     const TASKS: usize = 800;
