@@ -16,7 +16,7 @@ pub(crate) fn schema_source(
     kafka: &KafkaOptions,
 ) -> anyhow::Result<SchemaSource> {
     let source = SchemaSource::of(kafka, |registry| Decoder::of(folder, registry))?;
-    for version in source.decoder.learned() {
+    for version in source.decoder.newer_schemas() {
         tracing::info!("reads newer {version} too");
     }
     Ok(source)

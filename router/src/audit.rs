@@ -191,7 +191,7 @@ async fn compare(
         cluster: cluster.id,
         group: asked.group,
         max_event_bytes: auditor.max_event_bytes,
-        learned: schemas.decoder.learned().to_vec(),
+        newer_schemas: schemas.decoder.newer_schemas().to_vec(),
         scope: auditor.scope,
         counts,
         findings,

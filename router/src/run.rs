@@ -78,7 +78,7 @@ pub async fn run(
     ])?;
     let folder = config.schemas.as_deref();
     let schemas = SchemaSource::of(&config.kafka, |registry| Decoder::of(folder, registry))?;
-    for version in schemas.decoder.learned() {
+    for version in schemas.decoder.newer_schemas() {
         tracing::info!("reads newer {version} too");
     }
     let framing = register(&config, schemas.registry.as_ref(), &health, &shutdown).await?;

@@ -22,13 +22,13 @@ use crate::{TaskRunningInfo, TaskRunningInfoEvent, plain_event, plain_info};
 pub struct Decoder {
     info: Newer,
     event: Newer,
-    learned: Vec<Learned>,
+    newer_schemas: Vec<NewerSchema>,
     ids: Option<Ids>,
 }
 
 /// A newer version that can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Learned {
+pub struct NewerSchema {
     /// The file that it stands in.
     pub file: PathBuf,
     /// Name of the record.
@@ -37,7 +37,7 @@ pub struct Learned {
     pub fingerprint: u64,
 }
 
-impl fmt::Display for Learned {
+impl fmt::Display for NewerSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             file,
@@ -115,7 +115,7 @@ impl Decoder {
             return Ok(());
         }
         newer.insert(fingerprint, resolution);
-        self.learned.push(Learned {
+        self.newer_schemas.push(NewerSchema {
             file: file.to_owned(),
             record: codec.record(),
             fingerprint,
@@ -123,9 +123,9 @@ impl Decoder {
         Ok(())
     }
 
-    /// The newer versions that were learned.
-    pub fn learned(&self) -> &[Learned] {
-        &self.learned
+    /// The newer versions that this decoder reads, from files.
+    pub fn newer_schemas(&self) -> &[NewerSchema] {
+        &self.newer_schemas
     }
 
     /// As [`with_schemas`](Self::with_schemas), and reads the framing of a schema registry, if there is one, too.

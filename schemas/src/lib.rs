@@ -38,7 +38,7 @@ mod versions;
 pub use check::{Fault, IDENTIFIER_MAX_BYTES, Problem, REPORTED_AT_MICROS, identifier_bytes};
 pub use codec::{decode_event, decode_info, encode_event, encode_info};
 pub use dead_letter::{DeadLetter, Letter, Reject};
-pub use decoder::{Decoder, Learned, SchemaFileError};
+pub use decoder::{Decoder, NewerSchema, SchemaFileError};
 pub use error::{DecodeError, EncodeError};
 pub use framing::{Framing, Writer};
 pub use partial::readable_fields;

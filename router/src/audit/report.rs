@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use comfy_table::ContentArrangement;
-use schemas::{EVENT_VERSIONS, INFO_VERSIONS, Learned, Version};
+use schemas::{EVENT_VERSIONS, INFO_VERSIONS, NewerSchema, Version};
 use serde_json::{Value, json};
 use service::grid;
 use service::range::{Position, Ranges};
@@ -62,7 +62,7 @@ pub(super) struct Report {
     pub(super) cluster: String,
     pub(super) group: String,
     pub(super) max_event_bytes: usize,
-    pub(super) learned: Vec<Learned>,
+    pub(super) newer_schemas: Vec<NewerSchema>,
     pub(super) scope: Scope,
     pub(super) counts: Counts,
     pub(super) findings: Findings,
@@ -125,11 +125,11 @@ impl Report {
             .into_iter()
             .flat_map(|kind| findings.examples(kind).iter().map(move |e| e.json(kind)))
             .collect();
-        let learned: Vec<Value> = self
-            .learned
+        let newer: Vec<Value> = self
+            .newer_schemas
             .iter()
-            .map(|learned| {
-                json!({"record": learned.record, "fingerprint": format!("{:016x}", learned.fingerprint)})
+            .map(|schema| {
+                json!({"record": schema.record, "fingerprint": format!("{:016x}", schema.fingerprint)})
             })
             .collect();
         json!({
@@ -143,7 +143,7 @@ impl Report {
             "schemas": {
                 "TaskRunningInfo": fingerprints(INFO_VERSIONS),
                 "TaskRunningInfoEvent": fingerprints(EVENT_VERSIONS),
-                "learned": learned,
+                "learned": newer,
             },
             "cluster_id": self.cluster,
             "group": self.group,

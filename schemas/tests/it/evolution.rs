@@ -15,7 +15,7 @@ fn decoder() -> (Decoder, u64, u64) {
     newer::write(folder.path());
     let decoder = Decoder::with_schemas(Some(folder.path())).unwrap();
     let of = |record: &str| {
-        let mut learned = decoder.learned().iter();
+        let mut learned = decoder.newer_schemas().iter();
         learned
             .find(|one| one.record == record)
             .unwrap()
@@ -236,7 +236,7 @@ fn fields_in_another_order_and_parts_that_are_gone_are_put_where_they_belong() {
     let fields = avsc["fields"].as_array_mut().unwrap();
     fields.reverse();
     fields.retain(|field| field["name"] != "resource");
-    let (decoder, fingerprint) = learned(&avsc).unwrap();
+    let (decoder, fingerprint) = decoder_of(&avsc).unwrap();
     let mut json = sample();
     json.as_object_mut().unwrap().remove("resource");
     let bytes = encoding::encode(&avsc, fingerprint, avro(json));
@@ -254,7 +254,7 @@ fn a_type_that_holds_itself_is_left_out_down_to_a_depth() {
             {"name": "job", "type": "JobProgressInfo"},
             {"name": "before", "type": ["null", "Attempt"], "default": null}]}]});
     avsc["fields"].as_array_mut().unwrap().push(chain);
-    let (decoder, fingerprint) = learned(&avsc).unwrap();
+    let (decoder, fingerprint) = decoder_of(&avsc).unwrap();
     let read = |depth: usize| {
         let mut bytes = schemas::encode_info(&strategies::sample_event().info).unwrap();
         bytes[2..10].copy_from_slice(&fingerprint.to_le_bytes());
@@ -270,11 +270,11 @@ fn a_type_that_holds_itself_is_left_out_down_to_a_depth() {
 }
 
 /// A decoder that has learned one schema of TaskRunningInfo, or why not.
-fn learned(avsc: &Json) -> Result<(Decoder, u64), String> {
+fn decoder_of(avsc: &Json) -> Result<(Decoder, u64), String> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("one.avsc"), avsc.to_string()).unwrap();
     let decoder = Decoder::with_schemas(Some(folder.path())).map_err(|error| error.to_string())?;
-    let fingerprint = decoder.learned()[0].fingerprint;
+    let fingerprint = decoder.newer_schemas()[0].fingerprint;
     Ok((decoder, fingerprint))
 }
 
@@ -283,7 +283,7 @@ fn a_time_that_became_nullable_is_read_where_it_is_told_and_refused_where_it_is_
     let mut avsc = newer::released_info();
     newer::field(&mut avsc, "reportedAt")["type"] =
         json!(["null", {"type": "long", "logicalType": "timestamp-micros"}]);
-    let (decoder, fingerprint) = learned(&avsc).unwrap();
+    let (decoder, fingerprint) = decoder_of(&avsc).unwrap();
     let read = |time: Json| {
         let mut json = sample();
         json["reportedAt"] = time;
@@ -348,7 +348,7 @@ fn a_schema_that_cannot_become_the_current_one_is_named_with_the_field_and_the_r
     for (edit, reason) in cases {
         let mut avsc = newer::released_info();
         edit(&mut avsc);
-        let error = learned(&avsc).err().expect(reason);
+        let error = decoder_of(&avsc).err().expect(reason);
         assert!(
             error.contains("one.avsc: cannot be read as the TaskRunningInfo of this program: ")
                 && error.contains(reason),
@@ -370,7 +370,7 @@ fn what_is_no_schema_is_named_and_what_is_not_ours_is_passed_over() {
     write("plain.avsc", r#""string""#);
     for version in [schemas::INFO_VERSIONS, schemas::EVENT_VERSIONS] {
         write("released.avsc", version.last().unwrap().avsc);
-        assert_eq!(read().unwrap().learned(), []);
+        assert_eq!(read().unwrap().newer_schemas(), []);
     }
     for (text, reason) in [
         ("", "bad.avsc: not JSON: EOF"),

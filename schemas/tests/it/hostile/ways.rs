@@ -66,9 +66,9 @@ fn event(value: Option<&[u8]>) -> Result<Read, DecodeError> {
 pub(crate) fn ways() -> [Way; 4] {
     let sample = strategies::sample_event();
     let header = |bytes: Vec<u8>| bytes[..10].to_vec();
-    let learned = |record: &str| {
-        let mut learned = DECODER.0.learned().iter();
-        let found = learned.find(|one| one.record == record).unwrap();
+    let newer_header = |record: &str| {
+        let mut newer = DECODER.0.newer_schemas().iter();
+        let found = newer.find(|one| one.record == record).unwrap();
         [&[0xC3, 1][..], &found.fingerprint.to_le_bytes()].concat()
     };
     let mut info_json = serde_json::to_value(&sample.info).unwrap();
@@ -106,14 +106,14 @@ pub(crate) fn ways() -> [Way; 4] {
         },
         Way {
             name: "newer info",
-            header: learned("TaskRunningInfo"),
+            header: newer_header("TaskRunningInfo"),
             avsc: DECODER.1.clone(),
             sample: newer_info,
             read: info,
         },
         Way {
             name: "newer event",
-            header: learned("TaskRunningInfoEvent"),
+            header: newer_header("TaskRunningInfoEvent"),
             avsc: DECODER.2.clone(),
             sample: newer_event,
             read: event,
