@@ -8,7 +8,7 @@ use crate::support::{Kind, Pipeline};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use service::testing::stopping::Way;
+use service::testing::stopping::BlockableProxy;
 use service::testing::until;
 
 const LONG: Duration = Duration::from_secs(120);
@@ -69,9 +69,9 @@ async fn a_busy_coordinator_has_one_commit_of_a_member_and_the_last_ones_arrive(
         return;
     };
     pipeline.fill_numbered(&strategies::sample_event(), EVENTS, 0);
-    let way = Way::to(&pipeline.bootstrap);
-    way.slow_commits(SLOW);
-    let broker = std::mem::replace(&mut pipeline.bootstrap, way.address().to_owned());
+    let proxy = BlockableProxy::to(&pipeline.bootstrap);
+    proxy.slow_commits(SLOW);
+    let broker = std::mem::replace(&mut pipeline.bootstrap, proxy.address().to_owned());
     let mut program = pipeline.program("each-event", &["--max-events", "1"]);
     pipeline.bootstrap = broker;
     let count = "SELECT count(*) FROM task_metrics";
@@ -99,7 +99,7 @@ async fn a_busy_coordinator_has_one_commit_of_a_member_and_the_last_ones_arrive(
     program.stop().await;
     assert!(pipeline.count(count).await < EVENTS as i64, "under load");
     assert_eq!(committed(&pipeline), stored(&pipeline).await);
-    let (commits, most_in_flight) = way.commits();
+    let (commits, most_in_flight) = proxy.commits();
     assert!(commits > 10, "{commits}");
     assert_eq!(most_in_flight, 1, "of {commits}");
 

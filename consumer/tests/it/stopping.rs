@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::report::info;
 use crate::support::{Kind, Pipeline, on_both_databases};
 use service::testing::stopping::{
-    SIGNALS, Silent, Waiting, Way, end_in_time, start_and_end_in_time,
+    BlockableProxy, SIGNALS, SilentServer, Waiting, end_in_time, start_and_end_in_time,
 };
 use service::testing::{Process, until};
 
@@ -28,7 +28,7 @@ fn one<'a>(name: &'a str, arguments: &[&'a str], code: i32) -> Waiting<'a> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_never_answers_keeps_no_program_from_ending() {
     let folder = tempfile::tempdir().unwrap();
-    let silent = Silent::start();
+    let silent = SilentServer::start();
     let address = silent.address();
     let database = format!("sqlite:{}", folder.path().join("tasks.db").display());
     let migrate = ["migrate", "--database-url", &database];
@@ -45,8 +45,8 @@ async fn a_broker_that_never_answers_keeps_no_program_from_ending() {
             0,
         ),
     ];
-    let visitors = || silent.visitors();
-    start_and_end_in_time(folder.path(), CONSUMER, &waiting, visitors).await;
+    let connections = || silent.connections();
+    start_and_end_in_time(folder.path(), CONSUMER, &waiting, connections).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,17 +62,17 @@ async fn a_wrong_advertised_listener_keeps_no_program_from_ending() {
         .await;
     router.stop().await;
     consumer.stop().await;
-    let way = Way::to(&pipeline.bootstrap);
-    way.block_named();
+    let proxy = BlockableProxy::to(&pipeline.bootstrap);
+    proxy.block_named();
     let mut kafka = pipeline.consumer_arguments();
-    kafka[1] = way.address();
+    kafka[1] = proxy.address();
     let other = pipeline.folder().join("other.db");
     let other = format!("sqlite:{}", other.display());
     let replay = [
         "--into",
         &other,
         "--bootstrap-servers",
-        way.address(),
+        proxy.address(),
         "--events-topic",
         &pipeline.events,
     ];
@@ -86,8 +86,8 @@ async fn a_wrong_advertised_listener_keeps_no_program_from_ending() {
         one("audit", &audit, 2),
         one("replay", &replay, 0),
     ];
-    let visitors = || way.visitors();
-    start_and_end_in_time(pipeline.folder(), CONSUMER, &waiting, visitors).await;
+    let connections = || proxy.connections();
+    start_and_end_in_time(pipeline.folder(), CONSUMER, &waiting, connections).await;
 }
 
 async fn a_broker_that_falls_silent_keeps_no_consumer_from_ending(kind: Kind) {
@@ -95,13 +95,13 @@ async fn a_broker_that_falls_silent_keeps_no_consumer_from_ending(kind: Kind) {
         return;
     };
     let router = pipeline.router();
-    let way = Way::to(&pipeline.bootstrap);
+    let proxy = BlockableProxy::to(&pipeline.bootstrap);
     let (mut sent, mut stored) = (0, 0);
     for signal in SIGNALS {
-        way.open();
+        proxy.open();
         let mut arguments = vec!["run"];
         arguments.extend(pipeline.consumer_arguments());
-        arguments[2] = way.address();
+        arguments[2] = proxy.address();
         arguments.extend(["--group", &pipeline.events]);
         let name = format!("run-{signal}");
         let program = Path::new(CONSUMER);
@@ -118,7 +118,7 @@ async fn a_broker_that_falls_silent_keeps_no_consumer_from_ending(kind: Kind) {
             (count > stored).then(|| stored = count)
         })
         .await;
-        way.block();
+        proxy.block();
         send(1_000);
         end_in_time(signal, vec![("run", consumer, 0)]).await;
     }
@@ -130,7 +130,7 @@ async fn a_database_that_never_answers_keeps_no_program_from_ending() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };
-    let silent = Silent::start();
+    let silent = SilentServer::start();
     let url = format!("postgres://taskrunning@{}/taskrunning", silent.address());
     let other = url.replace("/taskrunning", "/other");
     let kafka = [
@@ -163,6 +163,6 @@ async fn a_database_that_never_answers_keeps_no_program_from_ending() {
         one("tasks", &database, 1),
         one("task exec-1", &database, 1),
     ];
-    let visitors = || silent.visitors();
-    start_and_end_in_time(pipeline.folder(), CONSUMER, &waiting, visitors).await;
+    let connections = || silent.connections();
+    start_and_end_in_time(pipeline.folder(), CONSUMER, &waiting, connections).await;
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::support;
 use crate::support::{Reports, number_before};
 use service::testing::stopping::{
-    SIGNALS, Silent, Waiting, Way, end_in_time, start_and_end_in_time,
+    BlockableProxy, SIGNALS, SilentServer, Waiting, end_in_time, start_and_end_in_time,
 };
 use service::testing::{ANY_PORT, Process, read_all, until};
 
@@ -33,7 +33,7 @@ fn lines(folder: &Path, lines: usize) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_never_answers_keeps_no_program_from_ending() {
     let folder = tempfile::tempdir().unwrap();
-    let (silent, spark) = (Silent::start(), Silent::start());
+    let (silent, spark) = (SilentServer::start(), SilentServer::start());
     let address = silent.address();
     let url = format!("http://{}", spark.address());
     let lines = lines(folder.path(), 1);
@@ -48,8 +48,8 @@ async fn a_broker_that_never_answers_keeps_no_program_from_ending() {
         // A file that was not sent is work left undone.
         code: i32::from(command[0] == "publish"),
     });
-    let visitors = || silent.visitors();
-    start_and_end_in_time(folder.path(), PRODUCER, &waiting, visitors).await;
+    let connections = || silent.connections();
+    start_and_end_in_time(folder.path(), PRODUCER, &waiting, connections).await;
 }
 
 /// To open it is to wait for who writes.
@@ -81,15 +81,15 @@ async fn a_spark_that_never_answers_keeps_it_from_nothing() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let spark = Silent::start();
+    let spark = SilentServer::start();
     let url = format!("http://{}", spark.address());
     let waiting = [Waiting {
         name: "spark",
         arguments: reports.arguments(&["spark", "--url", &url]),
         code: 0,
     }];
-    let visitors = || spark.visitors();
-    start_and_end_in_time(folder.path(), PRODUCER, &waiting, visitors).await;
+    let connections = || spark.connections();
+    start_and_end_in_time(folder.path(), PRODUCER, &waiting, connections).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,15 +100,15 @@ async fn a_full_queue_keeps_no_program_from_ending() {
     };
     let folder = tempfile::tempdir().unwrap();
     let lines = lines(folder.path(), 5_000);
-    let way = Way::to(&reports.bootstrap);
+    let proxy = BlockableProxy::to(&reports.bootstrap);
     let full = ["-X", "queue.buffering.max.messages=100"];
-    for blocked in [Way::block_named, Way::block] {
+    for blocked in [BlockableProxy::block_named, BlockableProxy::block] {
         for signal in SIGNALS {
-            way.open();
+            proxy.open();
             let start = |name: &str, command: &[&str]| {
                 let mut arguments = reports.arguments(&[command, &full].concat());
                 let bootstrap = arguments.iter().position(|a| *a == reports.bootstrap);
-                arguments[bootstrap.unwrap()] = way.address();
+                arguments[bootstrap.unwrap()] = proxy.address();
                 Process::start(folder.path(), name, Path::new(PRODUCER), &arguments)
             };
             let mut simulate = start("simulate", &["simulate", "--rate", "500"]);
@@ -118,13 +118,13 @@ async fn a_full_queue_keeps_no_program_from_ending() {
                 (read_all(&reports.bootstrap, &reports.topic).len() > before).then_some(())
             })
             .await;
-            blocked(&way);
-            let visitors = way.visitors();
+            blocked(&proxy);
+            let connections = proxy.connections();
             let mut publish = start("publish", &["publish", &lines]);
             until("it waits", WAIT, async || {
                 publish.assert_running();
                 let log = publish.log();
-                (way.visitors() > visitors || log.contains("does not answer")).then_some(())
+                (proxy.connections() > connections || log.contains("does not answer")).then_some(())
             })
             .await;
             // 100 reports fill the queue in a fifth of a second.
@@ -160,12 +160,12 @@ async fn a_file_that_was_stopped_in_its_middle_goes_on_from_the_line_that_was_na
         let Some(reports) = Reports::make("stopping").await else {
             return;
         };
-        let way = Way::to(&reports.bootstrap);
+        let proxy = BlockableProxy::to(&reports.bootstrap);
         let arguments = [
             "publish",
             file,
             "--bootstrap-servers",
-            way.address(),
+            proxy.address(),
             "--topic",
             &reports.topic,
             "-X",
@@ -180,7 +180,7 @@ async fn a_file_that_was_stopped_in_its_middle_goes_on_from_the_line_that_was_na
         })
         .await;
         if blocked {
-            way.block();
+            proxy.block();
         }
         publish.signal("TERM");
         assert_eq!(publish.ended().await.code(), Some(1));

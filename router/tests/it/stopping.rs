@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Settings, Topics, info};
 use service::testing::stopping::{
-    SIGNALS, Silent, Waiting, Way, end_in_time, start_and_end_in_time,
+    BlockableProxy, SIGNALS, SilentServer, Waiting, end_in_time, start_and_end_in_time,
 };
 use service::testing::{Process, kafka, read_all, until};
 
@@ -55,7 +55,7 @@ fn waiting<'a>(topics: &'a Topics, bootstrap: &'a str) -> [Waiting<'a>; 4] {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_never_answers_keeps_no_program_from_ending() {
     let folder = tempfile::tempdir().unwrap();
-    let silent = Silent::start();
+    let silent = SilentServer::start();
     let address = silent.address();
     let topics = Topics {
         bootstrap: address.clone(),
@@ -64,8 +64,8 @@ async fn a_broker_that_never_answers_keeps_no_program_from_ending() {
         letters: "letters".to_owned(),
     };
     let waiting = waiting(&topics, &address);
-    let visitors = || silent.visitors();
-    start_and_end_in_time(folder.path(), ROUTER, &waiting, visitors).await;
+    let connections = || silent.connections();
+    start_and_end_in_time(folder.path(), ROUTER, &waiting, connections).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,11 +76,11 @@ async fn a_wrong_advertised_listener_keeps_no_program_from_ending() {
     let bytes = schemas::encode_info(&info("exec-1", 0)).unwrap();
     topics.send((0..200).map(|_| (Some("exec-1"), Some(&bytes[..]), None)));
     topics.send([(Some("exec-1"), Some(&b"none"[..]), None)]);
-    let way = Way::to(&bootstrap);
-    way.block_named();
-    let waiting = waiting(&topics, way.address());
-    let visitors = || way.visitors();
-    start_and_end_in_time(folder.path(), ROUTER, &waiting, visitors).await;
+    let proxy = BlockableProxy::to(&bootstrap);
+    proxy.block_named();
+    let waiting = waiting(&topics, proxy.address());
+    let connections = || proxy.connections();
+    start_and_end_in_time(folder.path(), ROUTER, &waiting, connections).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,14 +89,14 @@ async fn a_broker_that_falls_silent_keeps_no_router_from_ending() {
     let Some(bootstrap) = kafka() else { return };
     let folder = tempfile::tempdir().unwrap();
     let bytes = schemas::encode_info(&info("exec-1", 0)).unwrap();
-    let way = Way::to(&bootstrap);
+    let proxy = BlockableProxy::to(&bootstrap);
     for signal in SIGNALS {
-        way.open();
+        proxy.open();
         let topics = Topics::make(bootstrap.clone(), 2, Settings::default()).await;
         // So many that transactions follow one another until it is stopped.
         topics.send((0..100_000).map(|_| (Some("exec-1"), Some(&bytes[..]), None)));
         let mut arguments = topics.arguments();
-        arguments[1] = way.address();
+        arguments[1] = proxy.address();
         arguments.extend(["--instance-id", signal]);
         let program = Path::new(ROUTER);
         let mut router = Process::start(folder.path(), signal, program, &arguments);
@@ -105,7 +105,7 @@ async fn a_broker_that_falls_silent_keeps_no_router_from_ending() {
             (!read_all(&topics.bootstrap, &topics.events).is_empty()).then_some(())
         })
         .await;
-        way.block();
+        proxy.block();
         end_in_time(signal, vec![("router", router, 0)]).await;
     }
 }
@@ -159,7 +159,7 @@ async fn a_clock_that_is_set_back_by_an_hour_ends_an_audit_that_could_not_tell()
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let silent = Silent::start();
+    let silent = SilentServer::start();
     let address = silent.address();
     let clock = folder.path().join("clock");
     let environment = own_clock(library, &clock);
@@ -168,7 +168,7 @@ async fn a_clock_that_is_set_back_by_an_hour_ends_an_audit_that_could_not_tell()
     let mut audit = Process::start_with(folder.path(), "audit", program, &arguments, &environment);
     until("it waits for Kafka", WAIT, async || {
         audit.assert_running();
-        (silent.visitors() > 0).then_some(())
+        (silent.connections() > 0).then_some(())
     })
     .await;
     std::fs::write(&clock, "-3600").unwrap();

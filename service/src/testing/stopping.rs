@@ -16,18 +16,18 @@ const BOUND: Duration = Duration::from_secs(10);
 const WAIT: Duration = Duration::from_secs(120);
 
 /// A server that accepts connections and never answers.
-pub struct Silent {
+pub struct SilentServer {
     address: SocketAddr,
-    visitors: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
 }
 
-impl Silent {
+impl SilentServer {
     /// One at a port that the kernel chooses.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let visitors = Arc::new(AtomicUsize::new(0));
-        let counted = visitors.clone();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = connections.clone();
         std::thread::spawn(move || {
             let mut kept = Vec::new();
             for stream in listener.incoming().flatten() {
@@ -35,7 +35,10 @@ impl Silent {
                 counted.fetch_add(1, Ordering::Relaxed);
             }
         });
-        Self { address, visitors }
+        Self {
+            address,
+            connections,
+        }
     }
 
     /// `127.0.0.1:port`.
@@ -44,21 +47,21 @@ impl Silent {
     }
 
     /// Connections so far.
-    pub fn visitors(&self) -> usize {
-        self.visitors.load(Ordering::Relaxed)
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 }
 
-/// A way to a broker of this machine that can be blocked. The broker's answers name, in place of the broker, another
-/// address of the way, so that every connection takes it.
-pub struct Way {
+/// A proxy to a broker of this machine that can be blocked. The broker's answers name, in place of the broker, another
+/// address of the proxy, so that every connection takes it.
+pub struct BlockableProxy {
     address: String,
-    visitors: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
     blocked: Arc<AtomicU8>,
     commits: Arc<OffsetCommits>,
 }
 
-/// The OffsetCommit requests that took a [`Way`].
+/// The OffsetCommit requests that took a [`BlockableProxy`].
 #[derive(Default)]
 struct OffsetCommits {
     count: AtomicUsize,
@@ -73,8 +76,8 @@ const OPEN: u8 = 0;
 const NAMED_BLOCKED: u8 = 1;
 const BLOCKED: u8 = 2;
 
-impl Way {
-    /// An open way to the broker at `127.0.0.1:port`.
+impl BlockableProxy {
+    /// An open proxy to the broker at `127.0.0.1:port`.
     pub fn to(bootstrap: &str) -> Self {
         let broker: SocketAddr = bootstrap.parse().unwrap();
         let first = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -84,32 +87,35 @@ impl Way {
         let named = hosts.find_map(|host| TcpListener::bind((host, broker.port())).ok());
         let named = named.unwrap();
         let names = [broker.ip(), named.local_addr().unwrap().ip()].map(|host| host.to_string());
-        let way = Self {
+        let proxy = Self {
             address,
-            visitors: Arc::default(),
+            connections: Arc::default(),
             blocked: Arc::default(),
             commits: Arc::default(),
         };
         for (listener, blocked_from) in [(first, BLOCKED), (named, NAMED_BLOCKED)] {
-            let (visitors, blocked, names) =
-                (way.visitors.clone(), way.blocked.clone(), names.clone());
-            let commits = way.commits.clone();
+            let (connections, blocked, names) = (
+                proxy.connections.clone(),
+                proxy.blocked.clone(),
+                names.clone(),
+            );
+            let commits = proxy.commits.clone();
             std::thread::spawn(move || {
-                for visitor in listener.incoming().flatten() {
+                for connection in listener.incoming().flatten() {
                     if blocked_from == NAMED_BLOCKED {
-                        visitors.fetch_add(1, Ordering::Relaxed);
+                        connections.fetch_add(1, Ordering::Relaxed);
                     }
                     let (blocked, names) = (blocked.clone(), names.clone());
                     let commits = commits.clone();
                     std::thread::spawn(move || {
-                        carry(visitor, broker, &names, commits, || {
+                        carry(connection, broker, &names, commits, || {
                             blocked.load(Ordering::Relaxed) >= blocked_from
                         })
                     });
                 }
             });
         }
-        way
+        proxy
     }
 
     /// For `--bootstrap-servers`.
@@ -118,8 +124,8 @@ impl Way {
     }
 
     /// Connections so far to the address that the broker's answers name.
-    pub fn visitors(&self) -> usize {
-        self.visitors.load(Ordering::Relaxed)
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// From now on nothing comes back from the address that the broker's answers name, as with a wrong
@@ -158,14 +164,14 @@ impl Way {
 
 /// Carries requests and answers to and fro until either side ends; in answers the first name becomes the second.
 fn carry(
-    visitor: TcpStream,
+    connection: TcpStream,
     broker: SocketAddr,
     [old, new]: &[String; 2],
     commits: Arc<OffsetCommits>,
     blocked: impl Fn() -> bool,
 ) -> std::io::Result<()> {
     let there = TcpStream::connect(broker)?;
-    let (mut questions, mut to_broker) = (visitor.try_clone()?, there.try_clone()?);
+    let (mut questions, mut to_broker) = (connection.try_clone()?, there.try_clone()?);
     // The correlation ids of OffsetCommits without an answer.
     let in_flight = Arc::new(Mutex::new(BTreeSet::new()));
     let (noted, counted) = (in_flight.clone(), commits.clone());
@@ -184,7 +190,7 @@ fn carry(
         }
         to_broker.shutdown(Shutdown::Both)
     });
-    let (mut answers, mut back) = (there, visitor);
+    let (mut answers, mut back) = (there, connection);
     loop {
         let mut answer = frame(&mut answers)?;
         if in_flight.lock().unwrap().contains(&answer[4..8]) {
@@ -226,23 +232,23 @@ pub struct Waiting<'a> {
 /// The signals that end a program.
 pub const SIGNALS: [&str; 2] = ["TERM", "HUP"];
 
-/// For each of the [`SIGNALS`]: starts these one after the other, each until a server has a visitor more, and
+/// For each of the [`SIGNALS`]: starts these one after the other, each until a server has a connection more, and
 /// [stops](end_in_time) them all.
 pub async fn start_and_end_in_time(
     folder: &Path,
     program: &str,
     waiting: &[Waiting<'_>],
-    visitors: impl Fn() -> usize,
+    connections: impl Fn() -> usize,
 ) {
     for signal in SIGNALS {
         let mut started = Vec::new();
         for one in waiting {
-            let before = visitors();
+            let before = connections();
             let name = format!("{}-{signal}", one.name.replace(' ', "-"));
             let mut process = Process::start(folder, &name, Path::new(program), &one.arguments);
             until(&format!("{} waits", one.name), WAIT, async || {
                 process.assert_running();
-                (visitors() > before).then_some(())
+                (connections() > before).then_some(())
             })
             .await;
             started.push((one.name, process, one.code));
