@@ -205,7 +205,7 @@ pub(crate) fn id_of(
 ) -> Result<Result<TopicId, &'static str>, Failure> {
     match answer.map_err(Failure::kafka)? {
         TopicIdAnswer::Id(id) => Ok(Ok(id)),
-        TopicIdAnswer::NotTold { reason } => Ok(Err(reason)),
+        TopicIdAnswer::Unavailable { reason } => Ok(Err(reason)),
         TopicIdAnswer::NoSuchTopic => Err(Failure::kafka(format!("there is no topic {topic}"))),
     }
 }

@@ -110,7 +110,7 @@ impl TopicIds {
         for ((topic, known), answer) in ids.known.iter_mut().zip(answers) {
             match answer {
                 TopicIdAnswer::Id(id) => *known = Some(id),
-                TopicIdAnswer::NotTold { reason } => warn_of_change!(
+                TopicIdAnswer::Unavailable { reason } => warn_of_change!(
                     "{topic}: its id is unknown, so a topic of the same name that replaces it cannot be \
                      recognised: {reason}"
                 ),

@@ -85,7 +85,7 @@ pub enum TopicIdAnswer {
     NoSuchTopic,
     /// The cluster does not tell, and will not when asked again: the brokers are older than topic ids
     /// (Kafka 2.8), or this user may not describe the topic.
-    NotTold {
+    Unavailable {
         /// Which of the two.
         reason: &'static str,
     },
@@ -288,7 +288,7 @@ impl Drop for Event {
     }
 }
 
-const OLDER: TopicIdAnswer = TopicIdAnswer::NotTold {
+const OLDER: TopicIdAnswer = TopicIdAnswer::Unavailable {
     reason: "its brokers are older than topic ids (Kafka 2.8)",
 };
 
@@ -298,7 +298,7 @@ fn judged(code: RDKafkaErrorCode) -> KafkaResult<TopicIdAnswer> {
         RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopicId => {
             Ok(TopicIdAnswer::NoSuchTopic)
         }
-        RDKafkaErrorCode::TopicAuthorizationFailed => Ok(TopicIdAnswer::NotTold {
+        RDKafkaErrorCode::TopicAuthorizationFailed => Ok(TopicIdAnswer::Unavailable {
             reason: "this user may not describe it",
         }),
         code => Err(KafkaError::AdminOp(code)),

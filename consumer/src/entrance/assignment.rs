@@ -139,8 +139,8 @@ impl Entrance<'_> {
             id_of(topic, self.source.subscription.topic_id(ASK).await)?,
             self.topic_id,
         ) {
-            (Ok(_), KnownId::Is(_)) | (Err(_), KnownId::NotTold) => {}
-            (Ok(id), KnownId::Unknown | KnownId::NotTold) => {
+            (Ok(_), KnownId::Is(_)) | (Err(_), KnownId::Unavailable) => {}
+            (Ok(id), KnownId::Unknown | KnownId::Unavailable) => {
                 self.topic_id = KnownId::Is(id);
                 self.writer.identity.topic_id = Some(id.to_string());
                 self.source.letters.topic_id = Some(id.to_string());
@@ -150,7 +150,7 @@ impl Entrance<'_> {
                     "the id of {topic} is not told: {reason}. The topic is recognised by its last stored records alone"
                 );
                 if matches!(known, KnownId::Unknown) {
-                    self.topic_id = KnownId::NotTold;
+                    self.topic_id = KnownId::Unavailable;
                 }
             }
         }

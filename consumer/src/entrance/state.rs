@@ -47,7 +47,7 @@ pub(super) enum KnownId {
     /// Kafka has not been asked yet, or has not answered.
     Unknown,
     /// The brokers have none to tell; this has been logged.
-    NotTold,
+    Unavailable,
     /// The id that this consumer began with.
     Is(TopicId),
 }
@@ -56,7 +56,7 @@ impl KnownId {
     pub(super) fn id(self) -> Option<TopicId> {
         match self {
             Self::Is(id) => Some(id),
-            Self::Unknown | Self::NotTold => None,
+            Self::Unknown | Self::Unavailable => None,
         }
     }
 }

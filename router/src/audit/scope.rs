@@ -202,7 +202,7 @@ async fn identity(cluster: &Cluster, topic: &str) -> anyhow::Result<SourceTopic>
     let id = match answer.context("asking for the source topic's id")? {
         TopicIdAnswer::Id(id) => Some(id.to_string()),
         TopicIdAnswer::NoSuchTopic => bail!("topic {topic} was deleted a moment ago"),
-        TopicIdAnswer::NotTold { .. } => None,
+        TopicIdAnswer::Unavailable { .. } => None,
     };
     Ok(SourceTopic {
         topic: topic.to_owned(),
