@@ -11,16 +11,16 @@
 //! run            new clients whenever the outcome of a transaction is unknown
 //! router         the loop: waits, answers rebalances, transacts
 //! transaction    one transaction: fill, commit or abort
-//! ahead          events routed while the previous transaction commits
+//! prepared_events  events routed while the previous transaction commits
 //! assignment     where an assigned partition begins; resume: where it does without a committed offset
 //! ```
 
-mod ahead;
 mod assignment;
 mod commit;
 mod limits;
 mod outage;
 mod positions;
+mod prepared_events;
 mod resume;
 mod router;
 mod settling;

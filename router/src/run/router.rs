@@ -9,9 +9,9 @@ use service::transaction::TransactionalProducer;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::ahead::Ahead;
 use super::limits::Limits;
 use super::positions::Positions;
+use super::prepared_events::PreparedEvents;
 use super::settling::Settling;
 use crate::config::Config;
 use crate::topic_ids::{NotTheSame, TopicIds};
@@ -35,7 +35,7 @@ pub(super) struct Router<'a> {
     /// While it lasts, the partitions are paused at the first record that cannot be decoded.
     pub(super) outage: Option<Outage>,
     /// The next transaction begins with these events.
-    pub(super) ahead: Ahead,
+    pub(super) prepared: PreparedEvents,
 }
 
 /// A question that the schema registry has not answered.
@@ -72,7 +72,7 @@ impl<'a> Router<'a> {
             settling: Settling::default(),
             positions: Positions::default(),
             outage: None,
-            ahead: Ahead::default(),
+            prepared: PreparedEvents::default(),
         })
     }
 
@@ -84,20 +84,20 @@ impl<'a> Router<'a> {
         let mut next = None;
         while !self.shutdown.is_cancelled() {
             next = match next {
-                None if self.ahead.is_empty() => self.wait(subscription, producer).await?,
-                Some(Next::Assigned(partitions)) if self.ahead.is_empty() => {
+                None if self.prepared.is_empty() => self.wait(subscription, producer).await?,
+                Some(Next::Assigned(partitions)) if self.prepared.is_empty() => {
                     self.begin_partitions(subscription, partitions).await?;
                     self.pause_in_outage(subscription)?;
                     None
                 }
-                Some(Next::Revoked { partitions, .. }) if self.ahead.is_empty() => {
+                Some(Next::Revoked { partitions, .. }) if self.prepared.is_empty() => {
                     self.release(subscription, &partitions)?;
                     None
                 }
                 first => self.transact(subscription, producer, first).await?,
             };
         }
-        if self.ahead.is_empty() && next.is_none() && self.outage.is_none() {
+        if self.prepared.is_empty() && next.is_none() && self.outage.is_none() {
             self.commit_positions(subscription, producer).await?;
         }
         Ok(())

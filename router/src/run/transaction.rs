@@ -66,7 +66,7 @@ impl Router<'_> {
             self.pause_at(subscription, record)?;
             first = None;
         }
-        if first.is_none() && self.ahead.is_empty() {
+        if first.is_none() && self.prepared.is_empty() {
             return Ok(None);
         }
         let begun = Instant::now();
@@ -145,7 +145,7 @@ impl Router<'_> {
     ) -> anyhow::Result<End<'s>> {
         let events_topic = &self.config.events_topic;
         let sent = self
-            .ahead
+            .prepared
             .send(transaction, events_topic, &mut self.breaker, work);
         if let Err(failed) = sent.await {
             return Ok(End::Failed(failed, first));
@@ -338,7 +338,7 @@ impl Router<'_> {
                     }
                     committed
                 });
-                let next = self.ahead.fill(
+                let next = self.prepared.fill(
                     subscription,
                     &mut self.transform,
                     self.limits.event_bytes,
@@ -389,7 +389,7 @@ impl Router<'_> {
         }
         self.breaker.take_back();
         // In the order in which they were read.
-        self.ahead.give_back(&mut work);
+        self.prepared.give_back(&mut work);
         let next = match next {
             Some(Next::Record(record)) => {
                 work.read_again_from(record.partition(), record.offset());

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_micros(200);
 
 /// Events that are in no transaction yet.
 #[derive(Default)]
-pub(super) struct Ahead {
+pub(super) struct PreparedEvents {
     events: Vec<Event>,
     /// Their keys and values.
     bytes: Vec<u8>,
@@ -32,13 +32,13 @@ struct Event {
     /// The partition and the offset of the source record.
     partition: i32,
     offset: i64,
-    /// Where the key and the value are in [`Ahead::bytes`].
+    /// Where the key and the value are in [`PreparedEvents::bytes`].
     key: Range<usize>,
     value: Range<usize>,
     adjustments: Vec<Adjustment>,
 }
 
-impl Ahead {
+impl PreparedEvents {
     pub(super) fn is_empty(&self) -> bool {
         self.events.is_empty()
     }
