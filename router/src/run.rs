@@ -17,13 +17,13 @@
 
 mod assignment;
 mod commit;
+mod commit_pause;
 mod limits;
 mod outage;
 mod positions;
 mod prepared_events;
 mod resume;
 mod router;
-mod settling;
 mod transaction;
 mod work;
 

@@ -9,10 +9,10 @@ use service::transaction::TransactionalProducer;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::commit_pause::CommitPause;
 use super::limits::Limits;
 use super::positions::Positions;
 use super::prepared_events::PreparedEvents;
-use super::settling::Settling;
 use crate::config::Config;
 use crate::topic_ids::{NotTheSame, TopicIds};
 use crate::transform::{Codec, Transform};
@@ -30,7 +30,7 @@ pub(super) struct Router<'a> {
     pub(super) breaker: Breaker,
     /// Pauses after aborted transactions; `None` after one that committed.
     pub(super) abort_backoff: Option<Backoff>,
-    pub(super) settling: Settling,
+    pub(super) commit_pause: CommitPause,
     pub(super) positions: Positions,
     /// While it lasts, the partitions are paused at the first record that cannot be decoded.
     pub(super) outage: Option<Outage>,
@@ -69,7 +69,7 @@ impl<'a> Router<'a> {
             shutdown,
             breaker: Breaker::new(config.breaker),
             abort_backoff: None,
-            settling: Settling::default(),
+            commit_pause: CommitPause::default(),
             positions: Positions::default(),
             outage: None,
             prepared: PreparedEvents::default(),

@@ -70,7 +70,7 @@ impl Router<'_> {
             return Ok(None);
         }
         let begun = Instant::now();
-        let has_paused = self.settling.wait().await;
+        let has_paused = self.commit_pause.wait().await;
         let transaction = producer.begin().map_err(producer_error)?;
         let mut work = Work::default();
         let end = self
@@ -311,7 +311,7 @@ impl Router<'_> {
         let begun = Instant::now();
         let committed = commit(transaction, &offsets, &group, self.topic_ids).await;
         if has_paused {
-            self.settling.learn(begun.elapsed());
+            self.commit_pause.learn(begun.elapsed());
         }
         Ok(committed)
     }
@@ -326,7 +326,7 @@ impl Router<'_> {
     ) -> anyhow::Result<(Result<(), Failed>, Option<Next<'s>>)> {
         let (offsets, group) = self.offsets(subscription, work)?;
         let runtime = Handle::current();
-        let (pause, topic_ids) = (self.settling.pause, self.topic_ids);
+        let (pause, topic_ids) = (self.commit_pause.duration, self.topic_ids);
         block_in_place(|| {
             std::thread::scope(|scope| {
                 let committing = scope.spawn(|| {
@@ -360,7 +360,7 @@ impl Router<'_> {
         }
         // Under backlog, routing ahead has waited for the broker, or the next transaction is soon full.
         if is_drained {
-            self.settling.begin();
+            self.commit_pause.begin();
         }
         self.health.progressed();
         self.breaker.settle();
@@ -420,7 +420,7 @@ impl Router<'_> {
         match commit(&transaction, &offsets, &group, self.topic_ids).await {
             Ok(()) => {
                 self.positions.committed(positions);
-                self.settling.begin();
+                self.commit_pause.begin();
             }
             Err(Failed::Abort(error)) => {
                 // As during a rebalance; the next comparison tries again.

@@ -15,26 +15,26 @@ const REFUSED: Duration = Duration::from_millis(20);
 /// it refuses the next transaction (`CONCURRENT_TRANSACTIONS`), and librdkafka 2.12 retries only after
 /// 20 ms (`rd_kafka_txn_handle_AddPartitionsToTxn`), without reporting it. How long the broker takes depends on
 /// the cluster, so the pause is learnt.
-pub(super) struct Settling {
+pub(super) struct CommitPause {
     /// The pause between a commit and the next transaction.
-    pub(super) pause: Duration,
+    pub(super) duration: Duration,
     /// When the pause after the last commit ends; `None` if routing ahead has waited for it already.
     until: Option<Instant>,
 }
 
-impl Default for Settling {
+impl Default for CommitPause {
     fn default() -> Self {
         Self {
-            pause: MIN,
+            duration: MIN,
             until: None,
         }
     }
 }
 
-impl Settling {
+impl CommitPause {
     /// The pause begins: a transaction has committed.
     pub(super) fn begin(&mut self) {
-        self.until = Some(Instant::now() + self.pause);
+        self.until = Some(Instant::now() + self.duration);
     }
 
     /// Waits for the end of the pause; gives whether there was any of it left.
@@ -51,10 +51,10 @@ impl Settling {
     /// of 1 ms and shrinks by a 64th.
     pub(super) fn learn(&mut self, commit: Duration) {
         let pause = match commit < REFUSED {
-            true => self.pause - self.pause / 64,
-            false => self.pause + MIN,
+            true => self.duration - self.duration / 64,
+            false => self.duration + MIN,
         };
-        self.pause = pause.clamp(MIN, MAX);
+        self.duration = pause.clamp(MIN, MAX);
     }
 }
 
@@ -63,13 +63,13 @@ mod tests {
     use super::*;
 
     /// How many of 1000 transactions a broker refuses that needs this long.
-    fn refused(settling: &mut Settling, broker: Duration) -> usize {
+    fn refused(pause: &mut CommitPause, broker: Duration) -> usize {
         let commits = (0..1000).map(|_| {
-            let commit = match settling.pause < broker {
+            let commit = match pause.duration < broker {
                 true => REFUSED + MIN,
                 false => MIN,
             };
-            settling.learn(commit);
+            pause.learn(commit);
             commit
         });
         commits.filter(|commit| *commit > REFUSED).count()
@@ -77,24 +77,24 @@ mod tests {
 
     #[test]
     fn the_pause_becomes_what_the_broker_takes() {
-        let mut settling = Settling::default();
+        let mut pause = CommitPause::default();
         for (broker_ms, at_most) in [(1, 0), (5, 100), (12, 200), (1, 0)] {
             let broker = Duration::from_millis(broker_ms);
-            let refused = refused(&mut settling, broker);
+            let refused = refused(&mut pause, broker);
             assert!(refused <= at_most, "{broker_ms} ms: {refused} refused");
             let range = broker..=broker + MIN;
             assert!(
-                range.contains(&(settling.pause + MIN / 2)),
+                range.contains(&(pause.duration + MIN / 2)),
                 "{:?}",
-                settling.pause
+                pause.duration
             );
         }
     }
 
     #[test]
     fn a_slow_cluster_is_not_waited_for_more_than_a_refusal_costs() {
-        let mut settling = Settling::default();
-        refused(&mut settling, Duration::from_secs(1));
-        assert_eq!(settling.pause, MAX);
+        let mut pause = CommitPause::default();
+        refused(&mut pause, Duration::from_secs(1));
+        assert_eq!(pause.duration, MAX);
     }
 }
