@@ -37,7 +37,7 @@ use service::settings::{distinct_topics, topic_name};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
-use crate::outputs::{self, Output, position};
+use crate::outputs::{self, OutputRecord, position};
 use crate::route::{Outcome, route};
 
 use findings::{FindingKind, Findings};
@@ -281,11 +281,11 @@ impl Auditor<'_> {
         })
     }
 
-    fn event(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Output> {
+    fn event(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<OutputRecord> {
         outputs::event(&self.schemas.decoder, &self.scope.identity, record)
     }
 
-    fn letter(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Output> {
+    fn letter(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<OutputRecord> {
         Ok(outputs::letter(&self.scope.identity, record))
     }
 

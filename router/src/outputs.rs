@@ -9,7 +9,7 @@ use service::kafka::header;
 use service::range::Position;
 
 /// What a record of an output topic is.
-pub(crate) enum Output {
+pub(crate) enum OutputRecord {
     /// The event of a source record, with that one's Kafka timestamp.
     Event(Position, i64),
     /// The router's letter about a source record, with its kind of fault.
@@ -24,7 +24,7 @@ pub(crate) enum Output {
     Unreadable(String),
 }
 
-impl Output {
+impl OutputRecord {
     /// The source record that it is about.
     pub(crate) fn about(&self) -> Option<Position> {
         match self {
@@ -45,10 +45,15 @@ pub(crate) struct SourceTopic {
 impl SourceTopic {
     /// What an output is that names this topic and its id; without an id, as those of an older version, it counts as
     /// one of the topic that there is.
-    fn output(&self, topic: &str, id: Option<&str>, output: impl FnOnce() -> Output) -> Output {
+    fn output(
+        &self,
+        topic: &str,
+        id: Option<&str>,
+        output: impl FnOnce() -> OutputRecord,
+    ) -> OutputRecord {
         match (self.id.as_deref(), id) {
-            _ if topic != self.topic => Output::Foreign,
-            (Some(present), Some(id)) if id != present => Output::Earlier,
+            _ if topic != self.topic => OutputRecord::Foreign,
+            (Some(present), Some(id)) if id != present => OutputRecord::Earlier,
             _ => output(),
         }
     }
@@ -62,13 +67,13 @@ pub(crate) fn event(
     decoder: &Decoder,
     source: &SourceTopic,
     record: &impl Message,
-) -> anyhow::Result<Output> {
+) -> anyhow::Result<OutputRecord> {
     if header(record, dead_letter::REDRIVEN_TOPIC).is_some() {
-        return Ok(Output::Redriven);
+        return Ok(OutputRecord::Redriven);
     }
     let of = |topic: &str, id: Option<&str>, partition, offset, timestamp| {
         let about = Position { partition, offset };
-        source.output(topic, id, || Output::Event(about, timestamp))
+        source.output(topic, id, || OutputRecord::Event(about, timestamp))
     };
     let plain = |value| decoder.plain_event(value);
     if let Some(event) = record.payload().and_then(plain) {
@@ -99,29 +104,29 @@ pub(crate) fn event(
             record.partition(),
             record.offset()
         ),
-        Err(error) => Ok(Output::Unreadable(format!("no event: {error}"))),
+        Err(error) => Ok(OutputRecord::Unreadable(format!("no event: {error}"))),
     }
 }
 
 /// Reads a record of the dead letter topic.
-pub(crate) fn letter(source: &SourceTopic, record: &impl Message) -> Output {
+pub(crate) fn letter(source: &SourceTopic, record: &impl Message) -> OutputRecord {
     match header(record, dead_letter::TOPIC) {
         Some(topic) if header(record, dead_letter::CONNECTOR_NAME) == Some("router") => {
             let id = header(record, dead_letter::TOPIC_ID);
             source.output(topic, id, || letter_of_source(record))
         }
-        _ => Output::Foreign,
+        _ => OutputRecord::Foreign,
     }
 }
 
-fn letter_of_source(record: &impl Message) -> Output {
+fn letter_of_source(record: &impl Message) -> OutputRecord {
     let partition = number(record, dead_letter::PARTITION);
     match (partition, number(record, dead_letter::OFFSET)) {
         (Some(partition), Some(offset)) => {
             let kind = header(record, dead_letter::EXCEPTION_CLASS_NAME).unwrap_or("-");
-            Output::Letter(Position { partition, offset }, kind.to_owned())
+            OutputRecord::Letter(Position { partition, offset }, kind.to_owned())
         }
-        _ => Output::Unreadable(
+        _ => OutputRecord::Unreadable(
             "a letter that does not say which partition and offset it is about".to_owned(),
         ),
     }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Auditor;
 use super::findings::{Example, FindingKind, Findings};
 use super::scope::{AuditedTopic, Place, Scope};
-use crate::outputs::{Output, position};
+use crate::outputs::{OutputRecord, position};
 use crate::route::Outcome;
 
 /// Bytes that an examined record takes beside its value, rounded up.
@@ -188,7 +188,7 @@ impl Auditor<'_> {
         &self,
         part: &AuditedTopic,
         stop: &CancellationToken,
-        read: impl Fn(&BorrowedMessage<'_>) -> anyhow::Result<Output>,
+        read: impl Fn(&BorrowedMessage<'_>) -> anyhow::Result<OutputRecord>,
     ) -> anyhow::Result<Found> {
         let mut found = Found {
             sums: self.buckets.zeros(),
@@ -215,16 +215,16 @@ impl Auditor<'_> {
             let output = read(record)?;
             let Some(about) = output.about() else {
                 match output {
-                    Output::Unreadable(why) => {
+                    OutputRecord::Unreadable(why) => {
                         found.findings.add(FindingKind::Invented, None, || {
                             nothing(&self.scope, part, stands, None, why)
                         })
                     }
-                    Output::Earlier => {
+                    OutputRecord::Earlier => {
                         found.earlier_topic += 1;
                         begin_earlier.insert(stands.partition);
                     }
-                    Output::Redriven => found.redriven += 1,
+                    OutputRecord::Redriven => found.redriven += 1,
                     _ => found.foreign += 1,
                 }
                 return Ok(());
@@ -250,7 +250,7 @@ impl Auditor<'_> {
                 return Ok(());
             };
             let outcome = match output {
-                Output::Event(..) => {
+                OutputRecord::Event(..) => {
                     let before = newest.entry(path).or_insert(about.offset);
                     if about.offset >= *before {
                         *before = about.offset;

@@ -15,7 +15,7 @@ use super::findings::{Example, FindingKind, Findings};
 use super::first_pass::{FirstPass, nothing, segments};
 use super::rules::{differences, explained};
 use super::scope::AuditedTopic;
-use crate::outputs::{Output, position};
+use crate::outputs::{OutputRecord, position};
 use crate::route::Outcome;
 
 /// Bytes of source records that are examined at a time, as counted in the first pass.
@@ -146,7 +146,7 @@ impl Auditor<'_> {
         let ranges = segments(&self.scope.events.ranges, in_events);
         self.read_again(&self.scope.events, &ranges, |record| {
             let output = self.event(record)?;
-            let (Output::Event(about, _), stands) = (output, position(record)) else {
+            let (OutputRecord::Event(about, _), stands) = (output, position(record)) else {
                 return Ok(());
             };
             let Some(entry) = examined.find(about, &mut records) else {
@@ -168,7 +168,8 @@ impl Auditor<'_> {
 
         let ranges = segments(&self.scope.letters.ranges, in_letters);
         self.read_again(&self.scope.letters, &ranges, |record| {
-            let (Output::Letter(about, kind), stands) = (self.letter(record)?, position(record))
+            let (OutputRecord::Letter(about, kind), stands) =
+                (self.letter(record)?, position(record))
             else {
                 return Ok(());
             };

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::tails::OutputTopic;
 use crate::config::Config;
-use crate::outputs::{self, Output, SourceTopic, number};
+use crate::outputs::{self, OutputRecord, SourceTopic, number};
 use crate::transform::Codec;
 
 /// Upper bound of the keys of unreadable records that are held; each is at most as long as a record.
@@ -153,13 +153,13 @@ impl Search<'_> {
             false => outputs::letter(source, record),
         };
         let (about, timestamp_ms) = match output {
-            Output::Event(about, timestamp_ms) => (about, timestamp_ms),
-            Output::Letter(about, _) => {
+            OutputRecord::Event(about, timestamp_ms) => (about, timestamp_ms),
+            OutputRecord::Letter(about, _) => {
                 let timestamp_ms = number(record, dead_letter::TIMESTAMP_MS);
                 (about, timestamp_ms.unwrap_or(-1))
             }
-            Output::Earlier => return Ok(Found::Earlier),
-            Output::Redriven | Output::Foreign | Output::Unreadable(_) => {
+            OutputRecord::Earlier => return Ok(Found::Earlier),
+            OutputRecord::Redriven | OutputRecord::Foreign | OutputRecord::Unreadable(_) => {
                 return Ok(Found::Nothing);
             }
         };
