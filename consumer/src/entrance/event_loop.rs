@@ -156,7 +156,7 @@ impl<'a> Entrance<'a> {
     /// Takes the records that have arrived, as many as make a batch.
     fn take_waiting(&mut self) {
         while !self.is_full() {
-            match self.source.subscription.waiting().transpose() {
+            match self.source.subscription.try_next().transpose() {
                 None => break,
                 Some(Ok(Next::Record(record))) => {
                     self.take(Record::read(&self.source.schemas.decoder, &record));

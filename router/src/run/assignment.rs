@@ -168,7 +168,7 @@ impl Router<'_> {
                     ))
                 });
                 while !searching.is_finished() {
-                    match subscription.waiting() {
+                    match subscription.try_next() {
                         Ok(None) => std::thread::sleep(POLL),
                         Ok(Some(_)) => {
                             stop.cancel();

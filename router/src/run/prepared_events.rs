@@ -55,7 +55,7 @@ impl PreparedEvents {
     ) -> anyhow::Result<Option<Next<'s>>> {
         // Leaves room in the next transaction for one record that does not become an event.
         while !is_done() && self.events.len() + 1 < max_records && self.bytes.len() < MAX_BYTES {
-            let record = match subscription.waiting()? {
+            let record = match subscription.try_next()? {
                 Some(Next::Record(record)) => record,
                 Some(rebalance) => return Ok(Some(rebalance)),
                 None => {

@@ -174,7 +174,7 @@ impl Router<'_> {
             {
                 break;
             }
-            let next = match subscription.waiting()? {
+            let next = match subscription.try_next()? {
                 Some(next) => next,
                 None if begun.elapsed() >= patience => return Ok(End::Drained),
                 None => tokio::select! {

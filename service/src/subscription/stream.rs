@@ -127,11 +127,11 @@ impl Subscription {
         // While records are waiting nothing else makes the runtime look at its sockets, such as a database's. It comes
         // before a record is taken, lest that be lost where this is dropped.
         consume_budget().await;
-        self.met().await
+        self.next_event().await
     }
 
     /// As [`next`](Self::next), at once while there is something, however often it is asked.
-    async fn met(&self) -> anyhow::Result<Next<'_>> {
+    async fn next_event(&self) -> anyhow::Result<Next<'_>> {
         let mut recv = pin!(self.consumer.recv());
         loop {
             let polled = poll_fn(|cx| {
@@ -162,8 +162,8 @@ impl Subscription {
     ///
     /// # Errors
     /// Errors that librdkafka does not recover from.
-    pub fn waiting(&self) -> anyhow::Result<Option<Next<'_>>> {
-        match pin!(self.met()).poll(&mut TaskContext::from_waker(Waker::noop())) {
+    pub fn try_next(&self) -> anyhow::Result<Option<Next<'_>>> {
+        match pin!(self.next_event()).poll(&mut TaskContext::from_waker(Waker::noop())) {
             Poll::Ready(next) => next.map(Some),
             Poll::Pending => Ok(None),
         }
