@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{DecodeError, EncodeError};
 use crate::fingerprint::fingerprint;
-use crate::framing::{HEADER_BYTES, MAGIC, MARKER, Writer, split_id};
+use crate::framing::{HEADER_BYTES, MAGIC, MARKER, WriterSchema, split_id};
 use crate::ids::{Ids, Known};
 use crate::resolution::{Parsed, Resolution};
 use crate::versions::{EVENT_VERSIONS, INFO_VERSIONS, Version};
@@ -63,15 +63,15 @@ pub fn decode_event(value: Option<&[u8]>) -> Result<TaskRunningInfoEvent, Decode
 }
 
 /// Splits the header off: what it says of the writer's schema, and the datum.
-fn unframe(value: &[u8]) -> Result<(Writer, &[u8]), DecodeError> {
+fn unframe(value: &[u8]) -> Result<(WriterSchema, &[u8]), DecodeError> {
     if let Some((id, datum)) = split_id(value) {
-        return Ok((Writer::Id(id), datum));
+        return Ok((WriterSchema::Id(id), datum));
     }
     match value.split_at_checked(HEADER_BYTES) {
         Some(([0xC3, 0x01, fingerprint @ ..], datum)) => {
             let mut bytes = [0; 8];
             bytes.copy_from_slice(fingerprint);
-            Ok((Writer::Fingerprint(u64::from_le_bytes(bytes)), datum))
+            Ok((WriterSchema::Fingerprint(u64::from_le_bytes(bytes)), datum))
         }
         _ if value.is_empty() => Err(DecodeError::Empty),
         _ => Err(DecodeError::UnknownFraming {
@@ -234,14 +234,14 @@ impl Codec {
         value: &'a [u8],
         newer: &Newer,
         ids: Option<&Ids>,
-    ) -> Result<(Writer, Cow<'a, [u8]>), DecodeError> {
+    ) -> Result<(WriterSchema, Cow<'a, [u8]>), DecodeError> {
         let record = self.record;
         let (writer, datum) = unframe(value)?;
         let datum = match writer {
-            Writer::Fingerprint(fingerprint) if fingerprint == self.fingerprint => {
+            WriterSchema::Fingerprint(fingerprint) if fingerprint == self.fingerprint => {
                 self.resolve(writer, datum, None)
             }
-            Writer::Fingerprint(fingerprint) => {
+            WriterSchema::Fingerprint(fingerprint) => {
                 let older = self.older.get(&fingerprint);
                 let other = older.or_else(|| newer.get(&fingerprint));
                 let unknown = DecodeError::UnknownSchema {
@@ -250,7 +250,7 @@ impl Codec {
                 };
                 self.resolve(writer, datum, Some(other.ok_or(unknown)?))
             }
-            Writer::Id(id) => {
+            WriterSchema::Id(id) => {
                 let ids = ids.ok_or(DecodeError::NoSchemaRegistry { id })?;
                 let other = |reason: String| DecodeError::OtherSchema { record, id, reason };
                 ids.look(id, |known| match known {
@@ -279,7 +279,7 @@ impl Codec {
     /// A datum of the current version, or of one that resolves to it, as the current version writes it.
     fn resolve<'a>(
         &self,
-        writer: Writer,
+        writer: WriterSchema,
         datum: &'a [u8],
         other: Option<&Resolution>,
     ) -> Result<Cow<'a, [u8]>, DecodeError> {
@@ -304,7 +304,7 @@ impl Codec {
         Ok(datum)
     }
 
-    fn malformed(&self, writer: Writer, reason: String) -> DecodeError {
+    fn malformed(&self, writer: WriterSchema, reason: String) -> DecodeError {
         DecodeError::Malformed {
             record: self.record,
             writer,

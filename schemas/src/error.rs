@@ -1,6 +1,6 @@
 //! Why a record cannot be read or written.
 
-use crate::framing::Writer;
+use crate::framing::WriterSchema;
 
 /// Why bytes are not a record.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -65,7 +65,7 @@ pub enum DecodeError {
         /// The record's name.
         record: &'static str,
         /// What the bytes say of their schema.
-        writer: Writer,
+        writer: WriterSchema,
         /// The decoder's reason.
         reason: String,
     },

@@ -80,14 +80,14 @@ pub(crate) fn split_id(value: &[u8]) -> Option<(u32, &[u8])> {
 
 /// What the bytes say of the schema that wrote them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writer {
+pub enum WriterSchema {
     /// Its CRC-64-AVRO.
     Fingerprint(u64),
     /// Its id in the schema registry.
     Id(u32),
 }
 
-impl fmt::Display for Writer {
+impl fmt::Display for WriterSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fingerprint(fingerprint) => write!(f, "schema {fingerprint:016x}"),

@@ -40,7 +40,7 @@ pub use codec::{decode_event, decode_info, encode_event, encode_info};
 pub use dead_letter::{DeadLetter, Letter, Reject};
 pub use decoder::{Decoder, NewerSchema, SchemaFileError};
 pub use error::{DecodeError, EncodeError};
-pub use framing::{Framing, Writer};
+pub use framing::{Framing, WriterSchema};
 pub use partial::readable_fields;
 pub use plain::{
     Application, Items, Job, List, NamedMetric, NotFinite, PlainEvent, PlainInfo, PlainMetric,
