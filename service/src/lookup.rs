@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::kafka::{KafkaOptions, Quiet, wrong_settings};
+use crate::kafka::{KafkaOptions, LoggingContext, wrong_settings};
 use crate::threads::blocking;
 
 /// How long one look-up may take.
@@ -16,7 +16,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 
 /// A reader of single records of one topic.
 pub struct Lookup {
-    consumer: BaseConsumer<Quiet>,
+    consumer: BaseConsumer<LoggingContext>,
     topic: String,
 }
 
@@ -39,7 +39,9 @@ impl Lookup {
         // Asked for by the client, though it joins no group.
         config.set("group.id", "none");
         config.remove("group.instance.id");
-        let consumer = config.create_with_context(Quiet).map_err(wrong_settings)?;
+        let consumer = config
+            .create_with_context(LoggingContext)
+            .map_err(wrong_settings)?;
         Ok(Self {
             consumer,
             topic: topic.to_owned(),

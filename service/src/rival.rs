@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::NeedsAttention;
 use crate::health::Health;
-use crate::kafka::{KafkaOptions, Quiet, wrong_settings};
+use crate::kafka::{KafkaOptions, LoggingContext, wrong_settings};
 use crate::subscription::session_timeout;
 
 pub use crate::error::Fenced;
@@ -144,7 +144,9 @@ async fn find(options: &KafkaOptions, identity: Identity<'_>) -> anyhow::Result<
     let Some(name) = identity.instance_id.or(client_id) else {
         return Ok(None);
     };
-    let client = config.create_with_context(Quiet).map_err(wrong_settings)?;
+    let client = config
+        .create_with_context(LoggingContext)
+        .map_err(wrong_settings)?;
     let client = Arc::new(client);
     let give_up = Instant::now() + session * SESSIONS_MAX;
     let (mut seen, mut unseen) = (None, None);
@@ -178,7 +180,10 @@ async fn find(options: &KafkaOptions, identity: Identity<'_>) -> anyhow::Result<
     }
 }
 
-async fn members(client: &Arc<BaseConsumer<Quiet>>, group: &str) -> anyhow::Result<Vec<Member>> {
+async fn members(
+    client: &Arc<BaseConsumer<LoggingContext>>,
+    group: &str,
+) -> anyhow::Result<Vec<Member>> {
     let (client, group) = (client.clone(), group.to_owned());
     let asked = spawn_blocking(move || {
         let groups = client.fetch_group_list(Some(&group), ASK)?;

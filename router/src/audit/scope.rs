@@ -8,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use service::exit::NeedsAttention;
-use service::kafka::{Cluster, KafkaOptions, Quiet};
+use service::kafka::{Cluster, KafkaOptions, LoggingContext};
 use service::range::{Bound, End, Position, Ranges, Reader};
 use service::topic_id::TopicIdAnswer;
 use tokio::task::block_in_place;
@@ -224,7 +224,7 @@ fn committed(
     config
         .set("group.id", group)
         .set("isolation.level", "read_uncommitted");
-    let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
+    let consumer: BaseConsumer<LoggingContext> = config.create_with_context(LoggingContext)?;
     let mut asked = TopicPartitionList::new();
     for partition in 0..i32::try_from(count)? {
         asked.add_partition(topic, partition);

@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+use super::logging_context::LoggingContext;
 use super::options::{KafkaOptions, wrong_settings};
-use super::quiet::Quiet;
 use crate::error::NeedsAttention;
 use crate::threads::blocking;
 use crate::topic_id::{TopicIdAnswer, topic_id};
@@ -60,9 +60,9 @@ impl KafkaOptions {
     async fn ask_topic_setting(&self, topic: &str, name: &str) -> anyhow::Result<String> {
         let asked = [ResourceSpecifier::Topic(topic)];
         let options = AdminOptions::new().request_timeout(Some(ASK));
-        let admin: AdminClient<Quiet> = self
+        let admin: AdminClient<LoggingContext> = self
             .client_config(&[], &[])?
-            .create_with_context(Quiet)
+            .create_with_context(LoggingContext)
             .map_err(wrong_settings)?;
         let answers = admin.describe_configs(&asked, &options).await?;
         let answer = answers.into_iter().next().ok_or(KafkaError::Canceled)?;

@@ -2,11 +2,11 @@
 
 mod cluster;
 mod headers;
+mod logging_context;
 mod options;
-mod quiet;
 
 pub use cluster::{Cluster, NewTopic};
 pub use headers::{header, headers};
+pub use logging_context::LoggingContext;
 pub use options::{KafkaOptions, wrong_settings};
 pub(crate) use options::{REGISTRY_PREFIX, USER_INFO_INSTEAD};
-pub use quiet::Quiet;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::bound::{Bound, Position};
 use crate::client_log;
 use crate::error::NeedsAttention;
-use crate::kafka::{KafkaOptions, Quiet, wrong_settings};
+use crate::kafka::{KafkaOptions, LoggingContext, wrong_settings};
 
 /// How long one question to the brokers may take.
 const ASK: Duration = Duration::from_secs(10);
@@ -68,8 +68,8 @@ pub type Ranges = BTreeMap<i32, Range<i64>>;
 pub struct Reader {
     options: KafkaOptions,
     config: ClientConfig,
-    committed: BaseConsumer<Quiet>,
-    uncommitted: BaseConsumer<Quiet>,
+    committed: BaseConsumer<LoggingContext>,
+    uncommitted: BaseConsumer<LoggingContext>,
 }
 
 impl Reader {
@@ -81,8 +81,8 @@ impl Reader {
         uncommitted.set("isolation.level", "read_uncommitted");
         Ok(Self {
             options: options.clone(),
-            committed: consumer(&config, Quiet)?,
-            uncommitted: consumer(&uncommitted, Quiet)?,
+            committed: consumer(&config, LoggingContext)?,
+            uncommitted: consumer(&uncommitted, LoggingContext)?,
             config,
         })
     }
@@ -182,7 +182,7 @@ impl Reader {
         stop: &CancellationToken,
         each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        self.scan_with(&self.config, Quiet, topic, ranges, stop, each)
+        self.scan_with(&self.config, LoggingContext, topic, ranges, stop, each)
     }
 
     /// [`scan`](Self::scan), which gives whether records of aborted transactions may be among these offsets:
@@ -227,7 +227,7 @@ impl Reader {
     ) -> anyhow::Result<()> {
         let mut config = self.config.clone();
         config.set("isolation.level", "read_uncommitted");
-        self.scan_with(&config, Quiet, topic, ranges, stop, each)
+        self.scan_with(&config, LoggingContext, topic, ranges, stop, each)
     }
 
     fn scan_with(
@@ -420,10 +420,10 @@ impl ClientContext for Skipped {
         if client_log::skips_aborted(message) {
             self.0.store(true, Ordering::Relaxed);
         }
-        Quiet.log(level, facility, message);
+        LoggingContext.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        Quiet.error(error, reason);
+        LoggingContext.error(error, reason);
     }
 }

@@ -7,7 +7,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::stream::{ASK, Subscription};
-use crate::kafka::Quiet;
+use crate::kafka::LoggingContext;
 use crate::threads::blocking;
 use crate::transaction::transaction_timeout;
 
@@ -61,13 +61,13 @@ impl Subscription {
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::OperationTimedOut) {
             return Err(error.into());
         }
-        let uncommitted: BaseConsumer<Quiet> = self
+        let uncommitted: BaseConsumer<LoggingContext> = self
             .options
             .client_config(&[("enable.auto.commit", "false")], &[])
             .and_then(|mut config| {
                 config.set("group.id", &self.group);
                 config.set("isolation.level", "read_uncommitted");
-                Ok(config.create_with_context(Quiet)?)
+                Ok(config.create_with_context(LoggingContext)?)
             })
             .map_err(|_| error.clone())?;
         let unstable = |within| uncommitted.committed_offsets(partitions.clone(), within);

@@ -9,11 +9,11 @@ use crate::repeats;
 
 /// The context of a client that only logs, through our own logs.
 #[derive(Clone, Copy)]
-pub struct Quiet;
+pub struct LoggingContext;
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for LoggingContext {}
 
-impl ClientContext for Quiet {
+impl ClientContext for LoggingContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         repeats::log(level, facility, message);
     }
