@@ -113,10 +113,10 @@ impl KafkaOptions {
     ) -> anyhow::Result<Option<Cluster>> {
         let begun = Instant::now();
         let _waiting = exit::waiting(format!("Kafka at {}", self.servers()));
-        let complaint = Complaint::default();
-        let client: BaseConsumer<Complaint> = self
+        let last_error = LastError::default();
+        let client: BaseConsumer<LastError> = self
             .client_config(&[], &[])?
-            .create_with_context(complaint.clone())
+            .create_with_context(last_error.clone())
             .map_err(wrong_settings)?;
         let servers = self.servers();
         let mut cluster = Cluster {
@@ -136,7 +136,7 @@ impl KafkaOptions {
             ask = (ask * 2).min(ASK);
             // Hears what it complained of.
             while cluster.client.poll(HEAR).is_some() {}
-            let (reason, refused) = complaint.last().unwrap_or((error.to_string(), false));
+            let (reason, refused) = last_error.last().unwrap_or((error.to_string(), false));
             refusals = if refused { refusals + 1 } else { 0 };
             let over = limit.filter(|limit| begun.elapsed() > *limit);
             if refusals == REFUSALS || (refused && over.is_some()) {
@@ -171,9 +171,9 @@ impl KafkaOptions {
 /// The last thing that a client complained of, and whether it was turned away or turns a broker away:
 /// by password or certificate.
 #[derive(Clone, Default)]
-struct Complaint(Arc<Mutex<Option<(String, bool)>>>);
+struct LastError(Arc<Mutex<Option<(String, bool)>>>);
 
-impl Complaint {
+impl LastError {
     /// Told once: librdkafka is silent about what repeats itself.
     fn last(&self) -> Option<(String, bool)> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,9 +181,9 @@ impl Complaint {
     }
 }
 
-impl ConsumerContext for Complaint {}
+impl ConsumerContext for LastError {}
 
-impl ClientContext for Complaint {
+impl ClientContext for LastError {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         repeats::log(level, facility, message);
     }
@@ -249,7 +249,7 @@ pub struct Cluster {
     /// Kafka's id of the cluster.
     pub id: String,
     options: KafkaOptions,
-    client: Arc<BaseConsumer<Complaint>>,
+    client: Arc<BaseConsumer<LastError>>,
 }
 
 impl Cluster {
