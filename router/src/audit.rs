@@ -48,7 +48,7 @@ use sums::{Buckets, OutcomeHasher};
 
 /// Little is fetched and waits at once, unless `-X` says otherwise: librdkafka holds it decompressed,
 /// which can be two hundred times as much, and some hundred bytes a record beside it.
-const MODEST: [(&str, &str); 2] = [
+const LOW_MEMORY: [(&str, &str); 2] = [
     ("fetch.message.max.bytes", "131072"),
     ("queued.max.messages.kbytes", "4096"),
 ];
@@ -171,7 +171,7 @@ async fn compare(
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
     let mut modest = kafka.clone();
     // Before those of the command line, which win.
-    let settings = MODEST.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let settings = LOW_MEMORY.map(|(key, value)| (key.to_owned(), value.to_owned()));
     modest.settings.splice(0..0, settings);
     let reader = Reader::connect(&modest)?;
     let scope = Scope::of(&asked, kafka, &cluster, &reader).await?;

@@ -278,7 +278,7 @@ fn is_whitespace(text: &str) -> bool {
 
 /// So many problems are told one by one, and beyond them the first of each further kind: a record of
 /// one MiB can have a million, of which the telling would take 140 MiB.
-const PROBLEMS_TOLD: usize = 1_000;
+const PROBLEMS_LISTED: usize = 1_000;
 
 #[derive(Default)]
 struct Problems {
@@ -293,7 +293,7 @@ impl Problems {
         fault: Fault,
         found: impl FnOnce() -> String,
     ) {
-        if self.kinds.insert(fault) || self.told.len() < PROBLEMS_TOLD {
+        if self.kinds.insert(fault) || self.told.len() < PROBLEMS_LISTED {
             self.told.push(Problem {
                 field: field().into(),
                 fault,

@@ -71,7 +71,7 @@ impl Counts {
         self.in_a_row = if rejected { self.in_a_row + 1 } else { 0 };
     }
 
-    fn become_as(&mut self, other: &Self) {
+    fn copy_from(&mut self, other: &Self) {
         self.in_a_row = other.in_a_row;
         self.window.clone_from(&other.window);
         self.in_window = other.in_window;
@@ -194,7 +194,7 @@ impl Breaker {
     /// What was judged is committed.
     pub fn settle(&mut self) {
         if self.unsettled > 0 {
-            self.settled.become_as(&self.counts);
+            self.settled.copy_from(&self.counts);
             self.unsettled = 0;
         }
     }
@@ -202,7 +202,7 @@ impl Breaker {
     /// What was judged and not settled is going to be judged again.
     pub fn take_back(&mut self) {
         if self.unsettled > 0 {
-            self.counts.become_as(&self.settled);
+            self.counts.copy_from(&self.settled);
             self.unsettled = 0;
         }
     }
