@@ -19,6 +19,7 @@ mod engines;
 mod filter;
 mod item;
 mod jobs;
+mod last_progress;
 mod levels;
 mod list;
 mod marks;
@@ -30,7 +31,6 @@ mod series;
 mod sql;
 mod thinning;
 mod time;
-mod told;
 mod usage;
 mod watermark;
 
@@ -43,6 +43,7 @@ pub(crate) use filter::{
 };
 pub(crate) use item::TaskItem;
 pub(crate) use jobs::{JobItem, JobPage, JobsQuery};
+pub(crate) use last_progress::LastProgress;
 pub(crate) use levels::Level;
 #[cfg(test)]
 pub(crate) use model::{Metrics, Task};
@@ -52,7 +53,6 @@ pub(crate) use reader::{QueryError, Reader};
 pub(crate) use series::{DEFAULT_POINTS, MAX_POINTS, Series, SeriesQuery, TaskSeries};
 #[cfg(test)]
 pub(crate) use series::{Mark, Point};
-pub(crate) use told::ToldProgress;
 pub(crate) use usage::{
     DEFAULT_GAP, DEFAULT_LIMIT as DEFAULT_USAGE_LIMIT, MAX_LIMIT as MAX_USAGE_LIMIT, Usage,
     UsageBy, UsageEvery, UsageItem, UsageQuery,

@@ -10,7 +10,7 @@ use utoipa::{OpenApi, ToSchema};
 use super::find::find;
 use super::message::{Message, Refused};
 use super::yarn::{Held, QueueLimits};
-use crate::query::{Resource, SubJobs, TaskItem, ToldProgress};
+use crate::query::{LastProgress, Resource, SubJobs, TaskItem};
 use crate::serve::answer::Answer;
 use crate::serve::app::App;
 use crate::serve::caller::Caller;
@@ -82,7 +82,7 @@ struct JobProgress {
 /// A task, with its last reported progress.
 struct Found {
     item: TaskItem,
-    told: Option<ToldProgress>,
+    last_progress: Option<LastProgress>,
     resource: Vec<Resource>,
 }
 
@@ -132,7 +132,7 @@ async fn progress(
 ) -> Result<Answer, Problem> {
     parameters.lenient().end()?;
     let found = found(&app, id, caller, false).await?;
-    Message::ok(&uri, Progress::of(found.item, found.told)?)
+    Message::ok(&uri, Progress::of(found.item, found.last_progress)?)
 }
 
 /// Progress of a task and its sub-jobs, and the resources of its applications. All are kept after the task has ended.
@@ -155,7 +155,7 @@ async fn progress_with_resource(
     let found = found(&app, id, caller, true).await?;
     let answer = ProgressWithResource {
         held: Held::of(&found.resource, limits),
-        progress: Progress::of(found.item, found.told)?,
+        progress: Progress::of(found.item, found.last_progress)?,
     };
     Message::ok(&uri, answer)
 }
@@ -172,14 +172,14 @@ async fn found(
             let Some(item) = find(reader, &id, caller.scope()).await? else {
                 return Ok(None);
             };
-            let told = reader.told_progress(&item.exec_id).await?;
+            let last_progress = reader.last_progress(&item.exec_id).await?;
             let details = match with_resource {
                 true => reader.task(&item.exec_id, None, 1).await?,
                 false => None,
             };
             Ok(Some(Found {
                 item,
-                told,
+                last_progress,
                 resource: details.map_or(Vec::new(), |details| details.resource),
             }))
         }
@@ -195,18 +195,20 @@ pub(super) fn absent(id: &str) -> Problem {
 }
 
 /// Progress as Linkis defines it: a task is complete only if it succeeded, whatever its engine reported last.
-pub(super) fn progress_of(status: &str, told: Option<f64>) -> Option<f64> {
+pub(super) fn progress_of(status: &str, last_progress: Option<f64>) -> Option<f64> {
     match status {
         "Succeed" => Some(1.0),
-        _ => told,
+        _ => last_progress,
     }
 }
 
 impl Progress {
     /// # Errors
     /// 400 if no progress was reported, as in Linkis.
-    fn of(item: TaskItem, told: Option<ToldProgress>) -> Result<Self, Problem> {
-        let last = told.as_ref().map(|told| told.progress);
+    fn of(item: TaskItem, last_progress: Option<LastProgress>) -> Result<Self, Problem> {
+        let last = last_progress
+            .as_ref()
+            .map(|last_progress| last_progress.progress);
         let Some(progress) = progress_of(&item.status, last) else {
             let detail = format!(
                 "no progress was reported for the task {:?}, which is {}",
@@ -218,7 +220,8 @@ impl Progress {
             progress,
             exec_id: item.exec_id,
             task_id: item.job_id,
-            progress_info: told.map_or(Vec::new(), |told| sub_jobs(told.jobs)),
+            progress_info: last_progress
+                .map_or(Vec::new(), |last_progress| sub_jobs(last_progress.jobs)),
         })
     }
 }

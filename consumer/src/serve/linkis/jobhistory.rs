@@ -71,12 +71,12 @@ async fn one(
             let Some(item) = find(reader, &id, caller.scope()).await? else {
                 return Ok(None);
             };
-            let told = reader.told_progress(&item.exec_id).await?;
+            let last = reader.last_progress(&item.exec_id).await?;
             let details = match is_brief {
                 true => None,
                 false => reader.task(&item.exec_id, None, 1).await?,
             };
-            Ok(Some((item, told.map(|told| told.progress), details)))
+            Ok(Some((item, last.map(|last| last.progress), details)))
         }
         .boxed()
     });

@@ -15,7 +15,7 @@ const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// 9999-12-30T22:00:00Z: the last time that [`Timestamp`] supports.
 const LAST_MILLIS: i64 = 253_402_207_200_000;
 /// Filters on fields that reports do not have. Ignoring them would return other tasks than requested.
-const NOT_TOLD: [&str; 4] = ["creator", "instance", "runType", "startTaskID"];
+const NOT_IN_REPORTS: [&str; 4] = ["creator", "instance", "runType", "startTaskID"];
 
 /// A query and the page's position.
 pub(super) struct Asked {
@@ -69,7 +69,7 @@ fn asked(
     mut filter: TaskFilter,
     caller: &Caller,
 ) -> Result<Asked, Problem> {
-    for name in NOT_TOLD {
+    for name in NOT_IN_REPORTS {
         if parameters.text(name).is_some() {
             let why =
                 "reports do not contain this, so tasks cannot be filtered by it; leave it out";

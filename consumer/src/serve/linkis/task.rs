@@ -196,11 +196,11 @@ fn metrics(item: &TaskItem, details: Option<&TaskDetails>) -> String {
         if !held.is_empty() {
             metrics.insert("yarnResource".to_owned(), json!(held));
         }
-        let told = details.metrics.as_ref().and_then(|told| {
-            let told = told.metrics.as_deref()?;
-            serde_json::from_str::<Map<String, Value>>(told).ok()
+        let reported = details.metrics.as_ref().and_then(|reported| {
+            let reported = reported.metrics.as_deref()?;
+            serde_json::from_str::<Map<String, Value>>(reported).ok()
         });
-        let mut engine = told.unwrap_or_default();
+        let mut engine = reported.unwrap_or_default();
         engine.insert("ticketId".to_owned(), item.ticket_id.as_str().into());
         engine.insert(
             "engineInstance".to_owned(),

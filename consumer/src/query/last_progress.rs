@@ -7,7 +7,7 @@ use crate::store::StoreError;
 
 /// The progress part of a report.
 #[derive(Debug)]
-pub(crate) struct ToldProgress {
+pub(crate) struct LastProgress {
     /// 0 to 1.
     pub(crate) progress: f64,
     pub(crate) jobs: SubJobs,
@@ -18,10 +18,10 @@ impl Reader {
     ///
     /// # Errors
     /// If the database fails.
-    pub(crate) async fn told_progress(
+    pub(crate) async fn last_progress(
         &mut self,
         exec_id: &str,
-    ) -> Result<Option<ToldProgress>, QueryError> {
+    ) -> Result<Option<LastProgress>, QueryError> {
         if is_no_text(exec_id) {
             return Ok(None);
         }
@@ -34,17 +34,17 @@ impl Reader {
              ORDER BY task_progress.{NEWEST} LIMIT 1",
             lists.join(", ")
         );
-        let told = self.session.select_one(&select, &[exec_id.into()]).await;
-        let told = told.and_then(|row| {
-            let told = row.map(|mut row| {
-                Ok::<_, StoreError>(ToldProgress {
+        let progress = self.session.select_one(&select, &[exec_id.into()]).await;
+        let progress = progress.and_then(|row| {
+            let progress = row.map(|mut row| {
+                Ok::<_, StoreError>(LastProgress {
                     progress: row.take("progress")?,
                     jobs: SubJobs::try_from(&mut row)?,
                 })
             });
-            told.transpose()
+            progress.transpose()
         });
-        told.map_err(failed(|| {
+        progress.map_err(failed(|| {
             format!("reading the task {exec_id} of {}", self.place)
         }))
     }
