@@ -8,8 +8,8 @@ use axum::body::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::counts::TaskCounts;
 use super::event;
-use super::fares::Fares;
 use super::ring::{Resume, Ring};
 use super::scope::Scope;
 use crate::query::{Change, Watermark};
@@ -32,7 +32,7 @@ pub(crate) struct Hub {
     pub(super) wanted: Notify,
     /// Start time of the last successful poll.
     polled: watch::Sender<Option<Instant>>,
-    fares: Mutex<Fares>,
+    counts: Mutex<TaskCounts>,
 }
 
 struct State {
@@ -90,13 +90,13 @@ impl Default for Hub {
 
 impl Hub {
     /// The latest counts of tasks.
-    pub(crate) fn fares(&self) -> Fares {
-        *self.fares.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn counts(&self) -> TaskCounts {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Updates the counts.
-    pub(super) fn note(&self, change: impl FnOnce(&mut Fares)) {
-        change(&mut self.fares.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn note(&self, change: impl FnOnce(&mut TaskCounts)) {
+        change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn with(streams: usize, heartbeat: Duration) -> Self {
@@ -110,7 +110,7 @@ impl Hub {
             heartbeat,
             wanted: Notify::new(),
             polled: watch::Sender::new(None),
-            fares: Mutex::default(),
+            counts: Mutex::default(),
         }
     }
 

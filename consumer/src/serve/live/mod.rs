@@ -8,15 +8,15 @@
 //! One poll serves all clients. A client that is too slow for the broadcast is disconnected, and nothing is kept for
 //! it: it reconnects with the id of the last event it read, and receives the missed changes from the ring.
 
+mod counts;
 mod event;
-mod fares;
 mod gauges;
 mod hub;
 mod poll;
 mod ring;
 mod scope;
 
-pub(crate) use self::fares::{Fares, Levels};
+pub(crate) use self::counts::{Levels, TaskCounts};
 pub(crate) use self::gauges::HELP;
 pub(crate) use self::hub::{Hub, Refused};
 pub(crate) use self::poll::poll;

@@ -7,7 +7,7 @@ use futures_util::future::join;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::fares::{Counted, Fares, Levels};
+use super::counts::{Counted, Levels, TaskCounts};
 use super::gauges::Gauges;
 use super::hub::Hub;
 use super::ring;
@@ -70,7 +70,7 @@ async fn follow(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
             Err(why) => {
                 hub.away();
                 lock(gauges).forget();
-                hub.note(|fares| *fares = Fares::default());
+                hub.note(|counts| *counts = TaskCounts::default());
                 poll.gauges_at = Instant::now();
                 if !std::mem::replace(&mut is_away, true) {
                     tracing::warn!("the changes of tasks cannot be read, retrying: {why}");
@@ -129,7 +129,7 @@ impl Poll<'_> {
             let levels = reader.levels(Thresholds::default()).await?;
             lock(self.gauges).set(&levels);
             let counted = Counted::now(Levels::of(&levels));
-            self.hub.note(|fares| fares.levels = Some(counted));
+            self.hub.note(|counts| counts.levels = Some(counted));
             self.gauges_at = begun + GAUGES;
         }
         reader.rest().await?;
@@ -153,7 +153,7 @@ async fn count_stalled(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
             Ok(counts) => {
                 let each = counts.iter().map(|(.., count)| count.unsigned_abs());
                 let stalled = Counted::now(each.sum());
-                hub.note(|fares| fares.stalled = Some(stalled));
+                hub.note(|counts| counts.stalled = Some(stalled));
                 lock(gauges).set_stalled(counts);
                 if std::mem::take(&mut is_away) {
                     tracing::info!("stalled tasks are counted again");
@@ -163,7 +163,7 @@ async fn count_stalled(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
             }
             Err(why) => {
                 lock(gauges).forget_stalled();
-                hub.note(|fares| fares.stalled = None);
+                hub.note(|counts| counts.stalled = None);
                 if !std::mem::replace(&mut is_away, true) {
                     tracing::warn!("stalled tasks cannot be counted, retrying: {why}");
                 }

@@ -99,12 +99,12 @@ async fn list(
         let caller = caller?;
         let query = task_query(parameters?, &caller)?;
         let asked = query.clone();
-        let fares = caller.scope().is_none().then(|| app.live.fares());
+        let task_counts = caller.scope().is_none().then(|| app.live.counts());
         let page = app
             .readers
             .ask(move |reader| async move { reader.page(&query).await }.boxed())
             .await?;
-        Ok(TasksView::of(&given, &asked, fares, page))
+        Ok(TasksView::of(&given, &asked, task_counts, page))
     };
     answer(view.await, &uri, &given)
 }

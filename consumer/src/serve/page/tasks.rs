@@ -11,7 +11,7 @@ use super::pages::Pages;
 use super::row::Row;
 use super::status::Status;
 use crate::query::{TaskFilter, TaskOrder, TaskPage, TaskQuery, Thresholds};
-use crate::serve::live::{Fares, Levels};
+use crate::serve::live::{Levels, TaskCounts};
 
 /// Parameters that chips set.
 const CHIP: &[&str] = &["status", "running", "silent", "stalled", "ended_after"];
@@ -55,8 +55,8 @@ const ORDERS: &[(&str, &str)] = &[
     ("cores", "cores"),
 ];
 
-/// Number of tasks for each chip, if known. `fares`: counts of all tasks, if the caller may see all.
-fn counts(asked: &TaskQuery, fares: Option<Fares>) -> [Option<Count>; 4] {
+/// Number of tasks for each chip, if known. `task_counts`: counts of all tasks, if the caller may see all.
+fn counts(asked: &TaskQuery, task_counts: Option<TaskCounts>) -> [Option<Count>; 4] {
     // A chip replaces the filters of other chips.
     let others = TaskFilter {
         status: Vec::new(),
@@ -68,20 +68,20 @@ fn counts(asked: &TaskQuery, fares: Option<Fares>) -> [Option<Count>; 4] {
     };
     let is_of_all =
         others.is_empty() && asked.at.is_none() && asked.thresholds == Thresholds::default();
-    let fares = fares.filter(|_| is_of_all).unwrap_or_default();
+    let task_counts = task_counts.filter(|_| is_of_all).unwrap_or_default();
     let counted = |tasks: u64, at| Count {
         text: count(tasks),
         title: format!("Counted at {}", moment(at)),
     };
     let level = |tasks: fn(&Levels) -> u64| {
-        let levels = fares.levels?;
+        let levels = task_counts.levels?;
         Some(counted(tasks(&levels.value), levels.at))
     };
     [
         level(|levels| levels.running),
         level(|levels| levels.waiting),
         level(|levels| levels.silent),
-        fares
+        task_counts
             .stalled
             .map(|stalled| counted(stalled.value, stalled.at)),
     ]
@@ -141,12 +141,12 @@ fn named(order: TaskOrder) -> &'static str {
 }
 
 impl TasksView {
-    /// `given` is the address's query, `asked` the parsed one. `fares`: counts of all tasks, if the caller may see
+    /// `given` is the address's query, `asked` the parsed one. `task_counts`: counts of all tasks, if the caller may see
     /// all.
     pub(super) fn of(
         given: &Query,
         asked: &TaskQuery,
-        fares: Option<Fares>,
+        task_counts: Option<TaskCounts>,
         page: TaskPage,
     ) -> Self {
         let mut frame = Frame::of("tasks", "Tasks".to_owned(), TASKS, given, asked.at);
@@ -182,7 +182,7 @@ impl TasksView {
             .find(|(name, _)| *name == order)
             .map_or("", |(_, word)| word);
         Self {
-            chips: chips(&first, present, counts(asked, fares)),
+            chips: chips(&first, present, counts(asked, task_counts)),
             filters_open: filters > 0,
             filters_set: filters,
             is_filtered: filters + set(CHIP) + set(HIDDEN) > 0,

@@ -7,7 +7,7 @@ use crate::query::{Level, status_named};
 
 /// Counts of all tasks that have not ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Fares {
+pub(crate) struct TaskCounts {
     /// `None` before the first count and while the database is unavailable.
     pub(crate) levels: Option<Counted<Levels>>,
     /// Number of stalled tasks; `None` as for `levels`.
