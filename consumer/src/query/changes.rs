@@ -62,9 +62,9 @@ pub(crate) struct Change {
     pub(crate) item: ChangedTask,
     /// `item` as JSON.
     pub(crate) json: Box<str>,
-    pub(crate) before: Before,
+    pub(crate) previous_status: PreviousStatus,
     /// The previous values, if they are known and differ.
-    pub(crate) belonged: Option<Belonging>,
+    pub(crate) previous_ownership: Option<Ownership>,
     /// The task's event was stored before the previous poll's watermark.
     pub(crate) is_late: bool,
 }
@@ -72,7 +72,7 @@ pub(crate) struct Change {
 /// Columns that decide who may see a task and which filters match it. A later report may change them, for example when
 /// another engine takes the task over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Belonging<T = String> {
+pub(crate) struct Ownership<T = String> {
     pub(crate) engine_user: T,
     pub(crate) engine_type: T,
     pub(crate) engine_instance: T,
@@ -80,8 +80,8 @@ pub(crate) struct Belonging<T = String> {
 }
 
 impl ChangedTask {
-    pub(crate) fn belonging(&self) -> Belonging<&str> {
-        Belonging {
+    pub(crate) fn ownership(&self) -> Ownership<&str> {
+        Ownership {
             engine_user: &self.engine_user,
             engine_type: &self.engine_type,
             engine_instance: &self.engine_instance,
@@ -90,9 +90,9 @@ impl ChangedTask {
     }
 }
 
-impl<T> Belonging<T> {
-    pub(crate) fn map<U>(self, each: impl Fn(T) -> U) -> Belonging<U> {
-        Belonging {
+impl<T> Ownership<T> {
+    pub(crate) fn map<U>(self, each: impl Fn(T) -> U) -> Ownership<U> {
+        Ownership {
             engine_user: each(self.engine_user),
             engine_type: each(self.engine_type),
             engine_instance: each(self.engine_instance),
@@ -101,9 +101,9 @@ impl<T> Belonging<T> {
     }
 }
 
-impl Belonging {
-    pub(crate) fn as_ref(&self) -> Belonging<&str> {
-        Belonging {
+impl Ownership {
+    pub(crate) fn as_ref(&self) -> Ownership<&str> {
+        Ownership {
             engine_user: &self.engine_user,
             engine_type: &self.engine_type,
             engine_instance: &self.engine_instance,
@@ -114,11 +114,11 @@ impl Belonging {
 
 /// A task's status before the change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Before {
+pub(crate) enum PreviousStatus {
     /// The task did not exist.
-    New,
+    NoTask,
     /// The task had this status, which was not final.
-    Was(String),
+    Known(String),
     Unknown,
 }
 
@@ -141,7 +141,7 @@ pub(crate) struct Tracker {
     /// Tasks that had not ended, with their newest event and status.
     open: HashMap<i64, (Place, String)>,
     /// Last values of the tasks that were returned as changed and had not ended.
-    belonging: HashMap<i64, Belonging>,
+    ownership: HashMap<i64, Ownership>,
     /// Highest key at each recent poll, oldest first.
     highest: VecDeque<(Instant, i64)>,
     swept: Watermark,
@@ -161,7 +161,7 @@ struct Open {
 /// A task that changed and has to be read.
 struct Found {
     task_id: i64,
-    before: Before,
+    previous_status: PreviousStatus,
 }
 
 impl Tracker {
@@ -187,15 +187,20 @@ impl Tracker {
             // The same event counts again if it is not before the watermark: another part of it may have been stored
             // since.
             if !is_same || offset >= self.upto.next_offset(partition) {
-                let before = known.map_or(Before::New, |(_, status)| Before::Was(status));
-                found.push(Found { task_id, before });
+                let previous_status = known.map_or(PreviousStatus::NoTask, |(_, status)| {
+                    PreviousStatus::Known(status)
+                });
+                found.push(Found {
+                    task_id,
+                    previous_status,
+                });
             }
             self.open.insert(task_id, (place, status));
         }
         let ended = before.into_iter();
         found.extend(ended.map(|(task_id, (_, status))| Found {
             task_id,
-            before: Before::Was(status),
+            previous_status: PreviousStatus::Known(status),
         }));
         found
     }
@@ -222,7 +227,7 @@ impl Reader {
         let mut tracker = Tracker {
             upto: upto.clone(),
             open: HashMap::new(),
-            belonging: HashMap::new(),
+            ownership: HashMap::new(),
             highest: VecDeque::new(),
             swept: upto,
             sweep_at: now + SWEEP,
@@ -285,12 +290,12 @@ impl Reader {
         for change in &mut changes {
             let (partition, offset) = (change.item.event_partition, change.item.event_offset);
             change.is_late = offset < from.next_offset(partition);
-            let belonging = change.item.belonging().map(str::to_owned);
+            let ownership = change.item.ownership().map(str::to_owned);
             let known = match change.item.is_final {
-                true => tracker.belonging.remove(&change.task_id),
-                false => tracker.belonging.insert(change.task_id, belonging.clone()),
+                true => tracker.ownership.remove(&change.task_id),
+                false => tracker.ownership.insert(change.task_id, ownership.clone()),
             };
-            change.belonged = known.filter(|known| *known != belonging);
+            change.previous_ownership = known.filter(|known| *known != ownership);
             if change.item.is_final {
                 tracker.told.insert(change.task_id, (partition, offset));
             }
@@ -320,7 +325,7 @@ async fn find(
         if known.insert(task_id) {
             found.push(Found {
                 task_id,
-                before: Before::Unknown,
+                previous_status: PreviousStatus::Unknown,
             });
         }
     };
@@ -352,11 +357,11 @@ async fn read(session: &mut dyn Session, found: Vec<Found>) -> Result<Vec<Change
         dialect.rfc3339("task.ended_at"),
         dialect.is_one_of("task.task_id", "$1")
     );
-    let mut before: HashMap<i64, Before> = found
+    let mut previous: HashMap<i64, PreviousStatus> = found
         .into_iter()
-        .map(|found| (found.task_id, found.before))
+        .map(|found| (found.task_id, found.previous_status))
         .collect();
-    let keys: Vec<i64> = before.keys().copied().collect();
+    let keys: Vec<i64> = previous.keys().copied().collect();
     let mut changes = Vec::with_capacity(keys.len());
     for keys in keys.chunks(AT_ONCE) {
         for mut row in session
@@ -368,8 +373,8 @@ async fn read(session: &mut dyn Session, found: Vec<Found>) -> Result<Vec<Change
             changes.push(Change {
                 task_id,
                 json: serde_json::to_string(&item)?.into(),
-                before: before.remove(&task_id).unwrap_or(Before::Unknown),
-                belonged: None,
+                previous_status: previous.remove(&task_id).unwrap_or(PreviousStatus::Unknown),
+                previous_ownership: None,
                 is_late: false,
                 item,
             });

@@ -34,7 +34,7 @@ mod time;
 mod usage;
 mod watermark;
 
-pub(crate) use changes::{Before, Belonging, Change, ChangedTask, Changes, Tracker};
+pub(crate) use changes::{Change, ChangedTask, Changes, Ownership, PreviousStatus, Tracker};
 pub(crate) use engines::{EngineItem, EnginePage, EnginesQuery};
 #[cfg(test)]
 pub(crate) use filter::STATUSES;

@@ -26,7 +26,7 @@ pub(crate) use self::scope::Scope;
 mod tests {
     use std::sync::Arc;
 
-    use crate::query::{Before, Change, ChangedTask};
+    use crate::query::{Change, ChangedTask, PreviousStatus};
 
     fn task(exec_id: &str, status: &str, place: (i32, i64)) -> ChangedTask {
         ChangedTask {
@@ -48,13 +48,18 @@ mod tests {
         }
     }
 
-    fn changed(task_id: i64, before: Before, item: ChangedTask, is_late: bool) -> Arc<Change> {
+    fn changed(
+        task_id: i64,
+        previous_status: PreviousStatus,
+        item: ChangedTask,
+        is_late: bool,
+    ) -> Arc<Change> {
         Arc::new(Change {
-            belonged: None,
+            previous_ownership: None,
             task_id,
             json: serde_json::to_string(&item).unwrap().into(),
             item,
-            before,
+            previous_status,
             is_late,
         })
     }
@@ -62,22 +67,29 @@ mod tests {
     /// A task with this key, whose newest event has this partition and offset.
     pub(super) fn change(task_id: i64, partition: i32, offset: i64) -> Arc<Change> {
         let item = task(&format!("exec-{task_id}"), "Running", (partition, offset));
-        changed(task_id, Before::Unknown, item, false)
+        changed(task_id, PreviousStatus::Unknown, item, false)
     }
 
     /// The same, found late.
     pub(super) fn late(task_id: i64, partition: i32, offset: i64) -> Arc<Change> {
         let item = task(&format!("exec-{task_id}"), "Failed", (partition, offset));
-        changed(task_id, Before::Unknown, item, true)
+        changed(task_id, PreviousStatus::Unknown, item, true)
     }
 
     pub(super) fn named(exec_id: &str, status: &str) -> Arc<Change> {
-        changed(1, Before::Unknown, task(exec_id, status, (0, 0)), false)
+        changed(
+            1,
+            PreviousStatus::Unknown,
+            task(exec_id, status, (0, 0)),
+            false,
+        )
     }
 
     /// A task whose status changed; its previous status may be unknown.
     pub(super) fn moved(from: Option<&str>, to: &str) -> Arc<Change> {
-        let before = from.map_or(Before::Unknown, |status| Before::Was(status.to_owned()));
+        let before = from.map_or(PreviousStatus::Unknown, |status| {
+            PreviousStatus::Known(status.to_owned())
+        });
         changed(1, before, task("exec-1", to, (0, 0)), false)
     }
 }

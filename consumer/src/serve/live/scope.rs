@@ -1,6 +1,6 @@
 //! Which changes a client receives.
 
-use crate::query::{Before, Belonging, Change};
+use crate::query::{Change, Ownership, PreviousStatus};
 
 /// The status of a task whose engine disappeared: it has not ended, and does not run.
 const UNKNOWN: &str = "Unknown";
@@ -36,15 +36,15 @@ impl Scope {
         if !prefix.is_none_or(|prefix| item.exec_id.starts_with(prefix)) {
             return Seen::Not;
         }
-        let belonging = item.belonging();
+        let ownership = item.ownership();
         let is_running = !item.is_final && item.status != UNKNOWN;
-        let has = self.is_of(belonging) && self.shows(&item.status, is_running);
-        let belonged = change.belonged.as_ref().map(Belonging::as_ref);
-        let had = self.is_of(belonged.unwrap_or(belonging))
-            && match &change.before {
-                Before::New => false,
-                Before::Was(status) => self.shows(status, status != UNKNOWN),
-                Before::Unknown => true,
+        let has = self.is_of(ownership) && self.shows(&item.status, is_running);
+        let previous_ownership = change.previous_ownership.as_ref().map(Ownership::as_ref);
+        let had = self.is_of(previous_ownership.unwrap_or(ownership))
+            && match &change.previous_status {
+                PreviousStatus::NoTask => false,
+                PreviousStatus::Known(status) => self.shows(status, status != UNKNOWN),
+                PreviousStatus::Unknown => true,
             };
         match (has, had) {
             (true, _) => Seen::Shown,
@@ -54,12 +54,12 @@ impl Scope {
     }
 
     /// Matches the columns that say to whom a task belongs.
-    fn is_of(&self, belonging: Belonging<&str>) -> bool {
+    fn is_of(&self, ownership: Ownership<&str>) -> bool {
         let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|w| w == found);
-        is(&self.user, belonging.engine_user)
-            && is(&self.engine_type, belonging.engine_type)
-            && is(&self.engine_instance, belonging.engine_instance)
-            && is(&self.job_id, belonging.job_id)
+        is(&self.user, ownership.engine_user)
+            && is(&self.engine_type, ownership.engine_type)
+            && is(&self.engine_instance, ownership.engine_instance)
+            && is(&self.job_id, ownership.job_id)
     }
 
     /// Matches the status.
@@ -94,8 +94,8 @@ mod tests {
     #[test]
     fn a_task_that_another_engine_took_over_leaves_the_filters_of_the_first() {
         let mut change = (*moved(Some("Running"), "Running")).clone();
-        let now = change.item.belonging().map(str::to_owned);
-        change.belonged = Some(Belonging {
+        let now = change.item.ownership().map(str::to_owned);
+        change.previous_ownership = Some(Ownership {
             engine_instance: "before:1".to_owned(),
             engine_user: "bob".to_owned(),
             ..now.clone()
