@@ -132,14 +132,14 @@ pub(crate) enum Changes {
 }
 
 /// Partition and offset of an event.
-type Place = (i32, i64);
+type EventPosition = (i32, i64);
 
 /// State carried from one poll to the next.
 #[derive(Debug)]
 pub(crate) struct Tracker {
     upto: Watermark,
     /// Tasks that had not ended, with their newest event and status.
-    open: HashMap<i64, (Place, String)>,
+    open: HashMap<i64, (EventPosition, String)>,
     /// Last values of the tasks that were returned as changed and had not ended.
     ownership: HashMap<i64, Ownership>,
     /// Highest key at each recent poll, oldest first.
@@ -148,13 +148,13 @@ pub(crate) struct Tracker {
     /// When the next sweep is due.
     sweep_at: Instant,
     /// Newest events of the ended tasks that were returned since the last sweep.
-    told: HashMap<i64, Place>,
+    returned: HashMap<i64, EventPosition>,
 }
 
 /// The row of a task that has not ended.
 struct Open {
     task_id: i64,
-    place: Place,
+    position: EventPosition,
     status: String,
 }
 
@@ -177,13 +177,13 @@ impl Tracker {
         self.open.reserve(open.len());
         for Open {
             task_id,
-            place,
+            position,
             status,
         } in open
         {
-            let (partition, offset) = place;
+            let (partition, offset) = position;
             let known = before.remove(&task_id);
-            let is_same = known.as_ref().is_some_and(|(known, _)| *known == place);
+            let is_same = known.as_ref().is_some_and(|(known, _)| *known == position);
             // The same event counts again if it is not before the watermark: another part of it may have been stored
             // since.
             if !is_same || offset >= self.upto.next_offset(partition) {
@@ -195,7 +195,7 @@ impl Tracker {
                     previous_status,
                 });
             }
-            self.open.insert(task_id, (place, status));
+            self.open.insert(task_id, (position, status));
         }
         let ended = before.into_iter();
         found.extend(ended.map(|(task_id, (_, status))| Found {
@@ -231,7 +231,7 @@ impl Reader {
             highest: VecDeque::new(),
             swept: upto,
             sweep_at: now + SWEEP,
-            told: HashMap::new(),
+            returned: HashMap::new(),
         };
         let reading = self.reading("the tasks that have not ended");
         let session = self.session();
@@ -242,7 +242,7 @@ impl Reader {
             let open = open_tasks(session).await?;
             tracker.open = open
                 .into_iter()
-                .map(|row| (row.task_id, (row.place, row.status)))
+                .map(|row| (row.task_id, (row.position, row.status)))
                 .collect();
             Ok(())
         };
@@ -297,7 +297,7 @@ impl Reader {
             };
             change.previous_ownership = known.filter(|known| *known != ownership);
             if change.item.is_final {
-                tracker.told.insert(change.task_id, (partition, offset));
+                tracker.returned.insert(change.task_id, (partition, offset));
             }
         }
         changes.sort_unstable_by_key(|change| {
@@ -334,12 +334,12 @@ async fn find(
         add(task_id);
     }
     if is_sweep {
-        let told = std::mem::take(&mut tracker.told);
+        let returned = std::mem::take(&mut tracker.returned);
         // The limit allows for tasks that were already returned, so exceeding it means too many new ones.
-        let ended = ended_tasks(session, &tracker.swept, None, limit + told.len()).await?;
+        let ended = ended_tasks(session, &tracker.swept, None, limit + returned.len()).await?;
         let missed = ended
             .into_iter()
-            .filter(|(task_id, place)| told.get(task_id) != Some(place));
+            .filter(|(task_id, position)| returned.get(task_id) != Some(position));
         missed.for_each(|(task_id, _)| add(task_id));
         tracker.sweep_at = Instant::now() + SWEEP.max(now.elapsed() * SWEEP_SHARE);
     }
@@ -420,7 +420,7 @@ async fn open_tasks(session: &mut dyn Session) -> Result<Vec<Open>, StoreError> 
     rows.map(|mut row| {
         Ok(Open {
             task_id: row.take("task_id")?,
-            place: (row.take("event_partition")?, row.take("event_offset")?),
+            position: (row.take("event_partition")?, row.take("event_offset")?),
             status: row.take("status")?,
         })
     })
@@ -434,7 +434,7 @@ async fn ended_tasks(
     since: &Watermark,
     above: Option<i64>,
     limit: usize,
-) -> Result<Vec<(i64, Place)>, StoreError> {
+) -> Result<Vec<(i64, EventPosition)>, StoreError> {
     let mut values: Vec<Value> = vec![(limit as i64 + 1).into()];
     let mut behind = String::from("0");
     if !since.0.is_empty() {
@@ -455,8 +455,8 @@ async fn ended_tasks(
     select += " LIMIT $1";
     let rows = session.select(&select, &values).await?.into_iter();
     rows.map(|mut row| {
-        let place = (row.take("event_partition")?, row.take("event_offset")?);
-        Ok((row.take("task_id")?, place))
+        let position = (row.take("event_partition")?, row.take("event_offset")?);
+        Ok((row.take("task_id")?, position))
     })
     .collect()
 }
