@@ -17,10 +17,10 @@ const VERSION: u32 = 1;
 /// that its holder could not query directly.
 const DIGEST_BYTES: usize = 12;
 
-/// The cursor of the page after `place`: opaque, URL-safe text. `query` holds everything that must be the same for each
+/// The cursor of the page after `position`: opaque, URL-safe text. `query` holds everything that must be the same for each
 /// page.
-pub(super) fn cursor(query: &impl Serialize, place: &impl Serialize) -> String {
-    let text = serde_json::to_vec(&(VERSION, digest(query), place));
+pub(super) fn cursor(query: &impl Serialize, position: &impl Serialize) -> String {
+    let text = serde_json::to_vec(&(VERSION, digest(query), position));
     URL_SAFE_NO_PAD.encode(text.unwrap_or_default())
 }
 
@@ -28,7 +28,7 @@ pub(super) fn cursor(query: &impl Serialize, place: &impl Serialize) -> String {
 ///
 /// # Errors
 /// If the cursor is invalid or belongs to another query.
-pub(super) fn place<P: DeserializeOwned>(
+pub(super) fn position<P: DeserializeOwned>(
     cursor: Option<&str>,
     query: &impl Serialize,
 ) -> Result<Option<P>, QueryError> {
@@ -44,8 +44,8 @@ pub(super) fn place<P: DeserializeOwned>(
         Some((_, sum, _)) if sum != digest(query) => {
             "was issued for other filters, or another order, time or threshold"
         }
-        Some((.., place)) if !has_nul(&place) => {
-            return serde_json::from_value(place)
+        Some((.., position)) if !has_nul(&position) => {
+            return serde_json::from_value(position)
                 .map(Some)
                 .map_err(|_| altered());
         }
@@ -86,8 +86,8 @@ fn digest(query: &impl Serialize) -> String {
 }
 
 /// Whether any string in it contains NUL, which PostgreSQL refuses in a parameter.
-fn has_nul(place: &Value) -> bool {
-    match place {
+fn has_nul(position: &Value) -> bool {
+    match position {
         Value::String(text) => is_no_text(text),
         Value::Array(values) => values.iter().any(has_nul),
         Value::Object(fields) => fields.values().any(has_nul),
@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    type Place = (i64, Option<Number>, String);
+    type Position = (i64, Option<Number>, String);
 
     #[test]
     fn a_cursor_is_read_as_it_was_written_and_of_its_own_query_alone() {
@@ -111,13 +111,13 @@ mod tests {
             Number::from_f64(0.1 + 0.2),
         ];
         for key in keys {
-            let written: Place = (1_764_079_500_123_456, key, "exec-1 '\" ü 日本".to_owned());
+            let written: Position = (1_764_079_500_123_456, key, "exec-1 '\" ü 日本".to_owned());
             let text = cursor(&"query", &written);
-            assert_eq!(place(Some(&text), &"query").unwrap(), Some(written));
-            let other = place::<Place>(Some(&text), &"other").unwrap_err();
+            assert_eq!(position(Some(&text), &"query").unwrap(), Some(written));
+            let other = position::<Position>(Some(&text), &"other").unwrap_err();
             assert!(other.to_string().contains("other filters"), "{other}");
         }
-        assert_eq!(place::<Place>(None, &"query").unwrap(), None);
+        assert_eq!(position::<Position>(None, &"query").unwrap(), None);
     }
 
     #[test]
@@ -136,7 +136,7 @@ mod tests {
             &nul,
             &whole[1..],
         ] {
-            let refused = place::<Place>(Some(text), &"query")
+            let refused = position::<Position>(Some(text), &"query")
                 .unwrap_err()
                 .to_string();
             assert!(refused.starts_with("the cursor was"), "{refused}");

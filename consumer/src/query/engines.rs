@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::cursor::{cursor, place, time};
+use super::cursor::{cursor, position, time};
 use super::filter::{LARGEST_LIMIT, check_limit, check_text};
 use super::reader::{QueryError, Reader, failed};
 use super::sql::{self, Statement};
@@ -138,30 +138,30 @@ impl Reader {
     /// If a parameter or the cursor is invalid, or the database fails.
     pub(crate) async fn engines(&mut self, query: &EnginesQuery) -> Result<EnginePage, QueryError> {
         query.check()?;
-        let place: Option<Place> = place(query.cursor.as_deref(), query)?;
-        let moment = match &place {
-            Some(place) => time(place.moment)?,
+        let position: Option<Position> = position(query.cursor.as_deref(), query)?;
+        let moment = match &position {
+            Some(position) => time(position.moment)?,
             None => Timestamp::now(),
         };
         let (from, to) = range(query.from, query.to, moment)?;
         let to = to.min(moment);
-        let asked = Asked {
+        let asked = ResolvedQuery {
             query,
             from: from.min(to),
             to,
-            after: place,
+            after: position,
         };
         let read = asked.page(&mut *self.session).await;
         let (items, has_more) =
             read.map_err(failed(|| format!("reading the engines of {}", self.place)))?;
         let last = items.last().filter(|_| has_more);
         let next = last.map(|last| {
-            let place = Place {
+            let position = Position {
                 moment: moment.as_microsecond(),
                 instance: last.engine_instance.clone(),
                 engine_type: last.engine_type.clone(),
             };
-            cursor(query, &place)
+            cursor(query, &position)
         });
         Ok(EnginePage {
             from: asked.from,
@@ -176,23 +176,23 @@ impl Reader {
 }
 
 /// A query with its times resolved.
-struct Asked<'a> {
+struct ResolvedQuery<'a> {
     query: &'a EnginesQuery,
     from: Timestamp,
     to: Timestamp,
-    after: Option<Place>,
+    after: Option<Position>,
 }
 
 /// The last engine of a page, kept in the cursor.
 #[derive(Debug, Serialize, Deserialize)]
-struct Place {
+struct Position {
     /// When the first page was requested, in microseconds since 1970.
     moment: i64,
     instance: String,
     engine_type: String,
 }
 
-impl Asked<'_> {
+impl ResolvedQuery<'_> {
     /// The engines of the page, and whether there are more.
     async fn page(&self, session: &mut dyn Session) -> Result<(Vec<EngineItem>, bool), StoreError> {
         let mut statement = Statement::default();

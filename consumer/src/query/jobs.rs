@@ -7,7 +7,7 @@ use schemas::TaskStatus;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::cursor::{cursor, place, reported};
+use super::cursor::{cursor, position, reported};
 use super::filter::{LARGEST_LIMIT, STATUSES, check_limit, check_text};
 use super::reader::{QueryError, Reader, failed};
 use super::sql::{self, Statement};
@@ -90,8 +90,8 @@ impl Reader {
     pub(crate) async fn jobs(&mut self, query: &JobsQuery) -> Result<JobPage, QueryError> {
         query.check()?;
         self.require_history(query.at)?;
-        let place: Option<(i64, String)> = place(query.cursor.as_deref(), query)?;
-        let after = match place {
+        let position: Option<(i64, String)> = position(query.cursor.as_deref(), query)?;
+        let after = match position {
             Some((started, job_id)) => Some((reported(started)?, job_id)),
             None => None,
         };

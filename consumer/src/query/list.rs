@@ -14,7 +14,7 @@ use crate::store::{Dialect, Row, Session, StoreError};
 
 /// The last task of a page, kept in the cursor.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(super) struct Position {
     /// Time of the first page, in microseconds since 1970. All pages judge silence, stalling and running times as of
     /// it.
     #[serde(rename = "m")]
@@ -82,20 +82,20 @@ impl List<'_> {
     pub(super) async fn read(
         &self,
         session: &mut dyn Session,
-        place: Option<Place>,
+        position: Option<Position>,
         limit: Option<u32>,
         skip: u32,
     ) -> Result<(Vec<TaskItem>, Option<String>), Failed> {
         let wanted = limit.map_or(i64::MAX, |limit| i64::from(limit) + 1);
         let lacks = |rows: &Vec<Row>| wanted.saturating_sub_unsigned(rows.len() as u64);
         let (mut rows, mut behind) = (Vec::new(), None);
-        match place {
-            Some(Place {
+        match position {
+            Some(Position {
                 key: None, exec_id, ..
             }) => behind = Some(exec_id),
-            place => {
+            position => {
                 let mut statement = Statement::default();
-                let page = self.with_key(place, wanted, skip, &mut statement);
+                let page = self.with_key(position, wanted, skip, &mut statement);
                 let page = page.map_err(Failed::Query)?;
                 rows = session.select(&page, &statement.values).await?;
             }
@@ -127,12 +127,12 @@ impl List<'_> {
         }
         let last = items.last().filter(|_| !is_last);
         let next = last.map(|last| {
-            let place = Place {
+            let position = Position {
                 moment: self.moment.as_microsecond(),
                 key: last_key,
                 exec_id: last.exec_id.clone(),
             };
-            cursor(self.query, &place)
+            cursor(self.query, &position)
         });
         Ok((items, next))
     }
@@ -141,15 +141,15 @@ impl List<'_> {
     /// index orders ended tasks by start and last report, and the others are few.
     fn with_key(
         &self,
-        place: Option<Place>,
+        position: Option<Position>,
         limit: i64,
         skip: u32,
         statement: &mut Statement,
     ) -> Result<String, QueryError> {
         let query = self.query;
         let matching = Matching::of(query, self.moment, self.dialect, statement);
-        let behind = match place {
-            Some(Place {
+        let behind = match position {
+            Some(Position {
                 key: Some(key),
                 exec_id,
                 ..

@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::cursor::{place, time};
+use super::cursor::{position, time};
 use super::filter::{LARGEST_LIMIT, TaskQuery, check_limit};
 use super::item::{TaskItem, item, items_of_page};
-use super::list::{Failed, List, Matching, Place};
+use super::list::{Failed, List, Matching, Position};
 use super::marks::Judge;
 use super::reader::{QueryError, Reader, failed, is_no_text};
 use super::sql::{self, Statement};
@@ -70,14 +70,14 @@ impl Reader {
         limit: Option<u32>,
         skip: u32,
     ) -> Result<TaskPage, QueryError> {
-        let place: Option<Place> = place(query.cursor.as_deref(), query)?;
-        let moment = self.moment(query, place.as_ref())?;
+        let position: Option<Position> = position(query.cursor.as_deref(), query)?;
+        let moment = self.moment(query, position.as_ref())?;
         let list = List {
             query,
             moment,
             dialect: self.session.dialect(),
         };
-        let read = list.read(&mut *self.session, place, limit, skip).await;
+        let read = list.read(&mut *self.session, position, limit, skip).await;
         let (items, next) = read.map_err(|error| match error {
             Failed::Query(error) => error,
             Failed::Store(source) => QueryError::Store {
@@ -98,8 +98,8 @@ impl Reader {
     /// # Errors
     /// As [`page`](Self::page).
     pub(crate) async fn count(&mut self, query: &TaskQuery) -> Result<u64, QueryError> {
-        let place: Option<Place> = place(query.cursor.as_deref(), query)?;
-        let moment = self.moment(query, place.as_ref())?;
+        let position: Option<Position> = position(query.cursor.as_deref(), query)?;
+        let moment = self.moment(query, position.as_ref())?;
         let dialect = self.session.dialect();
         let mut statement = Statement::default();
         let matching = Matching::of(query, moment, dialect, &mut statement);
@@ -149,11 +149,15 @@ impl Reader {
     }
 
     /// The time as of which silence, stalling and running times are judged.
-    fn moment(&self, query: &TaskQuery, place: Option<&Place>) -> Result<Timestamp, QueryError> {
+    fn moment(
+        &self,
+        query: &TaskQuery,
+        position: Option<&Position>,
+    ) -> Result<Timestamp, QueryError> {
         query.filter.check()?;
         self.require_history(query.at)?;
-        match place {
-            Some(place) => time(place.moment),
+        match position {
+            Some(position) => time(position.moment),
             None => Ok(query.at.unwrap_or_else(Timestamp::now)),
         }
     }
