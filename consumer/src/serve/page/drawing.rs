@@ -67,7 +67,7 @@ pub(super) struct Size {
 
 /// The values of a plot, each sorted by time.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Told {
+pub(super) struct PlotData {
     /// 0 to 1.
     pub(super) progress: Vec<(Timestamp, f64)>,
     pub(super) memory_bytes: Vec<(Timestamp, f64)>,
@@ -76,7 +76,7 @@ pub(super) struct Told {
     pub(super) marks: Vec<(Timestamp, Status)>,
 }
 
-impl Told {
+impl PlotData {
     /// All times that have a value.
     pub(super) fn times(&self) -> Vec<Timestamp> {
         let values = [&self.progress, &self.memory_bytes, &self.cores];
@@ -174,22 +174,22 @@ impl<'a> Panel<'a> {
 
 /// Draws all values, one panel above the other.
 pub(super) fn draw(
-    told: &Told,
+    plotted: &PlotData,
     span: (Timestamp, Timestamp),
     size: &Size,
 ) -> Result<Drawing, Failed> {
     let progress = Panel {
         is_stepped: false,
         most: 100.0,
-        ..Panel::of("Progress, %", PROGRESS, 0.01, &told.progress)
+        ..Panel::of("Progress, %", PROGRESS, 0.01, &plotted.progress)
     };
     let memory = Panel::of(
         "Memory, GiB",
         MEMORY,
         f64::from(1 << 30),
-        &told.memory_bytes,
+        &plotted.memory_bytes,
     );
-    let cores = Panel::of("Cores", CORES, 1.0, &told.cores);
+    let cores = Panel::of("Cores", CORES, 1.0, &plotted.cores);
     let panels = [progress, memory, cores];
     let panels: Vec<_> = panels
         .iter()
@@ -213,7 +213,7 @@ pub(super) fn draw(
             if last {
                 draw_axis(&area, span, size)?;
             }
-            draw_marks(&area, &told.marks, span, size, i == 0)?;
+            draw_marks(&area, &plotted.marks, span, size, i == 0)?;
         }
         root.present()?;
     }

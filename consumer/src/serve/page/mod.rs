@@ -45,7 +45,7 @@ use self::engines::EnginesView;
 use self::error::ErrorView;
 use self::jobs::JobsView;
 use self::links::{ENGINES, JOBS, PERIOD, Query, TASKS, USAGE};
-use self::task::{Found, TaskView};
+use self::task::{TaskData, TaskView};
 use self::tasks::TasksView;
 use self::usage::UsageView;
 use super::api::{engines_query, jobs_query, task_query, usage_query};
@@ -248,7 +248,7 @@ async fn found(
     exec_id: String,
     user: Option<String>,
     at: Option<Timestamp>,
-) -> Result<Option<Found>, QueryError> {
+) -> Result<Option<TaskData>, QueryError> {
     let item = reader.item(&exec_id, at).await?;
     let is_theirs = |item: &TaskItem| user.as_ref().is_none_or(|user| *user == item.engine_user);
     let Some(item) = item.filter(is_theirs) else {
@@ -268,7 +268,7 @@ async fn found(
     let Some(series) = reader.series(&query).await? else {
         return Ok(None);
     };
-    Ok(Some(Found {
+    Ok(Some(TaskData {
         item,
         details,
         series,

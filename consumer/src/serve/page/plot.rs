@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::drawing::{Drawing, NARROW, Size, Told, WIDE, draw};
+use super::drawing::{Drawing, NARROW, PlotData, Size, WIDE, draw};
 use super::format::{self, or_absent};
 
 /// The drawings for wide and narrow screens, and the values.
@@ -26,14 +26,14 @@ pub(super) struct Value {
 }
 
 /// `None` if there is nothing to draw.
-pub(super) fn plot(told: &Told) -> Option<Plot> {
-    let times = told.times();
-    if told.progress.is_empty() && told.memory_bytes.is_empty() && told.cores.is_empty() {
+pub(super) fn plot(plotted: &PlotData) -> Option<Plot> {
+    let times = plotted.times();
+    if plotted.progress.is_empty() && plotted.memory_bytes.is_empty() && plotted.cores.is_empty() {
         return None;
     }
     let span = (*times.first()?, *times.last()?);
     let drawn = |size: &Size| {
-        draw(told, span, size)
+        draw(plotted, span, size)
             .inspect_err(|error| tracing::error!("cannot draw a plot: {error}"))
             .ok()
     };
@@ -43,30 +43,31 @@ pub(super) fn plot(told: &Told) -> Option<Plot> {
         wide: drawn(&WIDE)?,
         narrow: drawn(&NARROW)?,
         caption: "Times are relative to the first report. To read values, point at a plot, or focus it and press the arrow keys.".to_owned(),
-        values: values(told, &times),
+        values: values(plotted, &times),
     })
 }
 
 /// The last values reported by each time.
-fn values(told: &Told, times: &[Timestamp]) -> Vec<Value> {
+fn values(plotted: &PlotData, times: &[Timestamp]) -> Vec<Value> {
     let by = |values: &[(Timestamp, f64)], time: Timestamp| {
-        let told = values.partition_point(|(told, _)| *told <= time);
-        told.checked_sub(1)
+        let plotted = values.partition_point(|(plotted, _)| *plotted <= time);
+        plotted
+            .checked_sub(1)
             .and_then(|last| values.get(last))
             .map(|(_, value)| *value)
     };
     times
         .iter()
         .map(|&time| {
-            let mark = told.marks.iter().find(|(mark, _)| *mark == time);
+            let mark = plotted.marks.iter().find(|(mark, _)| *mark == time);
             Value {
                 ms: time.as_millisecond(),
                 time: time.to_string(),
-                progress: or_absent(by(&told.progress, time), format::percent),
-                memory: or_absent(by(&told.memory_bytes, time), |bytes| {
+                progress: or_absent(by(&plotted.progress, time), format::percent),
+                memory: or_absent(by(&plotted.memory_bytes, time), |bytes| {
                     format::gib(bytes as i64)
                 }),
-                cores: or_absent(by(&told.cores, time), |cores| cores.to_string()),
+                cores: or_absent(by(&plotted.cores, time), |cores| cores.to_string()),
                 status: mark.map_or("", |(_, status)| status.word),
             }
         })
@@ -83,14 +84,14 @@ mod tests {
         Timestamp::from_second(1_764_079_200 + second).unwrap()
     }
 
-    fn told(seconds: &[i64]) -> Told {
+    fn plotted(seconds: &[i64]) -> PlotData {
         let of = |value: fn(f64) -> f64| {
             seconds
                 .iter()
                 .map(|&second| (at(second), value(second as f64)))
                 .collect()
         };
-        Told {
+        PlotData {
             progress: of(|second| second / 60.0),
             memory_bytes: of(|second| second * 1e8),
             cores: of(|second| second),
@@ -104,7 +105,7 @@ mod tests {
     #[test]
     fn a_plot_has_no_style_of_its_own_and_every_value() {
         let seconds: Vec<i64> = (0..60).collect();
-        let plot = plot(&told(&seconds)).unwrap();
+        let plot = plot(&plotted(&seconds)).unwrap();
         for drawing in [&plot.wide, &plot.narrow] {
             assert!(
                 drawing.svg.starts_with("<svg aria-hidden"),
@@ -120,7 +121,7 @@ mod tests {
             (plot.values[20].progress.as_str(), plot.values[20].status),
             ("33.3 %", "Running")
         );
-        let line = sparkline(&told(&seconds).cores).unwrap();
+        let line = sparkline(&plotted(&seconds).cores).unwrap();
         assert!(
             line.contains("polyline") && !line.contains("style="),
             "{line}"
@@ -129,12 +130,12 @@ mod tests {
 
     #[test]
     fn a_value_is_the_last_one_that_was_told() {
-        let told = Told {
+        let plotted = PlotData {
             progress: vec![(at(0), 0.25), (at(10), 0.5)],
             memory_bytes: vec![(at(5), 1_073_741_824.0)],
-            ..Told::default()
+            ..PlotData::default()
         };
-        let values = plot(&told).unwrap().values;
+        let values = plot(&plotted).unwrap().values;
         let rows: Vec<_> = values
             .iter()
             .map(|value| {
@@ -157,17 +158,17 @@ mod tests {
 
     #[test]
     fn one_point_and_no_time_between_two_are_drawn() {
-        assert!(plot(&Told::default()).is_none());
+        assert!(plot(&PlotData::default()).is_none());
         assert!(
-            plot(&Told {
-                marks: told(&[]).marks,
-                ..Told::default()
+            plot(&PlotData {
+                marks: plotted(&[]).marks,
+                ..PlotData::default()
             })
             .is_none()
         );
-        assert!(plot(&told(&[0])).is_some());
-        assert!(plot(&told(&[7, 7])).is_some());
-        let mut years = told(&[0]);
+        assert!(plot(&plotted(&[0])).is_some());
+        assert!(plot(&plotted(&[7, 7])).is_some());
+        let mut years = plotted(&[0]);
         years.progress.push((Timestamp::MAX, 1.0));
         assert!(plot(&years).is_some());
         assert!(sparkline(&years.progress).is_some());

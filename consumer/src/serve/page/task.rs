@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 use service::text::shown;
 use service::words::counted;
 
-use super::drawing::{Told, sparkline};
+use super::drawing::{PlotData, sparkline};
 use super::format::{ABSENT, count, gib, or_absent, percent};
 use super::frame::Frame;
 use super::links::{self, Query, TASKS};
@@ -21,7 +21,7 @@ const METRIC: &str = "metrics.";
 const DRAWN: usize = 20;
 
 /// A task's data, from one snapshot.
-pub(super) struct Found {
+pub(super) struct TaskData {
     pub(super) item: TaskItem,
     pub(super) details: TaskDetails,
     pub(super) series: TaskSeries,
@@ -83,8 +83,8 @@ struct ReportRow {
 
 impl TaskView {
     /// `at` is the past time shown.
-    pub(super) fn of(given: &Query, at: Option<Timestamp>, found: Found) -> Self {
-        let Found {
+    pub(super) fn of(given: &Query, at: Option<Timestamp>, found: TaskData) -> Self {
+        let TaskData {
             item,
             details,
             series,
@@ -128,7 +128,7 @@ impl TaskView {
             reports_text: reports_text(&sequences),
             sequences_text: sequences_text(&sequences),
             expired_before,
-            plot: plot(&told(&series)),
+            plot: plot(&plot_data(&series)),
             sub_jobs: sub_jobs(&reports),
             resource: resource
                 .into_iter()
@@ -193,13 +193,13 @@ fn points(series: &Series) -> Vec<(Timestamp, f64)> {
 }
 
 /// The values of the plots.
-fn told(series: &TaskSeries) -> Told {
+fn plot_data(series: &TaskSeries) -> PlotData {
     let named = |name: &str| {
         let own = series.series.iter().find(|series| series.name == name);
         own.map(points).unwrap_or_default()
     };
     let marks = series.marks.iter();
-    Told {
+    PlotData {
         progress: named("progress"),
         memory_bytes: named("memory_bytes"),
         cores: named("cores"),
@@ -253,10 +253,10 @@ fn sequences_text(sequences: &Sequences) -> String {
 
 /// The sub-jobs of the newest report that has any.
 fn sub_jobs(reports: &[Report]) -> Vec<SubJob> {
-    let told = reports
+    let newest = reports
         .iter()
         .find_map(|report| Some((&report.jobs, report.jobs.job_ids.as_ref()?)));
-    let Some((jobs, ids)) = told else {
+    let Some((jobs, ids)) = newest else {
         return Vec::new();
     };
     let of = |counts: &Option<Vec<i32>>, i: usize| {

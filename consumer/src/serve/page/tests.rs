@@ -8,7 +8,7 @@ use super::engines::EnginesView;
 use super::error::ErrorView;
 use super::jobs::JobsView;
 use super::links::Query;
-use super::task::{Found, TaskView};
+use super::task::{TaskData, TaskView};
 use super::tasks::TasksView;
 use super::usage::UsageView;
 use crate::query::{
@@ -165,7 +165,7 @@ fn list(text: &str) -> String {
 
 fn one(text: &str) -> String {
     let at: Timestamp = TIME.parse().unwrap();
-    let found = Found {
+    let found = TaskData {
         item: item(text),
         details: details(text),
         series: series(text),

@@ -58,16 +58,16 @@ function writeProgress(row, value) {
   if (words.textContent !== text) changed(cell);
   let bar = cell.querySelector("progress");
   if (value === null) {
-    const untold = element("span", "untold");
-    untold.setAttribute("aria-hidden", "true");
-    bar?.replaceWith(untold);
+    const gap = element("span", "no-value");
+    gap.setAttribute("aria-hidden", "true");
+    bar?.replaceWith(gap);
     words.classList.add("quiet");
   } else {
     if (!bar) {
       bar = element("progress");
       bar.max = 1;
       bar.setAttribute("aria-label", `Progress of ${row.querySelector(".c-task").textContent.trim()}`);
-      cell.querySelector(".untold")?.replaceWith(bar);
+      cell.querySelector(".no-value")?.replaceWith(bar);
       words.classList.remove("quiet");
     }
     bar.value = value;
