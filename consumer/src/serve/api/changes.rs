@@ -101,11 +101,11 @@ async fn changes(
         .join(since, scope)
         .await
         .map_err(|refused| match refused {
-            Refused::Crowded => {
+            Refused::TooManyStreams => {
                 let detail = "too many clients follow the changes; retry later, or poll the list";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(COME_BACK)
             }
-            Refused::Away => Problem::away(),
+            Refused::Unavailable => Problem::away(),
         })?;
     let events = stream::unfold(client, async |mut client| {
         let bytes = client.next().await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 
-use super::scope::{Scope, Seen};
+use super::scope::{Scope, Visibility};
 use crate::query::{Change, Watermark};
 
 /// Reconnection time for clients.
@@ -46,18 +46,18 @@ pub(super) fn reset(at: &Watermark) -> Bytes {
 /// of them again.
 pub(super) fn tasks(changes: &[Arc<Change>], scope: &Scope, upto: &Watermark) -> Vec<Bytes> {
     let seen = |change: &Arc<Change>| match scope.sees(change) {
-        Seen::Not => None,
-        shown => Some((change.clone(), shown == Seen::Shown)),
+        Visibility::Hidden => None,
+        shown => Some((change.clone(), shown == Visibility::Shown)),
     };
-    let told: Vec<(Arc<Change>, bool)> = changes.iter().filter_map(seen).collect();
-    let last = told.len().div_ceil(TASKS);
-    let events = told.chunks(TASKS).enumerate();
+    let in_scope: Vec<(Arc<Change>, bool)> = changes.iter().filter_map(seen).collect();
+    let last = in_scope.len().div_ceil(TASKS);
+    let events = in_scope.chunks(TASKS).enumerate();
     events
-        .map(|(number, told)| event(told, (number + 1 == last).then_some(upto)))
+        .map(|(number, in_scope)| event(in_scope, (number + 1 == last).then_some(upto)))
         .collect()
 }
 
-fn event(told: &[(Arc<Change>, bool)], upto: Option<&Watermark>) -> Bytes {
+fn event(in_scope: &[(Arc<Change>, bool)], upto: Option<&Watermark>) -> Bytes {
     let mut text = String::from("event: tasks\n");
     if let Some(upto) = upto {
         // Writing to a string is infallible.
@@ -67,12 +67,13 @@ fn event(told: &[(Arc<Change>, bool)], upto: Option<&Watermark>) -> Bytes {
     // JSON escapes line breaks within strings and has no others.
     join(
         &mut text,
-        told.iter()
+        in_scope
+            .iter()
             .filter(|(_, shown)| *shown)
             .map(|(change, _)| &*change.json),
     );
     text += "],\"left\":[";
-    let left = told.iter().filter(|(_, shown)| !shown);
+    let left = in_scope.iter().filter(|(_, shown)| !shown);
     let left: Vec<String> = left.map(|(change, _)| json(&change.item.exec_id)).collect();
     join(&mut text, left.iter().map(String::as_str));
     text += "]";

@@ -41,12 +41,12 @@ struct State {
     /// The last poll failed.
     is_away: bool,
     /// `None` after shutdown has begun.
-    sender: Option<broadcast::Sender<News>>,
+    sender: Option<broadcast::Sender<Broadcast>>,
 }
 
 /// A message to all clients.
 #[derive(Clone)]
-enum News {
+enum Broadcast {
     Changes(Arc<Batch>),
     /// Clients must reload: changes before this watermark are unknown.
     Reset(Arc<Watermark>),
@@ -77,9 +77,9 @@ impl Batch {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// The maximum number of clients is reached.
-    Crowded,
+    TooManyStreams,
     /// No poll has succeeded yet, the last one failed, or the program is shutting down.
-    Away,
+    Unavailable,
 }
 
 impl Default for Hub {
@@ -115,7 +115,7 @@ impl Hub {
     }
 
     /// Whether there are clients.
-    pub(super) fn is_heard(&self) -> bool {
+    pub(super) fn has_clients(&self) -> bool {
         let state = self.state();
         let sender = state.sender.as_ref();
         sender.is_some_and(|sender| sender.receiver_count() > 0)
@@ -128,7 +128,7 @@ impl Hub {
     }
 
     /// Publishes all changes up to this watermark, found by a poll that started at `begun`.
-    pub(super) fn tell(&self, changes: Vec<Arc<Change>>, upto: Watermark, begun: Instant) {
+    pub(super) fn publish(&self, changes: Vec<Arc<Change>>, upto: Watermark, begun: Instant) {
         {
             let mut state = self.state();
             state.is_away = false;
@@ -142,7 +142,7 @@ impl Hub {
                     upto,
                     events: Mutex::default(),
                 };
-                state.send(News::Changes(Arc::new(batch)));
+                state.send(Broadcast::Changes(Arc::new(batch)));
             }
         }
         self.polled.send_replace(Some(begun));
@@ -156,7 +156,7 @@ impl Hub {
             let is_first = state.ring.is_none();
             state.ring = Some(Ring::new(super::ring::TASKS, at.clone()));
             if !is_first {
-                state.send(News::Reset(Arc::new(at)));
+                state.send(Broadcast::Reset(Arc::new(at)));
             }
         }
         self.polled.send_replace(Some(begun));
@@ -184,9 +184,9 @@ impl Hub {
         scope: Scope,
     ) -> Result<Client, Refused> {
         let permit = self.streams.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| Refused::Crowded)?;
+        let permit = permit.map_err(|_| Refused::TooManyStreams)?;
         let now = Instant::now();
-        let first = self.listen(since.as_ref()).ok_or(Refused::Away)?;
+        let first = self.listen(since.as_ref()).ok_or(Refused::Unavailable)?;
         self.wanted.notify_one();
         let listening = match first {
             (Resume::Ahead, _, _) => {
@@ -195,7 +195,7 @@ impl Hub {
                 let mut polled = self.polled.subscribe();
                 let caught_up = polled.wait_for(|begun| begun.is_some_and(|begun| begun >= now));
                 let _ = timeout(CATCH_UP, caught_up).await;
-                self.listen(since.as_ref()).ok_or(Refused::Away)?
+                self.listen(since.as_ref()).ok_or(Refused::Unavailable)?
             }
             known => known,
         };
@@ -222,7 +222,7 @@ impl Hub {
     fn listen(
         &self,
         since: Option<&Watermark>,
-    ) -> Option<(Resume, Watermark, broadcast::Receiver<News>)> {
+    ) -> Option<(Resume, Watermark, broadcast::Receiver<Broadcast>)> {
         let state = self.state();
         if state.is_away {
             return None;
@@ -238,7 +238,7 @@ impl Hub {
 }
 
 impl State {
-    fn send(&self, news: News) {
+    fn send(&self, news: Broadcast) {
         if let Some(sender) = &self.sender {
             // There may be no receivers.
             let _ = sender.send(news);
@@ -252,7 +252,7 @@ pub(crate) struct Client {
     /// Everything in scope up to here was sent or is queued.
     at: Watermark,
     next: VecDeque<Bytes>,
-    news: broadcast::Receiver<News>,
+    news: broadcast::Receiver<Broadcast>,
     /// When the next heartbeat is due.
     heartbeat: Instant,
     pause: Duration,
@@ -267,11 +267,11 @@ impl Client {
                 return Some(bytes);
             }
             match timeout_at(self.heartbeat, self.news.recv()).await {
-                Ok(Ok(News::Changes(batch))) => {
+                Ok(Ok(Broadcast::Changes(batch))) => {
                     self.next.extend(batch.events(&self.scope).iter().cloned());
                     self.at = batch.upto.clone();
                 }
-                Ok(Ok(News::Reset(at))) => {
+                Ok(Ok(Broadcast::Reset(at))) => {
                     self.next.push_back(event::reset(&at));
                     self.at = (*at).clone();
                 }
@@ -306,8 +306,8 @@ mod tests {
         hub
     }
 
-    fn tell(hub: &Hub, offset: i64) {
-        hub.tell(
+    fn publish(hub: &Hub, offset: i64) {
+        hub.publish(
             vec![change(offset, 0, offset)],
             at(&format!("0:{}", offset + 1)),
             Instant::now(),
@@ -343,16 +343,16 @@ mod tests {
     #[tokio::test]
     async fn each_change_reaches_each_client_once_and_in_order() {
         let hub = hub();
-        tell(&hub, 5);
+        publish(&hub, 5);
         let (mut from_now, mut from_before) =
             (begun(&hub, None).await, begun(&hub, Some("0:5")).await);
         assert_eq!(next(&mut from_now).await, Err(": alive".to_owned()));
         assert_eq!(next(&mut from_before).await, Ok(vec![5]));
         assert_eq!(next(&mut from_before).await, Err(": alive".to_owned()));
         for offset in [6, 7] {
-            tell(&hub, offset);
+            publish(&hub, offset);
         }
-        hub.tell(vec![late(1, 0, 2)], at("0:8"), Instant::now());
+        hub.publish(vec![late(1, 0, 2)], at("0:8"), Instant::now());
         for client in [&mut from_now, &mut from_before] {
             for offset in [6, 7, 2] {
                 assert_eq!(next(client).await, Ok(vec![offset]));
@@ -360,10 +360,13 @@ mod tests {
             assert_eq!(next(client).await, Err(": alive".to_owned()));
         }
         // Nothing changed, so nothing is sent.
-        hub.tell(Vec::new(), at("0:8"), Instant::now());
+        hub.publish(Vec::new(), at("0:8"), Instant::now());
         hub.close();
         assert_eq!(next(&mut from_now).await, Err("end".to_owned()));
-        assert_eq!(hub.join(None, all()).await.err(), Some(Refused::Away));
+        assert_eq!(
+            hub.join(None, all()).await.err(),
+            Some(Refused::Unavailable)
+        );
     }
 
     #[tokio::test]
@@ -376,7 +379,7 @@ mod tests {
         let mut client = hub.join(None, of_bob).await.ok().unwrap();
         client.next().await;
         client.next().await;
-        tell(&hub, 5);
+        publish(&hub, 5);
         assert_eq!(client.next().await.unwrap(), ": alive\nid: 0:6\n\n");
     }
 
@@ -387,7 +390,7 @@ mod tests {
         assert_eq!(next(&mut slow).await, Err(": alive".to_owned()));
         let behind = 5 + POLLS_BEHIND as i64;
         for offset in 5..=behind {
-            tell(&hub, offset);
+            publish(&hub, offset);
         }
         assert_eq!(next(&mut slow).await, Err("end".to_owned()));
         drop(slow);
@@ -402,7 +405,7 @@ mod tests {
         let poll = tokio::spawn(async move {
             for offset in [5, 6] {
                 polling.wanted.notified().await;
-                tell(&polling, offset);
+                publish(&polling, offset);
             }
         });
         let mut ahead = begun(&hub, Some("0:6")).await;
@@ -418,7 +421,7 @@ mod tests {
         drop(ahead);
         let mut lost = begun(&hub, Some("0:3")).await;
         assert_eq!(next(&mut lost).await, Err("event: reset".to_owned()));
-        tell(&hub, 7);
+        publish(&hub, 7);
         assert_eq!(next(&mut lost).await, Ok(vec![7]));
     }
 
@@ -427,7 +430,10 @@ mod tests {
         let hub = hub();
         let first = begun(&hub, None).await;
         let _others = (begun(&hub, None).await, begun(&hub, None).await);
-        assert_eq!(hub.join(None, all()).await.err(), Some(Refused::Crowded));
+        assert_eq!(
+            hub.join(None, all()).await.err(),
+            Some(Refused::TooManyStreams)
+        );
         drop(first);
         let _again = begun(&hub, None).await;
     }
@@ -440,8 +446,11 @@ mod tests {
         hub.away();
         assert_eq!(next(&mut client).await, Err("end".to_owned()));
         drop(client);
-        assert_eq!(hub.join(None, all()).await.err(), Some(Refused::Away));
-        tell(&hub, 5);
+        assert_eq!(
+            hub.join(None, all()).await.err(),
+            Some(Refused::Unavailable)
+        );
+        publish(&hub, 5);
         let mut again = begun(&hub, Some("0:5")).await;
         assert_eq!(next(&mut again).await, Ok(vec![5]));
     }

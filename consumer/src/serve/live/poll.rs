@@ -58,7 +58,7 @@ async fn follow(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
         let answered = timeout(POLL_LIMIT, poll.once(begun)).await;
         match answered
             .map_err(|_| too_long(POLL_LIMIT))
-            .and_then(|done| done.map_err(|e| told(&e)))
+            .and_then(|done| done.map_err(|e| with_source(&e)))
         {
             Ok(()) => {
                 if std::mem::take(&mut is_away) {
@@ -79,7 +79,7 @@ async fn follow(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
                 sleep_until(Instant::now() + PAUSE).await;
             }
         }
-        if !hub.is_heard() {
+        if !hub.has_clients() {
             // The first client triggers a poll at once.
             let _ = timeout_at(begun + PAUSE_UNHEARD, hub.wanted.notified()).await;
         }
@@ -117,7 +117,7 @@ impl Poll<'_> {
         match changes {
             Changes::All(changes, upto) => {
                 self.hub
-                    .tell(changes.into_iter().map(Arc::new).collect(), upto, begun);
+                    .publish(changes.into_iter().map(Arc::new).collect(), upto, begun);
             }
             Changes::Unknown => {
                 let tracker = reader.track().await?;
@@ -149,7 +149,7 @@ async fn count_stalled(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
         };
         let counted = timeout(STALLED_LIMIT + QUERY_LIMIT, counted).await;
         let counted = counted.map_err(|_| too_long(STALLED_LIMIT));
-        match counted.and_then(|counted| counted.map_err(|error| told(&error))) {
+        match counted.and_then(|counted| counted.map_err(|error| with_source(&error))) {
             Ok(counts) => {
                 let each = counts.iter().map(|(.., count)| count.unsigned_abs());
                 let stalled = Counted::now(each.sum());
@@ -181,7 +181,7 @@ fn too_long(limit: Duration) -> String {
     format!("no answer within {} s", limit.as_secs())
 }
 
-fn told(error: &QueryError) -> String {
+fn with_source(error: &QueryError) -> String {
     let source = std::error::Error::source(error);
     source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }

@@ -21,20 +21,20 @@ pub(crate) struct Scope {
 
 /// What a client receives of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum Visibility {
     /// The task.
     Shown,
     /// Only its id: the client may show the task, which no longer matches.
     Left,
-    Not,
+    Hidden,
 }
 
 impl Scope {
-    pub(super) fn sees(&self, change: &Change) -> Seen {
+    pub(super) fn sees(&self, change: &Change) -> Visibility {
         let item = &change.item;
         let prefix = self.exec_id_prefix.as_ref();
         if !prefix.is_none_or(|prefix| item.exec_id.starts_with(prefix)) {
-            return Seen::Not;
+            return Visibility::Hidden;
         }
         let ownership = item.ownership();
         let is_running = !item.is_final && item.status != UNKNOWN;
@@ -47,9 +47,9 @@ impl Scope {
                 PreviousStatus::Unknown => true,
             };
         match (has, had) {
-            (true, _) => Seen::Shown,
-            (false, true) => Seen::Left,
-            (false, false) => Seen::Not,
+            (true, _) => Visibility::Shown,
+            (false, true) => Visibility::Left,
+            (false, false) => Visibility::Hidden,
         }
     }
 
@@ -74,21 +74,27 @@ mod tests {
     use super::super::tests::moved;
     use super::*;
 
-    fn sees(scope: Scope, from: Option<&str>, to: &str) -> Seen {
+    fn sees(scope: Scope, from: Option<&str>, to: &str) -> Visibility {
         scope.sees(&moved(from, to))
     }
 
     #[test]
-    fn of_another_users_task_not_even_its_end_is_told() {
+    fn another_users_task_is_hidden_even_when_it_ends() {
         let of = |user: &str| Scope {
             user: Some(user.to_owned()),
             running: true,
             ..Scope::default()
         };
-        assert_eq!(sees(of("ada"), None, "Running"), Seen::Shown);
-        assert_eq!(sees(of("ada"), Some("Running"), "Succeed"), Seen::Left);
-        assert_eq!(sees(of("bob"), None, "Running"), Seen::Not);
-        assert_eq!(sees(of("bob"), Some("Running"), "Succeed"), Seen::Not);
+        assert_eq!(sees(of("ada"), None, "Running"), Visibility::Shown);
+        assert_eq!(
+            sees(of("ada"), Some("Running"), "Succeed"),
+            Visibility::Left
+        );
+        assert_eq!(sees(of("bob"), None, "Running"), Visibility::Hidden);
+        assert_eq!(
+            sees(of("bob"), Some("Running"), "Succeed"),
+            Visibility::Hidden
+        );
     }
 
     #[test]
@@ -108,31 +114,58 @@ mod tests {
             user: Some(user.to_owned()),
             ..Scope::default()
         };
-        assert_eq!(on("before:1").sees(&change), Seen::Left);
-        assert_eq!(on(&now.engine_instance).sees(&change), Seen::Shown);
-        assert_eq!(on("other:1").sees(&change), Seen::Not);
-        assert_eq!(of("bob").sees(&change), Seen::Left);
-        assert_eq!(of(&now.engine_user).sees(&change), Seen::Shown);
-        assert_eq!(of("carol").sees(&change), Seen::Not, "it never was");
+        assert_eq!(on("before:1").sees(&change), Visibility::Left);
+        assert_eq!(on(&now.engine_instance).sees(&change), Visibility::Shown);
+        assert_eq!(on("other:1").sees(&change), Visibility::Hidden);
+        assert_eq!(of("bob").sees(&change), Visibility::Left);
+        assert_eq!(of(&now.engine_user).sees(&change), Visibility::Shown);
+        assert_eq!(
+            of("carol").sees(&change),
+            Visibility::Hidden,
+            "it never was"
+        );
     }
 
     #[test]
-    fn a_task_that_leaves_a_filter_is_told_to_have_left() {
+    fn a_task_that_leaves_a_filter_is_reported_as_left() {
         let running = || Scope {
             running: true,
             ..Scope::default()
         };
-        assert_eq!(sees(running(), Some("Scheduled"), "Running"), Seen::Shown);
-        assert_eq!(sees(running(), Some("Running"), "Succeed"), Seen::Left);
-        assert_eq!(sees(running(), Some("Running"), "Unknown"), Seen::Left);
-        assert_eq!(sees(running(), None, "Succeed"), Seen::Left, "who knows");
-        assert_eq!(sees(running(), Some("Unknown"), "Succeed"), Seen::Not);
+        assert_eq!(
+            sees(running(), Some("Scheduled"), "Running"),
+            Visibility::Shown
+        );
+        assert_eq!(
+            sees(running(), Some("Running"), "Succeed"),
+            Visibility::Left
+        );
+        assert_eq!(
+            sees(running(), Some("Running"), "Unknown"),
+            Visibility::Left
+        );
+        assert_eq!(
+            sees(running(), None, "Succeed"),
+            Visibility::Left,
+            "who knows"
+        );
+        assert_eq!(
+            sees(running(), Some("Unknown"), "Succeed"),
+            Visibility::Hidden
+        );
         let failed = || Scope {
             status: vec!["Failed".to_owned()],
             ..Scope::default()
         };
-        assert_eq!(sees(failed(), Some("Running"), "Running"), Seen::Not);
-        assert_eq!(sees(failed(), Some("Running"), "Failed"), Seen::Shown);
-        assert_eq!(sees(failed(), None, "Succeed"), Seen::Left, "who knows");
+        assert_eq!(
+            sees(failed(), Some("Running"), "Running"),
+            Visibility::Hidden
+        );
+        assert_eq!(sees(failed(), Some("Running"), "Failed"), Visibility::Shown);
+        assert_eq!(
+            sees(failed(), None, "Succeed"),
+            Visibility::Left,
+            "who knows"
+        );
     }
 }
