@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_wrong_is_told_at_once_and_by_name() {
+    fn all_problems_are_returned_together_and_by_name() {
         let mut parameters = given(&[
             ("at", "yesterday"),
             ("limit", "0"),

@@ -6,7 +6,7 @@ use ratatui::text::Span;
 use service::text::shown;
 
 use super::answer::Sort;
-use super::look::{Look, bar, fit, shape, width};
+use super::theme::{Theme, bar, fit, shape, width};
 use crate::query::{TaskItem, TaskOrder};
 use crate::tasks::{gib, lasting, percent};
 
@@ -144,7 +144,7 @@ pub(super) fn cells(
     task: &TaskItem,
     columns: usize,
     now: Timestamp,
-    look: Look,
+    theme: Theme,
 ) -> Vec<Span<'static>> {
     let layout = layout(columns);
     let has_marks = layout.iter().any(|(column, _)| *column == Mark);
@@ -153,7 +153,7 @@ pub(super) fn cells(
         if !cells.is_empty() {
             cells.push(Span::raw(" "));
         }
-        let (text, style) = cell(task, column, width, has_marks, now, look);
+        let (text, style) = cell(task, column, width, has_marks, now, theme);
         cells.push(Span::styled(
             padded(&text, width, column.is_number()),
             style,
@@ -168,24 +168,24 @@ fn cell(
     width: usize,
     has_marks: bool,
     now: Timestamp,
-    look: Look,
+    theme: Theme,
 ) -> (String, Style) {
     let unknown = || "?".to_owned();
     let text = match column {
         Task => shown(&task.exec_id),
         // A mark replaces the status: a marked task has no final status.
         Status => match mark(task) {
-            Some(mark) if !has_marks => return (mark, look.warning()),
+            Some(mark) if !has_marks => return (mark, theme.warning()),
             _ => {
                 let text = format!("{} {}", shape(&task.status), shown(&task.status));
-                return (text, look.status(&task.status));
+                return (text, theme.status(&task.status));
             }
         },
-        Mark => return (mark(task).unwrap_or_default(), look.warning()),
+        Mark => return (mark(task).unwrap_or_default(), theme.warning()),
         Progress => percent(task.progress),
         Bar => {
             let bar = task.progress.map(|progress| bar(progress, width));
-            return (bar.unwrap_or_default(), look.bar());
+            return (bar.unwrap_or_default(), theme.bar());
         }
         Running => task.running_seconds.map_or_else(unknown, lasting),
         Reported => match task.reported_at.parse::<Timestamp>() {

@@ -7,7 +7,7 @@ use ratatui::text::Line;
 use ratatui::widgets::{Paragraph, Sparkline};
 
 use super::answer::{Curve, Details};
-use super::look::{Look, fit};
+use super::theme::{Theme, fit};
 use crate::tasks::{details_text, gib};
 
 /// Columns for a curve's name and values.
@@ -25,7 +25,7 @@ pub(super) fn draw(
     scroll: &mut usize,
     frame: &mut Frame<'_>,
     area: Rect,
-    look: Look,
+    theme: Theme,
 ) -> usize {
     let curves = u16::try_from(details.curves.len()).unwrap_or(u16::MAX);
     // Two lines per curve, or one, or none.
@@ -40,7 +40,7 @@ pub(super) fn draw(
     .areas(area);
     let areas = Layout::vertical(vec![Constraint::Length(lines); details.curves.len()]).split(top);
     for (curve, area) in details.curves.iter().zip(areas.iter()) {
-        self::curve(curve, *area, frame, look);
+        self::curve(curve, *area, frame, theme);
     }
     let text = details_text(&details.task, Some(at)).unwrap_or_else(|error| format!("{error:#}"));
     let text: Vec<&str> = text.lines().collect();
@@ -51,7 +51,7 @@ pub(super) fn draw(
     body.height.into()
 }
 
-fn curve(curve: &Curve, area: Rect, frame: &mut Frame<'_>, look: Look) {
+fn curve(curve: &Curve, area: Rect, frame: &mut Frame<'_>, theme: Theme) {
     let [names, line] =
         Layout::horizontal([Constraint::Length(NAMES), Constraint::Min(0)]).areas(area);
     let shown = |value: f64| match curve.name {
@@ -70,7 +70,7 @@ fn curve(curve: &Curve, area: Rect, frame: &mut Frame<'_>, look: Look) {
     };
     let text = [
         Line::raw(format!("{:<9}{}", curve.name, shown(last))),
-        Line::styled(format!("  {} … {}", shown(low), shown(high)), look.dim()),
+        Line::styled(format!("  {} … {}", shown(low), shown(high)), theme.dim()),
     ];
     frame.render_widget(Paragraph::new(text.to_vec()), names);
     // Progress is drawn relative to 1, other values relative to their maximum.
@@ -82,7 +82,7 @@ fn curve(curve: &Curve, area: Rect, frame: &mut Frame<'_>, look: Look) {
     let sparkline = Sparkline::default()
         .data(bars.collect::<Vec<Option<u64>>>())
         .max(HIGHEST as u64)
-        .style(look.bar());
+        .style(theme.bar());
     frame.render_widget(sparkline, line);
 }
 

@@ -12,8 +12,8 @@ use service::words::counted;
 
 use super::columns::{cells, headings};
 use super::details;
-use super::look::{fit, width};
 use super::state::{Found, ORDERS, State, View};
+use super::theme::{fit, width};
 use crate::tasks::lasting;
 
 const KEYS: &str = "q quit  ? help  / search  f freeze  Enter details  sort: s r d p m c";
@@ -47,7 +47,7 @@ pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>, now: Timestamp) {
         Constraint::Length(1),
     ])
     .areas(screen);
-    frame.render_widget(line(&heading(state), state.look.heading(), title), title);
+    frame.render_widget(line(&heading(state), state.theme.heading(), title), title);
     frame.render_widget(Paragraph::new(situation).wrap(Wrap { trim: true }), status);
     frame.render_widget(line(&summary_text(state), Style::new(), summary), summary);
     if state.is_help {
@@ -63,7 +63,7 @@ pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>, now: Timestamp) {
         (_, View::List) => KEYS.to_owned(),
         _ => KEYS_OF_DETAILS.to_owned(),
     };
-    frame.render_widget(line(&text, state.look.dim(), keys), keys);
+    frame.render_widget(line(&text, state.theme.dim(), keys), keys);
 }
 
 fn line(text: &str, style: Style, area: Rect) -> Line<'static> {
@@ -96,18 +96,18 @@ fn situation(state: &State, now: Timestamp) -> Span<'static> {
         };
         let why = shown(&away.why);
         let text = format!("AWAY {}; shown: {old}: {why}", since(away.since));
-        return Span::styled(text, state.look.warning());
+        return Span::styled(text, state.theme.warning());
     }
     match state.frozen_since {
         Some(frozen) => Span::styled(
             format!("FROZEN {}; f goes on", since(frozen)),
-            state.look.warning(),
+            state.theme.warning(),
         ),
         None if state.fetched.is_none() => Span::raw("asking …"),
         None => match state.as_of {
             Some(at) => Span::styled(
                 format!("AS OF {at}, as it was known then"),
-                state.look.warning(),
+                state.theme.warning(),
             ),
             None => Span::raw("live"),
         },
@@ -162,7 +162,7 @@ fn list(state: &mut State, frame: &mut Frame<'_>, area: Rect) {
             .min(state.index),
     );
     let sort = state.fetched.as_ref().map(|fetched| fetched.sort);
-    let headings = Line::styled(headings(columns, sort), state.look.heading());
+    let headings = Line::styled(headings(columns, sort), state.theme.heading());
     frame.render_widget(headings, head);
     let tasks = state.matching();
     let Some(fetched) = &state.fetched else {
@@ -186,9 +186,9 @@ fn list(state: &mut State, frame: &mut Frame<'_>, area: Rect) {
     let visible = tasks.iter().enumerate().skip(state.first).take(rows);
     let lines = visible.map(|(index, task)| {
         let now = state.as_of.unwrap_or(fetched.at);
-        let line = Line::from(cells(task, columns, now, state.look));
+        let line = Line::from(cells(task, columns, now, state.theme));
         match index == state.index {
-            true => line.style(state.look.selected()),
+            true => line.style(state.theme.selected()),
             false => line,
         }
     });
@@ -196,7 +196,7 @@ fn list(state: &mut State, frame: &mut Frame<'_>, area: Rect) {
 }
 
 fn task(state: &mut State, frame: &mut Frame<'_>, area: Rect) {
-    let look = state.look;
+    let theme = state.theme;
     let View::Details {
         exec_id,
         found,
@@ -214,7 +214,7 @@ fn task(state: &mut State, frame: &mut Frame<'_>, area: Rect) {
         }
         Found::Details(details, at) => {
             let known = state.as_of.unwrap_or(*at);
-            state.rows = details::draw(details, known, scroll, frame, area, look);
+            state.rows = details::draw(details, known, scroll, frame, area, theme);
         }
     }
 }

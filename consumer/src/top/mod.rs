@@ -15,12 +15,12 @@ mod columns;
 mod details;
 mod draw;
 mod fetch;
-mod look;
 mod source;
 mod state;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod theme;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;

@@ -288,11 +288,11 @@ async fn get<T: DeserializeOwned>(
         StatusCode::UNAUTHORIZED => format!("; set a token with --token-file or {TOKEN}"),
         _ => String::new(),
     };
-    let said = match problem.detail.is_empty() {
+    let detail = match problem.detail.is_empty() {
         true => problem.title,
         false => problem.detail,
     };
-    let why = format!("{status}: {said}{hint}");
+    let why = format!("{status}: {detail}{hint}");
     match status {
         // Permanent: retrying does not help.
         StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -360,7 +360,7 @@ mod tests {
     use crate::query::Thresholds;
 
     #[test]
-    fn a_filter_is_asked_of_the_api_and_told_to_people() {
+    fn a_filter_becomes_parameters_and_words() {
         let filter = TaskFilter {
             status: vec!["Running".to_owned(), "Scheduled".to_owned()],
             silent: true,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::answer::{Answer, Details, Question, Sort};
-use super::look::Look;
+use super::theme::Theme;
 use crate::query::{TaskItem, TaskOrder, TaskPage};
 
 /// Key, order and column heading.
@@ -77,7 +77,7 @@ pub(super) struct State {
     pub(super) filters: String,
     /// The past time that is shown.
     pub(super) as_of: Option<Timestamp>,
-    pub(super) look: Look,
+    pub(super) theme: Theme,
     pub(super) fetched: Option<Fetched>,
     pub(super) away: Option<Away>,
     /// Requested order.
@@ -108,7 +108,7 @@ impl State {
             place,
             filters,
             as_of,
-            look: Look::of_environment(),
+            theme: Theme::of_environment(),
             fetched: None,
             away: None,
             sort,

@@ -11,8 +11,8 @@ use service::text::is_hidden;
 
 use super::answer::{Answer, Curve, Details, Sort};
 use super::draw::draw;
-use super::look::Look;
 use super::state::{Action, State, View};
+use super::theme::Theme;
 use crate::query::TaskOrder;
 
 /// Hostile names of engines: control, bidirectional and invisible characters, markup, wide and combined ones.
@@ -47,7 +47,7 @@ fn state() -> State {
         descending: true,
     };
     let mut state = State::new("sqlite:tasks.db".to_owned(), String::new(), None, sort);
-    state.look = Look { is_coloured: true };
+    state.theme = Theme { is_coloured: true };
     state
 }
 
@@ -95,7 +95,7 @@ fn lines(buffer: &Buffer) -> Vec<String> {
         while x < columns {
             let symbol = buffer[(x, y)].symbol();
             line.push_str(symbol);
-            x += super::look::width(symbol).max(1) as u16;
+            x += super::theme::width(symbol).max(1) as u16;
         }
         line.trim_end().to_owned()
     };
@@ -508,7 +508,7 @@ fn without_colours_words_and_shapes_say_the_same() {
     ];
     let mut state = with(&tasks);
     let coloured = screen(&mut state, 80, 24, now());
-    state.look = Look { is_coloured: false };
+    state.theme = Theme { is_coloured: false };
     let plain = screen(&mut state, 80, 24, now());
     assert_eq!(lines(&coloured), lines(&plain));
     let colours = |buffer: &Buffer| {

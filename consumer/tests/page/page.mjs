@@ -420,7 +420,7 @@ step("rows change where they stand, and what moves them waits", async () => {
   await ask("end run-4");
   await until("run-4 ends", () => document.querySelector('tr[data-id="run-4"]').dataset.status === "Succeed");
   assert.match(await page.locator("#show").innerText(), /1 new, 1 ended/);
-  assert.match(await page.locator("#said").innerText(), /run-4 ended/);
+  assert.match(await page.locator("#announcement").innerText(), /run-4 ended/);
   assert.deepEqual(await ids(), before);
   await page.screenshot({ path: join(screenshots, "tasks-changed.png") });
   await page.keyboard.press("s");

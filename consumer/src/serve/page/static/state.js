@@ -15,7 +15,7 @@ export function sayTrouble(text) {
 }
 
 export function announce(text) {
-  setText(document.getElementById("said"), text);
+  setText(document.getElementById("announcement"), text);
 }
 
 /** Offers to show the counted rows, as in "2 new, 1 ended while you read: show". */

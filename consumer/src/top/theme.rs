@@ -5,11 +5,11 @@ use ratatui::text::Span;
 
 /// Colours only repeat what words say.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Look {
+pub(super) struct Theme {
     pub(super) is_coloured: bool,
 }
 
-impl Look {
+impl Theme {
     /// No colours if `NO_COLOR` is set and not empty (no-color.org).
     pub(super) fn of_environment() -> Self {
         let no_color = std::env::var_os("NO_COLOR");
