@@ -79,7 +79,7 @@ impl Reader {
             query_limit,
             in_snapshot: false,
         };
-        reader.renew().await?;
+        reader.renew_snapshot().await?;
         Ok(reader)
     }
 
@@ -87,8 +87,8 @@ impl Reader {
     ///
     /// # Errors
     /// If the database fails, or its file has been replaced.
-    pub(crate) async fn renew(&mut self) -> Result<(), QueryError> {
-        self.rest().await?;
+    pub(crate) async fn renew_snapshot(&mut self) -> Result<(), QueryError> {
+        self.end_snapshot().await?;
         let Self {
             session,
             query_limit,
@@ -118,7 +118,7 @@ impl Reader {
     ///
     /// # Errors
     /// If the database fails.
-    pub(crate) async fn rest(&mut self) -> Result<(), QueryError> {
+    pub(crate) async fn end_snapshot(&mut self) -> Result<(), QueryError> {
         if std::mem::take(&mut self.in_snapshot) {
             let ended = self.session.execute("COMMIT", &[]).await;
             ended.map_err(failed(|| format!("reading {}", self.place)))?;

@@ -97,7 +97,7 @@ impl Shared {
             let mut reader = self.reader().await?;
             let answer = question(&mut reader).await;
             // After a failure the connection is dropped: its transaction or the connection itself may be broken.
-            if answer.is_ok() && reader.rest().await.is_ok() {
+            if answer.is_ok() && reader.end_snapshot().await.is_ok() {
                 self.idle().push(reader);
             }
             answer
@@ -142,7 +142,7 @@ impl Shared {
             let Some(mut reader) = self.idle().pop() else {
                 return Reader::open_limited(&self.database, Some(QUERY_LIMIT)).await;
             };
-            if reader.renew().await.is_ok() {
+            if reader.renew_snapshot().await.is_ok() {
                 return Ok(reader);
             }
         }

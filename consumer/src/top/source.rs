@@ -141,7 +141,7 @@ impl Source {
                 let reader = fresh(database, reader).await?;
                 let page = reader.page(&self.query).await.map_err(wrong_usage)?;
                 // The connection is idle until the next question.
-                reader.rest().await?;
+                reader.end_snapshot().await?;
                 Ok(page)
             }
             From::Api { client, token } => {
@@ -188,7 +188,7 @@ impl Source {
                     metrics: Vec::new(),
                 };
                 let series = reader.series(&query).await?;
-                reader.rest().await?;
+                reader.end_snapshot().await?;
                 (task, series)
             }
             From::Api { client, token } => {
@@ -228,7 +228,7 @@ async fn fresh<'r>(
 ) -> anyhow::Result<&'r mut Reader> {
     let fresh = match reader.take() {
         Some(mut reader) => {
-            reader.renew().await?;
+            reader.renew_snapshot().await?;
             reader
         }
         None => Reader::open(database).await?,

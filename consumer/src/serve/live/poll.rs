@@ -101,7 +101,7 @@ impl Poll<'_> {
         // The reader is put back only after success.
         let mut reader = match self.reader.take() {
             Some(mut reader) => {
-                reader.renew().await?;
+                reader.renew_snapshot().await?;
                 reader
             }
             None => Reader::open_limited(self.database, Some(QUERY_LIMIT)).await?,
@@ -132,7 +132,7 @@ impl Poll<'_> {
             self.hub.note(|counts| counts.levels = Some(counted));
             self.gauges_at = begun + GAUGES;
         }
-        reader.rest().await?;
+        reader.end_snapshot().await?;
         self.reader = Some(reader);
         Ok(())
     }
