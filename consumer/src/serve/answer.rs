@@ -62,7 +62,7 @@ pub(crate) fn tag(body: &[u8]) -> String {
 }
 
 /// Answers 304 if the client already has the answer.
-pub(crate) async fn spare(request: Request, next: Next) -> Response {
+pub(crate) async fn not_modified(request: Request, next: Next) -> Response {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let held = request.headers().get_all(header::IF_NONE_MATCH);
     let held: Vec<HeaderValue> = held.iter().cloned().collect();

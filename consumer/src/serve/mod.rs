@@ -131,7 +131,7 @@ fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App)
         .merge(page::routes())
         .with_state(app)
         .merge(login)
-        .layer(from_fn(answer::spare))
+        .layer(from_fn(answer::not_modified))
         .layer(from_fn_with_state(authentication, auth::authenticate))
         .layer(RequestBodyLimitLayer::new(BODY_BYTES))
         .layer(TimeoutLayer::with_status_code(

@@ -22,7 +22,7 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 /// Maximum length of an error's text, in bytes.
 const DETAIL_BYTES: usize = 1 << 10;
 /// `Retry-After` while the database is unavailable.
-const AWAY: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// An error answer (RFC 9457).
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -102,9 +102,9 @@ impl Problem {
     }
 
     /// 503: the database is unavailable. Its error is only logged, because it may name hosts.
-    pub(crate) fn away() -> Self {
+    pub(crate) fn unavailable() -> Self {
         let detail = "the database is unavailable; retry";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(AWAY)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY_AFTER)
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -130,7 +130,7 @@ impl From<&QueryError> for Problem {
             QueryError::Parameter { name, why } => Self::parameter(name, why.clone()),
             error if error.is_too_long() => {
                 let detail = "the query took too long; ask for less";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(AWAY)
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY_AFTER)
             }
             QueryError::Store {
                 source: StoreError::Refused(_),
@@ -139,7 +139,7 @@ impl From<&QueryError> for Problem {
                 StatusCode::BAD_REQUEST,
                 "the database rejects a value of this request",
             ),
-            QueryError::Store { .. } => Self::away(),
+            QueryError::Store { .. } => Self::unavailable(),
         }
     }
 }
@@ -211,7 +211,7 @@ pub(crate) async fn problems(request: Request, next: Next) -> Response {
     };
     let mut problem = Problem::new(status, detail);
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        problem = problem.retry_after(AWAY);
+        problem = problem.retry_after(RETRY_AFTER);
     }
     for name in [header::ALLOW, header::RETRY_AFTER, header::WWW_AUTHENTICATE] {
         if let Some(value) = parts.headers.get(&name) {

@@ -31,7 +31,7 @@ pub(crate) struct Readers(Arc<Shared>);
 struct Shared {
     database: Database,
     health: Arc<Health>,
-    is_away: AtomicBool,
+    is_unavailable: AtomicBool,
     idle: Mutex<Vec<Reader>>,
     /// Permits of running and waiting requests.
     queue: Arc<Semaphore>,
@@ -45,7 +45,7 @@ impl Readers {
         Self(Arc::new(Shared {
             database,
             health,
-            is_away: AtomicBool::new(false),
+            is_unavailable: AtomicBool::new(false),
             idle: Mutex::default(),
             queue: Arc::new(Semaphore::new(CONNECTIONS + QUEUE)),
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
@@ -72,7 +72,7 @@ impl Readers {
         let answered = tokio::spawn(async move {
             let _queued = queued;
             let Ok(_connection) = shared.connections.clone().acquire_owned().await else {
-                return Err(Problem::away());
+                return Err(Problem::unavailable());
             };
             shared.answer(question).await
         });
@@ -81,9 +81,9 @@ impl Readers {
             // Propagates a panic to the handler.
             Ok(Err(ended)) => match ended.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(Problem::away()),
+                Err(_) => Err(Problem::unavailable()),
             },
-            Err(_) => Err(Problem::away()),
+            Err(_) => Err(Problem::unavailable()),
         }
     }
 }
@@ -105,12 +105,12 @@ impl Shared {
         // On a timeout the connection is dropped.
         let Ok(answer) = timeout(ANSWER_LIMIT, asked).await else {
             let waited = ANSWER_LIMIT.as_secs();
-            self.is_away(&format!("no answer within {waited} s"));
-            return Err(Problem::away());
+            self.note_unavailable(&format!("no answer within {waited} s"));
+            return Err(Problem::unavailable());
         };
         match &answer {
             Ok(_) => {
-                if self.is_away.swap(false, Ordering::Relaxed) {
+                if self.is_unavailable.swap(false, Ordering::Relaxed) {
                     tracing::info!("{} answers again", self.database.place());
                 }
                 self.health.answered();
@@ -121,7 +121,7 @@ impl Shared {
                 source: fault @ (StoreError::TooLong(_) | StoreError::Refused(_)),
             }) => tracing::warn!("{doing}: {fault}"),
             Err(QueryError::Store { doing, source }) => {
-                self.is_away(&format!("{doing}: {source}"));
+                self.note_unavailable(&format!("{doing}: {source}"));
             }
             Err(_) => {}
         }
@@ -129,8 +129,8 @@ impl Shared {
     }
 
     /// Logs the first failure, and reports it in the readiness check.
-    fn is_away(&self, why: &str) {
-        if !self.is_away.swap(true, Ordering::Relaxed) {
+    fn note_unavailable(&self, why: &str) {
+        if !self.is_unavailable.swap(true, Ordering::Relaxed) {
             tracing::warn!("{why}; requests are answered with 503 until it is back");
         }
         self.health.waiting_for(why.to_owned());

@@ -105,7 +105,7 @@ async fn changes(
                 let detail = "too many clients follow the changes; retry later, or poll the list";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(COME_BACK)
             }
-            Refused::Unavailable => Problem::away(),
+            Refused::Unavailable => Problem::unavailable(),
         })?;
     let events = stream::unfold(client, async |mut client| {
         let bytes = client.next().await?;

@@ -39,7 +39,7 @@ struct State {
     /// `None` until the first successful poll.
     ring: Option<Ring>,
     /// The last poll failed.
-    is_away: bool,
+    is_unavailable: bool,
     /// `None` after shutdown has begun.
     sender: Option<broadcast::Sender<Broadcast>>,
 }
@@ -103,7 +103,7 @@ impl Hub {
         Self {
             state: Mutex::new(State {
                 ring: None,
-                is_away: false,
+                is_unavailable: false,
                 sender: Some(broadcast::channel(POLLS_BEHIND).0),
             }),
             streams: Arc::new(Semaphore::new(streams)),
@@ -131,7 +131,7 @@ impl Hub {
     pub(super) fn publish(&self, changes: Vec<Arc<Change>>, upto: Watermark, begun: Instant) {
         {
             let mut state = self.state();
-            state.is_away = false;
+            state.is_unavailable = false;
             let ring = state
                 .ring
                 .get_or_insert_with(|| Ring::new(super::ring::TASKS, upto.clone()));
@@ -152,7 +152,7 @@ impl Hub {
     pub(super) fn begin(&self, at: Watermark, begun: Instant) {
         {
             let mut state = self.state();
-            state.is_away = false;
+            state.is_unavailable = false;
             let is_first = state.ring.is_none();
             state.ring = Some(Ring::new(super::ring::TASKS, at.clone()));
             if !is_first {
@@ -164,9 +164,9 @@ impl Hub {
 
     /// Ends all streams, and starts none until a poll succeeds, because the database is unavailable. Clients resume
     /// from their last event id.
-    pub(super) fn away(&self) {
+    pub(super) fn set_unavailable(&self) {
         let mut state = self.state();
-        state.is_away = true;
+        state.is_unavailable = true;
         if let Some(sender) = &mut state.sender {
             *sender = broadcast::channel(POLLS_BEHIND).0;
         }
@@ -224,7 +224,7 @@ impl Hub {
         since: Option<&Watermark>,
     ) -> Option<(Resume, Watermark, broadcast::Receiver<Broadcast>)> {
         let state = self.state();
-        if state.is_away {
+        if state.is_unavailable {
             return None;
         }
         let (ring, sender) = (state.ring.as_ref()?, state.sender.as_ref()?);
@@ -443,7 +443,7 @@ mod tests {
         let hub = hub();
         let mut client = begun(&hub, None).await;
         assert_eq!(next(&mut client).await, Err(": alive".to_owned()));
-        hub.away();
+        hub.set_unavailable();
         assert_eq!(next(&mut client).await, Err("end".to_owned()));
         drop(client);
         assert_eq!(

@@ -68,7 +68,7 @@ async fn follow(hub: &Hub, database: &Database, gauges: &Mutex<Gauges>) {
                 sleep_until(rest.max(begun + PAUSE)).await;
             }
             Err(why) => {
-                hub.away();
+                hub.set_unavailable();
                 lock(gauges).forget();
                 hub.note(|counts| *counts = TaskCounts::default());
                 poll.gauges_at = Instant::now();
