@@ -290,9 +290,11 @@ fn end_of(log: &str) -> String {
 
 /// A reason without time and numbers, to group similar ones.
 fn kind_of_reason(kind: &str, last: &str) -> String {
-    let said = last.split_once(" ERROR ").map_or(last, |(_, said)| said);
+    let message = last
+        .split_once(" ERROR ")
+        .map_or(last, |(_, message)| message);
     let mut reason = format!("{kind}: ");
-    for c in said.chars().take(240) {
+    for c in message.chars().take(240) {
         match c {
             '0'..='9' if reason.ends_with('#') => {}
             '0'..='9' => reason.push('#'),

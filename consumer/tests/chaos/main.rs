@@ -281,9 +281,9 @@ async fn stop_simulation(mut simulated: Process) -> anyhow::Result<u64> {
     let ended = simulated.ended().await;
     let log = simulated.log();
     ensure!(ended.success(), "producer ended with {ended}:\n{log}");
-    let said = log.lines().find_map(|line| line.strip_prefix("sent "));
-    let count = said
-        .and_then(|said| said.split(' ').next())
+    let message = log.lines().find_map(|line| line.strip_prefix("sent "));
+    let count = message
+        .and_then(|message| message.split(' ').next())
         .context(log.clone())?;
     Ok(count.parse()?)
 }
@@ -304,15 +304,15 @@ async fn break_things(
     }
     journal.line("the line works; from now on things break");
     let end = Instant::now() + Duration::from_secs(plan.seconds);
-    let mut told = Instant::now();
+    let mut logged_at = Instant::now();
     while Instant::now() < end {
         fleet.tick()?;
         faults.tick(fleet).await?;
         if let Some(ended) = simulated.status() {
             anyhow::bail!("producer ended with {ended}:\n{}", simulated.log());
         }
-        if told.elapsed() > Duration::from_secs(10) {
-            told = Instant::now();
+        if logged_at.elapsed() > Duration::from_secs(10) {
+            logged_at = Instant::now();
             journal.line(&format!("{}, {} faults", progress.now(), faults.count()));
         }
         sleep(TICK).await;
@@ -331,7 +331,7 @@ async fn drain(
     let waiting = progress.now().waiting();
     let within = DRAIN + DRAIN_A_RECORD * waiting;
     let deadline = Instant::now() + within;
-    let mut told = Instant::now();
+    let mut logged_at = Instant::now();
     loop {
         fleet.tick()?;
         let left = progress::left(bootstrap, database)
@@ -345,8 +345,8 @@ async fn drain(
             "not drained within {within:?} ({waiting} waited) though nothing is broken:\n{}",
             left.join("\n")
         );
-        if told.elapsed() > Duration::from_secs(10) {
-            told = Instant::now();
+        if logged_at.elapsed() > Duration::from_secs(10) {
+            logged_at = Instant::now();
             journal.line(&format!("{}; left: {}", progress.now(), left.join(", ")));
         }
         sleep(Duration::from_millis(200)).await;

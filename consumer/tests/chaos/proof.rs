@@ -65,12 +65,16 @@ impl Wrong {
     }
 
     fn none(&self) -> anyhow::Result<()> {
-        let told: Vec<String> = self
+        let lines: Vec<String> = self
             .0
             .iter()
             .map(|(kind, (count, examples))| format!("{count} × {kind}: {}", examples.join("; ")))
             .collect();
-        ensure!(told.is_empty(), "not as it has to be:\n{}", told.join("\n"));
+        ensure!(
+            lines.is_empty(),
+            "not as it has to be:\n{}",
+            lines.join("\n")
+        );
         Ok(())
     }
 }
@@ -230,8 +234,8 @@ impl Events {
         match original.kind {
             None => {
                 // Without repairs, the event contains the report byte for byte.
-                let said = schemas::encode_info(info).unwrap();
-                let same = checksum(Some(info.exec_id.as_bytes()), Some(&said));
+                let encoded = schemas::encode_info(info).unwrap();
+                let same = checksum(Some(info.exec_id.as_bytes()), Some(&encoded));
                 if same != original.checksum || !event.adjustments.is_empty() {
                     wrong.add("event unlike its report", &at);
                 }

@@ -130,8 +130,8 @@ async fn the_past_is_told_as_it_was_known_then() {
             "nothing was said since"
         );
         let table = pipeline.ask(&["tasks", "--at", AT, "--running", "--limit", "1"]);
-        for said in ["1 of 3 running tasks", AT, "0 s ago", "2 more"] {
-            assert!(table.contains(said), "{said} is not in\n{table}");
+        for printed in ["1 of 3 running tasks", AT, "0 s ago", "2 more"] {
+            assert!(table.contains(printed), "{printed} is not in\n{table}");
         }
 
         let task = pipeline.json(&["task", "goes-on", "--at", AT]);
@@ -164,13 +164,13 @@ async fn the_past_is_told_as_it_was_known_then() {
         assert_eq!(ended["task"]["status"], "Failed");
         assert_eq!(ended["reports"][0]["sequence"], 1, "the newest report");
         let page = pipeline.ask(&["task", "goes-on", "--at", AT]);
-        for said in ["as of", AT, "4 s ago", "1 repeated"] {
-            assert!(page.contains(said), "{said} is not in\n{page}");
+        for printed in ["as of", AT, "4 s ago", "1 repeated"] {
+            assert!(page.contains(printed), "{printed} is not in\n{page}");
         }
 
         let early = pipeline.refuses(&["task", "begins-later", "--at", AT]);
-        for said in ["begins-later", AT, "2025-11-25T14:05:00.123457Z"] {
-            assert!(early.contains(said), "{said} is not in {early}");
+        for printed in ["begins-later", AT, "2025-11-25T14:05:00.123457Z"] {
+            assert!(early.contains(printed), "{printed} is not in {early}");
         }
         let nobody = pipeline.refuses(&["task", "nobody", "--at", AT]);
         assert!(nobody.contains("has no exec task"), "{nobody}");
@@ -219,8 +219,8 @@ async fn the_state_as_of_any_time_is_the_greatest_of_the_reports_by_then() {
                 let held = greatest.entry(info.exec_id.clone()).or_insert(rank);
                 *held = rank.max(*held);
             }
-            let told = pipeline.json(&["tasks", "--at", &at.to_string(), "--limit", "0"]);
-            let told: BTreeMap<String, usize> = told
+            let actual = pipeline.json(&["tasks", "--at", &at.to_string(), "--limit", "0"]);
+            let actual: BTreeMap<String, usize> = actual
                 .as_array()
                 .unwrap()
                 .iter()
@@ -236,7 +236,7 @@ async fn the_state_as_of_any_time_is_the_greatest_of_the_reports_by_then() {
                 .into_iter()
                 .map(|(exec_id, (.., offset))| (exec_id, offset))
                 .collect();
-            assert_eq!(told, greatest, "{kind:?} as of {at}, seed {seed}");
+            assert_eq!(actual, greatest, "{kind:?} as of {at}, seed {seed}");
         }
     }
 }

@@ -82,8 +82,8 @@ impl Stream {
             assert_eq!(name, "tasks", "{data}");
             for item in data["items"].as_array().unwrap() {
                 let state = format!("{} {}", text(&item["status"]), item["sequence"]);
-                let told = tasks.insert(text(&item["exec_id"]), state);
-                assert_eq!(told, None, "{item} was told before");
+                let actual = tasks.insert(text(&item["exec_id"]), state);
+                assert_eq!(actual, None, "{item} was sent before");
             }
             left.extend(data["left"].as_array().unwrap().iter().map(text));
         }
@@ -157,12 +157,12 @@ async fn who_follows_misses_no_change(kind: Kind) {
         report("a", 2, Running),
     ]);
     // Several polls may find a task; the last state counts.
-    let (mut told, mut items) = (BTreeMap::new(), Vec::new());
+    let (mut actual, mut items) = (BTreeMap::new(), Vec::new());
     while all.id.as_deref() != Some("0:10") {
         let event = all.next().await.unwrap();
         for item in event.data["items"].as_array().unwrap() {
             let state = format!("{} {}", text(&item["status"]), item["sequence"]);
-            told.insert(text(&item["exec_id"]), state);
+            actual.insert(text(&item["exec_id"]), state);
             items.push(item.clone());
         }
     }
@@ -172,7 +172,7 @@ async fn who_follows_misses_no_change(kind: Kind) {
         ("new", "Running 0"),
         ("short", "Failed 1"),
     ];
-    assert_eq!(told, states(&expected));
+    assert_eq!(actual, states(&expected));
     let mut left = BTreeSet::new();
     while running.id.as_deref() != Some("0:10") {
         let event = running.next().await.unwrap();
@@ -258,14 +258,14 @@ async fn a_task_that_ends_once_more_is_told_late(kind: Kind) {
     // A poll reads only the newest ended tasks.
     pipeline.send_events(&[report("a", 1, Succeed), report("b", 1, Running)]);
     pipeline.store_all().await;
-    let mut told = BTreeMap::new();
-    while told.len() < 2 {
+    let mut actual = BTreeMap::new();
+    while actual.len() < 2 {
         let event = stream.next().await.unwrap();
         for item in event.data["items"].as_array().unwrap() {
-            told.insert(text(&item["exec_id"]), text(&item["status"]));
+            actual.insert(text(&item["exec_id"]), text(&item["status"]));
         }
     }
-    assert_eq!(told, states(&[("a", "Succeed"), ("b", "Running")]));
+    assert_eq!(actual, states(&[("a", "Succeed"), ("b", "Running")]));
     server.stop().await;
 }
 
@@ -344,28 +344,30 @@ async fn a_thousand_follow_and_one_does_not_read(kind: Kind) {
     slow.write_all(request.as_bytes()).await.unwrap();
 
     // A message from each client that has reached the next round; the channel closes if a client fails.
-    let (tell, mut told) = mpsc::channel(CLIENTS);
+    let (sender, mut receiver) = mpsc::channel(CLIENTS);
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        let (server, tell) = (server.clone(), tell.clone());
+        let (server, sender) = (server.clone(), sender.clone());
         clients.push(tokio::spawn(async move {
             let query = format!("?since=0:{TASKS}&user=ada");
             let mut stream = Stream::open(&server, &query, None).await;
-            tell.send(()).await.unwrap();
+            sender.send(()).await.unwrap();
             let everyone = 0..FOLLOWED;
             for round in 1..=ROUNDS {
                 let (tasks, left) = stream.until(&format!("0:{}", upto(round))).await;
                 let expected = everyone.clone().map(|task| format!("exec-{task}"));
                 let expected = expected.map(|task| (task, format!("Running {round}")));
                 assert_eq!((tasks, left), (expected.collect(), BTreeSet::new()));
-                tell.send(()).await.unwrap();
+                sender.send(()).await.unwrap();
             }
         }));
     }
-    drop(tell);
+    drop(sender);
     let mut all_are_there = async || {
         for _ in 0..CLIENTS {
-            let one = timeout(2 * WAIT, told.recv()).await.expect("all got it");
+            let one = timeout(2 * WAIT, receiver.recv())
+                .await
+                .expect("all got it");
             one.expect("no client has failed");
         }
     };

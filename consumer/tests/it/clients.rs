@@ -37,8 +37,8 @@ fn run(command: &mut Command, input: &str) -> String {
         .write_all(input.as_bytes())
         .unwrap();
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {said}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {printed}");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -193,16 +193,16 @@ async fn engines_report_and_read(registry: Option<&str>) {
         .collect();
     let info = info_schema();
     let to = [&pipeline.bootstrap, &pipeline.source, &info];
-    let said = run(
+    let printed = run(
         clients.java("Report").args(to).args(&own_api),
         "java-1\njävä-2\n",
     );
-    assert_eq!(said, "sent 2 reports\n");
-    let said = run(
+    assert_eq!(printed, "sent 2 reports\n");
+    let printed = run(
         clients.python("report.py").args(to).args(registry),
         "python-1\npythön-2\n",
     );
-    assert_eq!(said, "sent 2 reports\n");
+    assert_eq!(printed, "sent 2 reports\n");
     let framed = |topic: &str| {
         read_all(&pipeline.bootstrap, topic)
             .iter()
@@ -252,8 +252,8 @@ async fn engines_report_and_read(registry: Option<&str>) {
         clients.python("read_events.py").args(from).args(registry),
         "",
     );
-    for said in [by_java, by_python] {
-        let mut lines: Vec<&str> = said.lines().collect();
+    for printed in [by_java, by_python] {
+        let mut lines: Vec<&str> = printed.lines().collect();
         lines.sort_unstable();
         let expected = ["java-1", "jävä-2", "python-1", "pythön-2"];
         let expected = expected.map(|exec_id| format!("{exec_id} Running 0.5 0"));

@@ -86,9 +86,9 @@ async fn a_busy_coordinator_has_one_commit_of_a_member_and_the_last_ones_arrive(
         assignment.elements().first().map(|taken| taken.partition())
     })
     .await;
-    let told = committed(&pipeline)[&taken];
-    assert_eq!(told, stored(&pipeline).await[&taken]);
-    assert!(told.unwrap() < pipeline.ends()[&taken].1, "under load");
+    let actual = committed(&pipeline)[&taken];
+    assert_eq!(actual, stored(&pipeline).await[&taken]);
+    assert!(actual.unwrap() < pipeline.ends()[&taken].1, "under load");
     drop(other);
 
     // It is stopped while it is storing.

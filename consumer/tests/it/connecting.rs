@@ -180,7 +180,7 @@ async fn a_server_that_never_answers_is_given_up_by_each_command_and_named_by_th
         "--events-topic",
         &pipeline.events,
     ];
-    let said = "no connection within 10 s";
+    let message = "no connection within 10 s";
     let begun = Instant::now();
     let mut running = pipeline.program_on(&url, "run", &[]);
     let mut replay = start(
@@ -202,13 +202,13 @@ async fn a_server_that_never_answers_is_given_up_by_each_command_and_named_by_th
         let status = command.ended().await;
         let log = command.log();
         assert_eq!(status.code(), Some(*code), "{arguments:?}: {log}");
-        assert!(log.contains(said), "{arguments:?}: {log}");
+        assert!(log.contains(message), "{arguments:?}: {log}");
     }))
     .await;
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(60), "{took:?}");
-    running.until_waiting(&["PostgreSQL", said]).await;
-    let waits = async || replay.log().contains(said).then_some(());
+    running.until_waiting(&["PostgreSQL", message]).await;
+    let waits = async || replay.log().contains(message).then_some(());
     until("the replay says what it waits for", WITHIN, waits).await;
     replay.assert_running();
     // The server is back.
@@ -288,13 +288,13 @@ async fn a_server_that_is_at_work_or_waits_for_a_lock_is_waited_for() {
     let lock = "BEGIN; LOCK TABLE _sqlx_migrations IN ACCESS EXCLUSIVE MODE";
     other.run(lock).await.unwrap();
     let mut migrate = start(&pipeline, "migrate", &pipeline.database_url, &["migrate"]);
-    let told = async || {
+    let is_waiting = async || {
         migrate
             .log()
             .contains("waiting for Lock relation")
             .then_some(())
     };
-    until("it says what it waits for", WITHIN, told).await;
+    until("it says what it waits for", WITHIN, is_waiting).await;
     migrate.assert_running();
     other.run("ROLLBACK").await.unwrap();
     assert_eq!(migrate.ended().await.code(), Some(0), "{}", migrate.log());

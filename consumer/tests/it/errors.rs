@@ -98,7 +98,7 @@ async fn a_statement_that_an_operator_cancels_is_written_again() {
     let Some((pipeline, program)) = with_setting("statement_timeout = 0").await else {
         return;
     };
-    for (ends, said) in [
+    for (ends, output) in [
         (
             "pg_cancel_backend",
             "canceling statement due to user request",
@@ -113,7 +113,7 @@ async fn a_statement_that_an_operator_cancels_is_written_again() {
                 pipeline.database()
             ))
             .await;
-        program.until_logged(said).await;
+        program.until_logged(output).await;
         other.run("COMMIT").await.unwrap();
         pipeline.until_all_stored(WITHIN).await;
     }

@@ -100,17 +100,17 @@ impl Pipeline {
         let arguments = ["expire", "--older-than", "30d", "--json"];
         let (code, out, log) = self.asked(&[&arguments, more].concat());
         assert_eq!(code, Some(0), "{log}");
-        let said: Value = serde_json::from_str(&out).unwrap();
-        assert_eq!(said["finished"], true);
-        said["rows"].clone()
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(report["finished"], true);
+        report["rows"].clone()
     }
 
     /// The audit is equal, except for this many expired rows.
     fn assert_audit_is_equal_but_for(&self, expired: u64) {
         let audited = self.audit(&[]);
-        let said = &audited.assert_code(0).said;
-        assert_eq!(said["totals"]["expired"], expired);
-        let of_partitions = said["partitions"].as_array().unwrap().iter();
+        let report = &audited.assert_code(0).report;
+        assert_eq!(report["totals"]["expired"], expired);
+        let of_partitions = report["partitions"].as_array().unwrap().iter();
         let of_tables =
             of_partitions.flat_map(|partition| partition["tables"].as_object().unwrap());
         let sum: u64 = of_tables
@@ -204,7 +204,7 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
     );
     assert_eq!(pipeline.expire(&[]), of_each);
     assert_eq!(pipeline.expire(&[]), none);
-    for (more, said) in [
+    for (more, summary) in [
         (&[][..], "nothing removed from "),
         (&["--dry-run"], "nothing would be removed from "),
     ] {
@@ -212,7 +212,7 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
         let (code, out, log) = pipeline.asked(&arguments);
         assert_eq!(code, Some(0), "{log}");
         let last = out.lines().last().unwrap();
-        assert!(last.starts_with(said), "{out}");
+        assert!(last.starts_with(summary), "{out}");
     }
     let old_ones = format!(
         "SELECT count(*) FROM task_progress WHERE reported_at < {}",
@@ -241,9 +241,9 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
             .args(["diff", a, b, "--json", "--events-topic", &pipeline.events])
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert_eq!(output.status.code(), Some(0), "{said}\n{output:?}");
-        assert!(said.contains("expired_before"), "{said}");
+        let message = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{message}\n{output:?}");
+        assert!(message.contains("expired_before"), "{message}");
     }
 
     // The past can be queried only as far as it is known.
@@ -257,9 +257,9 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
     }
     let (_, out, log) = pipeline.asked(&["tasks", "--at", "-120h", "--json"]);
     assert!(log.contains("was removed from"), "{log}");
-    let told: Value = serde_json::from_str(&out).unwrap();
-    let told = told.as_array().unwrap().iter();
-    let told: Vec<_> = told
+    let actual: Value = serde_json::from_str(&out).unwrap();
+    let actual = actual.as_array().unwrap().iter();
+    let actual: Vec<_> = actual
         .map(|t| {
             (
                 t["exec_id"].clone(),
@@ -272,7 +272,7 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
         (json!(exec_id), json!(status), json!(sequence))
     };
     assert_eq!(
-        told,
+        actual,
         [state("goes-on", "Running", 1), state("late", "Succeed", 1)]
     );
     let (_, out, _) = pipeline.asked(&["task", "goes-on", "--json"]);
@@ -291,7 +291,7 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
         .execute("UPDATE task SET first_reported_at = reported_at WHERE exec_id = 'goes-on'")
         .await;
     let audited = pipeline.audit(&[]);
-    let findings = audited.assert_code(1).said["findings"]
+    let findings = audited.assert_code(1).report["findings"]
         .as_array()
         .unwrap()
         .iter();
@@ -328,8 +328,8 @@ async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind
     half.assert_audit_is_equal_but_for(old_rows);
     half.execute("DELETE FROM task_resource WHERE event_offset = 4")
         .await;
-    let said = half.audit(&[]).assert_code(1).said["totals"]["missing"].clone();
-    assert_eq!(said, applications);
+    let missing = half.audit(&[]).assert_code(1).report["totals"]["missing"].clone();
+    assert_eq!(missing, applications);
 
     // A late report creates its task again, until the next expire.
     pipeline.send_events(&[report("ended", 2, 39 * day, Running)]);
@@ -381,8 +381,8 @@ async fn an_expiry_that_cannot_be_proves_nothing(kind: Kind) {
             ))
             .await;
         let audited = pipeline.audit(&[]);
-        assert_eq!(audited.assert_code(2).said["verdict"], "unproven");
-        let error = audited.said["error"].as_str().unwrap();
+        assert_eq!(audited.assert_code(2).report["verdict"], "unproven");
+        let error = audited.report["error"].as_str().unwrap();
         assert!(
             error.contains("expiry") && error.contains("altered"),
             "{error}"
@@ -524,8 +524,8 @@ async fn an_expire_that_is_stopped_ends_well_and_the_next_one_removes_the_rest(k
     until("it is told to stop", Duration::from_secs(60), async || {
         // It may exit before the signal is logged.
         let log = expire.log();
-        let told = ["SIGTERM", "stopped before the end"];
-        told.iter().any(|told| log.contains(told)).then_some(())
+        let words = ["SIGTERM", "stopped before the end"];
+        words.iter().any(|words| log.contains(words)).then_some(())
     })
     .await;
     holder.close().await;

@@ -69,13 +69,13 @@ async fn of_two_consumers_with_one_identity_the_earlier_needs_an_operator_and_na
     let later = pipeline.program("later", &twin);
     let log = earlier.needs_attention().await;
     let last = log.lines().rfind(|line| line.contains("ERROR")).unwrap();
-    for said in [
+    for message in [
         "removed from the group",
         "127.0.0.1",
         "member twin-",
         "--instance-id",
     ] {
-        assert!(last.contains(said), "{said:?} is not in: {last}");
+        assert!(last.contains(message), "{message:?} is not in: {last}");
     }
     pipeline.fill_numbered(&strategies::sample_event(), 100, 0);
     pipeline.until_all_stored(Duration::from_secs(120)).await;

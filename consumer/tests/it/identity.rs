@@ -103,8 +103,8 @@ async fn a_log_cut_off_below_the_stored_offset_is_for_a_person_or_gone_on_with_a
         delete_records(&pipeline, 1, 60).await;
         for _ in 0..2 {
             let log = pipeline.program("fails", &[]).needs_attention().await;
-            for said in ["partition 0", "100", "150", "--on-gap"] {
-                assert!(log.contains(said), "{said} is not in\n{log}");
+            for message in ["partition 0", "100", "150", "--on-gap"] {
+                assert!(log.contains(message), "{message} is not in\n{log}");
             }
         }
         assert_eq!(
@@ -188,10 +188,10 @@ async fn a_database_brought_back_from_a_backup_is_filled_up_again_from_the_topic
         assert_eq!(pipeline.contents().await, before);
         pipeline.assert_each_once(&[].into()).await;
         // 250 of 750 events of each partition are back.
-        let told = log
+        let actual = log
             .lines()
             .any(|line| line.contains("WARN") && line.contains("250") && line.contains("750"));
-        assert!(told, "{log}");
+        assert!(actual, "{log}");
     }
 }
 
@@ -258,9 +258,9 @@ async fn a_repeated_sequence_is_stored_as_often_as_it_was_said_and_shown() {
         pipeline.send_events(&[next]);
         pipeline.until_all_stored(Duration::from_secs(120)).await;
         program.stop().await;
-        let told: serde_json::Value =
+        let actual: serde_json::Value =
             serde_json::from_str(&pipeline.ask(&["task", "exec-00", "--json"])).unwrap();
-        let sequences = &told["sequences"];
+        let sequences = &actual["sequences"];
         assert_eq!(
             (
                 &sequences["reports"],

@@ -95,14 +95,14 @@ async fn every_header_of_a_letter_says_what_it_is_to_say() {
         "Blank",
         "jobId is blank",
     ];
-    let mut said = headers(&letters[2]);
-    let kind = said["__connect.errors.exception.class.name"].clone();
+    let mut letter_headers = headers(&letters[2]);
+    let kind = letter_headers["__connect.errors.exception.class.name"].clone();
     assert!(kind.starts_with("Blank"), "{kind}");
-    said.insert(
+    letter_headers.insert(
         "__connect.errors.exception.class.name".to_owned(),
         "Blank".to_owned(),
     );
-    assert_eq!(said, all("1", "0", blank_id, stamp((1, 0))));
+    assert_eq!(letter_headers, all("1", "0", blank_id, stamp((1, 0))));
     let bytes: Vec<_> = letters
         .iter()
         .map(|letter| (letter.key(), letter.payload()))

@@ -50,9 +50,9 @@ fn with(
     progress: f64,
     held: &[(i32, i64)],
 ) -> TaskRunningInfoEvent {
-    let told = event.info.progress.as_mut().unwrap();
-    told.progress = progress;
-    told.progress_info.push(JobProgressInfo {
+    let part = event.info.progress.as_mut().unwrap();
+    part.progress = progress;
+    part.progress_info.push(JobProgressInfo {
         id: "not submitted".into(),
         ..JobProgressInfo::default()
     });
@@ -160,12 +160,12 @@ async fn every_field_is_there_and_its_faults_are_not(kind: Kind) {
     ] {
         // The client adds the task's id.
         let answered = get(&server, &format!("/entrance/{id}/status?taskID=1")).await;
-        let told = answered.json();
-        assert_eq!(told["status"], 0, "{told}");
+        let actual = answered.json();
+        assert_eq!(actual["status"], 0, "{actual}");
         let expected = json!({"status": status, "execID": exec_id, "taskID": task_id});
-        assert_eq!(told["data"], expected, "{id}");
+        assert_eq!(actual["data"], expected, "{id}");
         if !id.contains('%') {
-            assert_eq!(told["method"], format!("/api/entrance/{id}/status"));
+            assert_eq!(actual["method"], format!("/api/entrance/{id}/status"));
         }
     }
 

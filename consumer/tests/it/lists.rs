@@ -496,20 +496,20 @@ async fn lists_are_those_of_a_slow_account(kind: Kind) {
     for _ in 0..24 {
         let asked = some_query(&mut random);
         let limit = random.random_range(4..24);
-        let told = pipeline.pages(&asked.options, limit);
+        let actual = pipeline.pages(&asked.options, limit);
         let account = expected(&events, &asked);
-        let mut alike = told.clone();
-        for (told, account) in alike.iter_mut().zip(&account) {
-            let told = told.as_object_mut().unwrap();
-            told.retain(|name, _| account.get(name).is_some());
+        let mut alike = actual.clone();
+        for (actual, account) in alike.iter_mut().zip(&account) {
+            let actual = actual.as_object_mut().unwrap();
+            actual.retain(|name, _| account.get(name).is_some());
             if asked.at.is_none() {
                 for seconds in ["running_seconds", "silent_seconds", "stalled_seconds"] {
-                    told[seconds] = json!(!told[seconds].is_null());
+                    actual[seconds] = json!(!actual[seconds].is_null());
                 }
             }
         }
         assert_eq!(alike, account, "{asked:?}, pages of {limit}, seed {seed}");
-        listed += told.len();
+        listed += actual.len();
     }
     assert!(listed > 0, "all lists are empty, seed {seed}");
 }
@@ -528,13 +528,13 @@ async fn a_cursor_is_of_one_list_alone(kind: Kind) {
     pipeline.send_events(&events);
     pipeline.store_all().await;
     let page = pipeline.ask(&["tasks", "--running", "--limit", "2"]);
-    for said in [
+    for message in [
         "2 of 3 running tasks",
         "1 more with --limit 0",
         "silent 3 min",
         "8.00 GiB",
     ] {
-        assert!(page.contains(said), "{said} is not in\n{page}");
+        assert!(page.contains(message), "{message} is not in\n{page}");
     }
     let cursor = page.split("--cursor ").nth(1).unwrap().trim();
     let last = pipeline.ask(&["tasks", "--running", "--limit", "2", "--cursor", cursor]);
@@ -554,8 +554,8 @@ async fn a_cursor_is_of_one_list_alone(kind: Kind) {
         (vec!["--status", "Runing"], "there are Unknown, Inited"),
     ] {
         let refused = pipeline.tasks(&[], &options);
-        let said = String::from_utf8(refused.stderr).unwrap();
-        assert_eq!(refused.status.code(), Some(2), "{said}");
-        assert!(said.contains(why), "{why} is not in {said}");
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{message}");
+        assert!(message.contains(why), "{why} is not in {message}");
     }
 }

@@ -113,8 +113,8 @@ async fn router_and_consumer_expose_what_is_documented_of_them() {
     pipeline.send(&pipeline.source, &[("k", b"none".to_vec(), None)]);
     pipeline.send(&pipeline.events, &[("k", b"none".to_vec(), None)]);
     for (name, process) in [("router", &router), ("consumer", &consumer.process)] {
-        let told = documented().into_iter();
-        let told: BTreeMap<String, String> = told
+        let actual = documented().into_iter();
+        let actual: BTreeMap<String, String> = actual
             .filter(|(_, (_, programs))| programs.contains(name))
             .map(|(metric, (kind, _))| (metric, kind))
             .collect();
@@ -125,14 +125,15 @@ async fn router_and_consumer_expose_what_is_documented_of_them() {
             async || {
                 page = process.get("/metrics")?.1;
                 let exposed = exposed(&page);
-                told.keys()
+                actual
+                    .keys()
                     .all(|metric| exposed.contains_key(metric))
                     .then_some(())
             },
         )
         .await;
-        assert_eq!(exposed(&page), told, "{name}");
-        for metric in told.keys() {
+        assert_eq!(exposed(&page), actual, "{name}");
+        for metric in actual.keys() {
             let help = page
                 .lines()
                 .find_map(|line| line.strip_prefix(&format!("# HELP {metric} ")));

@@ -76,10 +76,10 @@ async fn every_answer_is_as_it_is_described(kind: Kind) {
         &environment,
     );
     let ended = until("schemathesis ends", RUN, async || run.status()).await;
-    let told = run.log();
-    assert!(ended.success(), "{told}");
+    let printed = run.log();
+    assert!(ended.success(), "{printed}");
     // All operations were tested.
-    assert!(told.contains("Tested: 14"), "{told}");
+    assert!(printed.contains("Tested: 14"), "{printed}");
     let log = server.process.log();
     assert!(!log.contains("ERROR"), "{log}");
     server.stop().await;

@@ -140,10 +140,10 @@ async fn what_a_person_has_to_change_ends_with_78_and_wrong_usage_with_2() {
         "mysql://root:hunter2@localhost/x",
     ]);
     assert_eq!(wrong.status.code(), Some(2));
-    let told = String::from_utf8_lossy(&wrong.stderr);
+    let actual = String::from_utf8_lossy(&wrong.stderr);
     assert!(
-        told.contains("PGPASSFILE") && !told.contains("hunter2"),
-        "a password does not belong there, and is never shown: {told}"
+        actual.contains("PGPASSFILE") && !actual.contains("hunter2"),
+        "a password does not belong there, and is never shown: {actual}"
     );
     let absent = run(&["tasks", "--database-url", "sqlite:/nonexistent/tasks.db"]);
     assert_eq!(absent.status.code(), Some(78));
@@ -249,7 +249,7 @@ async fn tasks_are_told_to_people_and_to_programs(kind: Kind) {
     );
     assert_eq!(task["reports"][2]["adjustments"], serde_json::Value::Null);
     let page = text(&["task", "exec-1"]);
-    for said in [
+    for printed in [
         "Running",
         "node-1:4040",
         "8 missing",
@@ -260,7 +260,7 @@ async fn tasks_are_told_to_people_and_to_programs(kind: Kind) {
         r"metrics.\u{1b}[31mred=NaN",
         "0@2",
     ] {
-        assert!(page.contains(said), "{said} is not in\n{page}");
+        assert!(page.contains(printed), "{printed} is not in\n{page}");
     }
     let page = text(&["task", "done-1"]);
     assert!(page.contains("Succeed") && page.contains('?'), "{page}");

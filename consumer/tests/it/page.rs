@@ -325,14 +325,14 @@ async fn every_view_works_in_a_browser() {
         .unwrap();
     let mut answers = browser.stdin.take().unwrap();
     let lines = BufReader::new(browser.stdout.take().unwrap()).lines();
-    let (told, mut tells) = mpsc::channel(1);
+    let (sender, mut receiver) = mpsc::channel(1);
     std::thread::spawn(move || {
         lines
             .map_while(Result::ok)
-            .try_for_each(|line| told.blocking_send(line))
+            .try_for_each(|line| sender.blocking_send(line))
     });
     let run = async {
-        while let Some(line) = tells.recv().await {
+        while let Some(line) = receiver.recv().await {
             match line.strip_prefix("ask ") {
                 Some(asked) => {
                     world.act(asked).await;

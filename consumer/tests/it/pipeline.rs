@@ -114,10 +114,10 @@ async fn every_report_is_stored_exactly_once(kind: Kind) {
     }
 
     // The engines' reports, by exec id.
-    let mut said: BTreeMap<String, usize> = BTreeMap::new();
+    let mut sent: BTreeMap<String, usize> = BTreeMap::new();
     let source = read_all(&pipeline.bootstrap, &pipeline.source);
     for record in &source {
-        *said
+        *sent
             .entry(String::from_utf8(record.key().unwrap().to_vec()).unwrap())
             .or_default() += 1;
     }
@@ -157,7 +157,7 @@ async fn every_report_is_stored_exactly_once(kind: Kind) {
             .iter()
             .map(|row| (row[0].clone().unwrap(), number(&row[1]) as usize))
             .collect();
-        assert_eq!(stored, said, "{table}");
+        assert_eq!(stored, sent, "{table}");
     }
     assert_eq!(
         pipeline.count("SELECT count(*) FROM task_resource").await,
@@ -165,7 +165,7 @@ async fn every_report_is_stored_exactly_once(kind: Kind) {
     );
     assert_eq!(
         pipeline.count("SELECT count(*) FROM task").await,
-        said.len() as i64
+        sent.len() as i64
     );
     let doubled = "SELECT count(*) FROM (SELECT 1 FROM task_resource GROUP BY event_partition, event_offset, application_id \
                    HAVING count(*) > 1) AS doubled";

@@ -277,8 +277,8 @@ async fn a_topic_of_something_else_stops_the_consumer_and_a_corrected_start_lose
         .program("wrong", &[&TOGETHER[..], &["--group", &right]].concat())
         .needs_attention()
         .await;
-    for said in [pipeline.events.as_str(), "partition", "offset", "JSON"] {
-        assert!(log.contains(said), "{said} is not in\n{log}");
+    for output in [pipeline.events.as_str(), "partition", "offset", "JSON"] {
+        assert!(log.contains(output), "{output} is not in\n{log}");
     }
     nothing_was_committed(&pipeline).await;
 

@@ -138,8 +138,8 @@ impl Programs<'_> {
         consumer.extend(self.pipeline.consumer_arguments());
         let both = [("router", &router[..]), ("consumer", &consumer)];
         for ((name, arguments), expected) in both.into_iter().zip(expected) {
-            let (code, said) = self.run(name, arguments, registry);
-            assert_eq!(code, Some(expected), "{name}: {said}");
+            let (code, text) = self.run(name, arguments, registry);
+            assert_eq!(code, Some(expected), "{name}: {text}");
         }
     }
 }
@@ -319,10 +319,10 @@ async fn all_programs_share_a_registry_and_wait_for_it_whenever_it_is_away() {
     // A repair does not remove rows of unreadable events either.
     let mut repair = vec!["audit", "--repair"];
     repair.extend(pipeline.consumer_arguments());
-    let (code, said) = programs.run("consumer", &repair, false);
+    let (code, text) = programs.run("consumer", &repair, false);
     assert!(
-        code == Some(2) && said.contains("--schema-registry"),
-        "{said}"
+        code == Some(2) && text.contains("--schema-registry"),
+        "{text}"
     );
     assert_eq!(pipeline.count(ROWS).await, 562);
     replayed(&programs).await;
@@ -340,8 +340,8 @@ async fn replayed(programs: &Programs<'_>) {
         "--into",
         &into,
     ];
-    let (code, said) = programs.run("consumer", &[&replay[..], &topics].concat(), true);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, text) = programs.run("consumer", &[&replay[..], &topics].concat(), true);
+    assert_eq!(code, Some(0), "{text}");
     let diff = [
         "diff",
         &into,
@@ -349,16 +349,16 @@ async fn replayed(programs: &Programs<'_>) {
         "--events-topic",
         &pipeline.events,
     ];
-    let (code, said) = programs.run("consumer", &diff, false);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, text) = programs.run("consumer", &diff, false);
+    assert_eq!(code, Some(0), "{text}");
     let letters = ["--dead-letters-topic", &pipeline.letters];
     let show = ["dead-letters", "show", "0:0"];
     let asked = [&show[..], &letters, &topics].concat();
-    let (code, said) = programs.run("router", &asked, true);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, text) = programs.run("router", &asked, true);
+    assert_eq!(code, Some(0), "{text}");
     assert!(
-        said.contains("has no schema of the id 2147483647"),
-        "{said}"
+        text.contains("has no schema of the id 2147483647"),
+        "{text}"
     );
 }
 
@@ -391,9 +391,12 @@ async fn framed_records_become_letters_without_a_registry_and_events_once_redriv
     })
     .await;
     router.stop().await;
-    let said = headers(&letter);
-    assert_eq!(said[KIND], "NoSchemaRegistry");
-    assert!(said[MESSAGE].contains("--schema-registry"), "{said:?}");
+    let letter_headers = headers(&letter);
+    assert_eq!(letter_headers[KIND], "NoSchemaRegistry");
+    assert!(
+        letter_headers[MESSAGE].contains("--schema-registry"),
+        "{letter_headers:?}"
+    );
 
     let topics = [
         "--bootstrap-servers",
@@ -402,14 +405,14 @@ async fn framed_records_become_letters_without_a_registry_and_events_once_redriv
         &pipeline.letters,
     ];
     let show = [&["dead-letters", "show", "0:0"][..], &topics].concat();
-    let (code, said) = with.run("router", &show, true);
+    let (code, text) = with.run("router", &show, true);
     assert!(
-        code == Some(0) && said.contains("a whole TaskRunningInfo, a schema registry's framing"),
-        "{said}"
+        code == Some(0) && text.contains("a whole TaskRunningInfo, a schema registry's framing"),
+        "{text}"
     );
     let redrive = ["dead-letters", "redrive", "--reason", "NoSchemaRegistry"];
-    let (code, said) = without.run("router", &[&redrive[..], &topics].concat(), false);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, text) = without.run("router", &[&redrive[..], &topics].concat(), false);
+    assert_eq!(code, Some(0), "{text}");
     let source = read_all(&pipeline.bootstrap, &pipeline.source);
     assert_eq!(source.last().unwrap().payload(), Some(&value[..]));
     let router = with.router("router-1");
@@ -421,8 +424,8 @@ async fn framed_records_become_letters_without_a_registry_and_events_once_redriv
     let source = Programs { ..with };
     let router_audit = [&["audit"], &pipeline.router_arguments()[..]].concat();
     // The first record's letter was written under other rules.
-    let (code, said) = source.run("router", &router_audit, true);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, text) = source.run("router", &router_audit, true);
+    assert_eq!(code, Some(0), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

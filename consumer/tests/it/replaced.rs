@@ -106,8 +106,8 @@ async fn a_write_ahead_log_that_is_removed_takes_nothing_with_it() {
     let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", file.display()));
     for removed in ["-wal", "-shm"] {
         std::fs::remove_file(beside(removed)).unwrap();
-        let said = format!("tasks.db{removed} was removed while it was open");
-        program.until_logged(&said).await;
+        let message = format!("tasks.db{removed} was removed while it was open");
+        program.until_logged(&message).await;
         fill(&pipeline);
         pipeline.until_all_stored(WITHIN).await;
     }

@@ -107,8 +107,8 @@ async fn a_report_that_cannot_be_written_is_said_and_the_others_are_written() {
     let (code, printed, log) = ended(audit(&pipeline, &[&kept, &other]));
     assert_eq!(code, Some(2), "{log}");
     assert_eq!(printed["verdict"], "equal", "one answer: {log}");
-    for said in ["kept.json", "No space left", "was not written", "equal"] {
-        assert!(log.contains(said), "{said}: {log}");
+    for message in ["kept.json", "No space left", "was not written", "equal"] {
+        assert!(log.contains(message), "{message}: {log}");
     }
     assert_eq!(std::fs::read_to_string(&kept).unwrap(), "an earlier one");
     assert_eq!(names(disk.folder()), before);

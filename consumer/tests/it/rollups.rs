@@ -147,7 +147,7 @@ fn expected_jobs(reports: &[Report<'_>]) -> Vec<Value> {
         let job = &task.state().1.info.job_id;
         jobs.entry(job).or_default().push(task);
     }
-    let mut told: Vec<(i64, &str, Value)> = Vec::new();
+    let mut actual: Vec<(i64, &str, Value)> = Vec::new();
     for (job, tasks) in jobs {
         let mut statuses = BTreeMap::<&str, i64>::new();
         for task in &tasks {
@@ -187,7 +187,7 @@ fn expected_jobs(reports: &[Report<'_>]) -> Vec<Value> {
             let sum: i128 = held.values().map(|(_, row)| i128::from(value(row))).sum();
             (!held.is_empty()).then(|| i64::try_from(sum).unwrap_or(i64::MAX))
         };
-        told.push((
+        actual.push((
             -started,
             job,
             json!({
@@ -205,8 +205,8 @@ fn expected_jobs(reports: &[Report<'_>]) -> Vec<Value> {
             }),
         ));
     }
-    told.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
-    told.into_iter().map(|(_, _, job)| job).collect()
+    actual.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    actual.into_iter().map(|(_, _, job)| job).collect()
 }
 
 /// The expected output of `consumer engines --json`, in order; checks for every second whether a task is active.
@@ -223,7 +223,7 @@ fn expected_engines(
         let engine = (engine.instance.as_str(), engine.engine_type.as_str());
         engines.entry(engine).or_default().push(task);
     }
-    let mut told = Vec::new();
+    let mut actual = Vec::new();
     for ((instance, engine_type), tasks) in engines {
         let times = tasks.iter().map(|task| {
             let reported = task.reported() / SECOND;
@@ -268,7 +268,7 @@ fn expected_engines(
             .iter()
             .map(|task| task.state().1.info.engine.user.as_str())
             .collect();
-        told.push(json!({
+        actual.push(json!({
             "engine_instance": instance,
             "engine_type": engine_type,
             "users": users,
@@ -284,28 +284,28 @@ fn expected_engines(
             "busy_share": (known > 0).then(|| busy as f64 / known as f64),
         }));
     }
-    told
+    actual
 }
 
 /// Equal except for rounding.
 #[track_caller]
-fn assert_near(told: &[Value], expected: &[Value], which: &str) {
+fn assert_near(actual: &[Value], expected: &[Value], which: &str) {
     let near = |a: &Value, b: &Value| match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => (a - b).abs() <= 1e-9 * b.abs().max(1.0),
         _ => a == b,
     };
     assert_eq!(
-        told.len(),
+        actual.len(),
         expected.len(),
-        "{which}: {told:#?}\n{expected:#?}"
+        "{which}: {actual:#?}\n{expected:#?}"
     );
-    for (told, expected) in told.iter().zip(expected) {
-        let (told, expected) = (told.as_object().unwrap(), expected.as_object().unwrap());
-        assert_eq!(told.len(), expected.len());
+    for (actual, expected) in actual.iter().zip(expected) {
+        let (actual, expected) = (actual.as_object().unwrap(), expected.as_object().unwrap());
+        assert_eq!(actual.len(), expected.len());
         for (name, value) in expected {
             assert!(
-                near(&told[name], value),
-                "{which}: {name} in {told:#?}, not {value}"
+                near(&actual[name], value),
+                "{which}: {name} in {actual:#?}, not {value}"
             );
         }
     }

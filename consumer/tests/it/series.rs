@@ -220,12 +220,12 @@ async fn series_are_the_reports_between_the_times(kind: Kind) {
         assert_eq!(found["marks"], json!(marks), "seed {seed}");
     }
     let server = pipeline.serve("serve", &[]).await;
-    let told = server
+    let actual = server
         .json("/api/v1/tasks/exec-1/series?metric=busy&points=20")
         .await;
     let printed = asked(&pipeline, &["exec-1", "--metric", "busy", "--points", "20"]);
-    assert_eq!(told, printed);
-    assert_eq!(told["watermark"], json!({"0": 200}));
+    assert_eq!(actual, printed);
+    assert_eq!(actual["watermark"], json!({"0": 200}));
     let refused = server
         .get("/api/v1/tasks/exec-1/series?points=3&from=noon")
         .await;

@@ -38,12 +38,12 @@ async fn a_task_is_told_as_the_command_tells_it(kind: Kind) {
         return;
     };
     let server = pipeline.serve("serve", &[]).await;
-    let mut told = server.json("/api/v1/tasks/exec-01").await;
-    let watermark = told.as_object_mut().unwrap().remove("watermark");
+    let mut actual = server.json("/api/v1/tasks/exec-01").await;
+    let watermark = actual.as_object_mut().unwrap().remove("watermark");
     assert_eq!(watermark, Some(json!({"0": 100})));
     let printed: Value =
         serde_json::from_str(&pipeline.ask(&["task", "exec-01", "--json"])).unwrap();
-    assert_eq!(told, printed);
+    assert_eq!(actual, printed);
     let status = server.json("/api/v1/status").await;
     assert_eq!(status["watermark"], json!({"0": 100}));
     assert_eq!(status["expired_before"], Value::Null);
@@ -162,14 +162,14 @@ async fn raw(server: &Server, request: &str) -> String {
     let address = server.origin.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut said = vec![0; 64 << 10];
+    let mut buffer = vec![0; 64 << 10];
     let mut length = 0;
     while let Ok(Ok(more @ 1..)) =
-        timeout(Duration::from_secs(1), stream.read(&mut said[length..])).await
+        timeout(Duration::from_secs(1), stream.read(&mut buffer[length..])).await
     {
         length += more;
     }
-    String::from_utf8_lossy(&said[..length]).into_owned()
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -263,8 +263,8 @@ fn every_command_and_program_of_the_docs_runs_as_it_is_printed() {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (printed, log) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{script}\n{printed}\n{log}");
-    for said in ["sent 1 report", "sent 500 reports", "sim-1-000001", "equal"] {
-        assert!(printed.contains(said), "{said}: {printed}\n{log}");
+    for logged in ["sent 1 report", "sent 500 reports", "sim-1-000001", "equal"] {
+        assert!(printed.contains(logged), "{logged}: {printed}\n{log}");
     }
     let read = |file: &str| std::fs::read_to_string(here.join(file)).unwrap();
     let (by_python, by_java) = (read("python.events"), read("java.events"));

@@ -108,7 +108,7 @@ fn oracle(
     sums
 }
 
-fn told(usage: &Value) -> BTreeMap<(i64, String), Sums> {
+fn sums(usage: &Value) -> BTreeMap<(i64, String), Sums> {
     let items = usage["items"].as_array().unwrap().iter();
     items
         .map(|item| {
@@ -128,16 +128,16 @@ fn told(usage: &Value) -> BTreeMap<(i64, String), Sums> {
 
 #[track_caller]
 fn assert_near(
-    told: &BTreeMap<(i64, String), Sums>,
+    actual: &BTreeMap<(i64, String), Sums>,
     expected: &BTreeMap<(i64, String), Sums>,
     which: &str,
 ) {
     let keys = |sums: &BTreeMap<(i64, String), Sums>| sums.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(keys(told), keys(expected), "{which}");
+    assert_eq!(keys(actual), keys(expected), "{which}");
     for (key, expected) in expected {
-        let near = told[key].iter().zip(expected);
+        let near = actual[key].iter().zip(expected);
         let near = near.clone().all(|(a, b)| (a - b).abs() <= 1e-9 * b.abs());
-        assert!(near, "{which}: {key:?}: {:?} {expected:?}", told[key]);
+        assert!(near, "{which}: {key:?}: {:?} {expected:?}", actual[key]);
     }
 }
 
@@ -188,13 +188,13 @@ async fn usage_is_what_a_count_of_each_second_makes_of_the_reports(kind: Kind) {
         let usage: Value = serde_json::from_str(&pipeline.ask(&arguments)).unwrap();
         let expected = oracle(&events, (from, to), gap, period, user, key);
         let which = format!("{arguments:?}, seed {seed}");
-        assert_near(&told(&usage), &expected, &which);
+        assert_near(&sums(&usage), &expected, &which);
 
         // All but the largest are summed up.
         arguments.extend(["--limit", "1"]);
         let least: Value = serde_json::from_str(&pipeline.ask(&arguments)).unwrap();
         let total = |sums: &BTreeMap<_, Sums>| sums.values().map(|sums| sums[0]).sum::<f64>();
-        let (whole, added) = (total(&expected), total(&told(&least)));
+        let (whole, added) = (total(&expected), total(&sums(&least)));
         assert!((whole - added).abs() <= 1e-9 * whole, "{which}");
     }
 
@@ -222,7 +222,7 @@ async fn usage_is_what_a_count_of_each_second_makes_of_the_reports(kind: Kind) {
         second("2025-11-25T01:00:00Z"),
     );
     let expected = oracle(&events, range, 300, Some(3600), None, keys[2].1);
-    assert_near(&told(&printed), &expected, &format!("seed {seed}"));
+    assert_near(&sums(&printed), &expected, &format!("seed {seed}"));
     let refused = server
         .get("/api/v1/usage?by=planet&longest_gap=2h")
         .await

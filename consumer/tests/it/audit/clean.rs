@@ -72,7 +72,7 @@ async fn aborted_records_among_thousands_are_counted() {
     let audited = pipeline.audit(&[]);
     audited.assert_equal();
     let of_partitions = |what: &str| {
-        let partitions = audited.said["partitions"].as_array().unwrap().iter();
+        let partitions = audited.report["partitions"].as_array().unwrap().iter();
         Vec::from_iter(partitions.map(|partition| partition[what].as_u64().unwrap()))
     };
     assert_eq!(of_partitions("events"), [7_500, 7_500]);
@@ -155,10 +155,10 @@ async fn a_topic_with_all_that_topics_have_audits_clean(kind: Kind) {
         audited.total("unreadable_without_letter"),
         0,
         "{:#}",
-        audited.said
+        audited.report
     );
     let sum = |what: &str| -> u64 {
-        let partitions = audited.said["partitions"].as_array().unwrap();
+        let partitions = audited.report["partitions"].as_array().unwrap();
         partitions
             .iter()
             .map(|partition| partition[what].as_u64().unwrap())
@@ -180,14 +180,14 @@ async fn a_topic_with_all_that_topics_have_audits_clean(kind: Kind) {
     delete_before(&pipeline, 0, 40).await;
     let audited = pipeline.audit(&[]);
     assert_eq!(
-        (audited.code, &audited.said["verdict"]),
+        (audited.code, &audited.report["verdict"]),
         (2, &json!("unproven"))
     );
     assert!(audited.log.contains("--from earliest"), "{}", audited.log);
     let audited = pipeline.audit(&["--from", "earliest"]);
     audited.assert_equal();
     let audited = pipeline.audit(&[]);
-    let of_first = &audited.said["partitions"][0];
+    let of_first = &audited.report["partitions"][0];
     assert_eq!(
         (&of_first["log_start"], &of_first["from"]),
         (&json!(40), &json!(40))
@@ -233,9 +233,15 @@ async fn a_range_is_audited_by_itself_and_gives_the_same_digest_again(kind: Kind
     let first = pipeline.audit(&range);
     first.assert_equal();
     assert_eq!(first.total("events"), 101);
-    assert_eq!(pipeline.audit(&range).said["digest"], first.said["digest"]);
+    assert_eq!(
+        pipeline.audit(&range).report["digest"],
+        first.report["digest"]
+    );
     let other = pipeline.audit(&["--from", "offset:0=50,1=60", "--to", "offset:0=149,1=61"]);
-    assert_ne!(other.assert_equal().said["digest"], first.said["digest"]);
+    assert_ne!(
+        other.assert_equal().report["digest"],
+        first.report["digest"]
+    );
     // The times of a task whose newest report is in the range come from its whole history.
     let end = ["--from", "offset:0=150"];
     let contents = pipeline.contents().await;
@@ -376,7 +382,7 @@ async fn parts_that_are_stored_by_themselves_are_audited_as_far_as_they_are(kind
         audited.total("rows"),
         100,
         "metrics only: {:#}",
-        audited.said
+        audited.report
     );
     store("progress", 100).await;
     send(100);
@@ -423,8 +429,8 @@ async fn anyone_can_check_a_digest_with_psql_and_sqlite_gives_the_same() {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let told = &audited.said["partitions"][1]["tables"]["task_resource"];
-    assert_eq!(told["sha256"], json!(sha256));
+    let actual = &audited.report["partitions"][1]["tables"]["task_resource"];
+    assert_eq!(actual["sha256"], json!(sha256));
 
     // The same events in the other database give the same digest.
     let folder = tempfile::tempdir().unwrap();
@@ -445,7 +451,7 @@ async fn anyone_can_check_a_digest_with_psql_and_sqlite_gives_the_same() {
     .await;
     other.stop().await;
     assert_eq!(
-        pipeline.audit_with(&url, &[]).said["digest"],
-        audited.said["digest"]
+        pipeline.audit_with(&url, &[]).report["digest"],
+        audited.report["digest"]
     );
 }

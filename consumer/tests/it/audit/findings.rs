@@ -136,7 +136,7 @@ async fn every_row_that_is_deleted_doubled_or_altered_is_found_precisely_and_rep
             audited.log
         );
         assert_eq!(audited.code, 1, "{what}");
-        assert_eq!(audited.said["verdict"], "unequal");
+        assert_eq!(audited.report["verdict"], "unequal");
         let repaired = pipeline.audit(&["--repair"]);
         repaired.assert_equal();
         assert!(
@@ -144,7 +144,7 @@ async fn every_row_that_is_deleted_doubled_or_altered_is_found_precisely_and_rep
             "{}",
             repaired.log
         );
-        assert_eq!(repaired.said["digest"], clean.said["digest"], "{what}");
+        assert_eq!(repaired.report["digest"], clean.report["digest"], "{what}");
     };
 
     for (table, column, value) in alterations(kind) {
@@ -244,7 +244,7 @@ async fn a_lost_tail_a_lost_task_and_an_emptied_table_are_found_and_repaired(kin
         (audited.total("missing"), audited.total("extra")),
         (lost, 0),
         "{:#}",
-        audited.said["counts"]
+        audited.report["counts"]
     );
     let missing_at: Vec<_> = audited.findings();
     assert!(missing_at.iter().filter(|(table, ..)| table != "task").all(
@@ -273,7 +273,7 @@ async fn a_lost_tail_a_lost_task_and_an_emptied_table_are_found_and_repaired(kin
         ),
         (lost, 0, 0),
         "{:#}",
-        audited.said["counts"]
+        audited.report["counts"]
     );
     pipeline.audit(&["--repair"]).assert_equal();
     assert_eq!(pipeline.contents().await, contents);
@@ -291,6 +291,6 @@ async fn a_lost_tail_a_lost_task_and_an_emptied_table_are_found_and_repaired(kin
     assert_eq!((audited.code, audited.total("missing") >= lost), (1, true));
     let repaired = pipeline.audit(&["--repair"]);
     repaired.assert_equal();
-    assert_eq!(repaired.said["digest"], clean.said["digest"]);
+    assert_eq!(repaired.report["digest"], clean.report["digest"]);
     assert_eq!(pipeline.contents().await, contents);
 }

@@ -12,7 +12,7 @@ async fn what_cannot_be_told_is_said_and_is_no_verdict() {
     let Some(mut pipeline) = stored(Kind::Sqlite).await else {
         return;
     };
-    let told = |more: &[&str], words: &[&str]| {
+    let refuses = |more: &[&str], words: &[&str]| {
         let audited = pipeline.audit(more);
         assert_eq!(audited.code, 2, "{more:?}: {}", audited.log);
         for word in words {
@@ -21,7 +21,7 @@ async fn what_cannot_be_told_is_said_and_is_no_verdict() {
     };
     let nowhere = pipeline.audit_with("sqlite:/nowhere/at/all.db", &[]);
     assert_eq!(
-        (nowhere.code, &nowhere.said["verdict"]),
+        (nowhere.code, &nowhere.report["verdict"]),
         (2, &json!("unproven"))
     );
     assert!(
@@ -29,8 +29,8 @@ async fn what_cannot_be_told_is_said_and_is_no_verdict() {
         "{}",
         nowhere.log
     );
-    told(&["--report", "report.pdf"], &[".html", ".json", ".prom"]);
-    told(&["--from", "noon"], &["earliest", "offset:"]);
+    refuses(&["--report", "report.pdf"], &[".html", ".json", ".prom"]);
+    refuses(&["--from", "noon"], &["earliest", "offset:"]);
     // Another topic under the tables' name.
     let renamed = format!("UPDATE consumed_offset SET topic = '{}'", pipeline.source);
     pipeline.execute(&renamed).await;
@@ -96,19 +96,19 @@ async fn a_report_holds_what_was_found_and_escapes_what_others_said() {
         "# TYPE taskrunning_audit_made_at_timestamp_seconds gauge".to_owned(),
     ] {
         assert!(
-            metrics.lines().any(|told| told == line),
+            metrics.lines().any(|found| found == line),
             "{line} is not in\n{metrics}"
         );
     }
     let page = std::fs::read_to_string(page).unwrap();
-    assert!(page.contains("unequal") && audited.said["digest"] == Value::Null);
+    assert!(page.contains("unequal") && audited.report["digest"] == Value::Null);
     assert!(
         page.contains("script") && !page.contains("<script>"),
         "{page}"
     );
     assert!(!page.contains("http"), "self-contained: {page}");
     let data: Value = serde_json::from_str(&std::fs::read_to_string(data).unwrap()).unwrap();
-    for told in [
+    for field in [
         "cluster_id",
         "topic",
         "schemas",
@@ -116,6 +116,6 @@ async fn a_report_holds_what_was_found_and_escapes_what_others_said() {
         "partitions",
         "findings",
     ] {
-        assert_eq!(data[told], audited.said[told], "{told}");
+        assert_eq!(data[field], audited.report[field], "{field}");
     }
 }

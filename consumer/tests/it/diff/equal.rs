@@ -26,16 +26,16 @@ async fn a_replay_of_everything_equals_the_live_tables_in_either_database() {
             (compared.total("outside_a"), compared.total("outside_b")),
             (0, 0)
         );
-        assert_eq!(compared.said["partitions"].as_array().unwrap().len(), 3);
-        for partition in compared.said["partitions"].as_array().unwrap() {
+        assert_eq!(compared.report["partitions"].as_array().unwrap().len(), 3);
+        for partition in compared.report["partitions"].as_array().unwrap() {
             for table in ["task_progress", "task_resource", "task_metrics", "task"] {
-                let told = &partition["tables"][table];
-                assert_eq!((&told["from"], &told["to"]), (&json!(0), &json!(200)));
+                let actual = &partition["tables"][table];
+                assert_eq!((&actual["from"], &actual["to"]), (&json!(0), &json!(200)));
             }
         }
-        let (code, said) = pair.text(&[]);
+        let (code, message) = pair.text(&[]);
         assert_eq!(code, 0);
-        assert!(said.contains("equal: over the offsets of"), "{said}");
+        assert!(message.contains("equal: over the offsets of"), "{message}");
     }
 }
 
@@ -52,7 +52,7 @@ async fn a_replayed_range_equals_the_live_tables_and_what_lies_beyond_is_no_find
         let compared = pair.diff();
         compared.assert_equal();
         pair.diff_back().assert_equal();
-        let tables = &compared.said["partitions"][0]["tables"];
+        let tables = &compared.report["partitions"][0]["tables"];
         let progress = &tables["task_progress"];
         assert_eq!(
             (&progress["from"], &progress["to"], &progress["rows_a"]),
@@ -62,20 +62,20 @@ async fn a_replayed_range_equals_the_live_tables_and_what_lies_beyond_is_no_find
             (&progress["outside_a"], &progress["outside_b"]),
             (&json!(20), &json!(0))
         );
-        let beyond = &compared.said["partitions"][2]["tables"]["task_progress"];
+        let beyond = &compared.report["partitions"][2]["tables"]["task_progress"];
         assert_eq!(
             (&beyond["from"], &beyond["rows_a"], &beyond["outside_a"]),
             (&Value::Null, &json!(0), &json!(200))
         );
         let tasks = pair.a.count("SELECT count(*) FROM task").await;
         let of_tasks = |what: &str| -> u64 {
-            let partitions = compared.said["partitions"].as_array().unwrap();
-            let told = partitions
+            let partitions = compared.report["partitions"].as_array().unwrap();
+            let actual = partitions
                 .iter()
                 .map(|partition| partition["tables"]["task"][what].as_u64().unwrap_or(0));
-            told.sum()
+            actual.sum()
         };
-        assert!(of_tasks("equal") > 0, "{:#}", compared.said);
+        assert!(of_tasks("equal") > 0, "{:#}", compared.report);
         assert_eq!(of_tasks("rows_a") + of_tasks("outside_a"), tasks as u64);
 
         // The beginning of the rows, if it is not recorded.
@@ -83,7 +83,7 @@ async fn a_replayed_range_equals_the_live_tables_and_what_lies_beyond_is_no_find
         pair.b.execute(unknown).await;
         let compared = pair.diff();
         compared.assert_equal();
-        let progress = &compared.said["partitions"][0]["tables"]["task_progress"];
+        let progress = &compared.report["partitions"][0]["tables"]["task_progress"];
         assert_eq!(progress["from"], json!(10));
 
         // A has read everything that B has, so its row of a task cannot be older.
@@ -113,7 +113,7 @@ async fn a_replayed_range_equals_the_live_tables_and_what_lies_beyond_is_no_find
             (findings[0].0.as_str(), findings[0].1.as_str()),
             ("task", "differing")
         );
-        assert_eq!(compared.said["findings"][0]["exec_id"], json!(name));
+        assert_eq!(compared.report["findings"][0]["exec_id"], json!(name));
     }
 }
 

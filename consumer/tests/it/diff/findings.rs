@@ -41,7 +41,7 @@ async fn every_row_that_is_deleted_doubled_or_altered_on_one_side_is_found_preci
         )];
         assert_eq!(compared.findings(), expected, "{what}: {}", compared.log);
         assert_eq!(compared.code, 1, "{what}");
-        assert_eq!(compared.said["verdict"], "unequal");
+        assert_eq!(compared.report["verdict"], "unequal");
         assert_eq!(compared.total(fault), 1, "{what}");
         compared
     };
@@ -72,21 +72,21 @@ async fn every_row_that_is_deleted_doubled_or_altered_on_one_side_is_found_preci
             if (side, column) == ("a", "event_offset") {
                 offset += if table == "task" { 1_000_000 } else { 1 };
             }
-            let told = if column == "task_id" {
+            let actual = if column == "task_id" {
                 "exec_id"
             } else {
                 column
             };
             let compared = found(
                 &format!("{table}.{column} of {side}"),
-                (table, "differing", partition, offset, &[told]),
+                (table, "differing", partition, offset, &[actual]),
             );
             if (table, column) == ("task", "exec_id") {
-                let rows = compared.said["findings"][0]["history_rows"].as_u64();
-                assert!(rows.unwrap() > 6, "{:#}", compared.said["findings"]);
+                let rows = compared.report["findings"][0]["history_rows"].as_u64();
+                assert!(rows.unwrap() > 6, "{:#}", compared.report["findings"]);
             }
             if (table, column) == ("task", "job_id") {
-                let columns = &compared.said["findings"][0]["columns"][0];
+                let columns = &compared.report["findings"][0]["columns"][0];
                 assert_eq!(columns[side], "another");
             }
             repair(changed);
@@ -134,16 +134,16 @@ async fn every_row_that_is_deleted_doubled_or_altered_on_one_side_is_found_preci
     pair.b
         .execute("DELETE FROM task_metrics WHERE event_partition = 1")
         .await;
-    let (code, said) = pair.text(&["--limit", "3"]);
-    assert_eq!(code, 1, "{said}");
-    assert!(!said.contains('\u{1b}'), "{said}");
-    let shown = said
+    let (code, message) = pair.text(&["--limit", "3"]);
+    assert_eq!(code, 1, "{message}");
+    assert!(!message.contains('\u{1b}'), "{message}");
+    let shown = message
         .lines()
         .filter(|line| line.starts_with("only in "))
         .count();
-    assert_eq!(shown, 3, "{said}");
-    assert!(said.contains("more findings"), "{said}");
-    assert!(said.contains("unequal: over the offsets"), "{said}");
+    assert_eq!(shown, 3, "{message}");
+    assert!(message.contains("more findings"), "{message}");
+    assert!(message.contains("unequal: over the offsets"), "{message}");
     let compared = pair.diff();
     assert_eq!(compared.total("only_in_a"), 97 + 200);
     assert_eq!(compared.total("only_in_b"), 97);

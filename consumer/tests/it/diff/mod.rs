@@ -25,26 +25,32 @@ struct Pair {
 /// Exit code, JSON output, and standard error.
 struct Compared {
     code: i32,
-    said: Value,
+    report: Value,
     log: String,
 }
 
 impl Compared {
     fn findings(&self) -> Vec<Finding> {
-        findings(&self.said)
+        findings(&self.report)
     }
 
     fn assert_equal(&self) -> &Self {
-        assert_eq!(self.code, 0, "{:#}\n{}", self.said, self.log);
-        assert_eq!(self.said["verdict"], "equal");
-        assert_eq!(self.said["findings"], json!([]));
-        assert_eq!(self.said["totals"]["rows_a"], self.said["totals"]["rows_b"]);
-        assert_eq!(self.said["totals"]["rows_a"], self.said["totals"]["equal"]);
+        assert_eq!(self.code, 0, "{:#}\n{}", self.report, self.log);
+        assert_eq!(self.report["verdict"], "equal");
+        assert_eq!(self.report["findings"], json!([]));
+        assert_eq!(
+            self.report["totals"]["rows_a"],
+            self.report["totals"]["rows_b"]
+        );
+        assert_eq!(
+            self.report["totals"]["rows_a"],
+            self.report["totals"]["equal"]
+        );
         self
     }
 
     fn total(&self, what: &str) -> u64 {
-        self.said["totals"][what].as_u64().unwrap()
+        self.report["totals"][what].as_u64().unwrap()
     }
 }
 
@@ -106,10 +112,10 @@ impl Pair {
     fn diff_of(&self, a: &str, b: &str, more: &[&str]) -> Compared {
         let mut arguments = vec!["diff", a, b, "--json", "--events-topic", &self.a.events];
         arguments.extend(more);
-        let (code, said, log) = run(&arguments);
+        let (code, message, log) = run(&arguments);
         Compared {
             code,
-            said: serde_json::from_str(&said).unwrap_or(Value::Null),
+            report: serde_json::from_str(&message).unwrap_or(Value::Null),
             log,
         }
     }
@@ -127,16 +133,16 @@ impl Pair {
         let (a, b) = (&self.a.database_url, &self.b.database_url);
         let mut arguments = vec!["diff", a, b, "--events-topic", &self.a.events];
         arguments.extend(more);
-        let (code, said, log) = run(&arguments);
-        (code, said + &log)
+        let (code, message, log) = run(&arguments);
+        (code, message + &log)
     }
 
     /// It cannot compare them, in either direction, for reasons that contain these texts.
     fn cannot_tell(&self, reasons: &[&str]) {
         for compared in [self.diff(), self.diff_back()] {
             assert_eq!(compared.code, 2, "{reasons:?}: {}", compared.log);
-            assert_eq!(compared.said["verdict"], "unproven");
-            let error = compared.said["error"].as_str().unwrap();
+            assert_eq!(compared.report["verdict"], "unproven");
+            let error = compared.report["error"].as_str().unwrap();
             assert!(compared.log.contains(error), "{error}: {}", compared.log);
             for reason in reasons {
                 assert!(

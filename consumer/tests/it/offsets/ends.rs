@@ -31,8 +31,8 @@ fn told_lags(pipeline: &Pipeline, tool: &str, group: &str) -> BTreeMap<i32, Opti
         .args(["--describe", "--group", group])
         .output()
         .unwrap();
-    let told = String::from_utf8(output.stdout).unwrap();
-    let lines = told
+    let actual = String::from_utf8(output.stdout).unwrap();
+    let lines = actual
         .lines()
         .map(|line| Vec::from_iter(line.split_whitespace()));
     lines
@@ -181,8 +181,8 @@ async fn another_part_is_no_evidence_that_a_gap_held_no_record(kind: Kind) {
         until_stored(&pipeline, &mut program, &["resource"]).await;
         program.stop().await;
         let log = of_part("stops", 0, &[]).needs_attention().await;
-        for said in ["begins at offset 6", "up to 3", "Nothing was skipped"] {
-            assert!(log.contains(said), "{said}: {log}");
+        for message in ["begins at offset 6", "up to 3", "Nothing was skipped"] {
+            assert!(log.contains(message), "{message}: {log}");
         }
         assert_eq!(stored(&pipeline, "progress").await, [(0, 3)].into());
     }
@@ -245,12 +245,13 @@ async fn a_group_has_no_lag_after_rebalances_under_load() {
     until("the group is told all", LONG, async || {
         let mut list = TopicPartitionList::new();
         list.add_partition_range(&pipeline.events, 0, 3);
-        let told = asked.committed_offsets(list, LONG).unwrap();
-        let told = told.elements().into_iter();
-        let told: Vec<_> = told.map(|p| (p.partition(), p.offset())).collect();
-        println!("{told:?} of {ends:?}");
-        told.iter()
-            .all(|(p, told)| *told == Offset::Offset(ends[p].1))
+        let actual = asked.committed_offsets(list, LONG).unwrap();
+        let actual = actual.elements().into_iter();
+        let actual: Vec<_> = actual.map(|p| (p.partition(), p.offset())).collect();
+        println!("{actual:?} of {ends:?}");
+        actual
+            .iter()
+            .all(|(p, actual)| *actual == Offset::Offset(ends[p].1))
             .then_some(())
     })
     .await;

@@ -37,13 +37,13 @@ async fn nothing_happened(pipeline: &Pipeline, mut program: Program, members: &[
     assert_eq!(pipeline.members(), ("Stable".to_owned(), members.to_vec()));
     pipeline.assert_each_once(&BTreeSet::new()).await;
     let log = program.log();
-    let said = log
+    let message = log
         .lines()
         .filter_map(|line| line.split_once(" waiting for "));
-    let said: Vec<&str> = said.map(|(_, what)| what).collect();
-    let kinds: BTreeSet<&str> = said.iter().copied().collect();
+    let message: Vec<&str> = message.map(|(_, what)| what).collect();
+    let kinds: BTreeSet<&str> = message.iter().copied().collect();
     assert!(
-        !said.is_empty() && kinds.len() == said.len(),
+        !message.is_empty() && kinds.len() == message.len(),
         "said once per change:\n{log}"
     );
     assert_eq!(log.matches("answers again, after ").count(), 1, "{log}");

@@ -32,9 +32,9 @@ async fn a_replay_of_everything_equals_the_live_tables() {
         router.stop().await;
         consumer.stop().await;
 
-        let said = replayed.replays(&[]);
+        let log = replayed.replays(&[]);
         for words in ["240 events", "240 rows of task_progress", &live.events] {
-            assert!(said.contains(words), "{words} is not in\n{said}");
+            assert!(log.contains(words), "{words} is not in\n{log}");
         }
         replayed.assert_equal().await;
         let of_live = live
@@ -126,8 +126,8 @@ async fn a_range_is_replayed_and_only_the_same_one_goes_on_in_its_database() {
             replayed.is_refused_with(2, &range, &reasons).await;
         }
         // Continues, as suggested by the error.
-        let said = replayed.replays(&["--from", "offset:0=10,1=20", "--to", "offset:0=50,1=1000"]);
-        assert!(said.contains("ends at offset 100"), "{said}");
+        let log = replayed.replays(&["--from", "offset:0=10,1=20", "--to", "offset:0=50,1=1000"]);
+        assert!(log.contains("ends at offset 100"), "{log}");
         assert_eq!(replayed.spans().await, [(10, 50), (20, 100)]);
         assert_eq!(replayed.held("task_metrics", 0).await, numbers(10..50));
         assert_eq!(replayed.held("task_metrics", 1).await, numbers(20..100));
@@ -155,8 +155,8 @@ async fn a_range_of_times_is_that_of_the_events_written_then() {
         .await;
         times.push(Timestamp::now().to_string());
     }
-    let said = replayed.replays(&["--from", &times[0], "--to", &format!("time:{}", times[1])]);
-    assert!(said.contains("20 events"), "{said}");
+    let log = replayed.replays(&["--from", &times[0], "--to", &format!("time:{}", times[1])]);
+    assert!(log.contains("20 events"), "{log}");
     assert_eq!(replayed.spans().await, [(10, 20), (10, 20)]);
     replayed
         .is_refused(&["--from", &times[1]], &["from offset 10", "begins at 20"])
@@ -207,8 +207,8 @@ async fn a_replay_that_is_killed_again_and_again_stores_each_event_once() {
             let stored = replayed.into.count("SELECT count(*) FROM task_metrics");
             assert!(stored.await < good / 2, "it went on:\n{log}");
         }
-        let said = replayed.replays(&[]);
-        assert!(said.contains("going on to"), "{said}");
+        let log = replayed.replays(&[]);
+        assert!(log.contains("going on to"), "{log}");
         replayed.store_live().await;
         replayed.assert_equal().await;
         assert_eq!(

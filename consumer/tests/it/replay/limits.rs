@@ -38,7 +38,7 @@ async fn what_cannot_be_stored_is_skipped_and_told_and_no_letter_is_written() {
                 false => schemas::encode_event(&event).unwrap(),
             }
         });
-        let said = replayed.replays(&["--max-events", "300"]);
+        let log = replayed.replays(&["--max-events", "300"]);
         let skipped = (0..1_000).filter(|i| is_bad(*i) || is_refused(*i)).count();
         for words in [
             format!("{skipped} records skipped"),
@@ -49,7 +49,7 @@ async fn what_cannot_be_stored_is_skipped_and_told_and_no_letter_is_written() {
             "believable".to_owned(),
             format!("and {} more", skipped - 20),
         ] {
-            assert!(said.contains(&words), "{words} is not in\n{said}");
+            assert!(log.contains(&words), "{words} is not in\n{log}");
         }
         for partition in 0..2 {
             let good: Vec<i64> = (0..1_000)
@@ -106,11 +106,11 @@ async fn a_database_that_holds_anything_else_is_left_as_it_is() {
             &mut replayed.into.database_url,
             replayed.live.database_url.clone(),
         );
-        let Ended { code, said } = replayed.replay(&[]);
-        assert_eq!(code, Some(78), "{said}");
+        let Ended { code, log } = replayed.replay(&[]);
+        assert_eq!(code, Some(78), "{log}");
         assert!(
-            said.contains(&format!("the consumer group {}", replayed.live.events)),
-            "{said}"
+            log.contains(&format!("the consumer group {}", replayed.live.events)),
+            "{log}"
         );
         replayed.into.database_url = into;
 
@@ -185,11 +185,11 @@ async fn what_retention_removed_is_told_with_both_numbers_and_what_is_stored_goe
         return;
     };
     fresh.live.events.clone_from(&replayed.live.events);
-    let Ended { code, said } = fresh.replay(&["--from", "offset:0=10"]);
-    assert_eq!(code, Some(78), "{said}");
+    let Ended { code, log } = fresh.replay(&["--from", "offset:0=10"]);
+    assert_eq!(code, Some(78), "{log}");
     assert!(
-        said.contains("offset 90") && said.contains("offset 10"),
-        "{said}"
+        log.contains("offset 90") && log.contains("offset 10"),
+        "{log}"
     );
     fresh.replays(&[]);
     assert_eq!(fresh.spans().await, [(90, 200)]);

@@ -28,7 +28,7 @@ struct Replayed {
 /// A replay's exit status and output.
 struct Ended {
     code: Option<i32>,
-    said: String,
+    log: String,
 }
 
 impl Replayed {
@@ -62,17 +62,17 @@ impl Replayed {
             .unwrap();
         Ended {
             code: output.status.code(),
-            said: [output.stdout, output.stderr]
-                .map(|said| String::from_utf8(said).unwrap())
+            log: [output.stdout, output.stderr]
+                .map(|log| String::from_utf8(log).unwrap())
                 .concat(),
         }
     }
 
     /// A replay that succeeds; returns its output.
     fn replays(&self, more: &[&str]) -> String {
-        let Ended { code, said } = self.replay(more);
-        assert_eq!(code, Some(0), "{more:?}: {said}");
-        said
+        let Ended { code, log } = self.replay(more);
+        assert_eq!(code, Some(0), "{more:?}: {log}");
+        log
     }
 
     /// A replay that needs an operator, whose message contains these texts, and that leaves the database unchanged.
@@ -83,10 +83,10 @@ impl Replayed {
     /// The same with this exit code.
     async fn is_refused_with(&self, ends: i32, more: &[&str], reasons: &[&str]) {
         let before = (self.into.contents().await, self.offsets().await);
-        let Ended { code, said } = self.replay(more);
-        assert_eq!(code, Some(ends), "{more:?}: {said}");
+        let Ended { code, log } = self.replay(more);
+        assert_eq!(code, Some(ends), "{more:?}: {log}");
         for reason in reasons {
-            assert!(said.contains(reason), "{reason} is not in\n{said}");
+            assert!(log.contains(reason), "{reason} is not in\n{log}");
         }
         assert!(
             before == (self.into.contents().await, self.offsets().await),

@@ -101,15 +101,15 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
             .unwrap_or_default();
         let resource = format!("--{} {}", right.resource, right.name.trim_end_matches('*'));
         let operation = format!("--operation {}", right.operation);
-        for said in [
+        for message in [
             "kafka-acls.sh",
             &format!("User:{name} "),
             &resource,
             &operation,
         ] {
             assert!(
-                error.contains(said),
-                "{name} does not say {said:?}:\n{}",
+                error.contains(message),
+                "{name} does not say {message:?}:\n{}",
                 quiet(&log)
             );
         }
@@ -182,10 +182,10 @@ async fn a_wrong_password_authority_or_host_name_is_for_a_person_and_an_absent_b
             .lines()
             .rfind(|line| line.contains("ERROR"))
             .unwrap_or_default();
-        for said in [&[*bootstrap, "--kafka-config"], *reason].concat() {
+        for message in [&[*bootstrap, "--kafka-config"], *reason].concat() {
             assert!(
-                error.contains(said),
-                "{said:?} is not in the last error of:\n{log}"
+                error.contains(message),
+                "{message:?} is not in the last error of:\n{log}"
             );
         }
     }

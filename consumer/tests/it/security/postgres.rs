@@ -146,8 +146,8 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
             _ => role(user, copy).ends(&name, "consumer audit", 2).await,
         };
         let kind = if is_view(table) { "view" } else { "table" };
-        let said = format!("permission denied for {kind} {table}");
-        assert!(log.contains(&said), "{said}:\n{}", quiet(&log));
+        let message = format!("permission denied for {kind} {table}");
+        assert!(log.contains(&message), "{message}:\n{}", quiet(&log));
         if is_view(table) {
             return; // read by no program
         }
@@ -267,7 +267,7 @@ fn a_field_that_is_unknown_in_a_database_url_is_named_without_its_value() {
         )
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("the field pasword"), "{said}");
-    assert!(!said.contains(SECRET), "{said}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("the field pasword"), "{message}");
+    assert!(!message.contains(SECRET), "{message}");
 }

@@ -143,11 +143,11 @@ async fn no_secret_is_shown_whatever_becomes_of_it() {
             .args(arguments)
             .output()
             .unwrap();
-        let said = String::from_utf8(output.stderr).unwrap()
+        let message = String::from_utf8(output.stderr).unwrap()
             + std::str::from_utf8(&output.stdout).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(!said.contains(SECRET), "{said}");
-        said
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(!message.contains(SECRET), "{message}");
+        message
     };
     for setting in [
         "sasl.password",
@@ -163,8 +163,8 @@ async fn no_secret_is_shown_whatever_becomes_of_it() {
             ("consumer", vec!["run"]),
             ("producer", vec!["publish"]),
         ] {
-            let said = argument(program, &[&arguments[..], &["-X", &setting]].concat());
-            assert!(said.contains("--kafka-config"), "{said}");
+            let message = argument(program, &[&arguments[..], &["-X", &setting]].concat());
+            assert!(message.contains("--kafka-config"), "{message}");
         }
     }
     argument("router", &["-X", SECRET]);

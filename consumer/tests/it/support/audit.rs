@@ -9,7 +9,7 @@ use super::Pipeline;
 /// Exit code, report as JSON, and log of an audit.
 pub(crate) struct Audited {
     pub(crate) code: i32,
-    pub(crate) said: Value,
+    pub(crate) report: Value,
     pub(crate) log: String,
 }
 
@@ -17,9 +17,9 @@ pub(crate) struct Audited {
 pub(crate) type Finding = (String, String, i64, i64, Vec<String>);
 
 /// The findings of an audit or a diff.
-pub(crate) fn findings(said: &Value) -> Vec<Finding> {
+pub(crate) fn findings(report: &Value) -> Vec<Finding> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let findings = said["findings"].as_array().unwrap();
+    let findings = report["findings"].as_array().unwrap();
     findings
         .iter()
         .map(|finding| {
@@ -42,23 +42,23 @@ pub(crate) fn findings(said: &Value) -> Vec<Finding> {
 
 impl Audited {
     pub(crate) fn findings(&self) -> Vec<Finding> {
-        findings(&self.said)
+        findings(&self.report)
     }
 
     pub(crate) fn total(&self, what: &str) -> u64 {
-        let total = self.said["totals"][what].as_u64();
-        total.unwrap_or_else(|| panic!("no {what}: {:#}\n{}", self.said, self.log))
+        let total = self.report["totals"][what].as_u64();
+        total.unwrap_or_else(|| panic!("no {what}: {:#}\n{}", self.report, self.log))
     }
 
     pub(crate) fn assert_code(&self, code: i32) -> &Self {
-        assert_eq!(self.code, code, "{:#}\n{}", self.said, self.log);
+        assert_eq!(self.code, code, "{:#}\n{}", self.report, self.log);
         self
     }
 
     pub(crate) fn assert_equal(&self) -> &Self {
         self.assert_code(0);
-        assert_eq!(self.said["verdict"], "equal");
-        assert_eq!(self.said["findings"], json!([]));
+        assert_eq!(self.report["verdict"], "equal");
+        assert_eq!(self.report["findings"], json!([]));
         self
     }
 }
@@ -80,7 +80,7 @@ impl Pipeline {
             .unwrap();
         Audited {
             code: output.status.code().unwrap(),
-            said: serde_json::from_slice(&output.stdout).unwrap_or_default(),
+            report: serde_json::from_slice(&output.stdout).unwrap_or_default(),
             log: String::from_utf8(output.stderr).unwrap(),
         }
     }

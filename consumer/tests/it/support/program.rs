@@ -133,12 +133,12 @@ impl Program {
         let lag = format!(
             "messaging_consumer_lag_messages{{messaging_destination_name=\"{topic}\",messaging_destination_partition_id=\"0\"}} {events}"
         );
-        let mut told = 0;
+        let mut actual = 0;
         until("all is its lag", Duration::from_secs(120), async || {
             let (_, metrics) = self.process.get("/metrics")?;
             let is_told = metrics.lines().any(|line| line == lag);
-            told = if is_told { told + 1 } else { 0 };
-            (told == 50).then_some(())
+            actual = if is_told { actual + 1 } else { 0 };
+            (actual == 50).then_some(())
         })
         .await;
     }

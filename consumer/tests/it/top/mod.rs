@@ -36,8 +36,8 @@ fn play(python: &str, part: &[&str], arguments: &[&str]) {
         .env_remove("DATABASE_URL")
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&played.stderr);
-    assert!(played.status.success(), "{part:?}: {said}");
+    let message = String::from_utf8_lossy(&played.stderr);
+    assert!(played.status.success(), "{part:?}: {message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

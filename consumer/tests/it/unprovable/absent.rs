@@ -73,15 +73,15 @@ async fn what_compaction_deleted_is_unprovable_and_no_repair_removes_its_rows(ki
     for repair in [&[][..], &["--repair"], &["--repair", "--yes"]] {
         let audited = pipeline.audit(repair);
         audited.assert_code(2);
-        assert_eq!(audited.said["verdict"], "unproven");
-        assert_eq!(audited.total("extra"), 0, "{:#}", audited.said);
+        assert_eq!(audited.report["verdict"], "unproven");
+        assert_eq!(audited.total("extra"), 0, "{:#}", audited.report);
         assert!(audited.total("unprovable") > 100);
         assert!(
             audited.log.contains("cleanup.policy=compact"),
             "{}",
             audited.log
         );
-        assert_eq!(audited.said["digest"], Value::Null);
+        assert_eq!(audited.report["digest"], Value::Null);
         assert_eq!(pipeline.contents().await, contents);
     }
     // Resetting the policy restores nothing.
@@ -98,7 +98,7 @@ async fn what_compaction_deleted_is_unprovable_and_no_repair_removes_its_rows(ki
     pipeline.audit(&["--repair"]).assert_code(2);
     assert_eq!(pipeline.contents().await, contents);
     // Those sent meanwhile are not stored.
-    assert_eq!(audited.said["not_stored"]["offsets"], (sent - 300) as u64);
+    assert_eq!(audited.report["not_stored"]["offsets"], (sent - 300) as u64);
 }
 
 async fn a_row_of_an_aborted_record_is_extra_and_one_without_a_record_is_not(kind: Kind) {
@@ -157,7 +157,7 @@ async fn a_row_of_an_aborted_record_is_extra_and_one_without_a_record_is_not(kin
         .unwrap();
     let audited = pipeline.audit(&["--repair", "--yes"]);
     audited.assert_code(2);
-    assert!(audited.total("unprovable") >= 15, "{:#}", audited.said);
+    assert!(audited.total("unprovable") >= 15, "{:#}", audited.report);
     assert_eq!(pipeline.count(rows).await, 15);
     pipeline.audit(&["--from", "earliest"]).assert_code(0);
     let audited = pipeline.audit(&["--from", "-2h"]);
@@ -223,7 +223,7 @@ async fn a_letter_hides_no_rows_but_those_of_its_own_record(kind: Kind) {
     pipeline.audit(&["--repair"]).assert_code(0);
     assert_eq!(pipeline.contents().await, contents);
     // From this one, by its id or the record's time.
-    let mut digests = vec![equal.said["digest"].clone()];
+    let mut digests = vec![equal.report["digest"].clone()];
     for (offset, id) in [(3, Some(id.as_str())), (4, None)] {
         letter(offset, id, time(offset));
         let delete = format!("DELETE FROM task_metrics WHERE event_offset = {offset}");
@@ -231,10 +231,10 @@ async fn a_letter_hides_no_rows_but_those_of_its_own_record(kind: Kind) {
         let audited = pipeline.audit(&[]);
         audited.assert_code(0);
         assert_eq!(audited.total("refused"), offset as u64 - 2);
-        let table = &audited.said["partitions"][0]["tables"]["task_metrics"];
+        let table = &audited.report["partitions"][0]["tables"]["task_metrics"];
         assert_eq!(table["sha256"], Value::Null);
         // It proves other rows.
-        let digest = audited.said["digest"].clone();
+        let digest = audited.report["digest"].clone();
         assert!(digest.is_string() && !digests.contains(&digest));
         digests.push(digest);
     }

@@ -49,7 +49,7 @@ async fn impossible_numbers_among_the_stored_offsets_are_findings(kind: Kind) {
             let audited = pipeline.audit(&[]);
             audited.assert_code(1);
             assert_eq!(audited.total("missing") + audited.total("extra"), 0);
-            assert!(audited.total("differing") > 0, "{:#}", audited.said);
+            assert!(audited.total("differing") > 0, "{:#}", audited.report);
             pipeline.audit(&["--repair"]).assert_code(0);
             assert_eq!(pipeline.rows(stored).await, right, "{update}");
             assert_eq!(pipeline.contents().await, contents);

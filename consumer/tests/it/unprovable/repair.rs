@@ -44,22 +44,22 @@ async fn a_repair_that_would_remove_more_than_it_keeps_says_so_and_needs_yes(kin
         400
     );
     // There is no digest for unequal tables.
-    assert!(equal.said["digest"].is_string());
-    assert_eq!(audited.said["digest"], Value::Null);
+    assert!(equal.report["digest"].is_string());
+    assert_eq!(audited.report["digest"], Value::Null);
     let sha256 = |audited: &Audited, table: &str| {
-        audited.said["partitions"][0]["tables"][table]["sha256"].clone()
+        audited.report["partitions"][0]["tables"][table]["sha256"].clone()
     };
     assert_eq!(sha256(&audited, "task_metrics"), Value::Null);
     assert_eq!(sha256(&audited, "task"), sha256(&equal, "task"));
     let repaired = pipeline.audit(&["--repair", "--yes"]);
     repaired.assert_code(0);
-    assert_eq!(repaired.said["digest"], equal.said["digest"]);
+    assert_eq!(repaired.report["digest"], equal.report["digest"]);
     assert_eq!(pipeline.contents().await, contents);
     // Events that are not stored yet are reported.
     pipeline.fill_numbered(&strategies::sample_event(), 7, 0);
     let audited = pipeline.audit(&[]);
     audited.assert_code(0);
-    assert_eq!(audited.said["not_stored"]["events"], 7);
+    assert_eq!(audited.report["not_stored"]["events"], 7);
 }
 
 #[expect(
@@ -154,7 +154,7 @@ async fn more_than_is_held_at_once_is_repaired(kind: Kind) {
     let equal = pipeline.audit(&[]);
     equal.assert_code(0);
     let of_tasks = |audited: &Audited, fault: &str| -> u64 {
-        let partitions = audited.said["partitions"].as_array().unwrap();
+        let partitions = audited.report["partitions"].as_array().unwrap();
         let counts = partitions
             .iter()
             .map(|it| it["tables"]["task"][fault].as_u64());
@@ -172,7 +172,7 @@ async fn more_than_is_held_at_once_is_repaired(kind: Kind) {
         assert_eq!(of_tasks(&audited, fault), TASKS as u64, "{alter}");
         let repaired = pipeline.audit(&["--repair"]);
         repaired.assert_code(0);
-        assert_eq!(repaired.said["digest"], equal.said["digest"], "{alter}");
+        assert_eq!(repaired.report["digest"], equal.report["digest"], "{alter}");
         let repairs = repaired.log.matches("to repair in").count();
         assert!(
             repairs <= rounds,
