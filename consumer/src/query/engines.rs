@@ -96,7 +96,7 @@ pub(crate) struct EngineItem {
     pub(crate) busy_seconds: f64,
     /// Time between its tasks during which none occupied it.
     pub(crate) idle_seconds: f64,
-    /// Remaining time of the period, of which nothing is known.
+    /// Rest of the period, which is unknown.
     pub(crate) unknown_seconds: f64,
     /// `busy_seconds` divided by busy and idle time; `None` if both are 0.
     pub(crate) busy_share: Option<f64>,

@@ -100,7 +100,7 @@ fn situation(state: &State, now: Timestamp) -> Span<'static> {
     }
     match state.frozen_since {
         Some(frozen) => Span::styled(
-            format!("FROZEN {}; f goes on", since(frozen)),
+            format!("FROZEN {}; f continues", since(frozen)),
             state.theme.warning(),
         ),
         None if state.fetched.is_none() => Span::raw("asking …"),

@@ -336,13 +336,13 @@ fn hostile_text_changes_no_tag_of_a_page() {
         for hostile in HOSTILE {
             let html = view(hostile);
             // A drawing has the same number of marks as before.
-            let (tags, told) = parsed(&html);
+            let (tags, text) = parsed(&html);
             assert_eq!(tags, harmless, "{name}: {hostile}\n{html}");
             assert_eq!(
-                told.chars()
+                text.chars()
                     .find(|c| service::text::is_hidden(*c) && *c != '\n'),
                 None,
-                "{name}: {hostile}\n{told}"
+                "{name}: {hostile}\n{text}"
             );
             assert!(!html.contains("href=\"javascript:"), "{name}: {hostile}");
             let keys = html.split("data-id=\"").skip(1);
