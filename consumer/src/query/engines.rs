@@ -63,7 +63,7 @@ pub(crate) struct EnginePage {
     pub(crate) longest_gap_seconds: f64,
     /// Sorted by instance and type.
     pub(crate) items: Vec<EngineItem>,
-    /// The cursor of the next page; `None` on the last page.
+    /// The cursor of the next page; null on the last page.
     pub(crate) next: Option<String>,
     pub(crate) watermark: Watermark,
     /// `consumer expire` removed the reports before this time.
@@ -85,7 +85,7 @@ pub(crate) struct EngineItem {
     pub(crate) tasks: i64,
     /// Number of exec tasks that have neither a final status nor `Unknown`.
     pub(crate) running_tasks: i64,
-    /// The engine's own count, from the newest report of the task that reported last. `None` if the query is limited to
+    /// The engine's own count, from the newest report of the task that reported last. Null if the query is limited to
     /// one user, or the report has expired.
     pub(crate) engine_running_tasks: Option<i64>,
     /// First report of its tasks.
@@ -98,7 +98,7 @@ pub(crate) struct EngineItem {
     pub(crate) idle_seconds: f64,
     /// Rest of the period, which is unknown.
     pub(crate) unknown_seconds: f64,
-    /// `busy_seconds` divided by busy and idle time; `None` if both are 0.
+    /// `busy_seconds` divided by busy and idle time; null if both are 0.
     pub(crate) busy_share: Option<f64>,
 }
 

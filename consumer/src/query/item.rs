@@ -17,17 +17,17 @@ pub(crate) struct TaskItem {
     pub(crate) engine_user: String,
     pub(crate) ticket_id: String,
     pub(crate) status: String,
-    /// 0 to 1, from the newest report; `None` if the engine did not report it.
+    /// 0 to 1, from the newest report; null if the engine did not report it.
     pub(crate) progress: Option<f64>,
     /// Time of the first report.
     pub(crate) started_at: Option<String>,
-    /// `None` while the task has not ended.
+    /// Null while the task has not ended.
     pub(crate) ended_at: Option<String>,
     /// From the start to the end; if the status is `Unknown`, to the last report; otherwise to the time of the query.
     pub(crate) running_seconds: Option<f64>,
     pub(crate) reported_at: String,
     pub(crate) sequence: i64,
-    /// Sum over the applications of the newest report that has resources; `None` if there is none or the task has
+    /// Sum over the applications of the newest report that has resources; null if there is none or the task has
     /// ended.
     pub(crate) memory_bytes: Option<i64>,
     /// As `memory_bytes`.

@@ -38,7 +38,7 @@ pub(crate) struct JobsQuery {
 pub(crate) struct JobPage {
     /// Sorted by `started_at`, latest first.
     pub(crate) items: Vec<JobItem>,
-    /// The cursor of the next page; `None` on the last page.
+    /// The cursor of the next page; null on the last page.
     pub(crate) next: Option<String>,
     pub(crate) watermark: Watermark,
     /// `consumer expire` removed the reports before this time.
@@ -56,7 +56,7 @@ pub(crate) struct JobItem {
     pub(crate) running_tasks: i64,
     /// Number of exec tasks by status, without zeros.
     pub(crate) statuses: BTreeMap<String, i64>,
-    /// Mean progress, 0 to 1, of the exec tasks that reported one; `None` if none did.
+    /// Mean progress, 0 to 1, of the exec tasks that reported one; null if none did.
     pub(crate) progress_mean: Option<f64>,
     /// The lowest progress.
     pub(crate) progress_least: Option<f64>,
@@ -64,10 +64,10 @@ pub(crate) struct JobItem {
     pub(crate) started_at: String,
     /// Last report of any exec task.
     pub(crate) reported_at: String,
-    /// When the last exec task ended; `None` until all have a final status.
+    /// When the last exec task ended; null until all have a final status.
     pub(crate) ended_at: Option<String>,
     /// Sum over the applications of the newest reports of exec tasks without a final status; an application counts
-    /// once. `None` if none reported resources.
+    /// once. Null if none reported resources.
     pub(crate) memory_bytes: Option<i64>,
     /// As `memory_bytes`.
     pub(crate) cores: Option<i64>,

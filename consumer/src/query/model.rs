@@ -18,7 +18,7 @@ pub(crate) struct Task {
     pub(crate) engine_user: String,
     pub(crate) ticket_id: String,
     pub(crate) status: String,
-    /// 0 to 1, from the newest report; `None` if the engine did not report it.
+    /// 0 to 1, from the newest report; null if the engine did not report it.
     pub(crate) progress: Option<f64>,
     /// RFC 3339.
     pub(crate) reported_at: String,
@@ -45,7 +45,7 @@ pub(crate) struct Report {
     pub(crate) event_offset: i64,
 }
 
-/// The sub-jobs of a report: lists of equal length; `None` if the engine did not report them.
+/// The sub-jobs of a report: lists of equal length; null if the engine did not report them.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 pub(crate) struct SubJobs {
     pub(crate) job_ids: Option<Vec<String>>,

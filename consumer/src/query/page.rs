@@ -17,7 +17,7 @@ use super::watermark::Watermark;
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct TaskPage {
     pub(crate) items: Vec<TaskItem>,
-    /// The cursor of the next page; `None` on the last page.
+    /// The cursor of the next page; null on the last page.
     pub(crate) next: Option<String>,
     /// The offsets up to which events were stored.
     pub(crate) watermark: Watermark,

@@ -1,5 +1,5 @@
-// Drives the page in a real browser. consumer/tests/it/page.rs starts it beside a server whose tables it fills, and does
-// what this asks for: a line "ask …" on stdout, a line "done" on stdin.
+// Tests the page in a real browser. consumer/tests/it/page.rs fills the tables, starts the server and this script, and
+// performs the actions that this requests: a line "ask …" on stdout, answered by a line "done" on stdin.
 //
 // Environment: PAGE_ONLY (a pattern of the steps to take; default: all), PAGE_ORIGIN, PAGE_SCREENSHOTS (a folder), TEST_CHROMIUM, TEST_PAGE_MODULES (a folder with node_modules).
 import assert from "node:assert/strict";
@@ -51,7 +51,7 @@ function watch(page) {
     dialog.dismiss();
   });
   page.on("console", (message) => {
-    // That a server is away, and that an answer is no success, the browser logs by itself.
+    // The browser logs failed connections and error answers by itself.
     if (message.type() === "error" && !expectsFaults && !message.text().startsWith("Failed to load resource")) {
       faults.push(`${page.url()}: ${message.text()}`);
     }
@@ -67,7 +67,7 @@ const keys = () => page.$$eval("table.list tbody tr", (rows) => rows.map((row) =
 const keyed = (key) => page.locator(`table.list tr[data-id="${key}"]`);
 const params = () => new URL(page.url()).searchParams;
 const isLive = () => page.locator("#live.is-live").waitFor();
-/** A mark on this document, which is gone once the page is loaded again. */
+/** Marks this document; the mark is gone after a reload. */
 const mark = () => page.evaluate(() => (globalThis.marker = "not read again"));
 const isMarked = async () => (await page.evaluate(() => globalThis.marker)) === "not read again";
 const until = (what, check, argument) => page.waitForFunction(check, argument, { timeout: PATIENCE }).catch((error) => assert.fail(`${what}: ${error}`));
@@ -75,11 +75,11 @@ const until = (what, check, argument) => page.waitForFunction(check, argument, {
 async function accessible(where) {
   await page.evaluate(axe);
   const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
-  const told = violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.html} ${node.any.map((a) => a.message).join("; ")}`).join("\n  ")}`);
-  assert.deepEqual(told, [], where);
+  const problems = violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.html} ${node.any.map((a) => a.message).join("; ")}`).join("\n  ")}`);
+  assert.deepEqual(problems, [], where);
 }
 
-/** The page as it looks now, on wide and narrow screens, in light and dark; each of them accessible. */
+/** Screenshots of the page, wide and narrow, light and dark; each is checked for accessibility. */
 async function looks(name, schemes = ["light", "dark"], widths = [1280, 390]) {
   for (const colorScheme of schemes) {
     for (const width of widths) {
@@ -113,7 +113,7 @@ step("the list shows what runs, and where to read on", async () => {
   assert.deepEqual(await page.locator("#tasks td.num").evaluateAll(cut), []);
   assert.deepEqual(await row("run-untold").locator("td").evaluateAll(cut), []);
   await isLive();
-  // Chips have the counts of the gauges, once there are some.
+  // Chips show the counts of the gauges, once available.
   while (!(await page.locator(".chips .count").count())) await go("/");
   const counted = (chip) => page.locator(".chips a", { hasText: chip }).locator(".count").innerText();
   assert.equal(Number(await counted("Running")), shown.length);
@@ -329,7 +329,7 @@ step("usage is added up, drawn, and exact", async () => {
   assert.deepEqual(await ids(), ["past-alan"]);
   await go("/usage?user=nobody");
   assert.match(await page.locator(".empty").innerText(), /No usage in this period/);
-  // The field's times are those of UTC.
+  // The field's times are in UTC.
   await page.locator("#search").fill("ada");
   await page.fill("input[name=from]", "2026-01-01T00:00:01");
   await page.fill("input[name=to]", "2026-01-02T00:00:01");
@@ -448,7 +448,7 @@ step("an empty list asks for the page only if a task may belong into it, and the
   await isLive();
   await mark();
   await ask("begin first-1");
-  // The look for marks, every 20 s, would find it later.
+  // Polling the marks, every 20 s, would find it later.
   await row("first-1").waitFor({ timeout: 10000 });
   assert.equal(await page.locator(".empty").count(), 0);
   assert.match(await page.locator(".foot").innerText(), /^1 task\./);
@@ -586,7 +586,7 @@ step("what happened while the server was away is shown once it is back", async (
   const shown = await ids();
   assert.ok(!shown.includes("run-8") && shown.includes("new-2"), String(shown));
   assert.equal(await page.locator("#show").isVisible(), false);
-  // The same connection goes on.
+  // The same connection continues.
   await ask("advance run-9");
   await until("run-9 is followed", () => document.querySelector('tr[data-id="run-9"] .c-progress .num').textContent === "97.5 %");
   assert.ok(await isMarked());
@@ -598,7 +598,7 @@ step("what happened while the server was away is shown once it is back", async (
 step("the whole page goes back in time, and says so", async () => {
   await go("/tasks?running=true");
   await page.locator(".asof summary").click();
-  // The field leaves seconds out that are 0.
+  // The field omits zero seconds.
   const then = `${new Date(Date.now() - 15 * 60000).toISOString().slice(0, 16)}:30`;
   await page.fill("input[name=at]", then);
   await page.click(".asof button");
@@ -700,7 +700,7 @@ step("errors say what was wrong", async () => {
     const response = await route.fetch();
     await route.fulfill({ response, body: (await response.text()).replace('data-view="error"', 'data-view="retry"') });
   };
-  // Only what may be otherwise the next time is read again: time is let pass without waiting for it.
+  // Only temporary errors are retried. The test advances the clock instead of waiting.
   const timed = watch(await browser.newPage());
   await timed.clock.install();
   await timed.route((url) => url.pathname === "/tasks/no-such-task", busy, { times: 1 });

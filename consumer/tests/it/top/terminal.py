@@ -1,4 +1,4 @@
-"""Runs a program in a terminal of its own, as a shell does, and plays what a person does there."""
+"""Runs a program in its own terminal, like a shell, and simulates a user."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ import time
 import unicodedata
 
 LIMIT_SECONDS = 60
-# A command, with the place that it moves to if it does, or text.
+# A control sequence, with its cursor position if it has one, or text.
 WRITTEN = re.compile(r"(\x1b\[(?:(\d+);(\d+)H|[?\d;]*[A-Za-z]))|([^\x1b\r\n]+)")
 
 
@@ -24,19 +24,19 @@ class Terminal:
         self.screen, self.tty = pty.openpty()
         self.resize(columns, lines)
         self.settings = termios.tcgetattr(self.tty)
-        # What was written and is not looked at yet, and what was looked at.
+        # Output that is not parsed yet, and parsed output.
         self.output = self.written = b""
         self.at, self.cells = (1, 1), {}
         news, self.orders = os.pipe()
-        self.news, told = os.pipe()
+        self.messages, sender = os.pipe()
         self.shell = os.fork()
         if self.shell == 0:
             try:
-                self._be_shell(arguments, news, told)
+                self._be_shell(arguments, news, sender)
             finally:
                 os._exit(99)
         os.close(news)
-        os.close(told)
+        os.close(sender)
 
     def _be_shell(self, arguments, orders, tell):
         os.setsid()
@@ -70,13 +70,13 @@ class Terminal:
         os.write(self.screen, keys.encode())
 
     def until(self, words, gone=False):
-        """Waits until these words are on the screen, or no longer there."""
+        """Waits until these words are on the screen, or gone."""
         deadline = time.monotonic() + LIMIT_SECONDS
         while (words in self.shown()) == gone:
             self._read(deadline, words)
 
     def shown(self):
-        """What the screen shows: what was written to it, as a terminal obeys it."""
+        """The screen: the output as rendered by a terminal."""
         for command, row, column, text in WRITTEN.findall(self.output.decode(errors="ignore")):
             if row:
                 self.at = int(row), int(column)
@@ -94,19 +94,19 @@ class Terminal:
         line = lambda row: "".join(self.cells.get((row, column), " ") for column in range(1, columns))
         return "\n".join(map(line, range(1, rows)))
 
-    def told(self, what):
-        """Waits until the shell says so, while the terminal takes what is written."""
+    def wait_for(self, what):
+        """Waits for a message of the shell, while reading the output."""
         deadline = time.monotonic() + LIMIT_SECONDS
-        said = b""
-        while not said.endswith(b"\n"):
-            if self._read(deadline, what, self.news):
-                said += os.read(self.news, 1)
-        said = said.decode().strip()
-        assert said.startswith(what), (said, what, self.output)
-        return said.removeprefix(what).strip()
+        message = b""
+        while not message.endswith(b"\n"):
+            if self._read(deadline, what, self.messages):
+                message += os.read(self.messages, 1)
+        message = message.decode().strip()
+        assert message.startswith(what), (message, what, self.output)
+        return message.removeprefix(what).strip()
 
     def _read(self, deadline, wanted, other=None):
-        """Reads what is written; whether there is something to read from the other."""
+        """Reads output; returns whether the other end has something to read."""
         readers = [self.screen] if other is None else [self.screen, other]
         ready, _, _ = select.select(readers, [], [], max(0, deadline - time.monotonic()))
         assert ready, f"no {wanted!r} within {LIMIT_SECONDS} s: {self.shown()}\n{self.written!r}"
@@ -124,8 +124,8 @@ class Terminal:
         return not termios.tcgetattr(self.tty)[3] & termios.ICANON
 
     def ended(self, code):
-        """Waits for the end with this exit code, and checks that the terminal is as it was."""
-        ended = self.told("ended")
+        """Waits for this exit code, and checks that the terminal is restored."""
+        ended = self.wait_for("ended")
         assert ended == str(code), (ended, self.output)
         self.check_restored()
         os.waitpid(self.shell, 0)
@@ -142,7 +142,7 @@ class Terminal:
 
 def keys(top):
     terminal = Terminal(top)
-    terminal.told("started")
+    terminal.wait_for("started")
     terminal.until("exec-2")
     terminal.until("q quit")
     assert terminal.is_raw()
@@ -157,7 +157,7 @@ def keys(top):
     terminal.until("sequences: ")
     terminal.press("?")
     terminal.until("^Z suspend")
-    # An escape that nothing follows.
+    # A lone escape.
     terminal.press("\x1b")
     terminal.until("^Z suspend", gone=True)
     terminal.press("\x1b")
@@ -167,7 +167,7 @@ def keys(top):
     terminal.press("f")
     terminal.until("live")
     terminal.press("\x1a")
-    terminal.told("stopped")
+    terminal.wait_for("stopped")
     terminal.check_restored()
     os.write(terminal.orders, b"c")
     terminal.until("live")
@@ -179,21 +179,21 @@ def keys(top):
 def signals(top):
     for name in ["TERM", "INT", "HUP"]:
         terminal = Terminal(top)
-        job = int(terminal.told("started"))
+        job = int(terminal.wait_for("started"))
         terminal.until("exec-2")
         os.kill(job, getattr(signal, "SIG" + name))
         terminal.ended(0)
     terminal = Terminal(top)
-    terminal.told("started")
+    terminal.wait_for("started")
     terminal.until("exec-2")
     terminal.press("\x03")
     terminal.ended(0)
 
 
 def away(top, path):
-    """The source goes away, and comes back."""
+    """The source becomes unavailable, and available again."""
     terminal = Terminal(top)
-    terminal.told("started")
+    terminal.wait_for("started")
     terminal.until("exec-2")
     os.rename(path, path + ".away")
     terminal.until("AWAY")
