@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_has_no_mark_and_no_duration_is_too_long() {
+    fn ended_tasks_have_no_marks_and_thresholds_may_be_huge() {
         let thresholds = Thresholds {
             silent_after: Some(Duration::MAX),
             stalled_after: Duration::MAX,

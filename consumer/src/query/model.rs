@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sequences_show_what_is_missing_and_what_came_twice() {
+    fn sequences_show_missing_and_repeated_reports() {
         assert_eq!(Sequences::of(&[], false), Sequences::default());
         let whole = Sequences::of(&[0, 1, 2], false);
         assert_eq!((whole.reports, whole.repeated, whole.missing), (3, 0, 0));

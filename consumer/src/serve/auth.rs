@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_good_is_named_and_not_shown() {
+    fn an_invalid_line_is_named_but_not_shown() {
         let sum = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
         for bad in [
             "hunter2 operator".to_owned(),

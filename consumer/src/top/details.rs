@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_curve_keeps_its_peaks_and_goes_on_between_reports() {
+    fn a_curve_keeps_its_peaks_and_continues_between_reports() {
         let curve = |points: &[(i64, f64)]| Curve {
             name: "cores",
             points: points.to_vec(),

@@ -267,7 +267,7 @@ fn wide_characters_keep_the_columns_in_line() {
 }
 
 #[test]
-fn a_source_that_is_away_is_said_so_with_how_old_the_data_is() {
+fn an_unavailable_source_is_shown_with_the_age_of_the_data() {
     let mut state = with(&[task("exec-1", json!({}))]);
     for seconds in [1, 5] {
         let refused = Err("connection refused".to_owned());
@@ -405,7 +405,7 @@ fn the_selected_task_stays_selected_wherever_its_row_goes() {
 }
 
 #[test]
-fn a_search_narrows_what_is_listed() {
+fn a_search_narrows_the_list() {
     let mut state = with(&[
         task("exec-1", json!({"engine_user": "Grace"})),
         task("exec-2", json!({})),
@@ -433,7 +433,7 @@ fn a_search_narrows_what_is_listed() {
 }
 
 #[test]
-fn details_show_curves_and_what_the_command_line_says() {
+fn details_show_curves_and_the_commands_output() {
     let tasks = [task("exec-1", json!({}))];
     let mut state = with(&tasks);
     press(&mut state, KeyCode::Enter);

@@ -78,7 +78,7 @@ impl Pipeline {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_past_is_told_as_it_was_known_then() {
+async fn the_past_is_shown_as_known_then() {
     for kind in [Kind::Sqlite, Kind::Postgres] {
         let events = [
             report("goes-on", 0, -10 * SECOND, Running),

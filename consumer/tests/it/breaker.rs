@@ -12,10 +12,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 on_both_databases!(
     #[ignore = "heavy"]
-    a_backlog_of_which_three_tenths_are_refused_is_stored_and_the_rest_set_aside,
+    a_backlog_with_three_tenths_refused_is_stored_and_the_refused_become_letters,
     of_a_trickle_that_is_refused_nothing_is_set_aside_before_the_consumer_stops,
     #[ignore = "heavy"]
-    of_a_trickle_that_is_mostly_refused_the_consumer_tells_what_it_set_aside,
+    a_consumer_stopped_by_slow_refused_events_reports_its_letters,
 );
 
 /// A database that refuses events from engines with a thousand tasks.
@@ -43,7 +43,7 @@ fn event(i: usize, is_refused: bool) -> Vec<u8> {
     schemas::encode_event(&event).unwrap()
 }
 
-async fn a_backlog_of_which_three_tenths_are_refused_is_stored_and_the_rest_set_aside(kind: Kind) {
+async fn a_backlog_with_three_tenths_refused_is_stored_and_the_refused_become_letters(kind: Kind) {
     const EVENTS: usize = 2_000;
     let Some(pipeline) = pipeline(kind, 4).await else {
         return;
@@ -155,7 +155,7 @@ async fn of_a_trickle_that_is_refused_nothing_is_set_aside_before_the_consumer_s
     }
 }
 
-async fn of_a_trickle_that_is_mostly_refused_the_consumer_tells_what_it_set_aside(kind: Kind) {
+async fn a_consumer_stopped_by_slow_refused_events_reports_its_letters(kind: Kind) {
     let Some(pipeline) = pipeline(kind, 1).await else {
         return;
     };

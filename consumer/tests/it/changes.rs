@@ -110,14 +110,14 @@ fn states(of: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 on_both_databases!(
-    who_follows_misses_no_change,
+    a_client_misses_no_change,
     #[ignore = "heavy"]
-    a_task_that_ends_once_more_is_told_late,
+    a_task_that_ends_again_is_reported_late,
     #[ignore = "heavy"]
     a_thousand_follow_and_one_does_not_read,
 );
 
-async fn who_follows_misses_no_change(kind: Kind) {
+async fn a_client_misses_no_change(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };
@@ -237,7 +237,7 @@ async fn who_follows_misses_no_change(kind: Kind) {
     assert!(of_another.is_none(), "{of_another:?}");
 }
 
-async fn a_task_that_ends_once_more_is_told_late(kind: Kind) {
+async fn a_task_that_ends_again_is_reported_late(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };

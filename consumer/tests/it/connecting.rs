@@ -68,7 +68,7 @@ async fn every_command_answers_from_the_schema_that_the_url_names() {
 
 /// The first host does not answer, the second is read-only: each command finds the third.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_hosts_the_first_that_is_there_and_can_be_written_to_is_taken() {
+async fn the_first_reachable_writable_host_of_several_is_used() {
     let Some(read_only) = Cluster::start(&["default_transaction_read_only=on"]) else {
         return;
     };
@@ -122,7 +122,7 @@ async fn behind_a_pooler_that_gives_each_session_a_connection_every_command_work
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_pooler_that_gives_each_transaction_a_connection_the_consumer_says_what_to_do() {
+async fn behind_a_transaction_pooler_the_consumer_says_what_to_do() {
     let Some(mut pipeline) = Pipeline::make(Kind::Postgres, 2).await else {
         return;
     };
@@ -221,7 +221,7 @@ async fn a_server_that_never_answers_is_given_up_by_each_command_and_named_by_th
 /// The other end of a connection goes silent, and new connections too.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn a_connection_that_goes_dead_under_load_is_no_slow_database() {
+async fn a_dead_connection_under_load_is_not_mistaken_for_a_slow_database() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 2).await else {
         return;
     };

@@ -84,7 +84,7 @@ async fn rows(connection: &mut PgConnection, select: &str) -> sqlx::Result<Vec<V
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn grafana_shows_what_consumer_tasks_lists_and_reads_nothing_else() {
+async fn grafana_agrees_with_consumer_tasks_and_reads_nothing_else() {
     let Some(cluster) = Cluster::start(&[]) else {
         return;
     };

@@ -55,7 +55,7 @@ async fn block(pipeline: &Pipeline) -> Sql {
 
 /// 25P03: the consumer stalls within a transaction, and the server ends its session.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_stood_idle_for_too_long_is_written_again() {
+async fn an_idle_transaction_that_timed_out_is_retried() {
     let setting = "idle_in_transaction_session_timeout = '500ms'";
     let Some((pipeline, program)) = with_setting(setting).await else {
         return;
@@ -77,7 +77,7 @@ async fn a_transaction_that_stood_idle_for_too_long_is_written_again() {
 
 /// 55P03
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_that_is_not_had_in_time_is_waited_for() {
+async fn a_lock_timeout_is_waited_for() {
     let Some((pipeline, mut program)) = with_setting("lock_timeout = '100ms'").await else {
         return;
     };
@@ -94,7 +94,7 @@ async fn a_lock_that_is_not_had_in_time_is_waited_for() {
 
 /// 57014, by an operator; and 57P01.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_that_an_operator_cancels_is_written_again() {
+async fn a_cancelled_statement_is_retried() {
     let Some((pipeline, program)) = with_setting("statement_timeout = 0").await else {
         return;
     };
@@ -122,7 +122,7 @@ async fn a_statement_that_an_operator_cancels_is_written_again() {
 
 /// P0001, like SQLite's RAISE in a trigger.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_trigger_of_postgresql_raises_is_a_refused_row() {
+async fn an_exception_raised_by_a_postgresql_trigger_refuses_the_row() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 1).await else {
         return;
     };
@@ -143,7 +143,7 @@ async fn what_a_trigger_of_postgresql_raises_is_a_refused_row() {
 
 /// 0A000: a prepared statement no longer fits the table.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_changes_under_a_prepared_statement_is_asked_again() {
+async fn a_prepared_statement_is_retried_after_its_table_changed() {
     let Some((pipeline, program)) = with_setting("statement_timeout = 0").await else {
         return;
     };
@@ -177,7 +177,7 @@ async fn a_tls_handshake_that_is_cut_off_is_waited_for() {
 
 /// NOTADB and CANTOPEN.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_no_database_and_a_folder_that_is_not_there_are_for_a_person() {
+async fn a_file_that_is_no_database_and_a_missing_folder_need_an_operator() {
     let Some(mut pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };
@@ -195,7 +195,7 @@ async fn a_file_that_is_no_database_and_a_folder_that_is_not_there_are_for_a_per
 
 /// CORRUPT: half of a file is overwritten while it is in use.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_corrupted_file_is_for_a_person() {
+async fn a_corrupted_file_needs_an_operator() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };
@@ -216,7 +216,7 @@ async fn a_corrupted_file_is_for_a_person() {
 /// A trigger fails once with each temporary code, then with permanent ones.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn what_the_server_can_recover_from_is_tried_again_and_what_not_is_for_a_person() {
+async fn temporary_errors_are_retried_and_permanent_ones_need_an_operator() {
     let Some((pipeline, mut program)) = with_setting("statement_timeout = 0").await else {
         return;
     };

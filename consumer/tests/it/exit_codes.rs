@@ -19,7 +19,7 @@ fn ends(arguments: &[&str], code: i32, words: &str) -> Ended {
 }
 
 #[test]
-fn each_help_names_the_exit_codes_and_minds_no_closed_pipe_and_no_full_disk() {
+fn each_help_lists_the_exit_codes_and_ignores_closed_pipes_and_full_disks() {
     let commands = [
         "run", "replay", "migrate", "audit", "diff", "expire", "tasks", "task",
     ];
@@ -159,7 +159,7 @@ async fn without_tables_or_rights_an_operator_is_needed() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn a_closed_pipe_and_a_full_disk_change_no_verdict_and_lose_no_account() {
+async fn a_closed_pipe_or_full_disk_changes_no_verdict_and_loses_no_summary() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
         return;
     };

@@ -20,7 +20,7 @@ const HISTORIES: [&str; 3] = ["task_progress", "task_resource", "task_metrics"];
 on_both_databases!(
     an_expiry_that_cannot_be_proves_nothing,
     an_expire_that_fails_does_not_say_that_it_removed_anything,
-    what_was_removed_by_order_is_told_apart_from_what_is_missing,
+    expired_rows_are_distinguished_from_missing_ones,
     tasks_that_report_while_they_expire_keep_each_row_under_its_task,
     an_expire_that_is_stopped_ends_well_and_the_next_one_removes_the_rest,
 );
@@ -150,7 +150,7 @@ impl Pipeline {
     }
 }
 
-async fn what_was_removed_by_order_is_told_apart_from_what_is_missing(kind: Kind) {
+async fn expired_rows_are_distinguished_from_missing_ones(kind: Kind) {
     let (Some(pipeline), Some(mut half)) = (
         Pipeline::make(kind, 1).await,
         Pipeline::make(Kind::Sqlite, 1).await,

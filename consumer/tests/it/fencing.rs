@@ -59,7 +59,7 @@ async fn a_consumer_that_stood_still_past_its_session_writes_nothing(kind: Kind)
 /// If the supervisor restarted the earlier one, both would fence each other in turn.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn of_two_consumers_with_one_identity_the_earlier_needs_an_operator_and_names_the_later() {
+async fn the_earlier_of_two_consumers_with_one_identity_needs_an_operator_and_names_the_later() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
         return;
     };

@@ -65,7 +65,7 @@ fn others() -> TaskRunningInfoEvent {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn a_topic_that_was_made_anew_is_recognised_whether_shorter_equal_or_longer() {
+async fn a_recreated_topic_is_recognised_whether_shorter_equal_or_longer() {
     for kind in [Kind::Sqlite, Kind::Postgres] {
         for events in [100, 600, 1_400] {
             let Some(pipeline) = Pipeline::make(kind, 2).await else {
@@ -89,7 +89,7 @@ async fn a_topic_that_was_made_anew_is_recognised_whether_shorter_equal_or_longe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_cut_off_below_the_stored_offset_is_for_a_person_or_gone_on_with_as_told() {
+async fn a_log_truncated_below_the_stored_offset_needs_an_operator_or_is_continued_if_configured() {
     for kind in [Kind::Sqlite, Kind::Postgres] {
         let Some(pipeline) = Pipeline::make(kind, 2).await else {
             return;
@@ -242,7 +242,7 @@ async fn partitions_added_while_it_runs_and_while_it_is_stopped_are_stored_from_
 
 /// A repeated report is stored each time, within a batch and across batches, and shown.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_sequence_is_stored_as_often_as_it_was_said_and_shown() {
+async fn a_repeated_sequence_is_stored_each_time_and_shown() {
     for kind in [Kind::Sqlite, Kind::Postgres] {
         let Some(pipeline) = Pipeline::make(kind, 1).await else {
             return;

@@ -10,7 +10,7 @@ use rdkafka::message::Message;
 use service::testing::{Topic, create_topics, delete_topic, read_all, until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_header_of_a_letter_says_what_it_is_to_say() {
+async fn every_header_of_a_letter_has_its_documented_value() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
         return;
     };

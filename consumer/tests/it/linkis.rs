@@ -537,7 +537,7 @@ async fn a_viewer_sees_own_tasks_only(kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_is_said_in_the_envelope() {
+async fn an_unavailable_database_is_reported_in_the_envelope() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };

@@ -80,7 +80,7 @@ fn every_metric_that_a_program_can_expose_is_documented_and_no_other() {
 
 /// The producer's own tests scrape its metrics.
 #[test]
-fn each_documented_metric_of_router_and_consumer_says_what_it_is() {
+fn each_documented_metric_of_router_and_consumer_has_help_and_type() {
     for (name, own) in [("router", router::HELP), ("consumer", consumer::HELP)] {
         let known = service::telemetry::names::HELP.iter().chain(own);
         let known: BTreeSet<&str> = known.map(|(metric, _)| *metric).collect();

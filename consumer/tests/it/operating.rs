@@ -151,16 +151,16 @@ async fn what_a_person_has_to_change_ends_with_78_and_wrong_usage_with_2() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tasks_are_told_to_people_and_to_programs_from_sqlite() {
-    tasks_are_told_to_people_and_to_programs(Kind::Sqlite).await;
+async fn tasks_are_printed_as_text_and_as_json_from_sqlite() {
+    tasks_are_printed_as_text_and_as_json(Kind::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tasks_are_told_to_people_and_to_programs_from_postgresql() {
-    tasks_are_told_to_people_and_to_programs(Kind::Postgres).await;
+async fn tasks_are_printed_as_text_and_as_json_from_postgresql() {
+    tasks_are_printed_as_text_and_as_json(Kind::Postgres).await;
 }
 
-async fn tasks_are_told_to_people_and_to_programs(kind: Kind) {
+async fn tasks_are_printed_as_text_and_as_json(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };

@@ -10,7 +10,7 @@ use service::testing::until;
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 
 on_both_databases!(
-    a_database_of_one_topic_refuses_another_and_loses_no_row,
+    a_database_refuses_the_events_of_another_topic_and_keeps_its_rows,
     of_two_topics_that_start_together_on_an_empty_database_one_gets_in,
     a_database_that_holds_two_topics_is_refused_by_every_command,
 );
@@ -48,7 +48,7 @@ fn assert_names(printed: &str, names: &[&str]) {
     }
 }
 
-async fn a_database_of_one_topic_refuses_another_and_loses_no_row(kind: Kind) {
+async fn a_database_refuses_the_events_of_another_topic_and_keeps_its_rows(kind: Kind) {
     let (Some(ours), Some(theirs)) = (
         Pipeline::make(kind, 2).await,
         Pipeline::make(Kind::Sqlite, 2).await,

@@ -131,7 +131,7 @@ async fn rows_that_a_check_of_postgresql_refuses_are_set_aside_each_alone() {
 /// With two concurrent transactions, the half without refused rows is stored, and not again when the other one is
 /// retried.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_halves_the_one_that_is_refused_is_read_again_and_the_other_stored_once() {
+async fn if_one_half_of_a_batch_is_refused_it_is_retried_and_the_other_is_stored_once() {
     let Some((pipeline, poisoned)) = with_unbelievable(&[402]).await else {
         return;
     };
@@ -292,7 +292,7 @@ async fn a_topic_of_something_else_stops_the_consumer_and_a_corrected_start_lose
 /// Never many in a row, but most of them.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn a_topic_of_which_most_is_unreadable_stops_the_consumer_unless_told_otherwise() {
+async fn a_mostly_unreadable_topic_stops_the_consumer_unless_configured_otherwise() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };

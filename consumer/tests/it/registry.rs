@@ -430,7 +430,7 @@ async fn framed_records_become_letters_without_a_registry_and_events_once_redriv
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn a_registry_behind_tls_and_a_password_is_used_and_the_password_is_told_to_nobody() {
+async fn a_registry_behind_tls_and_a_password_is_used_and_the_password_is_not_revealed() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };

@@ -41,7 +41,7 @@ async fn all_is_there(pipeline: &Pipeline, mut program: Program) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_removed_is_waited_for_and_what_is_put_in_its_place_is_read_on_from() {
+async fn a_removed_file_is_waited_for_and_its_replacement_is_continued_from() {
     let Some((pipeline, mut program, file, backup)) = with_backup().await else {
         return;
     };
@@ -139,7 +139,7 @@ async fn a_consumer_that_is_stopped_after_its_file_was_removed_does_not_say_that
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_whose_file_is_removed_ends_and_goes_on_in_what_is_there_then() {
+async fn a_replay_stops_when_its_file_is_removed_and_continues_in_the_replacement() {
     let Some(mut pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };
@@ -212,7 +212,7 @@ async fn an_expire_whose_file_is_removed_does_not_say_that_rows_are_removed() {
 
 /// A failover to a lagging replica, or a backup restored while the consumer runs.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_postgresql_that_goes_back_under_a_running_consumer_is_filled_up_from_the_topic() {
+async fn a_postgresql_restored_under_a_running_consumer_is_completed_from_the_topic() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 2).await else {
         return;
     };

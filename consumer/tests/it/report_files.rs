@@ -95,7 +95,7 @@ async fn audits_at_the_same_time_write_their_own_reports_and_touch_no_other_file
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_that_cannot_be_written_is_said_and_the_others_are_written() {
+async fn a_report_that_cannot_be_written_is_an_error_and_the_others_are_written() {
     let (Some(pipeline), Some(disk)) = (filled().await, SmallDisk::mount(64)) else {
         return;
     };

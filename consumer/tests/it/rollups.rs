@@ -11,7 +11,7 @@ use schemas::TaskStatus::{self, Failed, Running, Scheduled, Succeed, Unknown};
 use schemas::{ResourceWithStatus, TaskRunningInfoEvent};
 use serde_json::{Value, json};
 
-on_both_databases!(jobs_and_engines_are_what_their_reports_add_up_to);
+on_both_databases!(jobs_and_engines_are_the_aggregates_of_their_reports);
 
 const SECOND: i64 = 1_000_000;
 /// 2025-11-25T12:00:00Z.
@@ -326,7 +326,7 @@ fn pages(pipeline: &Pipeline, arguments: &[&str], limit: &str) -> Vec<Value> {
     }
 }
 
-async fn jobs_and_engines_are_what_their_reports_add_up_to(kind: Kind) {
+async fn jobs_and_engines_are_the_aggregates_of_their_reports(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 on_both_databases!(
     series_are_the_reports_between_the_times,
     a_long_history_is_thinned_and_keeps_its_extremes,
-    what_is_no_good_is_refused_by_name,
+    invalid_options_are_refused_by_name,
 );
 
 /// Names with a special meaning in paths or statements.
@@ -308,7 +308,7 @@ async fn a_long_history_is_thinned_and_keeps_its_extremes(kind: Kind) {
     }
 }
 
-async fn what_is_no_good_is_refused_by_name(kind: Kind) {
+async fn invalid_options_are_refused_by_name(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };

@@ -27,13 +27,13 @@ async fn stored(kind: Kind, count: usize) -> Option<Pipeline> {
 }
 
 on_both_databases!(
-    a_task_is_told_as_the_command_tells_it,
-    a_token_shows_what_is_its_users,
+    the_api_and_the_command_agree_on_a_task,
+    a_token_shows_only_its_users_tasks,
     lists_are_the_commands_and_pages_are_linked,
     it_serves_beside_a_consumer_that_writes,
 );
 
-async fn a_task_is_told_as_the_command_tells_it(kind: Kind) {
+async fn the_api_and_the_command_agree_on_a_task(kind: Kind) {
     let Some(pipeline) = stored(kind, 100).await else {
         return;
     };
@@ -254,7 +254,7 @@ pub(crate) fn tokens(pipeline: &Pipeline, user: &str) -> String {
     file.display().to_string()
 }
 
-async fn a_token_shows_what_is_its_users(kind: Kind) {
+async fn a_token_shows_only_its_users_tasks(kind: Kind) {
     let Some(pipeline) = stored(kind, 10).await else {
         return;
     };

@@ -225,7 +225,7 @@ async fn every_client_is_named_after_program_and_instance() {
 
 /// The largest possible offsets.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_offset_of_all_is_no_overflow() {
+async fn the_largest_offset_does_not_overflow() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };

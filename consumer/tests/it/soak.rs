@@ -18,7 +18,7 @@ fn median(samples: &[u64]) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes half an hour: deploy/soak"]
-async fn a_router_and_a_consumer_that_nobody_scrapes_hold_no_more_the_longer_they_run() {
+async fn memory_does_not_grow_although_nobody_scrapes_the_metrics() {
     let seconds = std::env::var("SOAK_SECONDS");
     let seconds: u64 = seconds.map_or(1_800, |seconds| seconds.parse().unwrap());
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 4).await else {

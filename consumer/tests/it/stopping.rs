@@ -13,7 +13,7 @@ use service::testing::{Process, until};
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const WAIT: Duration = Duration::from_secs(120);
 
-on_both_databases!(a_broker_that_falls_silent_keeps_no_consumer_from_ending);
+on_both_databases!(consumers_stop_although_a_broker_falls_silent);
 
 fn one<'a>(name: &'a str, arguments: &[&'a str], code: i32) -> Waiting<'a> {
     let mut all: Vec<&str> = name.split(' ').collect();
@@ -26,7 +26,7 @@ fn one<'a>(name: &'a str, arguments: &[&'a str], code: i32) -> Waiting<'a> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_never_answers_keeps_no_program_from_ending() {
+async fn programs_stop_although_a_broker_never_answers() {
     let folder = tempfile::tempdir().unwrap();
     let silent = SilentServer::start();
     let address = silent.address();
@@ -90,7 +90,7 @@ async fn a_wrong_advertised_listener_keeps_no_program_from_ending() {
     start_and_end_in_time(pipeline.folder(), CONSUMER, &waiting, connections).await;
 }
 
-async fn a_broker_that_falls_silent_keeps_no_consumer_from_ending(kind: Kind) {
+async fn consumers_stop_although_a_broker_falls_silent(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 2).await else {
         return;
     };
@@ -126,7 +126,7 @@ async fn a_broker_that_falls_silent_keeps_no_consumer_from_ending(kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_never_answers_keeps_no_program_from_ending() {
+async fn programs_stop_although_a_database_never_answers() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };

@@ -11,7 +11,7 @@ use schemas::TaskStatus::{Failed, Running, Scheduled, Succeed};
 use schemas::{ResourceWithStatus, TaskRunningInfoEvent};
 use serde_json::Value;
 
-on_both_databases!(usage_is_what_a_count_of_each_second_makes_of_the_reports);
+on_both_databases!(usage_equals_a_count_of_the_reports_second_by_second);
 
 const SECOND: i64 = 1_000_000;
 /// 23:00 UTC, so that two hours of reports span two days.
@@ -141,7 +141,7 @@ fn assert_near(
     }
 }
 
-async fn usage_is_what_a_count_of_each_second_makes_of_the_reports(kind: Kind) {
+async fn usage_equals_a_count_of_the_reports_second_by_second(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };

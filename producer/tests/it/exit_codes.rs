@@ -19,7 +19,7 @@ fn ends(arguments: &[&str], code: i32, words: &str) {
 }
 
 #[test]
-fn each_help_names_the_exit_codes_and_minds_no_closed_pipe_and_no_full_disk() {
+fn each_help_lists_the_exit_codes_and_ignores_closed_pipes_and_full_disks() {
     let commands: [&[&str]; 4] = [&[], &["spark"], &["publish"], &["simulate"]];
     helps(producer(), &commands);
 }

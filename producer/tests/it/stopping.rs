@@ -31,7 +31,7 @@ fn lines(folder: &Path, lines: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_never_answers_keeps_no_program_from_ending() {
+async fn programs_stop_although_a_broker_never_answers() {
     let folder = tempfile::tempdir().unwrap();
     let (silent, spark) = (SilentServer::start(), SilentServer::start());
     let address = silent.address();

@@ -15,7 +15,7 @@ fn ends(arguments: &[&str], code: i32, words: &str) {
 }
 
 #[test]
-fn each_help_names_the_exit_codes_and_minds_no_closed_pipe_and_no_full_disk() {
+fn each_help_lists_the_exit_codes_and_ignores_closed_pipes_and_full_disks() {
     let commands: [&[&str]; 6] = [
         &[],
         &["audit"],
@@ -107,7 +107,7 @@ async fn wrong_usage_ends_with_2_and_what_an_operator_has_to_change_with_78() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn a_closed_pipe_and_a_full_disk_change_no_verdict_and_lose_no_account() {
+async fn a_closed_pipe_or_full_disk_changes_no_verdict_and_loses_no_summary() {
     let Some(topics) = routed().await else { return };
     let to = |arguments: &[&str], stdout: Sink, stderr: Sink, code: i32, words: &str| {
         Invocation {

@@ -170,7 +170,7 @@ async fn a_router_with_a_blank_instance_id_has_its_hosts_name_and_its_clients_to
 
 /// Offsets as large as there are.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_offset_of_all_is_no_overflow() {
+async fn the_largest_offset_does_not_overflow() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(bootstrap, 1, Settings::default()).await;
     let last = "0:9223372036854775807";

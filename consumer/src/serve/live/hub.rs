@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn changes_that_are_of_no_interest_move_the_id_on() {
+    async fn irrelevant_changes_advance_the_id() {
         let hub = hub();
         let of_bob = Scope {
             user: Some("bob".to_owned()),
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_read_is_cut_off_and_finds_what_it_missed() {
+    async fn a_slow_client_is_disconnected_and_resumes_without_losses() {
         let hub = hub();
         let mut slow = begun(&hub, None).await;
         assert_eq!(next(&mut slow).await, Err(": alive".to_owned()));
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn there_are_no_more_streams_than_there_is_room_for() {
+    async fn the_number_of_streams_is_limited() {
         let hub = hub();
         let first = begun(&hub, None).await;
         let _others = (begun(&hub, None).await, begun(&hub, None).await);

@@ -8,7 +8,7 @@ use crate::support::{Kind, Pipeline};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_told_is_said_and_is_no_verdict() {
+async fn an_audit_that_cannot_prove_anything_says_so() {
     let Some(mut pipeline) = stored(Kind::Sqlite).await else {
         return;
     };
@@ -63,7 +63,7 @@ async fn what_cannot_be_told_is_said_and_is_no_verdict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_holds_what_was_found_and_escapes_what_others_said() {
+async fn a_report_contains_the_findings_and_escapes_foreign_text() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };

@@ -40,7 +40,7 @@ async fn a_replay_of_everything_equals_the_live_tables_in_either_database() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replayed_range_equals_the_live_tables_and_what_lies_beyond_is_no_finding() {
+async fn a_replayed_range_equals_the_live_tables_and_rows_beyond_it_are_ignored() {
     for (a, b) in [
         (Kind::Sqlite, Kind::Postgres),
         (Kind::Postgres, Kind::Sqlite),

@@ -17,8 +17,8 @@ on_both_databases!(
     #[ignore = "heavy"]
     a_partition_read_to_its_end_is_stored_and_committed_up_to_there,
     markers_that_retention_removed_are_no_loss,
-    a_gap_that_opens_under_a_running_consumer_is_gone_beyond_as_told,
-    another_part_is_no_evidence_that_a_gap_held_no_record,
+    a_gap_that_opens_under_a_running_consumer_is_skipped_if_configured,
+    another_part_does_not_prove_that_a_gap_had_no_records,
 );
 
 /// A group's lags according to Kafka's own tool, by partition; `None` for "-".
@@ -155,7 +155,7 @@ async fn markers_that_retention_removed_are_no_loss(kind: Kind) {
 }
 
 /// Another part that began after the gap, or skipped it on request, has not read the deleted records.
-async fn another_part_is_no_evidence_that_a_gap_held_no_record(kind: Kind) {
+async fn another_part_does_not_prove_that_a_gap_had_no_records(kind: Kind) {
     for skips in [false, true] {
         let Some(pipeline) = Pipeline::make(kind, 1).await else {
             return;
@@ -189,7 +189,7 @@ async fn another_part_is_no_evidence_that_a_gap_held_no_record(kind: Kind) {
 }
 
 /// Retention deletes records that a stalled process was about to read.
-async fn a_gap_that_opens_under_a_running_consumer_is_gone_beyond_as_told(kind: Kind) {
+async fn a_gap_that_opens_under_a_running_consumer_is_skipped_if_configured(kind: Kind) {
     for on_gap in ["continue", "fail"] {
         let Some(pipeline) = Pipeline::make(kind, 1).await else {
             return;
@@ -260,7 +260,7 @@ async fn a_group_has_no_lag_after_rebalances_under_load() {
 
 /// A replay's stored offset is past the markers of its range, so it can continue after retention has deleted them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_goes_on_after_retention_removed_the_markers_at_its_end() {
+async fn a_replay_continues_after_retention_removed_the_markers_at_its_end() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 2).await else {
         return;
     };

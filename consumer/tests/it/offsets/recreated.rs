@@ -10,8 +10,8 @@ use rdkafka::message::Message;
 use service::testing::{delete_topic, read_all, until};
 
 on_both_databases!(
-    a_topic_made_anew_under_a_process_that_stood_still_is_known_by_its_id,
-    a_topic_made_anew_while_the_consumer_was_stopped_is_known_by_its_id,
+    a_topic_recreated_under_a_stalled_process_is_recognised_by_its_id,
+    a_topic_recreated_while_the_consumer_was_stopped_is_recognised_by_its_id,
 );
 
 /// The ids in consumed_offset.
@@ -22,7 +22,7 @@ async fn ids(pipeline: &Pipeline) -> Vec<Option<String>> {
     rows.into_iter().flatten().collect()
 }
 
-async fn a_topic_made_anew_under_a_process_that_stood_still_is_known_by_its_id(kind: Kind) {
+async fn a_topic_recreated_under_a_stalled_process_is_recognised_by_its_id(kind: Kind) {
     for (new_partitions, events) in [(2, 1_400), (1, 1_400), (2, 100)] {
         let Some(mut pipeline) = Pipeline::make(kind, 2).await else {
             return;
@@ -50,7 +50,7 @@ async fn a_topic_made_anew_under_a_process_that_stood_still_is_known_by_its_id(k
     }
 }
 
-async fn a_topic_made_anew_while_the_consumer_was_stopped_is_known_by_its_id(kind: Kind) {
+async fn a_topic_recreated_while_the_consumer_was_stopped_is_recognised_by_its_id(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 2).await else {
         return;
     };
@@ -89,7 +89,7 @@ async fn a_topic_made_anew_while_the_consumer_was_stopped_is_known_by_its_id(kin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_of_a_topic_made_anew_is_stored_by_a_process_that_reads_meanwhile() {
+async fn a_running_process_stores_nothing_of_a_recreated_topic() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };

@@ -10,7 +10,7 @@ use service::testing::until;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn sessions_that_are_ended_again_and_again_cost_no_row_and_make_none_double() {
+async fn repeatedly_ended_sessions_neither_lose_nor_duplicate_rows() {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
         return;
     };

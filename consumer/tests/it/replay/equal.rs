@@ -65,7 +65,7 @@ async fn a_replay_of_everything_equals_the_live_tables() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_range_is_replayed_and_only_the_same_one_goes_on_in_its_database() {
+async fn a_range_is_replayed_and_only_the_same_range_continues_in_its_database() {
     for kind in KINDS {
         let Some(replayed) = Replayed::make(kind, 3).await else {
             return;

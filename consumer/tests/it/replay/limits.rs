@@ -8,7 +8,7 @@ use crate::support::{BAD, Kind, numbered};
 use service::testing::{Topic, create_topics, until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_stored_is_skipped_and_told_and_no_letter_is_written() {
+async fn a_replay_skips_and_reports_bad_events_and_writes_no_letters() {
     for kind in KINDS {
         let Some(replayed) = Replayed::make(kind, 2).await else {
             return;
@@ -160,7 +160,7 @@ async fn a_database_that_holds_anything_else_is_left_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_retention_removed_is_told_with_both_numbers_and_what_is_stored_goes_on() {
+async fn removal_by_retention_is_reported_with_both_offsets_and_the_rest_is_read() {
     let Some(replayed) = Replayed::make(Kind::Sqlite, 1).await else {
         return;
     };

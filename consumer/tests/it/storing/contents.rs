@@ -13,13 +13,13 @@ use schemas::{MetricValue, TaskRunningInfo, TaskRunningInfoEvent, TaskStatus};
 use service::testing::{read_all, until};
 
 on_both_databases!(
-    every_column_holds_what_the_engine_said,
+    every_column_holds_the_engines_value,
     the_newest_state_does_not_depend_on_the_order_of_arrival,
-    what_is_out_of_range_is_stored_repaired_and_what_is_unusable_is_set_aside,
+    out_of_range_values_are_stored_repaired_and_unusable_records_become_letters,
     an_unreadable_event_is_set_aside_once_and_the_others_are_stored,
 );
 
-async fn every_column_holds_what_the_engine_said(kind: Kind) {
+async fn every_column_holds_the_engines_value(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };
@@ -225,7 +225,7 @@ async fn the_newest_state_does_not_depend_on_the_order_of_arrival(kind: Kind) {
     );
 }
 
-async fn what_is_out_of_range_is_stored_repaired_and_what_is_unusable_is_set_aside(kind: Kind) {
+async fn out_of_range_values_are_stored_repaired_and_unusable_records_become_letters(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };

@@ -15,10 +15,10 @@ use service::testing::{read_all, until};
 
 on_both_databases!(
     #[ignore = "heavy"]
-    what_compaction_deleted_is_unprovable_and_no_repair_removes_its_rows,
+    compacted_records_are_unprovable_and_a_repair_keeps_their_rows,
     #[ignore = "heavy"]
     a_row_of_an_aborted_record_is_extra_and_one_without_a_record_is_not,
-    a_letter_hides_no_rows_but_those_of_its_own_record,
+    a_letter_accounts_only_for_the_rows_of_its_own_record,
 );
 
 /// Keyed as by a router, so that compaction keeps the newest report of each task.
@@ -38,7 +38,7 @@ fn send_keyed(pipeline: &Pipeline, from: usize, to: usize) {
     pipeline.send(&pipeline.events, &records);
 }
 
-async fn what_compaction_deleted_is_unprovable_and_no_repair_removes_its_rows(kind: Kind) {
+async fn compacted_records_are_unprovable_and_a_repair_keeps_their_rows(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };
@@ -166,7 +166,7 @@ async fn a_row_of_an_aborted_record_is_extra_and_one_without_a_record_is_not(kin
 }
 
 /// The topic may have been recreated since a letter was written.
-async fn a_letter_hides_no_rows_but_those_of_its_own_record(kind: Kind) {
+async fn a_letter_accounts_only_for_the_rows_of_its_own_record(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };

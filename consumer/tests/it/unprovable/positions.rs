@@ -6,7 +6,7 @@ use crate::support::{Kind, Pipeline, numbered, on_both_databases};
 on_both_databases!(
     #[ignore = "heavy"]
     impossible_numbers_among_the_stored_offsets_are_findings,
-    rows_behind_a_position_that_went_back_are_told_and_it_is_put_right,
+    rows_beyond_a_position_that_went_back_are_reported_and_it_is_repaired,
     no_altered_place_or_checksum_is_equal,
 );
 
@@ -57,7 +57,7 @@ async fn impossible_numbers_among_the_stored_offsets_are_findings(kind: Kind) {
     }
 }
 
-async fn rows_behind_a_position_that_went_back_are_told_and_it_is_put_right(kind: Kind) {
+async fn rows_beyond_a_position_that_went_back_are_reported_and_it_is_repaired(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };

@@ -9,7 +9,7 @@ use serde_json::Value;
 on_both_databases!(
     a_repair_that_would_remove_more_than_it_keeps_says_so_and_needs_yes,
     #[ignore = "heavy"]
-    many_altered_rows_are_repaired_in_no_time_each,
+    many_altered_rows_are_repaired_quickly,
     a_row_whose_right_task_is_gone_is_repaired,
     #[ignore = "heavy"]
     more_than_is_held_at_once_is_repaired,
@@ -66,7 +66,7 @@ async fn a_repair_that_would_remove_more_than_it_keeps_says_so_and_needs_yes(kin
     clippy::print_stdout,
     reason = "what a test prints is for whoever runs it"
 )]
-async fn many_altered_rows_are_repaired_in_no_time_each(kind: Kind) {
+async fn many_altered_rows_are_repaired_quickly(kind: Kind) {
     const TASKS: usize = 4_000;
     let Some(pipeline) = Pipeline::make(kind, 2).await else {
         return;
