@@ -285,11 +285,8 @@ async fn every_field_is_there_and_its_faults_are_not(kind: Kind) {
     );
 
     for (path, why) in [
-        (
-            "/entrance/absent/status",
-            "no exec task and no job \"absent\"",
-        ),
-        ("/jobhistory/1/get", "no exec task and no job \"1\""),
+        ("/entrance/absent/status", "no exec task or job \"absent\""),
+        ("/jobhistory/1/get", "no exec task or job \"1\""),
         ("/entrance/a%00b/progress", "U+0000"),
         ("/jobhistory/1003/get?brief=yes", "expected true or false"),
     ] {

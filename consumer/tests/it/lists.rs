@@ -551,7 +551,10 @@ async fn a_cursor_is_of_one_list_alone(kind: Kind) {
         ),
         (vec!["--cursor", "e30"], "was not issued by this program"),
         (vec!["--cursor", "ü"], "was not issued by this program"),
-        (vec!["--status", "Runing"], "there are Unknown, Inited"),
+        (
+            vec!["--status", "Runing"],
+            "expected one of Unknown, Inited",
+        ),
     ] {
         let refused = pipeline.tasks(&[], &options);
         let message = String::from_utf8(refused.stderr).unwrap();

@@ -407,7 +407,7 @@ fn nothing_is_served_to_everybody() {
             (&serve(&["--operator", "root"]), "--user-header"),
             (
                 &serve(&["--user-header", "Host", "--trusted-proxy", "10.0.0.1"]),
-                "--user-header host: clients send",
+                "--user-header host: clients set",
             ),
             (&serve(&["--allow-origin", "*"]), "expected an origin"),
             (&serve(&["--tls-cert", "a.pem"]), "--tls-key"),
