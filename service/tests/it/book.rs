@@ -111,6 +111,19 @@ fn every_link_and_anchor_leads_somewhere_and_every_page_is_listed() {
 }
 
 #[test]
+fn mdbook_finds_every_readme_that_a_link_names() {
+    let settings = read("docs/book.toml");
+    let mut all = BTreeSet::new();
+    markdown(&root().join("docs/src"), &mut all);
+    for page in all.iter().filter(|page| page.ends_with("README.md")) {
+        let page = page.strip_prefix(root().join("docs/src")).unwrap();
+        let html = page.with_extension("html");
+        let redirect = format!("\n\"/{}\" = \"index.html\"\n", html.display());
+        assert!(settings.contains(&redirect), "book.toml lacks {redirect}");
+    }
+}
+
+#[test]
 fn the_readme_is_read_in_a_few_minutes() {
     let words = read("README.md").split_whitespace().count();
     assert!(words <= README_WORDS, "{words} words");
