@@ -12,7 +12,7 @@ use clap::parser::ValueSource;
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
 
-/// How the names of query fields end whose value is a secret.
+/// Suffixes of the names of query fields with secret values.
 const SECRET_FIELDS: &[&str] = &[
     "password",
     "passphrase",
@@ -24,8 +24,8 @@ const SECRET_FIELDS: &[&str] = &[
     "signature",
 ];
 
-/// An address as it was given, such as `SCHEME://USER:PASSWORD@HOST:PORT/PATH?QUERY`. `Display` and
-/// `Debug` leave out user, password, query and fragment, of a malformed address too.
+/// An address as it was given, such as `SCHEME://USER:PASSWORD@HOST:PORT/PATH?QUERY`. `Display` and `Debug`
+/// omit user, password, query and fragment, even of a malformed address.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address(String);
 
@@ -33,7 +33,7 @@ pub struct Address(String);
 pub type Credentials = (String, Option<String>);
 
 impl Address {
-    /// The address of an HTTP service; `http` where it has no scheme.
+    /// The address of an HTTP service; without a scheme, `http`.
     pub fn http(text: &str) -> Self {
         let text = text.trim();
         match text.contains("://") || text.is_empty() {
@@ -42,17 +42,15 @@ impl Address {
         }
     }
 
-    /// All of it, for the client that connects there. Never for people.
+    /// The whole address, for the client that connects to it. Never show it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// What an HTTP client needs: the base URL without user, query and fragment, which may be shown,
-    /// and the credentials for it. The query is dropped: it would not survive the paths that are
-    /// appended.
+    /// The base URL without user, query and fragment, which may be shown, and the credentials. The query is
+    /// dropped, because clients append paths.
     ///
-    /// # Errors
-    /// If it is no URL of `http` or `https` with a host; the reason is without secrets.
+    /// # Errors If it is not an `http` or `https` URL with a host; the reason contains no secrets.
     pub fn to_http(&self) -> Result<(Url, Option<Credentials>), String> {
         let url = self.http_url();
         let mut url = url.ok_or_else(|| {
@@ -63,7 +61,7 @@ impl Address {
         let password = url.password().map(decoded);
         url.set_query(None);
         url.set_fragment(None);
-        // These fail only where there is no host.
+        // These fail only without a host.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         let credentials = (!user.is_empty() || password.is_some()).then_some((user, password));
@@ -75,11 +73,11 @@ impl Address {
         (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(url)
     }
 
-    /// Whether it holds a password, or a token in its query.
+    /// Whether it contains a password, or a token in its query.
     pub fn holds_secret(&self) -> bool {
         let (scheme, rest) = self.scheme_and_rest();
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-        // A password may hold a slash, though it should not.
+        // A password may contain a slash, though it should not.
         let user = place.rsplit_once('@').map(|(user, _)| user);
         let has_password = !scheme.is_empty() && user.is_some_and(|user| user.contains(':'));
         let is_secret = |field: &str| {
@@ -90,7 +88,7 @@ impl Address {
         has_password || query.split('&').any(is_secret)
     }
 
-    /// `SCHEME://`, empty where there is none, and what follows.
+    /// `SCHEME://`, or an empty text, and the rest.
     fn scheme_and_rest(&self) -> (&str, &str) {
         let of_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
         match self.0.find("://") {
@@ -114,7 +112,7 @@ impl fmt::Display for Address {
         let user_end = rest.rfind('@').map_or(0, |at| at + 1);
         let place = &rest[user_end..];
         let place = &place[..place.find(['?', '#']).unwrap_or(place.len())];
-        // `ada:hunter2` of an address that was cut off before its `@`, and not a port.
+        // `ada:hunter2`, cut off before the `@`, is not a host and a port.
         let user = place.split_once(':').filter(|(user, after)| {
             user_end == 0
                 && !scheme.is_empty()
@@ -134,14 +132,14 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Where a response came from: host, port and path of its URL, without what may be a secret.
+/// The origin of a response: host, port and path of its URL, without possible secrets.
 pub fn host_and_path(url: &Url) -> String {
-    // A session's id may follow a semicolon.
+    // A session id may follow a semicolon.
     let path = url.path().split(';').next().unwrap_or_default();
     format!("{}{path}", host_and_port(url))
 }
 
-/// `host:port`, with the scheme's own port where the URL names none.
+/// `host:port`; the default port of the scheme if the URL has none.
 pub fn host_and_port(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port_or_known_default() {
@@ -158,8 +156,8 @@ pub fn is_loopback(url: &Url) -> bool {
     })
 }
 
-/// Reads the [`Address`] of an option. On the command line, which every user of the machine can read, it
-/// may hold no secret; in the environment it may. No error shows a secret.
+/// Parses the [`Address`] of an option. It may contain a secret in the environment, but not on the command
+/// line, which every user of the machine can read. No error shows a secret.
 #[derive(Clone)]
 pub struct AddressParser {
     is_http: bool,
@@ -167,8 +165,8 @@ pub struct AddressParser {
 }
 
 impl AddressParser {
-    /// For an HTTP service. On the command line it may have no user either, since a token can stand in
-    /// its place. `instead` says how to give the secret.
+    /// For an HTTP service. On the command line, it may not have a user either, because that can be a token.
+    /// `instead` names another way to give the secret.
     pub fn http(instead: &'static str) -> Self {
         let is_http = true;
         Self { is_http, instead }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// The first pause is about so long; each further one doubles.
+/// Length of the first pause, approximately; each further one doubles.
 const FIRST: Duration = Duration::from_millis(100);
-/// No pause is longer.
+/// Maximum length of a pause.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Pauses that double up to 5 s, each cut by up to a half at random, so that the many programs that
-/// lost the same database do not come back to it in the same moment.
+/// Exponential back-off up to 5 s with jitter: each pause is cut by up to a half at random, so that many
+/// programs do not reconnect to a database at the same moment.
 #[derive(Debug, Default)]
 pub struct Backoff {
     tries: u32,

@@ -1,13 +1,13 @@
-//! Few bad records are bad records; many are the wrong topic, the wrong schema or the wrong tables.
+//! Circuit breaker: a few bad records are set aside; many mean a wrong topic, schema or table, and stop the
+//! service.
 //!
-//! Each record is judged once, in the order in which records are read, when it is known what becomes of
-//! it: it is of use, or it is a reject. Two rules stop the service: so many rejects in a row, or so many
-//! among the last 1000 records.
+//! Each record counts once, in reading order, when its outcome is known: accepted or rejected. Two rules stop
+//! the service: a number of rejects in a row, or a number of rejects among the last 1000 records.
 //!
-//! What is judged is tentative until it is committed: [`settle`](Breaker::settle) keeps it,
-//! [`take_back`](Breaker::take_back) forgets it, since it is going to be judged again. Every record of a
-//! transaction is judged before anything of it is committed, so a reject that trips the breaker, and all
-//! others of its transaction, have no dead letter yet.
+//! Counts are tentative until the transaction ends: [`settle`](Breaker::settle) keeps them after a commit,
+//! [`take_back`](Breaker::take_back) drops them before the records are read again. Every record of a
+//! transaction is counted before the commit, so a reject that trips the breaker, and all others of its
+//! transaction, have no dead letter yet.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::words::{agreed, counted};
 
-/// Over so many records the share of rejects is judged.
+/// Number of records over which the share of rejects is computed.
 const WINDOW: usize = 1_000;
 
 /// Options of a service that sets bad records aside.
@@ -46,17 +46,17 @@ pub struct BreakerOptions {
 #[derive(Debug)]
 pub struct Breaker {
     options: BreakerOptions,
-    /// With what is not settled yet.
+    /// Includes unsettled records.
     counts: Counts,
     settled: Counts,
-    /// How many records were judged since.
+    /// Number of records counted since the last settle.
     unsettled: usize,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     in_a_row: u32,
-    /// Of the last records, whether each was a reject.
+    /// For each of the last records, whether it was a reject.
     window: VecDeque<bool>,
     in_window: u32,
 }
@@ -78,19 +78,19 @@ impl Counts {
     }
 }
 
-/// Rejects that are too many.
+/// The limit that was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tripped {
     rule: Rule,
     rejects: u32,
-    /// So many of them were settled before: they have been set aside.
+    /// Number of these rejects that were settled before, so that they have dead letters.
     pub settled: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
     InARow,
-    /// Among so many.
+    /// Rejects among this number of records.
     Share(usize),
 }
 
@@ -137,10 +137,10 @@ impl Tripped {
 }
 
 impl Breaker {
-    /// A run of rejects is held back for so long for the record that ends it, or for more of them.
+    /// How long a run of rejects is held back, waiting for the record that ends it or for more rejects.
     pub const PATIENCE: Duration = Duration::from_secs(1);
 
-    /// Nothing counted yet.
+    /// A breaker with all counts at zero.
     pub fn new(options: BreakerOptions) -> Self {
         Self {
             options,
@@ -150,16 +150,15 @@ impl Breaker {
         }
     }
 
-    /// Judges the next record: it can be used.
+    /// Counts a usable record.
     pub fn accept(&mut self) {
         self.counts.count(false);
         self.unsettled += 1;
     }
 
-    /// Judges the next record: it cannot.
+    /// Counts a reject.
     ///
-    /// # Errors
-    /// If it is one too many.
+    /// # Errors If it reaches a limit.
     pub fn reject(&mut self) -> Result<(), Tripped> {
         self.counts.count(true);
         self.unsettled += 1;
@@ -191,7 +190,7 @@ impl Breaker {
         Ok(())
     }
 
-    /// What was judged is committed.
+    /// Keeps the counts: the transaction was committed.
     pub fn settle(&mut self) {
         if self.unsettled > 0 {
             self.settled.copy_from(&self.counts);
@@ -199,7 +198,7 @@ impl Breaker {
         }
     }
 
-    /// What was judged and not settled is going to be judged again.
+    /// Drops unsettled counts: the records will be read again.
     pub fn take_back(&mut self) {
         if self.unsettled > 0 {
             self.counts.copy_from(&self.settled);
@@ -207,14 +206,14 @@ impl Breaker {
         }
     }
 
-    /// Whether the last record was a reject, so that the next ones have to tell whether it is one of
-    /// few or of many.
+    /// Whether a run of rejects is open: the last record was a reject, and the next ones decide whether it is
+    /// one of few or of many.
     pub fn undecided(&self) -> bool {
         self.counts.in_a_row > 0 && self.options.max_rejects_in_a_row > 0
     }
 
-    /// The same of records that are not judged yet: the last `rejects` are rejects, and before them
-    /// stands one that is none, unless they are `all` that is not settled. Not where they are too many.
+    /// The same for records that are not counted yet: the last `rejects` of them are rejects, preceded by a
+    /// usable record unless they are `all` unsettled records. False if they reach the limit.
     pub fn would_be_undecided(&self, rejects: usize, all: bool) -> bool {
         let before = if all { self.settled.in_a_row } else { 0 };
         let in_a_row = rejects + before as usize;
@@ -253,7 +252,7 @@ mod tests {
     #[test]
     fn a_share_is_judged_over_the_last_thousand_only() {
         let mut breaker = breaker(0, 400);
-        // 399 of any 1000 in a row are no harm, however often.
+        // 399 of any 1000 in a row are below the limit, however often.
         for i in 0..3_000 {
             if i % 1_000 < 399 {
                 assert_eq!(breaker.reject(), Ok(()));

@@ -1,21 +1,20 @@
-//! Addresses of brokers. librdkafka logs a warning about an address that it cannot use and goes on without it, for ever
-//! where it is the only one; here it is an error.
+//! Addresses of brokers. librdkafka ignores an unusable address with a warning, even if it is the only one;
+//! here it is an error.
 
 use std::net::Ipv6Addr;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 
-/// The port of an address without one, as in librdkafka.
+/// Default port, as in librdkafka.
 const DEFAULT_PORT: u16 = 9092;
-/// The longest name that DNS has.
+/// Maximum length of a DNS name.
 const HOST_MAX_BYTES: usize = 253;
-/// Prefixes that librdkafka takes, the values of `security.protocol`.
+/// Prefixes that librdkafka accepts, the values of `security.protocol`.
 const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
 const EXPECTED: &str = "expected HOST:PORT,…, e.g. kafka-1:9092,[::1]:9092";
 
-/// A list of brokers' addresses on a command line or in the environment. An error does not show an address that holds a
-/// password.
+/// Parser of a list of brokers' addresses. An error does not show an address that contains a password.
 #[derive(Clone)]
 pub(crate) struct Brokers;
 
@@ -39,13 +38,12 @@ impl TypedValueParser for Brokers {
     }
 }
 
-/// Checks addresses separated by commas: `HOST`, `HOST:PORT`, `[IPv6]:PORT`, each with or without a protocol as in
-/// `SASL_SSL://HOST:PORT`. Gives them without spaces, each with a port.
+/// Checks addresses separated by commas: `HOST`, `HOST:PORT`, `[IPv6]:PORT`, each with or without a protocol
+/// as in `SASL_SSL://HOST:PORT`. Returns them without spaces, each with a port.
 ///
-/// # Errors
-/// The address that cannot be used, and why.
+/// # Errors The unusable address, and the reason.
 pub(crate) fn brokers(list: &str) -> Result<String, String> {
-    // Of the whole list: a comma in a password splits it, and its first part would look like a port.
+    // Checks the whole list: a comma in a password splits it, and the first part would look like a port.
     if list.contains('@') {
         return Err(format!(
             "an address holds an @; a user and a password go into the file of --kafka-config, as sasl.username and \
@@ -56,7 +54,7 @@ pub(crate) fn brokers(list: &str) -> Result<String, String> {
     Ok(checked?.join(","))
 }
 
-/// Checks that each address with a protocol has the one that is set, without which librdkafka leaves the address out.
+/// Checks that each address with a protocol has the configured one; librdkafka ignores others.
 ///
 /// # Errors
 /// The address that has another.
@@ -82,7 +80,7 @@ fn broker(text: &str) -> Result<String, String> {
     let wrong = |why: String| format!("broker {text:?}: {why}; {EXPECTED}");
     let (protocol, rest) = match text.split_once("://") {
         None => (None, text),
-        // What looks like a path is ignored, as by librdkafka.
+        // librdkafka ignores a path, too.
         Some((protocol, rest)) => (
             Some(protocol.to_ascii_uppercase()),
             rest.split_once('/').map_or(rest, |(address, _)| address),

@@ -1,16 +1,16 @@
-//! What librdkafka says in its debug log and by no call: lines whose wording belongs to a version.
+//! Facts that librdkafka reports only in its debug log. The wording of the lines depends on the version.
 
 use rdkafka::util::get_rdkafka_version;
 
 use crate::topic_id::TopicId;
 
-/// The version whose wording is read here. With another one nothing may rest on a line that is not seen.
+/// The version whose wording this module knows. With another version, the absence of a line proves nothing.
 const VERSION: &str = "2.12.1";
 
-/// The settings that these lines depend on: into a queue that nobody reads they would be lost.
+/// A setting that these lines depend on: a log queue that nobody reads would lose them.
 pub(crate) const FIXED: (&str, &str) = ("log.queue", "false");
 
-/// Whether librdkafka is of the version whose wording is known.
+/// Whether librdkafka has the known version.
 pub(crate) fn is_known() -> bool {
     get_rdkafka_version().1 == VERSION
 }
@@ -20,15 +20,15 @@ pub(crate) fn skips_aborted(line: &str) -> bool {
     line.contains(" message(s) in aborted transaction at offset ")
 }
 
-/// The new id of a topic, before librdkafka fetches from it under that id (`rd_kafka_topic_metadata_update`; debug context
-/// `metadata`). Lines are handed out before the records that are fetched after writing them.
+/// The new id of a topic, before librdkafka fetches from it under that id (`rd_kafka_topic_metadata_update`;
+/// debug context `metadata`). A line is delivered before the records that are fetched after it.
 pub(crate) fn changed_id(line: &str, topic: &str) -> Option<TopicId> {
     let (_, change) = line.split_once("Topic ")?;
     let change = change.strip_prefix(topic)?;
     let (_, id) = change
         .strip_prefix(" changed id from ")?
         .split_once(" to ")?;
-    // Standard base64, where Kafka has the URL-safe one.
+    // Standard base64; Kafka itself uses the URL-safe one.
     let id = id.trim().replace('+', "-").replace('/', "_");
     id.parse().ok()
 }

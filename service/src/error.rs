@@ -1,6 +1,8 @@
-//! Errors by what a program does about them. Each counts anywhere in the chain of causes: `anyhow::Error::is` finds it.
+//! Errors classified by the reaction of a program. Each counts anywhere in the chain of causes:
+//! `anyhow::Error::is` finds it.
 
-/// An error that no restart cures; see [`CONFIG`](crate::exit::CONFIG).
+/// A configuration error that needs an operator; a restart does not help. See
+/// [`CONFIG`](crate::exit::CONFIG).
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NeedsAttention(pub String);
@@ -10,14 +12,14 @@ pub struct NeedsAttention(pub String);
 #[error("{0}")]
 pub struct WrongUsage(pub String);
 
-/// An error that starting over inside the program cures: with new clients everything that is open is
-/// settled and read on from.
+/// An error that new clients inside the same process cure: they settle open transactions and continue from
+/// the committed offsets.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StartOver(pub String);
 
-/// Kafka takes another process for the one with this identity. [`rival::look_for`](crate::rival::look_for) finds out
-/// whether there is one.
+/// Kafka has fenced this process. [`rival::look_for`](crate::rival::look_for) checks whether another process
+/// has its identity.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Fenced(pub String);

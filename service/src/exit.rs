@@ -1,4 +1,4 @@
-//! How a program ends: on a signal, in time, and with a code that a supervisor can use.
+//! Program exit: on a signal, within a time limit, and with an exit code for supervisors.
 #![expect(
     unsafe_code,
     reason = "std's exit runs the handlers of C libraries whose threads still work; std sends no signals"
@@ -24,16 +24,15 @@ use crate::{output, settings};
 pub use crate::error::{NeedsAttention, StartOver, WrongUsage};
 pub use codes::{CONFIG, FAILED, Kind, OK, USAGE, help};
 
-/// How long a program may take to end after the first signal: less than the 10 s after which
-/// `docker stop` kills.
+/// Time limit for stopping after the first signal: less than the 10 s after which `docker stop` kills.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// A clock that is set back by more ends a program: as long as a member's session.
+/// A program exits if its clock is set back by more than this. Equals a member's session timeout.
 const SET_BACK: Duration = Duration::from_secs(10);
 
-/// [Parses](settings::parse) the command line and the environment, runs the program that they ask for to its end, and
-/// gives its exit code. `kind` tells what that program is. Threads that then still wait for something, such as a line of standard input
-/// or a broker, are not waited for.
+/// [Parses](settings::parse) the command line and the environment, runs the program to its end, and returns
+/// its exit code. `kind` returns the kind of program. Does not wait for threads that are still blocked, for
+/// example on standard input or a broker.
 pub fn main<Cli, Program>(
     kind: impl FnOnce(&Cli) -> Kind,
     program: impl FnOnce(Cli) -> Program,
@@ -57,7 +56,8 @@ where
     ExitCode::from(ended.unwrap_or_else(|error| code(kind, &error)))
 }
 
-/// Runs a program on a runtime of its own. A panic is an error as any other: the exit code is one of the table.
+/// Runs a program on its own runtime. A panic becomes an error, so that the exit code is one of the
+/// documented ones.
 fn run<Program>(program: impl FnOnce() -> Program) -> anyhow::Result<u8>
 where
     Program: Future<Output = anyhow::Result<u8>>,
@@ -68,7 +68,7 @@ where
     ended.unwrap_or_else(|_| bail!("a bug in this program (see the panic above); please report it"))
 }
 
-/// The exit code for the error that ended a program, after logging it.
+/// Logs the error that ended a program, and returns the exit code for it.
 fn code(kind: Kind, error: &anyhow::Error) -> u8 {
     let says = match kind {
         Kind::Audit => "could not tell: ",
@@ -84,7 +84,7 @@ fn code(kind: Kind, error: &anyhow::Error) -> u8 {
     }
     let is_due_to = |is: fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(is);
     match kind {
-        // 1 would be its verdict.
+        // 1 would be a verdict.
         Kind::Audit => USAGE,
         _ if is_due_to(|cause| cause.is::<NeedsAttention>()) => CONFIG,
         _ if is_due_to(|cause| cause.is::<WrongUsage>()) => USAGE,
@@ -92,10 +92,10 @@ fn code(kind: Kind, error: &anyhow::Error) -> u8 {
     }
 }
 
-/// A token that SIGTERM, SIGINT or SIGHUP cancels, for a program that uses Kafka. A program that has not ended
-/// [`GRACE`] later, whatever its threads wait for, logs what that is and ends with the code `unfinished`. A second
-/// signal ends it at once, with 129, 130 or 143 as shells have it. A clock that is set back ends it with [`FAILED`],
-/// or with [`USAGE`] a command whose `unfinished` is that, because 1 is one of its answers.
+/// A token that SIGTERM, SIGINT or SIGHUP cancels, for a program that uses Kafka. A program that has not
+/// ended [`GRACE`] later logs what its threads wait for and exits with the code `unfinished`. A second signal
+/// ends it at once, with 129, 130 or 143 as in shells. If the clock is set back, the program exits with
+/// [`FAILED`], or with [`USAGE`] if `unfinished` is that (an audit: 1 would be a verdict).
 ///
 /// # Errors
 /// If the process may not listen for signals.
@@ -110,7 +110,7 @@ pub fn on_signal(unfinished: u8) -> std::io::Result<CancellationToken> {
                     USAGE => (USAGE, "could not tell: ", "run it again"),
                     _ => (FAILED, "", "exiting; the next start repeats uncommitted work"),
                 };
-                // Not in order: to close a client is to wait for its threads.
+                // No orderly shutdown: closing a client waits for its threads.
                 tracing::error!(
                     "{first}the system's clock was set back by {} s, and librdkafka's timers depend on it: {again}",
                     by.as_secs()
@@ -119,7 +119,7 @@ pub fn on_signal(unfinished: u8) -> std::io::Result<CancellationToken> {
             }
         };
         told.cancel();
-        // Whoever reads the log may have stopped reading.
+        // Logging below may block if nobody reads the log.
         std::thread::spawn(move || {
             std::thread::sleep(GRACE + Duration::from_secs(1));
             end(unfinished);
@@ -146,8 +146,8 @@ pub fn on_signal(unfinished: u8) -> std::io::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// Makes SIGTERM, SIGINT and SIGHUP end the program at once with this code, as the first process of a container
-/// too: a program that only answers, or whose work is one transaction of a database, leaves nothing half done.
+/// Makes SIGTERM, SIGINT and SIGHUP end the program at once with this code, even as process 1 of a container.
+/// For programs that only query, or whose work is one database transaction: they leave nothing half done.
 ///
 /// # Errors
 /// If the process may not listen for signals.
@@ -164,12 +164,12 @@ pub fn at_once_on_signal(code: u8) -> std::io::Result<CancellationToken> {
     Ok(CancellationToken::new())
 }
 
-/// Something that blocks, named in the log if it outlasts the program's [grace](GRACE).
+/// A blocking wait, named in the log if it outlasts the time limit for [stopping](GRACE).
 pub struct Waiting(u64);
 
 static WAITING: Mutex<BTreeMap<u64, Cow<'static, str>>> = Mutex::new(BTreeMap::new());
 
-/// Until the answer is dropped, `what` is being waited for.
+/// Registers a wait for `what` until the returned value is dropped.
 pub fn waiting(what: impl Into<Cow<'static, str>>) -> Waiting {
     let mut waiting = lock();
     let id = waiting.last_key_value().map_or(0, |(id, _)| id + 1);
@@ -196,22 +196,23 @@ fn waited_for() -> String {
     }
 }
 
-/// Stops the job that this process belongs to, as Ctrl-Z does in a terminal that is not in raw mode. Comes back when the
-/// shell continues it.
+/// Stops the job that this process belongs to, as Ctrl-Z does in a terminal that is not in raw mode. Returns
+/// when the shell continues it.
 pub fn suspend() {
-    // SAFETY: the call takes no memory; its failure changes nothing.
+    // SAFETY: the call takes no pointers; its failure changes nothing.
     unsafe { libc::kill(0, libc::SIGTSTP) };
 }
 
-/// Ends the process, whatever its threads do.
+/// Ends the process without waiting for its threads.
 fn end(code: u8) -> ! {
-    // SAFETY: the call takes no memory and does not come back. `std::process::exit` would run OpenSSL's clean-up
-    // while the threads of librdkafka still use it.
+    // SAFETY: the call takes no pointers and does not return. `std::process::exit` would run OpenSSL's
+    // clean-up while the threads of librdkafka still use it.
     unsafe { libc::_exit(i32::from(code)) }
 }
 
-/// Waits until the system's clock is set back by so much that members are put out of their group: the timed waits of
-/// librdkafka 2.12 end by that clock (`cnd_timedwait_abs`), so that its heartbeats and retries wait as much longer.
+/// Waits until the system's clock is set back by more than a session timeout. The timed waits of librdkafka
+/// 2.12 use that clock (`cnd_timedwait_abs`), so its heartbeats and retries are delayed by the same time, and
+/// members lose their group.
 async fn clock_set_back() -> Duration {
     let (mut wall, mut steady) = (SystemTime::now(), Instant::now());
     loop {
@@ -237,7 +238,7 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        // A program under nohup is to outlive its terminal.
+        // A program under nohup outlives its terminal.
         let hangup = (!hangup_ignored()).then(|| signal(SignalKind::hangup()));
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -246,7 +247,7 @@ impl Signals {
         })
     }
 
-    /// The next one's name, and the exit code that shells have for it.
+    /// The name of the next signal, and its exit code as in shells.
     async fn next(&mut self) -> (&'static str, u8) {
         let Self {
             interrupt,
@@ -274,7 +275,7 @@ fn hangup_ignored() -> bool {
     ignored.is_some_and(|mask| mask & 1 != 0)
 }
 
-/// Listens for signals on a thread of its own: those of the program may all be waiting for something.
+/// Listens for signals on a separate thread, because all threads of the program may be blocked.
 fn listen<F: Future<Output = ()>>(
     act: impl FnOnce(Signals) -> F + Send + 'static,
 ) -> std::io::Result<()> {

@@ -1,4 +1,4 @@
-//! Tables for a person at a terminal.
+//! Text tables for terminals.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
@@ -12,7 +12,7 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-/// The table's text and a line feed, with these columns aligned to the right.
+/// The table's text with a line feed; these columns are right-aligned.
 pub fn right_aligned(table: &mut Table, numbers: impl IntoIterator<Item = usize>) -> String {
     for column in numbers {
         if let Some(column) = table.column_mut(column) {

@@ -1,4 +1,4 @@
-//! Whether a service progresses, as its health endpoints tell it.
+//! Health of a service: whether it makes progress.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use crate::words::counted;
 
-/// A service that commits nothing for so long although records wait is not ready.
+/// A service that commits nothing for this long although records wait is not ready.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
-/// Nor one that has a partition where records wait and nothing is read for so long, however well the
-/// others go.
+/// A service is not ready if it reads nothing for this long from a partition where records wait, even if
+/// other partitions progress.
 const PARTITION_STALLED_AFTER: Duration = Duration::from_secs(60);
 
-/// Whether a service progresses: it is ready while it is a member of its group, brokers are
-/// connected, it has committed or had nothing to do within the last 30 seconds, and no partition with
-/// records to read has stood still for 60 seconds.
+/// State of a service. It is ready while it is a member of its group, brokers are connected, it has committed
+/// or had nothing to do within the last 30 s, and no partition with records to read has been without progress
+/// for 60 s.
 #[derive(Debug)]
 pub struct Health(Mutex<State>);
 
@@ -23,18 +23,18 @@ struct State {
     progressed: Instant,
     connected: bool,
     joined: bool,
-    /// How far each partition is read, and since when it has been there with records to read.
+    /// Read position of each partition, and since when it has not changed although records wait.
     partitions: BTreeMap<i32, (Reading, Instant)>,
-    /// What is being waited for, if something is.
+    /// The dependency that the service waits for, if any.
     waiting_for: Option<String>,
 }
 
-/// How far a partition is read.
+/// Read position of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// The next offset that the service will be given; negative when it was given none.
+    /// The next offset to deliver to the service; negative before the first record.
     pub position: i64,
-    /// Offsets from there to the end that a committed reader sees; `None`: not known.
+    /// Offsets from there to the last stable offset; `None` if unknown.
     pub lag: Option<i64>,
 }
 
@@ -55,26 +55,26 @@ impl Health {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Work was committed.
+    /// Records that work was committed.
     pub fn progressed(&self) {
         let mut state = self.state();
         state.progressed = Instant::now();
         state.waiting_for = None;
     }
 
-    /// Something outside is away, e.g. "the database: connection refused", until
+    /// Records that a dependency is unavailable, e.g. "the database: connection refused", until
     /// [`answered`](Self::answered) or [`progressed`](Self::progressed).
     pub fn waiting_for(&self, what: String) {
         self.state().waiting_for = Some(what);
     }
 
-    /// Nothing outside is away (any more).
+    /// Records that all dependencies answer (again).
     pub fn answered(&self) {
         self.state().waiting_for = None;
     }
 
-    /// What the Kafka client says of itself, about once a second. A program that is no member of a
-    /// group says `joined`, and no partitions.
+    /// Takes the state of the Kafka client, about once a second. A program outside any group passes `joined`
+    /// = true and no partitions.
     pub fn observed(&self, connected: bool, joined: bool, partitions: BTreeMap<i32, Reading>) {
         self.observed_at(Instant::now(), connected, joined, partitions);
     }
@@ -97,7 +97,7 @@ impl Health {
             .into_iter()
             .map(|(partition, reading)| {
                 let since = match known.get(&partition) {
-                    // While everything waits for something else, no partition is the cause.
+                    // While the service waits for a dependency, no partition is the cause.
                     Some((last, since))
                         if reading.lag != Some(0)
                             && last.position == reading.position
@@ -113,10 +113,9 @@ impl Health {
         (state.connected, state.joined) = (connected, joined);
     }
 
-    /// Ready, or why not.
+    /// Whether the service is ready.
     ///
-    /// # Errors
-    /// The reason, for a person.
+    /// # Errors The reason why not, for people.
     pub fn ready(&self) -> Result<(), String> {
         self.ready_at(Instant::now())
     }
@@ -158,7 +157,7 @@ impl Health {
     }
 }
 
-/// A lag, for a person.
+/// A lag, for people.
 fn shown(lag: Option<i64>) -> String {
     lag.map_or("an unknown number of records".to_owned(), |lag| {
         counted(lag, "record")
@@ -191,7 +190,7 @@ mod tests {
             };
             let partitions = [(0, moving), (1, stuck), (2, caught_up)].into();
             health.observed_at(now, true, true, partitions);
-            // Commits go on, as far as this test is concerned.
+            // Commits continue, so only the partition is at fault.
             health.state().progressed = now;
             ready = health.ready_at(now);
             assert_eq!(ready.is_ok(), second <= 60, "{ready:?} after {second} s");

@@ -1,14 +1,14 @@
-//! Records behind the last stable offset: an open transaction holds them back from every committed reader.
+//! Records behind the last stable offset, which an open transaction holds back from committed readers.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A last stable offset that has stood still for this long is more than the transactions of running routers, which
-/// end within a second.
+/// A last stable offset that has not moved for this long is logged. Transactions of running routers end
+/// within a second.
 const NOTED_AFTER: Duration = Duration::from_secs(5);
 
-/// How far a partition can be read, and how far it is written.
+/// Ends of a partition's log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
     /// The last stable offset.
@@ -23,14 +23,14 @@ pub(crate) struct HeldBack(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The last stable offset of each partition with records behind it, and since when it has been there.
+    /// The last stable offset of each partition with records behind it, and since when it has not moved.
     since: BTreeMap<i32, (i64, Instant)>,
-    /// When the condition began that was logged.
+    /// Start of the logged condition.
     noted: Option<Instant>,
 }
 
 impl HeldBack {
-    /// Takes the ends of all partitions that are read.
+    /// Takes the ends of all assigned partitions.
     pub(crate) fn observe(&self, topic: &str, ends: &BTreeMap<i32, Ends>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let line = state.observe(Instant::now(), topic, ends);
@@ -44,7 +44,7 @@ impl HeldBack {
 }
 
 impl State {
-    /// Gives the line to log, and whether it says that the condition begins.
+    /// Returns the line to log, and whether it begins the condition.
     fn observe(
         &mut self,
         now: Instant,

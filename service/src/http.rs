@@ -1,5 +1,5 @@
-//! HTTP requests with limits: how long a response may take, how large it may be, and whether redirects are
-//! followed. Errors and redirects are described without credentials and queries.
+//! HTTP requests with limits on the time and size of responses and on redirects. Errors show neither
+//! credentials nor queries.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -14,7 +14,8 @@ use tokio_util::bytes::Bytes;
 use crate::address::{Credentials, host_and_path, host_and_port, is_loopback};
 
 tokio::task_local! {
-    /// The last redirect of a request. The error of a redirected request has the URL of the first request.
+    /// The last redirect of a request. (reqwest's error of a redirected request has the URL of the first
+    /// request.)
     static REDIRECTED_TO: RefCell<Option<Url>>;
 }
 
@@ -24,7 +25,7 @@ pub struct HttpOptions {
     pub response_timeout: Duration,
     /// Maximum time to connect.
     pub connect_timeout: Duration,
-    /// Whether redirects are followed, ten at most. A redirected POST would become a GET.
+    /// Whether redirects are followed, ten at most. (A redirected POST would become a GET.)
     pub follow_redirects: bool,
     /// The `User-Agent` header.
     pub user_agent: Option<&'static str>,
@@ -41,7 +42,7 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// `base` holds no credentials: it is shown.
+    /// `base` must not contain credentials: it is shown.
     ///
     /// # Errors
     /// If TLS cannot be set up.
@@ -69,7 +70,7 @@ impl HttpClient {
             client = client.add_root_certificate(certificate);
         }
         if is_loopback(&base) {
-            // No proxy of the environment can reach this machine's own ports.
+            // A proxy from the environment cannot reach this machine's ports.
             client = client.no_proxy();
         }
         Ok(Self {
@@ -94,7 +95,7 @@ impl HttpClient {
         self.credentials.as_ref()
     }
 
-    /// A request of the path segments below the base URL.
+    /// A request for path segments below the base URL.
     pub fn request<'p>(
         &self,
         method: Method,
@@ -115,7 +116,7 @@ impl HttpClient {
         url
     }
 
-    /// A GET of the path segments below the base URL, with these query fields and a bearer token if there is one.
+    /// A GET request for path segments below the base URL, with query fields and an optional bearer token.
     pub fn get<'p>(
         &self,
         path: impl IntoIterator<Item = &'p str>,
@@ -134,7 +135,7 @@ impl HttpClient {
         }
     }
 
-    /// Sends a request, and waits for the head of the response, of any status.
+    /// Sends a request and waits for the response head, of any status.
     ///
     /// # Errors
     /// If there is no response.
@@ -163,12 +164,12 @@ impl HttpClient {
     }
 }
 
-/// A response whose body is still to be read.
+/// A response whose body has not been read.
 pub struct HttpResponse {
     response: Response,
-    /// Host and path that the request was redirected to.
+    /// Target of a redirect: host and path.
     pub redirected_to: Option<String>,
-    /// Bytes of the body that were read.
+    /// Bytes of the body read so far.
     bytes: usize,
 }
 
@@ -178,7 +179,7 @@ impl HttpResponse {
         self.response.status()
     }
 
-    /// The next part of the body, of `max_bytes` at most in all; `None` at its end.
+    /// The next chunk of the body, which may have at most `max_bytes` in total; `None` at its end.
     ///
     /// # Errors
     /// If the body is larger, or ends early.
@@ -198,7 +199,7 @@ impl HttpResponse {
         }
     }
 
-    /// The body, of `max_bytes` at most.
+    /// The body, at most `max_bytes`.
     ///
     /// # Errors
     /// If the body is larger, or ends early.
@@ -211,34 +212,34 @@ impl HttpResponse {
     }
 }
 
-/// Why there is no response, or no whole one. Displays all causes, the outermost first.
+/// Why there is no complete response. Displays all causes, outermost first.
 #[derive(Debug)]
 pub struct HttpError {
-    /// What callers distinguish.
+    /// Kind of the error.
     pub kind: HttpErrorKind,
-    /// Host and path on another server that the request was redirected to.
+    /// Target of a redirect to another server: host and path.
     pub redirected_to: Option<String>,
     causes: Vec<String>,
 }
 
-/// What callers of HTTP servers distinguish.
+/// Kinds of HTTP errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpErrorKind {
-    /// The connection was refused: nobody listens there.
+    /// The connection was refused.
     Refused,
-    /// There was no connection or no whole response in time.
+    /// No connection or no complete response in time.
     Timeout,
     /// The body ended early.
     CutShort,
-    /// The body is larger than the caller reads.
+    /// The body exceeds the caller's limit.
     TooLarge,
-    /// Anything else, such as an unknown host or too many redirects.
+    /// Any other error, such as an unknown host or too many redirects.
     Other,
 }
 
 impl HttpError {
     fn new(error: reqwest::Error, redirected_to: Option<Url>) -> Self {
-        // The URL may hold a secret, that of a redirect for example.
+        // The URL may contain a secret, for example that of a redirect.
         let error = error.without_url();
         let mut causes = Vec::new();
         let mut refused = false;

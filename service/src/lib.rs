@@ -1,38 +1,38 @@
-//! The runtime that the three binaries share: Kafka clients, logs, metrics, shutdown. It knows nothing of tasks.
+//! Runtime shared by the three binaries: Kafka clients, logs, metrics, shutdown. No task-domain code.
 //!
-//! - [`kafka`]: `--bootstrap-servers`, `-X key=value`, `--kafka-config`: one way to a client.
+//! - [`kafka`]: `--bootstrap-servers`, `-X key=value`, `--kafka-config`: settings of all clients.
 //! - [`settings`]: a program's command line and environment.
 //! - [`http`]: HTTP requests with limits.
-//! - [`registry`]: `--schema-registry`: schemas by their ids, and ids of schemas.
-//! - [`schema_source`]: a decoder, and the registry that has the schemas it does not know.
+//! - [`registry`]: `--schema-registry`: a schema registry's client.
+//! - [`schema_source`]: a decoder, and the registry for schemas that it does not know.
 //! - [`subscription`]: a member of a consumer group as one ordered stream of records, assignments
 //!   and revocations.
-//! - [`offset_commit`]: an OffsetCommit whose answer is not waited for.
-//! - [`producer`]: a producer whose acknowledgements a thread of its own takes.
-//! - [`rival`]: another process with this one's identity.
+//! - [`offset_commit`]: an asynchronous OffsetCommit.
+//! - [`producer`]: a producer with a polling thread.
+//! - [`rival`]: detection of another process with this one's identity.
 //! - [`transaction`]: records and consumed offsets in one Kafka transaction.
-//! - [`topic_id`]: Kafka's id of a topic, which a topic of the same name does not share.
-//! - [`limits`]: how large a record topics take, read again while a program runs.
-//! - [`range`]: a part of a topic that ends, outside any group.
-//! - [`lookup`]: single records by their coordinates.
-//! - [`address`]: an address that may hold a secret, which is never shown.
-//! - [`text`]: the text of others, made safe to print.
-//! - [`breaker`]: few bad records are set aside, many stop the service.
-//! - [`backoff`]: pauses between tries.
-//! - [`pause`]: waits that end when they should.
-//! - [`threads`]: which thread waits for what.
-//! - [`repeats`]: log lines that repeat themselves.
-//! - [`throttling`]: quotas of brokers that slow a client down.
+//! - [`topic_id`]: Kafka's id of a topic; a topic created again under the same name has another one.
+//! - [`limits`]: maximum record sizes of topics, read again while a program runs.
+//! - [`range`]: reading a bounded range of a topic, outside any group.
+//! - [`lookup`]: single records by partition and offset.
+//! - [`address`]: an address that may contain a secret, which is never shown.
+//! - [`text`]: foreign text, made safe to print.
+//! - [`breaker`]: circuit breaker that stops a service with too many bad records.
+//! - [`backoff`]: exponential back-off.
+//! - [`pause`]: precise short waits.
+//! - [`threads`]: blocking calls in an async runtime.
+//! - [`repeats`]: suppression of repeated log lines.
+//! - [`throttling`]: detection of brokers' quotas that slow a client down.
 //! - [`telemetry`]: logs, and `--metrics-listen` with `/metrics`, `/livez`, `/readyz`.
-//! - [`health`]: ready means *progressing*.
+//! - [`health`]: readiness: whether a service makes progress.
 //! - [`time`]: durations and times on a command line.
-//! - [`words`]: numbers in sentences.
-//! - [`grid`]: tables for a person at a terminal.
-//! - `testing` (feature): topics of a test on a real Kafka, child processes, waiting for a condition.
-//! - [`output`]: results on standard output, remarks on standard error; neither ends in a panic.
-//! - [`exit`]: how a program ends: on a signal, and with which code.
+//! - [`words`]: singular and plural in messages.
+//! - [`grid`]: text tables for terminals.
+//! - `testing` (feature): topics on a real Kafka, child processes, waiting for conditions.
+//! - [`output`]: results on standard output, remarks on standard error, without panics.
+//! - [`exit`]: signals and exit codes.
 
-// Layers, the highest first: a module uses its own layer and those below.
+// Layers, highest first: a module uses its own layer and those below.
 
 #[cfg(feature = "testing")]
 pub mod testing;

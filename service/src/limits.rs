@@ -1,8 +1,8 @@
-//! How large a record each topic takes, read again while a program runs: `max.message.bytes` of a topic can be
-//! altered at any time, and a broker that does not answer at start may answer later.
+//! Maximum record size of each topic, read again while a program runs: `max.message.bytes` can change at any
+//! time, and a broker that does not answer at the start may answer later.
 //!
-//! A verdict that a record is too large is final for the record, so it rests on a reading of the last few
-//! seconds. A limit that was lowered shows in the broker's refusals.
+//! The verdict "too large" is final for a record, so it requires a limit read within the last few seconds. A
+//! lowered limit shows in the broker's refusals.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,16 +16,16 @@ use crate::warn_of_change;
 
 pub use crate::producer::CLIENT_MESSAGE_MAX_BYTES;
 
-/// Bytes that a batch of one record takes beside key, value and headers: at most 61 + 21 in Kafka's
+/// Overhead of a batch of one record, besides key, value and headers, in bytes: at most 61 + 21 in Kafka's
 /// message format 2, rounded up.
 const BATCH_OVERHEAD_BYTES: usize = 128;
-/// The largest record under Kafka's default of `max.message.bytes`: assumed of a topic that was not read yet.
+/// Maximum record size under Kafka's default `max.message.bytes`; assumed for a topic whose limit is unknown.
 pub const DEFAULT_RECORD_BYTES: usize = 1_048_588 - BATCH_OVERHEAD_BYTES;
-/// A reading of this age is read again before a record counts as too large.
+/// A limit older than this is read again before a record counts as too large.
 pub const FRESH: Duration = Duration::from_secs(5);
 
-/// Whether a broker refuses a whole batch with this error, for good: for the fault of one of its records, or for
-/// the size of them all.
+/// Whether this error is a broker's permanent refusal of a whole batch: because of one of its records, or
+/// because of the total size.
 pub fn refuses_batch(error: &KafkaError) -> bool {
     let for_a_fault = matches!(
         error.rdkafka_error_code(),
@@ -39,7 +39,7 @@ pub fn refuses_batch(error: &KafkaError) -> bool {
     for_a_fault || is_too_large(error)
 }
 
-/// Whether a record or a batch was refused for its size.
+/// Whether a record or batch was refused because of its size.
 pub fn is_too_large(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -48,7 +48,7 @@ pub fn is_too_large(error: &KafkaError) -> bool {
 }
 
 impl KafkaOptions {
-    /// The largest record, in bytes of key, value and headers, that a topic takes uncompressed: from its
+    /// Maximum size of an uncompressed record (key, value and headers), in bytes, from the topic's
     /// `max.message.bytes`.
     ///
     /// # Errors
@@ -60,7 +60,7 @@ impl KafkaOptions {
     }
 }
 
-/// The limits of the topics that a program writes.
+/// Limits of the topics that a program writes.
 pub struct SizeLimits {
     options: KafkaOptions,
     /// `None`: the cluster has not answered yet.
@@ -69,11 +69,9 @@ pub struct SizeLimits {
 }
 
 impl SizeLimits {
-    /// Reads the limits of these topics. Where the cluster does not answer, Kafka's default is assumed until
-    /// it does.
+    /// Reads the limits of these topics. Assumes Kafka's default until the cluster answers.
     ///
-    /// # Errors
-    /// If this user may not ask.
+    /// # Errors If this user may not describe the topics' settings.
     pub async fn read(options: &KafkaOptions, topics: &[&str]) -> anyhow::Result<Self> {
         let unread = topics.iter().map(|topic| ((*topic).to_owned(), None));
         let mut limits = Self {
@@ -87,7 +85,7 @@ impl SizeLimits {
         }
     }
 
-    /// The largest record, in bytes of key, value and headers, that one of the topics takes.
+    /// Maximum size of a record of a topic: key, value and headers, in bytes.
     pub fn record_bytes(&self, topic: &str) -> usize {
         let read = self.record_bytes.get(topic).copied().flatten();
         read.unwrap_or(DEFAULT_RECORD_BYTES)
@@ -100,7 +98,7 @@ impl SizeLimits {
         each.min().unwrap_or(DEFAULT_RECORD_BYTES)
     }
 
-    /// Reads the limits again; gives whether one has changed.
+    /// Reads the limits again; returns whether one has changed.
     ///
     /// # Errors
     /// As [`KafkaOptions::max_record_bytes`].
@@ -131,8 +129,8 @@ impl SizeLimits {
         Ok(changed)
     }
 
-    /// Before a record counts as too large: reads the limits again unless they were read in the last seconds;
-    /// gives whether one has changed.
+    /// Call before a record counts as too large. Reads the limits again unless they were read within the last
+    /// seconds; returns whether one has changed.
     ///
     /// # Errors
     /// As [`KafkaOptions::max_record_bytes`].
@@ -144,11 +142,10 @@ impl SizeLimits {
         self.read_again().await
     }
 
-    /// What `fit` makes of the room in a record of `topic`: the record, its bytes, and whether it is whole. One
-    /// that is not whole rests on a limit read in the last seconds.
+    /// Calls `fit` with the maximum size of a record of `topic`. `fit` returns the record, its bytes, and
+    /// whether it is complete. An incomplete record is based on a limit read within the last seconds.
     ///
-    /// # Errors
-    /// If the limit cannot be read, or even the least that `fit` makes is too large.
+    /// # Errors If the limit cannot be read, or even the smallest result of `fit` is too large.
     pub async fn fit<T>(
         &mut self,
         topic: &str,

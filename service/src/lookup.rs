@@ -1,4 +1,4 @@
-//! Single records by their coordinates, read outside any group.
+//! Look-up of single records by partition and offset, outside any group.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::kafka::{KafkaOptions, LoggingContext, wrong_settings};
 use crate::threads::blocking;
 
-/// How long one look-up may take.
+/// Timeout of a look-up.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// A reader of single records of one topic.
+/// Reads single records of one topic.
 pub struct Lookup {
     consumer: BaseConsumer<LoggingContext>,
     topic: String,
@@ -36,7 +36,7 @@ impl Lookup {
             ("queued.max.messages.kbytes", "4096"),
         ];
         let mut config = options.client_config(&defaults, &fixed)?;
-        // Asked for by the client, though it joins no group.
+        // The client requires a group id, though it joins no group.
         config.set("group.id", "none");
         config.remove("group.instance.id");
         let consumer = config
@@ -48,8 +48,8 @@ impl Lookup {
         })
     }
 
-    /// The records at these places (partition, offset), in any order; a place where a committed
-    /// reader finds no record is left out.
+    /// The records at these positions (partition, offset), in any order; positions without a committed record
+    /// are omitted.
     ///
     /// # Errors
     /// If they could not be read within 10 s.
@@ -63,7 +63,7 @@ impl Lookup {
         }
         let found = blocking(|| {
             for (partition, offsets) in &mut wanted {
-                // Reading from outside the log is an error that does not say of which partition.
+                // The error of an offset outside the log does not name the partition.
                 let (low, end) = self
                     .consumer
                     .fetch_watermarks(&self.topic, *partition, WITHIN)?;
@@ -114,7 +114,7 @@ impl Lookup {
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     wanted.remove(&partition);
                 }
-                // Of the group that is named and never joined.
+                // An error of the group, which is named but never joined.
                 Some(Err(error))
                     if error.rdkafka_error_code()
                         == Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {}

@@ -1,4 +1,4 @@
-//! An OffsetCommit whose answer can be looked at without waiting for it.
+//! An asynchronous OffsetCommit.
 #![expect(
     unsafe_code,
     reason = "rust-rdkafka 0.39 has no commit that answers on a queue: its asynchronous commit gives no answer at all"
@@ -17,7 +17,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::{RDKafkaQueue, RDKafkaRespErr};
 
-/// An OffsetCommit in flight. Dropping it does not take it back; the answer is then lost.
+/// An OffsetCommit in flight. Dropping it discards the answer, but does not cancel the request.
 pub struct OffsetCommit<'c> {
     queue: NonNull<RDKafkaQueue>,
     // The client outlives the queue.
@@ -30,7 +30,7 @@ unsafe impl Send for OffsetCommit<'_> {}
 unsafe impl Sync for OffsetCommit<'_> {}
 
 impl<'c> OffsetCommit<'c> {
-    /// Sends these offsets to the coordinator of the client's group.
+    /// Sends these offsets to the coordinator of the client's group; does not wait for the answer.
     ///
     /// # Errors
     /// If the client has no group.
@@ -39,8 +39,9 @@ impl<'c> OffsetCommit<'c> {
         offsets: &TopicPartitionList,
     ) -> KafkaResult<Self> {
         let client = client.native_ptr();
-        // SAFETY: the client is alive, borrowed for `'c`. librdkafka copies the list during the call and keeps a
-        // reference of its own to the queue. Without a callback the answer comes to the queue as an event.
+        // SAFETY: the client is alive, borrowed for `'c`. librdkafka copies the list during the call and
+        // keeps a reference of its own to the queue. Without a callback, the answer arrives in the queue as
+        // an event.
         unsafe {
             let queue = NonNull::new(rd_kafka_queue_new(client))
                 .ok_or_else(|| KafkaError::ClientCreation("no queue".to_owned()))?;
@@ -57,7 +58,7 @@ impl<'c> OffsetCommit<'c> {
         }
     }
 
-    /// The answer, once it is there: an error if any of the offsets was refused. Given once.
+    /// The answer, if it has arrived: an error if any of the offsets was refused. Returned once.
     pub fn answer(&self) -> Option<KafkaResult<()>> {
         // SAFETY: the queue is ours until drop. The event is alive until it is destroyed, and owns the list, which has
         // as many elements as `cnt` says.

@@ -1,4 +1,4 @@
-//! Waits that end when they should.
+//! Precise short waits.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::threads::blocking;
 
-/// tokio's timer counts whole milliseconds and is late by more than one: asked for 1, 2 or 3 of them, it
-/// woke a program after 2.1, 3.2 and 4.2.
+/// tokio's timer has a resolution of 1 ms and is late by more than that: waits of 1, 2 and 3 ms took 2.1, 3.2
+/// and 4.2 ms.
 const EARLY: Duration = Duration::from_millis(2);
 
-/// Waits until `deadline`, to some 0.1 ms: the last 2 ms block this thread.
+/// Waits until `deadline`, precise to about 0.1 ms: the last 2 ms block this thread.
 pub async fn until(deadline: Instant) {
     let left = || deadline.saturating_duration_since(Instant::now());
     if left() > EARLY {

@@ -1,4 +1,4 @@
-//! A producer with a thread that takes its acknowledgements.
+//! A producer with a thread that polls for acknowledgements.
 #![expect(
     unsafe_code,
     reason = "rust-rdkafka has no flush that waits and no partitioner to call, and keeps a producer's queue of events to itself"
@@ -22,17 +22,18 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, DefaultProducerContext, Producer, ProducerContext};
 use rdkafka::types::{RDKafka, RDKafkaQueue};
 
-/// The greatest `message.max.bytes` of librdkafka. A client's setting is fixed when it is created while a
-/// topic's may grow, so clients take any record and programs judge its size. librdkafka allocates nothing by it.
+/// librdkafka's maximum of `message.max.bytes`. A client's setting is fixed at its creation, but a topic's
+/// limit may grow. So clients accept any record, and programs check the size. librdkafka allocates no memory
+/// by this setting.
 pub const CLIENT_MESSAGE_MAX_BYTES: &str = "1000000000";
-/// The thread is woken when there is something to take; should that ever fail, it looks after this.
+/// Events wake the thread; this interval is a fallback.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The partition of a key in a topic of so many partitions, as the producers of this workspace choose it
-/// (`partitioner=murmur2_random`).
+/// The partition of a key in a topic with this number of partitions, as the producers of this workspace
+/// choose it (`partitioner=murmur2_random`).
 pub fn partition_of(key: &[u8], partitions: i32) -> i32 {
     let none = std::ptr::null_mut();
-    // SAFETY: it reads the key's bytes and nothing else.
+    // SAFETY: it only reads the key's bytes.
     unsafe {
         rd_kafka_msg_partitioner_murmur2(
             std::ptr::null(),
@@ -45,9 +46,9 @@ pub fn partition_of(key: &[u8], partitions: i32) -> i32 {
     }
 }
 
-/// As rust-rdkafka's `ThreadedProducer`, but its thread sleeps while there is nothing to take. That of
-/// rust-rdkafka 0.39 waits up to 100 ms in whole milliseconds, and asks without a pause through what is left
-/// of the last one: 1 % of a core for ever.
+/// Like rust-rdkafka's `ThreadedProducer`, but its thread sleeps while there are no events. That of
+/// rust-rdkafka 0.39 waits up to 100 ms in whole milliseconds and polls busily through the rest of the last
+/// one, which costs 1 % of a core permanently.
 pub struct PolledProducer<C: ProducerContext + 'static> {
     producer: Arc<BaseProducer<C>>,
     ends: Arc<AtomicBool>,
@@ -55,16 +56,15 @@ pub struct PolledProducer<C: ProducerContext + 'static> {
 }
 
 impl<C: ProducerContext + 'static> PolledProducer<C> {
-    /// Sends at once what waits for its batch to fill, and waits until all is answered, at most `within`: of
-    /// a transaction that has failed, librdkafka sends no more, and what waits is in flight until it is
-    /// aborted.
+    /// Sends waiting batches at once, and waits for all acknowledgements, at most `within`: in a failed
+    /// transaction, librdkafka sends nothing more, and waiting records are in flight until the abort.
     ///
-    /// rust-rdkafka 0.39's own flush, which its commit_transaction makes too, asks librdkafka for one of no
-    /// duration, so that nothing is sent any sooner, and then takes 100 ms unless nothing is in flight.
+    /// rust-rdkafka 0.39's own flush, also used by its commit_transaction, calls librdkafka's with timeout 0,
+    /// which sends nothing early, and then takes 100 ms unless nothing is in flight.
     pub fn flush_now(&self, within: Duration) {
         let limit = within.as_millis() as i32;
-        // SAFETY: the client lives as long as `self`; the call may be made on any thread, and what became
-        // of the records is taken by the polling thread meanwhile.
+        // SAFETY: the client lives as long as `self`; the call may be made on any thread, and the polling
+        // thread takes the delivery reports meanwhile.
         let _ = unsafe { rd_kafka_flush(self.producer.client().native_ptr(), limit) };
     }
 }
@@ -114,14 +114,14 @@ impl<C: ProducerContext + 'static> Drop for PolledProducer<C> {
         self.ends.store(true, Ordering::Release);
         if let Some(polling) = self.polling.take() {
             polling.thread().unpark();
-            // It can only have panicked, which has been told.
+            // It can only have panicked, which was reported.
             let _ = polling.join();
         }
     }
 }
 
-/// What a client has to tell, acknowledgements among it, until it is polled. While this lives, the first event
-/// that comes wakes a thread.
+/// A client's queue of events, including acknowledgements. While this exists, an event that arrives in the
+/// empty queue wakes a thread.
 struct Events<'t>(*mut RDKafkaQueue, PhantomData<&'t Thread>);
 
 impl<'t> Events<'t> {
@@ -131,8 +131,8 @@ impl<'t> Events<'t> {
             unsafe { &*thread.cast::<Thread>() }.unpark();
         }
         let woken = std::ptr::from_ref(thread).cast_mut().cast();
-        // SAFETY: the client is alive, and its queue counts who holds it. The thread's handle outlives this,
-        // whose drop takes the callback away: both lock the queue, as librdkafka does while it calls it.
+        // SAFETY: the client is alive, and its queue is reference-counted. The thread's handle outlives this
+        // value, whose drop removes the callback; setting, removing and calling it lock the queue.
         let queue = unsafe {
             let queue = rd_kafka_queue_get_main(client.native_ptr());
             rd_kafka_queue_cb_event_enable(queue, Some(unpark), woken);

@@ -1,6 +1,5 @@
-//! A schema registry: the part of Confluent's API that writers and readers of Avro need. An answer
-//! that is none means that the registry is away, which passes; it is never taken for an answer about
-//! a schema.
+//! Client of a schema registry: the part of Confluent's API that writers and readers of Avro need. An
+//! unusable response (HTML, a login redirect, …) counts as an outage, never as an answer about a schema.
 
 use std::time::{Duration, Instant};
 
@@ -21,24 +20,24 @@ const USER_INFO: &str = "schema.registry.basic.auth.user.info";
 const CA: &str = "schema.registry.ssl.ca.location";
 /// As in [`USER_INFO`].
 const USER_INFO_VARIABLE: &str = "SCHEMA_REGISTRY_USER_INFO";
-/// How long an answer may take.
+/// Timeout of a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// So often a registry says that a schema is in conflict with what is there before that is believed.
+/// Number of conflicts reported for a schema before the conflict counts as real.
 const CONFLICTS: usize = 3;
-/// A longer answer is not taken in.
+/// Maximum size of a response.
 const BODY_MAX_BYTES: usize = 4 << 20;
-/// Of a subject that a program writes: every version is read by programs of every other.
+/// Compatibility of the subjects that programs write: every version reads every other one.
 const COMPATIBILITY: &str = "FULL_TRANSITIVE";
-/// Confluent's error code for an id that no schema has.
+/// Confluent's error code for an unknown schema id.
 const NO_SUCH_SCHEMA: i64 = 40_403;
 
-/// Why a registry did not do what it was asked.
+/// Why a request to a registry failed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RegistryError {
-    /// It does not answer, or not as a registry does: ask again later.
+    /// The registry does not answer, or not as a registry does: try again later.
     Away(String),
-    /// A person has to change something first.
+    /// Needs an operator.
     Refused(String),
 }
 
@@ -46,7 +45,7 @@ pub enum RegistryError {
 #[derive(Clone)]
 pub struct Registry(HttpClient);
 
-/// What it answers, where it does.
+/// A usable response.
 struct Answer {
     status: StatusCode,
     body: Value,
@@ -64,7 +63,7 @@ impl Answer {
 }
 
 impl Registry {
-    /// The registry of these options, if they name one. Does not ask it anything.
+    /// The registry of these options, if they name one. Does not connect.
     ///
     /// # Errors
     /// If a setting is wrong.
@@ -138,10 +137,9 @@ impl Registry {
         self.0.shown()
     }
 
-    /// The schema that has this id, as text; `None`: no schema has it.
+    /// The text of the schema with this id; `None` if there is none.
     ///
-    /// # Errors
-    /// If the registry does not tell.
+    /// # Errors If the registry does not answer, or refuses.
     pub async fn schema(&self, id: u32) -> Result<Option<String>, RegistryError> {
         let answer = self
             .ask(Method::GET, &["schemas", "ids", &id.to_string()], None)
@@ -163,13 +161,13 @@ impl Registry {
         }
     }
 
-    /// Registers the schema of a subject, if that has not it yet, and lets only such schemas follow
-    /// that read, and are read by, all before; gives the schema's id.
+    /// Registers the schema of a subject, unless it is registered, sets the subject's compatibility to
+    /// [`COMPATIBILITY`], and returns the schema's id.
     ///
-    /// # Errors
-    /// If the registry does not answer, or refuses the schema, e.g. as incompatible with what is there.
+    /// # Errors If the registry does not answer, or refuses the schema, e.g. as incompatible with registered
+    /// ones.
     pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
-        // Before the first version too, so that no other comes between.
+        // Set before the first version is registered, so that no other version comes between.
         let body = json!({"compatibility": COMPATIBILITY});
         let path = ["config", subject];
         let rule = self.ask(Method::PUT, &path, Some(body)).await?;
@@ -186,8 +184,8 @@ impl Registry {
         let mut tries = 0;
         let answer = loop {
             let answer = self.ask(Method::POST, &path, Some(body.clone())).await?;
-            // One that may only read finds what another has registered, and so does one of several
-            // that began at the same moment, to which Apicurio says that the subject is there already.
+            // A program with read access only finds the schema that another one has registered. So does one
+            // of several that start at the same moment, to which Apicurio reports a conflict.
             let conflict = answer.status == StatusCode::CONFLICT;
             if conflict || answer.status == StatusCode::FORBIDDEN {
                 let found = self
@@ -273,11 +271,10 @@ impl Registry {
     }
 }
 
-/// Asks a registry until there is an answer: waits while it is away, says so once, and tells
-/// `health`; `None` when shut down meanwhile.
+/// Repeats a request until the registry answers. Logs an outage once and reports it to `health`; `None` on
+/// shutdown.
 ///
-/// # Errors
-/// If waiting does not help.
+/// # Errors If the registry refuses the request.
 pub async fn until_answered<T, F: Future<Output = Result<T, RegistryError>>>(
     ask: impl Fn() -> F,
     health: &Health,

@@ -1,9 +1,9 @@
-//! Log lines that repeat themselves: one when a condition begins, one for each other thing that is wrong meanwhile,
-//! and one when it is over, with how long it lasted and how many lines were left out.
+//! Suppression of repeated log lines. A lasting condition is logged once when it begins and once when it is
+//! over, with its duration and the number of suppressed lines.
 //!
-//! While a broker is away, each client of a process writes the same lines again and again. They are one condition,
-//! so that all clients share one memory of what was logged. It holds a bounded number of lines; those that were left
-//! out are logged at level debug.
+//! While a broker is unavailable, each client of a process logs the same lines repeatedly. They are one
+//! condition, so all clients share one record of logged lines. It is bounded. Suppressed lines are logged at
+//! level debug.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,18 +13,18 @@ use rdkafka::config::RDKafkaLogLevel;
 
 use crate::words::counted;
 
-/// A condition of librdkafka is over when its line has not come for this long: an error that a broker connection repeats
-/// is written every 30 s at most, and a connection is tried again after up to 10 s. A condition of a program may only
-/// be silent: one try can take longer.
+/// A condition of librdkafka is over when its line has not recurred for this long: librdkafka logs a repeated
+/// error at most every 30 s, and retries a connection after up to 10 s. A condition of a program may still
+/// last: one try can take longer.
 const OVER_AFTER: Duration = Duration::from_secs(45);
-/// How often the thread looks for conditions that are over.
+/// How often the thread checks for conditions that are over.
 const LOOK: Duration = Duration::from_secs(1);
-/// The most conditions that are remembered. Another one takes the place of the one that was silent longest.
+/// Maximum number of conditions. A further one replaces the one that has been silent longest.
 const CONDITIONS_MAX: usize = 1_024;
-/// Lines that agree in their first bytes, up to here, are the same.
+/// Lines with the same first bytes, up to this number, are the same.
 const KEY_BYTES: usize = 240;
 
-/// Where librdkafka's lines are logged.
+/// Log target of librdkafka's lines.
 const LIBRDKAFKA: &str = "librdkafka";
 
 static REPEATS: Mutex<Repeats> = Mutex::new(Repeats {
@@ -32,8 +32,7 @@ static REPEATS: Mutex<Repeats> = Mutex::new(Repeats {
     is_watched: false,
 });
 
-/// Warns of a condition that a program meets again at every try: logs a line as [`tracing::warn!`] does, once for
-/// as long as the condition lasts.
+/// Warns of a condition that recurs at every try: logs as [`tracing::warn!`], once while the condition lasts.
 #[macro_export]
 macro_rules! warn_of_change {
     ($($arg:tt)*) => {{
@@ -45,8 +44,8 @@ macro_rules! warn_of_change {
     }};
 }
 
-/// Logs a line of librdkafka, once for as long as its condition lasts, a level quieter than librdkafka has it where
-/// it only says that it tries again.
+/// Logs a line of librdkafka, once while its condition lasts; if it only announces a retry, one level lower
+/// than librdkafka's.
 pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     let is_quiet = matches!(level, RDKafkaLogLevel::Debug);
     if is_quiet || !is_new(LIBRDKAFKA, &format!("{facility}: {message}")) {
@@ -64,12 +63,12 @@ pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
-/// Whether this line begins a condition, so that it is to be logged. `source` is the module that writes it.
+/// Whether this line begins a condition and must be logged. `source` is the module that logs it.
 pub fn is_new(source: &'static str, line: &str) -> bool {
     let mut repeats = repeats();
     let (is_new, displaced) = repeats.note(Instant::now(), source, line);
     if !repeats.is_watched {
-        // Lines come from threads of librdkafka too, and of programs that have no runtime (any more).
+        // A thread, because lines also come from threads of librdkafka and from programs without a runtime.
         let watching = std::thread::Builder::new().name("repeats".to_owned());
         repeats.is_watched = watching.spawn(watch).is_ok();
     }
@@ -80,9 +79,9 @@ pub fn is_new(source: &'static str, line: &str) -> bool {
     is_new
 }
 
-/// Ends the conditions of the folder of modules that `module` is in, since an outage of theirs is over: how long they
-/// lasted at most, for the line that says so, as in `after at most 75 s`. The folder may have had other conditions, so
-/// a module that knows since when its own outage lasts calls [`end_since`].
+/// Ends the conditions of all modules in `module`'s folder, because their outage is over. Returns their
+/// maximum duration for the log, as in `after at most 75 s`. The folder may have had other conditions, so a
+/// module that knows the start of its outage calls [`end_since`].
 pub fn end(module: &'static str) -> String {
     let folder = module
         .rsplit_once("::")
@@ -91,14 +90,14 @@ pub fn end(module: &'static str) -> String {
     let begun = ended.iter().map(|condition| condition.begun).min();
     let lasted = match begun {
         Some(begun) => format!("after at most {} s", begun.elapsed().as_secs()),
-        // Forgotten in the middle of its last try.
+        // The condition was removed during its last try.
         None => format!("after more than {} s", OVER_AFTER.as_secs()),
     };
     lasted + &left_out(&ended)
 }
 
-/// Ends the conditions of a module whose lines have come since its outage began: how long that lasted, for the line
-/// that says so, as in `after 75 s`.
+/// Ends the conditions of a module that were logged since its outage began. Returns the duration for the log,
+/// as in `after 75 s`.
 pub fn end_since(source: &'static str, begun: Instant) -> String {
     let ended = repeats().end(|of| of == source, Some(begun));
     format!("after {} s", begun.elapsed().as_secs()) + &left_out(&ended)
@@ -117,7 +116,7 @@ fn left_out(ended: &[Condition]) -> String {
     }
 }
 
-/// Logs which conditions are over, for as long as there are any.
+/// Logs conditions that are over, until none is left.
 fn watch() {
     loop {
         std::thread::sleep(LOOK);
@@ -135,30 +134,30 @@ fn watch() {
     }
 }
 
-/// Nothing panics while it holds this lock.
+/// Code that holds this lock does not panic.
 fn repeats() -> MutexGuard<'static, Repeats> {
     REPEATS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Repeats {
     conditions: BTreeMap<String, Condition>,
-    /// Whether a thread looks for those that are over.
+    /// Whether the thread runs.
     is_watched: bool,
 }
 
-/// What a line that was logged says.
+/// A logged line.
 struct Condition {
     source: &'static str,
     line: String,
     begun: Instant,
-    /// When the line came last.
+    /// Time of the last occurrence.
     last: Instant,
-    /// Lines like it that were left out.
+    /// Number of suppressed lines.
     left_out: u64,
 }
 
 impl Repeats {
-    /// Whether the line begins a condition, and the one whose place it takes.
+    /// Whether the line begins a condition, and the condition that it replaces.
     fn note(
         &mut self,
         now: Instant,
@@ -188,7 +187,7 @@ impl Repeats {
         (true, displaced)
     }
 
-    /// Forgets the conditions of some modules, those whose line has come since then, and gives them.
+    /// Removes and returns the conditions of some modules, if they occurred since then.
     fn end(&mut self, is_of: impl Fn(&str) -> bool, since: Option<Instant>) -> Vec<Condition> {
         let ended = self.conditions.extract_if(.., |_, condition| {
             is_of(condition.source) && since.is_none_or(|since| condition.last >= since)
@@ -196,7 +195,7 @@ impl Repeats {
         ended.map(|(_, condition)| condition).collect()
     }
 
-    /// Forgets the conditions that are over, and gives them.
+    /// Removes and returns the conditions that are over.
     fn take_over(&mut self, now: Instant) -> Vec<Condition> {
         let is_over = |condition: &Condition| now.duration_since(condition.last) >= OVER_AFTER;
         let over = self
@@ -207,7 +206,7 @@ impl Repeats {
 }
 
 impl Condition {
-    /// Says that it is over or silent, unless it was a single line.
+    /// Logs that the condition is over or silent, unless it was a single line.
     fn log(&self) {
         let Some(over) = self.over() else { return };
         match self.source {
@@ -223,13 +222,13 @@ impl Condition {
         let seconds = self.last.duration_since(self.begun).as_secs();
         let ended = match self.source {
             LIBRDKAFKA => format!("over after {seconds} s"),
-            // Its next try may be under way.
+            // The next try may be in progress.
             _ => format!("not seen for {} s, after {seconds} s", OVER_AFTER.as_secs()),
         };
         Some(format!("{ended}: {} ({})", self.line, self.lines()))
     }
 
-    /// Says how many lines were left out: whether it is over is not known.
+    /// Logs how many lines were suppressed; it is unknown whether the condition is over.
     fn log_displaced(&self) {
         if self.left_out > 0 {
             tracing::debug!("no longer tracked: {} ({})", self.line, self.lines());
@@ -242,8 +241,8 @@ impl Condition {
     }
 }
 
-/// What lines about the same condition have in common: addresses and names belong to it; the thread that wrote it and
-/// bare numbers (times, counts, offsets) do not.
+/// The common part of lines about the same condition: includes addresses and names, but not the thread and
+/// bare numbers (times, counts, offsets).
 fn key(source: &str, line: &str) -> String {
     let mut key = source.to_owned();
     let mut rest = line;
@@ -286,7 +285,7 @@ fn key(source: &str, line: &str) -> String {
     key
 }
 
-/// The text up to so many bytes.
+/// The text, cut at this number of bytes.
 fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
@@ -332,7 +331,7 @@ mod tests {
         assert!(repeats.note(last + OVER_AFTER, LIBRDKAFKA, "FAIL: again").0);
     }
 
-    /// A module that has another condition, and whose outage is forgotten during a long try.
+    /// A module with another condition, whose outage is removed during a long try.
     #[test]
     fn an_outage_lasts_since_it_began_whatever_else_its_module_logs() {
         let mut repeats = Repeats {

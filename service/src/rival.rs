@@ -1,13 +1,12 @@
-//! Another process with this one's identity.
+//! Detection of another process with this one's identity.
 //!
-//! Of two processes with one identity Kafka fences the earlier. If that is started again it fences the
-//! other, and so on in turn: an operator has to end one of them. But Kafka uses the same words for a
-//! process that it takes for its own successor: after a broker froze, a request that was repeated may
-//! count as a second process. A restart cures that.
+//! Of two processes with one identity, Kafka fences the earlier. After a restart it fences the other, and so
+//! on: an operator has to stop one of them. But Kafka reports the same error if it mistakes a repeated
+//! request for a second process, for example after a broker froze. A restart cures that.
 //!
-//! The consumer group tells the two apart. Who is fenced leaves it and commits nothing more. While no
-//! rebalance is under way, a member that does not live is put out of the group when its session is over,
-//! so one with this identity that is still there after [`SESSIONS`] sessions is a rival that lives.
+//! The consumer group distinguishes the two cases. A fenced process leaves the group and commits nothing
+//! more. Outside of a rebalance, Kafka removes a dead member when its session times out. So a member with
+//! this identity that is still there after [`SESSIONS`] sessions is a live rival.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,28 +26,28 @@ use crate::subscription::session_timeout;
 
 pub use crate::error::Fenced;
 
-/// Sessions for which a member must be seen before it counts as a rival: its own, one more if its coordinator
-/// moved, and one to spare.
+/// Number of sessions for which a member must be seen before it counts as a rival: its own, one more if its
+/// coordinator moved, and one as a margin.
 const SESSIONS: u32 = 3;
 /// Gives up after this many sessions without a clear answer.
 const SESSIONS_MAX: u32 = 9;
-/// From one look at the group to the next.
+/// Interval between two requests for the group's members.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long one look may take.
+/// Timeout of a request.
 const ASK: Duration = Duration::from_secs(5);
-/// The states of a group whose members are those that live.
+/// States of a group in which all members are alive.
 const SETTLED: &[&str] = &["Stable", "Empty", "Dead"];
 /// The characters of a UUID.
 const UUID_CHARS: usize = 36;
 
-/// What a process goes by in its group.
+/// Identity of a process in its group.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity<'a> {
     /// The consumer group.
     pub group: &'a str,
-    /// Of a static member.
+    /// Instance id of a static member.
     pub instance_id: Option<&'a str>,
-    /// Whether without an instance id no other member has the `client.id` that [`KafkaOptions`] give it.
+    /// Whether `client.id`, as [`KafkaOptions`] set it, is unique in the group without an instance id.
     pub has_client_id: bool,
 }
 
@@ -61,7 +60,7 @@ struct Member {
 }
 
 impl Member {
-    /// Kafka makes a member's id of a name, which is its instance id or else its `client.id`, and a UUID.
+    /// Kafka builds a member id from a name (the instance id, or else the `client.id`) and a UUID.
     fn has_name(&self, name: &str) -> bool {
         let rest = self.id.strip_prefix(name);
         let uuid = rest.and_then(|rest| rest.strip_prefix('-'));
@@ -96,11 +95,10 @@ impl fmt::Display for Member {
     }
 }
 
-/// Looks for the rival of a program which has left its group because of this error, if it was [`Fenced`].
+/// If this error is [`Fenced`], looks for the rival of a program that has left its group.
 ///
-/// # Errors
-/// One that needs an operator and names the rival, if one lives; else the error as it is. None if the program
-/// is to stop meanwhile: it has nothing left to finish.
+/// # Errors Needs an operator, and names the rival, if there is a live one; otherwise the error unchanged. Ok
+/// if the program is stopped meanwhile.
 pub async fn look_for(
     error: anyhow::Error,
     options: &KafkaOptions,
@@ -134,11 +132,11 @@ pub async fn look_for(
     }
 }
 
-/// The rival, if one lives.
+/// The rival, if it is alive.
 async fn find(options: &KafkaOptions, identity: Identity<'_>) -> anyhow::Result<Option<Member>> {
     let session = session_timeout(options)?;
     let config = options.client_config(&[], &[])?;
-    // One that was chosen by -X may be that of others too.
+    // A client.id set by -X may be that of other members, too.
     let has_client_id = identity.has_client_id && !options.chosen()?.contains_key("client.id");
     let client_id = config.get("client.id").filter(|_| has_client_id);
     let Some(name) = identity.instance_id.or(client_id) else {
@@ -162,7 +160,7 @@ async fn find(options: &KafkaOptions, identity: Identity<'_>) -> anyhow::Result<
                 }
                 None => {
                     seen = None;
-                    // It may have fenced this process before it joins the group.
+                    // The rival may have fenced this process before it joins the group.
                     if now - *unseen.get_or_insert(now) >= session {
                         return Ok(None);
                     }
@@ -189,7 +187,7 @@ async fn members(
         let groups = client.fetch_group_list(Some(&group), ASK)?;
         let mut members = Vec::new();
         for found in groups.groups().iter().filter(|found| found.name() == group) {
-            // In a rebalance Kafka keeps members whose sessions are over until it ends.
+            // During a rebalance, Kafka keeps members whose sessions have timed out.
             if !SETTLED.contains(&found.state()) {
                 bail!("its state is {}", found.state());
             }

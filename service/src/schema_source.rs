@@ -1,4 +1,4 @@
-//! Schemas of a record's writer: a decoder that knows some, and the schema registry that is asked for the others.
+//! Source of writers' schemas: a decoder that knows some, and the schema registry for the others.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -16,9 +16,9 @@ use crate::registry::{Registry, RegistryError, until_answered};
 /// How long a command that ends by itself waits for a registry that does not answer.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A decoder of records, and the registry to ask for the schemas that it does not know.
+/// A decoder of records, and the registry for schemas that it does not know.
 pub struct SchemaSource<D> {
-    /// Reads records. Give it the schema of an unknown id first.
+    /// The decoder. Give it the schema of an unknown id before it decodes the record.
     pub decoder: D,
     /// The registry, if one is configured.
     pub registry: Option<Registry>,
@@ -26,8 +26,8 @@ pub struct SchemaSource<D> {
 }
 
 impl<D> SchemaSource<D> {
-    /// `decoder` builds one from the files of `--schemas`; it gets the registry's address, if one is configured.
-    /// Does not connect to the registry.
+    /// `decoder` builds a decoder from the files of `--schemas`, given the registry's address, if one is
+    /// configured. Does not connect to the registry.
     ///
     /// # Errors
     /// If a file is unusable, or a setting is wrong.
@@ -45,7 +45,7 @@ impl<D> SchemaSource<D> {
         })
     }
 
-    /// The schema that has this id, as text; `None`: no schema has it. Asks once.
+    /// The text of the schema with this id; `None` if there is none. Sends one request.
     ///
     /// # Errors
     /// If the registry does not answer, or refuses.
@@ -56,8 +56,8 @@ impl<D> SchemaSource<D> {
         }
     }
 
-    /// As [`schema`](Self::schema), for a thread that may block, in a command that ends by itself: waits for a
-    /// registry that is unavailable for 30 s at most.
+    /// As [`schema`](Self::schema), blocking, for commands that end by themselves: waits up to 30 s for an
+    /// unavailable registry.
     ///
     /// # Errors
     /// If there is no answer, or `stop` is cancelled.
@@ -65,7 +65,7 @@ impl<D> SchemaSource<D> {
         self.blocking(id, stop, Some(REGISTRY_TIMEOUT))
     }
 
-    /// As [`schema_soon`](Self::schema_soon), but waits for as long as it takes.
+    /// As [`schema_soon`](Self::schema_soon), but waits without limit.
     ///
     /// # Errors
     /// If the registry refuses, or `stop` is cancelled.
@@ -88,7 +88,7 @@ impl<D> SchemaSource<D> {
         };
         let health = Health::default();
         let asked = until_answered(|| registry.schema(id), &health, stop);
-        // In a block: a timer is created inside the runtime only.
+        // In an async block, because a timer must be created inside the runtime.
         let answer = self.runtime.block_on(async {
             match within {
                 Some(within) => timeout(within, asked).await.map_err(|_| {

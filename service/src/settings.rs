@@ -10,19 +10,18 @@ use clap::{Arg, ArgMatches, Command, Parser};
 
 use crate::error::WrongUsage;
 
-/// Reads a command line, which begins with the program's name, and this process's environment. An environment variable
-/// that is empty or blank counts as unset: `${NAME:-}` in a compose file makes such ones. An empty or blank value on the
-/// command line is refused.
+/// Parses a command line, which begins with the program's name, and this process's environment. A blank
+/// environment variable, such as `${NAME:-}` in a Compose file, counts as unset. A blank value on the command
+/// line is refused.
 ///
-/// # Errors
-/// What is wrong, or the help that was asked for.
+/// # Errors The mistake, or the requested help.
 pub fn parse<P: Parser>(arguments: impl IntoIterator<Item: Into<OsString>>) -> Result<P, Error> {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     let mut command = without_blank_variables(P::command(), &|name| var_os(name));
     let mut matches = command
         .try_get_matches_from_mut(&arguments)
         .map_err(|error| match error.kind() {
-            // The help names every variable, also a blank one.
+            // The help lists every variable, including blank ones.
             ErrorKind::DisplayHelp => {
                 let whole = P::command().try_get_matches_from(&arguments);
                 whole.err().unwrap_or(error)
@@ -71,7 +70,7 @@ fn is_blank(value: &OsStr) -> bool {
     value.to_str().is_some_and(|text| text.trim().is_empty())
 }
 
-/// The name of a topic that Kafka can have (`Topic.validate`).
+/// Parses a topic name by Kafka's rules (`Topic.validate`).
 ///
 /// # Errors
 /// What is wrong with it.
@@ -86,11 +85,11 @@ pub fn topic_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// As many characters as the name of a topic may have.
+/// Maximum length of a topic name, in ASCII characters.
 const TOPIC_MAX_BYTES: usize = 249;
 
-/// The name of an instance. It becomes part of the `client.id`, which librdkafka writes into the JSON of its statistics as
-/// it is.
+/// Parses the name of an instance. It becomes part of the `client.id`, which librdkafka writes unescaped into
+/// the JSON of its statistics.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -104,10 +103,9 @@ pub fn instance_id(text: &str) -> Result<String, String> {
     }
 }
 
-/// Checks that options which name topics name different ones.
+/// Checks that these options name different topics.
 ///
-/// # Errors
-/// [`WrongUsage`] with the first two that name the same.
+/// # Errors [`WrongUsage`] with the first two options that name the same topic.
 pub fn distinct_topics(options: &[(&str, &str)]) -> Result<(), WrongUsage> {
     for (i, (option, topic)) in options.iter().enumerate() {
         if let Some((earlier, _)) = options[..i].iter().find(|(_, other)| other == topic) {
@@ -119,7 +117,7 @@ pub fn distinct_topics(options: &[(&str, &str)]) -> Result<(), WrongUsage> {
     Ok(())
 }
 
-/// The name of this host; empty where it has none.
+/// The name of this host; empty if it has none.
 pub fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()

@@ -1,4 +1,4 @@
-//! Exit codes: what each means to whoever starts a program, in its `--help` and in the docs.
+//! Exit codes and their meanings, for `--help` and the docs.
 
 use std::fmt::Write;
 
@@ -6,25 +6,25 @@ use std::fmt::Write;
 pub const OK: u8 = 0;
 /// An error that a restart may cure; a supervisor should start the program again.
 pub const FAILED: u8 = 1;
-/// Wrong usage, as clap has it, or wrong input to a command that ends by itself; a supervisor should not start the
-/// program again.
+/// Wrong usage (clap's code), or wrong input to a command that ends by itself; a supervisor should not start
+/// the program again.
 pub const USAGE: u8 = 2;
-/// `EX_CONFIG` of sysexits.h: a person has to change something first; a supervisor should not
-/// start the program again (systemd: `RestartPreventExitStatus=2 78`).
+/// `EX_CONFIG` of sysexits.h: configuration error; needs an operator. A supervisor should not start the
+/// program again (systemd: `RestartPreventExitStatus=2 78`).
 pub const CONFIG: u8 = 78;
 
-/// What kind of program ends: its exit codes mean different things.
+/// Kind of program; determines the meaning of its exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Runs until it is stopped.
     Service,
     /// Ends by itself.
     Command,
-    /// Ends by itself, with its verdict as the exit code.
+    /// Ends by itself; the exit code is its verdict.
     Audit,
 }
 
-/// What an exit code means, by [`Kind`]; empty: that kind never ends with it.
+/// Meaning of each exit code by [`Kind`]; empty if that kind never ends with it.
 const MEANINGS: [(&str, [&str; 3]); 5] = [
     (
         "0",

@@ -1,4 +1,4 @@
-//! A cluster that answers, and what it says of its topics.
+//! A reachable cluster, and the topics in it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,28 +22,28 @@ use crate::threads::blocking;
 use crate::topic_id::{TopicIdAnswer, topic_id};
 use crate::{exit, repeats, warn_of_change};
 
-/// How long a question to the cluster at start may take before it is asked again.
+/// Timeout of one request at the start; it is then repeated.
 const ASK: Duration = Duration::from_secs(10);
-/// How long a command that ends by itself waits for a cluster that does not answer.
+/// How long a command that ends by itself waits for the cluster.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How often, a quarter of a second apart, a topic is looked for that is not there.
+/// Number of look-ups of a missing topic, 250 ms apart.
 const TOPIC_TRIES: usize = 20;
-/// How often a topic's policy is asked for.
+/// Number of tries to read a topic's setting.
 const SETTING_TRIES: usize = 3;
-/// How long what a client has to say of itself is listened to.
+/// How long to poll a client for its errors.
 const HEAR: Duration = Duration::from_millis(50);
-/// So many tries in a row, a second apart, that brokers turn away for the same reason are no accident.
+/// After this many refusals in a row, a second apart and for the same reason, the configuration is wrong.
 const REFUSALS: u32 = 3;
 impl KafkaOptions {
     /// The value of one of a topic's settings, e.g. `cleanup.policy`.
     ///
-    /// # Errors
-    /// [`NeedsAttention`] if this user may not ask, or Kafka does not know the setting; a [`KafkaError`] if it
-    /// does not answer.
+    /// # Errors [`NeedsAttention`] if this user lacks the right, or Kafka does not know the setting; a
+    /// [`KafkaError`] if there is no answer.
     pub async fn topic_setting(&self, topic: &str, name: &str) -> anyhow::Result<String> {
         let (options, topic, name) = (self.clone(), topic.to_owned(), name.to_owned());
         let (tell, told) = oneshot::channel();
-        // To drop an admin client takes up to 100 ms, and the end of a runtime is not to wait for an answer.
+        // On a separate thread: dropping an admin client takes up to 100 ms, and the runtime must not wait
+        // for an answer when it ends.
         std::thread::Builder::new()
             .name("topic setting".to_owned())
             .spawn(move || {
@@ -51,7 +51,7 @@ impl KafkaOptions {
                 let asked = runtime
                     .map_err(anyhow::Error::from)
                     .and_then(|own| own.block_on(options.ask_topic_setting(&topic, &name)));
-                // Whoever asked may have ended.
+                // The caller may have been dropped.
                 let _ = tell.send(asked);
             })?;
         told.await?
@@ -76,7 +76,7 @@ impl KafkaOptions {
             RDKafkaErrorCode::TopicAuthorizationFailed => denied().into(),
             code => anyhow!(KafkaError::AdminOp(code)),
         })?;
-        // rust-rdkafka 0.39 leaves out the error of a topic; one that may be described has settings.
+        // rust-rdkafka 0.39 omits the error of a topic; a topic that this user may describe has settings.
         if resource.entries.is_empty() {
             return Err(denied().into());
         }
@@ -87,15 +87,14 @@ impl KafkaOptions {
 
     /// Waits until the cluster answers; `None` when `shutdown` is cancelled before.
     ///
-    /// # Errors
-    /// If the settings are wrong, or the brokers and this client turn each other away: a wrong password
-    /// or certificate.
+    /// # Errors If the settings are wrong, or brokers and client refuse each other: a wrong password or
+    /// certificate.
     pub async fn cluster(&self, shutdown: &CancellationToken) -> anyhow::Result<Option<Cluster>> {
         self.cluster_within(None, shutdown).await
     }
 
-    /// The cluster, for a command that ends by itself: waited for 30 s at most; `None` when `shutdown`
-    /// is cancelled before.
+    /// The cluster, for a command that ends by itself: waits at most 30 s; `None` if `shutdown` is cancelled
+    /// before.
     ///
     /// # Errors
     /// If it does not answer, or as [`cluster`](Self::cluster).
@@ -134,7 +133,7 @@ impl KafkaOptions {
             };
             let Err(error) = answer else { break };
             ask = (ask * 2).min(ASK);
-            // Hears what it complained of.
+            // Polls for the client's errors.
             while cluster.client.poll(HEAR).is_some() {}
             let (reason, refused) = last_error.last().unwrap_or((error.to_string(), false));
             refusals = if refused { refusals + 1 } else { 0 };
@@ -168,13 +167,12 @@ impl KafkaOptions {
     }
 }
 
-/// The last thing that a client complained of, and whether it was turned away or turns a broker away:
-/// by password or certificate.
+/// The last error of a client, and whether it is a refusal: a wrong password or certificate.
 #[derive(Clone, Default)]
 struct LastError(Arc<Mutex<Option<(String, bool)>>>);
 
 impl LastError {
-    /// Told once: librdkafka is silent about what repeats itself.
+    /// Not reset: librdkafka does not report a repeated error again.
     fn last(&self) -> Option<(String, bool)> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.clone()
@@ -191,7 +189,7 @@ impl ClientContext for LastError {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
         let code = error.rdkafka_error_code();
-        // That all are down says less than what each said of itself.
+        // "All brokers down" says less than the errors of the brokers.
         if code == Some(RDKafkaErrorCode::AllBrokersDown) {
             return;
         }
@@ -200,14 +198,14 @@ impl ClientContext for LastError {
     }
 }
 
-/// Whether a broker was turned away, or turns this client away: no matter of time.
+/// Whether broker or client refuses the other, so that waiting does not help.
 fn is_refusal(code: RDKafkaErrorCode, reason: &str) -> bool {
-    // What follows the broker's name, which may hold any word.
+    // The text behind the broker's name, which may contain any word.
     let said = reason.split_once(": ").map_or(reason, |(_, said)| said);
     match code {
         RDKafkaErrorCode::Authentication => true,
-        // Not a handshake that was cut off, as by a broker that ends. A handshake that fails in its first step,
-        // since the broker's answer was there at once, is to librdkafka 2 a failure of transport.
+        // Not an interrupted handshake, as of a broker that shuts down. If the first step of a handshake
+        // fails because the broker's answer was there at once, librdkafka 2 reports a transport failure.
         RDKafkaErrorCode::SSL | RDKafkaErrorCode::BrokerTransportFailure => {
             said.contains("certificate verify failed")
                 || said.contains("verify broker certificate")
@@ -217,20 +215,20 @@ fn is_refusal(code: RDKafkaErrorCode, reason: &str) -> bool {
     }
 }
 
-/// How to make a topic that does not exist.
+/// Arguments to create a missing topic.
 #[derive(Clone, Copy, Debug)]
 pub struct NewTopic<'a> {
-    /// The number of its partitions.
+    /// Number of partitions.
     pub partitions: usize,
-    /// Its settings, e.g. `("retention.ms", "604800000")`.
+    /// Settings, e.g. `("retention.ms", "604800000")`.
     pub settings: &'a [(&'a str, &'a str)],
-    /// The topic whose records it carries, with something beside them: where that takes larger ones than Kafka's
-    /// default, so must this.
+    /// The topic whose records it contains, with some additions. If that topic allows larger records than
+    /// Kafka's default, this one must, too.
     pub carries: Option<&'a str>,
 }
 
 impl<'a> NewTopic<'a> {
-    /// One with these settings, and as many partitions as do for one machine.
+    /// A topic with these settings and enough partitions for one machine.
     pub fn with(settings: &'a [(&'a str, &'a str)]) -> Self {
         Self {
             partitions: 8,
@@ -241,10 +239,10 @@ impl<'a> NewTopic<'a> {
 }
 
 const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
-/// Kafka's default of it.
+/// Kafka's default.
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
 
-/// A cluster that answers.
+/// A reachable cluster.
 pub struct Cluster {
     /// Kafka's id of the cluster.
     pub id: String,
@@ -263,14 +261,12 @@ impl Cluster {
             .collect())
     }
 
-    /// The number of a topic's partitions, for a program that is to have the right to this operation
-    /// on it (`Read` or `Write`). A topic that was made a moment ago is waited for, since not every
-    /// broker knows of it at once.
+    /// The number of a topic's partitions, for a program that needs the right to this operation (`Read` or
+    /// `Write`). Waits briefly for a missing topic, since brokers learn of a new topic with delay.
     ///
-    /// `make` is how the topic is made; `None` where an empty one would be of no use.
+    /// `make` has the arguments to create the topic; `None` if an empty one would be useless.
     ///
-    /// # Errors
-    /// If there is no such topic, or this user may not see it: with the command that makes it so.
+    /// # Errors If the topic does not exist or this user may not see it; contains the command to fix that.
     pub async fn require_topic(
         &self,
         topic: &str,
@@ -315,7 +311,7 @@ impl Cluster {
             settings,
             carries,
         } = make;
-        // As much more than the records that it carries as it is more than Kafka's default.
+        // Adds the margin that the setting has above Kafka's default.
         let carried = match carries {
             Some(carried) => self.topic_setting(carried, MAX_MESSAGE_BYTES).await.ok(),
             None => None,
@@ -336,7 +332,7 @@ impl Cluster {
         arguments
     }
 
-    /// Whether the right to see a topic is missing.
+    /// Whether this user lacks the right to see a topic.
     fn is_hidden(&self, topic: &str) -> bool {
         let asked = || self.client.fetch_metadata(Some(topic), ASK);
         let denied = RDKafkaErrorCode::TopicAuthorizationFailed;
@@ -349,15 +345,14 @@ impl Cluster {
         }
     }
 
-    /// The client that asks.
+    /// The client for requests to the cluster.
     pub fn client(&self) -> &Client<impl ClientContext + use<>> {
         self.client.client()
     }
 
     /// The id of a topic.
     ///
-    /// # Errors
-    /// If there is no answer within 10 s, or an error of the broker that may pass: ask again.
+    /// # Errors If there is no answer within 10 s, or the broker has a temporary error: try again.
     pub async fn topic_id(&self, topic: &str) -> KafkaResult<TopicIdAnswer> {
         topic_id(self.client.client(), topic, ASK).await
     }
@@ -379,11 +374,10 @@ impl Cluster {
         self.options.topic_setting(topic, name).await
     }
 
-    /// Refuses a topic of ours that [is compacted](Self::compaction): what compaction deletes before it is read is lost
-    /// without a sign.
+    /// Refuses a topic that [is compacted](Self::compaction): records that compaction deletes before they are
+    /// read are lost without a trace.
     ///
-    /// # Errors
-    /// With the command that sets it right.
+    /// # Errors If it is compacted; contains the command to change that.
     pub async fn refuse_compaction(&self, topic: &str) -> anyhow::Result<()> {
         match self.compaction(topic).await {
             Ok(None) => Ok(()),
@@ -395,11 +389,11 @@ impl Cluster {
         }
     }
 
-    /// What is wrong with a topic whose `cleanup.policy` lets compaction delete records, and what to do about it;
-    /// `None` where it does not.
+    /// If a topic's `cleanup.policy` includes compaction: the problem and the command to fix it. `None`
+    /// otherwise.
     ///
-    /// # Errors
-    /// [`NeedsAttention`] if this user may not ask; others if Kafka does not answer, which is asked again before.
+    /// # Errors [`NeedsAttention`] if this user lacks the right; others if Kafka does not answer after
+    /// several tries.
     pub async fn compaction(&self, topic: &str) -> anyhow::Result<Option<String>> {
         let mut tries = 1;
         let policy = loop {

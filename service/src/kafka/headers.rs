@@ -13,7 +13,7 @@ pub fn headers(list: &[(&str, String)]) -> OwnedHeaders {
     })
 }
 
-/// A header's text, of the first header of that name.
+/// The text of the first header with this name.
 pub fn header<'a>(record: &'a impl Message, name: &str) -> Option<&'a str> {
     let headers = record.headers()?;
     let found = headers.iter().find(|header| header.key == name)?;

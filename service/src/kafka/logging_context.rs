@@ -1,4 +1,4 @@
-//! The context of clients that only log.
+//! Context of clients that only log.
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -7,7 +7,7 @@ use rdkafka::error::KafkaError;
 
 use crate::repeats;
 
-/// The context of a client that only logs, through our own logs.
+/// Context of a client that only logs, through this program's logs.
 #[derive(Clone, Copy)]
 pub struct LoggingContext;
 

@@ -1,4 +1,4 @@
-//! One way to a Kafka client: address, any librdkafka setting, secrets from a file.
+//! Creation of all Kafka clients: address, any librdkafka setting, secrets from a file.
 
 mod cluster;
 mod headers;

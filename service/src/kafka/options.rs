@@ -1,4 +1,4 @@
-//! The options of every program that talks to Kafka, and a client's settings.
+//! Options of every program that uses Kafka, and the settings of its clients.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,11 @@ use crate::error::NeedsAttention;
 use crate::settings::{host_name, instance_id};
 
 const BROKERS: &str = "bootstrap.servers";
-/// What the settings of a registry begin with, as in the files of Confluent's clients.
+/// Prefix of a registry's settings, as in Confluent's clients.
 pub(crate) const REGISTRY_PREFIX: &str = "schema.registry.";
-/// Where user and password go.
+/// Where to give user and password.
 pub(crate) const USER_INFO_INSTEAD: &str = "the environment variable SCHEMA_REGISTRY_USER_INFO=USER:PASSWORD, or schema.registry.basic.auth.user.info in --kafka-config";
-/// How the settings end whose value is a secret, or may be one.
+/// Suffixes of settings whose value is, or may be, a secret.
 const SECRETS: &[&str] = &[
     "sasl.password",
     "sasl.oauthbearer.config",
@@ -28,7 +28,7 @@ const SECRETS: &[&str] = &[
     "ssl.keystore.password",
     "basic.auth.user.info",
 ];
-/// Settings that librdkafka knows by two names, and the name that is used here: a client takes only one of the two.
+/// Settings with two names in librdkafka, and the name used here: a client accepts only one of the two.
 const ALIASES: &[(&str, &str)] = &[
     ("auto.commit.enable", "enable.auto.commit"),
     ("compression.codec", "compression.type"),
@@ -41,7 +41,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("request.required.acks", "acks"),
     ("sasl.mechanisms", "sasl.mechanism"),
 ];
-/// Options of every program that talks to Kafka.
+/// Options of every program that uses Kafka.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Kafka")]
 pub struct KafkaOptions {
@@ -75,13 +75,14 @@ pub struct KafkaOptions {
     )]
     pub schema_registry: Option<Address>,
 
-    /// `client.id` of every client, unless the user sets another: see [`named`](Self::named). `None`: librdkafka's own
+    /// `client.id` of every client, unless the user overrides it: see [`named`](Self::named). `None`:
+    /// librdkafka's default
     #[arg(skip)]
     pub client_id: Option<String>,
 }
 
-/// A setting on the command line, which every user of the machine can read: no secrets there. An error
-/// does not show it, since it may hold one.
+/// Parser of a setting on the command line. It refuses secrets, since every user of the machine can read a
+/// command line. Errors do not show the value, which may be a secret.
 #[derive(Clone)]
 struct Setting;
 
@@ -119,7 +120,7 @@ impl TypedValueParser for Setting {
 }
 
 fn is_secret(key: &str, value: &str) -> bool {
-    // A value may be an address, such as that of schema.registry.url.
+    // A value may be an address, as in schema.registry.url.
     let is_url = value.contains("://");
     SECRETS.iter().any(|secret| key.ends_with(secret))
         || is_url && Address::http(value).holds_secret()
@@ -137,8 +138,7 @@ fn parse_setting(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Why a client cannot be made of its settings, without a setting's value: it may be a secret under a
-/// misspelled name.
+/// The error of a client with wrong settings. Omits the value, which may be a secret under a misspelled name.
 pub fn wrong_settings(error: KafkaError) -> NeedsAttention {
     NeedsAttention(match error {
         KafkaError::ClientConfig(_, why, key, _) => format!("Kafka setting {key}: {why}"),
@@ -147,8 +147,8 @@ pub fn wrong_settings(error: KafkaError) -> NeedsAttention {
 }
 
 impl KafkaOptions {
-    /// Names the clients after their program and its instance, else its host, as in `router-1`: quotas go by that name, and brokers' logs
-    /// and `kafka-consumer-groups.sh` show it.
+    /// Names the clients after the program and its instance (default: the host), as in `router-1`. Quotas
+    /// apply to that name, and brokers' logs and `kafka-consumer-groups.sh` show it.
     #[must_use]
     pub fn named(mut self, program: &str, instance: Option<&str>) -> Self {
         let instance = instance.map_or_else(host_name, ToOwned::to_owned);
@@ -159,19 +159,18 @@ impl KafkaOptions {
         self
     }
 
-    /// The brokers that clients begin with: those of `-X` or the file where one of them names some.
+    /// The bootstrap brokers; those of `-X` or the file take precedence.
     pub fn servers(&self) -> String {
         let chosen = self.chosen().ok();
         let chosen = chosen.and_then(|mut chosen| chosen.remove(BROKERS));
         chosen.unwrap_or_else(|| self.bootstrap_servers.clone())
     }
 
-    /// A client's settings: `defaults`, then the file, then `-X`, then `fixed`, which correctness
-    /// rests on and nobody may change.
+    /// A client's settings: `defaults`, overridden by the file, by `-X`, and by `fixed`, on which correctness
+    /// depends and which cannot be changed.
     ///
-    /// # Errors
-    /// If the file cannot be read or a line of it is no setting, a fixed setting was given another value, or
-    /// a broker's address cannot be used.
+    /// # Errors If the file cannot be read, a line of it is not a setting, a fixed setting has another value,
+    /// or a broker's address is invalid.
     pub fn client_config(
         &self,
         defaults: &[(&str, &str)],
@@ -211,8 +210,7 @@ impl KafkaOptions {
         Ok(config)
     }
 
-    /// The command that gives this user a right: `resource` as in `--topic NAME`, `operation` as in
-    /// `Read`.
+    /// The command that grants this user a right: `resource` as in `--topic NAME`, `operation` as in `Read`.
     pub fn allow(&self, resource: &str, operation: &str) -> String {
         let file = self.kafka_config.as_ref().map(|path| read_settings(path));
         let user = match file {
@@ -229,7 +227,7 @@ impl KafkaOptions {
         )
     }
 
-    /// The settings of the file and of `-X`, which wins.
+    /// The settings of the file and of `-X`, which takes precedence.
     pub(crate) fn chosen(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let mut chosen = match &self.kafka_config {
             Some(path) => read_settings(path)?,
@@ -249,7 +247,7 @@ fn read_settings(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        // The line itself is not shown: it may hold a secret.
+        // The line is not shown: it may contain a secret.
         let (key, value) = parse_setting(line).map_err(|expected| {
             NeedsAttention(format!(
                 "--kafka-config {} line {}: {expected}",

@@ -1,4 +1,4 @@
-//! Where in a topic a record is, or a range begins or ends, as people write it.
+//! Text forms of a record's position in a topic and of the bounds of a range.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::time::timestamp;
 
-/// Where a record stands in a topic, written `PARTITION:OFFSET`.
+/// Position of a record in a topic, written `PARTITION:OFFSET`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// Its partition.
@@ -39,24 +39,24 @@ impl FromStr for Position {
     }
 }
 
-/// Where a part of a topic begins or ends, as people say it: see [`Bound::from_str`].
+/// Start or end of a range of a topic: see [`Bound::from_str`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Bound {
-    /// The first offset that each partition still has.
+    /// The first offset of each partition's log.
     Earliest,
-    /// The end that a committed reader sees.
+    /// The last stable offset of each partition.
     Latest,
-    /// These offsets, by partition; partitions that are not named are left out.
+    /// These offsets, by partition; other partitions are omitted.
     Offsets(BTreeMap<i32, i64>),
-    /// The first record of each partition that is stamped so late or later.
+    /// The first record of each partition with this timestamp or a later one.
     Time(Timestamp),
 }
 
 impl FromStr for Bound {
     type Err = String;
 
-    /// Reads `earliest`, `latest`, `offset:P=N,…`, `time:2026-11-25T10:00Z` or a time back from now
-    /// as in `-2h`.
+    /// Parses `earliest`, `latest`, `offset:P=N,…`, `time:2026-11-25T10:00Z` or a time back from now as in
+    /// `-2h`.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(offsets) = text.strip_prefix("offset:") {
             return offsets_by_partition(offsets).map(Self::Offsets);

@@ -1,4 +1,4 @@
-//! A part of a topic that ends, read outside any group: from where, to where, and each record of it.
+//! Reading a bounded range of a topic, outside any group.
 
 mod bound;
 mod reader;

@@ -20,17 +20,17 @@ use crate::client_log;
 use crate::error::NeedsAttention;
 use crate::kafka::{KafkaOptions, LoggingContext, wrong_settings};
 
-/// How long one question to the brokers may take.
+/// Timeout of a request to the brokers.
 const ASK: Duration = Duration::from_secs(10);
-/// How long one poll waits for a record.
+/// Timeout of a poll.
 const POLL: Duration = Duration::from_millis(100);
-/// After so long without a record the log's start is looked at: retention may have passed the end.
+/// After this long without a record, the log's start is checked: retention may have passed the end.
 const QUIET: Duration = Duration::from_secs(5);
-/// After so long without a step reading fails. Longer than a router's transaction may stay open.
+/// After this long without progress, reading fails. Longer than a router's transaction may stay open.
 const STALLED: Duration = Duration::from_secs(60);
 
-/// Settings that "committed and whole" rests on. Retention may pass a start between asking for it
-/// and reading: then the log's new start is as good.
+/// Settings that guarantee complete, committed reads. If retention passes a start after it was determined,
+/// reading continues at the log's new start.
 const FIXED: &[(&str, &str)] = &[
     ("isolation.level", "read_committed"),
     ("enable.auto.commit", "false"),
@@ -42,26 +42,25 @@ const FIXED: &[(&str, &str)] = &[
 ];
 const DEFAULTS: &[(&str, &str)] = &[
     ("fetch.queue.backoff.ms", "2"),
-    // Held decompressed, with some hundred bytes a record beside: little waits at once.
+    // Records wait decompressed, with some hundred bytes of overhead each, so the queue is small.
     ("queued.max.messages.kbytes", "2048"),
-    // That bound counts values alone (librdkafka 2.12); a dead letter may be nearly all key and headers.
+    // That limit counts values only (librdkafka 2.12); a dead letter may consist mostly of key and headers.
     ("queued.min.messages", "10000"),
     ("fetch.message.max.bytes", "262144"),
-    // librdkafka assigns partitions only to a client that names a group. It is never joined, and
-    // nothing is committed for it.
+    // librdkafka requires a group to assign partitions. It is never joined, and nothing is committed for it.
     ("group.id", "none"),
 ];
 
 /// Where to stop reading a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// At the last stable offset: what a committed reader sees now.
+    /// At the last stable offset.
     Stable,
-    /// At the high watermark: what lies behind an open transaction is waited for.
+    /// At the high watermark: waits for open transactions.
     High,
 }
 
-/// Offsets to read, by partition.
+/// Ranges of offsets, by partition.
 pub type Ranges = BTreeMap<i32, Range<i64>>;
 
 /// A committed reader.
@@ -87,7 +86,7 @@ impl Reader {
         })
     }
 
-    /// The first and the next offset of a partition.
+    /// The log's first offset and its end.
     ///
     /// # Errors
     /// If Kafka does not answer.
@@ -102,8 +101,8 @@ impl Reader {
         Ok(low..next)
     }
 
-    /// The first offset of each partition whose record is stamped so late or later; a partition
-    /// without one is left out.
+    /// The first offset of each partition whose record has this timestamp or a later one; partitions without
+    /// one are omitted.
     ///
     /// # Errors
     /// If Kafka does not answer.
@@ -115,7 +114,7 @@ impl Reader {
     ) -> anyhow::Result<BTreeMap<i32, i64>> {
         let mut times = TopicPartitionList::new();
         for partition in partitions {
-            // Negative times have other meanings in this question.
+            // Negative times have special meanings in this request.
             times.add_partition_offset(topic, *partition, Offset::Offset(since_ms.max(0)))?;
         }
         let found = self
@@ -137,9 +136,9 @@ impl Reader {
         Ok(starts)
     }
 
-    /// The offset that a bound stands for in each of these partitions, of logs that reach so far. A
-    /// time later than every record stands for the log's end; a partition that [`Bound::Offsets`] does
-    /// not name is left out. Offsets outside the log are given back as they are.
+    /// Resolves a bound to an offset of each of these partitions, given the ends of their logs. A time later
+    /// than every record resolves to the log's end; partitions that [`Bound::Offsets`] does not name are
+    /// omitted. Offsets outside the log are returned unchanged.
     ///
     /// # Errors
     /// If Kafka does not answer.
@@ -171,10 +170,9 @@ impl Reader {
         })
     }
 
-    /// Hands each committed record of these ranges to `each`, in offset order within a partition.
+    /// Passes each committed record of these ranges to `each`, in offset order within a partition.
     ///
-    /// # Errors
-    /// If `each` fails, on a signal, or if an end is not reached although nothing more comes.
+    /// # Errors If `each` fails, on a signal, or if reading stalls before the end.
     pub fn scan(
         &self,
         topic: &str,
@@ -185,9 +183,9 @@ impl Reader {
         self.scan_with(&self.config, LoggingContext, topic, ranges, stop, each)
     }
 
-    /// [`scan`](Self::scan), which gives whether records of aborted transactions may be among these offsets:
-    /// always, where librdkafka is of a version whose log is not known to tell.
-    /// Made for long ranges: of a batch that a range begins in, each record before it costs a line of a log.
+    /// [`scan`](Self::scan) that also returns whether records of aborted transactions may be in these ranges.
+    /// Always true if the wording of librdkafka's log is unknown for its version. For long ranges: if a range
+    /// begins inside a batch, each record of the batch before it costs a log line.
     ///
     /// # Errors
     /// As there.
@@ -214,7 +212,7 @@ impl Reader {
         Ok(skipped.0.load(Ordering::Relaxed))
     }
 
-    /// [`scan`](Self::scan), with the records of aborted transactions among the others.
+    /// [`scan`](Self::scan) including the records of aborted transactions.
     ///
     /// # Errors
     /// As there.
@@ -248,7 +246,7 @@ impl Reader {
         if ends.is_empty() {
             return Ok(());
         }
-        // One of its own: a consumer that has read a partition before has a position in it already.
+        // A new consumer, because one that has read a partition before already has a position in it.
         let consumer = consumer(config, context)?;
         consumer.assign(&assignment)?;
         let (mut read, mut last_step, mut trouble) = (0, Instant::now(), None);
@@ -271,8 +269,8 @@ impl Reader {
                 Some(Err(error)) => trouble = Some(self.passing(error, topic)?),
                 None => {}
             }
-            // Commit markers and aborted records take offsets too, so an end is where the position
-            // stands, never a last record.
+            // Commit markers and aborted records take offsets too, so the position decides whether the end is
+            // reached, not the last record.
             let position = consumer.position()?;
             ends.retain(|partition, end| {
                 let at = position
@@ -316,7 +314,7 @@ impl Reader {
         }
     }
 
-    /// The text of an error that may pass; an error for one that does not.
+    /// The text of a temporary error; a permanent one is returned as an error.
     fn passing(&self, error: KafkaError, topic: &str) -> anyhow::Result<String> {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
@@ -330,7 +328,7 @@ impl Reader {
         }
     }
 
-    /// The record at one offset; or why there is none.
+    /// The record at one offset, or why there is none.
     ///
     /// # Errors
     /// If Kafka does not answer, or on a signal.
@@ -380,7 +378,7 @@ fn consumer<C: ConsumerContext + 'static>(
         .map_err(|error| wrong_settings(error).into())
 }
 
-/// Says once that a scan waits for a transaction, and when that has ended.
+/// Logs once that a scan waits for a transaction, and when that has ended.
 #[derive(Default)]
 struct HeldBack(Option<(String, Instant)>);
 
@@ -409,7 +407,7 @@ impl Drop for HeldBack {
     }
 }
 
-/// Whether a client has skipped records of an aborted transaction, by its log.
+/// Whether a client has skipped records of an aborted transaction, according to its log.
 #[derive(Clone, Default)]
 struct Skipped(Arc<AtomicBool>);
 
