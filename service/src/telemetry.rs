@@ -22,35 +22,33 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::health::Health;
 use crate::text::{shown, shown_json};
 
-/// How often recorded values move from the recorder's buffers into their buckets. A scrape does that too, but
-/// `/metrics` may be served and never scraped: the buffers would grow without bound.
+/// How often recorded values move from the recorder's buffers into buckets. A scrape does that too, but
+/// without scrapes the buffers would grow without bound.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Metric names. Those of `messaging_*` and `db_*` are OpenTelemetry's semantic conventions
-/// (messaging and database clients, 1.3x) as Prometheus spells them.
+/// Metric names. `messaging_*` and `db_*` follow OpenTelemetry's semantic conventions (messaging and database
+/// clients, 1.3x) in Prometheus' spelling.
 pub mod names {
     /// Counter: records received. Labels as [`super::messaging`].
     pub const CONSUMED: &str = "messaging_client_consumed_messages_total";
     /// Counter: records sent and acknowledged. Labels as [`super::messaging`].
     pub const SENT: &str = "messaging_client_sent_messages_total";
-    /// Histogram, seconds: a call to Kafka. Label `messaging_operation_name`.
+    /// Histogram, seconds: duration of a call to Kafka. Label `messaging_operation_name`.
     pub const OPERATION_DURATION: &str = "messaging_client_operation_duration_seconds";
-    /// Histogram, seconds: a database transaction. Label `db_system_name`.
+    /// Histogram, seconds: duration of a database transaction. Label `db_system_name`.
     pub const DB_OPERATION_DURATION: &str = "db_client_operation_duration_seconds";
-    /// Gauge: offsets from what this member has done to the last stable offset, where a committed reader
-    /// ends; absent while not known. Labels `messaging_destination_name`,
-    /// `messaging_destination_partition_id`.
+    /// Gauge: offsets from this member's processed position to the last stable offset; absent while unknown.
+    /// Labels `messaging_destination_name`, `messaging_destination_partition_id`.
     pub const LAG: &str = "messaging_consumer_lag_messages";
-    /// Gauge: records behind the last stable offset, which nobody may read until the transaction
-    /// that holds them back ends. Labels as [`LAG`].
+    /// Gauge: records behind the last stable offset, which an open transaction holds back. Labels as [`LAG`].
     pub const HELD_BACK: &str = "taskrunning_held_back_messages";
-    /// Gauge: 1 while `/readyz` says that the program is ready, else 0.
+    /// Gauge: 1 while `/readyz` reports ready, else 0.
     pub const READY: &str = "taskrunning_ready";
     /// Gauge, seconds: the pause that a broker's quota imposes on a client now; 0: none. Label `client`: `producer`,
     /// `consumer`.
     pub const THROTTLED: &str = "taskrunning_throttled_seconds";
 
-    /// What `/metrics` says of each of these.
+    /// Descriptions of these metrics at `/metrics`.
     pub const HELP: &[super::Help] = &[
         (CONSUMED, "Records read and committed."),
         (SENT, "Records written and committed, or acknowledged."),
@@ -78,10 +76,10 @@ pub mod names {
     ];
 }
 
-/// A metric's name, and what `/metrics` says of it.
+/// A metric's name and its description at `/metrics`.
 pub type Help = (&'static str, &'static str);
 
-/// The labels that OpenTelemetry asks for on each messaging metric.
+/// The labels that OpenTelemetry requires on each messaging metric.
 pub fn messaging(operation: &'static str, topic: &str) -> [(&'static str, String); 3] {
     [
         ("messaging_system", "kafka".to_owned()),
@@ -90,7 +88,7 @@ pub fn messaging(operation: &'static str, topic: &str) -> [(&'static str, String
     ]
 }
 
-/// Options of every program: how it logs.
+/// Logging options of every program.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Logs")]
 pub struct LogOptions {
@@ -110,7 +108,7 @@ pub struct LogOptions {
     pub log_level: String,
 }
 
-/// A log's form.
+/// Format of logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// For people.
@@ -119,7 +117,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Option of every service: where its endpoints listen.
+/// Option of every service: address of its endpoints.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Health and metrics")]
 pub struct MetricsOptions {
@@ -138,13 +136,11 @@ fn log_level(text: &str) -> Result<String, String> {
 impl LogOptions {
     /// Starts logging to standard error.
     ///
-    /// # Errors
-    /// If the level is none.
+    /// # Errors If the level is invalid.
     pub fn start(&self) -> anyhow::Result<()> {
         let filter = EnvFilter::try_new(&self.log_level)
             .with_context(|| format!("--log-level {:?}", self.log_level))?;
-        // sqlx shows lines of PGPASSFILE that it cannot read, and fields of a URL that it does not know: with
-        // the password.
+        // sqlx logs malformed lines of PGPASSFILE and unknown fields of a URL, including the password.
         let shows_password = |event: &Metadata<'_>| {
             let has = |name| event.fields().field(name).is_some();
             let target = event.target();
@@ -155,7 +151,7 @@ impl LogOptions {
             .with(filter)
             .with(filter_fn(move |event| !shows_password(event)));
         let layer = tracing_subscriber::fmt::layer()
-            // What it says of a line that it cannot write, it says by `eprintln!`, which panics then.
+            // Otherwise it reports a failed write by `eprintln!`, which panics then.
             .log_internal_errors(false);
         match self.log_format {
             LogFormat::Text => {
@@ -172,7 +168,7 @@ impl LogOptions {
     }
 }
 
-/// Standard error, where logs go unless they are [held](hold_logs).
+/// Writer of logs: standard error, unless logs are [held](hold_logs).
 struct Stderr;
 
 impl Write for Stderr {
@@ -193,18 +189,17 @@ impl Write for Stderr {
     }
 }
 
-/// Logs are held in memory instead of being written while this exists; when it is dropped, the newest of them are
-/// written.
+/// While this exists, logs are held in memory; when it is dropped, the newest of them are written.
 #[must_use]
 pub struct HeldLogs(());
 
-/// As many log lines are held at most.
+/// Maximum number of held log lines.
 const HELD_LINES: usize = 100;
 
 static HELD: Mutex<Option<VecDeque<Vec<u8>>>> = Mutex::new(None);
 
-/// Keeps logs off a terminal that shows something else, until the answer is dropped. Where standard error is not a
-/// terminal, logs go on.
+/// Holds logs back from a terminal that shows something else, until the returned value is dropped. Does
+/// nothing if standard error is not a terminal.
 pub fn hold_logs() -> Option<HeldLogs> {
     std::io::stderr().is_terminal().then(|| {
         *lock_held() = Some(VecDeque::new());
@@ -215,7 +210,7 @@ pub fn hold_logs() -> Option<HeldLogs> {
 impl Drop for HeldLogs {
     fn drop(&mut self) {
         for line in lock_held().take().into_iter().flatten() {
-            // It is lost if nothing takes it there.
+            // Errors are ignored.
             let _ = std::io::stderr().write_all(&line);
         }
     }
@@ -225,8 +220,8 @@ fn lock_held() -> MutexGuard<'static, Option<VecDeque<Vec<u8>>>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Formats an event's message and fields as tracing-subscriber does, made safe by [`shown`]: they may hold
-/// the text of others, and no line end in it begins a line of the log.
+/// Formats an event's message and fields as tracing-subscriber does, escaped by [`shown`]: they may contain
+/// foreign text, and its line ends must not begin a line of the log.
 struct OneLine;
 
 impl<'writer> FormatFields<'writer> for OneLine {
@@ -241,7 +236,7 @@ impl<'writer> FormatFields<'writer> for OneLine {
     }
 }
 
-/// Writes an event in JSON, which comes whole, made safe by [`shown_json`].
+/// Writes an event in JSON, escaped by [`shown_json`]. Each call gets a complete event.
 struct JsonLines<W>(W);
 
 impl<W: Write> Write for JsonLines<W> {
@@ -257,7 +252,8 @@ impl<W: Write> Write for JsonLines<W> {
 }
 
 impl MetricsOptions {
-    /// Starts the endpoints, if asked for; they end with the program. `help` is about the program's own metrics.
+    /// Starts the endpoints, if they are configured; they end with the program. `help` describes the
+    /// program's own metrics.
     ///
     /// # Errors
     /// If the address cannot be listened on.
@@ -272,7 +268,7 @@ impl MetricsOptions {
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)?
             .install_recorder()?;
         for (name, help) in names::HELP.iter().chain(help) {
-            // The exporter keeps one text a name, whatever its type.
+            // The exporter keeps one description per name, for any type.
             metrics::describe_gauge!(*name, *help);
         }
         let upkept = prometheus.clone();
@@ -366,7 +362,7 @@ mod tests {
             tracing::subscriber::with_default(logs, log_hostile_text);
             let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
             let line = logged.strip_suffix('\n').unwrap();
-            // The colours are the log's own.
+            // The colours belong to the log format.
             let plain = line.replace("\u{1b}[", "");
             assert_eq!(ansi, plain != line);
             let hidden = plain.chars().find(|c| crate::text::is_hidden(*c));

@@ -1,8 +1,8 @@
-//! Text from records, Kafka, databases, HTTP responses and files, made safe to print.
+//! Escaping of foreign text (records, Kafka, databases, HTTP responses, files) for printing.
 //!
-//! A terminal obeys control characters, and bidirectional or invisible ones make a text look like
-//! another. Such characters are printed as escapes: `\u{202e}` for people, `\u202e` in JSON. Visible
-//! text of any language stays as it is.
+//! Control characters control a terminal, and bidirectional or invisible ones make a text look like another.
+//! They are printed as escapes: `\u{202e}` for people, `\u202e` in JSON. Visible text of any language is
+//! unchanged.
 
 use icu_properties::props::{
     BinaryProperty, DefaultIgnorableCodePoint, EmojiModifier, EnumeratedProperty,
@@ -10,26 +10,26 @@ use icu_properties::props::{
 };
 use serde::Serialize;
 
-/// `U+2800`, which Unicode calls a symbol, looks like a space.
+/// `U+2800` is a symbol in Unicode, but looks like a space.
 const BRAILLE_PATTERN_BLANK: char = '\u{2800}';
 const LINE_SEPARATOR: char = '\u{2028}';
 const PARAGRAPH_SEPARATOR: char = '\u{2029}';
 const VARIATION_SELECTOR_16: char = '\u{FE0F}';
 const ZERO_WIDTH_JOINER: char = '\u{200D}';
 
-/// The text on one line: every [hidden](is_hidden) character, line ends included, is an escape.
+/// The text on one line: every [hidden](is_hidden) character, including line ends, is escaped.
 pub fn shown(text: &str) -> String {
     escaped(text, |_| false, escape)
 }
 
-/// As [`shown`], but line ends stay: for a text of several lines that are already safe one by one.
+/// As [`shown`], but keeps line ends, for text whose lines are already safe.
 pub fn shown_lines(text: &str) -> String {
     escaped(text, |c| c == '\n', escape)
 }
 
-/// A JSON text of the same value in which every hidden character is a `\u` escape.
+/// JSON text of the same value, with every hidden character as a `\u` escape.
 pub fn shown_json(json: &str) -> String {
-    // In JSON, a control character below U+0020 is the layout's; those of strings are escapes already.
+    // In JSON, control characters below U+0020 are layout; in strings they are already escaped.
     escaped(
         json,
         |c| c < ' ',
@@ -46,7 +46,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The value as indented JSON, made safe by [`shown_json`].
+/// The value as indented JSON, escaped by [`shown_json`].
 ///
 /// # Errors
 /// As of serde_json.
@@ -54,9 +54,9 @@ pub fn to_json_pretty(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(shown_json(&serde_json::to_string_pretty(value)?))
 }
 
-/// Whether a character has no shape of its own, or changes how others appear: controls, formats (the
-/// bidirectional ones among them), line and paragraph separators, private and unassigned code points,
-/// and those that Unicode calls default ignorable. Spaces are not hidden.
+/// Whether a character is invisible or changes the appearance of others: controls, format characters
+/// (including bidirectional ones), line and paragraph separators, private and unassigned code points, and
+/// Unicode's default ignorable ones. Spaces are not hidden.
 pub fn is_hidden(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
@@ -76,7 +76,7 @@ fn escaped(text: &str, keep: impl Fn(char) -> bool, escape: impl Fn(char, &mut S
         return text.to_owned();
     }
     let mut shown = String::with_capacity(text.len());
-    // The last character of the emoji that ends here. U+FE0F and U+200D choose and join its pictures.
+    // The last character of the current emoji. U+FE0F and U+200D select and join its pictures.
     let mut emoji = None;
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -103,7 +103,7 @@ fn is_picture(c: char) -> bool {
 mod tests {
     use super::*;
 
-    /// Characters of each kind that is hidden.
+    /// Hidden characters of each kind.
     const HIDDEN: &[char] = &[
         '\0',
         '\u{7}',

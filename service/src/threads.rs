@@ -1,14 +1,14 @@
-//! Which thread waits for what.
+//! Blocking work in an async runtime.
 
 use std::future::Future;
 
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use tokio::task::block_in_place;
 
-/// Does `work` on this thread, which waits for its sockets and timers itself. In tokio's multi-thread runtime
-/// another thread does, and wakes the one that `block_on` or `main` is on: for each answer of a database one
-/// thread more to be woken. To be called on a thread of such a runtime, whose other threads go on with what
-/// was spawned there; what `work` spawns ends with it.
+/// Runs `work` on this thread, in its own single-threaded runtime. In tokio's multi-thread runtime, another
+/// thread polls the sockets and wakes the thread of `block_on`, which costs an extra wake-up for each answer
+/// of a database. Call it on a thread of such a runtime, whose other threads continue with their tasks; tasks
+/// that `work` spawns end with it.
 ///
 /// # Errors
 /// If the system has no file descriptors left.
@@ -19,7 +19,7 @@ pub fn on_this_thread<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
     })
 }
 
-/// Makes a call that blocks this thread. Where the runtime has others, they take over what else waits for it.
+/// Runs a blocking call. In a multi-thread runtime, other threads take over this thread's tasks.
 pub fn blocking<T>(call: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::CurrentThread) => call(),

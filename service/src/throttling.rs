@@ -1,8 +1,8 @@
-//! Quotas by which brokers slow a client down, as its statistics tell: a line when it begins, one when it is over,
-//! and a gauge.
+//! Detection of throttling by brokers' quotas, from a client's statistics: a log line when it begins, one
+//! when it ends, and a gauge.
 //!
-//! A broker that throttles a client answers at once, says for how long, and reads nothing more from it for that time
-//! (KIP-219). Nothing fails, so that without these lines a throttled program is only slow.
+//! A broker that throttles a client answers at once with the throttle time, and reads nothing more from it
+//! for that time (KIP-219). Nothing fails, so without these lines a throttled program is just slow.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,26 +12,26 @@ use rdkafka::statistics::Statistics;
 
 use crate::telemetry::names;
 
-/// How often a client without statistics of its own is asked for them.
+/// Interval of statistics for clients that have no other use for them.
 pub const STATISTICS: (&str, &str) = ("statistics.interval.ms", "5000");
 
-/// It is over when a broker has not throttled for this long after the last pause that it imposed.
+/// Throttling is over when this time has passed since the last pause.
 const OVER_AFTER: Duration = Duration::from_secs(15);
 
-/// What the brokers do to one client.
+/// Throttling of one client, by broker.
 #[derive(Debug, Default)]
 pub struct Throttling(Mutex<BTreeMap<String, Throttled>>);
 
 #[derive(Debug)]
 struct Throttled {
     begun: Instant,
-    /// When the last pause ends.
+    /// End of the last pause.
     until: Instant,
     longest: Duration,
 }
 
 impl Throttling {
-    /// Takes a client's statistics, each time that they come.
+    /// Takes a client's statistics.
     pub fn observe(&self, statistics: &Statistics) {
         let pauses = statistics.brokers.values().filter_map(|broker| {
             let longest = u64::try_from(broker.throttle.as_ref()?.max).ok()?;
@@ -52,7 +52,7 @@ impl Throttling {
     }
 }
 
-/// Gives the longest of the pauses that last now, and the lines to log, with whether each says that it begins.
+/// Returns the longest current pause, and the lines to log, each with whether throttling begins.
 fn observe<'a>(
     by_broker: &mut BTreeMap<String, Throttled>,
     now: Instant,
@@ -117,7 +117,7 @@ mod tests {
         let mut lines = Vec::new();
         for second in 0..60 {
             let now = begun + Duration::from_secs(second);
-            // While a pause lasts no request is answered, so nothing says that it does.
+            // During a pause, no request is answered, so the statistics do not mention it.
             let pause = (second % 10 == 0 && second <= 20).then_some(Duration::from_secs(9));
             let pauses = pause.map(|pause| ("kafka-1:9092", pause)).into_iter();
             let (current, more) = observe(&mut by_broker, now, "producer", pauses);

@@ -1,17 +1,17 @@
-//! Durations and times as people write them on a command line.
+//! Parsing of durations and times on a command line.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 
-/// The longest duration that [`duration`] accepts: its sum with the present stays in the range of every clock.
+/// Maximum that [`duration`] accepts; added to the current time, it stays in the range of every clock.
 pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// [`LONGEST`], for people.
 pub const LONGEST_SHOWN: &str = "876000h (100 years)";
 /// The year 1, in seconds since 1970.
 const YEAR_1_SECONDS: i64 = -62_135_596_800;
 
-/// Parses how long to wait: `500ms`, `5s`, `2m 30s`, `1h`; more than 0, and at most [`LONGEST`].
+/// Parses a duration: `500ms`, `5s`, `2m 30s`, `1h`; more than 0, and at most [`LONGEST`].
 ///
 /// # Errors
 /// What was expected.
@@ -27,7 +27,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         })
 }
 
-/// Parses how old something is: `30d`, `12h`, `1w 1d`. Days have 24 hours.
+/// Parses an age: `30d`, `12h`, `1w 1d`. Days have 24 hours.
 ///
 /// # Errors
 /// What was expected.
@@ -39,8 +39,8 @@ pub fn age(text: &str) -> Result<SignedDuration, String> {
         .ok_or_else(|| "expected an age in weeks, days or less, as in 30d, 12h or 8w".to_owned())
 }
 
-/// Parses a point in time: RFC 3339, of which seconds and minutes of the offset may be left out
-/// (`2026-11-25T14:05Z`), or back from now (`-2h`).
+/// Parses a time: RFC 3339, where seconds and minutes of the offset may be omitted (`2026-11-25T14:05Z`), or
+/// back from now (`-2h`).
 ///
 /// # Errors
 /// What was expected.

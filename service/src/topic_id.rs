@@ -1,4 +1,4 @@
-//! A topic's id (KIP-516): tells a topic from one of the same name that was created after it was deleted.
+//! Topic ids (KIP-516). They distinguish a topic from one that was later created under the same name.
 #![expect(
     unsafe_code,
     reason = "rust-rdkafka 0.39 has no DescribeTopics, the only call of librdkafka that gives the id"
@@ -29,19 +29,19 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::{RDKafkaQueue, RDKafkaRespErr};
 use tokio::time::{Instant, sleep};
 
-/// How often the answer is looked for: usually it is there within a millisecond or two.
+/// Polling intervals for the answer, which usually arrives within 1 or 2 ms.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LONGEST_LOOK: Duration = Duration::from_millis(20);
-/// librdkafka answers at the latest when the time is over; this much later it is given up.
+/// librdkafka answers at the latest after the timeout; after this much more, the request is abandoned.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A topic's id. Its text is Kafka's own, as `kafka-topics.sh --describe` prints it: 22 characters of
+/// A topic's id. Its text form is Kafka's, as `kafka-topics.sh --describe` prints it: 22 characters of
 /// URL-safe base64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicId([u8; 16]);
 
 impl TopicId {
-    /// The id of these bytes, as Kafka's protocol has them; `None` for all zeroes, which mean "no id".
+    /// The id with these bytes, as in Kafka's protocol; `None` for all zeroes, which mean "no id".
     pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
         (bytes != [0; 16]).then_some(Self(bytes))
     }
@@ -76,26 +76,25 @@ impl FromStr for TopicId {
     }
 }
 
-/// What the cluster says about a topic's id.
+/// The cluster's answer about a topic's id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TopicIdAnswer {
     /// The id.
     Id(TopicId),
     /// There is no topic of this name.
     NoSuchTopic,
-    /// The cluster does not tell, and will not when asked again: the brokers are older than topic ids
-    /// (Kafka 2.8), or this user may not describe the topic.
+    /// The id is permanently unavailable: the brokers are older than topic ids (Kafka 2.8), or this user may
+    /// not describe the topic.
     Unavailable {
-        /// Which of the two.
+        /// The reason.
         reason: &'static str,
     },
 }
 
-/// Asks for a topic's id over the connections of `client`, without polling it and without blocking this
-/// thread. Cancel safe.
+/// Requests a topic's id over the connections of `client`, without polling it or blocking this thread. Cancel
+/// safe.
 ///
-/// # Errors
-/// If there is no answer in time, or an error of the broker that may pass.
+/// # Errors If there is no answer in time, or the broker has a temporary error.
 pub async fn topic_id<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
@@ -107,10 +106,9 @@ pub async fn topic_id<C: ClientContext>(
         .ok_or(KafkaError::AdminOp(RDKafkaErrorCode::BadMessage))
 }
 
-/// [`topic_id`] of several topics, each named once, by one request; in the order of the question.
+/// [`topic_id`] of several distinct topics by one request, in the same order.
 ///
-/// # Errors
-/// As [`topic_id`], whichever topic it is about.
+/// # Errors As [`topic_id`], for any of the topics.
 pub async fn topic_ids<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],
@@ -135,7 +133,7 @@ pub async fn topic_ids<C: ClientContext>(
     }
 }
 
-/// A question under way. The client lives longer, as the lifetime has it.
+/// A request in flight. It borrows the client.
 struct Question<'c> {
     queue: NonNull<RDKafkaQueue>,
     client: PhantomData<&'c ()>,
@@ -154,7 +152,7 @@ impl<'c> Question<'c> {
     ) -> KafkaResult<Self> {
         let client = client.native_ptr();
         let refused = || KafkaError::AdminOp(RDKafkaErrorCode::InvalidArgument);
-        // librdkafka refuses an empty name, or one given twice, with an event; one with a NUL has no C string.
+        // librdkafka rejects an empty or repeated name with an event; a name with a NUL has no C string.
         let texts = topics.iter().map(|topic| CString::new(*topic));
         let texts: Vec<CString> = texts.collect::<Result<_, _>>().map_err(|_| refused())?;
         let mut names: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
@@ -190,7 +188,7 @@ impl<'c> Question<'c> {
         }
     }
 
-    /// The answers, once they are there, in the order of the question.
+    /// The answers, if they have arrived, in the order of the topics.
     fn answer(&self) -> Option<KafkaResult<Vec<TopicIdAnswer>>> {
         // SAFETY: the queue is ours until drop; the event is destroyed by `Event`.
         let event = unsafe { rd_kafka_queue_poll(self.queue.as_ptr(), 0) };
@@ -210,7 +208,7 @@ struct Topics(*mut rd_kafka_TopicCollection_t);
 
 impl Drop for Topics {
     fn drop(&mut self) {
-        // SAFETY: made by librdkafka, destroyed once.
+        // SAFETY: created by librdkafka, destroyed once.
         unsafe { rd_kafka_TopicCollection_destroy(self.0) };
     }
 }
@@ -252,7 +250,7 @@ impl Event {
     }
 }
 
-/// What a description says.
+/// The answer in a topic's description.
 ///
 /// # Safety
 /// It is null, or alive.
@@ -292,7 +290,7 @@ const OLDER: TopicIdAnswer = TopicIdAnswer::Unavailable {
     reason: "its brokers are older than topic ids (Kafka 2.8)",
 };
 
-/// What an error about a topic means.
+/// The meaning of an error about a topic.
 fn judged(code: RDKafkaErrorCode) -> KafkaResult<TopicIdAnswer> {
     match code {
         RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopicId => {
@@ -309,7 +307,7 @@ fn judged(code: RDKafkaErrorCode) -> KafkaResult<TopicIdAnswer> {
 mod tests {
     use super::*;
 
-    /// As `org.apache.kafka.common.Uuid` prints them.
+    /// In the format of `org.apache.kafka.common.Uuid`.
     const KNOWN: &[(u128, &str)] = &[
         (1, "AAAAAAAAAAAAAAAAAAAAAQ"),
         (u128::MAX, "_____________________w"),

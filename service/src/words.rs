@@ -1,9 +1,9 @@
-//! Numbers in sentences.
+//! Singular and plural in messages.
 
 use std::fmt::Display;
 
-/// A number of things: `1 record`, `2 records`. `thing` is the singular of a word whose plural ends in `s`; a word
-/// ending in `y` after a consonant becomes `ies`, one ending in `s`, `x` or `ch` becomes `es`.
+/// A counted noun: `1 record`, `2 records`. `thing` is the singular of a word whose plural ends in `s`; a
+/// word ending in `y` after a consonant becomes `ies`, one ending in `s`, `x` or `ch` becomes `es`.
 pub fn counted(count: impl Display, thing: &str) -> String {
     let count = count.to_string();
     match count.as_str() {

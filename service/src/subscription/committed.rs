@@ -11,34 +11,33 @@ use crate::kafka::LoggingContext;
 use crate::threads::blocking;
 use crate::transaction::transaction_timeout;
 
-/// How long the broker may withhold committed offsets before it is asked why.
+/// How long the broker may withhold committed offsets before the reason is checked.
 const ASK_STABLE: Duration = Duration::from_secs(3);
 
-/// Why the group's committed offsets are not known.
+/// Why the group's committed offsets are unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum NoCommitted {
     /// Kafka does not answer.
     #[error(transparent)]
     Kafka(#[from] KafkaError),
-    /// A transaction that commits offsets of the group is open, and its outcome is waited for.
+    /// A transaction that commits offsets of the group is open; its outcome is pending.
     #[error(
         "an open transaction of another member of group {group} may commit offsets, and Kafka withholds them until it ends: \
          when that member commits or aborts, or up to 10 s after its transaction.timeout.ms ({} s by default)",
         .longest.as_secs()
     )]
     OpenTransaction {
-        /// Whose offsets.
+        /// The group.
         group: String,
-        /// `transaction.timeout.ms` as this program has it.
+        /// `transaction.timeout.ms` of this program.
         longest: Duration,
     },
 }
 
 impl Subscription {
-    /// The group's committed offsets of these partitions, with their metadata; asked once.
+    /// The group's committed offsets of these partitions, with their metadata; sends one request.
     ///
-    /// # Errors
-    /// If Kafka is away, or an earlier owner's transaction is not settled yet: ask again.
+    /// # Errors If Kafka is unavailable, or an earlier owner's transaction is still open: try again.
     pub fn committed(
         &self,
         partitions: &TopicPartitionList,
@@ -56,8 +55,8 @@ impl Subscription {
             Ok(offsets) => return Ok(offsets),
             Err(error) => error,
         };
-        // While a transaction that commits offsets is open, the broker withholds them, and librdkafka asks again until
-        // the time is up: it does not say why. A reader of uncommitted ones is answered at once.
+        // While a transaction that commits offsets is open, the broker withholds them, and librdkafka retries
+        // until the timeout without giving the reason. A read_uncommitted reader gets an answer at once.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::OperationTimedOut) {
             return Err(error.into());
         }
@@ -72,7 +71,7 @@ impl Subscription {
             .map_err(|_| error.clone())?;
         let unstable = |within| uncommitted.committed_offsets(partitions.clone(), within);
         ask(&unstable, ASK)?;
-        // That was no outage, unless the brokers have come back meanwhile.
+        // So it was not an outage, unless the brokers have come back meanwhile.
         match ask(&stable, ASK_STABLE) {
             Err(error)
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut) =>

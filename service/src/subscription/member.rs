@@ -1,4 +1,4 @@
-//! The context of a group's member: what librdkafka tells it.
+//! Client context of a group member: takes librdkafka's events.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +30,7 @@ pub(super) enum Rebalance {
 }
 
 impl Rebalance {
-    /// Does what is asked, for a member that is leaving anyway.
+    /// Answers the rebalance for a member that is leaving anyway.
     pub(super) fn answer(&self, consumer: &impl Consumer<Member>) {
         let answered = match self {
             Self::Assigned(partitions) => consumer.incremental_assign(partitions),
@@ -45,16 +45,16 @@ impl Rebalance {
 /// The partitions of a member.
 #[derive(Default)]
 pub(super) struct Assigned {
-    /// Where each was begun last; `None`: at the beginning of its log.
+    /// Last start offset of each partition; `None`: the beginning of its log.
     pub(super) starts: BTreeMap<i32, Option<i64>>,
     /// See [`Subscription::set_unfinished`].
     pub(super) unfinished: BTreeMap<i32, i64>,
 }
 
-/// The consumer's context: notes rebalances, tells the health and the lag.
+/// Client context: records rebalances, and updates health and lag.
 pub(super) struct Member {
     pub(super) topic: String,
-    /// The first two ids that the topic was known by.
+    /// The first two ids seen for the topic.
     pub(super) ids: Mutex<BTreeSet<TopicId>>,
     pub(super) assigned: Mutex<Assigned>,
     pub(super) rebalances: Mutex<VecDeque<Rebalance>>,
@@ -78,7 +78,7 @@ impl Member {
         }
     }
 
-    /// These partitions are read from these offsets.
+    /// Records that these partitions are read from these offsets.
     pub(super) fn begin(&self, starts: impl Iterator<Item = (i32, Offset)>) {
         let starts = starts.map(|(partition, start)| match start {
             Offset::Offset(start) => (partition, Some(start)),
@@ -87,7 +87,7 @@ impl Member {
         lock(&self.assigned).starts.extend(starts);
     }
 
-    /// These partitions are not read any more: nothing of them waits for this member.
+    /// Records that these partitions are not read any more; their gauges become 0.
     pub(super) fn end(&self, partitions: impl Iterator<Item = i32>) {
         let mut assigned = lock(&self.assigned);
         for partition in partitions {
@@ -106,11 +106,11 @@ impl Member {
 }
 
 impl Assigned {
-    /// How far a partition is read by these statistics; `None`: it is not this member's.
+    /// Read position of a partition, from statistics; `None` if the partition is not assigned.
     fn reading(&self, partition: &Partition) -> Option<Reading> {
         let start = self.starts.get(&partition.partition)?;
         let known = |offset: i64| (offset >= 0).then_some(offset);
-        // Before a first record, marker or aborted record was read, the client has no position.
+        // The client has no position before it has read a record or marker.
         let position = known(partition.app_offset)
             .or(*start)
             .or(known(partition.lo_offset));
@@ -118,8 +118,8 @@ impl Assigned {
             (Some(position), Some(unfinished)) => Some(position.min(*unfinished)),
             (position, _) => position,
         };
-        // The last stable offset is where a committed reader ends: what stands behind it waits for a
-        // producer's open transaction, not for this member.
+        // Lag ends at the last stable offset: records behind it wait for a producer's open transaction, not
+        // for this member.
         let lag = known(partition.ls_offset)
             .zip(position)
             .map(|(end, position)| (end - position).max(0));
@@ -147,7 +147,7 @@ impl ConsumerContext for Member {
             },
         };
         if self.leaving.load(Ordering::Acquire) {
-            // Nobody takes items any more.
+            // The stream is closed.
             return rebalance.answer(consumer);
         }
         lock(&self.rebalances).push_back(rebalance);
@@ -174,8 +174,8 @@ impl ClientContext for Member {
             partitions.insert(partition.partition, reading);
             if let Some(lag) = reading.lag {
                 self.gauge(names::LAG, partition.partition, lag);
-                // While nothing is fetched, because the partition is paused or enough of it is queued, both
-                // are those of the last answer.
+                // While nothing is fetched, because the partition is paused or its queue is full, both are
+                // from the last response.
                 if lag == 0 && !self.paused.load(Ordering::Acquire) {
                     let (stable, high) = (partition.ls_offset, partition.hi_offset);
                     ends.insert(partition.partition, Ends { stable, high });
@@ -201,7 +201,7 @@ impl ClientContext for Member {
     }
 }
 
-/// Nothing panics while it holds one of these locks, so what is behind a poisoned one is whole.
+/// Code that holds one of these locks does not panic, so data behind a poisoned lock is consistent.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,9 @@
 //! A member of a consumer group as one ordered stream of records, assignments and revocations.
 //!
-//! librdkafka tells of a rebalance while it is polled and waits until the assignment is changed;
-//! nothing says that this has to happen inside the callback. So the callback only notes what is
-//! asked, and [`Subscription::next`] hands it on as the next item: the owner can look up offsets,
-//! finish a transaction, and only then [`assign`](Subscription::assign) or
-//! [`release`](Subscription::release).
+//! librdkafka announces a rebalance in a callback and then waits until the assignment is changed, which may
+//! happen after the callback. So the callback only records the rebalance, and [`Subscription::next`] returns
+//! it as the next item: the owner can look up offsets, finish a transaction, and only then
+//! [`assign`](Subscription::assign) or [`release`](Subscription::release).
 
 mod committed;
 mod member;

@@ -1,4 +1,4 @@
-//! The stream of a member: what it reads, is assigned and has to give up.
+//! The stream of a group member: records, assignments, revocations.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -29,34 +29,34 @@ use crate::throttling::Throttling;
 use crate::topic_id::{TopicId, TopicIdAnswer, topic_id};
 use crate::warn_of_change;
 
-/// What librdkafka logs before it fetches from a topic under a new id, at level 7: the consumer's context
-/// reads it there, since the client keeps the id to itself.
+/// Debug context whose lines (level 7) report a topic's new id before librdkafka fetches under it. The
+/// consumer's context parses them, because the client has no call for the id.
 const LOGS: &str = "metadata";
 
-/// How often the topic's id is asked for where librdkafka does not say that it has changed.
+/// Interval of requests for the topic's id, for brokers with which librdkafka does not report a change.
 const ID_EVERY: Duration = Duration::from_secs(5);
 
-/// How long a question to the brokers may take.
+/// Timeout of a request to the brokers.
 pub(super) const ASK: Duration = Duration::from_secs(10);
-/// What happens to a member of a consumer group.
+/// An item of the stream.
 #[derive(Debug)]
 pub enum Next<'a> {
     /// A record.
     Record(BorrowedMessage<'a>),
-    /// Partitions to begin with: answer with [`Subscription::assign`].
+    /// Assigned partitions: answer with [`Subscription::assign`].
     Assigned(TopicPartitionList),
-    /// Partitions to let go: answer with [`Subscription::release`].
+    /// Revoked partitions: answer with [`Subscription::release`].
     Revoked {
-        /// Which.
+        /// The partitions.
         partitions: TopicPartitionList,
-        /// Whether they are already somebody else's (e.g. after a pause past the session's
-        /// timeout), so that nothing can be committed for them any more.
+        /// Whether they may already belong to another member (e.g. after a pause past the session timeout),
+        /// so that nothing can be committed for them any more.
         lost: bool,
     },
 }
 
-/// The log does not hold what is to be read next: found in the chain of an error of [`Subscription::next`].
-/// That partition is not read any more until [`Subscription::seek`] begins it anew.
+/// The position is outside the log: a cause of errors of [`Subscription::next`]. The partition is not read
+/// until [`Subscription::seek`] sets a new position.
 #[derive(Debug, thiserror::Error)]
 #[error("reading {0}")]
 pub struct OutsideTheLog(String);
@@ -67,7 +67,7 @@ pub struct Subscription {
     pub(super) options: KafkaOptions,
     topic: String,
     pub(super) group: String,
-    /// What [`Subscription::next`] handed out last and nobody has answered yet.
+    /// The rebalance that [`Subscription::next`] returned last and that is not answered yet.
     unanswered: Mutex<Option<Rebalance>>,
 }
 
@@ -116,21 +116,21 @@ impl Subscription {
         })
     }
 
-    /// The next thing that happens. Cancel safe. Must be awaited at least every
-    /// `max.poll.interval.ms` (5 minutes), or the member is put out of the group.
+    /// Returns the next item. Cancel safe. Must be awaited at least every `max.poll.interval.ms` (5 minutes),
+    /// or the member is removed from the group.
     ///
-    /// Errors that librdkafka recovers from by itself are logged and waited out.
+    /// Logs errors from which librdkafka recovers by itself, and continues.
     ///
     /// # Errors
     /// Errors that it does not recover from.
     pub async fn next(&self) -> anyhow::Result<Next<'_>> {
-        // While records are waiting nothing else makes the runtime look at its sockets, such as a database's. It comes
-        // before a record is taken, lest that be lost where this is dropped.
+        // While records are waiting, only this yields to the runtime, so that it polls other sockets, such as
+        // a database's. It precedes the poll, so that a cancellation here loses no record.
         consume_budget().await;
         self.next_event().await
     }
 
-    /// As [`next`](Self::next), at once while there is something, however often it is asked.
+    /// As [`next`](Self::next), but without yielding while items are waiting.
     async fn next_event(&self) -> anyhow::Result<Next<'_>> {
         let mut recv = pin!(self.consumer.recv());
         loop {
@@ -140,7 +140,7 @@ impl Subscription {
                 }
                 match recv.as_mut().poll(cx) {
                     Poll::Ready(record) => Poll::Ready(record.map(Next::Record)),
-                    // The poll itself may have noted a rebalance.
+                    // The poll itself may have recorded a rebalance.
                     Poll::Pending => match self.rebalance() {
                         Some(rebalance) => Poll::Ready(Ok(rebalance)),
                         None => Poll::Pending,
@@ -158,7 +158,7 @@ impl Subscription {
         }
     }
 
-    /// What [`next`](Self::next) would give at once, without the price of waiting for it.
+    /// Returns the next item if one is waiting, without registering a waker.
     ///
     /// # Errors
     /// Errors that librdkafka does not recover from.
@@ -169,20 +169,20 @@ impl Subscription {
         }
     }
 
-    /// Whether another process has joined the group with this one's instance id, as far as this one has been told.
+    /// Whether this process knows that another one has joined the group with its instance id.
     pub fn is_fenced(&self) -> bool {
         let fatal = self.consumer.client().fatal_error();
         matches!(fatal, Some((RDKafkaErrorCode::FencedInstanceId, _)))
     }
 
-    /// A noted rebalance, if there is one, to be handed out.
+    /// Takes the recorded rebalance, if there is one.
     fn rebalance(&self) -> Option<Next<'_>> {
         let rebalance = self.consumer.context().take()?;
         *lock(&self.unanswered) = Some(rebalance.clone());
         Some(rebalance.into())
     }
 
-    /// Logs an error that passes; returns one that does not.
+    /// Logs a temporary error; returns a permanent one.
     fn explain(&self, error: KafkaError) -> anyhow::Result<()> {
         use RDKafkaErrorCode::{
             AutoOffsetReset, FencedInstanceId, GroupAuthorizationFailed, TopicAuthorizationFailed,
@@ -197,8 +197,8 @@ impl Subscription {
                 self.outside_the_log().unwrap_or_else(|| error.to_string())
             )))
             .context(OutsideTheLog(topic.clone()))),
-            // Also what a static member meets that stood still past its session and comes back while
-            // the broker does: a restart cures that.
+            // Also happens to a static member that was suspended past its session and resumes at the same
+            // time as the broker: a restart cures that.
             Some(FencedInstanceId) => Err(anyhow::Error::from(error).context(Fenced(format!(
                 "removed from the group of {topic}: either another member runs with this --instance-id \
                  (give each its own), or this process or the broker was suspended past session.timeout.ms"
@@ -225,8 +225,8 @@ impl Subscription {
         }
     }
 
-    /// The partitions whose position the log does not hold, with the numbers; the client does not
-    /// say which one it met.
+    /// The partitions whose position is outside the log, with the offsets; the client's error does not name
+    /// the partition.
     fn outside_the_log(&self) -> Option<String> {
         let positions = self.positions().ok()?;
         let mut found = Vec::new();
@@ -244,7 +244,7 @@ impl Subscription {
         (!found.is_empty()).then(|| found.join("; "))
     }
 
-    /// Begins with the partitions of [`Next::Assigned`], each at the offset set in the list.
+    /// Starts reading the partitions of [`Next::Assigned`], each at the offset in the list.
     ///
     /// # Errors
     /// If the member has lost its group meanwhile.
@@ -258,14 +258,14 @@ impl Subscription {
             .context("taking the assigned partitions")
     }
 
-    /// Lets go of the partitions of [`Next::Revoked`].
+    /// Gives up the partitions of [`Next::Revoked`].
     ///
     /// # Errors
     /// If the member has lost its group meanwhile.
     pub fn release(&self, partitions: &TopicPartitionList) -> anyhow::Result<()> {
         lock(&self.unanswered).take();
         if self.member().paused.load(Ordering::Acquire) {
-            // One that is given up paused would still be paused when it comes back.
+            // A partition that is given up while paused would still be paused when it is assigned again.
             self.consumer.resume(partitions).context("resuming")?;
         }
         let elements = partitions.elements();
@@ -275,18 +275,17 @@ impl Subscription {
             .context("letting go of the revoked partitions")
     }
 
-    /// Commits these offsets for the group, without waiting for the answer.
+    /// Commits these offsets for the group; does not wait for the answer.
     ///
-    /// # Errors
-    /// If the client is done for. What the coordinator refuses is in the [answer](OffsetCommit::answer).
+    /// # Errors If the client has failed. Refusals of the coordinator are in the
+    /// [answer](OffsetCommit::answer).
     pub fn commit(&self, offsets: &TopicPartitionList) -> KafkaResult<OffsetCommit<'_>> {
         OffsetCommit::send(self.consumer.client(), offsets)
     }
 
-    /// Goes to these offsets (by partition), where the partitions are still assigned.
+    /// Sets the positions to these offsets (by partition), for partitions that are still assigned.
     ///
-    /// # Errors
-    /// If that cannot be done: reading on from where it is would lose what lies between.
+    /// # Errors If a seek fails: continuing at the old position would lose records.
     pub fn seek(&self, offsets: &BTreeMap<i32, Offset>) -> anyhow::Result<()> {
         let topic = &self.topic;
         let assigned = self.assignment()?;
@@ -308,7 +307,7 @@ impl Subscription {
         for partition in sought.elements() {
             let number = partition.partition();
             match partition.error() {
-                // The client gave it up with the error that the log does not hold its position.
+                // The client dropped the partition when its position was outside the log.
                 Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::State) => {
                     let offset = offsets.get(&number).copied().unwrap_or(Offset::Beginning);
                     stalled.add_partition_offset(topic, number, offset)?;
@@ -330,10 +329,9 @@ impl Subscription {
         Ok(())
     }
 
-    /// The offset that each assigned partition is read from next. It passes commit markers and aborted
-    /// records as soon as they are read, and stops at the last stable offset: a partition is read to its
-    /// end where this is the end that a committed reader is told. A partition whose position is not known
-    /// (yet) is left out. Asks no broker.
+    /// The next offset to read of each assigned partition. It moves past commit markers and aborted records
+    /// when they are read, and stops at the last stable offset; a partition is read to its end if both are
+    /// equal. Partitions with an unknown position are omitted. Sends no request.
     ///
     /// # Errors
     /// If the client is done for.
@@ -349,14 +347,14 @@ impl Subscription {
         Ok(known.collect())
     }
 
-    /// The first record of each partition that was handed out and is not done with: until the next call
-    /// the lag counts from there. Where none is named, it counts from the [position](Self::positions).
+    /// Sets the first unfinished record of each partition: until the next call, the lag counts from there.
+    /// Without one, it counts from the [position](Self::positions).
     pub fn set_unfinished(&self, unfinished: BTreeMap<i32, i64>) {
         lock(&self.member().assigned).unfinished = unfinished;
     }
 
-    /// Everything before these offsets (by partition) is done with: what is
-    /// [unfinished](Self::set_unfinished) begins there at the earliest.
+    /// Marks everything before these offsets (by partition) as finished: [unfinished](Self::set_unfinished)
+    /// records begin there at the earliest.
     pub fn set_finished(&self, finished: impl IntoIterator<Item = (i32, i64)>) {
         let unfinished = &mut lock(&self.member().assigned).unfinished;
         if unfinished.is_empty() {
@@ -373,8 +371,8 @@ impl Subscription {
         self.consumer.context()
     }
 
-    /// Stops reading of all assigned partitions, without giving them up: the member stays in its
-    /// group as long as [`next`](Self::next) is awaited, which then tells of rebalances only.
+    /// Pauses all assigned partitions without giving them up: the member stays in its group while
+    /// [`next`](Self::next) is awaited, which then returns only rebalances.
     ///
     /// # Errors
     /// If the client is done for.
@@ -383,7 +381,7 @@ impl Subscription {
         self.consumer.pause(&self.assignment()?).context("pausing")
     }
 
-    /// Reads on where it was [paused](Self::pause).
+    /// Resumes reading after [`pause`](Self::pause).
     ///
     /// # Errors
     /// If the client is done for.
@@ -404,11 +402,10 @@ impl Subscription {
             .context("asking for the assignment")
     }
 
-    /// The topic's id now. May be asked while [`next`](Self::next) is awaited. Of other topics too:
-    /// [`topic_ids`](crate::topic_id::topic_ids) over [`consumer`](Self::consumer)'s client.
+    /// The topic's current id. May be called while [`next`](Self::next) is awaited. For other topics, use
+    /// [`topic_ids`](crate::topic_id::topic_ids) with [`consumer`](Self::consumer)'s client.
     ///
-    /// # Errors
-    /// If there is no answer in time, or an error of the broker that may pass: ask again.
+    /// # Errors If there is no answer in time, or the broker has a temporary error: try again.
     pub async fn topic_id(&self, within: Duration) -> KafkaResult<TopicIdAnswer> {
         let answer = topic_id(self.consumer.client(), &self.topic, within).await?;
         if let TopicIdAnswer::Id(id) = answer {
@@ -417,16 +414,16 @@ impl Subscription {
         Ok(answer)
     }
 
-    /// An id other than this one that the topic has been known by since the member joined: it was deleted
-    /// and created again. Asks no broker. Where the brokers let topics be fetched by their ids (Kafka 3.1), the
-    /// id is known here before a record of the new topic is handed out; else within seconds, as long as
+    /// Another id that the topic has had since the member joined: it was deleted and created again. Sends no
+    /// request. With brokers that support fetching by topic id (Kafka 3.1), the id is known before a record
+    /// of the new topic is delivered; otherwise within seconds, while
     /// [`watch_topic_id`](Self::watch_topic_id) is awaited.
     pub fn other_topic_id(&self, expected: TopicId) -> Option<TopicId> {
         let ids = lock(&self.member().ids);
         ids.iter().find(|id| **id != expected).copied()
     }
 
-    /// Asks for the topic's id every few seconds, for [`other_topic_id`](Self::other_topic_id). Cancel safe.
+    /// Requests the topic's id every few seconds, for [`other_topic_id`](Self::other_topic_id). Cancel safe.
     pub async fn watch_topic_id(&self) -> Infallible {
         loop {
             tokio::time::sleep(ID_EVERY).await;
@@ -441,15 +438,14 @@ impl Subscription {
         &self.topic
     }
 
-    /// The underlying consumer: for offsets and the group's metadata. Never poll
-    /// it, and leave its assignment alone.
+    /// The underlying consumer, for offsets and the group's metadata. Do not poll it or change its
+    /// assignment.
     pub fn consumer(&self) -> &StreamConsumer<impl ConsumerContext + use<>> {
         &self.consumer
     }
 
-    /// Leaves the group (a static member stays until its session times out, as Kafka has it) and
-    /// waits until the broker knows, at most 15 s. What was read and not committed is read again by
-    /// the next owner.
+    /// Leaves the group and waits for the broker's answer, at most 15 s. (In Kafka, a static member stays
+    /// until its session times out.) The next owner reads uncommitted records again.
     pub async fn leave(self) {
         let member = self.consumer.context();
         member.leaving.store(true, Ordering::Release);
@@ -461,8 +457,8 @@ impl Subscription {
         {
             rebalance.answer(&self.consumer);
         }
-        // Dropping blocks until the group has been left. A thread of its own, since the runtime
-        // would wait for one of its blocking tasks however long that takes.
+        // Dropping blocks until the client has left the group. On a separate thread, because the runtime
+        // would wait for a blocking task without limit.
         let (left, wait) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || {
             drop(self);

@@ -1,8 +1,8 @@
-//! The book in `docs/`: its pages, and the parts of them that are generated from the code.
+//! The book in `docs/`: its pages, and their generated parts.
 
 use std::path::{Path, PathBuf};
 
-/// Pages that are not in the table of contents.
+/// Pages outside the table of contents.
 const FRONT: [&str; 4] = [
     "README.md",
     "CONTRIBUTING.md",
@@ -14,9 +14,9 @@ const SOURCES: &str = "docs/src";
 
 /// A page.
 pub struct Page {
-    /// From the root of the repository.
+    /// Path from the root of the repository.
     pub path: String,
-    /// As it stands in the file.
+    /// Content of the file.
     pub text: String,
 }
 
@@ -33,7 +33,7 @@ pub fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// `README.md`, the pages of the book in the order of its table of contents, and what else stands at the root.
+/// `README.md`, the pages of the book in the order of its table of contents, and the other pages at the root.
 pub fn pages() -> Vec<Page> {
     let contents = read(&format!("{SOURCES}/SUMMARY.md"));
     let links = contents.split("](").skip(1);
@@ -50,9 +50,9 @@ pub fn pages() -> Vec<Page> {
         .collect()
 }
 
-/// Checks that a page of the book has `text` in the place `name`, which begins with `<!-- generated: NAME -->` and ends
-/// with `<!-- end -->`. With `UPDATE_DOCS=1` in the environment it writes `text` there instead. Only one test may check a
-/// page: tests run at the same time.
+/// Checks that the section `name` of a page, between `<!-- generated: NAME -->` and `<!-- end -->`, contains
+/// `text`. With `UPDATE_DOCS=1` in the environment, writes `text` there instead. Only one test may check a
+/// page, because tests run concurrently.
 pub fn assert_generated(page: &str, name: &str, text: &str) {
     let path = format!("{SOURCES}/{page}");
     let found = read(&path);

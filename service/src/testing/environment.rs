@@ -1,4 +1,4 @@
-//! What a test finds around it: services, names, time, the programs of the workspace.
+//! Environment of a test: services, unique names, time limits, the programs of the workspace.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,12 +7,11 @@ use std::process::Command;
 use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How long a broker may take for an answer. A small machine that does much else is slow, and is not
-/// what these tests are about.
+/// Timeout of a broker's answer; long, because a busy small machine is slow.
 pub const ASK: Duration = Duration::from_secs(60);
 
-/// The value of an environment variable that names a service, as `deploy/test` sets it. Where it is
-/// absent the test is to return, which skips it; unless `TEST_REQUIRE_SERVICES` is set, which fails.
+/// The value of an environment variable that names a service, as `deploy/test` sets it. If it is `None`, the
+/// test must return, which skips it. Fails if `TEST_REQUIRE_SERVICES` is set.
 pub fn service(variable: &str) -> Option<String> {
     WATCHED.with(|_| {}); // from the first use on
     let value = std::env::var(variable).ok();
@@ -30,8 +29,8 @@ thread_local! {
     static WATCHED: Watched = Watched::begin();
 }
 
-/// A test, which has a thread of its own. Its time is added to the file that `TEST_TIMES` names. One that has not
-/// ended after `TEST_HANGS_AFTER` seconds never will: it is named, with what its threads wait for, and ends them all.
+/// Watches a test on its thread. Appends its duration to the file in `TEST_TIMES`. If the test has not ended
+/// after `TEST_HANGS_AFTER` seconds, prints its name and the stacks of its threads, and ends all tests.
 struct Watched {
     since: Instant,
     _ended: Option<Sender<()>>,
@@ -58,7 +57,7 @@ impl Watched {
     }
 }
 
-/// Past the test runner, which keeps what a test prints until it ends.
+/// Bypasses the test runner, which captures output until a test ends.
 fn end_hung(test: &str, limit: u64) -> ! {
     let mut log = std::io::stderr();
     let _ = writeln!(
@@ -69,7 +68,7 @@ fn end_hung(test: &str, limit: u64) -> ! {
     let children = ["-o", "pid,etime,args", "--ppid", &id];
     let stacks = ["-p", &id, "-batch", "-ex", "thread apply all bt 30"];
     for (tool, arguments) in [("ps", &children[..]), ("gdb", &stacks[..])] {
-        // Either may be absent; what they say goes where the line above went.
+        // Either tool may be absent; their output goes to the same place.
         if let Ok(told) = Command::new(tool).args(arguments).output() {
             let _ = log.write_all(&told.stdout);
         }
@@ -94,8 +93,7 @@ impl Drop for Watched {
     }
 }
 
-/// Waits until no other test of this machine holds the like, and keeps others waiting until it is dropped: for tests
-/// that take all that a small machine has.
+/// A machine-wide lock, held until it is dropped, for tests that use all resources of a small machine.
 pub fn alone() -> File {
     let lock = File::create(std::env::temp_dir().join("test-alone.lock")).unwrap();
     lock.lock().unwrap();
@@ -107,7 +105,7 @@ pub fn kafka() -> Option<String> {
     service("KAFKA_BOOTSTRAP_SERVERS")
 }
 
-/// A name that no other test, and no earlier run, has.
+/// A name that is unique across tests and runs.
 pub fn unique(prefix: &str) -> String {
     let nanos = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -116,7 +114,7 @@ pub fn unique(prefix: &str) -> String {
     format!("{prefix}-{}-{nanos}", std::process::id())
 }
 
-/// Waits until `condition` gives a value, asking again every 50 ms.
+/// Waits until `condition` returns a value, polling every 50 ms.
 pub async fn until<T>(
     what: &str,
     within: Duration,
@@ -135,7 +133,7 @@ pub async fn until<T>(
     }
 }
 
-/// A program of this workspace, beside the test's own.
+/// Path of a program of this workspace, in the folder of the test's own program.
 pub fn program(beside: &str, name: &str) -> PathBuf {
     let path = Path::new(beside).with_file_name(name);
     assert!(

@@ -1,4 +1,4 @@
-//! A gate in front of a service.
+//! A proxy that can be closed.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use super::ports::free_port;
 
-/// A gate in front of a service of this machine: while it is closed nobody listens at its port, and it
-/// may let in only who knows a password.
+/// A proxy in front of a service of this machine. While it is closed, nobody listens on its port. It may
+/// require a password.
 pub struct Gate {
     port: u16,
-    /// Of the service: `host:port`.
+    /// Address of the service: `host:port`.
     service: String,
-    /// The value that the Authorization header must have.
+    /// Required value of the Authorization header.
     password: Option<String>,
     closed: Option<Arc<AtomicBool>>,
 }
 
 impl Gate {
-    /// A closed one.
+    /// Creates a closed gate.
     pub fn to(service: &str, password: Option<&str>) -> Self {
         Self {
             port: free_port(),
@@ -30,7 +30,7 @@ impl Gate {
         }
     }
 
-    /// Where it is: `127.0.0.1:port`.
+    /// Its address: `127.0.0.1:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -46,7 +46,7 @@ impl Gate {
                 match listener.accept() {
                     Ok((visitor, _)) => {
                         let (service, password) = (service.clone(), password.clone());
-                        // A visitor that goes away is no affair of the test.
+                        // A client that disconnects does not matter to the test.
                         std::thread::spawn(move || {
                             let _ = let_in(visitor, &service, password.as_deref());
                         });
@@ -66,7 +66,7 @@ impl Drop for Gate {
     }
 }
 
-/// Carries bytes to and fro, after the first request has shown the password.
+/// Forwards bytes in both directions, after the first request has sent the password.
 fn let_in(visitor: TcpStream, service: &str, password: Option<&str>) -> std::io::Result<()> {
     visitor.set_nonblocking(false)?;
     let (mut reader, mut writer) = (visitor.try_clone()?, visitor);

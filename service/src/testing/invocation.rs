@@ -1,4 +1,4 @@
-//! A program that is run to its end, with its output where a test wants it.
+//! Running a program to its end, with a choice of output.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 pub enum Sink {
     /// To the test.
     Kept,
-    /// To a pipe whose reader has gone.
+    /// To a closed pipe.
     Gone,
     /// To a full disk.
     Full,
@@ -33,7 +33,7 @@ impl Sink {
     }
 }
 
-/// A command line, what it is given, and where its output goes.
+/// A command line, its standard input, and the destinations of its output.
 #[derive(Clone, Copy, Debug)]
 pub struct Invocation<'a> {
     /// The arguments.
@@ -49,16 +49,16 @@ pub struct Invocation<'a> {
 /// How a program ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// The exit code; `None`: a signal ended it.
+    /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// What it printed on standard output.
+    /// Standard output.
     pub printed: String,
-    /// What it logged on standard error.
+    /// Standard error.
     pub logged: String,
 }
 
 impl<'a> Invocation<'a> {
-    /// One without input whose output is kept.
+    /// An invocation without input whose output goes to the test.
     pub fn of(arguments: &'a [&'a str]) -> Self {
         Self {
             arguments,
@@ -68,7 +68,7 @@ impl<'a> Invocation<'a> {
         }
     }
 
-    /// Runs a program to its end. Panics if that panicked.
+    /// Runs a program to its end. Panics if the program panicked.
     pub fn run(self, program: &Path) -> Ended {
         let mut child = Command::new(program)
             .args(self.arguments)
@@ -77,7 +77,7 @@ impl<'a> Invocation<'a> {
             .stderr(self.stderr.stdio())
             .spawn()
             .unwrap();
-        // It may end before it has read all.
+        // It may end before it has read all input.
         let _ = child.stdin.take().unwrap().write_all(self.input);
         let output = child.wait_with_output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -92,7 +92,7 @@ impl<'a> Invocation<'a> {
         ended
     }
 
-    /// [Runs](Self::run) it, and expects this exit code and, in what it printed or logged, these words.
+    /// [Runs](Self::run) the program, and asserts this exit code and these words in its output.
     pub fn ends(self, program: &Path, code: i32, words: &str) -> Ended {
         let ended = self.run(program);
         assert_eq!(ended.code, Some(code), "{self:?}: {ended:?}");
@@ -105,8 +105,8 @@ impl<'a> Invocation<'a> {
     }
 }
 
-/// Asserts that the `--help` of a program and of each of these commands goes to standard output, names the
-/// exit codes, and does not mind where that goes.
+/// Asserts that the `--help` of a program and of each of these commands goes to standard output, lists the
+/// exit codes, and handles every kind of output.
 pub fn helps(program: &Path, commands: &[&[&str]]) {
     for &command in commands {
         let help = [command, &["--help"][..]].concat();

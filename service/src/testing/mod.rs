@@ -1,4 +1,4 @@
-//! What integration tests need. A failure in here ends the test, so everything panics.
+//! Helpers of integration tests. A failure ends the test, so everything panics.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 #![expect(
     clippy::print_stderr,

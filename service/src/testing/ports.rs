@@ -6,10 +6,10 @@ use std::net::{TcpListener, TcpStream};
 
 use super::environment::ASK;
 
-/// An address where nobody listens: a port that takes root's rights, and that nothing has used for long.
+/// An address where nobody listens: a privileged port without a service.
 pub const NOBODY: &str = "127.0.0.1:1";
 
-/// A port of this machine that nobody listens on, and that is none of those that the kernel hands out.
+/// A free port of this machine, outside the kernel's ephemeral range.
 pub fn free_port() -> u16 {
     let seed = RandomState::new().hash_one(std::process::id());
     (0..)

@@ -10,14 +10,14 @@ use std::time::Duration;
 use super::environment::until;
 use super::ports::get;
 
-/// For `--metrics-listen`: a port that the kernel chooses, which nobody can take meanwhile.
+/// For `--metrics-listen`: a port that the kernel chooses, without a race.
 pub const ANY_PORT: &str = "127.0.0.1:0";
-/// What a program says when it listens, up to the port.
+/// The log line of a listening program, up to the port.
 const LISTENS: &str = "metrics and health on http://127.0.0.1:";
 
-/// How long a program may take to end: as long as systemd waits by default.
+/// How long a program may take to end: systemd's default.
 const END: Duration = Duration::from_secs(90);
-/// How much of a log is shown after a failure.
+/// Bytes of a log that are shown after a failure.
 const LOG_END_BYTES: usize = 64 << 10;
 
 /// A child process; killed when dropped.
@@ -25,9 +25,9 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    /// Where in the log its own begins: one that is started again goes on in the same file.
+    /// Start of this process's part of the log: a restarted program appends to the same file.
     log_start: u64,
-    /// Where its endpoints are, once it has said so.
+    /// Port of its endpoints, after it has logged it.
     port: OnceLock<u16>,
 }
 
@@ -37,7 +37,7 @@ impl Process {
         Self::start_with(folder, name, program, arguments, &[])
     }
 
-    /// The same with this environment beside the test's own.
+    /// The same with additional environment variables.
     pub fn start_with(
         folder: &Path,
         name: &str,
@@ -82,17 +82,17 @@ impl Process {
         get(*self.port.get()?, path)
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         let mut log = Vec::new();
         let mut file = File::open(&self.log).unwrap();
         file.seek(SeekFrom::Start(self.log_start)).unwrap();
         file.read_to_end(&mut log).unwrap();
-        // Its end may be in the middle of a character that is being written.
+        // The end may be in the middle of a character.
         String::from_utf8_lossy(&log).into_owned()
     }
 
-    /// The end of that, for a person.
+    /// The end of the log, for people.
     fn log_end(&self) -> String {
         let log = self.log();
         let cut = log.len().saturating_sub(LOG_END_BYTES);
@@ -107,28 +107,28 @@ impl Process {
         assert!(sent.unwrap().success());
     }
 
-    /// What every user of the machine sees of it: its command line.
+    /// Its command line, which every user of the machine can see.
     pub fn command_line(&self) -> String {
         let line = std::fs::read(format!("/proc/{}/cmdline", self.child.id())).unwrap();
         String::from_utf8_lossy(&line).into_owned()
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// The most memory that it ever held, in MiB (VmHWM, Linux).
+    /// Its peak memory, in MiB (VmHWM, Linux).
     pub fn peak_memory_mib(&self) -> u64 {
         self.peak_memory_mib_if_running().unwrap()
     }
 
-    /// The same, of one that may have ended: `None`.
+    /// The same; `None` if it has ended.
     pub fn peak_memory_mib_if_running(&self) -> Option<u64> {
         self.memory_kib("VmHWM:").map(|kib| kib / 1024)
     }
 
-    /// The memory that it holds now, in KiB (VmRSS, Linux); `None` when it has ended.
+    /// Its current memory, in KiB (VmRSS, Linux); `None` if it has ended.
     pub fn memory_now_kib(&self) -> Option<u64> {
         self.memory_kib("VmRSS:")
     }
@@ -139,13 +139,13 @@ impl Process {
         value.trim().trim_end_matches(" kB").parse().ok()
     }
 
-    /// Kills it, as a power cut would.
+    /// Kills it (SIGKILL).
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Sends SIGTERM and waits until it has ended; shows how, and its log, if it did not end well.
+    /// Sends SIGTERM and waits until it has ended; prints status and log after a failure.
     pub async fn stop(mut self) -> ExitStatus {
         self.signal("TERM");
         let status = self.ended().await;

@@ -14,8 +14,7 @@ pub struct OwnRegistry {
 }
 
 impl OwnRegistry {
-    /// Starts one that keeps its files in a folder, with these further options of the tool; `None`:
-    /// see [`service`].
+    /// Starts a registry with its files in a folder and further options of the tool; `None`: see [`service`].
     pub fn start(folder: &Path, options: &[&str]) -> Option<Self> {
         let mut registry = Self {
             tool: service("TEST_REGISTRY_TOOL")?,
@@ -26,12 +25,12 @@ impl OwnRegistry {
         Some(registry)
     }
 
-    /// Stops it; its schemas are kept.
+    /// Stops it; keeps its schemas.
     pub fn stop(&self) {
         self.tool(&["stop"]);
     }
 
-    /// Starts it again where it was.
+    /// Starts it again at the same address.
     pub fn start_again(&self) {
         assert_eq!(self.tool(&["start"]), self.url);
     }

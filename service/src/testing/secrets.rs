@@ -6,8 +6,8 @@ use clap::Command;
 
 use crate::address::Address;
 
-/// Asserts that `--help` of a program and of its subcommands shows no value of a variable that may hold a
-/// secret, and that every option that takes a URL reads it as an [`Address`].
+/// Asserts that `--help` of a program and of its subcommands shows no value of a variable that may contain a
+/// secret, and that every option with a URL parses it as an [`Address`].
 pub fn assert_help_hides_secrets(command: &Command) {
     for option in command.get_arguments() {
         let names = option.get_value_names().unwrap_or_default();

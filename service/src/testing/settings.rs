@@ -1,4 +1,4 @@
-//! What tests share about options and environment variables.
+//! Helpers for tests of options and environment variables.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -6,8 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
-/// Each environment variable that an option of a program takes its value from, of all its commands, as `--help` names
-/// them.
+/// The environment variables of all options of a program and its commands, as listed in `--help`.
 pub fn variables(program: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut commands = vec![Vec::new()];
@@ -32,7 +31,7 @@ pub fn variables(program: &str) -> BTreeSet<String> {
     names
 }
 
-/// Runs a program to its end, with these variables and none of the test's own that may be a setting.
+/// Runs a program to its end with these variables, and without those of the test that may be settings.
 pub fn run(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let kept = ["PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH"];
     let kept = kept
@@ -47,8 +46,8 @@ pub fn run(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Out
         .unwrap()
 }
 
-/// Asserts that each of these commands, which fails for something absent, does so with these words on standard error
-/// while every variable is blank that an option takes its value from.
+/// Asserts that each of these commands, which fail for a missing setting, fails with these words on standard
+/// error while all variables of options are blank.
 pub fn takes_blank_variables_as_unset(program: &str, lines: &[(&[&str], &str)]) {
     let variables = variables(program);
     assert!(variables.contains("LOG_LEVEL"), "{variables:?}");
@@ -63,8 +62,8 @@ pub fn takes_blank_variables_as_unset(program: &str, lines: &[(&[&str], &str)]) 
     }
 }
 
-/// Asserts that a program refuses each of these command lines with exit code 2 and these words on standard error, at
-/// once and without a panic.
+/// Asserts that a program refuses each of these command lines at once, with exit code 2 and these words on
+/// standard error, and without a panic.
 pub fn refuses(program: &str, lines: &[(&[&str], &str)]) {
     for (line, words) in lines {
         let output = run(program, line, &[]);
@@ -75,15 +74,15 @@ pub fn refuses(program: &str, lines: &[(&[&str], &str)]) {
     }
 }
 
-/// A way to a broker on which each client's `client.id` is read from its first request.
+/// A proxy to a broker that reads each client's `client.id` from its first request.
 pub struct NamedClients {
-    /// For `--bootstrap-servers`. Each client begins there, whatever brokers it goes on to.
+    /// Address for `--bootstrap-servers`, to which each client connects first.
     pub address: String,
     ids: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl NamedClients {
-    /// Opens a way to this broker, which stays open until the test's process ends.
+    /// Starts a proxy to this broker, which runs until the test's process ends.
     pub fn of(broker: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -92,14 +91,14 @@ impl NamedClients {
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let (broker, noted) = (broker.clone(), noted.clone());
-                // A client that goes away is no affair of the test.
+                // A client that disconnects does not matter to the test.
                 std::thread::spawn(move || pass_on(client?, &broker, &noted));
             }
         });
         Self { address, ids }
     }
 
-    /// The names seen since the last call.
+    /// The names since the last call.
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.ids.lock().unwrap())
             .into_iter()

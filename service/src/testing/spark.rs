@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use super::{Process, until};
 
-/// How long Spark and its History Server may take to be up.
+/// How long Spark and its History Server may take to start.
 const WAIT: Duration = Duration::from_secs(180);
 
 /// A Spark and its History Server.
 pub struct Spark {
-    /// Of the UI.
+    /// URL of the UI.
     pub url: String,
-    /// Of the History Server.
+    /// URL of the History Server.
     pub history_url: String,
     job: Process,
     history: Process,
@@ -23,8 +23,8 @@ pub struct Spark {
 }
 
 impl Spark {
-    /// Starts both by this Python, which has PySpark, and waits until they are up. The job groups are `PREFIX-load`
-    /// and so on.
+    /// Starts both with this Python, which has PySpark, and waits until they answer. The job groups are
+    /// `PREFIX-load` and so on.
     pub async fn start(folder: &Path, python: &str, group_prefix: &str) -> Self {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let [rest, release, logs] =
@@ -76,8 +76,8 @@ impl Spark {
         }
     }
 
-    /// What its REST API said of the application, once all jobs have ended. It runs until it is
-    /// [let go](Self::let_go).
+    /// The REST API's answer about the application, once all jobs have ended. The application runs until
+    /// [`let_go`](Self::let_go).
     pub fn said(&mut self) -> Option<Value> {
         self.job.assert_running();
         let said = std::fs::read(&self.rest).ok()?;

@@ -1,4 +1,4 @@
-//! Servers that keep a program waiting, and how soon it ends all the same.
+//! Servers that do not answer, and assertions that programs stop in time regardless.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::{Process, until};
 
-/// What `docker stop` gives a program before it kills it.
+/// Time limit of `docker stop`.
 const BOUND: Duration = Duration::from_secs(10);
-/// How long a program may take to come to its wait.
+/// How long a program may take until it waits.
 const WAIT: Duration = Duration::from_secs(120);
 
 /// A server that accepts connections and never answers.
@@ -22,7 +22,7 @@ pub struct SilentServer {
 }
 
 impl SilentServer {
-    /// One at a port that the kernel chooses.
+    /// Starts a server on a port that the kernel chooses.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -46,14 +46,14 @@ impl SilentServer {
         self.address.to_string()
     }
 
-    /// Connections so far.
+    /// Number of connections so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 }
 
-/// A proxy to a broker of this machine that can be blocked. The broker's answers name, in place of the broker, another
-/// address of the proxy, so that every connection takes it.
+/// A proxy to a broker of this machine that can be blocked. In the broker's answers, it replaces the broker's
+/// address with another address of its own, so that every connection goes through it.
 pub struct BlockableProxy {
     address: String,
     connections: Arc<AtomicUsize>,
@@ -61,7 +61,7 @@ pub struct BlockableProxy {
     commits: Arc<OffsetCommits>,
 }
 
-/// The OffsetCommit requests that took a [`BlockableProxy`].
+/// The OffsetCommit requests through a [`BlockableProxy`].
 #[derive(Default)]
 struct OffsetCommits {
     count: AtomicUsize,
@@ -82,7 +82,7 @@ impl BlockableProxy {
         let broker: SocketAddr = bootstrap.parse().unwrap();
         let first = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = first.local_addr().unwrap().to_string();
-        // As long as the broker's own, so that it can take its place in an answer.
+        // Has the length of the broker's address, so that it can replace it in an answer.
         let mut hosts = (2..10).map(|i| IpAddr::from([127, 0, 0, i]));
         let named = hosts.find_map(|host| TcpListener::bind((host, broker.port())).ok());
         let named = named.unwrap();
@@ -118,23 +118,23 @@ impl BlockableProxy {
         proxy
     }
 
-    /// For `--bootstrap-servers`.
+    /// Address for `--bootstrap-servers`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Connections so far to the address that the broker's answers name.
+    /// Number of connections so far to the address in the broker's answers.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// From now on nothing comes back from the address that the broker's answers name, as with a wrong
+    /// From now on, drops answers at the address in the broker's answers, as with a wrong
     /// `advertised.listeners`.
     pub fn block_named(&self) {
         self.blocked.store(NAMED_BLOCKED, Ordering::Relaxed);
     }
 
-    /// From now on nothing comes back, as from a broker that is stopped (SIGSTOP), or through a network that drops
+    /// From now on, drops all answers, like a broker that is stopped (SIGSTOP) or a network that drops
     /// packets.
     pub fn block(&self) {
         self.blocked.store(BLOCKED, Ordering::Relaxed);
@@ -145,14 +145,14 @@ impl BlockableProxy {
         self.blocked.store(OPEN, Ordering::Relaxed);
     }
 
-    /// From now on each OffsetCommit takes so long, one after the other, and what was asked after it waits, as with a
-    /// coordinator that is busy.
+    /// From now on, delays each OffsetCommit by this time, one after the other, and later requests behind it,
+    /// like a busy coordinator.
     pub fn slow_commits(&self, each: Duration) {
         let each = each.as_millis().try_into().unwrap();
         self.commits.takes_ms.store(each, Ordering::Relaxed);
     }
 
-    /// OffsetCommits so far, and how many of one connection were in flight at a time.
+    /// Number of OffsetCommits so far, and maximum number in flight on one connection.
     pub fn commits(&self) -> (usize, usize) {
         let Self { commits, .. } = self;
         (
@@ -162,7 +162,7 @@ impl BlockableProxy {
     }
 }
 
-/// Carries requests and answers to and fro until either side ends; in answers the first name becomes the second.
+/// Forwards requests and answers until either side closes; replaces the first name by the second in answers.
 fn carry(
     connection: TcpStream,
     broker: SocketAddr,
@@ -172,7 +172,7 @@ fn carry(
 ) -> std::io::Result<()> {
     let there = TcpStream::connect(broker)?;
     let (mut questions, mut to_broker) = (connection.try_clone()?, there.try_clone()?);
-    // The correlation ids of OffsetCommits without an answer.
+    // Correlation ids of unanswered OffsetCommits.
     let in_flight = Arc::new(Mutex::new(BTreeSet::new()));
     let (noted, counted) = (in_flight.clone(), commits.clone());
     std::thread::spawn(move || {
@@ -209,7 +209,7 @@ fn carry(
     }
 }
 
-/// A request or an answer, which begins with its size.
+/// Reads a request or answer, which begins with its size.
 fn frame(from: &mut impl Read) -> std::io::Result<Vec<u8>> {
     let mut frame = vec![0; 4];
     from.read_exact(&mut frame)?;
@@ -219,21 +219,21 @@ fn frame(from: &mut impl Read) -> std::io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// A program, how it is called, and the exit code that it may end with when a signal stops it before it is done.
+/// A program, its arguments, and its exit code if a signal stops it before it is done.
 pub struct Waiting<'a> {
-    /// For people.
+    /// Name for messages.
     pub name: &'a str,
     /// The program's arguments.
     pub arguments: Vec<&'a str>,
-    /// What it ends with.
+    /// Expected exit code.
     pub code: i32,
 }
 
 /// The signals that end a program.
 pub const SIGNALS: [&str; 2] = ["TERM", "HUP"];
 
-/// For each of the [`SIGNALS`]: starts these one after the other, each until a server has a connection more, and
-/// [stops](end_in_time) them all.
+/// For each of the [`SIGNALS`]: starts the programs one after the other, waits until each has connected to a
+/// server, and [stops](end_in_time) them all.
 pub async fn start_and_end_in_time(
     folder: &Path,
     program: &str,
@@ -257,7 +257,7 @@ pub async fn start_and_end_in_time(
     }
 }
 
-/// Stops all these by one signal, and insists that each ends within 10 s, with its code.
+/// Stops all processes by one signal, and asserts that each ends within 10 s with its code.
 pub async fn end_in_time(signal: &str, processes: Vec<(&str, Process, i32)>) {
     let begun = Instant::now();
     for (_, process, _) in &processes {

@@ -16,13 +16,13 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::environment::{ASK, service, until};
 
-/// A topic to make.
+/// A topic to create.
 pub struct Topic<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its partitions.
     pub partitions: i32,
-    /// Its settings, where they are not the broker's.
+    /// Its settings, if they differ from the broker's.
     pub settings: &'a [(&'a str, &'a str)],
 }
 
@@ -37,7 +37,7 @@ fn admin_options() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(ASK))
 }
 
-/// Makes topics, and waits until the broker leads all their partitions: it answers before.
+/// Creates topics, and waits until their partitions have leaders: the broker answers before.
 pub async fn create_topics(bootstrap: &str, topics: &[Topic<'_>]) {
     let admin = admin(bootstrap);
     let new: Vec<NewTopic<'_>> = topics
@@ -63,7 +63,7 @@ pub async fn create_topics(bootstrap: &str, topics: &[Topic<'_>]) {
     }
 }
 
-/// Gives a topic more partitions, `count` in all, and waits until the broker leads them.
+/// Increases a topic's partitions to `count`, and waits until they have leaders.
 pub async fn add_partitions(bootstrap: &str, topic: &str, count: i32) {
     let admin = admin(bootstrap);
     let more = NewPartitions::new(topic, usize::try_from(count).unwrap());
@@ -72,7 +72,7 @@ pub async fn add_partitions(bootstrap: &str, topic: &str, count: i32) {
     until_led(&admin, topic, count).await;
 }
 
-/// Alters a setting of a topic, and waits until the broker says so.
+/// Alters a setting of a topic, and waits until the broker reports the new value.
 pub async fn alter_topic(bootstrap: &str, topic: &str, key: &str, value: &str) {
     let admin = admin(bootstrap);
     let specifier = ResourceSpecifier::Topic(topic);
@@ -88,12 +88,12 @@ pub async fn alter_topic(bootstrap: &str, topic: &str, key: &str, value: &str) {
     .await;
 }
 
-/// Alters how large a batch a topic takes, as [`alter_topic`] does.
+/// Alters a topic's `max.message.bytes`, as [`alter_topic`] does.
 pub async fn set_max_bytes(bootstrap: &str, topic: &str, bytes: u32) {
     alter_topic(bootstrap, topic, "max.message.bytes", &bytes.to_string()).await;
 }
 
-/// Deletes a topic, and waits until the broker knows nothing of it any more.
+/// Deletes a topic, and waits until the broker no longer knows it.
 pub async fn delete_topic(bootstrap: &str, topic: &str) {
     let admin = admin(bootstrap);
     let deleted = admin.delete_topics(&[topic], &admin_options()).await;
@@ -117,7 +117,7 @@ async fn until_led(admin: &AdminClient<DefaultClientContext>, topic: &str, parti
     .await;
 }
 
-/// A consumer without a group that sees committed records only.
+/// A read_committed consumer without a group.
 pub fn reader(bootstrap: &str) -> BaseConsumer {
     ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
@@ -129,15 +129,15 @@ pub fn reader(bootstrap: &str) -> BaseConsumer {
         .unwrap()
 }
 
-/// Every committed record of a topic, from its beginning to the end that a committed reader sees
-/// now; in offset order within a partition.
+/// Every committed record of a topic, up to the current last stable offsets; in offset order within a
+/// partition.
 pub fn read_all(bootstrap: &str, topic: &str) -> Vec<OwnedMessage> {
     let mut records = Vec::new();
     read_each(bootstrap, topic, |record| records.push(record.detach()));
     records
 }
 
-/// [`read_all`] one by one, for topics that are more than memory holds.
+/// [`read_all`] one by one, for topics that are larger than memory.
 pub fn read_each(bootstrap: &str, topic: &str, mut take: impl FnMut(BorrowedMessage<'_>)) {
     let consumer = reader(bootstrap);
     let metadata = consumer.fetch_metadata(Some(topic), ASK).unwrap();
@@ -165,7 +165,7 @@ pub fn read_each(bootstrap: &str, topic: &str, mut take: impl FnMut(BorrowedMess
             }
         }
         let position = consumer.position().unwrap();
-        // Markers take offsets too, so the end is where the position stands, not a last record.
+        // Markers take offsets too, so the position decides whether the end is reached, not the last record.
         let done = ends.iter().all(|(partition, end)| {
             *end == 0
                 || position
@@ -183,8 +183,8 @@ pub fn read_each(bootstrap: &str, topic: &str, mut take: impl FnMut(BorrowedMess
     }
 }
 
-/// Runs the command by which a program says that a missing topic is made, as an operator would. `false`: there is no
-/// tool to run it by; see [`service`].
+/// Runs the command in a program's log that creates a missing topic, as an operator would. `false` without
+/// the tool for it; see [`service`].
 pub fn make_topic_as_hinted(log: &str) -> bool {
     let Some(tool) = service("TEST_KAFKA_TOOL") else {
         return false;
@@ -202,7 +202,7 @@ pub fn make_topic_as_hinted(log: &str) -> bool {
     true
 }
 
-/// What the broker says of a setting of a topic.
+/// The broker's value of a setting of a topic.
 pub async fn topic_setting(bootstrap: &str, topic: &str, key: &str) -> String {
     let admin = admin(bootstrap);
     let asked = [ResourceSpecifier::Topic(topic)];

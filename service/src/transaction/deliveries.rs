@@ -14,35 +14,35 @@ use tokio::sync::Notify;
 use crate::repeats;
 use crate::throttling::Throttling;
 
-/// What became of a transaction's records.
+/// Delivery reports of a transaction's records.
 #[derive(Clone, Default)]
 pub struct Deliveries(Arc<Answers>);
 
 #[derive(Default)]
 struct Answers {
-    /// Of the first record that was not delivered.
+    /// Error of the first undelivered record.
     error: Mutex<Option<KafkaError>>,
-    /// Whether any record was answered.
+    /// Whether any record has a delivery report.
     any: AtomicBool,
     first: Notify,
     throttling: Throttling,
 }
 
 impl Deliveries {
-    /// Takes the error of the first record that was not delivered.
+    /// Takes the error of the first undelivered record.
     pub fn first_error(&self) -> Option<KafkaError> {
         let mut error = self.0.error.lock().unwrap_or_else(PoisonError::into_inner);
         error.take()
     }
 
-    /// Waits until a record is answered.
+    /// Waits for the first delivery report.
     pub(super) async fn first_answer(&self) {
         while !self.0.any.load(Ordering::Acquire) {
             self.0.first.notified().await;
         }
     }
 
-    /// Forgets what became of the last transaction's.
+    /// Resets the state for the next transaction.
     pub(super) fn forget(&self) {
         self.first_error();
         self.0.any.store(false, Ordering::Release);

@@ -1,7 +1,7 @@
 //! One Kafka transaction: records and consumed offsets, all or nothing.
 //!
-//! [`TransactionalProducer::begin`] lends the producer to a [`Transaction`], so that no second one is begun beside
-//! it; one that did not [`commit`](Transaction::commit) is [aborted](Transaction::abort).
+//! [`TransactionalProducer::begin`] lends the producer to a [`Transaction`], so that only one is open at a
+//! time. A transaction that does not [`commit`](Transaction::commit) must be [aborted](Transaction::abort).
 
 mod deliveries;
 mod producer;

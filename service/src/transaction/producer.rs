@@ -1,4 +1,4 @@
-//! A producer of transactions, and the transaction that is open in it.
+//! A transactional producer, and its open transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,41 +23,41 @@ use crate::producer::{CLIENT_MESSAGE_MAX_BYTES, PolledProducer};
 use crate::threads::blocking;
 use crate::warn_of_change;
 
-/// How long one call may take before it is made again.
+/// Timeout of a call; it is then repeated.
 const CALL: Duration = Duration::from_secs(5);
 
-/// How long a call is made again before its end counts as unknown.
+/// How long a call is repeated before its outcome counts as unknown.
 const GIVE_UP: Duration = Duration::from_secs(30);
 
 /// librdkafka's default for `batch.size`.
 const LIBRDKAFKA_BATCH_BYTES: usize = 1_000_000;
 
-/// A producer of transactions under one transactional id, which fences an earlier producer of the same id.
+/// A transactional producer. It fences earlier producers with the same transactional id.
 pub struct TransactionalProducer {
     producer: Arc<PolledProducer<Deliveries>>,
     options: KafkaOptions,
-    /// The id that fences a predecessor.
+    /// The transactional id.
     transactional_id: String,
     transaction_timeout: Duration,
-    /// No batch of several records is larger.
+    /// Maximum size of a batch of several records.
     batch_bytes: usize,
 }
 
 /// Why a transaction did not commit.
 #[derive(Debug)]
 pub enum Failed {
-    /// This transaction cannot be committed, the next one can: abort, rewind, go on.
+    /// This transaction cannot be committed, but the next one can: abort, rewind, continue.
     Abort(KafkaError),
-    /// Nobody here can tell how the transaction ended, or whether this producer can make another:
-    /// with a new [`TransactionalProducer`] of the same id what is open is settled, and what was committed can be
-    /// asked for.
+    /// The outcome of the transaction is unknown, or this producer cannot begin another: create a new
+    /// [`TransactionalProducer`] with the same id, which settles open transactions, and read the committed
+    /// offsets.
     StartOver(anyhow::Error),
-    /// A person, or another program with the same id, is in the way: exit.
+    /// Needs an operator, or another program has fenced this one: exit.
     Exit(anyhow::Error),
 }
 
 impl Failed {
-    /// Why a topic's limit could not be read: what the cluster does not answer now it may answer later.
+    /// A failure to read a topic's limit: abort if the cluster may answer later, otherwise exit.
     pub fn unread_limit(error: anyhow::Error) -> Self {
         match error.downcast::<KafkaError>() {
             Ok(away) => Self::Abort(away),
@@ -67,9 +67,8 @@ impl Failed {
 }
 
 impl TransactionalProducer {
-    /// A producer for this id; it can do nothing before it is [initialised](Self::initialise).
-    /// `batch_max_bytes` is what the topic that takes least takes: records that each fit there are not
-    /// to be sent together in a batch that does not.
+    /// Creates a producer; it must be [initialised](Self::initialise) before use. `batch_max_bytes` is the
+    /// smallest limit of its topics: records that fit separately must not form a batch that does not.
     ///
     /// # Errors
     /// If a setting is wrong.
@@ -100,10 +99,9 @@ impl TransactionalProducer {
         })
     }
 
-    /// Fences an earlier producer of the same id and settles what it left open; tries for 5 s.
+    /// Fences earlier producers with the same id and settles their open transactions; tries for 5 s.
     ///
-    /// # Errors
-    /// [`Failed::Abort`]: Kafka is away or not yet done with it; the same call may be made again.
+    /// # Errors [`Failed::Abort`]: Kafka is unavailable or needs more time; the call may be repeated.
     pub fn initialise(&self) -> Result<(), Failed> {
         let _waiting = exit::waiting(format!(
             "Kafka, to start transactions as {}",
@@ -123,8 +121,8 @@ impl TransactionalProducer {
         })
     }
 
-    /// [Creates](Self::create) and [initialises](Self::initialise); waits while Kafka is away, until
-    /// `stop`, which gives `None`.
+    /// [Creates](Self::create) and [initialises](Self::initialise) a producer; waits while Kafka is
+    /// unavailable; `None` on `stop`.
     ///
     /// # Errors
     /// If a setting is wrong, or the right to the transactional id is missing.
@@ -152,8 +150,8 @@ impl TransactionalProducer {
         }
     }
 
-    /// Starts another producer of the same id if this one's batches may be larger than `batch_max_bytes`: a
-    /// client's `batch.size` is fixed. No transaction is to be open.
+    /// Starts another producer with the same id if this one's batches may be larger than `batch_max_bytes`,
+    /// because a client's `batch.size` is fixed. No transaction may be open.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -172,8 +170,8 @@ impl TransactionalProducer {
         Ok(())
     }
 
-    /// The client, to ask the cluster something: the broker answers at once over its connections. Over those of a
-    /// consumer a question waits behind the fetch that waits for records.
+    /// The client, for requests to the cluster. On a consumer's connections, a request would wait behind a
+    /// pending fetch.
     pub fn client(&self) -> &Client<impl ClientContext + use<>> {
         self.producer.client()
     }
@@ -192,7 +190,7 @@ impl TransactionalProducer {
         }
     }
 
-    /// What another producer of the same id, or one that the broker takes for that, makes of this one.
+    /// The error of a fenced producer.
     fn fenced(&self) -> Fenced {
         Fenced(format!(
             "transactional.id {} was fenced, and nothing of the open transaction was committed: either another process \
@@ -202,7 +200,7 @@ impl TransactionalProducer {
         ))
     }
 
-    /// An error that passes; what is waited for where that is another transaction.
+    /// The text of a temporary error; if it is a concurrent transaction, explains the wait.
     fn shown(&self, error: &KafkaError) -> String {
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::ConcurrentTransactions) {
             return error.to_string();
@@ -215,7 +213,7 @@ impl TransactionalProducer {
         )
     }
 
-    /// The error that ends the program, with what it means.
+    /// The error that ends the program, with an explanation.
     fn exit(&self, error: KafkaError) -> anyhow::Error {
         let id = &self.transactional_id;
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed)
@@ -236,8 +234,8 @@ impl TransactionalProducer {
     }
 }
 
-/// Whether the broker knows a later producer of the same id. librdkafka gives the broker's codes as they are or,
-/// mostly, as one of its own.
+/// Whether the broker knows a later producer with the same id. librdkafka returns the broker's codes or,
+/// mostly, its own one.
 fn is_fenced(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
@@ -247,7 +245,7 @@ fn is_fenced(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Whether a right is missing.
+/// Whether this user lacks a right.
 fn forbidden(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -272,7 +270,7 @@ impl Transaction<'_> {
         self.owner.client()
     }
 
-    /// Hands a record to the producer; waits while its queue is full.
+    /// Passes a record to the producer; waits while its queue is full.
     ///
     /// # Errors
     /// If the transaction has failed.
@@ -299,10 +297,9 @@ impl Transaction<'_> {
         }
     }
 
-    /// Commits what was sent, and `offsets` (the next to read) on behalf of `group`.
+    /// Commits the records and `offsets` (the next to read) on behalf of `group`.
     ///
-    /// # Errors
-    /// If it is not known to be committed.
+    /// # Errors If the commit is not confirmed.
     pub async fn commit(
         &self,
         offsets: &TopicPartitionList,
@@ -312,10 +309,9 @@ impl Transaction<'_> {
             .await
     }
 
-    /// [`commit`](Self::commit), unless `condition` fails; it is awaited while the records are sent.
+    /// [`commit`](Self::commit), unless `condition` fails, which is awaited while the records are sent.
     ///
-    /// # Errors
-    /// If the condition fails, or it is not known to be committed.
+    /// # Errors If the condition fails, or the commit is not confirmed.
     pub async fn commit_if(
         &self,
         offsets: &TopicPartitionList,
@@ -325,18 +321,18 @@ impl Transaction<'_> {
         let producer = &self.owner.producer;
         let flushed = producer.clone();
         let mut flushing = spawn_blocking(move || flushed.flush_now(CALL));
-        // The broker answers the records one partition after the other; the offsets go meanwhile, over connections
-        // of their own. Before the first answer it may not be done with the last transaction: it would refuse them,
-        // and `repeat` pauses then.
+        // The broker acknowledges the records of one partition after the other; meanwhile the offsets go over
+        // other connections. Before the first acknowledgement, the broker may not have finished the last
+        // transaction: it would refuse the offsets, and `repeat` would pause.
         let answered = tokio::select! {
             () = producer.context().first_answer() => true,
             _ = &mut flushing => false,
         };
         let sent = self.repeat(|| producer.send_offsets_to_transaction(offsets, group, CALL));
-        // The question is on its way before this thread waits for the offsets.
+        // Sends the condition's request before this thread waits for the offsets.
         let (holds, sent) = tokio::join!(biased; condition, sent);
         if answered {
-            // Should it have failed, the commit flushes what is left.
+            // If this flush timed out, the commit flushes the rest.
             let _ = flushing.await;
         }
         if matches!(holds, Err(Failed::Exit(_))) {
@@ -350,7 +346,7 @@ impl Transaction<'_> {
         self.repeat(|| producer.commit_transaction(CALL)).await
     }
 
-    /// Takes back what was sent.
+    /// Aborts the transaction.
     ///
     /// # Errors
     /// [`Failed::StartOver`] or [`Failed::Exit`] only.
@@ -366,9 +362,8 @@ impl Transaction<'_> {
         })
     }
 
-    /// Calls until the call succeeds or cannot: a call that ran out of time is taken up where it
-    /// was. What cannot be finished within [`GIVE_UP`] makes it start over, since nobody here can
-    /// tell whether a commit took place.
+    /// Repeats a call until it succeeds or fails permanently; a call that timed out is resumed. After
+    /// [`GIVE_UP`], the result is [`Failed::StartOver`], because the outcome of a commit is unknown.
     async fn repeat(&self, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), Failed> {
         let begun = Instant::now();
         let _waiting = exit::waiting(format!(
@@ -396,8 +391,8 @@ impl Transaction<'_> {
         }
     }
 
-    /// What made the transaction fail, where `told` is only what became of a record for it (such as
-    /// being purged): in a failed transaction librdkafka answers every call with its cause.
+    /// The cause of a failed transaction. `told` may only be the consequence for one record (such as being
+    /// purged); in a failed transaction, librdkafka answers every call with the cause.
     fn cause(&self, told: KafkaError) -> KafkaError {
         if matches!(told, KafkaError::Transaction(_)) {
             return told;
@@ -413,7 +408,7 @@ impl Transaction<'_> {
         if forbidden(&error) {
             return Failed::Exit(self.owner.exit(error));
         }
-        // A delivery error of a fenced producer arrives without the transaction's flags.
+        // A fenced producer's delivery error lacks the transaction's flags.
         let fatal = self.owner.producer.client().fatal_error();
         let abort = match &error {
             KafkaError::Transaction(e) => e.txn_requires_abort(),
@@ -434,8 +429,7 @@ impl Transaction<'_> {
         if !codes.into_iter().flatten().any(is_fenced) {
             return Failed::StartOver(cause);
         }
-        // The broker tells a producer that took too long in the same words as one that has a
-        // successor.
+        // The broker uses the same error for a transaction that timed out and for a fenced producer.
         let open = self.begun.elapsed();
         if open >= self.owner.transaction_timeout {
             return Failed::StartOver(cause.context(format!(

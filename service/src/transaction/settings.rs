@@ -1,4 +1,4 @@
-//! Settings of producers of transactions.
+//! Settings of transactional producers.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use crate::error::NeedsAttention;
 use crate::kafka::KafkaOptions;
 use crate::throttling::STATISTICS;
 
-/// How long the broker keeps a transaction open: a crashed program holds readers of what came after
-/// its records at most for so long.
+/// How long the broker keeps a transaction open: the maximum time for which a crashed program holds back
+/// readers of later records.
 pub(super) const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
 /// [`TRANSACTION_TIMEOUT`] in [`DEFAULTS`].
 const DEFAULT_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Settings that exactly-once, and the place of a key, rest on.
+/// Settings on which exactly-once and the partition of a key depend.
 pub const FIXED: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
     ("acks", "all"),
@@ -23,19 +23,19 @@ pub const FIXED: &[(&str, &str)] = &[
 
 /// Tuning, as measured.
 pub const DEFAULTS: &[(&str, &str)] = &[
-    // Batches fill meanwhile; a commit does not wait for it. While more than five records of a partition are
-    // unanswered, librdkafka's thread polls without a pause from the moment that this has passed: with 50, two
-    // routers on one core took 7 % more CPU an event.
+    // Batches fill during this time; a commit does not wait for it. While more than five records of a
+    // partition are unacknowledged, librdkafka's thread polls busily after this time: with 50, two routers on
+    // one core took 7 % more CPU per event.
     ("linger.ms", "200"),
     ("compression.type", "lz4"),
     ("queue.buffering.max.kbytes", "65536"),
     (TRANSACTION_TIMEOUT, "30000"),
-    // The topics were there at the start: one that is gone is told sooner than after 30 s.
+    // The topics existed at the start: report a deleted one sooner than after 30 s.
     ("topic.metadata.propagation.max.ms", "5000"),
     STATISTICS,
 ];
 
-/// How long the brokers keep a transaction of a program with these options open.
+/// `transaction.timeout.ms` of a program with these options.
 pub(crate) fn transaction_timeout(options: &KafkaOptions) -> Duration {
     let config = options.client_config(DEFAULTS, FIXED);
     let chosen = config.and_then(|config| timeout_of(&config));
