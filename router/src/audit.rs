@@ -1,5 +1,5 @@
-//! `router audit`: every source record has exactly one event or one dead letter, and each event says
-//! what routing its record gives today.
+//! `router audit`: proves that every source record has exactly one event or one dead letter, and that each
+//! event equals the result of routing its record again.
 //!
 //! ```text
 //! scope    committed offsets of the group ──▶ source ranges; then ends of events, dead letters, source
@@ -9,8 +9,8 @@
 //! report   counts, findings, one verdict
 //! ```
 //!
-//! Memory does not grow with the range: a sum of keyed hashes a bucket of offsets in the first pass,
-//! some MiB of records in the second.
+//! Memory does not grow with the range: the first pass keeps one sum of keyed hashes per bucket of offsets,
+//! the second some MiB of records.
 
 mod findings;
 mod first_pass;
@@ -46,8 +46,8 @@ use report::{Report, Verdict};
 use scope::Scope;
 use sums::{Buckets, OutcomeHasher};
 
-/// Little is fetched and waits at once, unless `-X` says otherwise: librdkafka holds it decompressed,
-/// which can be two hundred times as much, and some hundred bytes a record beside it.
+/// Small fetches and queues, unless `-X` overrides them: librdkafka holds records decompressed, which can be
+/// two hundred times as large, with some hundred bytes of overhead each.
 const LOW_MEMORY: [(&str, &str); 2] = [
     ("fetch.message.max.bytes", "131072"),
     ("queued.max.messages.kbytes", "4096"),
@@ -121,8 +121,8 @@ Examples:
   router audit --from -2h --json
   router audit --from offset:0=17,3=20 --to offset:0=1000,3=1000";
 
-/// Runs the audit and prints the report; gives the exit code. An error that prevents a verdict is logged, and has an
-/// exit code too.
+/// Runs the audit and prints the report; returns the exit code. Logs an error that prevents a verdict, and
+/// returns the exit code for that.
 pub async fn audit(asked: Audit, kafka: &KafkaOptions, stop: &CancellationToken) -> u8 {
     let json = asked.json;
     let compared = async {
@@ -170,7 +170,7 @@ async fn compare(
     let stopped = || anyhow!("stopped by a signal");
     let cluster = kafka.cluster_soon(stop).await?.ok_or_else(stopped)?;
     let mut modest = kafka.clone();
-    // Before those of the command line, which win.
+    // Defaults; settings of the command line take precedence.
     let settings = LOW_MEMORY.map(|(key, value)| (key.to_owned(), value.to_owned()));
     modest.settings.splice(0..0, settings);
     let reader = Reader::connect(&modest)?;
@@ -206,7 +206,7 @@ struct Auditor<'a> {
     buckets: Buckets,
     outcomes: OutcomeHasher,
     max_event_bytes: usize,
-    /// Examples of each kind that are held.
+    /// Maximum number of examples of each kind.
     examples: usize,
     progress: Progress,
     stop: &'a CancellationToken,
@@ -227,7 +227,7 @@ impl Auditor<'_> {
         }
         findings.merge(first.events.findings);
         findings.merge(first.letters.findings);
-        // What is equal is so whatever was deleted meanwhile.
+        // Records proved equal stay so, even if they were deleted meanwhile.
         if findings.faults() > 0 || findings.count(FindingKind::Unprovable) > 0 {
             Scope::still_there(&self.scope.events, self.reader)?;
             Scope::still_there(&self.scope.letters, self.reader)?;
@@ -235,7 +235,7 @@ impl Auditor<'_> {
         Ok((counts, findings))
     }
 
-    /// What routing a record gives today, but for the time of routing.
+    /// The result of routing a record with today's rules, except for `routedAt`.
     fn today<'a>(
         &self,
         at: Position,
@@ -253,7 +253,7 @@ impl Auditor<'_> {
         let (schemas, max_event_bytes) = (self.schemas, self.max_event_bytes);
         let ours = Framing::SingleObject;
         let theirs = (schemas.registry.as_ref()).map_or(ours, |_| Framing::Registry(0));
-        // As large as the routers may write it.
+        // The routers' size limit.
         let max_event_bytes = max_event_bytes + ours.header_bytes() - theirs.header_bytes();
         route(
             &schemas.decoder,
@@ -266,8 +266,8 @@ impl Auditor<'_> {
         )
     }
 
-    /// What an event says, but for the time of routing, as a number. It is the same for the same meaning, whichever way its
-    /// bytes put that: another version of the router may carry over what this one encodes again.
+    /// Hash of an event without `routedAt`. Equal for equal meaning, independent of the encoding: another
+    /// version of the router may copy bytes that this one encodes again.
     fn sum(&self, about: Position, key: Option<&[u8]>, value: &[u8]) -> anyhow::Result<u64> {
         if let Some(event) = self.schemas.decoder.plain_event(value) {
             return Ok(self.outcomes.event(about, key, &event));

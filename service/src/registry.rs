@@ -162,7 +162,7 @@ impl Registry {
     }
 
     /// Registers the schema of a subject, unless it is registered, sets the subject's compatibility to
-    /// [`COMPATIBILITY`], and returns the schema's id.
+    /// `FULL_TRANSITIVE`, and returns the schema's id.
     ///
     /// # Errors If the registry does not answer, or refuses the schema, e.g. as incompatible with registered
     /// ones.

@@ -1,4 +1,5 @@
-//! Metrics that nobody scrapes take bounded memory. A binary of its own: it counts the allocations of the whole process.
+//! Metrics that nobody scrapes take bounded memory. A separate binary, because it counts the allocations of
+//! the whole process.
 #![expect(unsafe_code, reason = "memory is counted by an allocator of its own")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -34,7 +35,7 @@ static ALLOCATOR: Counting = Counting;
 
 /// Values recorded at a time, of at least eight bytes each.
 const VALUES: usize = 2_000;
-/// More than everything else here takes.
+/// More than everything else in this test allocates.
 const NOTICEABLE_BYTES: usize = 1 << 20;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! What was found, counted by kind and partition, with a few examples of each kind.
+//! Findings, counted by kind and partition, with a few examples of each kind.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ impl FindingKind {
         }
     }
 
-    /// What it means, for people.
+    /// Its meaning, for people.
     pub(super) fn meaning(self) -> &'static str {
         match self {
             Self::Lost => "lost: neither event nor letter",
@@ -60,7 +60,7 @@ impl FindingKind {
         }
     }
 
-    /// Whether it makes the two sides unequal.
+    /// Whether it makes the verdict unequal.
     pub(super) fn is_fault(self) -> bool {
         !matches!(self, Self::OtherRules | Self::Unprovable)
     }
@@ -99,7 +99,7 @@ impl Example {
     }
 }
 
-/// All that was found: every one counted, a few held.
+/// All findings: each is counted, and a few are kept as examples.
 #[derive(Debug)]
 pub(super) struct Findings {
     at_most: usize,
@@ -108,7 +108,7 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    /// Holds so many examples of each kind.
+    /// Keeps at most this many examples of each kind.
     pub(super) fn with_examples(at_most: usize) -> Self {
         Self {
             at_most,
@@ -117,7 +117,7 @@ impl Findings {
         }
     }
 
-    /// Counts one for a partition of the source topic; `example` is asked for only where it is held.
+    /// Counts a finding for a partition of the source topic; calls `example` only if it will be kept.
     pub(super) fn add(
         &mut self,
         kind: FindingKind,
@@ -131,7 +131,7 @@ impl Findings {
         }
     }
 
-    /// Counts more of which nothing else is known.
+    /// Counts findings without examples.
     pub(super) fn count_more(&mut self, kind: FindingKind, partition: i32, more: u64) {
         if more > 0 {
             *self.counts.entry((kind, Some(partition))).or_default() += more;

@@ -1,5 +1,5 @@
-//! The first pass: everything is read once and added up, so that what is equal is proved so and the
-//! rest is narrowed down to a few offsets.
+//! The first pass: reads everything once and sums it up. Equal buckets are proved; the rest is narrowed down
+//! to a few offsets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -16,30 +16,30 @@ use super::scope::{AuditedTopic, Place, Scope};
 use crate::outputs::{OutputRecord, position};
 use crate::route::Outcome;
 
-/// Bytes that an examined record takes beside its value, rounded up.
+/// Memory overhead of an examined record besides its value, in bytes, rounded up.
 const ENTRY_BYTES: u64 = 256;
-/// Events behind a later one that are remembered until it is known whether they are second copies.
+/// Maximum number of out-of-order events that are kept until it is known whether they are second copies.
 const INVERTED: usize = 100_000;
-/// Segments of a partition's log, each of which can be read again by itself.
+/// Number of segments of a partition's log; each can be read again separately.
 const SEGMENTS: i128 = 63;
-/// The bit that marks a bucket with an inverted event, beside those of the segments.
+/// Bit that marks a bucket with an out-of-order event, next to the bits of the segments.
 const MARK: u64 = 1 << SEGMENTS;
 
-/// The source topic, added up.
+/// Sums over the source topic.
 pub(super) struct Expected {
     sums: Vec<u64>,
-    /// Bytes that the records of each bucket take when they are examined.
+    /// Memory for the records of each bucket when they are examined, in bytes.
     pub(super) bytes: Vec<u64>,
     /// Records by partition.
     pub(super) records: BTreeMap<i32, u64>,
 }
 
-/// An output topic, added up.
+/// Sums over an output topic.
 pub(super) struct Found {
     sums: Vec<u64>,
-    /// The segments in which outputs of a bucket stand, a bit each.
+    /// The segments that contain outputs of each bucket, one bit per segment.
     pub(super) segments: Vec<u64>,
-    /// Outputs of what was asked for, by source partition.
+    /// Outputs of records in the range, by source partition.
     pub(super) counts: BTreeMap<i32, u64>,
     /// Outputs whose source record retention has deleted, by source partition.
     pub(super) expired: BTreeMap<i32, u64>,
@@ -47,20 +47,20 @@ pub(super) struct Found {
     pub(super) earlier_topic: u64,
     /// Copies of events that redrives wrote.
     pub(super) redriven: u64,
-    /// Records that are of other topics or services, or notes.
+    /// Records of other topics or services, and notes.
     pub(super) foreign: u64,
-    /// Outputs about nothing.
+    /// Outputs of records that do not exist.
     pub(super) findings: Findings,
-    /// Events that stand behind the event of a later record.
+    /// Events after the event of a later record.
     pub(super) inverted: BTreeSet<Position>,
-    /// Those that were too many to remember, by source partition.
+    /// Number of further ones, by source partition.
     pub(super) inverted_more: BTreeMap<i32, u64>,
-    /// By source partition the first offset from which on no output can have been deleted by retention;
-    /// without an entry: none can.
+    /// By source partition, the first offset whose output retention cannot have deleted; without an entry,
+    /// retention cannot have deleted any.
     pub(super) whole_from: BTreeMap<i32, i64>,
 }
 
-/// The source topic and both output topics, added up.
+/// Sums over the source topic and both output topics.
 pub(super) struct FirstPass {
     pub(super) expected: Expected,
     pub(super) events: Found,
@@ -82,19 +82,19 @@ impl FirstPass {
 }
 
 impl Found {
-    /// Whether a bucket has an inverted event: the order is in no sum.
+    /// Whether each bucket has an out-of-order event, since sums ignore the order.
     fn marked(&self) -> impl Iterator<Item = bool> + '_ {
         self.segments.iter().map(|segments| segments & MARK != 0)
     }
 }
 
-/// The segment of a log in which an offset stands, as a bit.
+/// The bit of the segment that contains an offset.
 fn segment(log: &Range<i64>, offset: i64) -> u64 {
     let length = i128::from(log.end - log.start).max(1);
     1 << (i128::from(offset - log.start) * SEGMENTS / length).clamp(0, SEGMENTS - 1)
 }
 
-/// The part of each log that these segments are in, from the first to the last.
+/// The part of each log from the first to the last of these segments.
 pub(super) fn segments(logs: &Ranges, segments: u64) -> Ranges {
     let segments = segments & !MARK;
     if segments == 0 {
@@ -117,13 +117,13 @@ pub(super) fn segments(logs: &Ranges, segments: u64) -> Ranges {
 }
 
 impl Auditor<'_> {
-    /// Reads everything once, source and outputs at the same time.
+    /// Reads everything once, source and outputs concurrently.
     pub(super) fn first_pass(&self) -> anyhow::Result<FirstPass> {
         let scope = &self.scope;
         for part in [&scope.source, &scope.events, &scope.letters] {
             self.progress.more(&part.ranges);
         }
-        // The first error ends both.
+        // The first error stops both.
         let (stop, failed) = (self.stop.child_token(), Mutex::new(None));
         let fail = |error: anyhow::Error| {
             stop.cancel();
@@ -203,11 +203,11 @@ impl Auditor<'_> {
             inverted_more: BTreeMap::new(),
             whole_from: BTreeMap::new(),
         };
-        // By output partition and source partition: the newest event, and where retention has deleted
-        // some, the oldest output that is left.
+        // By output partition and source partition: the newest event, and, if retention has deleted some
+        // outputs, the oldest remaining one.
         let mut newest: BTreeMap<(i32, i32), i64> = BTreeMap::new();
         let mut oldest: BTreeMap<(i32, i32), i64> = BTreeMap::new();
-        // Partitions that still hold outputs of an earlier topic: all of this one's stand behind those.
+        // Partitions that still have outputs of an earlier topic: all outputs of this one come after them.
         let mut begin_earlier: BTreeSet<i32> = BTreeSet::new();
         self.scan(&part.topic, &part.ranges, stop, |record| {
             let stands = position(record);
@@ -287,7 +287,7 @@ impl Auditor<'_> {
     }
 }
 
-/// An output about nothing.
+/// Example of an output of a record that does not exist.
 pub(super) fn nothing(
     scope: &Scope,
     part: &AuditedTopic,

@@ -1,11 +1,11 @@
-//! How far the audit is, for a person who waits.
+//! Progress of the audit.
 
 use std::io::{IsTerminal, stderr};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use service::range::Ranges;
 
-/// A bar on standard error, where that is a terminal.
+/// A progress bar on standard error, if that is a terminal.
 pub(super) struct Progress(ProgressBar);
 
 impl Progress {
@@ -26,7 +26,7 @@ impl Progress {
         self.0.set_message(message);
     }
 
-    /// These offsets are to be read too.
+    /// Adds these offsets to the total.
     pub(super) fn more(&self, ranges: &Ranges) {
         let offsets = |range: &std::ops::Range<i64>| u64::try_from(range.end - range.start);
         let each = ranges.values().filter_map(|range| offsets(range).ok());
@@ -55,7 +55,7 @@ pub(super) struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    /// A record was read. Offsets that hold none count with the next that does.
+    /// Counts a record, and the offsets without records before it.
     pub(super) fn read(&mut self, partition: i32, offset: i64) {
         if let Some(left) = self.left.get_mut(&partition) {
             let next = (offset + 1).clamp(left.start, left.end.max(left.start));
@@ -64,7 +64,7 @@ impl Steps<'_> {
         }
     }
 
-    /// All of them are read.
+    /// Counts the rest of the ranges.
     pub(super) fn end(self) {
         for left in self.left.values().filter(|left| !left.is_empty()) {
             self.bar.inc(left.end.abs_diff(left.start));

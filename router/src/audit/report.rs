@@ -1,4 +1,4 @@
-//! The report: counts, findings, and one verdict; for people and for programs.
+//! The report: counts, findings and the verdict, as text and JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,7 +15,7 @@ use super::findings::{Example, FindingKind, Findings};
 use super::first_pass::FirstPass;
 use super::scope::{AuditedTopic, Scope};
 
-/// Whether the outputs are what the source records make.
+/// Whether the outputs equal the results of routing the source records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Equal,
@@ -35,7 +35,7 @@ pub(super) struct Counts {
     earlier_topic: u64,
     /// Copies of events that redrives of the consumer's dead letters wrote.
     redriven: u64,
-    /// Records of the output topics that are of other topics or services, or notes.
+    /// Records of the output topics from other topics or services, and notes.
     foreign: u64,
 }
 
@@ -80,7 +80,7 @@ impl Report {
         }
     }
 
-    /// Why equality could not be proved, beside the findings that are unprovable.
+    /// Why equality could not be proved, besides unprovable findings.
     pub(super) fn doubts(&self) -> Option<String> {
         let doubts = self.all_doubts();
         let is_unproven = self.verdict() == Verdict::Unproven && !doubts.is_empty();
@@ -169,7 +169,7 @@ impl Report {
         })
     }
 
-    /// A table, the findings, one line.
+    /// A table, the findings, and the verdict.
     pub(super) fn text(&self) -> String {
         let mut text = self.table();
         for kind in FindingKind::ALL {

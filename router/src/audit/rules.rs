@@ -1,5 +1,5 @@
-//! Whether an event matches its source record, by today's rules or by those of another version
-//! of the router.
+//! Comparison of an event with its source record, by today's rules or by those of another version of the
+//! router.
 //!
 //! An event names the kinds of repair that were made to it, and the schema defines what each kind means
 //! and what the field becomes. That distinguishes an event of other rules from a corrupt one
@@ -13,8 +13,8 @@ use schemas::{Adjustment, TaskRunningInfo, TaskRunningInfoEvent};
 use super::walk::Walk;
 use crate::route::repair;
 
-/// The fields in which an event differs from the one that today's rules make, but for `routedAt`;
-/// by their paths, and no more than [`FIELDS_NAMED`] of them.
+/// Paths of the fields in which an event differs from the result of today's rules, except for `routedAt`; at
+/// most [`FIELDS_NAMED`].
 pub(super) fn differences(
     today: &TaskRunningInfoEvent,
     event: &TaskRunningInfoEvent,
@@ -31,15 +31,15 @@ pub(super) fn differences(
     walk.named()
 }
 
-/// Whether each field of an event's info is its source record's, or that repaired as a kind which
-/// the event names, each kind it names repaired something, and each field that it says was not finite was what it says.
+/// Whether each field of an event's info equals that of the source record, or that repaired by a kind that
+/// the event names; each named kind repaired something; and each field in `notFinite` had that value.
 pub(super) fn explained(source: &TaskRunningInfo, event: &TaskRunningInfoEvent) -> bool {
     let kinds = &event.adjustments;
     let known = kinds.iter().filter(|kind| **kind != Adjustment::Unknown);
     let once = known.clone().collect::<BTreeSet<_>>().len() == known.count();
     let mut walk = Walk::new(kinds);
     walk.info(source, &event.info);
-    // Older versions name no such fields, nor does an event that would be too large with them.
+    // Older versions have no `notFinite`, and an event that it would make too large omits it.
     let not_finite = match event.not_finite.is_empty() {
         true => BTreeMap::new(),
         false => repair(&mut source.clone()),
@@ -84,7 +84,7 @@ mod tests {
         }
     }
 
-    /// Everything that can be repaired.
+    /// A record that needs every kind of repair.
     fn spoilt() -> TaskRunningInfo {
         let mut info = strategies::sample_event().info;
         info.sequence = -1;
@@ -130,12 +130,12 @@ mod tests {
     #[test]
     fn other_rules_may_leave_a_field_as_it_was_but_not_make_it_something_else() {
         let (source, event) = (spoilt(), routed(&spoilt()).unwrap());
-        // As before events named the fields that were not finite.
+        // Version 2, without `notFinite`.
         let mut older = event.clone();
         older.not_finite.clear();
         assert!(explained(&source, &older));
         assert_eq!(differences(&event, &older), ["notFinite"]);
-        // A field that was finite, or another value.
+        // `notFinite` with a field that was finite, or with another value.
         for (field, value) in [("metrics.rate", "NaN"), ("metrics.count", "NaN")] {
             let mut corrupt = event.clone();
             corrupt
@@ -143,7 +143,7 @@ mod tests {
                 .insert(field.to_owned(), value.to_owned());
             assert!(!explained(&source, &corrupt), "{field}");
         }
-        // As before texts were taken for numbers that are none.
+        // An older version, which did not recognise names of NaN.
         let mut older = event.clone();
         older.not_finite.remove("metrics.a\u{FFFD}b");
         let metrics = older.info.metrics.as_mut().unwrap();
@@ -153,7 +153,7 @@ mod tests {
             differences(&event, &older),
             ["notFinite", "info.metrics[a\u{FFFD}b]"]
         );
-        // As before negative zero was taken for zero.
+        // An older version, which repaired negative zero.
         let mut zero = strategies::sample_event().info;
         zero.progress.as_mut().unwrap().progress = -0.0;
         let today = routed(&zero).unwrap();
@@ -172,7 +172,7 @@ mod tests {
         older.adjustments.push(Adjustment::ProgressBelowZero);
         assert!(explained(&zero, &older));
         assert_eq!(differences(&today, &older), ["adjustments"]);
-        // As before NaN was repaired.
+        // An older version, which did not repair NaN.
         let mut older = event.clone();
         older.info.progress.as_mut().unwrap().progress = f64::NAN;
         older
@@ -181,7 +181,7 @@ mod tests {
         assert!(explained(&source, &older));
         let differing = differences(&event, &older);
         assert_eq!(differing, ["adjustments", "info.progress.progress"]);
-        // A number that no rule makes, though a repair is named.
+        // A value that no rule produces, although a repair is named.
         let mut corrupt = event.clone();
         corrupt.info.sequence = 7;
         assert!(!explained(&source, &corrupt));

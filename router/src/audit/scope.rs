@@ -1,4 +1,4 @@
-//! What is compared: which records of the source topic, with which part of the output topics.
+//! Scope of an audit: the range of source records, and the parts of the output topics to compare.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,16 +17,16 @@ use super::Audit;
 use crate::outputs::SourceTopic;
 use crate::topic_ids::noted;
 
-/// How long the group's coordinator may take to tell the committed offsets.
+/// Timeout of a request for the committed offsets.
 const ASK: Duration = Duration::from_secs(10);
-/// How often it is asked: it may be moving to another broker.
+/// Number of tries, since the coordinator may be moving to another broker.
 const TRIES: usize = 3;
-/// How long to wait for the error that explains a missing answer.
+/// How long to poll for the error that explains a missing answer.
 const EXPLAIN: Duration = Duration::from_secs(1);
 
-/// What is compared. The group's committed offsets are asked for first and the ends of the outputs
-/// second: offsets commit together with the output of the records before them, so all of that output
-/// stands below these ends, however much is routed meanwhile.
+/// Scope of an audit. The group's committed offsets are read first and the ends of the outputs second:
+/// offsets commit together with the output of the records before them, so all of that output is before these
+/// ends, even if routing continues.
 #[derive(Debug)]
 pub(super) struct Scope {
     /// The source topic and its id.
@@ -34,14 +34,14 @@ pub(super) struct Scope {
     pub(super) source: AuditedTopic,
     pub(super) events: AuditedTopic,
     pub(super) letters: AuditedTopic,
-    /// The source topic's logs, from the first offset to the high watermark. Asked for last, so that
-    /// whatever an output is about stands below these ends, if it ever was.
+    /// The source topic's logs, from the first offset to the high watermark. Read last, so that the source
+    /// records of all outputs are before these ends.
     pub(super) logs: Ranges,
-    /// Offsets up to the last stable one that are not routed yet, where the audit asks for them.
+    /// Number of unrouted offsets in the range, up to the last stable one.
     pub(super) pending: BTreeMap<i32, u64>,
 }
 
-/// A topic, and the offsets of it that are audited.
+/// A topic and its audited offsets.
 #[derive(Debug)]
 pub(super) struct AuditedTopic {
     pub(super) topic: String,
@@ -49,13 +49,13 @@ pub(super) struct AuditedTopic {
     pub(super) compaction: Compaction,
 }
 
-/// Whether compaction deletes records of a topic, so that a record that is not there proves nothing.
+/// Whether compaction deletes records of a topic, so that a missing record proves nothing.
 #[derive(Debug)]
 pub(super) enum Compaction {
     No,
-    /// With what to do about it.
+    /// With the command to change it.
     Yes(String),
-    /// Why it is not known.
+    /// Unknown, with the reason.
     Unknown(String),
 }
 
@@ -64,7 +64,7 @@ impl Compaction {
         match cluster.compaction(topic).await {
             Ok(None) => Ok(Self::No),
             Ok(Some(why)) => Ok(Self::Yes(why)),
-            // A missing right is an error only where the answer matters.
+            // A missing right is an error only if the answer matters.
             Err(error) if error.chain().any(|cause| cause.is::<NeedsAttention>()) => {
                 Ok(Self::Unknown(format!("{error:#}")))
             }
@@ -72,7 +72,7 @@ impl Compaction {
         }
     }
 
-    /// Why a record that is not there, called so, proves nothing; `None` if it does.
+    /// Why a missing record, called `what`, proves nothing; `None` if it proves a loss.
     pub(super) fn doubt(&self, what: &str) -> Option<String> {
         match self {
             Self::No => None,
@@ -84,16 +84,16 @@ impl Compaction {
     }
 }
 
-/// Where an output belongs that is about this offset of the source topic.
+/// Classification of an output by its source offset.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Into the comparison.
+    /// In the scope.
     Asked,
-    /// It was not asked for, or was not yet routed when the audit began.
+    /// Outside the range, or not yet routed when the audit began.
     Outside,
-    /// Retention has deleted the record it is about.
+    /// Retention has deleted its source record.
     Expired,
-    /// There is no such place; why.
+    /// The source offset does not exist; why.
     Nowhere(String),
 }
 
@@ -131,7 +131,7 @@ impl Scope {
         })
     }
 
-    /// Why there can be no verdict, whatever is found. An unknown compaction counts only if something was unprovable.
+    /// Reasons that prevent a verdict. An unknown compaction counts only if something was unprovable.
     pub(super) fn doubts(&self, is_unprovable: bool) -> Vec<&str> {
         let parts = [&self.source, &self.events, &self.letters];
         let doubts = parts.into_iter().filter_map(|part| match &part.compaction {
@@ -161,7 +161,7 @@ impl Scope {
         }
     }
 
-    /// That nothing was deleted before it was read.
+    /// Checks that nothing was deleted before it was read.
     ///
     /// # Errors
     /// If the log of a part now begins later than when the part was chosen, or Kafka does not answer.
@@ -181,7 +181,7 @@ impl Scope {
     }
 }
 
-/// All of a topic, to the high watermark of each partition: behind an open transaction others may
+/// The whole topic, up to the high watermark of each partition, since transactions behind an open one may
 /// have committed.
 async fn whole(cluster: &Cluster, reader: &Reader, topic: &str) -> anyhow::Result<AuditedTopic> {
     let count = i32::try_from(cluster.require_topic(topic, "Read", None).await?)?;
@@ -219,8 +219,8 @@ fn committed(
 ) -> anyhow::Result<BTreeMap<i32, i64>> {
     let topic = &source.topic;
     let mut config = kafka.client_config(&[], &[("enable.auto.commit", "false")])?;
-    // An answer at once, also while a transaction with offsets is open: those of transactions that
-    // are not committed are in none.
+    // With read_uncommitted, the answer comes at once even while a transaction with offsets is open. It never
+    // contains uncommitted offsets.
     config
         .set("group.id", group)
         .set("isolation.level", "read_uncommitted");
@@ -235,7 +235,7 @@ fn committed(
         match consumer.committed_offsets(asked.clone(), ASK) {
             Ok(answer) => break answer,
             Err(error) => {
-                // Without the right the coordinator is asked for in vain, and only polling tells why.
+                // Without the right, the request times out, and only polling returns the reason.
                 let errors = std::iter::from_fn(|| consumer.poll(EXPLAIN));
                 let denied = errors.filter_map(Result::err).find(is_denied);
                 if denied.is_some() || tries == TRIES {
@@ -283,7 +283,7 @@ fn unanswered(kafka: &KafkaOptions, group: &str, error: KafkaError) -> anyhow::E
     }
 }
 
-/// The offsets asked for that are routed, and how many behind them are not.
+/// The routed offsets of the range, and the number of unrouted ones behind them.
 fn asked_ranges(
     asked: &Audit,
     reader: &Reader,
@@ -292,7 +292,7 @@ fn asked_ranges(
     count: usize,
 ) -> anyhow::Result<(Ranges, BTreeMap<i32, u64>)> {
     let (topic, group) = (&asked.source_topic, &asked.group);
-    // Partitions that were added meanwhile are of the next audit.
+    // The next audit covers partitions that were added meanwhile.
     let logs: Ranges = logs
         .iter()
         .take(count)
@@ -354,7 +354,7 @@ fn asked_ranges(
     Ok((ranges, pending))
 }
 
-/// That the log still has, or will have, the offsets that were named.
+/// Checks that the logs contain the named offsets.
 fn within(bound: &Bound, topic: &str, logs: &Ranges) -> anyhow::Result<()> {
     let Bound::Offsets(offsets) = bound else {
         return Ok(());

@@ -1,5 +1,5 @@
-//! The second pass: the offsets whose sums differ are read again and judged record by record, in
-//! windows, so that memory stays bounded.
+//! The second pass: reads the suspect offsets again and compares record by record, in windows, so that memory
+//! stays bounded.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -18,14 +18,14 @@ use super::scope::AuditedTopic;
 use crate::outputs::{OutputRecord, position};
 use crate::route::Outcome;
 
-/// Bytes of source records that are examined at a time, as counted in the first pass.
+/// Maximum size of the source records of a window, in bytes, as counted in the first pass.
 const WINDOW_BYTES: u64 = 16 << 20;
-/// Beyond so many a bucket is examined in parts.
+/// A larger bucket is examined in parts.
 const WINDOW_MAX_BYTES: usize = 32 << 20;
-/// Outputs of one record that an example names.
+/// Maximum number of outputs in an example.
 const OUTPUTS_NAMED: usize = 4;
 
-/// Offsets of the source topic to examine, and where their outputs stand.
+/// Offsets of the source topic to examine, and the segments with their outputs.
 struct Piece {
     partition: i32,
     offsets: Range<i64>,
@@ -34,19 +34,19 @@ struct Piece {
     letters: u64,
 }
 
-/// A source record that is examined.
+/// An examined source record.
 struct Entry {
     timestamp: i64,
     payload: Option<Box<[u8]>>,
     events: Outputs,
     letters: Outputs,
     letter_kind: Option<String>,
-    /// Whether its event stands behind that of a later record.
+    /// Whether its event comes after that of a later record.
     inverted: bool,
     judged: Judged,
 }
 
-/// What stands on an output topic about one record.
+/// The outputs of one record on an output topic.
 #[derive(Default)]
 struct Outputs {
     count: u64,
@@ -62,14 +62,14 @@ impl Outputs {
     }
 }
 
-/// What an event says, measured by its record. Of several events the worst counts.
+/// Result of comparing an event with its record. Of several events, the worst counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Judged {
     #[default]
     Equal,
-    /// As another version of the router makes it; the fields.
+    /// Made by the rules of another version; the fields.
     OtherRules(Vec<String>, String),
-    /// Its record cannot be read here; why.
+    /// Its record cannot be decoded here; why.
     Unprovable(String),
     Differing(Vec<String>, String),
 }
@@ -114,7 +114,7 @@ impl Auditor<'_> {
         }
     }
 
-    /// Examines these offsets; gives back those that were too many.
+    /// Examines these offsets; returns those that exceed the window.
     fn examine(
         &self,
         mut window: Vec<Piece>,
@@ -156,7 +156,7 @@ impl Auditor<'_> {
                 self.add_nothing(findings, &self.scope.events, stands, about);
                 return Ok(());
             };
-            // A second copy behind a later event is a duplicate and nothing else.
+            // A second copy behind a later event is only a duplicate.
             entry.inverted |= entry.events.count == 0 && first.events.inverted.contains(&stands);
             entry.events.add(stands);
             let event = self.schemas.decoder.event(record.payload())?;
@@ -191,7 +191,7 @@ impl Auditor<'_> {
         Ok(left)
     }
 
-    /// The source records of these pieces, and by partition the first that is too many.
+    /// The source records of these pieces, and by partition the first one beyond the window.
     fn records(
         &self,
         window: &[Piece],
@@ -234,7 +234,7 @@ impl Auditor<'_> {
         self.scan(&part.topic, ranges, self.stop, each)
     }
 
-    /// Measures an event by its record.
+    /// Compares an event with its record.
     fn judge(
         &self,
         at: Position,
@@ -264,7 +264,7 @@ impl Auditor<'_> {
                 format!("a letter today: {}: {}", reject.kind, reject.message),
             ),
         };
-        // What no rules of any version change.
+        // Fields that no version of the rules changes.
         let mut corrupt = event.source.timestamp != entry.timestamp;
         if corrupt && fields.is_empty() {
             fields.push("source.timestamp".to_owned());
@@ -379,7 +379,7 @@ impl Auditor<'_> {
     }
 }
 
-/// Offsets that are examined, by partition and in order.
+/// Examined offsets, by partition and in order.
 struct Offsets(BTreeMap<i32, Vec<Range<i64>>>);
 
 impl Offsets {
@@ -404,7 +404,7 @@ impl Offsets {
         })
     }
 
-    /// The record at an examined offset, if there is one; `None` for other offsets.
+    /// The record at an examined offset, if it exists; `None` for other offsets.
     fn find<'r>(
         &self,
         at: Position,
@@ -413,7 +413,7 @@ impl Offsets {
         self.contain(at).then(|| records.get_mut(&at))
     }
 
-    /// From the first to the last of each partition.
+    /// The range from the first to the last offset of each partition.
     fn hulls(&self) -> Ranges {
         let hull = |ranges: &[Range<i64>]| Some(ranges.first()?.start..ranges.last()?.end);
         self.0

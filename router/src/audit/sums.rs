@@ -1,4 +1,4 @@
-//! Sums that are equal where two sides hold the same, of any number of records in the same memory.
+//! Sums of hashes that compare any number of records in constant memory.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -7,12 +7,12 @@ use std::ops::Range;
 use schemas::{PlainEvent, PlainMetric};
 use service::range::{Position, Ranges};
 
-/// So many buckets at most, in all: two MiB for each number that is kept of each.
+/// Maximum number of buckets: 2 MiB for each number kept per bucket.
 const BUCKETS: usize = 1 << 18;
-/// A bucket holds this power of two of offsets, or more.
+/// Minimum size of a bucket, as a power of two.
 const SMALLEST_SHIFT: u32 = 8;
 
-/// Offsets of the source topic by the bucket they fall into.
+/// Buckets of offsets of the source topic.
 #[derive(Debug)]
 pub(super) struct Buckets {
     shift: u32,
@@ -44,12 +44,12 @@ impl Buckets {
         }
     }
 
-    /// A number for each.
+    /// A zero for each bucket.
     pub(super) fn zeros(&self) -> Vec<u64> {
         vec![0; self.count]
     }
 
-    /// The bucket of an offset; `None` for one that was not asked for.
+    /// The bucket of an offset; `None` outside the range.
     pub(super) fn find(&self, at: Position) -> Option<usize> {
         let (range, first) = self.partitions.get(&at.partition)?;
         range.contains(&at.offset).then(|| {
@@ -58,7 +58,7 @@ impl Buckets {
         })
     }
 
-    /// The offsets of each bucket, in the buckets' order.
+    /// The offsets of each bucket, in order.
     pub(super) fn ranges(&self) -> impl Iterator<Item = (i32, Range<i64>)> + '_ {
         self.partitions
             .iter()
@@ -75,8 +75,8 @@ impl Buckets {
     }
 }
 
-/// Turns outcomes into numbers that are added up. Each audit draws a new key, so that nobody can craft a record
-/// with the number of another.
+/// Keyed hash of outcomes. Each audit uses a new key, so that nobody can craft a record with the hash of
+/// another.
 #[derive(Default)]
 pub(super) struct OutcomeHasher(RandomState);
 
@@ -89,7 +89,7 @@ impl OutcomeHasher {
         sum.finish()
     }
 
-    /// An event that is not plain however it is written; `value` without `routedAt`, in the encoding of this program.
+    /// An event that is not plain in any encoding; `value` has no `routedAt`, in this program's encoding.
     pub(super) fn event_with_problems(
         &self,
         about: Position,
@@ -105,11 +105,11 @@ impl OutcomeHasher {
     }
 }
 
-/// Hashes an event without `routedAt` and its topic's id, field by field; maps in the order of their keys,
-/// numbers bit by bit.
+/// Hashes an event without `routedAt` and topic id, field by field; maps in key order, numbers bit by bit.
 fn hash_event(event: &PlainEvent<'_>, sum: &mut impl Hasher) {
     let info = &event.info;
-    // Not the topic's id: an event that has it is of the topic that is audited, and older versions write none.
+    // Omits the topic's id: an event that has one belongs to the audited topic, and older versions write
+    // none.
     let source = &event.source;
     (
         source.topic,
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use crate::route::strategies;
 
-    /// The number of an event that is plain.
+    /// The hash of a plain event.
     fn number(outcomes: &OutcomeHasher, event: &TaskRunningInfoEvent) -> u64 {
         let value = encode_event(event).unwrap();
         let at = Position {
@@ -248,7 +248,7 @@ mod tests {
         let mut later = strategies::sample_event();
         later.routed_at += 1;
         assert_eq!(numbers.get(&number(&outcomes, &later)), Some(&0));
-        // As an older version of the router writes it.
+        // As written by an older version of the router.
         let mut without = strategies::sample_event();
         without.source.topic_id = None;
         assert_eq!(numbers.get(&number(&outcomes, &without)), Some(&0));

@@ -1,4 +1,4 @@
-//! A walk over a source record and its event, field by field.
+//! Field-by-field comparison of a source record with its event.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,10 +10,10 @@ use schemas::{
 
 use crate::route::{clean, clean_keys};
 
-/// Fields of one event that are named; more are only counted.
+/// Maximum number of differing fields that are named; more are only counted.
 pub(super) const FIELDS_NAMED: usize = 20;
 
-/// What a walk has found so far.
+/// State of a comparison.
 pub(super) struct Walk<'a> {
     /// The repairs that the event names.
     kinds: &'a [Adjustment],
@@ -25,7 +25,7 @@ pub(super) struct Walk<'a> {
 /// Whether newer versions may repair a field in ways that are unknown here.
 #[derive(Clone, Copy, PartialEq)]
 enum Role {
-    /// Identifies the report: repaired only in known ways.
+    /// Identifies the report; repaired only in known ways.
     Identity,
     /// A measurement.
     Value,
@@ -59,7 +59,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A field that is the same, or repaired as one of these kinds has it.
+    /// Compares a field that must be unchanged or repaired by one of these kinds.
     fn field(
         &mut self,
         path: impl Display,
@@ -124,7 +124,7 @@ impl<'a> Walk<'a> {
         let (reported, stored) = (source.progress, event.progress);
         // Bit by bit: NaN is itself, and negative zero is not zero.
         let is = |value: f64| stored.to_bits() == value.to_bits();
-        // Negative zero becomes zero; before event version 3 that was named as a repair.
+        // Negative zero becomes zero; before event version 3, this counted as a repair.
         let is_zero =
             reported == 0.0 && is(0.0) && !self.kinds.contains(&Adjustment::ProgressBelowZero);
         self.field(
@@ -215,7 +215,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The first map under the names that the second has them by.
+    /// The first map with the repaired keys of the second.
     fn keys<'m, V: Clone>(
         &mut self,
         path: &str,

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use service::testing::book::{Page, pages, read, root};
 
-/// More than that a newcomer does not read.
+/// Maximum length of the README for a newcomer.
 const README_WORDS: usize = 1_200;
 
 /// The lines of a page outside of fenced blocks, with their numbers.
@@ -21,7 +21,7 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// A line without what stands between backticks.
+/// A line without its code spans.
 fn without_code(line: &str) -> String {
     line.split('`').step_by(2).collect::<Vec<_>>().join("``")
 }
@@ -158,9 +158,9 @@ fn numbers(text: &str) -> Vec<String> {
     found
 }
 
-/// Figures that were measured stand in blocks (a paragraph, list or table) below a line
-/// `<!-- figures: FILE …; WORD NUMBER …; … -->`. Each number of the block stands in one of the results files, or behind a
-/// word that says why it need not: `computed` from others, or one of the `limits` and settings around them.
+/// Measured figures are in blocks (a paragraph, list or table) below a line `<!-- figures: FILE …; WORD
+/// NUMBER …; … -->`. Each number of the block occurs in one of the results files, or behind a word that gives
+/// the reason why not: `computed` from others, or one of the `limits` and settings around them.
 #[test]
 fn every_figure_that_was_measured_stands_in_a_results_file() {
     let mut wrong = Vec::new();
@@ -184,7 +184,7 @@ fn every_figure_that_was_measured_stands_in_a_results_file() {
                 known = None;
             } else if !line.is_empty() {
                 is_before = false;
-                // What stands between backticks are settings, and links name files.
+                // Code spans contain settings, and links name files.
                 let said = without_code(line);
                 match &known {
                     Some(known) => {
@@ -231,7 +231,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The literal that `text` begins with, as the program has it; or `None` where it begins with something else.
+/// The string literal at the beginning of `text`, unescaped; `None` if there is none.
 fn literal(text: &str) -> Option<String> {
     let text = text.trim_start();
     let text = text.strip_prefix("format!(").unwrap_or(text).trim_start();
@@ -276,10 +276,10 @@ fn phrases(message: &str) -> Vec<String> {
         .collect()
 }
 
-/// Where the words of a message are cut off.
+/// Characters trimmed from the ends of a phrase.
 const EDGES: [char; 6] = [' ', '.', ',', ':', '(', ')'];
 
-/// How messages of exit code 78 are made.
+/// Code that creates messages of exit code 78.
 const MADE_BY: [&str; 6] = [
     "NeedsAttention(",
     "needs_attention(",
@@ -293,7 +293,7 @@ const MADE_BY: [&str; 6] = [
 fn the_runbook_has_an_entry_for_each_message_of_exit_code_78_and_each_alert() {
     let runbook = read("docs/src/operating/runbook.md");
     let (entries, alerts) = runbook.split_once("\n## Alerts\n").unwrap();
-    // In headings and between backticks, … stands for values.
+    // In headings and code spans, … represents values.
     let parts = |words: &str| -> Vec<String> {
         let parts = words
             .split('…')
@@ -303,11 +303,11 @@ fn the_runbook_has_an_entry_for_each_message_of_exit_code_78_and_each_alert() {
     let (mut said, mut headings) = (Vec::new(), Vec::new());
     for line in entries.lines() {
         match line.strip_prefix("#### ") {
-            // In brackets it is not the words of a message.
+            // A heading in brackets is not a message.
             Some(heading) if !heading.starts_with('(') => headings.extend(parts(heading)),
             _ => {
                 let quoted = line.split('`').skip(1).step_by(2);
-                // Commands and options are what to type.
+                // Commands and options are not messages.
                 let typed = ["-", "kafka-", "consumer ", "router ", "systemctl ", "curl "];
                 let words =
                     quoted.filter(|quoted| !typed.iter().any(|begin| quoted.starts_with(begin)));

@@ -1,5 +1,5 @@
-//! What is read in librdkafka's debug log, on a real Kafka. (The line about a topic's id is in the consumer's tests of
-//! topics that are made anew.)
+//! Parsing of librdkafka's debug log, on a real Kafka. (The consumer's tests of topics that are created again
+//! cover the line about a topic's id.)
 
 use clap::Parser;
 use rdkafka::config::ClientConfig;
@@ -62,13 +62,13 @@ async fn aborted_records_are_noticed_and_only_they() {
     tokio::task::block_in_place(|| {
         assert_eq!(noticed(&[], 0..44), (40, true));
         assert_eq!(noticed(&[], 23..44), (20, false));
-        // Whatever else of its log a user asks for.
+        // With other debug contexts that a user sets.
         assert_eq!(
             noticed(&["-X", "log_level=0", "-X", "debug=cgrp"], 0..44),
             (40, true)
         );
     });
-    // Into a queue that nobody reads, the lines would be lost.
+    // A log queue that nobody reads would lose the lines.
     let arguments = [
         "test",
         "--bootstrap-servers",

@@ -16,9 +16,9 @@ use imports::{Crate, Files, Import, Imported};
 /// A crate of the workspace.
 struct Package {
     name: &'static str,
-    /// The crates of the workspace that it may use.
+    /// Crates of the workspace that it may use.
     uses: &'static [&'static str],
-    /// Crates that only one of its modules may name, and what lies below that.
+    /// Crates that only one of its modules, and those below it, may name.
     doors: &'static [(&'static str, &'static str)],
 }
 
@@ -29,7 +29,7 @@ const SCHEMAS: Package = Package {
 };
 const SERVICE: Package = Package {
     name: "service",
-    // Not even the contract: it knows nothing of tasks.
+    // None, not even `schemas`: it has no task-domain code.
     uses: &[],
     doors: &[],
 };
@@ -55,9 +55,9 @@ const MANUAL: Package = Package {
 };
 const PACKAGES: &[Package] = &[SCHEMAS, SERVICE, PRODUCER, ROUTER, CONSUMER, MANUAL];
 
-/// A file of more lines has to give its reason.
+/// A longer file must give a reason.
 const LINES_MAX: usize = 500;
-/// How the reason begins, in the file's first comment.
+/// Beginning of the reason, in the file's first comment.
 const REASON: &str = "Long because ";
 
 #[test]
@@ -95,7 +95,7 @@ fn keeps_its_layers(package: &Package) {
     assert!(found.is_empty(), "\n\n{}\n", found.join("\n"));
 }
 
-/// Everything in a crate that is against the layers, a line each.
+/// All violations in a crate, one per line.
 fn findings(package: &Package, library: &Crate) -> Vec<String> {
     let mut found = Vec::new();
     for import in &library.imports {
@@ -174,7 +174,7 @@ fn place(package: &Package, library: &Crate, import: &Import, to: usize) -> Stri
     )
 }
 
-/// The cycles of modules that lie in the same folder, each as short as can be.
+/// Cycles of modules in the same folder, each as short as possible.
 fn cycles(package: &Package, library: &Crate) -> Vec<String> {
     let mut imports = BTreeMap::<&str, BTreeMap<&str, &Import>>::new();
     for import in &library.imports {
@@ -191,7 +191,7 @@ fn cycles(package: &Package, library: &Crate) -> Vec<String> {
     let none = BTreeMap::new();
     let mut found = BTreeSet::new();
     for start in imports.keys() {
-        // Breadth first, so that the way back is a shortest one.
+        // Breadth first, for a shortest path.
         let (mut came_from, mut queue) = (BTreeMap::new(), VecDeque::from([*start]));
         while let Some(module) = queue.pop_front() {
             for next in imports.get(module).unwrap_or(&none).keys() {
@@ -233,7 +233,7 @@ fn cycles(package: &Package, library: &Crate) -> Vec<String> {
     shown.collect()
 }
 
-/// The two modules of one folder that two modules are, or lie below; `None` where one lies below the other.
+/// The ancestors of two modules in their lowest common folder; `None` if one is below the other.
 fn siblings<'a>(one: &'a str, other: &'a str) -> Option<(&'a str, &'a str)> {
     let mut begin = 0;
     loop {

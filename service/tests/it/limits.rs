@@ -53,7 +53,7 @@ async fn a_limit_that_was_not_answered_at_start_is_read_before_a_record_counts_a
     open(port, bootstrap.clone());
     assert!(limits.confirm().await.unwrap());
     assert_eq!(limits.record_bytes(&name), 5_000_000 - 128);
-    // A reading of the last seconds is not made again; one after a refusal is.
+    // A limit read within the last seconds is not read again, except after a refusal.
     set_max_bytes(&bootstrap, &name, 3_000).await;
     assert!(!limits.confirm().await.unwrap());
     assert!(limits.read_again().await.unwrap());

@@ -14,7 +14,7 @@ use service::subscription::{Next, Subscription};
 use service::testing::{ASK, Topic, create_topics, kafka, unique};
 use tokio::time::timeout;
 
-/// How often a task on tokio may have what it asks for before it has to let others have the thread.
+/// Tokio's budget: number of operations before a task must yield.
 const BUDGET: usize = 128;
 
 const RECORDS: usize = 20 * BUDGET;
@@ -25,7 +25,7 @@ struct Cli {
     kafka: KafkaOptions,
 }
 
-/// Puts all records into one batch, so that a fetch brings them all.
+/// Writes all records in one batch, so that one fetch returns them all.
 fn put(bootstrap: &str, topic: &str) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
@@ -39,7 +39,7 @@ fn put(bootstrap: &str, topic: &str) {
     producer.flush(ASK).unwrap();
 }
 
-/// Reads all, and gives how many of them came at most in a row while the thread was not let go.
+/// Reads all records, and returns the maximum number read in a row without yielding.
 async fn most_in_a_row(subscription: &Subscription) -> usize {
     let (mut read, mut in_a_row, mut most) = (0, 0, 0);
     while read < RECORDS {
@@ -81,7 +81,7 @@ async fn a_member_with_a_backlog_lets_others_have_its_thread_now_and_then() {
     let group = unique("backlog");
     let subscription = Subscription::join(&options, &topic, &group, None, Arc::default()).unwrap();
     let most = timeout(ASK, most_in_a_row(&subscription)).await;
-    // Before anything ends the test: one that is dropped waits for its group.
+    // Leave before an assertion ends the test: a dropped member waits for its group.
     subscription.leave().await;
     let most = most.unwrap();
     assert!(

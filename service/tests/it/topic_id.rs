@@ -118,7 +118,7 @@ async fn a_cluster_that_does_not_answer_is_waited_for_as_long_as_the_caller_says
     let answer = topic_id(client.client(), "topic", Duration::from_millis(300)).await;
     assert!(answer.is_err(), "{answer:?}");
     assert!(asked.elapsed() < ASK, "{:?}", asked.elapsed());
-    // A question that nobody waits for any more is no concern of the client.
+    // An abandoned request does not affect the client.
     let _ = tokio::time::timeout(
         Duration::from_millis(5),
         topic_id(client.client(), "topic", ASK),
