@@ -9,11 +9,11 @@ use service::exit::NeedsAttention;
 use service::kafka::KafkaOptions;
 use service::settings::{host_name, instance_id, topic_name};
 
-/// Brokers abort a transaction after `transaction.timeout.ms`, 30 s unless `-X` sets another: a router that
-/// waited for longer would never commit.
+/// Brokers abort a transaction after `transaction.timeout.ms` (default: 30 s), so a router with a longer
+/// interval would never commit.
 const MAX_COMMIT_INTERVAL_MS: u64 = 20_000;
 
-/// What a router does, and as whom.
+/// Options of a router.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
     /// Kafka
@@ -64,7 +64,7 @@ pub struct Config {
     #[arg(long, env = "ROUTER_MAX_RECORDS", value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_records: u32,
 
-    /// When many records are unusable
+    /// Circuit breaker
     #[command(flatten)]
     pub breaker: BreakerOptions,
 
@@ -73,10 +73,10 @@ pub struct Config {
     pub schemas: Option<PathBuf>,
 }
 
-/// What to do about a partition for which the group has no committed offset, unless nothing was ever
-/// routed to the output topics, or the partition holds no record: then nothing can be duplicated.
-/// A partition that was added to the source topic counts as one without an offset. That the other partitions have
-/// offsets proves nothing: the first member to commit gives a deleted group offsets again.
+/// What to do with a partition without a committed offset. (Not needed if the output topics were never
+/// written, or the partition has no records: then nothing can be duplicated.) A partition added to the source
+/// topic counts as one without an offset. Offsets of other partitions prove nothing: the first member that
+/// commits gives a deleted group offsets again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnNoOffset {
     /// Resume behind the last record that has an event or a dead letter; stop if that cannot be proved
@@ -88,10 +88,10 @@ pub enum OnNoOffset {
 }
 
 impl Config {
-    /// The name of this instance: its instance id, else its host.
+    /// The name of this instance: its instance id, or else its host name.
     ///
     /// # Errors
-    /// If there is neither.
+    /// If it has neither.
     pub(crate) fn instance(&self) -> anyhow::Result<String> {
         let instance = self.instance_id.clone().unwrap_or_else(host_name);
         if instance.is_empty() {

@@ -1,4 +1,4 @@
-//! `router dead-letters`: what was set aside, read, and sent back once its cause is gone.
+//! `router dead-letters`: lists and shows dead letters, and redrives them after their cause is fixed.
 //!
 //! ```text
 //! list     dead letter topic ──▶ letters, and the notes about them ──▶ a table, counts by reason
@@ -185,7 +185,7 @@ impl Which {
     }
 }
 
-/// Runs the command; gives the exit code.
+/// Runs the command; returns the exit code.
 ///
 /// # Errors
 /// If Kafka does not answer, a topic or a right is missing, or another redrive fences this one.

@@ -5,11 +5,11 @@
 //!  (read_committed)     (group member)    (pure)      one Kafka transaction, KIP-447
 //! ```
 //!
-//! [`run`] is the service: it reads, [`route`]s and commits; its module states why nothing is lost or
-//! duplicated. [`audit`] proves that from the topics, and [`dead_letters`] lists and sends back the records
-//! that could not be routed.
+//! [`run`] is the service: it reads, [`route`]s and commits; its module explains why nothing is lost or
+//! duplicated. [`audit`] proves that from the topics, and [`dead_letters`] lists and redrives unusable
+//! records.
 
-// What stands higher uses what stands lower.
+// Layers, highest first: a module uses its own layer and those below.
 mod audit;
 mod dead_letters;
 mod run;

@@ -1,4 +1,4 @@
-//! The records of the two output topics, and the source records that they are about.
+//! Parsing of the output topics' records, and of their source positions.
 
 use std::str::FromStr;
 
@@ -8,24 +8,24 @@ use schemas::{DecodeError, Decoder, PlainSource, dead_letter};
 use service::kafka::header;
 use service::range::Position;
 
-/// What a record of an output topic is.
+/// A record of an output topic.
 pub(crate) enum OutputRecord {
-    /// The event of a source record, with that one's Kafka timestamp.
+    /// The event of a source record, with the source record's Kafka timestamp.
     Event(Position, i64),
-    /// The router's letter about a source record, with its kind of fault.
+    /// The router's dead letter of a source record, with its kind of fault.
     Letter(Position, String),
-    /// Of an earlier topic that had the source topic's name, by its id.
+    /// An output of an earlier topic with the source topic's name, recognised by its id.
     Earlier,
-    /// A copy of an event, which a redrive of a consumer's letter wrote. Routers write no headers.
+    /// A copy of an event, written by a redrive of a consumer's letter. (Events of routers have no headers.)
     Redriven,
-    /// Of another source topic or service, or a note that a letter was redriven.
+    /// An output of another source topic or service, or a note that a letter was redriven.
     Foreign,
-    /// No router writes such a record; why.
+    /// A record that no router writes; why.
     Unreadable(String),
 }
 
 impl OutputRecord {
-    /// The source record that it is about.
+    /// The position of its source record.
     pub(crate) fn about(&self) -> Option<Position> {
         match self {
             Self::Event(about, _) | Self::Letter(about, _) => Some(*about),
@@ -38,13 +38,13 @@ impl OutputRecord {
 #[derive(Debug)]
 pub(crate) struct SourceTopic {
     pub(crate) topic: String,
-    /// `None` where the cluster does not tell.
+    /// `None` if it is unavailable.
     pub(crate) id: Option<String>,
 }
 
 impl SourceTopic {
-    /// What an output is that names this topic and its id; without an id, as those of an older version, it counts as
-    /// one of the topic that there is.
+    /// Classifies an output by its source topic and id. An output without an id (of an older version) counts
+    /// as one of the present topic.
     fn output(
         &self,
         topic: &str,
@@ -59,10 +59,10 @@ impl SourceTopic {
     }
 }
 
-/// Reads a record of the events topic.
+/// Parses a record of the events topic.
 ///
 /// # Errors
-/// If its schema is unknown here: then its source record is unknown too.
+/// If its schema is unknown here, so its source record is unknown, too.
 pub(crate) fn event(
     decoder: &Decoder,
     source: &SourceTopic,
@@ -108,7 +108,7 @@ pub(crate) fn event(
     }
 }
 
-/// Reads a record of the dead letter topic.
+/// Parses a record of the dead letter topic.
 pub(crate) fn letter(source: &SourceTopic, record: &impl Message) -> OutputRecord {
     match header(record, dead_letter::TOPIC) {
         Some(topic) if header(record, dead_letter::CONNECTOR_NAME) == Some("router") => {
@@ -132,12 +132,12 @@ fn letter_of_source(record: &impl Message) -> OutputRecord {
     }
 }
 
-/// A header's number.
+/// The number in a header.
 pub(crate) fn number<N: FromStr>(record: &impl Message, name: &str) -> Option<N> {
     header(record, name)?.parse().ok()
 }
 
-/// Where a record stands in its topic.
+/// The position of a record.
 pub(crate) fn position(record: &impl Message) -> Position {
     Position {
         partition: record.partition(),

@@ -1,4 +1,4 @@
-//! One record in, one outcome out: pure, and total on any bytes.
+//! Routing of a single record: a pure function, total on any bytes.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -8,10 +8,10 @@ use schemas::{
     TaskRunningInfo, TaskRunningInfoEvent,
 };
 
-/// The kind of reject of a record whose event its topic does not take.
+/// Kind of reject of a record whose event is too large for its topic.
 const EVENT_TOO_LARGE: &str = "EventTooLarge";
 
-/// What becomes of a record: exactly one of these.
+/// Outcome of routing a record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome<'a> {
     /// The record is good, or was repaired.
@@ -28,18 +28,18 @@ pub enum Outcome<'a> {
 }
 
 impl Outcome<'_> {
-    /// Whether the record is unusable for its event's size alone.
+    /// Whether the record is unusable only because of its event's size.
     pub(crate) fn is_too_large(&self) -> bool {
         matches!(self, Self::DeadLetter(reject) if reject.kind == EVENT_TOO_LARGE)
     }
 }
 
-/// Routes a record's value, of any version that `decoder` knows. `routed_at` is in microseconds since 1970. An event of more than
-/// `max_event_bytes` (key and value) becomes a dead letter, since its topic would not take it. The event replaces the content of
-/// `buffer`, so that one allocation serves many records.
+/// Routes a record's value, of any version that `decoder` knows. `routed_at` is in microseconds since 1970.
+/// An event of more than `max_event_bytes` (key and value) is too large for its topic and becomes a dead
+/// letter. The event replaces the content of `buffer`, so that one allocation serves many records.
 ///
-/// The event of a record that needs no repair carries over the bytes that the engine wrote; any other record is decoded,
-/// repaired and encoded again. Both ways give equal events; they may differ in the order of a map's keys.
+/// The event of a record that needs no repair contains the engine's bytes unchanged; any other record is
+/// decoded, repaired and encoded again. Both paths give equal events, up to the order of a map's keys.
 pub fn route<'a>(
     decoder: &Decoder,
     value: Option<&'a [u8]>,
@@ -70,8 +70,8 @@ pub fn route<'a>(
     .unwrap_or_else(Outcome::DeadLetter)
 }
 
-/// Zero-copy fast path: the event of a record that needs no repair; gives its key. `None` if the event is too large:
-/// encoded again it may be smaller.
+/// Zero-copy fast path for a record that needs no repair; returns the event's key. `None` if the event is too
+/// large: encoded again, it may be smaller.
 fn carry_over<'a>(
     info: PlainInfo<'a>,
     source: &PlainSource<'_>,
@@ -95,7 +95,7 @@ fn encode_again<'a>(
     max_event_bytes: usize,
     buffer: &'a mut Vec<u8>,
 ) -> Result<Outcome<'a>, Reject> {
-    // A record that is certainly too large is not decoded: in memory it takes many times its bytes.
+    // A record that is certainly too large is not decoded, because it needs many times its size in memory.
     if let Some(value) = value.filter(|value| value.len() > max_event_bytes)
         && let Some(least) = decoder.least_info_bytes(value)
         && least > max_event_bytes
@@ -112,7 +112,7 @@ fn encode_again<'a>(
         false => repair(&mut info),
     };
     if let Some(progress) = &mut info.progress {
-        // Negative zero becomes zero: PostgreSQL and SQLite would show it differently.
+        // Negative zero becomes zero, because PostgreSQL and SQLite show it differently.
         progress.progress += 0.0;
     }
     let adjustments: BTreeSet<Adjustment> = problems
@@ -139,7 +139,7 @@ fn encode_again<'a>(
     };
     let mut bytes = write(&event);
     if bytes > max_event_bytes && !event.not_finite.is_empty() {
-        // An event without these names is better than none.
+        // Better an event without `notFinite` than none.
         event.not_finite.clear();
         bytes = write(&event);
     }
@@ -154,7 +154,7 @@ fn encode_again<'a>(
     })
 }
 
-/// The reject of a record whose event would have `bytes` bytes.
+/// The reject of a record whose event would have this size.
 fn too_large(bytes: &str, max_event_bytes: usize) -> Reject {
     Reject {
         stage: "TRANSFORMATION",
@@ -167,11 +167,11 @@ fn too_large(bytes: &str, max_event_bytes: usize) -> Reject {
     }
 }
 
-/// An event names at most this many fields that were not finite; the others are only repaired.
+/// Maximum number of fields in `notFinite`; further ones are only repaired.
 const NOT_FINITE_NAMED: usize = 1_000;
 
-/// Repairs everything that [`TaskRunningInfo::problems`] calls repairable; gives the fields that were not finite
-/// by their paths, with their values.
+/// Repairs every repairable problem of [`TaskRunningInfo::problems`]; returns the fields that were not
+/// finite, by path, with their values.
 pub(crate) fn repair(info: &mut TaskRunningInfo) -> BTreeMap<String, String> {
     let mut not_finite = BTreeMap::new();
     let mut name = |field: &str, name: &str, value: f64| {
@@ -205,7 +205,7 @@ pub(crate) fn repair(info: &mut TaskRunningInfo) -> BTreeMap<String, String> {
         if !reported.is_finite() {
             name("progress.progress", "", reported);
         }
-        // NaN is not above 0 either.
+        // Also catches NaN.
         progress.progress = if reported > 0.0 {
             reported.min(1.0)
         } else {
@@ -250,12 +250,12 @@ pub(crate) fn clean(text: &mut String) {
     }
 }
 
-/// A cleaned key that is taken gets U+FFFD appended at most this often, then once with a number behind it.
+/// Maximum number of U+FFFD appended to a cleaned key that is not unique; then a number follows.
 const APPENDED: u64 = 8;
 
-/// [`clean`] for a map's keys, in their order. A key that another already has gets U+FFFD appended until
-/// it is alone, up to [`APPENDED`] times; then U+FFFD and the first number from 9 on that makes it so.
-/// (Without the numbers the keys of a map that n of them collide in would grow by n² characters.)
+/// [`clean`] for a map's keys, in order. A key that is not unique gets U+FFFD appended until it is, up to
+/// [`APPENDED`] times; then U+FFFD and the first number from 9 on that makes it unique. (Without the numbers
+/// the keys of a map that n of them collide in would grow by n² characters.)
 pub(crate) fn clean_keys<V>(map: &mut BTreeMap<String, V>) {
     if !map.keys().any(|key| key.contains('\0')) {
         return;
@@ -263,7 +263,7 @@ pub(crate) fn clean_keys<V>(map: &mut BTreeMap<String, V>) {
     let (unclean, mut cleaned): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(map)
         .into_iter()
         .partition(|(key, _)| key.contains('\0'));
-    // The next suffix to try for each key that was taken: those tried before are still taken.
+    // The next suffix to try for each colliding key; earlier ones are still taken.
     let mut next: HashMap<String, u64> = HashMap::new();
     for (mut key, value) in unclean {
         clean(&mut key);
@@ -297,7 +297,7 @@ pub(crate) mod tests {
 
     const SINGLE_OBJECT: Framing = Framing::SingleObject;
 
-    /// The outcome as [`route`] has it, and as encoding again has it.
+    /// The outcomes of [`route`] and of encoding again.
     fn both_ways(
         value: &[u8],
         source: &SourcePosition,
@@ -312,7 +312,7 @@ pub(crate) mod tests {
             topic_id: source.topic_id.as_deref(),
         };
         let (decoder, value) = (Decoder::default(), Some(value));
-        // Whatever a record before has left in them.
+        // Left-over content must not matter.
         let (mut one, mut other) = (b"left".to_vec(), b"behind".to_vec());
         judge(
             route(
@@ -337,7 +337,7 @@ pub(crate) mod tests {
         )
     }
 
-    /// A usable record; a plain one has nothing to repair either.
+    /// A usable record; if `plain`, one without anything to repair.
     pub(crate) fn usable(mut info: TaskRunningInfo, plain: bool) -> TaskRunningInfo {
         let engine = &mut info.engine;
         for text in [
@@ -368,7 +368,7 @@ pub(crate) mod tests {
         info
     }
 
-    /// Metrics as the last part, instead of those of `info`: names and whole numbers in any order, in blocks.
+    /// A record with these metrics instead of those of `info`: names and integers in any order, in blocks.
     fn with_metrics(mut info: TaskRunningInfo, metrics: &[(&str, i8)], block: usize) -> Vec<u8> {
         info.metrics = None;
         let mut bytes = schemas::encode_info(&info).unwrap();
@@ -378,7 +378,7 @@ pub(crate) mod tests {
             for (name, value) in block {
                 bytes.push(name.len() as u8 * 2);
                 bytes.extend_from_slice(name.as_bytes());
-                // A number that takes two bytes where one would do.
+                // A number encoded in two bytes instead of one.
                 bytes.extend_from_slice(&[4, ((value.unsigned_abs() & 0x3F) * 2) | 0x80, 0]);
             }
         }
@@ -405,17 +405,17 @@ pub(crate) mod tests {
                 }
                 Ok(())
             })?;
-            // What the topic takes: a byte too little, just enough, and one more.
+            // Limits: one byte too small, exact, and one byte larger.
             both_ways(&value, &event.source, (size + limit).saturating_sub(1), |ours, encoded_again| {
                 prop_assert_eq!(&ours, &encoded_again);
                 let too_large = matches!(&ours, Outcome::DeadLetter(reject) if reject.kind == "EventTooLarge");
-                // One that is unusable may be too large as well, which is known first.
+                // An unusable record may also be too large, which is checked first.
                 prop_assert!(size == 0 || too_large == (limit == 0));
                 Ok(())
             })?;
         }
 
-        /// Whatever a record's framing and its event's, they say the same, by the same way.
+        /// The framings of a record and its event change neither content nor path.
         #[test]
         fn the_framing_of_a_record_and_of_its_event_changes_nothing_else(
             event in strategies::event(), plain in any::<bool>(),
@@ -484,7 +484,7 @@ pub(crate) mod tests {
                 },
             ) => {
                 prop_assert_eq!((our_key, ours), (key, adjustments));
-                // Written again, so that NaN is equal to itself.
+                // Encoded again, so that NaN equals itself.
                 let again = |value| {
                     let event = schemas::decode_event(Some(value)).unwrap();
                     schemas::encode_event(&event).unwrap()

@@ -1,11 +1,11 @@
 //! The service: reads the source topic as a member of a consumer group, routes each record, and commits events, dead
 //! letters and consumed offsets together.
 //!
-//! Why no record is lost or duplicated: the consumed offsets commit in the same transaction as the
-//! output, on behalf of the group's current generation. If the transaction fails, no committed reader sees its output,
-//! and the input is rewound to where the transaction began. If the process dies, the next owner starts at the last
-//! committed offset, which the broker withholds until the dead router's transaction has ended. A revocation is
-//! answered only after the open transaction has ended, and with it the records that were routed ahead.
+//! Why no record is lost or duplicated: the consumed offsets commit in the same transaction as the output, on
+//! behalf of the group's current generation. If the transaction fails, no committed reader sees its output,
+//! and the input is rewound to where the transaction began. If the process dies, the next owner starts at the
+//! last committed offset, which the broker withholds until the dead router's transaction has ended. A
+//! revocation is answered only after the open transaction has ended, including the prepared events.
 //!
 //! ```text
 //! run            new clients whenever the outcome of a transaction is unknown
@@ -55,17 +55,16 @@ use router::Router;
 pub use transaction::BACKLOG_INTERVAL;
 pub use work::HELP;
 
-/// After clients have worked this long, the next failure starts over after the shortest pause again.
+/// After clients have worked this long, the back-off is reset.
 const STABLE: Duration = Duration::from_secs(60);
 
-/// Routes until `shutdown` is cancelled; then ends the open transaction and leaves the group.
-/// While Kafka is away it waits. Where the outcome of a transaction is unknown it starts over with new clients, from
-/// the committed offsets.
+/// Routes until `shutdown` is cancelled; then ends the open transaction and leaves the group. Waits while
+/// Kafka is unavailable. If the outcome of a transaction is unknown, restarts with new clients from the
+/// committed offsets.
 ///
 /// # Errors
-/// What neither a retry nor starting over cures: a topic or a right is missing, a setting is wrong,
-/// the instance was fenced, the committed offset is no longer in the log, too many records are
-/// unusable.
+/// Permanent errors: a topic or a right is missing, a setting is wrong, the instance was fenced, the
+/// committed offset is no longer in the log, too many records are unusable.
 pub async fn run(
     config: Config,
     health: Arc<Health>,
@@ -120,8 +119,8 @@ pub async fn run(
     Ok(())
 }
 
-/// The framing of events: with a schema registry its own, after the event schema is registered there. `None` on
-/// shutdown while the registry was away.
+/// The framing of events. With a schema registry, registers the event schema and returns the registry's
+/// framing. `None` on shutdown while the registry was unavailable.
 async fn register(
     config: &Config,
     registry: Option<&Registry>,
@@ -167,7 +166,7 @@ async fn route_with_new_clients(
     let mut router = Router::new(config, codec, limits, topic_ids, health, shutdown)?;
     let transactional_id = format!("{}-{}", config.group, router.instance);
     let cluster_id = cluster.id.clone();
-    drop(cluster); // Its client is not polled any more.
+    drop(cluster); // Nothing polls its client any more.
     let started = TransactionalProducer::start(
         &config.kafka,
         &transactional_id,
@@ -205,7 +204,7 @@ async fn route_with_new_clients(
     let is_fenced = subscription.is_fenced();
     subscription.leave().await;
     match routed {
-        // Starting over would fence the other process in turn.
+        // A restart would fence the other process in turn.
         Err(error) if is_fenced && !error.is::<Fenced>() => Err(Fenced(format!(
             "{error:#}; meanwhile another process joined the group {} with this --instance-id",
             config.group
@@ -215,12 +214,13 @@ async fn route_with_new_clients(
     }
 }
 
-/// That the three topics exist, that this user may use them, and that compaction deletes no output.
+/// Checks that the three topics exist, that this user may use them, and that the output topics are not
+/// compacted.
 async fn require_topics(config: &Config, cluster: &Cluster) -> anyhow::Result<()> {
     let source = &config.source_topic;
     let make = NewTopic::with(topics::REPORTS_SETTINGS);
     let partitions = cluster.require_topic(source, "Read", Some(make)).await?;
-    // Compaction of the source topic is its owners' choice: a record that it deletes was never to be routed.
+    // Compaction of the source topic is its owners' choice; deleted records need not be routed.
     match cluster.compaction(source).await {
         Ok(Some(why)) => warn_of_change!("{why}"),
         Ok(None) => {}
@@ -241,7 +241,7 @@ async fn require_topics(config: &Config, cluster: &Cluster) -> anyhow::Result<()
     Ok(())
 }
 
-/// The error that ended the routing, or the change of a topic that it follows from.
+/// The error that ended routing, or the change of a topic that caused it.
 async fn explained(
     error: anyhow::Error,
     topic_ids: &TopicIds,

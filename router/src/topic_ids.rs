@@ -1,14 +1,15 @@
-//! Whether the topics are still those that the router began with.
+//! Detection of topics that were replaced while the router runs or between runs.
 //!
-//! A topic that is deleted and created again has the same name, and offsets of the old one mean other records in the
-//! new one; librdkafka goes on at the old offset without an error. Kafka's id of a topic (KIP-516) tells them apart. It
-//! is compared before a commit, when partitions are assigned, after an error that ends the router, and every few
-//! seconds while nothing is committed. The source topic's id is committed with the group's offsets, so that a restarted
-//! router knows which topic they are of.
+//! After a topic is deleted and created again under the same name, old offsets refer to other records;
+//! librdkafka continues at the old offset without an error. Kafka's topic id (KIP-516) distinguishes the two.
+//! It is compared before a commit, on assignment, after an error that ends the router, and every few seconds
+//! while idle. The source topic's id is committed with the group's offsets, so that a restarted router knows
+//! their topic.
 //!
-//! Why no record of a new topic is committed by the old one's offsets: an id that is still the same after records were
-//! read means that the topic was the same while they were read. A commit may rest on an answer of up to [`TRUST`] ago,
-//! since a fetch that met the deletion is not followed by another one for `fetch.error.backoff.ms`, which is longer.
+//! Why no record of a new topic is committed by the old one's offsets: if the id is unchanged after records
+//! were read, they belong to the same topic. The answer may be up to [`TRUST`] old, since after a fetch that
+//! failed because of the deletion, librdkafka does not fetch again for `fetch.error.backoff.ms`, which is
+//! longer.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -25,29 +26,29 @@ use tokio::time::sleep;
 
 use crate::config::Config;
 
-/// How long an answer holds for commits. Shorter than `fetch.error.backoff.ms`, which nobody can change.
+/// How long an answer is valid for commits. Shorter than `fetch.error.backoff.ms`, which is fixed.
 const TRUST: Duration = Duration::from_millis(250);
-/// How often the ids are compared while nothing is committed.
+/// Interval of comparisons while nothing is committed.
 const IDLE_CHECK: Duration = Duration::from_secs(5);
-/// How long an answer is waited for.
+/// Timeout of an answer.
 const ANSWER: Duration = Duration::from_secs(3);
-/// A broker may lag behind the others, so a change counts after this many answers agree, with pauses between.
+/// A broker's metadata may be stale, so a change counts after this many equal answers, with pauses between.
 const TRIES: u32 = 3;
 const AGAIN: Duration = Duration::from_millis(500);
 const UNKNOWN_TOPIC: KafkaError = KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition);
-/// What the metadata of a committed offset begins with; the id follows.
+/// Prefix of the metadata of a committed offset; the id follows.
 const METADATA: &str = "topic-id=";
 
-/// The ids of the source topic and of the two that are written, as they were at the start.
+/// The ids of the source topic and the two output topics at the start.
 #[derive(Debug)]
 pub(crate) struct TopicIds {
     source: String,
-    /// By topic; `None` where the cluster does not tell.
+    /// By topic; `None` if unavailable.
     known: BTreeMap<String, Option<TopicId>>,
     compared: Mutex<Compared>,
 }
 
-/// When the ids were last the same, by both clocks: one of them stands still while the machine sleeps.
+/// Time of the last successful comparison, by both clocks: one of them stops while the machine sleeps.
 #[derive(Clone, Copy, Debug)]
 struct Compared {
     at: Instant,
@@ -67,12 +68,12 @@ impl Compared {
     }
 }
 
-/// Why the ids are not known to be the same.
+/// Why a comparison failed.
 #[derive(Debug)]
 pub(crate) enum NotTheSame {
     /// A topic was deleted, or is another one now.
     Changed(NeedsAttention),
-    /// There was no answer; ask again.
+    /// There was no answer; try again.
     Unanswered(KafkaError),
 }
 
@@ -88,7 +89,7 @@ impl From<NotTheSame> for anyhow::Error {
 }
 
 impl TopicIds {
-    /// Asks for them.
+    /// Requests the ids.
     ///
     /// # Errors
     /// If there is no answer.
@@ -114,7 +115,7 @@ impl TopicIds {
                     "{topic}: its id is unknown, so a topic of the same name that replaces it cannot be \
                      recognised: {reason}"
                 ),
-                // It was there a moment ago, so that is a broker which has not heard of it yet.
+                // It existed a moment ago, so this broker's metadata is stale.
                 TopicIdAnswer::NoSuchTopic => return Err(NotTheSame::Unanswered(UNKNOWN_TOPIC)),
             }
         }
@@ -138,10 +139,10 @@ impl TopicIds {
         self.known.get(&self.source).copied().flatten()
     }
 
-    /// Compares now.
+    /// Requests the ids and compares them.
     ///
     /// # Errors
-    /// If a topic is another one, or there is no answer.
+    /// If a topic was replaced, or there is no answer.
     pub(crate) async fn compare<C: ClientContext>(
         &self,
         client: &Client<C>,
@@ -174,12 +175,12 @@ impl TopicIds {
         }
     }
 
-    /// Whether it is time to compare though nothing is committed.
+    /// Whether a comparison is due while nothing is committed.
     pub(crate) fn is_idle_check_due(&self) -> bool {
         self.lock().at.elapsed() >= IDLE_CHECK
     }
 
-    /// Compares, unless it was done a moment ago.
+    /// Compares, unless the last comparison is recent.
     ///
     /// # Errors
     /// As [`compare`](Self::compare).
@@ -198,11 +199,11 @@ impl TopicIds {
         self.compared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The ids that later clients of the same process found, if the topics are the same as `before`. An id that they did
-    /// not get is the one known before.
+    /// The ids found by later clients of the same process, if they equal `before`. A missing id is taken from
+    /// `before`.
     ///
     /// # Errors
-    /// If a topic is another one.
+    /// If a topic was replaced.
     pub(crate) fn after(mut self, before: &Self) -> Result<Self, NeedsAttention> {
         for (topic, known) in &before.known {
             let Some(known) = *known else { continue };
@@ -215,10 +216,10 @@ impl TopicIds {
         Ok(self)
     }
 
-    /// Notes the source topic's id with offsets to commit.
+    /// Adds the source topic's id to offsets to commit.
     ///
     /// # Errors
-    /// If the list cannot be written.
+    /// If the list contains another topic.
     pub(crate) fn note(&self, offsets: &mut TopicPartitionList) -> anyhow::Result<()> {
         let Some(id) = self.source() else {
             return Ok(());
@@ -234,11 +235,11 @@ impl TopicIds {
         Ok(())
     }
 
-    /// That the group's committed offsets are of the source topic as it is. Those that name no id, as routers of an
-    /// older version commit them, count as such.
+    /// Checks that the group's committed offsets belong to the present source topic. Offsets without an id
+    /// (of an older version) are accepted.
     ///
     /// # Errors
-    /// If one is of another topic.
+    /// If one belongs to another topic.
     pub(crate) fn are_of_the_source(
         &self,
         group: &str,
@@ -284,7 +285,7 @@ impl TopicIds {
     }
 }
 
-/// The id that the metadata of a committed offset names.
+/// The id in the metadata of a committed offset.
 pub(crate) fn noted(metadata: &str) -> Option<TopicId> {
     metadata.strip_prefix(METADATA)?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! From a Kafka record to its outcome, with the schemas, the framing and the topic id of this process.
+//! Routing of Kafka records with this process's schemas, framing and topic id.
 
 use jiff::Timestamp;
 use rdkafka::message::Message;
@@ -7,18 +7,18 @@ use schemas::{Decoder, Framing, PlainSource};
 use crate::route::{Outcome, route};
 use service::schema_source::SchemaSource;
 
-/// How records are decoded and events are encoded.
+/// Decoder of records, and framing of events.
 pub(crate) struct Codec {
     pub(crate) schemas: SchemaSource<Decoder>,
     pub(crate) framing: Framing,
 }
 
-/// Routes one record after the other.
+/// Routes records.
 pub(crate) struct Transform<'a> {
     pub(crate) codec: &'a Codec,
-    /// The source topic's id, as events carry it.
+    /// The source topic's id, for events.
     pub(crate) source_topic_id: Option<String>,
-    /// The last event's bytes; the next event reuses the allocation.
+    /// The last event's bytes; the next event reuses this allocation.
     event: Vec<u8>,
 }
 
@@ -31,8 +31,7 @@ impl<'a> Transform<'a> {
         }
     }
 
-    /// The outcome of a record, routed now. An event larger than `max_event_bytes` (key and value) becomes
-    /// a dead letter.
+    /// Routes a record. An event larger than `max_event_bytes` (key and value) becomes a dead letter.
     pub(crate) fn apply<'r>(
         &'r mut self,
         record: &'r impl Message,

@@ -50,7 +50,8 @@ impl Address {
     /// The base URL without user, query and fragment, which may be shown, and the credentials. The query is
     /// dropped, because clients append paths.
     ///
-    /// # Errors If it is not an `http` or `https` URL with a host; the reason contains no secrets.
+    /// # Errors
+    /// If it is not an `http` or `https` URL with a host; the reason contains no secrets.
     pub fn to_http(&self) -> Result<(Url, Option<Credentials>), String> {
         let url = self.http_url();
         let mut url = url.ok_or_else(|| {

@@ -158,7 +158,8 @@ impl Breaker {
 
     /// Counts a reject.
     ///
-    /// # Errors If it reaches a limit.
+    /// # Errors
+    /// If it reaches a limit.
     pub fn reject(&mut self) -> Result<(), Tripped> {
         self.counts.count(true);
         self.unsettled += 1;

@@ -41,7 +41,8 @@ impl TypedValueParser for Brokers {
 /// Checks addresses separated by commas: `HOST`, `HOST:PORT`, `[IPv6]:PORT`, each with or without a protocol
 /// as in `SASL_SSL://HOST:PORT`. Returns them without spaces, each with a port.
 ///
-/// # Errors The unusable address, and the reason.
+/// # Errors
+/// The unusable address, and the reason.
 pub(crate) fn brokers(list: &str) -> Result<String, String> {
     // Checks the whole list: a comma in a password splits it, and the first part would look like a port.
     if list.contains('@') {

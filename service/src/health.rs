@@ -115,7 +115,8 @@ impl Health {
 
     /// Whether the service is ready.
     ///
-    /// # Errors The reason why not, for people.
+    /// # Errors
+    /// The reason why not, for people.
     pub fn ready(&self) -> Result<(), String> {
         self.ready_at(Instant::now())
     }

@@ -71,7 +71,8 @@ pub struct SizeLimits {
 impl SizeLimits {
     /// Reads the limits of these topics. Assumes Kafka's default until the cluster answers.
     ///
-    /// # Errors If this user may not describe the topics' settings.
+    /// # Errors
+    /// If this user may not describe the topics' settings.
     pub async fn read(options: &KafkaOptions, topics: &[&str]) -> anyhow::Result<Self> {
         let unread = topics.iter().map(|topic| ((*topic).to_owned(), None));
         let mut limits = Self {
@@ -145,7 +146,8 @@ impl SizeLimits {
     /// Calls `fit` with the maximum size of a record of `topic`. `fit` returns the record, its bytes, and
     /// whether it is complete. An incomplete record is based on a limit read within the last seconds.
     ///
-    /// # Errors If the limit cannot be read, or even the smallest result of `fit` is too large.
+    /// # Errors
+    /// If the limit cannot be read, or even the smallest result of `fit` is too large.
     pub async fn fit<T>(
         &mut self,
         topic: &str,

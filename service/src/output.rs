@@ -18,14 +18,16 @@ pub struct Unwritten(io::Error);
 
 /// Prints the result of a command. A closed pipe (`| head`) is not an error.
 ///
-/// # Errors If standard output cannot be written for another reason.
+/// # Errors
+/// If standard output cannot be written for another reason.
 pub fn print(text: &str) -> Result<(), Unwritten> {
     unless_reader_has_gone(write(text))
 }
 
 /// [Prints](print) JSON, indented, and a line feed.
 ///
-/// # Errors If the value cannot be serialized as JSON, or as [`print`].
+/// # Errors
+/// If the value cannot be serialized as JSON, or as [`print`].
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&format!("{}\n", to_json_pretty(value)?))?;
     Ok(())

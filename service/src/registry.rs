@@ -139,7 +139,8 @@ impl Registry {
 
     /// The text of the schema with this id; `None` if there is none.
     ///
-    /// # Errors If the registry does not answer, or refuses.
+    /// # Errors
+    /// If the registry does not answer, or refuses.
     pub async fn schema(&self, id: u32) -> Result<Option<String>, RegistryError> {
         let answer = self
             .ask(Method::GET, &["schemas", "ids", &id.to_string()], None)
@@ -164,8 +165,8 @@ impl Registry {
     /// Registers the schema of a subject, unless it is registered, sets the subject's compatibility to
     /// `FULL_TRANSITIVE`, and returns the schema's id.
     ///
-    /// # Errors If the registry does not answer, or refuses the schema, e.g. as incompatible with registered
-    /// ones.
+    /// # Errors
+    /// If the registry does not answer, or refuses the schema, e.g. as incompatible with registered ones.
     pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
         // Set before the first version is registered, so that no other version comes between.
         let body = json!({"compatibility": COMPATIBILITY});
@@ -274,7 +275,8 @@ impl Registry {
 /// Repeats a request until the registry answers. Logs an outage once and reports it to `health`; `None` on
 /// shutdown.
 ///
-/// # Errors If the registry refuses the request.
+/// # Errors
+/// If the registry refuses the request.
 pub async fn until_answered<T, F: Future<Output = Result<T, RegistryError>>>(
     ask: impl Fn() -> F,
     health: &Health,

@@ -97,8 +97,9 @@ impl fmt::Display for Member {
 
 /// If this error is [`Fenced`], looks for the rival of a program that has left its group.
 ///
-/// # Errors Needs an operator, and names the rival, if there is a live one; otherwise the error unchanged. Ok
-/// if the program is stopped meanwhile.
+/// # Errors
+/// Needs an operator, and names the rival, if there is a live one; otherwise the error unchanged. Ok if the
+/// program is stopped meanwhile.
 pub async fn look_for(
     error: anyhow::Error,
     options: &KafkaOptions,

@@ -14,7 +14,8 @@ use crate::error::WrongUsage;
 /// environment variable, such as `${NAME:-}` in a Compose file, counts as unset. A blank value on the command
 /// line is refused.
 ///
-/// # Errors The mistake, or the requested help.
+/// # Errors
+/// The mistake, or the requested help.
 pub fn parse<P: Parser>(arguments: impl IntoIterator<Item: Into<OsString>>) -> Result<P, Error> {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     let mut command = without_blank_variables(P::command(), &|name| var_os(name));
@@ -105,7 +106,8 @@ pub fn instance_id(text: &str) -> Result<String, String> {
 
 /// Checks that these options name different topics.
 ///
-/// # Errors [`WrongUsage`] with the first two options that name the same topic.
+/// # Errors
+/// [`WrongUsage`] with the first two options that name the same topic.
 pub fn distinct_topics(options: &[(&str, &str)]) -> Result<(), WrongUsage> {
     for (i, (option, topic)) in options.iter().enumerate() {
         if let Some((earlier, _)) = options[..i].iter().find(|(_, other)| other == topic) {

@@ -136,7 +136,8 @@ fn log_level(text: &str) -> Result<String, String> {
 impl LogOptions {
     /// Starts logging to standard error.
     ///
-    /// # Errors If the level is invalid.
+    /// # Errors
+    /// If the level is invalid.
     pub fn start(&self) -> anyhow::Result<()> {
         let filter = EnvFilter::try_new(&self.log_level)
             .with_context(|| format!("--log-level {:?}", self.log_level))?;

@@ -94,7 +94,8 @@ pub enum TopicIdAnswer {
 /// Requests a topic's id over the connections of `client`, without polling it or blocking this thread. Cancel
 /// safe.
 ///
-/// # Errors If there is no answer in time, or the broker has a temporary error.
+/// # Errors
+/// If there is no answer in time, or the broker has a temporary error.
 pub async fn topic_id<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
@@ -108,7 +109,8 @@ pub async fn topic_id<C: ClientContext>(
 
 /// [`topic_id`] of several distinct topics by one request, in the same order.
 ///
-/// # Errors As [`topic_id`], for any of the topics.
+/// # Errors
+/// As [`topic_id`], for any of the topics.
 pub async fn topic_ids<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],

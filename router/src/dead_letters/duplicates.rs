@@ -1,5 +1,5 @@
-//! Letters about the same record: a consumer whose database went back sets the same events aside again.
-//! They are sent back as one.
+//! Letters about the same record: a consumer whose database went back sets the same events aside again. A
+//! redrive sends such a record once.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,10 +11,10 @@ use super::letter::{Detail, Letter, Redrives, note};
 use super::letters::Letters;
 use super::topic::DeadLetterTopic;
 
-/// The record that a letter is about: topic, place, time, and the service that set it aside.
+/// Key of a letter's record: topic, position, time, and the service that set it aside.
 type Record = (Arc<str>, Position, Option<i64>, Arc<str>);
 
-/// Letters that nobody asked for, about the same records as those asked for.
+/// Further letters about the same records as the selected ones.
 pub(super) type Others = BTreeMap<Position, Letter>;
 
 impl Letter {
@@ -26,7 +26,7 @@ impl Letter {
 }
 
 impl Letters {
-    /// Reads the whole topic for other letters about the same records. A note about one of them counts for
+    /// Searches the whole topic for other letters about the same records. A note about one of them counts for
     /// all.
     pub(super) fn read_others(
         &mut self,
@@ -73,7 +73,7 @@ impl Letters {
         Ok(others)
     }
 
-    /// Leaves one letter of each record, the first that has its value, which holds the places of the rest.
+    /// Keeps one letter of each record, the first with a value, which holds the positions of the others.
     pub(super) fn join(&mut self, others: &Others) {
         let mut letters: Vec<&Letter> = self.found.values().collect();
         letters.sort_by_key(|letter| (letter.omitted, letter.position));

@@ -1,4 +1,4 @@
-//! One record of a dead letter topic: a letter, or a note that a letter was redriven.
+//! Records of a dead letter topic: letters, and notes that a letter was redriven.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,17 +11,17 @@ use service::range::Position;
 use super::topic::DeadLetterTopic;
 use crate::outputs::{number, position};
 
-/// Bytes of a key that are held for a table, which shows fewer.
+/// Bytes of a key that are kept for a table.
 const KEY_SHOWN_BYTES: usize = 256;
-/// Upper bound of the strings that letters share; of more, each letter has its own copy.
+/// Maximum number of strings that letters share; further ones are copied.
 const MAX_SHARED: usize = 1_000;
 
 /// How much of each letter is held in memory.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Detail {
-    /// What a table shows and a redrive takes: no message, and of a long key its beginning.
+    /// What a table or a redrive needs: no message, and only the beginning of a long key.
     Row,
-    /// All but the value.
+    /// Everything except the value.
     Whole,
 }
 
@@ -31,31 +31,32 @@ pub(super) struct Letter {
     pub(super) position: Position,
     /// When it was written, milliseconds since 1970.
     pub(super) written_ms: i64,
-    /// Where its record came from. `None`: the headers do not name it, so neither router nor consumer wrote the letter.
+    /// The source of its record. `None` if the headers do not name it, so neither router nor consumer wrote
+    /// the letter.
     pub(super) source: Option<SourceRecord>,
     /// The original record's timestamp, milliseconds since 1970, if it had one.
     pub(super) original_ms: Option<i64>,
-    /// Where its record stood before it was first redriven, and its timestamp then; `None`: it never was redriven.
+    /// Position and timestamp of its record before the first redrive; `None` if it was never redriven.
     first: Option<(SourceRecord, Option<i64>)>,
     /// `router` or `consumer`.
     pub(super) service: Arc<str>,
     /// The kind of fault.
     pub(super) kind: Arc<str>,
-    /// What was wrong, for people.
+    /// The error message.
     pub(super) message: Box<str>,
-    /// The record's key; see [`Detail`]. Whole where the letter leaves out the value.
+    /// The record's key; see [`Detail`]. Complete if the letter omits the value.
     pub(super) key: Option<Box<[u8]>>,
     /// Bytes of the original value; `None`: it had no value.
     pub(super) value_bytes: Option<usize>,
-    /// Whether the letter leaves the value out, for being too large.
+    /// Whether the letter omits the value because of its size.
     pub(super) omitted: bool,
-    /// `None`: there is no note about it.
+    /// `None` if there is no note about it.
     pub(super) redriven: Option<Redrives>,
-    /// Where other letters about the same record stand, which are noted with this one.
+    /// Positions of other letters about the same record, which are noted with this one.
     pub(super) duplicates: Vec<Position>,
 }
 
-/// The record that a letter is about.
+/// Source of a letter's record.
 #[derive(Clone, Debug)]
 pub(super) struct SourceRecord {
     pub(super) topic: Arc<str>,
@@ -71,7 +72,7 @@ pub(super) struct Redrives {
 }
 
 impl Redrives {
-    /// With one more note.
+    /// Adds a note.
     pub(super) fn again(before: Option<&Self>, at: &str) -> Self {
         Self {
             at: at.into(),
@@ -104,24 +105,24 @@ fn first(source: &SourceRecord, timestamp_ms: Option<i64>) -> First<'_> {
     }
 }
 
-/// Key and value of a letter's record, each of which may be null, or why they are not available.
+/// Key and value of a letter's record, which may be null, or why they are not available.
 pub(super) type Original = Result<(Option<Vec<u8>>, Option<Vec<u8>>), String>;
 
 impl Letter {
-    /// Where the record stood before any redrive; `None`: the headers do not name it.
+    /// The record's position before any redrive; `None` if the headers do not name it.
     pub(super) fn first(&self) -> Option<First<'_>> {
         let latest = || Some(first(self.source.as_ref()?, self.original_ms));
         self.first_before_redrives().or_else(latest)
     }
 
-    /// Where the record stood before it was first redriven, if it was.
+    /// The record's position before its first redrive, if there was one.
     pub(super) fn first_before_redrives(&self) -> Option<First<'_>> {
         let (source, timestamp_ms) = self.first.as_ref()?;
         Some(first(source, *timestamp_ms))
     }
 
-    /// The original record's key and value: the letter's own, or if it leaves out the value, those
-    /// of the record that it points at.
+    /// The original record's key and value: those of the letter, or, if it omits the value, those of the
+    /// record that it points to.
     pub(super) fn original(
         &self,
         record: &impl Message,
@@ -162,7 +163,7 @@ impl Letter {
     }
 }
 
-/// Each topic, service and kind of fault once: thousands of letters have the same.
+/// Shared strings: topics, services and kinds of fault, which thousands of letters have in common.
 #[derive(Default)]
 pub(super) struct SharedStrings(HashSet<Arc<str>>);
 
@@ -178,7 +179,7 @@ impl SharedStrings {
         shared
     }
 
-    /// Reads a record that is a letter.
+    /// Parses a letter.
     pub(super) fn letter(&mut self, record: &BorrowedMessage<'_>, detail: Detail) -> Letter {
         let place = || {
             Some(Position {

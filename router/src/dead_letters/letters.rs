@@ -1,4 +1,4 @@
-//! The letters that a command is about.
+//! Selection of the letters for a command.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,14 +12,14 @@ use service::words::counted;
 use super::letter::{Detail, Letter, Redrives, SharedStrings, note};
 use super::topic::DeadLetterTopic;
 
-/// Which letters a command is about.
+/// Which letters to select.
 #[derive(Clone, Debug)]
 pub(super) enum Selection {
     Positions(BTreeSet<Position>),
     Filter(Filter),
 }
 
-/// Letters by their headers; a field that is empty or `None` takes all.
+/// Filter by headers; a field that is empty or `None` matches all letters.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Filter {
     pub(super) kinds: Vec<String>,
@@ -61,22 +61,22 @@ impl Filter {
     }
 }
 
-/// The selected letters of a topic, and whether they were redriven. Each takes some 250 bytes of memory, without value
-/// and message.
+/// The selected letters of a topic, and whether they were redriven. Each needs some 250 bytes of memory,
+/// without value and message.
 pub(super) struct Letters {
     selection: Selection,
     pub(super) found: BTreeMap<Position, Letter>,
-    /// The first offset of each partition that is not read yet.
+    /// The next offset to read of each partition.
     next: BTreeMap<i32, i64>,
     pub(super) strings: SharedStrings,
     detail: Detail,
 }
 
 impl Letters {
-    /// Reads the selected letters, and the notes about them, up to the end that a committed reader sees.
+    /// Reads the selected letters, and the notes about them, up to the last stable offsets.
     pub(super) fn read(topic: &DeadLetterTopic<'_>, selection: Selection) -> anyhow::Result<Self> {
         let all = 0..topic.partitions;
-        // A letter's note stands in its own partition, behind it.
+        // A letter's note is in the letter's partition, behind it.
         let starts = match &selection {
             Selection::Positions(positions) => {
                 let mut starts = BTreeMap::new();
@@ -103,8 +103,8 @@ impl Letters {
         Ok(letters)
     }
 
-    /// Reads the notes that came since; with [`End::High`] all that were written before now, even
-    /// those behind a transaction that is still open.
+    /// Reads later notes; with [`End::High`], all that were written before now, even those behind an open
+    /// transaction.
     pub(super) fn read_notes(&mut self, topic: &DeadLetterTopic<'_>) -> anyhow::Result<()> {
         self.read_on(topic, End::High, false)
     }
@@ -143,7 +143,7 @@ impl Letters {
         }
     }
 
-    /// The positions asked for at which no letter stands.
+    /// Selected positions without a letter.
     fn missing(&self) -> Vec<Position> {
         match &self.selection {
             Selection::Positions(positions) => positions
@@ -155,7 +155,7 @@ impl Letters {
         }
     }
 
-    /// Prints where no letter stands; gives the exit code for that.
+    /// Prints the positions without a letter; returns the exit code.
     pub(super) fn report_missing(&self, topic: &DeadLetterTopic<'_>) -> u8 {
         let missing = self.missing();
         for position in &missing {
@@ -169,7 +169,7 @@ impl Letters {
         if missing.is_empty() { OK } else { USAGE }
     }
 
-    /// Offsets from the first to the last letter found, by partition.
+    /// The range from the first to the last letter, by partition.
     pub(super) fn ranges(&self) -> Ranges {
         let mut ranges = Ranges::new();
         for position in self.found.keys() {

@@ -13,7 +13,7 @@ use super::listing::{Count, Listing};
 use super::print::{as_json, table};
 use super::topic::DeadLetterTopic;
 
-/// Prints the newest letters that the filter takes, at most `limit` (0: all), and counts all; gives the exit code.
+/// Prints the newest matching letters, at most `limit` (0: all), and counts all; returns the exit code.
 pub(super) fn list(
     topic: &DeadLetterTopic<'_>,
     filter: Filter,

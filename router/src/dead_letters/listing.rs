@@ -1,5 +1,5 @@
-//! The newest letters and the counts of all, in memory that does not grow with what the letters say: of each
-//! letter that is not among the newest, two bytes are held.
+//! The newest letters, and the counts of all, in bounded memory: two bytes for each letter that is not among
+//! the newest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,12 +12,13 @@ use super::letters::Filter;
 use super::topic::DeadLetterTopic;
 use crate::outputs::position;
 
-/// Kinds that are counted each; the rest are counted together.
+/// Maximum number of kinds with their own count; further ones are counted together.
 const KINDS_MAX: usize = 1_000;
 const OTHER_KINDS: &str = "(other kinds)";
-/// Positions that are marked together.
+/// Number of positions in a block of marks.
 const MARKS: i64 = 1_024;
-/// Of a mark: the letter was redriven. The rest is the number of its kind, from 1; 0: not meant.
+/// Bit of a mark: the letter was redriven. The other bits are the number of its kind, from 1; 0: does not
+/// match.
 const REDRIVEN: u16 = 1 << 15;
 
 /// Letters of one kind.
@@ -27,18 +28,18 @@ pub(super) struct Count {
     pub(super) not_redriven: usize,
 }
 
-/// The letters that a filter takes.
+/// The letters that match a filter.
 pub(super) struct Listing {
     filter: Filter,
     limit: usize,
     detail: Detail,
     /// By time and position, at most `limit`.
     newest: BTreeMap<(i64, Position), Letter>,
-    /// The times of those.
+    /// Times of the newest letters.
     times: BTreeMap<Position, i64>,
-    /// Whether letters were left out for want of room.
+    /// Whether letters were dropped because of the limit.
     evicted: bool,
-    /// Whether a note then made room, so that a letter that was left out belongs to the newest.
+    /// Whether a note then removed one, so that a dropped letter belongs to the newest.
     reread: bool,
     kinds: HashMap<Arc<str>, u16>,
     counts: Vec<(Arc<str>, Count)>,
@@ -47,7 +48,7 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// Reads the topic to the end that a committed reader sees; 0 is no limit.
+    /// Reads the topic to the last stable offsets; `limit` 0 means no limit.
     pub(super) fn read(
         topic: &DeadLetterTopic<'_>,
         filter: Filter,
@@ -71,7 +72,7 @@ impl Listing {
         };
         topic.scan(&ranges, |record| listing.take(record))?;
         if listing.reread {
-            // Now it is known which letters have notes.
+            // Now all notes are known.
             listing.newest.clear();
             listing.times.clear();
             topic.scan(&ranges, |record| {
@@ -109,7 +110,7 @@ impl Listing {
     }
 
     fn note(&mut self, position: Position, at: &str) {
-        // A note may name any position: only those of letters are marked.
+        // A note may name any position; only letters have marks.
         let chunk = (position.partition, position.offset.div_euclid(MARKS));
         let Some(marks) = self.marks.get_mut(&chunk) else {
             return;
@@ -138,7 +139,7 @@ impl Listing {
         }
     }
 
-    /// In a second reading: a letter that is meant and has no note.
+    /// Takes a record in a second pass: keeps a matching letter without a note.
     fn take_marked(&mut self, record: &BorrowedMessage<'_>) {
         let mark = *self.mark(position(record));
         if mark != 0 && mark & REDRIVEN == 0 {

@@ -33,7 +33,7 @@ pub(super) fn as_json(letter: &Letter) -> serde_json::Value {
     })
 }
 
-/// A row a letter.
+/// A table with one row per letter.
 pub(super) fn table(letters: &[&Letter]) -> String {
     let mut table = grid::table(&[
         "letter", "written", "by", "reason", "from", "key", "bytes", "redriven",
@@ -64,7 +64,7 @@ pub(super) fn table(letters: &[&Letter]) -> String {
     grid::right_aligned(&mut table, [0, 6])
 }
 
-/// As much of a key as a table has room for.
+/// A key, shortened for a table.
 fn shortened(text: &str) -> String {
     const CHARS: usize = 40;
     match text.char_indices().nth(CHARS) {

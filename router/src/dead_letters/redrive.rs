@@ -1,4 +1,4 @@
-//! `router dead-letters redrive`: which letters are sent back, and the account of it.
+//! `router dead-letters redrive`: selects letters, sends them back, and prints a summary.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -19,19 +19,19 @@ use super::print::table;
 use super::redriver::{Done, Redriver, Sending};
 use super::topic::DeadLetterTopic;
 
-/// Letters that a dry run shows one by one.
+/// Maximum number of letters that a dry run lists.
 const PLANNED_LETTERS: usize = 100;
 
-/// How to redrive.
+/// Options of a redrive.
 pub(super) struct How {
     pub(super) force: bool,
     pub(super) dry_run: bool,
-    /// Letters a transaction, at most.
+    /// Maximum number of letters in a transaction.
     pub(super) max_records: usize,
 }
 
 impl How {
-    /// Prints what is to be done, or was done: of a dry run as its result.
+    /// Prints a plan or summary; for a dry run, this is the result.
     fn print(&self, text: &str) -> anyhow::Result<()> {
         match self.dry_run {
             true => output::print(text)?,
@@ -41,7 +41,7 @@ impl How {
     }
 }
 
-/// Sends the selected letters back, or in a dry run prints what that would do; gives the exit code.
+/// Sends the selected letters back, or prints the plan of a dry run; returns the exit code.
 ///
 /// # Errors
 /// If Kafka does not answer, a topic or a right is missing, or another redrive fences this one.
@@ -69,7 +69,7 @@ pub(super) async fn redrive(
     }
 
     block_in_place(|| {
-        // Fence first, read the notes second: see the module `redriver`.
+        // Fence before reading the notes: see the module `redriver`.
         let (redriver, end) = match how.dry_run || letters.found.is_empty() {
             true => (None, End::Stable),
             false => {
@@ -135,7 +135,7 @@ pub(super) async fn redrive(
     })
 }
 
-/// What is about to be done.
+/// The plan.
 fn plan(topic: &str, letters: &Letters, dry_run: bool) -> anyhow::Result<String> {
     let mut text = String::new();
     if dry_run && !letters.found.is_empty() {
@@ -163,7 +163,7 @@ fn plan(topic: &str, letters: &Letters, dry_run: bool) -> anyhow::Result<String>
     Ok(text)
 }
 
-/// How often each occurs.
+/// Number of occurrences of each key.
 fn counts<K: Ord>(each: impl Iterator<Item = K>) -> BTreeMap<K, usize> {
     let mut counts = BTreeMap::new();
     for key in each {

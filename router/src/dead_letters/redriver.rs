@@ -1,11 +1,10 @@
-//! Sending letters back to where their records came from: each once, by all who try.
+//! Sends records of letters back to their source topics, each once, even with concurrent redrives.
 //!
-//! In one Kafka transaction stand the records sent back and, on the dead letter topic, a note for
-//! each. All redrives of a dead letter topic share one transactional id. To start as it
-//! ([`Redriver::start`]) fences whoever else runs and settles what they left open; only then are the
-//! notes read, up to the high watermark, even where another writer's open transaction has to be
-//! waited for. So what another redrive has committed is seen here, and what it has not committed by
-//! then it never will.
+//! One Kafka transaction contains the records sent back and, on the dead letter topic, a note for each. All
+//! redrives of a dead letter topic share one transactional id. Starting with it ([`Redriver::start`]) fences
+//! other redrives and settles their open transactions. Only then are the notes read, up to the high
+//! watermark, which waits for other writers' open transactions. So this redrive sees everything that another
+//! one has committed, and the other one cannot commit any more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,25 +27,25 @@ use super::letters::Letters;
 use super::topic::DeadLetterTopic;
 use crate::outputs::position;
 
-/// How long one call may take before it is made again.
+/// Timeout of a call; it is then repeated.
 const CALL: Duration = Duration::from_secs(5);
-/// How long a call is made again before it counts as failed.
+/// How long a call is repeated before it counts as failed.
 const GIVE_UP: Duration = Duration::from_secs(60);
-/// A chunk is sent when it has so many bytes.
+/// Size of a chunk at which it is sent, in bytes.
 const CHUNK_BYTES: usize = 8 << 20;
 
 const DEFAULTS: &[(&str, &str)] = &[
     ("linger.ms", "2"),
     ("compression.type", "lz4"),
-    // A crashed redrive holds readers of what came after it at most for so long.
+    // Maximum time for which a crashed redrive holds back readers of later records.
     ("transaction.timeout.ms", "30000"),
 ];
 
-/// What became of the letters.
+/// Result of a redrive.
 #[derive(Default)]
 pub(super) struct Done {
     pub(super) redriven: usize,
-    /// Other letters about the same records, which are noted too.
+    /// Number of other letters about the same records, which are noted too.
     pub(super) duplicates: usize,
     pub(super) transactions: usize,
     /// Letters that cannot be sent back, and why.
@@ -60,19 +59,19 @@ struct Sendable {
     value: Option<Vec<u8>>,
 }
 
-/// What letters are sent back with.
+/// Context for sending letters back.
 pub(super) struct Sending<'a> {
     pub(super) topic: &'a DeadLetterTopic<'a>,
-    /// The largest record that each target topic takes.
+    /// Maximum record size of each target topic.
     pub(super) limits: &'a BTreeMap<Arc<str>, usize>,
     pub(super) max_records: usize,
-    /// `None`: only find out what would happen.
+    /// `None` for a dry run.
     pub(super) redriver: Option<&'a Redriver>,
 }
 
 impl Sending<'_> {
-    /// Sends these letters back, chunk by chunk, each chunk all or nothing. What was done before an
-    /// error stays in `done`.
+    /// Sends these letters back in chunks, each all or nothing. After an error, `done` has the completed
+    /// chunks.
     pub(super) fn send(&self, letters: &Letters, done: &mut Done) -> anyhow::Result<()> {
         let mut chunk = Vec::new();
         let mut bytes = 0;
@@ -126,7 +125,7 @@ impl Sending<'_> {
             key,
             value,
         };
-        // As long as any time is.
+        // The longest form of a time.
         let headers = sendable.headers(&self.topic.name, "2026-11-25T14:05:00.123Z");
         let bytes = sendable.bytes() + dead_letter::header_bytes(&headers);
         let limit = self.limits.get(&source.topic).copied().unwrap_or(0);
@@ -142,7 +141,7 @@ impl Sending<'_> {
     }
 
     fn commit(&self, chunk: Vec<Sendable>, done: &mut Done) -> anyhow::Result<()> {
-        // An empty transaction commits even when the producer is fenced.
+        // An empty transaction would commit even if the producer is fenced.
         if chunk.is_empty() {
             return Ok(());
         }
@@ -163,8 +162,8 @@ impl Sendable {
         size(&self.key) + size(&self.value)
     }
 
-    /// Where the record comes from, where it stood last and first, and its times there: its new timestamp is
-    /// when it is sent, so that the topic's retention does not take it at once.
+    /// Headers with the letter's position, and the record's last and first positions and times. The record
+    /// gets the current time as its timestamp, so that retention does not delete it at once.
     fn headers(&self, topic: &str, at: &str) -> Vec<(&'static str, String)> {
         let mut headers = redriven_headers(topic, self.letter.position, at);
         let original = self.letter.original_ms;
@@ -175,7 +174,7 @@ impl Sendable {
     }
 }
 
-/// That the letter at this place was sent back.
+/// Headers of a redrive of the letter at this position.
 fn redriven_headers(topic: &str, letter: Position, at: &str) -> Vec<(&'static str, String)> {
     Redriven {
         topic,
@@ -190,12 +189,12 @@ fn redriven_headers(topic: &str, letter: Position, at: &str) -> Vec<(&'static st
 pub(super) struct Redriver {
     producer: PolledProducer<Deliveries>,
     transactional_id: String,
-    /// The commands that give the rights it takes.
+    /// The commands that grant the necessary rights.
     allow: String,
 }
 
 impl Redriver {
-    /// Fences any other redrive of this dead letter topic, and settles what it left open.
+    /// Fences any other redrive of this dead letter topic, and settles its open transaction.
     ///
     /// # Errors
     /// If a setting is wrong, a right is missing, or Kafka does not answer.
@@ -209,7 +208,7 @@ impl Redriver {
         let smallest = limits.values().min().copied().unwrap_or(0);
         config.set("transactional.id", &transactional_id);
         config.set("message.max.bytes", CLIENT_MESSAGE_MAX_BYTES);
-        // A topic's limit holds for a batch; a record that fits goes alone where it has to.
+        // A topic's limit applies to batches; a record that fits is sent alone if necessary.
         config.set("batch.size", smallest.clamp(1, 1_000_000).to_string());
         let producer: PolledProducer<Deliveries> = config
             .create_with_context(Deliveries::default())
@@ -252,15 +251,15 @@ impl Redriver {
             .send_all(topic, chunk)
             .and_then(|()| self.repeat(|| self.producer.commit_transaction(CALL)));
         let Err(error) = sent else { return Ok(()) };
-        // librdkafka may report the fate of one record instead of the cause; every call in a failed transaction
-        // returns the cause.
+        // librdkafka may report the delivery error of one record instead of the cause; every call in a failed
+        // transaction returns the cause.
         let cause = match self.producer.begin_transaction() {
             Err(cause @ KafkaError::Transaction(_)) => cause.rdkafka_error_code(),
             _ => None,
         };
         let denied = Some(RDKafkaErrorCode::TopicAuthorizationFailed);
         if cause == denied || error.rdkafka_error_code() == denied {
-            // It may be that nothing is left to take back.
+            // There may be nothing left to abort.
             let _ = self.repeat(|| self.producer.abort_transaction(CALL));
             let allow = &self.allow;
             return Err(NeedsAttention(format!(
@@ -321,7 +320,7 @@ impl Redriver {
         }
     }
 
-    /// A call that ran out of time is taken up where it was.
+    /// Repeats a call that timed out, which resumes it.
     fn repeat(&self, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
         let begun = Instant::now();
         loop {

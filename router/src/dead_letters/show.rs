@@ -16,10 +16,10 @@ use super::print::time;
 use super::topic::DeadLetterTopic;
 use crate::outputs::position;
 
-/// Bytes of a value that are dumped unless all are asked for.
+/// Bytes of a value that are dumped without `--full`.
 const DUMPED_BYTES: usize = 512;
 
-/// Prints the letters at these places; gives the exit code.
+/// Prints the letters at these positions; returns the exit code.
 ///
 /// # Errors
 /// If Kafka or the schema registry does not answer.
@@ -49,7 +49,7 @@ pub(super) fn show(
     Ok(letters.report_missing(topic))
 }
 
-/// Everything about a letter, for people.
+/// A letter as text.
 fn text(
     topic: &str,
     letter: &Letter,
@@ -155,7 +155,7 @@ fn decoded(decoder: &Decoder, value: &[u8]) -> anyhow::Result<String> {
             writeln!(text, "{}", to_json_pretty(&event)?)?;
             return Ok(text);
         }
-        // Of the two records, the one whose schema is known.
+        // The error of the record type whose schema is known.
         Err(other)
             if matches!(
                 error,
@@ -232,7 +232,7 @@ fn dump(bytes: &[u8], at_most: usize) -> String {
     text
 }
 
-/// Bytes as text where they are, else in hexadecimal.
+/// Bytes as text if they are UTF-8, otherwise in hexadecimal.
 fn bytes_shown(bytes: &[u8]) -> String {
     std::str::from_utf8(bytes).map_or_else(
         |_| {

@@ -9,10 +9,10 @@ use service::range::{End, Ranges, Reader};
 use service::words::counted;
 use tokio_util::sync::CancellationToken;
 
-/// Records between two lines about the progress.
+/// Number of records between two progress messages.
 const PROGRESS_EVERY: u64 = 10_000;
 
-/// A dead letter topic and what reads it.
+/// A dead letter topic and its reader.
 pub(super) struct DeadLetterTopic<'a> {
     pub(super) name: String,
     pub(super) partitions: i32,
@@ -21,7 +21,7 @@ pub(super) struct DeadLetterTopic<'a> {
 }
 
 impl DeadLetterTopic<'_> {
-    /// The offset of each partition from which letters written at `since` or later stand.
+    /// The start offset of each partition for letters written at `since` or later.
     pub(super) fn starts(&self, since: Option<Timestamp>) -> anyhow::Result<BTreeMap<i32, i64>> {
         let all = 0..self.partitions;
         match since {
@@ -33,7 +33,7 @@ impl DeadLetterTopic<'_> {
         }
     }
 
-    /// What is to be read from `next` on, which moves to the end.
+    /// The unread ranges from `next` on; moves `next` to their ends.
     pub(super) fn ranges(&self, next: &mut BTreeMap<i32, i64>, end: End) -> anyhow::Result<Ranges> {
         let mut ranges = Ranges::new();
         for (partition, next) in next {
@@ -44,7 +44,7 @@ impl DeadLetterTopic<'_> {
         Ok(ranges)
     }
 
-    /// Reads, and prints how far it is.
+    /// Reads ranges, and prints the progress.
     pub(super) fn scan(
         &self,
         ranges: &Ranges,
@@ -63,8 +63,7 @@ impl DeadLetterTopic<'_> {
         Ok(())
     }
 
-    /// By partition, the first offset behind the end that a committed reader sees, where a transaction is
-    /// still open.
+    /// The last stable offset of each partition with an open transaction.
     pub(super) fn held_back(&self) -> anyhow::Result<BTreeMap<i32, i64>> {
         let mut held = BTreeMap::new();
         for partition in 0..self.partitions {

@@ -1,4 +1,4 @@
-//! Where each assigned partition begins: at the group's committed offset; without one, where [`resume`] says.
+//! Start offsets of assigned partitions: the group's committed offset, or else the result of [`resume`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,11 +18,11 @@ use super::resume;
 use super::router::Router;
 use crate::topic_ids::NotTheSame;
 
-/// How often the member is polled during a search for where to begin.
+/// Polling interval of the member during a search for start offsets.
 const POLL: Duration = Duration::from_millis(20);
 
 impl Router<'_> {
-    /// Begins these partitions. Returns without beginning them on shutdown.
+    /// Starts reading these partitions. Returns without that on shutdown.
     pub(super) async fn begin_partitions(
         &mut self,
         subscription: &Subscription,
@@ -59,8 +59,8 @@ impl Router<'_> {
         subscription.assign(&starts)
     }
 
-    /// The group's committed offsets. Waits while Kafka is away or an earlier owner's transaction is open; `None` on
-    /// shutdown.
+    /// The group's committed offsets. Waits while Kafka is unavailable or an earlier owner's transaction is
+    /// open; `None` on shutdown.
     async fn ask_committed(
         &self,
         subscription: &Subscription,
@@ -70,7 +70,7 @@ impl Router<'_> {
         loop {
             let committed = match subscription.committed(partitions) {
                 Ok(offsets) => {
-                    // Compared after the offsets were read: they are of this topic or an earlier one.
+                    // Compared after the offsets were read, so they belong to this topic or an earlier one.
                     let client = subscription.consumer().client();
                     let compared = tokio::select! {
                         () = self.shutdown.cancelled() => return Ok(None),
@@ -105,7 +105,8 @@ impl Router<'_> {
         }
     }
 
-    /// Where to begin partitions without a committed offset. Waits while Kafka is away; `None` on shutdown.
+    /// Start offsets of partitions without a committed offset. Waits while Kafka is unavailable; `None` on
+    /// shutdown.
     async fn find_starts(
         &self,
         subscription: &Subscription,
@@ -141,7 +142,8 @@ impl Router<'_> {
         }
     }
 
-    /// Searches on a thread of its own, and polls meanwhile: the group removes a member that does not poll.
+    /// Searches on a separate thread and polls meanwhile, because the group removes a member that does not
+    /// poll.
     fn search_as_member(
         &self,
         subscription: &Subscription,

@@ -1,4 +1,4 @@
-//! A commit, on the condition that the topics are still the same.
+//! Commit, on condition that the topics are still the same.
 
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -12,7 +12,7 @@ use crate::topic_ids::{NotTheSame, TopicIds};
 /// Commits the transaction with these offsets on behalf of `group`, unless a topic was replaced.
 ///
 /// # Errors
-/// If it is not known to be committed.
+/// If the commit is not confirmed.
 pub(super) async fn commit(
     transaction: &Transaction<'_>,
     offsets: &TopicPartitionList,
@@ -27,7 +27,7 @@ pub(super) async fn commit(
     committed
 }
 
-/// That the records that were read are of the topic whose offsets are committed.
+/// Checks that the records belong to the topic whose offsets are committed.
 async fn same_topics(topic_ids: &TopicIds, transaction: &Transaction<'_>) -> Result<(), Failed> {
     match topic_ids.compare_before_commit(transaction.client()).await {
         Ok(()) => Ok(()),

@@ -1,4 +1,4 @@
-//! How long to leave the broker alone after a commit.
+//! Pause between a commit and the next transaction.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use service::pause;
 use tokio::time::Instant;
 
 const MIN: Duration = Duration::from_millis(1);
-/// Beyond this pause, the 20 ms until librdkafka's own retry are cheaper.
+/// Upper bound: beyond this, librdkafka's own retry after 20 ms is cheaper.
 const MAX: Duration = Duration::from_millis(16);
-/// A commit that takes longer than this had its transaction refused at first.
+/// A commit that takes longer had its transaction refused at first.
 const REFUSED: Duration = Duration::from_millis(20);
 
-/// The broker answers a commit before it has written the transaction's end into all partitions. Until then
-/// it refuses the next transaction (`CONCURRENT_TRANSACTIONS`), and librdkafka 2.12 retries only after
-/// 20 ms (`rd_kafka_txn_handle_AddPartitionsToTxn`), without reporting it. How long the broker takes depends on
-/// the cluster, so the pause is learnt.
+/// The broker answers a commit before it has written the transaction's end into all partitions. Until then it
+/// refuses the next transaction (`CONCURRENT_TRANSACTIONS`), and librdkafka 2.12 retries only after 20 ms
+/// (`rd_kafka_txn_handle_AddPartitionsToTxn`), without reporting it. That time depends on the cluster, so the
+/// pause adapts.
 pub(super) struct CommitPause {
     /// The pause between a commit and the next transaction.
     pub(super) duration: Duration,
-    /// When the pause after the last commit ends; `None` if routing ahead has waited for it already.
+    /// End of the pause after the last commit; `None` if it has already been waited for.
     until: Option<Instant>,
 }
 
@@ -32,12 +32,12 @@ impl Default for CommitPause {
 }
 
 impl CommitPause {
-    /// The pause begins: a transaction has committed.
+    /// Begins the pause after a commit.
     pub(super) fn begin(&mut self) {
         self.until = Some(Instant::now() + self.duration);
     }
 
-    /// Waits for the end of the pause; gives whether there was any of it left.
+    /// Waits for the end of the pause; returns whether it had not ended yet.
     pub(super) async fn wait(&mut self) -> bool {
         let now = Instant::now();
         let Some(until) = self.until.take().filter(|until| *until > now) else {
@@ -47,8 +47,8 @@ impl CommitPause {
         true
     }
 
-    /// Learns from how long a commit took whose transaction began right after a pause. The pause grows by steps
-    /// of 1 ms and shrinks by a 64th.
+    /// Adapts the pause to the duration of a commit whose transaction began right after a pause. It grows by
+    /// 1 ms and shrinks by a 64th.
     pub(super) fn learn(&mut self, commit: Duration) {
         let pause = match commit < REFUSED {
             true => self.duration - self.duration / 64,
@@ -62,7 +62,7 @@ impl CommitPause {
 mod tests {
     use super::*;
 
-    /// How many of 1000 transactions a broker refuses that needs this long.
+    /// Number of 1000 transactions that a broker with this delay refuses.
     fn refused(pause: &mut CommitPause, broker: Duration) -> usize {
         let commits = (0..1000).map(|_| {
             let commit = match pause.duration < broker {

@@ -1,4 +1,4 @@
-//! The largest records that the output topics take.
+//! Maximum record sizes of the output topics.
 
 use schemas::{DeadLetter, Letter};
 use service::limits::SizeLimits;
@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 
-/// The largest records that the output topics take, in bytes of key, value and headers.
+/// Maximum record sizes of the output topics: key, value and headers, in bytes.
 pub(super) struct Limits {
     pub(super) event_bytes: usize,
     events_topic: String,
@@ -27,12 +27,12 @@ impl Limits {
         })
     }
 
-    /// The largest batch that both topics take.
+    /// Maximum size of a batch for both topics.
     pub(super) fn batch_bytes(&self) -> usize {
         self.sizes.smallest()
     }
 
-    /// Reads the limits again, unless they were read in the last seconds. To be called before a record counts as
+    /// Reads the limits again, unless they were read within the last seconds. Call before a record counts as
     /// too large.
     pub(super) async fn confirm(&mut self) -> Result<(), Failed> {
         let confirmed = self.sizes.confirm().await;
@@ -41,11 +41,11 @@ impl Limits {
         Ok(())
     }
 
-    /// Reads the limits again after the broker refused a record or a batch as too large; gives whether they have
-    /// changed. `producer` then sends batches that fit.
+    /// Reads the limits again after the broker refused a record or a batch as too large; returns whether they
+    /// have changed. `producer` then sends batches that fit.
     ///
     /// # Errors
-    /// If this user may not ask, or a producer that sends smaller batches cannot start.
+    /// If this user may not describe the topics, or a producer with smaller batches cannot start.
     pub(super) async fn adapt(
         &mut self,
         producer: &mut TransactionalProducer,
@@ -53,7 +53,7 @@ impl Limits {
     ) -> anyhow::Result<bool> {
         let changed = match self.sizes.read_again().await.map_err(Failed::unread_limit) {
             Ok(changed) => changed,
-            // The same transaction fails again, and the limits are read again.
+            // The transaction will fail again, and the limits are read again then.
             Err(Failed::Abort(_)) => return Ok(false),
             Err(Failed::StartOver(error) | Failed::Exit(error)) => return Err(error),
         };
@@ -66,7 +66,7 @@ impl Limits {
         self.event_bytes = self.sizes.record_bytes(&self.events_topic);
     }
 
-    /// The dead letter of a record, with as much of it as its topic takes.
+    /// The dead letter of a record, reduced to the size limit of its topic.
     pub(super) async fn fit<'a>(
         &mut self,
         letter: &DeadLetter<'_>,

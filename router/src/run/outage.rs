@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use super::router::{Outage, Router};
 
 impl Router<'_> {
-    /// Whether the schema of a record is known. If it is not, the schema registry is asked, and if that is away, an
-    /// outage begins.
+    /// Whether the schema of a record is known. If not, requests it from the schema registry; if that is
+    /// unavailable, begins an outage.
     ///
     /// # Errors
-    /// If another try does not help.
+    /// If the registry refuses.
     pub(super) async fn can_decode(
         &mut self,
         record: &BorrowedMessage<'_>,
@@ -70,7 +70,7 @@ impl Router<'_> {
         subscription.pause()
     }
 
-    /// Asks the schema registry again; an answer ends the outage.
+    /// Repeats the request; an answer ends the outage.
     pub(super) async fn ask_registry_again(
         &mut self,
         subscription: &Subscription,

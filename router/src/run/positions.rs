@@ -1,8 +1,8 @@
-//! How far the group has committed each assigned partition.
+//! The group's committed offset of each assigned partition.
 //!
-//! A position is not always right behind a record: a partition may end with a commit marker or an aborted
-//! record. Such positions are committed too, so that no tool shows a lag where nothing waits, and
-//! retention that passes the last record does not leave a committed offset outside the log.
+//! A partition may end with a commit marker or an aborted record. Positions behind these are committed, too,
+//! so that tools show no lag without waiting records, and retention of the last record does not leave the
+//! committed offset outside the log.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use tokio::time::Instant;
 /// How often positions are compared with the committed offsets.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
-/// The group's committed offsets, and when to compare the positions with them.
+/// The group's committed offsets, and the time of the next comparison.
 pub(super) struct Positions {
-    /// By partition; a partition for which nothing is committed yet has no entry.
+    /// By partition; partitions without a committed offset have no entry.
     committed: BTreeMap<i32, i64>,
     pub(super) compare_at: Instant,
 }
@@ -35,13 +35,12 @@ impl Positions {
         self.committed.remove(&partition);
     }
 
-    /// These are the committed offsets now, by partition.
+    /// Sets the committed offsets, by partition.
     pub(super) fn committed(&mut self, offsets: impl IntoIterator<Item = (i32, i64)>) {
         self.committed.extend(offsets);
     }
 
-    /// The positions that are not committed. Only to be called while every record that was handed out is committed
-    /// or about to be.
+    /// The uncommitted positions. Call only while every delivered record is committed or about to be.
     pub(super) fn uncommitted(
         &mut self,
         subscription: &Subscription,
@@ -56,7 +55,7 @@ impl Positions {
     }
 }
 
-/// Offsets of a topic by partition, as Kafka's clients take them.
+/// Offsets of a topic by partition, in the type of Kafka's clients.
 pub(super) fn offset_list(
     topic: &str,
     by_partition: &BTreeMap<i32, i64>,

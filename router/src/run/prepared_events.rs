@@ -1,5 +1,5 @@
-//! Routing ahead: while a transaction commits, the records behind it become events already. They are held here, since
-//! a transactional producer has one transaction at a time, and the next transaction begins with them.
+//! Events prepared while the previous transaction commits. A transactional producer has one transaction at a
+//! time, so these events wait here until the next one begins.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use super::work::Work;
 use crate::route::Outcome;
 use crate::transform::Transform;
 
-/// Bytes of keys and values at which routing ahead stops.
+/// Maximum size of the prepared keys and values, in bytes.
 const MAX_BYTES: usize = 4 << 20;
-/// Pause before the next look when no record is waiting.
+/// Polling interval while no record is waiting.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// Events that are in no transaction yet.
+/// Events that are not in a transaction yet.
 #[derive(Default)]
 pub(super) struct PreparedEvents {
     events: Vec<Event>,
-    /// Their keys and values.
+    /// Keys and values of all events.
     bytes: Vec<u8>,
 }
 
@@ -32,7 +32,7 @@ struct Event {
     /// The partition and the offset of the source record.
     partition: i32,
     offset: i64,
-    /// Where the key and the value are in [`PreparedEvents::bytes`].
+    /// Ranges of key and value in [`PreparedEvents::bytes`].
     key: Range<usize>,
     value: Range<usize>,
     adjustments: Vec<Adjustment>,
@@ -53,7 +53,7 @@ impl PreparedEvents {
         max_records: usize,
         is_done: impl Fn() -> bool,
     ) -> anyhow::Result<Option<Next<'s>>> {
-        // Leaves room in the next transaction for one record that does not become an event.
+        // Leaves room for one record that may become a dead letter.
         while !is_done() && self.events.len() + 1 < max_records && self.bytes.len() < MAX_BYTES {
             let record = match subscription.try_next()? {
                 Some(Next::Record(record)) => record,
@@ -120,7 +120,7 @@ impl PreparedEvents {
         Ok(())
     }
 
-    /// Forgets the events; their records are read again.
+    /// Drops the events; their records are read again.
     pub(super) fn give_back(&mut self, work: &mut Work) {
         for event in self.events.drain(..) {
             work.read_again_from(event.partition, event.offset);

@@ -1,33 +1,33 @@
-//! Where a router resumes partitions for which its group has no committed offset: Kafka forgets
-//! offsets after `offsets.retention.minutes`, and when a group is deleted or renamed.
+//! Resuming partitions without a committed offset: Kafka deletes offsets after `offsets.retention.minutes`,
+//! and a deleted or renamed group has none.
 //!
-//! Each source record has exactly one output, an event or a dead letter, which names the record. (A copy of an event
-//! that a redrive of a consumer's dead letter wrote does not count: it may stand anywhere.) The records of a source
-//! partition are routed in order, by one member of the group at a time: the next owner begins where its
-//! predecessor committed, and what a predecessor does later cannot commit. So
+//! Each source record has exactly one output, an event or a dead letter, which names the record. (A copy of
+//! an event, written by a redrive of a consumer's dead letter, does not count: it may be anywhere.) The
+//! records of a source partition are routed in order, by one member of the group at a time: the next owner
+//! begins at its predecessor's committed offset, and the predecessor cannot commit later. So
 //!
-//! 1. the routed records of a source partition are all those up to the newest that has an output, and
-//!    the router goes on with the next one;
-//! 2. in each partition of the events and dead letter topics, the outputs of one source partition stand
-//!    in the order of their source records.
+//! 1. the routed records of a source partition are all those up to the newest one with an output, and the
+//!    router resumes at the next one;
+//! 2. in each partition of the events and dead letter topics, the outputs of one source partition are in the
+//!    order of their source records.
 //!
-//! By 1, an output found in the tail of the output topics is the newest if the source record
-//! *after* it has no output. That output would stand in the events partition of its key, or in any
-//! partition of the dead letter topic. By 2, such a partition does not hold it if it was read back
+//! By 1, an output found in the tail of the output topics is the newest if the source record *after* it has
+//! no output. That output would be in the events partition of its key, or in any partition of the dead letter
+//! topic. By 2, such a partition does not contain it if it was read back
 //!
-//! - to an output of the same source partition, or of an earlier topic of that name (its id shows that), since the
-//!   output in question would stand behind it; or
-//! - to its beginning, of which nothing was deleted; or
+//! - to an output of the same source partition, or of an earlier topic of that name (recognised by its id),
+//!   since the output in question would come after it; or
+//! - to its beginning, if nothing was deleted there; or
 //! - to a time before the output in question can have been written (`proof::CLOCKS`), if that is after
-//!   whatever retention has deleted.
+//!   everything that retention has deleted.
 //!
-//! So the tail is enough for a partition that is in use, and no output is read twice otherwise. What
-//! cannot be proved ends the router: see [`OnNoOffset`].
+//! So the tail is enough for a partition in use; otherwise each output is read at most once. If the position
+//! cannot be proved, the router stops: see [`OnNoOffset`].
 //!
-//! Only committed outputs count. The output topics are read to the ends that their logs have after the group
-//! has answered, which takes until the transactions that are open there have ended; and then once
-//! more, since such a transaction may have committed records that stand behind those ends. If outputs
-//! keep coming for partitions that belong to this router, another group routes them.
+//! Only committed outputs count. The output topics are read to the ends that their logs have after the
+//! group's answer, which waits for the transactions that are open there; and then once more, since such a
+//! transaction may have committed records behind those ends. If outputs keep coming for this router's
+//! partitions, another group routes them.
 
 mod proof;
 mod search;
@@ -51,12 +51,11 @@ use proof::{CLOCKS, undecided};
 use search::Search;
 use tails::OutputTopic;
 
-/// Where to begin these source partitions, which are assigned to this router and for which the group has no committed
-/// offset.
+/// Start offsets of these source partitions, which are assigned to this router and have no committed offset.
 ///
 /// # Errors
-/// [`NeedsAttention`] with the choices if that cannot be proved, or is not to be; others if Kafka does not
-/// answer, or on a signal.
+/// [`NeedsAttention`] with the choices if the position cannot be proved or `--on-no-offset` is `fail`; others
+/// if Kafka does not answer, or on a signal.
 pub(super) async fn starts(
     config: &Config,
     codec: &Codec,
@@ -145,8 +144,8 @@ pub(super) async fn starts(
     Ok(starts)
 }
 
-/// How far a record of the topic may be stamped later than when it was appended, in milliseconds; `None`
-/// if it may be any time, or this user may not ask.
+/// By how much a record's timestamp may be later than its append time, in ms; `None` if this is unlimited, or
+/// this user may not describe the topic.
 async fn latest_stamp(cluster: &Cluster, topic: &str) -> Option<i64> {
     let setting = cluster.topic_setting(topic, "message.timestamp.after.max.ms");
     let ms = setting.await.ok()?.parse().ok()?;

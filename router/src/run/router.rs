@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::topic_ids::{NotTheSame, TopicIds};
 use crate::transform::{Codec, Transform};
 
-/// What routing carries from one transaction to the next.
+/// State of routing between transactions.
 pub(super) struct Router<'a> {
     pub(super) config: &'a Config,
     /// This process's name in dead letters.
@@ -28,20 +28,20 @@ pub(super) struct Router<'a> {
     pub(super) health: &'a Health,
     pub(super) shutdown: &'a CancellationToken,
     pub(super) breaker: Breaker,
-    /// Pauses after aborted transactions; `None` after one that committed.
+    /// Back-off after aborted transactions; `None` after a commit.
     pub(super) abort_backoff: Option<Backoff>,
     pub(super) commit_pause: CommitPause,
     pub(super) positions: Positions,
-    /// While it lasts, the partitions are paused at the first record that cannot be decoded.
+    /// During an outage, the partitions are paused at the first record that cannot be decoded.
     pub(super) outage: Option<Outage>,
-    /// The next transaction begins with these events.
+    /// Events with which the next transaction begins.
     pub(super) prepared: PreparedEvents,
 }
 
-/// A question that the schema registry has not answered.
+/// An unanswered request to the schema registry.
 pub(super) struct Outage {
     pub(super) schema_id: u32,
-    /// What the health endpoint shows.
+    /// Reason for the health endpoint.
     pub(super) waiting_for: String,
     pub(super) backoff: Backoff,
     pub(super) next_try: Instant,
@@ -103,8 +103,7 @@ impl<'a> Router<'a> {
         Ok(())
     }
 
-    /// Waits for the next record or rebalance. `None` on shutdown, and after one of the tasks that are due
-    /// while nothing is read.
+    /// Waits for the next record or rebalance. `None` on shutdown, and after a task that is due while idle.
     async fn wait<'s>(
         &mut self,
         subscription: &'s Subscription,
@@ -117,7 +116,7 @@ impl<'a> Router<'a> {
             () = sleep_until(next_try.unwrap_or_else(Instant::now)), if next_try.is_some() => {
                 self.ask_registry_again(subscription).await?;
             }
-            // Awaited also during an outage: that keeps the member in its group.
+            // Also awaited during an outage, to keep the member in its group.
             next = subscription.next() => return next.map(Some),
             () = sleep_until(self.positions.compare_at), if next_try.is_none() => {
                 self.commit_positions(subscription, producer).await?;
@@ -141,7 +140,7 @@ impl<'a> Router<'a> {
         Ok(())
     }
 
-    /// Compares the topics' ids; if Kafka is away, a later comparison finds a change.
+    /// Compares the topics' ids; ignores an unavailable Kafka, since a later comparison finds a change.
     pub(super) async fn compare_topics_unless_away(
         &self,
         producer: &TransactionalProducer,

@@ -27,10 +27,10 @@ use super::router::Router;
 use super::work::Work;
 use crate::route::Outcome;
 
-/// Maximum age of a transaction under backlog, unless it is full before. Larger transactions amortise the
-/// commit. Each of eight routers on one core fills a transaction in about this time.
+/// Maximum age of a transaction under backlog. Larger transactions amortise the commit. Each of eight routers
+/// on one core fills a transaction in about this time.
 pub const BACKLOG_INTERVAL: Duration = Duration::from_millis(500);
-/// Under backlog, records between two looks at the clock.
+/// Under backlog, number of records between two checks of the clock.
 const LOOK_EVERY: u32 = 64;
 
 /// Why a transaction takes no more records.
@@ -52,8 +52,8 @@ enum End<'s> {
 }
 
 impl Router<'_> {
-    /// One transaction of the events routed ahead, `first`, and what follows, up to its commit or abort. A rebalance
-    /// ends it, also as `first`. Returns what was read and has to be handled next.
+    /// Runs one transaction with the prepared events, `first`, and the following records, up to its commit or
+    /// abort. A rebalance ends it, also as `first`. Returns an item that was read and must be handled next.
     pub(super) async fn transact<'s>(
         &mut self,
         subscription: &'s Subscription,
@@ -80,7 +80,7 @@ impl Router<'_> {
 
         let (committed, next) = match end {
             End::Tripped(why) => {
-                // The broker or the next start aborts what is not aborted here.
+                // If this fails, the broker or the next start aborts the transaction.
                 if let Err(failed) = transaction.abort().await {
                     tracing::warn!("{:#}", producer_error(failed));
                 }
@@ -126,7 +126,8 @@ impl Router<'_> {
             Err(failed @ (Failed::Exit(_) | Failed::StartOver(_))) => {
                 let error = producer_error(failed);
                 if error.is::<NeedsAttention>() {
-                    // Readers need not wait for the transaction's timeout. The broker aborts what is not aborted here.
+                    // So readers need not wait for the transaction's timeout; if this fails, the broker
+                    // aborts it then.
                     let _ = transaction.abort().await;
                 }
                 Err(error)
@@ -134,7 +135,7 @@ impl Router<'_> {
         }
     }
 
-    /// Sends the events routed ahead, `first`, and what follows until the transaction ends.
+    /// Sends the prepared events, `first`, and the following records until the transaction ends.
     async fn fill<'s>(
         &mut self,
         subscription: &'s Subscription,
@@ -161,9 +162,9 @@ impl Router<'_> {
             None => {}
         }
         let commit_interval = Duration::from_millis(self.config.commit_interval_ms);
-        // A full transaction does not cut a run of rejects: the breaker's limit bounds it.
+        // A full transaction does not cut a run of rejects, which the breaker's limit bounds.
         while work.records < self.config.max_records || self.breaker.undecided() {
-            // A run of rejects is not committed before it is known to be a short one.
+            // An open run of rejects is not committed.
             let patience = match self.breaker.undecided() {
                 true => commit_interval.max(Breaker::PATIENCE),
                 false => commit_interval,
@@ -210,7 +211,7 @@ impl Router<'_> {
         work.read(record.partition(), record.offset());
         let mut outcome = self.transform.apply(record, self.limits.event_bytes);
         if outcome.is_too_large() {
-            // A dead letter is final, and the limit that it rests on may have been raised.
+            // A dead letter is final, and the limit may have been raised since it was read.
             drop(outcome);
             self.limits.confirm().await?;
             outcome = self.transform.apply(record, self.limits.event_bytes);
@@ -256,7 +257,7 @@ impl Router<'_> {
         )
     }
 
-    /// Sends the dead letter of a record: its key and value, and why it is one.
+    /// Sends the dead letter of a record: its key, value and reason.
     async fn send_letter(
         &mut self,
         transaction: &Transaction<'_>,
@@ -290,7 +291,7 @@ impl Router<'_> {
     ) -> anyhow::Result<(TopicPartitionList, ConsumerGroupMetadata)> {
         let group = subscription.consumer().group_metadata();
         let group = group.context("no group metadata")?;
-        // In an outage, a record was handed out that is in no transaction.
+        // In an outage, one delivered record is not in a transaction.
         if Instant::now() >= self.positions.compare_at && self.outage.is_none() {
             work.next.extend(self.positions.uncommitted(subscription)?);
         }
@@ -299,7 +300,7 @@ impl Router<'_> {
         Ok((offsets, group))
     }
 
-    /// Commits. If the transaction began right after a pause, the pause is adapted.
+    /// Commits. If the transaction began right after a pause, adapts the pause.
     async fn commit(
         &mut self,
         subscription: &Subscription,
@@ -316,7 +317,7 @@ impl Router<'_> {
         Ok(committed)
     }
 
-    /// Commits on a thread of its own, and meanwhile routes what is waiting. Returns also what was read and is no
+    /// Commits on a separate thread, and prepares events meanwhile. Also returns an item that is not an
     /// event.
     fn commit_and_route_ahead<'s>(
         &mut self,
@@ -333,7 +334,7 @@ impl Router<'_> {
                     let committed = commit(transaction, &offsets, &group, topic_ids);
                     let committed = runtime.block_on(committed);
                     if committed.is_ok() {
-                        // Only the sending of the next transaction has to wait.
+                        // Only sending in the next transaction has to wait.
                         std::thread::sleep(pause);
                     }
                     committed
@@ -352,13 +353,14 @@ impl Router<'_> {
         })
     }
 
-    /// Takes note of a commit.
+    /// Updates the state after a commit.
     fn committed(&mut self, work: Work, is_drained: bool) {
         if self.abort_backoff.take().is_some() {
             let after = repeats::end(module_path!());
             tracing::info!("transactions commit again, {after}");
         }
-        // Under backlog, routing ahead has waited for the broker, or the next transaction is soon full.
+        // Under backlog, the preparation of events has waited for the broker, or the next transaction is soon
+        // full.
         if is_drained {
             self.commit_pause.begin();
         }
@@ -368,8 +370,8 @@ impl Router<'_> {
         self.positions.committed(work.next);
     }
 
-    /// After an abort and a pause, reads the records of the transaction again, and those that were read behind it.
-    /// Returns a rebalance that is still to be answered.
+    /// After an abort and a pause, rewinds to the first record of the transaction. Returns a rebalance that
+    /// must still be answered.
     async fn read_again<'s>(
         &mut self,
         subscription: &Subscription,
@@ -381,14 +383,14 @@ impl Router<'_> {
         let adapted = too_large && self.limits.adapt(producer, self.shutdown).await?;
         // An output topic that is gone makes every transaction fail.
         self.compare_topics_unless_away(producer).await?;
-        // Gives the cause time to pass.
+        // Back-off.
         let pause = self.abort_backoff.get_or_insert_default().pause();
         tokio::select! {
             () = self.shutdown.cancelled() => {}
             () = sleep(if adapted { Duration::ZERO } else { pause }) => {}
         }
         self.breaker.take_back();
-        // In the order in which they were read.
+        // In reading order.
         self.prepared.give_back(&mut work);
         let next = match next {
             Some(Next::Record(record)) => {
@@ -423,7 +425,7 @@ impl Router<'_> {
                 self.commit_pause.begin();
             }
             Err(Failed::Abort(error)) => {
-                // As during a rebalance; the next comparison tries again.
+                // For example during a rebalance; the next comparison tries again.
                 tracing::debug!("committing positions {positions:?}: {error}");
                 transaction.abort().await.map_err(producer_error)?;
             }
@@ -437,7 +439,7 @@ impl Router<'_> {
 }
 
 impl<'s> End<'s> {
-    /// The end by a rebalance.
+    /// The end caused by a rebalance.
     fn of(rebalance: Next<'s>) -> Self {
         match rebalance {
             Next::Revoked { lost: true, .. } => Self::Lost(rebalance),

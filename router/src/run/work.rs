@@ -1,4 +1,4 @@
-//! What one transaction has done so far, and what its commit adds to the metrics.
+//! Content of a transaction, and its metrics after the commit.
 
 use std::collections::BTreeMap;
 
@@ -19,17 +19,17 @@ pub const HELP: &[Help] = &[
     (DEAD_LETTERS, "Dead letters written, by kind of fault."),
 ];
 
-/// What one transaction has done so far.
+/// Content of a transaction.
 #[derive(Default)]
 pub(super) struct Work {
     pub(super) records: u32,
     pub(super) events: u64,
-    /// Partition and offset of each dead letter's record, and why.
+    /// Partition and offset of each dead letter's record, with the reason.
     pub(super) rejects: Vec<(i32, i64, Reject)>,
     pub(super) adjustments: Vec<Adjustment>,
-    /// The first offset read of each partition: where to read again after an abort.
+    /// The first offset read of each partition; an abort rewinds to it.
     pub(super) first: BTreeMap<i32, Offset>,
-    /// The next offset to read of each partition: what the transaction commits.
+    /// The next offset to read of each partition; the transaction commits it.
     pub(super) next: BTreeMap<i32, i64>,
 }
 
@@ -41,14 +41,14 @@ impl Work {
         self.next.insert(partition, offset + 1);
     }
 
-    /// After an abort, the partition is read from this offset, unless from an earlier one.
+    /// After an abort, the partition is read from this offset or an earlier one.
     pub(super) fn read_again_from(&mut self, partition: i32, offset: i64) {
         self.first
             .entry(partition)
             .or_insert(Offset::Offset(offset));
     }
 
-    /// Updates log and metrics, once it is committed.
+    /// Updates log and metrics after the commit.
     pub(super) fn count(&self, config: &Config) {
         metrics::counter!(names::CONSUMED, &messaging("poll", &config.source_topic))
             .increment(self.records.into());

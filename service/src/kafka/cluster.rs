@@ -37,8 +37,9 @@ const REFUSALS: u32 = 3;
 impl KafkaOptions {
     /// The value of one of a topic's settings, e.g. `cleanup.policy`.
     ///
-    /// # Errors [`NeedsAttention`] if this user lacks the right, or Kafka does not know the setting; a
-    /// [`KafkaError`] if there is no answer.
+    /// # Errors
+    /// [`NeedsAttention`] if this user lacks the right, or Kafka does not know the setting; a [`KafkaError`]
+    /// if there is no answer.
     pub async fn topic_setting(&self, topic: &str, name: &str) -> anyhow::Result<String> {
         let (options, topic, name) = (self.clone(), topic.to_owned(), name.to_owned());
         let (tell, told) = oneshot::channel();
@@ -87,8 +88,8 @@ impl KafkaOptions {
 
     /// Waits until the cluster answers; `None` when `shutdown` is cancelled before.
     ///
-    /// # Errors If the settings are wrong, or brokers and client refuse each other: a wrong password or
-    /// certificate.
+    /// # Errors
+    /// If the settings are wrong, or brokers and client refuse each other: a wrong password or certificate.
     pub async fn cluster(&self, shutdown: &CancellationToken) -> anyhow::Result<Option<Cluster>> {
         self.cluster_within(None, shutdown).await
     }
@@ -266,7 +267,8 @@ impl Cluster {
     ///
     /// `make` has the arguments to create the topic; `None` if an empty one would be useless.
     ///
-    /// # Errors If the topic does not exist or this user may not see it; contains the command to fix that.
+    /// # Errors
+    /// If the topic does not exist or this user may not see it; contains the command to fix that.
     pub async fn require_topic(
         &self,
         topic: &str,
@@ -352,7 +354,8 @@ impl Cluster {
 
     /// The id of a topic.
     ///
-    /// # Errors If there is no answer within 10 s, or the broker has a temporary error: try again.
+    /// # Errors
+    /// If there is no answer within 10 s, or the broker has a temporary error: try again.
     pub async fn topic_id(&self, topic: &str) -> KafkaResult<TopicIdAnswer> {
         topic_id(self.client.client(), topic, ASK).await
     }
@@ -377,7 +380,8 @@ impl Cluster {
     /// Refuses a topic that [is compacted](Self::compaction): records that compaction deletes before they are
     /// read are lost without a trace.
     ///
-    /// # Errors If it is compacted; contains the command to change that.
+    /// # Errors
+    /// If it is compacted; contains the command to change that.
     pub async fn refuse_compaction(&self, topic: &str) -> anyhow::Result<()> {
         match self.compaction(topic).await {
             Ok(None) => Ok(()),
@@ -392,8 +396,8 @@ impl Cluster {
     /// If a topic's `cleanup.policy` includes compaction: the problem and the command to fix it. `None`
     /// otherwise.
     ///
-    /// # Errors [`NeedsAttention`] if this user lacks the right; others if Kafka does not answer after
-    /// several tries.
+    /// # Errors
+    /// [`NeedsAttention`] if this user lacks the right; others if Kafka does not answer after several tries.
     pub async fn compaction(&self, topic: &str) -> anyhow::Result<Option<String>> {
         let mut tries = 1;
         let policy = loop {

@@ -169,8 +169,9 @@ impl KafkaOptions {
     /// A client's settings: `defaults`, overridden by the file, by `-X`, and by `fixed`, on which correctness
     /// depends and which cannot be changed.
     ///
-    /// # Errors If the file cannot be read, a line of it is not a setting, a fixed setting has another value,
-    /// or a broker's address is invalid.
+    /// # Errors
+    /// If the file cannot be read, a line of it is not a setting, a fixed setting has another value, or a
+    /// broker's address is invalid.
     pub fn client_config(
         &self,
         defaults: &[(&str, &str)],

@@ -172,7 +172,8 @@ impl Reader {
 
     /// Passes each committed record of these ranges to `each`, in offset order within a partition.
     ///
-    /// # Errors If `each` fails, on a signal, or if reading stalls before the end.
+    /// # Errors
+    /// If `each` fails, on a signal, or if reading stalls before the end.
     pub fn scan(
         &self,
         topic: &str,

@@ -37,7 +37,8 @@ pub enum NoCommitted {
 impl Subscription {
     /// The group's committed offsets of these partitions, with their metadata; sends one request.
     ///
-    /// # Errors If Kafka is unavailable, or an earlier owner's transaction is still open: try again.
+    /// # Errors
+    /// If Kafka is unavailable, or an earlier owner's transaction is still open: try again.
     pub fn committed(
         &self,
         partitions: &TopicPartitionList,

@@ -277,15 +277,16 @@ impl Subscription {
 
     /// Commits these offsets for the group; does not wait for the answer.
     ///
-    /// # Errors If the client has failed. Refusals of the coordinator are in the
-    /// [answer](OffsetCommit::answer).
+    /// # Errors
+    /// If the client has failed. Refusals of the coordinator are in the [answer](OffsetCommit::answer).
     pub fn commit(&self, offsets: &TopicPartitionList) -> KafkaResult<OffsetCommit<'_>> {
         OffsetCommit::send(self.consumer.client(), offsets)
     }
 
     /// Sets the positions to these offsets (by partition), for partitions that are still assigned.
     ///
-    /// # Errors If a seek fails: continuing at the old position would lose records.
+    /// # Errors
+    /// If a seek fails: continuing at the old position would lose records.
     pub fn seek(&self, offsets: &BTreeMap<i32, Offset>) -> anyhow::Result<()> {
         let topic = &self.topic;
         let assigned = self.assignment()?;
@@ -405,7 +406,8 @@ impl Subscription {
     /// The topic's current id. May be called while [`next`](Self::next) is awaited. For other topics, use
     /// [`topic_ids`](crate::topic_id::topic_ids) with [`consumer`](Self::consumer)'s client.
     ///
-    /// # Errors If there is no answer in time, or the broker has a temporary error: try again.
+    /// # Errors
+    /// If there is no answer in time, or the broker has a temporary error: try again.
     pub async fn topic_id(&self, within: Duration) -> KafkaResult<TopicIdAnswer> {
         let answer = topic_id(self.consumer.client(), &self.topic, within).await?;
         if let TopicIdAnswer::Id(id) = answer {

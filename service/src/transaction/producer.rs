@@ -101,7 +101,8 @@ impl TransactionalProducer {
 
     /// Fences earlier producers with the same id and settles their open transactions; tries for 5 s.
     ///
-    /// # Errors [`Failed::Abort`]: Kafka is unavailable or needs more time; the call may be repeated.
+    /// # Errors
+    /// [`Failed::Abort`]: Kafka is unavailable or needs more time; the call may be repeated.
     pub fn initialise(&self) -> Result<(), Failed> {
         let _waiting = exit::waiting(format!(
             "Kafka, to start transactions as {}",
@@ -299,7 +300,8 @@ impl Transaction<'_> {
 
     /// Commits the records and `offsets` (the next to read) on behalf of `group`.
     ///
-    /// # Errors If the commit is not confirmed.
+    /// # Errors
+    /// If the commit is not confirmed.
     pub async fn commit(
         &self,
         offsets: &TopicPartitionList,
@@ -311,7 +313,8 @@ impl Transaction<'_> {
 
     /// [`commit`](Self::commit), unless `condition` fails, which is awaited while the records are sent.
     ///
-    /// # Errors If the condition fails, or the commit is not confirmed.
+    /// # Errors
+    /// If the condition fails, or the commit is not confirmed.
     pub async fn commit_if(
         &self,
         offsets: &TopicPartitionList,

@@ -1,4 +1,4 @@
-//! Proves where a source partition is to be begun: see [`resume`](super) for the argument.
+//! Proof of a source partition's start offset: see [`resume`](super) for the argument.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,11 +15,11 @@ use crate::config::Config;
 use crate::route::Outcome;
 use crate::transform::Transform;
 
-/// Offsets of the source that are searched first for the record after the newest one routed.
+/// Number of source offsets that are searched first for the record after the newest routed one.
 const AFTER: i64 = 16;
-/// The clocks of routers and brokers differ by less than this, in milliseconds.
+/// Assumed maximum difference between the clocks of routers and brokers, in ms.
 pub(super) const CLOCKS: i64 = 3_600_000;
-/// How often the outputs are read on to their ends while more of them come.
+/// Maximum number of rounds of reading outputs to their ends while new ones arrive.
 const ROUNDS: usize = 5;
 
 /// The error that leaves the decision to an operator.
@@ -36,23 +36,23 @@ pub(super) fn undecided(config: &Config, partition: i32, why: &str) -> anyhow::E
     .into()
 }
 
-/// Whether an output partition is proved not to hold an output.
+/// Result of proving that an output partition does not contain an output.
 enum Absence {
     Proved,
-    /// The partition has to be read farther back.
+    /// The partition must be read farther back.
     Unread,
-    /// Nothing that can be read proves it; why.
+    /// No proof is possible; why.
     Unprovable(String),
 }
 
 impl Search<'_> {
-    /// Where to begin each of the searched partitions.
+    /// Start offsets of the searched partitions.
     pub(super) fn starts(
         &mut self,
         mut outputs: [OutputTopic; 2],
     ) -> anyhow::Result<BTreeMap<i32, Offset>> {
         let mut starts = BTreeMap::new();
-        // The evidence by which each start was proved.
+        // The evidence for each proved start.
         let mut proved = BTreeMap::new();
         for _ in 0..ROUNDS {
             for topic in &mut outputs {
@@ -101,7 +101,7 @@ impl Search<'_> {
         }
     }
 
-    /// Where to begin a source partition, proved by what was read or, as far as needed, is read now.
+    /// The start offset of a source partition, proved by the outputs read so far; reads more if needed.
     fn start(
         &mut self,
         outputs: &mut [OutputTopic; 2],
@@ -168,11 +168,11 @@ impl Search<'_> {
         }
     }
 
-    /// The first committed source record at `position` or later; `newest` is the output of the record before,
-    /// which is compared with that one, if there is still a record there.
+    /// The first committed source record at `position` or later. `newest` is the output of the record before
+    /// it; both are compared if that record still exists.
     ///
     /// # Errors
-    /// Also if the output is of another topic of that name.
+    /// Also if the output belongs to another topic of that name.
     fn next_record(
         &self,
         partition: i32,
@@ -217,9 +217,8 @@ impl Search<'_> {
         Ok(next)
     }
 
-    /// The time, in milliseconds since 1970, after which an output of this record was written by the clock
-    /// of any router: it was written after the record was appended, and after the newest output known. `None`
-    /// if nothing is known of that.
+    /// The earliest time, in ms since 1970 by any router's clock, at which an output of this record can have
+    /// been written: after the record was appended, and after the newest known output. `None` if unknown.
     fn not_before(&self, next: &OwnedMessage, newest: Option<Newest>) -> Option<i64> {
         let appended = match next.timestamp() {
             Timestamp::LogAppendTime(ms) => Some(ms),
@@ -230,7 +229,7 @@ impl Search<'_> {
         known.map(|ms| ms.saturating_sub(CLOCKS))
     }
 
-    /// Where in the events topic the event of this record stands, if it has one.
+    /// The events partitions that may contain the event of this record.
     fn event_places(
         &self,
         events: &OutputTopic,
@@ -238,7 +237,7 @@ impl Search<'_> {
         not_before: Option<i64>,
     ) -> anyhow::Result<BTreeSet<i32>> {
         let keys = match keys {
-            // With fewer partitions in the topic, a key had another one.
+            // While the topic had fewer partitions, the key belonged to another one.
             Some(keys) if self.has_had_all_partitions(events, not_before)? => keys,
             _ => return Ok(events.tails.keys().copied().collect()),
         };
@@ -246,8 +245,8 @@ impl Search<'_> {
         Ok(keys.iter().map(|key| partition_of(key, count)).collect())
     }
 
-    /// The keys that the event of this record may have; `None`: any, since another version of the router, or another
-    /// limit, may have made an event of what is a dead letter here.
+    /// Possible keys of this record's event; `None` for any: another version of the router, or another limit,
+    /// may have made an event of a record that is a dead letter here.
     fn event_keys(&self, next: &OwnedMessage) -> anyhow::Result<Option<Vec<Vec<u8>>>> {
         let schemas = &self.codec.schemas;
         let schema = |id| schemas.schema_soon(id, self.stop);
@@ -260,7 +259,7 @@ impl Search<'_> {
         Ok(Some(keys.map(<[u8]>::to_vec).collect()))
     }
 
-    /// Whether the topic had its last partition before this time.
+    /// Whether the topic had all its partitions before this time.
     fn has_had_all_partitions(
         &self,
         topic: &OutputTopic,
@@ -276,7 +275,7 @@ impl Search<'_> {
         }
     }
 
-    /// Whether the first record that a partition still has was written before a time.
+    /// Whether the first record in a partition's log was written before this time.
     fn begins_before(&self, topic: &str, partition: i32, time: i64) -> anyhow::Result<bool> {
         let log = self.reader.bounds(topic, partition, End::Stable)?;
         Ok(!log.is_empty() && self.first_since(topic, partition, time)? > log.start)
@@ -292,8 +291,8 @@ impl Search<'_> {
         })
     }
 
-    /// Whether a partition of an output topic is proved to hold no output of `source`'s next record, which would have
-    /// been written at this time or later.
+    /// Checks whether a partition of an output topic is proved not to contain the output of `source`'s next
+    /// record, which would have been written at this time or later.
     fn absence(
         &self,
         topic: &OutputTopic,

@@ -1,4 +1,4 @@
-//! Reads the outputs, and remembers the newest of each source partition.
+//! Reads the outputs, and keeps the newest of each source partition.
 
 use std::collections::BTreeMap;
 
@@ -14,31 +14,31 @@ use crate::config::Config;
 use crate::outputs::{self, OutputRecord, SourceTopic, number};
 use crate::transform::Codec;
 
-/// Upper bound of the keys of unreadable records that are held; each is at most as long as a record.
+/// Maximum number of kept keys of unreadable records.
 const MAX_UNREADABLE: usize = 1_000;
 
-/// The newest output of a source partition that was found.
+/// The newest output found of a source partition.
 #[derive(Clone, Copy)]
 pub(super) struct Newest {
     /// The source record's offset and Kafka timestamp.
     pub(super) offset: i64,
     pub(super) timestamp_ms: i64,
-    /// When the output was written, if its topic has timestamps.
+    /// The output's own timestamp, if it has one.
     pub(super) written_ms: Option<i64>,
 }
 
-/// What a record of an output topic says about the searched source partitions.
+/// Meaning of an output topic's record for the search.
 enum Found {
     /// An output of this source partition.
     Output(i32, Newest),
-    /// An output of an earlier topic that had the source topic's name.
+    /// An output of an earlier topic with the source topic's name.
     Earlier,
     /// A record of the events topic whose schema is unknown, and why.
     Unreadable(String),
     Nothing,
 }
 
-/// What was read to find where to begin some source partitions.
+/// State of a search for the start offsets of some source partitions.
 pub(super) struct Search<'a> {
     pub(super) config: &'a Config,
     pub(super) codec: &'a Codec,
@@ -49,10 +49,10 @@ pub(super) struct Search<'a> {
     /// The source partitions, with the first offsets of their logs.
     pub(super) searched: &'a BTreeMap<i32, i64>,
     pub(super) newest: BTreeMap<i32, Newest>,
-    /// By key, why a record of the events topic cannot be decoded. Such records are foreign, or events of a newer
-    /// router; those have the key of their source record or its execId.
+    /// By key, why a record of the events topic cannot be decoded. Such records are foreign, or events of a
+    /// newer router, with the key of their source record or its execId.
     pub(super) unreadable: BTreeMap<Vec<u8>, String>,
-    /// How many outputs were read.
+    /// Number of outputs read.
     pub(super) read: u64,
     pub(super) stop: &'a CancellationToken,
 }
@@ -74,13 +74,13 @@ impl Search<'_> {
         self.read(topic, &ranges)
     }
 
-    /// The evidence that a start rests on: the newest output, and how many keys of unreadable ones.
+    /// The evidence for a start offset: the newest output, and the number of keys of unreadable ones.
     pub(super) fn evidence(&self, partition: i32) -> (Option<i64>, usize) {
         let newest = self.newest.get(&partition).map(|newest| newest.offset);
         (newest, self.unreadable.len())
     }
 
-    /// Why an unreadable record of the events topic that may be the event with one of these keys is unreadable.
+    /// Why a record of the events topic with one of these keys, which may be the event, is unreadable.
     pub(super) fn unreadable_event(&self, keys: Option<&[Vec<u8>]>) -> Option<&String> {
         match keys {
             Some(keys) => keys.iter().find_map(|key| self.unreadable.get(key)),
@@ -105,7 +105,7 @@ impl Search<'_> {
             let (source, newest) = match self.source_of(record)? {
                 Found::Output(source, newest) => (source, newest),
                 Found::Earlier => {
-                    // All outputs of the present topic stand behind it.
+                    // All outputs of the present topic come after it.
                     if let Some(tail) = tails.get_mut(&record.partition()) {
                         tail.seen.extend(self.searched.keys());
                     }
@@ -137,7 +137,7 @@ impl Search<'_> {
         })
     }
 
-    /// What a record of an output topic says about the searched partitions.
+    /// Classifies a record of an output topic.
     fn source_of(&self, record: &BorrowedMessage<'_>) -> anyhow::Result<Found> {
         let source = &self.source;
         let output = match record.topic() == self.config.events_topic {

@@ -1,4 +1,4 @@
-//! The output topics, and how far back their partitions have been read.
+//! The read ranges (tails) of the output topics' partitions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -8,28 +8,28 @@ use service::kafka::Cluster;
 use service::range::{End, Ranges, Reader};
 use tokio::task::block_in_place;
 
-/// Offsets of each output partition that are read first.
+/// Number of offsets of each output partition that are read first.
 const TAIL: i64 = 1_000;
-/// Upper bound of the offsets that are read of a partition at once; each step back is four times the one before.
+/// Maximum size of a step back; each step is four times the previous one.
 const MAX_STEP: i64 = 1_000_000;
 
-/// An output topic, and what was read of it.
+/// An output topic and its read ranges.
 pub(super) struct OutputTopic {
     pub(super) name: String,
-    /// Whether no record was ever written there.
+    /// Whether it was never written.
     pub(super) unused: bool,
     pub(super) tails: BTreeMap<i32, Tail>,
 }
 
-/// The offsets `from..to` of an output partition, which were read.
+/// The read offsets `from..to` of an output partition.
 pub(super) struct Tail {
     /// The log's first offset.
     start: i64,
     pub(super) from: i64,
     to: i64,
-    /// How far to read back next.
+    /// Size of the next step back.
     step: i64,
-    /// Source partitions whose outputs stand there.
+    /// Source partitions with outputs in this range.
     pub(super) seen: BTreeSet<i32>,
 }
 
@@ -56,7 +56,7 @@ impl OutputTopic {
         })
     }
 
-    /// What is to be read up to the present ends of the logs; counts as read from now on.
+    /// The unread ranges up to the present ends of the logs; marks them as read.
     pub(super) fn unread(&mut self, reader: &Reader) -> anyhow::Result<Ranges> {
         let mut ranges = Ranges::new();
         for (partition, tail) in &mut self.tails {
@@ -67,7 +67,7 @@ impl OutputTopic {
         Ok(ranges)
     }
 
-    /// What is to be read of some partitions in the next step back; counts as read from now on.
+    /// The ranges of the next step back for some partitions; marks them as read.
     pub(super) fn step_back(&mut self, partitions: &[i32]) -> anyhow::Result<Ranges> {
         let mut ranges = Ranges::new();
         for partition in partitions {
