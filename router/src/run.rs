@@ -8,11 +8,11 @@
 //! revocation is answered only after the open transaction has ended, including the prepared events.
 //!
 //! ```text
-//! run            new clients whenever the outcome of a transaction is unknown
-//! router         the loop: waits, answers rebalances, transacts
-//! transaction    one transaction: fill, commit or abort
-//! prepared_events  events routed while the previous transaction commits
-//! assignment     where an assigned partition begins; resume: where it does without a committed offset
+//! run              new clients whenever the outcome of a transaction is unknown
+//! router           the loop: waits, answers rebalances, transacts
+//! transaction      one transaction: fill, commit or abort
+//! prepared_events  events prepared while the previous transaction commits
+//! assignment       start offsets of assigned partitions; resume: without a committed offset
 //! ```
 
 mod assignment;

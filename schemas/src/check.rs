@@ -1,4 +1,4 @@
-//! What can be wrong with a record that was read: every problem, by field.
+//! Validation of decoded records: every problem, by field.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -13,42 +13,41 @@ use icu_properties::props::{
 use crate::records::not_finite;
 use crate::{Adjustment, MetricValue, TaskRunningInfo, TaskRunningInfoEvent};
 
-/// Longest identifier, in bytes of UTF-8. (PostgreSQL's btree takes about 2,700 bytes.)
+/// Maximum length of an identifier, in bytes of UTF-8. (PostgreSQL's btree takes about 2,700 bytes.)
 pub const IDENTIFIER_MAX_BYTES: usize = 512;
 
-/// Times that both databases and every reader of ISO dates can hold: the years 1 to 9999, in
-/// microseconds since 1970.
+/// Times that both databases and ISO dates support: the years 1 to 9999, in microseconds since 1970.
 pub const REPORTED_AT_MICROS: RangeInclusive<i64> =
     -62_135_596_800_000_000..=253_402_300_799_999_999;
 
-/// One thing wrong with one field.
+/// A problem of a field.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
     /// The field's path, e.g. `progress.progressInfo[2].totalTasks`.
     pub field: Cow<'static, str>,
-    /// What is wrong with it.
+    /// The kind of fault.
     pub fault: Fault,
-    /// What was found, shortened where long.
+    /// The value found, shortened if long.
     pub found: String,
 }
 
-/// A kind of fault. Those with an [`adjustment`](Fault::adjustment) can be repaired; a record with
-/// any other is unusable.
+/// A kind of fault. Those with an [`adjustment`](Fault::adjustment) can be repaired; any other makes a record
+/// unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
     /// An identifier without a visible character.
     BlankIdentifier,
-    /// An identifier of more than [`IDENTIFIER_MAX_BYTES`] once it is repaired: U+FFFD, which replaces
-    /// U+0000, takes three bytes for one.
+    /// An identifier of more than [`IDENTIFIER_MAX_BYTES`] after its repair: U+FFFD, which replaces U+0000,
+    /// takes three bytes instead of one.
     OverlongIdentifier,
     /// A time outside [`REPORTED_AT_MICROS`].
     TimeOutOfRange,
-    /// Meant, but out of range.
+    /// Meaningful, but out of range.
     OutOfRange(Adjustment),
 }
 
 impl Fault {
-    /// How the fault is repaired; `None` when it cannot be.
+    /// The repair; `None` if there is none.
     pub fn adjustment(self) -> Option<Adjustment> {
         match self {
             Self::OutOfRange(adjustment) => Some(adjustment),
@@ -56,7 +55,7 @@ impl Fault {
         }
     }
 
-    /// A fixed word for the kind.
+    /// The kind as a fixed word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BlankIdentifier => "BlankIdentifier",
@@ -115,8 +114,8 @@ impl fmt::Display for Problem {
 }
 
 impl TaskRunningInfo {
-    /// Everything that is wrong with this record, in the schema's order; empty when it is good. After
-    /// the first thousand problems only the first of each further kind.
+    /// All problems of this record, in the schema's order. After the first thousand, only the first of each
+    /// further kind.
     pub fn problems(&self) -> Vec<Problem> {
         self.problems_by(Rules::Current)
     }
@@ -182,24 +181,25 @@ impl TaskRunningInfo {
 }
 
 impl TaskRunningInfoEvent {
-    /// Everything because of which no router, of this version or an older one, has written this event.
+    /// All problems that prove that no router, of this version or an older one, wrote this event.
     pub fn problems(&self) -> Vec<Problem> {
         self.info.problems_by(Rules::EveryVersion)
     }
 }
 
-/// What counts as a fault.
+/// Rules that define faults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Rules {
-    /// In a report.
+    /// For reports.
     Current,
-    /// In an event, which any released version of the router may have written: only what all of them refuse or repair.
+    /// For events, which any released version of the router may have written: only faults that all versions
+    /// refuse or repair.
     EveryVersion,
 }
 
 impl Rules {
-    /// Whether an identifier is blank. Older routers took those without a visible character as long as they were not
-    /// all whitespace.
+    /// Whether an identifier is blank. Older routers accepted identifiers without a visible character unless
+    /// they were all whitespace.
     pub(crate) fn is_blank(self, text: &str) -> bool {
         match self {
             Self::Current => is_blank(text),
@@ -207,7 +207,7 @@ impl Rules {
         }
     }
 
-    /// Whether a text names NaN or an infinity. Routers before event version 3 knew no other names than these three.
+    /// Whether a text names NaN or an infinity. Routers before event version 3 knew only these three names.
     pub(crate) fn is_not_finite(self, text: &str) -> bool {
         match self {
             Self::Current => not_finite(text).is_some(),
@@ -222,7 +222,8 @@ impl Rules {
         }
     }
 
-    /// What is wrong with a progress value. Negative zero is zero; routers before event version 3 counted it as below 0.
+    /// The fault of a progress value. Negative zero is zero; routers before event version 3 counted it as
+    /// below 0.
     fn progress_adjustment(self, progress: f64) -> Option<Adjustment> {
         if progress.is_nan() {
             Some(Adjustment::ProgressNotANumber)
@@ -239,8 +240,8 @@ impl Rules {
 }
 
 impl MetricValue {
-    /// NaN or an infinity, as a number or as the name that JSON writers give it
-    /// (apache/flink writes the text "NaN" beside numbers in one and the same metric).
+    /// NaN or an infinity, as a number or by a name that JSON writers use (apache/flink writes the text "NaN"
+    /// beside numbers in the same metric).
     pub fn not_finite(&self) -> Option<f64> {
         match self {
             Self::Double(value) => (!value.is_finite()).then_some(*value),
@@ -250,14 +251,14 @@ impl MetricValue {
     }
 }
 
-/// Whether a text has no visible character once it is repaired: U+0000 becomes U+FFFD. Invisible are spaces and what
-/// `service::text` prints as escapes; a test of the consumer compares the two rules. Nearly every identifier begins
-/// with a visible character of ASCII.
+/// Whether a text has no visible character after its repair (U+0000 becomes U+FFFD). Invisible are spaces and
+/// the characters that `service::text` escapes; a test of the consumer compares the two rules. Nearly every
+/// identifier begins with a visible ASCII character.
 fn is_blank(text: &str) -> bool {
     let is_invisible = |c: char| {
         c != '\0'
             && (c.is_whitespace()
-                // A symbol to Unicode, but it looks like a space.
+                // A symbol in Unicode, but looks like a space.
                 || c == '\u{2800}'
                 || DefaultIgnorableCodePoint::for_char(c)
                 || GeneralCategoryGroup::Other.contains(GeneralCategory::for_char(c)))
@@ -268,7 +269,7 @@ fn is_blank(text: &str) -> bool {
     }
 }
 
-/// The rule of older routers for [`is_blank`].
+/// [`is_blank`] by the rule of older routers.
 fn is_whitespace(text: &str) -> bool {
     match text.as_bytes().first() {
         Some(b'!'..=b'~') => false,
@@ -276,8 +277,8 @@ fn is_whitespace(text: &str) -> bool {
     }
 }
 
-/// So many problems are told one by one, and beyond them the first of each further kind: a record of
-/// one MiB can have a million, of which the telling would take 140 MiB.
+/// Maximum number of problems that are listed; beyond it, only the first of each further kind. A record of 1
+/// MiB can have a million, whose list would take 140 MiB.
 const PROBLEMS_LISTED: usize = 1_000;
 
 #[derive(Default)]
@@ -343,8 +344,8 @@ impl Problems {
     }
 }
 
-/// Bytes of an identifier that count towards [`IDENTIFIER_MAX_BYTES`]: those of the repaired text, in
-/// which U+FFFD replaces U+0000.
+/// Length of an identifier for [`IDENTIFIER_MAX_BYTES`], in bytes: that of the repaired text, in which U+FFFD
+/// replaces U+0000.
 pub fn identifier_bytes(text: &str) -> usize {
     let nuls = text.bytes().filter(|byte| *byte == 0).count();
     text.len() + nuls * (char::REPLACEMENT_CHARACTER.len_utf8() - 1)

@@ -1,4 +1,4 @@
-//! The two records read and written by apache-avro, whichever framing and version they have.
+//! Reading and writing the two records with apache-avro, in any framing and version.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,8 +21,8 @@ use crate::{TaskRunningInfo, TaskRunningInfoEvent};
 /// Resolutions of newer versions, by fingerprint.
 pub(crate) type Newer = HashMap<u64, Resolution>;
 
-/// Bytes that apache-avro may set aside for a claimed length. What it gets to read has been walked, so
-/// claims nothing; this bounds what that might have missed.
+/// Bytes that apache-avro may allocate for a claimed length. Its input has been checked before; this is a
+/// second limit.
 const MAX_CLAIMED_BYTES: usize = 32 << 20;
 
 pub(crate) static INFO: LazyLock<Codec> =
@@ -30,7 +30,7 @@ pub(crate) static INFO: LazyLock<Codec> =
 pub(crate) static EVENT: LazyLock<Codec> =
     LazyLock::new(|| Codec::new("TaskRunningInfoEvent", EVENT_VERSIONS));
 
-/// A `TaskRunningInfo` in single-object encoding, header and all.
+/// Encodes a `TaskRunningInfo` in single-object encoding, including the header.
 ///
 /// # Errors
 /// Only if the Rust types and the schema disagree.
@@ -38,7 +38,7 @@ pub fn encode_info(info: &TaskRunningInfo) -> Result<Vec<u8>, EncodeError> {
     INFO.encode(info)
 }
 
-/// A `TaskRunningInfoEvent` in single-object encoding, header and all.
+/// Encodes a `TaskRunningInfoEvent` in single-object encoding, including the header.
 ///
 /// # Errors
 /// Only if the Rust types and the schema disagree.
@@ -62,7 +62,7 @@ pub fn decode_event(value: Option<&[u8]>) -> Result<TaskRunningInfoEvent, Decode
     EVENT.decode(value, &Newer::new(), None)
 }
 
-/// Splits the header off: what it says of the writer's schema, and the datum.
+/// Splits a value into the writer's schema, from the header, and the datum.
 fn unframe(value: &[u8]) -> Result<(WriterSchema, &[u8]), DecodeError> {
     if let Some((id, datum)) = split_id(value) {
         return Ok((WriterSchema::Id(id), datum));
@@ -94,7 +94,7 @@ fn unframe(value: &[u8]) -> Result<(WriterSchema, &[u8]), DecodeError> {
     }
 }
 
-/// One record's reader and writer, made once: schemas are parsed and resolved a single time.
+/// Codec of one record type, created once: schemas are parsed and resolved a single time.
 pub(crate) struct Codec {
     record: &'static str,
     fingerprint: u64,
@@ -111,7 +111,7 @@ pub(crate) struct Fingerprinted {
 }
 
 impl Fingerprinted {
-    /// Name of the record; `None` where the schema is not one of a record.
+    /// Name of the record; `None` if the schema is not a record's.
     pub(crate) fn name(&self) -> Option<&'static str> {
         match self.parsed.schema() {
             Schema::Record(record) => Some(record.name.name()),
@@ -121,7 +121,7 @@ impl Fingerprinted {
 }
 
 impl Codec {
-    /// `versions` oldest first; the last is the current one.
+    /// `versions`, oldest first; the last is the current one.
     #[expect(
         clippy::expect_used,
         reason = "the schemas are part of this program, and a test parses them"
@@ -184,7 +184,7 @@ impl Codec {
         fingerprint == self.fingerprint || self.older.contains_key(&fingerprint)
     }
 
-    /// How records of another schema become the current version's.
+    /// The resolution from another schema to the current version.
     pub(crate) fn resolution(&self, writer: Fingerprinted) -> Result<Resolution, String> {
         Resolution::new(writer.parsed, &self.current)
     }
@@ -202,7 +202,7 @@ impl Codec {
         Ok(bytes)
     }
 
-    /// Reads a record of a released version, of one of `newer`, or of one that a registry has.
+    /// Reads a record of a released version, of one of `newer`, or of a registry's schema.
     pub(crate) fn decode<R: DeserializeOwned>(
         &self,
         value: Option<&[u8]>,
@@ -215,9 +215,8 @@ impl Codec {
             .map_err(|error| self.malformed(writer, error.to_string()))
     }
 
-    /// The fewest bytes that a repaired record can take which says what this value says; `None` where
-    /// the value is no such record. A walk over the bytes: nothing is set aside but for a record of
-    /// another version.
+    /// Minimum size of a repaired record with this value's content, in bytes; `None` if the value is not such
+    /// a record. Scans the bytes, and allocates only for a record of another version.
     pub(crate) fn least_bytes(
         &self,
         value: &[u8],
@@ -228,7 +227,7 @@ impl Codec {
         self.current.least_bytes(&datum)
     }
 
-    /// The datum of the current version that a value of any version is, walked to its end.
+    /// Resolves a value of any version to a checked datum of the current version.
     fn datum<'a>(
         &self,
         value: &'a [u8],
@@ -276,14 +275,14 @@ impl Codec {
         Ok((writer, datum))
     }
 
-    /// A datum of the current version, or of one that resolves to it, as the current version writes it.
+    /// Resolves a datum of the current version, or of one that resolves to it, to the current version.
     fn resolve<'a>(
         &self,
         writer: WriterSchema,
         datum: &'a [u8],
         other: Option<&Resolution>,
     ) -> Result<Cow<'a, [u8]>, DecodeError> {
-        // The bytes are walked before anything is set aside for what they claim.
+        // The bytes are checked before anything is allocated for their claims.
         let (datum, left) = match other {
             None => {
                 let left = self.current.check(datum);
@@ -322,9 +321,8 @@ mod tests {
 
     use super::*;
 
-    /// Programs of all versions run side by side while they are replaced one by one, so each version
-    /// is read as each: an older one by a newer program, a newer one by an older program that was
-    /// given its file.
+    /// During an upgrade, programs of all versions run side by side, so each version must be read as each
+    /// other: an older one by a newer program, a newer one by an older program with its file.
     #[test]
     fn each_released_version_is_read_as_each_other() {
         let parsed = |version: &Version| {
@@ -340,7 +338,7 @@ mod tests {
         }
     }
 
-    /// The consumer that is replaced after its routers, given the file of their version.
+    /// A consumer that is replaced after its routers, with the file of their version.
     #[test]
     fn programs_of_older_versions_read_current_events_without_what_they_do_not_know() {
         let mut source = crate::SourcePosition {
@@ -362,7 +360,7 @@ mod tests {
         };
         let value = encode_event(&event).unwrap();
         let (newest, older) = EVENT_VERSIONS.split_last().unwrap();
-        // The newest first: what an older one does not know is gone, and stays so.
+        // Newest first: fields that an older version does not know are dropped.
         for (i, version) in older.iter().enumerate().rev() {
             let older = Codec::new("TaskRunningInfoEvent", &[*version]);
             let resolution = older.resolution(Codec::parse(newest.avsc).unwrap());
@@ -388,7 +386,7 @@ mod tests {
             ("TaskRunningInfo", INFO_VERSIONS),
             ("TaskRunningInfoEvent", EVENT_VERSIONS),
         ] {
-            // A folder holds the records that changed with it.
+            // A folder has the records that changed with it.
             let files = (1..=count).map(|i| folder.join(format!("v{i}/{record}.avsc")));
             let files = files.filter_map(|file| std::fs::read_to_string(file).ok());
             let listed = versions.iter().map(|version| version.avsc);
@@ -396,7 +394,7 @@ mod tests {
         }
     }
 
-    /// Of a kind that no released version has yet.
+    /// A type that no released version has.
     #[test]
     fn a_program_of_a_newer_version_reads_what_older_ones_wrote() {
         let mut avsc: serde_json::Value = serde_json::from_str(INFO_VERSIONS[0].avsc).unwrap();

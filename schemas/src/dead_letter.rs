@@ -1,8 +1,8 @@
-//! A record that was set aside, and why: the headers that its letter carries.
+//! Dead letters: a record that was set aside, with headers that name its source and the reason.
 //!
 //! The names are those of Kafka Connect's dead letter queues
-//! (`org.apache.kafka.connect.runtime.errors.DeadLetterQueueReporter`), so that tools made for
-//! those read ours. A letter has the original key and value.
+//! (`org.apache.kafka.connect.runtime.errors.DeadLetterQueueReporter`), so that tools for those work with
+//! these letters. A letter has the original key and value.
 
 use crate::{DecodeError, Problem};
 
@@ -14,16 +14,15 @@ pub const PARTITION: &str = "__connect.errors.partition";
 pub const OFFSET: &str = "__connect.errors.offset";
 /// The service that set it aside: `router` or `consumer`.
 pub const CONNECTOR_NAME: &str = "__connect.errors.connector.name";
-/// The instance of that service: its instance id, else its host name.
+/// The instance of that service: its instance id, or else its host name.
 pub const TASK_ID: &str = "__connect.errors.task.id";
 /// Where it failed: `VALUE_CONVERTER` (unreadable) or `TRANSFORMATION` (unusable).
 pub const STAGE: &str = "__connect.errors.stage";
-/// The Rust path of what refused it.
+/// The Rust path of the component that refused it.
 pub const CLASS_NAME: &str = "__connect.errors.class.name";
-/// The kind of fault, a fixed word a kind: for grouping and filtering.
+/// The kind of fault, a fixed word for grouping and filtering.
 pub const EXCEPTION_CLASS_NAME: &str = "__connect.errors.exception.class.name";
-/// Each kind of fault that a letter of ours can name: of bytes that are no record, of records that cannot be used, of
-/// events.
+/// All kinds of fault of letters: of undecodable bytes, of unusable records, of events.
 pub const KINDS: [&str; 16] = [
     "NoValue",
     "Empty",
@@ -42,30 +41,30 @@ pub const KINDS: [&str; 16] = [
     "NotRouted",
     "DatabaseRefused",
 ];
-/// What was found and where, for a person.
+/// The error message, with the value and its place.
 pub const EXCEPTION_MESSAGE: &str = "__connect.errors.exception.message";
-/// The original record's timestamp, milliseconds since 1970 in decimal digits; absent when it
-/// had none. The letter itself is stamped with the time it was written. (Ours, not Connect's.)
+/// The original record's timestamp, milliseconds since 1970 in decimal digits; absent if it had none. The
+/// letter's own timestamp is the time it was written. (Not in Connect.)
 pub const TIMESTAMP_MS: &str = "taskrunning.original.timestamp.ms";
-/// The topic's id as Kafka prints it: another after the topic was deleted and created again; absent where the
-/// cluster did not tell it. (Ours.)
+/// The topic's id as Kafka prints it, which changes when the topic is deleted and created again; absent if it
+/// was unavailable. (Not in Connect.)
 pub const TOPIC_ID: &str = "taskrunning.original.topic.id";
-/// Bytes of the original value when the letter leaves it out because it would have been larger
-/// than its topic takes: then it points at topic, partition and offset only. (Ours.)
+/// Size of the original value in bytes, if the letter omits it because it would exceed its topic's limit: the
+/// letter then only points to topic, partition and offset. (Not in Connect.)
 pub const OMITTED_VALUE_BYTES: &str = "taskrunning.original.value.omitted.bytes";
 
-/// Where the record first stood, if it was redriven before: topic, partition, offset and timestamp as in
-/// [`TOPIC`] and its neighbours, which say where it stood last. However often a record is redriven and set
-/// aside again, it keeps these. (Ours, as the next three.)
+/// Topic of the record before its first redrive; absent if it was never redriven. This and the next three
+/// keep their values in all later redrives, while [`TOPIC`] and the others give the latest position. (Not in
+/// Connect, as the next three.)
 pub const FIRST_TOPIC: &str = "taskrunning.first.topic";
 /// The partition there, in decimal digits.
 pub const FIRST_PARTITION: &str = "taskrunning.first.partition";
 /// The offset there, in decimal digits.
 pub const FIRST_OFFSET: &str = "taskrunning.first.offset";
-/// The record's timestamp there, milliseconds since 1970 in decimal digits; absent when it had none.
+/// The record's timestamp there, milliseconds since 1970 in decimal digits; absent if it had none.
 pub const FIRST_TIMESTAMP_MS: &str = "taskrunning.first.timestamp.ms";
 
-/// Dead letter topic of the letter that was redriven; see [`Redriven`]. (Ours, as the next three.)
+/// Dead letter topic of the redriven letter; see [`Redriven`]. (Not in Connect, as the next three.)
 pub const REDRIVEN_TOPIC: &str = "taskrunning.redriven.topic";
 /// The letter's partition, in decimal digits.
 pub const REDRIVEN_PARTITION: &str = "taskrunning.redriven.partition";
@@ -99,15 +98,15 @@ impl From<DecodeError> for Reject {
 }
 
 impl Reject {
-    /// The reject of a record with these problems, if any of them makes it unusable: named by the
-    /// first of those, with as many problems told as a letter's header holds.
+    /// The reject of a record with these problems, if any of them makes it unusable. Its kind is that of the
+    /// first such problem; its message lists as many problems as fit into a header.
     pub fn of_problems(problems: &[Problem]) -> Option<Self> {
         let unusable = problems
             .iter()
             .find(|problem| problem.fault.adjustment().is_none())?;
         let mut message = String::new();
         for (i, problem) in problems.iter().enumerate() {
-            // The letter's header holds no more: see `DeadLetter::headers`.
+            // The header has no more room: see `DeadLetter::headers`.
             if message.len() > MESSAGE_MAX_BYTES {
                 break;
             }
@@ -123,12 +122,12 @@ impl Reject {
     }
 }
 
-/// A letter's envelope: where the record stood, who set it aside, and why.
+/// Envelope of a letter: the record's position, the service that set it aside, and the reason.
 #[derive(Clone, Debug)]
 pub struct DeadLetter<'a> {
     /// The record's topic.
     pub topic: &'a str,
-    /// The topic's id, where it is known.
+    /// The topic's id, if it is known.
     pub topic_id: Option<&'a str>,
     /// The record's partition.
     pub partition: i32,
@@ -136,19 +135,19 @@ pub struct DeadLetter<'a> {
     pub offset: i64,
     /// Its Kafka timestamp, milliseconds since 1970, if it had one.
     pub timestamp_ms: Option<i64>,
-    /// Where it first stood, if it was redriven.
+    /// Its position before the first redrive, if it was redriven.
     pub first: Option<First<'a>>,
     /// `router` or `consumer`.
     pub service: &'a str,
     /// The service's instance.
     pub instance: &'a str,
-    /// Why.
+    /// The reason.
     pub reject: &'a Reject,
 }
 
-/// That a letter was sent back to the topic its record came from. The record sent back has these
-/// headers; and so has a note on the dead letter topic, in the letter's own partition, without key
-/// and value, written in the same transaction. A note is no letter: it has no [`TOPIC`].
+/// Headers of a redrive. The record sent back has them, and so has a note on the dead letter topic, in the
+/// letter's partition, without key and value, written in the same transaction. A note is not a letter: it has
+/// no [`TOPIC`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redriven<'a> {
     /// The dead letter topic.
@@ -173,8 +172,8 @@ impl Redriven<'_> {
     }
 }
 
-/// Where a record stood before it was redriven for the first time. A record that is sent back has these headers,
-/// and a letter about it takes them over.
+/// Position of a record before its first redrive. A record that is sent back has these headers, and a later
+/// letter about it copies them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct First<'a> {
     /// See [`FIRST_TOPIC`].
@@ -188,8 +187,8 @@ pub struct First<'a> {
 }
 
 impl<'a> First<'a> {
-    /// What a record's headers say, by a look-up of a header's text. Anybody can write headers: what is no
-    /// position in Kafka counts as absent.
+    /// Parses a record's headers, given a look-up of a header's text. Anybody can write headers, so an
+    /// invalid position counts as absent.
     pub fn of(header: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
         let number = |name| header(name)?.parse().ok();
         Some(Self {
@@ -215,20 +214,20 @@ impl<'a> First<'a> {
     }
 }
 
-/// Longest name of a topic in Kafka.
+/// Maximum length of a topic name in Kafka.
 const TOPIC_MAX_BYTES: usize = 249;
-/// Longest message, in bytes: a record can have more problems than a header should hold.
+/// Maximum length of the message, in bytes: a record can have more problems than a header should contain.
 const MESSAGE_MAX_BYTES: usize = 4_096;
-/// Bytes that a header takes beside name and value, rounded up.
+/// Overhead of a header besides name and value, in bytes, rounded up.
 const HEADER_OVERHEAD_BYTES: usize = 16;
 
-/// Bytes that these headers take in a record, rounded up.
+/// Size of these headers in a record, in bytes, rounded up.
 pub fn header_bytes(headers: &[(&str, String)]) -> usize {
     let bytes = |(name, value): &(&str, String)| name.len() + value.len() + HEADER_OVERHEAD_BYTES;
     headers.iter().map(bytes).sum()
 }
 
-/// What is sent: the envelope as headers, and as much of the record as its topic takes.
+/// A letter to send: the envelope as headers, and as much of the record as its topic's limit allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Letter<'a> {
     /// The headers, in a fixed order.
@@ -240,7 +239,7 @@ pub struct Letter<'a> {
 }
 
 impl Letter<'_> {
-    /// The letter, its bytes as a record (rounded up), and whether it has the whole of its record.
+    /// The letter, its size as a record in bytes (rounded up), and whether it has the whole record.
     pub fn measured(self) -> (Self, usize, bool) {
         let size = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
         let bytes = header_bytes(&self.headers) + size(self.key) + size(self.value);
@@ -251,9 +250,8 @@ impl Letter<'_> {
 }
 
 impl DeadLetter<'_> {
-    /// The letter about a record with this key and value. Where it would have more than `max_bytes`
-    /// it goes without the value, and if need be without the key: it still points at topic,
-    /// partition and offset.
+    /// The letter about a record with this key and value. If it would exceed `max_bytes`, it omits the value
+    /// and, if necessary, the key: it still points to topic, partition and offset.
     pub fn letter<'a>(
         &self,
         key: Option<&'a [u8]>,
@@ -276,7 +274,7 @@ impl DeadLetter<'_> {
         }
     }
 
-    /// The headers, with as much of the message as fits into so many bytes.
+    /// The headers, with the message cut to fit into `max_bytes`.
     fn headers(&self, max_bytes: usize) -> Vec<(&'static str, String)> {
         debug_assert!(KINDS.contains(&self.reject.kind), "{}", self.reject.kind);
         let mut headers = vec![
@@ -300,7 +298,7 @@ impl DeadLetter<'_> {
     }
 }
 
-/// A text, cut after so many bytes where it has more.
+/// A text, cut after `max_bytes`.
 fn cut(text: &str, max_bytes: usize) -> String {
     match text.len() > max_bytes {
         true => format!("{}…", &text[..text.floor_char_boundary(max_bytes)]),
@@ -364,7 +362,7 @@ mod tests {
             headers_only.headers.last(),
             Some(&(OMITTED_VALUE_BYTES, "2000".to_owned()))
         );
-        // A topic that takes less than the whole message.
+        // A topic whose limit is below the whole message.
         let little = letter(&"ü".repeat(100_000), b"key", &value, 1_000);
         assert_eq!(little.value, None);
         let message = little

@@ -1,5 +1,4 @@
-//! Reading what any version wrote: the released ones, and newer ones that were given as files or that
-//! a schema registry has.
+//! Decoder of records of any version: released ones, and newer ones from files or a schema registry.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,12 +11,11 @@ use crate::ids::{Ids, Known};
 use crate::plain::{EventVersion, PlainEvent, PlainInfo, plain_event_datum, plain_info_datum};
 use crate::{TaskRunningInfo, TaskRunningInfoEvent, plain_event, plain_info};
 
-/// Reads the two records: of every released version, and of newer ones that were given as files or
-/// that a schema registry has, so that a program of this version reads what newer ones write.
+/// Decodes the two records: of every released version, and of newer versions whose schemas come from files or
+/// a schema registry.
 ///
-/// A newer version's record becomes one of the current version: a field that this one does not know
-/// is left out, a number of a wider type is taken where its value fits, a symbol that this one does
-/// not know becomes the enum's default.
+/// A newer version's record becomes one of the current version: unknown fields are dropped, a number of a
+/// wider type is accepted if its value fits, and an unknown symbol becomes the enum's default.
 #[derive(Default)]
 pub struct Decoder {
     info: Newer,
@@ -26,10 +24,10 @@ pub struct Decoder {
     ids: Option<Ids>,
 }
 
-/// A newer version that can be read.
+/// A newer version that the decoder reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewerSchema {
-    /// The file that it stands in.
+    /// Its file.
     pub file: PathBuf,
     /// Name of the record.
     pub record: &'static str,
@@ -48,7 +46,7 @@ impl fmt::Display for NewerSchema {
     }
 }
 
-/// A file of a newer version that is of no use.
+/// An unusable schema file.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {reason}", file.display())]
 pub struct SchemaFileError {
@@ -59,13 +57,12 @@ pub struct SchemaFileError {
 }
 
 impl Decoder {
-    /// Reads every released version, and those whose schemas stand in the `.avsc` files of a folder
-    /// (if any), each complete in itself. Schemas of other records, and files of other names, are
-    /// passed over.
+    /// A decoder of every released version, and of the schemas in the `.avsc` files of a folder (if any),
+    /// each self-contained. Ignores schemas of other records, and other files.
     ///
     /// # Errors
-    /// If the folder or a file cannot be read, a file is no schema, or it is one that cannot become
-    /// the current version.
+    /// If the folder or a file cannot be read, a file is not a schema, or it does not resolve to the current
+    /// version.
     pub fn with_schemas(folder: Option<&Path>) -> Result<Self, SchemaFileError> {
         let mut decoder = Self::default();
         let Some(folder) = folder else {
@@ -104,7 +101,8 @@ impl Decoder {
             _ => return Ok(()),
         };
         let fingerprint = parsed.fingerprint;
-        // Of a released version too: the fingerprint does not tell milliseconds from microseconds.
+        // Also for a released version, because the fingerprint does not distinguish milliseconds from
+        // microseconds.
         let resolution = codec.resolution(parsed).map_err(|reason| {
             format!(
                 "cannot be read as the {} of this program: {reason}",
@@ -128,8 +126,8 @@ impl Decoder {
         &self.newer_schemas
     }
 
-    /// As [`with_schemas`](Self::with_schemas), and reads the framing of a schema registry, if there is one, too.
-    /// `registry` is its address, for errors.
+    /// As [`with_schemas`](Self::with_schemas), and also reads a schema registry's framing, if one is
+    /// configured. `registry` is its address, for errors.
     ///
     /// # Errors
     /// As [`with_schemas`](Self::with_schemas).
@@ -141,7 +139,7 @@ impl Decoder {
         })
     }
 
-    /// Reads a schema registry's framing too. `registry` is its address, for errors.
+    /// Also reads a schema registry's framing. `registry` is its address, for errors.
     #[must_use]
     pub fn with_registry(self, registry: &str) -> Self {
         Self {
@@ -150,15 +148,15 @@ impl Decoder {
         }
     }
 
-    /// The schema id that a value begins with, where the registry is to be asked for it first: give
-    /// [`learn_id`](Self::learn_id) the answer, then read the value. `None`, and cheap, for all others.
+    /// The schema id of a value, if it must be requested from the registry first: pass the answer to
+    /// [`learn_id`](Self::learn_id), then decode the value. `None` for all other values. Cheap.
     pub fn unknown_id(&self, value: Option<&[u8]>) -> Option<u32> {
         let (id, _) = split_id(value?)?;
         let ids = self.ids.as_ref()?;
         ids.is_to_be_asked_for(id).then_some(id)
     }
 
-    /// Where the schema id of a value is unknown, gets the schema from `registry` and learns it.
+    /// If the schema id of a value is unknown, gets the schema from `registry` and adds it.
     ///
     /// # Errors
     /// Those of `registry`.
@@ -173,7 +171,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Takes what the registry has for an id: the schema's text, or nothing.
+    /// Adds the registry's answer for an id: the schema's text, or `None`.
     pub fn learn_id(&self, id: u32, avsc: Option<&str>) {
         if let Some(ids) = &self.ids {
             let missing = || Known::Missing(Instant::now());
@@ -181,7 +179,7 @@ impl Decoder {
         }
     }
 
-    /// A `TaskRunningInfo` of the current version, of either framing, where it is plain.
+    /// A plain `TaskRunningInfo` of the current version, in either framing.
     pub fn plain_info<'a>(&self, value: &'a [u8]) -> Option<PlainInfo<'a>> {
         match self.datum_of(value, INFO.record()) {
             Some(datum) => plain_info_datum(datum),
@@ -189,7 +187,7 @@ impl Decoder {
         }
     }
 
-    /// A `TaskRunningInfoEvent` of a released version, of either framing, where it is plain.
+    /// A plain `TaskRunningInfoEvent` of a released version, in either framing.
     pub fn plain_event<'a>(&self, value: &'a [u8]) -> Option<PlainEvent<'a>> {
         let Some((id, datum)) = split_id(value) else {
             return plain_event(value);
@@ -207,8 +205,7 @@ impl Decoder {
         plain_event_datum(datum, version)
     }
 
-    /// What follows the header of a value in the registry's framing, if the record's current version
-    /// wrote it.
+    /// The datum of a value in the registry's framing, if it is of the record's current version.
     pub(crate) fn datum_of<'a>(&self, value: &'a [u8], record: &str) -> Option<&'a [u8]> {
         let (id, datum) = split_id(value)?;
         let is_current =
@@ -224,9 +221,9 @@ impl Decoder {
         INFO.decode(value, &self.info, self.ids.as_ref())
     }
 
-    /// The fewest bytes that a `TaskRunningInfo` takes, without its header, which says what this value
-    /// says and is repaired; `None` where the value is none. For a value that may be too large to be
-    /// read: of one of the current version nothing is set aside.
+    /// Minimum size of a repaired `TaskRunningInfo` with this value's content, without the header, in bytes;
+    /// `None` if the value is not one. For values that may be too large to decode: allocates nothing for one
+    /// of the current version.
     pub fn least_info_bytes(&self, value: &[u8]) -> Option<usize> {
         INFO.least_bytes(value, &self.info, self.ids.as_ref())
     }
@@ -240,8 +237,8 @@ impl Decoder {
     }
 }
 
-/// What a schema in a registry is to the two records. The text is never compared: registries and
-/// clients write the same schema in many ways.
+/// Classifies a registry's schema. Never compares texts, because registries and clients write the same schema
+/// in many ways.
 fn meaning(avsc: &str) -> Known {
     let parsed = match Codec::parse(avsc) {
         Ok(parsed) => parsed,
@@ -254,7 +251,8 @@ fn meaning(avsc: &str) -> Known {
         None => return Known::Unfit("it is not one of a record".to_owned()),
     };
     let fingerprint = parsed.fingerprint;
-    // Of the current version too: the fingerprint does not tell milliseconds from microseconds.
+    // Also for the current version, because the fingerprint does not distinguish milliseconds from
+    // microseconds.
     match codec.resolution(parsed) {
         Ok(_) if codec.is_current(fingerprint) => Known::Current(codec.record()),
         Ok(resolution) => Known::Other {

@@ -11,14 +11,14 @@ pub enum DecodeError {
     /// The value has no bytes.
     #[error("the value is empty (0 bytes)")]
     Empty,
-    /// The value does not begin as a single-object encoding does.
+    /// The value does not begin with a known framing.
     #[error(
         "the value begins with {found}{hint}, not with C3 01 and a schema fingerprint, nor with 00 and a schema id; write it in Avro single-object encoding"
     )]
     UnknownFraming {
         /// The first bytes, in hexadecimal.
         found: String,
-        /// What that looks like, if it looks like something.
+        /// The format that they look like, if any.
         hint: &'static str,
     },
     /// No known version of the schema has this fingerprint.
@@ -31,7 +31,7 @@ pub enum DecodeError {
         /// The fingerprint found.
         fingerprint: u64,
     },
-    /// A registry's framing, which only a program that was told of the registry can read.
+    /// The value has a registry's framing, and no registry is configured.
     #[error(
         "the value is in a schema registry's framing, with the schema id {id}, but no registry is configured; give its address by --schema-registry"
     )]
@@ -56,15 +56,15 @@ pub enum DecodeError {
         record: &'static str,
         /// The id found.
         id: u32,
-        /// What is unlike.
+        /// The difference.
         reason: String,
     },
-    /// The bytes end early or are not what the schema says.
+    /// The bytes end early or do not match the schema.
     #[error("not a {record} of {writer}: {reason}")]
     Malformed {
         /// The record's name.
         record: &'static str,
-        /// What the bytes say of their schema.
+        /// The schema named by the bytes.
         writer: WriterSchema,
         /// The decoder's reason.
         reason: String,
@@ -74,13 +74,13 @@ pub enum DecodeError {
     TrailingBytes {
         /// The record's name.
         record: &'static str,
-        /// How many.
+        /// Their number.
         count: usize,
     },
 }
 
 impl DecodeError {
-    /// A fixed word for the kind.
+    /// The kind as a fixed word.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NoValue => "NoValue",
@@ -96,7 +96,7 @@ impl DecodeError {
     }
 }
 
-/// The types disagree with the schema: a defect of this program, never of its input.
+/// The types do not match the schema: a defect of this program, never of its input.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot encode {record}: {reason}")]
 pub struct EncodeError {

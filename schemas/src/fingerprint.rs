@@ -1,4 +1,4 @@
-//! The CRC-64-AVRO of a schema: what stands in the header of each record written with it.
+//! The CRC-64-AVRO fingerprint of a schema, which is in the header of each record.
 
 use apache_avro::Schema;
 use apache_avro::rabin::Rabin;
@@ -6,9 +6,9 @@ use serde_json::Value;
 
 /// CRC-64-AVRO of a schema's parsing canonical form.
 ///
-/// apache-avro 0.22 writes `{"type":"long"}` where the canonical form of a logical type is `"long"`,
-/// so it comes to another number than Java's org.apache.avro and Python's fastavro. Without logical
-/// types its canonical form is the specification's, so what is not part of that goes first.
+/// For a logical type, apache-avro 0.22 writes `{"type":"long"}` instead of the canonical `"long"`, so its
+/// fingerprint differs from that of Java's org.apache.avro and Python's fastavro. Without logical types, its
+/// canonical form follows the specification, so other attributes are removed first.
 pub(crate) fn fingerprint(avsc: &Value) -> Result<u64, apache_avro::Error> {
     let schema = Schema::parse(&canonical(avsc))?;
     let mut bytes = [0; 8];
@@ -16,7 +16,7 @@ pub(crate) fn fingerprint(avsc: &Value) -> Result<u64, apache_avro::Error> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// The attributes that the canonical form keeps, and the namespace, which goes into the names.
+/// The attributes of the canonical form, and the namespace, which becomes part of the names.
 fn canonical(schema: &Value) -> Value {
     match schema {
         Value::Object(attributes) => attributes
@@ -48,7 +48,7 @@ mod tests {
         }
     }
 
-    /// The number is fastavro 1.12.0's for all three.
+    /// fastavro 1.12.0 gives this number for all three.
     #[test]
     fn what_is_not_of_the_canonical_form_does_not_count() {
         let same = [

@@ -1,4 +1,4 @@
-//! The two framings of the two records, each of which finds the schema that wrote the bytes:
+//! The two framings of records. Each identifies the writer's schema:
 //!
 //! - Avro single-object encoding (Avro 1.11 specification, "Single-object encoding"): `C3 01`, the
 //!   CRC-64-AVRO fingerprint of the writer's schema in 8 bytes little endian, then the datum;
@@ -12,10 +12,10 @@ use crate::versions::{CURRENT_EVENT, CURRENT_INFO, EVENT_VERSIONS, Version};
 pub(crate) const MARKER: [u8; 2] = [0xC3, 0x01];
 pub(crate) const HEADER_BYTES: usize = 10;
 
-/// What records of the current versions begin with.
+/// Headers of records of the current versions.
 pub(crate) const INFO_HEADER: [u8; HEADER_BYTES] = header(CURRENT_INFO);
 pub(crate) const EVENT_HEADER: [u8; HEADER_BYTES] = header(CURRENT_EVENT);
-/// What events of versions 1 and 2 begin with, which are read in place too.
+/// Headers of events of versions 1 and 2, which also have a zero-copy path.
 pub(crate) const EVENT_V1_HEADER: [u8; HEADER_BYTES] = header(&EVENT_VERSIONS[0]);
 pub(crate) const EVENT_V2_HEADER: [u8; HEADER_BYTES] = header(&EVENT_VERSIONS[1]);
 
@@ -24,22 +24,22 @@ const fn header(current: &Version) -> [u8; HEADER_BYTES] {
     [MARKER[0], MARKER[1], a, b, c, d, e, f, g, h]
 }
 
-/// What a registry's framing begins with; the id follows.
+/// First byte of a registry's framing; the id follows.
 pub(crate) const MAGIC: u8 = 0;
 const ID_HEADER_BYTES: usize = 5;
 
-/// How written records say which schema wrote them.
+/// The framing of written records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Framing {
     /// Avro single-object encoding.
     #[default]
     SingleObject,
-    /// Confluent's, with the id that a schema registry gave the current version's schema.
+    /// Confluent's, with the registry's id of the current version's schema.
     Registry(u32),
 }
 
 impl Framing {
-    /// Appends what a record begins with; `single_object` is the header in the other framing.
+    /// Appends a record's header; `single_object` is the header in the other framing.
     pub(crate) fn begin(self, single_object: &[u8; HEADER_BYTES], bytes: &mut Vec<u8>) {
         match self {
             Self::SingleObject => bytes.extend_from_slice(single_object),
@@ -47,7 +47,7 @@ impl Framing {
         }
     }
 
-    /// Bytes before the datum.
+    /// Size of the header, in bytes.
     pub fn header_bytes(self) -> usize {
         match self {
             Self::SingleObject => HEADER_BYTES,
@@ -55,7 +55,7 @@ impl Framing {
         }
     }
 
-    /// Puts this framing on a record in single-object encoding, in place.
+    /// Replaces the header of a record in single-object encoding, in place.
     pub fn put_on(self, record: &mut Vec<u8>) {
         if let Self::Registry(id) = self
             && record.len() >= HEADER_BYTES
@@ -70,7 +70,7 @@ fn id_header(id: u32) -> [u8; ID_HEADER_BYTES] {
     [MAGIC, a, b, c, d]
 }
 
-/// The id in a registry's framing, and the datum.
+/// Splits a value in a registry's framing into id and datum.
 pub(crate) fn split_id(value: &[u8]) -> Option<(u32, &[u8])> {
     match value.split_first_chunk() {
         Some(([MAGIC, a, b, c, d], datum)) => Some((u32::from_be_bytes([*a, *b, *c, *d]), datum)),
@@ -78,7 +78,7 @@ pub(crate) fn split_id(value: &[u8]) -> Option<(u32, &[u8])> {
     }
 }
 
-/// What the bytes say of the schema that wrote them.
+/// The writer's schema as named by a record's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriterSchema {
     /// Its CRC-64-AVRO.

@@ -1,5 +1,5 @@
-//! What the ids of a schema registry's framing mean. Nothing here asks a registry: whoever reads
-//! records does, once an id, before it reads the record ([`crate::Decoder::unknown_id`]).
+//! Cache of a schema registry's ids. Sends no requests: callers request each unknown id once, before they
+//! decode the record ([`crate::Decoder::unknown_id`]).
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
@@ -7,30 +7,29 @@ use std::time::{Duration, Instant};
 
 use crate::resolution::Resolution;
 
-/// An id that the registry did not know is asked for again after so long: it may have been brought
-/// back from a backup, or be a replica that is behind.
+/// An unknown id is requested again after this time: the registry may have been restored from a backup, or be
+/// a stale replica.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
-/// Ids that the registry does not know are forgotten when there are more of them: bytes that are no
-/// record at all may hold any.
+/// Maximum number of unknown ids; beyond it, they are dropped. Arbitrary bytes may contain any id.
 const MISSING_MAX: usize = 10_000;
 
-/// What an id means.
+/// Meaning of an id.
 pub(crate) enum Known {
-    /// The schema of the current version of this record.
+    /// The current version of this record.
     Current(&'static str),
-    /// That of another version of a record, which becomes the current one so.
+    /// Another version of a record, with its resolution to the current one.
     Other {
         record: &'static str,
         fingerprint: u64,
         resolution: Resolution,
     },
-    /// No schema that either record can be read by; why.
+    /// A schema that does not resolve to either record; why.
     Unfit(String),
-    /// The registry did not know it then.
+    /// Unknown to the registry at this time.
     Missing(Instant),
 }
 
-/// The ids of a registry that have been asked for.
+/// The known ids of a registry.
 pub(crate) struct Ids {
     registry: String,
     known: RwLock<HashMap<u32, Known>>,
@@ -49,7 +48,7 @@ impl Ids {
         &self.registry
     }
 
-    /// What is known of an id.
+    /// Looks up an id.
     pub(crate) fn look<T>(&self, id: u32, told: impl FnOnce(Option<&Known>) -> T) -> T {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         told(known.get(&id))

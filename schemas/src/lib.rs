@@ -1,18 +1,17 @@
-//! The contract that producer, router and consumer share; nothing in here runs.
+//! The contract shared by producer, router and consumer: records, encodings and names.
 //!
-//! - `avro/vN/*.avsc`: every released version of the two records, each file complete in itself.
+//! - `avro/vN/*.avsc`: every released version of the two records, each file self-contained.
 //! - [`TaskRunningInfo`], [`TaskRunningInfoEvent`]: the current version as Rust types.
-//! - [`encode_info`], [`decode_info`], [`encode_event`], [`decode_event`]: Avro single-object encoding of them; decoding
-//!   takes every released version and gives the current one.
-//! - [`Decoder`]: the same of newer versions too, which are given as files, and of a schema registry's
-//!   framing, once it was told what each id means.
-//! - [`plain_info`], [`plain_event`]: the records of the current version that are free of problems, read in place, fast.
-//! - [`TaskRunningInfo::problems`]: everything that is wrong with a record, field by field.
-//! - [`DeadLetter`]: a record that was set aside, and why: the headers of its letter.
-//! - [`readable_fields`]: what can still be read of a record that cannot be decoded.
+//! - [`encode_info`], [`decode_info`], [`encode_event`], [`decode_event`]: Avro single-object encoding;
+//!   decoding accepts every released version and returns the current one.
+//! - [`Decoder`]: decoding of newer versions, too, from files, and of a schema registry's framing.
+//! - [`plain_info`], [`plain_event`]: zero-copy reading of records without problems.
+//! - [`TaskRunningInfo::problems`]: validation, field by field.
+//! - [`DeadLetter`]: headers of dead letters.
+//! - [`readable_fields`]: the readable part of a record that cannot be decoded.
 //! - [`topics`]: names of topics.
 
-// Layers, the highest first: a module uses its own layer and those below.
+// Layers, highest first: a module uses its own layer and those below.
 
 mod decoder;
 mod partial;

@@ -1,4 +1,4 @@
-//! What can still be read of a record that cannot be decoded as a whole.
+//! The readable part of a record that cannot be decoded.
 
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
@@ -6,9 +6,9 @@ use apache_avro::reader::datum::GenericDatumReader;
 use crate::codec::{EVENT, INFO};
 use crate::{CURRENT_EVENT, CURRENT_INFO, Decoder, EVENT_VERSIONS, INFO_VERSIONS, Version};
 
-/// The fields that can be read before the fault of a value, as (path, JSON), in the writer's order;
-/// none when no released version wrote it (in a registry's framing: not the current one). For a
-/// person: what stands before a fault may be wrong already.
+/// The readable fields before the fault of a value, as (path, JSON), in the writer's order; empty if no
+/// released version wrote it (in a registry's framing: not the current one). For people only: fields before a
+/// fault may be wrong, too.
 pub fn readable_fields(decoder: &Decoder, value: &[u8]) -> Vec<(String, String)> {
     let mut fields = Vec::new();
     let written = written(decoder, value);
@@ -22,7 +22,7 @@ pub fn readable_fields(decoder: &Decoder, value: &[u8]) -> Vec<(String, String)>
     fields
 }
 
-/// The version that wrote a value, and the datum.
+/// The writer's version of a value, and the datum.
 fn written<'a>(decoder: &Decoder, value: &'a [u8]) -> Option<(&'static Version, &'a [u8])> {
     if let Some(([0xC3, 0x01, fingerprint @ ..], datum)) = value.split_first_chunk::<10>() {
         let mut versions = INFO_VERSIONS.iter().chain(EVENT_VERSIONS);
@@ -37,7 +37,7 @@ fn written<'a>(decoder: &Decoder, value: &'a [u8]) -> Option<(&'static Version, 
     current.find_map(|(record, version)| Some((version, decoder.datum_of(value, record)?)))
 }
 
-/// Reads field by field, into records within, up to the first that fails (`None`).
+/// Reads field by field, including nested records, up to the first failure (`None`).
 fn read(
     whole: &Schema,
     schema: &Schema,
@@ -55,7 +55,7 @@ fn read(
         }
         return Some(());
     }
-    // Types defined in earlier fields are referred to by name.
+    // Earlier fields may define types that are referenced by name.
     let names = apache_avro::schema::ResolvedSchema::try_from(whole).ok()?;
     let value = GenericDatumReader::builder(schema)
         .resolved_writer_schemata(names)

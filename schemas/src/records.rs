@@ -1,4 +1,4 @@
-//! The current version of the two records as Rust types.
+//! The current version of both records as Rust types.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
-/// What an engine says about one exec task at one moment.
+/// The state of one exec task at one moment, as its engine reports it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskRunningInfo {
@@ -14,23 +14,22 @@ pub struct TaskRunningInfo {
     pub exec_id: String,
     /// The entrance's job that the exec task belongs to.
     pub job_id: String,
-    /// The engine instance that speaks.
+    /// The reporting engine instance.
     pub engine: EngineInstance,
     /// The task's status; see [`TaskStatus::is_final`].
     pub status: TaskStatus,
-    /// The engine's clock, microseconds since 1970-01-01T00:00:00Z. In JSON RFC 3339 text or that
-    /// number.
+    /// The engine's clock, microseconds since 1970-01-01T00:00:00Z. In JSON, RFC 3339 text or that number.
     #[serde(with = "timestamp")]
     pub reported_at: i64,
     /// 0, 1, 2, … within one exec task: shows loss and order.
     pub sequence: i64,
-    /// How far the task is; `None` when the engine could not tell.
+    /// The progress part; `None` if the engine does not know it.
     #[serde(default)]
     pub progress: Option<TaskProgressInfo>,
-    /// What the task holds; `None` when the engine could not tell.
+    /// The resource part; `None` if the engine does not know it.
     #[serde(default)]
     pub resource: Option<TaskResourceInfo>,
-    /// Any named values; `None` when the engine could not tell.
+    /// The metrics part, values by name; `None` if the engine does not know it.
     #[serde(default)]
     pub metrics: Option<BTreeMap<String, MetricValue>>,
 }
@@ -43,23 +42,23 @@ pub struct EngineInstance {
     pub instance: String,
     /// `spark`, `flink`, `trino`, …
     pub engine_type: String,
-    /// Who the engine runs for; may be empty.
+    /// The user that the engine runs for; may be empty.
     #[serde(default)]
     pub user: String,
     /// The ticket the engine was started with; may be empty.
     #[serde(default)]
     pub ticket_id: String,
-    /// Tasks that the engine holds now.
+    /// Number of tasks that the engine runs now.
     #[serde(default)]
     pub running_tasks: i32,
 }
 
-/// A task's status, in the seed system's words.
+/// A task's status.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
 pub enum TaskStatus {
-    /// A status that a newer schema knows and this one does not.
+    /// A status of a newer schema.
     #[default]
     Unknown,
     /// Accepted, not yet queued.
@@ -70,13 +69,13 @@ pub enum TaskStatus {
     Scheduled,
     /// Running.
     Running,
-    /// Ended well. Final.
+    /// Ended successfully. Final.
     Succeed,
     /// Ended with an error. Final.
     Failed,
-    /// Ended by somebody's wish. Final.
+    /// Ended by request. Final.
     Cancelled,
-    /// Ended because it took too long. Final.
+    /// Ended because of a timeout. Final.
     Timeout,
 }
 
@@ -115,27 +114,27 @@ impl fmt::Display for TaskStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskProgressInfo {
-    /// 0 to 1. In JSON also NaN and the infinities, by the names that [`not_finite`] takes.
+    /// 0 to 1. In JSON, also NaN and the infinities, by the names that [`not_finite`] accepts.
     #[serde(deserialize_with = "double_or_its_name")]
     pub progress: f64,
-    /// The jobs inside the engine that the task consists of.
+    /// The task's jobs inside the engine.
     #[serde(default)]
     pub progress_info: Vec<JobProgressInfo>,
 }
 
-/// One job inside the engine; counts are numbers of the engine's smallest units of work.
+/// One job inside the engine; counts are in the engine's smallest units of work.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct JobProgressInfo {
     /// The engine's name for the job.
     pub id: String,
-    /// All of them.
+    /// Number of all units.
     pub total_tasks: i32,
-    /// Running now.
+    /// Number of running units.
     pub running_tasks: i32,
-    /// Ended with an error.
+    /// Number of units that ended with an error.
     pub failed_tasks: i32,
-    /// Ended well.
+    /// Number of successful units.
     pub succeed_tasks: i32,
 }
 
@@ -148,17 +147,17 @@ pub struct TaskResourceInfo {
     pub applications: BTreeMap<String, ResourceWithStatus>,
 }
 
-/// What one application holds.
+/// Resources of one application.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ResourceWithStatus {
-    /// Bytes.
+    /// Memory, in bytes.
     pub queue_memory: i64,
     /// Cores.
     pub queue_cores: i32,
-    /// Containers, executors, … beside the driver.
+    /// Containers, executors, …, without the driver.
     pub queue_instances: i32,
-    /// The application's status in the engine's own words.
+    /// The application's status, in the engine's terms.
     pub job_status: String,
     /// The queue it was submitted to; may be empty.
     pub queue: String,
@@ -170,11 +169,11 @@ pub struct ResourceWithStatus {
 pub enum MetricValue {
     /// Known by name, value unknown.
     Null,
-    /// A truth value.
+    /// A boolean.
     Boolean(bool),
-    /// A whole number.
+    /// An integer.
     Long(i64),
-    /// A number.
+    /// A floating-point number.
     Double(f64),
     /// A text.
     String(String),
@@ -200,7 +199,7 @@ impl<'de> Deserialize<'de> for MetricValue {
             fn visit_i64<E>(self, value: i64) -> Result<MetricValue, E> {
                 Ok(MetricValue::Long(value))
             }
-            // Above i64::MAX only JSON can come; a double keeps its magnitude.
+            // Only JSON has values above i64::MAX; a double keeps the magnitude.
             fn visit_u64<E>(self, value: u64) -> Result<MetricValue, E> {
                 Ok(i64::try_from(value)
                     .map_or(MetricValue::Double(value as f64), MetricValue::Long))
@@ -219,26 +218,27 @@ impl<'de> Deserialize<'de> for MetricValue {
     }
 }
 
-/// A `TaskRunningInfo` that was checked, with where it came from and what was repaired.
+/// A checked `TaskRunningInfo`, with its source position and its repairs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskRunningInfoEvent {
-    /// The record this event was made of.
+    /// The position of the source record.
     pub source: SourcePosition,
     /// The router's clock, microseconds since 1970-01-01T00:00:00Z.
     #[serde(with = "timestamp")]
     pub routed_at: i64,
     /// Each kind of repair made to `info`, once, in the enum's order.
     pub adjustments: Vec<Adjustment>,
-    /// Fields of `info` that were NaN or infinite, with what they were: `NaN`, `Infinity` or `-Infinity`. By their
-    /// paths: `progress.progress`, or `metrics.` and the metric's name. Empty in events of versions 1 and 2.
+    /// Fields of `info` that were NaN or infinite, with the original value (`NaN`, `Infinity` or
+    /// `-Infinity`), by path: `progress.progress`, or `metrics.` and the metric's name. Empty in events of
+    /// versions 1 and 2.
     #[serde(default)]
     pub not_finite: BTreeMap<String, String>,
-    /// What the engine said, repaired where `adjustments` says so.
+    /// The report, repaired as listed in `adjustments`.
     pub info: TaskRunningInfo,
 }
 
-/// Where in Kafka a record stands.
+/// Position of a record in Kafka.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SourcePosition {
@@ -248,10 +248,10 @@ pub struct SourcePosition {
     pub partition: i32,
     /// Offset.
     pub offset: i64,
-    /// The record's Kafka timestamp as Kafka gives it, milliseconds since 1970; -1 when none.
+    /// The record's Kafka timestamp, milliseconds since 1970; -1 if it has none.
     pub timestamp: i64,
-    /// The topic's id as Kafka prints it: another after the topic was deleted and created again. `None` where
-    /// the cluster did not tell it, and in events of version 1.
+    /// The topic's id as Kafka prints it, which changes when the topic is deleted and created again. `None`
+    /// if it was unavailable, and in events of version 1.
     #[serde(default)]
     pub topic_id: Option<String>,
 }
@@ -259,7 +259,7 @@ pub struct SourcePosition {
 /// A kind of repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Adjustment {
-    /// A kind that a newer schema knows and this one does not.
+    /// A kind of a newer schema.
     Unknown,
     /// Progress was NaN: the progress became 0.
     ProgressNotANumber,
@@ -269,7 +269,7 @@ pub enum Adjustment {
     ProgressAboveOne,
     /// A count, size or sequence was negative: became 0.
     NegativeCount,
-    /// A text held U+0000, which PostgreSQL cannot hold: became U+FFFD.
+    /// A text contained U+0000, which PostgreSQL cannot store: became U+FFFD.
     NulInText,
     /// A metric was NaN or infinite (as a number or as its name): became null.
     MetricNotFinite,
@@ -290,7 +290,7 @@ impl Adjustment {
     }
 }
 
-/// A double; in JSON also NaN or an infinity by name, as Avro's JSON encoding has them.
+/// A double; in JSON, also NaN or an infinity by name, as in Avro's JSON encoding.
 fn double_or_its_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     if !deserializer.is_human_readable() {
         return f64::deserialize(deserializer);
@@ -313,7 +313,7 @@ fn double_or_its_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64,
     }
 }
 
-/// Microseconds since 1970 in Avro; RFC 3339 text in formats made for people.
+/// Microseconds since 1970 in Avro; RFC 3339 text in human-readable formats.
 pub mod timestamp {
     use std::fmt;
 
@@ -321,14 +321,14 @@ pub mod timestamp {
     use serde::de::{self, Deserializer, Visitor};
     use serde::{Deserialize, Serializer};
 
-    /// RFC 3339 in UTC with all six digits, or `None` outside the years that it can write.
+    /// RFC 3339 in UTC with six fractional digits; `None` outside its range of years.
     pub fn to_rfc3339(micros: i64) -> Option<String> {
         let timestamp = Timestamp::from_microsecond(micros).ok()?;
         Some(format!("{timestamp:.6}"))
     }
 
-    /// Serialises as RFC 3339 text where a person may read it and the time can be written so, else
-    /// as the number.
+    /// Serialises as RFC 3339 text in human-readable formats if the time is in range, otherwise as the
+    /// number.
     pub fn serialize<S: Serializer>(micros: &i64, serializer: S) -> Result<S::Ok, S::Error> {
         match serializer
             .is_human_readable()
@@ -340,7 +340,7 @@ pub mod timestamp {
         }
     }
 
-    /// Reads either form.
+    /// Deserialises either form.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
         if !deserializer.is_human_readable() {
             return i64::deserialize(deserializer);
@@ -362,7 +362,7 @@ pub mod timestamp {
                 let timestamp: Timestamp = value
                     .parse()
                     .map_err(|_| E::invalid_value(de::Unexpected::Str(value), &self))?;
-                // Rounds towards the past, so that a time before 1970 does not become a later one.
+                // Rounds down, so that a time before 1970 does not become later.
                 let since_1970 = SignedDuration::from_nanos_i128(timestamp.as_nanosecond());
                 i64::try_from(since_1970.as_nanos().div_euclid(1_000)).map_err(E::custom)
             }
@@ -371,10 +371,9 @@ pub mod timestamp {
     }
 }
 
-/// NaN or an infinity by a name that writers of text give it, in letters of any case: `NaN`, `inf` or `Infinity`, with
-/// or without a sign.
+/// Parses a name of NaN or an infinity: `NaN`, `inf` or `Infinity`, in any case, with or without a sign.
 pub fn not_finite(text: &str) -> Option<f64> {
-    // Nearly all texts are known to be something else by their first letter. Digits are not a name, however many.
+    // The first letter excludes nearly all texts. Digits are never a name.
     match text.as_bytes() {
         [b'n' | b'N' | b'i' | b'I', ..] | [b'+' | b'-', b'n' | b'N' | b'i' | b'I', ..] => {
             text.parse().ok()

@@ -1,26 +1,27 @@
-//! Names of topics, and settings of topics to make (those of `deploy/kafka/topics`).
+//! Names of topics, and the settings to create them with (those of `deploy/kafka/topics`).
 
-/// What engines say: one `TaskRunningInfo` a record, key `execId`.
+/// Reports: one `TaskRunningInfo` per record, key `execId`.
 pub const TASK_RUNNING_INFO: &str = "task-running-info";
-/// What the router made of it: one `TaskRunningInfoEvent` a record, same key.
+/// Events of the router: one `TaskRunningInfoEvent` per record, same key.
 pub const TASK_RUNNING_INFO_EVENTS: &str = "task-running-info-events";
-/// Records that could not be used: original key and value, and the headers of [`DeadLetter`](crate::DeadLetter).
+/// Dead letters: original key and value, and the headers of [`DeadLetter`](crate::DeadLetter).
 pub const TASK_RUNNING_INFO_DEAD_LETTERS: &str = "task-running-info-dead-letters";
 
-/// Settings of a topic of reports: seven days of them, as large as Kafka takes by default.
+/// Settings of a topic of reports: 7 days of retention, Kafka's default size limit.
 pub const REPORTS_SETTINGS: &[(&str, &str)] = &[
     ("cleanup.policy", "delete"),
     ("max.message.bytes", "1048588"),
     ("retention.ms", "604800000"),
 ];
-/// Settings of a topic of events. An event is larger than its report, by less than 64 KiB; where `notFinite` would
-/// make it larger than the topic takes, its names are left out.
+/// Settings of a topic of events. An event is less than 64 KiB larger than its report; `notFinite` is left
+/// empty if it would exceed the limit.
 pub const EVENTS_SETTINGS: &[(&str, &str)] = &[
     ("cleanup.policy", "delete"),
     ("max.message.bytes", "1114124"),
     ("retention.ms", "604800000"),
 ];
-/// Settings of a topic of dead letters: a letter is a whole record with headers of its own. They are kept for 30 days.
+/// Settings of a topic of dead letters: a letter is a whole record with additional headers. 30 days of
+/// retention.
 pub const DEAD_LETTERS_SETTINGS: &[(&str, &str)] = &[
     ("cleanup.policy", "delete"),
     ("max.message.bytes", "2097152"),

@@ -1,9 +1,9 @@
-//! Avro's primitive values, read off the beginning of bytes.
+//! Reading Avro's primitive values from bytes.
 
 use crate::check::{IDENTIFIER_MAX_BYTES, Rules};
 
-/// Bytes not read yet. Each method takes what it gives off their beginning; `None`: they are
-/// something else, or too few.
+/// Unread bytes. Each method consumes its value from the beginning; `None` if the bytes are too few or
+/// something else.
 #[derive(Clone, Debug)]
 pub(super) struct Bytes<'a>(pub(super) &'a [u8], pub(super) Rules);
 
@@ -47,7 +47,7 @@ impl<'a> Bytes<'a> {
         self.int().filter(|count| *count >= 0)
     }
 
-    /// The place of a symbol or branch, or a size.
+    /// The index of a symbol or branch, or a size.
     pub(super) fn index(&mut self) -> Option<usize> {
         usize::try_from(self.long()?).ok()
     }
@@ -67,10 +67,10 @@ impl<'a> Bytes<'a> {
         std::str::from_utf8(self.sized()?).ok()
     }
 
-    /// One without NUL, which PostgreSQL cannot hold.
+    /// A text without NUL, which PostgreSQL cannot store.
     pub(super) fn text(&mut self) -> Option<&'a str> {
         let bytes = self.sized()?;
-        // Texts are short, and nearly all of them ASCII: a pass without branches is done before std has aligned itself.
+        // Texts are short and mostly ASCII, so a branch-free pass is faster than std's aligned one.
         let is_ascii = bytes
             .iter()
             .fold(true, |so_far, byte| so_far & (1..0x80).contains(byte));

@@ -1,4 +1,4 @@
-//! What arrays and maps of the records hold.
+//! Items of the records' arrays and maps.
 
 use serde::ser::{Serialize, Serializer};
 
@@ -20,28 +20,28 @@ pub struct NotFinite<'a> {
 pub struct Job<'a> {
     /// The engine's name for the job.
     pub id: &'a str,
-    /// All of its tasks.
+    /// Number of all tasks.
     pub total_tasks: i32,
-    /// Running now.
+    /// Number of running tasks.
     pub running_tasks: i32,
-    /// Ended with an error.
+    /// Number of tasks that ended with an error.
     pub failed_tasks: i32,
-    /// Ended well.
+    /// Number of successful tasks.
     pub succeed_tasks: i32,
 }
 
-/// What one application holds.
+/// Resources of one application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Application<'a> {
     /// Its id.
     pub id: &'a str,
-    /// Bytes.
+    /// Memory, in bytes.
     pub memory_bytes: i64,
     /// Cores.
     pub cores: i32,
-    /// Containers, executors, … beside the driver.
+    /// Containers, executors, …, without the driver.
     pub instances: i32,
-    /// Its status in the engine's own words.
+    /// Its status, in the engine's terms.
     pub status: &'a str,
     /// The queue it was submitted to; may be empty.
     pub queue: &'a str,
@@ -62,17 +62,17 @@ pub struct NamedMetric<'a> {
 pub enum PlainMetric<'a> {
     /// Known by name, value unknown.
     Null,
-    /// A truth value.
+    /// A boolean.
     Boolean(bool),
-    /// A whole number.
+    /// An integer.
     Long(i64),
-    /// A number.
+    /// A floating-point number.
     Double(f64),
     /// A text.
     String(&'a str),
 }
 
-/// As a JSON object with its names sorted.
+/// Serializes as a JSON object with sorted names.
 impl Serialize for List<'_, NamedMetric<'_>> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.sorted().map(|metric| (metric.name, metric.value)))

@@ -1,12 +1,12 @@
-//! Avro arrays and maps that stay where they are.
+//! Zero-copy Avro arrays and maps.
 
 use super::bytes::Bytes;
 use crate::check::Rules;
 
-/// An Avro array or map that was checked; its items are read again each time it is walked.
+/// A checked Avro array or map; each iteration parses its items again.
 #[derive(Clone, Copy, Debug)]
 pub struct List<'a, T> {
-    /// From the first block's count on.
+    /// The bytes from the first block's count on.
     bytes: &'a [u8],
     count: usize,
     /// Whether a map's keys ascend.
@@ -26,12 +26,12 @@ impl<'a, T: Item<'a>> List<'a, T> {
         items: std::marker::PhantomData,
     };
 
-    /// How many items.
+    /// Number of items.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether it has none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -39,7 +39,7 @@ impl<'a, T: Item<'a>> List<'a, T> {
     /// The items in the writer's order.
     pub fn iter(&self) -> Items<'a, T> {
         Items {
-            // They were checked before, by rules that are at least as strict.
+            // They were checked before by rules at least as strict.
             bytes: Bytes(self.bytes, Rules::EveryVersion),
             in_block: 0,
             left: self.count,
@@ -67,9 +67,9 @@ impl<'a, T: Entry<'a>> List<'a, T> {
 /// The items of a map, sorted.
 #[derive(Clone, Debug)]
 pub enum Sorted<'a, T> {
-    /// As they stand.
+    /// Already in order.
     InPlace(Items<'a, T>),
-    /// Put in order.
+    /// A sorted copy.
     Apart(std::vec::IntoIter<T>),
 }
 
@@ -88,9 +88,9 @@ impl<'a, T: Item<'a>> Iterator for Sorted<'a, T> {
 #[derive(Clone, Debug)]
 pub struct Items<'a, T> {
     bytes: Bytes<'a>,
-    /// Items left in the block.
+    /// Items left in the current block.
     in_block: usize,
-    /// Items left in all.
+    /// Items left in total.
     left: usize,
     items: std::marker::PhantomData<T>,
 }
@@ -117,24 +117,24 @@ impl<'a, T: Item<'a>> Iterator for Items<'a, T> {
 
 impl<'a, T: Item<'a>> ExactSizeIterator for Items<'a, T> {}
 
-/// What stands in an array or map.
+/// An item of an array or map.
 pub(super) trait Item<'a>: Sized {
-    /// `None`: not whole, or not plain.
+    /// `None` if incomplete or not plain.
     fn read(bytes: &mut Bytes<'a>) -> Option<Self>;
 }
 
-/// What stands in a map.
+/// An item of a map.
 pub(super) trait Entry<'a>: Item<'a> {
     fn key(&self) -> &'a str;
 }
 
 impl<'a> Bytes<'a> {
-    /// An array. (Blocks that tell their size in bytes, with a negative count, go the long way.)
+    /// An array. (Blocks with a negative count and a size in bytes are not plain.)
     pub(super) fn list<T: Item<'a>>(&mut self) -> Option<List<'a, T>> {
         self.items(|_: &T| {})
     }
 
-    /// A map in which no key stands twice.
+    /// A map with unique keys.
     pub(super) fn map<T: Entry<'a>>(&mut self) -> Option<List<'a, T>> {
         let mut last: Option<&str> = None;
         let mut ascending = true;
@@ -161,7 +161,7 @@ impl<'a> Bytes<'a> {
             if in_block == 0 {
                 break;
             }
-            // Each item takes a byte at least, so no count in the bytes makes this long.
+            // Each item takes at least one byte, which bounds this loop for any count.
             for _ in 0..in_block {
                 each(&T::read(self)?);
             }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 pub use items::{Application, Job, NamedMetric, NotFinite, PlainMetric};
 pub use list::{Items, List, Sorted};
 
-/// A plain `TaskRunningInfo`, in its bytes.
+/// A plain `TaskRunningInfo`, borrowed from its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct PlainInfo<'a> {
     pub(crate) datum: &'a [u8],
@@ -31,11 +31,11 @@ pub struct PlainInfo<'a> {
     pub engine_instance: &'a str,
     /// `spark`, `flink`, `trino`, …
     pub engine_type: &'a str,
-    /// Who the engine runs for; may be empty.
+    /// The user that the engine runs for; may be empty.
     pub engine_user: &'a str,
     /// The ticket the engine was started with; may be empty.
     pub ticket_id: &'a str,
-    /// Tasks that the engine holds now.
+    /// Number of tasks that the engine runs now.
     pub engine_running_tasks: i32,
     /// The task's status.
     pub status: TaskStatus,
@@ -51,24 +51,24 @@ pub struct PlainInfo<'a> {
     pub metrics: Option<List<'a, NamedMetric<'a>>>,
 }
 
-/// A plain `TaskRunningInfoEvent`, in its bytes.
+/// A plain `TaskRunningInfoEvent`, borrowed from its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct PlainEvent<'a> {
     pub(crate) version: EventVersion,
     pub(crate) datum: &'a [u8],
-    /// The record this event was made of.
+    /// The position of the source record.
     pub source: PlainSource<'a>,
     /// The router's clock, microseconds since 1970-01-01T00:00:00Z.
     pub routed_at: i64,
-    /// Each kind of repair made to `info`.
+    /// Kinds of repair made to `info`.
     pub adjustments: List<'a, Adjustment>,
     /// Fields of `info` that were NaN or infinite.
     pub not_finite: List<'a, NotFinite<'a>>,
-    /// What the engine said, repaired where `adjustments` says so.
+    /// The report, repaired as listed in `adjustments`.
     pub info: PlainInfo<'a>,
 }
 
-/// Where in Kafka a record stands.
+/// Position of a record in Kafka.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PlainSource<'a> {
     /// Topic.
@@ -77,9 +77,9 @@ pub struct PlainSource<'a> {
     pub partition: i32,
     /// Offset.
     pub offset: i64,
-    /// The record's Kafka timestamp, milliseconds since 1970; -1 when none.
+    /// The record's Kafka timestamp, milliseconds since 1970; -1 if it has none.
     pub timestamp: i64,
-    /// The topic's id as Kafka prints it; `None` where the cluster did not tell it, and in events of version 1.
+    /// The topic's id as Kafka prints it; `None` if it was unavailable, and in events of version 1.
     pub topic_id: Option<&'a str>,
 }
 
@@ -87,9 +87,9 @@ pub struct PlainSource<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EventVersion {
     V1,
-    /// The source has its topic's id.
+    /// Adds the topic's id to the source.
     V2,
-    /// It has `notFinite`.
+    /// Adds `notFinite`.
     V3,
 }
 
@@ -111,7 +111,7 @@ impl EventVersion {
     }
 }
 
-/// The value of a `TaskRunningInfo` record in single-object encoding, header and all, where it is plain;
+/// Reads a plain `TaskRunningInfo` in single-object encoding, including the header;
 /// [`crate::Decoder::plain_info`] reads both framings.
 pub fn plain_info(value: &[u8]) -> Option<PlainInfo<'_>> {
     plain_info_datum(value.strip_prefix(&INFO_HEADER)?)
@@ -123,8 +123,8 @@ pub(crate) fn plain_info_datum(datum: &[u8]) -> Option<PlainInfo<'_>> {
     info(&mut bytes).filter(|_| bytes.0.is_empty())
 }
 
-/// The value of a `TaskRunningInfoEvent` record in single-object encoding, header and all, where it is
-/// plain; [`crate::Decoder::plain_event`] reads both framings.
+/// Reads a plain `TaskRunningInfoEvent` in single-object encoding, including the header;
+/// [`crate::Decoder::plain_event`] reads both framings.
 pub fn plain_event(value: &[u8]) -> Option<PlainEvent<'_>> {
     let (header, datum) = value.split_first_chunk()?;
     let version = match *header {

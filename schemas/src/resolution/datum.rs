@@ -1,14 +1,14 @@
-//! A datum's bytes, of which no claim is believed.
+//! Bounds-checked reading of a datum: no length in the bytes is trusted.
 
 use std::fmt;
 
-/// Bytes of the longest number: 64 bits by seven.
+/// Maximum size of a number: 64 bits in groups of seven.
 const LONGEST_NUMBER: usize = 10;
 
-/// Where and why bytes are not what the schema says.
+/// Where and why bytes do not match the schema.
 #[derive(Debug)]
 pub(crate) struct Fault {
-    /// Names of fields, the innermost first.
+    /// Names of fields, innermost first.
     path: Vec<&'static str>,
     /// Offset in the datum.
     at: usize,
@@ -30,7 +30,7 @@ pub(super) fn within(mut fault: Fault, field: &'static str) -> Fault {
     fault
 }
 
-/// A datum and how far it has been read.
+/// A datum and the read position.
 pub(super) struct Input<'a> {
     bytes: &'a [u8],
     pub(super) at: usize,
@@ -42,7 +42,7 @@ pub(super) struct Input<'a> {
 pub(super) struct Block {
     /// Not 0.
     pub(super) items: usize,
-    /// Offset at which the block ends, if it says so.
+    /// Claimed offset of the block's end, if any.
     end: Option<usize>,
 }
 
@@ -128,7 +128,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// The place of one of `count` symbols or branches.
+    /// The index of one of `count` symbols or branches.
     pub(super) fn index(&mut self, what: &str, count: usize) -> Result<usize, Fault> {
         let at = self.at;
         let index = self.long()?;
@@ -138,7 +138,7 @@ impl<'a> Input<'a> {
             .ok_or_else(|| Fault::new(at, format!("{what} {index} of {count}")))
     }
 
-    /// Bytes with their length before them.
+    /// Length-prefixed bytes.
     pub(super) fn text(&mut self) -> Result<&'a [u8], Fault> {
         let at = self.at;
         let length = self.long()?;
@@ -154,8 +154,8 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// The next block of an array or map; `None` after the last. `each_takes_bytes` is whether an
-    /// item takes a byte at least.
+    /// The next block of an array or map; `None` after the last. `each_takes_bytes`: whether an item takes at
+    /// least one byte.
     pub(super) fn block(&mut self, each_takes_bytes: bool) -> Result<Option<Block>, Fault> {
         let at = self.at;
         let count = self.long()?;
@@ -191,7 +191,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Holds the end of a block against what the block said.
+    /// Checks the end of a block against its claim.
     pub(super) fn end(&self, block: &Block) -> Result<(), Fault> {
         match block.end {
             Some(end) if end != self.at => Err(self.fault(format!(

@@ -1,15 +1,14 @@
-//! From the bytes that one version of a schema wrote to the bytes that another would have written.
+//! Schema resolution: converts bytes of one version of a schema to the bytes of another.
 //!
-//! A [`Resolution`] is made once for a writer's and a reader's schema, which is where it shows whether
-//! they fit: by Avro's rules ("Schema Resolution"), and by one of our own: a wider number than the
-//! reader's is taken where its value fits. Then it walks each record's bytes a single time.
+//! A [`Resolution`] is created once for a writer's and a reader's schema, and checks that they are
+//! compatible: by Avro's rules ("Schema Resolution") and one extension: a number of a wider type than the
+//! reader's is accepted if its value fits. It then scans each record's bytes a single time.
 //!
-//! No claim in the bytes is believed. A length is held against the bytes that are left before
-//! anything is set aside for it; an item takes a byte at least, or is not walked at all; a number is
-//! at most ten bytes long. So neither time nor memory is more than the bytes themselves are worth,
-//! which apache-avro 0.22's decoder cannot say of itself: it sets aside for what is claimed, by
-//! nested arrays again and again (apache/avro-rs#639), takes a text that is cut off for null, and
-//! does not look at the size of a block.
+//! No claim in the bytes is trusted. A length is compared with the remaining bytes before anything is
+//! allocated for it; an item takes at least one byte, or is not scanned at all; a number has at most ten
+//! bytes. So time and memory are proportional to the size of the bytes. apache-avro 0.22's decoder does not
+//! guarantee that: it allocates for claimed lengths, repeatedly for nested arrays (apache/avro-rs#639), reads
+//! a truncated text as null, and ignores the size of a block.
 
 mod datum;
 mod plan;
@@ -21,7 +20,7 @@ use schema::MAX_DEPTH;
 
 pub(crate) use schema::Parsed;
 
-/// How what one schema wrote becomes what another reads.
+/// The resolution from one schema to another.
 pub(crate) struct Resolution {
     writer: Parsed,
     step: Step,
@@ -29,7 +28,7 @@ pub(crate) struct Resolution {
 
 impl Resolution {
     /// # Errors
-    /// Where and why no record of `writer` could be read as one of `reader`.
+    /// Where and why `writer` is incompatible with `reader`.
     pub(crate) fn new(writer: Parsed, reader: &Parsed) -> Result<Self, String> {
         let plan = Plan {
             writer: &writer,
@@ -39,7 +38,7 @@ impl Resolution {
         Ok(Self { writer, step })
     }
 
-    /// The reader's bytes for a datum of the writer's, and the number of bytes left after that.
+    /// Converts a datum of the writer's; returns the reader's bytes, and the number of bytes left over.
     pub(crate) fn resolve(&self, datum: &[u8]) -> Result<(Vec<u8>, usize), Fault> {
         let mut input = Input::new(datum);
         let mut output = Vec::with_capacity(datum.len());

@@ -1,4 +1,4 @@
-//! The steps from a writer's schema to a reader's, made once.
+//! Plan of a resolution: the steps from a writer's schema to a reader's.
 
 use apache_avro::Schema;
 use apache_avro::schema::{RecordField, RecordSchema};
@@ -7,11 +7,11 @@ use apache_avro::writer::datum::GenericDatumWriter;
 
 use super::schema::{Kind, MAX_DEPTH, Parsed, unit};
 
-/// How one value does.
+/// Step for one value.
 pub(super) enum Step {
     Nothing,
     Boolean,
-    /// A whole number; each side's may be an int.
+    /// An integer; either side may be an int.
     Whole {
         from_int: bool,
         to_int: bool,
@@ -19,32 +19,32 @@ pub(super) enum Step {
     WholeToFloat,
     WholeToDouble,
     FloatToDouble,
-    /// So many bytes as they are.
+    /// A number of bytes to copy.
     Copied(usize),
-    /// Bytes or text, with their length.
+    /// Length-prefixed bytes or text.
     Text,
-    /// The reader's symbol for each of the writer's.
+    /// The reader's symbol for each of the writer's symbols.
     Enum(Vec<usize>),
     Array(Box<Step>),
     Map(Box<Step>),
-    /// By the branch that the writer took.
+    /// A step for each branch of the writer's union.
     Union(Vec<Step>),
-    /// Into a branch of the reader's union.
+    /// A branch of the reader's union.
     Branch(usize, Box<Step>),
     Record {
-        /// In the writer's order, then what the writer does not have.
+        /// Fields in the writer's order, then those that the writer does not have.
         fields: Vec<(&'static str, Step)>,
-        /// For each of the reader's fields the one of `fields`; `None` where they are in that order.
+        /// For each of the reader's fields, its index in `fields`; `None` if the order is the same.
         order: Option<Vec<usize>>,
     },
-    /// A default of the reader's; nothing is read.
+    /// The reader's default; reads nothing.
     Default(Vec<u8>),
     LeftOut(&'static Schema),
-    /// A value that the reader has no place for.
+    /// A value to skip.
     Refused(String),
 }
 
-/// Makes the steps from a writer's schema to a reader's.
+/// Builds the steps from a writer's schema to a reader's.
 pub(super) struct Plan<'a> {
     pub(super) writer: &'a Parsed,
     pub(super) reader: &'a Parsed,
@@ -72,7 +72,7 @@ impl Plan<'_> {
                     let same = self.reader.kind(variant).to_string() == kind.to_string();
                     same == exactly && self.step(writer, variant, depth).is_ok()
                 };
-                // A branch of the very type before one that it can be widened to.
+                // Prefers a branch of the same type to one that it can be widened to.
                 let branch = [true, false].into_iter().find_map(|exactly| {
                     variants.iter().position(|variant| fits(&variant, exactly))
                 });
@@ -129,9 +129,9 @@ impl Plan<'_> {
         })
     }
 
-    /// A branch that the reader has no type for is refused where a record takes it (a null that was
-    /// not foreseen, a new kind of metric); one that is the reader's type by name and does not fit it
-    /// is a mistake.
+    /// A branch without a type in the reader is an error only for records that use it (an unexpected null, a
+    /// new kind of metric); one with the name of a reader's type that is incompatible with it is an error of
+    /// the schema.
     fn union(
         &self,
         writer: &'static [Schema],
@@ -178,7 +178,7 @@ impl Plan<'_> {
         let mut order = vec![None; reader.fields.len()];
         for field in &writer.fields {
             let by_name = |read: &RecordField| read.name == field.name;
-            // Not where the writer has a field of the name itself.
+            // Not if the writer has a field with that name itself.
             let by_alias = |read: &RecordField| {
                 read.aliases.contains(&field.name)
                     && position(writer, |said| said.name == read.name).is_none()
@@ -213,7 +213,7 @@ fn position(record: &RecordSchema, is: impl Fn(&RecordField) -> bool) -> Option<
     record.fields.iter().position(is)
 }
 
-/// The bytes of a field's default.
+/// The encoded default of a field.
 fn default(field: &RecordField) -> Result<Vec<u8>, String> {
     let Some(default) = &field.default else {
         return Err("missing, and there is no default for it".into());

@@ -1,4 +1,4 @@
-//! Schemas, and walking a datum of one.
+//! Parsed schemas, and scanning a datum.
 
 use std::fmt;
 
@@ -9,19 +9,19 @@ use apache_avro::schema::{
 
 use super::datum::{Fault, Input, within};
 
-/// Deepest nesting: of a schema in itself, and of a recursive type in a field that is left out.
+/// Maximum nesting: of a schema, and of a recursive type in a skipped field.
 pub(super) const MAX_DEPTH: usize = 64;
-/// Bytes of `-Infinity`: a metric that is such a text becomes null.
+/// Length of `-Infinity`: a metric with such a text becomes null.
 const LONGEST_NAME_OF_A_NUMBER: usize = 9;
 
-/// A schema, with the named types in it found by name.
+/// A schema with an index of its named types.
 pub(crate) struct Parsed {
     schema: &'static Schema,
     names: NamesRef<'static>,
 }
 
 impl Parsed {
-    /// Schemas are few and live as long as the program.
+    /// Leaks the schema: there are few, and they live as long as the program.
     pub(crate) fn new(schema: Schema) -> Result<Self, apache_avro::Error> {
         let schema: &'static Schema = Box::leak(Box::new(schema));
         let names = ResolvedSchema::new(schema)?.get_names().clone();
@@ -32,15 +32,15 @@ impl Parsed {
         self.schema
     }
 
-    /// Walks a datum of this schema; gives the number of bytes that are left after it.
+    /// Scans a datum of this schema; returns the number of bytes left over.
     pub(crate) fn check(&self, datum: &[u8]) -> Result<usize, Fault> {
         let mut input = Input::new(datum);
         self.skip(self.schema, &mut input, MAX_DEPTH)?;
         Ok(input.left())
     }
 
-    /// The fewest bytes that a datum of this schema takes once it is written anew and repaired: a number
-    /// takes one at least, and a double or a short text may become null. `None`: it is none.
+    /// Minimum size of a datum of this schema after repair and encoding, in bytes: a number takes at least
+    /// one, and a double or a short text may become null. `None` if it is not a datum of this schema.
     pub(crate) fn least_bytes(&self, datum: &[u8]) -> Option<usize> {
         let mut input = Input::new(datum);
         self.skip(self.schema, &mut input, MAX_DEPTH).ok()?;
@@ -95,7 +95,7 @@ impl Parsed {
         }
     }
 
-    /// Reads a value and leaves it out.
+    /// Skips a value.
     pub(super) fn skip(
         &self,
         schema: &'static Schema,
@@ -159,7 +159,7 @@ impl Parsed {
     }
 }
 
-/// A schema without what does not show in the bytes.
+/// A schema reduced to its encoding.
 pub(super) enum Kind {
     Null,
     Boolean,
@@ -200,7 +200,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What a time counts, where the schema says so.
+/// The unit of a time type.
 pub(super) fn unit(schema: &Schema) -> Option<&'static str> {
     Some(match schema {
         Schema::Date => "date",
