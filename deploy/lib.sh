@@ -1,4 +1,4 @@
-# What the scripts in this folder share. To be sourced; does nothing by itself.
+# Functions of the scripts in this folder. To be sourced.
 # shellcheck shell=bash
 
 deploy=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -10,14 +10,14 @@ fail() {
     exit 1
 }
 
-# A line that says what happens now, after so many seconds.
+# step TEXT: prints a line about the current step, with the elapsed seconds.
 step() {
     local bold='' plain=''
     if [[ -t 1 ]]; then bold=$'\e[1m' plain=$'\e[0m'; fi
     printf '%s[%3d s] %s%s\n' "$bold" "$SECONDS" "$*" "$plain"
 }
 
-# wait_until SECONDS WHAT LOG COMMAND…: asks COMMAND until it says yes; else fails with LOG's end.
+# wait_until SECONDS WHAT LOG COMMAND…: repeats COMMAND until it succeeds; after a timeout, fails with LOG's end.
 wait_until() {
     local seconds=$1 what=$2 log=$3 deadline
     shift 3
@@ -52,11 +52,11 @@ free_port() {
 # only_one NAME: fails if another such script runs on the same target folder.
 only_one() {
     mkdir -p "$target"
-    exec 8>"$target/$1.lock" # closed in what is started, so that nothing left over looks like another run
+    exec 8>"$target/$1.lock" # closed in children, so that a left-over process does not hold the lock
     flock --nonblock 8 || fail "another deploy/$1 runs in $target"
 }
 
-# ---- Processes: each in a session of its own, ended by its id, never by name.
+# ---- Processes: each in its own session, ended by its id, never by name.
 
 declare -A children=() # pid → name
 
@@ -69,7 +69,7 @@ spawn() {
     children[$spawned]=$name
 }
 
-# run COMMAND…: in the foreground, but a signal to this script does not wait for it.
+# run COMMAND…: runs it in the foreground; a signal to this script does not wait for it.
 run() {
     local status=0
     setsid "$@" </dev/null 8>&- &
@@ -80,7 +80,7 @@ run() {
     return "$status"
 }
 
-# finish PID: waits for a child's own end, gives its exit code.
+# finish PID: waits for a child to end, and returns its exit code.
 finish() {
     local status=0
     wait "$1" || status=$?
@@ -92,7 +92,7 @@ alive() {
     kill -0 "$1" 2>/dev/null
 }
 
-# stop_child PID LOG: asks a service to stop; anything but a clean end within 30 s is a failure.
+# stop_child PID LOG: stops a service; fails unless it ends with exit code 0 within 30 s.
 stop_child() {
     local name=${children[$1]} status=0
     kill -TERM "$1" 2>/dev/null || true
@@ -123,9 +123,9 @@ end_children() {
     done
 }
 
-# on_exit COMMAND LOGS: however this script ends, ends the children and runs the command.
+# on_exit COMMAND LOGS: when this script ends for any reason, ends the children and runs the command.
 on_exit() {
-    # shellcheck disable=SC2064 # the arguments as they are now
+    # shellcheck disable=SC2064 # expand the arguments now
     trap "leave $1 '$2'" EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
@@ -142,7 +142,7 @@ leave() {
     exit "$status"
 }
 
-# remove_postgres_in DIR: the clusters by local-postgres in its folders, small disks of tests, and DIR.
+# remove_postgres_in DIR: removes the clusters of local-postgres below DIR, small disks of tests, and DIR.
 remove_postgres_in() {
     local left
     for left in "$1"/*/; do
@@ -152,7 +152,7 @@ remove_postgres_in() {
     rm -rf "$1"
 }
 
-# ---- What must be on the machine.
+# ---- Required packages.
 
 missing=() # Debian packages
 
@@ -190,7 +190,7 @@ need_python() {
     need python3-venv python3 -c 'import ensurepip, venv'
 }
 
-# Installs what need found missing, where this may be done; else says what to install.
+# Installs the missing packages if it may; otherwise lists them and fails.
 install_missing() {
     ((${#missing[@]})) || return 0
     local as_root=()
@@ -216,7 +216,7 @@ install_missing() {
     fi
 }
 
-# Before a function of this file, makes it a program for spawn and run.
+# Prefix that makes a function of this file a command for spawn and run.
 # shellcheck disable=SC2016,SC2034
 in_lib=(bash -euo pipefail -c 'source "$0"; "$@"' "$deploy/lib.sh")
 
@@ -231,7 +231,7 @@ node_runs() {
     [[ $(node --version) =~ ^v(1[89]|[2-9][0-9])\. ]]
 }
 
-# What the test of the page drives the browser with, in target/page.
+# Installs the page test's npm packages in target/page.
 make_page_modules() {
     local page=$target/page
     cmp -s "$root/consumer/tests/page/package-lock.json" "$page/package-lock.json" && [[ -d $page/node_modules ]] && return
@@ -241,7 +241,7 @@ make_page_modules() {
     (cd "$page" && timeout 900 npm ci --ignore-scripts --no-audit --no-fund)
 }
 
-# The virtual environment of requirements.txt, in target/python.
+# Creates the virtual environment of requirements.txt in target/python.
 make_python() {
     local python=$target/python
     cmp -s "$deploy/requirements.txt" "$python/requirements.txt" && return
@@ -251,13 +251,13 @@ make_python() {
     cp "$deploy/requirements.txt" "$python/"
 }
 
-# fetched PID WHAT LOG: waits for a child that downloads something.
+# fetched PID WHAT LOG: waits for a download.
 fetched() {
     if alive "$1"; then step "Fetching $2"; fi
     finish "$1" || { show_end "$3" && fail "could not fetch $2"; }
 }
 
-# ---- Kafka: by Compose where a Docker engine answers, else by local-kafka.
+# ---- Kafka: by Compose if a Docker engine answers, otherwise by local-kafka.
 
 compose_runs() {
     has docker && timeout 10 docker info && docker compose version
@@ -271,13 +271,13 @@ choose_kafka() {
     case $KAFKA_BY in
     compose) compose=(docker compose --file "$deploy/compose.yaml" --project-name "taskrunning-$$") ;;
     java) ;;
-    *) fail "KAFKA_BY=$KAFKA_BY: compose or java" ;;
+    *) fail "KAFKA_BY=$KAFKA_BY: expected compose or java" ;;
     esac
 }
 
-# shellcheck disable=SC2034 # bootstrap_servers is for who sources this
-# start_kafka DIR [OPTION]…: a new, empty Kafka with the topics; its address is in $bootstrap_servers. The options are
-# those of local-kafka start.
+# shellcheck disable=SC2034 # bootstrap_servers is for the sourcing script
+# start_kafka DIR [OPTION]…: starts a new, empty Kafka with the topics; its address is in $bootstrap_servers. The options
+# are those of local-kafka start.
 start_kafka() {
     export KAFKA_DIR=$1
     shift

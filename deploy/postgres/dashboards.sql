@@ -1,13 +1,13 @@
--- What the dashboard of tasks reads (deploy/observe/grafana/dashboards/tasks.json): a schema of its own, made anew each time.
--- Run by the owner of the tables, who needs the right to create in the database, after each `consumer migrate`, once there is a role
--- taskrunning_grafana, which needs no other right. `DROP SCHEMA dashboards CASCADE` removes all of it, as before a migration that changes a column used here.
+-- Schema of the tasks dashboard (deploy/observe/grafana/dashboards/tasks.json); recreated by each run.
+-- Run it as the owner of the tables, who needs CREATE on the database, after each `consumer migrate`. The role taskrunning_grafana
+-- must exist; it needs no other right. `DROP SCHEMA dashboards CASCADE` removes the schema, for example before a migration that changes a column used here.
 BEGIN;
 DROP SCHEMA IF EXISTS dashboards CASCADE;
 CREATE SCHEMA dashboards;
 
--- The tasks that have not ended. is_running: as `consumer tasks --running`; the others' engine went away without reporting an end.
--- silent_seconds: how long ago the last report is, if the task is silent, as `consumer tasks --silent` has it by default: for 60 s
--- at least, and for five times the median of its last nine intervals.
+-- The tasks that have not ended. is_running: as in `consumer tasks --running`; the engines of the others ended without reporting it.
+-- silent_seconds: age of the last report if the task is silent by the default of `consumer tasks --silent`: at least 60 s, and at
+-- least five times the median of its last nine intervals.
 CREATE VIEW dashboards.open_tasks AS
     SELECT t.exec_id, t.job_id, t.engine_type, t.engine_instance, t.engine_user, t.status, t.progress, t.status <> 'Unknown' AS is_running,
            t.first_reported_at AS started_at, t.reported_at,
@@ -21,7 +21,7 @@ CREATE VIEW dashboards.open_tasks AS
            THEN extract(epoch FROM now() - t.reported_at)::double precision END AS silent_seconds
     FROM task t WHERE NOT t.is_final;
 
--- What open tasks held by their newest reports: one row an application of a task.
+-- Resources of open tasks in their newest reports: one row per task and application.
 CREATE VIEW dashboards.held_resources AS
     SELECT t.exec_id, t.engine_type, t.engine_user, r.application_id, r.queue, r.memory_bytes, r.cores, r.instances, r.reported_at
     FROM task t
@@ -30,8 +30,8 @@ CREATE VIEW dashboards.held_resources AS
     JOIN task_resource r ON r.task_id = t.task_id AND r.event_partition = newest.event_partition AND r.event_offset = newest.event_offset
     WHERE NOT t.is_final;
 
--- What was used between two times, with the arithmetic of `consumer usage` and its default gap of five minutes. A function, since
--- these times decide which rows are read at all; it reads the tables with their owner's rights.
+-- Usage between two times, computed as by `consumer usage` with its default gap of five minutes. A function, because the times
+-- determine the rows to read; it reads the tables with their owner's rights.
 CREATE FUNCTION dashboards.usage(since timestamptz, upto timestamptz)
     RETURNS TABLE (engine_user text, engine_type text, core_seconds double precision, memory_byte_seconds double precision,
                    instance_seconds double precision)

@@ -1,11 +1,11 @@
-"""A small PySpark job, the same on every run: stages that take a while, a shuffle that a second job
-reuses, a job that fails, and work that goes on after it. Takes about 25 seconds with --pace 1.
+"""A small deterministic PySpark job: slow stages, a shuffle that a second job reuses, a job that
+fails, and further work after it. Takes about 25 seconds with --pace 1.
 
-What each job group holds (tasks completed + failed + skipped):
+Job groups (tasks completed + failed + skipped):
   load    count   12                          rows made in Python and cached
   join    collect 12 + 6, then 6, 12 skipped  a shuffle; the second job skips the stage that made it
   check   count    3 + 1 failed               the last task raises, after the others have ended
-  report  count    8                          the application goes on after the failure
+  report  count    8                          the application continues after the failure
 """
 
 import argparse
@@ -19,14 +19,14 @@ import urllib.request
 arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 arguments.add_argument("--ui-port", type=int, default=0, help="port of the Spark UI on loopback; 0: a free one, printed")
 arguments.add_argument("--group-prefix", default="demo", help="job groups are PREFIX-load, …; '' sets no groups")
-arguments.add_argument("--pace", type=float, default=1.0, help="how long tasks take, as a factor")
-arguments.add_argument("--rest-out", metavar="FILE", help="where to write what Spark's REST API says of it, once all jobs ended")
-arguments.add_argument("--event-log", metavar="FOLDER", help="where to write the event log, for a History Server")
-arguments.add_argument("--linger", type=float, default=6.0, metavar="SECONDS", help="keep the UI up so long after the last job")
+arguments.add_argument("--pace", type=float, default=1.0, help="factor of the duration of tasks")
+arguments.add_argument("--rest-out", metavar="FILE", help="write the answers of Spark's REST API to this file once all jobs have ended")
+arguments.add_argument("--event-log", metavar="FOLDER", help="write the event log to this folder, for a History Server")
+arguments.add_argument("--linger", type=float, default=6.0, metavar="SECONDS", help="keep the UI up for this time after the last job")
 arguments.add_argument("--release", metavar="FILE", help="stop lingering as soon as this file exists")
 options = arguments.parse_args()
 
-os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # or the UI listens on every address
+os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # otherwise the UI listens on every address
 os.environ["PYSPARK_PYTHON"] = sys.executable
 
 from pyspark import SparkConf, SparkContext  # noqa: E402 (reads the environment)
@@ -39,7 +39,7 @@ def ask(url):
 
 
 def settled(api):
-    """The answers once they are final: the UI learns of a job's end a moment after the driver does."""
+    """Waits for the final answers: the UI learns of a job's end a moment after the driver."""
     deadline = time.monotonic() + 20
     while True:
         answers = {name: ask(f"{api}/{name}") for name in ("jobs", "stages", "allexecutors")}
@@ -56,7 +56,7 @@ def settled(api):
 
 
 def takes(seconds):
-    """Lets a partition take a while, one row after the other."""
+    """Slows a partition down, row by row."""
 
     def slowly(rows):
         rows = list(rows)
@@ -110,9 +110,9 @@ print(f"join: {sums.filter(lambda pair: pair[1] > 9_000).count()} large ones", f
 group(sc, "check", "Check amounts")
 try:
     sc.parallelize(range(400), 4).mapPartitionsWithIndex(fails_last).count()
-    sys.exit("check: was meant to fail")
+    sys.exit("check: the job did not fail")
 except Exception as error:  # py4j's error for a failed job
-    print(f"check: failed as meant: {type(error).__name__}", flush=True)
+    print(f"check: failed as expected: {type(error).__name__}", flush=True)
 
 group(sc, "report", "Write the report")
 print(f"report: {sc.parallelize(range(80), 8).mapPartitions(takes(0.9)).count()} lines", flush=True)
