@@ -1,7 +1,6 @@
-//! What the router could be at best: the same records from topic to topic in Kafka transactions, each
-//! with the offsets it consumed, and not a byte of them looked at. Takes the router's options and has
-//! its settings, but for what bounds the router's memory: it fetches as much at once as librdkafka does
-//! by itself. Ends when the source topic is copied.
+//! Upper bound of the router's speed: copies the same records from topic to topic in Kafka transactions with
+//! their consumed offsets, without parsing them. Has the router's options and settings, except for its memory
+//! limits: it fetches with librdkafka's defaults. Ends when the source topic is copied.
 #![expect(clippy::print_stdout, reason = "deploy/bench reads it")]
 
 use std::collections::BTreeMap;
@@ -18,7 +17,7 @@ use router::BACKLOG_INTERVAL;
 use service::producer::PolledProducer;
 use service::transaction::{DEFAULTS, FIXED};
 
-/// As `service::subscription` has them, without its limits on a fetch.
+/// The settings of `service::subscription`, without its limits on a fetch.
 const READING: &[(&str, &str)] = &[
     ("isolation.level", "read_committed"),
     ("enable.auto.commit", "false"),
@@ -64,7 +63,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many records are in a topic that no transaction wrote.
+/// Number of records in a topic that was written without transactions.
 fn records_of(consumer: &BaseConsumer<DefaultConsumerContext>, topic: &str) -> anyhow::Result<i64> {
     let metadata = consumer.fetch_metadata(Some(topic), WAIT)?;
     let topic_metadata = metadata.topics().first().context("no such topic")?;
@@ -87,7 +86,7 @@ fn copy_for_one_transaction(
     while records < most {
         let wait = deadline.saturating_duration_since(Instant::now());
         let Some(read) = consumer.poll(wait) else {
-            // Nothing, or no record but a rebalance.
+            // Nothing, or a rebalance.
             match Instant::now() < deadline {
                 true => continue,
                 false => break,

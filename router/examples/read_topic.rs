@@ -1,6 +1,5 @@
-//! What an audit could be at best: a topic read once, committed records only, and nothing done with
-//! them. Prints how many there are, the bytes of their values, and the first and the last of their
-//! timestamps in milliseconds.
+//! Upper bound of an audit's speed: reads a topic's committed records once and discards them. Prints their
+//! number, the bytes of their values, and the first and last timestamp in ms.
 #![expect(clippy::print_stdout, reason = "deploy/bench reads it")]
 
 use std::time::Duration;
@@ -27,7 +26,7 @@ const WAIT: Duration = Duration::from_secs(30);
 /// Reads a topic to its end
 #[derive(Parser)]
 struct Cli {
-    /// Which
+    /// Topic
     topic: String,
     #[command(flatten)]
     kafka: KafkaOptions,

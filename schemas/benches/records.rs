@@ -1,4 +1,5 @@
-//! What a record costs: `cargo bench -p schemas`. The sample is as large as simulated reports are.
+//! Cost of reading and writing a record: `cargo bench -p schemas`. The sample has the size of simulated
+//! reports.
 
 use std::hint::black_box;
 

@@ -1,5 +1,5 @@
-//! Kafka's own system test of this very job (kafkatest's `GroupModeTransactionsTest`) with the router
-//! in the place of its copier, and a group that never comes to rest.
+//! Kafka's system test of transactional copying (kafkatest's `GroupModeTransactionsTest`) with the router as
+//! the copier, and a group that rebalances constantly.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ async fn routers_killed_in_turn_copy_every_record_once_and_in_order_for_a_reader
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 9).await;
     let alongside = Alongside::start(&topics, &topics.events);
-    // As many records a transaction as there, so that a kill meets one that is open.
+    // The same number of records per transaction as there, so that a kill hits an open one.
     let start = |name: &str| {
         topics.start_static(
             name,
@@ -56,7 +56,7 @@ async fn routers_killed_in_turn_copy_every_record_once_and_in_order_for_a_reader
         (doubles(&source), doubles(&copied), doubles(&seen)),
         (0, 0, 0)
     );
-    // One key's records keep their partition, so that equal is also: in the same order.
+    // Records of a key keep their partition, so equality includes the order.
     assert!(copied == source, "the copy is not the source");
     assert!(seen == source, "the reader alongside saw something else");
     assert_eq!(topics.letters().len(), 0);
@@ -68,7 +68,7 @@ async fn a_group_in_constant_rebalance_routes_every_record_once() {
     let _alone = alone();
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 9).await;
-    // Transactions long enough that a rebalance meets an open one.
+    // Long transactions, so that a rebalance hits an open one.
     let more = [&SHORT[..], &["--commit-interval-ms", "200"]].concat();
     let mut started = 0;
     let mut start = || {
@@ -76,7 +76,7 @@ async fn a_group_in_constant_rebalance_routes_every_record_once() {
         topics.start_static(&format!("router-{started}"), &more)
     };
     let mut routers: VecDeque<Process> = (0..3).map(|_| start()).collect();
-    // Its partitions are shared out when it leaves, and not only when its session ends.
+    // Its partitions are reassigned when it leaves, not only when its session ends.
     let mut dynamic = None;
     let load = Load::start(&topics, 1_500);
     let alongside = Alongside::start(&topics, &topics.events);

@@ -1,4 +1,4 @@
-//! Topics that are compacted: routers do not write to them, and an audit takes nothing that is absent for proof.
+//! Compacted topics: routers do not write to them, and in an audit, absent records prove nothing.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ async fn an_event_whose_record_compaction_deleted_is_not_invented() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     alter(&topics, &topics.source, &COMPACT).await;
-    // The owners of the source may do so: it is said, and routed.
+    // The owners of the source topic may compact it: the router logs that and routes.
     let router = topics.start_static("router-1", &[]);
     topics.send_good(300);
     topics.until_routed(Duration::from_secs(120)).await;

@@ -1,4 +1,4 @@
-//! Programs are replaced one by one: engines that are newer than the router.
+//! Rolling upgrades: engines that are newer than the router.
 
 use std::process::Command;
 
@@ -21,8 +21,8 @@ async fn newer_engines_are_routed_by_a_router_that_has_their_schema_and_until_th
     let Some(python) = service("TEST_PYTHON") else {
         return;
     };
-    // Twenty reports of a newer engine: one of a status, one of a time that is null, and one of a
-    // number that this version has no room for.
+    // Twenty reports of a newer engine: one with a new status, one with a null time, and one with a number
+    // that is too large for this version.
     let newer: Vec<Json> = (0..20)
         .map(|i| {
             let mut json = newer::sample(&format!("newer-{i}"), i);
@@ -60,7 +60,7 @@ async fn newer_engines_are_routed_by_a_router_that_has_their_schema_and_until_th
     newer::write(folder.path());
     let schemas = ["--schemas", folder.path().to_str().unwrap()];
     mixed(10..20);
-    // What was set aside is sent again.
+    // The records that were set aside are sent again.
     topics.send(letters.iter().map(|letter| (None, letter.payload(), None)));
     let router = topics.start_with("router-1", &schemas);
     let (events, letters) = topics.outputs(20 + 30).await;
@@ -77,7 +77,7 @@ async fn newer_engines_are_routed_by_a_router_that_has_their_schema_and_until_th
         "{message}"
     );
     for event in &events {
-        // Written in the version that this router knows.
+        // Written in this router's version.
         let event = schemas::decode_event(event.payload()).unwrap();
         let (engine, number) = event.info.exec_id.split_once('-').unwrap();
         let number: i64 = number.parse().unwrap();
@@ -107,7 +107,7 @@ fn a_file_that_is_of_no_use_ends_the_router_at_its_start() {
     newer::field(&mut avsc, "sequence")["type"] = json!("string");
     std::fs::write(folder.path().join("v9.avsc"), avsc.to_string()).unwrap();
     let run = |schemas: &str| {
-        // Before Kafka is looked for.
+        // Before it connects to Kafka.
         let output = Command::new(env!("CARGO_BIN_EXE_router"))
             .args(["--bootstrap-servers", "127.0.0.1:1", "--schemas", schemas])
             .output()

@@ -1,4 +1,4 @@
-//! Exit codes are those of the table, whatever is wrong and wherever the output goes.
+//! Exit codes are the documented ones for every error and every destination of the output.
 
 use std::path::Path;
 
@@ -153,7 +153,7 @@ async fn a_closed_pipe_or_full_disk_changes_no_verdict_and_loses_no_summary() {
         to(&audit, Sink::Full, Sink::Full, 2, "");
     }
 
-    // Sent back to the topic that it came from; an account of that is in the log.
+    // Sent back to its source topic; the summary is in the log.
     let redrive =
         |more: &[&'static str]| [&["dead-letters", "redrive", "0:0"], &letters[..], more].concat();
     to(

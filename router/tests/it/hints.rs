@@ -1,4 +1,4 @@
-//! The commands that a router tells its operator are those that help.
+//! The commands in a router's errors solve the problem.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn output_topics_made_as_hinted_hold_what_the_source_holds() {
     assert_eq!(topics.audit().await, (20, 0));
     assert_eq!(router.stop().await.code(), Some(0));
 
-    // Of a topic that is only read, an empty one is no help.
+    // For a topic that is only read, an empty one does not help.
     topics.delete(&topics.events).await;
     let arguments = [
         "audit",

@@ -1,5 +1,5 @@
-//! What a record costs the router is in proportion to its bytes, whatever stands in it: one record must
-//! not keep a router from its group.
+//! The cost of routing a record is proportional to its size, for any content: one record must not make a
+//! router leave its group.
 
 use crate::adversarial::Shape;
 use crate::cost::Allowed;
@@ -8,13 +8,13 @@ use proptest::prelude::*;
 use router::{Outcome, route};
 use schemas::{Decoder, Framing, PlainSource};
 
-/// Of the smallest things a repaired record takes the most for a byte: decoded, repaired, written.
+/// Small items in a repaired record cost the most per byte: decoded, repaired, encoded.
 const PER_BYTE: Allowed = Allowed {
     bytes: 200,
     calls: 4,
 };
 
-/// Routes a value; gives the event's bytes, or the kind of the reject.
+/// Routes a value; returns the event's bytes, or the kind of the reject.
 fn routed(value: &[u8], max_event_bytes: usize) -> Result<usize, &'static str> {
     let source = PlainSource {
         topic: "t",
@@ -63,8 +63,8 @@ proptest! {
     }
 }
 
-/// Both of these records kept a router from its group: their names, all of those of n characters of which
-/// each is U+0000 or U+FFFD, become the same.
+/// Both records have made a router leave its group: their names, all combinations of n characters U+0000 and
+/// U+FFFD, become equal.
 #[test]
 fn names_that_all_become_the_same_cost_in_proportion_to_their_bytes() {
     let shape = Shape::of_colliding_keys();
@@ -77,7 +77,7 @@ fn names_that_all_become_the_same_cost_in_proportion_to_their_bytes() {
     }
 }
 
-/// What is too large is known before anything is set aside for what stands in it.
+/// A record that is too large is rejected before anything is allocated for its content.
 #[test]
 fn a_record_that_is_too_large_is_refused_before_it_is_read() {
     let value = value(&Shape::of_colliding_keys(), 40_000);

@@ -1,5 +1,4 @@
-//! Records that the router cannot use: when they become dead letters, when they are too many to be
-//! anything but a mistake, and what happens where their topic is not as it has to be.
+//! Unusable records: when they become dead letters, when they stop the router, and faults of their topic.
 
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use service::testing::{Process, kafka, service, unique};
 
 const JSON: &[u8] = b"{\"execId\": \"exec-1\"}";
 
-/// Good and bad records, as a function of their number tells.
+/// Good and bad records, chosen by a function of their number.
 fn records(count: i64, bad: impl Fn(i64) -> bool) -> Vec<(String, Vec<u8>)> {
     (0..count)
         .map(|i| {
@@ -24,8 +23,7 @@ fn send(topics: &Topics, records: &[(String, Vec<u8>)]) {
     topics.send(records.map(|(key, value)| (key.as_str(), value.clone())));
 }
 
-/// It ends with 78, having said where the first or any wrong record stands, why, and which option
-/// decides.
+/// Asserts that it ends with 78 and names the position of a wrong record, the reason and the option.
 async fn ends_for_too_many_rejects(router: &mut Process, topics: &Topics, option: &str) {
     let ended = router.ended().await;
     let log = router.log();
@@ -41,7 +39,7 @@ async fn a_backlog_of_wrong_records_stops_the_router_before_anything_of_it_is_co
     let Some(bootstrap) = kafka() else { return };
     let mut topics = Topics::make(&bootstrap, 2).await;
     send(&topics, &records(1_000, |_| true));
-    // Transactions shorter than the breaker's count: letters would slip out before it has counted.
+    // Transactions shorter than the breaker's limit, in which letters could be committed before it trips.
     for (name, more) in [("at-once", &[][..]), ("piecemeal", &["--max-records", "7"])] {
         let mut router = topics.start(name, more);
         ends_for_too_many_rejects(&mut router, &topics, "--max-rejects-in-a-row").await;
@@ -58,7 +56,7 @@ async fn a_backlog_of_wrong_records_stops_the_router_before_anything_of_it_is_co
     assert_eq!(router.stop().await.code(), Some(0));
     assert_eq!(topics.audit().await, (100, 0));
 
-    // Or they are meant to be letters.
+    // Or with a higher limit.
     topics.source = wrong;
     let router = topics.start(
         "allowed",
@@ -110,7 +108,7 @@ async fn more_wrong_records_than_right_ones_stop_the_router_though_never_many_in
     send(&topics, &records(3_000, |i| i % 5 < 3));
     let mut router = topics.start("router", &[]);
     ends_for_too_many_rejects(&mut router, &topics, "--max-rejects-per-1000").await;
-    // Whatever was committed before is whole, and the rest is still there to be read.
+    // Committed transactions are complete, and the rest is still unread.
     let router = topics.start("allowed", &["--max-rejects-per-1000", "0"]);
     topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(router.stop().await.code(), Some(0));
@@ -126,13 +124,13 @@ async fn a_few_wrong_records_among_many_become_dead_letters() {
     topics.until_routed(Duration::from_secs(120)).await;
     assert_eq!(topics.audit().await, (960, 40));
 
-    // A trickle that never makes up a run becomes letters without waiting for one.
+    // Rejects that arrive too slowly for a run become letters without waiting.
     for trickle in 1..=3 {
         send(&topics, &records(5, |_| true));
         topics.until_routed(Duration::from_secs(120)).await;
         assert_eq!(topics.letters().len(), 40 + trickle * 5);
     }
-    // Fewer in a row than the limit, and then good ones.
+    // Fewer in a row than the limit, then good ones.
     send(&topics, &records(120, |i| i < 80));
     topics.until_routed(Duration::from_secs(120)).await;
     router.assert_running();
@@ -140,7 +138,7 @@ async fn a_few_wrong_records_among_many_become_dead_letters() {
     assert_eq!(topics.audit().await, (1_000, 135));
 }
 
-/// What comes one by one is set aside until it is too many: the error counts the letters.
+/// Single rejects are set aside until they reach the limit: the error counts the letters.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_router_that_stops_tells_how_many_of_the_wrong_records_were_set_aside() {
     let Some(bootstrap) = kafka() else { return };
@@ -241,7 +239,7 @@ async fn without_the_right_to_write_dead_letters_the_router_stops_and_says_what_
         last.contains("Topic authorization failed") && last.contains("allow this user"),
         "{last}"
     );
-    // Which topic it is, only librdkafka says.
+    // Only librdkafka names the topic.
     let mut lines = log.lines();
     assert!(
         lines.any(|line| line.contains(&topics.letters) && line.contains("authorization failed")),

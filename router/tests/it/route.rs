@@ -1,4 +1,4 @@
-//! `route` is total, and its outcome follows from what is wrong with the record and nothing else.
+//! `route` is total, and its outcome depends only on the record's problems.
 
 use std::collections::BTreeSet;
 
@@ -124,7 +124,7 @@ fn progress_out_of_range_is_repaired_and_named() {
     for said in [0.0, f64::MIN_POSITIVE, 0.9524, 1.0] {
         assert_eq!(event(&with_progress(said)), (with_progress(said), vec![]));
     }
-    // Negative zero is zero, and nothing is wrong with it.
+    // Negative zero is zero, without a problem.
     let (info, adjustments) = event(&with_progress(-0.0));
     assert!(info.progress.unwrap().progress.is_sign_positive());
     assert_eq!(adjustments, []);
@@ -147,7 +147,7 @@ fn metrics_that_were_not_finite_are_named_with_what_they_were_and_a_null_is_not(
         ("i", text("inf"), Some("Infinity")),
         ("j", text("-inf"), Some("-Infinity")),
         ("k", text("-Infinity"), Some("-Infinity")),
-        // Named as it is stored.
+        // Named as stored.
         ("l\0", double(f64::NAN), Some("NaN")),
         ("m", text("information"), None),
         ("n", text("1e999"), None),
@@ -192,7 +192,7 @@ fn an_event_that_would_be_too_large_with_the_names_of_its_metrics_goes_without_t
     assert_eq!(unnamed.not_finite.len(), 0);
     assert_eq!(unnamed.adjustments, [Adjustment::MetricNotFinite]);
     assert_eq!(unnamed.info.metrics.unwrap().len(), 900);
-    // Of very many the first are named.
+    // Only the first of many are named.
     let many = with_metrics(1_500, 5).unwrap();
     assert_eq!(many.not_finite.len(), 1_000);
     assert!(many.not_finite.contains_key("metrics.00999"));
@@ -336,7 +336,7 @@ fn identifiers_are_neither_blank_nor_overlong() {
     }
 }
 
-/// U+FFFD takes three bytes where U+0000 takes one; whatever the router lets pass, each consumer takes.
+/// U+FFFD takes three bytes instead of one for U+0000; consumers accept every event of the router.
 #[test]
 fn identifiers_that_a_repair_makes_overlong_are_rejected() {
     let spoil: [fn(&mut TaskRunningInfo, String); 6] = [
@@ -363,8 +363,7 @@ fn identifiers_that_a_repair_makes_overlong_are_rejected() {
     }
 }
 
-/// A name that many become is told apart by U+FFFD as before, from the ninth on by numbers; the same
-/// record always gets the same names.
+/// Names that become equal get U+FFFD appended, from the ninth on with numbers; the result is deterministic.
 #[test]
 fn names_that_become_the_same_are_told_apart_and_none_is_lost() {
     let mut info = good();
@@ -423,7 +422,7 @@ fn all_problems_of_a_rejected_record_are_told() {
 #[test]
 fn lengths_that_lie_are_rejected_fast_and_without_their_memory() {
     let header = &schemas::encode_info(&good()).unwrap()[..10];
-    // i64::MAX, i64::MIN, -7 and an overlong one as zigzag varints, where execId's length stands.
+    // i64::MAX, i64::MIN, -7 and an overlong number as zigzag varints, as execId's length.
     for length in [
         &[0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01][..],
         &[0xFF; 10],
@@ -471,7 +470,7 @@ proptest! {
 
     #[test]
     fn repairs_are_made_whatever_else_is_in_the_record(mut info in strategies::info()) {
-        // Usable, so that every case is an event and most are repaired.
+        // Usable, so that every case becomes an event, most of them repaired.
         for text in [&mut info.exec_id, &mut info.job_id, &mut info.engine.instance, &mut info.engine.engine_type] {
             text.insert(0, 'x');
         }
@@ -485,7 +484,7 @@ proptest! {
         let (repaired, adjustments) = event(&info);
         prop_assert_eq!(repaired.problems(), vec![]);
         prop_assert_eq!(adjustments.is_empty(), info.problems().is_empty());
-        // Again changes nothing.
+        // A second repair changes nothing.
         prop_assert_eq!(event(&repaired), (repaired, vec![]));
     }
 }

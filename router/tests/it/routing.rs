@@ -10,7 +10,7 @@ async fn good_records_become_events_and_others_dead_letters_with_their_bytes_and
     let topics = Topics::make(bootstrap, 1, Settings::default()).await;
     let good = schemas::encode_info(&info("exec-1", 0)).unwrap();
     let blank = schemas::encode_info(&info(" ", 0)).unwrap();
-    // Years after the record: a producer that gives microseconds where milliseconds are meant.
+    // Years later: a producer that writes microseconds instead of milliseconds.
     let odd_time = 1_764_079_500_123_456;
     topics.send([
         (Some("exec-1"), Some(&good[..]), Some(odd_time)),
@@ -88,8 +88,8 @@ async fn good_records_become_events_and_others_dead_letters_with_their_bytes_and
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_too_large_for_its_topic_is_a_dead_letter_and_its_neighbours_are_events() {
     let Some(bootstrap) = kafka() else { return };
-    // The events topic takes less than the source topic, so that the source record fits and the
-    // event does not; the letter fits without compression only because its topic takes more.
+    // The events topic has a lower limit than the source topic, so the source record fits and the event does
+    // not; the uncompressed letter fits only because its topic has a higher limit.
     let topics = Topics::make(
         bootstrap,
         1,
@@ -163,7 +163,7 @@ async fn routers_that_come_and_go_route_each_record_once() {
     second.stop().await;
     third.stop().await;
 
-    // Once more after all have stopped: nothing came on top.
+    // Again after all have stopped: nothing was added.
     let after = read_all(&topics.bootstrap, &topics.events);
     assert_eq!(
         (events.len(), letters.len(), after.len()),

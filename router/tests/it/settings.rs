@@ -1,4 +1,4 @@
-//! What the router's options and variables may hold.
+//! Valid and invalid values of the router's options and variables.
 
 use std::path::Path;
 use std::process::Output;
@@ -168,7 +168,7 @@ async fn a_router_with_a_blank_instance_id_has_its_hosts_name_and_its_clients_to
     }
 }
 
-/// Offsets as large as there are.
+/// Maximum offsets.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_largest_offset_does_not_overflow() {
     let Some(bootstrap) = kafka() else { return };

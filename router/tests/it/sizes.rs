@@ -1,4 +1,4 @@
-//! Records that are too large for what comes after them, or that only look so.
+//! Records that are, or seem, too large for their outputs.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use schemas::{MetricValue, TaskRunningInfo};
 use service::limits::FRESH;
 use service::testing::{kafka, read_all, set_max_bytes};
 
-/// Kafka's default for `max.message.bytes`, and room for records of the sizes used here.
+/// Kafka's default of `max.message.bytes`, and a limit for the records used here.
 const MIB_8: (&str, &str) = ("max.message.bytes", "8388608");
 const OMITTED: &str = "taskrunning.original.value.omitted.bytes";
 
-/// A record whose key and value have exactly so many bytes; text that repeats, or does not.
+/// A record whose key and value have exactly this size; the text is compressible or not.
 fn sized(exec_id: &str, bytes: usize, repeats: bool) -> Vec<u8> {
     let encode = |text: &str| {
         let mut info: TaskRunningInfo = info(exec_id, 0);
         info.metrics = Some([("text".to_owned(), MetricValue::String(text.to_owned()))].into());
         schemas::encode_info(&info).unwrap()
     };
-    // Letters that no compression makes much smaller: a linear congruential sequence.
+    // Incompressible letters: a linear congruential sequence.
     let mut state = 12_345_u64;
     let text: String = (0..bytes)
         .map(|_| {
@@ -59,7 +59,7 @@ fn reason(headers: &BTreeMap<String, String>) -> &str {
     &headers["__connect.errors.exception.class.name"]
 }
 
-/// Where a letter says that its record stood.
+/// The source position in a letter.
 fn stood(topics: &Topics, letter: &OwnedMessage) -> OwnedMessage {
     let headers = headers(letter);
     assert_eq!(headers["__connect.errors.topic"], topics.source);
@@ -78,8 +78,8 @@ fn stood(topics: &Topics, letter: &OwnedMessage) -> OwnedMessage {
 async fn a_record_whose_event_is_too_large_is_one_letter_and_its_two_hundred_neighbours_are_events()
 {
     let Some(bootstrap) = kafka() else { return };
-    // With a topic of dead letters that takes the record and its headers, and with one of Kafka's
-    // default size, which does not.
+    // With a dead letter topic for the record and its headers, and with one of Kafka's default size, which is
+    // too small.
     for (settings, whole) in [(&[MIB_8][..], true), (&[][..], false)] {
         let settings = Settings {
             letters: settings,
@@ -94,7 +94,7 @@ async fn a_record_whose_event_is_too_large_is_one_letter_and_its_two_hundred_nei
         let router = topics.start("router-1");
         topics.outputs(201).await;
         router.stop().await;
-        // A start after it reads on behind the record.
+        // The next start continues behind the record.
         send(&topics, &[], &[small(200)]);
         let router = topics.start("router-1");
         let (events, letters) = topics.outputs(202).await;
@@ -117,7 +117,7 @@ async fn a_record_whose_event_is_too_large_is_one_letter_and_its_two_hundred_nei
     }
 }
 
-/// The rule: what counts is a record's size before compression, on every topic.
+/// The rule: a record's size before compression counts, on every topic.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_only_compression_makes_small_is_judged_by_its_size_without_it() {
     let Some(bootstrap) = kafka() else { return };
@@ -157,7 +157,7 @@ async fn a_record_that_only_compression_makes_small_is_judged_by_its_size_withou
             assert_eq!(reason(&headers), "EventTooLarge");
             let message = &headers["__connect.errors.exception.message"];
             assert!(message.contains("uncompressed"), "{message}");
-            // The letter would be as large, so it goes without the body.
+            // The letter would be as large, so it omits the body.
             assert_eq!(letter.key(), Some(record.0.as_bytes()));
             assert_eq!(letter.payload(), None);
             assert_eq!(headers[OMITTED], record.1.len().to_string());
@@ -166,11 +166,11 @@ async fn a_record_that_only_compression_makes_small_is_judged_by_its_size_withou
     }
 }
 
-/// Records that each fit are sent in batches that fit, whatever the topic's limit.
+/// Records that fit are sent in batches that fit, for any limit of the topic.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_small_records_pass_a_topic_that_takes_less_than_a_batch_of_them() {
     let Some(bootstrap) = kafka() else { return };
-    // Less than the other topic, whose letters are sent by the same producer.
+    // Lower than that of the other topic, for which the same producer sends letters.
     let settings = Settings {
         events: &[("max.message.bytes", "30000")],
         ..Settings::default()
@@ -178,7 +178,7 @@ async fn many_small_records_pass_a_topic_that_takes_less_than_a_batch_of_them() 
     let topics = Topics::make(bootstrap, 1, settings).await;
     let records: Vec<_> = (0..200)
         .map(|i| {
-            // Of every other one the event is too large.
+            // The event of every second one is too large.
             let bytes = if i % 2 == 0 { 20_000 } else { 29_900 };
             let exec_id = format!("incompressible-{i}");
             let value = sized(&exec_id, bytes, false);
@@ -192,7 +192,7 @@ async fn many_small_records_pass_a_topic_that_takes_less_than_a_batch_of_them() 
     assert_eq!((events.len(), letters.len()), (100, 100));
 }
 
-/// Nothing that is under way fails for ever: what no longer fits is set aside, once.
+/// Records in flight do not fail permanently: those that no longer fit are set aside, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_lowered_under_a_router_sets_aside_what_no_longer_fits_and_the_others_go_on() {
     let Some(bootstrap) = kafka() else { return };
@@ -221,7 +221,7 @@ async fn a_limit_lowered_under_a_router_sets_aside_what_no_longer_fits_and_the_o
     assert!(message.contains("takes 19872"), "{message}");
     assert_eq!(letters[0].payload(), Some(&large.1[..]));
 
-    // So is a letter that its topic no longer takes whole.
+    // So is a letter that no longer fits into its topic.
     set_max_bytes(&topics.bootstrap, &topics.letters, 25_000).await;
     send(&topics, &[], &[large.clone(), small(20)]);
     let (events, letters) = topics.outputs(23).await;
@@ -247,10 +247,10 @@ async fn a_limit_raised_under_a_router_makes_events_of_what_fits_now() {
     assert_eq!((events.len(), letters.len()), (1, 1));
     assert_eq!(letters[0].payload(), None);
 
-    // More than the router's client was made for at first.
+    // More than the initial limit of the router's client.
     set_max_bytes(&topics.bootstrap, &topics.events, 4_000_000).await;
     set_max_bytes(&topics.bootstrap, &topics.letters, 8_000_000).await;
-    // The last reading is younger than some seconds: what comes meanwhile may still be set aside.
+    // The last limit was read within seconds: records may still be set aside meanwhile.
     tokio::time::sleep(FRESH).await;
     let too_large = of_bytes("too-large", 5_000_000);
     set_max_bytes(&topics.bootstrap, &topics.source, 8_388_608).await;

@@ -1,4 +1,4 @@
-//! A router, and each of its commands, ends within 10 s of a signal, whatever it waits for.
+//! A router, and each of its commands, ends within 10 s of a signal, during any wait.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -93,7 +93,7 @@ async fn a_broker_that_falls_silent_keeps_no_router_from_ending() {
     for signal in SIGNALS {
         proxy.open();
         let topics = Topics::make(bootstrap.clone(), 2, Settings::default()).await;
-        // So many that transactions follow one another until it is stopped.
+        // Enough for transactions until it is stopped.
         topics.send((0..100_000).map(|_| (Some("exec-1"), Some(&bytes[..]), None)));
         let mut arguments = topics.arguments();
         arguments[1] = proxy.address();
@@ -110,7 +110,7 @@ async fn a_broker_that_falls_silent_keeps_no_router_from_ending() {
     }
 }
 
-/// The threads of librdkafka wait by the wall clock: it would stand still for the hour.
+/// librdkafka's threads use the wall clock, so the router would wait for the hour.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_set_back_by_an_hour_ends_a_router_to_be_started_again() {
     let Some(bootstrap) = kafka() else { return };
@@ -179,7 +179,7 @@ async fn a_clock_that_is_set_back_by_an_hour_ends_an_audit_that_could_not_tell()
     assert!(log.contains(told), "{log}");
 }
 
-/// What a program is started with so that its wall clock can be set by a file.
+/// Environment in which a file sets a program's wall clock.
 fn own_clock<'a>(library: &'a str, clock: &'a Path) -> [(&'a str, &'a str); 4] {
     std::fs::write(clock, "+0").unwrap();
     [

@@ -1,4 +1,4 @@
-//! Topics that are deleted and created again under a router, or while none runs: recognised by their ids.
+//! Topics that are deleted and created again, with and without a running router, are recognised by their ids.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn id_of(topics: &Topics, topic: &str) -> TopicId {
     }
 }
 
-/// Deletes a topic and creates one of the same name; the ids of the two.
+/// Deletes a topic and creates one of the same name; returns both ids.
 async fn replace(topics: &Topics, topic: &str, partitions: i32) -> [TopicId; 2] {
     let before = id_of(topics, topic).await;
     topics.delete(topic).await;
@@ -27,7 +27,7 @@ async fn replace(topics: &Topics, topic: &str, partitions: i32) -> [TopicId; 2] 
     [before, id_of(topics, topic).await]
 }
 
-/// That the router ends with 78, and names the topic and both ids.
+/// Asserts that the router ends with 78, and names the topic and both ids.
 async fn ends_by(router: &mut Process, topic: &str, ids: [TopicId; 2]) {
     let ended = router.ended().await;
     let log = router.log();
@@ -38,7 +38,7 @@ async fn ends_by(router: &mut Process, topic: &str, ids: [TopicId; 2]) {
     }
 }
 
-/// A router that has routed so many records of a topic.
+/// A router that has routed this number of records of a topic.
 async fn routed(topics: &Topics, count: i64) -> Process {
     let router = topics.start("router", &[]);
     topics.send_good(count);
@@ -46,7 +46,7 @@ async fn routed(topics: &Topics, count: i64) -> Process {
     router
 }
 
-/// The id that each event names as its source topic's.
+/// The source topic's id in each event.
 fn source_ids(topics: &Topics) -> Vec<Option<TopicId>> {
     let events = read_all(&topics.bootstrap, &topics.events);
     let ids = events.iter().map(|event| {
@@ -56,8 +56,8 @@ fn source_ids(topics: &Topics) -> Vec<Option<TopicId>> {
     ids.collect()
 }
 
-/// Stops a router, replaces its source topic by one with more records in each of `partitions`, lets the router go on:
-/// it ends, without an event of the new topic, and without an offset of either.
+/// Suspends a router, replaces its source topic by one with more records in each of `partitions`, and resumes
+/// the router: it ends, without an event of the new topic, and without an offset of either.
 async fn replaced_behind_its_back(before: i32, after: i32) {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, before).await;
@@ -99,13 +99,13 @@ async fn a_source_topic_whose_log_begins_at_the_routers_position_is_not_taken_fo
     assert_eq!(topics.committed().unwrap(), [].into());
 }
 
-/// As fast as a script does it, with the router at work.
+/// As fast as by a script, while the router works.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_topic_replaced_under_a_running_router_ends_it_before_a_record_of_the_new_one_is_routed()
  {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
-    // Metadata that is refreshed often makes librdkafka go on in the new topic as soon as it can.
+    // With frequent metadata refreshes, librdkafka continues in the new topic as soon as possible.
     let more = ["-X", "topic.metadata.refresh.interval.ms=50"];
     let mut router = topics.start("router", &more);
     topics.send_good(100);
@@ -125,7 +125,7 @@ async fn an_events_topic_replaced_under_a_router_that_has_nothing_to_do_ends_it(
     let ids = replace(&topics, &topics.events, 1).await;
     ends_by(&mut router, &topics.events, ids).await;
 
-    // Started again it goes on into the new one.
+    // After a restart, it writes to the new one.
     topics.send_good(20);
     let router = topics.start("again", &[]);
     topics.until_routed(LONG).await;
@@ -176,7 +176,7 @@ async fn an_offset_that_was_committed_of_another_topic_is_refused_and_one_that_n
     );
     assert_eq!(source_ids(&topics), []);
 
-    // As a router of an older version, or Kafka's tool, commits it.
+    // As committed by an older router or Kafka's tool.
     until("the group is empty", LONG, async || {
         let done = std::panic::catch_unwind(|| commit(&topics, 10, ""));
         done.ok()

@@ -1,4 +1,4 @@
-//! What a router says while it waits, or is slowed down: one line when it begins, one when it is over.
+//! A router's log while it waits or is throttled: one line when it begins, one when it is over.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ async fn until_logged(router: &Process, words: &str) {
     .await;
 }
 
-/// A producer with an open transaction, as of a router that stands still.
+/// A producer with an open transaction, like that of a suspended router.
 fn open_transaction(topics: &Topics) -> BaseProducer {
     let producer: BaseProducer = client(&topics.bootstrap)
         .set("transactional.id", unique("another"))
@@ -199,7 +199,7 @@ async fn a_quota_that_slows_a_router_down_is_named_with_its_broker_and_so_is_its
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_broker_that_is_away_is_one_line_of_each_kind_and_one_when_it_is_over() {
-    /// Lines that were left out, which are at level debug.
+    /// Suppressed lines, at level debug.
     const LEFT_OUT: usize = 12;
     let Some(tool) = service("TEST_KAFKA_TOOL") else {
         return;

@@ -1,4 +1,4 @@
-//! The Rust types and the `.avsc` files say the same, and another Avro implementation agrees.
+//! The Rust types match the `.avsc` files, and another Avro implementation agrees.
 
 use std::collections::BTreeSet;
 
@@ -62,11 +62,11 @@ fn fingerprints_are_those_of_other_implementations() {
     assert_eq!(EVENT_VERSIONS.last().unwrap().fingerprint, JAVA_EVENT);
 }
 
-/// A schema that is changed without becoming a new version is found here.
+/// Fails if a schema changes without a new version.
 #[test]
 fn each_released_version_still_has_its_fingerprint() {
     for version in INFO_VERSIONS.iter().chain(EVENT_VERSIONS) {
-        // Without logical types apache-avro's canonical form is the specification's.
+        // Without logical types, apache-avro's canonical form follows the specification.
         let plain = version.avsc.replace(
             r#"{"type": "long", "logicalType": "timestamp-micros"}"#,
             r#""long""#,
@@ -111,7 +111,7 @@ fn the_event_holds_the_very_info_that_engines_send() {
     );
 }
 
-/// Serde's own names of a fully filled value are the schema's field names, in the schema's order.
+/// Serde's field names of a complete value are those of the schema, in the same order.
 #[test]
 fn every_field_of_the_schemas_is_a_field_of_the_types_and_none_is_missing() {
     let schema = newest(EVENT_VERSIONS);
@@ -234,7 +234,7 @@ fn what_is_no_record_is_told_apart() {
     let mut unknown = good.clone();
     unknown[2] ^= 1;
     assert_eq!(error(&unknown).kind(), "UnknownSchema");
-    // An event is no info, although both are ours.
+    // An event is not an info.
     let event = encode_event(&strategies::sample_event()).unwrap();
     assert_eq!(error(&event).kind(), "UnknownSchema");
 }
@@ -322,7 +322,7 @@ fn an_identifier_without_a_visible_character_is_blank() {
             let faults: Vec<_> = problems.iter().map(|it| (&*it.field, it.fault)).collect();
             assert_eq!(faults, [(name, Fault::BlankIdentifier)], "{text:?}");
             assert!(schemas::plain_info(&encode_info(&event.info).unwrap()).is_none());
-            // Older routers let those pass that are not all whitespace: their events stay readable.
+            // Older routers accepted identifiers that are not all whitespace: their events stay readable.
             let was_good = !text.trim().is_empty();
             assert_eq!(event.problems().is_empty(), was_good, "{text:?}");
             let plain = schemas::plain_event(&encode_event(&event).unwrap()).is_some();
@@ -369,7 +369,7 @@ proptest! {
         let _ = decode_info(Some(&bytes));
     }
 
-    /// A changed byte gives another record or an error, never a panic and never a huge allocation.
+    /// A changed byte results in another record or an error, never in a panic or a huge allocation.
     #[test]
     fn a_flipped_byte_is_survived(event in strategies::event(), at in any::<prop::sample::Index>(), with in 1..=255_u8) {
         let mut bytes = encode_event(&event).unwrap();
@@ -379,7 +379,7 @@ proptest! {
     }
 }
 
-/// What Rust writes, Python's fastavro reads to the same values, and the reverse.
+/// Python's fastavro reads the same values from Rust's bytes, and the reverse.
 #[test]
 fn fastavro_reads_what_rust_writes_and_the_reverse() {
     let Ok(python) = std::env::var("TEST_PYTHON") else {

@@ -1,4 +1,4 @@
-//! What newer versions write is read by this one, once it has their schemas.
+//! This version reads records of newer versions, given their schemas.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use schemas::{
 };
 use serde_json::{Value as Json, json};
 
-/// A decoder that has learned the newer version, and the fingerprints of its info and event.
+/// A decoder with the newer version, and the fingerprints of its info and event.
 fn decoder() -> (Decoder, u64, u64) {
     let folder = tempfile::tempdir().unwrap();
     newer::write(folder.path());
@@ -25,7 +25,7 @@ fn decoder() -> (Decoder, u64, u64) {
     (decoder, info, event)
 }
 
-/// The sample as the newer version would have it, as JSON with times in microseconds.
+/// The sample in the newer version, as JSON with times in microseconds.
 fn sample() -> Json {
     let info = strategies::sample_event().info;
     let mut json = serde_json::to_value(&info).unwrap();
@@ -56,7 +56,7 @@ fn a_newer_record_is_read_as_the_current_one() {
     let mut paused = sample();
     paused["status"] = json!("Paused");
     assert_eq!(read(paused).unwrap().status, TaskStatus::Unknown);
-    // Behind the new symbol: the number on the wire is not the current one.
+    // Behind the new symbol, so that its encoded number differs.
     let mut succeeded = sample();
     succeeded["status"] = json!("Succeed");
     assert_eq!(read(succeeded).unwrap().status, TaskStatus::Succeed);
@@ -134,14 +134,14 @@ fn a_metric_of_a_type_that_is_not_known_here_is_refused_and_others_are_read() {
     );
 }
 
-/// Routers are replaced one by one, and topics hold what the old ones wrote.
+/// During a rolling upgrade, topics contain records of old routers.
 #[test]
 fn an_event_of_each_older_version_is_read_in_place_and_the_long_way_without_what_it_has_not() {
     let (_, older) = schemas::EVENT_VERSIONS.split_last().unwrap();
     for (i, version) in older.iter().enumerate() {
         let avsc: Json = serde_json::from_str(version.avsc).unwrap();
         let mut expected = strategies::sample_event();
-        // Older routers left texts that name a number.
+        // Older routers did not repair texts that name NaN or an infinity.
         let text = MetricValue::String("nan".into());
         let metrics = expected.info.metrics.as_mut().unwrap();
         metrics.insert("text".into(), text);
@@ -166,7 +166,7 @@ fn an_event_of_each_older_version_is_read_in_place_and_the_long_way_without_what
             assert_eq!(event.source.offset, expected.source.offset);
             assert!(event.not_finite.is_empty());
             assert_eq!(event.info.exec_id, expected.info.exec_id);
-            // It stays what it is.
+            // It is unchanged.
             let again = event.single_object();
             assert_eq!(decoder.event(Some(&again)).unwrap(), expected);
         }
@@ -198,7 +198,7 @@ fn without_its_schema_a_newer_record_is_of_an_unknown_schema_and_current_ones_ar
     };
     assert_eq!(schemas::decode_info(Some(&bytes)).unwrap_err(), unknown);
     assert_eq!(Decoder::default().info(Some(&bytes)).unwrap_err(), unknown);
-    // An info is no event, whatever was learned.
+    // An info is not an event with any schemas.
     let no_event = decoder.event(Some(&bytes)).unwrap_err();
     assert_eq!(no_event.kind(), "UnknownSchema");
 
@@ -212,7 +212,7 @@ fn without_its_schema_a_newer_record_is_of_an_unknown_schema_and_current_ones_ar
 #[test]
 fn a_newer_record_that_is_cut_off_anywhere_is_refused_and_so_is_one_with_bytes_left() {
     let (decoder, fingerprint, _) = decoder();
-    // Without metrics the last byte is a null that a careless reader makes up at the end.
+    // Without metrics, the last byte is a null, which a careless reader assumes at the end.
     let mut json = sample();
     json["metrics"] = Json::Null;
     let mut bytes = encoding::encode(&newer::info(), fingerprint, avro(json));
@@ -269,7 +269,7 @@ fn a_type_that_holds_itself_is_left_out_down_to_a_depth() {
     assert!(error.contains("nested more than 64 deep"), "{error}");
 }
 
-/// A decoder that has learned one schema of TaskRunningInfo, or why not.
+/// A decoder with one schema of TaskRunningInfo, or the error.
 fn decoder_of(avsc: &Json) -> Result<(Decoder, u64), String> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("one.avsc"), avsc.to_string()).unwrap();
@@ -396,7 +396,7 @@ fn what_is_no_schema_is_named_and_what_is_not_ours_is_passed_over() {
     assert!(error.starts_with("/absent: No such file"), "{error}");
 }
 
-/// Fingerprints, and records with every change in them, are another implementation's.
+/// Fingerprints and records of another implementation, with every kind of change.
 #[test]
 fn fastavro_comes_to_the_same_fingerprints_and_what_it_writes_is_read() {
     let Ok(python) = std::env::var("TEST_PYTHON") else {

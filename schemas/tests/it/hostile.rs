@@ -1,5 +1,5 @@
-//! Bytes that claim more than they are: each is refused, for its own reason, in no time and in next
-//! to no memory; by the current version's reader, and by that of a version that was given as a file.
+//! Bytes with false claims: each is refused with its own reason, in little time and memory, by the reader of
+//! the current version and by that of a version from a file.
 
 mod ways;
 
@@ -47,7 +47,7 @@ fn the_body_of_another_schema_under_a_right_header_is_refused() {
     let ways = ways();
     for (i, way) in ways.iter().enumerate() {
         for other in ways.iter().skip(i + 1).chain(&ways[..i]) {
-            // A newer info differs from an info late, so that this is read far into the record.
+            // A newer info differs late from an info, so the reader gets far into the record.
             let body = &other.encode(other.sample.clone())[10..];
             way.refuse(Some(&[&way.header[..], body].concat()), " at byte ");
         }
@@ -109,7 +109,7 @@ fn numbers_that_are_cut_off_or_too_long_are_refused() {
         way.refuse(Some(&wide), "at byte 0: a number of more than 64 bits");
         let cut = [&way.header[..], &[0xFF; 3]].concat();
         way.refuse(Some(&cut), "at byte 0: cut off: a number");
-        // An int that is none.
+        // An invalid int.
         let job = [&number(0)[..], &number(1 << 40), &[0, 0, 0, 0, 0, 0]].concat();
         let value = [way.up_to_block(true), number(1), job].concat();
         let reason = if way.name.starts_with("newer") {
@@ -129,7 +129,7 @@ fn branches_symbols_and_truth_values_that_do_not_exist_are_refused() {
             (number(17), "branch 17 of "),
             (number(-1), "branch -1 of "),
             (
-                // Boolean stands behind the type that the newer version added.
+                // Boolean comes after the type that the newer version added.
                 [
                     number(if way.name.starts_with("newer") { 2 } else { 1 }),
                     vec![7],
@@ -173,7 +173,7 @@ fn values_that_are_no_record_at_all_are_refused_each_for_its_reason() {
     }
 }
 
-/// What a newer version adds is left out without a walk over items that are not there.
+/// Skipping a newer version's fields does not iterate over claimed items that do not exist.
 #[test]
 fn items_that_take_no_bytes_take_no_time_either() {
     for way in &ways()[2..] {
@@ -183,7 +183,7 @@ fn items_that_take_no_bytes_take_no_time_either() {
             info[part] = Json::Null;
         }
         let mut begun = way.encode(json.clone());
-        // The four added fields, and the three parts behind them.
+        // The four added fields, followed by the three parts.
         begun.truncate(begun.len() - 7);
         let read = |added: &[&[u8]]| {
             let value = [&begun[..], &added.concat(), &[0, 0, 0]].concat();
@@ -193,7 +193,7 @@ fn items_that_take_no_bytes_take_no_time_either() {
                 assert!(bytes < 1 << 20, "{bytes} bytes");
                 (begun.elapsed(), read)
             });
-            // The least, since the machine may turn to something else for a while.
+            // The minimum, because the machine may be busy.
             let least = tries.iter().map(|(took, _)| *took).min();
             assert!(least < Some(Duration::from_millis(100)), "{least:?}");
             let [(_, read), ..] = tries;
@@ -212,7 +212,7 @@ fn items_that_take_no_bytes_take_no_time_either() {
     }
 }
 
-/// A record is at most a few MiB: what is read of it, and what is said of it, is bounded by that.
+/// A record has at most a few MiB, which bounds its decoded size and its error message.
 #[test]
 fn a_mebibyte_of_the_smallest_things_is_read_in_bounded_memory() {
     const MEBIBYTE: usize = 1 << 20;
@@ -233,7 +233,7 @@ fn a_mebibyte_of_the_smallest_things_is_read_in_bounded_memory() {
         });
         assert!(problems > 0 && bytes < 64 << 20, "{}: {bytes}", way.name);
 
-        // Each metric's name is another one.
+        // Each metric has another name.
         let mut metrics = way.up_to_block(false);
         let count = MEBIBYTE / 5;
         metrics.extend(number(count as i64));

@@ -1,4 +1,4 @@
-//! The integration tests, a module for each subject. They share one binary: linking is slow.
+//! Integration tests, one module per subject. One binary, because linking is slow.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may end the test")]
 
 mod adversarial;

@@ -1,4 +1,4 @@
-//! Reading in place gives what apache-avro gives, and takes nothing that has a problem.
+//! Zero-copy reading gives apache-avro's result, and rejects records with problems.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -91,7 +91,7 @@ fn owned_event(event: &PlainEvent<'_>) -> TaskRunningInfoEvent {
     }
 }
 
-/// Without most of its problems, of which an arbitrary record is full.
+/// Removes most problems of an arbitrary record.
 fn mended(mut event: TaskRunningInfoEvent) -> TaskRunningInfoEvent {
     let mut info = event.info;
     let engine = &mut info.engine;
@@ -319,7 +319,7 @@ fn what_counts_as_blank_overlong_or_out_of_range_is_the_same_either_way() {
         });
         assert_eq!(is_plain(&info), plain);
     }
-    // In an event only what routers of every version repair is a problem.
+    // In an event, only faults that routers of every version repair are problems.
     for (text, in_info, in_event) in [
         ("NaN", false, false),
         ("Infinity", false, false),

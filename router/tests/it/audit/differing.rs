@@ -1,4 +1,4 @@
-//! Events that differ from what the router makes are found, and why they do is told.
+//! The audit finds events that differ from the router's result, and names the reason.
 
 use std::collections::BTreeMap;
 
@@ -110,7 +110,7 @@ async fn whichever_field_of_an_event_is_altered_is_named() {
             metric(e, "flag", MetricValue::Double(f64::NAN))
         }),
     ];
-    // Each in an event of its own, as far as events go round.
+    // Each in a separate event, while there are enough.
     for changes in changes.chunks(19) {
         let mut forged = events.clone();
         let mut expected = BTreeMap::new();
@@ -147,7 +147,7 @@ async fn whichever_field_of_an_event_is_altered_is_named() {
         audited.found(&[("differing", 1)])[0]["fields"],
         json!(["key"])
     );
-    // The place is what an event is found by.
+    // The source position identifies an event.
     let lost = altered(|copied| copied.forge(|e| e.source.topic.push('x'))).await;
     lost.found(&[("lost", 1)]);
     assert_eq!(lost.total("foreign"), 1);
@@ -155,7 +155,7 @@ async fn whichever_field_of_an_event_is_altered_is_named() {
     moved.found(&[("lost", 1), ("invented", 1)]);
     let moved = altered(|copied| copied.forge(|e| e.source.offset = -1)).await;
     moved.found(&[("lost", 1), ("invented", 1)]);
-    // The time of routing is the router's own.
+    // `routedAt` is not compared.
     altered(|copied| copied.forge(|e| e.routed_at += 1))
         .await
         .found(&[]);
@@ -195,7 +195,7 @@ async fn what_other_rules_made_is_told_apart_from_corruption() {
     let nan = repaired(Adjustment::ProgressNotANumber);
     let negative = repaired(Adjustment::NegativeCount);
 
-    // Repaired today, carried over as it was then.
+    // Repaired by today's rules, unchanged by earlier ones.
     let mut forged = events.clone();
     forged[nan].forge(|event| {
         event.adjustments.clear();
@@ -206,7 +206,7 @@ async fn what_other_rules_made_is_told_apart_from_corruption() {
     let fields = json!(["adjustments", "notFinite", "info.progress.progress"]);
     assert_eq!(audited.found(&[("other_rules", 1)])[0]["fields"], fields);
 
-    // Not so where another field differs too, or where the repair is not named.
+    // But not if another field differs, too, or the repair is not named.
     forged[nan].forge(|event| event.info.sequence += 1);
     audit_forged(&topics, &forged, None)
         .await
@@ -222,7 +222,7 @@ async fn what_other_rules_made_is_told_apart_from_corruption() {
         .await
         .found(&[("differing", 1)]);
 
-    // A letter where there would be an event today.
+    // A letter for a record that is an event by today's rules.
     let mut forged = (events.clone(), letters.clone());
     let source = forged.0.remove(nan).event().source;
     let mut letter = letters[0].clone();
@@ -246,7 +246,7 @@ async fn what_other_rules_made_is_told_apart_from_corruption() {
     let why = &audited.found(&[("other_rules", 1)])[0]["why"];
     assert_eq!(why, "an event today; set aside as ProgressNotANumber");
 
-    // An event where there would be a letter today: as its record, or not.
+    // An event for a record that is a letter by today's rules: equal to its record, or not.
     let sources = read_all(&bootstrap, &topics.source);
     let blank = letters
         .iter()
@@ -265,7 +265,7 @@ async fn what_other_rules_made_is_told_apart_from_corruption() {
         event.source.timestamp = rdkafka::Message::timestamp(record).to_millis().unwrap();
         event.info = schemas::decode_info(letter.value.as_deref()).unwrap();
     });
-    // Where no event of its partition stands, so that it is out of no order.
+    // In a partition without events of its source partition, so that it is not out of order.
     accepted.partition = 1 - rdkafka::Message::partition(record);
     let mut forged = vec![accepted.clone()];
     forged.extend(events.iter().cloned());

@@ -1,4 +1,4 @@
-//! What routers made is equal to what the audit makes of the source topic.
+//! The outputs of routers equal the results of the audit.
 
 use std::process::Command;
 use std::time::Duration;
@@ -37,7 +37,7 @@ async fn outputs_of_a_source_topic_that_was_deleted_are_told_from_those_of_the_o
         "{text}"
     );
 
-    // Nothing of the new topic can have been deleted where something of the old one is left.
+    // If outputs of the old topic are left, retention cannot have deleted any of the new one.
     for partition in topics.partitions(&topics.events) {
         topics.delete_before(&topics.events, partition, 5).await;
     }
@@ -59,7 +59,7 @@ async fn what_routers_made_of_good_repaired_bad_aborted_and_redriven_records_is_
         ]
         .concat(),
     );
-    // Two codecs, transactions of engines that commit and that do not, partitions that are added.
+    // Two codecs, committed and aborted transactions of engines, and added partitions.
     for (codec, records) in [("gzip", 0..100), ("zstd", 100..200)] {
         let producer: ThreadedProducer<_> = client(&bootstrap)
             .set("partitioner", "murmur2_random")
@@ -92,7 +92,7 @@ async fn what_routers_made_of_good_repaired_bad_aborted_and_redriven_records_is_
         .await;
     };
     outputs(225).await;
-    // Letters that are sent back are source records again, and notes are no letters.
+    // Redriven records are source records again, and notes are not letters.
     let redriven = Command::new(ROUTER)
         .args(["dead-letters", "redrive", "--all", "--bootstrap-servers"])
         .args([&bootstrap, "--dead-letters-topic", &topics.letters])
@@ -105,7 +105,7 @@ async fn what_routers_made_of_good_repaired_bad_aborted_and_redriven_records_is_
 
     audited.found(&[]);
     let counts = ["records", "events", "dead_letters", "expired", "foreign"];
-    // Twenty letters, twenty again of their redriven records, and a note for each of the first.
+    // Twenty letters, twenty of their redriven records, and a note for each of the first.
     assert_eq!(
         counts.map(|count| audited.total(count)),
         [245, 205, 40, 0, 20]
@@ -179,7 +179,7 @@ async fn beside_routers_that_are_killed_under_load_an_audit_finds_no_fault() {
     assert_eq!(audited.total("events"), events as u64);
 }
 
-/// Engines write a map's keys in any order; routers of this version carry them over so, older ones sorted them.
+/// Engines write a map's keys in any order; routers of this version keep it, older ones sorted them.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_say_the_same_in_other_bytes_are_equal() {
     let Some(bootstrap) = kafka() else { return };

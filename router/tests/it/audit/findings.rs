@@ -1,4 +1,4 @@
-//! Lost, duplicate, swapped and invented events and letters are found, all of them and nothing else.
+//! The audit finds exactly the lost, duplicate, swapped and invented events and letters.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -50,7 +50,7 @@ async fn what_was_left_out_doubled_swapped_or_made_up_is_found_and_nothing_else(
         gone.event().info.exec_id
     );
 
-    // At once, and much later as a restart without transactions would.
+    // Immediately, and much later, as after a restart without transactions.
     for at in [42, events.len()] {
         let mut forged = events.clone();
         forged.insert(at, events[41].clone());
@@ -115,7 +115,7 @@ async fn what_was_left_out_doubled_swapped_or_made_up_is_found_and_nothing_else(
         place(&events[7])
     );
 
-    // Bytes that are no event: one more, and in an event's place.
+    // Bytes that are not an event: one additional, and one instead of an event.
     let mut forged = events.clone();
     forged.push(Copied {
         value: Some(b"{}".to_vec()),
@@ -129,7 +129,7 @@ async fn what_was_left_out_doubled_swapped_or_made_up_is_found_and_nothing_else(
         .await
         .found(&[("invented", 1), ("lost", 1)]);
 
-    // Everything at once; examples are as many as asked for, and text is safe to show.
+    // All at once; the number of examples is limited, and text is escaped.
     let mut forged = events[60..].to_vec();
     forged[29].forge(|event| event.info.exec_id = "a\u{1b}[2J".into());
     let name = audit_support::forged(&topics, &forged).await;
@@ -163,7 +163,7 @@ async fn an_event_about_an_aborted_record_is_invented() {
     assert!(router.stop().await.success());
     let mut events = copies(&topics, &topics.events);
     audit_forged(&topics, &events, None).await.found(&[]);
-    // Its transaction's first record stands behind three records and a marker.
+    // Its transaction's first record comes after three records and a marker.
     let mut read = events[2].clone();
     read.forge(|event| event.source.offset = 4);
     events.insert(3, read);

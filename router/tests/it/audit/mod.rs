@@ -1,5 +1,5 @@
-//! `router audit` on a real Kafka: what routers wrote is proved equal, and each thing that was forged
-//! is found, as what it is and nothing else.
+//! `router audit` on a real Kafka: outputs of routers are proved equal, and each forgery is found and
+//! classified correctly.
 
 mod differing;
 mod equal;
@@ -13,17 +13,17 @@ use crate::faults_support::Topics;
 use crate::strategies;
 use schemas::TaskRunningInfo;
 
-/// Letters of all that is bad, however many.
+/// No limit on bad records.
 const PATIENT: [&str; 4] = ["--max-rejects-in-a-row", "0", "--max-rejects-per-1000", "0"];
 
-/// A report with everything in it.
+/// A report with all fields.
 fn full(exec_id: &str, sequence: i64) -> TaskRunningInfo {
     let mut info = strategies::sample_event().info;
     (info.exec_id, info.sequence) = (exec_id.to_owned(), sequence);
     info
 }
 
-/// The `i`-th record of a mixture of good ones, some that are repaired and some that are bad.
+/// The `i`-th record of a mixture of good, repairable and bad ones.
 fn mixed(i: i64) -> (String, Vec<u8>) {
     let mut info = full(&format!("exec-{}", i % 7), i);
     match i % 20 {
@@ -45,7 +45,7 @@ fn send(topics: &Topics, records: impl IntoIterator<Item = (String, Vec<u8>)>) {
     );
 }
 
-/// Topics of two partitions with so many mixed records, which a router has routed.
+/// Topics of two partitions with this number of mixed records, which a router has routed.
 async fn routed(bootstrap: &str, count: i64) -> Topics {
     let topics = Topics::make(bootstrap, 2).await;
     send(&topics, (0..count).map(mixed));

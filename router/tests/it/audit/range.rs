@@ -1,4 +1,4 @@
-//! What an audit looks at, and what it cannot tell.
+//! The range of an audit, and cases without a verdict.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ async fn only_the_range_asked_for_is_compared_and_one_outside_the_log_is_refused
         .await
         .could_not_tell("--from 9 is behind --to 8");
 
-    // What is not routed yet is no finding.
+    // Unrouted records are not findings.
     topics.send_to_partition(0, 5);
     let audited = audit(&topics, &["--to", "latest"]).await;
     audited.found(&[]);
@@ -89,7 +89,7 @@ async fn what_retention_deleted_is_no_finding_and_what_it_may_have_deleted_is_no
     topics.until_routed(Duration::from_secs(120)).await;
     assert!(router.stop().await.success());
 
-    // Records are gone and their events are there.
+    // Records are deleted, and their events exist.
     topics.delete_source_before(0, 30).await;
     let audited = audit(&topics, &[]).await;
     audited.found(&[]);
@@ -98,7 +98,7 @@ async fn what_retention_deleted_is_no_finding_and_what_it_may_have_deleted_is_no
         (170, 30)
     );
 
-    // Events are gone and their records are there.
+    // Events are deleted, and their records exist.
     let events = read_all(&bootstrap, &topics.events);
     let first = events
         .iter()
@@ -123,7 +123,7 @@ async fn what_retention_deleted_is_no_finding_and_what_it_may_have_deleted_is_no
         .await
         .found(&[]);
 
-    // A loss behind what is left of the log is a loss.
+    // A loss behind the log's start is a loss.
     let newest = left.last().unwrap().event().source;
     let (partition, offset) = (newest.partition.to_string(), newest.offset);
     let from = format!("offset:{partition}={offset}");
@@ -152,7 +152,7 @@ async fn an_open_transaction_on_the_events_topic_is_waited_for() {
         .payload(b"never seen");
     producer.send(record).map_err(|(error, _)| error).unwrap();
     producer.flush(within).unwrap();
-    // Behind it stands what another router has committed meanwhile.
+    // Behind it are records that another router has committed meanwhile.
     send(&topics, (40..80).map(mixed));
     let router = topics.start_static("router-1", &PATIENT);
     topics.until_routed(Duration::from_secs(120)).await;
@@ -180,7 +180,7 @@ async fn without_kafka_a_topic_or_the_right_group_it_cannot_tell() {
     away.could_not_tell("does not answer within 30 s");
     no_topic.could_not_tell("topic no-such-topic does not exist");
     no_group.could_not_tell("group no-such-group has committed no offset");
-    // An event that a newer router wrote.
+    // An event of a newer router.
     let mut events = copies(&topics, &topics.events);
     events[3].value.as_mut().unwrap()[5] ^= 1;
     audit_forged(&topics, &events, None)

@@ -1,4 +1,4 @@
-//! What the tests of the audit share: the audit itself, and topics that were forged.
+//! Helpers of the audit's tests: running the audit, and forging topics.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::faults_support::{Topics, client};
 
 pub(crate) const ROUTER: &str = env!("CARGO_BIN_EXE_router");
 
-/// Every kind of finding, as the report names it.
+/// The names of all kinds of findings in the report.
 pub(crate) const KINDS: [&str; 8] = [
     "lost",
     "duplicate",
@@ -32,14 +32,14 @@ pub(crate) struct Audited {
     pub(crate) err: String,
 }
 
-/// `router audit --json` of these topics; later arguments win.
+/// `router audit --json` of these topics; later arguments take precedence.
 pub(crate) async fn audit(topics: &Topics, more: &[&str]) -> Audited {
     let (code, out, err) = run(topics, &[&["--json"], more].concat()).await;
     let json = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
     Audited { code, json, err }
 }
 
-/// `router audit` of these topics: its code, and what it printed.
+/// `router audit` of these topics: its exit code and output.
 pub(crate) async fn run(topics: &Topics, more: &[&str]) -> (i32, String, String) {
     let mut arguments: Vec<String> = vec!["audit".into()];
     let given = |option: &str| more.contains(&option);
@@ -71,7 +71,7 @@ impl Audited {
         total.unwrap_or_else(|| panic!("no {what}: {:#} {}", self.json, self.err))
     }
 
-    /// It found these kinds so often and nothing else; gives its examples.
+    /// Asserts exactly these numbers of findings by kind; returns the examples.
     pub(crate) fn found(&self, expected: &[(&str, u64)]) -> &[Value] {
         for kind in KINDS {
             let wanted = expected.iter().find(|(expected, _)| *expected == kind);
@@ -98,7 +98,7 @@ impl Audited {
         self.json["examples"].as_array().unwrap()
     }
 
-    /// It could not tell, for this reason.
+    /// Asserts the verdict "could not tell" with this reason.
     pub(crate) fn could_not_tell(&self, reason: &str) {
         assert_eq!(self.code, 2, "{:#} {}", self.json, self.err);
         assert_eq!(self.json["verdict"], "unproven");
@@ -108,7 +108,7 @@ impl Audited {
     }
 }
 
-/// A record of an output topic, to be written to another.
+/// A record of an output topic, to write to another.
 #[derive(Clone)]
 pub(crate) struct Copied {
     pub(crate) partition: i32,
@@ -140,7 +140,7 @@ impl Copied {
     }
 }
 
-/// All of a topic, one partition after the other.
+/// All records of a topic, by partition.
 pub(crate) fn copies(topics: &Topics, topic: &str) -> Vec<Copied> {
     let records = read_all(&topics.bootstrap, topic);
     let mut copies: Vec<Copied> = records.iter().map(Copied::of).collect();
@@ -167,7 +167,7 @@ pub(crate) async fn forged(topics: &Topics, records: &[Copied]) -> String {
     name
 }
 
-/// Records for a partition of the source topic in a transaction that is committed or aborted.
+/// Writes records to a partition of the source topic in a transaction that is committed or aborted.
 pub(crate) fn transact(topics: &Topics, partition: i32, values: &[Vec<u8>], commit: bool) {
     let within = Duration::from_secs(30);
     let producer: ThreadedProducer<_> = client(&topics.bootstrap)
@@ -191,7 +191,7 @@ pub(crate) fn transact(topics: &Topics, partition: i32, values: &[Vec<u8>], comm
     }
 }
 
-/// The bytes that an engine writes.
+/// An engine's bytes.
 pub(crate) fn encoded(info: &TaskRunningInfo) -> Vec<u8> {
     schemas::encode_info(info).unwrap()
 }

@@ -1,4 +1,4 @@
-//! What is listed and shown of dead letters.
+//! Listing and showing dead letters.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,7 +21,7 @@ async fn letters_are_listed_filtered_and_counted() {
     topics.send(Some(0), [(Some("j"), Some(&b"{\"execId\": \"x\"}"[..]))]);
     topics.send(Some(1), [(Some("b"), Some(&blank[..])), (None, None)]);
     topics.route(3).await;
-    // A letter as the consumer writes them, stamped later than the others.
+    // A letter as written by a consumer, with a later timestamp than the others.
     let reject = Reject {
         stage: "TASK_PUT",
         refused_by: "consumer::store",
@@ -222,7 +222,7 @@ async fn a_value_left_out_of_its_letter_is_taken_from_the_original_record_while_
         (Some(&b"large"[..]), Some(&large[..]))
     );
 
-    // Retention takes the original.
+    // Retention deletes the original.
     let mut until = TopicPartitionList::new();
     until
         .add_partition_offset(&topics.source, 0, Offset::Offset(1))
@@ -263,7 +263,7 @@ async fn a_value_left_out_is_not_taken_from_another_record_of_a_topic_made_anew(
         settings: &[],
     };
     create_topics(&topics.bootstrap, &[anew]).await;
-    // The same key and size, at another time.
+    // The same key and size, with another timestamp.
     topics.send(None, [(Some("large"), Some(&[b'y'; 30_000][..]))]);
     let left = topics.run(&["redrive", &letter]).await;
     assert_eq!(left.code, 2, "{}", left.err);
@@ -281,7 +281,7 @@ async fn a_list_of_ten_letters_holds_ten_however_many_there_are() {
     const BOUND_MIB: u64 = 130;
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(bootstrap, 1, &[], &[]).await;
-    // Of each letter 4 KiB besides the value: 312 MiB in all.
+    // 4 KiB of each letter besides the value: 312 MiB in total.
     let (key, message) = ("k".repeat(2_048), "m".repeat(2_048));
     let producer: ThreadedProducer<_> = topics.client().set("linger.ms", "20").create().unwrap();
     let send = |mut record: BaseRecord<'_, [u8], [u8]>| {

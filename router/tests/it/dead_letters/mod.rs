@@ -1,4 +1,4 @@
-//! `router dead-letters` on a real Kafka: letters that a router wrote are listed, shown and sent back.
+//! `router dead-letters` on a real Kafka: letters of a router are listed, shown and redriven.
 
 mod listing;
 mod redrive;
@@ -32,10 +32,10 @@ struct Arguments {
     config: router::Config,
 }
 
-/// What a test sends.
+/// A record of a test.
 type Record<'a> = (Option<&'a str>, Option<&'a [u8]>);
 
-/// Topics of one test, and the program at work on them.
+/// Topics of one test, and the program on them.
 struct Topics {
     bootstrap: String,
     source: String,
@@ -44,7 +44,7 @@ struct Topics {
     folder: TempDir,
 }
 
-/// How the program ended.
+/// Exit of the program.
 struct Ended {
     code: i32,
     out: String,
@@ -105,7 +105,7 @@ impl Topics {
         producer.flush(Duration::from_secs(30)).unwrap();
     }
 
-    /// Routes all that was sent, until both outputs together hold so many records.
+    /// Routes until both outputs together have this number of records.
     async fn route(&self, count: usize) {
         let topics = router_arguments(&self.bootstrap, &self.source, &self.events, &self.letters);
         let own = [
@@ -156,14 +156,14 @@ impl Topics {
         Process::start(self.folder.path(), name, router, &self.arguments(arguments))
     }
 
-    /// The letters that `list --json` tells.
+    /// The letters in `list --json`.
     async fn list(&self, filters: &[&str]) -> Vec<Value> {
         let listed = self.run(&[&["list", "--json"], filters].concat()).await;
         assert_eq!(listed.code, 0, "{}", listed.err);
         serde_json::from_str(&listed.out).unwrap()
     }
 
-    /// What was sent back to the source topic.
+    /// The records sent back to the source topic.
     fn redriven(&self) -> Vec<OwnedMessage> {
         let mut records = read_all(&self.bootstrap, &self.source);
         records.retain(|record| headers(record).contains_key(dead_letter::REDRIVEN_OFFSET));
@@ -185,7 +185,7 @@ impl Topics {
             .collect()
     }
 
-    /// Sends so many bad records, each of its own, and has them set aside.
+    /// Sends this number of distinct bad records, and has them set aside.
     async fn fill(&self, count: usize) -> BTreeSet<Vec<u8>> {
         let values: BTreeSet<Vec<u8>> = (0..count)
             .map(|i| format!("not Avro {i}").into_bytes())
@@ -198,7 +198,7 @@ impl Topics {
         values
     }
 
-    /// Each of these values was sent back once, and each letter has one note.
+    /// Asserts that each of these values was sent back once, and each letter has one note.
     fn assert_each_redriven_once(&self, values: &BTreeSet<Vec<u8>>) {
         let redriven = self.redriven();
         let distinct: BTreeSet<Vec<u8>> = redriven

@@ -1,4 +1,4 @@
-//! What a redrive sends back, and what it notes.
+//! Records that a redrive sends back, and its notes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -82,7 +82,7 @@ async fn a_letter_is_redriven_once_as_it_was_and_again_only_by_force() {
     let notes = [(partition.to_owned(), offset.to_owned())];
     assert_eq!(topics.notes(), notes);
 
-    // The note is no letter; it tells of one.
+    // The note is not a letter; it names one.
     let all = topics.list(&[]).await;
     assert_eq!(all.len(), 2);
     let one = all.iter().find(|one| place(one) == letter).unwrap();
@@ -108,7 +108,7 @@ async fn a_letter_is_redriven_once_as_it_was_and_again_only_by_force() {
         second.err
     );
     assert_eq!(topics.redriven().len(), 1);
-    // By a filter the rest goes, and what went before does not count against it.
+    // A filter sends the rest; letters that were redriven before are not an error.
     let rest = topics.run(&["redrive", "--all"]).await;
     assert_eq!(rest.code, 0, "{}", rest.err);
     assert!(
@@ -169,7 +169,7 @@ async fn letters_about_the_same_record_are_sent_back_as_one_and_all_are_noted() 
     set_aside(0, 7);
     set_aside(1, 7);
     set_aside(1, 8);
-    // Of those asked for one is a duplicate, and so is one that is not asked for.
+    // One of the selected letters is a duplicate, and so is one that is not selected.
     let redriven = topics.run(&["redrive", "1:0", "1:1"]).await;
     assert_eq!(redriven.code, 0, "{}", redriven.err);
     assert!(
@@ -184,7 +184,7 @@ async fn letters_about_the_same_record_are_sent_back_as_one_and_all_are_noted() 
     let notes = notes.map(|(partition, offset)| (partition.to_owned(), offset.to_owned()));
     assert_eq!(BTreeSet::from_iter(topics.notes()), notes.into());
 
-    // One that comes later has no note of its own.
+    // A later letter has no note.
     set_aside(0, 7);
     let listed = topics.list(&["--not-redriven"]).await;
     assert_eq!(listed.len(), 1);
@@ -206,7 +206,7 @@ async fn letters_about_the_same_record_are_sent_back_as_one_and_all_are_noted() 
     );
     assert_eq!(topics.redriven().len(), 2);
 
-    // A partition that the topic does not have is a wrong place.
+    // A partition that the topic does not have is a wrong position.
     for command in ["redrive", "show"] {
         let nowhere = topics.run(&[command, "9:1"]).await;
         assert_eq!(nowhere.code, 2, "{}", nowhere.err);
@@ -231,7 +231,7 @@ async fn a_record_redriven_again_and_again_keeps_its_first_place_and_its_latest(
     for round in 1..=3 {
         let redriven = topics.run(&["redrive", "--all"]).await;
         assert_eq!(redriven.code, 0, "{}", redriven.err);
-        // The event, the letters so far and their notes, and one letter more.
+        // The event, the letters so far and their notes, and one further letter.
         topics.route(2 + 2 * round).await;
         let sent = topics.redriven();
         assert_eq!(sent.len(), round, "each letter was sent back once");

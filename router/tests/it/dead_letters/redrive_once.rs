@@ -1,4 +1,4 @@
-//! Redrives that are fenced, killed, started together or wait: each letter is sent back once.
+//! Redrives that are fenced, killed, concurrent or waiting: each letter is sent back once.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ async fn a_redrive_fences_the_one_before_it_and_together_they_send_each_letter_o
         async || (topics.notes().len() >= 5).then_some(()),
     )
     .await;
-    // It stands still until the second is at work, lest it be done before that.
+    // Suspended until the second one runs, so that it does not finish before.
     first.signal("STOP");
     let before = topics.notes().len();
     assert!(before < values.len() - 5);
     let mut second = topics.start("second", &all);
-    // What the first had handed over when it was stopped is one of them at most.
+    // The first one committed at most one of them before it was suspended.
     until(
         "the second has sent some",
         Duration::from_secs(120),
@@ -138,7 +138,7 @@ async fn a_note_behind_a_transaction_that_is_still_open_is_waited_for() {
     );
 
     let mut redrive = topics.start("redrive", &["redrive", &letter]);
-    // The fence shows that it runs and reads.
+    // The fencing shows that it runs and reads.
     until(
         "the redrive has fenced the other",
         Duration::from_secs(120),
@@ -150,7 +150,7 @@ async fn a_note_behind_a_transaction_that_is_still_open_is_waited_for() {
         },
     )
     .await;
-    // Time in which one that does not wait for the open transaction has ended.
+    // Time in which a redrive that does not wait for the open transaction would end.
     tokio::time::sleep(Duration::from_secs(2)).await;
     redrive.assert_running();
     router.abort_transaction(Duration::from_secs(30)).unwrap();

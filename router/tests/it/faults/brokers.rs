@@ -13,7 +13,7 @@ const PATIENT: [&str; 4] = [
     "transaction.timeout.ms=12000",
 ];
 
-/// A router that is started again when it fails, as a supervisor does.
+/// A router that is restarted after a failure, as by a supervisor.
 struct Supervised<'a> {
     topics: &'a Topics,
     instance: &'static str,
@@ -50,7 +50,7 @@ impl<'a> Supervised<'a> {
     }
 }
 
-/// Supervises until all that was written is routed.
+/// Supervises until everything written is routed.
 async fn until_routed_by(topics: &Topics, routers: &mut [Supervised<'_>]) {
     until("all is routed", Duration::from_secs(120), async || {
         routers.iter_mut().for_each(Supervised::supervise);
@@ -59,7 +59,7 @@ async fn until_routed_by(topics: &Topics, routers: &mut [Supervised<'_>]) {
     .await;
 }
 
-/// Supervises until the reader alongside has seen so many records.
+/// Supervises until the concurrent reader has seen this number of records.
 async fn until_seen_by(alongside: &Alongside, count: usize, routers: &mut [Supervised<'_>]) {
     let what = format!("{count} records are seen by the reader alongside");
     until(&what, Duration::from_secs(120), async || {
@@ -119,7 +119,7 @@ async fn a_broker_that_restarts_and_one_away_for_longer_than_a_transaction_lasts
     let Some(tool) = service("TEST_KAFKA_TOOL") else {
         return;
     };
-    // A broker that was killed may come back when its own controller has given it up.
+    // A killed broker may return after its controller has removed it.
     let broker = Broker::start(tool, &["broker.session.timeout.ms=6000"]).await;
     let topics = Topics::make(&broker.bootstrap, 4).await;
     let more = [&PATIENT[..], &["--commit-interval-ms", "500"]].concat();
@@ -139,8 +139,8 @@ async fn a_broker_that_restarts_and_one_away_for_longer_than_a_transaction_lasts
     load.stop().await;
     until_routed_by(&topics, &mut routers).await;
     for router in routers {
-        // The transactions are taken up by themselves; a static member that the broker takes for its own
-        // double after such a stand-still ends with code 1 and is started again.
+        // Transactions resume automatically; a static member that the broker mistakes for its own duplicate
+        // after such a freeze ends with code 1 and is restarted.
         println!("{} was started {} times", router.instance, router.starts);
         assert_eq!(router.process.stop().await.code(), Some(0));
     }

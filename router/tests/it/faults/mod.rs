@@ -1,5 +1,5 @@
-//! What may befall a router: it stands still, it is doubled, its broker freezes or goes away, its
-//! topic grows, or loses what it had not read.
+//! Faults of a router: it is suspended or duplicated, its broker freezes or disappears, its topic grows, or
+//! loses unread records.
 
 mod brokers;
 mod stand_still;

@@ -1,11 +1,11 @@
-//! Routers that stand still, and routers with one identity: the one that was replaced is fenced.
+//! Suspended routers, and routers with one identity: the replaced one is fenced.
 
 use std::time::{Duration, Instant};
 
 use crate::faults_support::{Alongside, Load, Topics};
 use service::testing::{kafka, until};
 
-/// What a router says that another has taken the place of.
+/// Whether a router's log says that another one has replaced it.
 fn tells_that_it_was_fenced(log: &str) -> bool {
     log.contains("was fenced") || log.contains("removed from the group")
 }
@@ -28,8 +28,8 @@ async fn a_router_that_wakes_up_while_its_transaction_is_still_open_doubles_noth
     a_router_that_stood_still(&[], "60000").await;
 }
 
-/// A router stops in the middle of a transaction until its session is over, and the transaction too
-/// where that has the shorter time.
+/// A router is suspended in the middle of a transaction until its session times out, and also the transaction
+/// if its timeout is shorter.
 #[expect(
     clippy::print_stdout,
     reason = "what a test prints is for whoever runs it"
@@ -41,7 +41,7 @@ async fn a_router_that_stood_still(identity: &[&str], transaction_timeout_ms: &s
     let timeout = format!("transaction.timeout.ms={transaction_timeout_ms}");
     let short = ["-X", "session.timeout.ms=6000", "-X", &timeout];
     let commit_after = COMMIT_AFTER.as_millis().to_string();
-    // The group has committed offsets: a router without one would wait until no transaction is open.
+    // The group has committed offsets, without which a router would wait until no transaction is open.
     let before = topics.start("before", &short);
     topics.send_good(200);
     topics.until_routed(Duration::from_secs(120)).await;
@@ -59,7 +59,7 @@ async fn a_router_that_stood_still(identity: &[&str], transaction_timeout_ms: &s
     topics.send_good(200);
     topics.until_routed(Duration::from_secs(120)).await;
     if transaction_timeout_ms == "6000" {
-        // The broker looks for those that are over every 10 s.
+        // The broker checks for timed-out transactions every 10 s.
         assert_eq!(topics.audit().await, (600, 0));
     } else {
         assert!(topics.transaction_is_open());
@@ -111,7 +111,8 @@ async fn of_two_routers_on_one_host_without_identities_the_earlier_ends_and_says
     of_two_with_one_identity(&[]).await;
 }
 
-/// One that stood still in a transaction wakes up after another has its identity: that one is not fenced in turn.
+/// A router that was suspended in a transaction resumes after another has taken its identity: it does not
+/// fence that one.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_router_that_wakes_up_after_it_was_replaced_leaves_its_successor_alone() {
@@ -161,7 +162,7 @@ async fn of_two_with_one_identity(identity: &[&str]) {
     let stopped = topics.start("stopped", &more);
     alongside.until(100, Duration::from_secs(120)).await;
     let mut earlier = topics.start("earlier", &more);
-    // One that is to stop while it looks for its rival has nothing left to do.
+    // A router that is stopped while it looks for its rival has nothing left to do.
     until("it is fenced", Duration::from_secs(120), async || {
         let log = stopped.log();
         log.contains("looking whether another member").then_some(())
@@ -180,7 +181,7 @@ async fn of_two_with_one_identity(identity: &[&str]) {
         tells_that_it_was_fenced(last) && names_it("--instance-id") && names_it("client.id"),
         "{last}"
     );
-    // The later one goes on.
+    // The later one continues.
     let seen = alongside.count();
     alongside
         .until(seen + 1_000, Duration::from_secs(120))

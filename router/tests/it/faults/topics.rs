@@ -1,4 +1,5 @@
-//! What becomes of a topic under a router: partitions added, records held back or deleted, the topic itself deleted.
+//! Changes of topics under a router: partitions added, records held back or deleted, the topic itself
+//! deleted.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ async fn what_was_routed_while_a_commit_failed_or_a_rebalance_came_is_routed_onc
     let full_transactions = ["--max-records", "100"];
     let router = topics.start_static("router-1", &full_transactions);
     until_it_has_partitions(&router, "router-1").await;
-    // All are older when they arrive: the broker refuses them, and transactions that hold some abort.
+    // All are older than that when they arrive: the broker refuses them, and their transactions abort.
     topics.limit_age_of_events(0).await;
     topics.send_good(RECORDS);
     until("transactions abort", Duration::from_secs(120), async || {
@@ -87,7 +88,7 @@ async fn records_behind_an_open_transaction_are_no_lag_but_told_as_held_back() {
         let record = BaseRecord::to(&topics.source).key(key.as_bytes());
         holder.send(record.payload(&value[..])).unwrap();
     }
-    // Not rust-rdkafka's flush: what is sent without one is sent all the same.
+    // Without rust-rdkafka's flush, since records are sent without it, too.
     until(
         "the transaction is open",
         Duration::from_secs(120),
@@ -151,7 +152,7 @@ async fn records_deleted_before_they_were_routed_stop_the_router_with_both_numbe
     ends_outside_the_log(stopped, &topics, ["321", "456"]).await;
     assert_eq!(topics.committed().unwrap()[&0], 321, "nothing is skipped");
 
-    // What a person may then decide.
+    // The options of an operator.
     topics.reset_offset(0, 456).await;
     let router = topics.start("after", &[]);
     topics.until_routed(Duration::from_secs(120)).await;
@@ -167,8 +168,7 @@ async fn records_deleted_under_a_running_router_stop_it_with_both_numbers() {
     let router = topics.start("router", &["-X", "fetch.wait.max.ms=10"]);
     topics.send_good(321);
     topics.until_routed(Duration::from_secs(120)).await;
-    // So that it has read none of them, nor the broker sent it any: what it had asked for by then is
-    // answered long before.
+    // So that it has neither read nor fetched any of them: its earlier fetches were answered long before.
     router.signal("STOP");
     tokio::time::sleep(Duration::from_secs(1)).await;
     topics.send_good(321);
@@ -189,7 +189,7 @@ async fn a_committed_offset_past_the_end_of_the_log_stops_the_router_with_both_n
     assert_eq!(topics.committed().unwrap()[&0], 4567);
 }
 
-/// It ends with 78 and names the topic, the partition and both numbers.
+/// Asserts that it ends with 78 and names the topic, the partition and both numbers.
 async fn ends_outside_the_log(mut router: Process, topics: &Topics, numbers: [&str; 2]) {
     let ended = router.ended().await;
     let log = router.log();
@@ -223,7 +223,7 @@ async fn a_source_topic_deleted_under_a_router_stops_it_and_one_created_again_is
         "{log}"
     );
 
-    // Kafka forgets the group's offsets of a topic that is deleted.
+    // Kafka deletes the group's offsets of a deleted topic.
     topics.create(&topics.source, 1).await;
     topics.send_good(123);
     let router = topics.start("after", &[]);

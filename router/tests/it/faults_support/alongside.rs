@@ -1,4 +1,4 @@
-//! A reader beside the routers.
+//! A reader concurrent with the routers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,14 +12,14 @@ use rdkafka::message::OwnedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use service::testing::{reader, until};
 
-/// What a client says while its broker is away, and recovers from.
+/// Whether an error is a temporary one of an unavailable broker.
 const AWAY: [RDKafkaErrorCode; 3] = [
     RDKafkaErrorCode::AllBrokersDown,
     RDKafkaErrorCode::BrokerTransportFailure,
     RDKafkaErrorCode::OperationTimedOut,
 ];
 
-/// A committed reader of all of a topic, alongside what the test does to its writers.
+/// A committed reader of a whole topic, during the faults of its writers.
 pub(crate) struct Alongside {
     stop: Arc<AtomicBool>,
     seen: Arc<AtomicUsize>,
@@ -65,7 +65,7 @@ impl Alongside {
         self.seen.load(Ordering::Relaxed)
     }
 
-    /// Waits until it has seen so many records.
+    /// Waits until it has seen this number of records.
     pub(crate) async fn until(&self, count: usize, within: Duration) {
         let what = format!("{count} records are seen by the reader alongside");
         until(&what, within, async || {
@@ -74,7 +74,7 @@ impl Alongside {
         .await;
     }
 
-    /// All it has seen, once it has seen so many records.
+    /// All records that it has seen, after it has seen this number.
     pub(crate) async fn stop_at(self, count: usize) -> Vec<OwnedMessage> {
         self.until(count, Duration::from_secs(120)).await;
         self.stop.store(true, Ordering::Relaxed);

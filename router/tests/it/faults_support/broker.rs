@@ -1,10 +1,10 @@
-//! A broker of a test's own, to stop, freeze and kill.
+//! A separate broker of a test, to stop, freeze and kill.
 
 use std::process::Command;
 
 use tempfile::TempDir;
 
-/// A broker of a test's own, to be frozen and stopped.
+/// A separate broker of a test.
 pub(crate) struct Broker {
     tool: String,
     folder: TempDir,
@@ -12,7 +12,7 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// `settings` are the broker's own, `KEY=VALUE`.
+    /// `settings` of the broker: `KEY=VALUE`.
     pub(crate) async fn start(tool: String, settings: &[&str]) -> Self {
         let mut broker = Self {
             tool,
@@ -56,7 +56,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        // A frozen process would not hear that it is to end.
+        // A frozen process would not receive the signal to end.
         let pid = std::fs::read_to_string(self.folder.path().join("pid"));
         if let Ok(pid) = pid {
             let _ = Command::new("kill").args(["-CONT", pid.trim()]).output();

@@ -1,4 +1,4 @@
-//! Reports that keep coming.
+//! A steady load of reports.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -9,7 +9,7 @@ use super::{Topics, enqueue, numbered, producer};
 use rdkafka::producer::{BaseRecord, Producer};
 use service::testing::until;
 
-/// Good records written to the source topic at a steady rate, on a thread.
+/// A thread that writes good records to the source topic at a steady rate.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicI64>,
@@ -47,7 +47,7 @@ impl Load {
         }
     }
 
-    /// Waits until so many records have been written.
+    /// Waits until this number of records has been written.
     pub(crate) async fn until(&self, count: i64) {
         let what = format!("{count} records are written");
         until(&what, Duration::from_secs(120), async || {
@@ -56,7 +56,7 @@ impl Load {
         .await;
     }
 
-    /// Ends it; everything it has written is acknowledged.
+    /// Ends it; all its records are acknowledged.
     pub(crate) async fn stop(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().unwrap();

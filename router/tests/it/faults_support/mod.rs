@@ -1,5 +1,5 @@
-//! What the fault tests share: topics of a test's own, the real program on them, a load, a broker to
-//! ill-treat, and the audit that tells what became of each record.
+//! Helpers of the fault tests: separate topics, the real program, a load, a broker for faults, and the audit
+//! of all records.
 
 mod alongside;
 mod broker;
@@ -32,8 +32,8 @@ use tempfile::TempDir;
 
 const ROUTER: &str = env!("CARGO_BIN_EXE_router");
 
-/// A session and a transaction that end soon after their router stands still: the shortest session
-/// that a broker grants by default.
+/// A session and a transaction that time out soon after their router is suspended: the minimum session
+/// timeout of a broker by default.
 pub(crate) const SHORT: [&str; 4] = [
     "-X",
     "session.timeout.ms=6000",
@@ -41,7 +41,7 @@ pub(crate) const SHORT: [&str; 4] = [
     "transaction.timeout.ms=6000",
 ];
 
-/// Waits until a router has said that partitions were assigned to it.
+/// Waits until a router has logged its assigned partitions.
 pub(crate) async fn until_it_has_partitions(router: &Process, name: &str) {
     let what = format!("{name} has partitions");
     until(&what, Duration::from_secs(120), async || {
@@ -50,7 +50,7 @@ pub(crate) async fn until_it_has_partitions(router: &Process, name: &str) {
     .await;
 }
 
-/// Topics of one test and what runs on them. The group is named as the source topic.
+/// Topics of one test, and the programs on them. The group has the source topic's name.
 pub(crate) struct Topics {
     pub(crate) bootstrap: String,
     pub(crate) source: String,
@@ -60,7 +60,7 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
-    /// Source and events with so many partitions each.
+    /// Creates the source and events topics with this number of partitions.
     pub(crate) async fn make(bootstrap: &str, partitions: i32) -> Self {
         let name = unique("faults");
         let topics = Self {
@@ -89,22 +89,22 @@ impl Topics {
         client(&self.bootstrap).create().unwrap()
     }
 
-    /// Deletes a topic and waits until it is gone.
+    /// Deletes a topic and waits until it no longer exists.
     pub(crate) async fn delete(&self, topic: &str) {
         delete_topic(&self.bootstrap, topic).await;
     }
 
-    /// Gives the source topic more partitions, `count` in all, and waits until clients see them.
+    /// Increases the source topic's partitions to `count`, and waits until clients see them.
     pub(crate) async fn grow_source(&self, count: i32) {
         add_partitions(&self.bootstrap, &self.source, count).await;
     }
 
-    /// Sets how old a record may be for the events topic to take it, in milliseconds.
+    /// Sets the maximum age of records in the events topic, in ms.
     pub(crate) async fn limit_age_of_events(&self, ms: i64) {
         let ms = ms.to_string();
         let events = AlterConfig::new(ResourceSpecifier::Topic(&self.events));
         let altered = events.set("message.timestamp.before.max.ms", &ms);
-        // In one statement: a client that is dropped before it answers never does.
+        // In one statement, because a client that is dropped does not answer.
         let altered = self
             .admin()
             .alter_configs([&altered], &admin_options())
@@ -114,12 +114,12 @@ impl Topics {
         }
     }
 
-    /// Deletes what stands before an offset of the source topic, as retention does.
+    /// Deletes the source topic's records before an offset, as retention does.
     pub(crate) async fn delete_source_before(&self, partition: i32, offset: i64) {
         self.delete_before(&self.source, partition, offset).await;
     }
 
-    /// Deletes what stands before an offset of a topic, as retention does.
+    /// Deletes a topic's records before an offset, as retention does.
     pub(crate) async fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
         let mut before = TopicPartitionList::new();
         before
@@ -131,7 +131,7 @@ impl Topics {
         }
     }
 
-    /// The arguments that make a router work here.
+    /// Arguments of a router on these topics.
     pub(crate) fn arguments<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
         let mut arguments = Vec::from(router_arguments(
             &self.bootstrap,
@@ -143,7 +143,7 @@ impl Topics {
         arguments
     }
 
-    /// Starts the program. `name` names its log.
+    /// Starts the program; `name` is that of its log.
     pub(crate) fn start(&self, name: &str, more: &[&str]) -> Process {
         let folder = self.folder.path();
         Process::start(folder, name, Path::new(ROUTER), &self.arguments(more))
@@ -169,7 +169,7 @@ impl Topics {
         producer.flush(Duration::from_secs(60)).unwrap();
     }
 
-    /// Sends so many good records, of a few tasks each.
+    /// Sends this number of good records of a few tasks.
     pub(crate) fn send_good(&self, count: i64) {
         let records: Vec<_> = (0..count).map(|i| numbered(i, 50)).collect();
         self.send(
@@ -179,7 +179,7 @@ impl Topics {
         );
     }
 
-    /// Sends so many good records to a partition.
+    /// Sends this number of good records to a partition.
     pub(crate) fn send_to_partition(&self, partition: i32, count: i64) {
         let producer = producer(&self.bootstrap);
         for i in 0..count {
@@ -197,8 +197,7 @@ impl Topics {
         partitions.iter().map(|partition| partition.id()).collect()
     }
 
-    /// The group's committed offset of each partition of the source topic that has one. `None` while
-    /// Kafka is away.
+    /// The group's committed offsets of the source topic, by partition. `None` while Kafka is unavailable.
     pub(crate) fn committed(&self) -> Option<BTreeMap<i32, i64>> {
         let consumer = group_member(&self.bootstrap, &self.source);
         let mut asked = TopicPartitionList::new();
@@ -233,8 +232,8 @@ impl Topics {
         assert_eq!(self.committed().unwrap(), [].into());
     }
 
-    /// Commits an offset for the group, as `kafka-consumer-groups --reset-offsets` does; the group
-    /// must be empty.
+    /// Commits an offset for the group, like `kafka-consumer-groups --reset-offsets`; the group must be
+    /// empty.
     pub(crate) async fn reset_offset(&self, partition: i32, offset: i64) {
         let consumer = group_member(&self.bootstrap, &self.source);
         let mut offsets = TopicPartitionList::new();
@@ -246,7 +245,7 @@ impl Topics {
             .unwrap();
     }
 
-    /// The end of each partition of a topic: of what is committed, or of all that is there.
+    /// The end of each partition of a topic: the last stable offset or the high watermark.
     pub(crate) fn ends(&self, topic: &str, isolation_level: &str) -> Option<BTreeMap<i32, i64>> {
         let consumer: BaseConsumer = client(&self.bootstrap)
             .set("group.id", "none")
@@ -262,12 +261,12 @@ impl Topics {
         Some(ends)
     }
 
-    /// Waits until the group has committed all of the source topic, which plain producers wrote.
+    /// Waits until the group has committed the whole source topic, which was written without transactions.
     pub(crate) async fn until_routed(&self, within: Duration) {
         until("all is routed", within, async || self.is_routed()).await;
     }
 
-    /// Whether that is so.
+    /// Whether it has.
     pub(crate) fn is_routed(&self) -> Option<()> {
         let ends = self.ends(&self.source, "read_committed")?;
         let committed = self.committed()?;
@@ -297,15 +296,15 @@ impl Topics {
     }
 
     pub(crate) fn transaction_is_open(&self) -> bool {
-        // The stable ends first: what is then below the real ones was open meanwhile.
+        // Last stable offsets first: if they are below the high watermarks, a transaction was open meanwhile.
         let stable = self.ends(&self.events, "read_committed").unwrap();
         stable != self.ends(&self.events, "read_uncommitted").unwrap()
     }
 
-    /// Each record of the source topic has one event or one dead letter, with what it said, and
-    /// events of one partition stand in the order of their sources. Gives back how many of each.
+    /// Asserts that each source record has one equal event or one dead letter, and that events of one
+    /// partition are in source order. Returns both numbers.
     pub(crate) async fn audit(&self) -> (usize, usize) {
-        // What a killed router left open hides the events behind it until the broker aborts it.
+        // A killed router's open transaction hides later events until the broker aborts it.
         self.until_no_transaction_is_open().await;
         let mut sources = BTreeMap::new();
         for record in read_all(&self.bootstrap, &self.source) {
@@ -365,7 +364,7 @@ impl Topics {
     }
 }
 
-/// Partition and offset of the record that a dead letter is about.
+/// Partition and offset of a dead letter's record.
 pub(crate) fn place(letter: &OwnedMessage) -> (i32, i64) {
     let header = |name: &str| {
         let headers = letter.headers().unwrap();
@@ -388,12 +387,12 @@ pub(crate) fn client(bootstrap: &str) -> ClientConfig {
     config
 }
 
-/// Never subscribes, so it is no member that takes part.
+/// Never subscribes, so it is not a member.
 fn group_member(bootstrap: &str, group: &str) -> BaseConsumer {
     client(bootstrap)
         .set("group.id", group)
         .set("enable.auto.commit", "false")
-        // What is committed, whether or not more is under way.
+        // The committed offsets, even while a transaction is open.
         .set("isolation.level", "read_uncommitted")
         .create()
         .unwrap()
@@ -406,7 +405,7 @@ fn producer(bootstrap: &str) -> TestProducer {
         .set("partitioner", "murmur2_random")
         .set("enable.idempotence", "true")
         .set("linger.ms", "5")
-        // As long as a test takes: what is written has to arrive, also over outages.
+        // Unlimited for a test: records must arrive even after outages.
         .set("message.timeout.ms", "300000")
         .create()
         .unwrap()
@@ -421,13 +420,13 @@ fn enqueue(producer: &TestProducer, mut record: BaseRecord<'_, [u8], [u8]>) {
     }
 }
 
-/// The `i`-th record where `tasks` take turns: key and value.
+/// Key and value of the `i`-th record, in which `tasks` tasks take turns.
 pub(crate) fn numbered(i: i64, tasks: i64) -> (String, Vec<u8>) {
     let info = info(&format!("exec-{}", i % tasks), i / tasks);
     (info.exec_id.clone(), schemas::encode_info(&info).unwrap())
 }
 
-/// Reports that a set of records holds, by partition and in order: exec id and sequence.
+/// The reports in a set of records, by partition and in order: exec id and sequence.
 pub(crate) fn reports(
     records: &[OwnedMessage],
     decode: impl Fn(Option<&[u8]>) -> TaskRunningInfo,
@@ -443,7 +442,7 @@ pub(crate) fn reports(
     reports
 }
 
-/// How many of the reports are there more than once.
+/// Number of reports that occur more than once.
 pub(crate) fn doubles(reports: &BTreeMap<i32, Vec<(String, i64)>>) -> usize {
     let all: Vec<_> = reports.values().flatten().collect();
     all.len() - all.iter().collect::<BTreeSet<_>>().len()

@@ -1,4 +1,4 @@
-//! A router without offsets goes on behind its last outputs.
+//! A router without committed offsets resumes behind its last outputs.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use service::testing::{Process, kafka, read_all, service, until};
 async fn a_router_whose_group_was_deleted_goes_on_behind_its_last_outputs() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 4).await;
-    // Partition 0 ends with a letter, 1 has nothing but letters, 2 nothing but events, 3 nothing.
+    // Partition 0 ends with a letter, 1 has only letters, 2 only events, 3 nothing.
     send(&topics, 0, 300, |i| i % 7 == 0 || i > 290);
     send(&topics, 1, 100, |_| true);
     send(&topics, 2, 2_500, |_| false);
     let log = route(&topics, "before", &[]).await;
     assert!(!log.contains("resuming"), "{log}");
 
-    // With nothing to route, and with something.
+    // Without and with records to route.
     for (count, name) in [(0, "idle"), (400, "with-a-backlog")] {
         topics.delete_group().await;
         for partition in 0..4 {
@@ -38,7 +38,7 @@ async fn a_router_whose_group_was_deleted_goes_on_behind_its_last_outputs() {
     assert_eq!(topics.audit().await, (events, letters));
 }
 
-/// Runs a command of the program beside the routers; gives its exit code and what it printed.
+/// Runs a command of the program beside the routers; returns its exit code and output.
 fn run(topics: &Topics, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_router"));
     let servers = ["--bootstrap-servers", &topics.bootstrap];
@@ -47,7 +47,7 @@ fn run(topics: &Topics, arguments: &[&str]) -> (Option<i32>, String) {
     (ended.status.code(), String::from_utf8(told).unwrap())
 }
 
-/// A consumer's letter about an event, which is on partition 0.
+/// A consumer's letter about an event on partition 0.
 fn set_aside(topics: &Topics, event: &OwnedMessage) {
     let letter = DeadLetter {
         topic: &topics.events,
@@ -80,7 +80,7 @@ async fn an_event_that_was_redriven_is_no_output_to_a_router_without_offsets_or_
     topics.create(&topics.events, 1).await;
     send(&topics, 0, 100, |_| false);
     route(&topics, "before", &[]).await;
-    // So many that the tail that is read first holds nothing of partition 0 but the copy.
+    // So many that the first tail contains only the copy of partition 0.
     send(&topics, 1, 1_500, |_| false);
     route(&topics, "between", &[]).await;
     let events = read_all(&bootstrap, &topics.events);
@@ -185,7 +185,7 @@ async fn a_router_of_another_group_does_not_begin_beside_those_that_route_the_to
 async fn partitions_that_lost_their_offsets_go_on_beside_those_that_kept_them() {
     let Some(bootstrap) = kafka() else { return };
     let mut topics = Topics::make(&bootstrap, 4).await;
-    // Keys have other partitions there.
+    // Keys belong to other partitions there.
     topics.events = format!("{}-fewer", topics.events);
     topics.create(&topics.events, 3).await;
     topics.send_good(3_000);
@@ -223,7 +223,7 @@ async fn what_a_killed_router_left_open_is_settled_before_another_resumes() {
     killed.kill();
     topics.delete_group().await;
     assert!(topics.transaction_is_open(), "the group lived too long");
-    // By another transactional id, so that nothing but time ends the transaction.
+    // With another transactional id, so that only the timeout ends the transaction.
     let router = topics.start_static("another", &short);
     topics.until_routed(Duration::from_secs(120)).await;
     assert!(

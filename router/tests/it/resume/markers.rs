@@ -1,4 +1,4 @@
-//! Offsets that no record of a router has: markers of transactions, and records that it cannot route.
+//! Offsets without records for a router: transaction markers, and aborted records.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::faults_support::{Topics, client, numbered, until_it_has_partitions};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use service::testing::{ANY_PORT, kafka, read_all, until};
 
-/// Sends so many good records to a partition in a transaction.
+/// Sends this number of good records to a partition in a transaction.
 fn send_in_transaction(topics: &Topics, partition: i32, count: i64, commits: bool) {
     let producer: ThreadedProducer<_> = client(&topics.bootstrap)
         .set("transactional.id", &topics.source)
@@ -44,14 +44,14 @@ async fn positions_behind_markers_are_committed_so_that_retention_may_pass_the_l
     let committed = async || (topics.committed()? == ends).then_some(());
     until("all is committed", Duration::from_secs(60), committed).await;
     let outputs = topics.ends(&topics.events, "read_uncommitted").unwrap();
-    // Nothing moves, so nothing more is committed.
+    // Positions do not change, so nothing more is committed.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(
         topics.ends(&topics.events, "read_uncommitted").unwrap(),
         outputs
     );
 
-    // One that is stopped at once has committed them too.
+    // A router that is stopped at once has committed them, too.
     send_in_transaction(&topics, 3, 10, true);
     until("it is routed", Duration::from_secs(60), async || {
         (*topics.committed()?.get(&3)? >= 10).then_some(())

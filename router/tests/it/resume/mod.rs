@@ -1,5 +1,5 @@
-//! Routers whose group has lost committed offsets: where they go on, and when they stop instead. And what
-//! stands in a topic beside records: markers, which positions pass.
+//! Routers whose group has lost committed offsets: where they resume, and when they stop. Also transaction
+//! markers, which positions pass.
 
 mod goes_on;
 mod markers;
@@ -11,12 +11,12 @@ use crate::faults_support::{Topics, client, numbered};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use service::testing::Process;
 
-/// Letters are no reason to stop.
+/// Letters must not stop the router.
 const ANY_LETTERS: [&str; 4] = ["--max-rejects-in-a-row", "0", "--max-rejects-per-1000", "0"];
 
 const BAD: &[u8] = b"{}";
 
-/// Sends so many records to a partition; those are bad that the function says.
+/// Sends this number of records to a partition; the function chooses the bad ones.
 fn send(topics: &Topics, partition: i32, count: i64, bad: impl Fn(i64) -> bool) {
     let producer: ThreadedProducer<_> = client(&topics.bootstrap).create().unwrap();
     for i in 0..count {
@@ -29,7 +29,7 @@ fn send(topics: &Topics, partition: i32, count: i64, bad: impl Fn(i64) -> bool) 
     producer.flush(Duration::from_secs(60)).unwrap();
 }
 
-/// Routes all there is, and stops.
+/// Routes all records, and stops.
 async fn route(topics: &Topics, name: &str, more: &[&str]) -> String {
     let more = [&ANY_LETTERS[..], more].concat();
     let router = topics.start(name, &more);
@@ -39,7 +39,7 @@ async fn route(topics: &Topics, name: &str, more: &[&str]) -> String {
     log
 }
 
-/// It ends with 78 and names the group, the partition and both choices; gives what it says.
+/// Asserts that it ends with 78 and names the group, the partition and both choices; returns its log.
 async fn stops_with_both_choices(mut router: Process, topics: &Topics) -> String {
     let ended = router.ended().await;
     let log = router.log();

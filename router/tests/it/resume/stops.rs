@@ -1,4 +1,4 @@
-//! Where a router cannot know where to go on, it stops.
+//! A router stops if it cannot prove the position to resume at.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn without_an_offset_a_router_stops_or_begins_again_where_it_is_told_to() 
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 2).await;
     topics.send_good(200);
-    // Where nothing was routed yet there is nothing to double.
+    // Without earlier outputs, nothing can be duplicated.
     route(&topics, "before", &["--on-no-offset", "fail"]).await;
     assert_eq!(topics.audit().await, (200, 0));
     topics.delete_group().await;
@@ -67,7 +67,7 @@ async fn where_retention_has_deleted_the_outputs_a_router_stops_and_a_new_partit
     route(&topics, "decided", &[]).await;
     assert_eq!(read_all(&bootstrap, &topics.events).len(), 50);
 
-    // What is left there is older than the new partition's first record, and so was what is gone.
+    // The remaining outputs are older than the new partition's first record, and so were the deleted ones.
     let (old, now) = (3 * 86_400_000, 86_400_000);
     let producer: ThreadedProducer<_> = client(&bootstrap).create().unwrap();
     let another = format!("{}-other", topics.events);
@@ -96,7 +96,7 @@ async fn a_record_that_nobody_can_read_among_the_events_stops_only_where_it_may_
     let topics = Topics::make(&bootstrap, 1).await;
     topics.send_good(500);
     route(&topics, "before", &[]).await;
-    // An event of an unknown schema, as a newer router's would be.
+    // An event with an unknown schema, like that of a newer router.
     let unreadable = [&[0xC3, 0x01][..], &[0xAB; 8], b"whatever"].concat();
     let send_unreadable = |key: &str| {
         let producer: ThreadedProducer<_> = client(&bootstrap).create().unwrap();

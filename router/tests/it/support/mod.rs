@@ -1,4 +1,4 @@
-//! Topics of a test's own, and routers on them.
+//! Separate topics of a test, and routers on them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ struct Arguments {
     config: router::Config,
 }
 
-/// Topics of one test and what runs on them.
+/// Topics of one test, and the programs on them.
 pub(crate) struct Topics {
     pub(crate) bootstrap: String,
     pub(crate) source: String,
@@ -31,7 +31,7 @@ pub(crate) struct Topics {
     pub(crate) letters: String,
 }
 
-/// Settings of the topics, where they are not the broker's.
+/// Settings of the topics, if they differ from the broker's.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Settings<'a> {
     pub(crate) source: &'a [(&'a str, &'a str)],
@@ -39,7 +39,7 @@ pub(crate) struct Settings<'a> {
     pub(crate) letters: &'a [(&'a str, &'a str)],
 }
 
-/// The arguments of a router on these topics, whose group is named as the source topic.
+/// Arguments of a router on these topics; the group has the source topic's name.
 pub(crate) fn router_arguments<'a>(
     bootstrap: &'a str,
     source: &'a str,
@@ -120,7 +120,7 @@ impl Topics {
         self.send_as(&[], records);
     }
 
-    /// Sends by a producer with settings of its own.
+    /// Sends with a producer with these settings.
     pub(crate) fn send_as<'a>(
         &self,
         settings: &[(&str, &str)],
@@ -146,7 +146,7 @@ impl Topics {
         assert_eq!(refused, None, "the broker refused a record");
     }
 
-    /// Waits until the two outputs together hold so many records.
+    /// Waits until both outputs together have this number of records.
     pub(crate) async fn outputs(&self, count: usize) -> (Vec<OwnedMessage>, Vec<OwnedMessage>) {
         until(
             &format!("{count} records are routed"),
@@ -163,7 +163,7 @@ impl Topics {
     }
 }
 
-/// The first record that was not delivered, and why.
+/// The first undelivered record, and the error.
 #[derive(Clone, Default)]
 struct Delivered(Arc<Mutex<Option<KafkaError>>>);
 

@@ -1,5 +1,5 @@
-//! Records made to cost as much as they can: maps whose keys become the same when they are repaired, or
-//! share long beginnings, in any order; lists and texts in which everything is to be repaired.
+//! Records with maximum cost: maps with keys that become equal by repair or share long prefixes, in any
+//! order; lists and texts in which everything needs repair.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -11,9 +11,9 @@ use schemas::{
 /// A record of any number of items.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
-    /// What each key's characters are of: with more of them, keys are shorter.
+    /// Alphabet of the keys: the more characters, the shorter the keys.
     alphabet: Vec<char>,
-    /// What all keys begin with.
+    /// Common prefix of all keys.
     beginning: String,
     part: Part,
     value: MetricValue,
@@ -32,7 +32,7 @@ enum Part {
 
 pub(crate) fn shape() -> impl Strategy<Value = Shape> {
     let characters = ['\0', '\u{FFFD}', 'a', '9', '\u{1}', 'ü'];
-    // Most of them collide.
+    // Most keys collide.
     let alphabet = prop_oneof![
         3 => Just(vec!['\0', '\u{FFFD}']),
         1 => Just(vec!['\0', '\u{FFFD}', '9']),
@@ -71,7 +71,7 @@ pub(crate) fn shape() -> impl Strategy<Value = Shape> {
 
 #[allow(dead_code, reason = "each crate's tests use theirs")]
 impl Shape {
-    /// Applications, none of which is to be told from another by its first half.
+    /// Applications with equal first halves of their ids.
     pub(crate) fn of_applications() -> Self {
         Self {
             alphabet: vec!['\0', '\u{FFFD}', '9'],
@@ -81,7 +81,7 @@ impl Shape {
         }
     }
 
-    /// All keys that collide, of a map of which nothing else is known.
+    /// All colliding keys of a map.
     pub(crate) fn of_colliding_keys() -> Self {
         Self {
             alphabet: vec!['\0', '\u{FFFD}'],
@@ -91,7 +91,7 @@ impl Shape {
         }
     }
 
-    /// `good`, with so many items of this shape.
+    /// `good`, with this number of items of this shape.
     pub(crate) fn spoil(&self, good: &TaskRunningInfo, items: usize) -> TaskRunningInfo {
         let mut info = good.clone();
         (info.progress, info.resource, info.metrics) = (None, None, None);
@@ -134,7 +134,7 @@ impl Shape {
         info
     }
 
-    /// One of `count` keys, each another one and of the same length.
+    /// One of `count` distinct keys of the same length.
     fn key(&self, i: usize, count: usize) -> String {
         let base = self.alphabet.len();
         let mut key = self.beginning.clone();

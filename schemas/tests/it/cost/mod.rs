@@ -1,20 +1,19 @@
-//! What work costs the thread that does it: allocations, and time on a processor. The test binary that
-//! includes this allocates by it.
+//! Cost of work on its thread: allocations and CPU time. Sets the allocator of the test binary.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// What was allocated.
+/// Allocations of a thread.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Allocated {
-    /// Bytes held now.
+    /// Bytes allocated now.
     held: isize,
-    /// The most bytes held at a time.
+    /// Maximum of that.
     pub(crate) peak_bytes: isize,
-    /// All bytes ever asked for; a block that grows counts again with its new size.
+    /// Sum of all requested bytes; a block that grows counts again with its new size.
     pub(crate) bytes: usize,
-    /// How often bytes were asked for.
+    /// Number of requests.
     pub(crate) calls: usize,
 }
 
@@ -27,7 +26,7 @@ thread_local! {
 /// Counts each thread's allocations.
 struct Counting;
 
-// SAFETY: everything is handed on to the system's allocator as it came.
+// SAFETY: everything is forwarded unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let mut allocated = ALLOCATED.get();
@@ -52,7 +51,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What `work` gives, and what it allocated.
+/// The result of `work`, and its allocations.
 pub(crate) fn allocated<T>(work: impl FnOnce() -> T) -> (T, Allocated) {
     let before = ALLOCATED.get();
     ALLOCATED.set(Allocated {
@@ -70,8 +69,7 @@ pub(crate) fn allocated<T>(work: impl FnOnce() -> T) -> (T, Allocated) {
     (done, allocated)
 }
 
-/// The time that `work` takes on a processor: the mean over as many turns as the kernel's clock of it,
-/// which moves with its ticks, needs to tell.
+/// CPU time of `work`: the mean over enough runs for the resolution of the kernel's clock.
 pub(crate) fn time<T>(mut work: impl FnMut() -> T) -> Duration {
     let (begun, mut turns) = (on_processor(), 0);
     loop {
@@ -84,19 +82,19 @@ pub(crate) fn time<T>(mut work: impl FnMut() -> T) -> Duration {
     }
 }
 
-/// How long this thread has been on a processor.
+/// CPU time of this thread.
 fn on_processor() -> Duration {
     thread_local! { static BEGUN: Instant = Instant::now(); }
     let nanoseconds = std::fs::read_to_string("/proc/thread-self/schedstat")
         .ok()
         .and_then(|stat| stat.split(' ').next()?.parse().ok());
-    // A kernel without these statistics: the time that passes has to do.
+    // Without these statistics in the kernel: elapsed time.
     nanoseconds.map_or_else(|| BEGUN.with(Instant::elapsed), Duration::from_nanos)
 }
 
-/// Holds `work` on inputs of doubling size to a cost in proportion to their bytes, but for the logarithm
-/// of a sort: in bytes allocated and in allocations for each byte, and in time, of which four times the
-/// input may take ten times as much. `input` makes an input of so many items; gives it and its bytes.
+/// Asserts that the cost of `work` on inputs of doubling size is proportional to their bytes, up to the
+/// logarithm of a sort: in bytes allocated, in allocations per byte, and in time, where four times the input
+/// may take ten times as long. `input` returns an input with this number of items, and its bytes.
 pub(crate) fn assert_linear<I>(
     what: &str,
     items: usize,
@@ -115,7 +113,7 @@ pub(crate) fn assert_linear<I>(
         );
         (bytes, time)
     };
-    // Once more where something was in the way.
+    // Repeated after a disturbance.
     let mut told = String::new();
     for _ in 0..3 {
         let (bytes, time) = cost(items);
@@ -129,7 +127,7 @@ pub(crate) fn assert_linear<I>(
     panic!("{what} takes more than its share of time: {told}");
 }
 
-/// What may be allocated for each byte of an input.
+/// Limits of allocations per byte of input.
 #[derive(Clone, Copy)]
 pub(crate) struct Allowed {
     pub(crate) bytes: usize,

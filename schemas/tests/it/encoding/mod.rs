@@ -1,4 +1,4 @@
-//! Records of schemas that this program does not have, as apache-avro writes them.
+//! Encoding of records with schemas outside this program, by apache-avro.
 
 use apache_avro::Schema;
 use apache_avro::types::Value;

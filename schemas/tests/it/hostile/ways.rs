@@ -1,4 +1,4 @@
-//! The four ways of reading a record: either one, of the current version or of one that was given as a file.
+//! The four readers of records: of either record, of the current version or of one from a file.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -8,13 +8,13 @@ use serde_json::{Value as Json, json};
 
 use crate::{cost, encoding, newer, strategies};
 
-/// What `work` gives, and the most bytes that it held at a time.
+/// The result of `work`, and its peak memory in bytes.
 pub(crate) fn measured<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let (done, allocated) = cost::allocated(work);
     (done, allocated.peak_bytes as usize)
 }
 
-/// One of the four ways of reading a record.
+/// One of the four readers.
 pub(crate) struct Way {
     pub(crate) name: &'static str,
     pub(crate) header: Vec<u8>,
@@ -30,7 +30,7 @@ pub(crate) enum Read {
     Event(Box<TaskRunningInfoEvent>),
 }
 
-/// Knows a newer version, with fields added that the current version leaves out.
+/// A decoder with a newer version, whose added fields the current version drops.
 static DECODER: LazyLock<(Decoder, Json, Json)> = LazyLock::new(|| {
     let (mut info, mut event) = (newer::info(), newer::event());
     let nothing = json!({"type": "array", "items": "null"});
@@ -136,8 +136,8 @@ impl Way {
         encoding::encode(&self.avsc, fingerprint, value)
     }
 
-    /// The sample up to a block: of `progressInfo`, else of `metrics`. What comes after it is two
-    /// bytes of null in the first case, and nothing in the second.
+    /// The sample up to a block: of `progressInfo`, or else of `metrics`. Two bytes of null follow in the
+    /// first case, nothing in the second.
     pub(crate) fn up_to_block(&self, array: bool) -> Vec<u8> {
         let mut json = self.sample.clone();
         let info = self.info_of(&mut json);
@@ -149,10 +149,10 @@ impl Way {
         bytes
     }
 
-    /// Reads what is to be refused, within 10 ms and 1 MiB.
+    /// Asserts that a value is refused within 10 ms and 1 MiB.
     pub(crate) fn refuse(&self, value: Option<&[u8]>, reason: &str) {
         let mut least = Duration::MAX;
-        // The machine may turn to something else for a while: the least of five says what it takes.
+        // The minimum of five runs, because the machine may be busy.
         for _ in 0..5 {
             let begun = Instant::now();
             let (read, bytes) = measured(|| (self.read)(value));

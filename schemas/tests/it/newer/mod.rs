@@ -1,4 +1,4 @@
-//! A newer version of both records, as nobody has released it: what a newer program might write.
+//! A fictitious newer version of both records.
 
 use std::path::Path;
 
@@ -27,8 +27,8 @@ pub(crate) fn add_before(record: &mut Json, before: &str, added: Json) {
     fields.insert(at, added);
 }
 
-/// TaskRunningInfo with a field and a time that may be null added, two counts widened, and a status
-/// and a type of metric more, all in the middle.
+/// TaskRunningInfo with an added field and nullable time, two widened counts, and an additional status and
+/// type of metric, all in the middle.
 pub(crate) fn info() -> Json {
     let mut info = released_info();
     add_before(
@@ -57,7 +57,7 @@ pub(crate) fn info() -> Json {
     info
 }
 
-/// TaskRunningInfoEvent with [`info`] in it, a field added and a repair more.
+/// TaskRunningInfoEvent with [`info`], an added field and an additional repair.
 pub(crate) fn event() -> Json {
     let mut event: Json = serde_json::from_str(EVENT_VERSIONS.last().unwrap().avsc).unwrap();
     field(&mut event, "info")["type"] = info();
@@ -107,8 +107,8 @@ pub(crate) fn sample_event(exec_id: &str, sequence: i64) -> Json {
     })
 }
 
-/// What Python's fastavro writes: for each of the [`write`]n schemas the record's name and header,
-/// then the bytes of `records`, which are of one of the two.
+/// Output of Python's fastavro: for each of the [`write`]n schemas, the record's name and header, then the
+/// bytes of `records`, which are of one of the two.
 pub(crate) fn fastavro(
     python: &str,
     record: &str,

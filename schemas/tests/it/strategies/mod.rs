@@ -1,4 +1,4 @@
-//! Events to test with: a full sample, and any that the schema can hold.
+//! Test events: a complete sample, and arbitrary ones of the schema.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use schemas::{
     TaskProgressInfo, TaskResourceInfo, TaskRunningInfo, TaskRunningInfoEvent, TaskStatus,
 };
 
-/// One event with everything in it.
+/// One event with all fields.
 pub(crate) fn sample_event() -> TaskRunningInfoEvent {
     let metrics = [
         ("nothing", MetricValue::Null),
@@ -76,7 +76,7 @@ fn text() -> impl Strategy<Value = String> {
     prop_oneof![".{0,12}", any::<String>()]
 }
 
-/// Any double that compares equal to itself, so that values can be compared.
+/// Any double except NaN, so that values can be compared.
 fn double() -> impl Strategy<Value = f64> {
     use proptest::num::f64::{NEGATIVE, NORMAL, POSITIVE, SUBNORMAL, ZERO};
     POSITIVE | NEGATIVE | NORMAL | SUBNORMAL | ZERO
@@ -144,7 +144,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// Any info that the schema can hold, good or not.
+    /// Any info of the schema, valid or not.
     pub(crate) fn info()(
         exec_id in text(), job_id in text(), engine in engine(), status in status(),
         reported_at in any::<i64>(), sequence in any::<i64>(),
@@ -162,7 +162,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// Any event that the schema can hold.
+    /// Any event of the schema.
     pub(crate) fn event()(
         topic in text(), position in any::<(i32, i64, i64)>(), topic_id in option::of(text()), routed_at in any::<i64>(),
         adjustments in vec(adjustment(), 0..3), info in info(),
