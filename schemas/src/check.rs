@@ -176,7 +176,7 @@ impl TaskRunningInfo {
                 _ => {}
             }
         }
-        problems.told
+        problems.kept
     }
 }
 
@@ -283,7 +283,7 @@ const PROBLEMS_LISTED: usize = 1_000;
 
 #[derive(Default)]
 struct Problems {
-    told: Vec<Problem>,
+    kept: Vec<Problem>,
     kinds: BTreeSet<Fault>,
 }
 
@@ -294,8 +294,8 @@ impl Problems {
         fault: Fault,
         found: impl FnOnce() -> String,
     ) {
-        if self.kinds.insert(fault) || self.told.len() < PROBLEMS_LISTED {
-            self.told.push(Problem {
+        if self.kinds.insert(fault) || self.kept.len() < PROBLEMS_LISTED {
+            self.kept.push(Problem {
                 field: field().into(),
                 fault,
                 found: found(),

@@ -49,9 +49,9 @@ impl Ids {
     }
 
     /// Looks up an id.
-    pub(crate) fn look<T>(&self, id: u32, told: impl FnOnce(Option<&Known>) -> T) -> T {
+    pub(crate) fn look<T>(&self, id: u32, visit: impl FnOnce(Option<&Known>) -> T) -> T {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        told(known.get(&id))
+        visit(known.get(&id))
     }
 
     pub(crate) fn is_to_be_asked_for(&self, id: u32) -> bool {

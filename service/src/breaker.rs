@@ -244,8 +244,8 @@ mod tests {
             }
             assert_eq!(breaker.undecided(), rejected);
         }
-        let said = breaker.reject().unwrap_err().to_string();
-        assert!(said.contains("3 records in a row"), "{said}");
+        let message = breaker.reject().unwrap_err().to_string();
+        assert!(message.contains("3 records in a row"), "{message}");
         breaker.take_back();
         assert_eq!(breaker.reject(), Ok(()));
     }
@@ -265,8 +265,8 @@ mod tests {
         for _ in 0..399 {
             assert_eq!(breaker.reject(), Ok(()));
         }
-        let said = breaker.reject().unwrap_err().to_string();
-        assert!(said.contains("400 of the last 1000"), "{said}");
+        let message = breaker.reject().unwrap_err().to_string();
+        assert!(message.contains("400 of the last 1000"), "{message}");
     }
 
     /// However often records are judged again, they count once.
@@ -291,8 +291,8 @@ mod tests {
             (tripped.to_string(), tripped.settled),
             ("5 of the last 6 records are unusable".to_owned(), 2)
         );
-        let said = tripped.letters("letters");
-        assert!(said.starts_with("2 of them became dead letters in letters"));
+        let message = tripped.letters("letters");
+        assert!(message.starts_with("2 of them became dead letters in letters"));
     }
 
     #[test]

@@ -101,7 +101,7 @@ fn code(kind: Kind, error: &anyhow::Error) -> u8 {
 /// If the process may not listen for signals.
 pub fn on_signal(unfinished: u8) -> std::io::Result<CancellationToken> {
     let stop = CancellationToken::new();
-    let told = stop.clone();
+    let cancelled = stop.clone();
     listen(async move |mut signals| {
         let (name, _) = tokio::select! {
             signal = signals.next() => signal,
@@ -118,7 +118,7 @@ pub fn on_signal(unfinished: u8) -> std::io::Result<CancellationToken> {
                 end(code)
             }
         };
-        told.cancel();
+        cancelled.cancel();
         // Logging below may block if nobody reads the log.
         std::thread::spawn(move || {
             std::thread::sleep(GRACE + Duration::from_secs(1));

@@ -87,13 +87,13 @@ impl<C: ProducerContext + 'static> FromClientConfigAndContext<C> for PolledProdu
     fn from_config_and_context(config: &ClientConfig, context: C) -> KafkaResult<Self> {
         let producer = Arc::new(BaseProducer::from_config_and_context(config, context)?);
         let ends = Arc::new(AtomicBool::new(false));
-        let (polled, told) = (producer.clone(), ends.clone());
+        let (polled, has_ended) = (producer.clone(), ends.clone());
         let polling = std::thread::Builder::new()
             .name("acknowledgements".to_owned())
             .spawn(move || {
                 let here = std::thread::current();
                 let events = Events::that_wake(&here, polled.client());
-                while !told.load(Ordering::Acquire) {
+                while !has_ended.load(Ordering::Acquire) {
                     while !events.is_empty() {
                         polled.poll(Duration::ZERO);
                     }

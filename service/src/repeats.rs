@@ -352,10 +352,10 @@ mod tests {
         assert!(!repeats.note(at(21), "b", "waiting for it").0);
 
         let silent = repeats.take_over(at(66));
-        let mut said: Vec<_> = silent.iter().filter_map(Condition::over).collect();
-        said.sort();
+        let mut messages: Vec<_> = silent.iter().filter_map(Condition::over).collect();
+        messages.sort();
         assert_eq!(
-            said,
+            messages,
             [
                 "not seen for 45 s, after 1 s: waiting for it (1 more line like this left out; LOG_LEVEL=debug shows \
                  them)",

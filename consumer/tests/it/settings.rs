@@ -112,7 +112,7 @@ fn what_cannot_be_meant_is_refused_at_once() {
             (&["task", ""], "<EXEC_ID> has an empty value"),
             (
                 &of_run("--bootstrap-servers", "kafka://a"),
-                "kafka:// is none of",
+                "kafka:// is not one of",
             ),
             (&of_run("--part", "nosuch"), "[possible values: "),
             (

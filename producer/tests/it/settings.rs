@@ -45,7 +45,7 @@ fn what_cannot_be_meant_is_refused_at_once() {
             (&["publish", ""], "[FILE]"),
             (
                 &simulate("--bootstrap-servers", "kafka://a:9092"),
-                "kafka:// is none of",
+                "kafka:// is not one of",
             ),
             (
                 &simulate("--bootstrap-servers", "a:99999"),
@@ -57,7 +57,7 @@ fn what_cannot_be_meant_is_refused_at_once() {
             ),
             (
                 &simulate("-X", "bootstrap.servers=http://a"),
-                "http:// is none of",
+                "http:// is not one of",
             ),
             (
                 &simulate("-X", "metadata.broker.list=a:0"),
@@ -196,7 +196,7 @@ async fn a_reporter_refuses_what_it_cannot_use() {
     }
     let refused = Reporter::connect("kafka://a:9092", engine()).err().unwrap();
     assert!(
-        refused.to_string().contains("kafka:// is none of"),
+        refused.to_string().contains("kafka:// is not one of"),
         "{refused}"
     );
 }

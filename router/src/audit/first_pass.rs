@@ -210,19 +210,19 @@ impl Auditor<'_> {
         // Partitions that still have outputs of an earlier topic: all outputs of this one come after them.
         let mut begin_earlier: BTreeSet<i32> = BTreeSet::new();
         self.scan(&part.topic, &part.ranges, stop, |record| {
-            let stands = position(record);
-            let log = &part.ranges[&stands.partition];
+            let output_at = position(record);
+            let log = &part.ranges[&output_at.partition];
             let output = read(record)?;
             let Some(about) = output.about() else {
                 match output {
                     OutputRecord::Unreadable(why) => {
                         found.findings.add(FindingKind::Invented, None, || {
-                            nothing(&self.scope, part, stands, None, why)
+                            nothing(&self.scope, part, output_at, None, why)
                         })
                     }
                     OutputRecord::Earlier => {
                         found.earlier_topic += 1;
-                        begin_earlier.insert(stands.partition);
+                        begin_earlier.insert(output_at.partition);
                     }
                     OutputRecord::Redriven => found.redriven += 1,
                     _ => found.foreign += 1,
@@ -234,11 +234,11 @@ impl Auditor<'_> {
                 let known = self.scope.logs.contains_key(&about.partition);
                 let partition = known.then_some(about.partition);
                 found.findings.add(FindingKind::Invented, partition, || {
-                    nothing(&self.scope, part, stands, Some(about), why)
+                    nothing(&self.scope, part, output_at, Some(about), why)
                 });
                 return Ok(());
             }
-            let path = (stands.partition, about.partition);
+            let path = (output_at.partition, about.partition);
             if log.start > 0 {
                 let least = oldest.entry(path).or_insert(about.offset);
                 *least = about.offset.min(*least);
@@ -255,7 +255,7 @@ impl Auditor<'_> {
                     if about.offset >= *before {
                         *before = about.offset;
                     } else if found.inverted.len() < INVERTED {
-                        found.inverted.insert(stands);
+                        found.inverted.insert(output_at);
                         found.segments[bucket] |= MARK;
                     } else {
                         *found.inverted_more.entry(about.partition).or_default() += 1;
@@ -266,19 +266,19 @@ impl Auditor<'_> {
             };
             let sum = &mut found.sums[bucket];
             *sum = sum.wrapping_add(outcome);
-            found.segments[bucket] |= segment(log, stands.offset);
+            found.segments[bucket] |= segment(log, output_at.offset);
             *found.counts.entry(about.partition).or_default() += 1;
             Ok(())
         })?;
         let may_lack =
-            |stands: &i32, log: &Range<i64>| log.start > 0 && !begin_earlier.contains(stands);
-        for (stands, _) in part
+            |output_at: &i32, log: &Range<i64>| log.start > 0 && !begin_earlier.contains(output_at);
+        for (output_at, _) in part
             .ranges
             .iter()
-            .filter(|(stands, log)| may_lack(stands, log))
+            .filter(|(output_at, log)| may_lack(output_at, log))
         {
             for partition in self.scope.source.ranges.keys() {
-                let oldest = oldest.get(&(*stands, *partition)).copied();
+                let oldest = oldest.get(&(*output_at, *partition)).copied();
                 let whole_from = found.whole_from.entry(*partition).or_insert(0);
                 *whole_from = oldest.unwrap_or(i64::MAX).max(*whole_from);
             }
@@ -291,14 +291,14 @@ impl Auditor<'_> {
 pub(super) fn nothing(
     scope: &Scope,
     part: &AuditedTopic,
-    stands: Position,
+    output_at: Position,
     about: Option<Position>,
     why: String,
 ) -> Example {
     let is_event = part.topic == scope.events.topic;
     let (events, letters) = match is_event {
-        true => (vec![stands], vec![]),
-        false => (vec![], vec![stands]),
+        true => (vec![output_at], vec![]),
+        false => (vec![], vec![output_at]),
     };
     Example {
         about,

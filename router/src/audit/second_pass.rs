@@ -54,10 +54,10 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn add(&mut self, stands: Position) {
+    fn add(&mut self, output_at: Position) {
         self.count += 1;
         if self.named.len() < OUTPUTS_NAMED {
-            self.named.push(stands);
+            self.named.push(output_at);
         }
     }
 }
@@ -146,19 +146,19 @@ impl Auditor<'_> {
         let ranges = segments(&self.scope.events.ranges, in_events);
         self.read_again(&self.scope.events, &ranges, |record| {
             let output = self.event(record)?;
-            let (OutputRecord::Event(about, _), stands) = (output, position(record)) else {
+            let (OutputRecord::Event(about, _), output_at) = (output, position(record)) else {
                 return Ok(());
             };
             let Some(entry) = examined.find(about, &mut records) else {
                 return Ok(());
             };
             let Some(entry) = entry else {
-                self.add_nothing(findings, &self.scope.events, stands, about);
+                self.add_nothing(findings, &self.scope.events, output_at, about);
                 return Ok(());
             };
             // A second copy behind a later event is only a duplicate.
-            entry.inverted |= entry.events.count == 0 && first.events.inverted.contains(&stands);
-            entry.events.add(stands);
+            entry.inverted |= entry.events.count == 0 && first.events.inverted.contains(&output_at);
+            entry.events.add(output_at);
             let event = self.schemas.decoder.event(record.payload())?;
             let judged = self.judge(about, entry, &event, record.key())?;
             let worst = std::mem::take(&mut entry.judged).max(judged);
@@ -168,16 +168,16 @@ impl Auditor<'_> {
 
         let ranges = segments(&self.scope.letters.ranges, in_letters);
         self.read_again(&self.scope.letters, &ranges, |record| {
-            let (OutputRecord::Letter(about, kind), stands) =
+            let (OutputRecord::Letter(about, kind), output_at) =
                 (self.letter(record)?, position(record))
             else {
                 return Ok(());
             };
             match examined.find(about, &mut records) {
                 None => {}
-                Some(None) => self.add_nothing(findings, &self.scope.letters, stands, about),
+                Some(None) => self.add_nothing(findings, &self.scope.letters, output_at, about),
                 Some(Some(entry)) => {
-                    entry.letters.add(stands);
+                    entry.letters.add(output_at);
                     entry.letter_kind.get_or_insert(kind);
                 }
             }
@@ -363,7 +363,7 @@ impl Auditor<'_> {
         &self,
         findings: &mut Findings,
         part: &AuditedTopic,
-        stands: Position,
+        output_at: Position,
         about: Position,
     ) {
         let (kind, why) = match self.scope.source.compaction.doubt("record") {
@@ -374,7 +374,7 @@ impl Auditor<'_> {
             Some(why) => (FindingKind::Unprovable, why),
         };
         findings.add(kind, Some(about.partition), || {
-            nothing(&self.scope, part, stands, Some(about), why)
+            nothing(&self.scope, part, output_at, Some(about), why)
         });
     }
 }

@@ -134,7 +134,7 @@ impl Letter {
         }
         let Some(SourceRecord { topic, position }) = &self.source else {
             return Ok(Err(
-                "the letter leaves out the value and does not say where its record stands"
+                "the letter omits the value and does not name the position of its record"
                     .to_owned(),
             ));
         };
@@ -142,7 +142,7 @@ impl Letter {
             Ok(original) => original,
             Err(why) => {
                 return Ok(Err(format!(
-                    "the letter leaves out the value, and its record is gone: {why}"
+                    "the letter omits the value, and its record is gone: {why}"
                 )));
             }
         };
@@ -155,7 +155,7 @@ impl Letter {
                 .is_none_or(|key| original.key() == Some(key));
         if !same {
             return Ok(Err(format!(
-                "the letter leaves out the value, and another record stands at {topic} {position} now \
+                "the letter omits the value, and {topic} {position} now holds another record \
                  (size, time or key differ): the topic was created again"
             )));
         }

@@ -59,7 +59,7 @@ fn text(
     full: bool,
 ) -> anyhow::Result<String> {
     let mut text = String::new();
-    let source = letter.source.as_ref().map_or("not told".to_owned(), |s| {
+    let source = letter.source.as_ref().map_or("unknown".to_owned(), |s| {
         format!(
             "{} partition {} offset {}",
             shown(&s.topic),

@@ -109,7 +109,7 @@ impl Router<'_> {
         match committed {
             Ok(()) => {
                 self.committed(work, is_drained);
-                // The commit was progress, but an outage goes on.
+                // The commit was progress, but the outage continues.
                 self.pause_in_outage(subscription)?;
                 Ok(next)
             }

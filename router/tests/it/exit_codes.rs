@@ -55,7 +55,7 @@ async fn wrong_usage_ends_with_2_and_what_an_operator_has_to_change_with_78() {
         (&["dead-letters"], "Usage"),
         (&["dead-letters", "show"], "P:OFFSET"),
         (&["dead-letters", "show", "first"], "first"),
-        (&["dead-letters", "redrive"], "say which letters"),
+        (&["dead-letters", "redrive"], "name the letters"),
         (&["dead-letters", "list", "--since", "yesterday"], "--since"),
         (&["audit", "--from", "yesterday"], "--from"),
     ];

@@ -61,13 +61,13 @@ async fn output_topics_made_as_hinted_hold_what_the_source_holds() {
         .args(arguments)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&audit.stderr).into_owned();
+    let stderr = String::from_utf8_lossy(&audit.stderr).into_owned();
     assert!(
-        said.contains(&format!("topic {} does not exist", topics.events)),
-        "{said}"
+        stderr.contains(&format!("topic {} does not exist", topics.events)),
+        "{stderr}"
     );
     assert!(
-        said.contains(" --list") && !said.contains("--create"),
-        "{said}"
+        stderr.contains(" --list") && !stderr.contains("--create"),
+        "{stderr}"
     );
 }

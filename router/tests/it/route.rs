@@ -92,7 +92,7 @@ fn a_good_record_is_carried_over_as_it_is() {
 #[test]
 fn progress_out_of_range_is_repaired_and_named() {
     use Adjustment::{ProgressAboveOne, ProgressBelowZero, ProgressNotANumber};
-    for (said, repaired, named) in [
+    for (reported, repaired, named) in [
         (f64::NAN, 0.0, ProgressNotANumber),
         (-f64::NAN, 0.0, ProgressNotANumber),
         (-0.25, 0.0, ProgressBelowZero),
@@ -100,16 +100,16 @@ fn progress_out_of_range_is_repaired_and_named() {
         (1.000_000_1, 1.0, ProgressAboveOne),
         (f64::INFINITY, 1.0, ProgressAboveOne),
     ] {
-        let routed = routed(&with_progress(said)).unwrap();
+        let routed = routed(&with_progress(reported)).unwrap();
         let names = Vec::from_iter(&routed.not_finite);
         let (info, adjustments) = (routed.info.clone(), routed.adjustments);
-        match said {
-            said if said.is_finite() => assert_eq!(names, []),
-            said => {
-                let name = if said.is_nan() {
+        match reported {
+            reported if reported.is_finite() => assert_eq!(names, []),
+            reported => {
+                let name = if reported.is_nan() {
                     "NaN".to_owned()
                 } else {
-                    format!("{said}").replace("inf", "Infinity")
+                    format!("{reported}").replace("inf", "Infinity")
                 };
                 assert_eq!(names, [(&"progress.progress".to_owned(), &name)]);
             }
@@ -117,12 +117,15 @@ fn progress_out_of_range_is_repaired_and_named() {
         let progress = info.progress.unwrap().progress;
         assert!(
             progress == repaired && progress.is_sign_positive(),
-            "{said} became {progress}"
+            "{reported} became {progress}"
         );
         assert_eq!(adjustments, [named]);
     }
-    for said in [0.0, f64::MIN_POSITIVE, 0.9524, 1.0] {
-        assert_eq!(event(&with_progress(said)), (with_progress(said), vec![]));
+    for reported in [0.0, f64::MIN_POSITIVE, 0.9524, 1.0] {
+        assert_eq!(
+            event(&with_progress(reported)),
+            (with_progress(reported), vec![])
+        );
     }
     // Negative zero is zero, without a problem.
     let (info, adjustments) = event(&with_progress(-0.0));
@@ -134,7 +137,7 @@ fn progress_out_of_range_is_repaired_and_named() {
 fn metrics_that_were_not_finite_are_named_with_what_they_were_and_a_null_is_not() {
     let double = |value: f64| MetricValue::Double(value);
     let text = |value: &str| MetricValue::String(value.into());
-    let said = [
+    let reported = [
         ("unknown", MetricValue::Null, None),
         ("a", double(f64::NAN), Some("NaN")),
         ("b", double(f64::INFINITY), Some("Infinity")),
@@ -153,7 +156,7 @@ fn metrics_that_were_not_finite_are_named_with_what_they_were_and_a_null_is_not(
         ("n", text("1e999"), None),
     ];
     let mut info = good();
-    let metrics = said
+    let metrics = reported
         .clone()
         .map(|(name, value, _)| (name.to_owned(), value));
     info.metrics = Some(metrics.into());
@@ -164,7 +167,7 @@ fn metrics_that_were_not_finite_are_named_with_what_they_were_and_a_null_is_not(
     );
     let metrics = routed.info.metrics.unwrap();
     let mut named = BTreeSet::new();
-    for (name, value, was) in said {
+    for (name, value, was) in reported {
         let name = name.replace('\0', "\u{FFFD}");
         let became = if was.is_some() {
             MetricValue::Null
@@ -242,7 +245,7 @@ fn negative_counts_become_zero_once_named() {
 #[test]
 fn metrics_may_be_negative_but_not_infinite_nor_text_that_means_so() {
     let mut info = good();
-    let said = [
+    let reported = [
         ("busy.0", MetricValue::String("NaN".into())),
         ("busy.1", MetricValue::Long(0)),
         ("busy.2", MetricValue::Double(12.5)),
@@ -252,14 +255,15 @@ fn metrics_may_be_negative_but_not_infinite_nor_text_that_means_so() {
         ("note", MetricValue::String("NaN is not a number".into())),
     ];
     info.metrics = Some(
-        said.clone()
+        reported
+            .clone()
             .map(|(name, value)| (name.to_owned(), value))
             .into(),
     );
     let (repaired, adjustments) = event(&info);
     assert_eq!(adjustments, [Adjustment::MetricNotFinite]);
     let metrics = repaired.metrics.unwrap();
-    for (name, value) in said {
+    for (name, value) in reported {
         let expected = if ["busy.0", "busy.3"].contains(&name) {
             MetricValue::Null
         } else {
@@ -377,9 +381,9 @@ fn names_that_become_the_same_are_told_apart_and_none_is_lost() {
         };
         (0..4).rev().map(one).collect()
     };
-    let mut said: Vec<String> = (0..16).map(name).collect();
-    said.push("\u{FFFD}".repeat(5) + "10"); // taken
-    let metrics = said.iter().zip(0..);
+    let mut reported: Vec<String> = (0..16).map(name).collect();
+    reported.push("\u{FFFD}".repeat(5) + "10"); // taken
+    let metrics = reported.iter().zip(0..);
     info.metrics = Some(
         metrics
             .map(|(name, i)| (name.clone(), MetricValue::Long(i)))

@@ -47,7 +47,10 @@ fn what_cannot_be_meant_is_refused_at_once() {
                 "--instance-id <ID> has an empty value",
             ),
             (&["--bootstrap-servers", ""], "an address is empty"),
-            (&["--bootstrap-servers", "http://a"], "http:// is none of"),
+            (
+                &["--bootstrap-servers", "http://a"],
+                "http:// is not one of",
+            ),
             (&["-X", "bootstrap.servers=a:99999"], "port \"99999\""),
             (&list("--reason", "Nonsense"), kinds),
             (&["dead-letters", "redrive", "--reason", "nosuch"], kinds),

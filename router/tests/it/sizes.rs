@@ -215,9 +215,9 @@ async fn a_limit_lowered_under_a_router_sets_aside_what_no_longer_fits_and_the_o
     send(&topics, &[], &records);
     let (events, letters) = topics.outputs(21).await;
     assert_eq!((events.len(), letters.len()), (20, 1));
-    let told = headers(&letters[0]);
-    assert_eq!(reason(&told), "EventTooLarge");
-    let message = &told["__connect.errors.exception.message"];
+    let letter_headers = headers(&letters[0]);
+    assert_eq!(reason(&letter_headers), "EventTooLarge");
+    let message = &letter_headers["__connect.errors.exception.message"];
     assert!(message.contains("takes 19872"), "{message}");
     assert_eq!(letters[0].payload(), Some(&large.1[..]));
 

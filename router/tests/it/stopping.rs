@@ -175,8 +175,8 @@ async fn a_clock_that_is_set_back_by_an_hour_ends_an_audit_that_could_not_tell()
     let status = audit.ended().await;
     let log = audit.log();
     assert_eq!(status.code(), Some(2), "{log}");
-    let told = "could not tell: the system's clock was set back by 3";
-    assert!(log.contains(told), "{log}");
+    let expected = "could not tell: the system's clock was set back by 3";
+    assert!(log.contains(expected), "{log}");
 }
 
 /// Environment in which a file sets a program's wall clock.

@@ -113,21 +113,24 @@ async fn records_behind_an_open_transaction_are_told_once_and_their_coming_too()
 
     until_logged(&router, "waiting for an open transaction, ").await;
     let log = router.log();
-    let said = log
+    let found = log
         .lines()
         .find(|line| line.contains("waiting for an open"))
         .unwrap();
     let stable = topics.ends(&topics.source, "read_committed").unwrap()[&1];
     let place = format!("in {}, partition 1 from offset {stable}.", topics.source);
     assert!(
-        said.contains(&place) && said.contains("transaction.timeout.ms"),
-        "{said}"
+        found.contains(&place) && found.contains("transaction.timeout.ms"),
+        "{found}"
     );
 
     other.commit_transaction(WITHIN).unwrap();
     until_logged(
         &router,
-        &format!("no open transaction holds back {} any more", topics.source),
+        &format!(
+            "the open transaction that held back {} has ended",
+            topics.source
+        ),
     )
     .await;
     topics.until_routed(WITHIN).await;
@@ -174,10 +177,10 @@ async fn a_quota_that_slows_a_router_down_is_named_with_its_broker_and_so_is_its
     let named = format!("the broker {} throttles this producer", broker.bootstrap);
     until_logged(&router, &named).await;
     let log = router.log();
-    let said = log.lines().find(|line| line.contains(&named)).unwrap();
+    let found = log.lines().find(|line| line.contains(&named)).unwrap();
     assert!(
-        said.contains(" waits up to ") && said.contains("kafka-configs.sh"),
-        "{said}"
+        found.contains(" waits up to ") && found.contains("kafka-configs.sh"),
+        "{found}"
     );
     until("the metric says so", WITHIN, async || {
         (throttled("producer")? > 0.0).then_some(())

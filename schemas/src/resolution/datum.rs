@@ -85,7 +85,7 @@ impl<'a> Input<'a> {
     pub(super) fn take(&mut self, size: usize, what: &str) -> Result<&'a [u8], Fault> {
         let left = &self.bytes[self.at..];
         let Some(taken) = left.get(..size) else {
-            return Err(self.fault(format!("cut off: {what}, of which {} are left", left.len())));
+            return Err(self.fault(format!("cut off: {what}, {} bytes left", left.len())));
         };
         self.at += size;
         Ok(taken)
@@ -113,10 +113,7 @@ impl<'a> Input<'a> {
                 return Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
             }
         }
-        Err(self.fault(format!(
-            "cut off: a number, of which {} bytes are left",
-            self.left()
-        )))
+        Err(self.fault(format!("cut off: a number, {} bytes left", self.left())))
     }
 
     pub(super) fn int(&mut self) -> Result<i64, Fault> {
@@ -160,14 +157,14 @@ impl<'a> Input<'a> {
         let at = self.at;
         let count = self.long()?;
         let end = if count < 0 {
-            let said = self.long()?;
-            let size = usize::try_from(said)
+            let claimed = self.long()?;
+            let size = usize::try_from(claimed)
                 .ok()
                 .filter(|size| *size <= self.left());
             let Some(size) = size else {
                 return Err(Fault::new(
                     at,
-                    format!("a block of {said} bytes, where {} are left", self.left()),
+                    format!("a block of {claimed} bytes, where {} are left", self.left()),
                 ));
             };
             Some(self.at + size)

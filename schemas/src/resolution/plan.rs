@@ -60,10 +60,10 @@ impl Plan<'_> {
         let Some(depth) = depth.checked_sub(1) else {
             return Err(format!("the schemas nest more than {MAX_DEPTH} deep"));
         };
-        if let (Some(said), Some(meant)) = (unit(writer), unit(reader))
-            && said != meant
+        if let (Some(wrote), Some(expected)) = (unit(writer), unit(reader))
+            && wrote != expected
         {
-            return Err(format!("{said}, where {meant} is read"));
+            return Err(format!("{wrote}, where {expected} is read"));
         }
         Ok(match (self.writer.kind(writer), self.reader.kind(reader)) {
             (Kind::Union(variants), _) => self.union(variants, reader, depth)?,
@@ -103,29 +103,29 @@ impl Plan<'_> {
             {
                 Step::Copied(size)
             }
-            (Kind::Enum(said), Kind::Enum(read)) if said.name.name() == read.name.name() => {
+            (Kind::Enum(wrote), Kind::Enum(read)) if wrote.name.name() == read.name.name() => {
                 let position = |symbol: &String| read.symbols.iter().position(|one| one == symbol);
                 let default = read.default.as_ref().and_then(position);
-                let symbols = said.symbols.iter().map(|symbol| {
+                let symbols = wrote.symbols.iter().map(|symbol| {
                     position(symbol).or(default).ok_or_else(|| {
                         format!("symbol {symbol}, which enum {} has not", read.name.name())
                     })
                 });
                 Step::Enum(symbols.collect::<Result<_, _>>()?)
             }
-            (Kind::Array(said), Kind::Array(read)) => {
-                if self.writer.is_empty(said, depth) {
+            (Kind::Array(wrote), Kind::Array(read)) => {
+                if self.writer.is_empty(wrote, depth) {
                     return Err("an array of items that take no bytes".into());
                 }
-                Step::Array(Box::new(self.step(said, read, depth)?))
+                Step::Array(Box::new(self.step(wrote, read, depth)?))
             }
-            (Kind::Map(said), Kind::Map(read)) => {
-                Step::Map(Box::new(self.step(said, read, depth)?))
+            (Kind::Map(wrote), Kind::Map(read)) => {
+                Step::Map(Box::new(self.step(wrote, read, depth)?))
             }
-            (Kind::Record(said), Kind::Record(read)) if said.name.name() == read.name.name() => {
-                self.record(said, read, depth)?
+            (Kind::Record(wrote), Kind::Record(read)) if wrote.name.name() == read.name.name() => {
+                self.record(wrote, read, depth)?
             }
-            (said, read) => return Err(format!("{said}, where {read} is read")),
+            (wrote, read) => return Err(format!("{wrote}, where {read} is read")),
         })
     }
 
@@ -153,8 +153,8 @@ impl Plan<'_> {
                 Err(reason) => {
                     let is_named =
                         |one: &&'static Schema| self.reader.kind(one).to_string() == kind;
-                    if let Some(meant) = alternatives.iter().find(is_named) {
-                        return Err(self.step(variant, meant, depth).err().unwrap_or(reason));
+                    if let Some(expected) = alternatives.iter().find(is_named) {
+                        return Err(self.step(variant, expected, depth).err().unwrap_or(reason));
                     }
                     last.clone_from(&reason);
                     Step::Refused(reason)
@@ -181,7 +181,7 @@ impl Plan<'_> {
             // Not if the writer has a field with that name itself.
             let by_alias = |read: &RecordField| {
                 read.aliases.contains(&field.name)
-                    && position(writer, |said| said.name == read.name).is_none()
+                    && position(writer, |wrote| wrote.name == read.name).is_none()
             };
             let read = position(reader, by_name).or_else(|| position(reader, by_alias));
             let step = match read {

@@ -48,30 +48,30 @@ def micros(value):
     return (seconds.days * 86_400 + seconds.seconds) * 1_000_000 + seconds.microseconds
 
 
-def same(said, read, where=""):
+def same(written, read, where=""):
     if where.endswith(("reportedAt", "routedAt")):
-        if isinstance(said, str) and said.startswith(("-", "0000")):
+        if isinstance(written, str) and written.startswith(("-", "0000")):
             return  # before Python's first year
-        assert micros(said) == read, f"{where}: {said} is not {read}"
-    elif isinstance(said, dict):
-        assert said.keys() == read.keys(), f"{where}: {said.keys()} is not {read.keys()}"
-        for key in said:
-            same(said[key], read[key], f"{where}.{key}")
-    elif isinstance(said, list):
-        assert len(said) == len(read), where
-        for i, item in enumerate(said):
+        assert micros(written) == read, f"{where}: {written} is not {read}"
+    elif isinstance(written, dict):
+        assert written.keys() == read.keys(), f"{where}: {written.keys()} is not {read.keys()}"
+        for key in written:
+            same(written[key], read[key], f"{where}.{key}")
+    elif isinstance(written, list):
+        assert len(written) == len(read), where
+        for i, item in enumerate(written):
             same(item, read[i], f"{where}[{i}]")
     else:
-        assert type(said) is type(read) and said == read, f"{where}: {said!r} is not {read!r}"
+        assert type(written) is type(read) and written == read, f"{where}: {written!r} is not {read!r}"
 
 
 info = load("TaskRunningInfo")
 event = load("TaskRunningInfoEvent")
-said = [json.loads(line) for line in (exchange / "events.json").read_text().split("\n")[:-1]]
+written = [json.loads(line) for line in (exchange / "events.json").read_text().split("\n")[:-1]]
 infos = [decode(*info, line) for line in (exchange / "infos.hex").read_text().split()]
 events = [decode(*event, line) for line in (exchange / "events.hex").read_text().split()]
-assert len(said) == len(infos) == len(events) > 0
-for one, one_info, one_event in zip(said, infos, events):
+assert len(written) == len(infos) == len(events) > 0
+for one, one_info, one_event in zip(written, infos, events):
     same(one, one_event)
     same(one["info"], one_info)
 (exchange / "infos.fastavro.hex").write_text("\n".join(encode(*info, record) for record in infos))

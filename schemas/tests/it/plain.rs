@@ -148,7 +148,7 @@ proptest! {
         let event = if mend { mended(event) } else { event };
         let bytes = encode_info(&event.info).unwrap();
         let info = plain_info(&bytes).map(|info| owned_info(&info));
-        let negative_zero = matches!(&event.info.progress, Some(said) if said.progress.to_bits() == (-0.0_f64).to_bits());
+        let negative_zero = matches!(&event.info.progress, Some(progress_part) if progress_part.progress.to_bits() == (-0.0_f64).to_bits());
         let is_plain = event.info.problems().is_empty() && !negative_zero;
         prop_assert_eq!(info, is_plain.then(|| event.info.clone()));
         let is_plain = event.problems().is_empty();

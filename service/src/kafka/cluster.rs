@@ -42,7 +42,7 @@ impl KafkaOptions {
     /// if there is no answer.
     pub async fn topic_setting(&self, topic: &str, name: &str) -> anyhow::Result<String> {
         let (options, topic, name) = (self.clone(), topic.to_owned(), name.to_owned());
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         // On a separate thread: dropping an admin client takes up to 100 ms, and the runtime must not wait
         // for an answer when it ends.
         std::thread::Builder::new()
@@ -53,9 +53,9 @@ impl KafkaOptions {
                     .map_err(anyhow::Error::from)
                     .and_then(|own| own.block_on(options.ask_topic_setting(&topic, &name)));
                 // The caller may have been dropped.
-                let _ = tell.send(asked);
+                let _ = sender.send(asked);
             })?;
-        told.await?
+        receiver.await?
     }
 
     async fn ask_topic_setting(&self, topic: &str, name: &str) -> anyhow::Result<String> {
@@ -202,15 +202,15 @@ impl ClientContext for LastError {
 /// Whether broker or client refuses the other, so that waiting does not help.
 fn is_refusal(code: RDKafkaErrorCode, reason: &str) -> bool {
     // The text behind the broker's name, which may contain any word.
-    let said = reason.split_once(": ").map_or(reason, |(_, said)| said);
+    let detail = reason.split_once(": ").map_or(reason, |(_, detail)| detail);
     match code {
         RDKafkaErrorCode::Authentication => true,
         // Not an interrupted handshake, as of a broker that shuts down. If the first step of a handshake
         // fails because the broker's answer was there at once, librdkafka 2 reports a transport failure.
         RDKafkaErrorCode::SSL | RDKafkaErrorCode::BrokerTransportFailure => {
-            said.contains("certificate verify failed")
-                || said.contains("verify broker certificate")
-                || (said.contains("SSL routines") && said.contains("alert"))
+            detail.contains("certificate verify failed")
+                || detail.contains("verify broker certificate")
+                || (detail.contains("SSL routines") && detail.contains("alert"))
         }
         _ => false,
     }
@@ -414,7 +414,7 @@ impl Cluster {
         Ok(is_compacted.then(|| {
             format!(
                 "{topic} has cleanup.policy={policy}: compaction deletes records that have a newer one of the same key, \
-                 and these cannot be told from records that never existed. Set it with: kafka-configs.sh \
+                 and these cannot be distinguished from records that never existed. Set it with: kafka-configs.sh \
                  --bootstrap-server {} --alter --entity-type topics --entity-name {topic} --add-config \
                  cleanup.policy=delete",
                 self.options.servers()
@@ -442,11 +442,11 @@ mod tests {
             (SSL, "SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?".into(), false),
             (BrokerTransportFailure, "Connect to ipv4#10.0.0.1:9093 failed: Connection refused".into(), false),
         ];
-        for (code, said, refused) in cases {
+        for (code, detail, refused) in cases {
             assert_eq!(
-                is_refusal(code, &format!("{name}: {said}")),
+                is_refusal(code, &format!("{name}: {detail}")),
                 refused,
-                "{said}"
+                "{detail}"
             );
         }
     }

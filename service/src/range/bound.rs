@@ -113,13 +113,13 @@ mod tests {
 
     #[test]
     fn a_bound_is_read_as_people_say_it_and_said_again_so() {
-        for said in [
+        for input in [
             "earliest",
             "latest",
             "offset:0=17,3=20",
             "time:2026-11-25T10:00:00Z",
         ] {
-            assert_eq!(said.parse::<Bound>().unwrap().to_string(), said);
+            assert_eq!(input.parse::<Bound>().unwrap().to_string(), input);
         }
         assert_eq!(
             "time:2026-11-25T10:00Z".parse::<Bound>(),

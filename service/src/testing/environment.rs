@@ -69,8 +69,8 @@ fn end_hung(test: &str, limit: u64) -> ! {
     let stacks = ["-p", &id, "-batch", "-ex", "thread apply all bt 30"];
     for (tool, arguments) in [("ps", &children[..]), ("gdb", &stacks[..])] {
         // Either tool may be absent; their output goes to the same place.
-        if let Ok(told) = Command::new(tool).args(arguments).output() {
-            let _ = log.write_all(&told.stdout);
+        if let Ok(shown) = Command::new(tool).args(arguments).output() {
+            let _ = log.write_all(&shown.stdout);
         }
     }
     std::process::abort()

@@ -86,8 +86,8 @@ impl<'a> Invocation<'a> {
             printed: text(&output.stdout),
             logged: text(&output.stderr),
         };
-        for said in [&ended.printed, &ended.logged] {
-            assert!(!said.contains("panicked"), "{self:?}: {said}");
+        for stream in [&ended.printed, &ended.logged] {
+            assert!(!stream.contains("panicked"), "{self:?}: {stream}");
         }
         ended
     }
@@ -96,9 +96,9 @@ impl<'a> Invocation<'a> {
     pub fn ends(self, program: &Path, code: i32, words: &str) -> Ended {
         let ended = self.run(program);
         assert_eq!(ended.code, Some(code), "{self:?}: {ended:?}");
-        let said = [&ended.printed, &ended.logged];
+        let stream = [&ended.printed, &ended.logged];
         assert!(
-            said.iter().any(|said| said.contains(words)),
+            stream.iter().any(|stream| stream.contains(words)),
             "{words:?} is not in {ended:?} of {self:?}"
         );
         ended

@@ -80,9 +80,9 @@ pub async fn alter_topic(bootstrap: &str, topic: &str, key: &str, value: &str) {
     let altered = admin.alter_configs([&altered], &admin_options()).await;
     altered.unwrap()[0].as_ref().unwrap();
     until(&format!("{topic} has {key}={value}"), ASK, async || {
-        let told = admin.describe_configs([&specifier], &admin_options()).await;
-        let told = told.unwrap().remove(0).unwrap();
-        let is_so = told.get(key)?.value.as_deref() == Some(value);
+        let described = admin.describe_configs([&specifier], &admin_options()).await;
+        let described = described.unwrap().remove(0).unwrap();
+        let is_so = described.get(key)?.value.as_deref() == Some(value);
         is_so.then_some(())
     })
     .await;

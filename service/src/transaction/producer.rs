@@ -394,15 +394,15 @@ impl Transaction<'_> {
         }
     }
 
-    /// The cause of a failed transaction. `told` may only be the consequence for one record (such as being
+    /// The cause of a failed transaction. `reported` may only be the consequence for one record (such as being
     /// purged); in a failed transaction, librdkafka answers every call with the cause.
-    fn cause(&self, told: KafkaError) -> KafkaError {
-        if matches!(told, KafkaError::Transaction(_)) {
-            return told;
+    fn cause(&self, reported: KafkaError) -> KafkaError {
+        if matches!(reported, KafkaError::Transaction(_)) {
+            return reported;
         }
         match self.owner.producer.begin_transaction() {
             Err(KafkaError::Transaction(e)) if e.txn_requires_abort() => KafkaError::Transaction(e),
-            _ => told,
+            _ => reported,
         }
     }
 

@@ -87,20 +87,24 @@ async fn a_member_of_a_group_is_told_the_id_while_it_reads() {
         partitions.set_all_offsets(Offset::Beginning).unwrap();
         member.assign(&partitions).unwrap();
     };
-    let told = until("the id is told while the member reads", ASK, async || {
-        tokio::select! {
-            biased;
-            next = member.next() => {
-                match next.unwrap() {
-                    Next::Assigned(partitions) => assign(partitions),
-                    other => panic!("{other:?}"),
+    let received = until(
+        "the id is received while the member reads",
+        ASK,
+        async || {
+            tokio::select! {
+                biased;
+                next = member.next() => {
+                    match next.unwrap() {
+                        Next::Assigned(partitions) => assign(partitions),
+                        other => panic!("{other:?}"),
+                    }
+                    None
                 }
-                None
+                received = member.topic_id(ASK) => Some(received.unwrap()),
             }
-            told = member.topic_id(ASK) => Some(told.unwrap()),
-        }
-    });
-    let TopicIdAnswer::Id(id) = told.await else {
+        },
+    );
+    let TopicIdAnswer::Id(id) = received.await else {
         panic!("no id");
     };
     let cluster = cluster(&bootstrap).await;

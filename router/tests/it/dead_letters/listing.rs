@@ -205,7 +205,7 @@ async fn a_value_left_out_of_its_letter_is_taken_from_the_original_record_while_
     assert!(
         shown
             .out
-            .contains("value      30000 bytes; the letter leaves it out"),
+            .contains("value      30000 bytes; omitted in the letter"),
         "{}",
         shown.out
     );
@@ -257,18 +257,18 @@ async fn a_value_left_out_is_not_taken_from_another_record_of_a_topic_made_anew(
     let letter = place(&topics.list(&[]).await[0]);
 
     delete_topic(&topics.bootstrap, &topics.source).await;
-    let anew = Topic {
+    let again = Topic {
         name: &topics.source,
         partitions: 1,
         settings: &[],
     };
-    create_topics(&topics.bootstrap, &[anew]).await;
+    create_topics(&topics.bootstrap, &[again]).await;
     // The same key and size, with another timestamp.
     topics.send(None, [(Some("large"), Some(&[b'y'; 30_000][..]))]);
     let left = topics.run(&["redrive", &letter]).await;
     assert_eq!(left.code, 2, "{}", left.err);
     assert!(
-        left.err.contains("another record stands at"),
+        left.err.contains("now holds another record"),
         "{}",
         left.err
     );
@@ -380,8 +380,8 @@ async fn a_list_of_ten_letters_holds_ten_however_many_there_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_said_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
-    for (arguments, told) in [
-        (&["dead-letters", "redrive"][..], "say which letters"),
+    for (arguments, words) in [
+        (&["dead-letters", "redrive"][..], "name the letters"),
         (
             &["dead-letters", "redrive", "0:1", "--all"],
             "cannot be used with",
@@ -403,6 +403,6 @@ async fn what_is_not_said_is_asked_for() {
     ] {
         let ended = run(&folder, arguments).await;
         assert_eq!(ended.code, 2, "{arguments:?}: {}", ended.err);
-        assert!(ended.err.contains(told), "{arguments:?}: {}", ended.err);
+        assert!(ended.err.contains(words), "{arguments:?}: {}", ended.err);
     }
 }

@@ -57,11 +57,11 @@ async fn a_letter_is_redriven_once_as_it_was_and_again_only_by_force() {
             original.partition()
         )
     );
-    let told = headers(&sent[0]);
+    let found = headers(&sent[0]);
     let (partition, offset) = letter.split_once(':').unwrap();
     let original_ms = original.timestamp().to_millis().unwrap().to_string();
     let original_partition = original.partition().to_string();
-    let at = told[dead_letter::REDRIVEN_AT].clone();
+    let at = found[dead_letter::REDRIVEN_AT].clone();
     let expected = [
         ("taskrunning.redriven.topic", topics.letters.as_str()),
         ("taskrunning.redriven.partition", partition),
@@ -74,7 +74,7 @@ async fn a_letter_is_redriven_once_as_it_was_and_again_only_by_force() {
         ("taskrunning.first.timestamp.ms", &original_ms),
     ];
     assert_eq!(
-        told,
+        found,
         expected
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into()
@@ -210,8 +210,8 @@ async fn letters_about_the_same_record_are_sent_back_as_one_and_all_are_noted() 
     for command in ["redrive", "show"] {
         let nowhere = topics.run(&[command, "9:1"]).await;
         assert_eq!(nowhere.code, 2, "{}", nowhere.err);
-        let told = "9:1: no letter at this position in ";
-        assert!(nowhere.err.contains(told), "{}", nowhere.err);
+        let found = "9:1: no letter at this position in ";
+        assert!(nowhere.err.contains(found), "{}", nowhere.err);
     }
 }
 

@@ -165,7 +165,8 @@ async fn of_two_with_one_identity(identity: &[&str]) {
     // A router that is stopped while it looks for its rival has nothing left to do.
     until("it is fenced", Duration::from_secs(120), async || {
         let log = stopped.log();
-        log.contains("looking whether another member").then_some(())
+        log.contains("checking whether another member")
+            .then_some(())
     })
     .await;
     assert_eq!(stopped.stop().await.code(), Some(0));
@@ -176,7 +177,7 @@ async fn of_two_with_one_identity(identity: &[&str]) {
     let log = earlier.log();
     assert_eq!(ended.code(), Some(78), "{log}");
     let last = log.lines().rfind(|line| line.contains("ERROR")).unwrap();
-    let names_it = |said: &str| last.contains(said);
+    let names_it = |name: &str| last.contains(name);
     assert!(
         tells_that_it_was_fenced(last) && names_it("--instance-id") && names_it("client.id"),
         "{last}"

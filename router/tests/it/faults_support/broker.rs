@@ -35,13 +35,13 @@ impl Broker {
             .args(arguments)
             .output()
             .unwrap();
-        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
             output.status.success(),
-            "{arguments:?}: {told}{}",
+            "{arguments:?}: {printed}{}",
             String::from_utf8_lossy(&output.stderr)
         );
-        told
+        printed
     }
 
     /// Sends the broker's process a signal by name.

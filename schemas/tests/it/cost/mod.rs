@@ -114,7 +114,7 @@ pub(crate) fn assert_linear<I>(
         (bytes, time)
     };
     // Repeated after a disturbance.
-    let mut told = String::new();
+    let mut message = String::new();
     for _ in 0..3 {
         let (bytes, time) = cost(items);
         let (more_bytes, more_time) = cost(4 * items);
@@ -122,9 +122,9 @@ pub(crate) fn assert_linear<I>(
         if more_time.as_secs_f64() <= 2.5 * growth * time.as_secs_f64() {
             return;
         }
-        told = format!("{time:?} for {bytes} bytes, {more_time:?} for {more_bytes}");
+        message = format!("{time:?} for {bytes} bytes, {more_time:?} for {more_bytes}");
     }
-    panic!("{what} takes more than its share of time: {told}");
+    panic!("{what} takes more than its share of time: {message}");
 }
 
 /// Limits of allocations per byte of input.

@@ -15,7 +15,7 @@ pub(crate) fn measured<T>(work: impl FnOnce() -> T) -> (T, usize) {
 }
 
 /// One of the four readers.
-pub(crate) struct Way {
+pub(crate) struct RecordReader {
     pub(crate) name: &'static str,
     pub(crate) header: Vec<u8>,
     pub(crate) avsc: Json,
@@ -63,7 +63,7 @@ fn event(value: Option<&[u8]>) -> Result<Read, DecodeError> {
     DECODER.0.event(value).map(Box::new).map(Read::Event)
 }
 
-pub(crate) fn ways() -> [Way; 4] {
+pub(crate) fn readers() -> [RecordReader; 4] {
     let sample = strategies::sample_event();
     let header = |bytes: Vec<u8>| bytes[..10].to_vec();
     let newer_header = |record: &str| {
@@ -90,28 +90,28 @@ pub(crate) fn ways() -> [Way; 4] {
         serde_json::from_str(versions.last().unwrap().avsc).unwrap()
     };
     [
-        Way {
+        RecordReader {
             name: "info",
             header: header(schemas::encode_info(&sample.info).unwrap()),
             avsc: released(schemas::INFO_VERSIONS),
             sample: info_json,
             read: info,
         },
-        Way {
+        RecordReader {
             name: "event",
             header: header(schemas::encode_event(&sample).unwrap()),
             avsc: released(schemas::EVENT_VERSIONS),
             sample: event_json,
             read: event,
         },
-        Way {
+        RecordReader {
             name: "newer info",
             header: newer_header("TaskRunningInfo"),
             avsc: DECODER.1.clone(),
             sample: newer_info,
             read: info,
         },
-        Way {
+        RecordReader {
             name: "newer event",
             header: newer_header("TaskRunningInfoEvent"),
             avsc: DECODER.2.clone(),
@@ -121,7 +121,7 @@ pub(crate) fn ways() -> [Way; 4] {
     ]
 }
 
-impl Way {
+impl RecordReader {
     pub(crate) fn info_of<'a>(&self, json: &'a mut Json) -> &'a mut Json {
         if self.name.ends_with("event") {
             &mut json["info"]
