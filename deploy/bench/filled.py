@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Fills a database that `consumer migrate` has made, in a few minutes, as if tasks had been stored in it for ten days.
+"""Fills a database of `consumer migrate` within minutes, as if it had stored tasks for ten days.
 
 filled.py postgres://… | sqlite:FILE  TASKS  ROWS
 
-ROWS are about those of the three histories together. It is the same each time, but for the time, which ends now."""
+ROWS are about those of the three histories together. The content is deterministic, except for the times, which end now."""
 import sqlite3
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def exec_id(task: int | str) -> str:
 
 @dataclass
 class Shape:
-    """How much there is of everything."""
+    """Numbers of tasks, jobs, engines, …"""
 
     tasks: int
     rows: int
@@ -70,12 +70,12 @@ class Shape:
 
 
 def at_random(of: str, salt: int) -> str:
-    """An integer from 0 to PRIME - 1, all as likely."""
+    """A uniform integer from 0 to PRIME - 1."""
     return f"((({of}) * {7_919 + 104_729 * salt} + {611_953 * salt}) % {PRIME})"
 
 
 def upto(most: int | str, random: str, power: int = 1) -> str:
-    """An integer from 0 to most - 1: the higher the power, the smaller most are."""
+    """An integer from 0 to most - 1: the higher the power, the smaller on average."""
     raised = random
     for _ in range(power - 1):
         raised = f"({raised} * {random} / {PRIME})"
@@ -115,7 +115,7 @@ class Postgres:
         return self.psql(f"SELECT column_name FROM information_schema.columns WHERE table_name = '{table}' AND is_generated = 'NEVER'")
 
     def indexes(self) -> dict[str, str]:
-        """Those that keep nothing unique, and how they are made."""
+        """Indexes that are not unique, with their definitions."""
         tables = ", ".join(f"'{table}'::regclass" for table in ("task", *HISTORIES))
         made = f"SELECT indexrelid::regclass || '|' || replace(pg_get_indexdef(indexrelid), E'\n', ' ') FROM pg_index WHERE NOT indisunique AND indrelid IN ({tables})"
         return dict(line.split("|", 1) for line in self.psql(made))
@@ -189,7 +189,7 @@ class Sqlite:
 
 
 def tasks(shape: Shape, sql: Postgres | Sqlite) -> str:
-    """What is made up of each task."""
+    """SQL of the generated tasks."""
     last, ends = shape.tasks, (shape.spread + 3) * 10 * SECOND
     types = one_of("of_engine", spark=60, hive=20, jdbc=8, python=6, shell=4, flink=2)
     return f"""
@@ -209,7 +209,7 @@ def tasks(shape: Shape, sql: Postgres | Sqlite) -> str:
 
 
 def contents(shape: Shape, sql: Postgres | Sqlite) -> dict[str, dict[str, str]]:
-    """Each column of each table, of the task t and its report r."""
+    """Each column of each table, from the task t and its report r."""
     done = f"CASE WHEN t.stuck = 1 THEN 42 ELSE r.k * 100 / (t.reports - 1) END"
     jobs = lambda each: sql.array(each, each)  # noqa: E731
     status = "CASE WHEN r.k = t.reports - 1 THEN t.status WHEN r.k = 0 THEN 'Inited' WHEN r.k = 1 THEN 'Scheduled' ELSE 'Running' END"

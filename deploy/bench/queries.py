@@ -1,4 +1,4 @@
-"""What is asked of `consumer serve` to measure it, over HTTP, one request after the other."""
+"""HTTP requests to `consumer serve` for its measurement, one after the other."""
 import contextlib
 import http.client
 import math
@@ -30,7 +30,7 @@ class Query:
 
 
 def queries(shape: filled.Shape, now: float) -> list[Query]:
-    """All of them, of a database that was filled like this."""
+    """All queries for a database with this content."""
 
     def ago(**spans: float) -> str:
         seconds = sum({"days": 86_400, "hours": 3_600}[unit] * count for unit, count in spans.items())
@@ -91,7 +91,7 @@ def queries(shape: filled.Shape, now: float) -> list[Query]:
 
 
 class Client:
-    """One connection, kept."""
+    """A persistent connection."""
 
     def __init__(self, port: int):
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -110,7 +110,7 @@ def percentile(sorted_values: list[float], share: float) -> float:
 
 
 def ask(port: int, query: Query, seconds: float = SECONDS) -> Facts:
-    """How long it takes, in milliseconds, and how many requests are refused: as those that the database was not done with in time."""
+    """Durations in milliseconds, and the number of refused requests, for example because the database took too long."""
     client = Client(port)
     taken: list[float] = []
     refused = 0
@@ -131,7 +131,7 @@ def ask(port: int, query: Query, seconds: float = SECONDS) -> Facts:
 
 
 def slowest(measured: dict[str, Facts], asked: list[Query]) -> dict[str, float]:
-    """The greatest p99 of each kind."""
+    """The maximum p99 of each kind."""
     found: dict[str, float] = {}
     for query in asked:
         found[query.kind] = max(found.get(query.kind, 0), measured[name_of(query)]["p99"])
@@ -143,7 +143,7 @@ def name_of(query: Query) -> str:
 
 
 class Watchers:
-    """What a page open in a browser asks for, until it is closed: each change, and the first page again each second."""
+    """Requests of a page open in a browser: all changes, and the first page again each second."""
 
     def __init__(self, port: int):
         self.port, self.stopped = port, threading.Event()

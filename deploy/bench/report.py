@@ -1,4 +1,4 @@
-"""What was measured, as a table in Markdown, as JSON, and as bars in SVG."""
+"""Reports the results as a table in Markdown, as JSON, and as bars in SVG."""
 import json
 import statistics
 from html import escape
@@ -19,7 +19,7 @@ EVENTS, CPU, SECONDS = ("events_per_s",), ("cpu_s_per_M", "ours"), ("seconds",)
 
 
 class Ratio:
-    """Of one figure, or of one to another, or to the sum of others; the median of the rounds' ratios."""
+    """A figure, or its ratio to another or to the sum of others; the median of the rounds' ratios."""
 
     def __init__(self, what: str, asked: str, of: tuple[str, tuple[str, ...]], to: tuple[tuple[str, tuple[str, ...]], ...] = ()):
         self.what, self.asked, self.of, self.to = what, asked, of, to
@@ -126,7 +126,7 @@ def case_row(case: Facts) -> list[str]:
 
 
 def queries_table(cases: list[Facts]) -> str:
-    """Each query's median and p99 in each case."""
+    """Median and p99 of each query in each case."""
     names = list(dict.fromkeys(name for case in cases for name in case["median"]["queries"]))
     header = ["", *(f"{case['what']}: {percentile} ms" for case in cases for percentile in ("p50", "p99"))]
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the consumer into SQLite could be at best: the same rows, from a file, into the same tables with the same indexes.
+"""Upper bound of the consumer into SQLite: inserts the same rows, from a file, into the same tables with the same indexes.
 
 sqlite_limit.py SOURCE TARGET
 
