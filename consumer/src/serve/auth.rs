@@ -91,6 +91,12 @@ impl Authentication {
         tokens.is_some_and(|tokens| tokens.caller(token).is_ok())
     }
 
+    /// Whether it is the cookie that says who asks.
+    fn is_by_cookie(&self, headers: &HeaderMap) -> bool {
+        !headers.contains_key(header::AUTHORIZATION)
+            && login::token(headers).is_some_and(|token| self.knows(&token))
+    }
+
     /// Whether people can log in with a token.
     pub(super) fn has_tokens(&self) -> bool {
         self.tokens.is_some()
@@ -230,9 +236,13 @@ pub(super) async fn authenticate(
         return Problem::new(StatusCode::UNAUTHORIZED, "no peer").into_response();
     };
     let is_browser = login::is_browser(request.headers());
+    let address = login::Next::asked(request.uri());
     let response = match authentication.caller(request.headers(), peer.ip()) {
         Err(problem) => problem.into_response(),
         Ok(caller) => {
+            if authentication.is_by_cookie(request.headers()) {
+                request.extensions_mut().insert(login::LoggedIn);
+            }
             if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);
             }
@@ -240,7 +250,7 @@ pub(super) async fn authenticate(
         }
     };
     match (response.status(), authentication.challenge()) {
-        (StatusCode::UNAUTHORIZED, Some(_)) if is_browser => login::redirect(),
+        (StatusCode::UNAUTHORIZED, Some(_)) if is_browser => login::redirect(address.as_ref()),
         (StatusCode::UNAUTHORIZED, Some(challenge)) => {
             ([(header::WWW_AUTHENTICATE, challenge)], response).into_response()
         }

@@ -1,17 +1,26 @@
-//! How a person's browser, which sends no header of its own accord, comes to a bearer token: a form, and a cookie that no
-//! script reads and that no other site's page makes it send.
+//! Logging in and out in a browser, which sends no bearer token of its own accord: a form stores the token in a cookie that
+//! scripts cannot read and that other sites' pages cannot make the browser send. The form leads on to the address that was
+//! asked for; a button on every page deletes the cookie.
 
-use axum::http::StatusCode;
+use askama::Template;
 use axum::http::header::{self, HeaderMap, HeaderValue};
+use axum::http::{StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use percent_encoding::percent_decode;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode, percent_decode_str, utf8_percent_encode};
 
 use super::problem::{PROBLEM_JSON, Problem};
 
 pub(super) const PATH: &str = "/login";
+pub(super) const LOGOUT: &str = "/logout";
 const COOKIE: &str = "taskrunning-token";
+/// The longest address, in bytes, that the form leads on to. After a longer one, it leads to the first page.
+const NEXT_BYTES: usize = 4 << 10;
+
+/// An extension of a request whose caller is known by the cookie, and can log out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LoggedIn;
 
 /// The token that a browser's cookie holds.
 pub(super) fn token(headers: &HeaderMap) -> Option<Vec<u8>> {
@@ -49,51 +58,120 @@ pub(super) fn is_browser(headers: &HeaderMap) -> bool {
     page > 0.0 && page >= quality(&["application/json", PROBLEM_JSON])
 }
 
-/// To the form.
-pub(super) fn redirect() -> Response {
-    Redirect::to(PATH).into_response()
+/// An address of this server: a path and perhaps a query, in printable ASCII. The form leads on to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Next(String);
+
+impl Next {
+    /// The address that a request asks for.
+    pub(super) fn asked(uri: &Uri) -> Option<Self> {
+        Self::checked(uri.path_and_query()?.as_str())
+    }
+
+    /// The address that the form's own address names.
+    pub(super) fn of_form(uri: &Uri) -> Option<Self> {
+        let mut pairs = uri.query()?.split('&');
+        let value = pairs.find_map(|pair| pair.strip_prefix("next="))?;
+        Self::checked(&percent_decode_str(value).decode_utf8().ok()?)
+    }
+
+    /// `None`: a browser might take it for another server's address (`//host`, `/\host`, and what becomes one of them once
+    /// tabs and line breaks are left out: WHATWG URL, "basic URL parser"), or it is one of this form.
+    fn checked(address: &str) -> Option<Self> {
+        let is_printable = address.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_path = address.starts_with('/') && !address.starts_with("//");
+        let path = address.split(['?', '#']).next().unwrap_or_default();
+        let is_own = [PATH, LOGOUT].contains(&path);
+        let is_good = is_printable && is_path && !is_own && !address.contains('\\');
+        (is_good && address.len() <= NEXT_BYTES).then(|| Self(address.to_owned()))
+    }
+}
+
+/// To the form, which leads on to the address that was asked for.
+pub(super) fn redirect(next: Option<&Next>) -> Response {
+    let address = match next {
+        Some(Next(next)) if next != "/" => {
+            format!(
+                "{PATH}?next={}",
+                utf8_percent_encode(next, NON_ALPHANUMERIC)
+            )
+        }
+        _ => PATH.to_owned(),
+    };
+    Redirect::to(&address).into_response()
+}
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct Form<'a> {
+    path: &'static str,
+    next: &'a str,
+    is_refused: bool,
 }
 
 /// The form; with a word on a token that was refused.
-pub(super) fn form(refused: bool) -> Response {
-    let word = match refused {
-        true => "<p role=\"alert\">This token is not known.</p>",
-        false => "",
+pub(super) fn form(next: Option<&Next>, is_refused: bool) -> Response {
+    let form = Form {
+        path: PATH,
+        next: next.map_or("", |Next(next)| next),
+        is_refused,
     };
-    let page = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <meta name=\"color-scheme\" content=\"light dark\"><title>Log in</title><main><h1>Log in</h1>{word}\
-         <form method=\"post\" action=\"{PATH}\"><p><label>Bearer token <input type=\"password\" name=\"token\" \
-         autocomplete=\"current-password\" required autofocus></label> <button>Log in</button></p></form></main></html>"
-    );
-    let status = match refused {
+    let status = match is_refused {
         true => StatusCode::FORBIDDEN,
         false => StatusCode::OK,
     };
-    (status, Html(page)).into_response()
+    match form.render() {
+        Ok(page) => (status, Html(page)).into_response(),
+        Err(error) => {
+            tracing::error!("the login form could not be rendered: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }
 
-/// What the form sends: the token, if it comes from this site.
+/// What the form sends.
+pub(super) struct Sent {
+    pub(super) token: Vec<u8>,
+    pub(super) next: Option<Next>,
+}
+
+/// What the form sends, if it comes from this site.
 ///
 /// # Errors
 /// 403 if another site's page sends it.
-pub(super) fn sent(headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, Problem> {
+pub(super) fn sent(headers: &HeaderMap, body: &[u8]) -> Result<Sent, Problem> {
+    require_own_site(headers, "another site's page cannot log anybody in")?;
+    let fields = || body.split(|byte| *byte == b'&');
+    let value = |name: &[u8]| fields().find_map(|field| decoded(field.strip_prefix(name)?));
+    let token = value(b"token=").unwrap_or_default();
+    let next = value(b"next=").and_then(|next| Next::checked(std::str::from_utf8(&next).ok()?));
+    Ok(Sent {
+        token: token.trim_ascii().to_vec(),
+        next,
+    })
+}
+
+/// A value of application/x-www-form-urlencoded.
+fn decoded(value: &[u8]) -> Option<Vec<u8>> {
+    let spaced = value
+        .iter()
+        .map(|byte| if *byte == b'+' { b' ' } else { *byte });
+    let spaced: Vec<u8> = spaced.collect();
+    Some(percent_decode(&spaced).collect())
+}
+
+/// # Errors
+/// 403 if a page of another site sends the request.
+fn require_own_site(headers: &HeaderMap, detail: &str) -> Result<(), Problem> {
     let is_other = match headers.get("sec-fetch-site") {
         Some(site) => site != "same-origin" && site != "none",
-        // Older browsers say only whence the form is.
+        // Older browsers, and all of them over plain HTTP, send only the origin.
         None => is_of_another_origin(headers),
     };
-    if is_other {
-        let detail = "another site's page cannot log anybody in";
-        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+    match is_other {
+        true => Err(Problem::new(StatusCode::FORBIDDEN, detail)),
+        false => Ok(()),
     }
-    let value = body.strip_prefix(b"token=").unwrap_or_default();
-    let spaced: Vec<u8> = value
-        .iter()
-        .map(|byte| if *byte == b'+' { b' ' } else { *byte })
-        .collect();
-    let token: Vec<u8> = percent_decode(&spaced).collect();
-    Ok(token.trim_ascii().to_vec())
 }
 
 fn is_of_another_origin(headers: &HeaderMap) -> bool {
@@ -106,21 +184,119 @@ fn is_of_another_origin(headers: &HeaderMap) -> bool {
     origin.is_some_and(|origin| origin.split_once("://").map(|(_, host)| host) != host)
 }
 
-/// Lets the browser keep the token until it is closed, and leads to the page.
-pub(super) fn logged_in(token: &[u8], is_https: bool) -> Response {
+/// Lets the browser keep the token until it is closed, and leads on.
+pub(super) fn logged_in(token: &[u8], next: Option<&Next>, is_https: bool) -> Response {
     let token = BASE64_URL_SAFE_NO_PAD.encode(token);
-    let secure = if is_https { "; Secure" } else { "" };
-    let cookie = format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict{secure}");
-    let Ok(mut cookie) = HeaderValue::from_str(&cookie) else {
-        return form(true);
+    let Some(cookie) = cookie(&token, "", is_https) else {
+        return form(next, true);
     };
+    let next = next.map_or("/", |Next(next)| next);
+    ([(header::SET_COOKIE, cookie)], Redirect::to(next)).into_response()
+}
+
+/// Deletes the browser's cookie, and leads to the form.
+///
+/// # Errors
+/// 403 if another site's page sends the request.
+pub(super) fn logged_out(headers: &HeaderMap, is_https: bool) -> Result<Response, Problem> {
+    require_own_site(headers, "another site's page cannot log anybody out")?;
+    let cookie = cookie("", "; Max-Age=0", is_https);
+    let cookie = cookie.map(|cookie| [(header::SET_COOKIE, cookie)]);
+    Ok((cookie, redirect(None)).into_response())
+}
+
+fn cookie(token: &str, age: &str, is_https: bool) -> Option<HeaderValue> {
+    let secure = if is_https { "; Secure" } else { "" };
+    let cookie = format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict{secure}{age}");
+    let mut cookie = HeaderValue::from_str(&cookie).ok()?;
     cookie.set_sensitive(true);
-    ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
+    Some(cookie)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use reqwest::Url;
+
     use super::*;
+
+    /// Whatever an address leads on to, a browser stays at this server.
+    fn stays(next: &str) {
+        let base = Url::parse("https://tasks.example:8443/login").unwrap();
+        if let Some(Next(next)) = Next::checked(next) {
+            let joined = base.join(&next).unwrap();
+            assert_eq!(joined.origin(), base.origin(), "{next:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_address_leads_to_another_server(next in r"[/\\.:@?#%a2fF5cC\t\n\r -]{0,12}(evil\.example)?.{0,3}") {
+            stays(&next);
+        }
+    }
+
+    #[test]
+    fn only_addresses_of_this_server_are_led_on_to() {
+        for good in [
+            "/",
+            "/tasks",
+            "/tasks/%2F%2Fevil.example?at=2026-11-25T14:05:00Z",
+            "/tasks/a?x=//b",
+            "/loginx",
+        ] {
+            stays(good);
+            assert_eq!(Next::checked(good), Some(Next(good.to_owned())));
+        }
+        let long = format!("/{}", "a".repeat(NEXT_BYTES));
+        for bad in [
+            "",
+            "tasks",
+            "//evil.example",
+            "///evil.example",
+            r"/\evil.example",
+            r"\\evil.example",
+            "/\t/evil.example",
+            "/\n/evil.example",
+            "https://evil.example/",
+            "https:evil.example",
+            "javascript:alert(1)",
+            "@evil.example",
+            " /tasks",
+            "/tasks\r\nset-cookie: a=b",
+            "/tâches",
+            "/login",
+            "/login?next=/login",
+            "/logout",
+            &long,
+        ] {
+            assert_eq!(Next::checked(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_form_hands_the_address_on() {
+        let asked: Uri = "/tasks/a%26b?order=started&user=%3Cb%3E".parse().unwrap();
+        let next = Next::asked(&asked).unwrap();
+        let to_form = redirect(Some(&next));
+        let to_form = to_form.headers()[header::LOCATION].to_str().unwrap();
+        assert_eq!(Next::of_form(&to_form.parse().unwrap()), Some(next.clone()));
+        let field = utf8_percent_encode(&next.0, NON_ALPHANUMERIC);
+        let body = format!("next={field}&token=a%2Bb+");
+        let sent = sent(&HeaderMap::new(), body.as_bytes()).unwrap();
+        assert_eq!(
+            (sent.token.as_slice(), sent.next),
+            (&b"a+b"[..], Some(next))
+        );
+        for bad in [
+            "/login?next=%2F%2Fevil.example",
+            "/login?next=%2F%5Cevil",
+            "/login?next=%FF",
+            "/login",
+        ] {
+            assert_eq!(Next::of_form(&bad.parse().unwrap()), None, "{bad}");
+        }
+    }
 
     #[test]
     fn a_browser_prefers_pages() {

@@ -36,9 +36,9 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::get;
+use axum::routing::{get, post};
 use futures_util::FutureExt;
 use service::health::Health;
 use tokio::net::TcpListener;
@@ -54,6 +54,7 @@ use self::auth::Authentication;
 use self::guard::Names;
 pub(crate) use self::live::HELP;
 use self::live::Hub;
+use self::login::{Next, Sent};
 pub use self::options::ServeOptions;
 use self::problem::Problem;
 use self::readers::Readers;
@@ -155,17 +156,20 @@ fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App)
         .layer(from_fn(guard::headers))
 }
 
-/// Where people give their tokens.
+/// Where people log in and out.
 fn login_routes(authentication: Arc<Authentication>, is_https: bool) -> Router {
+    let form = async |uri: Uri| login::form(Next::of_form(&uri).as_ref(), false);
     let logged_in = async move |headers: HeaderMap, body: Bytes| {
-        let token = login::sent(&headers, &body)?;
+        let Sent { token, next } = login::sent(&headers, &body)?;
         Ok::<_, Problem>(match authentication.knows(&token) {
-            true => login::logged_in(&token, is_https),
-            false => login::form(true),
+            true => login::logged_in(&token, next.as_ref(), is_https),
+            false => login::form(next.as_ref(), true),
         })
     };
-    let route = get(async || login::form(false)).post(logged_in);
-    Router::new().route(login::PATH, route)
+    let logged_out = async move |headers: HeaderMap| login::logged_out(&headers, is_https);
+    Router::new()
+        .route(login::PATH, get(form).post(logged_in))
+        .route(login::LOGOUT, post(logged_out))
 }
 
 /// Allows pages of these origins to read answers, without credentials.

@@ -12,6 +12,7 @@ use service::testing::service;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::serve::tokens;
 use crate::strategies;
 use crate::support::{Kind, Pipeline, Server};
 
@@ -311,11 +312,14 @@ async fn every_view_works_in_a_browser() {
         address: service::testing::ANY_PORT.to_owned(),
     };
     world.start().await;
+    let file = tokens(&world.pipeline, "grace");
+    let guarded = world.pipeline.serve("guarded", &["--tokens", &file]).await;
 
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page/page.mjs");
     let mut browser = Command::new("node")
         .arg(script)
         .env("PAGE_ORIGIN", format!("http://{}", world.address))
+        .env("PAGE_GUARDED_ORIGIN", &guarded.origin)
         .env("PAGE_SCREENSHOTS", screenshots())
         .env("TEST_CHROMIUM", chromium)
         .env("TEST_PAGE_MODULES", modules)
@@ -352,6 +356,7 @@ async fn every_view_works_in_a_browser() {
         "{status}; screenshots are in {}",
         screenshots().display()
     );
+    guarded.stop().await;
     world.server.unwrap().stop().await;
     consumer.stop().await;
 }

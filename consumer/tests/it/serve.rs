@@ -322,10 +322,13 @@ async fn a_browser_is_asked_for_its_token() {
     let one = "/api/v1/tasks/exec-01";
     let html = "text/html,application/xhtml+xml;q=0.9";
     let sent = asked(server.request(one).header("accept", html)).await;
-    assert_eq!((sent.status, sent.header("location")), (303, "/login"));
-    let form = server.get("/login").await;
+    let to_form = "/login?next=%2Fapi%2Fv1%2Ftasks%2Fexec%2D01";
+    assert_eq!((sent.status, sent.header("location")), (303, to_form));
+    let form = server.get(to_form).await;
     assert_eq!(form.status, 200);
     assert_guarded(&form);
+    let field = format!("name=\"next\" value=\"{one}\"");
+    assert!(form.body.contains(&field), "{form:?}");
     let login = format!("{}/login", server.origin);
     let give = |body: &'static str| server.client.post(&login).body(body);
     let refused = asked(give("token=of-nobody")).await;
@@ -339,6 +342,19 @@ async fn a_browser_is_asked_for_its_token() {
     assert_eq!(asked(own_origin).await.status, 303);
     let given = asked(give("token=of%2Dada").header("sec-fetch-site", "same-origin")).await;
     assert_eq!((given.status, given.header("location")), (303, "/"));
+    for (body, next) in [
+        ("next=%2Fapi%2Fv1%2Ftasks%2Fexec-01&token=of-ada", one),
+        ("token=of-ada&next=%2F%2Fevil.example", "/"),
+        ("token=of-ada&next=%2F%5Cevil.example", "/"),
+        ("token=of-ada&next=https%3A%2F%2Fevil.example", "/"),
+    ] {
+        let sent_on = asked(give(body)).await;
+        assert_eq!((sent_on.status, sent_on.header("location")), (303, next));
+    }
+    // The address outlives a token that was mistyped.
+    let mistyped = asked(give("token=of-ad&next=%2Fapi%2Fv1%2Ftasks%2Fexec-01")).await;
+    assert_eq!(mistyped.status, 403);
+    assert!(mistyped.body.contains(&field), "{mistyped:?}");
     let (cookie, attributes) = given.header("set-cookie").split_once("; ").unwrap();
     assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Strict");
     assert!(!cookie.contains("of-ada"), "{cookie}");
@@ -348,6 +364,31 @@ async fn a_browser_is_asked_for_its_token() {
             .await
             .status,
         200
+    );
+    let page = asked(server.request("/tasks").header("cookie", &cookie)).await;
+    assert!(page.body.contains("action=\"/logout\""), "{page:?}");
+    let by_token = server
+        .request("/tasks")
+        .header("authorization", "Bearer of-ada");
+    let page = asked(by_token).await;
+    assert_eq!((page.status, page.body.contains("/logout")), (200, false));
+    let logout = format!("{}/logout", server.origin);
+    let leave = || server.client.post(&logout).header("cookie", &cookie);
+    let other_site = leave().header("sec-fetch-site", "cross-site");
+    let kept = asked(other_site).await;
+    kept.problem(403);
+    assert_eq!(kept.header("set-cookie"), "");
+    asked(leave().header("origin", "https://evil.example"))
+        .await
+        .problem(403);
+    asked(server.request("/logout").header("cookie", &cookie))
+        .await
+        .problem(405);
+    let left = asked(leave().header("sec-fetch-site", "same-origin")).await;
+    assert_eq!((left.status, left.header("location")), (303, "/login"));
+    assert_eq!(
+        left.header("set-cookie"),
+        "taskrunning-token=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0"
     );
     let unknown = "taskrunning-token=b2Y";
     asked(server.request(one).header("cookie", unknown))

@@ -1,7 +1,7 @@
 // Tests the page in a real browser. consumer/tests/it/page.rs fills the tables, starts the server and this script, and
 // performs the actions that this requests: a line "ask …" on stdout, answered by a line "done" on stdin.
 //
-// Environment: PAGE_ONLY (a pattern of the steps to take; default: all), PAGE_ORIGIN, PAGE_SCREENSHOTS (a folder), TEST_CHROMIUM, TEST_PAGE_MODULES (a folder with node_modules).
+// Environment: PAGE_ONLY (a pattern of the steps to take; default: all), PAGE_ORIGIN, PAGE_GUARDED_ORIGIN (asks for tokens), PAGE_SCREENSHOTS (a folder), TEST_CHROMIUM, TEST_PAGE_MODULES (a folder with node_modules).
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { mkdtempSync, mkdirSync, rmSync } from "node:fs";
@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 
-const { PAGE_ORIGIN: origin, PAGE_SCREENSHOTS: screenshots, TEST_CHROMIUM: executablePath, TEST_PAGE_MODULES: modules } = process.env;
+const { PAGE_ORIGIN: origin, PAGE_GUARDED_ORIGIN: guarded, PAGE_SCREENSHOTS: screenshots, TEST_CHROMIUM: executablePath, TEST_PAGE_MODULES: modules } = process.env;
 const require = createRequire(join(modules, "x.js"));
 const { chromium } = require("playwright-core");
 const axe = require("axe-core").source;
@@ -265,6 +265,19 @@ step("jobs change where they stand, and what moves them waits", async () => {
   assert.equal((await keys())[0], "job-of-of-new-job");
   assert.equal(await page.locator("#show").isVisible(), false);
   assert.ok(await isMarked());
+});
+
+step("a job that ends says so, in a list of those that run, too", async () => {
+  await ask("begin short");
+  await go("/jobs?running=true");
+  await isLive();
+  assert.equal(await keyed("job-of-short").locator(".c-live").innerText(), "1");
+  const before = await keys();
+  await ask("end short");
+  await until("the job ends", () => document.querySelector('tr[data-id="job-of-short"] .c-live').textContent === "0");
+  assert.match(await keyed("job-of-short").locator(".c-statuses").innerText(), /^1 Succeed$/);
+  assert.match(await page.locator("#show").innerText(), /1 no longer listed/);
+  assert.deepEqual(await keys(), before);
 });
 
 step("engines tell what they run, where that differs, and how busy they were", async () => {
@@ -722,6 +735,31 @@ step("errors say what was wrong", async () => {
   assert.equal((await go("/nothing/here")).status(), 404);
   assert.match(await page.locator(".empty").innerText(), /\/nothing\/here/);
   assert.equal(await page.locator(".empty a").getAttribute("href"), "/tasks?running=true&order=started");
+});
+
+step("who is asked for a token arrives at the address asked for, and can log out", async () => {
+  const asked = `${guarded}/tasks?order=progress&user=ada`;
+  await page.goto(asked);
+  assert.equal(new URL(page.url()).pathname, "/login");
+  await looks("login");
+  await page.fill("input[name=token]", "of-nobody");
+  await page.keyboard.press("Enter");
+  await page.getByRole("alert").waitFor();
+  await page.fill("input[name=token]", "of-operator");
+  await Promise.all([page.waitForURL(asked), page.keyboard.press("Enter")]);
+  assert.ok((await ids()).length > 0);
+  await looks("tasks-logged-in", ["light"], [1280, 390]);
+  await page.getByRole("button", { name: "Log out" }).click();
+  await page.waitForURL(`${guarded}/login`);
+  await page.goto(asked);
+  assert.equal(new URL(page.url()).pathname, "/login");
+  // A viewer without tasks learns why there are none.
+  await page.fill("input[name=token]", "of-bob");
+  await page.keyboard.press("Enter");
+  await page.waitForURL((url) => url.searchParams.get("user") === "ada");
+  await page.goto(`${guarded}/tasks`);
+  assert.match(await page.locator(".empty").innerText(), /No task is visible to you/);
+  await looks("tasks-of-nobody", ["light"], [1280, 390]);
 });
 
 const only = process.env.PAGE_ONLY;

@@ -22,7 +22,7 @@ const EVERY_SECONDS: u32 = 10;
 #[derive(Template)]
 #[template(path = "page/engines.html")]
 pub(super) struct EnginesView {
-    frame: Frame,
+    pub(super) frame: Frame,
     period: Period,
     hidden: Vec<(String, String)>,
     engine_instance: String,
@@ -93,7 +93,7 @@ impl EnginesView {
             .iter()
             .filter(|name| !given.first(name).is_empty())
             .count();
-        let period = Period::of(ENGINES, given, asked.from);
+        let period = Period::of(ENGINES, given);
         Self {
             hidden: given.clone().only(HIDDEN).0,
             engine_instance: given.first("engine_instance").to_owned(),

@@ -11,7 +11,7 @@ use crate::serve::problem::Problem;
 #[derive(Template)]
 #[template(path = "page/error.html")]
 pub(super) struct ErrorView {
-    frame: Frame,
+    pub(super) frame: Frame,
     title: &'static str,
     detail: String,
     is_retried: bool,

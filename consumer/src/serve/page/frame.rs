@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::assets;
 use super::format::moment;
 use super::links::{ENGINES, JOBS, Query, TASKS, USAGE};
+use super::visitor::Visitor;
 
 /// The parts that all views share.
 pub(super) struct Frame {
@@ -26,6 +27,7 @@ pub(super) struct Frame {
     pub(super) is_only_now: bool,
     /// A past time that links to other views keep.
     pub(super) kept_time: Option<Timestamp>,
+    pub(super) visitor: Visitor,
     pub(super) assets: &'static str,
     /// The same view at the present.
     pub(super) live_href: String,
@@ -79,6 +81,7 @@ impl Frame {
             every: None,
             is_only_now: false,
             kept_time: None,
+            visitor: Visitor::default(),
             assets: &assets::FOLDER,
             tasks_href: tasks,
             views,

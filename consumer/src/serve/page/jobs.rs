@@ -22,7 +22,7 @@ const EVERY_SECONDS: u32 = 5;
 #[derive(Template)]
 #[template(path = "page/jobs.html")]
 pub(super) struct JobsView {
-    frame: Frame,
+    pub(super) frame: Frame,
     chips: Vec<Chip>,
     hidden: Vec<(String, String)>,
     job_id: String,

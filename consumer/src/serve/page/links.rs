@@ -46,10 +46,18 @@ impl Query {
             .map_or_else(|_| Self::default(), |extract::Query(pairs)| Self(pairs))
     }
 
-    /// The normalized query, if this one is not: without empty fields, and with absolute times that have a zone.
+    /// The normalized query, if this one is not: without empty fields, and with absolute times that have a zone. An
+    /// absolute end of a period replaces a relative one, which the form carries in a hidden field.
     pub(super) fn tidied(&self) -> Option<Self> {
         let mut tidy = self.clone();
         tidy.0.retain(|(_, value)| !value.is_empty());
+        for end in PERIOD {
+            let is_back = |name: &str, value: &str| name == *end && value.starts_with('-');
+            let mut given = tidy.0.iter().filter(|(name, _)| name == end);
+            if given.any(|(name, value)| !is_back(name, value)) {
+                tidy.0.retain(|(name, value)| !is_back(name, value));
+            }
+        }
         for (name, value) in &mut tidy.0 {
             let is_time = name == "at" || TIMES.iter().any(|end| name.ends_with(end));
             let is_end = PERIOD.contains(&name.as_str()) && !value.starts_with('-');
@@ -169,6 +177,11 @@ mod tests {
         assert_eq!(
             period.tidied().unwrap().at(USAGE),
             "/usage?from=-1h&to=2026-11-25T14:05:00Z"
+        );
+        let filled_in = of("/usage?from=-1h&from=2026-11-25T14:05&to=-5m&to=");
+        assert_eq!(
+            filled_in.tidied().unwrap().at(USAGE),
+            "/usage?from=2026-11-25T14:05:00Z&to=-5m"
         );
         let back = of("/tasks?at=-2h").tidied().unwrap();
         assert!(

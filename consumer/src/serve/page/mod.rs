@@ -28,6 +28,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod visitor;
 
 use askama::Template;
 use axum::Router;
@@ -43,11 +44,13 @@ use jiff::Timestamp;
 
 use self::engines::EnginesView;
 use self::error::ErrorView;
+use self::frame::Frame;
 use self::jobs::JobsView;
 use self::links::{ENGINES, JOBS, PERIOD, Query, TASKS, USAGE};
 use self::task::{TaskData, TaskView};
 use self::tasks::TasksView;
 use self::usage::UsageView;
+use self::visitor::Visitor;
 use super::api::{engines_query, jobs_query, task_query, usage_query};
 use super::app::App;
 use super::caller::Caller;
@@ -88,6 +91,7 @@ async fn home() -> Redirect {
 async fn list(
     State(app): State<App>,
     uri: Uri,
+    visitor: Visitor,
     caller: Result<Caller, Problem>,
     parameters: Result<Parameters, Problem>,
 ) -> Response {
@@ -106,13 +110,14 @@ async fn list(
             .await?;
         Ok(TasksView::of(&given, &asked, task_counts, page))
     };
-    answer(view.await, &uri, &given)
+    answer(view.await, &uri, &given, visitor)
 }
 
 async fn one(
     State(app): State<App>,
     uri: Uri,
     Path(exec_id): Path<String>,
+    visitor: Visitor,
     caller: Result<Caller, Problem>,
     parameters: Result<Parameters, Problem>,
 ) -> Response {
@@ -140,12 +145,13 @@ async fn one(
             .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, absent))?;
         Ok(TaskView::of(&given, at, found))
     };
-    answer(view.await, &uri, &given)
+    answer(view.await, &uri, &given, visitor)
 }
 
 async fn jobs(
     State(app): State<App>,
     uri: Uri,
+    visitor: Visitor,
     caller: Result<Caller, Problem>,
     parameters: Result<Parameters, Problem>,
 ) -> Response {
@@ -162,13 +168,14 @@ async fn jobs(
             .await?;
         Ok(JobsView::of(&given, &asked, page))
     };
-    answer(view.await, &uri, &given)
+    answer(view.await, &uri, &given, visitor)
 }
 
 /// Shows the present. A past time is kept for the links to other views.
 async fn engines(
     State(app): State<App>,
     uri: Uri,
+    visitor: Visitor,
     caller: Result<Caller, Problem>,
     parameters: Result<Parameters, Problem>,
 ) -> Response {
@@ -188,13 +195,14 @@ async fn engines(
             .await?;
         Ok(EnginesView::of(&given, &asked, kept_time, page))
     };
-    answer(view.await, &uri, &given)
+    answer(view.await, &uri, &given, visitor)
 }
 
 /// With a past time, usage ends then. Later reports do not change usage until then.
 async fn used(
     State(app): State<App>,
     uri: Uri,
+    visitor: Visitor,
     caller: Result<Caller, Problem>,
     parameters: Result<Parameters, Problem>,
 ) -> Response {
@@ -217,7 +225,7 @@ async fn used(
             .await?;
         Ok(UsageView::of(&given, &asked, at, &usage))
     };
-    answer(view.await, &uri, &given)
+    answer(view.await, &uri, &given, visitor)
 }
 
 /// Renders every [`Problem`] outside the API as a page if no view did: unknown paths and methods, invalid paths,
@@ -275,9 +283,39 @@ async fn found(
     }))
 }
 
+/// A page in its [`Frame`].
+trait View: Template {
+    fn frame(&mut self) -> &mut Frame;
+}
+
+/// Each of these is a view in its field `frame`.
+macro_rules! views {
+    ($($view:ty),+ $(,)?) => {
+        $(impl View for $view {
+            fn frame(&mut self) -> &mut Frame {
+                &mut self.frame
+            }
+        })+
+    };
+}
+
+views!(
+    TasksView,
+    TaskView,
+    JobsView,
+    EnginesView,
+    UsageView,
+    ErrorView
+);
+
 /// A view, or a problem as a page.
-fn answer(view: Result<impl Template, Problem>, uri: &Uri, given: &Query) -> Response {
-    let problem = match view.map(|view| view.render()) {
+fn answer(
+    view: Result<impl View, Problem>,
+    uri: &Uri,
+    given: &Query,
+    visitor: Visitor,
+) -> Response {
+    let problem = match view.map(|view| rendered(view, visitor.clone())) {
         Ok(Ok(html)) => return html_of(StatusCode::OK.into_response(), html),
         Ok(Err(error)) => {
             tracing::error!("a page was not made: {error}");
@@ -294,11 +332,16 @@ fn answer(view: Result<impl Template, Problem>, uri: &Uri, given: &Query) -> Res
         problem.status(),
         problem.detail().to_owned(),
     );
-    match view.render() {
+    match rendered(view, visitor) {
         // With the headers of the problem.
         Ok(html) => html_of(problem.into_response(), html),
         Err(_) => problem.into_response(),
     }
+}
+
+fn rendered(mut view: impl View, visitor: Visitor) -> Result<String, askama::Error> {
+    view.frame().visitor = visitor;
+    view.render()
 }
 
 fn html_of(mut response: Response, html: String) -> Response {

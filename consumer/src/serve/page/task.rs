@@ -30,7 +30,7 @@ pub(super) struct TaskData {
 #[derive(Template)]
 #[template(path = "page/task.html")]
 pub(super) struct TaskView {
-    frame: Frame,
+    pub(super) frame: Frame,
     row: Row,
     ticket: String,
     engine_href: String,

@@ -90,7 +90,7 @@ fn counts(asked: &TaskQuery, task_counts: Option<TaskCounts>) -> [Option<Count>;
 #[derive(Template)]
 #[template(path = "page/tasks.html")]
 pub(super) struct TasksView {
-    frame: Frame,
+    pub(super) frame: Frame,
     chips: Vec<Chip>,
     filters_open: bool,
     filters_set: usize,

@@ -8,9 +8,11 @@ use super::engines::EnginesView;
 use super::error::ErrorView;
 use super::jobs::JobsView;
 use super::links::Query;
+use super::rendered;
 use super::task::{TaskData, TaskView};
 use super::tasks::TasksView;
 use super::usage::UsageView;
+use super::visitor::Visitor;
 use crate::query::{
     DEFAULT_GAP, EngineItem, EnginePage, EnginesQuery, JobItem, JobPage, JobsQuery, Mark, Metrics,
     Point, Report, Resource, Sequences, Series, SubJobs, Task, TaskDetails, TaskItem, TaskPage,
@@ -461,6 +463,81 @@ fn usage_is_drawn_whatever_its_periods() {
     assert_eq!(bars(UsageEvery::Day, 24 * 200), 3);
     assert_eq!(bars(UsageEvery::Whole, 3), 3 * 9);
     assert!(!usage_every("fact", UsageEvery::Hour, 0).contains("<rect"));
+}
+
+#[test]
+fn a_relative_period_is_kept_by_the_form() {
+    let html = engines("fact");
+    assert!(
+        html.contains("<input type=\"hidden\" name=\"from\" value=\"-1h\">"),
+        "{html}"
+    );
+    assert!(html.contains("empty: now -1h"), "{html}");
+    assert!(html.contains("name=\"from\" value=\"\""), "{html}");
+}
+
+/// The list that holds nothing, as this visitor sees it.
+fn empty_list(at: Option<Timestamp>, visitor: Visitor) -> String {
+    let page = TaskPage {
+        items: Vec::new(),
+        next: None,
+        watermark: Watermark::default(),
+        expired_before: None,
+    };
+    let asked = TaskQuery {
+        at,
+        ..TaskQuery::default()
+    };
+    rendered(
+        TasksView::of(&Query::default(), &asked, None, page),
+        visitor,
+    )
+    .unwrap()
+}
+
+fn empty_jobs(at: Option<Timestamp>, visitor: Visitor) -> String {
+    let page = JobPage {
+        items: Vec::new(),
+        next: None,
+        watermark: Watermark::default(),
+        expired_before: None,
+    };
+    let asked = JobsQuery {
+        job_id: None,
+        user: visitor.viewer.clone(),
+        running: false,
+        at,
+        limit: 100,
+        cursor: None,
+    };
+    rendered(JobsView::of(&Query::default(), &asked, page), visitor).unwrap()
+}
+
+#[test]
+fn a_viewer_learns_that_only_own_tasks_are_shown() {
+    let at: Option<Timestamp> = Some(TIME.parse().unwrap());
+    let viewer = || Visitor {
+        viewer: Some("ada<b>".to_owned()),
+        is_logged_in: true,
+    };
+    for (html, noun) in [
+        (empty_list(None, viewer()), "No task is visible to you"),
+        (empty_jobs(None, viewer()), "No job is visible to you"),
+        (empty_list(at, viewer()), "the only ones visible to you"),
+        (empty_jobs(at, viewer()), "the only ones visible to you"),
+    ] {
+        assert!(html.contains(noun), "{html}");
+        assert!(html.contains("<bdi>ada&#60;b&#62;</bdi>"), "{html}");
+        assert!(!html.contains("producer simulate"), "{html}");
+        assert!(html.contains("action=\"/logout\""), "{html}");
+    }
+    for html in [
+        empty_list(None, Visitor::default()),
+        empty_jobs(None, Visitor::default()),
+    ] {
+        assert!(html.contains("producer simulate"), "{html}");
+        assert!(!html.contains("/logout"), "{html}");
+    }
 }
 
 #[test]

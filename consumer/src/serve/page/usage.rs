@@ -35,7 +35,7 @@ const EVERY: &[(UsageEvery, &str, &str)] = &[
 #[derive(Template)]
 #[template(path = "page/usage.html")]
 pub(super) struct UsageView {
-    frame: Frame,
+    pub(super) frame: Frame,
     period: Period,
     by: Vec<Chip>,
     every: Vec<Chip>,
@@ -130,7 +130,7 @@ impl UsageView {
             ),
         };
         Self {
-            period: Period::of(USAGE, given, asked.from),
+            period: Period::of(USAGE, given),
             by,
             every,
             hidden: given.clone().only(HIDDEN).0,

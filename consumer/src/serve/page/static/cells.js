@@ -26,16 +26,27 @@ function takeCell(old, fresh) {
 
 const rows = (page) => [...page.querySelectorAll("table.list tbody tr")];
 
-/** Updates the rows that both pages have. Returns the numbers of rows that only the newer page has (fresh) and that it lacks (gone). */
+/** Replaces the cells of a row that changed. */
+function takeCells(row, fresh) {
+  [...row.cells].forEach((cell, i) => fresh.cells[i] && takeCell(cell, fresh.cells[i]));
+}
+
+/** Updates one row from a newer page; does nothing if that page lacks the row. */
+export function takeRow(row, page) {
+  const fresh = rows(page).find((other) => other.dataset.id === row.dataset.id);
+  if (fresh) takeCells(row, fresh);
+}
+
+/** Updates the rows that both pages have. Returns the number of rows that only the newer page has (fresh) and the rows that it lacks (gone). */
 export function takeRows(page) {
   const newer = new Map(rows(page).map((row) => [row.dataset.id, row]));
-  let gone = 0;
+  const gone = [];
   for (const row of rows(document)) {
     const fresh = newer.get(row.dataset.id);
     if (fresh) {
-      [...row.cells].forEach((cell, i) => fresh.cells[i] && takeCell(cell, fresh.cells[i]));
+      takeCells(row, fresh);
       newer.delete(row.dataset.id);
-    } else gone += 1;
+    } else gone.push(row);
   }
   return { fresh: newer.size, gone };
 }

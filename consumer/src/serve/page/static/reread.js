@@ -1,11 +1,12 @@
 // Reloads the views that have no stream of changes: jobs, engines and usage. Rows stay in place; new and removed ones
 // are counted, and the reader decides when to show them. A hidden tab pauses.
 import { ago, duration, moment } from "./clock.js";
-import { takeRows } from "./cells.js";
+import { takeRow, takeRows } from "./cells.js";
 import { announce, offer, say, sayTrouble } from "./state.js";
 import { fetched, swapParts } from "./swap.js";
 
 const RETRY_MS = [1000, 2000, 4000, 8000, 15000];
+const GONE_AT_ONCE = 10; // rows that left the list and are read one by one
 const REST = 10; // pauses for ten times the duration of an answer, to limit the load on the database
 
 const everyMs = Number(document.body.dataset.every) * 1000;
@@ -19,7 +20,7 @@ let waiting = null;
 const sayLive = () => lostAt === null && !document.hidden && say("live", `live, loaded ${ago((Date.now() - readAt) / 1000)}`);
 const hasRows = (page) => page.querySelector("table.list") !== null;
 
-function take(page) {
+async function take(page) {
   if (wantsAll || !hasRows(document) || !hasRows(page)) {
     const asked = wantsAll;
     wantsAll = false;
@@ -29,9 +30,21 @@ function take(page) {
     if (asked) announce("The list is up to date");
   } else {
     const { fresh, gone } = takeRows(page);
-    offer([[fresh, "new"], [gone, "no longer listed"]]);
+    offer([[fresh, "new"], [gone.length, "no longer listed"]]);
+    if (document.body.dataset.view === "jobs") await takeGone(gone);
   }
   swapParts(page, "[data-part]");
+}
+
+/** Updates rows of jobs that left the list, which would otherwise show tasks as running that have ended. Rows without running tasks are final. */
+async function takeGone(gone) {
+  const running = gone.filter((row) => row.querySelector(".c-live").textContent !== "0");
+  for (const row of running.slice(0, GONE_AT_ONCE)) {
+    const address = new URL(location.href);
+    for (const name of ["running", "cursor"]) address.searchParams.delete(name);
+    address.searchParams.set("job_id", decodeURIComponent(row.dataset.id));
+    takeRow(row, await fetched(address));
+  }
 }
 
 async function read() {
@@ -41,7 +54,7 @@ async function read() {
   const began = performance.now();
   let delay;
   try {
-    take(await fetched(location.href));
+    await take(await fetched(location.href));
     readAt = Date.now();
     delay = Math.max(everyMs, REST * (performance.now() - began));
     lostAt = null;
