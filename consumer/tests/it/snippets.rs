@@ -51,6 +51,14 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "the tables have to be in PostgreSQL: consumer/tests/it/audit",
     ),
     ("install -m 755 ", "takes systemd"),
+    ("echo METRICS_LISTEN=", "takes systemd"),
+    (
+        "apt-get install ./taskrunning_",
+        "takes a release build: deploy/packaging/try-deb installs it",
+    ),
+    ("tar -xzf taskrunning-", "takes a release build"),
+    ("for program in router consumer", "as above"),
+    ("deploy/package ", "makes a release build"),
     ("# /etc/cron.d/", "a file of cron"),
     (
         "UPDATE task_progress ",
