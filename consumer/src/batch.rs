@@ -1,5 +1,4 @@
-//! Records that were read and are not stored yet, and what one transaction takes of them: rows and the steps of the
-//! stored offsets.
+//! Records that were read and are not stored yet, and the rows and offset steps of their transactions.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,9 +16,9 @@ use crate::rows::{Part, Rows, plain};
 pub(crate) struct Record {
     pub(crate) partition: i32,
     pub(crate) anchor: Anchor,
-    /// The bytes of its event, in the plain encoding, or why it becomes a dead letter. (Boxed: rejects are rare.)
+    /// The event's bytes in the plain encoding, or why it becomes a dead letter. (Boxed: rejects are rare.)
     pub(crate) event: Result<Box<[u8]>, Box<Reject>>,
-    /// The schema id that the registry has to be asked for first; until then `event` is the record's value unchanged.
+    /// The schema id to look up in the registry first; until then, `event` is the record's value unchanged.
     pub(crate) unread: Option<u32>,
     /// Bytes of key and value in the topic.
     pub(crate) bytes_in_topic: usize,
@@ -42,7 +41,7 @@ impl Record {
         }
     }
 
-    /// Bytes held in memory.
+    /// Bytes in memory.
     fn bytes(&self) -> usize {
         match &self.event {
             Ok(event) => event.len(),
@@ -61,14 +60,14 @@ fn read(decoder: &Decoder, value: Option<&[u8]>) -> Result<Box<[u8]>, Box<Reject
     plain(decoder, value).map(Into::into).map_err(Box::new)
 }
 
-/// Records in the order they were read; any prefix can be stored by itself.
+/// Records in the order they were read. Any prefix can be stored on its own.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     records: Vec<Record>,
     bytes: usize,
-    /// How many of the last records are rejects.
+    /// Number of rejects at the end.
     rejects_at_end: usize,
-    /// When the first record was read, or was last decided to wait for more.
+    /// When the first record was read, or the wait was restarted.
     since: Option<Instant>,
 }
 
@@ -85,7 +84,7 @@ impl Batch {
         self.records.push(record);
     }
 
-    /// Moves those records to the end that `is_wanted` accepts of a batch that was read later.
+    /// Appends those records of a batch read later that `is_wanted` accepts.
     pub(crate) fn append(&mut self, later: &mut Self, is_wanted: impl Fn(&Record) -> bool) {
         let since = match self.records.is_empty() {
             true => later.since,
@@ -99,12 +98,12 @@ impl Batch {
         self.since = since;
     }
 
-    /// Since when the batch has been waiting to be stored; `None`: it is empty.
+    /// When the batch began to wait for storing; `None`: it is empty.
     pub(crate) fn since(&self) -> Option<Instant> {
         self.since.filter(|_| !self.records.is_empty())
     }
 
-    /// The batch waits for more records, as if its first one had been read now.
+    /// Waits for more records, as if the first one had been read now.
     pub(crate) fn wait_anew(&mut self) {
         self.since = Some(Instant::now());
     }
@@ -123,13 +122,13 @@ impl Batch {
         &self.records
     }
 
-    /// The place and the schema id of the first record from `from` on whose schema is not known yet.
+    /// The index and the schema id of the first record, from `from` on, with an unknown schema.
     pub(crate) fn unread(&self, from: usize) -> Option<(usize, u32)> {
         let mut records = self.records.iter().enumerate().skip(from);
         records.find_map(|(place, record)| Some((place, record.unread?)))
     }
 
-    /// Reads the record at this place, now that its schema id is known.
+    /// Decodes the record at this index, whose schema id is now known.
     pub(crate) fn read(&mut self, place: usize, decoder: &Decoder) {
         if let Some(record) = self.records.get_mut(place)
             && let (Some(_), Ok(value)) = (record.unread.take(), &record.event)
@@ -141,17 +140,17 @@ impl Batch {
         }
     }
 
-    /// Bytes of the events in it.
+    /// Bytes of the events.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Empties the batch.
+    /// Removes all records.
     pub(crate) fn take(&mut self) -> Vec<Record> {
         std::mem::take(self).records
     }
 
-    /// The record at this place becomes a dead letter.
+    /// Turns the record at this index into a dead letter.
     pub(crate) fn reject(&mut self, place: usize, reject: Reject) {
         if let Some(record) = self.records.get_mut(place) {
             self.bytes -= record.bytes();
@@ -225,12 +224,12 @@ pub(crate) fn advances(records: &[&Record], parts: &[Part], positions: &Position
     advances
 }
 
-/// The rows of all these records that are to be stored.
+/// The rows of all these records, except rejects.
 pub(crate) fn all_rows<'a>(records: &[&'a Record]) -> Vec<Rows<'a>> {
     records.iter().filter_map(|record| record.rows()).collect()
 }
 
-/// These records in two halves, each of other partitions; `None` where they are all of one.
+/// Splits these records into two halves with different partitions; `None` if they are all of one.
 pub(crate) fn halves<'a>(records: &[&'a Record]) -> Option<[Vec<&'a Record>; 2]> {
     let mut counts: BTreeMap<i32, i64> = BTreeMap::new();
     for record in records {
@@ -242,7 +241,7 @@ pub(crate) fn halves<'a>(records: &[&'a Record]) -> Option<[Vec<&'a Record>; 2]>
     (!other.is_empty()).then_some([half, other])
 }
 
-/// Partitions that have about half of the records of all of these, by the records of each.
+/// Partitions with about half of all records, given the number of records by partition.
 pub(crate) fn half_of(counts: impl IntoIterator<Item = (i32, i64)>) -> BTreeSet<i32> {
     let mut counts = Vec::from_iter(counts);
     counts.sort_by_key(|(_, count)| Reverse(*count));
@@ -264,17 +263,17 @@ pub(crate) fn is_unstored(rows: &Rows<'_>, part: Part, positions: &Positions) ->
     stored.is_none_or(|stored| rows.offset >= *stored)
 }
 
-/// The tasks that some events are about.
+/// The tasks of some events.
 #[derive(Default)]
 pub(crate) struct Tasks<'a> {
-    /// Of each task the event that tells its newest state, with the least times of all its events.
+    /// The newest event of each task, with the earliest times of all its events.
     pub(crate) newest: Vec<Rows<'a>>,
-    /// Each task's place in `newest`, by execId.
+    /// Each task's index in `newest`, by execId.
     pub(crate) places: HashMap<&'a str, usize, RandomState>,
 }
 
 impl<'a> Tasks<'a> {
-    /// Those of one more event; gives the place of its task.
+    /// Adds an event. Returns the index of its task.
     pub(crate) fn add(&mut self, rows: &Rows<'a>) -> usize {
         let place = self.places.entry(rows.info.exec_id);
         let place = *place.or_insert(self.newest.len());

@@ -1,28 +1,28 @@
-//! Which of many records a database refuses: found by bisecting, since its error does not name one.
+//! Finds the records that a database refuses, by bisecting, because its error does not name them.
 
 use std::ops::Range;
 
 use crate::rows::Part;
 use crate::store::StoreError;
 
-/// A search for the refused records: a range that is refused is tried again in halves, down to one record.
+/// A search for refused records: a refused range is tried again in halves, down to one record.
 pub(crate) struct Bisection {
     untried: Vec<Range<usize>>,
     /// The database's error for the whole range, which is not tried again: some errors, such as those of deferred
-    /// constraints, come only at the commit.
+    /// constraints, occur only at commit.
     known: Option<String>,
 }
 
-/// What a step of the search found.
+/// The result of a step of the search.
 pub(crate) enum Found {
-    /// The database takes the records at these places.
+    /// The database accepts the records at these places.
     Accepted(Range<usize>),
     /// The database refuses the record at this place, for this reason.
     Refused { place: usize, message: String },
 }
 
 impl Bisection {
-    /// Over `count` records, which the database refused together with `message`.
+    /// A search among `count` records that the database refused together with `message`.
     pub(crate) fn new(count: usize, message: String) -> Self {
         Self {
             untried: vec![Range {
@@ -33,7 +33,7 @@ impl Bisection {
         }
     }
 
-    /// The next finding, in the order of the records; `None` at the end. `write` writes a range and rolls back.
+    /// The next result, in the order of the records; `None` at the end. `write` writes a range and rolls back.
     ///
     /// # Errors
     /// Any error of `write` except [`StoreError::Refused`].

@@ -15,7 +15,7 @@ use crate::query::{EnginePage, EnginesQuery, Reader};
 use crate::store::{Database, DatabaseOptions};
 use crate::tasks::{age, percent, wrong_usage};
 
-/// Users of an engine that are shown.
+/// Maximum number of an engine's users shown.
 const USERS_SHOWN: usize = 3;
 
 /// Options of `consumer engines`.
@@ -24,19 +24,19 @@ pub struct EnginesOptions {
     /// Only this engine
     #[arg(long, value_name = "HOST:PORT")]
     engine_instance: Option<String>,
-    /// Only engines of this type, as in spark
+    /// Only engines of this type, for example spark
     #[arg(long, value_name = "TYPE")]
     engine_type: Option<String>,
-    /// Only exec tasks of this user of the engine; of an engine no others count
+    /// Count only exec tasks of this engine user; engines without any are omitted
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// From this time on: RFC 3339, or back from now as in -2h [default: 24 hours before --to]
+    /// Start time: RFC 3339, or relative to now as in -2h [default: 24 hours before --to]
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     from: Option<Timestamp>,
-    /// Up to this time [default: now]
+    /// End time [default: now]
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     to: Option<Timestamp>,
-    /// An exec task without an end counts for at most so long after its last report; at most 1h
+    /// Maximum time that an exec task without an end counts after its last report; at most 1h
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
     longest_gap: Duration,
     #[command(flatten)]
@@ -46,7 +46,7 @@ pub struct EnginesOptions {
 /// Prints a page of engines.
 ///
 /// # Errors
-/// If the database is not there or has no tables, or an option has a value that it cannot have.
+/// If the database does not exist or has no tables, or an option has an invalid value.
 pub async fn engines(asked: EnginesOptions, options: &DatabaseOptions) -> anyhow::Result<()> {
     let mut reader = Reader::open(&Database::parse(options)?).await?;
     let query = EnginesQuery {

@@ -1,4 +1,4 @@
-//! `consumer expire`: removes old history while everything runs.
+//! `consumer expire`: removes old history while consumers keep running.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -21,21 +21,21 @@ use crate::failure::Failure;
 use crate::store::{Database, DatabaseOptions, Expiring, Step, StoreError};
 use crate::tables::Table;
 
-/// A piece is tried this many times in a row, for half a minute.
+/// Maximum number of attempts per piece: about half a minute.
 const MAX_TRIES: u32 = 12;
 
-/// What is removed.
+/// Options of `consumer expire`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ExpireOptions {
     /// Remove what was reported longer ago than this, by the engines' clocks: 30d, 12h, 8w
     #[arg(long, value_name = "AGE", value_parser = age)]
     pub older_than: SignedDuration,
 
-    /// Only count what would be removed
+    /// Only count the rows that would be removed
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Remove history of the last day too
+    /// Allow removing history of the last day
     #[arg(long)]
     pub yes: bool,
 
@@ -45,54 +45,57 @@ pub struct ExpireOptions {
 }
 
 impl ExpireOptions {
-    /// Refuses an age that reaches before the year 1, and one below a day unless that is confirmed: `1m` is a minute, and
-    /// there are no months.
+    /// Rejects an age that reaches before the year 1. Rejects an age below one day unless it is confirmed: `1m` is a
+    /// minute, not a month.
     ///
     /// # Errors
-    /// Why, and what to type.
+    /// States the reason and what to type.
     pub fn check(&self) -> Result<(), WrongUsage> {
         self.before()?;
         if self.older_than >= SignedDuration::from_hours(24) || self.dry_run || self.yes {
             return Ok(());
         }
         Err(WrongUsage(format!(
-            "--older-than {:#} removes all but the last {:#}, which is less than a day (m: minutes; months are written \
-             in days, 30d); add --yes to remove it, or --dry-run to count it",
+            "--older-than {:#} removes all but the last {:#}, which is less than a day (m is minutes; write months in \
+             days, as in 30d); add --yes to remove it, or --dry-run to count it",
             self.older_than, self.older_than,
         )))
     }
 
-    /// What was reported before this is removed.
+    /// Reports before this time are removed.
     fn before(&self) -> Result<Timestamp, WrongUsage> {
         Timestamp::now()
             .checked_sub(self.older_than)
             .and_then(|before| Timestamp::from_microsecond(before.as_microsecond()))
             .ok()
             .filter(|before| before.as_microsecond() > FIRST_MICROS)
-            .ok_or_else(|| WrongUsage("--older-than: that long ago there was no year 1".into()))
+            .ok_or_else(|| {
+                WrongUsage(
+                    "--older-than: reaches back before the year 1; give a smaller age".into(),
+                )
+            })
     }
 }
 
-/// What was done.
+/// The result that is printed.
 #[derive(Debug, Serialize)]
 struct Report {
     database: String,
     reported_before: Timestamp,
     dry_run: bool,
-    /// Whether the tables were walked to their ends.
+    /// Whether the tables were walked to the end.
     finished: bool,
-    /// Rows, by table: removed, or counted.
+    /// Rows removed (or counted, in a dry run), by table.
     rows: BTreeMap<&'static str, u64>,
     seconds: f64,
     longest_transaction_ms: u64,
 }
 
-/// Removes what was reported before a time: rows of the histories, and tasks whose newest state is older and of which no
-/// history is left. Ends early when `stop` is cancelled; what was removed by then stays removed. Prints what
-/// it did.
+/// Removes what was reported before a time: rows of the histories, and tasks whose newest state is older and that have
+/// no history left. Ends early when `stop` is cancelled; what was removed by then stays removed. Prints the result.
 ///
 /// # Errors
-/// If the database is not there, has no tables, or stays away.
+/// If the database does not exist, has no tables, or stays unavailable.
 pub async fn expire(
     asked: ExpireOptions,
     database: &DatabaseOptions,
@@ -135,7 +138,7 @@ pub async fn expire(
         .map_err(|error| Failure::of(error, &place).into_error())
         .with_context(|| format!("removing history from {place}"))?;
     if !finished {
-        tracing::info!("stopped before the end; the same command again removes the rest");
+        tracing::info!("stopped before the end; run the same command again to remove the rest");
     }
     Ok(())
 }
@@ -147,7 +150,7 @@ struct Removing<'a> {
     database: &'a Database,
     before: Timestamp,
     dry_run: bool,
-    /// `None` until the first try, and after a failure.
+    /// `None` until the first attempt, and after a failure.
     expiring: Option<Expiring>,
     stop: &'a CancellationToken,
     bar: ProgressBar,
@@ -158,8 +161,8 @@ struct Removing<'a> {
 }
 
 impl Removing<'_> {
-    /// Counts what a walk would remove, in one snapshot. A snapshot ends with its connection, so an error starts the count
-    /// again.
+    /// Counts what a walk would remove, in one snapshot. A snapshot ends with its connection, so an error restarts the
+    /// count.
     async fn count(&mut self) -> Result<bool, StoreError> {
         let (mut backoff, mut tries) = (Backoff::default(), 1);
         loop {
@@ -174,7 +177,7 @@ impl Removing<'_> {
             if matches!(error, StoreError::TooLong(_)) {
                 self.divisor *= 4;
             }
-            warn_of_change!("{}: {error}; counting again", self.database.place());
+            warn_of_change!("{}: {error}; restarting the count", self.database.place());
             tries += 1;
             (self.expiring, self.rows) = (None, BTreeMap::new());
             self.bar.reset();
@@ -183,7 +186,7 @@ impl Removing<'_> {
         }
     }
 
-    /// Removes piece by piece, or counts. Returns whether it reached the end.
+    /// Removes (or counts) piece by piece. Returns whether it reached the end.
     async fn walk(&mut self) -> Result<bool, StoreError> {
         let begun = async {
             let mut expiring = Expiring::open(self.database, self.before, self.dry_run).await?;
@@ -220,7 +223,7 @@ impl Removing<'_> {
         Ok(true)
     }
 
-    /// One piece; tried again while the database is away or busy. `None`: stopped.
+    /// Removes one piece; retries while the database is unavailable or busy. `None`: stopped.
     async fn step(
         &mut self,
         table: Table,
@@ -234,8 +237,8 @@ impl Removing<'_> {
                 Ok(None) => break,
                 Ok(Some(step)) => {
                     self.longest = self.longest.max(step.held);
-                    // Leaves writers half of the time. A dry run does not pause: its snapshot blocks nobody, but keeps
-                    // vacuum from cleaning up, so it has to end soon.
+                    // Leaves half of the time to writers. A dry run does not pause: its snapshot blocks nobody, but
+                    // keeps vacuum from cleaning up, so it should end soon.
                     if !self.dry_run {
                         self.pause(step.held).await;
                     }
@@ -252,13 +255,13 @@ impl Removing<'_> {
             if tries == MAX_TRIES {
                 return Err(error);
             }
-            warn_of_change!("{}: {error}; trying again", self.database.place());
+            warn_of_change!("{}: {error}; retrying", self.database.place());
             self.pause(backoff.pause()).await;
         }
         Ok(None)
     }
 
-    /// `None`: stopped while it connected.
+    /// `None`: stopped while connecting.
     async fn try_step(
         &mut self,
         table: Table,
@@ -276,7 +279,7 @@ impl Removing<'_> {
         };
         expiring.divisor = divisor;
         let step = expiring.step(table, from, end, self.dry_run).await?;
-        // Only now: a connection that failed may be in the middle of a transaction.
+        // Kept only on success: a failed connection may be in the middle of a transaction.
         self.expiring = Some(expiring);
         Ok(Some(step))
     }
@@ -313,21 +316,19 @@ impl Report {
         let (database, before) = (&self.database, self.reported_before);
         let done = match (self.dry_run, self.finished) {
             (true, true) => "would be removed",
-            (true, false) => "would be removed, as far as was counted,",
+            (true, false) => "would be removed (count incomplete)",
             (false, true) => "removed",
             (false, false) => "removed so far",
         };
         text.push_str(&match self.rows.values().all(|rows| *rows == 0) {
-            true => {
-                format!("nothing {done} from {database}, of what was reported before {before:.6}\n")
-            }
-            false => format!("{done} from {database}: what was reported before {before:.6}\n"),
+            true => format!("nothing {done} from {database} (reports before {before:.6})\n"),
+            false => format!("{done} from {database}: reports before {before:.6}\n"),
         });
         text
     }
 }
 
-/// Hidden if standard error is no terminal.
+/// Hidden if standard error is not a terminal.
 fn bar() -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:>13} {wide_bar} {percent} %, {eta} left");
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))

@@ -1,13 +1,13 @@
-//! What a failed operation means to its caller: try again, or exit.
+//! What the caller does about a failed operation: retry or exit.
 
 use rdkafka::error::KafkaError;
 use service::exit::NeedsAttention;
 
 use crate::store::StoreError;
 
-/// Why Kafka or the database did not do what it was asked.
+/// A failed operation of Kafka or the database.
 pub(crate) enum Failure {
-    /// Try again: what is waited for, and why.
+    /// Try again. The text says what is awaited, and why.
     Retry(String),
     /// A retry does not help.
     Exit(anyhow::Error),
@@ -23,12 +23,12 @@ impl Failure {
         }
     }
 
-    /// Kafka did not answer, or not yet.
+    /// Kafka did not answer, or not in time.
     pub(crate) fn kafka(error: impl std::fmt::Display) -> Self {
         Self::Retry(format!("Kafka: {error}"))
     }
 
-    /// For a command that does not retry.
+    /// Converts it for a command that does not retry.
     pub(crate) fn into_error(self) -> anyhow::Error {
         match self {
             Self::Retry(what) => anyhow::anyhow!(what),
@@ -49,7 +49,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Classifies the error of any command: a database error that no retry cures needs an operator.
+/// Classifies the error of any command: a lasting database error needs an operator.
 pub fn for_an_operator(error: anyhow::Error) -> anyhow::Error {
     let mut causes = error
         .chain()

@@ -20,13 +20,13 @@ pub struct JobsOptions {
     /// Only this job
     #[arg(long, value_name = "ID")]
     job: Option<String>,
-    /// Only exec tasks of this user of the engine; of a job no others count
+    /// Count only exec tasks of this engine user; jobs without any are omitted
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Only jobs with an exec task that has not ended: neither with a final status nor with an unknown one
+    /// Only jobs with an exec task that has not ended: its status is neither final nor Unknown
     #[arg(long)]
     running: bool,
-    /// As it was known at this time, by the engine's clock: RFC 3339, or back from now as in -2h
+    /// Show jobs as of this time, by the engine's clock: RFC 3339, or relative to now as in -2h
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     at: Option<Timestamp>,
     #[command(flatten)]
@@ -36,8 +36,8 @@ pub struct JobsOptions {
 /// Prints a page of jobs.
 ///
 /// # Errors
-/// If the database is not there or has no tables, its history no longer reaches back to that time, or an option has a
-/// value that it cannot have.
+/// If the database does not exist or has no tables, its history no longer reaches back to the requested time, or an
+/// option has an invalid value.
 pub async fn jobs(asked: JobsOptions, options: &DatabaseOptions) -> anyhow::Result<()> {
     let mut reader = Reader::open(&Database::parse(options)?).await?;
     let query = JobsQuery {

@@ -1,9 +1,9 @@
-//! Dead letters of the consumer: each is written once, before the database moves past its event.
+//! Dead letters of the consumer: each is written exactly once, before the database moves past its event.
 //!
-//! Letters and the group's committed offset go into one Kafka transaction, and the offset's metadata
-//! names the events that have their letters. So whoever owns the partition next, after whatever
-//! crash, reads there which letters exist, and a consumer that has lost the partition can write none:
-//! the broker refuses the offsets of an old generation of the group, and with them the letters.
+//! Letters and the group's committed offset are in one Kafka transaction, and the offset's metadata lists the events
+//! that have letters. The next owner of the partition therefore knows after any crash which letters exist. A consumer
+//! that has lost the partition can write none: the broker refuses the offsets of an old generation of the group, and
+//! with them the letters.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,13 +28,13 @@ use crate::failure::Failure;
 
 /// Counter: dead letters written, by kind. Label `reason`.
 pub(crate) const DEAD_LETTERS: &str = "taskrunning_dead_letters_total";
-/// What an offset's metadata begins with; the offsets follow, separated by commas.
+/// Prefix of an offset's metadata; comma-separated offsets follow.
 const METADATA: &str = "dead-lettered:";
-/// The most letters of events that are not stored yet: the broker takes 4096 bytes of metadata
+/// Maximum number of letters of events that are not stored yet: the broker limits metadata to 4096 bytes
 /// (`offset.metadata.max.bytes`).
 pub(crate) const MAX_UNSTORED: usize = 150;
 
-/// How many bytes of events are read from their topic again, and written as letters, in one transaction.
+/// Maximum size, in bytes of events, of a transaction of letters. The events are read from their topic again.
 const AT_ONCE_BYTES: usize = 8 << 20;
 
 /// An event that becomes a dead letter.
@@ -50,23 +50,23 @@ pub(crate) struct Refused<'a> {
 pub(crate) struct Letters {
     options: KafkaOptions,
     transactional_id: String,
-    /// `None` after a transaction whose outcome is unknown.
+    /// `None` after a transaction with an unknown outcome.
     producer: Option<TransactionalProducer>,
     topic: String,
     instance: String,
     limits: SizeLimits,
-    /// The events topic's id, once it is known.
+    /// The events topic's id, once known.
     pub(crate) topic_id: Option<String>,
     /// Events that have a letter and are not stored yet, by partition.
     written: BTreeMap<i32, BTreeSet<i64>>,
-    /// Partitions of a transaction whose outcome is unknown.
+    /// Partitions of a transaction with an unknown outcome.
     unsettled: BTreeSet<i32>,
     /// Letters written since the start.
     pub(crate) count: u64,
 }
 
 impl Letters {
-    /// A writer of letters for a member of `group`; `None` when shut down while Kafka was away.
+    /// Starts a writer of letters for a member of `group`; `None` if shut down while Kafka was unavailable.
     ///
     /// # Errors
     /// If a setting is wrong, or a right is missing.
@@ -101,13 +101,13 @@ impl Letters {
         !self.unsettled.contains(&partition)
     }
 
-    /// Forgets partitions that go to another owner.
+    /// Drops partitions that go to another owner.
     pub(crate) fn forget(&mut self, partitions: &[i32]) {
         self.unsettled
             .retain(|partition| !partitions.contains(partition));
     }
 
-    /// Takes over partitions: the metadata of the group's committed offsets names the events that have letters.
+    /// Takes over partitions: the metadata of the group's committed offsets lists the events that have letters.
     pub(crate) fn take_over(&mut self, committed: &TopicPartitionList) {
         for partition in committed.elements() {
             let offsets = written(partition.metadata());
@@ -116,7 +116,7 @@ impl Letters {
         }
     }
 
-    /// Everything before `next` is stored: the offset to commit for it.
+    /// Everything before `next` is stored. Returns the offset to commit.
     pub(crate) fn stored(&mut self, partition: i32, next: i64) -> Committed {
         let offsets = self.written.entry(partition).or_default();
         *offsets = offsets.split_off(&next);
@@ -127,11 +127,12 @@ impl Letters {
         }
     }
 
-    /// Writes the letters of these events, except for those that have one, in transactions of bounded size. Each
-    /// commits which letters exist. `stored` is the next offset of each of their partitions in the database.
+    /// Writes the letters of these events, except those that have one, in transactions of bounded size. Each
+    /// transaction also commits which letters exist. `stored` is the next offset of each of their partitions in the
+    /// database.
     ///
     /// # Errors
-    /// [`Failure::Retry`] if Kafka is away, or the partition is about to go to another owner.
+    /// [`Failure::Retry`] if Kafka is unavailable, or if the partition is about to go to another owner.
     pub(crate) async fn write(
         &mut self,
         subscription: &Subscription,
@@ -152,7 +153,7 @@ impl Letters {
         if missing.is_empty() {
             return Ok(());
         }
-        // A synchronous commit: earlier commits arrive before it, so none overwrites the metadata later.
+        // A synchronous commit: earlier commits arrive before it, so none can overwrite the metadata later.
         let committed: Vec<Committed> = stored
             .iter()
             .map(|(p, next)| self.stored(*p, *next))
@@ -213,14 +214,14 @@ impl Letters {
                 Ok(())
             }
             Err(Failed::Abort(error)) => {
-                // No producer is kept if the abort fails.
+                // The producer is dropped if the abort fails.
                 transaction.abort().await.map_err(not_written)?;
                 self.unsettled.clear();
                 if !is_too_large(&error) {
                     self.producer = Some(producer);
                     return Err(error.into());
                 }
-                // The topic takes less than it did: the next try begins with a producer of smaller batches.
+                // The topic's limit was lowered: the next attempt starts with a producer of smaller batches.
                 let read = self.limits.read_again().await;
                 read.map_err(|unread| not_written(Failed::unread_limit(unread)))?;
                 Err(error.into())
@@ -229,7 +230,7 @@ impl Letters {
         }
     }
 
-    /// Counts and logs letters that are written.
+    /// Counts and logs written letters.
     fn report(&mut self, topic: &str, group: &[&Refused<'_>]) {
         self.count += group.len() as u64;
         metrics::counter!(names::SENT, &messaging("send", &self.topic))
@@ -291,7 +292,7 @@ impl Letters {
         transaction.commit(offsets, &group).await
     }
 
-    /// Creates a producer, which ends the transaction that an earlier one left open, then asks which letters exist.
+    /// Creates a producer, which ends a transaction that an earlier one left open, then reads which letters exist.
     async fn initialise(&mut self, subscription: &Subscription) -> Result<(), Failure> {
         let batch_bytes = self.limits.smallest();
         let producer =
@@ -306,7 +307,7 @@ impl Letters {
     }
 }
 
-/// How many of the first of these events go into one transaction.
+/// The number of events, from the first on, that fit into one transaction.
 fn fitting(events: &[&Refused<'_>]) -> usize {
     let mut bytes = 0;
     let fit = events.iter().take_while(|event| {
@@ -316,7 +317,7 @@ fn fitting(events: &[&Refused<'_>]) -> usize {
     fit.count().max(1)
 }
 
-/// What a failed transaction means.
+/// Maps a failed transaction to what the caller does about it.
 fn not_written(failed: Failed) -> Failure {
     match failed {
         Failed::Abort(error) => error.into(),
@@ -327,7 +328,7 @@ fn not_written(failed: Failed) -> Failure {
     }
 }
 
-/// An offset to commit; its metadata names the events behind it that have letters.
+/// An offset to commit. Its metadata lists the events after it that have letters.
 pub(crate) struct Committed {
     pub(crate) partition: i32,
     pub(crate) next: i64,
@@ -352,7 +353,7 @@ fn metadata(offsets: &BTreeSet<i64>) -> String {
     format!("{METADATA}{}", offsets.join(","))
 }
 
-/// The offsets that an offset's metadata names; none if another program wrote it.
+/// The offsets listed in an offset's metadata; none if another program wrote it.
 fn written(metadata: &str) -> BTreeSet<i64> {
     let offsets = metadata.strip_prefix(METADATA).unwrap_or_default();
     offsets

@@ -1,4 +1,4 @@
-//! Stores the reports of running tasks in a database, exactly once, and shows what it holds.
+//! Stores the reports of running tasks in a database, exactly once, and answers queries about them.
 //!
 //! ```text
 //! task-running-info-events ──▶ Subscription ──▶ rows() ──▶ Batch ──▶ Store { offsets, task, the three histories }
@@ -7,18 +7,18 @@
 //!
 //! Each command of the program is a function:
 //!
-//! - [`run`] stores events until it is told to stop.
+//! - [`run`] stores events until it is stopped.
 //! - [`migrate()`] creates the tables or brings them up to date.
-//! - [`tasks()`] and [`task`] print what the tables say, now or as of a time.
+//! - [`tasks()`] and [`task`] print tasks, now or as of a time.
 //! - [`series()`] prints a task's values over time.
-//! - [`jobs()`] and [`engines()`] print tasks rolled up.
+//! - [`jobs()`] and [`engines()`] print tasks aggregated by job and by engine.
 //! - [`usage()`] prints what was used between two times.
-//! - [`top()`] shows the tasks live in a terminal.
+//! - [`top()`] shows tasks live in a terminal.
 //! - [`audit()`] proves that the tables equal the topic, or shows where they do not.
 //! - [`replay()`] rebuilds the tables of a range of the topic in another database.
 //! - [`diff()`] compares the tables of two databases.
 //! - [`expire()`] removes old history.
-//! - [`serve()`] answers over HTTP what the tables say.
+//! - [`serve()`] answers queries over HTTP.
 
 // Layers, the highest first: a module uses its own layer and those below.
 
@@ -64,10 +64,7 @@ mod schema_source;
 mod adversarial;
 #[cfg(test)]
 #[path = "../../schemas/tests/it/cost/mod.rs"]
-#[expect(
-    unsafe_code,
-    reason = "allocations are counted by an allocator of its own"
-)]
+#[expect(unsafe_code, reason = "a counting allocator")]
 mod cost;
 #[cfg(test)]
 mod linear;
@@ -97,7 +94,7 @@ pub use usage::{UsageOptions, usage};
 
 use service::telemetry::Help;
 
-/// What `/metrics` says of the consumer's own metrics.
+/// Help texts of the consumer's own metrics, as `/metrics` shows them.
 pub const HELP: &[Help] = &[
     (entrance::ROWS, "Rows written, by table."),
     (
@@ -106,7 +103,7 @@ pub const HELP: &[Help] = &[
     ),
     (
         serve::DURATION,
-        "Duration of HTTP requests until their answer begins, in seconds.",
+        "Duration of HTTP requests until their response begins, in seconds.",
     ),
     serve::HELP[0],
     serve::HELP[1],

@@ -1,5 +1,5 @@
-//! What an event costs the consumer is in proportion to its bytes, whatever stands in it: reading it,
-//! deriving its rows, writing them, and comparing them with those of a table.
+//! The consumer's cost of an event is proportional to its size, whatever it contains: reading it, deriving its rows,
+//! writing them, and comparing them with those of a table.
 
 use proptest::prelude::*;
 use router::{Outcome, route};
@@ -16,15 +16,14 @@ use crate::store::Held;
 use crate::strategies;
 use crate::tables::{Table, TaskKey};
 
-/// Every row names its task, partition and offset, and the audit's comparison holds each row some times:
-/// of events that are all keys of a few bytes the rows are many times as large.
+/// Every row repeats task, partition and offset, and an audit copies each row several times. So for events that consist
+/// of short keys, rows are many times as large.
 const PER_BYTE: Allowed = Allowed {
     bytes: 600,
     calls: 6,
 };
 
-/// The event that a router makes of a record, and one of which there is still to be repaired what was in
-/// the record.
+/// The event that a router makes of a record, and an event with the record's unrepaired contents.
 fn events(info: TaskRunningInfo) -> Vec<Vec<u8>> {
     let source = PlainSource {
         topic: "t",
@@ -53,7 +52,7 @@ fn events(info: TaskRunningInfo) -> Vec<Vec<u8>> {
     events
 }
 
-/// What becomes of a record's value on the way into the tables, and what an audit does with it.
+/// Everything that storing and auditing do with a record's value.
 fn store_and_compare(value: &[u8]) {
     let (decoder, mut put) = (Decoder::default(), Vec::new());
     let is_event = plain(&decoder, Some(value)).is_ok();
@@ -71,7 +70,7 @@ fn store_and_compare(value: &[u8]) {
             task_id: None,
             row: row.clone(),
         };
-        // The same, in another order.
+        // The same rows in another order.
         let same = expected.iter().rev().map(held).collect();
         let mut findings = Findings::default();
         let evidence = Evidence {
@@ -80,7 +79,7 @@ fn store_and_compare(value: &[u8]) {
         };
         compare_event(table, expected.clone(), same, &evidence, &mut findings);
         assert!(findings.found.is_empty());
-        // All changed.
+        // All rows changed.
         let mut changed: Vec<Held> = expected.iter().rev().map(held).collect();
         for held in &mut changed {
             *held.row.last_mut().unwrap() ^= 1;

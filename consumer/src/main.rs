@@ -14,7 +14,7 @@ use service::threads::on_this_thread;
 use service::time::timestamp;
 use tokio_util::sync::CancellationToken;
 
-/// Stores events in tables, and answers queries about them
+/// Stores events in a database and answers queries about them
 #[derive(Parser)]
 #[command(version, after_help = help(Kind::Command, EXAMPLES))]
 struct Cli {
@@ -31,7 +31,7 @@ const EXAMPLES: &str = "Examples:
   consumer tasks --running --database-url sqlite:tasks.db
   consumer task exec-1 --at -2h --database-url sqlite:tasks.db
 
-The exit codes of audit and diff are their verdicts: see their --help";
+The exit codes of audit and diff report their verdict: see their --help";
 
 const RUN_HELP: &str = "\
 Example:
@@ -39,25 +39,25 @@ Example:
     --instance-id consumer-1 --metrics-listen 127.0.0.1:9102";
 
 const AUDIT_HELP: &str = "\
-Joins no group and commits nothing: it can run while everything runs. Compares up to the offsets that the database says are
-stored, in one snapshot of it, and says how many events are not stored yet.
+Joins no consumer group and commits nothing, so it can run at any time. It compares the topic, up to the offsets that the database \
+has stored, with one snapshot of the database. It also counts the events that are not stored yet.
 
-A row is extra only where the topic's own record at its offset says something else. Where the topic has no record any more, the
-row is unprovable, and no repair removes it; --from earliest compares only what the topic still has. A repair says first what it
-is about to do, and needs --yes to remove more rows than it keeps.
+A row is extra only if the topic's record at its offset contradicts it. If the topic no longer has that record, the row is \
+unprovable, and no repair removes it; --from earliest compares only what the topic still has. A repair prints its plan before it \
+changes anything, and requires --yes to remove more rows than it keeps.
 
-It cannot tell where nothing was compared, where rows are unprovable, where the topic is compacted or another one than was
-stored, and while Kafka or the database is away.
+The audit cannot tell if nothing was compared, if rows are unprovable, if the topic is compacted or is not the one that was stored, \
+or if Kafka or the database is unavailable.
 
 Examples:
   consumer audit --bootstrap-servers localhost:9092 --database-url sqlite:tasks.db
   consumer audit --from time:2026-11-25T10:00Z --to -2h --report report.html --report report.json";
 
 const REPLAY_HELP: &str = "\
-Reads the events from --from up to --to, or to the end that committed readers see at the start, outside any consumer group, and
-stores them as `run` does, each once. A replay that was ended in any way goes on where it was when the same command is started
-again. A database that holds anything else than a beginning of the same range is left as it is. Events that are no good, or that
-the database refuses, are counted, listed and left out: a replay writes no dead letters.
+Reads the events from --from up to --to (by default the end that read_committed consumers see at the start), outside any consumer \
+group, and stores each once, as `run` does. An interrupted replay resumes when the same command is started again. A database that \
+holds anything other than a beginning of the same range is left unchanged. Events that are unusable, or that the database refuses, \
+are counted, listed and skipped: a replay writes no dead letters.
 
 Examples:
   consumer replay --into sqlite:audit.db
@@ -65,44 +65,45 @@ Examples:
   consumer replay --from offset:0=1200,3=800 --to latest --into sqlite:audit.db";
 
 const DIFF_HELP: &str = "\
-Needs no Kafka. Of each part and partition the offsets are compared that both databases have stored: what one of them has beyond
-is told and is no fault, such as the rest of the tables beside a replayed range, or the newest events of the one that is further
-along. So is a task whose newest report one of them has not read. Rows are the same in SQLite and PostgreSQL; a task is known by its
-exec id. Reads each database in one snapshot: both can be written to meanwhile. --database-url is not used.
+Needs no Kafka. For each part and partition, it compares the offsets that both databases have stored. Rows that only one of them has \
+beyond that range are reported but are not a fault: the rest of the tables beside a replayed range, for example, or the newest events \
+in the database that is further ahead. The same holds for a task whose newest report one of them has not read. Rows are the same in \
+SQLite and PostgreSQL; a task is identified by its exec id. Each database is read in one snapshot, so both can be written to \
+meanwhile. --database-url is not used.
 
 Examples:
   consumer diff sqlite:tasks.db sqlite:audit.db
   consumer diff sqlite:tasks.db sqlite:audit.db --limit 0";
 
 const EXPIRE_HELP: &str = "\
-What was reported longer ago than the age, by the engines' clocks, is removed: rows of task_progress, task_resource and
-task_metrics, and each task whose newest state is that old and of which no history is left. A task that has reported since keeps
-its row and what it said since then.
+Removes what was reported longer ago than the age, by the engines' clocks: rows of task_progress, task_resource and task_metrics, \
+and each task whose newest state is that old and that has no history left. A task that has reported since then keeps its row and \
+its later reports.
 
-Runs beside consumers: the tables are walked once, a piece of some 1,000 to 5,000 rows a transaction, with a pause as long after
-each. Stopped by a signal, or killed, it has removed what it had come to; the same command again removes the rest. The database
-notes up to when history was removed: audits and `consumer diff` leave that out and say so, `--repair` does not bring it back, and
-`--at` an earlier time is refused. Disk space is used again by new rows (in PostgreSQL after its vacuum); it is not given back.
+Runs beside consumers: it walks the tables once and removes 1,000 to 5,000 rows per transaction, followed by a pause of the same \
+length. If it is interrupted, what was removed stays removed, and the same command removes the rest. The database records up to \
+when history was removed: audits and `consumer diff` exclude that history and say so, `--repair` does not restore it, and `--at` an \
+earlier time is refused. New rows reuse the disk space (in PostgreSQL after a vacuum); files do not shrink.
 
 Examples:
   consumer expire --older-than 30d --dry-run --database-url sqlite:tasks.db
   consumer expire --older-than 30d --database-url sqlite:tasks.db";
 
 const SERVE_HELP: &str = "\
-Only reads: a database that consumers write to, or a copy. The page is at http://localhost:8080/, the API is described by
-GET /openapi.json. While the database is away, requests are answered with 503.
+Read-only: it needs a database that consumers write to, or a copy. The page is at http://localhost:8080/, and GET /openapi.json \
+describes the API. While the database is unavailable, requests are answered with 503.
 
 Example:
   consumer serve --database-url sqlite:tasks.db
   curl http://localhost:8080/api/v1/status";
 
 const TASKS_HELP: &str = "\
-With --at a task is shown as the history tells it: in the state of the greatest, by (final status, time, sequence), of the reports
-that its engine made by then. A task without a report by then is left out. The job, engine, user and ticket are the newest known
-ones, since the history does not hold them.
+With --at, each task is shown as of that time: in the state of its greatest report, by (final status, time, sequence), among those \
+that its engine made by then. Tasks without a report by then are omitted. The job, engine, user and ticket are the newest known \
+ones, because the history does not contain them.
 
-A page ends with a cursor where there are more tasks: --cursor with the same options gives the next page. With --json it is told
-on standard error.
+If there are more tasks, a page ends with a cursor: --cursor with the same options returns the next page. With --json, the cursor is \
+printed on standard error.
 
 Examples:
   consumer tasks --running --order memory --database-url sqlite:tasks.db
@@ -110,52 +111,52 @@ Examples:
   consumer tasks --running --at 2026-11-25T14:05Z --database-url sqlite:tasks.db";
 
 const TOP_HELP: &str = "\
-Keys: q quits, ? tells the others. Where standard output is not a terminal, the list is printed once.
+Keys: q quits, ? lists the others. If standard output is not a terminal, the list is printed once.
 
 Examples:
   consumer top --running --database-url sqlite:tasks.db
   consumer top --url http://127.0.0.1:8080 --token-file token --order memory";
 
 const TASK_HELP: &str = "\
-With --at the state, what it held, its metrics, sequences and reports are those of the reports that its engine made by then. The
-job, engine, user and ticket are the newest known ones, since the history does not hold them.
+With --at, the state, resources, metrics, sequences and reports are those of the reports that its engine made by then. The job, \
+engine, user and ticket are the newest known ones, because the history does not contain them.
 
 Examples:
   consumer task exec-1 --database-url sqlite:tasks.db
   consumer task exec-1 --at -2h --database-url sqlite:tasks.db";
 
 const JOBS_HELP: &str = "\
-The job that was first heard of last comes first. What a job holds is summed over the applications of its exec tasks that have no
-final status, by the newest report of each; an application that several exec tasks report counts once.
+The most recently started job comes first. A job's resources are the sum over the applications of its exec tasks that have no final \
+status, by the newest report of each task; an application that several exec tasks report counts once.
 
 Examples:
   consumer jobs --running --database-url sqlite:tasks.db
   consumer jobs --job job-1 --at -2h --json --database-url sqlite:tasks.db";
 
 const ENGINES_HELP: &str = "\
-Lists the engines that were heard of between --from and --to. An engine is busy while at least one of its exec tasks has reported
-and has not ended; an exec task without an end counts for at most --longest-gap after its last report. It is idle between such
-times. Before its first exec task and after its last one, nothing is known. The share is that of the busy time in the time that is
-known. Numbers of exec tasks are those of now.
+Lists the engines that reported between --from and --to. An engine is busy while at least one of its exec tasks has reported and has \
+not ended; an exec task without an end counts for at most --longest-gap after its last report. Between busy times the engine is idle. \
+Before its first exec task and after its last one, nothing is known. The busy share is busy time divided by known time. The numbers \
+of exec tasks are current ones.
 
 Examples:
   consumer engines --database-url sqlite:tasks.db
   consumer engines --engine-type spark --from -2h --json --database-url sqlite:tasks.db";
 
 const USAGE_HELP: &str = "\
-A report says what an application holds until the next report that names the application, by whichever exec task, and for at most
---longest-gap: what is held after that nobody knows, and it is not counted. So an application that several exec tasks report counts
-once at any time, for the exec task that reported it last. The first final report of an exec task ends what it holds. What was
-reported before --from counts from there on; nothing counts from --to on, or in the future. Hours and days are those of UTC.
+A report counts for its application until the next report that names the application, by any exec task, and for at most \
+--longest-gap; after that, usage is unknown and not counted. An application that several exec tasks report therefore counts once at \
+any time, for the exec task that reported it last. The first final report of an exec task ends its usage. Usage reported before --from \
+counts from --from on; nothing counts after --to or in the future. Hours and days are in UTC.
 
 Examples:
   consumer usage --database-url sqlite:tasks.db
   consumer usage --by queue --every hour --from -6h --json --database-url sqlite:tasks.db";
 
 const SERIES_HELP: &str = "\
-Progress, memory, cores and instances (summed over the applications of a report) and the metrics that --metric names. A report
-that does not hold a value leaves it out. A series of more than --points reports is thinned: its time is divided into equal
-stretches, and the least and the greatest value of each are kept with their own times, beside the first and the last one.
+Shows progress, memory, cores and instances (summed over the applications of a report) and the metrics given by --metric. Reports \
+without a value are skipped. A series of more than --points reports is thinned: its time is divided into equal intervals, and the \
+smallest and the largest value of each are kept with their own times, as are the first and the last one.
 
 Examples:
   consumer series exec-1 --database-url sqlite:tasks.db
@@ -163,7 +164,7 @@ Examples:
 
 #[derive(Subcommand)]
 enum Command {
-    /// Store events until told to stop; start as many as there are partitions
+    /// Store events until stopped; start up to one per partition
     #[command(after_help = help(Kind::Service, RUN_HELP))]
     Run {
         #[command(flatten)]
@@ -181,10 +182,10 @@ enum Command {
         #[command(flatten)]
         kafka: KafkaOptions,
     },
-    /// Make the tables or bring them up to date
+    /// Create the tables or migrate them to this version
     #[command(after_help = help(Kind::Command, "Example:\n  consumer migrate --database-url sqlite:tasks.db"))]
     Migrate,
-    /// Prove that the tables are what the topic says, or show where not
+    /// Prove that the tables equal the topic, or show where they do not
     #[command(after_help = help(Kind::Audit, AUDIT_HELP))]
     Audit {
         #[command(flatten)]
@@ -192,19 +193,19 @@ enum Command {
         #[command(flatten)]
         kafka: KafkaOptions,
     },
-    /// Compare two databases' tables over the range of the topic that they share
+    /// Compare the tables of two databases over the range of the topic that both have stored
     #[command(after_help = help(Kind::Audit, DIFF_HELP))]
     Diff {
         #[command(flatten)]
         asked: consumer::DiffOptions,
     },
-    /// Remove old history while everything runs
+    /// Remove old history; consumers can keep running
     #[command(after_help = help(Kind::Command, EXPIRE_HELP))]
     Expire {
         #[command(flatten)]
         asked: consumer::ExpireOptions,
     },
-    /// Answer over HTTP what the tables say, until told to stop
+    /// Serve queries over HTTP until stopped
     #[command(after_help = help(Kind::Service, SERVE_HELP))]
     Serve {
         #[command(flatten)]
@@ -212,18 +213,18 @@ enum Command {
         #[command(flatten)]
         metrics: MetricsOptions,
     },
-    /// List tasks, the newest report first if no other order is asked for
+    /// List tasks, by default the newest report first
     #[command(after_help = help(Kind::Command, TASKS_HELP))]
     Tasks {
         #[command(flatten)]
         asked: Box<consumer::TaskOptions>,
-        /// Go on behind an earlier page, which printed this cursor; the other options have to be the same
+        /// Continue after an earlier page, which printed this cursor; all other options must be the same
         #[arg(long, value_name = "CURSOR")]
         cursor: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// At most so many tasks; 0 for all
+        /// Maximum number of tasks; 0 for all
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: u32,
     },
@@ -233,18 +234,18 @@ enum Command {
         #[command(flatten)]
         asked: Box<consumer::TopOptions>,
     },
-    /// Show one task: its newest state, what it holds, and its reports
+    /// Show one task: its newest state, its resources and its reports
     #[command(after_help = help(Kind::Command, TASK_HELP))]
     Task {
         /// The exec task's id
         exec_id: String,
-        /// As it was known at this time, by the engine's clock: RFC 3339, or back from now as in -2h
+        /// Show the task as of this time, by the engine's clock: RFC 3339, or relative to now as in -2h
         #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
         at: Option<Timestamp>,
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Show at most so many of its newest reports; 0 for all
+        /// Maximum number of newest reports to show; 0 for all
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: u32,
     },
@@ -254,7 +255,7 @@ enum Command {
         #[command(flatten)]
         asked: consumer::SeriesOptions,
     },
-    /// List jobs: the exec tasks of one job id, rolled up
+    /// List jobs: the exec tasks of each job id, aggregated
     #[command(after_help = help(Kind::Command, JOBS_HELP))]
     Jobs {
         #[command(flatten)]
@@ -266,7 +267,7 @@ enum Command {
         #[command(flatten)]
         asked: consumer::EnginesOptions,
     },
-    /// Add up the cores, memory and instances that were used between two times
+    /// Sum the cores, memory and instances that were used between two times
     #[command(after_help = help(Kind::Command, USAGE_HELP))]
     Usage {
         #[command(flatten)]
@@ -287,14 +288,14 @@ impl Cli {
         }
     }
 
-    /// Refuses what this command cannot do without, or what it would do by mistake.
+    /// Rejects missing or dangerous options before anything is done.
     fn check(&self) -> Result<(), WrongUsage> {
         match &self.command {
-            // These name their databases by themselves.
+            // These commands name their databases with options of their own.
             Command::Diff { .. } | Command::Replay { .. } => return Ok(()),
             Command::Expire { asked } => asked.check()?,
             Command::Serve { asked, .. } => asked.check()?,
-            // It may read another's answers instead.
+            // It reads from another server instead.
             Command::Top { asked } if asked.url.is_some() => return Ok(()),
             _ => {}
         }
@@ -312,7 +313,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         | Command::Serve { .. } => exit::on_signal(exit::OK)?,
         Command::Audit { .. } => exit::on_signal(exit::USAGE)?,
         Command::Diff { .. } => exit::at_once_on_signal(exit::USAGE)?,
-        // It has a terminal to restore.
+        // The live view has a terminal to restore.
         Command::Top { asked } if asked.is_live() => CancellationToken::new(),
         Command::Migrate
         | Command::Tasks { .. }

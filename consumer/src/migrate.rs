@@ -5,7 +5,7 @@ use service::output;
 
 use crate::store::{Database, DatabaseOptions};
 
-/// Creates the tables, or brings them up to date.
+/// Creates the tables, or migrates them to this version.
 ///
 /// # Errors
 /// If the database cannot be reached or refuses a migration.

@@ -1,7 +1,7 @@
-//! A database belongs to one events topic of one Kafka cluster: its rows name partitions and offsets, but no topic,
-//! so those of two topics could not be told apart. `consumed_offset` says which one it is. Every command that reads
-//! or writes for a topic asks here first; [`Writer::write`](crate::store::Writer::write) refuses the first offset of
-//! another topic in the same transaction, so two consumers that start together cannot both get in.
+//! A database belongs to one events topic of one Kafka cluster: its rows have partitions and offsets but no topic, so
+//! rows of two topics could not be told apart. `consumed_offset` records the topic. Every command that reads or writes
+//! for a topic checks it first; [`Writer::write`](crate::store::Writer::write) also refuses the first offset of another
+//! topic in the same transaction, so two consumers that start together cannot both succeed.
 
 use std::collections::BTreeSet;
 
@@ -10,22 +10,23 @@ use service::exit::NeedsAttention;
 /// A topic and the id of its Kafka cluster.
 pub(crate) type Owner = (String, String);
 
-/// What is asked of a database, and how its user can change that.
+/// The topic that a database must belong to.
 pub(crate) struct Asked<'a> {
     pub(crate) topic: &'a str,
     /// `None`: not checked.
     pub(crate) cluster_id: Option<&'a str>,
-    /// Where the database is.
+    /// The database, for messages.
     pub(crate) place: &'a str,
-    /// The option that gives the database.
+    /// The option that names the database.
     pub(crate) option: &'a str,
 }
 
 impl Asked<'_> {
-    /// Whether the database is the topic's, or nobody's.
+    /// Checks that the database belongs to the topic, or is empty.
     ///
     /// # Errors
-    /// If it holds events of another topic, of several, or of another cluster: naming both, and the cure.
+    /// If it holds events of another topic, of several topics, or of another cluster. The error names both and says
+    /// what to do.
     pub(crate) fn check(&self, owners: &BTreeSet<Owner>) -> Result<(), NeedsAttention> {
         let Self {
             topic,

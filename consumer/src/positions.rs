@@ -1,4 +1,4 @@
-//! How far the tables have come: the stored offset of each part and partition, and the steps that move it.
+//! The stored offset of each part and partition, and the steps that move it.
 
 use std::collections::HashMap;
 
@@ -7,12 +7,12 @@ use rdkafka::message::Message;
 
 use crate::rows::Part;
 
-/// The next offset of each part and partition, as last read from or written to the database. Absent while nothing of
+/// The next offset of each part and partition, as last read from or written to the database. Absent until something of
 /// the partition is stored.
 pub(crate) type Positions = HashMap<(Part, i32), i64, RandomState>;
 
-/// Identifies the last record read from a partition. If the topic is deleted and recreated, another record or none is
-/// found at this offset.
+/// Identifies the last record read from a partition. If the topic is deleted and recreated, this offset has another
+/// record or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Anchor {
     pub(crate) offset: i64,
@@ -39,13 +39,13 @@ impl Anchor {
     }
 }
 
-/// One step of a stored offset. The database takes it only if the stored offset is still the expected one: this is the
-/// fence between two consumers that both believe they own the partition.
+/// One step of a stored offset. The database accepts it only if the stored offset is still the expected one: this is
+/// the fence between two consumers that both believe they own the partition.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Advance {
     pub(crate) part: Part,
     pub(crate) partition: i32,
-    /// The offset that must still be stored; `None`: there must be none.
+    /// The offset that must be stored; `None`: there must be none.
     pub(crate) expected: Option<i64>,
     /// The first offset of the records that the step covers.
     pub(crate) first: i64,

@@ -1,12 +1,12 @@
-//! Rows in PostgreSQL's binary COPY format (PostgreSQL manual, COPY, "Binary Format"): how the tables
-//! are filled there, and the one form in which audits compare and digest the rows of both databases.
+//! Rows in PostgreSQL's binary COPY format (PostgreSQL manual, COPY, "Binary Format"): used to write to PostgreSQL, and
+//! as the common form in which audits compare and digest the rows of both databases.
 
 use schemas::Job;
 use serde::Serialize;
 
-/// What a file in this format begins with: signature, flags, length of the header's extension.
+/// The start of a file: signature, flags, length of the header extension.
 pub(crate) const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-/// What it ends with.
+/// The end of a file.
 pub(crate) const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 
 /// Microseconds from 1970-01-01 to 2000-01-01, PostgreSQL's epoch.
@@ -15,8 +15,7 @@ pub(crate) const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 const INT4_OID: u32 = 23;
 const TEXT_OID: u32 = 25;
 
-/// What is counted of each job, in the order of the column `job_tasks`: total, running, failed and
-/// succeeded tasks.
+/// The counts of each job, in the order of the column `job_tasks`: total, running, failed and succeeded tasks.
 pub(crate) const COUNTS: [fn(&Job<'_>) -> i32; 4] = [
     |job| job.total_tasks,
     |job| job.running_tasks,
@@ -24,12 +23,12 @@ pub(crate) const COUNTS: [fn(&Job<'_>) -> i32; 4] = [
     |job| job.succeed_tasks,
 ];
 
-/// Takes the values of rows, one column after the other.
+/// Receives the values of rows, column by column.
 pub(crate) trait ValueSink<'a> {
-    /// A row of so many columns begins.
+    /// Begins a row with this number of columns.
     fn row(&mut self, columns: usize);
 
-    /// The next value is that of this column.
+    /// Announces the column of the next value.
     fn column(&mut self, _name: &'static str) {}
 
     fn null(&mut self);
@@ -49,15 +48,15 @@ pub(crate) trait ValueSink<'a> {
 
     fn texts<'t>(&mut self, texts: impl ExactSizeIterator<Item = &'t str>);
 
-    /// The [counts](COUNTS) of some jobs: of each count an array with a number of each job.
+    /// The [counts](COUNTS) of some jobs: an array per count, with one number per job.
     fn job_tasks(&mut self, jobs: &[Job<'_>]);
 
     /// A value as JSON.
     fn json(&mut self, value: &impl Serialize);
 }
 
-/// Appends a value as JSON; nothing, if that fails. (Texts, finite numbers, and lists and maps of them, into memory:
-/// it cannot.)
+/// Appends a value as JSON; appends nothing on failure. (Writing texts, finite numbers, and lists and maps of them to
+/// memory cannot fail.)
 pub(crate) fn append_json(
     bytes: &mut Vec<u8>,
     serialize: impl FnOnce(&mut serde_json::Serializer<&mut Vec<u8>>) -> serde_json::Result<()>,
@@ -68,7 +67,7 @@ pub(crate) fn append_json(
     }
 }
 
-/// Writes rows one after the other; used again and again.
+/// Writes rows to a reusable buffer.
 #[derive(Default)]
 pub(crate) struct RowWriter(Vec<u8>);
 
@@ -79,23 +78,23 @@ impl RowWriter {
         self.0.extend_from_slice(HEADER);
     }
 
-    /// Ends a file, and gives it.
+    /// Ends a file and returns it.
     pub(crate) fn end(&mut self) -> &[u8] {
         self.0.extend_from_slice(&TRAILER);
         &self.0
     }
 
-    /// Forgets what was written.
+    /// Discards what was written.
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// The rows since the beginning, without the file's ends.
+    /// The rows since the beginning, without header and trailer.
     pub(crate) fn rows(&self) -> &[u8] {
         &self.0
     }
 
-    /// Cuts the one row that was written to its first fields.
+    /// Truncates the only row to its first `count` fields.
     pub(crate) fn cut_fields(&mut self, count: usize) {
         let length = first_fields(self.0.get(2..).unwrap_or_default(), count).len();
         self.0.truncate(2 + length);
@@ -104,12 +103,12 @@ impl RowWriter {
         }
     }
 
-    /// Takes the rows out.
+    /// Takes the rows.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.0)
     }
 
-    /// Fields as they stand in another row.
+    /// Copies encoded fields of another row.
     pub(crate) fn fields(&mut self, fields: &[u8]) {
         self.0.extend_from_slice(fields);
     }
@@ -119,7 +118,7 @@ impl RowWriter {
         self.0.extend_from_slice(bytes);
     }
 
-    /// An array of arrays: of each of the [counts](COUNTS) one with as many numbers as there are jobs.
+    /// An array of arrays: one for each of the [counts](COUNTS), with one number per job.
     pub(crate) fn counts<I: ExactSizeIterator<Item = i32>>(&mut self, counts: [I; COUNTS.len()]) {
         let jobs = counts.iter().map(I::len).min().unwrap_or_default();
         let counts = counts.into_iter().flatten();
@@ -130,7 +129,7 @@ impl RowWriter {
         );
     }
 
-    /// Lengths fit: all of a record's texts together are at most a few MiB.
+    /// Lengths fit: all texts of a record together are at most a few MiB.
     fn length(&mut self, length: usize) {
         self.0.extend_from_slice(&(length as u32).to_be_bytes());
     }
@@ -142,7 +141,7 @@ impl RowWriter {
         dimensions: &[usize],
         elements: impl Iterator<Item = B>,
     ) {
-        // One without elements has no dimensions.
+        // An empty array has no dimensions.
         let dimensions = match dimensions.contains(&0) {
             true => &[],
             false => dimensions,
@@ -162,7 +161,7 @@ impl RowWriter {
         self.end_field(start);
     }
 
-    /// Puts the length of a field in, whose place for it is at `start`.
+    /// Writes the length of the field that begins at `start`, where space was left for it.
     fn end_field(&mut self, start: usize) {
         let length = (self.0.len() - start - 4) as u32;
         self.0[start..start + 4].copy_from_slice(&length.to_be_bytes());
@@ -194,8 +193,8 @@ impl<'a> ValueSink<'a> for RowWriter {
         self.field(&[u8::from(value)]);
     }
 
-    /// Times that the router and `rows` let in, of the years 1 to 9999, are far from the ends of the type; a table may
-    /// hold anything.
+    /// Wraps: times accepted by the router and `rows`, of the years 1 to 9999, are far from the type's limits, but a
+    /// table may hold anything.
     fn time(&mut self, micros: i64) {
         self.i64(micros.wrapping_sub(POSTGRES_EPOCH_MICROS));
     }
@@ -220,8 +219,8 @@ impl<'a> ValueSink<'a> for RowWriter {
     }
 }
 
-/// The length of the row that these bytes begin with, and how many fields it has; `None` where they
-/// end before it does, or where the file ends.
+/// The length of the first row in these bytes and its number of fields; `None` if it is incomplete, or at the end of
+/// the file.
 pub(crate) fn row_length(bytes: &[u8]) -> Option<(usize, usize)> {
     let fields = usize::try_from(i16::from_be_bytes(*bytes.first_chunk()?)).ok()?;
     let mut length = 2;
@@ -232,7 +231,7 @@ pub(crate) fn row_length(bytes: &[u8]) -> Option<(usize, usize)> {
     (length <= bytes.len()).then_some((length, fields))
 }
 
-/// The rows that these bytes consist of, each whole.
+/// The complete rows in these bytes.
 pub(crate) fn rows(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let (length, _) = row_length(bytes)?;
@@ -247,7 +246,7 @@ pub(crate) fn fields(row: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     split_fields(row.get(2..).unwrap_or_default())
 }
 
-/// The fields that these bytes consist of; `None`: null.
+/// The fields in these bytes; `None`: null.
 pub(crate) fn split_fields(mut rest: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     std::iter::from_fn(move || {
         let (field, after) = split_field(rest)?;
@@ -256,7 +255,7 @@ pub(crate) fn split_fields(mut rest: &[u8]) -> impl Iterator<Item = Option<&[u8]
     })
 }
 
-/// The fields of a row behind its first `count`.
+/// The fields of a row after its first `count`.
 pub(crate) fn after(row: &[u8], count: usize) -> &[u8] {
     let fields = row.get(2..).unwrap_or_default();
     (0..count).fold(fields, |fields, _| {
@@ -272,7 +271,7 @@ pub(crate) fn first_fields(fields: &[u8], count: usize) -> &[u8] {
     &fields[..fields.len() - rest.len()]
 }
 
-/// The field that these bytes begin with, and what follows it.
+/// The first field in these bytes, and the rest.
 pub(crate) fn split_field(bytes: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let (length, after) = bytes.split_first_chunk()?;
     let length = i32::from_be_bytes(*length);
@@ -295,8 +294,7 @@ pub(crate) fn text_of(field: Option<&[u8]>) -> Option<&str> {
     std::str::from_utf8(field?).ok()
 }
 
-/// The lengths of the dimensions of an array without nulls, none of one without elements, and its
-/// elements, by the bytes of each.
+/// The dimensions (none if empty) and the elements, as bytes, of an array without nulls.
 pub(crate) fn elements(array: &[u8]) -> Option<(Vec<usize>, Vec<&[u8]>)> {
     let (head, mut rest) = array.split_first_chunk::<12>()?;
     let word = |at: usize| Some(u32::from_be_bytes(*head.get(at..)?.first_chunk()?));

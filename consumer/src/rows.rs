@@ -1,4 +1,4 @@
-//! One event in, its rows out: pure, and total on any bytes.
+//! Derives the rows of an event: pure, and total on any bytes.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// All of them.
+    /// All parts.
     pub const ALL: [Self; 3] = [Self::Progress, Self::Resource, Self::Metrics];
 
     /// The part's name in `consumed_offset.part`.
@@ -32,23 +32,23 @@ impl Part {
     }
 }
 
-/// The rows of one event, in its bytes: `task_progress` and `task_metrics` have one of each event,
-/// `task_resource` one of each application, and `task` one while the event is its task's newest.
+/// The rows of one event, borrowed from its bytes. `task_progress` and `task_metrics` have one row per event,
+/// `task_resource` one per application, and `task` one while the event is its task's newest.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows<'a> {
     /// The event's partition.
     pub(crate) partition: i32,
     /// The event's offset.
     pub(crate) offset: i64,
-    /// What the engine said.
+    /// The engine's report.
     pub(crate) info: PlainInfo<'a>,
-    /// When the task was first heard of: the least time of the reports that were [folded](Self::fold) into these rows.
+    /// When the task was first reported: the earliest time of the reports [folded](Self::fold) into these rows.
     pub(crate) first_reported_at: i64,
-    /// When the task ended: the least time of those of them that are final.
+    /// When the task ended: the earliest time of those that are final.
     pub(crate) ended_at: Option<i64>,
-    /// What the router repaired of it.
+    /// What the router repaired.
     kinds: List<'a, Adjustment>,
-    /// The fields of it that were not finite.
+    /// The fields that were not finite.
     not_finite: List<'a, NotFinite<'a>>,
 }
 
@@ -66,7 +66,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Takes another report of the same task in: the rows become those of the newer one, with the least times of both.
+    /// Merges another report of the same task: the rows become those of the newer one, with the earliest times of both.
     pub(crate) fn fold(&mut self, other: &Self) {
         let first_reported_at = self.first_reported_at.min(other.first_reported_at);
         let ended_at = self.ended_at.into_iter().chain(other.ended_at).min();
@@ -77,13 +77,13 @@ impl<'a> Rows<'a> {
         self.ended_at = ended_at;
     }
 
-    /// How far the task is, 0 to 1; `None` when the engine could not tell.
+    /// Progress from 0 to 1; `None` if the engine did not report it.
     pub(crate) fn progress(&self) -> Option<f64> {
         self.info.progress.map(|(progress, _)| progress)
     }
 
-    /// What the router repaired, as the column `adjustments` has it: each kind, then each field that was not finite with
-    /// what it was, as `metrics.busy=NaN`. Empty: nothing.
+    /// The column `adjustments`: each kind of repair, then each non-finite field with its value, as in
+    /// `metrics.busy=NaN`. Empty: none.
     pub(crate) fn adjustments(&self) -> Vec<Cow<'a, str>> {
         let kinds = self.kinds.iter().map(|kind| Cow::Borrowed(kind.as_str()));
         let fields = self.not_finite.sorted();
@@ -91,13 +91,13 @@ impl<'a> Rows<'a> {
         kinds.chain(fields).collect()
     }
 
-    /// The jobs inside the engine; `None` when it could not tell.
+    /// The jobs inside the engine; `None` if it did not report them.
     pub(crate) fn jobs(&self) -> Option<Vec<Job<'a>>> {
         let jobs = self.info.progress.map(|(_, jobs)| jobs);
         jobs.map(|jobs| jobs.iter().collect())
     }
 
-    /// The applications in the order of their ids' bytes.
+    /// The applications, ordered by the bytes of their ids.
     pub(crate) fn applications(&self) -> impl Iterator<Item = Application<'a>> {
         self.info
             .resource
@@ -109,8 +109,8 @@ impl<'a> Rows<'a> {
         self.info.resource.map_or(0, |list| list.len())
     }
 
-    /// What decides which event tells a task's newest state: the greatest of these. The last two
-    /// only tell apart reports that are equal in the first three.
+    /// The rank of a report: the greatest is the task's newest state. The last two values only order reports that are
+    /// equal in the first three.
     pub(crate) fn rank(&self) -> (bool, i64, i64, i32, i64) {
         (
             self.info.status.is_final(),
@@ -122,11 +122,11 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The rows of the event whose bytes these are, of any version that `decoder` knows. Where it is not
-/// [plain](plain_event), the plain event that says the same is put into `put`, and they are of that.
+/// The rows of the event in these bytes, of any version that `decoder` knows. If it is not [plain](plain_event), the
+/// equivalent plain event is written to `put` and the rows borrow from it.
 ///
 /// # Errors
-/// If the bytes are no event, or one that the router would not have written.
+/// If the bytes are not an event, or an event that the router would not have written.
 pub(crate) fn rows<'a>(
     decoder: &Decoder,
     value: Option<&'a [u8]>,
@@ -140,36 +140,35 @@ pub(crate) fn rows<'a>(
     *put = the_long_way(decoder, value)?;
     match plain_event(put) {
         Some(event) => Ok(Rows::of(event, partition, offset)),
-        None => Err(refusal("EncodeError", "it cannot be written again")),
+        None => Err(refusal("EncodeError", "it cannot be re-encoded")),
     }
 }
 
-/// The bytes of the plain event, in single-object encoding, that says what this value says: its own, if
-/// it is one.
+/// The bytes of the plain event, in single-object encoding, that is equivalent to this value; the value itself if it is
+/// one.
 ///
 /// # Errors
-/// As of [`rows`].
+/// As for [`rows`].
 pub(crate) fn plain<'a>(
     decoder: &Decoder,
     value: Option<&'a [u8]>,
 ) -> Result<Cow<'a, [u8]>, Reject> {
     let event = value.and_then(|value| Some((value, decoder.plain_event(value)?)));
     match event {
-        Some(([0, ..], event)) => Ok(Cow::Owned(event.single_object())), // a registry's framing
+        Some(([0, ..], event)) => Ok(Cow::Owned(event.single_object())), // registry framing
         Some((value, _)) => Ok(Cow::Borrowed(value)),
         None => the_long_way(decoder, value).map(Cow::Owned),
     }
 }
 
-/// Reads an event by its writer's schema, says what is wrong with it, and writes it as this version
-/// does.
+/// Decodes an event by its writer's schema, checks it, and encodes it in this version.
 fn the_long_way(decoder: &Decoder, value: Option<&[u8]>) -> Result<Vec<u8>, Reject> {
     let event = decoder.event(value)?;
     let problems = event.problems();
     if let Some(reject) = Reject::of_problems(&problems) {
         return Err(reject);
     }
-    // The two databases would hold what the router repairs in unlike ways, so none of it is let in.
+    // The databases would store unrepaired values differently, so they are rejected.
     if let Some(problem) = problems.first() {
         return Err(refusal(
             "NotRouted",

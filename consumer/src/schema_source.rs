@@ -7,7 +7,7 @@ use service::kafka::KafkaOptions;
 
 pub(crate) type SchemaSource = service::schema_source::SchemaSource<Decoder>;
 
-/// Does not connect to the registry. Logs the newer versions of the folder.
+/// Does not connect to the registry. Logs the newer versions found in the folder.
 ///
 /// # Errors
 /// If a file of the folder is unusable, or a setting is wrong.
@@ -17,7 +17,7 @@ pub(crate) fn schema_source(
 ) -> anyhow::Result<SchemaSource> {
     let source = SchemaSource::of(kafka, |registry| Decoder::of(folder, registry))?;
     for version in source.decoder.newer_schemas() {
-        tracing::info!("reads newer {version} too");
+        tracing::info!("also reads the newer {version}");
     }
     Ok(source)
 }

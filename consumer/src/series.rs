@@ -14,11 +14,11 @@ use crate::query::{DEFAULT_POINTS, MAX_POINTS, Reader, Series, SeriesQuery, Task
 use crate::store::{Database, DatabaseOptions};
 use crate::tasks::{gib, percent, wrong_usage};
 
-/// Columns of a series that is drawn in one line.
+/// Columns of a sparkline.
 const COLUMNS: usize = 40;
-/// Heights of a column, the least first.
+/// Heights of a column, the lowest first.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-/// Changes of the status that are listed.
+/// Maximum number of status changes listed.
 const MARKS_SHOWN: usize = 20;
 
 /// Options of `consumer series`.
@@ -26,16 +26,16 @@ const MARKS_SHOWN: usize = 20;
 pub struct SeriesOptions {
     /// The exec task's id
     pub exec_id: String,
-    /// Only what was reported then or later: RFC 3339, or back from now as in -2h
+    /// Only reports at this time or later: RFC 3339, or relative to now as in -2h
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     pub from: Option<Timestamp>,
-    /// Only what was reported then or before: RFC 3339, or back from now as in -2h
+    /// Only reports at this time or before: RFC 3339, or relative to now as in -2h
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     pub to: Option<Timestamp>,
-    /// At most so many points of each series
+    /// Maximum number of points in each series
     #[arg(long, value_name = "N", default_value_t = DEFAULT_POINTS, value_parser = clap::value_parser!(u32).range(4..=i64::from(MAX_POINTS)))]
     pub points: u32,
-    /// Show this metric too (repeatable)
+    /// Also show this metric (repeatable)
     #[arg(long, value_name = "NAME")]
     pub metric: Vec<String>,
     /// Print JSON, with all points
@@ -46,7 +46,7 @@ pub struct SeriesOptions {
 /// Prints the series of a task.
 ///
 /// # Errors
-/// If there is no such task, or the database is not there or has no tables.
+/// If there is no such task, or the database does not exist or has no tables.
 pub async fn series(asked: SeriesOptions, options: &DatabaseOptions) -> anyhow::Result<()> {
     let mut reader = Reader::open(&Database::parse(options)?).await?;
     let query = SeriesQuery {
@@ -79,7 +79,7 @@ fn text(found: &TaskSeries) -> anyhow::Result<String> {
     if let Some(before) = found.expired_before {
         writeln!(
             text,
-            "what was reported before {before} was removed by consumer expire"
+            "reports before {before} were removed by consumer expire"
         )?;
     }
     let mut grid = table(&["series", "reports", "least", "greatest", "last", ""]);
@@ -122,7 +122,8 @@ fn unit(series: &Series, value: f64) -> String {
     }
 }
 
-/// The greatest value of each stretch of time, as bars from 0, or from the least value if that is negative.
+/// A sparkline of the largest value of each time interval, with bars from 0, or from the smallest value if that is
+/// negative.
 fn line(series: &Series) -> String {
     let ([first, .., last], points) = (&series.points[..], &series.points) else {
         return String::new();
@@ -142,7 +143,7 @@ fn line(series: &Series) -> String {
     let greatest = values().fold(f64::NEG_INFINITY, f64::max);
     let bar = |value: f64| {
         let share = (value - least) / (greatest - least);
-        // Not a number where all values are 0; then the height is 0.
+        // Not a number if all values are 0; the height is then 0.
         let height = (share * (BARS.len() - 1) as f64).round() as usize;
         BARS[height.min(BARS.len() - 1)]
     };

@@ -1,11 +1,12 @@
-//! The catalogue: every table, its columns, and how each value of a row comes out of an event. Long because it is one list.
+//! The catalogue: every table, its columns, and how each value of a row is derived from an event. Long because it is
+//! one list.
 //!
-//! What is written, audited, repaired, expired, counted and documented follows from it. A column is added here, in a
-//! migration of each database, and in the contract if no field of an event holds it yet; nowhere else.
+//! Writing, audit, repair, expiry, counting and documentation follow from it. A column is added here, in a migration of
+//! each database, and in the contract if no field of an event has it yet; nowhere else.
 //!
-//! A table's rows have the same columns in the same order wherever they are written. Only the task's name depends on
-//! who reads them: a stored history has the narrow `task_id`, an audited row the `exec_id`, since `task_id` is a key of
-//! one database only. The order is public: the digests of audit reports depend on it.
+//! A table's rows have the same columns in the same order everywhere, except the reference to the task: a stored
+//! history has the narrow `task_id`, an audited row the `exec_id`, because `task_id` is a key of one database only. The
+//! order is public: the digests of audit reports depend on it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -29,20 +30,20 @@ pub(crate) enum Table {
     Task,
 }
 
-/// What a column holds.
+/// The type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     I32,
     I64,
     F64,
     Bool,
-    /// Microseconds since 1970-01-01T00:00:00Z in an event; a database's own type for times, if it has one.
+    /// Microseconds since 1970-01-01T00:00:00Z in an event; the database's own time type, if it has one.
     Time,
     Text,
     Texts,
     /// See [`ValueSink::job_tasks`].
     JobTasks,
-    /// Text that is a JSON value.
+    /// Text with a JSON value.
     Json,
 }
 
@@ -56,16 +57,16 @@ pub(crate) struct Column {
     about: &'static str,
 }
 
-/// How a row names its task.
+/// How a row refers to its task.
 #[derive(Clone, Copy)]
 pub(crate) enum TaskKey {
-    /// By its `exec_id`: rows of `task`, and audited rows.
+    /// By `exec_id`: rows of `task`, and audited rows.
     ExecId,
-    /// By its `task_id`, or what stands for it until that is known: rows of the histories.
+    /// By `task_id`, or a placeholder until it is known: rows of the histories.
     Id(i64),
 }
 
-/// The kind of a method of [`ValueSink`].
+/// The kind for a method of [`ValueSink`].
 macro_rules! kind {
     (i32) => {
         Kind::I32
@@ -127,7 +128,7 @@ macro_rules! put {
     };
 }
 
-/// Tables, each with the rows that an event has in it, and their columns: name, kind (a method of [`ValueSink`]) and
+/// Tables, with the rows that an event has in each, and their columns: name, kind (a method of [`ValueSink`]) and
 /// value.
 macro_rules! tables {
     ($event:ident: $(
@@ -157,8 +158,7 @@ macro_rules! tables {
                 }
             }
 
-            /// Writes the rows that an event has in this table; of `task` the row while this event is the task's
-            /// newest.
+            /// Writes the rows that an event has in this table; for `task`, the row if this event is the task's newest.
             pub(crate) fn write<'a>(
                 self,
                 sink: &mut impl ValueSink<'a>,
@@ -184,13 +184,13 @@ macro_rules! tables {
 const EVENT_PARTITION: Column = column!("event_partition", "the event's partition", i32);
 const EVENT_OFFSET: Column = column!("event_offset", "the event's offset", i64);
 const EXEC_ID: Column = column!("exec_id", "the exec task", text);
-/// Names the task of a stored row of a history.
+/// Refers to the task in a stored row of a history.
 pub(crate) const TASK_ID: Column = column!("task_id", "the task's key in this database", i64);
 
-/// Where the task's name stands in a row.
+/// The position of the task reference in a row.
 pub(crate) const TASK: usize = 2;
 
-/// Writes what every row begins with.
+/// Writes the columns that every row begins with.
 fn begin<'a>(table: Table, sink: &mut impl ValueSink<'a>, event: &Rows<'a>, task: TaskKey) {
     sink.row(table.columns().len());
     sink.column(EVENT_PARTITION.name);
@@ -211,7 +211,7 @@ fn begin<'a>(table: Table, sink: &mut impl ValueSink<'a>, event: &Rows<'a>, task
 
 tables! { event:
     Progress("task_progress", for (jobs, adjustments) in once((event.jobs(), event.adjustments()))) {
-        /// the engine's clock
+        /// by the engine's clock
         reported_at: time = event.info.reported_at,
         /// 0, 1, 2 … within the task
         sequence: i64 = event.info.sequence,
@@ -219,45 +219,45 @@ tables! { event:
         status: text = event.info.status.as_str(),
         /// as in `task`
         progress: optional f64 = event.progress(),
-        /// the jobs inside the engine; null when the report had no progress part
+        /// the jobs inside the engine; null if the report had no progress part
         job_ids: optional texts = jobs.as_ref().map(|jobs| jobs.iter().map(|job| job.id)),
-        /// their tasks: `[1]` total, `[2]` running, `[3]` failed, `[4]` succeeded, each in the order of `job_ids` (in SQLite from `[0]`); the view has a list of each
+        /// their task counts: `[1]` total, `[2]` running, `[3]` failed, `[4]` succeeded, each in the order of `job_ids` (in SQLite from `[0]`); the view has one list per count
         job_tasks: optional job_tasks = jobs.as_deref(),
-        /// what the router repaired in any part of the report: each kind once, then each field that was NaN or infinite with what it was, as `metrics.busy=NaN`, `metrics.rate=-Infinity`, `progress.progress=Infinity`; null: nothing
+        /// repairs by the router in any part of the report: each kind once, then each field that was NaN or infinite with its value, as in `metrics.busy=NaN`, `metrics.rate=-Infinity`, `progress.progress=Infinity`; null: none
         adjustments: optional texts = unless_empty(&adjustments),
     }
     Resource("task_resource", for application in event.applications()) {
-        /// tells the rows of one report apart
+        /// distinguishes the rows of one report
         application_id: text = application.id,
-        /// the engine's clock
+        /// by the engine's clock
         reported_at: time = event.info.reported_at,
         /// memory held, in bytes
         memory_bytes: i64 = application.memory_bytes,
         /// cores held
         cores: i32 = application.cores,
-        /// containers, executors, … beside the driver
+        /// containers, executors, … in addition to the driver
         instances: i32 = application.instances,
         /// the queue it was submitted to; may be empty
         queue: text = application.queue,
-        /// in the engine's own words
+        /// as the engine names it
         status: text = application.status,
     }
     Metrics("task_metrics", for () in once(())) {
-        /// the engine's clock
+        /// by the engine's clock
         reported_at: time = event.info.reported_at,
-        /// tasks the engine held
+        /// number of tasks the engine had
         engine_running_tasks: i32 = event.info.engine_running_tasks,
-        /// an object; null when the report had no metrics part
+        /// an object; null if the report had no metrics part
         metrics: optional json = &event.info.metrics,
     }
     Task("task", for () in once(())) {
-        /// the entrance's job it belongs to
+        /// the entrance's job of the exec task
         job_id: text = event.info.job_id,
         /// the engine, `host:port`
         engine_instance: text = event.info.engine_instance,
-        /// spark, …
+        /// for example spark
         engine_type: text = event.info.engine_type,
-        /// whom the engine runs for
+        /// the user the engine runs for
         engine_user: text = event.info.engine_user,
         /// the ticket the engine was started with
         ticket_id: text = event.info.ticket_id,
@@ -265,21 +265,21 @@ tables! { event:
         status: text = event.info.status.as_str(),
         /// whether the status is final
         is_final: bool = event.info.status.is_final(),
-        /// 0 to 1; null when that report could not tell
+        /// 0 to 1; null if that report had no progress
         progress: optional f64 = event.progress(),
-        /// the engine's clock
+        /// by the engine's clock
         reported_at: time = event.info.reported_at,
         /// 0, 1, 2 … within the task
         sequence: i64 = event.info.sequence,
-        /// when it was first heard of: the least `reported_at` of all its reports, in whatever order they were stored. Of a task older than this column: the least that `task_progress` still had then. Null: stored by a version without the column
+        /// when it was first reported: the earliest `reported_at` of all its reports, in any order of arrival. For a task older than this column: the earliest that `task_progress` still had then. Null: stored by a version without the column
         first_reported_at: optional time = Some(event.first_reported_at),
-        /// when it ended: the least `reported_at` of its final reports, known as far as `first_reported_at` is; null while there is none
+        /// when it ended: the earliest `reported_at` of its final reports, as far as `first_reported_at` is known; null if there is none
         ended_at: optional time = event.ended_at,
     }
 }
 
-/// The columns of `task`, its last ones, that come out of all reports of a task and not of its newest one alone: the
-/// least value of all. An event's own row has what that event alone would make of them.
+/// The last columns of `task`, which depend on all reports of a task: the earliest value of all. An event's own row has
+/// the values for that event alone.
 pub(crate) const LEAST: [&str; 2] = ["first_reported_at", "ended_at"];
 
 const _: () = {
@@ -288,15 +288,15 @@ const _: () = {
     assert!(Table::Task.columns().len() == first + LEAST.len());
 };
 
-/// How many columns of `task` come out of its newest report.
+/// The number of columns of `task` that depend on its newest report only.
 const OF_NEWEST: usize = Table::Task.columns().len() - LEAST.len();
 
-/// The fields of a row of `task` that come out of its newest report, of all its fields.
+/// The fields of a row of `task` that depend on its newest report only.
 pub(crate) fn of_newest(fields: &[u8]) -> &[u8] {
     row_format::first_fields(fields, OF_NEWEST)
 }
 
-/// The [least](LEAST) times of a row of `task`, in PostgreSQL's microseconds.
+/// The [earliest](LEAST) times of a row of `task`, in PostgreSQL's microseconds.
 pub(crate) fn least_times(row: &[u8]) -> LeastTimes {
     let mut fields = row_format::fields(row).skip(OF_NEWEST);
     let mut next = || row_format::i64_of(fields.next().flatten());
@@ -306,7 +306,7 @@ pub(crate) fn least_times(row: &[u8]) -> LeastTimes {
     }
 }
 
-/// This row of `task` with other least times.
+/// This row of `task` with other earliest times.
 pub(crate) fn with_least_times(row: &[u8], times: LeastTimes) -> Vec<u8> {
     let mut copy = RowWriter::default();
     copy.row(Table::Task.columns().len());
@@ -320,7 +320,7 @@ pub(crate) fn with_least_times(row: &[u8], times: LeastTimes) -> Vec<u8> {
     copy.take()
 }
 
-/// The least times of a task's reports, in whatever unit.
+/// The earliest times of a task's reports, in any unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LeastTimes {
     pub(crate) first_reported_at: Option<i64>,
@@ -339,7 +339,7 @@ impl LeastTimes {
     }
 }
 
-/// Nothing was repaired: null.
+/// Null if nothing was repaired.
 fn unless_empty<'t>(texts: &'t [Cow<'_, str>]) -> Option<impl ExactSizeIterator<Item = &'t str>> {
     (!texts.is_empty()).then(|| texts.iter().map(AsRef::as_ref))
 }
@@ -360,7 +360,7 @@ impl Table {
     pub(crate) const HISTORIES: [Self; 3] = [Self::Progress, Self::Resource, Self::Metrics];
     pub(crate) const ALL: [Self; 4] = [Self::Progress, Self::Resource, Self::Metrics, Self::Task];
 
-    /// The columns that come out of one event: those that are digested.
+    /// The columns that depend on one event only; these are digested.
     pub(crate) const fn event_columns(self) -> &'static [Column] {
         match self {
             Self::Task => Self::Task.columns().split_at(OF_NEWEST).0,
@@ -368,7 +368,7 @@ impl Table {
         }
     }
 
-    /// The columns of a stored row: those of an audited one, but that a history names its task by `task_id`.
+    /// The columns of a stored row: those of an audited one, except that a history has `task_id` instead of `exec_id`.
     pub(crate) fn stored_columns(self) -> impl Iterator<Item = &'static Column> {
         let stored = move |(place, column)| match place {
             TASK if self != Self::Task => &TASK_ID,
@@ -383,7 +383,7 @@ impl Table {
         names.join(", ")
     }
 
-    /// The place of a column in a row. To be called for a constant: no column of this name does not compile.
+    /// The index of a column in a row. Call it in constants only: an unknown name then fails to compile.
     pub(crate) const fn place_of(self, name: &str) -> usize {
         let columns = self.columns();
         let mut place = 0;
@@ -393,7 +393,7 @@ impl Table {
         place
     }
 
-    /// How many rows [`write`](Self::write) writes.
+    /// The number of rows that [`write`](Self::write) writes.
     pub(crate) fn rows_of(self, event: &Rows<'_>) -> u64 {
         match self {
             Self::Resource => event.application_count() as u64,
@@ -401,7 +401,7 @@ impl Table {
         }
     }
 
-    /// What tells this row from the others of its event.
+    /// Distinguishes this row from the others of its event.
     pub(crate) fn key(self, row: &[u8]) -> &[u8] {
         const APPLICATION_ID: usize = Table::Resource.place_of("application_id");
         match self {
@@ -424,7 +424,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// The columns whose greatest values make an event the newest of its task; see [`Rows::rank`].
+/// The columns that rank a task's events; the greatest event is the newest. See [`Rows::rank`].
 const RANK: [&str; 5] = [
     "is_final",
     "reported_at",
@@ -433,9 +433,9 @@ const RANK: [&str; 5] = [
     "event_offset",
 ];
 
-/// How an INSERT into `task` in the SQL of PostgreSQL and SQLite ends: a stored row takes the new state, and the least
-/// times of both, if that is newer. If it is not, only its times may be [lower](is_lower), which another statement sees
-/// to: reports rarely come late, and this one need not choose between two values of each column.
+/// The end of an INSERT into `task`, in the SQL of PostgreSQL and SQLite: if the inserted state is newer, the stored
+/// row takes it, with the earliest times of both. Otherwise only the times may have to be [moved back](is_lower), by
+/// another statement: reports rarely arrive late, and this statement need not choose between two values of each column.
 pub(crate) static UPDATE_IF_NEWER: LazyLock<String> = LazyLock::new(|| {
     let names = Table::Task.columns().iter().map(|column| column.name);
     let names: Vec<&str> = names
@@ -461,8 +461,8 @@ pub(crate) static UPDATE_IF_NEWER: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The SQL condition that one of the [least](LEAST) times of a stored row is to be lowered to one of these expressions;
-/// null, or false, if none is.
+/// The SQL condition that one of the [earliest](LEAST) times of a stored row is later than one of these expressions;
+/// null or false if none is.
 pub(crate) fn is_lower(times: [&str; LEAST.len()]) -> String {
     let [first, ended] = times;
     let [first_reported_at, ended_at] = LEAST;
@@ -487,14 +487,13 @@ pub(crate) fn place(row: &[u8]) -> Option<(i32, i64)> {
     ))
 }
 
-/// The task that a row names; `None` where the database has no such task.
+/// The task that a row refers to; `None` if the database has no such task.
 pub(crate) fn exec_id(row: &[u8]) -> Option<&str> {
     row_format::text_of(row_format::fields(row).nth(TASK)?)
 }
 
 impl Kind {
-    /// A field for a person, or for a program: what is not of its column's kind is shown in
-    /// hexadecimal.
+    /// A field as a JSON value. A field that does not have its column's kind becomes hexadecimal text.
     pub(crate) fn value(self, field: Option<&[u8]>) -> Value {
         let Some(bytes) = field else {
             return Value::Null;

@@ -7,19 +7,19 @@ use service::time::{duration, timestamp};
 
 use crate::query::{TaskFilter, TaskOrder, TaskQuery, Thresholds};
 
-/// Options of commands that list tasks. A time is RFC 3339, or back from now as in -2h.
+/// Options of commands that list tasks. A time is RFC 3339, or relative to now as in -2h.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TaskOptions {
-    /// Only tasks that have not ended: neither with a final status nor with an unknown one
+    /// Only tasks that have not ended: their status is neither final nor Unknown
     #[arg(long)]
     running: bool,
     /// Only tasks with one of these statuses, as in Running,Scheduled
     #[arg(long, value_name = "STATUS", value_delimiter = ',')]
     status: Vec<String>,
-    /// Only tasks of this user of the engine
+    /// Only tasks of this engine user
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Only tasks of engines of this type, as in spark
+    /// Only tasks of engines of this type, for example spark
     #[arg(long, value_name = "TYPE")]
     engine_type: Option<String>,
     /// Only tasks of this engine
@@ -28,25 +28,25 @@ pub struct TaskOptions {
     /// Only exec tasks of this job
     #[arg(long, value_name = "ID")]
     job: Option<String>,
-    /// Only exec tasks whose ids begin with this text
+    /// Only exec tasks whose ids start with this text
     #[arg(long, value_name = "TEXT")]
     exec_id_prefix: Option<String>,
     /// Only silent tasks: not ended, and no report for --silent-after
     #[arg(long)]
     silent: bool,
-    /// Only stalled tasks: they report, but nothing has changed for --stalled-after
+    /// Only stalled tasks: still reporting, but unchanged for --stalled-after
     #[arg(long)]
     stalled: bool,
-    /// Only tasks first heard of at this time or later
+    /// Only tasks first reported at this time or later
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     started_after: Option<Timestamp>,
-    /// Only tasks first heard of before this time
+    /// Only tasks first reported before this time
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     started_before: Option<Timestamp>,
-    /// Only tasks whose last report is of this time or later
+    /// Only tasks last reported at this time or later
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     reported_after: Option<Timestamp>,
-    /// Only tasks whose last report is of before this time
+    /// Only tasks last reported before this time
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     reported_before: Option<Timestamp>,
     /// Only tasks that ended at this time or later
@@ -55,19 +55,20 @@ pub struct TaskOptions {
     /// Only tasks that ended before this time
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     ended_before: Option<Timestamp>,
-    /// What the tasks are ordered by, the largest or latest first; tasks without a value come last
+    /// Sort key, the largest or latest first; tasks without a value come last
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     order: TaskOrder,
-    /// The smallest or earliest first
+    /// Sort the smallest or earliest first
     #[arg(long)]
     ascending: bool,
-    /// As it was known at this time, by the engine's clock: RFC 3339, or back from now as in -2h
+    /// Show tasks as of this time, by the engine's clock: RFC 3339, or relative to now as in -2h
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     at: Option<Timestamp>,
-    /// When a task is silent [default: the larger of 60s and five times its usual interval]
+    /// Time without a report after which a task is silent [default: the larger of 60s and five times its usual
+    /// interval]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     silent_after: Option<Duration>,
-    /// When a task is stalled
+    /// Time without a change after which a task is stalled
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "15m")]
     stalled_after: Duration,
 }

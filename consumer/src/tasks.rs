@@ -13,16 +13,16 @@ use crate::query::{QueryError, Reader, TaskDetails, TaskItem, TaskPage, TaskQuer
 use crate::store::{Database, DatabaseOptions};
 use crate::task_options::TaskOptions;
 
-/// Fields of a report that are listed as not finite.
+/// Maximum number of non-finite fields listed for a report.
 const FIELDS_SHOWN: usize = 3;
-/// Characters of such a field that are shown.
+/// Maximum number of characters shown of such a field.
 const FIELD_CHARS: usize = 40;
 
-/// Prints the tasks that the options ask for; at most `limit` (0: all), those behind the cursor.
+/// Prints the tasks that the options select, starting after the cursor; at most `limit` (0: all).
 ///
 /// # Errors
-/// If the database is not there or has no tables, its history no longer reaches back to the time asked for, or an option
-/// has a value that it cannot have.
+/// If the database does not exist or has no tables, its history no longer reaches back to the requested time, or an
+/// option has an invalid value.
 pub async fn tasks(
     options: &DatabaseOptions,
     asked: TaskOptions,
@@ -38,14 +38,14 @@ pub async fn tasks(
     if let (Some(before), Some(at)) = (page.expired_before, query.at) {
         let place = reader.place();
         tracing::warn!(
-            "history before {before} was removed from {place} by consumer expire: tasks that had reported before then, and \
-             again only after {at}, are left out"
+            "history before {before} was removed from {place} by consumer expire: tasks that reported before {before} and not \
+             again until after {at} are omitted"
         );
     }
     if json {
         output::print_json(&page.items)?;
         if let Some(next) = page.next {
-            output::note(format_args!("the next page: --cursor {next}"));
+            output::note(format_args!("next page: --cursor {next}"));
         }
         return Ok(());
     }
@@ -57,11 +57,11 @@ pub async fn tasks(
     Ok(())
 }
 
-/// Prints one task: its newest state, what it holds, its sequences, and at most `limit` of its newest
-/// reports (0: all). With a time: as they were known then.
+/// Prints one task: its newest state, resources, sequences and at most `limit` of its newest reports (0: all). With a
+/// time: as known then.
 ///
 /// # Errors
-/// If there is no such task, or it had not reported by then, or as [`tasks`].
+/// If there is no such task, or it had not reported by then, or as for [`tasks`].
 pub async fn task(
     options: &DatabaseOptions,
     exec_id: &str,
@@ -75,11 +75,11 @@ pub async fn task(
         let first = reader.first_report(exec_id).await?;
         let place = reader.place();
         let removed = reader.expired_before().map_or_else(String::new, |before| {
-            format!(" (what was reported before {before} was removed by consumer expire)")
+            format!(" (reports before {before} were removed by consumer expire)")
         });
         let why = match (at, first) {
             (Some(at), Some(first)) => format!(
-                "{place} has no report of exec task {exec_id:?} by {at}: its first one is of {first} by the engine's \
+                "{place} has no report of exec task {exec_id:?} by {at}: its first report is of {first} by the engine's \
                  clock{removed}; ask for that time or a later one"
             ),
             _ => format!(
@@ -95,7 +95,7 @@ pub async fn task(
     Ok(())
 }
 
-/// What is no fault of the database's was the user's choice.
+/// Errors that a different option avoids become usage errors.
 pub(crate) fn wrong_usage(error: QueryError) -> anyhow::Error {
     match error {
         QueryError::Expired { .. } | QueryError::Cursor { .. } => {
@@ -109,7 +109,7 @@ pub(crate) fn wrong_usage(error: QueryError) -> anyhow::Error {
     }
 }
 
-/// A page of tasks for people; `total`: how many there are on all pages, if that is known.
+/// A page of tasks as text. `total`: their number on all pages, if known.
 pub(crate) fn list_text(
     page: &TaskPage,
     total: Option<u64>,
@@ -237,7 +237,7 @@ pub(crate) fn details_text(details: &TaskDetails, at: Option<Timestamp>) -> anyh
     if let Some(before) = expired_before {
         writeln!(
             text,
-            "            what was reported before {before} was removed by consumer expire"
+            "            reports before {before} were removed by consumer expire"
         )?;
     }
 
@@ -348,8 +348,8 @@ pub(crate) fn details_text(details: &TaskDetails, at: Option<Timestamp>) -> anyh
     Ok(text)
 }
 
-/// What was repaired of a report: each kind, then the first fields that were not finite, since there may be a thousand.
-/// What the router repaired, the fields at some length; `more` says where those that are left out can be seen.
+/// What the router repaired in a report: each kind, then the first non-finite fields, shortened, since there may be a
+/// thousand. `more` says where the rest can be seen.
 pub(crate) fn repaired(adjustments: &[String], more: &str) -> String {
     let (fields, kinds): (Vec<&String>, Vec<&String>) =
         adjustments.iter().partition(|one| one.contains('='));
@@ -392,7 +392,7 @@ pub(crate) fn age(reported_at: &str, now: Timestamp) -> String {
     }
 }
 
-/// A duration as `12 s`, `3 min`, `2 h` or `5 d`. What is no number is 0 s, as what is below 0 is.
+/// A duration as `12 s`, `3 min`, `2 h` or `5 d`. NaN and negative numbers are 0 s; infinity is `?`.
 pub(crate) fn lasting(seconds: f64) -> String {
     if seconds.is_infinite() {
         return "?".to_owned();

@@ -1,14 +1,14 @@
-//! Whether the topic is still the one that the stored offsets came from, and still holds the next offsets.
+//! Checks that the topic is still the one that the stored offsets came from, and still has the next offsets.
 //!
-//! | Found | Done |
+//! | Found | Action |
 //! | --- | --- |
 //! | the topic has another id (KIP-516) than the stored one, or fewer partitions | stop |
-//! | the last stored record stands where it stood, and the next offset is in the log | read on |
-//! | no record stands there: compacted, if the id is the stored one; otherwise the topic may be another one | read on; stop |
-//! | another record stands there: recreated, or, if the id is the stored one, cut and written again | stop |
-//! | the log ends before the stored offset: recreated, or cut | stop |
-//! | the log begins after the stored offset | stop, or with `--on-gap continue` read on at its beginning |
-//! | the group committed a later offset than is stored: the database went back, as to a backup | warn, read on from the stored offset |
+//! | the last stored record is unchanged, and the next offset is in the log | resume |
+//! | its offset has no record: compacted, if the id is the stored one; otherwise the topic may be another one | resume; stop |
+//! | its offset has another record: recreated, or, if the id is the stored one, truncated and rewritten | stop |
+//! | the log ends before the stored offset: recreated, or truncated | stop |
+//! | the log begins after the stored offset | stop, or with `--on-gap continue` resume at its beginning |
+//! | the group committed a later offset than is stored: the database went back, as to a backup | warn, resume from the stored offset |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -29,45 +29,45 @@ use crate::positions::Anchor;
 use crate::rows::Part;
 use crate::store::StoredOffset;
 
-/// How long Kafka may take to return the ends of a partition.
+/// Timeout for Kafka to return a partition's bounds.
 const ASK: Duration = Duration::from_secs(10);
 
-/// What to do where retention removed offsets before they were read.
+/// What to do if retention removed offsets before they were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnGap {
-    /// Stop, with nothing skipped.
+    /// Stop without skipping anything.
     Fail,
-    /// Say which offsets are gone, and go on at the beginning of the log.
+    /// Log which offsets are gone, and continue at the beginning of the log.
     Continue,
 }
 
-/// A topic and what identifies it, on assignment of partitions.
+/// A topic and what identifies it, when partitions are assigned.
 pub(crate) struct TopicIdentity<'a> {
     pub(crate) subscription: &'a Subscription,
     pub(crate) lookup: &'a Lookup,
     /// The parts that this consumer stores.
     pub(crate) parts: &'a [Part],
-    /// The topic's id now, if the brokers tell it.
+    /// The topic's current id, if the brokers provide it.
     pub(crate) id: Option<TopicId>,
-    /// Where the database is.
+    /// The database, for messages.
     pub(crate) place: &'a str,
     pub(crate) on_gap: OnGap,
 }
 
-/// A topic that was recognised.
+/// The result of a successful check.
 pub(crate) struct Recognised {
     /// The first offset of each partition.
     pub(crate) low: BTreeMap<i32, i64>,
-    /// What the group has committed.
+    /// The group's committed offsets.
     pub(crate) committed: TopicPartitionList,
 }
 
 impl TopicIdentity<'_> {
-    /// Compares the topic with what is stored of it: the id with all of that, the logs with what this consumer
-    /// has stored of these partitions.
+    /// Compares the topic with the stored offsets: its id with all of them, its logs with those of this consumer's
+    /// parts of these partitions.
     ///
     /// # Errors
-    /// If it is another one, or does not hold the next offsets: with the numbers and the choices.
+    /// If it is another topic, or does not have the next offsets. The error has the numbers and the choices.
     pub(crate) fn recognise(
         &self,
         partitions: &BTreeSet<i32>,
@@ -106,7 +106,7 @@ impl TopicIdentity<'_> {
         Ok(Recognised { low, committed })
     }
 
-    /// A topic never loses partitions, but one that was recreated may have fewer.
+    /// A topic never loses partitions, but a recreated one may have fewer.
     fn check_partitions(&self, stored: &[StoredOffset]) -> Result<(), Failure> {
         let (topic, place) = (self.subscription.topic(), self.place);
         let Some(last) = stored.iter().map(|offset| offset.partition).max() else {
@@ -117,14 +117,13 @@ impl TopicIdentity<'_> {
             blocking(|| consumer.fetch_metadata(Some(topic), ASK)).map_err(Failure::kafka)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let count = found.map_or(0, |found| found.partitions().len());
-        // Without any, the brokers do not know (yet): no partition is read meanwhile.
+        // No partition: the brokers do not know the topic (yet), and nothing is read meanwhile.
         if count == 0 || last < count as i32 {
             return Ok(());
         }
         Err(needs_attention(format!(
-            "{topic} has {}, but {place} has stored its partition {last}: the topic was deleted and made \
-             anew, or the database belongs to another topic. Nothing was stored. Give the database of this topic, or an \
-             empty one, by --database-url",
+            "{topic} has {}, but {place} has stored its partition {last}: the topic was recreated, or the database belongs \
+             to another topic. Nothing was stored. Give the database of this topic, or an empty one, by --database-url",
             counted(count, "partition")
         )))
     }
@@ -141,21 +140,21 @@ impl TopicIdentity<'_> {
         if next_offset > end {
             return Err(needs_attention(format!(
                 "{topic} partition {partition} ends at offset {end}, but {place} has stored its {part} part up to \
-                 {next_offset}: the topic was made anew or cut, or the database belongs to another topic. Nothing was \
+                 {next_offset}: the topic was recreated or truncated, or the database belongs to another topic. Nothing was \
                  stored. Give the database of this topic, or an empty one, by --database-url"
             )));
         }
-        // (What another part has stored is no evidence: it may have begun behind the gap, or skipped it.)
+        // (The stored offset of another part is no evidence: it may have begun after the gap, or skipped it.)
         if next_offset >= low {
             return Ok(());
         }
         let removed = low - next_offset;
         match self.on_gap {
             OnGap::Fail => Err(needs_attention(format!(
-                "{topic} partition {partition} begins at offset {low}, but {place} has stored its {part} part up to \
-                 {next_offset} only: retention removed {} between before they were read, and whether they \
-                 were records, or only commit markers and aborted records, cannot be told any more. Nothing was \
-                 skipped. To go on without them start with --on-gap continue",
+                "{topic} partition {partition} begins at offset {low}, but {place} has stored its {part} part only up to \
+                 {next_offset}: retention removed {} between before they were read. Whether they were records, or only \
+                 commit markers and aborted records, can no longer be determined. Nothing was skipped. To continue without \
+                 them, start with --on-gap continue",
                 counted(removed, "offset")
             ))),
             OnGap::Continue => {
@@ -163,8 +162,8 @@ impl TopicIdentity<'_> {
                     topic,
                     partition,
                     part,
-                    "a gap: offsets {next_offset} to {low} were removed by retention before they were read, be they records \
-                     or commit markers; going on without them ({}), as --on-gap continue says",
+                    "gap: retention removed offsets {next_offset} to {low} before they were read, whether records or commit \
+                     markers; continuing without them ({}), because of --on-gap continue",
                     counted(removed, "offset")
                 );
                 Ok(())
@@ -185,9 +184,9 @@ impl TopicIdentity<'_> {
                 tracing::warn!(
                     topic = self.subscription.topic(),
                     partition,
-                    "{} has stored up to {next}, but this group had told Kafka {committed}: the database went back, as to a backup \
-                     or a replica that lagged. Reading on from {next}: nothing is lost, but \
-                     what became a dead letter between {next} and {committed} becomes one again",
+                    "{} has stored up to {next}, but this group had committed {committed} to Kafka: the database went back, as to a \
+                     backup or a lagging replica. Resuming from {next}: nothing is lost, but dead letters between {next} and \
+                     {committed} are written again",
                     self.place
                 );
             }
@@ -195,10 +194,10 @@ impl TopicIdentity<'_> {
     }
 }
 
-/// The topic's id by this answer, or the reason why the brokers do not tell it.
+/// The topic's id from this answer, or the reason why the brokers do not provide it.
 ///
 /// # Errors
-/// [`Failure::Retry`] if there is no topic, or no answer.
+/// [`Failure::Retry`] if the topic does not exist, or there is no answer.
 pub(crate) fn id_of(
     topic: &str,
     answer: KafkaResult<TopicIdAnswer>,
@@ -210,10 +209,10 @@ pub(crate) fn id_of(
     }
 }
 
-/// Compares the topic's id with that of the topic that was stored, where both are known.
+/// Compares the topic's id with that of the stored topic, if both are known.
 ///
 /// # Errors
-/// If it is another one.
+/// If they differ.
 pub(crate) fn check_topic_id(
     topic: &str,
     id: Option<TopicId>,
@@ -233,19 +232,19 @@ pub(crate) fn check_topic_id(
     }
 }
 
-/// The topic was deleted and recreated: it has this id now, and what is stored came from another.
+/// The error for a recreated topic: it has another id than the stored topic.
 pub(crate) fn recreated(topic: &str, id: &str, stored: &str, place: &str, option: &str) -> Failure {
     needs_attention(format!(
         "{topic} has the topic id {id}, but {place} was filled from a topic of this name with the id {stored}: the topic was \
-         deleted and made anew. Nothing was stored of the new one. Give an empty database by {option}"
+         recreated. Nothing of the new topic was stored. Give an empty database by {option}"
     ))
 }
 
-/// Compares the records at these partitions and offsets with the anchors stored for them in the database that `option`
-/// gives. The flag of each anchor: the topic's id is known to be the stored one.
+/// Compares the records at these partitions and offsets with their stored anchors in the database that `option` names.
+/// Each anchor's flag: the topic's id is known to be the stored one.
 ///
 /// # Errors
-/// If one is another record, or missing although the id is not known to be the same.
+/// If one is another record, or is missing and the id is not known to be the same.
 pub(crate) fn check_anchors(
     lookup: &Lookup,
     topic: &str,
@@ -268,21 +267,21 @@ pub(crate) fn check_anchors(
     };
     for (at, (stored, same_id)) in anchors {
         let found = found.get(at);
-        // Of the same topic, compaction has taken it.
+        // In the same topic, compaction has removed it.
         if found == Some(stored) || (found.is_none() && *same_id) {
             continue;
         }
         let (partition, offset) = at;
         let why = match same_id {
             true => {
-                "the topic is the same by its id, so its log was cut and written again, as by an unclean leader election"
+                "the topic has the same id, so its log was truncated and rewritten, as by an unclean leader election"
             }
             false => {
-                "the topic was deleted and made anew, or compacted, or the database belongs to another topic"
+                "the topic was recreated, or compacted, or the database belongs to another topic"
             }
         };
         return Err(needs_attention(format!(
-            "{topic} partition {partition} has at offset {offset} {}, but {place} stored from there {}: {why}. Nothing was \
+            "{topic} partition {partition} has {} at offset {offset}, but {place} stored {} from there: {why}. Nothing was \
              stored. Give the database of this topic, or an empty one, by {option}",
             found.map_or("no record".to_owned(), shown),
             shown(stored),
@@ -291,7 +290,7 @@ pub(crate) fn check_anchors(
     Ok(())
 }
 
-/// A failure that an operator has to deal with.
+/// A failure that needs an operator.
 fn needs_attention(message: String) -> Failure {
     Failure::Exit(NeedsAttention(message).into())
 }

@@ -1,4 +1,4 @@
-//! `consumer usage`: prints what was used between two times, as text or as JSON.
+//! `consumer usage`: prints resource usage between two times, as text or as JSON.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -22,25 +22,25 @@ const GIB: f64 = (1 << 30) as f64;
 /// Options of `consumer usage`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct UsageOptions {
-    /// From this time on: RFC 3339, or back from now as in -2h [default: 24 hours before --to]
+    /// Start time: RFC 3339, or relative to now as in -2h [default: 24 hours before --to]
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     from: Option<Timestamp>,
-    /// Up to this time [default: now]
+    /// End time [default: now]
     #[arg(long, value_name = "TIME", value_parser = timestamp, allow_hyphen_values = true)]
     to: Option<Timestamp>,
-    /// What to add up by
+    /// Grouping
     #[arg(long, value_name = "WHAT", default_value = "user")]
     by: UsageBy,
-    /// Add up each hour or day by itself
+    /// Sum each hour or day separately
     #[arg(long, value_name = "PERIOD", default_value = "whole")]
     every: UsageEvery,
-    /// Only of exec tasks of this user
+    /// Count only exec tasks of this user
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// A report counts until the next one, and at most so long; at most 1h
+    /// Maximum time that a report counts if no other follows; at most 1h
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
     longest_gap: Duration,
-    /// At most so many rows of a period; all others are added up in one more
+    /// Maximum number of rows per period; the others are summed in one more row
     #[arg(long, value_name = "N", default_value_t = DEFAULT_USAGE_LIMIT, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_USAGE_LIMIT)))]
     limit: u32,
     /// Print JSON
@@ -48,10 +48,10 @@ pub struct UsageOptions {
     json: bool,
 }
 
-/// Prints what was used.
+/// Prints resource usage.
 ///
 /// # Errors
-/// If the database is not there or has no tables, or what is asked for is too much.
+/// If the database does not exist or has no tables, or the request is too large.
 pub async fn usage(asked: UsageOptions, options: &DatabaseOptions) -> anyhow::Result<()> {
     let mut reader = Reader::open(&Database::parse(options)?).await?;
     let query = UsageQuery {
@@ -66,7 +66,7 @@ pub async fn usage(asked: UsageOptions, options: &DatabaseOptions) -> anyhow::Re
     let usage = reader.usage(&query).await.map_err(wrong_usage)?;
     if let Some(before) = usage.expired_before {
         tracing::warn!(
-            "history before {before} was removed from {} by consumer expire: what was reported then does not count",
+            "history before {before} was removed from {} by consumer expire: earlier usage is not counted",
             reader.place()
         );
     }

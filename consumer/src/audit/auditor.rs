@@ -25,7 +25,7 @@ use crate::rows::Part;
 use crate::store::{Database, Snapshot};
 use crate::tables::Table;
 
-/// Audits the same tables as often as asked.
+/// Audits the same tables any number of times.
 pub(super) struct Auditor<'a> {
     pub(super) config: &'a Config,
     pub(super) database: &'a Database,
@@ -37,7 +37,7 @@ impl Auditor<'_> {
     /// Compares the tables of one snapshot with the topic.
     ///
     /// # Errors
-    /// If the topic or the database cannot be read, or they do not belong together.
+    /// If the topic or the database cannot be read, or if they do not belong together.
     pub(super) async fn audit(&mut self) -> anyhow::Result<(Report, Findings)> {
         let place = self.database.place();
         let asking = || format!("reading {place}");
@@ -52,8 +52,8 @@ impl Auditor<'_> {
         asked.check(&owners)?;
         if owners.is_empty() {
             bail!(
-                "{place} does not say that anything is stored of {}, so there is nothing to compare; is it the \
-                 database of its consumers (--database-url)?",
+                "{place} has no stored offset of {}, so there is nothing to compare; is it the database of its \
+                 consumers (--database-url)?",
                 self.topic.name
             );
         }
@@ -173,7 +173,7 @@ impl Auditor<'_> {
     }
 }
 
-/// Rows of events that only another consumer can read are not called extra, nor removed.
+/// Fails if an extra row belongs to an event that only another consumer can read: such a row must not be removed.
 fn require_readable(topic: &Topic<'_>, sums: &Sums, findings: &Findings) -> anyhow::Result<()> {
     let unknown = |finding: &&Finding| {
         let is_unknown = sums
@@ -186,13 +186,13 @@ fn require_readable(topic: &Topic<'_>, sums: &Sums, findings: &Findings) -> anyh
     };
     let (partition, offset) = (finding.partition, finding.offset);
     Err(anyhow!(
-        "{} partition {partition} offset {offset}: the tables have rows of an event that cannot be read here; \
-         give --schemas or --schema-registry as the consumer has them",
+        "{} partition {partition} offset {offset}: the tables have rows of an event whose schema is unknown here; \
+         give the same --schemas or --schema-registry as the consumer has",
         topic.name
     ))
 }
 
-/// Rows without a partition and offset, where SQLite can hold text: no record proves them.
+/// Rows without a partition and offset, which SQLite allows (columns can hold text): no record proves them.
 fn without_place(place: &str, sums: &Sums, findings: &Findings) -> Option<String> {
     let counts = findings.counts();
     let found = |table: Table| -> u64 {
@@ -209,7 +209,7 @@ fn without_place(place: &str, sums: &Sums, findings: &Findings) -> Option<String
         .sum();
     (rows > 0).then(|| {
         format!(
-            "{} in {} without a valid event_partition or event_offset: look for such rows by \
+            "{} in {} without a valid event_partition or event_offset: find them by \
              typeof(event_partition) and typeof(event_offset)",
             counted(rows, "row"),
             place

@@ -12,15 +12,15 @@ use super::offsets::StoredOffsets;
 use super::topic::Topic;
 use crate::rows::Part;
 
-/// Up to this many offsets are read to count the events among them.
+/// Events are counted only among at most this many offsets.
 const MAX_COUNTED: i64 = 1 << 20;
 
-/// Events that are not stored yet.
+/// The number of events that are not stored yet.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct NotStored {
-    /// Offsets up to the end that committed readers see; transaction markers take some of them.
+    /// Offsets up to the end that read_committed consumers see, including those of transaction markers.
     pub(super) offsets: u64,
-    /// `None`: not counted, because there are many.
+    /// `None`: too many to count.
     pub(super) events: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! The second comparison: where sums differ, row against row.
+//! The second comparison: row by row, where sums differ.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -21,11 +21,11 @@ use super::{evidence, retention, tasks};
 use crate::store::{Order, Selection, Snapshot, StoreError};
 use crate::tables::Table;
 
-/// Below and above every offset, and far from overflow.
+/// Contains every offset, far from overflow.
 const ANY_OFFSET: Range<i64> = -(1 << 62)..1 << 62;
 
-/// Compares row by row where the sums differ, and explains what is found: rows moved, rows that name another task, tasks
-/// behind their history, rows that nothing proves.
+/// Compares row by row where sums differ, and explains the findings: moved rows, rows that name another task, tasks
+/// behind their history, unprovable rows.
 ///
 /// # Errors
 /// If the topic or the database cannot be read to the end.
@@ -77,7 +77,7 @@ pub(super) async fn compare_rows(
         .await?;
     }
     let missing = find_misnamed(snapshot, findings).await?;
-    // First: a row that cannot be proven may be right where it is, so it does not count as moved.
+    // First: an unprovable row may be correct where it is, so it does not count as moved.
     evidence::settle(topic, &extent.spans, findings)?;
     find_moved(findings);
     let mut suspects: BTreeSet<i64> = std::mem::take(&mut findings.suspects).into_iter().collect();
@@ -101,8 +101,8 @@ pub(super) async fn compare_rows(
     Ok(())
 }
 
-/// Compares a table's rows at some offsets of a partition with those that the topic expects. Nothing is known of the topic
-/// beyond `span`.
+/// Compares a table's rows at some offsets of a partition with those that the topic expects. Nothing is known about the
+/// topic outside `span`.
 ///
 /// # Errors
 /// If the topic or the database cannot be read to the end.

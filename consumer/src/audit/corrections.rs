@@ -1,4 +1,4 @@
-//! Applies corrections: all of a partition in one transaction, many rows in a statement.
+//! Applies corrections: one transaction per partition, many rows per statement.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -6,23 +6,23 @@ use super::finding::Correction;
 use crate::store::{Database, NewRow, Repairing, StoreError};
 use crate::tables::{Table, exec_id};
 
-/// Who stored an offset that an audit has put in.
+/// `group_id` of a stored offset that an audit inserted.
 const GROUP: &str = "audit";
 
-/// What was done.
+/// What a repair did.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Repair {
-    /// Rows put in, or columns of rows put right.
+    /// Rows inserted, or columns corrected.
     pub(super) written: u64,
-    /// Rows taken out, those included that were put in anew.
+    /// Rows removed, including those that were replaced.
     pub(super) removed: u64,
-    /// What was no longer as the audit had found it, and was left.
+    /// Findings that no longer matched the database and were skipped.
     pub(super) left: u64,
-    /// Rows that were left because their task has no row.
+    /// Rows that were skipped because their task has no row.
     pub(super) without_task: u64,
 }
 
-/// Applies these corrections, of one partition, in one transaction.
+/// Applies these corrections, all of one partition, in one transaction.
 ///
 /// # Errors
 /// See [`StoreError`]; nothing is written then.
@@ -37,14 +37,14 @@ pub(super) async fn apply(
     Ok(done)
 }
 
-/// A row that is to go, and the one that takes its place.
+/// A row to remove, and its replacement.
 struct Change<'a> {
     address: &'a str,
     held: &'a [u8],
     new: Option<NewRow<'a>>,
 }
 
-/// By table, what is to be changed and what is to be put in.
+/// By table: rows to change and rows to insert.
 #[derive(Default)]
 struct Plan<'a> {
     changes: BTreeMap<Table, Vec<Change<'a>>>,
@@ -94,7 +94,7 @@ async fn apply_in(
             match (gone.contains(change.address), change.new) {
                 (false, _) => done.left += 1,
                 (true, Some(row)) => {
-                    // A task's row is put right, any other is another one.
+                    // A task's row is corrected in place; any other is replaced.
                     done.removed += u64::from(*table != Table::Task);
                     rows.entry(*table).or_default().push(row);
                 }
@@ -149,7 +149,7 @@ impl<'a> Plan<'a> {
         self.changes.entry(table).or_default().push(change);
     }
 
-    /// A task that somebody has made meanwhile needs no row.
+    /// Skips tasks that someone else has inserted meanwhile.
     async fn leave_new_tasks_that_are_there(
         &mut self,
         transaction: &mut Repairing,
@@ -166,7 +166,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Rows of tasks that have no row, and get none now, cannot be put in: another round makes the tasks first.
+    /// Skips rows whose task has no row and gets none now: another round creates the tasks first.
     async fn leave_rows_without_task(
         &mut self,
         transaction: &mut Repairing,

@@ -12,8 +12,8 @@ use super::fingerprint::Marks;
 use super::spans::{Spans, hull};
 use super::topic::{Isolation, Topic, each_record};
 
-/// Marks the events for which a consumer wrote dead letters. A letter without a topic id counts if the record at its offset
-/// has the letter's timestamp: the topic may have been deleted and recreated since.
+/// Marks the events for which a consumer wrote dead letters. A letter without a topic id counts only if the record at
+/// its offset has the letter's timestamp, because the topic may have been recreated since.
 ///
 /// # Errors
 /// If either topic cannot be read.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::row_format;
 use crate::tables::Table;
 
-/// A column in which a table's row is not what the topic says.
+/// A column in which a table's row differs from what the topic expects.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Difference {
     pub(crate) column: &'static str,
@@ -15,7 +15,7 @@ pub(crate) struct Difference {
 }
 
 impl Table {
-    /// The columns in which two rows differ, with what is expected and what was found.
+    /// The columns in which two rows differ, with the expected and the found value.
     pub(crate) fn differences(self, expected: &[u8], found: &[u8]) -> Vec<Difference> {
         let both = row_format::fields(expected).zip(row_format::fields(found));
         let columns = self.columns().iter().zip(both);
@@ -30,7 +30,7 @@ impl Table {
     }
 }
 
-/// [`Table::key`], where it is a text.
+/// [`Table::key`], if it is text.
 pub(crate) fn key_text(table: Table, row: &[u8]) -> Option<String> {
     let key = std::str::from_utf8(table.key(row)).ok()?;
     (!key.is_empty()).then(|| key.to_owned())

@@ -1,6 +1,7 @@
-//! Whether a row that the topic does not expect is wrong. Only a record at its offset proves that: without one, retention,
-//! compaction or a deletion may have removed the record that the row came from. (An offset without a record may also be a
-//! transaction marker; a client sees neither which it is, nor whether the topic was ever compacted.)
+//! Decides whether a row that the topic does not expect is wrong. Only a record at its offset proves that: without one,
+//! retention, compaction or a deletion may have removed the record that the row came from. (An offset without a record
+//! may also be a transaction marker; a client can neither tell these apart nor see whether the topic was ever
+//! compacted.)
 
 use std::collections::BTreeSet;
 
@@ -11,8 +12,8 @@ use super::spans::Spans;
 use super::topic::{Isolation, Topic, each_record};
 use crate::tables::Table;
 
-/// Settles the findings at offsets without a committed record: a row of an aborted transaction's record is extra, and so is
-/// one of a partition that the topic does not have, because a topic never loses partitions. All others stay unprovable.
+/// Settles the findings at offsets without a committed record. A row of an aborted record is extra, and so is a row of
+/// a partition that the topic does not have, because a topic never loses partitions. All others stay unprovable.
 ///
 /// # Errors
 /// If the topic cannot be read.

@@ -1,5 +1,5 @@
-//! The rows that the tables should hold: each event is read once, its rows are derived as `consumer run` derives them,
-//! and hashed.
+//! The rows that the tables should hold: reads each event once, derives its rows as `consumer run` does, and hashes
+//! them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,30 +21,30 @@ use crate::row_format::{self, HEADER, RowWriter, TRAILER};
 use crate::rows::rows;
 use crate::tables::{Table, TaskKey};
 
-/// Unreadable events that are shown one by one.
+/// Maximum number of unreadable events listed.
 const SHOWN: usize = 20;
-/// Rejects that become rows with other `--schemas` or another `--schema-registry`.
+/// Rejects that other `--schemas` or another `--schema-registry` would turn into rows.
 const UNKNOWN_WRITER: [&str; 3] = ["UnknownSchema", "NoSchemaRegistry", "UnknownSchemaId"];
 /// The progress bar moves in steps of this many records.
 const BAR_STEP: u64 = 1_024;
 
-/// The rows that the events of the audited offsets stand for.
+/// Digests and sums of the rows that the events of the audited offsets produce.
 pub(super) struct ExpectedRows<'a> {
     pub(crate) fingerprint: Fingerprint<'a>,
     tables: BTreeMap<(Table, i32), TableDigest>,
-    /// Records that a committed reader sees, by partition.
+    /// Records visible to read_committed consumers, by partition.
     pub(crate) events: BTreeMap<i32, u64>,
     /// Records of aborted transactions, by partition.
     pub(crate) aborted: BTreeMap<i32, u64>,
-    /// Events without rows, because nobody can read them.
+    /// Events that have no rows because they cannot be read.
     pub(crate) unreadable: Marks,
     pub(crate) unreadable_count: BTreeMap<i32, u64>,
     pub(crate) unreadable_shown: Vec<Unreadable>,
-    /// Those whose writer schema is unknown here: a consumer that knows it may have stored them.
+    /// Events whose writer schema is unknown here: a consumer that knows it may have stored them.
     pub(crate) unknown_writer: Marks,
 }
 
-/// The rows of one table and partition.
+/// The digest of one table and partition so far.
 struct TableDigest {
     span: Range<i64>,
     digest: Sha256,
@@ -60,20 +60,20 @@ pub(crate) struct Unreadable {
     pub(crate) reason: String,
 }
 
-/// The rows that a partition's events stand for, in one table.
+/// The rows that a partition's events produce in one table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Digested {
     pub(crate) rows: u64,
-    /// Rows that were not looked for: `consumer expire` removes them.
+    /// Rows that were not compared, because `consumer expire` removes them.
     pub(crate) expired: u64,
-    /// SHA-256, in hexadecimal, of the rows in PostgreSQL's binary COPY format, header and trailer
-    /// included, in the order of their offsets.
+    /// SHA-256, in hexadecimal, of the rows in PostgreSQL's binary COPY format, header and trailer included, in the
+    /// order of their offsets.
     pub(crate) sha256: String,
 }
 
 impl<'a> ExpectedRows<'a> {
-    /// Reads the events of these spans, half of the partitions on another thread. Of `task` only the rows
-    /// whose events are `newest`.
+    /// Reads the events of these spans, half of the partitions on another thread. For `task`, only the rows whose
+    /// events are `newest`.
     ///
     /// # Errors
     /// If the topic cannot be read to the end.
@@ -220,9 +220,8 @@ impl<'a> ExpectedRows<'a> {
     }
 }
 
-/// Records of aborted transactions among these offsets, by partition: all that there are, less the
-/// `committed` ones, for which the topic is read once more. Read only of partitions that have fewer of those
-/// than offsets.
+/// Counts records of aborted transactions among these offsets, by partition: all records less the `committed` ones.
+/// Reads the topic a second time, but only partitions with fewer committed records than offsets.
 ///
 /// # Errors
 /// If the topic cannot be read to the end.
@@ -246,8 +245,8 @@ fn aborted(
     Ok(records)
 }
 
-/// The rows of a table that the events of these offsets of a partition stand for, in order, handed on
-/// in pieces of whole rows; of `task` those of all events. `records` marks each record before its rows are handed on.
+/// Sends the rows of a table that the events at these offsets of a partition produce, in order, in pieces of whole
+/// rows; for `task`, those of all events. Sets each record in `records` before its rows are sent.
 ///
 /// # Errors
 /// If the topic cannot be read to the end.
@@ -273,7 +272,7 @@ pub(crate) fn rows_of(
             {
                 table.write(&mut copy, &event, TaskKey::ExecId);
                 if copy.rows().len() >= PIECE_BYTES {
-                    // Where nobody listens any more, the other side says why.
+                    // If the receiver is closed, its side reports the error.
                     let _ = pieces.blocking_send(copy.take());
                 }
             }

@@ -13,10 +13,10 @@ use crate::rows::Part;
 use crate::store::Places;
 use crate::tables::Table;
 
-/// At most this many offsets are compared at once: up to four bits of memory each.
+/// At most this many offsets are compared at once; each takes up to four bits of memory.
 const MAX_OFFSETS: i64 = 1 << 27;
 
-/// What is compared: of which logs, up to which stored offsets, which offsets of each table.
+/// What is compared: the offsets of each table and partition, with the logs and stored offsets they are derived from.
 pub(super) struct Extent {
     pub(super) logs: Ranges,
     pub(super) stored: StoredOffsets,
@@ -26,8 +26,8 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    /// Whether `task_progress` has what the other parts have: where they are stored further, or from further back, tasks
-    /// know of reports that it does not hold.
+    /// Whether `task_progress` is stored over the same offsets as the other parts. If not, `task` reflects reports that
+    /// `task_progress` does not hold.
     pub(super) fn progress_has_all(&self) -> bool {
         self.stored.iter().all(|((_, partition), of_part)| {
             let progress = self.stored.get(&(Part::Progress, *partition));
@@ -38,10 +38,10 @@ impl Extent {
         })
     }
 
-    /// Chooses the offsets that are compared of each table.
+    /// Chooses the offsets to compare for each table.
     ///
     /// # Errors
-    /// If the range asked for is not in the log, or the database has stored more than the log holds.
+    /// If the requested range is not in the log, or the database has stored more than the log holds.
     pub(super) fn of(
         topic: &Topic<'_>,
         config: &Config,
@@ -57,14 +57,14 @@ impl Extent {
             for (partition, offset) in offsets {
                 let log = logs.get(partition).with_context(|| {
                     format!(
-                        "--from: {topic} has only the partitions 0 to {}",
+                        "--from: {topic} only has partitions 0 to {}",
                         logs.len() - 1
                     )
                 })?;
                 if *offset < log.start {
                     bail!(
-                        "--from: the log of {topic} partition {partition} begins at offset {} now; what stood at {offset} \
-                         was taken by retention and cannot be proven any more",
+                        "--from: the log of {topic} partition {partition} begins at offset {}: retention removed offset {offset}, so it \
+                         can no longer be proven",
                         log.start
                     );
                 }
@@ -74,26 +74,26 @@ impl Extent {
         for ((part, partition), held) in &stored {
             let Some(log) = logs.get(partition) else {
                 bail!(
-                    "the database holds {topic} partition {partition}, and the topic has only {}",
+                    "the database holds {topic} partition {partition}, but the topic has only {}",
                     counted(logs.len(), "partition")
                 );
             };
             if held.next_offset > log.end {
                 bail!(
-                    "the database holds {topic} partition {partition} up to offset {}, and its log ends at {}: the topic was \
-                     made anew or cut, or a transaction is open",
+                    "the database holds {topic} partition {partition} up to offset {}, but its log ends at {}: the topic was \
+                     recreated or truncated, or a transaction is open",
                     held.next_offset,
                     log.end
                 );
             }
             let (Some(from), Some(to)) = (starts.get(partition), to.get(partition)) else {
-                continue; // not asked for
+                continue; // not requested
             };
             let begun = held.first_offset.unwrap_or(log.start).max(log.start);
             let start = begun.max(*from);
             let span = start..held.next_offset.min(*to).max(start);
             spans.insert((part.table(), *partition), span.clone());
-            // Without its history nothing is known of a task's newest report.
+            // Without its history, nothing is known about a task's newest report.
             if stored.keys().any(|(part, _)| *part == Part::Progress) {
                 let of_task = spans
                     .entry((Table::Task, *partition))
@@ -111,7 +111,7 @@ impl Extent {
             .sum();
         if offsets > MAX_OFFSETS {
             bail!(
-                "{offsets} offsets are more than the {MAX_OFFSETS} that are audited at once; give --from and --to"
+                "{offsets} offsets exceed the {MAX_OFFSETS} that one audit can compare; give --from and --to"
             );
         }
         let places = (!config.is_whole()).then(|| hull(&spans).into_iter().collect());

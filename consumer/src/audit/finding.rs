@@ -1,4 +1,4 @@
-//! What a comparison finds, what would put it right, and how much of that is held.
+//! What a comparison finds, how to correct it, and how many findings are kept in memory.
 
 use std::collections::BTreeMap;
 
@@ -10,25 +10,26 @@ use super::fingerprint::Marks;
 use crate::store::{Held, HeldOffset, Value};
 use crate::tables::{Table, exec_id, place};
 
-/// Findings of the histories, and misnamed rows, are each held up to this many bytes of rows; more are only counted.
+/// Findings of the histories, and misnamed rows, are each kept up to this many bytes of rows; beyond that they are only
+/// counted.
 const HELD_BYTES: usize = 32 << 20;
-/// Space reserved for findings of tasks and stored offsets, and for one misnamed row of each task: these correct the most rows,
-/// and are found last.
+/// Space reserved for findings of tasks and stored offsets, and for one misnamed row of each task: they correct the
+/// most rows and are found last.
 const TASK_BYTES: usize = 2 * HELD_BYTES;
-/// Memory that a held row takes beside its bytes.
+/// Memory that a row takes in addition to its bytes.
 const OVERHEAD_BYTES: usize = 256;
 
 /// What is wrong with a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Fault {
-    /// The topic expects it, the table does not have it.
+    /// The topic expects it; the table does not have it.
     Missing,
-    /// The table has it, and the record at its offset expects something else, or expects it less often.
+    /// The table has it; the record at its offset expects something else, or expects it fewer times.
     Extra,
-    /// Some columns are not as the topic expects.
+    /// Some columns differ from what the topic expects.
     Differing,
-    /// The table has it, and no record at its offset proves it right or wrong.
+    /// The table has it; no record at its offset proves it right or wrong.
     Unprovable,
 }
 
@@ -43,7 +44,7 @@ impl Fault {
     }
 }
 
-/// A row of a table that is not as the topic expects.
+/// A row that differs from what the topic expects.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Finding {
     pub(crate) table: &'static str,
@@ -52,96 +53,96 @@ pub(crate) struct Finding {
     pub(crate) offset: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) exec_id: Option<String>,
-    /// Of `consumed_offset`: whose.
+    /// For `consumed_offset`: the part.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) part: Option<&'static str>,
-    /// Which columns, where the fault lies in some of them.
+    /// The differing columns, if the fault is limited to some.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) columns: Vec<Difference>,
     #[serde(skip)]
     pub(crate) correction: Correction,
 }
 
-/// What puts a row right.
+/// How to correct a row.
 #[derive(Clone, Debug)]
 pub(crate) enum Correction {
-    /// Put this row in.
+    /// Insert this row.
     Insert { table: Table, row: Vec<u8> },
-    /// Take the row at this address out.
+    /// Delete the row at this address.
     Delete {
         table: Table,
         address: String,
         row: Vec<u8>,
     },
-    /// Put the row in the place of the one at this address.
+    /// Replace the row at this address.
     Replace {
         table: Table,
         address: String,
         held: Vec<u8>,
         row: Vec<u8>,
     },
-    /// Put the task's row in, under this key or a new one.
+    /// Insert the task's row, under this key or a new one.
     NewTask { task_id: Option<i64>, row: Vec<u8> },
-    /// Make the task's row this one.
+    /// Replace the task's row.
     Task { held: Held, row: Vec<u8> },
-    /// Take the task's row out.
+    /// Delete the task's row.
     NoTask { held: Held },
-    /// Give the task this name or key, as long as it has the name `held`.
+    /// Give the task this name or key, provided that its name still is `held`.
     Rename {
         task_id: i64,
         held: String,
         exec_id: String,
         new_task_id: i64,
     },
-    /// None: only an operator can know.
+    /// None: only an operator can decide.
     None,
-    /// Put columns of `consumed_offset` right, as long as the row is still `held`.
+    /// Correct columns of `consumed_offset`, provided that the row still is `held`.
     Offset {
         held: Box<HeldOffset>,
         columns: Vec<(&'static str, Value)>,
     },
-    /// Put a row of `consumed_offset` in.
+    /// Insert a row of `consumed_offset`.
     NewOffset(Box<HeldOffset>),
 }
 
 impl Correction {
-    /// Whether this puts anything right.
+    /// Whether this corrects anything.
     pub(crate) fn is_some(&self) -> bool {
         !matches!(self, Self::None)
     }
 }
 
-/// A row that is right but for the task it names.
+/// A row that is right except for the task it names.
 #[derive(Clone, Debug)]
 pub(crate) struct Misnamed {
     pub(crate) table: Table,
     pub(crate) held: Held,
-    /// As the topic expects it.
+    /// The row that the topic expects.
     pub(crate) row: Vec<u8>,
 }
 
-/// Rows by the key that they carry and the task that they should name: how many, and those held.
+/// Rows by the key they carry and the task they should name: their number, and those kept in memory.
 pub(crate) type AllMisnamed = BTreeMap<(Option<i64>, String), (u64, Vec<Misnamed>)>;
 
-/// All that was found.
+/// All findings of an audit.
 #[derive(Default)]
 pub(crate) struct Findings {
     pub(crate) found: Vec<Finding>,
-    /// Of findings of the histories.
+    /// Bytes of the histories' findings.
     history_bytes: usize,
-    /// Of all other findings.
+    /// Bytes of all other findings.
     task_bytes: usize,
-    /// Of misnamed rows: the first of each task, and all others.
+    /// Bytes of misnamed rows: the first of each task, and all others.
     first_misnamed_bytes: usize,
     misnamed_bytes: usize,
-    /// By table, fault and partition, beyond what is held.
+    /// Findings that are only counted, by table, fault and partition.
     pub(crate) uncounted: BTreeMap<(&'static str, Fault, i32), u64>,
     /// Events without rows that have a dead letter: the database refused their rows.
     pub(crate) set_aside: Marks,
-    /// Their missing rows: how many, and a digest.
+    /// Their missing rows: number and digest.
     pub(crate) set_aside_rows: BTreeMap<(Table, i32), (u64, Sha256)>,
     misnamed: AllMisnamed,
-    /// Tasks whose row is not that of the event it names.
+    /// Tasks whose row does not match the event it names.
     pub(super) suspects: Vec<i64>,
 }
 
@@ -166,7 +167,7 @@ impl Findings {
         }
     }
 
-    /// Takes out the rows that differ in nothing but the task they name.
+    /// Takes out the rows that differ only in the task they name.
     pub(crate) fn take_misnamed(&mut self) -> AllMisnamed {
         (self.first_misnamed_bytes, self.misnamed_bytes) = (0, 0);
         std::mem::take(&mut self.misnamed)
@@ -195,12 +196,12 @@ impl Findings {
         }
     }
 
-    /// Whether more was found than is held.
+    /// Whether some findings were only counted.
     pub(crate) fn is_cut(&self) -> bool {
         !self.uncounted.is_empty()
     }
 
-    /// By table, fault and partition.
+    /// Findings by table, fault and partition.
     pub(crate) fn counts(&self) -> BTreeMap<(&'static str, Fault, i32), u64> {
         let mut counts = self.uncounted.clone();
         for finding in &self.found {

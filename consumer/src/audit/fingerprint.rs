@@ -1,8 +1,8 @@
-//! Two sets of rows compared without sorting or holding either: sums of keyed hashes, bucket by bucket
-//! of neighbouring offsets.
+//! Compares two sets of rows without sorting or holding either: sums of keyed hashes, per bucket of neighbouring
+//! offsets.
 //!
-//! Each audit has a new random key, so nobody can craft rows for it: two buckets with different rows have equal sums with
-//! probability 2^-64. The order of the rows does not matter, and a bucket takes 16 bytes however many rows it covers.
+//! Each audit has a new random key, so nobody can craft rows for it: two buckets with different rows have equal sums
+//! with probability 2^-64. The order of rows does not matter, and a bucket takes 16 bytes however many rows it covers.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,9 +13,9 @@ use super::spans::Spans;
 use crate::row_format;
 use crate::tables::Table;
 
-/// The smallest bucket, in offsets, as a power of two.
+/// Smallest bucket size in offsets, as a power of two.
 const SMALLEST: u32 = 8;
-/// About the largest number of buckets a side: 4 MiB.
+/// Approximate maximum number of buckets per side: 4 MiB.
 const BUCKETS: i64 = 1 << 18;
 
 /// Which offsets are compared, in which buckets.
@@ -27,7 +27,7 @@ pub(crate) struct Plan {
     spans: Vec<[Option<Span>; Table::ALL.len()]>,
 }
 
-/// The offsets that are compared, and the first of their buckets.
+/// The offsets to compare, and the index of their first bucket.
 type Span = (Range<i64>, usize);
 
 impl Plan {
@@ -76,23 +76,23 @@ impl Plan {
     }
 }
 
-/// One side.
+/// The sums of one side.
 pub(crate) struct Fingerprint<'a> {
     plan: &'a Plan,
-    /// Rows and sum of hashes of each bucket.
+    /// Number of rows and sum of hashes of each bucket.
     buckets: Vec<(u64, u64)>,
-    /// Rows that fall into no bucket.
+    /// Rows that are in no bucket.
     pub(crate) outside: BTreeMap<(Table, i32), Outside>,
 }
 
-/// Rows of a table and partition outside what is compared.
+/// Rows of a table and partition outside the compared offsets.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Outside {
-    /// Rows before.
+    /// Rows before the compared offsets.
     pub(crate) before: u64,
-    /// The least offset of those.
+    /// The smallest offset of those.
     pub(crate) least: Option<i64>,
-    /// Rows behind; all rows where nothing of the partition is compared.
+    /// Rows after the compared offsets; all rows if nothing of the partition is compared.
     pub(crate) behind: u64,
 }
 
@@ -105,14 +105,14 @@ impl<'a> Fingerprint<'a> {
         }
     }
 
-    /// Takes a row in, by its fields; gives its place where it is compared. (A row without a place, which
-    /// no database here can hold, counts as one of partition -1.)
+    /// Adds a row, given its fields; returns its partition and offset if it is compared. (A row without a place, which
+    /// no database here can hold, counts for partition -1.)
     pub(crate) fn add(&mut self, table: Table, fields: &[u8]) -> Option<(i32, i64)> {
         let plan = self.plan;
         self.add_named(table, fields, |exec_id| plan.name(exec_id))
     }
 
-    /// [`add`](Self::add) of a row that refers to its task by something else than its name: `name` returns what
+    /// [`add`](Self::add) for a row that refers to its task by something other than its name: `name` returns what
     /// [`Plan::name`] returns for that task.
     pub(crate) fn add_named(
         &mut self,
@@ -149,7 +149,7 @@ impl<'a> Fingerprint<'a> {
         None
     }
 
-    /// Takes in what another one of the same plan has.
+    /// Adds the sums of another fingerprint of the same plan.
     pub(crate) fn take_in(&mut self, other: Self) {
         for ((rows, sum), (more, of_more)) in self.buckets.iter_mut().zip(other.buckets) {
             *rows += more;
@@ -163,7 +163,7 @@ impl<'a> Fingerprint<'a> {
         }
     }
 
-    /// The rows that are compared, of each table and partition.
+    /// The number of compared rows, by table and partition.
     pub(crate) fn rows(&self) -> BTreeMap<(Table, i32), u64> {
         let rows = |(span, first): &Span| {
             let last = first + ((span.end - span.start).max(0) >> self.plan.shift) as usize;
@@ -176,7 +176,7 @@ impl<'a> Fingerprint<'a> {
         spans.map(|(at, span)| (at, rows(span))).collect()
     }
 
-    /// The offsets whose buckets are not the same on both sides, neighbours joined.
+    /// The offsets of buckets that differ, with neighbours joined.
     pub(crate) fn differing(&self, other: &Self) -> BTreeMap<(Table, i32), Vec<Range<i64>>> {
         let mut differing: BTreeMap<(Table, i32), Vec<Range<i64>>> = BTreeMap::new();
         for (at, (span, first)) in self.plan.spans() {
@@ -201,12 +201,12 @@ impl<'a> Fingerprint<'a> {
 /// Marks on the offsets of some partitions, one bit each.
 ///
 /// Not a bitmap crate's set: an audit looks up every event, and `roaring`'s `RoaringTreemap` takes 27 ns for that where
-/// this takes 1 ns, in as many bytes where most offsets are marked.
+/// this takes 1 ns, in as many bytes if most offsets are marked.
 #[derive(Clone, Default)]
 pub(crate) struct Marks(BTreeMap<i32, (i64, Vec<u64>)>);
 
 impl Marks {
-    /// No marks on these offsets; others cannot be marked.
+    /// No marks on these offsets. Others cannot be marked.
     pub(crate) fn new(offsets: &BTreeMap<i32, Range<i64>>) -> Self {
         let words = |offsets: &Range<i64>| (offsets.end - offsets.start).max(0) as usize / 64 + 1;
         let of = |(partition, offsets): (&i32, &Range<i64>)| {
@@ -239,12 +239,12 @@ impl Marks {
             .is_some_and(|(word, bit)| self.0[&partition].1[word] & bit != 0)
     }
 
-    /// Takes in those of other partitions.
+    /// Adds the marks of other partitions.
     pub(crate) fn take_in(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// How many of a partition are set here and there.
+    /// How many offsets of a partition are marked on both sides.
     pub(crate) fn count_both(&self, other: &Self, partition: i32) -> u64 {
         match (self.0.get(&partition), other.0.get(&partition)) {
             (Some((_, these)), Some((_, those))) => {
@@ -273,8 +273,8 @@ mod tests {
     }
 
     proptest! {
-        /// In whatever order rows come: buckets with the same rows are equal, and the one in which a
-        /// row is missing, changed or doubled is the only one told.
+        /// In any order of rows: buckets with the same rows are equal, and only the bucket in which a row is missing,
+        /// changed or duplicated differs.
         #[test]
         fn only_the_bucket_of_a_changed_row_differs(
             rows in prop::collection::vec((0..3_i32, 0..5_000_i64, "[a-c]{0,3}"), 1..200),
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_told_and_counted_by_partition() {
+    fn marks_are_set_and_counted_by_partition() {
         let mut marks = Marks::new(&[(1, 10..200)].into());
         for offset in [10, 74, 199] {
             marks.set(1, offset);

@@ -1,4 +1,4 @@
-//! Row against row: what is missing, extra or different, exactly.
+//! Row by row: finds what is missing, extra or different, exactly.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -50,17 +50,17 @@ impl Feed {
     }
 }
 
-/// What explains rows that only one side has.
+/// Explains rows that only one side has.
 pub(crate) struct Evidence<'a> {
     /// Events that have dead letters.
     pub(crate) dead_lettered: &'a Marks,
-    /// The offsets at which records were read so far. `None`: a row that is not expected is extra, with or without a record
-    /// at its offset.
+    /// The offsets at which records were read so far. `None`: an unexpected row is extra, with or without a record at
+    /// its offset.
     pub(crate) records: Option<&'a Mutex<Marks>>,
 }
 
 impl Evidence<'_> {
-    /// The fault of a row that is not expected.
+    /// The fault of an unexpected row.
     fn of_unexpected(&self, held: &Held) -> Fault {
         let Some(records) = self.records else {
             return Fault::Extra;
@@ -76,7 +76,7 @@ impl Evidence<'_> {
     }
 }
 
-/// Merge-joins the expected rows with the stored ones, which carry their addresses. Both come in the order of partition and
+/// Merge-joins the expected rows with the stored ones, which carry their addresses. Both are ordered by partition and
 /// offset.
 pub(crate) async fn merge(
     (expected, stored): &mut (Feed, Feed),
@@ -104,7 +104,7 @@ pub(crate) async fn merge(
             stored.next().await;
         }
         if table == Table::Task {
-            // The times of all its reports are compared with its history.
+            // The times that depend on all reports are compared with the history.
             let of_event = |row: &[u8]| of_newest(row.get(2..).unwrap_or_default()).to_vec();
             let wanted = Vec::from_iter(wanted.iter().map(|row| of_event(row)));
             let is_wrong = |held: &&Held| !wanted.contains(&of_event(&held.row));
@@ -117,7 +117,7 @@ pub(crate) async fn merge(
     }
 }
 
-/// Compares the rows of one event. An event can have many, so they are matched by hash.
+/// Compares the rows of one event, matched by hash because there can be many.
 pub(crate) fn compare_event(
     table: Table,
     mut expected: Vec<Vec<u8>>,
@@ -145,7 +145,7 @@ pub(crate) fn compare_event(
         }
         _ => true,
     });
-    // Of the rest, rows with the same key are one row that was changed.
+    // Among the rest, rows with the same key are one changed row.
     let mut by_key: HashMap<Vec<u8>, VecDeque<usize>> = HashMap::new();
     for (i, held) in found.iter().enumerate() {
         let key = table.key(&held.row).to_vec();
@@ -212,7 +212,8 @@ pub(crate) fn extra(table: Table, held: Held) -> Finding {
     unexpected(table, Fault::Extra, held)
 }
 
-/// A row that the topic does not expect. (If it stays [unprovable](Fault::Unprovable), its correction is removed later.)
+/// A row that the topic does not expect. (If it stays [unprovable](Fault::Unprovable), its correction is removed
+/// later.)
 fn unexpected(table: Table, fault: Fault, held: Held) -> Finding {
     let (partition, offset) = place(&held.row).unwrap_or((-1, -1));
     Finding {

@@ -1,4 +1,4 @@
-//! Rows that are right but for the task they name.
+//! Rows that are right except for the task they name.
 
 use super::difference::Difference;
 use super::finding::{Correction, Fault, Finding, Findings, Misnamed};
@@ -6,8 +6,9 @@ use super::merge::differing;
 use crate::store::{Snapshot, StoreError};
 use crate::tables::{Table, place};
 
-/// Settles the rows that are right but for the task they name: either they name the wrong task, or the task's own row has
-/// lost its name or its key. The task's row is at fault if no row is right by it. Returns tasks whose own row is missing.
+/// Settles the rows that are right except for the task they name: either they name the wrong task, or the task's own
+/// row has lost its name or its key. The task's row is at fault if none of its rows is right. Returns tasks whose own
+/// row is missing.
 ///
 /// # Errors
 /// If the database fails.
@@ -23,7 +24,7 @@ pub(crate) async fn find_misnamed(
         .filter_map(|(task_id, _)| *task_id)
         .collect();
     let mut by_key = snapshot.tasks(&keys).await?;
-    // Those that may have lost their name, and those that may have lost their key.
+    // Tasks that may have lost their name, and tasks that may have lost their key.
     let others: Vec<i64> = by_name.values().copied().collect();
     by_key.extend(snapshot.tasks(&others).await?);
     let unnamed = misnamed.keys().filter_map(|(task_id, named)| {
@@ -111,7 +112,7 @@ pub(crate) async fn find_misnamed(
     Ok(missing)
 }
 
-/// A task whose row is gone, while rows of its history still have its key.
+/// A task whose row is gone while its history still refers to its key.
 pub(crate) struct MissingTask {
     pub(crate) task_id: i64,
     pub(crate) exec_id: String,

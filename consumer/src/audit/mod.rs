@@ -6,16 +6,16 @@
 //! events topic, up to there ──▶ rows() ──▶ sums of hashes, SHA-256 ─┘
 //! ```
 //!
-//! The snapshot is taken first, and rows commit together with `consumed_offset`. So up to the stored offsets the tables must
-//! hold exactly the rows that the topic expects, whoever writes meanwhile. Neither side is sorted or held in memory: see
-//! [`fingerprint`]. Only where sums differ are rows compared one by one.
+//! The snapshot is taken first, and rows commit together with `consumed_offset`. So up to the stored offsets, the
+//! tables must hold exactly the rows that the topic expects, even while others write. Neither side is sorted or held in
+//! memory: see [`fingerprint`]. Rows are compared one by one only where sums differ.
 //!
-//! In the order of an audit: [`rounds`] ([`config`]) runs one [`auditor`] after the other and the [`repair`] ([`corrections`]) between
-//! them. An auditor checks `consumed_offset` ([`offsets`], [`topic`]), chooses what is compared ([`extent`], [`spans`],
-//! [`backlog`], [`retention`]), and compares the [`sums`] of what the topic expects ([`expected`]) and what the tables
-//! store ([`stored`]). Where they differ it [compares](compare) row against row ([`merge`], [`dead_letters`],
-//! [`misnamed`], [`moved`], [`evidence`], [`tasks`]) and collects each [`finding`] (with the [`difference`] of its
-//! columns). The [`report`] gives the [`verdict`].
+//! In the order of an audit: [`rounds`] ([`config`]) runs [`auditor`]s, with the [`repair`] ([`corrections`]) between
+//! them. An auditor checks `consumed_offset` ([`offsets`], [`topic`]), chooses what to compare ([`extent`], [`spans`],
+//! [`backlog`], [`retention`]), and compares the [`sums`] of the [`expected`] and the [`stored`] rows. Where sums
+//! differ, it [compares](compare) row by row ([`merge`], [`dead_letters`], [`misnamed`], [`moved`], [`evidence`],
+//! [`tasks`]) and collects each [`finding`] (with the [`difference`] of its columns). The [`report`] contains the
+//! [`verdict`].
 
 mod auditor;
 mod backlog;

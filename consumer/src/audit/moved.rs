@@ -1,4 +1,4 @@
-//! Rows that stand at another partition or offset than they should.
+//! Rows at a wrong partition or offset.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,9 +7,9 @@ use super::merge::differing;
 use crate::store::Held;
 use crate::tables::TASK;
 
-/// Joins a missing row and an extra one that differ in nothing but partition and offset into one row that differs.
+/// Joins a missing row and an extra one that differ only in partition and offset into one differing row.
 pub(crate) fn find_moved(findings: &mut Findings) {
-    // Behind the field count, a field of 4 bytes and one of 8.
+    // After the field count: a field of 4 bytes and one of 8.
     const BEHIND_PLACE: usize = 2 + 8 + 12;
     let mut extras: HashMap<(&'static str, Vec<u8>), Vec<usize>> = HashMap::new();
     for (i, finding) in findings.found.iter().enumerate() {

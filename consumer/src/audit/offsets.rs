@@ -1,5 +1,5 @@
-//! Checks `consumed_offset`: each row names the last stored record, which the topic must still hold, and a position after it
-//! with no record between the two.
+//! Checks `consumed_offset`: each row names the last stored record, which the topic must still hold, and a position
+//! after it with no record between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -21,10 +21,10 @@ use crate::tables::Table;
 /// The table's name.
 pub(crate) const TABLE: &str = "consumed_offset";
 
-/// How far each part of each partition is stored.
+/// The stored offset of each part and partition.
 pub(crate) type StoredOffsets = BTreeMap<(Part, i32), HeldOffset>;
 
-/// Compares the stored offsets with the topic. Returns them as they should be.
+/// Compares the stored offsets with the topic. Returns them corrected.
 ///
 /// # Errors
 /// If the topic is not the one that was stored, so that nothing can be compared.
@@ -42,7 +42,7 @@ pub(crate) fn check(
         .collect();
     if !offsets.is_empty() && !others.contains(cluster_id) {
         return Err(NeedsAttention(format!(
-            "the database holds events of the Kafka cluster {}, and this one is {cluster_id}; give another --database-url \
+            "the database holds events of the Kafka cluster {}, but this one is {cluster_id}; give another --database-url \
              or --bootstrap-servers",
             others.into_iter().collect::<Vec<_>>().join(", ")
         ))
@@ -54,7 +54,7 @@ pub(crate) fn check(
     if let Some(held) = offsets.iter().find(other) {
         return Err(NeedsAttention(format!(
             "{} has the topic id {}, but the database was filled from a topic of this name with the id {}: the topic was \
-             deleted and made anew, and nothing can be told about equality",
+             recreated, so equality cannot be decided",
             topic.name,
             topic.id.as_deref().unwrap_or_default(),
             held.topic_id.as_deref().unwrap_or_default()
@@ -95,7 +95,7 @@ pub(crate) fn check(
             .get(&held.partition)
             .map_or(held.next_offset, |log| log.end);
         let is_behind = held.next_offset > held.anchor.offset;
-        // Past commit markers and aborted records, but no further than a committed reader comes.
+        // Past commit markers and aborted records, but not past the read_committed end.
         let follows = held.next_offset == held.anchor.offset.saturating_add(1)
             || (is_behind
                 && held.next_offset <= end
@@ -103,9 +103,9 @@ pub(crate) fn check(
         if follows {
             match recorded {
                 Some(recorded) => right.anchor = recorded,
-                // What retention took cannot be compared.
+                // A record that retention removed cannot be compared.
                 None if held.anchor.offset < low => {}
-                // Compaction may have taken it: the topic is the same.
+                // Compaction may have removed it: the topic is the same.
                 None if held.topic_id.is_some() && held.topic_id == topic.id => {}
                 None => return Err(another_topic(&held, topic, logs)),
             }
@@ -126,7 +126,7 @@ pub(crate) fn check(
             return Err(another_topic(&held, topic, logs));
         }
         if !right.is_sound() {
-            // The parts of a partition mostly begin together, and an event need not have rows of each.
+            // The parts of a partition usually begin together, and an event need not have rows of each.
             let of_rows = Part::ALL
                 .iter()
                 .filter_map(|part| least_rows.get(&(*part, held.partition)).copied())
@@ -142,7 +142,7 @@ pub(crate) fn check(
     Ok(stored)
 }
 
-/// The first record between the anchor and the stored position, by part and partition: there must be none.
+/// The first record between the anchor and the stored position, by part and partition. There must be none.
 fn skipped(
     offsets: &[HeldOffset],
     topic: &Topic<'_>,
@@ -190,14 +190,14 @@ fn another_topic(held: &HeldOffset, topic: &Topic<'_>, logs: &Ranges) -> anyhow:
     let log = logs.get(&held.partition).cloned().unwrap_or(0..0);
     let why = match held.topic_id.is_some() && held.topic_id == topic.id {
         true => {
-            "By its id the topic is the same, so its log was cut and written again, as by an unclean leader election, or \
+            "By its id the topic is the same, so its log was truncated and rewritten, as by an unclean leader election, or \
              consumed_offset was altered"
         }
-        false => "The topic was made anew, or this is another database",
+        false => "The topic was recreated, or this is another database",
     };
     NeedsAttention(format!(
-        "{} partition {} is not what was stored: the database holds {} up to offset {}, and the last record stored, at \
-         offset {}, is another one now or gone (the log goes from {} to {}). {why}; nothing can be told about equality",
+        "{} partition {} is not what was stored: the database holds {} up to offset {}, but the last stored record, at \
+         offset {}, is gone or another one (the log goes from {} to {}). {why}; equality cannot be decided",
         topic.name,
         held.partition,
         held.part.as_str(),
@@ -209,7 +209,7 @@ fn another_topic(held: &HeldOffset, topic: &Topic<'_>, logs: &Ranges) -> anyhow:
     .into()
 }
 
-/// Finds parts and partitions that have rows but no stored offset: the next consumer would store them again.
+/// Finds parts and partitions that have rows but no stored offset: the next consumer would store their events again.
 ///
 /// # Errors
 /// If the topic or the database cannot be read.
@@ -254,7 +254,7 @@ pub(super) async fn find_missing(
     Ok(())
 }
 
-/// Corrects `first_offset` where rows stand before it. Returns whether it corrected any.
+/// Corrects `first_offset` where rows exist before it. Returns whether it corrected any.
 pub(super) fn correct_first(
     logs: &Ranges,
     stored: &mut StoredOffsets,
@@ -268,7 +268,7 @@ pub(super) fn correct_first(
             let Some(least) = of_table.and_then(|outside| outside.least) else {
                 continue;
             };
-            // The parts of a partition mostly begin together, and not every event has rows of each.
+            // The parts of a partition usually begin together, and not every event has rows of each.
             let of_others = Part::ALL
                 .iter()
                 .filter_map(|other| stored.get(&(*other, partition))?.first_offset)
@@ -288,8 +288,8 @@ pub(super) fn correct_first(
     corrected
 }
 
-/// Corrects `next_offset` where rows of records stand after it: it went back, and consumers would store them again. Returns
-/// whether it corrected any. (A row there without a record is unprovable.)
+/// Corrects `next_offset` where rows of records exist after it: it went back, and consumers would store them again.
+/// Returns whether it corrected any. (A row there without a record is unprovable.)
 ///
 /// # Errors
 /// If the topic or the database cannot be read.
@@ -323,7 +323,7 @@ pub(super) async fn correct_next(
                 topic = topic.name,
                 partition,
                 part = part.as_str(),
-                "rows stand behind the stored position {}, up to offset {last}: it went back, and consumers would store \
+                "rows exist after the stored position {}, up to offset {last}: it went back, and consumers would store \
                  them again",
                 held.next_offset
             );
@@ -336,7 +336,7 @@ pub(super) async fn correct_next(
     Ok(corrected)
 }
 
-/// The columns of a row of `consumed_offset` that are wrong, as a finding.
+/// The wrong columns of a row of `consumed_offset`, as a finding.
 fn difference(held: &HeldOffset, right: &HeldOffset) -> Option<Finding> {
     let number = |column, of: fn(&HeldOffset) -> Option<i64>| {
         let (expected, found) = (of(right), of(held));
@@ -387,7 +387,7 @@ fn difference(held: &HeldOffset, right: &HeldOffset) -> Option<Finding> {
     })
 }
 
-/// A row that is gone, although its part and partition have rows.
+/// A missing row of `consumed_offset`: its part and partition have rows.
 fn missing(right: HeldOffset) -> Finding {
     Finding {
         table: TABLE,

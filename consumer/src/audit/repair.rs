@@ -1,4 +1,4 @@
-//! Puts right what an audit found.
+//! Repairs what an audit found.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::finding::{Correction, Findings};
 use super::report::Report;
 use crate::store::Database;
 
-/// Says what a repair does, and whether it may: only by `--yes` it removes more than it keeps.
+/// Prints the plan of a repair. Returns whether it is allowed: only with `--yes` may it remove more rows than it keeps.
 pub(super) fn may_repair(
     topic: &str,
     database: &Database,
@@ -24,8 +24,8 @@ pub(super) fn may_repair(
         return true;
     }
     tracing::error!(
-        "nothing was repaired: it would remove {} and keep {kept}. Is {} the database of {}? If it is, \
-         give --yes",
+        "nothing was repaired: the repair would remove {} and keep {kept}. Is {} the database of {}? If so, \
+         add --yes",
         counted(removed, "row"),
         database.place(),
         topic
@@ -42,7 +42,7 @@ pub(super) async fn repair(
     database: &Database,
     findings: &Findings,
 ) -> anyhow::Result<u64> {
-    // A task is put in with the first of its rows.
+    // A task's row is inserted together with the first of its rows.
     let mut first: BTreeMap<&str, i32> = BTreeMap::new();
     for finding in &findings.found {
         if let Some(exec_id) = &finding.exec_id {
@@ -77,18 +77,18 @@ pub(super) async fn repair(
             .await
             .with_context(|| {
                 format!(
-                    "repairing partition {partition} in {place}; all of it was written or nothing, as another audit \
-                     tells"
+                    "repairing partition {partition} in {place}; either all of it was written or nothing: audit again to \
+                     see which"
                 )
             })?;
         repaired += written + removed;
         let mut but = String::new();
         if left > 0 {
-            but.push_str(&format!("; {left} had changed meanwhile and were left"));
+            but.push_str(&format!("; {left} skipped because they changed meanwhile"));
         }
         if without_task > 0 {
             but.push_str(&format!(
-                "; {without_task} were left because their task has no row yet"
+                "; {without_task} skipped because their task has no row yet"
             ));
         }
         output::note(format_args!(
@@ -98,7 +98,7 @@ pub(super) async fn repair(
         ));
     }
     if findings.is_cut() && repaired > 0 {
-        output::note("there is more to repair than is held at once; going on");
+        output::note("more to repair than fits in memory; continuing with the next round");
     }
     Ok(repaired)
 }

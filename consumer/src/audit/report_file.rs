@@ -1,5 +1,5 @@
-//! A file that is replaced as a whole: whoever reads it meanwhile, such as node_exporter, finds the old contents or the new
-//! ones, also after a crash of the machine.
+//! A report file that is replaced atomically: readers such as node_exporter see the old contents or the new ones, even
+//! after a crash of the machine.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use service::exit;
 use tempfile::Builder;
 
-/// As many symbolic links in a row as Linux follows.
+/// Maximum length of a chain of symbolic links, as in Linux.
 const MAX_LINKS: usize = 40;
 
-/// Replaces the contents of a file, or makes it. The new contents go into a temporary file beside it, which is synced and
-/// renamed; of a symbolic link, its target is replaced. A file that is there keeps its permissions, a new one gets those that
-/// the umask leaves. A pipe or a device is written to as it is.
+/// Replaces the contents of a file, or creates it. The new contents go into a temporary file in the same folder, which
+/// is synced and renamed; for a symbolic link, its target is replaced. An existing file keeps its permissions; a new
+/// one gets those that the umask allows. Pipes and devices are written to directly.
 ///
 /// # Errors
-/// If the file cannot be replaced; it is then as it was, and no temporary file is left. That the folder cannot be synced
-/// is only logged: the file is replaced, and may be the old one again after a crash of the machine.
+/// If the file cannot be replaced: it is then unchanged, and no temporary file is left. A failure to sync the folder is
+/// only logged: the file is replaced, but a crash of the machine may restore the old one.
 pub(super) fn replace(file: &Path, contents: &[u8]) -> io::Result<()> {
     let existing = match fs::metadata(file) {
         Ok(existing) if existing.is_file() => Some(existing),
@@ -30,7 +30,7 @@ pub(super) fn replace(file: &Path, contents: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    // Not before: the links of /proc to pipes have no target that can be opened by its name.
+    // Not earlier: links in /proc to pipes have no target that can be opened by name.
     let target = target(file)?;
     let folder = folder_of(&target);
     let mut temporary = Builder::new()
@@ -46,7 +46,7 @@ pub(super) fn replace(file: &Path, contents: &[u8]) -> io::Result<()> {
     temporary.write_all(contents)?;
     temporary.as_file().sync_all()?;
     temporary.persist(&target)?;
-    // Not every file system syncs folders, and not every user may open one for reading.
+    // Some file systems cannot sync folders, and some users may not open one for reading.
     if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all())
         && !matches!(
             error.kind(),
@@ -54,7 +54,7 @@ pub(super) fn replace(file: &Path, contents: &[u8]) -> io::Result<()> {
         )
     {
         tracing::warn!(
-            "{} is replaced, but its folder {} cannot be synced: {error}",
+            "{} was replaced, but its folder {} cannot be synced: {error}",
             target.display(),
             folder.display()
         );
@@ -62,7 +62,7 @@ pub(super) fn replace(file: &Path, contents: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The folder that a file is in.
+/// The folder of a file.
 pub(super) fn folder_of(file: &Path) -> &Path {
     match file.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -70,13 +70,13 @@ pub(super) fn folder_of(file: &Path) -> &Path {
     }
 }
 
-/// The file that a path stands for, behind all symbolic links; it need not be there.
+/// Resolves all symbolic links of a path; the target need not exist.
 fn target(file: &Path) -> io::Result<PathBuf> {
     let mut target = file.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::read_link(&target) {
             Ok(to) => target = folder_of(&target).join(to),
-            // No symbolic link, or nothing at all.
+            // Not a symbolic link, or nothing there.
             Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => {
                 return Ok(target);
             }
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(read.join().unwrap(), b"through");
         symlink("/dev/null", &null).unwrap();
         replace(&null, b"away").unwrap();
-        // As /dev/stdout is one.
+        // Like /dev/stdout.
         let (mut reader, writer) = io::pipe().unwrap();
         let stdout = folder.path().join("stdout.json");
         symlink(format!("/proc/self/fd/{}", writer.as_raw_fd()), &stdout).unwrap();
@@ -206,11 +206,11 @@ mod tests {
     #[test]
     fn what_cannot_be_written_leaves_the_file_as_it_was_and_nothing_beside_it() {
         let folder = tempfile::tempdir().unwrap();
-        // A folder stands where the file is to be.
+        // A folder has the name of the file.
         fs::create_dir(folder.path().join("a.json")).unwrap();
         assert!(replace(&folder.path().join("a.json"), b"").is_err());
         assert!(replace(&folder.path().join("none/b.json"), b"").is_err());
-        // Nobody may make a file there.
+        // Nobody may create a file there.
         assert!(replace(Path::new("/proc/c.json"), b"").is_err());
         assert_eq!(names(folder.path()), ["a.json"]);
     }

@@ -1,4 +1,4 @@
-//! What retention has deleted from the log, before an audit or while it reads.
+//! Events that retention deleted before or during an audit.
 
 use anyhow::bail;
 use service::range::{Bound, End};
@@ -14,7 +14,7 @@ pub(super) fn deleted_before(start: i64, log_start: i64) -> bool {
     start == log_start && log_start > 0
 }
 
-/// Why a range that begins at a time may not be whole.
+/// Why a range that begins at a time may be incomplete, if it may be.
 ///
 /// # Errors
 /// If the topic cannot be read.
@@ -36,23 +36,23 @@ pub(super) fn passed_before(
     });
     Ok(passed.map(|(partition, log)| {
         format!(
-            "retention has deleted the events of {name} partition {partition} before offset {}, and those of the time \
-             asked for by --from may be among them; --from earliest compares what is there",
+            "retention has deleted the events of {name} partition {partition} before offset {}, possibly including some after \
+             the time given by --from; --from earliest compares what is left",
             log.start
         )
     }))
 }
 
-/// Makes sure that no log start passed an offset while it was compared.
+/// Checks that retention did not delete compared events meanwhile.
 ///
 /// # Errors
-/// If one did, or the topic cannot be read.
+/// If it did, or the topic cannot be read.
 pub(super) fn require_unpassed(topic: &Topic<'_>, extent: &Extent) -> anyhow::Result<()> {
     for (partition, span) in hull(&extent.spans) {
         let log = topic.reader.bounds(topic.name, partition, End::Stable)?;
         if log.start > span.start {
             bail!(
-                "{} partition {partition}: retention passed offset {} while it was read, the log begins at {} now; run it again",
+                "{} partition {partition}: retention deleted offset {} while it was read, and the log now begins at {}; run the audit again",
                 topic.name,
                 span.start,
                 log.start

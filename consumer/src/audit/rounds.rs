@@ -1,4 +1,4 @@
-//! `consumer audit`: audits, and with `--repair` repairs and audits again.
+//! `consumer audit`: audits; with `--repair`, repairs and audits again.
 
 use anyhow::anyhow;
 use service::kafka::KafkaOptions;
@@ -20,8 +20,8 @@ use crate::topic_identity::id_of;
 /// A repair of more findings than fit in memory takes several rounds.
 const MAX_ROUNDS: usize = 100;
 
-/// Compares the tables with the topic and prints what it finds. Returns the exit code: 0 equal, 1 unequal, 2 could not tell;
-/// the log says why.
+/// Compares the tables with the topic and prints the result. Returns the exit code: 0 equal, 1 unequal, 2 could not
+/// tell (the log gives the reason).
 pub async fn audit(
     config: Config,
     kafka: KafkaOptions,
@@ -63,7 +63,7 @@ async fn audit_and_repair(
         .require_topic(&config.events_topic, "Read", None)
         .await?;
     let answer = cluster.topic_id(&config.events_topic).await;
-    // Compared with the id in the database; without one, only the records identify the topic.
+    // Compared with the id in the database. Without one, only the records identify the topic.
     let id = id_of(&config.events_topic, answer).map_err(Failure::into_error)?;
     let id = id.ok().map(|id| id.to_string());
     let reader = Reader::connect(kafka)?;
@@ -98,7 +98,7 @@ async fn audit_and_repair(
                     round - 1,
                     match is_stuck {
                         true => "the last round repaired nothing",
-                        false => "run it again to go on",
+                        false => "run it again to continue",
                     }
                 );
             } else {

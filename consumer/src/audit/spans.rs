@@ -1,4 +1,4 @@
-//! Ranges of offsets: which are compared of each table, and which are read together.
+//! Ranges of offsets: those compared for each table, and those read together.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,13 +9,13 @@ use crate::tables::Table;
 
 /// Ranges at most this far apart are read as one.
 pub(crate) const NEAR: i64 = 4_096;
-/// At most this many ranges are asked for at once.
+/// Maximum number of ranges requested at once.
 const MAX_RANGES: usize = 200;
 
-/// The offsets of each table and partition that are compared.
+/// The compared offsets of each table and partition.
 pub(crate) type Spans = BTreeMap<(Table, i32), Range<i64>>;
 
-/// For each partition, the smallest range that holds the spans of all its tables.
+/// For each partition, the smallest range that covers the spans of all its tables.
 pub(crate) fn hull(spans: &Spans) -> Ranges {
     let mut hull = Ranges::new();
     for ((_, partition), span) in spans.iter().filter(|(_, span)| !span.is_empty()) {
@@ -25,7 +25,7 @@ pub(crate) fn hull(spans: &Spans) -> Ranges {
     hull
 }
 
-/// Joins sorted ranges at most `near` apart; if too many are left, also those further apart.
+/// Joins sorted ranges at most `near` apart. If too many remain, also joins ranges further apart.
 pub(crate) fn join(ranges: &[Range<i64>], near: i64) -> Vec<Range<i64>> {
     let mut joined: Vec<Range<i64>> = Vec::new();
     for range in ranges {

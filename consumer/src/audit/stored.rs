@@ -1,4 +1,4 @@
-//! The rows that the tables hold: each is read once, in whatever order the database returns them, and hashed.
+//! The rows that the tables hold: reads each once, in any order, and hashes it.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,15 +14,15 @@ use crate::row_format;
 use crate::store::{Database, Places, Selection, Snapshot, StoreError};
 use crate::tables::{LeastTimes, TASK, Table, least_times, of_newest};
 
-/// At most this many tasks are held in memory while rows are read: some 70 MiB, what a hash table of 2^19 buckets and a
-/// list of times hold before they grow.
+/// Maximum number of tasks kept in memory while rows are read: some 70 MiB, which a hash table of 2^19 buckets and a
+/// list of times take before they grow.
 const MAX_KNOWN: usize = (1 << 19) / 8 * 7;
-/// At most this many tasks that are behind their history are reported.
+/// Maximum number of tasks behind their history that are reported.
 const MAX_OUTRANKED: usize = 10_000;
 /// The progress bar moves in steps of this many rows.
 const BAR_STEP: u64 = 10_000;
 
-/// How a task can have ended.
+/// The final statuses.
 const FINAL: [TaskStatus; 4] = [
     TaskStatus::Succeed,
     TaskStatus::Failed,
@@ -30,33 +30,34 @@ const FINAL: [TaskStatus; 4] = [
     TaskStatus::Timeout,
 ];
 
-/// What `task` holds.
+/// The contents of `task`.
 pub(super) struct StoredTasks<'a> {
     pub(super) fingerprint: Fingerprint<'a>,
     /// The events that its rows name.
     pub(super) newest: Marks,
-    /// The tasks by their keys, so that the database need not join each row with its task. `None`: there are too many, or
-    /// not all were read.
+    /// The tasks by key, so that the database need not join each row with its task. `None`: there are too many, or not
+    /// all were read.
     known: Option<HashMap<i64, Known, ahash::RandomState>>,
-    /// Tasks whose least times cannot be right, whatever their history; at most [`MAX_OUTRANKED`].
+    /// Tasks whose earliest times are wrong whatever their history is; at most [`MAX_OUTRANKED`].
     impossible: BTreeSet<i64>,
 }
 
-/// What is known of a task.
+/// A task, as needed to check its history.
 struct Known {
-    /// As [`Plan::name`] gives it.
+    /// The result of [`Plan::name`].
     name: u64,
     rank: Option<Rank>,
     times: LeastTimes,
-    /// Its place in a list of all.
+    /// Its index in the list of earliest times.
     nth: u32,
 }
 
-/// The order of a task's reports: the greatest is its newest state. Times in PostgreSQL's microseconds; see `Rows::rank`.
+/// The order of a task's reports: the greatest one is its newest state. Times are in PostgreSQL's microseconds; see
+/// `Rows::rank`.
 pub(super) type Rank = (bool, i64, i64, i32, i64);
 
 impl<'a> StoredTasks<'a> {
-    /// Reads the tasks of these places; of all places with none.
+    /// Reads the tasks of these places; `None`: all tasks.
     ///
     /// # Errors
     /// If the database fails.
@@ -116,7 +117,7 @@ impl<'a> StoredTasks<'a> {
     }
 }
 
-/// Whether a task with a newest report of this rank can have these times.
+/// Whether a task whose newest report has this rank can have these times.
 fn may_be(times: LeastTimes, (is_final, reported_at, ..): Rank) -> bool {
     times.first_reported_at.is_some_and(|first| {
         let ended = times.ended_at;
@@ -127,7 +128,7 @@ fn may_be(times: LeastTimes, (is_final, reported_at, ..): Rank) -> bool {
     })
 }
 
-/// The places of the fields that ranks are read from.
+/// The positions of the fields that ranks are read from.
 const _: () = {
     let (task, progress) = (Table::Task, Table::Progress);
     assert!(task.place_of("is_final") == 2 + 7);
@@ -138,7 +139,7 @@ const _: () = {
     assert!(progress.place_of("status") == TASK + 3);
 };
 
-/// Of the fields of a row of `task`.
+/// The rank of a row of `task`, given its fields.
 pub(super) fn rank_of_task(fields: &[u8]) -> Option<Rank> {
     let mut fields = row_format::split_fields(fields);
     let partition = row_format::i32_of(fields.next()?)?;
@@ -149,7 +150,7 @@ pub(super) fn rank_of_task(fields: &[u8]) -> Option<Rank> {
     Some((is_final, reported_at, sequence, partition, offset))
 }
 
-/// Of the fields of a row of `task_progress`, with its task.
+/// The task and the rank of a row of `task_progress`, given its fields.
 fn rank_of_report(fields: &[u8]) -> Option<(i64, Rank)> {
     let mut fields = row_format::split_fields(fields);
     let partition = row_format::i32_of(fields.next()?)?;
@@ -163,30 +164,31 @@ fn rank_of_report(fields: &[u8]) -> Option<(i64, Rank)> {
     Some((task_id, rank))
 }
 
-/// What the histories hold.
+/// The contents of the histories.
 pub(super) struct StoredRows<'a> {
     pub(super) fingerprint: Fingerprint<'a>,
-    /// Tasks that are behind their history, or whose least times are not those of it; at most [`MAX_OUTRANKED`] of each
+    /// Tasks that are behind their history, or whose earliest times differ from it; at most [`MAX_OUTRANKED`] of each
     /// kind.
     pub(super) outranked: BTreeSet<i64>,
 }
 
-/// How the histories are read.
+/// How to read the histories.
 #[derive(Clone, Copy)]
 pub(super) struct Scan<'a, 'p> {
     pub(super) plan: &'p Plan,
     pub(super) tasks: &'a StoredTasks<'p>,
     pub(super) places: &'a Option<Places>,
-    /// Only what was reported then or later.
+    /// Skip rows reported before this time.
     pub(super) reported_from: Option<Timestamp>,
-    /// Whether a report that a task knows of is in `task_progress`, unless it was reported before then.
+    /// Whether `task_progress` holds every report that `task` reflects, except those before `reported_from`.
     pub(super) progress_has_all: bool,
     pub(super) bar: &'a ProgressBar,
     pub(super) stop: &'a CancellationToken,
 }
 
 impl<'p> Scan<'_, 'p> {
-    /// Reads the histories as `snapshot` sees them; in PostgreSQL on further connections, each with its own thread. Blocks.
+    /// Reads the histories as `snapshot` sees them; in PostgreSQL on two more connections, each with its own thread.
+    /// Blocks.
     ///
     /// # Errors
     /// If the database fails.
@@ -214,8 +216,8 @@ impl<'p> Scan<'_, 'p> {
         })
     }
 
-    /// Reads some of the histories on a connection of its own. The runtime is this thread's own too: rows come by the
-    /// thousands, and a wake-up from another thread would cost more than they do.
+    /// Reads some of the histories on a connection of its own. The thread has its own runtime: with thousands of rows,
+    /// wake-ups from another thread would cost more than the reading.
     fn beside(
         self,
         database: &Database,

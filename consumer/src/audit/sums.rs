@@ -1,4 +1,4 @@
-//! The first comparison: both sides are read once, and their sums of hashes show which offsets differ.
+//! The first comparison: reads both sides once; their sums of hashes show which offsets differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -17,7 +17,7 @@ use super::topic::Topic;
 use crate::store::{Database, Snapshot};
 use crate::tables::Table;
 
-/// Both sides, counted and compared by their sums of hashes.
+/// The counts of both sides, and where their sums of hashes differ.
 pub(super) struct Sums {
     pub(super) differing: BTreeMap<(Table, i32), Vec<Range<i64>>>,
     pub(super) outside: BTreeMap<(Table, i32), Outside>,
@@ -30,7 +30,7 @@ pub(super) struct Sums {
     pub(super) unreadable_count: BTreeMap<i32, u64>,
     pub(super) unreadable_shown: Vec<Unreadable>,
     pub(super) unknown_writer: Marks,
-    /// Tasks that are behind their history; not all of very many.
+    /// Tasks that are behind their history, up to a limit.
     pub(super) outranked: BTreeSet<i64>,
 }
 
@@ -53,7 +53,7 @@ impl Sums {
         let events_bar = bars.add(bar(offsets as u64, "events"));
         let rows_bar = bars.add(spinner("rows"));
         let tasks = StoredTasks::read(snapshot, &plan, Marks::new(&hull), places).await?;
-        // Both sides at once: they share nothing but the plan.
+        // Both sides at once: they share only the plan.
         let (expected, stored) = block_in_place(|| {
             std::thread::scope(|scope| {
                 let expected = scope

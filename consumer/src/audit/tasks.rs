@@ -1,7 +1,8 @@
-//! `task`: whether each task's row is that of the newest of its reports.
+//! Checks that each row of `task` is that of the task's newest report.
 //!
-//! The row names its event, and is compared with that event's row like any other row. Whether another report is newer, and
-//! what the least times of all reports are, is looked up in `task_progress`, which was itself compared with the topic.
+//! The row names its event and is compared with that event's row, as for any other table. Whether another report is
+//! newer, and the earliest times of all reports, are looked up in `task_progress`, which was itself compared with the
+//! topic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,12 +21,12 @@ use crate::tables::{LeastTimes, Table, TaskKey, exec_id, least_times, place, wit
 
 /// Tasks examined at once: some tens of MiB, and one scan of their reports' offsets.
 const AT_ONCE: usize = 20_000;
-/// Reports of a task read in one query with those of other tasks; a task that needs more gets a query of its own.
+/// Reports per task in a query for many tasks; a task that needs more gets a query of its own.
 const REPORTS: usize = 8;
 
 type Place = (i32, i64);
 
-/// Finds what is wrong with the rows of these tasks, and which rows are missing.
+/// Finds faults in the rows of these tasks, and missing rows.
 ///
 /// # Errors
 /// If the database or Kafka fails.
@@ -43,7 +44,7 @@ pub(crate) async fn resolve(
         .into_iter()
         .map(|task| (task.task_id, task.exec_id))
         .collect();
-    // Those that only have another name or key are findings already.
+    // Tasks that only have a wrong name or key are findings already.
     let renamed: BTreeSet<i64> = findings
         .found
         .iter()
@@ -94,12 +95,12 @@ pub(crate) async fn resolve(
     Ok(())
 }
 
-/// The records at some places, and what each says about its task.
+/// The records at some places; `None` for an unreadable one.
 struct Reports(HashMap<Place, Option<Report>>);
 
-/// What an event says about its task.
+/// A report, as far as `task` is concerned.
 struct Report {
-    /// The task's row while this is its newest report.
+    /// The task's row if this is its newest report.
     row: Vec<u8>,
     rank: Option<Rank>,
     is_expired: bool,
@@ -143,7 +144,7 @@ impl Reports {
         self.0.get(&place)?.as_ref()
     }
 
-    /// Takes the reports at these places in.
+    /// Lowers the times to those of the reports at these places.
     fn take_in_times(&self, places: &BTreeSet<Place>, times: &mut LeastTimes) {
         for report in places.iter().filter_map(|place| self.at(*place)) {
             report.take_in_times(times);
@@ -162,7 +163,7 @@ struct Faulty {
     held: BTreeMap<String, BTreeSet<Place>>,
     /// Places of events whose rows are missing or differ.
     expected: BTreeMap<String, BTreeSet<Place>>,
-    /// Places of stored rows that nothing proves.
+    /// Places of unprovable stored rows.
     unprovable: BTreeMap<String, BTreeSet<Place>>,
 }
 
@@ -199,7 +200,7 @@ impl Faulty {
         faulty
     }
 
-    /// The least times of the stored reports of each task, but for faulty ones, in PostgreSQL's microseconds.
+    /// The earliest times of each task's stored reports except faulty ones, in PostgreSQL's microseconds.
     async fn sound_times(
         &self,
         snapshot: &mut Snapshot,
@@ -231,7 +232,7 @@ impl Faulty {
         Ok(times.collect())
     }
 
-    /// Places that include the one of each task's newest report.
+    /// Places that include that of each task's newest report.
     async fn sound_places(
         &self,
         snapshot: &mut Snapshot,
@@ -261,8 +262,8 @@ impl Faulty {
     }
 }
 
-/// Finds tasks of which nothing is left: their own row is gone, and so are all rows of their histories, or they name another
-/// task. The newest report is among the events of those rows.
+/// Finds tasks without any trace: their own row is gone, and the rows of their histories are gone or name another task.
+/// The newest report is among the events of those rows.
 ///
 /// # Errors
 /// If the database or Kafka fails.
@@ -324,7 +325,8 @@ fn gone(
     }
 }
 
-/// What is wrong with a task's row. Its newest report is at one of these places; `times` are those of its history.
+/// The fault of a task's row, if any. The task's newest report is at one of these places; `times` are those of its
+/// history.
 fn wrong(
     held: Held,
     places: &BTreeSet<Place>,
@@ -340,7 +342,7 @@ fn wrong(
     let own = reports
         .at(named)
         .filter(|own| exec_id(&own.row) == name.as_deref());
-    // If `consumer expire` removed its history, only this row says what the task's state was.
+    // If `consumer expire` removed the history, only this row has the task's state.
     let expired = own.filter(|own| own.is_expired);
     let newest = reports.newest(places).into_iter().chain(expired);
     let newest = newest.max_by_key(|report| report.rank);

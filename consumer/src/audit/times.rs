@@ -1,5 +1,5 @@
-//! When tasks were first heard of and when they ended: the least times of all their reports, as far as `task_progress` tells
-//! them.
+//! When tasks were first reported and when they ended: the earliest times of all their reports, as far as
+//! `task_progress` has them.
 
 use jiff::Timestamp;
 use schemas::REPORTED_AT_MICROS;
@@ -7,18 +7,17 @@ use schemas::REPORTED_AT_MICROS;
 use crate::row_format::POSTGRES_EPOCH_MICROS;
 use crate::tables::LeastTimes;
 
-/// The times that reports may have, in PostgreSQL's microseconds.
+/// Whether a report can have this time, in PostgreSQL's microseconds.
 pub(super) fn is_of_a_report(micros: i64) -> bool {
     REPORTED_AT_MICROS.contains(&micros.saturating_add(POSTGRES_EPOCH_MICROS))
 }
 
-/// What the history of a task does not tell.
+/// Reports that a task's history may lack.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Untold {
-    /// `consumer expire` removed reports from before this time, in PostgreSQL's microseconds.
+    /// `consumer expire` removed reports before this time, in PostgreSQL's microseconds.
     expired_before: Option<i64>,
-    /// Reports may be missing from it: other parts are stored further than `task_progress`, or there are more findings
-    /// than are held.
+    /// Reports may be missing: other parts are stored further than `task_progress`, or not all findings are in memory.
     has_gaps: bool,
 }
 
@@ -31,7 +30,7 @@ impl Untold {
         }
     }
 
-    /// Of a task that may have reports which its history does not tell of.
+    /// The same for a task whose history may lack other reports too.
     pub(super) fn with_gaps(self) -> Self {
         Self {
             has_gaps: true,
@@ -39,9 +38,9 @@ impl Untold {
         }
     }
 
-    /// The times that a task should have, whose row has `held` and whose reports have `of_history`. No time is greater than
-    /// that of a report; a lower one is right where it may be that of a report that the history does not tell of.
-    /// `is_final`: its newest report's status is final.
+    /// The times that a task should have, given the times of its row (`held`) and those of its history. No time may be
+    /// later than that of a report; an earlier one is right if a report that the history lacks may have it. `is_final`:
+    /// the status of the newest report is final.
     pub(super) fn expected(
         self,
         held: LeastTimes,
@@ -58,7 +57,7 @@ impl Untold {
         let first_reported_at = expected(held.first_reported_at, of_history.first_reported_at)
             .filter(|first| is_of_a_report(*first))
             .or(of_history.first_reported_at);
-        // No report ends a task before its first one, nor one whose state is not final.
+        // No report ends a task before its first one, and a task whose state is not final has no end.
         let ended_at = expected(held.ended_at, of_history.ended_at)
             .filter(|ended| is_final && first_reported_at.is_some_and(|first| first <= *ended))
             .or(of_history.ended_at);
@@ -109,7 +108,7 @@ mod tests {
         let lower = times(16, Some(40));
         assert_eq!(gaps.expected(lower, history, true), lower);
         assert_eq!(gaps.expected(times(21, None), history, true), history);
-        // Whatever is gone, no report says these.
+        // Whatever is missing, no report can have these times.
         let history = times(20, None);
         let ended = times(10, Some(15));
         assert_eq!(gaps.expected(ended, history, false), times(10, None));

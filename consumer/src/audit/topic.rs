@@ -1,4 +1,4 @@
-//! The audited topic, and reading single records of it.
+//! The audited topic, and access to single records.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -13,32 +13,32 @@ use super::spans::join;
 use crate::rows::Rows;
 use crate::schema_source::SchemaSource;
 
-/// Records at most this far apart are read in one scan: starting a scan elsewhere takes longer than to read what is
-/// between.
+/// Records at most this far apart are read in one scan: starting another scan takes longer than reading what is between
+/// them.
 const NEAR_RECORDS: i64 = 32_768;
 
-/// The events topic and everything that reading it takes.
+/// The events topic, with what is needed to read it.
 pub(crate) struct Topic<'a> {
     pub(crate) name: &'a str,
-    /// Kafka's id of it (KIP-516); `None` if the broker does not tell it.
+    /// The topic id (KIP-516); `None` if the broker does not provide it.
     pub(crate) id: Option<String>,
     /// Number of partitions.
     pub(crate) partitions: i32,
     pub(crate) reader: &'a Reader,
     pub(crate) schemas: &'a SchemaSource,
     pub(crate) stop: &'a CancellationToken,
-    /// `consumer expire` removed what was reported before this time from the histories: it is not looked for.
+    /// `consumer expire` removed older reports from the histories: they are not compared.
     pub(crate) expired_before: Option<Timestamp>,
 }
 
 impl Topic<'_> {
-    /// Whether an event's rows of the histories are not looked for.
+    /// Whether an event's rows in the histories are not compared.
     pub(crate) fn is_expired(&self, event: &Rows<'_>) -> bool {
         let before = self.expired_before.map(Timestamp::as_microsecond);
         before.is_some_and(|before| event.info.reported_at < before)
     }
 
-    /// Reads events, each once the schema that wrote it is known.
+    /// Reads events, each after its writer's schema is known.
     pub(super) fn scan(
         &self,
         ranges: &Ranges,
@@ -52,7 +52,7 @@ impl Topic<'_> {
     }
 }
 
-/// The records at these places, of those that are there.
+/// The records at these places; places without a record are skipped.
 ///
 /// # Errors
 /// If the topic cannot be read.
@@ -72,11 +72,11 @@ pub(crate) fn records(
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Isolation {
     Committed,
-    /// Those of aborted transactions too.
+    /// Includes records of aborted transactions.
     All,
 }
 
-/// Hands the records at these places, of those that are there, to `each`.
+/// Passes the records at these places to `each`; places without a record are skipped.
 ///
 /// # Errors
 /// If the topic cannot be read, or `each` fails.
@@ -102,7 +102,7 @@ pub(crate) fn each_record(
                 .collect();
             places.insert(*partition, join(&of_partition, NEAR_RECORDS).into());
         }
-        // A place of each partition at a time: every scan begins with a client of its own.
+        // One place of each partition at a time: every scan starts a client of its own.
         loop {
             let next = places.iter_mut();
             let ranges: Ranges = next

@@ -1,4 +1,4 @@
-//! The answer of an audit, as a value and as an exit code.
+//! The result of an audit, as a value and as an exit code.
 
 use serde::Serialize;
 use service::exit::{FAILED, OK, USAGE};
@@ -9,15 +9,15 @@ pub(crate) const EQUAL: u8 = OK;
 pub(crate) const UNEQUAL: u8 = FAILED;
 pub(crate) const COULD_NOT_TELL: u8 = USAGE;
 
-/// The answer.
+/// The result of an audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
-    /// The tables hold the rows that the topic expects, no more and no less.
+    /// The tables hold exactly the rows that the topic expects.
     Equal,
     /// They do not.
     Unequal,
-    /// Nothing was found wrong, but not everything asked for could be proven.
+    /// Nothing wrong was found, but not everything could be proven.
     Unproven,
 }
 
@@ -34,6 +34,6 @@ impl Verdict {
 /// Prints JSON that says that an audit or a diff could not tell, and why.
 pub(crate) fn print_unproven(error: &anyhow::Error) {
     let object = serde_json::json!({"verdict": "unproven", "error": format!("{error:#}")});
-    // The log has it too.
+    // The log has the error too.
     let _ = output::print_json(&object);
 }

@@ -1,4 +1,4 @@
-//! `consumer diff`: its options, and its way from two databases to a report.
+//! `consumer diff`: its options, and the steps from two databases to a report.
 
 use std::collections::BTreeMap;
 
@@ -17,14 +17,14 @@ use crate::audit::finding::{Finding, Findings};
 use crate::audit::{COULD_NOT_TELL, EQUAL, UNEQUAL, print_unproven};
 use crate::store::{Database, database_url};
 
-/// Which databases are compared.
+/// Options of `consumer diff`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DiffOptions {
-    /// One database: sqlite:FILE or postgres://USER@HOST:PORT/NAME (a password by PGPASSWORD or PGPASSFILE)
+    /// One database: sqlite:FILE or postgres://USER@HOST:PORT/NAME (password in PGPASSWORD or PGPASSFILE)
     #[arg(value_name = "A", value_parser = database_url())]
     pub a: Address,
 
-    /// The other one
+    /// The other database
     #[arg(value_name = "B", value_parser = database_url())]
     pub b: Address,
 
@@ -36,13 +36,13 @@ pub struct DiffOptions {
     #[arg(long)]
     pub json: bool,
 
-    /// Show at most so many findings; 0 for all that are held
+    /// Maximum number of findings to show; 0 for all that are kept in memory
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub limit: usize,
 }
 
-/// Compares two databases and prints what it finds. Returns the exit code: 0 equal, 1 unequal, 2 could not tell; the log
-/// says why.
+/// Compares two databases and prints the result. Returns the exit code: 0 equal, 1 unequal, 2 could not tell (the log
+/// gives the reason).
 pub async fn diff(asked: DiffOptions) -> u8 {
     let compared = async {
         let report = compare(&asked).await?;
@@ -69,7 +69,7 @@ async fn compare(asked: &DiffOptions) -> anyhow::Result<Report> {
     );
     if a.is_same(&b) {
         return Err(NeedsAttention(format!(
-            "A and B are one database, {}; give two to compare",
+            "A and B are one database, {}; give two different ones",
             a.place()
         ))
         .into());

@@ -1,4 +1,4 @@
-//! What a comparison of two databases collects.
+//! The intermediate result of a comparison of two databases.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use crate::audit::finding::Findings;
 use crate::audit::spans::Spans;
 use crate::tables::Table;
 
-/// All that was compared.
+/// Everything that was compared.
 pub(super) struct Compared {
     pub(super) spans: Spans,
-    /// How many rows are compared, of A and of B.
+    /// Number of compared rows, of A and of B.
     pub(super) rows: [BTreeMap<(Table, i32), u64>; 2],
-    /// How many are not.
+    /// Number of rows that were not compared.
     pub(super) outside: [BTreeMap<(Table, i32), u64>; 2],
     pub(super) findings: Findings,
-    /// By task, how many rows of the histories name it while its own row is gone from a database, or has another name
-    /// there.
+    /// By task: number of history rows that refer to it although its own row is missing from a database, or has another
+    /// name there.
     pub(super) lost: BTreeMap<String, u64>,
 }

@@ -1,4 +1,4 @@
-//! The three histories: first by their sums of hashes, then row against row where those differ.
+//! Compares the three histories: first by their sums of hashes, then row by row where those differ.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,7 @@ pub(super) async fn compare_histories(
             async |mut feeds| {
                 let evidence = Evidence {
                     dead_lettered: &Marks::default(),
-                    records: None, // A stands for the topic
+                    records: None, // A takes the place of the topic
                 };
                 merge(&mut feeds, table, &evidence, findings).await;
                 Ok(())

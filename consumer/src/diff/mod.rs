@@ -1,4 +1,4 @@
-//! `consumer diff`: whether two databases' tables are the same over the range that both have stored.
+//! `consumer diff`: checks that two databases have the same tables over the range that both have stored.
 //!
 //! ```text
 //! snapshot of A ──▶ consumed_offset ──┐                  ┌──▶ histories of A ──▶ sums of hashes ──┐
@@ -7,12 +7,12 @@
 //!                                                             task of A, task of B, by execId ────▶ row against row
 //! ```
 //!
-//! Rows commit together with `consumed_offset`, so each snapshot itself shows the offsets for which its tables are complete.
-//! Where both are complete, the histories must be equal. A task's row is that of its newest report, which may be one that
-//! only one of the databases has read: see [`tasks`].
+//! Rows commit together with `consumed_offset`, so each snapshot shows for which offsets its tables are complete. Where
+//! both are complete, the histories must be equal. A task's row is that of its newest report, which only one of the
+//! databases may have read: see [`tasks`].
 //!
-//! A [`command`] opens both [`side`]s, finds the [`shared`] range, compares the [`histories`] and the [`tasks`], which it
-//! collects as [`compared`], and prints the [`report`].
+//! A [`command`] opens both [`side`]s, finds the [`shared`] range, compares the [`histories`] and the [`tasks`],
+//! collects the results as [`compared`], and prints the [`report`].
 
 mod command;
 mod compared;

@@ -1,4 +1,4 @@
-//! What a comparison of two databases found: for a person, or a program.
+//! The result of a comparison of two databases, as text and as JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,30 +16,30 @@ use crate::audit::difference::key_text;
 use crate::audit::finding::{self, Correction};
 use crate::tables::Table;
 
-/// The answer.
+/// The result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
-    /// Over the range that both have, their tables hold the same.
+    /// The tables are equal over the range that both have stored.
     Equal,
-    /// They do not.
+    /// They are not.
     Unequal,
 }
 
-/// What is not the same in both.
+/// How the databases differ in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Fault {
-    /// A has the row, B does not, or not so often.
+    /// A has the row; B does not, or fewer times.
     OnlyInA,
-    /// The other way round.
+    /// B has the row; A does not, or fewer times.
     OnlyInB,
-    /// Some columns are not the same.
+    /// Some columns differ.
     Differing,
 }
 
 impl From<finding::Fault> for Fault {
-    /// As if B were to be what A is.
+    /// With A as the expected side.
     fn from(fault: finding::Fault) -> Self {
         match fault {
             finding::Fault::Missing => Self::OnlyInA,
@@ -49,28 +49,28 @@ impl From<finding::Fault> for Fault {
     }
 }
 
-/// A row that is not the same in both.
+/// A row in which the databases differ.
 #[derive(Debug, Serialize)]
 struct Finding {
     table: &'static str,
     fault: Fault,
-    /// Where A has the row, if it does.
+    /// Where A has the row, if it does; otherwise B.
     partition: i32,
     offset: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     exec_id: Option<String>,
-    /// Of `task_resource`: distinguishes the rows of one event.
+    /// For `task_resource`: distinguishes the rows of one event.
     #[serde(skip_serializing_if = "Option::is_none")]
     application_id: Option<String>,
-    /// Which columns, where the row differs.
+    /// The differing columns, if some differ.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     columns: Vec<Column>,
-    /// Of `task`: compared rows of the histories that name no task, or one of another name, for this.
+    /// For `task`: compared history rows that refer to no task, or to one of another name, because of this.
     #[serde(skip_serializing_if = "is_zero")]
     history_rows: u64,
 }
 
-/// A column that is not the same.
+/// A column in which the databases differ.
 #[derive(Debug, Serialize)]
 struct Column {
     column: &'static str,
@@ -82,10 +82,10 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// One table's rows of a partition.
+/// The result for one table and partition.
 #[derive(Debug, Default, Serialize)]
 struct TableReport {
-    /// Offsets that both have stored; null: the two share none.
+    /// Offsets that both have stored; null if there are none.
     from: Option<i64>,
     to: Option<i64>,
     /// Rows that were compared.
@@ -95,7 +95,7 @@ struct TableReport {
     only_in_a: u64,
     only_in_b: u64,
     differing: u64,
-    /// Rows of events that the other has not stored.
+    /// Rows of events that the other database has not stored.
     outside_a: u64,
     outside_b: u64,
 }
@@ -128,14 +128,14 @@ pub(super) struct Report {
     topic: String,
     a: String,
     b: String,
-    /// Histories are compared from this time on: `consumer expire` removed what was reported earlier from one or both.
+    /// Histories are compared from this time on: `consumer expire` removed older reports from one or both.
     #[serde(skip_serializing_if = "Option::is_none")]
     expired_before: Option<Timestamp>,
     partitions: Vec<PartitionReport>,
     totals: Totals,
-    /// Those that are held.
+    /// Those kept in memory.
     findings: Vec<Finding>,
-    /// How many there are beyond them.
+    /// The number of further ones.
     more_findings: u64,
 }
 
@@ -222,7 +222,7 @@ impl Report {
         self.verdict == Verdict::Equal
     }
 
-    /// Prints all of it; as text, at most `limit` findings (0: all).
+    /// Prints the report as JSON, or as text with at most `limit` findings (0: all).
     pub(super) fn print(&self, json: bool, limit: usize) -> anyhow::Result<()> {
         match json {
             true => output::print_json(self),
@@ -293,7 +293,7 @@ impl Report {
         }
         if let Some(before) = self.expired_before {
             text.push_str(&format!(
-                "expired, not compared: what was reported before {before:.6}, which consumer expire removes\n"
+                "expired, not compared: reports before {before:.6}, which consumer expire removes\n"
             ));
         }
         let count = match limit {
@@ -318,8 +318,8 @@ impl Report {
                 counted(rows_a, "row")
             ),
             Verdict::Unequal => format!(
-                "unequal: over the offsets of {topic} that both have stored, {} only in A, {only_in_b} only in B, {differing} different and \
-                 {equal} equal; `consumer audit` of each tells which is what the topic says\n",
+                "unequal: over the offsets of {topic} that both have stored, {} only in A, {only_in_b} only in B, {differing} differing and \
+                 {equal} equal; `consumer audit` of each shows which one equals the topic\n",
                 counted(only_in_a, "row")
             ),
         });
@@ -362,7 +362,7 @@ impl Finding {
         }
     }
 
-    /// For a person.
+    /// One line of text.
     fn line(&self) -> String {
         let fault = match self.fault {
             Fault::OnlyInA => "only in A",
@@ -390,7 +390,7 @@ impl Finding {
         }
         if self.history_rows > 0 {
             line.push_str(&format!(
-                "; {} of its histories with it",
+                "; affects {} of its histories",
                 counted(self.history_rows, "row")
             ));
         }

@@ -20,8 +20,8 @@ pub(super) fn shared(a: &Side, b: &Side, topic: &str) -> anyhow::Result<Spans> {
         };
         if of_a.cluster_id != of_b.cluster_id {
             bail!(
-                "{topic} partition {partition} is of Kafka cluster {} in A, {}, and of cluster {} in B, {}: they come from different \
-                 topics; give databases of one",
+                "{topic} partition {partition} is from Kafka cluster {} in A, {}, but from cluster {} in B, {}: they come \
+                 from different topics; give two databases of one topic",
                 of_a.cluster_id,
                 a.place,
                 of_b.cluster_id,
@@ -32,23 +32,23 @@ pub(super) fn shared(a: &Side, b: &Side, topic: &str) -> anyhow::Result<Spans> {
             && id_of_a != id_of_b
         {
             bail!(
-                "{topic} has the topic id {id_of_a} in A, {}, and {id_of_b} in B, {}: they come from different topics of this \
-                 name, one of which was deleted; give databases of one",
+                "{topic} has the topic id {id_of_a} in A, {}, but {id_of_b} in B, {}: they come from different topics of this \
+                 name, one of which was deleted; give two databases of one topic",
                 a.place,
                 b.place
             );
         }
         let same_record =
             of_a.next_offset == of_b.next_offset || of_a.anchor.offset == of_b.anchor.offset;
-        // One that begins behind the last record has none.
+        // A partition that begins after the last record has no anchor.
         let known = of_a.anchor != Anchor::NONE && of_b.anchor != Anchor::NONE;
         if known && same_record && of_a.anchor != of_b.anchor {
             let why = match of_a.topic_id.is_some() && of_a.topic_id == of_b.topic_id {
                 true => {
-                    "by its id it is one topic, so it was compacted between, or what a database says of it was altered"
+                    "the topic id is the same, so the topic was compacted in between, or consumed_offset was altered"
                 }
                 false => {
-                    "they come from different topics, or the topic was made anew between; give databases of one"
+                    "they come from different topics, or the topic was recreated in between; give two databases of one topic"
                 }
             };
             let record = |side: &Side, stored: &StoredPart| {
@@ -62,7 +62,7 @@ pub(super) fn shared(a: &Side, b: &Side, topic: &str) -> anyhow::Result<Spans> {
                 )
             };
             bail!(
-                "{topic} partition {partition} is stored up to {} in A and {} in B, part {}, but the last record before is {}; and {}: \
+                "{topic} partition {partition} is stored up to {} in A and {} in B, part {}, but the last record before that is {}; and {}: \
                  {why}",
                 of_a.next_offset,
                 of_b.next_offset,
@@ -77,7 +77,7 @@ pub(super) fn shared(a: &Side, b: &Side, topic: &str) -> anyhow::Result<Spans> {
     }
     if spans.values().all(Range::is_empty) {
         bail!(
-            "no offset of {topic} is stored in both: {}; {}. Give databases whose ranges overlap, such as a longer replay",
+            "no offset of {topic} is stored in both: {}; {}. Give databases with overlapping ranges, for example a longer replay",
             ranges(a),
             ranges(b)
         );
@@ -85,7 +85,7 @@ pub(super) fn shared(a: &Side, b: &Side, topic: &str) -> anyhow::Result<Spans> {
     Ok(spans)
 }
 
-/// What a database has stored, for a person: the first few parts and partitions.
+/// The stored ranges of a database as text: the first few parts and partitions.
 fn ranges(side: &Side) -> String {
     const SHOWN: usize = 6;
     let mut shown: Vec<String> = side

@@ -17,12 +17,12 @@ use crate::rows::Part;
 use crate::store::{Database, Selection, Snapshot, StoreError};
 use crate::tables::Table;
 
-/// How far a database has stored a part of a partition.
+/// The stored range of a part of a partition.
 #[derive(Clone, Debug)]
 pub(super) struct StoredPart {
-    /// `None`: not known.
+    /// `None`: unknown.
     pub(super) first_offset: Option<i64>,
-    /// Comparing begins here at the earliest: at the first offset, or at the least that a row has.
+    /// The first offset to compare: the first stored one, or else the smallest of any row.
     pub(super) from: i64,
     pub(super) next_offset: i64,
     pub(super) cluster_id: String,
@@ -37,7 +37,7 @@ pub(super) struct Side {
     pub(super) place: String,
     pub(super) snapshot: Snapshot,
     pub(super) stored: BTreeMap<(Part, i32), StoredPart>,
-    /// `consumer expire` removed what was reported before this time.
+    /// `consumer expire` removed older reports.
     pub(super) expired_before: Option<Timestamp>,
 }
 
@@ -48,11 +48,11 @@ impl Side {
         topic: &str,
     ) -> anyhow::Result<Self> {
         let place = database.place();
-        let asking = || format!("reading {name}, {place}: see that it is there");
+        let asking = || format!("reading {name}, {place}: check that it exists");
         let mut snapshot = Snapshot::take(database).await.with_context(asking)?;
         let asked = Asked {
             topic,
-            cluster_id: None, // of the two databases only that they are of one, see `shared`
+            cluster_id: None, // only compared between the two databases, see `shared`
             place: &place,
             option: name,
         };
@@ -62,8 +62,8 @@ impl Side {
             .with_context(asking)?;
         if stored.is_empty() {
             bail!(
-                "{name}, {place}, has nothing stored of {topic}; give the topic that it came from by --events-topic, or another \
-                 database"
+                "{name}, {place}, has nothing stored of {topic}; give the topic that it came from by --events-topic, or \
+                 another database"
             );
         }
         let expired_before = snapshot.expired_before().await.with_context(asking)?;
@@ -80,7 +80,8 @@ impl Side {
         format!("reading {}, {}", self.name, self.place)
     }
 
-    /// The offsets of each partition that a task's row can come from: those of any part, since each part writes `task`.
+    /// The offsets of each partition that a task's row can come from: those of any part, because each part updates
+    /// `task`.
     pub(super) fn own(&self) -> BTreeMap<i32, Range<i64>> {
         let mut own: BTreeMap<i32, Range<i64>> = BTreeMap::new();
         for ((_, partition), stored) in &self.stored {
@@ -92,7 +93,7 @@ impl Side {
         own
     }
 
-    /// Hashes all rows of the histories that were reported then or later.
+    /// Hashes all rows of the histories that were reported at this time or later.
     pub(super) async fn fingerprint<'a>(
         &mut self,
         plan: &'a Plan,
@@ -155,7 +156,7 @@ async fn stored_offsets(
     Ok(all)
 }
 
-/// Reads both databases at once, each in the order of its selection, and hands their rows to `merge`.
+/// Reads both databases at once, each in the order of its selection, and passes their rows to `merge`.
 pub(super) async fn read_both(
     a: &mut Side,
     b: &mut Side,
@@ -175,7 +176,7 @@ pub(super) async fn read_both(
     let feeds = (Feed::new(from_a), Feed::new(from_b));
     let (read_a, read_b, merged) =
         tokio::join!(read(a, &of_a, to_a), read(b, &of_b, to_b), merge(feeds));
-    // A failed read looks like an early end to `merge`, so its error counts first.
+    // To `merge`, a failed read looks like an early end, so its error takes precedence.
     read_a?;
     read_b?;
     merged

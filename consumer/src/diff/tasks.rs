@@ -1,7 +1,7 @@
-//! The newest states of the tasks.
+//! Compares the newest states of the tasks.
 //!
-//! A task's row is that of its newest report, so the two databases can differ rightly: one of them may have read a report
-//! that the other has not. See [`TaskMerge::compare`].
+//! A task's row is that of its newest report, so the two databases may differ legitimately: one of them may have read a
+//! report that the other has not. See [`TaskMerge::compare`].
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,12 +18,12 @@ use crate::row_format::{self, POSTGRES_EPOCH_MICROS};
 use crate::store::{Held, Order, Selection};
 use crate::tables::{TASK, Table, exec_id, least_times, of_newest, place};
 
-/// Where the columns of `task` stand that rank its reports.
+/// The positions of the columns of `task` that rank its reports.
 const IS_FINAL: usize = Table::Task.place_of("is_final");
 const REPORTED_AT: usize = Table::Task.place_of("reported_at");
 const SEQUENCE: usize = Table::Task.place_of("sequence");
 
-/// Compares the newest states of the tasks, and settles what follows from them for the histories.
+/// Compares the newest states of the tasks, and settles related findings of the histories.
 ///
 /// # Errors
 /// If a database cannot be read, or its index of the tasks' names is broken.
@@ -68,9 +68,9 @@ pub(super) async fn compare_tasks(
     Ok(())
 }
 
-/// Settles the rows of the histories that differ in nothing but the task they name. If that task's row is gone from a
-/// database, or has another name there, that one row is at fault, and the rows of its history are counted with it. Returns
-/// the names of tasks that have another name in B, with that name.
+/// Settles the rows of the histories that differ only in the task they refer to. If that task's row is missing from a
+/// database, or has another name there, the fault lies in that one row, and the rows of its history are counted with
+/// it. Returns the tasks that have another name in B, with that name.
 async fn find_lost(
     a: &mut Side,
     b: &mut Side,
@@ -117,7 +117,7 @@ async fn find_lost(
     Ok(renamed)
 }
 
-/// Joins two tasks that differ in nothing but the name, one only in A and one only in B, into one that differs.
+/// Joins two tasks that differ only in the name, one only in A and one only in B, into one that differs.
 fn join_renamed(findings: &mut Findings, renamed: &BTreeSet<(String, String)>) {
     if renamed.is_empty() {
         return;
@@ -172,20 +172,19 @@ fn unaddressed(row: Vec<u8>) -> Held {
 
 /// Compares the rows of `task`, in the order of their names.
 struct TaskMerge<'a> {
-    /// Both have stored the same ranges: neither has read anything that the other has not.
+    /// Whether both have stored the same ranges, so that neither has read more than the other.
     is_alike: bool,
-    /// Offsets of the progress part that both have stored. (Whoever stored an event's progress has
-    /// its task's row brought up to it.)
+    /// Offsets of the progress part that both have stored. (Storing an event's progress also updates its task's row.)
     shared: BTreeMap<i32, Range<i64>>,
     /// Offsets that each has stored of any part.
     own: [BTreeMap<i32, Range<i64>>; 2],
-    /// `consumer expire` removed what was reported before this time, and tasks with it.
+    /// `consumer expire` removed older reports, and tasks with them.
     expired_before: [Option<Timestamp>; 2],
     compared: &'a mut Compared,
 }
 
 impl TaskMerge<'_> {
-    /// Both come in the order of their names' bytes.
+    /// Both sides are ordered by the bytes of their names.
     async fn merge(&mut self, (mut a, mut b): (Feed, Feed)) -> anyhow::Result<()> {
         let name = |row: Option<&Vec<u8>>| {
             row.map(|row| {
@@ -210,7 +209,7 @@ impl TaskMerge<'_> {
             }
             if last.as_ref() > Some(&least) {
                 bail!(
-                    "a database told its tasks in another order than that of their names: {} came late; its index is broken; REINDEX it",
+                    "a database did not return its tasks in the order of their names: {} came late; its index is broken; REINDEX it",
                     lossy(&least)
                 );
             }
@@ -236,7 +235,7 @@ impl TaskMerge<'_> {
         })
     }
 
-    /// Whether this side can have read this report while the other side has not.
+    /// Whether this side may have read this report while the other side has not.
     fn is_further(&self, side: usize, row: &[u8]) -> bool {
         let own = place(row).is_some_and(|(partition, offset)| {
             let own = self.own[side].get(&partition);
@@ -245,14 +244,14 @@ impl TaskMerge<'_> {
         own && !self.is_alike && !self.is_shared(row)
     }
 
-    /// The rows of one task.
+    /// Compares the rows of one task.
     ///
     /// - Both are of shared events, or of the same one: they must be equal.
-    /// - One is of a shared event, so the other database read that too: its row is of a report that is
-    ///   greater, of those that only it has read.
+    /// - One is of a shared event, so the other database has read that event too: its row must be of a newer report,
+    ///   one that only it has read.
     /// - Both are of events that only their own database has read: nothing is known.
-    /// - The greater one, or the only one, is of a report that the other database may have removed by
-    ///   order: nothing is known.
+    /// - The newer one, or the only one, is of a report that `consumer expire` may have removed from the other
+    ///   database: nothing is known.
     fn compare(&mut self, a: Option<Vec<u8>>, b: Option<Vec<u8>>) {
         let (is_compared, is_right) = match (&a, &b) {
             _ if self.may_be_expired(a.as_deref(), b.as_deref()) => (false, true),
@@ -292,8 +291,8 @@ impl TaskMerge<'_> {
         self.compared.findings.push(finding);
     }
 
-    /// Whether two rows of one report are equal, but for times that are lower by reports which only their own database can
-    /// have read, or which the other one may have removed by order.
+    /// Whether two rows of one report are equal, except for times that are earlier because of reports that only their
+    /// own database may have read, or that `consumer expire` may have removed from the other.
     fn are_equal(&self, a: &[u8], b: &[u8]) -> bool {
         let [newest_of_a, newest_of_b] = [a, b].map(|row| of_newest(row_format::after(row, 0)));
         let [of_a, of_b] = [a, b].map(least_times);
@@ -302,12 +301,12 @@ impl TaskMerge<'_> {
             && self.is_explained(of_a.ended_at, of_b.ended_at)
     }
 
-    /// Whether this row, of a shared event, is of an older report than that of a database which has read more.
+    /// Whether this row, of a shared event, is of an older report than the row of a database that has read more.
     fn is_behind(&self, row: &[u8], further: &[u8]) -> bool {
         self.is_shared(row) && rank(row) < rank(further)
     }
 
-    /// Whether both databases can rightly have these least times of a task, A's and B's; none is greater than any.
+    /// Whether both databases can legitimately have these earliest times of a task, A's and B's.
     fn is_explained(&self, of_a: Option<i64>, of_b: Option<i64>) -> bool {
         let [a, b] = [of_a, of_b].map(|time| time.unwrap_or(i64::MAX));
         let (lower, least) = match a.cmp(&b) {
@@ -320,7 +319,7 @@ impl TaskMerge<'_> {
         self.has_own(lower) || before.is_some_and(|before| least < before)
     }
 
-    /// Whether this side can have read any report that the other side has not.
+    /// Whether this side may have read any report that the other side has not.
     fn has_own(&self, side: usize) -> bool {
         let is_beyond = |(partition, own): (&i32, &Range<i64>)| {
             let shared = self.shared.get(partition);
@@ -351,14 +350,14 @@ impl TaskMerge<'_> {
         exec_id(row).is_some_and(|name| self.compared.lost.contains_key(name))
     }
 
-    /// A task that only one side has: whether it counts as compared, and whether it is right.
+    /// Judges a task that only one side has: whether it counts as compared, and whether it is right.
     fn alone(&self, side: usize, row: &[u8]) -> (bool, bool) {
         let is_further = self.is_further(side, row) && !self.is_lost(row);
         (!is_further, is_further)
     }
 }
 
-/// What makes one report of a task newer than another; see `Rows::rank`.
+/// Ranks reports of a task: the greatest is the newest; see `Rows::rank`.
 fn rank(row: &[u8]) -> impl PartialOrd {
     let field = |at: usize| row_format::fields(row).nth(at).flatten();
     (

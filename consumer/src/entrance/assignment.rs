@@ -1,4 +1,5 @@
-//! Where to begin with partitions: on assignment, after an outage, and whenever more is stored than was known.
+//! Where to start reading partitions: on assignment, after an outage, and when the database has stored more than
+//! expected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,15 +11,15 @@ use super::state::{ASK, Entrance, KnownId, State};
 use crate::failure::Failure;
 use crate::topic_identity::{Recognised, TopicIdentity, id_of, recreated};
 
-/// Where to begin.
+/// Where to start reading partitions.
 struct Starts {
     offsets: BTreeMap<i32, Offset>,
     partitions: BTreeMap<i32, Partition>,
 }
 
 impl Entrance<'_> {
-    /// Begins with assigned partitions at the stored offsets. If the database does not answer, they are taken all the
-    /// same, unstarted, so that the group need not wait for it.
+    /// Starts assigned partitions at the stored offsets. If the database does not answer, the partitions are accepted
+    /// but not started, so the group need not wait for it.
     pub(super) async fn begin(&mut self, assigned: &TopicPartitionList) -> anyhow::Result<()> {
         let assigned = BTreeSet::from_iter(numbers(assigned));
         let starts = match self.state {
@@ -56,7 +57,7 @@ impl Entrance<'_> {
             return Ok(());
         }
         let starts = self.starts(&unstarted).await?;
-        tracing::info!("reading on from {:?}", starts.offsets);
+        tracing::info!("resuming from {:?}", starts.offsets);
         self.source
             .subscription
             .seek(&starts.offsets)
@@ -65,7 +66,7 @@ impl Entrance<'_> {
         Ok(())
     }
 
-    /// More is stored than was known: drops what was read, and reads on from the stored offsets.
+    /// The database has stored more than expected: drops what was read and resumes from the stored offsets.
     pub(super) async fn go_back(&mut self) -> Result<(), Failure> {
         self.batch.clear();
         self.source.ahead.clear();
@@ -75,8 +76,8 @@ impl Entrance<'_> {
         self.start_partitions().await
     }
 
-    /// Where to begin with these partitions: at the smallest of the parts' stored offsets, or at the log's beginning
-    /// where a part has stored nothing. The stored offsets become the writer's positions.
+    /// Where to start these partitions: at the smallest of the parts' stored offsets, or at the beginning of the log if
+    /// a part has stored nothing. The stored offsets become the writer's positions.
     async fn starts(&mut self, partitions: &BTreeSet<i32>) -> Result<Starts, Failure> {
         self.learn_topic_id().await?;
         let mut stored = self.writer.stored_offsets(Failure::of).await?;
@@ -117,7 +118,7 @@ impl Entrance<'_> {
                 true => of_partition.map(|offset| offset.next_offset).min(),
                 false => None,
             };
-            // Beyond a gap, if there is one.
+            // After the gap, if there is one.
             let log_start = low.get(&partition).copied().unwrap_or_default();
             let next = next.map_or(Offset::Beginning, |next| {
                 Offset::Offset(next.max(log_start))
@@ -147,7 +148,7 @@ impl Entrance<'_> {
             }
             (Err(reason), known) => {
                 warn_of_change!(
-                    "the id of {topic} is not told: {reason}. The topic is recognised by its last stored records alone"
+                    "the id of {topic} is unavailable: {reason}. Only the last stored records identify the topic"
                 );
                 if matches!(known, KnownId::Unknown) {
                     self.topic_id = KnownId::Unavailable;
@@ -157,7 +158,7 @@ impl Entrance<'_> {
         self.is_the_topic()
     }
 
-    /// Makes sure that the topic is still the one that this consumer began with: called before anything is stored.
+    /// Checks that the topic is still the one that this consumer started with. Called before anything is stored.
     ///
     /// # Errors
     /// If it was deleted and recreated.
@@ -177,7 +178,7 @@ impl Entrance<'_> {
         }
     }
 
-    /// Forgets partitions that go to another owner.
+    /// Drops the state of partitions that go to another owner.
     pub(super) fn forget(&mut self, partitions: &TopicPartitionList) {
         let partitions = Vec::from_iter(numbers(partitions));
         self.batch.forget(&partitions);

@@ -1,8 +1,8 @@
 //! The writing half of `consumer run` and `consumer replay`: stores the records of a batch, in order, in as few
-//! transactions as the database takes.
+//! transactions as the database accepts.
 //!
 //! ```text
-//!              ┌─ rejects that are not judged yet ─▶ trial: written and rolled back ─▶ judged by the breaker ─┐
+//!              ┌─ rejects not judged yet ─▶ trial: written, rolled back ─▶ judged by the circuit breaker ──────────┐
 //! Batch ─▶ piece                                                                                             │
 //!              └─ none, or all judged ─▶ dead letters acknowledged ─▶ one transaction: fence, rows, offsets ◀─┘
 //! ```
@@ -10,16 +10,16 @@
 //! | The database says | Outcome |
 //! | --- | --- |
 //! | committed | [`Written::Stored`] |
-//! | one of the rows is refused | bisect: the refused records become rejects, [`Written::Refused`] |
-//! | too long for the piece | a smaller one, [`Written::Smaller`] |
+//! | a row is refused | bisect: the refused records become rejects, [`Written::Refused`] |
+//! | the piece takes too long | use a smaller one, [`Written::Smaller`] |
 //! | the stored offset is not the expected one | [`Written::Fenced`] |
 //! | one of two halves failed | [`Written::Half`] |
-//! | another database answers | [`Written::Replaced`] |
-//! | away, or broken | [`Failure`] |
+//! | the database was replaced by another | [`Written::Replaced`] |
+//! | unavailable, or failing | [`Failure`] |
 //!
-//! Exactly once rests on three points: the stored offset moves in the transaction of the rows, and only from the
-//! offset that this writer expects; a dead letter is acknowledged before the offset moves past its record; every
-//! record of a transaction is judged before a letter of it is written.
+//! Exactly once rests on three rules. The stored offset moves in the same transaction as the rows, and only from the
+//! offset that this writer expects. A dead letter is acknowledged before the offset moves past its record. Every record
+//! of a transaction is judged before any of its letters is written.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -43,20 +43,20 @@ use crate::positions::{Advance, Anchor, Positions};
 use crate::rows::Part;
 use crate::store::{Database, End, Identity, StoreError, StoredOffset, Writer, owners};
 
-/// What the command does around a transaction.
+/// What a command does around each transaction.
 pub(crate) trait Around {
-    /// Into how many transactions a piece may be split at first.
+    /// How a piece may be split at first.
     const SPLIT: Split;
-    /// Whether rejects get dead letters. If so, a piece that holds rejects is tried and judged before it is stored.
+    /// Whether rejects get dead letters. If so, a piece with rejects is tried and judged before it is stored.
     const HAS_LETTERS: bool;
 
     /// Whether the breaker counts this reject.
     fn is_counted(reject: &Reject) -> bool;
 
-    /// The reason of a record that the database at `place` refuses.
+    /// The reason given for a record that the database at `place` refuses.
     fn refusal(place: &str, error: &str) -> String;
 
-    /// Writes the dead letters of the rejects among these records and waits until Kafka has acknowledged them.
+    /// Writes the dead letters of the rejects among these records, and waits until Kafka has acknowledged them.
     async fn write_letters(
         &mut self,
         records: &[Record],
@@ -64,27 +64,27 @@ pub(crate) trait Around {
         positions: &Positions,
     ) -> Result<(), Failure>;
 
-    /// Awaits a write of records of `batch`, and does other work meanwhile.
+    /// Awaits a write of records of `batch` while doing other work.
     async fn during<T>(&mut self, batch: &Batch, write: impl Future<Output = T>) -> T;
 }
 
-/// Into how many transactions a piece may be split.
+/// How a piece may be split into transactions.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Split {
-    /// Into one.
+    /// One transaction.
     Never,
-    /// Into two at once, each of other partitions.
+    /// Two transactions at once, with different partitions.
     Halves,
-    /// Into one, because a half failed. After the next success halves are used again: only the error of a single
+    /// One transaction, because a half failed. Halves are used again after the next success: only the error of a single
     /// transaction says how to recover.
     NotUntilStored,
 }
 
-/// How far the records of a batch have come that are written in one go.
+/// Progress through the records of a batch.
 pub(crate) struct Pass {
-    /// How many of the batch's first records are still to be written.
+    /// Number of records that remain to be written, from the start of the batch.
     left: usize,
-    /// How many of these have been tried and judged.
+    /// Number of these that were tried and judged.
     judged: usize,
 }
 
@@ -101,29 +101,30 @@ impl Pass {
     }
 }
 
-/// What became of a write.
+/// The outcome of a write.
 pub(crate) enum Written {
-    /// The first `count` records of the batch are stored, and the writer's positions moved. The caller takes them out
-    /// of the batch with [`Batch::stored`].
+    /// The first `count` records of the batch are stored, and the writer's positions moved. The caller removes them
+    /// from the batch with [`Batch::stored`].
     Stored {
         count: usize,
-        /// The rows written of each part.
+        /// The rows written, by part.
         rows: Vec<(Part, u64)>,
         /// The last stored record of each partition.
         last: BTreeMap<i32, Anchor>,
     },
-    /// Nothing is stored yet: the piece was tried, and is committed next.
+    /// Nothing is stored yet: the piece was tried and is committed next.
     Tried,
     /// Nothing is stored: it took too long. The next piece is smaller; `message` says so.
     Smaller { message: String },
     /// Nothing is stored: the database refused a row.
     Refused {
-        /// Whether records were found that are refused alone; they are rejects now. If not, the next piece is smaller.
+        /// Whether records were found that are refused on their own; they are rejects now. If not, the next piece is
+        /// smaller.
         found: bool,
     },
     /// Nothing is stored: the record at `place` is one reject too many.
     TooManyRejects { place: usize, tripped: Tripped },
-    /// Of the first `count` records some are stored, the others are not: read the positions again.
+    /// Some of the first `count` records are stored: read the positions again.
     Half {
         count: usize,
         stored: usize,
@@ -133,32 +134,32 @@ pub(crate) enum Written {
     /// Nothing is stored: another owner, or an earlier commit of this one whose answer was lost, moved the stored
     /// offset. Read the positions again.
     Fenced { count: usize, error: StoreError },
-    /// Nothing is stored: the database is another one than it was. Read the positions again.
+    /// Nothing is stored: the database was replaced by another. Read the positions again.
     Replaced { error: StoreError },
 }
 
-/// Writes to one database, for one group of one topic.
+/// Writes to one database, for one consumer group and topic.
 pub(crate) struct BatchWriter {
     pub(crate) store: Box<dyn Writer>,
-    /// Where the database is, for messages.
+    /// The database, for messages.
     pub(crate) place: String,
-    /// The option that gives the database, for messages.
+    /// The option that names the database, for messages.
     pub(crate) option: &'static str,
     pub(crate) parts: Vec<Part>,
     pub(crate) identity: Identity,
-    /// What the next transaction expects to be stored.
+    /// The offsets that the next transaction expects to be stored.
     pub(crate) positions: Positions,
     pub(crate) breaker: Breaker,
     /// Events stored since the start.
     pub(crate) events_stored: u64,
     max_events: usize,
-    /// The largest piece: halved when the database is too slow for it, doubled when it is stored.
+    /// Maximum piece size: halved when the database is too slow for it, doubled after each success.
     piece: usize,
     split: Split,
 }
 
 impl BatchWriter {
-    /// Writes at most `max_events` records in a transaction.
+    /// Writes at most `max_events` records per transaction.
     pub(crate) fn new<A: Around>(
         store: Box<dyn Writer>,
         place: String,
@@ -183,10 +184,10 @@ impl BatchWriter {
         }
     }
 
-    /// Takes the next step of a pass over a batch.
+    /// Performs the next step of a pass over a batch.
     ///
     /// # Errors
-    /// If the database or Kafka is away, or a retry does not help.
+    /// If the database or Kafka is unavailable, or if a retry does not help.
     pub(crate) async fn write_next<A: Around>(
         &mut self,
         batch: &mut Batch,
@@ -249,7 +250,7 @@ impl BatchWriter {
         }
     }
 
-    /// How many of the first records to write next, and how to end the transaction.
+    /// The number of records to write next, and how to end the transaction.
     fn next_piece<A: Around>(&self, batch: &Batch, pass: &Pass) -> (usize, End) {
         let is_judged = pass.judged > 0;
         let count = if is_judged { pass.judged } else { pass.left };
@@ -261,7 +262,7 @@ impl BatchWriter {
         };
         match (A::HAS_LETTERS, is_judged) {
             (false, _) => (records.len(), end),
-            // No more letters than the metadata of the group's offsets can name.
+            // At most as many letters as the metadata of the group's offsets can name.
             (true, true) => (rejects.nth(MAX_UNSTORED).unwrap_or(records.len()), end),
             (true, false) if rejects.next().is_some() => (records.len(), End::RollBack),
             (true, false) => (records.len(), end),
@@ -282,7 +283,7 @@ impl BatchWriter {
         around.during(batch, write).await
     }
 
-    /// What an error means that is the same for a write and for a trial.
+    /// Handles the errors that a write and a trial have in common.
     fn not_written(&self, count: usize, error: StoreError) -> Result<Written, Failure> {
         match error {
             StoreError::Fenced(_) => Ok(Written::Fenced { count, error }),
@@ -291,8 +292,8 @@ impl BatchWriter {
         }
     }
 
-    /// These first records of a batch are stored: moves the positions and settles what the breaker counted. Gives the
-    /// last record of each partition.
+    /// Moves the positions past these stored records and settles the breaker. Returns the last record of each
+    /// partition.
     pub(crate) fn stored<A: Around>(
         &mut self,
         records: &[Record],
@@ -314,25 +315,25 @@ impl BatchWriter {
         last
     }
 
-    /// Settles those of these records that the positions say are stored.
+    /// Settles the breaker for those of these records that are stored, by the positions.
     pub(crate) fn settle_stored<A: Around>(&mut self, records: &[Record]) {
         let is_stored = |record: &&Record| self.is_stored(record.partition, record.anchor.offset);
         let stored = Vec::from_iter(records.iter().filter(is_stored));
         self.settle::<A>(stored);
     }
 
-    /// These records are stored: the breaker keeps what it counts of them.
+    /// Settles the breaker for these stored records.
     fn settle<'r, A: Around>(&mut self, records: impl IntoIterator<Item = &'r Record>) {
         self.breaker.take_back();
         for record in records {
-            // They were judged before. Only of a half whose other half failed one can be too many: then the next
-            // reject is, too.
+            // They were judged before. Only after a half failed can one be too many; the next reject is then too many
+            // as well.
             let _ = judge::<A>(&mut self.breaker, record);
         }
         self.breaker.settle();
     }
 
-    /// Judges the records at these places; the error names the one that is one reject too many.
+    /// Judges the records at these places. The error names the record that is one reject too many.
     fn judge<A: Around>(
         &mut self,
         batch: &Batch,
@@ -345,8 +346,8 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// Finds out which of the first `count` records the database refuses; they become rejects. `error` is what the
-    /// database said of all of them together; each may be fine alone.
+    /// Finds the records among the first `count` that the database refuses; they become rejects. `error` is the
+    /// database's error for all of them together; each may be accepted on its own.
     async fn bisect<A: Around>(
         &mut self,
         batch: &mut Batch,
@@ -355,7 +356,7 @@ impl BatchWriter {
         around: &mut A,
     ) -> Result<Written, Failure> {
         let (mut found, mut bisection) = (false, Bisection::new(count, error));
-        // Judged as they are found: once too many are refused, the rest need not be tried.
+        // Judged as they are found: after too many, the rest need not be tried.
         self.breaker.take_back();
         loop {
             let next = bisection
@@ -387,7 +388,7 @@ impl BatchWriter {
         Ok(Written::Refused { found })
     }
 
-    /// Moves the stored offsets and the positions on without any rows.
+    /// Moves the stored offsets and the positions forward without any rows.
     ///
     /// # Errors
     /// As [`Writer::move_on`].
@@ -400,10 +401,10 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// All that the database has of the topic. `meaning`: what an error of the database at a place means to the command.
+    /// Returns all stored offsets of the topic. `meaning` classifies an error of the database at a place.
     ///
     /// # Errors
-    /// If it does not answer, or belongs to another topic or cluster.
+    /// If the database does not answer, or belongs to another topic or cluster.
     pub(crate) async fn stored_offsets(
         &mut self,
         meaning: fn(StoreError, &str) -> Failure,
@@ -420,7 +421,7 @@ impl BatchWriter {
         Ok(stored)
     }
 
-    /// Whether all parts of a record are stored: parts can be at different offsets.
+    /// Whether all parts of a record are stored; parts can be at different offsets.
     pub(crate) fn is_stored(&self, partition: i32, offset: i64) -> bool {
         self.parts.iter().all(|part| {
             let next = self.positions.get(&(*part, partition));
@@ -429,7 +430,7 @@ impl BatchWriter {
     }
 }
 
-/// The kind of a reject that the database refuses.
+/// The kind of rejects that the database refused.
 pub(crate) const REFUSED: &str = "DatabaseRefused";
 
 fn judge<A: Around>(breaker: &mut Breaker, record: &Record) -> Result<(), Tripped> {
@@ -441,7 +442,7 @@ fn judge<A: Around>(breaker: &mut Breaker, record: &Record) -> Result<(), Trippe
     Ok(())
 }
 
-/// Migrates and opens the database, and waits while it is away; `None` if shut down meanwhile.
+/// Migrates and opens the database; waits while it is unavailable. `None` if shut down meanwhile.
 ///
 /// # Errors
 /// If waiting does not help.

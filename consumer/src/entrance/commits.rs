@@ -1,9 +1,10 @@
-//! The group's offsets in Kafka: how far each partition is stored, for tools that show lag. The database decides where a
-//! consumer reads on, so these may be late; but a member commits the last ones before it gives up a partition.
+//! The group's committed offsets in Kafka: how far each partition is stored, for tools that show lag. The database
+//! decides where a consumer resumes, so these may be late, but a member commits the last ones before it gives up a
+//! partition.
 //!
-//! One OffsetCommit is in flight at a time; meanwhile only the newest offsets wait. Were one sent for each transaction,
-//! they would queue up wherever the database commits faster than the coordinator answers. The member's heartbeats wait
-//! behind them, and librdkafka gives up no partition before all of them are answered: the group would expel the member.
+//! One OffsetCommit is in flight at a time; meanwhile only the newest offsets wait. If one were sent per transaction,
+//! they would queue up whenever the database commits faster than the coordinator answers. Heartbeats would wait behind
+//! them, librdkafka would give up no partition before all are answered, and the group would expel the member.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,23 +18,23 @@ use tokio::time::{Instant, sleep};
 use crate::failure::Failure;
 use crate::letters::{Committed, offsets};
 
-/// Longest wait for the last offsets to be committed before partitions are given up or the group is left. A coordinator
-/// that answers takes two or three round trips.
+/// Maximum wait for the last offsets to be committed before partitions are given up or the group is left. A healthy
+/// coordinator takes two or three round trips.
 pub(super) const SETTLE: Duration = Duration::from_secs(3);
 
-/// How often the answer is polled for meanwhile.
+/// Poll interval for the answer.
 pub(super) const LOOK: Duration = Duration::from_millis(2);
 
-/// A failed commit is logged at WARN at most this often, else at DEBUG: it is tried again, and only lag tools notice.
+/// A failed commit is logged at WARN at most this often, otherwise at DEBUG: it is retried, and only lag tools notice.
 const FAILURES_EVERY: Duration = Duration::from_secs(60);
 
-/// What this member has committed of its group's offsets.
+/// The offsets that this member has committed.
 #[derive(Default)]
 pub(super) struct Commits<'a> {
-    /// The next offset of each partition, as it was sent last.
+    /// The next offset of each partition, as last sent.
     sent: BTreeMap<i32, i64>,
     state: State<'a>,
-    /// When a failure was last logged where everyone sees it.
+    /// When a failure was last logged at WARN.
     failure_logged: Option<Instant>,
 }
 
@@ -42,14 +43,14 @@ enum State<'a> {
     #[default]
     Answered,
     InFlight(OffsetCommit<'a>),
-    /// Nothing is sent before the next look at the positions.
+    /// Nothing is sent until the next idle check.
     Failed,
 }
 
 impl<'a> Commits<'a> {
-    /// Begins with what the group has committed of partitions that were assigned.
+    /// Starts with the group's committed offsets of newly assigned partitions.
     pub(super) fn take_over(&mut self, committed: &TopicPartitionList) {
-        // What was sent during a rebalance may have been refused.
+        // Offsets sent during a rebalance may have been refused.
         self.sent.clear();
         let known = committed.elements();
         self.sent
@@ -59,18 +60,18 @@ impl<'a> Commits<'a> {
             }));
     }
 
-    /// Forgets partitions that go to another owner.
+    /// Drops the state of partitions that go to another owner.
     pub(super) fn forget(&mut self, partitions: &[i32]) {
         self.sent
             .retain(|partition, _| !partitions.contains(partition));
     }
 
-    /// Whether this next offset of a partition is still to be committed.
+    /// Whether this next offset of a partition has not been sent yet.
     pub(super) fn is_news(&self, partition: i32, next: i64) -> bool {
         self.sent.get(&partition) != Some(&next)
     }
 
-    /// Whether another commit may be sent: takes the answer to the one in flight, if it has come.
+    /// Whether another commit may be sent. Processes the answer to the one in flight, if it has arrived.
     pub(super) fn is_free(&mut self) -> bool {
         let State::InFlight(commit) = &self.state else {
             return matches!(self.state, State::Answered);
@@ -97,18 +98,18 @@ impl<'a> Commits<'a> {
         matches!(self.state, State::Answered)
     }
 
-    /// After a failure, a commit may be sent again.
+    /// Allows commits again after a failure.
     pub(super) fn retry(&mut self) {
         if self.has_failed() {
             self.state = State::Answered;
         }
     }
 
-    /// Which offsets were refused does not matter: all are sent again.
+    /// All offsets are sent again, whichever were refused.
     fn failed(&mut self, error: &impl std::fmt::Display) {
         self.state = State::Failed;
         self.sent.clear();
-        let what = "committing the group's offsets, trying again";
+        let what = "committing the group's offsets failed, retrying";
         match self.failure_logged {
             Some(logged) if logged.elapsed() < FAILURES_EVERY => tracing::debug!("{what}: {error}"),
             _ => {
@@ -118,8 +119,7 @@ impl<'a> Commits<'a> {
         }
     }
 
-    /// Waits until no commit is in flight, at most [`SETTLE`]: librdkafka may send one again, behind whatever was
-    /// committed meanwhile.
+    /// Waits until no commit is in flight, at most [`SETTLE`]: librdkafka may resend one after later commits.
     ///
     /// # Errors
     /// If there is no answer to it by then.

@@ -10,33 +10,36 @@ use crate::batch::Batch;
 use crate::rows::Part;
 use crate::topic_identity::OnGap;
 
-/// `/readyz` takes a consumer that has stored nothing for 30 s for one that hangs.
+/// `/readyz` reports a consumer that has stored nothing for 30 s as stuck.
 const MAX_COMMIT_INTERVAL_MS: u64 = 20_000;
 
-/// What a consumer does, and as whom.
+/// Options of `consumer run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
     /// Topic to read: TaskRunningInfoEvent
     #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_EVENTS)]
     pub events_topic: String,
 
-    /// Topic to write what cannot be stored
+    /// Topic for dead letters: events that cannot be stored
     #[arg(long, env = "DEAD_LETTERS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_DEAD_LETTERS)]
     pub dead_letters_topic: String,
 
-    /// Part to store (repeatable; default all): each part has stored offsets of its own, so parts can run as groups of their own
+    /// Part to store (repeatable; default all). Each part has its own stored offsets, so groups can each store some of
+    /// the parts
     #[arg(long = "part", value_name = "PART", value_enum)]
     pub parts: Vec<Part>,
 
-    /// Consumer group; its consumers share the partitions [default: task-running-info-consumer, followed by the parts if not all]
+    /// Consumer group whose members share the partitions [default: task-running-info-consumer, followed by the parts if
+    /// not all]
     #[arg(long, env = "CONSUMER_GROUP")]
     pub group: Option<String>,
 
-    /// Name of this instance, unique in the group and the same after a restart: makes it a static member
+    /// Name of this instance, unique in the group and stable across restarts: makes it a static member
     #[arg(long, env = "CONSUMER_INSTANCE_ID", value_name = "ID", value_parser = instance_id)]
     pub instance_id: Option<String>,
 
-    /// Commit at the latest so long after a transaction's first event; what is read while the database is at work makes up the next one
+    /// Maximum time from a transaction's first event to its commit; events read while the database is writing go into
+    /// the next transaction
     #[arg(
         long,
         env = "CONSUMER_COMMIT_INTERVAL_MS",
@@ -46,15 +49,15 @@ pub struct Config {
     )]
     pub commit_interval_ms: u64,
 
-    /// Commit at the latest after so many events
+    /// Maximum number of events per transaction
     #[arg(long, env = "CONSUMER_MAX_EVENTS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_events: u32,
 
-    /// Commit at the latest after so many bytes of events
+    /// Maximum size of a transaction, in bytes of events
     #[arg(long, env = "CONSUMER_MAX_BYTES", value_name = "BYTES", default_value_t = 8 << 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_bytes: u32,
 
-    /// What to do where retention removed events before they were stored
+    /// What to do if retention removed events before they were stored
     #[arg(long, env = "ON_GAP", value_enum, value_name = "WHAT", default_value_t = OnGap::Fail)]
     pub on_gap: OnGap,
 
@@ -62,7 +65,7 @@ pub struct Config {
     #[command(flatten)]
     pub breaker: BreakerOptions,
 
-    /// Folder of .avsc files of versions newer than this program, so that it reads what newer routers write
+    /// Folder of .avsc files of versions newer than this program, so that it can read what newer routers write
     #[arg(long = "schemas", env = "SCHEMAS_DIR", value_name = "DIR")]
     pub schemas: Option<PathBuf>,
 }
@@ -76,14 +79,13 @@ impl Config {
             .collect()
     }
 
-    /// Whether a transaction takes no more records than these.
+    /// Whether a transaction takes no more records.
     pub(super) fn is_full(&self, batch: &Batch) -> bool {
         batch.records().len() >= self.max_events as usize
             || batch.bytes() >= self.max_bytes as usize
     }
 
-    /// The writer that dead letters and their transactions name: unique to the process unless an instance id is
-    /// given.
+    /// The writer's name in dead letters and transactional ids: unique to the process unless an instance id is given.
     pub(super) fn instance(&self) -> String {
         self.instance_id.clone().unwrap_or_else(|| {
             let started = jiff::Timestamp::now().as_microsecond();

@@ -1,13 +1,13 @@
-//! The loop of `consumer run`: what it does next, and what it waits for.
+//! The loop of `consumer run`: selects and performs the next step.
 //!
-//! | Next | Done |
+//! | Event | Action |
 //! | --- | --- |
-//! | a record | taken into the batch; a full batch is stored |
-//! | the batch is due, or the next try of an outage | start partitions that are not started, store the batch |
+//! | a record | add it to the batch; store a full batch |
+//! | the batch is due, or the next retry of an outage | start partitions that are not started, store the batch |
 //! | a second has passed | store and commit the positions of idle partitions |
-//! | partitions assigned | begin at their stored offsets |
-//! | partitions revoked | drain: store and commit what was read of them, then release them; the fence decides on lost ones |
-//! | the position is not in the log | store what was read, then go back to the stored offsets, where `--on-gap` decides |
+//! | partitions assigned | start at their stored offsets |
+//! | partitions revoked | drain: store and commit what was read of them, then release them; the fence decides for lost ones |
+//! | the position is not in the log | store what was read, then return to the stored offsets, where `--on-gap` decides |
 //! | shutdown | drain once, leave |
 
 use std::time::Duration;
@@ -28,7 +28,7 @@ use super::state::{ASK, Entrance, State};
 use crate::batch::Record;
 use crate::failure::Failure;
 
-/// What the loop does next.
+/// The next step of the loop.
 enum Step<'a> {
     Stop,
     Store,
@@ -81,12 +81,12 @@ impl<'a> Entrance<'a> {
                 Step::Store
             }
             next = self.source.subscription.next() => Step::Handle(next),
-            // While there are records it comes after they are stored.
+            // If there are records, the check follows their storing.
             () = sleep_until(self.next_look) => Step::Look,
         }
     }
 
-    /// Stores what was read, in one try: what cannot be stored now is read again after the next start.
+    /// Stores what was read, in one attempt: the rest is read again after the next start.
     async fn stop(&mut self) -> anyhow::Result<()> {
         if self.is_waiting() {
             return Ok(());
@@ -94,7 +94,7 @@ impl<'a> Entrance<'a> {
         self.store().await?;
         self.writer.store.is_in_place().await.map_err(|error| {
             anyhow::anyhow!(
-                "{}: {error}; the next start goes on from what is stored in the one that is there then",
+                "{}: {error}; the next start resumes from what the database then has stored",
                 self.writer.place
             )
         })?;
@@ -104,11 +104,11 @@ impl<'a> Entrance<'a> {
         }
     }
 
-    /// Finishes what was read of revoked partitions and releases them. Lost ones are tried too: the fence decides.
+    /// Stores what was read of revoked partitions and releases them. Lost ones are tried too: the fence decides.
     async fn drain(&mut self, partitions: &TopicPartitionList, lost: bool) -> anyhow::Result<()> {
         if lost {
             tracing::warn!(
-                "partitions were lost to another consumer; what it stored meanwhile is not stored again"
+                "partitions were lost to another consumer; events that it stored meanwhile are not stored again"
             );
         }
         if !self.is_waiting() {
@@ -124,11 +124,11 @@ impl<'a> Entrance<'a> {
         self.source.subscription.release(partitions)
     }
 
-    /// Explains an error of reading by its cause, if that is a topic that was deleted and recreated. If the log does
-    /// not hold the position, reads on from where `--on-gap` says, as after a start.
+    /// Replaces a read error by its cause if the topic was recreated. If the log does not contain the position, resumes
+    /// where `--on-gap` says, as after a start.
     async fn recover(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
         if self.topic_id.id().is_some() {
-            // The answer is compared below.
+            // The id is compared below.
             let _ = self.source.subscription.topic_id(ASK).await;
             self.is_the_topic().map_err(Failure::into_error)?;
         }
@@ -146,14 +146,14 @@ impl<'a> Entrance<'a> {
         }
     }
 
-    /// Takes a record into the batch, unless all its parts are stored: a seek takes effect after a while.
+    /// Adds a record to the batch unless all its parts are stored: a seek takes effect with a delay.
     fn take(&mut self, record: Record) {
         if is_wanted(&self.partitions, &self.writer, &record) {
             self.batch.push(record);
         }
     }
 
-    /// Takes the records that have arrived, as many as make a batch.
+    /// Adds the records that have arrived, up to a full batch.
     fn take_waiting(&mut self) {
         while !self.is_full() {
             match self.source.subscription.try_next().transpose() {
@@ -169,7 +169,7 @@ impl<'a> Entrance<'a> {
         }
     }
 
-    /// Takes what was read while the database was writing.
+    /// Adds the records that were read while the database was writing.
     pub(super) fn take_ahead(&mut self) {
         let mut ahead = std::mem::take(&mut self.source.ahead);
         let (partitions, writer) = (&self.partitions, &self.writer);
@@ -177,14 +177,14 @@ impl<'a> Entrance<'a> {
             .append(&mut ahead, |record| is_wanted(partitions, writer, record));
     }
 
-    /// When there is something to do, whatever else happens.
+    /// The latest time of the next step.
     fn due(&self) -> Option<Instant> {
         if let State::Waiting { next_try, .. } = &self.state {
             return Some(*next_try);
         }
         let since = self.batch.since()?;
         let commit_interval = Duration::from_millis(self.config.commit_interval_ms);
-        // A run of rejects is not stored before it is known to be a short one.
+        // A run of rejects is not stored before it is known to be short.
         let patience = match self.is_undecided() {
             true => commit_interval.max(Breaker::PATIENCE),
             false => commit_interval,
@@ -196,7 +196,7 @@ impl<'a> Entrance<'a> {
         self.config.is_full(&self.batch) && !self.is_undecided() && !self.is_waiting()
     }
 
-    /// Whether the batch ends with rejects, and the next records decide whether they are few or many.
+    /// Whether the batch ends with rejects and the next records decide whether these are few or many.
     pub(super) fn is_undecided(&self) -> bool {
         let rejects = self.batch.rejects_at_end();
         let all = rejects == self.batch.records().len();
@@ -208,7 +208,7 @@ impl<'a> Entrance<'a> {
         self.look_if_due().await
     }
 
-    /// Starts partitions and stores the batch, as far as that is possible now.
+    /// Starts partitions and stores the batch, as far as is possible now.
     ///
     /// # Errors
     /// If a retry does not help.
@@ -217,7 +217,7 @@ impl<'a> Entrance<'a> {
             self.start_partitions().await?;
             self.store_batch().await?;
             if self.is_waiting() {
-                // With nothing to store: does the database answer again?
+                // Nothing to store: check whether the database answers again.
                 self.writer.stored_offsets(Failure::of).await?;
             }
             Ok(())
@@ -233,7 +233,7 @@ impl<'a> Entrance<'a> {
         matches!(self.state, State::Waiting { .. })
     }
 
-    /// Something is away: nothing is read until it answers, but the partitions are kept.
+    /// Something is unavailable: stops reading until it answers, but keeps the partitions.
     pub(super) fn wait_for(&mut self, what: String) -> anyhow::Result<()> {
         warn_of_change!("waiting for {what}");
         if !self.is_waiting() {
@@ -254,7 +254,7 @@ impl<'a> Entrance<'a> {
         if self.is_waiting() {
             self.state = State::Storing;
             let after = repeats::end(module_path!());
-            tracing::info!("what was waited for answers again, {after}");
+            tracing::info!("everything answers again, {after}");
             self.health.answered();
             self.source.subscription.resume()?;
         }

@@ -1,6 +1,6 @@
-//! Positions behind the last record: a partition that is read to its end is stored and committed up to there,
-//! past the commit markers and aborted records that follow its last record, and even if it never had one. Otherwise
-//! retention of a marker would look like a loss, and the group would never reach a lag of 0.
+//! Positions after the last record: a partition that is read to its end is stored and committed up to there, past the
+//! commit markers and aborted records that follow its last record, even if it never had a record. Otherwise retention
+//! of a marker would look like a loss, and the group would never reach a lag of 0.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::positions::Advance;
 use crate::store::StoreError;
 
 impl Entrance<'_> {
-    /// Looks at the positions, if it is time.
+    /// Checks idle partitions if it is time.
     pub(super) async fn look_if_due(&mut self) -> anyhow::Result<()> {
         match self.next_look <= Instant::now() {
             true => self.look().await,
@@ -22,7 +22,7 @@ impl Entrance<'_> {
         }
     }
 
-    /// Updates the lag by what is not stored yet, and stores the positions of the other partitions.
+    /// Updates the lag from the records that are not stored yet, and stores the positions of all other partitions.
     ///
     /// # Errors
     /// If the topic was deleted and recreated, or a retry does not help.
@@ -52,7 +52,7 @@ impl Entrance<'_> {
             if unfinished.contains_key(&partition) {
                 continue;
             }
-            // A partition that was begun at its log's beginning and has no record has no position yet.
+            // A partition that was started at the beginning of its log and has no record has no position yet.
             let position = read.get(&partition).copied().unwrap_or(log_start);
             for &part in &self.writer.parts {
                 let expected = self.writer.positions.get(&(part, partition)).copied();

@@ -1,4 +1,4 @@
-//! `consumer run`: from the events topic into the tables.
+//! `consumer run`: stores the events topic in the tables.
 //!
 //! ```text
 //! Subscription ──▶ Source ──▶ Batch ──▶ BatchWriter ──▶ one database transaction: fence, rows, offsets
@@ -8,14 +8,14 @@
 //! ```
 //!
 //! - `config`: the options.
-//! - `event_loop`: what is done next, and the wait while something is away.
-//! - `assignment`: where to begin with partitions.
-//! - `storing`: what the outcomes of a write mean to a member of the group.
-//! - `idle`: positions behind the last record.
-//! - `state`: what all of these work on.
-//! - `partitions`: what is known of the assigned partitions.
-//! - `source`: the Kafka side, `commits`: the group's offsets in Kafka.
-//! - `batch_writer`: the writing half, which `replay` uses too.
+//! - `event_loop`: the next step, and waiting during an outage.
+//! - `assignment`: where to start reading partitions.
+//! - `storing`: handles the outcomes of a write as a member of the group.
+//! - `idle`: positions after the last record.
+//! - `state`: the state that all of these share.
+//! - `partitions`: the state of the assigned partitions.
+//! - `source`: the Kafka side; `commits`: the group's offsets in Kafka.
+//! - `batch_writer`: the writing half, also used by `replay`.
 
 mod assignment;
 pub(crate) mod batch_writer;
@@ -56,12 +56,12 @@ use crate::store::{Database, DatabaseOptions, Identity};
 /// Counter: rows written. Label `db_collection_name`.
 pub(crate) const ROWS: &str = "taskrunning_rows_total";
 
-/// Stores events until `shutdown` is cancelled, then stores what was read and leaves the group.
-/// While the database or Kafka is away, waits as a member of its group.
+/// Stores events until `shutdown` is cancelled, then stores what was read and leaves the group. Remains a member of its
+/// group while the database or Kafka is unavailable.
 ///
 /// # Errors
-/// If a retry does not help: a topic, a table or a right is missing, a setting is wrong, the stored position is not in
-/// the topic, the topic or the database is not the one it was, or too many events are unusable.
+/// If a retry does not help: a topic, table or right is missing, a setting is wrong, the log does not contain the
+/// stored position, the topic or the database was replaced by another, or too many events are unusable.
 pub async fn run(
     config: Config,
     kafka: KafkaOptions,
@@ -105,7 +105,7 @@ pub async fn run(
         return Ok(());
     };
     let cluster_id = cluster.id.clone();
-    drop(cluster); // nothing polls its client any more
+    drop(cluster); // its client is no longer polled
     let Some(store) = open(&database, &health, &shutdown).await? else {
         return Ok(());
     };
@@ -178,6 +178,6 @@ pub async fn run(
         };
         return rival::look_for(error, &kafka, identity, &health, &shutdown).await;
     }
-    tracing::info!("stopped; all that was read is stored, or will be read again");
+    tracing::info!("stopped; everything read is stored or will be read again");
     Ok(())
 }

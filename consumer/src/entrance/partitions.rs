@@ -1,17 +1,17 @@
-//! The assigned partitions and what is known of each.
+//! The assigned partitions and their state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::rows::Part;
 
-/// What is known of an assigned partition.
+/// The state of an assigned partition.
 pub(super) enum Partition {
-    /// It is not known where to begin, because Kafka or the database did not answer, or because the position is to be
-    /// read again. Its records are ignored.
+    /// Where to start is not known, because Kafka or the database did not answer or because the position must be read
+    /// again. Its records are ignored.
     Unstarted,
-    /// Its records are taken, from the stored position on.
+    /// Its records are accepted from the stored position on.
     Started {
-        /// The first offset of its log when it was started: the beginning of a part that has stored nothing.
+        /// The first offset of its log when it was started: the start of a part that has stored nothing.
         log_start: i64,
         /// The parts whose stored offset lacks the topic's id, which is known by now.
         without_topic_id: BTreeSet<Part>,
@@ -68,14 +68,14 @@ impl Partitions {
         self.0.extend(started);
     }
 
-    /// Where to begin with these partitions is to be found out.
+    /// Marks partitions whose start must be determined again.
     pub(super) fn unstart(&mut self, partitions: impl IntoIterator<Item = i32>) {
         let unstarted = partitions.into_iter();
         self.0
             .extend(unstarted.map(|partition| (partition, Partition::Unstarted)));
     }
 
-    /// Forgets partitions that go to another owner.
+    /// Drops the state of partitions that go to another owner.
     pub(super) fn forget(&mut self, partitions: &[i32]) {
         self.0
             .retain(|partition, _| !partitions.contains(partition));

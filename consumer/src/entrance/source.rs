@@ -1,4 +1,4 @@
-//! The Kafka side of the entrance: what is read while the database writes, and the dead letters.
+//! The Kafka side of `consumer run`: reads ahead while the database writes, and writes dead letters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::schema_source::SchemaSource;
 /// How often the lag is updated and the positions of idle partitions are stored.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A member of the group, with what it has read ahead and what it tells Kafka.
+/// A member of the group, with its read-ahead records, dead letters and commits.
 pub(super) struct Source<'a> {
     pub(super) config: &'a Config,
     pub(super) subscription: &'a Subscription,
@@ -32,15 +32,15 @@ pub(super) struct Source<'a> {
     pub(super) letters: Letters,
     /// The group's offsets in Kafka.
     pub(super) commits: Commits<'a>,
-    /// Records that were read while the database was writing: the beginning of the next batch.
+    /// Records read while the database was writing: the beginning of the next batch.
     pub(super) ahead: Batch,
-    /// An event other than a record that ended the reading ahead: it is handled next.
+    /// An event other than a record that ended the read-ahead; handled next.
     pub(super) interruption: Option<anyhow::Result<Next<'a>>>,
 }
 
 impl Source<'_> {
-    /// Asks the schema registry for the ids in this batch that are not known yet, and reads their records. Returns
-    /// whether any became a reject.
+    /// Fetches the unknown schemas of this batch from the schema registry and reads their records. Returns whether any
+    /// became a reject.
     pub(super) async fn learn_schemas(&self, batch: &mut Batch) -> Result<bool, Failure> {
         let (mut rejected, mut from) = (false, 0);
         while let Some((place, id)) = batch.unread(from) {
@@ -85,8 +85,8 @@ impl Around for Source<'_> {
             return Ok(());
         }
         self.commits.until_answered().await?;
-        // The next offset of each partition with a reject, as stored. Where nothing is stored yet, everything before
-        // the batch has been read all the same.
+        // The stored next offset of each partition with a reject. If nothing is stored yet, it is the first offset of
+        // the batch.
         let rejected: BTreeSet<i32> = refused.iter().map(|event| event.partition).collect();
         let mut stored = BTreeMap::new();
         for record in records {
@@ -115,7 +115,7 @@ impl Around for Source<'_> {
         })
     }
 
-    /// Reads on, at most as much as makes another batch.
+    /// Reads ahead, at most another full batch.
     async fn during<T>(&mut self, batch: &Batch, write: impl Future<Output = T>) -> T {
         let mut look = Instant::now() + LOOK_EVERY;
         tokio::pin!(write);
@@ -149,7 +149,7 @@ fn refused(record: &Record) -> Option<Refused<'_>> {
     })
 }
 
-/// The first record of each partition in these batches: it was read, and is not stored.
+/// The first unstored record of each partition in these batches.
 pub(super) fn unfinished(batches: [&Batch; 2]) -> BTreeMap<i32, i64> {
     let mut first = BTreeMap::new();
     for record in batches.iter().flat_map(|batch| batch.records()) {

@@ -1,4 +1,4 @@
-//! The state of `consumer run`. What is done with it is in the files above this one.
+//! The state of `consumer run`. The other files of this folder act on it.
 
 use std::time::Duration;
 
@@ -24,31 +24,31 @@ pub(super) struct Entrance<'a> {
     pub(super) writer: BatchWriter,
     pub(super) partitions: Partitions,
     pub(super) topic_id: KnownId,
-    /// Records that were read and are not stored.
+    /// Records that were read and are not stored yet.
     pub(super) batch: Batch,
-    /// When to look at the positions of idle partitions.
+    /// Time of the next check of idle partitions.
     pub(super) next_look: Instant,
 }
 
-/// Whether anything can be stored.
+/// Whether records can be stored.
 pub(super) enum State {
     /// Records are read and stored.
     Storing,
-    /// Kafka, the registry or the database is away: nothing is read, and the partitions are kept.
+    /// Kafka, the registry or the database is unavailable: nothing is read, and the partitions are kept.
     Waiting { backoff: Backoff, next_try: Instant },
 }
 
-/// How long Kafka may take to return the topic's id.
+/// Timeout for Kafka to return the topic's id.
 pub(super) const ASK: Duration = Duration::from_secs(10);
 
-/// What is known of the topic's id (KIP-516).
+/// The topic's id (KIP-516), as far as it is known.
 #[derive(Clone, Copy)]
 pub(super) enum KnownId {
     /// Kafka has not been asked yet, or has not answered.
     Unknown,
-    /// The brokers have none to tell; this has been logged.
+    /// The brokers do not provide one; this has been logged.
     Unavailable,
-    /// The id that this consumer began with.
+    /// The id that this consumer started with.
     Is(TopicId),
 }
 

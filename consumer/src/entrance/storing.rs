@@ -1,5 +1,5 @@
-//! Storing the batch: one pass of the writer, and what each of its outcomes means to a member of the group. Afterwards
-//! the group's offsets in Kafka follow.
+//! Stores the batch: one pass of the writer, handling each outcome as a member of the group. The group's offsets in
+//! Kafka follow afterwards.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::rows::Part;
 use crate::store::StoreError;
 
 impl Entrance<'_> {
-    /// Stores the batch, and takes what was read meanwhile for the next one.
+    /// Stores the batch, then adds what was read meanwhile to the next one.
     pub(super) async fn store_batch(&mut self) -> Result<(), Failure> {
         if self.source.learn_schemas(&mut self.batch).await? && self.is_undecided() {
             // The next records decide whether these rejects are few or many.
@@ -67,7 +67,7 @@ impl Entrance<'_> {
                     reason,
                 } => {
                     warn_of_change!(
-                        "{}: {reason}; {stored} of {} are stored, the others are read again",
+                        "{}: {reason}; {stored} of {} are stored, the others will be read again",
                         self.writer.place,
                         counted(count, "event")
                     );
@@ -87,7 +87,7 @@ impl Entrance<'_> {
         Ok(())
     }
 
-    /// Counts what is stored in the metrics.
+    /// Counts stored events and rows in the metrics.
     fn count(&self, events: usize, rows: Vec<(Part, u64)>) {
         let topic = &self.config.events_topic;
         metrics::counter!(names::CONSUMED, &messaging("poll", topic)).increment(events as u64);
@@ -96,7 +96,7 @@ impl Entrance<'_> {
         }
     }
 
-    /// The first `count` records of the batch are stored: commits how far that is, for tools that show lag.
+    /// Removes the first `count` records, which are stored, and commits the offsets for lag tools.
     fn stored(&mut self, count: usize, last: &BTreeMap<i32, Anchor>) {
         self.batch.stored(count);
         self.health.progressed();
@@ -108,20 +108,20 @@ impl Entrance<'_> {
         }
     }
 
-    /// The database is not where it was: reads on from what the one in its place has stored.
+    /// The database was replaced: resumes from the offsets stored in the new one.
     pub(super) async fn find_place(&mut self, error: StoreError) -> Result<(), Failure> {
         let place = &self.writer.place;
         if !matches!(error, StoreError::Replaced(_)) {
             return Err(Failure::of(error, place));
         }
-        tracing::warn!("{place}: {error}; reading on from what is there now says");
+        tracing::warn!("{place}: {error}; resuming from the offsets stored there now");
         self.health.waiting_for(format!("{place}: {error}"));
         self.go_back().await?;
         self.health.answered();
         Ok(())
     }
 
-    /// Why the consumer stops at the reject at this place of the batch.
+    /// The error for one reject too many, at this place of the batch.
     fn too_many(&self, tripped: Tripped, place: usize) -> anyhow::Error {
         let (records, topic) = (self.batch.records(), &self.config.events_topic);
         let record = &records[place];
@@ -136,9 +136,9 @@ impl Entrance<'_> {
         NeedsAttention(format!(
             "{tripped} ({}), the last one {topic} partition {partition} offset {offset}: {}. {}. Since its start this \
              consumer stored {} and wrote {}; of partition {partition} nothing is stored from offset \
-             {first} on. Is it the wrong --events-topic or --database-url, has a table a rule of its own, or does the \
-             router write with another schema? Correct it and start again, or let them become dead letters with a \
-             higher limit",
+             {first} on. Is --events-topic or --database-url wrong, does a table have a constraint of its own, or does \
+             the router write with another schema? Correct it and start again, or raise the limit to turn them into dead \
+             letters",
             tripped.option(),
             why.map_or("", |reject| &reject.message),
             tripped.letters(&self.config.dead_letters_topic),
@@ -148,7 +148,7 @@ impl Entrance<'_> {
         .into()
     }
 
-    /// Commits how far the partitions are stored, unless an earlier commit is still in flight or has failed.
+    /// Commits how far the partitions are stored, unless an earlier commit is in flight or has failed.
     pub(super) fn commit(&mut self) {
         let source = &mut self.source;
         if !source.commits.is_free() {
@@ -159,9 +159,9 @@ impl Entrance<'_> {
             let of_parts = self.writer.parts.iter();
             let positions = &self.writer.positions;
             let next = of_parts.map(|part| positions.get(&(*part, partition)).copied());
-            // A partition of which a part has stored nothing has no next offset.
+            // A partition has no next offset if one of its parts has stored nothing.
             if let Some(Some(next)) = next.min()
-                // A transaction of unknown outcome may have committed which letters exist: that must not be
+                // A transaction of unknown outcome may have committed which letters exist; that must not be
                 // overwritten.
                 && source.letters.is_settled(partition)
                 && source.commits.is_news(partition, next)
@@ -174,13 +174,13 @@ impl Entrance<'_> {
         }
     }
 
-    /// [`commit`](Self::commit), also after one that has failed.
+    /// [`commit`](Self::commit), even after a failed one.
     pub(super) fn commit_again(&mut self) {
         self.source.commits.retry();
         self.commit();
     }
 
-    /// Waits until it is committed how far the partitions are stored, at most [`SETTLE`].
+    /// Waits, at most [`SETTLE`], until the stored offsets are committed.
     pub(super) async fn settle_commits(&mut self) {
         if self.is_the_topic().is_err() {
             return;

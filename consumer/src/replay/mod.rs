@@ -1,14 +1,13 @@
-//! `consumer replay`: the tables of a range of the events topic, rebuilt in another database.
+//! `consumer replay`: rebuilds the tables for a range of the events topic in another database.
 //!
 //! ```text
 //! range of the topic ──▶ Reader (a thread) ──▶ rows() ──▶ Batch ──▶ Store { offsets, task, histories } in --into
 //!                        (no group)            (pure)               one database transaction
 //! ```
 //!
-//! The rows are derived and written as by [`run`](crate::run()), `consumed_offset` included. So what
-//! `--into` holds says by itself how far it has come: a replay that was ended in any way goes on there
-//! when it is started again, and stores each row once. Before that the target has to be recognised as
-//! the beginning of the same range: see [`Target`].
+//! Rows are derived and written as by [`run`](crate::run()), including `consumed_offset`. So `--into` itself records
+//! the progress: an interrupted replay resumes when it is started again, and stores each row once. Before that, the
+//! target must prove to be a beginning of the same range: see [`Target`].
 
 mod progress;
 mod range;
@@ -48,24 +47,25 @@ use crate::schema_source::schema_source;
 use crate::store::{Database, DatabaseOptions, Identity, database_url};
 use crate::topic_identity::{id_of, recreated};
 
-/// Stands in `consumed_offset.group_id` of what a replay has stored.
+/// `consumed_offset.group_id` of rows stored by a replay.
 const GROUP: &str = "replay";
-/// How often the topic's id is asked for again.
+/// Interval at which the topic's id is checked again.
 const ID_EVERY: Duration = Duration::from_secs(5);
-/// So many records that the database refuses are no bad records, but the wrong tables.
+/// More refused records than this mean wrong tables, not bad records.
 const MAX_REFUSED: BreakerOptions = BreakerOptions {
     max_rejects_in_a_row: 100,
     max_rejects_per_1000: 500,
 };
 
-/// What is replayed, and where to.
+/// Options of `consumer replay`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ReplayOptions {
     /// Topic to read: TaskRunningInfoEvent
     #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO_EVENTS)]
     pub events_topic: String,
 
-    /// Begin at: earliest, offset:PARTITION=OFFSET,… (other partitions are left out), or the first event that was written at a time: 2026-11-25T10:00Z, or -2h back from now
+    /// Start: earliest, offset:PARTITION=OFFSET,… (other partitions are omitted), or the first event written at a time:
+    /// 2026-11-25T10:00Z, or relative to now as in -2h
     #[arg(
         long,
         value_name = "BOUND",
@@ -74,7 +74,7 @@ pub struct ReplayOptions {
     )]
     pub from: Bound,
 
-    /// End before: latest, or as --from; what lies behind an open transaction is left out
+    /// End, exclusive: latest, or as for --from; events after an open transaction are omitted
     #[arg(
         long,
         value_name = "BOUND",
@@ -83,29 +83,30 @@ pub struct ReplayOptions {
     )]
     pub to: Bound,
 
-    /// Database to rebuild the tables in, as --database-url: an empty one, or one that the same replay has begun
+    /// Database to rebuild the tables in, as for --database-url: an empty one, or one in which the same replay was
+    /// started
     #[arg(long, value_name = "URL", value_parser = database_url())]
     pub into: Address,
 
-    /// Commit after so many events
+    /// Maximum number of events per transaction
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_events: u32,
 
-    /// Commit after so many bytes of events
+    /// Maximum size of a transaction, in bytes of events
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_bytes: u32,
 
-    /// Folder of .avsc files of versions newer than this program, so that it reads what newer routers write
+    /// Folder of .avsc files of versions newer than this program, so that it can read what newer routers write
     #[arg(long = "schemas", env = "SCHEMAS_DIR", value_name = "DIR")]
     pub schemas: Option<PathBuf>,
 }
 
-/// Stores a range of the events topic in another database, or goes on with that; until it is done, or
-/// `shutdown` is cancelled. While the database is away it waits. Prints what it did.
+/// Stores a range of the events topic in another database, or resumes that, until it is complete or `shutdown` is
+/// cancelled. Waits while the database is unavailable. Prints a summary.
 ///
 /// # Errors
-/// If Kafka does not answer or no longer holds the range; if the database holds anything else than a
-/// beginning of it, or is the one that a consumer stores in; or what a retry does not cure.
+/// If Kafka does not answer or no longer holds the range; if the database holds anything other than a beginning of the
+/// range, or is the one that a consumer stores in; or if a retry does not help.
 pub async fn replay(
     options: ReplayOptions,
     kafka: KafkaOptions,
@@ -116,7 +117,7 @@ pub async fn replay(
     let into = Database::parse_url("--into", &options.into)?;
     if database.database_url.is_some() && into.is_same(&Database::parse(database)?) {
         return Err(wrong_usage(format!(
-            "--into is {}, the database that consumers store in (--database-url): give another one",
+            "--into is {}, the database that consumers store in (--database-url); give another one",
             into.place()
         )));
     }
@@ -129,7 +130,7 @@ pub async fn replay(
         Ok(id) => Some(id),
         Err(reason) => {
             tracing::warn!(
-                "the id of {topic} is not told: {reason}. It is recognised by its records alone"
+                "the id of {topic} is unavailable: {reason}. Only its records identify the topic"
             );
             None
         }
@@ -158,7 +159,7 @@ pub async fn replay(
     for (partition, held) in &left {
         if held.start > range[partition].start && !range[partition].is_empty() {
             tracing::info!(
-                "{topic} partition {partition}: {place} holds its events up to offset {}; going on to {}",
+                "{topic} partition {partition}: {place} holds its events up to offset {}; continuing to {}",
                 held.start,
                 held.end
             );
@@ -218,12 +219,12 @@ pub async fn replay(
         }
     }
     let ended_early = written.is_err() || writing.given_up();
-    // Where writing has ended early, the reader may be reading on, or waiting to hand something over.
+    // If writing ended early, the reader may still be reading or waiting to send a batch.
     stop.cancel();
     drop(read);
     let ended = reading.await?;
     if ended.is_ok() && !ended_early && !shutdown.is_cancelled() {
-        // All of the ranges was read and is in the log still.
+        // Everything was read and is still in the log.
         written = is_the_topic(&cluster, topic, topic_id, &place).await;
         if written.is_ok() {
             written = writing.reach(&left).await;
@@ -241,18 +242,16 @@ pub async fn replay(
     }
     let hint = match options.from {
         Bound::Time(_) => format!(
-            " (but a time back from now is another one then: give --from {})",
+            " (but a relative time then means another one: give --from {})",
             Bound::Offsets(range.iter().map(|(p, range)| (*p, range.start)).collect())
         ),
         _ => String::new(),
     };
-    tracing::info!(
-        "stopped before the end; the same command again goes on from what is stored{hint}"
-    );
+    tracing::info!("stopped before the end; run the same command again to continue{hint}");
     Ok(())
 }
 
-/// Whether the topic is still the one that the replay began with.
+/// Checks that the topic is still the one that the replay started with.
 async fn is_the_topic(
     cluster: &Cluster,
     topic: &str,
@@ -265,7 +264,7 @@ async fn is_the_topic(
             let (id, begun) = (id.to_string(), begun.to_string());
             Err(recreated(topic, &id, &begun, place, "--into").into_error())
         }
-        // Without an answer nothing speaks against it; reading tells what is wrong.
+        // No answer is no evidence of another topic; reading reports its own errors.
         _ => Ok(()),
     }
 }

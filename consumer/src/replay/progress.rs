@@ -1,4 +1,4 @@
-//! How far a replay is, and what it did.
+//! The progress and the summary of a replay.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -16,13 +16,13 @@ use tokio::time::Instant;
 use crate::batch::Record;
 use crate::rows::Part;
 
-/// How often a log says how far it is.
+/// Interval of progress lines in the log.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
-/// So many of the skipped records are listed.
+/// Maximum number of skipped records listed.
 const LISTED: usize = 20;
 
-/// A bar on a terminal, else a line in the log now and then. It counts offsets, not events: how many
-/// of them are commit markers is not known before.
+/// A progress bar on a terminal, otherwise occasional log lines. It counts offsets, not events, because the number of
+/// commit markers is not known in advance.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     all: u64,
@@ -76,14 +76,14 @@ impl Progress {
     }
 }
 
-/// What a replay did.
+/// The summary of a replay.
 pub(super) struct Account {
     partitions: BTreeMap<i32, OfPartition>,
     rows: BTreeMap<Part, u64>,
-    /// Records that were left out: all, and the first of them with the reason.
+    /// Skipped records: their number, and the first of them with the reason.
     skipped: u64,
     listed: Vec<(i32, i64, String)>,
-    /// It was stopped with something read that the database did not take.
+    /// Whether it was stopped with records read that the database did not take.
     pub(super) left_unstored: bool,
 }
 
@@ -117,7 +117,7 @@ impl Account {
         }
     }
 
-    /// These records were stored, or left out where they are rejected.
+    /// Counts these records, which were stored, or skipped if they are rejects.
     pub(super) fn stored(&mut self, records: &[Record], written: &[(Part, u64)]) {
         for record in records {
             let of_partition = self.partitions.entry(record.partition).or_default();
@@ -140,7 +140,7 @@ impl Account {
         }
     }
 
-    /// All of these ranges is stored, or holds no record.
+    /// Everything in these ranges is stored or holds no record.
     pub(super) fn reached(&mut self, ranges: &Ranges) {
         for (partition, range) in ranges {
             let of_partition = self.partitions.entry(*partition).or_default();

@@ -1,12 +1,12 @@
-//! The offsets that `--from` and `--to` mean.
+//! Resolves `--from` and `--to` to offsets.
 
 use service::range::{Bound, End, Ranges, Reader};
 use service::words::counted;
 
 use super::{ReplayOptions, wrong_usage};
 
-/// The partitions' logs, and the offsets to replay: from `--from` to `--to`, or to where a committed
-/// reader sees the end now.
+/// Returns the partitions' logs, and the offsets to replay: from `--from` to `--to`, or to the current end for
+/// read_committed readers.
 pub(super) fn range(
     reader: &Reader,
     options: &ReplayOptions,
@@ -22,7 +22,7 @@ pub(super) fn range(
             && let Some(partition) = offsets.keys().find(|p| !logs.contains_key(p))
         {
             return Err(wrong_usage(format!(
-                "{option} {bound}: {topic} has no partition {partition}: it has {}, numbered from 0",
+                "{option} {bound}: {topic} has no partition {partition}; it has {}, numbered from 0",
                 counted(partitions, "partition")
             )));
         }
@@ -43,13 +43,13 @@ pub(super) fn range(
         };
         if start > log.end {
             return Err(wrong_usage(format!(
-                "--from {}: {topic} partition {partition} ends at offset {}, before {start}; give an offset up to there",
+                "--from {}: {topic} partition {partition} ends at offset {}, before {start}; give an earlier offset",
                 options.from, log.end
             )));
         }
         if to > log.end {
             tracing::warn!(
-                "--to {}: {topic} partition {partition} ends at offset {}, as committed readers see it now; replaying up \
+                "--to {}: {topic} partition {partition} currently ends at offset {} for read_committed readers; replaying up \
                  to there",
                 options.to,
                 log.end
@@ -63,8 +63,8 @@ pub(super) fn range(
                 .any(|bound| matches!(bound, Bound::Offsets(_)))
         {
             return Err(wrong_usage(format!(
-                "{topic} partition {partition}: --from {} is offset {start}, which is later than offset {end} of --to {}, \
-                 in a log of offsets {} to {}",
+                "{topic} partition {partition}: --from {} is offset {start}, after offset {end} of --to {}; the log has \
+                 offsets {} to {}",
                 options.from, options.to, log.start, log.end
             )));
         }

@@ -12,23 +12,23 @@ use super::wrong;
 use crate::batch::{Batch, Record};
 use crate::schema_source::SchemaSource;
 
-/// The topic's reader, on a thread of its own, so that the next batch is read while one is written.
-/// There are at most three: one that is filled, one handed over, one being written.
+/// Reads the topic on a thread of its own, so that the next batch is read while one is written. At most three batches
+/// exist: one being filled, one in the channel, one being written.
 pub(super) struct Reading {
     pub(super) topic: String,
     pub(super) schemas: SchemaSource,
     pub(super) max_events: usize,
     pub(super) max_bytes: usize,
-    /// Of each partition the offset after the last record that was read.
+    /// The offset after the last record read, by partition.
     pub(super) next: BTreeMap<i32, i64>,
-    /// Of each partition the first offset in this batch that no record has.
+    /// The first offset without a record in this batch, by partition.
     pub(super) first_gap: BTreeMap<i32, i64>,
     pub(super) batch: Batch,
     pub(super) batches: mpsc::Sender<Batch>,
 }
 
 impl Reading {
-    /// Reads the ranges, or until it is stopped; hands over everything that was read.
+    /// Reads the ranges, or until stopped; sends everything that was read.
     pub(super) fn read(
         mut self,
         reader: &Reader,
@@ -43,7 +43,7 @@ impl Reading {
         });
         self.hand_over(reader)?;
         scanned?;
-        // The end of each range too: behind its last record there may have been more.
+        // Also check the end of each range: records may have existed after the last one read.
         for (partition, range) in ranges {
             let next = self.next.get(partition).copied().unwrap_or(range.start);
             if next < range.end {
@@ -72,25 +72,25 @@ impl Reading {
             return Ok(());
         }
         if let Err(error) = self.is_whole(reader) {
-            // It is not to be handed over later either.
+            // This batch must not be sent later either.
             self.batch.clear();
             return Err(error);
         }
         self.batches
             .blocking_send(std::mem::take(&mut self.batch))
-            .map_err(|_| anyhow!("what was read is not taken any more"))
+            .map_err(|_| anyhow!("the writing half has stopped"))
     }
 
-    /// Offsets that no record has are those of commit markers and aborted records; unless the log
-    /// begins behind them now: then retention may have been faster than we were.
+    /// Offsets without a record are those of commit markers and aborted records, unless the log now begins after them:
+    /// retention may then have removed records before they were read.
     fn is_whole(&mut self, reader: &Reader) -> anyhow::Result<()> {
         for (partition, gap) in std::mem::take(&mut self.first_gap) {
             let log = reader.bounds(&self.topic, partition, End::Stable)?;
             if log.start > gap {
                 return Err(wrong(format!(
-                    "{} partition {partition} begins at offset {} now: retention removed events from offset {gap} on, it may \
-                     be before they were read. Of these nothing was stored. Start again into an empty database, with a \
-                     later --from",
+                    "{} partition {partition} now begins at offset {}: retention removed events from offset {gap} on, possibly \
+                     before they were read. None of them was stored. Start again into an empty database, with a later \
+                     --from",
                     self.topic, log.start
                 )));
             }

@@ -1,13 +1,13 @@
-//! Whether a database holds a beginning of the range that is to be replayed, and what is left of it.
+//! Decides whether a database holds a beginning of the range to be replayed, and what remains.
 //!
-//! | Found, of a partition | Done |
+//! | Stored for a partition | Action |
 //! | --- | --- |
-//! | what a topic of another id (KIP-516) was stored as | stop |
+//! | rows of a topic with another id (KIP-516) | stop |
 //! | nothing | replay the range from its start |
-//! | it begins with the range's first record, its last record stands where it stood, and it ends inside the range | go on from there |
-//! | it begins before an `earliest` that retention has moved on, and the log still has what comes next | go on from there |
+//! | it begins with the range's first record, its last record is unchanged in the log, and it ends inside the range | resume there |
+//! | it begins before an `earliest` that retention has moved forward, and the log still has the next offset | resume there |
 //! | anything else: another topic, cluster, group, beginning or end; a partition outside the range | stop |
-//! | the log begins after what comes next | stop |
+//! | the log begins after the next offset | stop |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -26,23 +26,23 @@ use crate::rows::Part;
 use crate::store::StoredOffset;
 use crate::topic_identity::{check_anchors, check_topic_id};
 
-/// A database, as a replay meets it.
+/// The database of a replay, and the range to compare it with.
 pub(super) struct Target<'a> {
-    /// Where it is.
+    /// The database, for messages.
     pub(super) place: &'a str,
     pub(super) topic: &'a str,
     pub(super) cluster_id: &'a str,
-    /// The topic's id now, if it is told.
+    /// The topic's current id, if available.
     pub(super) topic_id: Option<TopicId>,
     pub(super) from: &'a Bound,
-    /// What the topic holds, up to the end that a committed reader sees.
+    /// The logs, up to the end for read_committed readers.
     pub(super) logs: &'a Ranges,
-    /// What is to be replayed in all.
+    /// The whole range of the replay.
     pub(super) range: &'a Ranges,
     pub(super) stored: &'a [StoredOffset],
 }
 
-/// What is stored of a partition: the same of all its parts.
+/// What is stored of a partition, the same for all its parts.
 #[derive(Clone, Copy)]
 struct Held {
     first: i64,
@@ -50,11 +50,11 @@ struct Held {
 }
 
 impl Target<'_> {
-    /// What is left to replay of each partition of the range.
+    /// What remains to be replayed of each partition.
     ///
     /// # Errors
-    /// If the database holds what is no beginning of it, or the log no longer holds what is left: with
-    /// the numbers and what to do. If Kafka does not answer.
+    /// If the database holds anything other than a beginning of the range, or the log no longer holds the rest; the
+    /// error has the numbers and what to do. If Kafka does not answer.
     pub(super) fn left(
         &self,
         reader: &Reader,
@@ -85,7 +85,7 @@ impl Target<'_> {
         Ok(left)
     }
 
-    /// What is stored, as the writer has to know it.
+    /// The stored offsets, as the writer's positions.
     pub(super) fn positions(&self) -> Positions {
         let stored = self.stored.iter();
         stored
@@ -93,7 +93,7 @@ impl Target<'_> {
             .collect()
     }
 
-    /// Nothing of another cluster, another topic or a consumer.
+    /// Checks that nothing is stored of another cluster or topic, or by a consumer.
     fn is_ours(&self) -> anyhow::Result<()> {
         let Self { place, topic, .. } = self;
         for offset in self.stored {
@@ -107,8 +107,8 @@ impl Target<'_> {
                 continue;
             };
             return Err(wrong(format!(
-                "{place} holds what was stored for {what} {theirs}, but this replay is of {ours}. Nothing was stored. Give \
-                 an empty database by --into"
+                "{place} was stored for {what} {theirs}, but this replay is of {ours}. Nothing was stored. Give an empty \
+                 database by --into"
             )));
         }
         Ok(())
@@ -131,7 +131,7 @@ impl Target<'_> {
                 }
                 _ => {
                     return Err(wrong(format!(
-                        "{} holds parts of {} partition {partition} that begin or end unlike one another: no replay stored \
+                        "{} holds parts of {} partition {partition} that begin or end at different offsets, so no replay stored \
                          them. Nothing was stored now. Give an empty database by --into",
                         self.place, self.topic
                     )));
@@ -146,8 +146,8 @@ impl Target<'_> {
             .iter()
             .map(|(partition, held)| (*partition, held.first));
         format!(
-            "Nothing was stored. To go on with what it holds give --from {} and a --to behind that; else give an empty \
-             database by --into",
+            "Nothing was stored. To continue what it holds, give --from {} and a --to after its end; otherwise give an \
+             empty database by --into",
             Bound::Offsets(firsts.collect())
         )
     }
@@ -159,13 +159,13 @@ impl Target<'_> {
         if next > log_end {
             return Err(wrong(format!(
                 "{topic} partition {partition} ends at offset {log_end}, but {place} holds its events up to {next}: the \
-                 topic was made anew or cut. Nothing was stored. Give an empty database by --into"
+                 topic was recreated or truncated. Nothing was stored. Give an empty database by --into"
             )));
         }
         match self.range.get(&partition) {
             None => Err(wrong(format!(
-                "{place} holds {topic} partition {partition}, offsets {first} to {next}, which is no part of the range to \
-                 replay. {go_on}"
+                "{place} holds {topic} partition {partition}, offsets {first} to {next}, which the range to replay does not \
+                 include. {go_on}"
             ))),
             Some(range) if next > range.end => Err(wrong(format!(
                 "{place} holds {topic} partition {partition} up to offset {next}, but the range to replay ends at {}. \
@@ -176,7 +176,7 @@ impl Target<'_> {
         }
     }
 
-    /// Reads the last stored record of each partition again, where the log still has it.
+    /// Compares the last stored record of each partition with the log, if the log still has it.
     fn is_the_same_topic(&self, lookup: &Lookup) -> anyhow::Result<()> {
         let in_log = self.stored.iter().filter(|offset| {
             let log = self.logs.get(&offset.partition);
@@ -193,7 +193,7 @@ impl Target<'_> {
             .map_err(Failure::into_error)
     }
 
-    /// The database's first record of the partition is the range's.
+    /// Checks that the partition's first stored record is the first of the range.
     fn begins_with(
         &self,
         partition: i32,
@@ -207,17 +207,17 @@ impl Target<'_> {
             return Ok(());
         };
         let (start, first) = (range.start, held.first);
-        // What was the earliest at the first start is gone from the log by now, but it is stored.
+        // The `earliest` record of the first start may be gone from the log by now, but it is stored.
         if first == start || (first < start && *self.from == Bound::Earliest) {
             return Ok(());
         }
         let missing = if first < start || start < log.start {
             String::new()
         } else {
-            // Commit markers and aborted records may stand before the first event.
+            // Commit markers and aborted records may precede the first event.
             match first_record(reader, self.topic, partition, start..first, stop)? {
                 None => return Ok(()),
-                Some(offset) => format!(" (the event at {offset} would be left out)"),
+                Some(offset) => format!(" (the event at {offset} would be missing)"),
             }
         };
         Err(wrong(format!(
@@ -227,7 +227,7 @@ impl Target<'_> {
         )))
     }
 
-    /// The log still has what comes next.
+    /// Checks that the log still has the next offset.
     fn is_in_log(&self, partition: i32, next: i64, held: bool) -> anyhow::Result<()> {
         let Self { place, topic, .. } = self;
         let log_start = self.logs.get(&partition).map_or(0, |log| log.start);
@@ -237,13 +237,13 @@ impl Target<'_> {
         }
         Err(wrong(match held {
             true => format!(
-                "{topic} partition {partition} begins at offset {log_start} now, but {place} holds its events up to {next} \
-                 only: retention removed those between. Nothing was stored. Start again into an empty database, with \
-                 --from {log_start} or later of this partition"
+                "{topic} partition {partition} now begins at offset {log_start}, but {place} holds its events only up to \
+                 {next}: retention removed those between. Nothing was stored. Start again into an empty database, with \
+                 --from {log_start} or later for this partition"
             ),
             false => format!(
-                "--from {}: {topic} partition {partition} begins at offset {log_start}, behind offset {next}: retention \
-                 removed what was there. Nothing was stored. Give offset {log_start} or a later one",
+                "--from {}: {topic} partition {partition} begins at offset {log_start}, after offset {next}: retention \
+                 removed the earlier events. Nothing was stored. Give offset {log_start} or a later one",
                 self.from
             ),
         }))
@@ -261,7 +261,7 @@ fn first_record(
     let mut found = None;
     let scanned = reader.scan(topic, &[(partition, range)].into(), stop, |record| {
         found = Some(record.offset());
-        // Ends the scan.
+        // Stops the scan.
         bail!("found")
     });
     match found {

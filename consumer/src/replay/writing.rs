@@ -1,5 +1,5 @@
-//! Writes the batches, in as few transactions as the database takes. Records that cannot be stored are counted and left
-//! out: a replay writes no dead letters.
+//! Writes the batches, in as few transactions as the database accepts. Records that cannot be stored are counted and
+//! skipped: a replay writes no dead letters.
 
 use anyhow::{anyhow, bail};
 use schemas::Reject;
@@ -18,14 +18,14 @@ use crate::positions::{Advance, Positions};
 use crate::rows::Part;
 use crate::store::StoreError;
 
-/// The replay's side of the writer.
+/// A replay's hooks of the writer.
 pub(super) struct Replay;
 
 impl Around for Replay {
     const SPLIT: Split = Split::Never;
     const HAS_LETTERS: bool = false;
 
-    /// A record that cannot be read at all says nothing about the tables.
+    /// A record that cannot be read says nothing about the tables.
     fn is_counted(reject: &Reject) -> bool {
         reject.kind == REFUSED
     }
@@ -48,7 +48,7 @@ impl Around for Replay {
     }
 }
 
-/// The database's side of a replay.
+/// The database side of a replay.
 pub(super) struct Writing<'a> {
     pub(super) writer: BatchWriter,
     pub(super) progress: Progress,
@@ -57,7 +57,7 @@ pub(super) struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    /// Whether it was stopped while the database was away.
+    /// Whether it was stopped while the database was unavailable.
     pub(super) fn given_up(&self) -> bool {
         self.account.left_unstored
     }
@@ -79,8 +79,8 @@ impl Writing<'_> {
                     let record = &batch.records()[place];
                     let why = record.event.as_ref().err();
                     return Err(wrong(format!(
-                        "{tripped}, the last one partition {} offset {}: {}. Are the tables of --into those of this \
-                         version, without rules of their own? Correct it and start again to go on",
+                        "{tripped}, the last one partition {} offset {}: {}. Do the tables of --into belong to this \
+                         version, without constraints of their own? Correct them and start again to continue",
                         record.partition,
                         record.anchor.offset,
                         why.map_or("", |reject| &reject.message)
@@ -97,7 +97,7 @@ impl Writing<'_> {
                         }
                         Ok(false) => bail!(
                             "{}: {error}. Is another replay running into the same database? When it has ended, start \
-                             again to go on",
+                             again to continue",
                             self.writer.place
                         ),
                         Err(failure) => self.wait(failure, &mut backoff).await?,
@@ -116,8 +116,8 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// The ranges are stored to their ends, past the commit markers and aborted records behind their last
-    /// records: what retention takes of these later is no loss.
+    /// Moves the stored offsets to the ends of the ranges, past trailing commit markers and aborted records: retention
+    /// of those is then not a loss.
     pub(super) async fn reach(&mut self, ranges: &Ranges) -> anyhow::Result<()> {
         let mut advances = Vec::new();
         for (&partition, range) in ranges {
@@ -162,7 +162,7 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Whether the database says that these steps were taken.
+    /// Whether the database has stored these steps.
     async fn are_reached(&mut self, advances: &[Advance]) -> Result<bool, Failure> {
         let stored = self.writer.stored_offsets(failure).await?;
         Ok(advances.iter().all(|advance| {
@@ -173,14 +173,14 @@ impl Writing<'_> {
         }))
     }
 
-    /// The first `count` records are stored, or left out where they are rejected.
+    /// Counts and removes the first `count` records, which are stored, or skipped if they are rejects.
     fn stored(&mut self, batch: &mut Batch, count: usize, rows: &[(Part, u64)]) {
         self.account.stored(&batch.records()[..count], rows);
         self.progress.moved_on(&self.account);
         batch.stored(count);
     }
 
-    /// Whether the database says that exactly these records were stored last.
+    /// Whether exactly these records were stored last, by the database.
     async fn are_stored(&mut self, records: &[Record]) -> Result<bool, Failure> {
         let stored = self.writer.stored_offsets(failure).await?;
         let last = last_read(records);
@@ -195,7 +195,7 @@ impl Writing<'_> {
         }))
     }
 
-    /// Waits before the next try, if trying again may help.
+    /// Waits before the next attempt, or returns the error if a retry does not help.
     async fn wait(&mut self, failure: Failure, backoff: &mut Backoff) -> anyhow::Result<()> {
         match failure {
             Failure::Exit(error) => return Err(error),
@@ -209,17 +209,17 @@ impl Writing<'_> {
     }
 }
 
-/// What an error of the database means: the positions of a replay are those of the database that it began with.
+/// Classifies an error of the database. A replay's positions are valid only for the database that it started with.
 fn failure(error: StoreError, place: &str) -> Failure {
     match error {
         StoreError::Replaced(_) => Failure::Exit(anyhow!(
-            "{place}: {error}. Start again to go on from what is there now"
+            "{place}: {error}. Start again to continue from what is stored there now"
         )),
         error => Failure::of(error, place),
     }
 }
 
-/// The rows that these records have in each part's table.
+/// The number of rows of these records in each part's table.
 fn rows_of(records: &[Record]) -> Vec<(Part, u64)> {
     let rows_of = |part: Part| {
         let events = records.iter().filter_map(Record::rows);

@@ -1,4 +1,4 @@
-//! The tables of error codes in the book are those of the code.
+//! Keeps the tables of error codes in the book equal to those of the code.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -39,7 +39,7 @@ fn the_book_has_the_tables_of_the_code() {
     assert_generated(PAGE, "sqlite-errors", &sqlite);
 }
 
-/// Each code of librdkafka that a program tells apart is in the docs.
+/// The docs list each librdkafka error code that a program handles specifically.
 #[test]
 fn the_book_names_each_code_of_kafka_that_is_treated_apart() {
     let docs = read(&format!("docs/src/{PAGE}"));

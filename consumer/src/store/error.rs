@@ -1,26 +1,25 @@
-//! Why a database did not take something, and what that means to its caller.
+//! Why a database refused something, and what the caller does about it.
 
 use super::DRIVERS;
 use crate::positions::Advance;
 use crate::rows::Part;
 
-/// What to do where a table or column is missing.
-pub(super) const OUTDATED: &str =
-    "tables of an older version are brought up to date by: consumer migrate";
+/// What to do if a table or column is missing.
+pub(super) const OUTDATED: &str = "to migrate tables of an older version: consumer migrate";
 
-/// Why the database did not take something.
+/// Why the database refused something.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    /// Another owner moved on: read the positions again.
-    #[error("{} partition {}: the stored offset is not {} any more; another consumer stored these events", .0.part.as_str(), .0.partition, .0.expected.map_or("absent".to_owned(), |offset| offset.to_string()))]
+    /// Another owner moved the stored offset: read the positions again.
+    #[error("{} partition {}: the stored offset is no longer {}; another consumer stored these events", .0.part.as_str(), .0.partition, .0.expected.map_or("absent".to_owned(), |offset| offset.to_string()))]
     Fenced(Advance),
-    /// The database is away or busy: try again.
+    /// The database is unavailable or busy: try again.
     #[error("{0}")]
     Retry(String),
-    /// It took longer than the database, or we, allow: try again with less at once.
+    /// It took longer than the database or this program allows: try again with less at once.
     #[error("{0}")]
     TooLong(String),
-    /// The database is another one than it was: read the positions again.
+    /// The database was replaced by another: read the positions again.
     #[error("{0}")]
     Replaced(String),
     /// Some of the records are stored, the others are not, for this reason: read the positions again.
@@ -32,21 +31,19 @@ pub(crate) enum StoreError {
         /// Their rows.
         rows: Vec<(Part, u64)>,
     },
-    /// One of the rows is what the database cannot hold.
+    /// The database cannot hold one of the rows.
     #[error("{0}")]
     Refused(String),
-    /// A retry does not cure it.
+    /// A retry does not help.
     #[error("{0}")]
     Exit(String),
-    /// As `Exit`: the tables are not up to date, and this user may not change that.
-    #[error(
-        "{0}; the tables are to be made or brought up to date by their owner: consumer migrate"
-    )]
+    /// As `Exit`: the tables need a migration for which this user lacks the rights.
+    #[error("{0}; the owner of the tables has to create or migrate them: consumer migrate")]
     MayNotMigrate(String),
 }
 
 impl StoreError {
-    /// Whether a retry does not cure it.
+    /// Whether a retry does not help.
     pub(crate) fn is_lasting(&self) -> bool {
         match self {
             Self::Refused(_) | Self::Exit(_) | Self::MayNotMigrate(_) => true,
@@ -59,7 +56,7 @@ impl StoreError {
     }
 }
 
-/// What an error code says: see [`StoreError`].
+/// The meaning of an error code: see [`StoreError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     Passes,
@@ -69,7 +66,7 @@ pub(super) enum Meaning {
 }
 
 impl Meaning {
-    /// The error that it is, of this message.
+    /// The error with this meaning and message.
     pub(super) fn of(self, message: String) -> StoreError {
         match self {
             Self::Passes => StoreError::Retry(message),
@@ -99,7 +96,7 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// Whether a TLS handshake failed because the other side went away.
+/// Whether a TLS handshake failed because the peer disconnected.
 fn is_cut_off(error: &(dyn std::error::Error + 'static)) -> bool {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut causes = causes.map(|error| (error.is::<std::io::Error>(), error.to_string()));

@@ -1,14 +1,13 @@
-//! History that is removed by order, in short steps beside whoever writes.
+//! Removes old history in short steps, while others write.
 //!
-//! No index tells rows by their time: the consumer would pay for it with every row. So the tables are
-//! walked once from end to end, a bounded piece a transaction: by pages or by a key, as [`Walk`] says. A transaction that removes rows waits for no lock that a consumer holds while it holds one
-//! itself, so the two cannot deadlock:
+//! There is no index on time: it would cost the consumer an update per row. So the tables are walked once from end to
+//! end, one bounded piece per transaction, by pages or by a key, as [`Walk`] says. A removing transaction never waits
+//! for a consumer's lock while it holds one itself, so the two cannot deadlock:
 //!
-//! - Rows of the histories are locked by nobody else but a repair.
-//! - A consumer locks the tasks of its events for as long as its transaction lasts, also those whose row
-//!   it leaves as it is. Tasks that are locked are skipped. One that is not is locked first, and only then
-//!   asked for its history: what a consumer has put in is seen by then, and one that comes later waits
-//!   and makes the task anew.
+//! - Only a repair locks rows of the histories.
+//! - A consumer locks the tasks of its events until its transaction ends, including tasks whose row it leaves
+//!   unchanged. Expiry skips locked tasks. It locks any other task first and only then checks for history: it sees what
+//!   a consumer has inserted by then, and a later consumer waits and creates the task again.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -21,33 +20,33 @@ use super::session::{Access, Row, Session};
 use super::{Database, StoreError};
 use crate::tables::Table;
 
-/// Rows that one transaction looks through where a table is walked by a key.
+/// Rows that one transaction examines in a walk by key.
 const ROWS: i64 = 1_000;
 
-/// What was removed, or would be, of a piece of a table.
+/// The result for one piece of a table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step {
     pub(crate) rows: u64,
-    /// How long the transaction took from when it had begun: others may have waited for it.
+    /// How long the transaction held locks.
     pub(crate) held: Duration,
-    /// Where the next piece begins; `None`: this was the last.
+    /// Start of the next piece; `None`: this was the last.
     pub(crate) next: Option<i64>,
 }
 
-/// A database from which what was reported before a time is removed.
+/// A session that removes history reported before a time.
 pub(crate) struct Expiring {
     session: Box<dyn Session>,
     before: Timestamp,
-    /// Whether the time is written down as that up to which history was removed.
+    /// Whether `expiry` already records this time.
     is_recorded: bool,
-    /// How long the last transaction that removed rows took.
+    /// How long the last removing transaction held locks.
     held: Duration,
-    /// Pieces are made smaller by this where the database is too slow for whole ones.
+    /// Divides the size of pieces if the database is too slow for whole ones.
     pub(crate) divisor: i64,
 }
 
 impl dyn Session + '_ {
-    /// The one number that an expression or a query without `FROM` gives; 0 for null.
+    /// The number that an expression or a query without `FROM` returns; 0 for null.
     async fn number(&mut self, expression: &str, of: &str) -> Result<i64, StoreError> {
         let select = format!("SELECT {expression} AS number {of}");
         let row = self.select_one(&select, &[]).await?;
@@ -55,10 +54,10 @@ impl dyn Session + '_ {
         Ok(number.unwrap_or(0))
     }
 
-    /// Up to when history was removed by order; `None`: none was.
+    /// The time up to which history was removed; `None`: none was.
     ///
     /// # Errors
-    /// If the database fails, or says what cannot be: nobody removes history that is yet to come.
+    /// If the database fails, or has an impossible time: nobody removes future history.
     pub(crate) async fn expired_before(&mut self) -> Result<Option<Timestamp>, StoreError> {
         let dialect = self.dialect();
         let select = format!(
@@ -75,7 +74,7 @@ impl dyn Session + '_ {
         };
         let altered = |what: String| {
             Err(StoreError::Exit(format!(
-                "the table expiry says that history was removed up to {what}, so it was altered: put back what consumer expire \
+                "the table expiry says that history was removed up to {what}, so it was altered: restore what consumer expire \
                  wrote there, or remove the row if it never ran"
             )))
         };
@@ -84,22 +83,22 @@ impl dyn Session + '_ {
             time(&mut row, "updated_at")?,
         ) {
             (Some(before), _) if before > Timestamp::now() => {
-                altered(format!("{before}, which is yet to come"))
+                altered(format!("{before}, which is in the future"))
             }
             (Some(before), Some(noted)) if before <= noted => Ok(Some(before)),
-            (Some(before), Some(noted)) => altered(format!(
-                "{before}, and that this was noted at {noted}, before then"
-            )),
-            _ => altered("a time that is none".to_owned()),
+            (Some(before), Some(noted)) => {
+                altered(format!("{before}, recorded earlier, at {noted}"))
+            }
+            _ => altered("an invalid time".to_owned()),
         }
     }
 }
 
 impl Expiring {
-    /// With `dry_run` nothing is removed, and all that is counted is of one moment.
+    /// With `dry_run`, nothing is removed, and everything is counted in one snapshot.
     ///
     /// # Errors
-    /// If the database cannot be reached or is not there.
+    /// If the database cannot be reached or does not exist.
     pub(crate) async fn open(
         database: &Database,
         before: Timestamp,
@@ -121,7 +120,7 @@ impl Expiring {
         })
     }
 
-    /// How far the walk over a table goes: its first piece begins behind the start.
+    /// The range of the walk over a table: its first piece begins after the start.
     ///
     /// # Errors
     /// If the database fails.
@@ -137,12 +136,10 @@ impl Expiring {
         }
     }
 
-    /// Removes what is to go of the next piece, in a transaction of its own. With `dry_run` it is only
-    /// counted.
+    /// Removes the expired rows of the next piece, in a transaction of its own. With `dry_run`, only counts them.
     ///
     /// # Errors
-    /// If the database fails. Nothing of the piece is removed then, but where the answer to a commit was
-    /// lost.
+    /// If the database fails. Nothing of the piece is then removed, unless the answer to a commit was lost.
     pub(crate) async fn step(
         &mut self,
         table: Table,
@@ -176,7 +173,7 @@ impl Expiring {
         self.held = Duration::ZERO;
         let rows = match (table, dry_run) {
             (Table::Task, true) => {
-                // Without a report that stays.
+                // Without a report that remains.
                 let stays = format!("AND reported_at >= {before}");
                 self.count(table, &format!("{is_old} AND {}", without_history(&stays)))
                     .await?
@@ -199,7 +196,7 @@ impl Expiring {
 
     async fn remove(&mut self, table: Table, condition: &str) -> Result<u64, StoreError> {
         let dialect = self.session.dialect();
-        // Where a writer locks the whole database, one that has nothing to remove keeps nobody waiting.
+        // If writers lock the whole database, an empty removal should not block them.
         if !dialect.locks_rows() && self.count(table, condition).await? == 0 {
             return Ok(0);
         }
@@ -225,7 +222,7 @@ impl Expiring {
             self.session.execute("COMMIT", &[]).await?;
             return Ok(0);
         }
-        // A statement of its own: it sees what was committed before the locks were had.
+        // A separate statement, so that it sees what was committed before the locks were acquired.
         let condition = format!(
             "h.task_id IN ({}) AND {}",
             list(&locked),
@@ -234,7 +231,7 @@ impl Expiring {
         self.delete(Table::Task, &condition, begun).await
     }
 
-    /// Removes rows and commits the transaction, which has begun then.
+    /// Removes rows and commits the transaction, which began at `begun`.
     async fn delete(
         &mut self,
         table: Table,
@@ -254,7 +251,7 @@ impl Expiring {
         Ok(removed)
     }
 
-    /// Writes down up to when history was removed: audits then know that it is not missing.
+    /// Records up to when history was removed, so that audits do not expect it.
     async fn record(&mut self) -> Result<(), StoreError> {
         let dialect = self.session.dialect();
         let (before, now) = (dialect.time(self.before), dialect.time(Timestamp::now()));
@@ -268,7 +265,7 @@ impl Expiring {
     }
 }
 
-/// An SQL condition on `task` (`h`): no history of it is there, of which `more` holds.
+/// An SQL condition on `task` (`h`): it has no history that satisfies `more`.
 fn without_history(more: &str) -> String {
     let none = Table::HISTORIES.map(|table| {
         let table = table.name();

@@ -1,12 +1,12 @@
-//! Migrations by sqlx, whose table `_sqlx_migrations` remembers those that were made.
+//! Migrations by sqlx, which records applied ones in the table `_sqlx_migrations`.
 
 use sqlx::SqlStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
 use super::StoreError;
 
-/// The migrations whose texts these are, numbered from 1. (sqlx's `migrate!` would have both database
-/// drivers compiled a second time, for the compiler's side.)
+/// A migrator for these texts, numbered from 1. (sqlx's `migrate!` would compile both database drivers a second time,
+/// for the macro.)
 pub(super) fn migrator(texts: &[(&'static str, &'static str)]) -> Migrator {
     let migrations = (1..).zip(texts).map(|(version, (description, sql))| {
         Migration::new(
@@ -20,7 +20,7 @@ pub(super) fn migrator(texts: &[(&'static str, &'static str)]) -> Migrator {
     Migrator::with_migrations(migrations.collect())
 }
 
-/// An error of a migration: the database's own, if that was the cause.
+/// The error of a migration: the database's own, if that was the cause.
 pub(super) fn migrating(error: MigrateError) -> StoreError {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),

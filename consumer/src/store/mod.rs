@@ -1,22 +1,21 @@
-//! The one door to databases, which all have the same tables.
+//! The only access to databases. All of them have the same tables.
 //!
-//! The seam: [`Backend`] opens a database, [`Writer`] stores events, [`Session`] does everything else with the help of
-//! a [`Dialect`]. `postgres/` and `sqlite/` each hold all of one database: connecting, what its error codes mean, its
-//! migrations, its writer, its sessions, its dialect. Another database is a folder like these, and a line in
-//! [`DRIVERS`]. What is the same in every database stands in the other files:
+//! Three traits: [`Backend`] opens a database, [`Writer`] stores events, and [`Session`] does everything else with the
+//! help of a [`Dialect`]. `postgres/` and `sqlite/` each contain everything about one database: connecting, error
+//! codes, migrations, writer, session, dialect. Another database is another such folder and a line in [`DRIVERS`]. The
+//! other files are common to all databases:
 //!
-//! - `error`: why a database did not take something, and what that means.
+//! - `error`: why a database refused something, and what the caller does about it.
 //! - `offsets`: rows of `consumed_offset`.
 //! - `dialect`, `session`, `selection`: queries, their values, and scans of whole tables.
-//! - `snapshot`, `tasks`: reading at one moment.
-//! - `repair`, `expiry`: putting rows right, and removing old ones.
-//! - `migration`: what migrations by sqlx have in common.
+//! - `snapshot`, `tasks`: consistent reads.
+//! - `repair`, `expiry`: correcting rows, and removing old ones.
+//! - `migration`: what sqlx migrations have in common.
 //!
-//! Why each event is stored exactly once: [`Writer::write`] first moves `consumed_offset` on, naming
-//! the offset it expects to find, then writes the rows, all in one transaction. If the offset is
-//! another one, somebody else stored these events: nothing is written, and the caller starts again
-//! from what the database says. The row lock on the offset makes a second writer of the same
-//! partition wait for the first, and then find another offset.
+//! Why each event is stored exactly once: [`Writer::write`] first moves `consumed_offset`, naming the offset it expects
+//! to find, then writes the rows, in one transaction. If another offset is found, another writer has stored these
+//! events: nothing is written, and the caller resumes from the stored offset. The row lock on the offset makes a second
+//! writer of the same partition wait for the first, and then find another offset.
 
 mod dialect;
 #[cfg(test)]
@@ -58,11 +57,12 @@ pub(crate) use self::selection::{FINAL, Held, Order, Places, Selection, held};
 pub(crate) use self::session::{Access, Row, Session, Value};
 pub(crate) use self::snapshot::Snapshot;
 
-/// Option of every command that opens the database.
+/// Option of every command that opens a database.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Database")]
 pub struct DatabaseOptions {
-    /// sqlite:FILE or postgres://USER@HOST:PORT/NAME?sslmode=verify-full&sslrootcert=FILE (a password by PGPASSWORD or PGPASSFILE)
+    /// sqlite:FILE or postgres://USER@HOST:PORT/NAME?sslmode=verify-full&sslrootcert=FILE (password in PGPASSWORD or
+    /// PGPASSFILE)
     #[arg(
         long,
         env = "DATABASE_URL",
@@ -75,10 +75,10 @@ pub struct DatabaseOptions {
 }
 
 impl DatabaseOptions {
-    /// The database's URL. There is no default: a misspelt variable would store everything in another place.
+    /// The database's URL. There is no default: a misspelt variable would store everything somewhere else.
     ///
     /// # Errors
-    /// If none is given, with what to type.
+    /// If none is given; the error says what to type.
     pub fn url(&self) -> Result<&Address, WrongUsage> {
         self.database_url.as_ref().ok_or_else(|| {
             let why = "no database is given: add --database-url sqlite:FILE or --database-url \
@@ -88,25 +88,25 @@ impl DatabaseOptions {
     }
 }
 
-/// How the URL of a database is read, of every option that takes one.
+/// The parser of every option that takes a database URL.
 pub(crate) fn database_url() -> AddressParser {
     AddressParser::database("PGPASSWORD, PGPASSFILE or DATABASE_URL")
 }
 
-/// The databases that are known.
+/// The supported databases.
 const DRIVERS: &[Driver] = &[postgres::DRIVER, sqlite::DRIVER];
 
 /// A kind of database.
 struct Driver {
-    /// How its URLs begin.
+    /// The prefixes of its URLs.
     schemes: &'static [&'static str],
-    /// Reads a URL that an option gives.
+    /// Parses the URL of an option.
     parse: fn(option: &str, url: &str) -> anyhow::Result<Box<dyn Backend>>,
-    /// What an error means that its server or library reported; `None` if it is another database's.
+    /// Classifies an error of its server or library; `None` if the error is of another database.
     judge: fn(&(dyn DatabaseError + 'static)) -> Option<StoreError>,
 }
 
-/// A database, and how to reach it.
+/// A database and how to reach it.
 pub(crate) struct Database(Box<dyn Backend>);
 
 impl Deref for Database {
@@ -119,16 +119,16 @@ impl Deref for Database {
 
 impl Database {
     /// # Errors
-    /// If there is no URL, or it is neither `sqlite:` nor `postgres:`. The URL itself is not shown: it may hold a
-    /// password.
+    /// If there is no URL, or its scheme is neither `sqlite:` nor `postgres:`. The error does not show the URL, which
+    /// may contain a password.
     pub(crate) fn parse(options: &DatabaseOptions) -> anyhow::Result<Self> {
         Self::parse_url("--database-url", options.url()?)
     }
 
-    /// [`parse`](Self::parse) of the URL that another option gives.
+    /// [`parse`](Self::parse) for the URL of another option.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`parse`](Self::parse).
     pub(crate) fn parse_url(option: &str, url: &Address) -> anyhow::Result<Self> {
         let url = url.reveal();
         for driver in DRIVERS {
@@ -137,29 +137,29 @@ impl Database {
             }
         }
         Err(WrongUsage(format!(
-            "{option} begins with neither sqlite: nor postgres://, as in sqlite:tasks.db or \
+            "{option} must begin with sqlite: or postgres://, as in sqlite:tasks.db or \
              postgres://taskrunning@localhost/taskrunning"
         ))
         .into())
     }
 
-    /// Whether the two are one database, as far as their URLs tell.
+    /// Whether both are the same database, as far as their URLs show.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         !self.identities().is_disjoint(&other.identities())
     }
 }
 
-/// A database that a URL names.
+/// A database given by a URL.
 #[async_trait]
 pub(crate) trait Backend: Send + Sync {
-    /// Where the database is, without the password.
+    /// The database for messages, without the password.
     fn place(&self) -> String;
 
-    /// What the URL tells it from others by. Two databases with a common one are the same.
+    /// Names by which databases are compared: two with a common one are the same.
     fn identities(&self) -> BTreeSet<String>;
 
-    /// Brings the tables up to date, or leaves them if they are. (The compiler does not see that a migration by sqlx
-    /// could move to another thread: rust-lang/rust#100013.)
+    /// Migrates the tables to this version, if necessary. (Not `Send`: the compiler cannot prove that a sqlx migration
+    /// may move between threads, rust-lang/rust#100013.)
     ///
     /// # Errors
     /// If the database cannot be reached or a migration fails.
@@ -174,40 +174,40 @@ pub(crate) trait Backend: Send + Sync {
     /// Opens the database for everything else.
     ///
     /// # Errors
-    /// If it cannot be reached or is not there.
+    /// If it cannot be reached or does not exist.
     async fn session(&self, access: Access) -> Result<Box<dyn Session>, StoreError>;
 }
 
-/// A database that is open to store events. It connects again after a failure.
+/// A database opened to store events. Reconnects after a failure.
 #[async_trait]
 pub(crate) trait Writer: Send {
     /// `db.system.name` of OpenTelemetry's conventions.
     fn system(&self) -> &'static str;
 
-    /// All that is stored: of one topic, unless [`Asked::check`](crate::ownership::Asked::check) says otherwise.
+    /// All stored offsets, normally of one topic; see [`Asked::check`](crate::ownership::Asked::check).
     ///
     /// # Errors
-    /// If the database does not answer within 10 s, or not well.
+    /// If the database fails or does not answer within 10 s.
     async fn stored(&mut self) -> Result<Vec<StoredOffset>, StoreError>;
 
-    /// Moves the offsets on without any rows, in one transaction.
+    /// Moves the offsets forward without any rows, in one transaction.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
+    /// As for [`write`](Self::write).
     async fn move_on(
         &mut self,
         advances: &[Advance],
         identity: &Identity,
     ) -> Result<(), StoreError>;
 
-    /// Writes the records' rows and moves the offsets on, in one transaction, but for what `end` says.
-    /// Gives the rows written of each part. A first offset is [fenced](StoreError::Fenced) too where the database
-    /// belongs to another topic or cluster.
+    /// Writes the records' rows and moves the offsets forward, in one transaction unless `end` says otherwise. Returns
+    /// the number of rows written, by part. A first offset is also [fenced](StoreError::Fenced) if the database belongs
+    /// to another topic or cluster.
     ///
     /// # Errors
-    /// See [`StoreError`]. Nothing is written, but for [a half](StoreError::Half), for a commit whose
-    /// answer was lost (the next one is then [fenced](StoreError::Fenced)), and for what went into [a file
-    /// that is no longer in place](StoreError::Replaced).
+    /// See [`StoreError`]. Nothing is written, with three exceptions: [one half](StoreError::Half); a commit whose
+    /// answer was lost (the next write is then [fenced](StoreError::Fenced)); and a write to [a file that was
+    /// replaced](StoreError::Replaced).
     async fn write(
         &mut self,
         records: &[Record],
@@ -217,28 +217,28 @@ pub(crate) trait Writer: Send {
         end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError>;
 
-    /// Makes sure that what was stored is where the next one will look for it.
+    /// Checks that the stored data is where the next process to open the database will find it.
     ///
     /// # Errors
-    /// [`StoreError::Replaced`] if not.
+    /// [`StoreError::Replaced`] if it is not.
     async fn is_in_place(&mut self) -> Result<(), StoreError>;
 }
 
-/// How records are written.
+/// How to write records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// In one transaction.
     Commit,
-    /// In two at once, each of other partitions, where there are many records and the database works on
-    /// two: they stand to each other as those of two consumers do.
+    /// In two concurrent transactions with different partitions, if there are many records and the database supports
+    /// it. They interact like those of two consumers.
     CommitHalves,
-    /// In one that is taken back: a trial finds out which row the database refuses.
+    /// In one transaction that is rolled back: a trial to find rows that the database refuses.
     RollBack,
 }
 
-/// How long the database may take for a short answer.
+/// Timeout for short answers.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long it may take for a transaction, once there is a connection: shorter than a group waits for one of its members.
+/// Timeout for a transaction, excluding connecting: shorter than a group waits for a member.
 const WRITE: Duration = Duration::from_secs(30);
 
 async fn within<T>(

@@ -8,37 +8,37 @@ use crate::ownership::Owner;
 use crate::positions::Anchor;
 use crate::rows::Part;
 
-/// Whose offsets are stored.
+/// The topic, cluster and group of the offsets that a writer stores.
 #[derive(Clone)]
 pub(crate) struct Identity {
     pub(crate) topic: String,
     pub(crate) cluster_id: String,
-    /// `None` where the brokers give none.
+    /// `None` if the brokers do not provide it.
     pub(crate) topic_id: Option<String>,
     pub(crate) group_id: String,
 }
 
-/// How far a part of a partition is stored.
+/// The stored offset of a part of a partition.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredOffset {
     pub(crate) part: Part,
     pub(crate) topic: String,
     pub(crate) partition: i32,
-    /// The first offset ever stored; `None`: not known, of rows that are older than the column.
+    /// The first offset ever stored; `None`: unknown, in rows older than the column.
     pub(crate) first_offset: Option<i64>,
-    /// The position of a committed reader: behind the last record stored, and behind the commit markers and
-    /// aborted records that were read after it.
+    /// The position of a read_committed reader: after the last stored record and the commit markers and aborted records
+    /// read after it.
     pub(crate) next_offset: i64,
-    /// The last record stored; [`Anchor::NONE`]: none yet.
+    /// The last stored record; [`Anchor::NONE`]: none yet.
     pub(crate) anchor: Anchor,
     pub(crate) cluster_id: String,
-    /// `None`: not known.
+    /// `None`: unknown.
     pub(crate) topic_id: Option<String>,
-    /// Who stored it last.
+    /// The group that stored it last.
     pub(crate) group_id: String,
 }
 
-/// Which topics and clusters these offsets are of.
+/// The topics and clusters of these offsets.
 pub(crate) fn owners(stored: &[StoredOffset]) -> BTreeSet<Owner> {
     let owner = |offset: &StoredOffset| (offset.topic.clone(), offset.cluster_id.clone());
     stored.iter().map(owner).collect()
@@ -60,14 +60,14 @@ pub(super) type OffsetRow = (
     Option<String>,
 );
 
-/// Gives [`OffsetRow`]s.
+/// A query that returns [`OffsetRow`]s.
 pub(super) const SELECT_OFFSETS: &str = "SELECT part, topic, partition, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
      anchor_crc32, group_id, first_offset, topic_id FROM consumed_offset";
 
-/// The offsets of these rows. Those of a part that this version does not know are left out.
+/// Converts these rows. Rows of a part that this version does not know are skipped.
 ///
 /// # Errors
-/// If one was altered to what none can be.
+/// If a row was altered to impossible values.
 pub(super) fn stored_offsets(rows: Vec<OffsetRow>) -> Result<Vec<StoredOffset>, StoreError> {
     let known = rows.into_iter().filter_map(|row| {
         let (
@@ -105,29 +105,29 @@ pub(super) fn stored_offsets(rows: Vec<OffsetRow>) -> Result<Vec<StoredOffset>, 
     known.collect()
 }
 
-/// A row of `consumed_offset`, of the audited topic.
+/// A row of `consumed_offset` of the audited topic.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HeldOffset {
     pub(crate) part: Part,
     pub(crate) partition: i32,
-    /// The first record ever stored; `None`: not known.
+    /// The first record ever stored; `None`: unknown.
     pub(crate) first_offset: Option<i64>,
     pub(crate) next_offset: i64,
     pub(crate) cluster_id: String,
-    /// `None`: not known.
+    /// `None`: unknown.
     pub(crate) topic_id: Option<String>,
     pub(crate) anchor: Anchor,
 }
 
 impl HeldOffset {
-    /// Whether the first offset can be one: none is below 0 or behind the next.
+    /// Whether the first offset is possible: neither negative nor after the next offset.
     pub(crate) fn is_sound(&self) -> bool {
         let first = self.first_offset.unwrap_or(0);
         (0..=self.next_offset.max(0)).contains(&first)
     }
 }
 
-/// `None`: of a part that this version does not know.
+/// `None`: this version does not know the part.
 pub(super) fn held_offset(mut row: Row) -> Result<Option<HeldOffset>, StoreError> {
     let Some(part) = part_of(&row.take::<String>("part")?) else {
         return Ok(None);
@@ -155,11 +155,11 @@ fn part_of(name: &str) -> Option<Part> {
 /// The checksum of a stored anchor, which is written from a `u32`.
 ///
 /// # Errors
-/// If it is none.
+/// If it is not a `u32`.
 fn stored_crc32(part: Part, partition: i32, crc32: i64) -> Result<u32, StoreError> {
     u32::try_from(crc32).map_err(|_| {
         StoreError::Exit(format!(
-            "consumed_offset has the anchor_crc32 {crc32} at part {}, partition {partition}, which is no CRC-32 (0 to \
+            "consumed_offset has the anchor_crc32 {crc32} at part {}, partition {partition}, which is not a CRC-32 (0 to \
              4294967295): it was altered; restore that row",
             part.as_str()
         ))

@@ -1,7 +1,7 @@
-//! Rows and stored offsets put right in one transaction.
+//! Corrects rows and stored offsets in one transaction.
 //!
-//! A row is removed only as long as every column of it still is what its reader had found: it is read again by its
-//! address, and its address changes when its row is updated. So what others change meanwhile is left.
+//! A row is removed only if it is still what its reader found, in every column: it is read again by its address, which
+//! changes with every update. So concurrent changes are left alone.
 
 use std::collections::{HashMap, HashSet};
 use std::iter::once;
@@ -12,18 +12,18 @@ use super::{Database, HeldOffset, Selection, StoreError};
 use crate::row_format::{self, RowWriter, ValueSink};
 use crate::tables::{Column, TASK, TASK_ID, Table, exec_id, place};
 
-/// Rows that are read again, and removed, at once.
+/// Rows that are reread and removed at once.
 const AT_ONCE: usize = 1_000;
 
-/// A row to insert, with its `task_id` where that is known.
+/// A row to insert, with its `task_id` if known.
 pub(crate) type NewRow<'a> = (Option<i64>, &'a [u8]);
 
-/// A transaction that puts things right, nothing of which lasts until it is [committed](Self::commit).
+/// A correcting transaction. Nothing takes effect until it is [committed](Self::commit).
 pub(crate) struct Repairing(Box<dyn Session>);
 
 impl Repairing {
     /// # Errors
-    /// If the database cannot be reached or is not there.
+    /// If the database cannot be reached or does not exist.
     pub(crate) async fn begin(database: &Database) -> Result<Self, StoreError> {
         let mut session = database.session(Access::Write).await?;
         let begin = session.dialect().begin_write();
@@ -32,14 +32,14 @@ impl Repairing {
     }
 
     /// # Errors
-    /// If the database fails; whether anything was stored is then unknown only where the answer to the commit was lost.
+    /// If the database fails. Only if the answer to the commit was lost is it unknown whether anything was stored.
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
         self.0.execute("COMMIT", &[]).await?;
         self.0.is_in_place()?;
         self.0.close().await
     }
 
-    /// The keys of the tasks with these names, as far as there are such.
+    /// The keys of the tasks with these names, if they exist.
     ///
     /// # Errors
     /// If the database fails.
@@ -50,7 +50,7 @@ impl Repairing {
         self.0.task_ids(names, false).await
     }
 
-    /// Removes those of the rows at these addresses that are still what they were. Returns their addresses.
+    /// Removes those of these rows that are unchanged. Returns their addresses.
     ///
     /// # Errors
     /// If the database fails.
@@ -95,7 +95,7 @@ impl Repairing {
         if addresses.is_empty() {
             return Ok(());
         }
-        // An update since has given the row another address.
+        // An update in between has given the row another address.
         let dialect = self.0.dialect();
         let delete = format!(
             "DELETE FROM {} AS h WHERE {} AND (h.event_partition, h.event_offset) IN (VALUES {}) RETURNING {} AS address",
@@ -128,17 +128,17 @@ impl Repairing {
         self.insert(Table::Task, &with_key[1..], &new).await
     }
 
-    /// Inserts rows of a history, whose tasks are looked up by name.
+    /// Inserts rows of a history. Their tasks are looked up by name.
     ///
     /// # Errors
-    /// If the database fails, or a task is not there.
+    /// If the database fails, or a task does not exist.
     pub(crate) async fn insert_history(
         &mut self,
         table: Table,
         rows: &[&[u8]],
     ) -> Result<(), StoreError> {
         let names: HashSet<&str> = rows.iter().filter_map(|row| exec_id(row)).collect();
-        // Locked, so that none expires before its rows are there.
+        // Locked, so that none expires before its rows are inserted.
         let task_ids = self.0.task_ids(&Vec::from_iter(names), true).await?;
         let stored = |row: &&[u8]| {
             let task_id = exec_id(row).and_then(|name| task_ids.get(name));
@@ -164,7 +164,7 @@ impl Repairing {
         }
     }
 
-    /// Gives a task another name or key, as long as it has the name `held`. Returns whether it had.
+    /// Gives a task another name or key, provided that its name is `held`. Returns whether it was.
     ///
     /// # Errors
     /// If the database fails.
@@ -186,7 +186,7 @@ impl Repairing {
         Ok(self.0.execute(rename, &values).await? > 0)
     }
 
-    /// Puts columns of a stored offset right, unless a consumer has moved it on. Returns whether it did.
+    /// Corrects columns of a stored offset, unless a consumer has moved it. Returns whether it did.
     ///
     /// # Errors
     /// If the database fails.
@@ -219,7 +219,7 @@ impl Repairing {
         Ok(self.0.execute(&update, &values).await? > 0)
     }
 
-    /// Inserts a stored offset, unless there is one or the database belongs to another topic. Returns whether it did.
+    /// Inserts a stored offset, unless it exists or the database belongs to another topic. Returns whether it did.
     ///
     /// # Errors
     /// If the database fails.
@@ -253,7 +253,7 @@ impl Repairing {
     }
 }
 
-/// A row as it is stored under this key: a history names its task by that alone.
+/// A row in its stored form: a history names its task only by this key.
 fn stored(table: Table, task_id: i64, row: &[u8]) -> Vec<u8> {
     let mut stored = RowWriter::default();
     let columns = table.columns().len();

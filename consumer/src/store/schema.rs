@@ -1,4 +1,4 @@
-//! The tables that each database has after all migrations are those of the catalogue.
+//! Each database has the tables of the catalogue after all migrations.
 
 use std::collections::BTreeSet;
 
@@ -49,7 +49,7 @@ async fn postgres_has_the_tables_of_the_catalogue() {
     let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
     migrate(&url).await;
 
-    // The type of an array's elements stands in another view.
+    // The type of an array's elements is in another view.
     let select = "SELECT c.table_name::text, c.column_name::text, \
          CASE c.data_type WHEN 'ARRAY' THEN e.data_type || '[]' ELSE c.data_type END::text, c.is_nullable = 'YES' \
          FROM information_schema.columns c JOIN information_schema.tables t USING (table_schema, table_name) \
@@ -75,7 +75,7 @@ async fn sqlite_has_the_tables_of_the_catalogue() {
 
     let connection =
         rusqlite::Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-    // A key of integers is never null, whether it is declared so or not.
+    // An integer primary key is never null, whether or not it is declared so.
     let select = "SELECT t.name, c.name, c.type, NOT (c.\"notnull\" OR c.pk) \
          FROM pragma_table_list t JOIN pragma_table_info(t.name) c \
          WHERE t.schema = 'main' AND t.type = 'table' AND t.name NOT IN ('_sqlx_migrations', 'sqlite_schema')";

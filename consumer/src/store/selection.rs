@@ -1,4 +1,4 @@
-//! Which rows of a table a scan reads, and the query for them.
+//! Selects the rows of a scan, and builds its query.
 
 use std::ops::Range;
 
@@ -11,43 +11,42 @@ use crate::tables::{Kind, Table};
 /// An SQL list of the final statuses.
 pub(crate) const FINAL: &str = "('Succeed', 'Failed', 'Cancelled', 'Timeout')";
 
-/// Offsets of some partitions.
+/// Ranges of offsets, with their partitions.
 pub(crate) type Places = Vec<(i32, Range<i64>)>;
 
-/// Which rows of a table, and what of them.
+/// Which rows of a table to read, and in which form.
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
     pub(crate) table: Table,
     /// `None`: all rows.
     pub(crate) places: Option<Places>,
-    /// Only rows reported then or later; not of `task`.
+    /// Only rows reported at this time or later; not for `task`.
     pub(crate) reported_from: Option<Timestamp>,
-    /// Only of these tasks.
+    /// Only rows of these tasks.
     pub(crate) task_ids: Option<Vec<i64>>,
-    /// Only at these addresses.
+    /// Only rows at these addresses.
     pub(crate) addresses: Option<Vec<String>>,
-    /// With two fields in front: the row's address in its table as text, and its `task_id`.
+    /// Adds two fields in front: the row's address in its table as text, and its `task_id`.
     pub(crate) addressed: bool,
-    /// With a field in front: the row's `task_id` where it outranks its task's row, or has a lower time, else null.
-    /// Of `task_progress` only.
+    /// Adds a field in front: the row's `task_id` if it outranks its task's row or has an earlier time, otherwise null.
+    /// Only for `task_progress`.
     pub(crate) outranking: bool,
-    /// With the row's `task_id` in place of its task's name: no other table need be looked at. Not of
-    /// `task`.
+    /// Has the row's `task_id` instead of its task's name, which avoids a join. Not for `task`.
     pub(crate) by_key: bool,
-    /// `None`: as the database has them.
+    /// `None`: in any order.
     pub(crate) order: Option<Order>,
 }
 
-/// In which order a scan reads rows.
+/// The order of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     /// By partition and offset.
     Place,
-    /// By the bytes of the task's name, in every database alike; of `task` only.
+    /// By the bytes of the task's name, the same in every database; only for `task`.
     ExecId,
 }
 
-/// A row that a table holds, of an [addressed](Selection::addressed) selection.
+/// A row of a table, from an [addressed](Selection::addressed) selection.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     /// Its address in its table.
@@ -56,7 +55,7 @@ pub(crate) struct Held {
     pub(crate) row: Vec<u8>,
 }
 
-/// Takes address and `task_id` off the front of a row.
+/// Splits address and `task_id` off the front of a row.
 pub(crate) fn held(addressed: &[u8]) -> Option<Held> {
     let (_, count) = row_length(addressed)?;
     let mut fields = row_format::fields(addressed);
@@ -88,7 +87,7 @@ impl Selection {
         }
     }
 
-    /// The query, whose columns are fields of the kinds that [`kinds`](Self::kinds) gives.
+    /// The query; its columns are fields of the [`kinds`](Self::kinds).
     pub(super) fn query(&self, dialect: &dyn Dialect) -> String {
         let Self {
             table,
@@ -122,7 +121,7 @@ impl Selection {
         }));
         let mut select = format!("SELECT {} FROM {} h", columns.join(", "), table.name());
         if !of_task && (!by_key || *outranking) {
-            // A row whose task is gone is read all the same.
+            // Includes rows whose task is gone.
             select.push_str(" LEFT JOIN task t ON t.task_id = h.task_id");
         }
         let conditions: Vec<String> = [
@@ -150,7 +149,7 @@ impl Selection {
         select
     }
 
-    /// The kinds of the fields of its rows.
+    /// The kinds of a row's fields.
     pub(super) fn kinds(&self) -> Vec<Kind> {
         let mut kinds = Vec::new();
         if self.addressed {
@@ -185,7 +184,7 @@ pub(super) fn are_at(places: &Places) -> String {
     }
 }
 
-/// Keys, for `IN`.
+/// A list of keys for `IN`.
 pub(super) fn list(keys: &[i64]) -> String {
     let keys: Vec<String> = keys.iter().map(i64::to_string).collect();
     keys.join(", ")

@@ -1,5 +1,4 @@
-//! The seam for everything but the consumer's own writing: a session with a database, and the values that it takes and
-//! gives.
+//! A session with a database, for everything except the consumer's own writing, and the values of its queries.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,25 +11,25 @@ use super::error::StoreError;
 use super::selection::Selection;
 use crate::tables::{Column, Table};
 
-/// What a session is opened for.
+/// The purpose of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     Write,
 }
 
-/// A connection to a database. No call waits for ever: each fails where the database is gone.
+/// A connection to a database. No call waits forever: each fails if the database is gone.
 #[async_trait]
 pub(crate) trait Session: Send {
     fn dialect(&self) -> &'static dyn Dialect;
 
-    /// The rows of a query; `$1` stands for the first of `values`.
+    /// Returns the rows of a query; `$1` is the first of `values`.
     ///
     /// # Errors
-    /// If the database fails, or gives a type that no [`Value`] holds.
+    /// If the database fails, or returns a type that no [`Value`] holds.
     async fn select(&mut self, query: &str, values: &[Value]) -> Result<Vec<Row>, StoreError>;
 
-    /// Runs a statement, or several if there are no values. Returns how many rows it changed.
+    /// Runs a statement, or several if there are no values. Returns the number of changed rows.
     ///
     /// # Errors
     /// If the database fails.
@@ -46,7 +45,7 @@ pub(crate) trait Session: Send {
         each: &mut EachRow<'_>,
     ) -> Result<(), StoreError>;
 
-    /// Inserts rows of these columns, in the form in which [`scan`](Self::scan) gives them.
+    /// Inserts rows of these columns, in the form that [`scan`](Self::scan) passes on.
     ///
     /// # Errors
     /// If the database fails.
@@ -57,16 +56,16 @@ pub(crate) trait Session: Send {
         rows: &[Vec<u8>],
     ) -> Result<(), StoreError>;
 
-    /// Queries of the transaction under way fail as [`StoreError::TooLong`] if they take longer.
+    /// Limits the queries of the current transaction: slower ones fail as [`StoreError::TooLong`].
     ///
     /// # Errors
     /// If the database fails.
     async fn limit_queries(&mut self, limit: Duration) -> Result<(), StoreError>;
 
-    /// Makes sure, after a commit, that the next one to open the database finds what was committed.
+    /// Checks, after a commit, that the next process to open the database will find what was committed.
     ///
     /// # Errors
-    /// [`StoreError::Replaced`] if not.
+    /// [`StoreError::Replaced`] if it will not.
     fn is_in_place(&mut self) -> Result<(), StoreError>;
 
     /// # Errors
@@ -74,21 +73,21 @@ pub(crate) trait Session: Send {
     async fn close(self: Box<Self>) -> Result<(), StoreError>;
 }
 
-/// Takes each row of a scan.
+/// Receives each row of a scan.
 pub(crate) type EachRow<'a> = dyn FnMut(&[u8]) -> Next + Send + 'a;
 
 /// What a scan does after a row.
 pub(crate) enum Next {
-    /// Goes on with the next row.
+    /// Continues with the next row.
     Row,
-    /// Waits, then goes on if that gives `true`.
+    /// Waits, then continues if the future returns `true`.
     After(BoxFuture<'static, bool>),
     /// Ends.
     Stop,
 }
 
 impl Next {
-    /// Whether the scan goes on.
+    /// Whether the scan continues.
     pub(super) async fn goes_on(self) -> bool {
         match self {
             Self::Row => true,
@@ -105,9 +104,9 @@ pub(crate) enum Value {
     Integer(i64),
     Real(f64),
     Text(String),
-    /// Only as a parameter, of [`Dialect::is_one_of`].
+    /// Only as a parameter of [`Dialect::is_one_of`].
     Texts(Vec<String>),
-    /// The same.
+    /// Only as a parameter of [`Dialect::is_one_of`].
     Integers(Vec<i64>),
 }
 
@@ -153,7 +152,7 @@ impl<T: Into<Value>> From<Option<T>> for Value {
     }
 }
 
-/// A row that a query gives.
+/// A row of a query's result.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(super) columns: Arc<[String]>,
@@ -161,10 +160,10 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Takes the value of a column out.
+    /// Takes the value of a column.
     ///
     /// # Errors
-    /// If there is no such column, or it holds another type.
+    /// If there is no such column, or it has another type.
     pub(crate) fn take<T: FromValue>(&mut self, column: &str) -> Result<T, StoreError> {
         let place = self.columns.iter().position(|name| name == column);
         let value = place.and_then(|place| self.values.get_mut(place));
@@ -178,7 +177,7 @@ impl Row {
     }
 }
 
-/// What can be [taken](Row::take) from a row.
+/// A type that can be [taken](Row::take) from a row.
 pub(crate) trait FromValue: Sized {
     /// # Errors
     /// The value, if it has another type.
@@ -232,7 +231,7 @@ impl<T: FromValue> FromValue for Option<T> {
 }
 
 impl dyn Session + '_ {
-    /// The first row of a query, if it gives one.
+    /// The first row of a query, if any.
     ///
     /// # Errors
     /// As [`select`](Self::select).
@@ -244,7 +243,7 @@ impl dyn Session + '_ {
         Ok(self.select(query, values).await?.into_iter().next())
     }
 
-    /// Begins a transaction that only reads, and sees one moment: that of its first query.
+    /// Begins a read-only transaction with one snapshot, taken by its first query.
     ///
     /// # Errors
     /// If the database fails.

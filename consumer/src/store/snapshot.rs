@@ -1,4 +1,4 @@
-//! One moment of a database: its stored offsets, and its rows in bulk, in the one form of every database.
+//! A consistent read of a database: its stored offsets, and its rows in bulk, in the same format for every database.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,25 +12,25 @@ use super::{Database, Selection, StoreError};
 use crate::ownership::Owner;
 use crate::rows::Part;
 
-/// [`Snapshot::scan`] sends pieces of about this size.
+/// Approximate size of the pieces that [`Snapshot::scan`] sends.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// A read-only transaction that sees one moment.
+/// A read-only transaction with one snapshot.
 pub(crate) struct Snapshot(pub(super) Box<dyn Session>);
 
 impl Snapshot {
     /// # Errors
-    /// If the database cannot be reached or is not there.
+    /// If the database cannot be reached or does not exist.
     pub(crate) async fn take(database: &Database) -> Result<Self, StoreError> {
         let mut snapshot = Self::begin(database, None).await?;
-        // The first query fixes the moment.
+        // The first query takes the snapshot.
         let first = "SELECT count(*) AS stored FROM consumed_offset";
         snapshot.0.select(first, &[]).await?;
         Ok(snapshot)
     }
 
-    /// The name of this moment, by which other connections see it too while this one lives; `None`
-    /// where the database has no such thing.
+    /// The name of this snapshot, by which other connections can share it while this transaction lasts; `None` if the
+    /// database does not support that.
     ///
     /// # Errors
     /// If the database fails.
@@ -42,7 +42,7 @@ impl Snapshot {
         row.map(|mut row| row.take("moment")).transpose()
     }
 
-    /// Another connection, which sees the same moment.
+    /// Another connection with the same snapshot.
     ///
     /// # Errors
     /// If the database cannot be reached, or the first connection is gone.
@@ -59,7 +59,7 @@ impl Snapshot {
         Ok(Self(session))
     }
 
-    /// The topics and clusters that anything is stored of.
+    /// The topics and clusters of all stored offsets.
     ///
     /// # Errors
     /// If the database fails.
@@ -70,10 +70,10 @@ impl Snapshot {
             .collect()
     }
 
-    /// What is stored of the topic.
+    /// The stored offsets of the topic.
     ///
     /// # Errors
-    /// If the database fails, or a stored offset was altered to what none can be.
+    /// If the database fails, or a stored offset was altered to impossible values.
     pub(crate) async fn offsets(&mut self, topic: &str) -> Result<Vec<HeldOffset>, StoreError> {
         let select = "SELECT part, partition, first_offset, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
              anchor_crc32, topic_id FROM consumed_offset WHERE topic = $1 ORDER BY part, partition";
@@ -82,10 +82,10 @@ impl Snapshot {
         held.filter_map(Result::transpose).collect()
     }
 
-    /// Up to when history was removed by order.
+    /// The time up to which history was removed.
     ///
     /// # Errors
-    /// If the database fails, or says what cannot be.
+    /// If the database fails, or has an impossible time.
     pub(crate) async fn expired_before(&mut self) -> Result<Option<Timestamp>, StoreError> {
         self.0.expired_before().await
     }
@@ -93,7 +93,7 @@ impl Snapshot {
     /// Sends the selected rows, in pieces of whole rows.
     ///
     /// # Errors
-    /// If the database fails. That the receiver is gone is no error.
+    /// If the database fails. A closed receiver is not an error.
     pub(crate) async fn scan(
         &mut self,
         selection: &Selection,
@@ -114,7 +114,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Passes each selected row to `each`, until that gives `false`.
+    /// Passes each selected row to `each`, until that returns `false`.
     ///
     /// # Errors
     /// If the database fails.
@@ -130,7 +130,7 @@ impl Snapshot {
         self.0.scan(selection, each).await
     }
 
-    /// The greatest offset of a partition that a part's table has a row of.
+    /// The largest offset of a partition in a part's table.
     ///
     /// # Errors
     /// If the database fails.
@@ -147,7 +147,7 @@ impl Snapshot {
         row.map_or(Ok(None), |mut row| row.take("last"))
     }
 
-    /// The least offset of each partition that a part's table has a row of.
+    /// The smallest offset of each partition in a part's table.
     ///
     /// # Errors
     /// If the database fails.

@@ -1,4 +1,4 @@
-//! Queries for many tasks at once: by name, by key, and for the places of their newest reports.
+//! Queries for many tasks at once: by name, by key, and for their newest and earliest reports.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use super::session::{Session, Value};
 use super::{Snapshot, StoreError};
 use crate::tables::{LEAST, Table};
 
-/// Tasks of one statement.
+/// Tasks per statement.
 const AT_ONCE: usize = 1_000;
 
 /// A report in `task_progress`.
@@ -21,7 +21,7 @@ pub(crate) struct StoredReport {
     pub(crate) is_final: bool,
 }
 
-/// What the row of a task says of it.
+/// The row of a task, in part.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskRow {
     pub(crate) exec_id: String,
@@ -30,7 +30,7 @@ pub(crate) struct TaskRow {
 }
 
 impl dyn Session + '_ {
-    /// The keys of the tasks with these names, as far as there are such. `kept`: so that nobody removes one before the
+    /// The keys of the tasks with these names, if they exist. `kept`: keeps others from removing them before the
     /// transaction ends.
     pub(super) async fn task_ids(
         &mut self,
@@ -60,7 +60,7 @@ impl Snapshot {
         row.map(|mut row| row.take("task_id")).transpose()
     }
 
-    /// The keys of the tasks with these names, as far as there are such.
+    /// The keys of the tasks with these names, if they exist.
     pub(crate) async fn task_ids(
         &mut self,
         names: &[&str],
@@ -68,7 +68,7 @@ impl Snapshot {
         self.0.task_ids(names, false).await
     }
 
-    /// What the rows under these keys say, as far as there are such.
+    /// The rows with these keys, if they exist.
     pub(crate) async fn tasks(
         &mut self,
         task_ids: &[i64],
@@ -88,7 +88,7 @@ impl Snapshot {
         Ok(found)
     }
 
-    /// How many rows of the histories each of these tasks has.
+    /// The number of history rows of each of these tasks.
     pub(crate) async fn rows_of(
         &mut self,
         task_ids: &[i64],
@@ -109,8 +109,8 @@ impl Snapshot {
         Ok(counts)
     }
 
-    /// Partition and offset of the newest reports of each of these tasks in `task_progress`: at most so many of each, the
-    /// newest first.
+    /// The newest reports of each of these tasks in `task_progress`, by partition and offset; at most `at_most` per
+    /// task, the newest first.
     pub(crate) async fn newest_reports(
         &mut self,
         task_ids: &[i64],
@@ -135,8 +135,8 @@ impl Snapshot {
         Ok(newest)
     }
 
-    /// The earliest reports of each of these tasks in `task_progress`, and the earliest final ones: at most so many of
-    /// each.
+    /// The earliest reports of each of these tasks in `task_progress`, and the earliest final ones; at most `at_most`
+    /// of each.
     pub(crate) async fn earliest_reports(
         &mut self,
         task_ids: &[i64],
@@ -170,9 +170,9 @@ impl Snapshot {
         Ok(earliest)
     }
 
-    /// Tasks of these places, of all with none, whose least times are not those of their reports in `task_progress`. One
-    /// that is lower counts only where `has_all` says that no other report explains it; history before `expired_before`
-    /// is left out, and explains any time before then. At most so many tasks.
+    /// Tasks of these places (`None`: all) whose earliest times differ from those of their reports in `task_progress`.
+    /// An earlier time counts only if `has_all` says that no other report explains it. History before `expired_before`
+    /// is ignored, and explains any time before then. At most `at_most` tasks.
     pub(crate) async fn with_other_times(
         &mut self,
         places: &Option<Places>,

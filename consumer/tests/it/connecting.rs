@@ -103,7 +103,7 @@ async fn the_first_reachable_writable_host_of_several_is_used() {
     assert!(failed.contains("\"expiry\" does not exist"), "{failed}");
     pipeline.database_url = format!("{url}?target_session_attrs=standby");
     let failed = pipeline.fails(&["tasks"], 1);
-    assert_eq!(failed.matches("is no standby").count(), 2, "{failed}");
+    assert_eq!(failed.matches("is not a standby").count(), 2, "{failed}");
     pipeline.database_url = format!("{url}?target_session_attrs=best");
     let failed = pipeline.fails(&["tasks"], 2);
     assert!(failed.contains("prefer-standby"), "{failed}");

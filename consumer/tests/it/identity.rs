@@ -79,7 +79,7 @@ async fn a_recreated_topic_is_recognised_whether_shorter_equal_or_longer() {
             pipeline.fill_numbered(&others(), events, 0);
             let log = pipeline.program("anew", &[]).needs_attention().await;
             assert!(
-                log.contains(&pipeline.events) && log.contains("made anew"),
+                log.contains(&pipeline.events) && log.contains("recreated"),
                 "{log}"
             );
             assert_eq!(pipeline.contents().await, before, "{events} new events");
@@ -114,7 +114,7 @@ async fn a_log_truncated_below_the_stored_offset_needs_an_operator_or_is_continu
         let log = store(&pipeline, "goes-on", &["--on-gap", "continue"]).await;
         let gap = log
             .lines()
-            .find(|line| line.contains("a gap") && line.contains("150"));
+            .find(|line| line.contains("gap: retention removed") && line.contains("150"));
         assert!(gap.is_some_and(|line| line.contains("100")), "{log}");
         for table in ["task_progress", "task_metrics"] {
             for (partition, first, missing) in [(0, 150, 50), (1, 100, 0)] {

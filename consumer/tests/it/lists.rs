@@ -414,10 +414,9 @@ impl Pipeline {
             let remarks = String::from_utf8(output.stderr).unwrap();
             assert!(output.status.success(), "{options:?}: {remarks}");
             let page: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-            cursor = remarks.lines().find_map(|line| {
-                line.strip_prefix("the next page: --cursor ")
-                    .map(str::to_owned)
-            });
+            cursor = remarks
+                .lines()
+                .find_map(|line| line.strip_prefix("next page: --cursor ").map(str::to_owned));
             let full = page.len().cmp(&limit);
             let last = cursor.is_none();
             assert!(

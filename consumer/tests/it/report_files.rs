@@ -121,5 +121,5 @@ async fn a_report_that_cannot_be_written_is_an_error_and_the_others_are_written(
     // A missing folder is reported before anything is read.
     let (code, printed, log) = ended(audit(&pipeline, &[&disk.folder().join("none/a.json")]));
     assert_eq!((code, &printed["verdict"]), (Some(2), &"unproven".into()));
-    assert!(log.contains("none is no folder"), "{log}");
+    assert!(log.contains("none is not a folder"), "{log}");
 }

@@ -1,4 +1,4 @@
-//! The report in files: HTML, JSON, or gauges for node_exporter.
+//! The report as a file: HTML, JSON, or gauges for node_exporter.
 
 use std::path::{Path, PathBuf};
 
@@ -19,16 +19,16 @@ enum Format {
     Prometheus,
 }
 
-/// Whether a report can be written to this file, as far as that is known before there is one.
+/// Checks that a report can be written to this file, as far as that can be checked in advance.
 ///
 /// # Errors
-/// If not.
+/// If it cannot.
 pub(in crate::audit) fn check(file: &Path) -> anyhow::Result<()> {
     format_of(file)?;
     let folder = report_file::folder_of(file);
     if !folder.is_dir() {
         bail!(
-            "--report {}: {} is no folder; make it, or choose another",
+            "--report {}: {} is not a folder; create it or choose another",
             file.display(),
             folder.display()
         );
@@ -36,7 +36,7 @@ pub(in crate::audit) fn check(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The format that a file name ends in.
+/// The format, by the file name's extension.
 fn format_of(file: &Path) -> anyhow::Result<Format> {
     match file.extension().and_then(|end| end.to_str()) {
         Some("html" | "htm") => Ok(Format::Html),
@@ -60,14 +60,14 @@ struct Page<'a> {
 }
 
 impl Report {
-    /// Writes the report to each of these files. Returns whether all were written; the log says which were not.
+    /// Writes the report to each of these files. Returns whether all were written; failures are logged.
     pub(in crate::audit) fn write(&self, files: &[PathBuf], limit: usize) -> bool {
         let mut is_written = true;
         for file in files {
             if let Err(error) = self.write_file(file, limit) {
                 is_written = false;
                 tracing::error!(
-                    "--report {}: {error:#}; this report was not written, and the verdict is: {}",
+                    "--report {}: {error:#}; this report was not written; the verdict is: {}",
                     file.display(),
                     self.verdict.as_str()
                 );
@@ -78,7 +78,7 @@ impl Report {
 
     fn write_file(&self, file: &Path, limit: usize) -> anyhow::Result<()> {
         let text = match format_of(file)? {
-            // The gauges keep the values of the last audit that could tell.
+            // The gauges keep the values of the last audit that reached a verdict.
             Format::Prometheus if self.verdict == Verdict::Unproven => return Ok(()),
             Format::Json => format!("{}\n", to_json_pretty(self)?),
             Format::Prometheus => self.metrics(),
@@ -98,7 +98,7 @@ impl Report {
         Ok(())
     }
 
-    /// For node_exporter's textfile collector: gauges in Prometheus' text format.
+    /// Gauges in Prometheus' text format, for node_exporter's textfile collector.
     fn metrics(&self) -> String {
         let Totals {
             events,
@@ -133,20 +133,20 @@ impl Report {
         };
         gauge(
             "equal",
-            "1: the tables held what the topic said; 0: they did not.",
+            "1 if the tables equalled the topic, else 0.",
             &[("", equal.into())],
         );
         gauge(
             "made_at_timestamp_seconds",
-            "When the last audit that could tell ended.",
+            "When the last audit that reached a verdict ended.",
             &[("", made_at.into())],
         );
+        gauge("events", "Events compared.", &[("", events.into())]);
         gauge(
-            "events",
-            "Events that were compared.",
-            &[("", events.into())],
+            "rows",
+            "Rows that these events produce.",
+            &[("", rows.into())],
         );
-        gauge("rows", "Rows that these stand for.", &[("", rows.into())]);
         gauge(
             "not_stored_offsets",
             "Offsets of the topic that were not stored yet when the audit began.",
@@ -154,7 +154,7 @@ impl Report {
         );
         gauge(
             "findings",
-            "Rows that were not as they were to be.",
+            "Rows that differed from the topic.",
             &[
                 (",fault=\"missing\"", missing.into()),
                 (",fault=\"extra\"", extra.into()),
@@ -163,8 +163,8 @@ impl Report {
         );
         gauge(
             "unproven_rows",
-            "Rows of which nothing was proven: their events were deleted by retention, or are not in the log for another \
-             cause, or they were removed by order.",
+            "Rows that could not be proven: retention deleted their events, their events are missing for another \
+             reason, or consumer expire removes the rows.",
             &[
                 (",cause=\"retention\"", deleted.into()),
                 (",cause=\"no_record\"", (unprovable - deleted).into()),

@@ -1,4 +1,4 @@
-//! The report of an audit: its values. The modules below print it and write it to files.
+//! The report of an audit: its values. The submodules print it and write it to files.
 
 mod files;
 mod partitions;
@@ -31,8 +31,8 @@ pub(super) struct Report {
     /// Why the tables could not be proven equal.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     doubts: Vec<String>,
-    /// Covers all digests below: two audits of the same range with the same digest proved the same rows. Only if the
-    /// verdict is equal.
+    /// Covers all digests below: two audits of the same range with the same digest proved the same rows. Present only
+    /// if the verdict is equal.
     digest: Option<String>,
     /// What the topic had and the database had not stored when the audit began.
     pub(super) not_stored: NotStored,
@@ -45,7 +45,7 @@ pub(super) struct Report {
     /// `consumer expire` removed what was reported before this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     expired_before: Option<Timestamp>,
-    /// As asked.
+    /// As given on the command line.
     from: String,
     to: String,
     /// Fingerprints (CRC-64-AVRO) of the schema versions that this program reads.
@@ -53,9 +53,9 @@ pub(super) struct Report {
     partitions: Vec<PartitionReport>,
     totals: Totals,
     counts: Vec<Count>,
-    /// Those that fit in memory; `counts` counts all.
+    /// Those kept in memory; `counts` covers all.
     findings: Vec<Finding>,
-    /// The first few.
+    /// The first ones.
     unreadable: Vec<Unreadable>,
 }
 
@@ -66,18 +66,18 @@ struct Totals {
     missing: u64,
     extra: u64,
     differing: u64,
-    /// Rows whose event is no longer in the topic, for whatever reason.
+    /// Rows whose event is no longer in the topic, for any reason.
     unprovable: u64,
-    /// Of these, those before the logs' starts.
+    /// Those of them before the logs' starts.
     deleted: u64,
     expired: u64,
-    /// Rows of events that have dead letters instead.
+    /// Rows missing because their events have dead letters.
     refused: u64,
     unreadable: u64,
     unreadable_without_letter: u64,
 }
 
-/// How many findings a table has of one fault in one partition.
+/// The number of findings of one fault in one table and partition.
 #[derive(Debug, Serialize)]
 struct Count {
     table: &'static str,
@@ -161,7 +161,7 @@ impl Report {
         }
     }
 
-    /// Settles the verdict. `doubts` are reasons why the tables cannot be proven equal; the report adds its own.
+    /// Decides the verdict. `doubts` are reasons why the tables cannot be proven equal; the report adds its own.
     pub(super) fn judge(&mut self, mut doubts: Vec<String>) {
         let Totals {
             events,
@@ -184,8 +184,8 @@ impl Report {
         }
         if unprovable > deleted {
             doubts.push(format!(
-                "{topic} has no record at the offsets of {}: compaction may have deleted their events, and no repair \
-                 removes them",
+                "{topic} has no record at the offsets of {}: compaction may have deleted their events; no repair \
+                 removes these rows",
                 counted(unprovable - deleted, "row")
             ));
         }
@@ -202,19 +202,19 @@ impl Report {
         }
     }
 
-    /// The doubts, if they are what the verdict rests on.
+    /// The doubts, if the verdict depends on them.
     pub(super) fn reasons(&self) -> Option<String> {
         (self.verdict == Verdict::Unproven).then(|| self.doubts.join("; "))
     }
 
-    /// How many rows a repair would remove, and how many of those that were compared it would keep.
+    /// The number of rows that a repair would remove, and the number of compared rows that it would keep.
     pub(super) fn removed_and_kept(&self) -> (u64, u64) {
         let tables = self.partitions.iter().flat_map(|it| it.tables.values());
         let held: u64 = tables.map(|table| table.rows_of_table).sum();
         (self.totals.extra, held.saturating_sub(self.totals.extra))
     }
 
-    /// The first findings, and how many there are beyond them.
+    /// The first findings, and the number of further ones.
     fn first(&self, limit: usize) -> (&[Finding], u64) {
         let count = match limit {
             0 => self.findings.len(),
@@ -225,8 +225,8 @@ impl Report {
     }
 }
 
-/// SHA-256, in hexadecimal, of a line for each table and partition: its name, partition, offsets, rows and digest, separated
-/// by blanks; then, if rows are missing because of dead letters, `without`, how many, and their digest.
+/// SHA-256, in hexadecimal, of one line per table and partition: its name, partition, offsets, rows and digest,
+/// separated by spaces. If rows are missing because of dead letters, `without`, their number and their digest follow.
 fn digest(partitions: &[PartitionReport]) -> String {
     let mut all = Sha256::new();
     for partition in partitions {

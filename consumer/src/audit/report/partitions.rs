@@ -1,4 +1,4 @@
-//! What was compared and found in each partition.
+//! The result of an audit by partition.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::positions::Anchor;
 use crate::tables::Table;
 use service::text::hex;
 
-/// What was found in one partition.
+/// The result for one partition.
 #[derive(Debug, Serialize)]
 pub(in crate::audit) struct PartitionReport {
     pub(super) partition: i32,
@@ -25,12 +25,12 @@ pub(in crate::audit) struct PartitionReport {
     /// Offsets that were compared.
     pub(super) from: i64,
     pub(super) to: i64,
-    /// Records that a committed reader sees.
+    /// Records visible to read_committed consumers.
     pub(super) events: u64,
-    /// Of these, those that nobody can read, so that they have no rows; and how many of those have a dead letter.
+    /// Those of them that nobody can read, so that they have no rows; and how many of those have a dead letter.
     pub(super) unreadable: u64,
     pub(super) unreadable_with_letter: u64,
-    /// Of these, those whose rows the database refused, each with its dead letter.
+    /// Those of them whose rows the database refused, each with its dead letter.
     pub(super) refused_with_letter: u64,
     /// Offsets of records in aborted transactions.
     pub(super) aborted: u64,
@@ -61,7 +61,7 @@ impl From<Anchor> for LastRecord {
     }
 }
 
-/// One table's rows of a partition.
+/// The result for one table and partition.
 #[derive(Debug, Serialize)]
 pub(in crate::audit) struct TableReport {
     pub(super) from: Option<i64>,
@@ -71,23 +71,23 @@ pub(in crate::audit) struct TableReport {
     pub(super) missing: u64,
     pub(super) extra: u64,
     pub(super) differing: u64,
-    /// Rows at offsets where the topic has no record (any more).
+    /// Rows at offsets without a record.
     pub(super) unprovable: u64,
-    /// Of these, those before the start of the log: retention has deleted their events.
+    /// Those of them before the start of the log: retention has deleted their events.
     pub(super) deleted: u64,
-    /// Rows that the topic expects and that were not looked for: `consumer expire` removes them.
+    /// Rows that the topic expects but that were not compared: `consumer expire` removes them.
     pub(super) expired: u64,
     /// Rows that the topic expects and the table lacks because their events have dead letters.
     pub(super) refused: u64,
-    /// Of the rows, only if the topic and the table agree.
+    /// Digest of the rows; present only if the topic and the table agree.
     pub(super) sha256: Option<String>,
-    /// What goes into the digest of the whole report for these rows: the digest of those that the topic expects, and which
-    /// of them the table lacks because their events have dead letters.
+    /// What the digest of the whole report contains for these rows: the digest of those that the topic expects, and
+    /// which of them the table lacks because their events have dead letters.
     #[serde(skip)]
     pub(super) proven: Option<String>,
 }
 
-/// What was compared and found in each partition of the log.
+/// Collects the results of each partition of the log.
 pub(in crate::audit) fn partition_reports(
     extent: &Extent,
     sums: &Sums,

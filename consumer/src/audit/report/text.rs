@@ -1,4 +1,4 @@
-//! The report for a person, and as JSON on standard output.
+//! The report as text, and as JSON on standard output.
 
 use std::collections::BTreeMap;
 
@@ -22,12 +22,12 @@ impl Report {
         }
     }
 
-    /// Prints the answer in a line on standard error, before a repair begins.
+    /// Prints the result in one line on standard error, before a repair begins.
     pub(in crate::audit) fn print_summary(&self) {
         output::note(self.answer());
     }
 
-    /// What a repair would do, for a person: rows to write, remove and correct, by table.
+    /// The plan of a repair as text: rows to write, remove and correct, by table.
     pub(in crate::audit) fn plan(&self) -> String {
         let mut plans: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
         for count in &self.counts {
@@ -43,7 +43,7 @@ impl Report {
             .iter()
             .filter(|(_, plan)| **plan != [0; 3])
             .map(|(table, [write, remove, correct])| {
-                format!("{table}: write {write}, remove {remove}, put right {correct}")
+                format!("{table}: write {write}, remove {remove}, correct {correct}")
             })
             .collect();
         format!("to repair in {}: {}", self.database, plans.join("; "))
@@ -59,29 +59,29 @@ impl Report {
             refused,
             ..
         } = self.totals;
-        let (stand, events, of_rows) = (
-            agreed(events, "stands", "stand"),
+        let (yields, events, of_rows) = (
+            agreed(events, "yields", "yield"),
             counted(events, "event"),
             counted(rows, "row"),
         );
         match self.verdict {
             Verdict::Equal if refused > 0 => format!(
-                "equal but for dead letters: {events} of {} {stand} for {of_rows}, and {} holds these without \
+                "equal except for dead letters: {events} of {} {yields} {of_rows}, and {} holds exactly these without \
                  {refused} whose events have dead letters instead",
                 self.topic, self.database
             ),
             Verdict::Equal => format!(
-                "equal: {events} of {} {stand} for {of_rows}, and {} holds exactly these",
+                "equal: {events} of {} {yields} {of_rows}, and {} holds exactly these",
                 self.topic, self.database
             ),
             Verdict::Unproven => format!(
-                "could not tell: {events} of {} {stand} for {of_rows}, which {} holds, but {}",
+                "could not tell: {events} of {} {yields} {of_rows}, which {} holds, but {}",
                 self.topic,
                 self.database,
                 self.doubts.join("; ")
             ),
             Verdict::Unequal => format!(
-                "unequal: of the {of_rows} that {events} of {} {stand} for, {} lacks {missing}, has {differing} that \
+                "unequal: {events} of {} {yields} {of_rows}, but {} lacks {missing}, has {differing} that \
                  differ, and {extra} more",
                 self.topic, self.database
             ),
@@ -184,7 +184,7 @@ impl Report {
 }
 
 impl Finding {
-    /// For a person.
+    /// One line of text.
     fn line(&self) -> String {
         let whose = match (&self.exec_id, self.part) {
             (Some(exec_id), _) => format!(" {}", shown(exec_id)),
@@ -196,7 +196,7 @@ impl Finding {
             .iter()
             .map(|column| {
                 format!(
-                    "{}: {} is to be {}",
+                    "{}: found {}, expected {}",
                     column.column,
                     shown(&column.found.to_string()),
                     shown(&column.expected.to_string())

@@ -1,4 +1,4 @@
-//! The states of tasks as arrays, one of each column: the parameters of `unnest`.
+//! The states of tasks as one array per column: the parameters of `unnest`.
 
 use schemas::Job;
 use serde::Serialize;
@@ -18,7 +18,7 @@ pub(super) enum Array<'a> {
 
 pub(super) struct Arrays<'a> {
     pub(super) columns: Vec<Array<'a>>,
-    /// The place of the next value's column.
+    /// The index of the next value's column.
     next: usize,
 }
 
@@ -107,7 +107,7 @@ impl<'a> ValueSink<'a> for Arrays<'a> {
         push!(self, Text, text);
     }
 
-    // Of these kinds `task` has no column.
+    // `task` has no columns of these kinds.
 
     fn texts<'t>(&mut self, _: impl ExactSizeIterator<Item = &'t str>) {}
 

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use crate::store::dialect::{Dialect, Walk, micros};
 use crate::tables::Table;
 
-/// Pages of a history that one transaction looks through: 512 KiB, some 5,000 rows.
+/// Pages of a history per transaction: 512 KiB, some 5,000 rows.
 const PAGES: i64 = 64;
-/// The year 1, where PostgreSQL's literals and ours part.
+/// The year 1: PostgreSQL's literals before it differ from RFC 3339.
 const FIRST_MICROS: i64 = -62_135_596_800_000_000;
 
 pub(super) struct Postgres;
@@ -22,14 +22,14 @@ impl Dialect for Postgres {
     fn begin_snapshot(&self, moment: Option<&str>) -> String {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         match moment {
-            // Names of moments are hexadecimal digits and hyphens.
+            // Snapshot names consist of hexadecimal digits and hyphens.
             Some(moment) => format!("{begin}; SET TRANSACTION SNAPSHOT '{moment}'"),
             None => begin.to_owned(),
         }
     }
 
-    /// To compile a query takes longer than to run it. A plan is made for the values at hand: limits and time ranges
-    /// decide which index is the right one.
+    /// Compiling a query takes longer than running it. Plans are made for the actual values: limits and time ranges
+    /// decide which index is best.
     fn query_settings(&self) -> &'static str {
         "SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_custom_plan"
     }
@@ -42,7 +42,7 @@ impl Dialect for Postgres {
         Some("SELECT pg_export_snapshot() AS moment")
     }
 
-    /// A literal: PostgreSQL would add up an epoch and an interval for each row.
+    /// A literal: PostgreSQL would add an epoch and an interval for each row.
     fn time(&self, time: Timestamp) -> String {
         match time.as_microsecond() {
             FIRST_MICROS.. => format!("timestamptz '{time:.6}'"),
@@ -155,7 +155,7 @@ impl Dialect for Postgres {
         format!("{of}ctid::text")
     }
 
-    /// Addresses are like `(12,3)`.
+    /// Addresses look like `(12,3)`.
     fn is_at(&self, addresses: &[String]) -> String {
         let quoted: Vec<String> = addresses
             .iter()
@@ -164,7 +164,7 @@ impl Dialect for Postgres {
         format!("h.ctid = ANY('{{{}}}'::tid[])", quoted.join(","))
     }
 
-    /// OFFSET 0 keeps the planner from reading the whole table to hash it.
+    /// OFFSET 0 prevents the planner from hashing the whole table.
     fn join_row_at(&self, table: &str, alias: &str, address: &str) -> String {
         format!(
             "JOIN LATERAL (SELECT * FROM {table} WHERE ctid = {address} OFFSET 0) AS {alias} ON true"
@@ -195,14 +195,15 @@ impl Dialect for Postgres {
         }
     }
 
-    /// A crash may bring the last rows back, and no other: they are removed again. Every row is found by its page or by
-    /// an index, whatever the planner thinks of tables that are growing.
+    /// A crash may only restore the last removed rows, which are then removed again. Every row is found by its page or
+    /// by an index, whatever the planner assumes about growing tables.
     fn expiry_settings(&self) -> &'static str {
         "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
          SET jit = off"
     }
 }
-/// A constant. Until version 14, PostgreSQL reads no number of more than 32 bits in it, so each unit takes its share.
+/// An interval literal. Before version 14, PostgreSQL reads no number of more than 32 bits in it, so each unit is
+/// written separately.
 fn interval(micros: i64) -> String {
     const SECOND: i64 = 1_000_000;
     const HOUR: i64 = 3_600 * SECOND;

@@ -1,11 +1,11 @@
 //! PostgreSQL:
 //!
 //! - `url`, `server`, `socket`: connecting. `watch`: waiting for answers.
-//! - `sqlstate`: what its error codes mean.
-//! - `write`, `small_batch`: storing events, by `offsets`, `tasks` and `arrays`.
+//! - `sqlstate`: the meaning of its error codes.
+//! - `write`, `small_batch`: storing events, with `offsets`, `tasks` and `arrays`.
 //! - `session`, `dialect`: everything else.
 //!
-//! Its migrations are here.
+//! This file has the migrations.
 
 mod arrays;
 mod dialect;
@@ -48,7 +48,7 @@ pub(super) const DRIVER: Driver = Driver {
     judge: sqlstate::judge,
 };
 
-/// Every migration ever released: its name and text.
+/// Every migration ever released: its name and SQL.
 const MIGRATIONS: &[(&str, &str)] = &[
     (
         "tables",
@@ -103,7 +103,7 @@ impl Backend for Server {
     }
 }
 
-/// What is written, and as whom.
+/// What a transaction writes besides its records.
 #[derive(Clone, Copy)]
 struct Writing<'a> {
     parts: &'a [Part],
@@ -112,12 +112,12 @@ struct Writing<'a> {
     end: End,
 }
 
-/// Needs no right to make tables where they are as they should be. Other programs may be at the same
-/// migration, and tables may be large: it is waited for while the server is at work on it.
+/// Needs no right to create tables if they are up to date. Other programs may be running the same migration, and tables
+/// may be large: waits as long as the server is working on it.
 async fn migrate(server: &Server) -> Result<(), StoreError> {
     let mut session = PgSession::open(server, Access::Write).await?;
     let made = async {
-        // Every error of a migration, in a shape that can be waited for.
+        // Returns a migration error as a value, because only sqlx errors can be watched.
         Ok(make_tables(&mut session.connection).await)
     };
     session.watch.answer(made).await??;
@@ -145,10 +145,10 @@ async fn make_tables(connection: &mut PgConnection) -> Result<(), StoreError> {
         })
 }
 
-/// Whether all of these migrations have been made.
+/// Whether all of these migrations were applied.
 ///
 /// # Errors
-/// If more of them have been made than are known here, or this user may not ask.
+/// If more were applied than this version knows, or if this user may not check.
 async fn is_up_to_date(
     connection: &mut PgConnection,
     migrator: &Migrator,
@@ -185,7 +185,7 @@ fn no_answer(to: &str, within: Duration) -> StoreError {
     StoreError::Retry(format!("no answer {to} within {} s", within.as_secs()))
 }
 
-/// The type of a column of this kind.
+/// The type of columns of this kind.
 pub(super) fn column_type(kind: Kind) -> &'static str {
     match kind {
         Kind::I32 => "integer",
@@ -200,7 +200,7 @@ pub(super) fn column_type(kind: Kind) -> &'static str {
     }
 }
 
-/// The type in which such a column's values are sent in arrays and JSON.
+/// The type in which values of this kind are sent in arrays and JSON.
 fn sent_type(kind: Kind) -> &'static str {
     match kind {
         Kind::Time => column_type(Kind::I64), // microseconds

@@ -1,4 +1,4 @@
-//! Moving the stored offsets on.
+//! Moves the stored offsets.
 
 use std::sync::LazyLock;
 
@@ -13,12 +13,12 @@ const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition
      SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, now(), $10, $11 \
      WHERE NOT EXISTS (SELECT 1 FROM consumed_offset WHERE topic <> $2 OR cluster_id <> $5) ON CONFLICT DO NOTHING";
 
-/// Taken before a first offset is put in, so that each statement that does sees those put in before: of two topics
-/// in one empty database the second is refused. (A snapshot is of when its statement begins, so this is one of its
-/// own.) Its key is of no meaning; locks of this kind need no right and are of one database.
+/// Acquired before a first offset is inserted, so that each such statement sees earlier inserts: of two topics in one
+/// empty database, the second is refused. (A statement's snapshot is taken when it begins, so the lock is a statement
+/// of its own.) The key is arbitrary; advisory locks need no right and are local to a database.
 const LOCK_FIRST_OFFSETS: &str = "SELECT pg_advisory_xact_lock(7022639402163274087)";
 
-/// The steps of offsets, and the offsets, locked in a fixed order, whatever order an update would take.
+/// The steps, and the stored offsets locked in a fixed order: an UPDATE alone locks in any order.
 pub(super) const WITH_LOCKED: &str = "WITH said AS (SELECT * FROM unnest($4::text[], $5::integer[], $6::bigint[], $7::bigint[], $8::bigint[], \
      $9::bigint[], $10::bigint[]) \
      AS said (part, partition, expected, next_offset, anchor_offset, anchor_timestamp_ms, anchor_crc32)), \
@@ -26,11 +26,11 @@ pub(super) const WITH_LOCKED: &str = "WITH said AS (SELECT * FROM unnest($4::tex
      FROM consumed_offset held JOIN said USING (part, partition) \
      WHERE held.topic = $1 ORDER BY held.partition, held.part FOR UPDATE OF held)";
 
-/// The parameters of [`WITH_LOCKED`] and [`move_locked`], as [`bind_offsets`] binds them.
+/// Number of parameters of [`WITH_LOCKED`] and [`move_locked`], as bound by [`bind_offsets`].
 pub(super) const OFFSET_PARAMETERS: usize = 11;
 
-/// All steps at once, if also `only_if`. A step without an anchor leaves the stored one. An offset that somebody
-/// else has moved meanwhile is found out by the update, which looks at the row as it is by then.
+/// Performs all steps at once, if `only_if` holds too. A step without an anchor keeps the stored one. The UPDATE sees
+/// the current row, so it detects an offset that someone else has moved meanwhile.
 pub(super) fn move_locked(only_if: &str) -> String {
     format!(
         "UPDATE consumed_offset held SET next_offset = said.next_offset, cluster_id = $2, \
@@ -46,10 +46,10 @@ pub(super) fn move_locked(only_if: &str) -> String {
 static MOVE_OFFSETS: LazyLock<String> =
     LazyLock::new(|| format!("{WITH_LOCKED} {}", move_locked("")));
 
-/// Moves the stored offsets on.
+/// Moves the stored offsets forward.
 ///
 /// # Errors
-/// [`StoreError::Fenced`] if one was not the expected one.
+/// [`StoreError::Fenced`] if one is not the expected one.
 pub(super) async fn move_offsets(
     connection: &mut PgConnection,
     advances: &[Advance],
@@ -96,7 +96,7 @@ pub(super) async fn move_offsets(
     Ok(())
 }
 
-/// Topic, cluster, group, seven arrays of the steps, and the topic's id.
+/// Binds topic, cluster, group, seven arrays of the steps, and the topic's id.
 pub(super) fn bind_offsets<'q, O>(
     query: QueryAs<'q, sqlx::Postgres, O, PgArguments>,
     moved: &[&Advance],

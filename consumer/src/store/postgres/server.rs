@@ -1,4 +1,4 @@
-//! The PostgreSQL server that a URL names, or several, and the one way to connect to it.
+//! The PostgreSQL server or servers of a URL, and how to connect to them.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -15,39 +15,38 @@ use super::socket::Sockets;
 use super::url::{Role, files, hosts, unknown_fields};
 use crate::store::{Access, StoreError};
 
-/// How long one server may take until it has let us in, TLS and password included. Over networks that
-/// work it takes less than 1 s.
+/// Timeout per server for connecting, including TLS and authentication. On a working network this takes less than 1 s.
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
 
-/// Which database, and how to reach it.
+/// A database and how to reach it.
 #[derive(Clone)]
 pub(crate) struct Server {
     /// Tried in this order; at least one.
     hosts: Vec<PgConnectOptions>,
-    /// `None`: not said.
+    /// `None`: not specified.
     session: Option<Role>,
-    /// The file of the authorities that may have signed a server's certificate.
+    /// The file of certificate authorities.
     authorities: Option<String>,
-    /// The place, in it, of the one by which a server was verified last.
+    /// The index in that file of the authority that last verified a server.
     authority: Arc<AtomicUsize>,
 }
 
 impl Server {
     /// # Errors
-    /// If the option's URL, or a file that it names, is no good. The URL itself is not shown: it may hold
-    /// a password.
+    /// If the option's URL, or a file that it names, is invalid. The error does not show the URL, which may contain a
+    /// password.
     pub(crate) fn parse(option: &str, url: &str) -> anyhow::Result<Self> {
         let wrong = |error: &dyn std::fmt::Display| WrongUsage(format!("{option}: {error}"));
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let (urls, session) = hosts(url, variable).map_err(|error| wrong(&error))?;
         let files = files(url, variable);
-        // One that is not there would be waited for like a server.
+        // Checked now: later, a missing file would look like an unavailable server.
         for (field, file) in &files {
             std::fs::File::open(file)
                 .map_err(|error| NeedsAttention(format!("{option}: {field} {file}: {error}")))?;
         }
         for field in unknown_fields(url) {
-            tracing::warn!("{option}: the field {field} of its query is unknown, and ignored");
+            tracing::warn!("{option}: ignoring the unknown query field {field}");
         }
         let authorities = files.into_iter().find(|(field, _)| *field == "sslrootcert");
         let mut hosts = Vec::new();
@@ -59,7 +58,7 @@ impl Server {
             }
             let options = options
                 .application_name("consumer")
-                // Numbers come in binary; and PgBouncer takes no session that asks for this.
+                // Numbers are sent in binary, and PgBouncer rejects sessions that set this.
                 .extra_float_digits(None)
                 .disable_statement_logging();
             hosts.push(options);
@@ -72,13 +71,13 @@ impl Server {
         })
     }
 
-    /// Where the database is, without the password.
+    /// The database for messages, without the password.
     pub(super) fn place(&self) -> String {
         let hosts = self.hosts.iter().map(address).collect::<Vec<_>>();
         format!("PostgreSQL {}/{}", hosts.join(","), self.name())
     }
 
-    /// What its URL tells it from others by: once of each host.
+    /// Names by which databases are compared: one per host.
     pub(super) fn identities(&self) -> BTreeSet<String> {
         let hosts = self.hosts.iter();
         hosts
@@ -98,8 +97,8 @@ impl Server {
         options.get_database().unwrap_or(options.get_username())
     }
 
-    /// A connection to the first host that lets us in and is what the URL asks for: where it names
-    /// several and does not ask, one that can be written to if it is to be.
+    /// A connection to the first host that accepts it and has the role that the URL asks for. If the URL names several
+    /// hosts but no role, `Access::Write` needs a writable one.
     ///
     /// # Errors
     /// If there is none.
@@ -108,7 +107,7 @@ impl Server {
         Ok(connection)
     }
 
-    /// The same, with what leads to that host alone.
+    /// The same, with a `Server` for that host alone.
     pub(super) async fn connect_to_one(
         &self,
         access: Access,
@@ -140,7 +139,7 @@ impl Server {
                         StoreError::Retry(format!("no connection within {} s", CONNECT.as_secs()))
                     }
                 };
-                // As psql does: the next host is for where this one is away, not for a wrong password.
+                // As in psql, the next host is tried if this one is unavailable, not after a wrong password.
                 let (StoreError::Retry(why) | StoreError::TooLong(why)) = error else {
                     return Err(error);
                 };
@@ -161,13 +160,13 @@ impl Server {
         let sockets = Sockets::open();
         let mut connection = self.connect_by_any_authority(options).await?;
         sockets.set_new_ones(options.get_port());
-        // What PostgreSQL's manual says of the parameter, "Database Connection Control Functions".
+        // As PostgreSQL's manual defines the parameter, "Database Connection Control Functions".
         let (asked, wanted, found) = match role {
             Role::Any | Role::PreferStandby => return Ok(connection),
             Role::ReadWrite => (IS_READ_ONLY, false, "is read-only"),
             Role::ReadOnly => (IS_READ_ONLY, true, "is not read-only"),
             Role::Primary => (IS_STANDBY, false, "is a standby"),
-            Role::Standby => (IS_STANDBY, true, "is no standby"),
+            Role::Standby => (IS_STANDBY, true, "is not a standby"),
         };
         let is: bool = sqlx::query_scalar(asked).fetch_one(&mut connection).await?;
         match is == wanted {
@@ -176,13 +175,13 @@ impl Server {
         }
     }
 
-    /// A connection to the first host, whatever it is.
+    /// A connection to the first host, whatever its role.
     pub(super) async fn connect_alone(&self) -> Result<PgConnection, sqlx::Error> {
         self.connect_by_any_authority(&self.hosts[0]).await
     }
 
-    /// sqlx 0.9.0 loads the first certificate alone of a file of authorities: so each of them is tried,
-    /// first the one that was right last.
+    /// sqlx 0.9.0 loads only the first certificate of a file of authorities, so each of them is tried, starting with
+    /// the one that last succeeded.
     async fn connect_by_any_authority(
         &self,
         options: &PgConnectOptions,
@@ -216,8 +215,8 @@ impl Server {
         let last = last.map_or_else(String::new, |error| format!(": {error}"));
         let count = authorities.len();
         let error = format!(
-            "the server's certificate is by none of the {count} authorities of {file}{last} (each is tried by itself: a \
-             server whose certificate is by an intermediate authority has to send that authority's certificate too)"
+            "none of the {count} authorities of {file} verifies the server's certificate{last} (each is tried separately: a \
+             server with a certificate of an intermediate authority has to send that authority's certificate too)"
         );
         Err(sqlx::Error::Tls(error.into()))
     }
@@ -231,7 +230,7 @@ fn address(options: &PgConnectOptions) -> String {
     format!("{}:{}", options.get_host(), options.get_port())
 }
 
-/// The certificates in a file, each with its first and last line.
+/// The certificates in a file, each including its first and last line.
 fn authorities(text: &str) -> Vec<&str> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----";
@@ -245,9 +244,9 @@ fn authorities(text: &str) -> Vec<&str> {
 mod tests {
     use super::*;
 
-    /// Of an IPv6 address, and of a user's name that makes no URL.
+    /// For an IPv6 address, and for a user name that forms no URL.
     #[test]
-    fn whatever_can_be_parsed_can_be_told() {
+    fn whatever_can_be_parsed_can_be_shown() {
         for (url, place) in [
             ("postgres://[::1]:1/d", "PostgreSQL ::1:1/d"),
             ("postgres://a:b%2F@h/d", "PostgreSQL h:5432/d"),

@@ -1,4 +1,4 @@
-//! Everything but the consumer's own writing, [watched](Watch) over.
+//! A session, for everything except the consumer's own writing, [watched](Watch).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,20 +17,20 @@ use crate::store::session::EachRow;
 use crate::store::{Access, Dialect, Row, Selection, Session, StoreError, Value};
 use crate::tables::{Column, Table};
 
-/// PostgreSQL sends some 8 KiB at a time, and to be woken for each costs both sides more than this
-/// pause, in which several come.
+/// PostgreSQL sends some 8 KiB at a time. A wake-up for each costs both sides more than this pause, during which
+/// several arrive.
 const PAUSE: Duration = Duration::from_micros(500);
-/// Bytes of rows that are sent at once.
+/// Bytes of rows sent at once.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// A connection, and what watches over it.
+/// A connection and its watch.
 pub(super) struct PgSession {
     pub(super) connection: PgConnection,
     pub(super) watch: Watch,
 }
 
 impl PgSession {
-    /// # Errors
+    /// If no server can be reached that has the role that the URL asks for.
     /// If no server of these can be reached that is what the URL asks for.
     pub(super) async fn open(server: &Server, access: Access) -> Result<Self, StoreError> {
         let (mut connection, server) = server.connect_to_one(access).await?;
@@ -39,8 +39,7 @@ impl PgSession {
     }
 }
 
-/// A statement with its parameters. Without any it has its values in its text, so it is not one to be prepared for the
-/// next time.
+/// A statement with its parameters. One without parameters contains its values, so it is not worth caching.
 fn prepared<'q>(statement: &str, values: &'q [Value]) -> Query<'q, sqlx::Postgres, PgArguments> {
     let mut query = sqlx::query(AssertSqlSafe(statement.to_owned())).persistent(!values.is_empty());
     for value in values {
@@ -106,9 +105,8 @@ impl Session for PgSession {
         let query = selection.query(&Postgres);
         let statement = format!("COPY ({query}) TO STDOUT (FORMAT binary)");
         let mut rows = watch.answer(connection.copy_out_raw(&statement)).await?;
-        // A row a message (PostgreSQL manual, "COPY Operations"), but that the file's header
-        // is in front of the first one, and that its trailer, which is shorter than any row,
-        // ends it.
+        // One row per message (PostgreSQL manual, "COPY Operations"), except that the header precedes the first row,
+        // and the trailer, shorter than any row, ends the data.
         let mut header = row_format::HEADER.len();
         loop {
             let next = match rows.try_next().now_or_never() {
@@ -156,7 +154,7 @@ impl Session for PgSession {
     }
 
     async fn limit_queries(&mut self, limit: Duration) -> Result<(), StoreError> {
-        // Of the transaction, not of the session: a pooler gives that to others.
+        // For the transaction, not the session, which a pooler shares with others.
         let limit = format!("SET LOCAL statement_timeout = {}", limit.as_millis());
         self.execute(&limit, &[]).await.map(drop)
     }

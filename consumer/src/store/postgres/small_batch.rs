@@ -1,5 +1,4 @@
-//! A few events in one statement, which is a transaction of its own: one round trip where the general way of writing
-//! takes ten.
+//! Stores a few events in one statement, which is its own transaction: one round trip instead of ten.
 
 use std::sync::LazyLock;
 
@@ -17,14 +16,14 @@ use crate::rows::{Part, Rows};
 use crate::store::StoreError;
 use crate::tables::{Table, TaskKey};
 
-/// Upper bound of a small batch: from some 60 records on the JSON costs more than the round trips that it saves.
+/// Upper bound of a small batch: beyond some 60 records, JSON costs more than the round trips it saves.
 pub(super) const MAX_RECORDS: usize = 32;
 
-/// All or nothing: no row is written where an offset is not the expected one. Rows of the histories come as JSON, from
-/// which PostgreSQL reads values as from literals; their `task_id` is the place of their task among the states, from 1.
-/// The key of a task whose stored state is newer is looked up as of when the statement began: locking the row makes
-/// sure that nobody has removed it since. It is left out where a late report is to lower a time of it, which the general
-/// way does, and a row that somebody has inserted since is not found: a task without a key divides by zero.
+/// All or nothing: writes no row if an offset is not the expected one. Rows of the histories are sent as JSON, whose
+/// values PostgreSQL parses like literals; their `task_id` is the index of their task among the states, from 1. The key
+/// of a task whose stored state is newer is read from the statement's snapshot; locking the row ensures that nobody has
+/// removed it since. Two kinds of keys are not found: of a task whose time a late report moves back, which the general
+/// method does, and of a row that someone has inserted since. A task without a key makes the statement divide by zero.
 static STORE: LazyLock<String> = LazyLock::new(|| {
     let only_if = " AND (SELECT count(*) FROM locked WHERE is_expected) = cardinality($4::text[])";
     let (states, names) = (
@@ -64,7 +63,7 @@ static STORE: LazyLock<String> = LazyLock::new(|| {
     statement
 });
 
-/// Rows as a JSON array of objects, by the names of their columns.
+/// Rows as a JSON array of objects, keyed by column name.
 #[derive(Default)]
 struct JsonRows(Vec<u8>);
 
@@ -128,7 +127,7 @@ impl<'a> ValueSink<'a> for JsonRows {
 
     fn job_tasks(&mut self, jobs: &[Job<'_>]) {
         match jobs.is_empty() {
-            true => self.value([(); 0]), // an array without elements has no dimensions
+            true => self.value([(); 0]), // an empty array has no dimensions
             false => self.value(COUNTS.map(|count| Vec::from_iter(jobs.iter().map(count)))),
         }
     }
@@ -138,8 +137,8 @@ impl<'a> ValueSink<'a> for JsonRows {
     }
 }
 
-/// Stores events, moves the offsets on, and returns the number of rows written of each part; `None` where an offset is
-/// not the expected one, and nothing was done. `of_events`: the place in `tasks` of each event's task.
+/// Stores events, moves the offsets forward, and returns the number of rows written by part; `None` if an offset is not
+/// the expected one, and nothing was done. `of_events`: the index in `tasks` of each event's task.
 pub(super) async fn store(
     connection: &mut PgConnection,
     events: &[Rows<'_>],

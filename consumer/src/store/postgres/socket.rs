@@ -1,4 +1,4 @@
-//! Options of the TCP socket of a connection, which sqlx 0.9.0 neither sets nor lets its user set.
+//! TCP socket options of a connection, which sqlx 0.9.0 neither sets nor exposes.
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// A host that is gone without a word (power, network) is given up after so long: Linux alone would send
-/// again for 15 minutes, or wait for ever where nothing is to be sent.
+/// A host that disappears without a reset (power, network) is given up after this time. By default, Linux retransmits
+/// for 15 minutes, or waits forever if nothing is to be sent.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
-/// After so long without a word from the server its host is asked whether it is still there, so often.
+/// Keepalive: probes start after this idle time, at this interval.
 const IDLE: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// The sockets that are open before a connection is made.
+/// The sockets that are open before connecting.
 pub(super) struct Sockets(HashSet<PathBuf>);
 
 impl Sockets {
@@ -22,22 +22,19 @@ impl Sockets {
         Self(descriptors().map(|(_, identity)| identity).collect())
     }
 
-    /// Sets, on the sockets to this port that were opened since, so on that of the new connection:
+    /// Sets options on the sockets to this port that were opened since, that is on the new connection:
     ///
-    /// - Nagle's algorithm off (transact-rs/sqlx#4335): the end of each COPY would wait for the
-    ///   acknowledgement of its data, which Linux delays by 40 ms.
-    /// - A limit to waiting for a host that is gone.
+    /// - TCP_NODELAY (transact-rs/sqlx#4335): otherwise the end of each COPY waits for the acknowledgement of its data,
+    ///   which Linux delays by 40 ms.
+    /// - Timeouts for a host that disappears.
     pub(super) fn set_new_ones(&self, port: u16) {
         for (descriptor, identity) in descriptors() {
             if self.0.contains(&identity) {
                 continue;
             }
-            #[expect(
-                unsafe_code,
-                reason = "the only way to a socket that a library keeps to itself"
-            )]
-            // SAFETY: nothing is read, written or closed by it. Where the file was closed meanwhile, or is no
-            // TCP socket, the calls fail.
+            #[expect(unsafe_code, reason = "the library does not expose its socket")]
+            // SAFETY: the descriptor is neither read, written nor closed. If it was closed meanwhile, or is not a TCP
+            // socket, the calls fail.
             let file = unsafe { BorrowedFd::borrow_raw(descriptor) };
             let socket = SockRef::from(&file);
             let peer = socket.peer_addr().ok().and_then(|peer| peer.as_socket());
@@ -51,8 +48,8 @@ impl Sockets {
     }
 }
 
-/// The open sockets of this process: descriptor, and what tells a socket from every other (`socket:[inode]`). None
-/// where the system has no `/proc`, which only makes connections slower.
+/// The open sockets of this process: descriptor and unique name (`socket:[inode]`). None without `/proc`, which only
+/// makes connections slower.
 fn descriptors() -> impl Iterator<Item = (i32, PathBuf)> {
     let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
     open.filter_map(|entry| {

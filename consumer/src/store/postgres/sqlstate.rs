@@ -1,4 +1,4 @@
-//! What PostgreSQL's error codes mean (PostgreSQL manual, appendix A).
+//! The meaning of PostgreSQL's error codes (PostgreSQL manual, appendix A).
 
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnection, PgDatabaseError};
@@ -6,14 +6,13 @@ use sqlx::postgres::{PgConnection, PgDatabaseError};
 use crate::store::error::Meaning::{self, Passes, Refused, Stays, TooLong};
 use crate::store::error::{OUTDATED, StoreError};
 
-/// A class (two characters) or a code of five, which comes before its class. What is in none of these is
-/// [`Stays`].
+/// A class (two characters), or a code of five characters, which comes before its class. All others are [`Stays`].
 pub(in crate::store) const MEANINGS: &[(&str, Meaning, &str)] = &[
     ("08", Passes, "connection exception"),
     (
         "0A000",
         Stays,
-        "feature not supported; but a plan that a change of a table has made void is made anew",
+        "feature not supported; a cached plan that a table change has invalidated is retried",
     ),
     ("21", Refused, "cardinality violation, in a trigger"),
     (
@@ -34,7 +33,7 @@ pub(in crate::store) const MEANINGS: &[(&str, Meaning, &str)] = &[
     (
         "26",
         Stays,
-        "a prepared statement is not there: a connection pooler in transaction mode",
+        "a prepared statement does not exist: a connection pooler in transaction mode",
     ),
     ("28", Stays, "wrong user or password, or pg_hba.conf"),
     ("3D", Stays, "the database does not exist"),
@@ -47,7 +46,7 @@ pub(in crate::store) const MEANINGS: &[(&str, Meaning, &str)] = &[
     (
         "42P05",
         Stays,
-        "a prepared statement is there already: a connection pooler in transaction mode",
+        "a prepared statement exists already: a connection pooler in transaction mode",
     ),
     ("42", Stays, "a table, column or right is missing"),
     ("44", Refused, "WITH CHECK OPTION violation"),
@@ -70,7 +69,7 @@ pub(in crate::store) const MEANINGS: &[(&str, Meaning, &str)] = &[
     (
         "55000",
         Passes,
-        "not in the state needed: a database that takes no connections for now",
+        "not in prerequisite state: a database that currently accepts no connections",
     ),
     ("55006", Passes, "object in use"),
     ("55P03", TooLong, "lock_timeout"),
@@ -84,7 +83,7 @@ pub(in crate::store) const MEANINGS: &[(&str, Meaning, &str)] = &[
     ("58", Passes, "system error: input and output (58030)"),
     ("72", Passes, "snapshot too old"),
     ("F0", Passes, "the server's configuration files"),
-    ("HV00N", Passes, "a foreign server is away"),
+    ("HV00N", Passes, "a foreign server is unavailable"),
     ("P0", Refused, "raised by a trigger (P0001)"),
     ("XX001", Stays, "data are corrupted"),
     ("XX002", Stays, "an index is corrupted"),
@@ -92,11 +91,11 @@ pub(in crate::store) const MEANINGS: &[(&str, Meaning, &str)] = &[
     (
         "other",
         Stays,
-        "warnings and what no statement of these programs can cause",
+        "warnings, and codes that no statement of these programs can cause",
     ),
 ];
 
-/// What to do where something between the program and PostgreSQL shares sessions.
+/// What to do if a proxy shares sessions.
 const POOLER: &str = "a connection pooler in transaction or statement mode shares sessions, and with them prepared \
      statements: connect directly, or to a pool in session mode";
 
@@ -105,18 +104,18 @@ pub(super) const INSUFFICIENT_PRIVILEGE: &str = "42501";
 /// No table of this name is found in the schemas that this user may use.
 pub(super) const UNDEFINED_TABLE: &str = "42P01";
 
-/// Whether a statement names a table that is not found.
+/// Whether a statement names a table that was not found.
 pub(super) fn is_undefined_table(error: &sqlx::Error) -> bool {
     let error = error.as_database_error();
     error.is_some_and(|error| error.code().as_deref() == Some(UNDEFINED_TABLE))
 }
 
-/// What to do where a right is missing.
-const GRANTS: &str = "what each role needs stands in deploy/postgres/grants.sql, which the owner of the tables runs after \
+/// What to do if a right is missing.
+const GRANTS: &str = "deploy/postgres/grants.sql has the rights that each role needs; the owner of the tables runs it after \
      each consumer migrate";
 
-/// That the tables are there, in a schema of the search path that this user may not use: PostgreSQL then finds no
-/// such tables. Those of other schemas are another installation's.
+/// An error if the tables are in a schema of the search path that this user may not use: PostgreSQL then reports them
+/// as missing. Tables in other schemas belong to another installation.
 pub(super) async fn hidden_tables(connection: &mut PgConnection) -> Option<StoreError> {
     let select = "SELECT quote_ident(nspname), quote_ident(current_user) FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace \
          WHERE relname = 'consumed_offset' AND relkind IN ('r', 'p') AND NOT has_schema_privilege(n.oid, 'USAGE') \
@@ -139,8 +138,8 @@ fn meaning(sqlstate: &str) -> Meaning {
     known.map_or(Stays, |(_, meaning, _)| *meaning)
 }
 
-/// An error in words. sqlx adds to PostgreSQL's message the line of PostgreSQL's own source that wrote it, which a
-/// reader takes for one of a statement or a file of theirs.
+/// An error as text. sqlx adds the line of PostgreSQL's own source that raised it, which readers mistake for a line of
+/// a statement or file of theirs.
 pub(super) fn message(error: &sqlx::Error) -> String {
     let server = match error {
         sqlx::Error::Database(error) => error.try_downcast_ref::<PgDatabaseError>(),
@@ -153,15 +152,15 @@ fn of_server(error: &PgDatabaseError) -> String {
     format!("error returned from database: {}", error.message())
 }
 
-/// What an error of the server is, with what to do where its own words do not tell; `None`: it is not PostgreSQL's.
+/// Classifies an error of the server, and adds what to do if its message does not; `None`: it is not PostgreSQL's.
 pub(super) fn judge(error: &(dyn DatabaseError + 'static)) -> Option<StoreError> {
     let error = error.try_downcast_ref::<PgDatabaseError>()?;
     let (code, message) = (error.code(), of_server(error));
     Some(match code {
-        // PgBouncer's code for most of what it refuses.
+        // PgBouncer's code for most rejections.
         "08P01" if error.message().contains("unsupported startup parameter") => {
             StoreError::Exit(format!(
-                "{message}; a connection pooler does not let this through: connect directly, or leave it out of the URL"
+                "{message}; a connection pooler rejects this: connect directly, or remove it from the URL"
             ))
         }
         "0A000" if error.routine() == Some("RevalidateCachedQuery") => StoreError::Retry(message),

@@ -1,4 +1,4 @@
-//! Bringing `task` up to the newest states of tasks.
+//! Updates `task` to the newest states of tasks.
 
 use std::sync::LazyLock;
 
@@ -16,8 +16,8 @@ static UPSERT_TASKS: LazyLock<String> = LazyLock::new(|| {
     upsert_tasks_from(&format!("{states} AS said ({names})"))
 });
 
-/// Brings `task` up to the states that this table expression has. Sorted by exec_id, so that two writers lock tasks in
-/// the same order.
+/// Updates `task` to the states in this table expression. Sorted by exec_id, so that two writers lock tasks in the same
+/// order.
 pub(super) fn upsert_tasks_from(states: &str) -> String {
     format!(
         "INSERT INTO task ({}) SELECT {} FROM {states} ORDER BY exec_id {} RETURNING task.exec_id, task.task_id",
@@ -27,16 +27,16 @@ pub(super) fn upsert_tasks_from(states: &str) -> String {
     )
 }
 
-/// The states of tasks: an array of each column of `task`, which are parameters from this one on, as [`bind_tasks`]
-/// binds them.
+/// The states of tasks: one array parameter per column of `task`, starting with this parameter, as bound by
+/// [`bind_tasks`].
 pub(super) fn unnest_tasks(first_parameter: usize) -> String {
     let columns = (first_parameter..).zip(Table::Task.stored_columns());
     let arrays = columns.map(|(place, column)| format!("${place}::{}[]", sent_type(column.kind)));
     format!("unnest({})", Vec::from_iter(arrays).join(", "))
 }
 
-/// A time of the microseconds that were sent for it. They are added to the epoch in two steps, since an interval
-/// multiplied by a double loses them.
+/// A time from the microseconds that were sent. They are added to the epoch in two steps, because multiplying an
+/// interval by a double loses microseconds.
 pub(super) fn time(micros: &str) -> String {
     format!(
         "timestamptz 'epoch' + ({micros} / 1000000) * interval '1 second' \
@@ -44,7 +44,7 @@ pub(super) fn time(micros: &str) -> String {
     )
 }
 
-/// The columns of a table, of the values that were sent for them: of `task` the task's key or name.
+/// The columns of a table, from the values that were sent. `task`: the task's key or name.
 pub(super) fn received(table: Table, task: &str) -> String {
     let columns = table.stored_columns().enumerate();
     let received = columns.map(|(place, Column { name, kind, .. })| match kind {
@@ -55,9 +55,9 @@ pub(super) fn received(table: Table, task: &str) -> String {
     Vec::from_iter(received).join(", ")
 }
 
-/// A look-up for each, numbered from 1: compared with an array, each row of `task` would be compared with all of it
-/// where PostgreSQL thinks the table small, as it does of one that was filled a moment ago.
-/// Each with whether the reports bring a time that is lower than its own. (LIMIT keeps it a look-up.)
+/// Looks up each task, numbered from 1, and whether the reports have a time earlier than its own. Comparing with an
+/// array instead would compare each row of `task` with the whole array if PostgreSQL assumes that the table is small,
+/// as after it was filled quickly. (LIMIT forces a look-up.)
 static SELECT_TASKS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT said.number, task.task_id, {} IS TRUE \
@@ -68,7 +68,7 @@ static SELECT_TASKS: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Lowers times of tasks whose rows this transaction has locked.
+/// Moves times back for tasks whose rows this transaction has locked.
 static LOWER_TIMES: LazyLock<String> = LazyLock::new(|| {
     let lowered = LEAST.map(|name| {
         format!(
@@ -84,14 +84,14 @@ static LOWER_TIMES: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The condition that a time of a task's row is to be lowered to one that was sent in this relation; null, or false, if
-/// none is.
+/// The condition that a task has a later time than this relation, which has the times that were sent; null or false if
+/// not.
 pub(super) fn lowered_by(relation: &str) -> String {
     let [first, ended] = LEAST.map(|name| time(&format!("{relation}.{name}")));
     is_lower([&first, &ended])
 }
 
-/// An array of each column of the states.
+/// Binds one array per column of the states.
 pub(super) fn bind_tasks<'q, O>(
     query: QueryAs<'q, sqlx::Postgres, O, PgArguments>,
     tasks: &Tasks<'q>,
@@ -106,7 +106,7 @@ pub(super) fn bind_tasks<'q, O>(
     })
 }
 
-/// Brings `task` up to these states and gives the tasks' keys.
+/// Updates `task` to these states, and returns the tasks' keys.
 pub(super) async fn upsert_tasks(
     connection: &mut PgConnection,
     tasks: &Tasks<'_>,
@@ -120,7 +120,7 @@ pub(super) async fn upsert_tasks(
             task_ids[*place] = task_id;
         }
     }
-    // Of a task whose state is newer already nothing was returned.
+    // Nothing was returned for a task whose state is newer already.
     let unknown: Vec<usize> = (0..task_ids.len())
         .filter(|place| task_ids[*place].is_none())
         .collect();

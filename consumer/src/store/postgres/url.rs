@@ -1,14 +1,15 @@
-//! What a PostgreSQL URL, or libpq's variables, say beyond what sqlx reads: several hosts, what the server must be, and files.
+//! The parts of a PostgreSQL URL, or of libpq's variables, that sqlx does not handle: several hosts, the server's role,
+//! and files.
 
 use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 
-/// The field of a URL, and the variable, that say which of several hosts to take.
+/// The URL field, and the variable, for the required role of the server.
 const SESSION: &str = "target_session_attrs";
 const SESSION_VARIABLE: &str = "PGTARGETSESSIONATTRS";
 
-/// What a server must be (libpq's `target_session_attrs`).
+/// The required role of a server (libpq's `target_session_attrs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Any,
@@ -32,14 +33,14 @@ impl FromStr for Role {
             "prefer-standby" => Self::PreferStandby,
             _ => {
                 return Err(format!(
-                    "{SESSION} {name:?} is none of any, read-write, read-only, primary, standby, prefer-standby"
+                    "{SESSION} {name:?} must be any, read-write, read-only, primary, standby or prefer-standby"
                 ));
             }
         })
     }
 }
 
-/// A URL for each host that a URL names, and what the host must be. `variable` gives those of libpq.
+/// One URL for each host of a URL, and the required role. `variable` returns libpq's variables.
 pub(super) fn hosts(
     url: &str,
     variable: impl Fn(&str) -> Option<String>,
@@ -85,7 +86,7 @@ pub(super) fn hosts(
     };
     let Some(hosts) = host else {
         if port.is_some() {
-            return Err("several ports are for several hosts in the field host".to_owned());
+            return Err("several ports need several hosts in the field host".to_owned());
         }
         return Ok((
             authority.split(',').map(|host| url(host, &[])).collect(),
@@ -96,7 +97,7 @@ pub(super) fn hosts(
     let hosts: Vec<&str> = hosts.split(',').collect();
     if !matches!(ports.len(), 0 | 1) && ports.len() != hosts.len() {
         return Err(format!(
-            "{} ports are named for {} hosts",
+            "{} ports are given for {} hosts",
             ports.len(),
             hosts.len()
         ));
@@ -110,13 +111,13 @@ pub(super) fn hosts(
     Ok((urls.collect(), session))
 }
 
-/// The files of certificates and keys that a URL names, else a variable of libpq.
+/// The certificate and key files of a URL, otherwise of libpq's variables.
 pub(super) fn files(
     url: &str,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Vec<(&'static str, String)> {
     let (_, query) = url.split_once('?').unwrap_or_default();
-    // By their names of libpq and of sqlx.
+    // By the names of libpq and of sqlx.
     const FILES: [(&str, &[&str], &str); 3] = [
         (
             "sslrootcert",
@@ -137,8 +138,8 @@ pub(super) fn files(
     named.into_iter().flatten().collect()
 }
 
-/// The names of a URL's fields that sqlx and this module ignore. (sqlx's own warning, which shows the value
-/// too, is filtered out: a password may stand under a misspelt name.)
+/// The URL fields that sqlx and this module ignore. (sqlx's own warning is filtered out because it shows the value,
+/// which may be a password under a misspelt name.)
 pub(super) fn unknown_fields(url: &str) -> Vec<String> {
     const KNOWN: &[&str] = &[
         SESSION,

@@ -1,5 +1,5 @@
-//! Waiting for an answer of PostgreSQL's that may take long, as an audit's does, without waiting for one
-//! that never comes: every half a minute a second connection looks whether the server is at work on it.
+//! Waits for answers of PostgreSQL that may take long, as in an audit, but not for one that never arrives: every 30 s,
+//! a second connection checks whether the server is working on it.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -11,35 +11,34 @@ use super::server::{CONNECT, Server};
 use super::sqlstate;
 use crate::store::StoreError;
 
-/// An answer, or a piece of one, is waited for so long before we look.
+/// Time to wait for an answer, or a part of one, before checking.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Before we look a second time, where the first look found that the server is not at work: the answer
-/// may have been on its way.
+/// Time before the second check if the first one found the server not working: the answer may have been in transit.
 const ONCE_MORE: Duration = Duration::from_secs(5);
-/// A session may look as if it were at work, and be frozen. No piece of an answer takes so long: the
-/// first row of an audit comes after a sort of a table, some minutes for a hundred million rows.
+/// A session may look busy but be frozen. No part of an answer takes this long: the first row of an audit follows the
+/// sort of a table, some minutes for a hundred million rows.
 const LONGEST: Duration = Duration::from_secs(2 * 3600);
 
-/// Watches over a session.
+/// Watches a session.
 pub(super) struct Watch {
-    /// Leads to the host of the session.
+    /// The host of the session.
     server: Server,
     process: i32,
 }
 
-/// What a session is doing.
+/// The activity of a session.
 #[derive(Debug, PartialEq)]
 struct Activity {
     /// `active`, `idle`, `idle in transaction`, …
     state: String,
-    /// What it waits for: its type, and all of it.
+    /// What it waits for: the type, and type and event.
     wait: Option<(String, String)>,
-    /// When it began to.
+    /// When this state began.
     since: String,
 }
 
 impl Activity {
-    /// Whether it is at work on what we wait for: neither done with it, nor waiting for us.
+    /// Whether it is working on the answer: neither finished, nor waiting for this client.
     fn is_work(&self) -> bool {
         let for_us = self.wait.as_ref().is_some_and(|(kind, _)| kind == "Client");
         self.state == "active" && !for_us
@@ -56,7 +55,7 @@ impl std::fmt::Display for Activity {
 }
 
 impl Watch {
-    /// Watches over a session, which `server` alone leads to.
+    /// Watches a session on the only host of `server`.
     pub(super) async fn over(
         connection: &mut PgConnection,
         server: Server,
@@ -73,10 +72,10 @@ fn no_answer(within: Duration) -> StoreError {
 }
 
 impl Watch {
-    /// The answer to what is asked on the session.
+    /// Awaits the answer to a request on the session.
     ///
     /// # Errors
-    /// Its own; and if the server does not answer and is not at work on it either.
+    /// The request's own errors; and if the server neither answers nor works on it.
     pub(super) async fn answer<T>(
         &self,
         asked: impl Future<Output = Result<T, sqlx::Error>>,
@@ -98,7 +97,7 @@ impl Watch {
             };
             let activity = match timeout(CONNECT, self.look()).await {
                 Err(_) => return Err(dead("the server does not answer")),
-                // It answers that it cannot let us look.
+                // The server answers, but does not allow the check.
                 Ok(Err(sqlx::Error::Database(_))) => None,
                 Ok(Err(error)) => return Err(dead(&error.to_string())),
                 Ok(Ok(None)) => return Err(dead("the server has ended this session")),
@@ -112,7 +111,7 @@ impl Watch {
                 Some(activity) if !activity.is_work() => {
                     if idle.as_ref() == Some(&activity) {
                         return Err(dead(&format!(
-                            "the server is not at work on it ({activity}): the answer, or the question, was lost on its way"
+                            "the server is not working on it ({activity}): the request or the answer was lost"
                         )));
                     }
                     (idle, patience) = (Some(activity), ONCE_MORE);
@@ -120,7 +119,7 @@ impl Watch {
                 Some(activity) if told != activity.to_string() => {
                     told = activity.to_string();
                     tracing::info!(
-                        "{} has been at work on an answer for {} s ({told})",
+                        "{} has been working on an answer for {} s ({told})",
                         self.server.place(),
                         waited.as_secs()
                     );
@@ -130,8 +129,8 @@ impl Watch {
         }
     }
 
-    /// The right that is missing where the tables are there and cannot be seen. Asked on a connection of its own: that
-    /// of the session may be in a transaction that has failed.
+    /// The missing right, if the tables exist but are not visible. Uses a connection of its own: that of the session
+    /// may be in a failed transaction.
     async fn hidden_tables(&self) -> Option<StoreError> {
         let connection = timeout(CONNECT, self.server.connect_alone()).await;
         let mut connection = connection.ok()?.ok()?;
@@ -140,7 +139,7 @@ impl Watch {
             .ok()?
     }
 
-    /// What the session is doing; `None`: there is none any more.
+    /// The session's activity; `None`: it no longer exists.
     async fn look(&self) -> Result<Option<Activity>, sqlx::Error> {
         let mut connection = self.server.connect_alone().await?;
         let select = "SELECT coalesce(state, ''), wait_event_type, wait_event_type || ' ' || wait_event, \

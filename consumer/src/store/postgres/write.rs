@@ -1,4 +1,4 @@
-//! Writing to PostgreSQL: tasks by `unnest`, histories by `COPY … (FORMAT binary)`; [a small batch](small_batch) in one
+//! Writes to PostgreSQL: tasks by `unnest`, histories by `COPY … (FORMAT binary)`; a [small batch](small_batch) in one
 //! statement.
 
 use std::sync::LazyLock;
@@ -30,36 +30,36 @@ static COPIES: LazyLock<[String; Part::ALL.len()]> = LazyLock::new(|| {
     })
 });
 
-/// So many bytes of rows are handed to the connection at once.
+/// Bytes of rows sent to the connection at once.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// The server finds out within half a minute where our host is gone, as we do of its: by Linux' settings it
-/// would hold our locks for two hours.
+/// The server detects within 30 s that this host has disappeared, as this host does of the server; with Linux's
+/// defaults it would hold the locks for two hours.
 const NOTICE_OUR_END: &str = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4; \
      SET tcp_user_timeout = 30000";
 const SELECT_SESSION: &str =
     "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
-/// An idle session holds no locks, and behind a pooler it may serve somebody else by now, even this connection.
+/// An idle session holds no locks, and behind a pooler it may now serve someone else, even this connection.
 const END_SESSION: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
      WHERE pid = $1 AND backend_start::text = $2 AND pid <> pg_backend_pid() AND state <> 'idle'";
 
-/// So many records are worth two transactions.
+/// Minimum number of records for two transactions.
 const MIN_HALVED: usize = 1_000;
 
 pub(super) struct PgWriter {
     server: Server,
-    /// The second one stands idle, and may not be there yet, while records are few.
+    /// The second one is idle, and may not be connected yet, while there are few records.
     lanes: [Lane; 2],
 }
 
-/// A connection, and what is made ready for it.
+/// A connection and its buffer.
 #[derive(Default)]
 struct Lane {
     /// `None` until it is needed, and after a failure.
     connection: Option<PgConnection>,
-    /// Of the last connection: its process, and when that began.
+    /// Process and start of the last connection's session.
     session: Option<(i32, String)>,
-    /// The rows of one statement; used again and again.
+    /// The rows of one statement; reused.
     buffer: RowWriter,
 }
 
@@ -131,7 +131,7 @@ impl Writer for PgWriter {
         let Some([half, other_half]) = halves else {
             return lane.write(&self.server, records, writing).await;
         };
-        // Where the database has no connection to spare, one is enough.
+        // If the database has no connection to spare, one is enough.
         match other.take(&self.server).await {
             Ok(connection) => other.connection = Some(connection),
             Err(_) => return lane.write(&self.server, records, writing).await,
@@ -158,15 +158,15 @@ impl Writer for PgWriter {
         })
     }
 
-    /// A server has what it has stored, wherever its name leads to next.
+    /// A server keeps what it has stored, wherever its name points next.
     async fn is_in_place(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
 }
 
 impl Lane {
-    /// The connection, taken out: only a call that ends well puts it back, so that a broken one, or
-    /// one with half a transaction, is never used again.
+    /// Takes the connection. Only a successful call returns it, so that one that is broken, or in the middle of a
+    /// transaction, is never reused.
     async fn take(&mut self, server: &Server) -> Result<PgConnection, StoreError> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
@@ -174,8 +174,8 @@ impl Lane {
         }
     }
 
-    /// A new connection. The session of the one before is ended: where that went dead on its way, the server
-    /// does not know, and its open transaction still holds the locks that the next one needs.
+    /// Opens a new connection and ends the session of the previous one: if that connection was lost, the server may not
+    /// know, and its open transaction may hold the locks that the next one needs.
     async fn connect(&mut self, server: &Server) -> Result<PgConnection, StoreError> {
         let mut connection = server.connect(Access::Write).await?;
         let settled = async {
@@ -209,15 +209,15 @@ impl Lane {
         let written = timeout(WRITE, written).await.unwrap_or_else(|_| {
             Err(match is_answered.load(Ordering::Relaxed) {
                 true => StoreError::TooLong(format!("no end within {} s", WRITE.as_secs())),
-                // Fewer records would not help a connection that is dead, or a lock.
+                // Fewer records would help neither a dead connection nor a lock.
                 false => no_answer(
                     "to a first statement, or a lock on the stored offsets",
                     WRITE,
                 ),
             })
         });
-        // A refused row leaves a sound connection, whose transaction is rolled back before the next
-        // one: finding such a row takes many tries.
+        // After a refused row, the connection is sound, and its transaction is rolled back before the next one: finding
+        // such a row takes many attempts.
         if matches!(written, Ok(_) | Err(StoreError::Refused(_))) {
             self.connection = Some(connection);
         }
@@ -248,7 +248,7 @@ impl Lane {
                 small_batch::store(connection, &events, &tasks, &of_events, &moved, writing).await;
             match stored {
                 Ok(Some(written)) => return Ok(written),
-                // The long way tells what is in the way.
+                // The general method finds the cause.
                 Ok(None) | Err(StoreError::Refused(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -266,7 +266,7 @@ impl Lane {
                 if is_unstored(rows, part, positions) {
                     table.write(buffer, rows, TaskKey::Id(task_ids[*task]));
                 }
-                // The database works on one piece while the next is written.
+                // The database processes one piece while the next is written.
                 if buffer.rows().len() >= PIECE_BYTES {
                     copy.send(buffer.rows()).await?;
                     buffer.clear();

@@ -1,4 +1,4 @@
-//! What SQLite's result codes mean (sqlite.org/rescode.html).
+//! The meaning of SQLite's result codes (sqlite.org/rescode.html).
 
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::SqliteError;
@@ -6,22 +6,22 @@ use sqlx::sqlite::SqliteError;
 use crate::store::error::Meaning::{self, Passes, Refused, Stays};
 use crate::store::error::{OUTDATED, StoreError};
 
-/// Extended codes come before the primary one that they belong to. What is in none of these is [`Stays`].
+/// Extended codes come before their primary code. All others are [`Stays`].
 pub(in crate::store) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
     (
         1,
         "ERROR",
         Stays,
-        "a table or column is missing, or SQL that this version does not know",
+        "a table or column is missing, or this version does not know the SQL",
     ),
     (2, "INTERNAL", Stays, "a fault in SQLite"),
-    (3, "PERM", Stays, "this user may not"),
+    (3, "PERM", Stays, "this user lacks the right"),
     (4, "ABORT", Passes, "aborted by a rollback"),
     (
         5,
         "BUSY",
         Passes,
-        "another process writes (BUSY_SNAPSHOT, BUSY_RECOVERY, BUSY_TIMEOUT too)",
+        "another process is writing (also BUSY_SNAPSHOT, BUSY_RECOVERY, BUSY_TIMEOUT)",
     ),
     (6, "LOCKED", Passes, "locked inside this process"),
     (7, "NOMEM", Passes, "out of memory"),
@@ -29,7 +29,7 @@ pub(in crate::store) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
         1032,
         "READONLY_DBMOVED",
         Passes,
-        "the file was removed or renamed: its place is opened again",
+        "the file was removed or renamed: the path is opened again",
     ),
     (
         1288,
@@ -41,7 +41,7 @@ pub(in crate::store) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
         8,
         "READONLY",
         Stays,
-        "the file or its folder may not be written to",
+        "the file or its folder is not writable",
     ),
     (9, "INTERRUPT", Passes, "interrupted"),
     (8202, "IOERR_DATA", Stays, "a page's checksum is wrong"),
@@ -56,13 +56,18 @@ pub(in crate::store) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
         11,
         "CORRUPT",
         Stays,
-        "the file is corrupted: put a backup back, with the consumers stopped",
+        "the file is corrupted: restore a backup, with the consumers stopped",
     ),
     (12, "NOTFOUND", Stays, "a fault in a program"),
     (13, "FULL", Passes, "the disk is full"),
-    (14, "CANTOPEN", Stays, "the file or its folder is not there"),
-    (15, "PROTOCOL", Passes, "a race of locks"),
-    (17, "SCHEMA", Passes, "the tables have changed meanwhile"),
+    (
+        14,
+        "CANTOPEN",
+        Stays,
+        "the file or its folder does not exist",
+    ),
+    (15, "PROTOCOL", Passes, "a race between locks"),
+    (17, "SCHEMA", Passes, "the tables changed meanwhile"),
     (18, "TOOBIG", Refused, "a text or row is too large"),
     (
         19,
@@ -81,18 +86,18 @@ pub(in crate::store) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
         22,
         "NOLFS",
         Stays,
-        "the file system takes no file of this size",
+        "the file system does not support files of this size",
     ),
     (23, "AUTH", Stays, "not allowed"),
     (24, "FORMAT", Stays, "not used by SQLite"),
     (25, "RANGE", Stays, "a fault in a program"),
-    (26, "NOTADB", Stays, "the file is no database"),
+    (26, "NOTADB", Stays, "the file is not a database"),
 ];
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error() {
-            // In the words of sqlx, by which others of this program speak to the same database.
+            // In sqlx's words: other parts of this program use sqlx for the same database.
             Some(rusqlite::ffi::Error { extended_code, .. }) => judge_code(
                 *extended_code,
                 format!("error returned from database: (code: {extended_code}) {error}"),
@@ -102,7 +107,7 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// What an error of SQLite is; `None`: it is not SQLite's.
+/// Classifies an error of SQLite; `None`: it is not SQLite's.
 pub(super) fn judge(error: &(dyn DatabaseError + 'static)) -> Option<StoreError> {
     let error = error.try_downcast_ref::<SqliteError>()?;
     let code = error.code().unwrap_or_default();
@@ -110,7 +115,7 @@ pub(super) fn judge(error: &(dyn DatabaseError + 'static)) -> Option<StoreError>
     Some(judge_code(code.parse().unwrap_or_default(), message))
 }
 
-/// What an error of this extended result code and message says.
+/// Classifies an error by its extended result code and message.
 fn judge_code(code: i32, message: String) -> StoreError {
     let is_missing = |what: &str| message.contains(what);
     if code == 1 && (is_missing("no such table") || is_missing("no such column")) {

@@ -67,14 +67,14 @@ impl Dialect for Sqlite {
         format!("{column} IN (SELECT value FROM json_each({parameter}))")
     }
 
-    /// The lower bound lets an index be used.
+    /// The lower bound allows an index to be used.
     fn begins_with(&self, column: &str, parameter: &str) -> String {
         format!(
             "({column} >= {parameter} AND substr({column}, 1, length({parameter})) = {parameter})"
         )
     }
 
-    /// SQLite's sum fails where it is too large, so the halves are summed.
+    /// SQLite's sum fails on overflow, so the halves are summed.
     fn bounded_sum(&self, column: &str) -> String {
         let low = format!("sum({column} & 4294967295)");
         let high = format!("(sum({column} >> 32) + ({low} >> 32))");
@@ -117,7 +117,7 @@ impl Dialect for Sqlite {
         format!("({time} - ({time} % {micros} + {micros}) % {micros})")
     }
 
-    /// `quote` alone gives as many digits as a double needs.
+    /// Only `quote` prints as many digits as a double needs.
     fn number_text(&self, expression: &str) -> String {
         format!("quote(CAST({expression} AS real))")
     }
@@ -126,7 +126,7 @@ impl Dialect for Sqlite {
         format!("group_concat({text}, char(10))")
     }
 
-    /// A path would not take every name.
+    /// A JSON path cannot express every name.
     fn metric(&self, parameter: &str) -> String {
         format!(
             "(SELECT CASE type WHEN 'integer' THEN value WHEN 'real' THEN value WHEN 'true' THEN 1 WHEN 'false' THEN 0 END \

@@ -1,7 +1,7 @@
 //! The files of an open database, and whether their names still lead to them.
 //!
-//! SQLite goes on writing to a file that was removed or replaced, without an error. What it writes is in
-//! no file that anybody opens later.
+//! SQLite continues to write to a file that was removed or replaced, without an error. Nobody who opens the database
+//! later sees what it writes there.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -12,12 +12,12 @@ use crate::store::StoreError;
 /// Device and inode.
 type Id = (u64, u64);
 
-/// The database's file, its write-ahead log and the index of that (`-wal`, `-shm`).
+/// The database's file, its write-ahead log and its shared memory (`-wal`, `-shm`).
 pub(super) struct Files([(PathBuf, Option<Id>); 3]);
 
 impl Files {
-    /// Those that were opened by this name a moment ago. One that is not there is noted when it is: of a
-    /// database in memory there is never any.
+    /// The files just opened under this name. A file that does not exist is recorded once it does; a database in memory
+    /// never has one.
     pub(super) fn of(file: &Path) -> Self {
         let named = |suffix: &str| {
             let mut path = file.as_os_str().to_owned();
@@ -76,7 +76,7 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let mut files = Files::of(&file);
         files.are_in_place().unwrap();
-        // The log is made later.
+        // The log is created later.
         std::fs::write(&log, "").unwrap();
         files.are_in_place().unwrap();
         std::fs::remove_file(&log).unwrap();

@@ -1,11 +1,11 @@
 //! SQLite:
 //!
-//! - `files`: whether its files are still in place.
-//! - `codes`: what its error codes mean.
-//! - `write`, `values`: storing events, by rusqlite.
-//! - `session`, `dialect`: everything else, by sqlx.
+//! - `files`: checks that its files are still in place.
+//! - `codes`: the meaning of its error codes.
+//! - `write`, `values`: storing events, with rusqlite.
+//! - `session`, `dialect`: everything else, with sqlx.
 //!
-//! Connecting and its migrations are here.
+//! This file has connecting and the migrations.
 
 mod codes;
 mod dialect;
@@ -43,7 +43,7 @@ pub(super) const DRIVER: Driver = Driver {
     judge: codes::judge,
 };
 
-/// Every migration ever released: its name and text.
+/// Every migration ever released: its name and SQL.
 const MIGRATIONS: &[(&str, &str)] = &[
     (
         "tables",
@@ -75,30 +75,30 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ),
 ];
 
-/// How long a lock is waited for.
+/// Maximum wait for a lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The file of a database.
+/// A database file.
 struct File(SqliteConnectOptions);
 
 impl File {
     /// # Errors
-    /// If the option's URL is no good, or names no file.
+    /// If the option's URL is invalid or names no file.
     fn parse(option: &str, url: &str) -> Result<Self, WrongUsage> {
         let options = SqliteConnectOptions::from_str(url)
             .map_err(|error| WrongUsage(format!("{option}: {error}")))?;
         let is_in_memory = url.contains(":memory:") || url.contains("mode=memory");
         if is_in_memory || options.get_filename().as_os_str().is_empty() {
             return Err(WrongUsage(format!(
-                "{option} names no file; give one, as in sqlite:tasks.db"
+                "{option} does not name a file; give one, as in sqlite:tasks.db"
             )));
         }
         let options = options
             .create_if_missing(true)
-            // In WAL mode a power cut can take back the last transactions, whole and with their
-            // offsets, but not break the file: they are then read again from the topic.
+            // In WAL mode, a power cut can undo the last transactions, whole and with their offsets, but cannot corrupt
+            // the file. Their events are then read again from the topic.
             .synchronous(SqliteSynchronous::Normal)
-            // Writers wait for each other. Then it is tried again, with a word in the log.
+            // Writers wait for each other; after that, they retry and log it.
             .busy_timeout(BUSY_TIMEOUT)
             .disable_statement_logging();
         Ok(Self(options))
@@ -113,7 +113,7 @@ impl Backend for File {
 
     fn identities(&self) -> BTreeSet<String> {
         let file = self.0.get_filename();
-        // A file that is not there yet is nobody's other name.
+        // A file that does not exist yet has no other name.
         let file = file
             .canonicalize()
             .or_else(|_| std::path::absolute(file))
@@ -146,13 +146,13 @@ impl Backend for File {
     }
 }
 
-/// How it is opened to be written to: in WAL mode, so that readers never wait for the writer. Who only reads
-/// leaves the file's mode as it is: a backup has another one.
+/// Options for writing: WAL mode, so that readers never wait for the writer. Readers do not change the mode, because a
+/// backup may have another one.
 fn to_write(options: SqliteConnectOptions) -> SqliteConnectOptions {
     options.journal_mode(SqliteJournalMode::Wal)
 }
 
-/// What to do where a file that is there cannot be read, if that is known.
+/// Adds what to do if a file exists but cannot be read, if that is known.
 fn to_read(file: &Path, error: StoreError) -> StoreError {
     const FORMAT: Range<usize> = 18..20;
     let mut start = [0; FORMAT.end];
@@ -160,7 +160,7 @@ fn to_read(file: &Path, error: StoreError) -> StoreError {
     match error {
         StoreError::Exit(message) if read.is_ok() && start[FORMAT] == [2, 2] => {
             StoreError::Exit(format!(
-                "{message}; a file in WAL mode can only be read where its folder can be written to: copy the file, with its \
+                "{message}; a file in WAL mode can be read only if its folder is writable: copy the file, with its \
                  -wal if it has one, to such a folder"
             ))
         }
@@ -171,8 +171,8 @@ fn to_read(file: &Path, error: StoreError) -> StoreError {
 async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreError> {
     let mut connection = to_write(options.clone()).connect().await?;
     let mut tries = 0;
-    // sqlx takes no lock for migrations here: of two programs that start at once the later one may
-    // fail on what the earlier one has just made, and find it done on the next try.
+    // sqlx takes no lock for SQLite migrations: if two programs start at once, the later one may fail on what the
+    // earlier one has just created; its next attempt finds the migration done.
     while let Err(error) = migrator(MIGRATIONS).run(&mut connection).await {
         tries += 1;
         if tries == 20 {
@@ -183,17 +183,17 @@ async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreError> {
     Ok(connection.close().await?)
 }
 
-/// A connection to write on, opened like one of a [`File`], to a database that is there: it was migrated.
+/// Opens a connection for writing, with the settings of a [`File`], to a migrated database.
 fn connect(options: &SqliteConnectOptions) -> Result<(Connection, Files), StoreError> {
     let file = options.get_filename();
     let mut flags = OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags |= match mode(options).as_deref() {
         Some("ro") => OpenFlags::SQLITE_OPEN_READ_ONLY,
         Some("memory") => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_MEMORY,
-        // A new one in place of one that was removed would be empty, and everything else gone.
+        // A new file in place of a removed one would be empty, and all other data lost.
         _ if is_absent(file) => {
             return Err(StoreError::Retry(format!(
-                "{} is not there any more: put it back, or start the consumer again to begin a new one",
+                "{} no longer exists: restore it, or restart the consumer to create a new one",
                 file.display()
             )));
         }
@@ -212,8 +212,8 @@ fn is_absent(file: &Path) -> bool {
     is_name && file.try_exists().is_ok_and(|exists| !exists)
 }
 
-/// `mode` of the URL, which sqlx tells in its URL only, and there only where nothing else is to be
-/// created. (The file's name has no part in it: not every one of them makes a URL.)
+/// The URL's `mode`. sqlx exposes it only in its own URL, and only if no file is to be created. (The file's name is
+/// left out: not every name forms a URL.)
 fn mode(options: &SqliteConnectOptions) -> Option<String> {
     let options = options.clone().filename("").create_if_missing(false);
     let url = options.to_url_lossy();

@@ -1,4 +1,4 @@
-//! Everything but the consumer's own writing.
+//! A session, for everything except the consumer's own writing.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,17 +17,17 @@ use crate::store::session::EachRow;
 use crate::store::{Dialect, Row, Selection, Session, StoreError, Value};
 use crate::tables::{Column, Kind, Table};
 
-/// A connection, and the files that it has open.
+/// A connection and its open files.
 pub(super) struct SqliteSession {
     pub(super) connection: SqliteConnection,
     pub(super) files: Files,
     limit: Option<Limit>,
 }
 
-/// How long a query may take.
+/// The time limit of queries.
 struct Limit {
     limit: Duration,
-    /// Of the query under way. SQLite asks on another thread.
+    /// The deadline of the current query, checked by SQLite on another thread.
     deadline: Arc<Mutex<Instant>>,
 }
 
@@ -46,7 +46,7 @@ impl SqliteSession {
         }
     }
 
-    /// The time of a statement begins.
+    /// Starts the time of a statement.
     fn begin_limit(&self) {
         if let Some(Limit { limit, deadline }) = &self.limit {
             *Limit::deadline(deadline) = Instant::now() + *limit;
@@ -73,11 +73,10 @@ impl SqliteSession {
     }
 }
 
-/// SQLite asks whether to go on each time it has done so much, in its own small steps: some ten times a millisecond.
+/// SQLite checks the deadline each time after this many virtual machine instructions: about ten times per millisecond.
 const STEPS: i32 = 10_000;
 
-/// A statement with its parameters. Without any it has its values in its text, so it is not one to be prepared for the
-/// next time.
+/// A statement with its parameters. One without parameters contains its values, so it is not worth caching.
 fn prepared(
     statement: &str,
     values: &[Value],
@@ -214,8 +213,8 @@ fn value_of(row: &SqliteRow, place: usize) -> Result<Value, sqlx::Error> {
     })
 }
 
-/// Writes a row of SQLite as PostgreSQL would: a value that is not of its column's type is written as
-/// text or bytes, and so is equal to none that is.
+/// Writes a row of SQLite as PostgreSQL would. A value of another type than its column's is written as text or bytes,
+/// and so equals no valid value.
 fn write(writer: &mut RowWriter, row: &SqliteRow, kinds: &[Kind]) -> Result<(), StoreError> {
     writer.row(kinds.len());
     for (i, kind) in kinds.iter().enumerate() {
@@ -261,7 +260,7 @@ fn write(writer: &mut RowWriter, row: &SqliteRow, kinds: &[Kind]) -> Result<(), 
     Ok(())
 }
 
-/// A field as SQLite's tables hold it.
+/// A field in the form of SQLite's tables.
 fn value_of_field(kind: Kind, field: Option<&[u8]>) -> Value {
     let Some(bytes) = field else {
         return Value::Null;

@@ -1,4 +1,4 @@
-//! Values of rows on their way to the database's thread.
+//! Values of rows on their way to the database thread.
 
 use rusqlite::Statement;
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -7,10 +7,10 @@ use serde::{Serialize, Serializer};
 
 use crate::row_format::{COUNTS, ValueSink, append_json};
 
-/// The values of many rows, one row after the other.
+/// The values of many rows, row by row.
 pub(super) struct Values {
     pub(super) values: Vec<Value>,
-    /// All texts.
+    /// The concatenated texts.
     texts: Vec<u8>,
 }
 
@@ -19,12 +19,12 @@ pub(super) enum Value {
     Null,
     Integer(i64),
     Real(f64),
-    /// From where to where in the texts, which are a few hundred KiB, or those of one record.
+    /// Start and end in the texts, which are a few hundred KiB, or those of one record.
     Text(u32, u32),
 }
 
 impl Values {
-    /// With room for so many bytes of values, and of texts.
+    /// With capacity for this many bytes of values, and as many of texts.
     pub(super) fn with_capacity(bytes: usize) -> Self {
         Self {
             values: Vec::with_capacity(bytes / size_of::<Value>()),
@@ -32,7 +32,7 @@ impl Values {
         }
     }
 
-    /// A text that was appended to the others from there on.
+    /// Adds the text that was appended from `begun` on.
     fn text_from(&mut self, begun: usize) {
         let text = Value::Text(begun as u32, self.texts.len() as u32);
         self.values.push(text);
@@ -66,7 +66,7 @@ impl Values {
     }
 }
 
-/// Arrays of PostgreSQL's are JSON here.
+/// Arrays are stored as JSON.
 impl<'a> ValueSink<'a> for Values {
     fn row(&mut self, _columns: usize) {}
 

@@ -1,6 +1,5 @@
-//! Writing to SQLite: rows are put together where Kafka is read, and written by a thread that does nothing else. By
-//! rusqlite, since sqlx hands every value and every statement over by itself, which takes longer than
-//! storing them.
+//! Writes to SQLite: the task that reads Kafka encodes rows, and a dedicated thread writes them. Uses rusqlite, because
+//! sqlx passes every value and statement to its thread separately, which takes longer than storing them.
 
 use std::sync::LazyLock;
 
@@ -38,14 +37,14 @@ static UPSERT_TASK: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The places of its parameters in a row of `task`.
+/// The positions in a row of `task` of the parameters of [`LOWER_TIMES`].
 const IN_LOWER_TIMES: [usize; 3] = [
     TASK,
     Table::Task.place_of(LEAST[0]),
     Table::Task.place_of(LEAST[1]),
 ];
 
-/// Lowers the times of a task whose stored state is newer already.
+/// Moves the times of a task back if its stored state is newer already.
 static LOWER_TIMES: LazyLock<String> = LazyLock::new(|| {
     let [first, ended] = LEAST;
     let lowered =
@@ -60,12 +59,12 @@ static LOWER_TIMES: LazyLock<String> = LazyLock::new(|| {
 
 const SELECT_TASK: &str = "SELECT task_id FROM task WHERE exec_id = ?1";
 
-/// Rows in one INSERT, where there are so many.
+/// Rows per INSERT, if there are that many.
 const ROWS_PER_STATEMENT: usize = 20;
 
 static INSERTS: LazyLock<[Insert; Part::ALL.len()]> = LazyLock::new(|| Part::ALL.map(Insert::into));
 
-/// Inserts rows of a part.
+/// Statements that insert rows of a part.
 struct Insert {
     columns: usize,
     one: String,
@@ -76,8 +75,8 @@ impl Insert {
     fn into(part: Part) -> Self {
         let table = part.table();
         let (names, columns) = (table.stored_names(), table.columns().len());
-        // ROLLBACK: nothing is kept of a transaction that meets an error, so SQLite need not remember
-        // what to take back of the statement alone.
+        // ROLLBACK: a transaction with an error is discarded as a whole, so SQLite need not be able to undo a single
+        // statement.
         let of = |rows| {
             let rows = vec![placeholders(columns); rows].join(", ");
             format!("INSERT OR ROLLBACK INTO {table} ({names}) VALUES {rows}")
@@ -95,16 +94,16 @@ fn placeholders(columns: usize) -> String {
     format!("({})", vec!["?"; columns].join(", "))
 }
 
-/// So many bytes of values are handed to the database's thread at once.
+/// Bytes of values sent to the database thread at once.
 const PIECE_BYTES: usize = 256 << 10;
-/// Room of the values, and of the texts, of a piece's rows of one table.
+/// Initial capacity for values, and for texts, of one table's rows in a piece.
 const VALUES_BYTES: usize = PIECE_BYTES / 4;
-/// At most so many pieces wait for it.
+/// Maximum number of pieces waiting for the database thread.
 const PIECES: usize = 4;
 
 pub(super) struct SqliteWriter {
     options: SqliteConnectOptions,
-    /// `None` after a failure, until the next try.
+    /// `None` after a failure, until the next attempt.
     connection: Option<(Connection, Files)>,
 }
 
@@ -118,9 +117,8 @@ impl SqliteWriter {
         Ok(opened)
     }
 
-    /// Does this on a thread that may wait. Only a call that ends well puts the connection back: SQLite
-    /// rolls back by itself what a full disk or an I/O error ends. It has not ended well where it was done
-    /// to a file that is no longer in its place.
+    /// Runs a call on a blocking thread. Only a successful call returns the connection: SQLite itself rolls back after
+    /// a full disk or an I/O error. A call on a replaced file is not successful.
     async fn on_connection<T: Send + 'static>(
         &mut self,
         call: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
@@ -133,15 +131,15 @@ impl SqliteWriter {
             };
             let answer = call(&mut connection)?;
             if let Err(error) = files.are_in_place() {
-                // Whoever opens another file under this name is not to find the log of this one beside it.
+                // A process that opens another file under this name must not find the log of this one.
                 let empty_the_log = "PRAGMA wal_checkpoint(TRUNCATE)";
                 let emptied = connection.query_row(empty_the_log, (), |row| row.get(0));
                 match emptied {
                     Ok(0) => {}
                     Ok(_) => {
-                        tracing::warn!("the log of the file could not be emptied: it is in use")
+                        tracing::warn!("the write-ahead log could not be emptied: it is in use")
                     }
-                    Err(error) => tracing::warn!("emptying the log of the file: {error}"),
+                    Err(error) => tracing::warn!("emptying the write-ahead log failed: {error}"),
                 }
                 return Err(error);
             }
@@ -194,7 +192,7 @@ impl Writer for SqliteWriter {
         end: End,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
         let records: &[&Record] = &Vec::from_iter(records);
-        // Held to the end: without it the other side knows that nobody waits for it any more.
+        // Held to the end: when it is dropped, the other side knows that nobody waits any more.
         let (pieces, received) = mpsc::channel(PIECES);
         let (advances, identity) = (advances(records, parts, positions), identity.clone());
         let written =
@@ -211,19 +209,19 @@ impl Writer for SqliteWriter {
     }
 }
 
-/// What is handed to the database's thread.
+/// A message to the database thread.
 enum Sent {
     Rows(Piece),
-    /// Newest states, each of a task that is known by then.
+    /// Newest states of tasks whose keys are known by then.
     Newest(Values),
     End(End),
 }
 
 /// Rows of some events.
 struct Piece {
-    /// States of tasks that no piece before was about: each for the case that the task is new.
+    /// States of tasks that occur in no earlier piece, in case the task is new.
     tasks: Values,
-    /// By part; their `task_id` is the place of their task among those of all pieces.
+    /// By part; `task_id` is the index of the task among those of all pieces.
     rows: [Values; Part::ALL.len()],
 }
 
@@ -240,8 +238,7 @@ impl Piece {
     }
 }
 
-/// Puts the rows of these records together, while the database is at work on those before, and sends
-/// them.
+/// Encodes the rows of these records, while the database writes earlier ones, and sends them.
 async fn send(
     records: &[&Record],
     parts: &[Part],
@@ -249,7 +246,7 @@ async fn send(
     end: End,
     pieces: &mpsc::Sender<Sent>,
 ) -> Result<(), StoreError> {
-    // Refused where the other side has ended already: its answer says why.
+    // Ignored if the receiver has ended: its result has the error.
     let send = async |sent| drop(pieces.send(sent).await);
     let (mut tasks, mut piece) = (Tasks::default(), Piece::new());
     for rows in records.iter().filter_map(|record| record.rows()) {
@@ -269,7 +266,7 @@ async fn send(
         }
     }
     send(Sent::Rows(piece)).await;
-    // The last, since any event may tell it.
+    // Last, because any event may have the newest state.
     let mut newest = Values::with_capacity(VALUES_BYTES);
     for rows in &tasks.newest {
         Table::Task.write(&mut newest, rows, TaskKey::ExecId);
@@ -286,16 +283,16 @@ async fn send(
     Ok(())
 }
 
-/// Stores what comes, in one transaction; gives the rows of each part. What is not ended by the one who
-/// sends it, or not waited for, is rolled back.
+/// Stores what it receives, in one transaction, and returns the number of rows by part. Rolls back if the sender does
+/// not send an end, or no longer waits.
 fn write(
     connection: &mut Connection,
     advances: &[Advance],
     identity: &Identity,
     mut pieces: mpsc::Receiver<Sent>,
 ) -> Result<[u64; Part::ALL.len()], StoreError> {
-    // IMMEDIATE: a transaction that begins by reading and then writes can meet
-    // SQLITE_BUSY_SNAPSHOT, which no busy timeout waits for.
+    // IMMEDIATE: a transaction that reads first and then writes can fail with SQLITE_BUSY_SNAPSHOT, for which no busy
+    // timeout waits.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     move_offsets(&transaction, advances, identity)?;
     let (mut task_ids, mut written) = (Vec::new(), [0; Part::ALL.len()]);
@@ -332,10 +329,10 @@ fn write(
     Ok(written)
 }
 
-/// Moves the stored offsets on.
+/// Moves the stored offsets forward.
 ///
 /// # Errors
-/// [`StoreError::Fenced`] if one was not the expected one.
+/// [`StoreError::Fenced`] if one is not the expected one.
 fn move_offsets(
     connection: &Connection,
     advances: &[Advance],
@@ -379,13 +376,13 @@ fn move_offset(
         &identity.group_id,
         jiff::Timestamp::now().as_microsecond(),
         identity.topic_id.as_deref(),
-        // Where it is to be moved from, or, where there is none yet, begins.
+        // The offset to move from, or the start if there is none yet.
         expected.unwrap_or(*first),
     ))?;
     Ok(moved == 1)
 }
 
-/// Adds the keys of these tasks; one that is new gets its key, with this state of its.
+/// Adds the keys of these tasks. A new task is inserted with this state.
 fn find_tasks(
     connection: &Connection,
     tasks: &Values,
@@ -408,7 +405,7 @@ fn find_tasks(
     Ok(())
 }
 
-/// Inserts rows of a part; gives their number.
+/// Inserts rows of a part. Returns their number.
 fn insert(
     connection: &Connection,
     part: Part,

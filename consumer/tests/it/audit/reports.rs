@@ -37,7 +37,7 @@ async fn an_audit_that_cannot_prove_anything_says_so() {
     pipeline.events = pipeline.source.clone();
     let audited = pipeline.audit(&[]);
     assert_eq!(audited.code, 2);
-    for word in ["made anew", "has the topic id"] {
+    for word in ["recreated", "has the topic id"] {
         assert!(audited.log.contains(word), "{}", audited.log);
     }
     // Without ids, the topic is recognised by its records.
@@ -46,7 +46,7 @@ async fn an_audit_that_cannot_prove_anything_says_so() {
         .await;
     let audited = pipeline.audit(&[]);
     assert_eq!(audited.code, 2);
-    for word in ["made anew", "partition 0"] {
+    for word in ["recreated", "partition 0"] {
         assert!(audited.log.contains(word), "{}", audited.log);
     }
     pipeline

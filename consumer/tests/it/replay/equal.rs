@@ -201,14 +201,14 @@ async fn a_replay_that_is_killed_again_and_again_stores_each_event_once() {
             let log = process.log();
             assert_eq!(status.code(), Some(0), "{log}");
             assert!(
-                log.contains("the same command again goes on") && log.contains("stored up to"),
+                log.contains("run the same command again") && log.contains("stored up to"),
                 "{log}"
             );
             let stored = replayed.into.count("SELECT count(*) FROM task_metrics");
             assert!(stored.await < good / 2, "it went on:\n{log}");
         }
         let log = replayed.replays(&[]);
-        assert!(log.contains("going on to"), "{log}");
+        assert!(log.contains("continuing to"), "{log}");
         replayed.store_live().await;
         replayed.assert_equal().await;
         assert_eq!(

@@ -133,21 +133,21 @@ async fn a_database_that_holds_anything_else_is_left_as_it_is() {
             .execute(&format!("UPDATE consumed_offset SET topic = '{name}'"))
             .await;
         replayed
-            .is_refused(&[], &["has the topic id", "made anew", "--into"])
+            .is_refused(&[], &["has the topic id", "recreated", "--into"])
             .await;
         replayed
             .into
             .execute("UPDATE consumed_offset SET topic_id = NULL")
             .await;
         replayed
-            .is_refused(&[], &["offset 99", "made anew", "--into"])
+            .is_refused(&[], &["offset 99", "recreated", "--into"])
             .await;
         replayed
             .into
             .execute("UPDATE consumed_offset SET next_offset = 300")
             .await;
         replayed
-            .is_refused(&[], &["offset 200", "300", "made anew"])
+            .is_refused(&[], &["offset 200", "300", "recreated"])
             .await;
         replayed
             .into

@@ -159,8 +159,8 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         // Errors from PostgreSQL's source, and advice that would not help.
         for wrong in [
             " at line ",
-            "; tables of an older version",
-            "by their owner",
+            "to migrate tables of an older version",
+            "the owner of the tables",
         ] {
             assert!(!log.contains(wrong), "{wrong}:\n{}", quiet(&log));
         }

@@ -33,7 +33,7 @@ async fn a_repair_that_would_remove_more_than_it_keeps_says_so_and_needs_yes(kin
     audited.assert_code(1);
     assert_eq!(audited.total("extra"), 900);
     for words in [
-        "task_metrics: write 0, remove 300, put right 0",
+        "task_metrics: write 0, remove 300, correct 0",
         "--yes",
         "nothing was repaired",
     ] {
