@@ -50,7 +50,7 @@ async fn histograms_that_nobody_scrapes_give_their_memory_back_again_and_again()
     let (mut largest, mut recorded) = (0, 0);
     for _ in 0..3 {
         until(
-            "half of what was buffered is given back",
+            "half of the buffered memory is released",
             Duration::from_secs(60),
             async || {
                 for _ in 0..VALUES {

@@ -3,7 +3,7 @@
 #![expect(
     clippy::print_stderr,
     clippy::print_stdout,
-    reason = "what a test prints is for whoever runs it"
+    reason = "the output of a test is for the person who runs it"
 )]
 
 pub mod book;

@@ -35,7 +35,7 @@ impl<'a> Supervised<'a> {
 
     #[expect(
         clippy::print_stdout,
-        reason = "what a test prints is for whoever runs it"
+        reason = "the output of a test is for the person who runs it"
     )]
     fn supervise(&mut self) {
         let Some(status) = self.process.status() else {

@@ -32,7 +32,7 @@ async fn a_router_that_wakes_up_while_its_transaction_is_still_open_doubles_noth
 /// if its timeout is shorter.
 #[expect(
     clippy::print_stdout,
-    reason = "what a test prints is for whoever runs it"
+    reason = "the output of a test is for the person who runs it"
 )]
 async fn a_router_that_stood_still(identity: &[&str], transaction_timeout_ms: &str) {
     const COMMIT_AFTER: Duration = Duration::from_secs(10);
