@@ -187,7 +187,7 @@ async fn a_closed_pipe_or_full_disk_changes_no_verdict_and_loses_no_summary() {
 
     // The summary is in the log.
     let copies = [into("gone.db"), into("full.db")];
-    for (copy, sink) in copies.iter().zip([Sink::Gone, Sink::Full]) {
+    for (copy, sink) in copies.iter().zip([Sink::ClosedPipe, Sink::Full]) {
         let replay = [&["replay", "--into", copy], &kafka[..]].concat();
         to(&replay, sink, Sink::Kept, 0, "300 events of");
         to(&replay, sink, sink, 0, "");
@@ -204,9 +204,9 @@ async fn a_closed_pipe_or_full_disk_changes_no_verdict_and_loses_no_summary() {
         &["expire", "--older-than", "30d", "--dry-run", "--json"],
     ];
     for listing in listings {
-        for stderr in [Sink::Kept, Sink::Gone, Sink::Full] {
+        for stderr in [Sink::Kept, Sink::ClosedPipe, Sink::Full] {
             to(listing, Sink::Kept, stderr, 0, "");
-            to(listing, Sink::Gone, stderr, 0, "");
+            to(listing, Sink::ClosedPipe, stderr, 0, "");
         }
         to(
             listing,
@@ -224,8 +224,8 @@ async fn a_closed_pipe_or_full_disk_changes_no_verdict_and_loses_no_summary() {
         for audit in [&audit[..], &diff] {
             for audit in [audit.to_vec(), [audit, &["--json"]].concat()] {
                 to(&audit, Sink::Kept, Sink::Kept, code, verdict);
-                to(&audit, Sink::Gone, Sink::Kept, code, "");
-                to(&audit, Sink::Gone, Sink::Gone, code, "");
+                to(&audit, Sink::ClosedPipe, Sink::Kept, code, "");
+                to(&audit, Sink::ClosedPipe, Sink::ClosedPipe, code, "");
                 to(&audit, Sink::Full, Sink::Kept, 2, "could not tell");
                 to(&audit, Sink::Full, Sink::Full, 2, "");
             }
@@ -237,5 +237,11 @@ async fn a_closed_pipe_or_full_disk_changes_no_verdict_and_loses_no_summary() {
 
     let expire = ["expire", "--older-than", "30d"];
     to(&expire, Sink::Full, Sink::Kept, 0, "removed from SQLite");
-    to(&expire, Sink::Gone, Sink::Kept, 0, "removed from SQLite");
+    to(
+        &expire,
+        Sink::ClosedPipe,
+        Sink::Kept,
+        0,
+        "removed from SQLite",
+    );
 }

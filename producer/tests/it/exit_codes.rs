@@ -90,11 +90,11 @@ async fn a_closed_pipe_and_a_full_disk_lose_no_word_on_what_was_sent() {
     for (command, input, code, words) in commands {
         let arguments = reports.arguments(command);
         for (stdout, stderr) in [
-            (Sink::Kept, Sink::Gone),
+            (Sink::Kept, Sink::ClosedPipe),
             (Sink::Kept, Sink::Full),
-            (Sink::Gone, Sink::Kept),
+            (Sink::ClosedPipe, Sink::Kept),
             (Sink::Full, Sink::Kept),
-            (Sink::Gone, Sink::Gone),
+            (Sink::ClosedPipe, Sink::ClosedPipe),
             (Sink::Full, Sink::Full),
         ] {
             let is_read = stdout == Sink::Kept || stderr == Sink::Kept;

@@ -131,8 +131,8 @@ async fn a_closed_pipe_or_full_disk_changes_no_verdict_and_loses_no_summary() {
     ];
     for listing in listings {
         let listing = [&["dead-letters"], listing, &letters].concat();
-        to(&listing, Sink::Gone, Sink::Kept, 0, "");
-        to(&listing, Sink::Gone, Sink::Gone, 0, "");
+        to(&listing, Sink::ClosedPipe, Sink::Kept, 0, "");
+        to(&listing, Sink::ClosedPipe, Sink::ClosedPipe, 0, "");
         to(
             &listing,
             Sink::Full,
@@ -147,8 +147,8 @@ async fn a_closed_pipe_or_full_disk_changes_no_verdict_and_loses_no_summary() {
     for json in [&[][..], &["--json"]] {
         let audit = [&["audit"], &own[..], json].concat();
         to(&audit, Sink::Kept, Sink::Kept, 0, "equal");
-        to(&audit, Sink::Gone, Sink::Kept, 0, "");
-        to(&audit, Sink::Gone, Sink::Gone, 0, "");
+        to(&audit, Sink::ClosedPipe, Sink::Kept, 0, "");
+        to(&audit, Sink::ClosedPipe, Sink::ClosedPipe, 0, "");
         to(&audit, Sink::Full, Sink::Kept, 2, "could not tell");
         to(&audit, Sink::Full, Sink::Full, 2, "");
     }
@@ -165,12 +165,12 @@ async fn a_closed_pipe_or_full_disk_changes_no_verdict_and_loses_no_summary() {
     );
     to(
         &redrive(&["--force"]),
-        Sink::Gone,
+        Sink::ClosedPipe,
         Sink::Kept,
         0,
         "1 letter redriven",
     );
     to(&redrive(&["--force"]), Sink::Full, Sink::Full, 0, "");
     // It was redriven before.
-    to(&redrive(&[]), Sink::Gone, Sink::Gone, 2, "");
+    to(&redrive(&[]), Sink::ClosedPipe, Sink::ClosedPipe, 2, "");
 }

@@ -11,7 +11,7 @@ pub enum Sink {
     /// To the test.
     Kept,
     /// To a closed pipe.
-    Gone,
+    ClosedPipe,
     /// To a full disk.
     Full,
 }
@@ -20,7 +20,7 @@ impl Sink {
     fn stdio(self) -> Stdio {
         match self {
             Self::Kept => Stdio::piped(),
-            Self::Gone => {
+            Self::ClosedPipe => {
                 let (_, writer) = std::io::pipe().unwrap();
                 writer.into()
             }
@@ -112,7 +112,7 @@ pub fn helps(program: &Path, commands: &[&[&str]]) {
         let help = [command, &["--help"][..]].concat();
         let help = Invocation::of(&help);
         help.ends(program, 0, "Exit codes:\n  0 ");
-        for (stdout, code) in [(Sink::Gone, 0), (Sink::Full, 1)] {
+        for (stdout, code) in [(Sink::ClosedPipe, 0), (Sink::Full, 1)] {
             Invocation { stdout, ..help }.ends(program, code, "");
         }
     }
@@ -121,7 +121,7 @@ pub fn helps(program: &Path, commands: &[&[&str]]) {
     let stdout = Sink::Full;
     let full = Invocation { stdout, ..version };
     full.ends(program, 1, "cannot write to standard output");
-    for stderr in [Sink::Gone, Sink::Full] {
+    for stderr in [Sink::ClosedPipe, Sink::Full] {
         let wrong = Invocation::of(&["--no-such-option"]);
         Invocation { stderr, ..wrong }.ends(program, 2, "");
     }
