@@ -41,7 +41,7 @@ async fn the_tables_hold_the_task_counts_that_spark_gave_for_each_of_its_jobs() 
         &program(CONSUMER, "producer"),
         &arguments,
     );
-    let said = until("all jobs have ended", WAIT, async || spark.said()).await;
+    let said = until("all jobs have ended", WAIT, async || spark.rest_answers()).await;
     spark.let_go().await;
     assert!(producer.ended().await.success(), "{}", producer.log());
     pipeline

@@ -36,7 +36,7 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
 
     let said = until("all jobs have ended", WAIT, async || {
         producer.assert_running();
-        spark.said()
+        spark.rest_answers()
     })
     .await;
     let app = said["application"].as_str().unwrap();

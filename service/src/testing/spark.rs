@@ -78,10 +78,10 @@ impl Spark {
 
     /// The REST API's answer about the application, once all jobs have ended. The application runs until
     /// [`let_go`](Self::let_go).
-    pub fn said(&mut self) -> Option<Value> {
+    pub fn rest_answers(&mut self) -> Option<Value> {
         self.job.assert_running();
-        let said = std::fs::read(&self.rest).ok()?;
-        Some(serde_json::from_slice(&said).unwrap())
+        let answers = std::fs::read(&self.rest).ok()?;
+        Some(serde_json::from_slice(&answers).unwrap())
     }
 
     /// Lets the application end, and waits until it has.
