@@ -185,10 +185,10 @@ fn every_figure_that_was_measured_stands_in_a_results_file() {
             } else if !line.is_empty() {
                 is_before = false;
                 // Code spans contain settings, and links name files.
-                let said = without_code(line);
+                let unquoted = without_code(line);
                 match &known {
                     Some(known) => {
-                        for figure in numbers(&said) {
+                        for figure in numbers(&unquoted) {
                             checked += 1;
                             if !known.contains(&figure) {
                                 wrong.push(format!(
@@ -200,7 +200,7 @@ fn every_figure_that_was_measured_stands_in_a_results_file() {
                     None => {
                         let units = ["events/s", "rows/s", "CPU-s", " MiB/s"];
                         let measured = units.iter().any(|unit| {
-                            let mut parts: Vec<&str> = said.split(unit).collect();
+                            let mut parts: Vec<&str> = unquoted.split(unit).collect();
                             parts.pop();
                             parts.iter().any(|before| {
                                 before.trim_end().ends_with(|c: char| c.is_ascii_digit())
@@ -236,18 +236,18 @@ fn literal(text: &str) -> Option<String> {
     let text = text.trim_start();
     let text = text.strip_prefix("format!(").unwrap_or(text).trim_start();
     let mut chars = text.strip_prefix('"')?.chars();
-    let mut said = String::new();
+    let mut value = String::new();
     loop {
         match chars.next()? {
-            '"' => return Some(said),
+            '"' => return Some(value),
             '\\' => match chars.next()? {
                 '\n' => {
                     let rest = chars.as_str().trim_start();
                     chars = rest.chars();
                 }
-                c => said.push(c),
+                c => value.push(c),
             },
-            c => said.push(c),
+            c => value.push(c),
         }
     }
 }
@@ -300,7 +300,7 @@ fn the_runbook_has_an_entry_for_each_message_of_exit_code_78_and_each_alert() {
             .map(|part| part.trim_matches(EDGES).to_owned());
         parts.filter(|part| part.len() >= 8).collect()
     };
-    let (mut said, mut headings) = (Vec::new(), Vec::new());
+    let (mut cited, mut headings) = (Vec::new(), Vec::new());
     for line in entries.lines() {
         match line.strip_prefix("#### ") {
             // A heading in brackets is not a message.
@@ -311,7 +311,7 @@ fn the_runbook_has_an_entry_for_each_message_of_exit_code_78_and_each_alert() {
                 let typed = ["-", "kafka-", "consumer ", "router ", "systemctl ", "curl "];
                 let words =
                     quoted.filter(|quoted| !typed.iter().any(|begin| quoted.starts_with(begin)));
-                said.extend(
+                cited.extend(
                     words
                         .flat_map(parts)
                         .filter(|part| part.contains([' ', '.'])),
@@ -319,7 +319,7 @@ fn the_runbook_has_an_entry_for_each_message_of_exit_code_78_and_each_alert() {
             }
         }
     }
-    said.extend(headings.iter().cloned());
+    cited.extend(headings.iter().cloned());
 
     let mut messages: BTreeMap<String, PathBuf> = BTreeMap::new();
     let mut everything = String::new();
@@ -353,8 +353,9 @@ fn the_runbook_has_an_entry_for_each_message_of_exit_code_78_and_each_alert() {
         let phrases = phrases(message);
         !phrases.is_empty()
             && !phrases.iter().any(|phrase| {
-                said.iter()
-                    .any(|said| phrase.contains(said) || said.contains(phrase.as_str()))
+                cited
+                    .iter()
+                    .any(|words| phrase.contains(words) || words.contains(phrase.as_str()))
             })
     };
     let missing: Vec<_> = messages
@@ -366,7 +367,10 @@ fn the_runbook_has_an_entry_for_each_message_of_exit_code_78_and_each_alert() {
         .iter()
         .filter(|heading| !everything.contains(*heading));
     let gone: Vec<_> = gone.collect();
-    assert!(gone.is_empty(), "no program says this any more: {gone:#?}");
+    assert!(
+        gone.is_empty(),
+        "no program has this message any more: {gone:#?}"
+    );
 
     for line in read("deploy/observe/alerts.yml").lines() {
         if let Some(alert) = line.trim().strip_prefix("- alert: ") {

@@ -1,8 +1,8 @@
 //! Routers whose group has lost committed offsets: where they resume, and when they stop. Also transaction
 //! markers, which positions pass.
 
-mod goes_on;
 mod markers;
+mod resumes;
 mod stops;
 
 use std::time::Duration;
