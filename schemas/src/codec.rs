@@ -340,7 +340,7 @@ mod tests {
 
     /// A consumer that is replaced after its routers, with the file of their version.
     #[test]
-    fn programs_of_older_versions_read_current_events_without_what_they_do_not_know() {
+    fn programs_of_older_versions_read_current_events_without_newer_fields() {
         let mut source = crate::SourcePosition {
             topic: "t".into(),
             partition: 1,
@@ -396,7 +396,7 @@ mod tests {
 
     /// A type that no released version has.
     #[test]
-    fn a_program_of_a_newer_version_reads_what_older_ones_wrote() {
+    fn a_program_of_a_newer_version_reads_records_of_older_ones() {
         let mut avsc: serde_json::Value = serde_json::from_str(INFO_VERSIONS[0].avsc).unwrap();
         let fields = avsc["fields"].as_array_mut().unwrap();
         for (name, kind, default) in [

@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_that_its_topic_would_not_take_goes_without_the_body_and_says_so() {
+    fn a_letter_that_exceeds_its_topics_limit_omits_the_body_and_gives_its_size() {
         let value = vec![7; 2_000];
         let whole = letter("why", b"key", &value, 4_000);
         assert_eq!(

@@ -50,7 +50,7 @@ mod tests {
 
     /// fastavro 1.12.0 gives this number for all three.
     #[test]
-    fn what_is_not_of_the_canonical_form_does_not_count() {
+    fn attributes_outside_the_canonical_form_do_not_change_the_fingerprint() {
         let same = [
             r#"{"type": "record", "name": "R", "namespace": "n", "fields": [
                 {"name": "at", "type": "long"}, {"name": "f", "type": {"type": "fixed", "name": "F", "size": 12}}]}"#,

@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_response_came_from_is_told_without_secrets() {
+    fn the_origin_of_a_response_is_shown_without_secrets() {
         let url = Url::parse("http://ada:pw@login/a;jsessionid=1?from=spark#x").unwrap();
         assert_eq!(host_and_path(&url), "login:80/a");
     }

@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_a_bound_and_are_not_alike() {
+    fn pauses_grow_to_a_bound_and_vary() {
         let mut backoff = Backoff::default();
         let pauses: Vec<_> = (0..100).map(|_| backoff.pause()).collect();
         assert!(pauses[0] <= FIRST && pauses[0] >= FIRST / 2);

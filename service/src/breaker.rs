@@ -271,7 +271,7 @@ mod tests {
 
     /// However often records are judged again, they count once.
     #[test]
-    fn what_is_taken_back_is_not_counted_and_what_is_settled_is_set_aside() {
+    fn taken_back_rejects_do_not_count_and_settled_ones_are_set_aside() {
         let mut breaker = breaker(10, 5);
         for _ in 0..3 {
             for _ in 0..4 {

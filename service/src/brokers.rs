@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_it_cannot_use_are_refused_with_what_was_found() {
+    fn invalid_addresses_are_refused_with_the_reason() {
         for (given, why) in [
             ("", "an address is empty"),
             ("a:1,,b:1", "an address is empty"),

@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_what_librdkafka_means_by_it_and_no_other_does() {
+    fn each_known_line_of_librdkafka_is_recognised_and_no_other() {
         let skipped = "[thrd:127.0.0.1:9092/1]: 127.0.0.1:9092/1: events [0]: Skipping 3 message(s) in aborted transaction \
                        at offset 17 for PID 4001";
         assert!(skips_aborted(skipped));

@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_that_stands_still_is_named_however_well_the_others_go() {
+    fn a_partition_without_progress_is_named_even_if_the_others_progress() {
         let health = Health::default();
         let begun = Instant::now();
         let mut ready = Ok(());
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_waited_for_is_told_and_stalls_no_partition() {
+    fn a_wait_is_named_and_stalls_no_partition() {
         let health = Health::default();
         let begun = Instant::now();
         let stuck = Reading {

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_transaction_that_stays_open_is_one_line_and_those_that_commit_are_none() {
+    fn a_transaction_that_stays_open_is_logged_once_and_committed_ones_are_not() {
         let (mut state, begun) = (State::default(), Instant::now());
         let mut lines = Vec::new();
         for second in 0..60 {

@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_a_single_line_has_no_end() {
+    fn the_number_of_conditions_is_bounded_and_a_single_line_has_no_end() {
         let mut repeats = Repeats {
             conditions: BTreeMap::new(),
             is_watched: false,

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_has_a_name_that_stands_whole_before_its_uuid() {
+    fn a_member_id_has_the_whole_name_before_its_uuid() {
         let uuid = "123e4567-e89b-12d3-a456-426614174000";
         let is_router_1 = |name: &str| member(&format!("{name}{uuid}")).has_name("router-1");
         assert!(is_router_1("router-1-"));

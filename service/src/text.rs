@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_joins_emoji_is_hidden_elsewhere() {
+    fn joiners_of_emoji_are_hidden_elsewhere() {
         assert_eq!(shown("1\u{fe0f}a\u{200d}b"), r"1\u{fe0f}a\u{200d}b");
         assert_eq!(shown("👩\u{200d}"), r"👩\u{200d}");
         assert_eq!(shown("❤\u{fe0f}\u{fe0f}"), "❤\u{fe0f}\\u{fe0f}");

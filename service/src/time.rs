@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_has_a_unit_and_is_longer_than_nothing() {
+    fn a_duration_has_a_unit_and_is_not_zero() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2m 30s"), Ok(Duration::from_secs(150)));
         assert_eq!(duration("876000h"), Ok(LONGEST));

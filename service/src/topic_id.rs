@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kafka_would_not_show_is_no_id() {
+    fn texts_that_kafka_would_not_print_are_not_ids() {
         for text in [
             "",
             "AAAAAAAAAAAAAAAAAAAAAA",

@@ -87,7 +87,7 @@ fn a_command_that_opens_the_database_has_none_by_default() {
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused_at_once() {
+fn invalid_arguments_are_refused_at_once() {
     let of_run = |option, value| ["run", "--database-url", "sqlite:a", option, value];
     let expire = |more: &[&'static str]| {
         [

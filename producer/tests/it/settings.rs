@@ -30,7 +30,7 @@ fn blank_variables_are_unset_in_every_command() {
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused_at_once() {
+fn invalid_arguments_are_refused_at_once() {
     let simulate = |option, value| ["simulate", option, value];
     let spark = |option, value| ["spark", "--url", "http://127.0.0.1:1", option, value];
     let rates = "expected reports a second, 0 or 0.000001 to 1000000000";

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repair_that_is_not_named_or_named_and_not_made_is_no_rule_of_any_version() {
+    fn a_repair_that_is_unnamed_or_named_but_not_made_follows_no_versions_rules() {
         let (source, event) = (spoilt(), routed(&spoilt()).unwrap());
         assert!(explained(&source, &event));
         assert_eq!(event.adjustments.len(), 4);
@@ -215,7 +215,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_today_makes_and_what_was_carried_over_as_it_was_are_both_explained(info in strategies::info()) {
+        fn events_by_todays_rules_and_unchanged_ones_are_both_explained(info in strategies::info()) {
             let info = usable(info, false);
             let mut event = routed(&info).unwrap();
             prop_assert!(explained(&info, &event), "{:?}", differences(&event, &event));

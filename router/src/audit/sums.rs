@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_said_differently_is_another_number_but_for_the_time_of_routing() {
+    fn each_difference_changes_the_hash_except_for_the_time_of_routing() {
         let changes: [fn(&mut TaskRunningInfoEvent); 42] = [
             |_| {},
             |event| event.source.topic.push('x'),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_a_map_is_not_said() {
+    fn the_order_of_a_map_does_not_change_the_hash() {
         let mut event = strategies::sample_event();
         event.info.metrics = None;
         let mut bytes = encode_event(&event).unwrap();
@@ -280,7 +280,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_offset_asked_for_falls_into_the_bucket_that_tells_its_range(
+        fn each_offset_of_the_range_falls_into_the_bucket_that_contains_it(
             lengths in prop::collection::vec((0..1_i64 << 40, 0..1_i64 << 33), 1..20),
             at in any::<prop::sample::Index>(),
         ) {

@@ -248,7 +248,7 @@ mod tests {
     use super::dump;
 
     #[test]
-    fn a_dump_has_sixteen_bytes_a_line_and_says_what_it_leaves_out() {
+    fn a_dump_has_sixteen_bytes_per_line_and_counts_the_omitted_ones() {
         let bytes: Vec<u8> = (0x3c..=0x4d).chain([0xff]).collect();
         assert_eq!(
             dump(&bytes, 18),

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pause_becomes_what_the_broker_takes() {
+    fn the_pause_adapts_to_the_brokers_delay() {
         let mut pause = CommitPause::default();
         for (broker_ms, at_most) in [(1, 0), (5, 100), (12, 200), (1, 0)] {
             let broker = Duration::from_millis(broker_ms);

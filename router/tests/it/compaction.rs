@@ -28,7 +28,7 @@ const COMPACT: [(&str, &str); 4] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_compaction_of_the_events_deleted_is_unprovable_and_no_loss() {
+async fn events_deleted_by_compaction_are_unprovable_and_not_lost() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     let router = topics.start_static("router-1", &[]);

@@ -101,7 +101,7 @@ async fn newer_engines_are_routed_by_a_router_that_has_their_schema_and_until_th
 }
 
 #[test]
-fn a_file_that_is_of_no_use_ends_the_router_at_its_start() {
+fn an_unusable_schema_file_stops_the_router_at_its_start() {
     let folder = tempfile::tempdir().unwrap();
     let mut avsc = newer::info();
     newer::field(&mut avsc, "sequence")["type"] = json!("string");

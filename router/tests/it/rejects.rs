@@ -35,7 +35,7 @@ async fn ends_for_too_many_rejects(router: &mut Process, topics: &Topics, option
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_of_wrong_records_stops_the_router_before_anything_of_it_is_committed() {
+async fn a_backlog_of_bad_records_stops_the_router_before_any_of_it_is_committed() {
     let Some(bootstrap) = kafka() else { return };
     let mut topics = Topics::make(&bootstrap, 2).await;
     send(&topics, &records(1_000, |_| true));
@@ -76,7 +76,7 @@ async fn a_backlog_of_wrong_records_stops_the_router_before_anything_of_it_is_co
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn good_records_before_a_backlog_of_wrong_ones_are_routed_once_over_repeated_starts() {
+async fn good_records_before_a_backlog_of_bad_ones_are_routed_once_over_repeated_starts() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     send(&topics, &records(700, |i| i >= 200));
@@ -102,7 +102,7 @@ async fn good_records_before_a_backlog_of_wrong_ones_are_routed_once_over_repeat
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_wrong_records_than_right_ones_stop_the_router_though_never_many_in_a_row() {
+async fn more_bad_records_than_good_ones_stop_the_router_though_never_many_in_a_row() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     send(&topics, &records(3_000, |i| i % 5 < 3));
@@ -116,7 +116,7 @@ async fn more_wrong_records_than_right_ones_stop_the_router_though_never_many_in
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_few_wrong_records_among_many_become_dead_letters() {
+async fn a_few_bad_records_among_many_become_dead_letters() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     send(&topics, &records(1_000, |i| i % 25 == 0));
@@ -140,7 +140,7 @@ async fn a_few_wrong_records_among_many_become_dead_letters() {
 
 /// Single rejects are set aside until they reach the limit: the error counts the letters.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_router_that_stops_tells_how_many_of_the_wrong_records_were_set_aside() {
+async fn a_router_that_stops_counts_the_bad_records_that_were_set_aside() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     let mut router = topics.start("router", &["--max-rejects-in-a-row", "3"]);
@@ -181,7 +181,7 @@ async fn without_a_topic_for_dead_letters_the_router_does_not_begin() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_for_dead_letters_deleted_while_running_stops_the_router_before_the_wrong_record() {
+async fn a_dead_letter_topic_deleted_while_running_stops_the_router_before_the_bad_record() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     let mut router = topics.start("before", &[]);
@@ -209,7 +209,7 @@ async fn a_topic_for_dead_letters_deleted_while_running_stops_the_router_before_
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn without_the_right_to_write_dead_letters_the_router_stops_and_says_what_is_missing() {
+async fn without_the_right_to_write_dead_letters_the_router_stops_and_names_the_right() {
     let Some(tool) = service("TEST_KAFKA_TOOL") else {
         return;
     };

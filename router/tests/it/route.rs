@@ -134,7 +134,7 @@ fn progress_out_of_range_is_repaired_and_named() {
 }
 
 #[test]
-fn metrics_that_were_not_finite_are_named_with_what_they_were_and_a_null_is_not() {
+fn metrics_that_were_not_finite_are_named_with_their_values_and_a_null_is_not() {
     let double = |value: f64| MetricValue::Double(value);
     let text = |value: &str| MetricValue::String(value.into());
     let reported = [
@@ -181,7 +181,7 @@ fn metrics_that_were_not_finite_are_named_with_what_they_were_and_a_null_is_not(
 }
 
 #[test]
-fn an_event_that_would_be_too_large_with_the_names_of_its_metrics_goes_without_them() {
+fn an_event_that_not_finite_would_make_too_large_omits_it() {
     let with_metrics = |metrics: usize, digits: usize| {
         let mut info = good();
         let metrics =
@@ -274,7 +274,7 @@ fn metrics_may_be_negative_but_not_infinite_nor_text_that_means_so() {
 }
 
 #[test]
-fn text_that_postgresql_cannot_hold_is_cleaned_also_in_names_and_none_is_lost() {
+fn text_that_postgresql_cannot_store_is_repaired_also_in_names_and_none_is_lost() {
     let mut info = good();
     info.exec_id = "exec\0-1".into();
     info.metrics = Some(
@@ -369,7 +369,7 @@ fn identifiers_that_a_repair_makes_overlong_are_rejected() {
 
 /// Names that become equal get U+FFFD appended, from the ninth on with numbers; the result is deterministic.
 #[test]
-fn names_that_become_the_same_are_told_apart_and_none_is_lost() {
+fn names_that_become_equal_are_made_unique_and_none_is_lost() {
     let mut info = good();
     let name = |i: u32| -> String {
         let one = |bit: u32| {
@@ -408,7 +408,7 @@ fn names_that_become_the_same_are_told_apart_and_none_is_lost() {
 }
 
 #[test]
-fn all_problems_of_a_rejected_record_are_told() {
+fn all_problems_of_a_rejected_record_are_listed() {
     let mut info = with_progress(f64::NAN);
     info.exec_id = String::new();
     info.reported_at = i64::MAX;

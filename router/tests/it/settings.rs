@@ -30,7 +30,7 @@ fn blank_variables_are_unset_in_every_command() {
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused_at_once() {
+fn invalid_arguments_are_refused_at_once() {
     let list = |option, value| ["dead-letters", "list", option, value];
     let kinds = "[possible values: NoValue, Empty, UnknownFraming, UnknownSchema,";
     let interval = "--commit-interval-ms";

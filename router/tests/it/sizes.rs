@@ -168,7 +168,7 @@ async fn a_record_that_only_compression_makes_small_is_judged_by_its_size_withou
 
 /// Records that fit are sent in batches that fit, for any limit of the topic.
 #[tokio::test(flavor = "multi_thread")]
-async fn many_small_records_pass_a_topic_that_takes_less_than_a_batch_of_them() {
+async fn many_small_records_are_routed_to_a_topic_whose_limit_is_below_their_batch() {
     let Some(bootstrap) = kafka() else { return };
     // Lower than that of the other topic, for which the same producer sends letters.
     let settings = Settings {
@@ -194,7 +194,7 @@ async fn many_small_records_pass_a_topic_that_takes_less_than_a_batch_of_them() 
 
 /// Records in flight do not fail permanently: those that no longer fit are set aside, once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_lowered_under_a_router_sets_aside_what_no_longer_fits_and_the_others_go_on() {
+async fn after_a_limit_is_lowered_records_that_no_longer_fit_are_set_aside_and_others_are_routed() {
     let Some(bootstrap) = kafka() else { return };
     let settings = Settings {
         letters: &[MIB_8],
@@ -232,7 +232,7 @@ async fn a_limit_lowered_under_a_router_sets_aside_what_no_longer_fits_and_the_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_raised_under_a_router_makes_events_of_what_fits_now() {
+async fn after_a_limit_is_raised_records_that_fit_become_events() {
     let Some(bootstrap) = kafka() else { return };
     let settings = Settings {
         events: &[("max.message.bytes", "20000")],
@@ -264,7 +264,7 @@ async fn a_limit_raised_under_a_router_makes_events_of_what_fits_now() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_takes_not_even_a_letters_headers_stops_the_router_with_the_bytes_needed() {
+async fn a_topic_too_small_for_a_letters_headers_stops_the_router_with_the_bytes_needed() {
     let Some(bootstrap) = kafka() else { return };
     let settings = Settings {
         letters: &[("max.message.bytes", "400")],

@@ -153,7 +153,7 @@ async fn a_clock_that_is_set_back_by_an_hour_ends_a_router_to_be_started_again()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_set_back_by_an_hour_ends_an_audit_that_could_not_tell() {
+async fn a_clock_that_is_set_back_by_an_hour_ends_an_audit_without_a_verdict() {
     let Some(library) = faketime() else {
         println!("skipped: libfaketime is not installed (apt-get install faketime)");
         return;

@@ -74,18 +74,19 @@ async fn replaced_behind_its_back(before: i32, after: i32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_longer_source_topic_of_the_same_name_is_not_read_at_the_old_offsets_by_a_router_that_stood_still()
+async fn a_suspended_router_does_not_read_a_longer_source_topic_of_the_same_name_at_the_old_offsets()
  {
     replaced_behind_its_back(2, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_topic_of_fewer_partitions_is_not_taken_for_the_one_before() {
+async fn a_source_topic_of_fewer_partitions_is_distinguished_from_the_previous_one() {
     replaced_behind_its_back(4, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_topic_whose_log_begins_at_the_routers_position_is_not_taken_for_the_one_before() {
+async fn a_source_topic_whose_log_begins_at_the_routers_position_is_distinguished_from_the_previous_one()
+ {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     let mut router = routed(&topics, 100).await;
@@ -118,7 +119,7 @@ async fn a_source_topic_replaced_under_a_running_router_ends_it_before_a_record_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_events_topic_replaced_under_a_router_that_has_nothing_to_do_ends_it() {
+async fn an_events_topic_replaced_under_an_idle_router_stops_it() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     let mut router = routed(&topics, 50).await;
@@ -159,8 +160,7 @@ fn committed_metadata(topics: &Topics) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_offset_that_was_committed_of_another_topic_is_refused_and_one_that_names_none_is_taken()
-{
+async fn a_committed_offset_of_another_topic_is_refused_and_one_without_an_id_is_accepted() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     let id = id_of(&topics, &topics.source).await;

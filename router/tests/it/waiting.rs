@@ -45,7 +45,7 @@ fn value_of<'a>(page: &'a str, metric: &str) -> Option<&'a str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_router_that_waits_for_offsets_in_an_open_transaction_says_so_and_for_how_long() {
+async fn a_router_that_waits_for_offsets_in_an_open_transaction_logs_that_and_the_longest_wait() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     topics.send_good(10);
@@ -96,7 +96,7 @@ async fn a_router_that_waits_for_offsets_in_an_open_transaction_says_so_and_for_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_behind_an_open_transaction_are_told_once_and_their_coming_too() {
+async fn records_behind_an_open_transaction_are_logged_once_and_their_release_too() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 2).await;
     topics.send_good(10);

@@ -83,7 +83,7 @@ fn each_released_version_still_has_its_fingerprint() {
 }
 
 #[test]
-fn what_is_written_begins_with_the_marker_and_the_fingerprint() {
+fn records_begin_with_the_marker_and_the_fingerprint() {
     let event = strategies::sample_event();
     for (bytes, fingerprint) in [
         (encode_info(&event.info).unwrap(), JAVA_INFO),
@@ -203,7 +203,7 @@ fn the_enums_have_the_schemas_symbols_in_its_order() {
 }
 
 #[test]
-fn what_is_no_record_is_told_apart() {
+fn values_that_are_not_records_have_distinct_errors() {
     let good = encode_info(&strategies::sample_event().info).unwrap();
     let error = |bytes: &[u8]| decode_info(Some(bytes)).unwrap_err();
     assert_eq!(decode_info(None).unwrap_err(), DecodeError::NoValue);
@@ -350,13 +350,13 @@ fn an_identifier_without_a_visible_character_is_blank() {
 
 proptest! {
     #[test]
-    fn decoding_gives_back_what_was_encoded(event in strategies::event()) {
+    fn encoding_round_trips(event in strategies::event()) {
         prop_assert_eq!(&decode_event(Some(&encode_event(&event).unwrap())).unwrap(), &event);
         prop_assert_eq!(&decode_info(Some(&encode_info(&event.info).unwrap())).unwrap(), &event.info);
     }
 
     #[test]
-    fn json_gives_back_what_was_written(event in strategies::event()) {
+    fn json_round_trips(event in strategies::event()) {
         let json = serde_json::to_string(&event).unwrap();
         prop_assert_eq!(&serde_json::from_str::<schemas::TaskRunningInfoEvent>(&json).unwrap(), &event);
     }
@@ -381,7 +381,7 @@ proptest! {
 
 /// Python's fastavro reads the same values from Rust's bytes, and the reverse.
 #[test]
-fn fastavro_reads_what_rust_writes_and_the_reverse() {
+fn fastavro_reads_records_of_rust_and_the_reverse() {
     let Ok(python) = std::env::var("TEST_PYTHON") else {
         assert!(
             std::env::var_os("TEST_REQUIRE_SERVICES").is_none(),

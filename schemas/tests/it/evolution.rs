@@ -104,7 +104,7 @@ fn a_wider_number_is_taken_where_it_fits_and_refused_by_name_where_not() {
 }
 
 #[test]
-fn a_metric_of_a_type_that_is_not_known_here_is_refused_and_others_are_read() {
+fn a_metric_of_an_unknown_type_is_refused_and_others_are_read() {
     let (decoder, fingerprint, _) = decoder();
     let read = |value: Value| {
         let Value::Map(mut info) = avro(sample()) else {
@@ -136,7 +136,7 @@ fn a_metric_of_a_type_that_is_not_known_here_is_refused_and_others_are_read() {
 
 /// During a rolling upgrade, topics contain records of old routers.
 #[test]
-fn an_event_of_each_older_version_is_read_in_place_and_the_long_way_without_what_it_has_not() {
+fn events_of_older_versions_are_read_alike_by_both_paths_without_newer_fields() {
     let (_, older) = schemas::EVENT_VERSIONS.split_last().unwrap();
     for (i, version) in older.iter().enumerate() {
         let avsc: Json = serde_json::from_str(version.avsc).unwrap();
@@ -279,7 +279,7 @@ fn decoder_of(avsc: &Json) -> Result<(Decoder, u64), String> {
 }
 
 #[test]
-fn a_time_that_became_nullable_is_read_where_it_is_told_and_refused_where_it_is_null() {
+fn a_time_that_became_nullable_is_read_with_a_value_and_refused_if_null() {
     let mut avsc = newer::released_info();
     newer::field(&mut avsc, "reportedAt")["type"] =
         json!(["null", {"type": "long", "logicalType": "timestamp-micros"}]);
@@ -358,7 +358,7 @@ fn a_schema_that_cannot_become_the_current_one_is_named_with_the_field_and_the_r
 }
 
 #[test]
-fn what_is_no_schema_is_named_and_what_is_not_ours_is_passed_over() {
+fn an_invalid_schema_is_named_and_other_records_schemas_are_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     let read = || Decoder::with_schemas(Some(folder.path()));
@@ -398,7 +398,7 @@ fn what_is_no_schema_is_named_and_what_is_not_ours_is_passed_over() {
 
 /// Fingerprints and records of another implementation, with every kind of change.
 #[test]
-fn fastavro_comes_to_the_same_fingerprints_and_what_it_writes_is_read() {
+fn fastavro_computes_the_same_fingerprints_and_its_records_are_read() {
     let Ok(python) = std::env::var("TEST_PYTHON") else {
         assert!(
             std::env::var_os("TEST_REQUIRE_SERVICES").is_none(),

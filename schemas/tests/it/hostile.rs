@@ -167,7 +167,7 @@ fn branches_symbols_and_truth_values_that_do_not_exist_are_refused() {
 }
 
 #[test]
-fn values_that_are_no_record_at_all_are_refused_each_for_its_reason() {
+fn values_that_are_not_records_are_refused_each_for_its_reason() {
     for reader in readers() {
         reader.refuse(None, "the record has no value (null)");
         reader.refuse(Some(b""), "the value is empty (0 bytes)");
@@ -222,7 +222,7 @@ fn items_that_take_no_bytes_take_no_time_either() {
 
 /// A record has at most a few MiB, which bounds its decoded size and its error message.
 #[test]
-fn a_mebibyte_of_the_smallest_things_is_read_in_bounded_memory() {
+fn a_mebibyte_of_the_smallest_items_is_read_in_bounded_memory() {
     const MEBIBYTE: usize = 1 << 20;
     for reader in readers() {
         let job = [1, 0, 1, 1, 1, 1];

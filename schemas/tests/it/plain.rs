@@ -132,7 +132,7 @@ fn mended(mut event: TaskRunningInfoEvent) -> TaskRunningInfoEvent {
 
 proptest! {
     #[test]
-    fn what_is_written_is_what_apache_avro_writes(event in strategies::event()) {
+    fn records_are_encoded_as_by_apache_avro(event in strategies::event()) {
         let mut bytes = Vec::new();
         schemas::write_info(&event.info, Framing::SingleObject, &mut bytes);
         prop_assert_eq!(&bytes, &encode_info(&event.info).unwrap());
@@ -241,7 +241,7 @@ fn a_map_in_any_order_is_plain_and_sorted_where_it_is_asked_for_so() {
 }
 
 #[test]
-fn a_key_that_stands_twice_and_a_block_with_its_size_go_the_long_way() {
+fn a_duplicate_key_and_a_block_with_its_size_are_not_plain() {
     let twice = with_metrics(b"\x06\x02b\x00\x02a\x00\x02b\x00\x00");
     assert!(plain_info(&twice).is_none());
     assert_eq!(decode_info(Some(&twice)).unwrap().metrics.unwrap().len(), 2);
@@ -251,7 +251,7 @@ fn a_key_that_stands_twice_and_a_block_with_its_size_go_the_long_way() {
 }
 
 #[test]
-fn what_counts_as_blank_overlong_or_out_of_range_is_the_same_either_way() {
+fn both_paths_agree_on_blank_overlong_and_out_of_range_values() {
     let sample = strategies::sample_event().info;
     let changes: [fn(&mut TaskRunningInfo, &str); 6] = [
         |info, text| info.exec_id = text.into(),

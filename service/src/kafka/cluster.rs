@@ -429,7 +429,7 @@ mod tests {
 
     /// Texts of librdkafka 2.12.
     #[test]
-    fn a_certificate_is_a_refusal_wherever_its_handshake_failed_and_an_outage_is_none() {
+    fn a_certificate_error_is_a_refusal_at_any_step_and_an_outage_is_not() {
         use RDKafkaErrorCode::{Authentication, BrokerTransportFailure, SSL};
         let name = "sasl_ssl://certificate-alert.example:9093/bootstrap";
         let verify = "error:0A000086:SSL routines::certificate verify failed";

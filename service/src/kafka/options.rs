@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_setting_is_named_by_number_and_not_shown() {
+    fn an_invalid_line_is_named_by_its_number_and_not_shown() {
         let path =
             std::env::temp_dir().join(format!("kafka-bad-{}.properties", std::process::id()));
         std::fs::write(&path, "linger.ms=7\nhunter2\n").unwrap();

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bound_is_read_as_people_say_it_and_said_again_so() {
+    fn a_bound_is_parsed_and_printed_in_the_same_form() {
         for input in [
             "earliest",
             "latest",

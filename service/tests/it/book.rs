@@ -162,7 +162,7 @@ fn numbers(text: &str) -> Vec<String> {
 /// NUMBER …; … -->`. Each number of the block occurs in one of the results files, or behind a word that gives
 /// the reason why not: `computed` from others, or one of the `limits` and settings around them.
 #[test]
-fn every_figure_that_was_measured_stands_in_a_results_file() {
+fn every_measured_figure_is_in_a_results_file() {
     let mut wrong = Vec::new();
     let mut checked = 0;
     for Page { path, text } in pages() {

@@ -360,7 +360,7 @@ fn the_root_is_above_all_layers() {
 }
 
 #[test]
-fn what_is_no_import_of_a_higher_module_is_not_found() {
+fn paths_that_are_not_imports_of_a_higher_module_are_not_found() {
     for low in [
         "//! See [`crate::high`].",
         "#[cfg(test)] mod tests { use crate::high::High; }",

@@ -24,7 +24,7 @@ const OF_FAULTS: &[&str] = &[
 ];
 
 #[test]
-fn the_book_names_every_test_of_a_fault_and_none_that_does_not_exist() {
+fn the_book_names_every_test_of_a_fault_and_only_existing_ones() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let chapter = service::testing::book::read("docs/src/internals/faults.md");
     let named: BTreeSet<String> = chapter

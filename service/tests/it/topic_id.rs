@@ -53,7 +53,7 @@ fn printed_by_kafka(tool: &str, bootstrap: &str, topic: &str) -> TopicId {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topics_id_is_what_kafkas_tool_prints_and_another_after_it_was_deleted_and_created() {
+async fn a_topics_id_equals_that_of_kafkas_tool_and_changes_after_it_was_deleted_and_created() {
     let (Some(bootstrap), Some(tool)) = (kafka(), tool("TEST_KAFKA_TOOL")) else {
         return;
     };
@@ -77,7 +77,7 @@ async fn a_topics_id_is_what_kafkas_tool_prints_and_another_after_it_was_deleted
 
 /// As in the consumer, whose loop has one thread.
 #[tokio::test(flavor = "current_thread")]
-async fn a_member_of_a_group_is_told_the_id_while_it_reads() {
+async fn a_member_of_a_group_gets_the_topic_id_while_it_reads() {
     let Some(bootstrap) = kafka() else { return };
     let topic = unique("topic-id");
     create(&bootstrap, &topic).await;
@@ -113,7 +113,7 @@ async fn a_member_of_a_group_is_told_the_id_while_it_reads() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_does_not_answer_is_waited_for_as_long_as_the_caller_says() {
+async fn a_request_to_a_silent_cluster_ends_after_the_callers_timeout() {
     let client: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", NOBODY)
         .create()

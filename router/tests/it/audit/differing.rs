@@ -181,7 +181,7 @@ fn metric(event: &mut schemas::TaskRunningInfoEvent, name: &str, value: MetricVa
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn what_other_rules_made_is_told_apart_from_corruption() {
+async fn events_by_other_rules_are_distinguished_from_corruption() {
     let Some(bootstrap) = kafka() else { return };
     let topics = routed(&bootstrap, 100).await;
     let (events, letters) = (

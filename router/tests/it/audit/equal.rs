@@ -12,8 +12,7 @@ use serde_json::json;
 use service::testing::{alone, kafka, read_all, until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn outputs_of_a_source_topic_that_was_deleted_are_told_from_those_of_the_one_created_after_it()
- {
+async fn outputs_of_a_deleted_source_topic_are_distinguished_from_those_of_its_successor() {
     let Some(bootstrap) = kafka() else { return };
     let topics = routed(&bootstrap, 60).await;
     let of_the_first = audit(&topics, &[]).await;
@@ -47,8 +46,7 @@ async fn outputs_of_a_source_topic_that_was_deleted_are_told_from_those_of_the_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_routers_made_of_good_repaired_bad_aborted_and_redriven_records_is_equal_to_the_last_count()
- {
+async fn outputs_of_good_repaired_bad_aborted_and_redriven_records_are_equal_with_exact_counts() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 2).await;
     let router = topics.start_static(

@@ -18,7 +18,7 @@ use service::testing::{alone, kafka, read_all, until};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn what_was_left_out_doubled_swapped_or_made_up_is_found_and_nothing_else() {
+async fn lost_duplicate_swapped_and_invented_outputs_are_found_and_nothing_else() {
     let Some(bootstrap) = kafka() else { return };
     let topics = routed(&bootstrap, 100).await;
     let (events, letters) = (

@@ -80,7 +80,7 @@ async fn only_the_range_asked_for_is_compared_and_one_outside_the_log_is_refused
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_retention_deleted_is_no_finding_and_what_it_may_have_deleted_is_not_proved() {
+async fn records_deleted_by_retention_are_not_findings_and_possibly_deleted_ones_are_unprovable() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 2).await;
     topics.send_to_partition(0, 100);
@@ -168,7 +168,7 @@ async fn an_open_transaction_on_the_events_topic_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn without_kafka_a_topic_or_the_right_group_it_cannot_tell() {
+async fn without_kafka_a_topic_or_the_right_group_there_is_no_verdict() {
     let Some(bootstrap) = kafka() else { return };
     let topics = routed(&bootstrap, 20).await;
     let away = ["--bootstrap-servers", NOBODY];

@@ -188,7 +188,7 @@ async fn a_letter_is_shown_with_its_headers_its_fields_and_its_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_left_out_of_its_letter_is_taken_from_the_original_record_while_that_is_there() {
+async fn an_omitted_value_is_taken_from_the_original_record_while_that_exists() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(bootstrap, 1, &[], &[("max.message.bytes", "20000")]).await;
     let large = vec![b'x'; 30_000];
@@ -249,7 +249,7 @@ async fn a_value_left_out_of_its_letter_is_taken_from_the_original_record_while_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_left_out_is_not_taken_from_another_record_of_a_topic_made_anew() {
+async fn an_omitted_value_is_not_taken_from_another_record_of_a_topic_created_again() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(bootstrap, 1, &[], &[("max.message.bytes", "20000")]).await;
     topics.send(None, [(Some("large"), Some(&[b'x'; 30_000][..]))]);
@@ -378,7 +378,7 @@ async fn a_list_of_ten_letters_holds_ten_however_many_there_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_said_is_asked_for() {
+async fn unselected_letters_are_required() {
     let folder = tempfile::tempdir().unwrap();
     for (arguments, words) in [
         (&["dead-letters", "redrive"][..], "name the letters"),

@@ -332,7 +332,7 @@ async fn a_letter_whose_cause_is_gone_becomes_an_event_once_it_is_redriven() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_too_large_for_its_topic_is_told_and_left_and_its_neighbours_go() {
+async fn a_record_too_large_for_its_topic_is_reported_and_its_neighbours_are_redriven() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(bootstrap, 1, &[], &[]).await;
     let large = vec![b'x'; 5_000];

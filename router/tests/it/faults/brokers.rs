@@ -79,7 +79,7 @@ async fn supervise_for(time: Duration, routers: &mut [Supervised<'_>]) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn a_broker_that_freezes_twice_past_the_session_loses_and_doubles_nothing() {
+async fn a_broker_that_freezes_twice_past_the_session_causes_no_loss_and_no_duplicate() {
     let Some(tool) = service("TEST_KAFKA_TOOL") else {
         return;
     };

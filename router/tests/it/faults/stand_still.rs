@@ -6,26 +6,26 @@ use crate::faults_support::{Alongside, Load, Topics};
 use service::testing::{kafka, until};
 
 /// Whether a router's log says that another one has replaced it.
-fn tells_that_it_was_fenced(log: &str) -> bool {
+fn logs_that_it_was_fenced(log: &str) -> bool {
     log.contains("was fenced") || log.contains("removed from the group")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn a_static_router_that_stood_still_in_a_transaction_doubles_nothing_when_it_wakes_up() {
-    a_router_that_stood_still(&["--instance-id", "sleeper"], "6000").await;
+async fn a_static_router_that_was_suspended_in_a_transaction_duplicates_nothing() {
+    suspended_router(&["--instance-id", "sleeper"], "6000").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn a_dynamic_router_that_stood_still_in_a_transaction_doubles_nothing_when_it_wakes_up() {
-    a_router_that_stood_still(&[], "6000").await;
+async fn a_dynamic_router_that_was_suspended_in_a_transaction_duplicates_nothing() {
+    suspended_router(&[], "6000").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn a_router_that_wakes_up_while_its_transaction_is_still_open_doubles_nothing() {
-    a_router_that_stood_still(&[], "60000").await;
+async fn a_router_that_resumes_while_its_transaction_is_open_duplicates_nothing() {
+    suspended_router(&[], "60000").await;
 }
 
 /// A router is suspended in the middle of a transaction until its session times out, and also the transaction
@@ -34,7 +34,7 @@ async fn a_router_that_wakes_up_while_its_transaction_is_still_open_doubles_noth
     clippy::print_stdout,
     reason = "the output of a test is for the person who runs it"
 )]
-async fn a_router_that_stood_still(identity: &[&str], transaction_timeout_ms: &str) {
+async fn suspended_router(identity: &[&str], transaction_timeout_ms: &str) {
     const COMMIT_AFTER: Duration = Duration::from_secs(10);
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 4).await;
@@ -83,11 +83,7 @@ async fn a_router_that_stood_still(identity: &[&str], transaction_timeout_ms: &s
     println!("woken, it ended with {ended:?}");
     if let Some(status) = ended {
         assert_eq!(status.code(), Some(1), "{}", sleeper.log());
-        assert!(
-            tells_that_it_was_fenced(&sleeper.log()),
-            "{}",
-            sleeper.log()
-        );
+        assert!(logs_that_it_was_fenced(&sleeper.log()), "{}", sleeper.log());
     }
     topics.send_good(200);
     topics.until_routed(Duration::from_secs(120)).await;
@@ -115,7 +111,7 @@ async fn of_two_routers_on_one_host_without_identities_the_earlier_ends_and_says
 /// fence that one.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn a_router_that_wakes_up_after_it_was_replaced_leaves_its_successor_alone() {
+async fn a_router_that_resumes_after_it_was_replaced_does_not_fence_its_successor() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 4).await;
     let more = [
@@ -179,7 +175,7 @@ async fn of_two_with_one_identity(identity: &[&str]) {
     let last = log.lines().rfind(|line| line.contains("ERROR")).unwrap();
     let names_it = |name: &str| last.contains(name);
     assert!(
-        tells_that_it_was_fenced(last) && names_it("--instance-id") && names_it("client.id"),
+        logs_that_it_was_fenced(last) && names_it("--instance-id") && names_it("client.id"),
         "{last}"
     );
     // The later one continues.

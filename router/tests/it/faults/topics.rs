@@ -8,7 +8,7 @@ use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use service::testing::{ANY_PORT, Process, kafka, until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_routed_while_a_commit_failed_or_a_rebalance_came_is_routed_once_and_in_order() {
+async fn records_routed_during_a_failed_commit_or_a_rebalance_are_routed_once_and_in_order() {
     const RECORDS: i64 = 60_000;
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 4).await;
@@ -69,7 +69,7 @@ async fn partitions_added_while_a_router_runs_or_is_stopped_are_routed_from_thei
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_behind_an_open_transaction_are_no_lag_but_told_as_held_back() {
+async fn records_behind_an_open_transaction_count_as_held_back_and_not_as_lag() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     let router = topics.start("router", &["--metrics-listen", ANY_PORT]);

@@ -11,7 +11,7 @@ use schemas::{DeadLetter, Reject};
 use service::testing::{Process, kafka, read_all, service, until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_router_whose_group_was_deleted_goes_on_behind_its_last_outputs() {
+async fn a_router_whose_group_was_deleted_resumes_behind_its_last_outputs() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 4).await;
     // Partition 0 ends with a letter, 1 has only letters, 2 only events, 3 nothing.
@@ -73,7 +73,7 @@ fn set_aside(topics: &Topics, event: &OwnedMessage) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_was_redriven_is_no_output_to_a_router_without_offsets_or_an_audit() {
+async fn a_redriven_event_does_not_count_as_output_for_a_router_without_offsets_or_an_audit() {
     let Some(bootstrap) = kafka() else { return };
     let mut topics = Topics::make(&bootstrap, 2).await;
     topics.events = format!("{}-one", topics.events);
@@ -130,7 +130,7 @@ async fn an_event_that_was_redriven_is_no_output_to_a_router_without_offsets_or_
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
-async fn a_router_whose_offsets_have_expired_goes_on_behind_its_last_outputs() {
+async fn a_router_whose_offsets_have_expired_resumes_behind_its_last_outputs() {
     let Some(tool) = service("TEST_KAFKA_TOOL") else {
         return;
     };
@@ -185,7 +185,7 @@ async fn a_router_of_another_group_does_not_begin_beside_those_that_route_the_to
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partitions_that_lost_their_offsets_go_on_beside_those_that_kept_them() {
+async fn partitions_that_lost_their_offsets_resume_beside_those_that_kept_them() {
     let Some(bootstrap) = kafka() else { return };
     let mut topics = Topics::make(&bootstrap, 4).await;
     // Keys belong to other partitions there.
@@ -208,7 +208,7 @@ async fn partitions_that_lost_their_offsets_go_on_beside_those_that_kept_them() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_router_left_open_is_settled_before_another_resumes() {
+async fn a_killed_routers_transaction_is_settled_before_another_resumes() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 2).await;
     let short = [
@@ -239,7 +239,7 @@ async fn what_a_killed_router_left_open_is_settled_before_another_resumes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn outputs_of_a_source_topic_that_was_deleted_do_not_tell_where_to_begin_its_successor() {
+async fn outputs_of_a_deleted_source_topic_do_not_count_for_the_start_of_its_successor() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 1).await;
     topics.send_good(321);

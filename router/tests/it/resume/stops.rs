@@ -27,7 +27,7 @@ async fn an_event_of_the_last_possible_offset_that_no_router_wrote_stops_a_route
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_an_offset_a_router_stops_or_begins_again_where_it_is_told_to() {
+async fn without_an_offset_a_router_stops_or_begins_again_as_configured() {
     let Some(bootstrap) = kafka() else { return };
     let topics = Topics::make(&bootstrap, 2).await;
     topics.send_good(200);
