@@ -16,10 +16,10 @@ import org.apache.kafka.common.serialization.Deserializer;
 import org.apache.kafka.common.serialization.StringDeserializer;
 
 /**
- * Reads events from Java, from the topic's beginning to its end, and prints each: its key and what the
- * engine said.
+ * Reads events from Java, from the topic's beginning to its end, and prints each event's key and
+ * report.
  *
- * <p>Arguments: bootstrap servers, topic, folder of the schema's versions (schemas/avro) and, where events are
+ * <p>Arguments: bootstrap servers, topic, folder of the schema's versions (schemas/avro) and, if events are
  * in a schema registry's framing, the registry's address (Apicurio's: http://HOST:PORT/apis/registry/v2).
  */
 public class ReadEvents {
@@ -30,9 +30,9 @@ public class ReadEvents {
 
         Properties settings = new Properties();
         settings.put("bootstrap.servers", servers);
-        settings.put("isolation.level", "read_committed"); // the router's aborted transactions are not seen
+        settings.put("isolation.level", "read_committed"); // skips aborted transactions of the router
         Deserializer<GenericRecord> values = registry == null ? singleObject(versions) : registered(registry);
-        var out = new PrintStream(System.out, true, StandardCharsets.UTF_8); // whatever the locale
+        var out = new PrintStream(System.out, true, StandardCharsets.UTF_8); // independent of the locale
         try (var consumer = new KafkaConsumer<>(settings, new StringDeserializer(), values)) {
             var partitions = consumer.partitionsFor(topic).stream()
                     .map(p -> new org.apache.kafka.common.TopicPartition(topic, p.partition())).toList();
@@ -42,7 +42,7 @@ public class ReadEvents {
             while (!partitions.stream().allMatch(p -> consumer.position(p) >= ends.get(p))) {
                 for (var record : consumer.poll(Duration.ofMillis(500))) {
                     var info = (GenericRecord) record.value().get("info");
-                    var part = (GenericRecord) info.get("progress"); // null where the engine could not tell it
+                    var part = (GenericRecord) info.get("progress"); // null if the engine does not know it
                     var progress = part == null ? "-" : part.get("progress");
                     out.println(record.key() + " " + info.get("status") + " " + progress + " " + info.get("sequence"));
                 }

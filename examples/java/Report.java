@@ -17,9 +17,9 @@ import org.apache.kafka.common.serialization.Serializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
 /**
- * Reports to Kafka from Java: one report of each exec task named on standard input, a line each.
+ * Reports to Kafka from Java: one report for each exec task on standard input, one per line.
  *
- * <p>Arguments: bootstrap servers, topic, file of TaskRunningInfo's schema and, where reports go in a
+ * <p>Arguments: bootstrap servers, topic, file of TaskRunningInfo's schema and, if reports use a
  * schema registry's framing, the registry's address (Apicurio's: http://HOST:PORT/apis/registry/v2).
  */
 public class Report {
@@ -97,7 +97,7 @@ public class Report {
                                 .set("id", "stage-1").set("totalTasks", 4).set("runningTasks", 1)
                                 .set("failedTasks", 0).set("succeedTasks", 2).build()))
                         .build())
-                .set("resource", null) // what the engine cannot tell
+                .set("resource", null) // unknown to the engine
                 .set("metrics", Map.of("rowsRead", 12_345L))
                 .build();
     }

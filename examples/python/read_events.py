@@ -1,7 +1,7 @@
-"""Reads events from Python, from the topic's beginning to its end, and prints each: its key and what the
-engine said.
+"""Reads events from Python, from the topic's beginning to its end, and prints each event's key and
+report.
 
-Arguments: bootstrap servers, topic, folder of the schema's versions (schemas/avro) and, where events are in a
+Arguments: bootstrap servers, topic, folder of the schema's versions (schemas/avro) and, if events are in a
 schema registry's framing, the registry's address (in Confluent's API).
 """
 
@@ -25,7 +25,7 @@ def registered(registry, schema_id):
 
 
 def versions(folder):
-    """Every version of the schema, by the fingerprint in a record's header, the newest last."""
+    """Every version of the schema, by the fingerprint in a record's header, newest last."""
     files = sorted(pathlib.Path(folder).glob("v*/TaskRunningInfoEvent.avsc"), key=lambda file: int(file.parent.name[1:]))
     schemas = {}
     for file in files:
@@ -63,7 +63,7 @@ def main(servers, topic, schema_folder, registry=None):
             left.discard(record.partition())
             continue
         info = event(record.value(), schemas, registry)["info"]
-        part = info["progress"]  # each part is null where the engine could not tell it
+        part = info["progress"]  # each part is null if the engine does not know it
         progress = "-" if part is None else part["progress"]
         print(record.key().decode(), info["status"], progress, info["sequence"])
     consumer.close()

@@ -1,6 +1,6 @@
-"""Reports to Kafka from Python: one report of each exec task named on standard input, a line each.
+"""Reports to Kafka from Python: one report for each exec task on standard input, one per line.
 
-Arguments: bootstrap servers, topic, file of TaskRunningInfo's schema and, where reports go in a schema
+Arguments: bootstrap servers, topic, file of TaskRunningInfo's schema and, if reports use a schema
 registry's framing, the registry's address (in Confluent's API).
 """
 
@@ -42,7 +42,7 @@ def report(exec_id):
             "progress": 0.5,
             "progressInfo": [{"id": "stage-1", "totalTasks": 4, "runningTasks": 1, "failedTasks": 0, "succeedTasks": 2}],
         },
-        "resource": None,  # what the engine cannot tell
+        "resource": None,  # unknown to the engine
         "metrics": {"rowsRead": 12345},
     }
 
@@ -53,7 +53,7 @@ def main(servers, topic, schema_file, registry=None):
     schema = fastavro.parse_schema(json.loads(text))
     header = registered_header(registry, topic, text) if registry else single_object_header(json.loads(text))
 
-    # The partitioner is that of Java's clients: all engines put a key into the same partition.
+    # The partitioner of Java's clients, so that all engines choose the same partition for a key.
     producer = confluent_kafka.Producer(
         {"bootstrap.servers": servers, "enable.idempotence": True, "partitioner": "murmur2_random"}
     )
