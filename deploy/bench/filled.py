@@ -66,7 +66,7 @@ class Shape:
         return 9 * (left - 2 * self.ended) // max(1, self.ended)
 
 
-# ---- What SQL of both databases is made of -------------------------------------------------------------------------------------------
+# ---- SQL building blocks of both databases -------------------------------------------------------------------------------------------
 
 
 def at_random(of: str, salt: int) -> str:

@@ -208,7 +208,7 @@ impl Registry {
             _ => {
                 let hint = match answer.status {
                     StatusCode::CONFLICT => {
-                        ": it is not compatible with what is registered; is the subject another program's, or this one older?"
+                        ": it is not compatible with the registered schema; is the subject another program's, or this one older?"
                     }
                     StatusCode::NOT_FOUND => {
                         ": is there a path missing in its address, such as /apis/ccompat/v7?"

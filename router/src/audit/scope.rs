@@ -341,7 +341,7 @@ fn asked_ranges(
         if routed > log.end {
             bail!(
                 "{topic} partition {partition}: group {group} has committed offset {routed}, but the log ends at {}. The topic \
-                 was deleted and created again; outputs of the old one cannot be told from this one's",
+                 was deleted and created again; outputs of both cannot be distinguished",
                 log.end
             );
         }

@@ -96,7 +96,7 @@ async fn a_broker_that_freezes_twice_past_the_session_causes_no_loss_and_no_dupl
         broker.signal("STOP");
         supervise_for(Duration::from_secs(13), &mut routers).await; // the fault
         broker.signal("CONT");
-        until("work goes on", Duration::from_secs(60), async || {
+        until("work continues", Duration::from_secs(60), async || {
             routers.iter_mut().for_each(Supervised::supervise);
             (alongside.count() > progress).then_some(())
         })

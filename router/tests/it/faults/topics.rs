@@ -112,7 +112,7 @@ async fn records_behind_an_open_transaction_count_as_held_back_and_not_as_lag() 
     const HELD_BACK: &str = "taskrunning_held_back_messages";
     const LAG: &str = "messaging_consumer_lag_messages";
     until(
-        "the held back are told",
+        "held-back records are reported",
         Duration::from_secs(120),
         async || ((metric(LAG), metric(HELD_BACK)) == (Some(0.0), Some(15.0))).then_some(()),
     )

@@ -95,7 +95,7 @@ async fn records_that_a_router_cannot_route_are_its_lag() {
     // Transactions abort from here on.
     topics.limit_age_of_events(0).await;
     topics.send_good(5_000);
-    until("the lag is told", Duration::from_secs(60), async || {
+    until("the lag is reported", Duration::from_secs(60), async || {
         lag().filter(|lag| (4_000.0..=5_000.0).contains(lag))
     })
     .await;
