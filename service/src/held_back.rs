@@ -126,6 +126,6 @@ mod tests {
             "{lines:?}"
         );
         assert_eq!((lines[1].0, lines[1].1), (40, false));
-        assert!(lines[1].2.contains("for 40 s"), "{lines:?}");
+        assert!(lines[1].2.contains("after 40 s"), "{lines:?}");
     }
 }

@@ -41,7 +41,7 @@ async fn without_an_offset_a_router_stops_or_begins_again_as_configured() {
     assert_eq!(topics.audit().await, (200, 0));
 
     let log = route(&topics, "again", &["--on-no-offset", "beginning"]).await;
-    assert!(log.contains("--on-no-offset beginning"), "{log}");
+    assert!(log.contains("--on-no-offset is beginning"), "{log}");
     assert_eq!(read_all(&bootstrap, &topics.events).len(), 400);
 }
 
