@@ -38,8 +38,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use self::observer::Observer;
 pub use self::stats::{Stats, Undelivered};
 use crate::client::{AT_ONCE, FIXED, SOCKET_TIMEOUT, STATISTICS};
+use crate::connection::register;
 use crate::outbox::{Displaced, Outbox, Report, Room, Ticket};
-use crate::session::register;
 use crate::size_limit::{SizeLimit, Verdict};
 
 /// Reports handed to librdkafka at a time, and at most a quarter of the room.

@@ -42,17 +42,21 @@
 mod engines;
 mod reporter;
 
+mod session;
+
 mod delivery;
+mod dry_run;
 mod sender;
 
 mod client;
+mod connection;
 mod outbox;
-mod session;
 mod size_limit;
 
 pub use delivery::{Stats, Undelivered};
 pub use engines::{publish, simulate, spark};
 pub use reporter::{Options, Part, Reporter, ReporterError, Task, TaskSource};
+pub use session::Setup;
 
 /// What `/metrics` says of the producer's own metrics.
 pub const HELP: &[service::telemetry::Help] = &[

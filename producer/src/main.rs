@@ -3,11 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
-use producer::{publish, simulate, spark};
+use clap::{Args, Parser, Subcommand};
+use producer::{Setup, publish, simulate, spark};
 use schemas::topics;
 use service::exit::{self, Kind, help};
-use service::health::Health;
 use service::kafka::KafkaOptions;
 use service::settings::topic_name;
 use service::telemetry::{LogOptions, MetricsOptions};
@@ -22,6 +21,10 @@ struct Cli {
     /// Topic to write: TaskRunningInfo
     #[arg(long, env = "PRODUCER_TOPIC", value_name = "TOPIC", value_parser = topic_name, default_value = topics::TASK_RUNNING_INFO, global = true)]
     topic: String,
+
+    /// Print the reports as JSON lines, as `publish` reads them, instead of sending them. Needs no Kafka
+    #[arg(long, global = true)]
+    dry_run: bool,
 
     #[command(flatten)]
     kafka: KafkaOptions,
@@ -53,36 +56,30 @@ and ends with exit code 2 if any line was bad, the input is not UTF-8, or it has
 that was not sent to its end (a signal, Kafka away) ends with 1 and names the line to go on from:
 --from-line N."#;
 
+/// An adapter's options, and what every adapter has beside them.
+#[derive(Args)]
+struct Adapter<O: Args> {
+    #[command(flatten)]
+    options: O,
+    #[command(flatten)]
+    metrics: MetricsOptions,
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Report on Spark applications, through the REST API of their UIs
     #[command(
         after_help = help(Kind::Command, "Example:\n  producer spark --url http://localhost:4040 --bootstrap-servers localhost:9092\n\nEnds when the applications have ended, with --stay when it is stopped, and every report is\nacknowledged; then prints:\n  sent 42 reports of 4 tasks")
     )]
-    Spark {
-        #[command(flatten)]
-        options: spark::Options,
-        #[command(flatten)]
-        metrics: MetricsOptions,
-    },
+    Spark(Adapter<spark::Options>),
     /// Report what a file or standard input says: TaskRunningInfo as JSON lines
     #[command(after_help = help(Kind::Command, PUBLISH_EXAMPLE))]
-    Publish {
-        #[command(flatten)]
-        options: publish::Options,
-        #[command(flatten)]
-        metrics: MetricsOptions,
-    },
+    Publish(Adapter<publish::Options>),
     /// Make up believable tasks and report on them
     #[command(
         after_help = help(Kind::Command, "Example:\n  producer simulate --tasks 40 --rate 200 --for 30s --seed 7 --bootstrap-servers localhost:9092\n\nPrints, when every report is acknowledged:\n  sent 6000 reports of 212 tasks")
     )]
-    Simulate {
-        #[command(flatten)]
-        options: simulate::Options,
-        #[command(flatten)]
-        metrics: MetricsOptions,
-    },
+    Simulate(Adapter<simulate::Options>),
 }
 
 fn main() -> ExitCode {
@@ -91,33 +88,35 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {
     cli.logs.start()?;
-    let shutdown = exit::on_signal(exit::FAILED)?;
-    let health = Arc::new(Health::default());
-    let kafka = cli.kafka.named(
-        match &cli.command {
-            Command::Spark { .. } => "producer-spark",
-            Command::Publish { .. } => "producer-publish",
-            Command::Simulate { .. } => "producer-simulate",
-        },
-        None,
-    );
+    let setup = Setup {
+        kafka: cli.kafka,
+        topic: cli.topic,
+        dry_run: cli.dry_run,
+        health: Arc::default(),
+        shutdown: exit::on_signal(exit::FAILED)?,
+    };
     match cli.command {
-        Command::Spark { options, metrics } => {
-            metrics.start(health.clone(), producer::HELP).await?;
-            spark::run(options, &kafka, &cli.topic, health, shutdown).await?;
+        Command::Spark(Adapter { options, metrics }) => {
+            spark::run(options, start("producer-spark", setup, metrics).await?).await?;
         }
-        Command::Publish { options, metrics } => {
-            metrics.start(health.clone(), producer::HELP).await?;
-            if !publish::run(options, &kafka, &cli.topic, health, shutdown).await? {
+        Command::Publish(Adapter { options, metrics }) => {
+            let setup = start("producer-publish", setup, metrics).await?;
+            if !publish::run(options, setup).await? {
                 return Ok(exit::USAGE);
             }
         }
-        Command::Simulate { options, metrics } => {
-            metrics.start(health.clone(), producer::HELP).await?;
-            simulate::run(options, &kafka, &cli.topic, health, shutdown).await?;
+        Command::Simulate(Adapter { options, metrics }) => {
+            simulate::run(options, start("producer-simulate", setup, metrics).await?).await?;
         }
     }
     Ok(exit::OK)
+}
+
+/// Names the adapter's Kafka clients and serves its metrics.
+async fn start(adapter: &str, mut setup: Setup, metrics: MetricsOptions) -> anyhow::Result<Setup> {
+    setup.kafka = setup.kafka.named(adapter, None);
+    metrics.start(setup.health.clone(), producer::HELP).await?;
+    Ok(setup)
 }
 
 #[cfg(test)]

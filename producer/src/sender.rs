@@ -22,9 +22,10 @@ use service::words::counted;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::acks::{Acks, Refused, TooLarge};
+pub(crate) use self::acks::TooLarge;
+use self::acks::{Acks, Refused};
 use crate::client::{AT_ONCE, FIXED, LAST_ACKS, SOCKET_TIMEOUT, STATISTICS};
-use crate::session::Session;
+use crate::connection::Connection;
 
 const DEFAULTS: &[(&str, &str)] = &[
     AT_ONCE,
@@ -55,7 +56,7 @@ impl Sender {
     /// # Errors
     /// If a setting is wrong.
     pub(crate) async fn connect(
-        session: Session,
+        connection: Connection,
         kafka: &KafkaOptions,
         topic: &str,
         health: Arc<Health>,
@@ -65,7 +66,7 @@ impl Sender {
             config.set("message.max.bytes", CLIENT_MESSAGE_MAX_BYTES);
         }
         // Fails where this user may not describe the topic; a producer needs no right to.
-        let limit = session.cluster.max_record_bytes(topic).await;
+        let limit = connection.cluster.max_record_bytes(topic).await;
         let allow = kafka.allow(&format!("--topic {topic}"), "Write");
         let acks = Acks::new(topic, allow, health);
         let producer = config
@@ -75,7 +76,7 @@ impl Sender {
             producer,
             acks,
             topic: topic.to_owned(),
-            framing: session.framing,
+            framing: connection.framing,
             together_max_bytes: limit.unwrap_or(DEFAULT_RECORD_BYTES),
             sent: 0,
             value: Vec::new(),

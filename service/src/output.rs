@@ -24,6 +24,18 @@ pub fn print(text: &str) -> Result<(), Unwritten> {
     unless_reader_has_gone(write(text))
 }
 
+/// Prints one line of a result that has many, and a line feed. Returns whether anybody still reads them.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_line(line: &str) -> Result<bool, Unwritten> {
+    match write(&format!("{line}\n")) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Unwritten(error)),
+    }
+}
+
 /// [Prints](print) JSON, indented, and a line feed.
 ///
 /// # Errors

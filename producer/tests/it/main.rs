@@ -3,6 +3,7 @@
 
 mod support;
 
+mod dry_run;
 mod exit_codes;
 mod publishing;
 mod registry;

@@ -7,21 +7,16 @@ mod reported_at;
 mod sequences;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use service::exit::WrongUsage;
-use service::health::Health;
-use service::kafka::KafkaOptions;
-use service::output;
 use service::words::counted;
 use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
 use self::lines::{Foreign, LINE_MAX_BYTES, Line, Lines};
 use self::sequences::Sequences;
-use crate::sender::Sender;
-use crate::session::Session;
+use crate::session::{PacedReports, Session, Setup};
 
 /// Faults of a line that are named one by one.
 const FAULTS_NAMED: usize = 100;
@@ -57,13 +52,8 @@ pub enum OnError {
 /// # Errors
 /// If the file cannot be read to its end, the topic does not exist, reports cannot be delivered, or a signal came before
 /// the end of a file. The error names the line to go on from.
-pub async fn run(
-    options: Options,
-    kafka: &KafkaOptions,
-    topic: &str,
-    health: Arc<Health>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<bool> {
+pub async fn run(options: Options, setup: Setup) -> anyhow::Result<bool> {
+    let shutdown = setup.shutdown.clone();
     let file = &options.file;
     let unsent = || {
         anyhow!(
@@ -78,20 +68,20 @@ pub async fn run(
         opened = open(file) => opened,
     };
     let input = opened.map_err(|error| WrongUsage(format!("{}: {error}", file.display())))?;
-    let session = Session::open(kafka, topic, &health, &shutdown).await?;
+    let session = Session::open(&setup).await?;
     let session = session.ok_or_else(unsent)?;
-    let sender = Sender::connect(session, kafka, topic, health).await?;
+    let reports = session.paced().await?;
 
     let mut publisher = Publisher {
         from_line: usize::try_from(options.from_line)?,
         options: &options,
         lines: Lines::new(input),
-        sender,
+        reports,
         done: usize::try_from(options.from_line)? - 1,
         bad: 0,
     };
     let published = publisher.publish(&shutdown).await;
-    publisher.end(published, &shutdown).await
+    publisher.end(published).await
 }
 
 async fn open(file: &Path) -> std::io::Result<Box<dyn AsyncRead + Send + Unpin>> {
@@ -109,7 +99,7 @@ struct Publisher<'o> {
     options: &'o Options,
     from_line: usize,
     lines: Lines<Box<dyn AsyncRead + Send + Unpin>>,
-    sender: Sender,
+    reports: PacedReports,
     /// The last line that was handed over, or is bad.
     done: usize,
     /// Bad lines.
@@ -169,7 +159,7 @@ impl Publisher<'_> {
             let bad_before = self.bad;
             match read {
                 Ok(info) => {
-                    let sent = self.sender.send(&info, number, shutdown).await;
+                    let sent = self.reports.send(&info, number).await;
                     if !sent.with_context(|| format!("line {number}"))? {
                         return Ok(Ended::Stopped);
                     }
@@ -183,13 +173,17 @@ impl Publisher<'_> {
             is_bad |= late.contains(&number);
             late.retain(|refused| *refused < number);
             if self.bad > bad_before && self.options.on_error == OnError::Stop {
+                let sent = match self.reports.is_dry_run() {
+                    true => "printed",
+                    false => "sent",
+                };
                 let go_on = match is_bad {
                     true => format!(
-                        "the good lines before it are sent. To go on, correct it and {}",
+                        "the good lines before it are {sent}. To go on, correct it and {}",
                         self.how_to_go_on(number)
                     ),
                     false => format!(
-                        "the good lines up to it are sent. To go on, {}",
+                        "the good lines up to it are {sent}. To go on, {}",
                         self.how_to_go_on(number + 1)
                     ),
                 };
@@ -205,7 +199,7 @@ impl Publisher<'_> {
     /// Reports that were refused for their size are bad lines: their numbers.
     fn name_too_large(&mut self) -> Vec<usize> {
         let mut lines = Vec::new();
-        for refused in self.sender.take_too_large() {
+        for refused in self.reports.take_too_large() {
             self.bad_line(refused.number, &[refused.reason]);
             lines.push(refused.number);
         }
@@ -239,26 +233,20 @@ impl Publisher<'_> {
     }
 
     /// Waits for the acknowledgements, and tells what became of the input.
-    async fn end(
-        mut self,
-        published: anyhow::Result<Ended>,
-        shutdown: &CancellationToken,
-    ) -> anyhow::Result<bool> {
-        let finished = self.sender.finish(shutdown).await;
+    async fn end(mut self, published: anyhow::Result<Ended>) -> anyhow::Result<bool> {
+        let finished = self.reports.finish().await;
         let mut late = self.name_too_large();
         late.retain(|refused| *refused < self.done);
         if self.options.on_error == OnError::Stop {
             self.tell_late(&late);
         }
-        let (sent, bad) = (self.sender.acknowledged(), self.bad);
-        output::account(&format!(
-            "sent {}, {}\n",
-            counted(sent, "report"),
-            counted(bad, "bad line")
-        ));
+        let (sent, bad) = (self.reports.acknowledged(), self.bad);
+        self.reports
+            .account(&format!(", {}", counted(bad, "bad line")));
 
         let error = match (published, finished) {
             (Err(error), _) | (Ok(_), Err(error)) => Some(error),
+            (Ok(Ended::Stopped), Ok(_)) if self.reports.reader_has_gone() => return Ok(bad == 0),
             (Ok(Ended::Stopped), Ok(_)) => None,
             (Ok(Ended::AtFault), Ok(_)) => return Ok(false),
             (Ok(Ended::AtEnd), Ok(_)) => return Ok(bad == 0),
@@ -266,14 +254,18 @@ impl Publisher<'_> {
         let stopped_at = self.done + 1;
         // Of standard input there is always more to come; a file is not sent until its end is.
         let is_stdin = self.options.file.as_os_str() == "-";
-        let resume_at = self.sender.first_failed().unwrap_or(stopped_at);
+        let resume_at = self.reports.first_failed().unwrap_or(stopped_at);
         // An earlier run sent what is before that.
         let from = match self.from_line {
             1 => String::new(),
             line => format!(" from line {line} on"),
         };
+        let acknowledged = match self.reports.is_dry_run() {
+            true => "printed",
+            false => "acknowledged",
+        };
         let mut told = format!(
-            "acknowledged: {} of {}{from}, among them those of all good lines before line {resume_at}",
+            "{acknowledged}: {} of {}{from}, among them those of all good lines before line {resume_at}",
             counted(sent, "report"),
             self.file()
         );
@@ -319,10 +311,14 @@ impl Publisher<'_> {
     fn how_to_go_on(&self, line: usize) -> String {
         match self.options.file.as_os_str() {
             name if name == "-" => format!("give the same input with --from-line {line}"),
-            _ => format!(
-                "run: producer publish --from-line {line} {}",
-                self.shell_word()
-            ),
+            _ => {
+                let dry_run = match self.reports.is_dry_run() {
+                    true => "--dry-run ",
+                    false => "",
+                };
+                let file = self.shell_word();
+                format!("run: producer publish {dry_run}--from-line {line} {file}")
+            }
         }
     }
 

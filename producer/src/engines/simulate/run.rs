@@ -1,23 +1,18 @@
 //! `producer simulate`: sends made-up reports at a rate.
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
 use jiff::Timestamp;
 use service::exit::WrongUsage;
-use service::health::Health;
-use service::kafka::KafkaOptions;
-use service::output;
 use service::time::duration;
 use service::words::counted;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::simulation::{Clock, Simulation};
-use crate::sender::Sender;
-use crate::session::Session;
+use crate::session::{PacedReports, Session, Setup};
 
 /// At rate 0 the clock of `--start-at` goes on by so much with each report.
 const UNPACED_STEP: Duration = Duration::from_millis(1);
@@ -84,50 +79,41 @@ fn run_name(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// If the topic does not exist, or reports cannot be delivered.
-pub async fn run(
-    options: Options,
-    kafka: &KafkaOptions,
-    topic: &str,
-    health: Arc<Health>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let Some(session) = Session::open(kafka, topic, &health, &shutdown).await? else {
+pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
+    let Some(session) = Session::open(&setup).await? else {
         return Ok(());
     };
-    let mut sender = Sender::connect(session, kafka, topic, health).await?;
+    let mut reports = session.paced().await?;
 
     let seed = options.seed.unwrap_or_else(rand::random);
     let clock = clock(&options)?;
     let mut simulation = Simulation::new(options.tasks as usize, seed, &options.run, clock);
     tracing::info!(
         seed,
-        "simulating {}, {}, to {topic}",
+        "simulating {}, {}, to {}",
         counted(options.tasks, "task"),
         if options.rate == 0.0 {
             "as fast as Kafka takes them".to_owned()
         } else {
             format!("{} a second", counted(options.rate, "report"))
-        }
+        },
+        setup.topic,
     );
-    let sent = simulate(&options, &mut simulation, &mut sender, &shutdown).await;
-    // What was sent before an error is waited for all the same.
-    let acknowledged = sender.finish(&shutdown).await;
-    if let Ok(acknowledged) = &acknowledged {
-        output::account(&format!(
-            "sent {} of {}\n",
-            counted(acknowledged, "report"),
-            counted(simulation.tasks(), "task")
-        ));
+    let sent = simulate(&options, &mut simulation, &mut reports, &setup.shutdown).await;
+    // Also after an error, wait for what was sent before.
+    let finished = reports.finish().await;
+    if finished.is_ok() {
+        reports.account(&format!(" of {}", counted(simulation.tasks(), "task")));
     }
     sent?;
-    all_fit(&sender)?;
-    acknowledged?;
+    all_fit(&reports)?;
+    finished?;
     Ok(())
 }
 
 /// The topic takes every report.
-fn all_fit(sender: &Sender) -> anyhow::Result<()> {
-    match sender.take_too_large().first() {
+fn all_fit(reports: &PacedReports) -> anyhow::Result<()> {
+    match reports.take_too_large().first() {
         Some(refused) => bail!("report {}: {}", refused.number, refused.reason),
         None => Ok(()),
     }
@@ -164,7 +150,7 @@ fn clock(options: &Options) -> anyhow::Result<Clock> {
 async fn simulate(
     options: &Options,
     simulation: &mut Simulation,
-    sender: &mut Sender,
+    reports: &mut PacedReports,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let count = options.count.unwrap_or(u64::MAX);
@@ -184,11 +170,11 @@ async fn simulate(
         let until = due.min(count).min(sent + BURST);
         for number in sent..until {
             let report = simulation.next_report();
-            if !sender.send(report, number as usize, shutdown).await? {
+            if !reports.send(report, number as usize).await? {
                 return Ok(());
             }
         }
-        all_fit(sender)?;
+        all_fit(reports)?;
         sent = sent.max(until);
         if sent < due {
             tokio::task::yield_now().await;

@@ -1,7 +1,6 @@
 //! What all addresses of a run share: where reports go, which applications are followed, and how they ended.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use jiff::Timestamp;
@@ -15,7 +14,7 @@ use super::options::Options;
 use super::poll_limit::PollLimit;
 use super::rest::Rest;
 use super::standings::Standings;
-use crate::delivery::Delivery;
+use crate::session::LiveReports;
 
 /// A Spark UI or History Server, and how many polls of it run at a time.
 #[derive(Clone)]
@@ -41,10 +40,8 @@ impl History {
 pub(super) struct Follower {
     pub(super) options: Options,
     pub(super) history: Option<History>,
-    pub(super) delivery: Delivery,
+    pub(super) reports: LiveReports,
     pub(super) standings: Mutex<Standings>,
-    /// Exec tasks reported so far.
-    pub(super) tasks: AtomicU64,
     /// That applications of `--app` are not listed is logged once.
     pub(super) unlisted_logged: Once,
     pub(super) shutdown: CancellationToken,
@@ -98,12 +95,8 @@ impl Follower {
         let reports = application.reports(poll, state, Timestamp::now().as_microsecond());
         let mut endings: BTreeMap<TaskStatus, usize> = BTreeMap::new();
         for info in &reports {
-            // An exec task's first report.
-            if info.sequence == 0 {
-                self.tasks.fetch_add(1, Ordering::Relaxed);
-            }
             *endings.entry(info.status).or_default() += 1;
-            self.delivery.report(info);
+            self.reports.report(info);
         }
         if matches!(state, State::Completed | State::Replaced) {
             let endings: Vec<String> = endings

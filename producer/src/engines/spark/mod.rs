@@ -34,19 +34,11 @@ mod standings;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once};
-use std::time::Duration;
 
-use anyhow::bail;
 use service::address;
 use service::exit::WrongUsage;
-use service::health::Health;
-use service::kafka::KafkaOptions;
-use service::output;
-use service::words::counted;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use self::follow::Address;
 pub(crate) use self::follow::FOLLOWED;
@@ -56,14 +48,7 @@ use self::poll_limit::PollLimit;
 pub(crate) use self::poll_limit::{POLL_DURATION, POLLS_LATE};
 use self::rest::Rest;
 use self::standings::Standings;
-use crate::client::LAST_ACKS;
-use crate::delivery::{Delivery, Written};
-use crate::session::Session;
-
-/// Reports that may wait while Kafka is away.
-const QUEUE_REPORTS: usize = 50_000;
-/// How long the last reports are waited for, unless a signal comes.
-const CLOSE_WITHIN: Duration = Duration::from_secs(30);
+use crate::session::{Session, Setup};
 
 /// Reports until every application has ended, unless it is to stay, or until `shutdown` is cancelled. Prints `sent 42 reports
 /// of 4 tasks` when all are acknowledged.
@@ -71,13 +56,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// If the topic does not exist, an address never answered, the end of an application is not known,
 /// or reports could not be delivered.
-pub async fn run(
-    options: Options,
-    kafka: &KafkaOptions,
-    topic: &str,
-    health: Arc<Health>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
     let rest = |address: &address::Address| Rest::new(address).map_err(WrongUsage);
     let addresses = options.url.iter().map(rest);
     let addresses = addresses.collect::<Result<Vec<Rest>, _>>()?;
@@ -98,18 +77,16 @@ pub async fn run(
         complaints: Mutex::default(),
     });
 
-    let Some(session) = Session::open(kafka, topic, &health, &shutdown).await? else {
+    let Some(session) = Session::open(&setup).await? else {
         return Ok(());
     };
-    let written = Written::As(session.framing);
     let follower = Arc::new(Follower {
-        delivery: Delivery::start(kafka, topic, QUEUE_REPORTS, written, Some(health))?,
+        reports: session.live()?,
         standings: Mutex::new(Standings::new(&options.app)),
         options,
         history,
-        tasks: AtomicU64::new(0),
         unlisted_logged: Once::new(),
-        shutdown,
+        shutdown: setup.shutdown,
     });
 
     let mut following = JoinSet::new();
@@ -130,31 +107,8 @@ pub async fn run(
         }
     }
 
-    let stats = {
-        let delivery = &follower.delivery;
-        tokio::select! {
-            closed = delivery.close(CLOSE_WITHIN) => closed,
-            closed = async {
-                follower.shutdown.cancelled().await;
-                delivery.close(LAST_ACKS).await
-            } => closed,
-        }
-    };
-    let tasks = follower.tasks.load(Ordering::Relaxed);
-    let delivered = stats
-        .as_ref()
-        .map_or_else(|e| e.stats.delivered, |s| s.delivered);
-    output::account(&format!(
-        "sent {} of {}\n",
-        counted(delivered, "report"),
-        counted(tasks, "task")
-    ));
-    stats?;
     if !follower.shutdown.is_cancelled() {
         failed.extend(follower.left_open());
     }
-    if !failed.is_empty() {
-        bail!("{}", failed.join("; "));
-    }
-    Ok(())
+    follower.reports.conclude(failed).await
 }
