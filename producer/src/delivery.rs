@@ -1,12 +1,11 @@
-//! Brings reports to Kafka without ever keeping an engine waiting.
+//! Sends reports to Kafka without ever blocking an engine.
 //!
 //! ```text
-//! report() ──▶ Outbox ──▶ at most 256 with librdkafka, one a task ──▶ Kafka
+//! report() ──▶ Outbox ──▶ at most 256 in librdkafka, one per task ──▶ Kafka
 //! (never waits) (bounded, newer replace older)
 //! ```
 //!
-//! Few are handed over at a time, since what librdkafka holds can no longer be replaced by a newer
-//! report.
+//! Only a few are in librdkafka at a time, because a report there can no longer be replaced by a newer one.
 
 mod observer;
 mod stats;
@@ -42,54 +41,54 @@ use crate::connection::register;
 use crate::outbox::{Displaced, Outbox, Report, Room, Ticket};
 use crate::size_limit::{SizeLimit, Verdict};
 
-/// Reports handed to librdkafka at a time, and at most a quarter of the room.
+/// Maximum number of reports in librdkafka at a time; also at most a quarter of the queue.
 const SENDING_MAX: usize = 256;
-/// Bytes of reports that wait or are on their way.
+/// Maximum bytes of waiting and in-flight reports.
 const ROOM_BYTES: usize = 64 << 20;
-/// Bytes that a report takes in a batch beside key and value.
+/// Bytes per report in a batch, in addition to key and value.
 const REPORT_OVERHEAD_BYTES: usize = 24;
-/// After an error that may pass.
+/// Pause after a transient error.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
 /// Counter: unsent reports that a newer one of their task replaced.
 pub(crate) const REPLACED: &str = "taskrunning_reports_replaced_total";
-/// Counter: reports that were not sent for want of room, or that Kafka refuses for good. Label
-/// `reason`: `no_room`, `no_room_final`, `refused`.
+/// Counter: reports that were dropped because the queue is full, or that Kafka refused for good. Label `reason`:
+/// `no_room`, `no_room_final`, `refused`.
 pub(crate) const LOST: &str = "taskrunning_reports_lost_total";
-/// Gauge: reports that wait for Kafka or are on their way.
+/// Gauge: waiting and in-flight reports.
 pub(crate) const WAITING: &str = "taskrunning_reports_waiting";
 
 const DEFAULTS: &[(&str, &str)] = &[
     AT_ONCE,
     ("compression.type", "lz4"),
-    // Kept while Kafka is away, however long.
+    // Reports are kept while Kafka is away, however long that is.
     ("message.timeout.ms", "0"),
     SOCKET_TIMEOUT,
 ];
 
-/// How reports are written.
+/// The framing of reports.
 pub(crate) enum Written {
-    /// It is known.
+    /// Already known.
     As(Framing),
-    /// In the framing of a schema registry, which is asked for the id in the background.
+    /// That of a schema registry, which is asked for the schema's id in the background.
     ByRegistry(Registry),
 }
 
-/// The way to Kafka. Dropping it abandons what waits; [`close`](Self::close) first.
+/// Sends reports in the background. Dropping it abandons waiting reports: [`close`](Self::close) it first.
 pub(crate) struct Delivery {
     shared: Arc<Shared>,
     sending: AbortHandle,
 }
 
-/// What keeps reports waiting.
+/// Why reports wait, and since when.
 struct HeldUp {
     since: Instant,
-    /// The error, told once.
+    /// The error; it is logged once.
     reason: String,
 }
 
 impl HeldUp {
-    /// How long it lasted, for the line that says that it is over.
+    /// Its duration, for the log line that says it is over.
     fn end(self) -> String {
         repeats::end_since(module_path!(), self.since.into_std())
     }
@@ -98,9 +97,9 @@ impl HeldUp {
 struct Shared {
     topic: String,
     queue: Mutex<Queue>,
-    /// Something was put into the outbox.
+    /// A report was put into the outbox.
     filled: Notify,
-    /// Something left the outbox for good.
+    /// A report left the outbox for good.
     emptied: Notify,
     held_up: Mutex<Option<HeldUp>>,
     sending_max: usize,
@@ -108,7 +107,7 @@ struct Shared {
     observer: Observer,
 }
 
-/// The waiting reports and the counts of all others, under one lock, so that the sum is always right.
+/// Waiting reports and the counts of all others, under one lock so that the sum is always right.
 struct Queue {
     outbox: Outbox,
     counts: Stats,
@@ -123,7 +122,7 @@ impl Queue {
 }
 
 impl Delivery {
-    /// Starts sending, on the runtime that it is called on. Does not wait for Kafka.
+    /// Starts sending, on the current Tokio runtime. Does not wait for Kafka.
     ///
     /// # Errors
     /// If a setting is wrong.
@@ -192,10 +191,10 @@ impl Delivery {
         self.shared.stats()
     }
 
-    /// Waits until all that waits is delivered, at most `within`, then ends.
+    /// Waits until every report is delivered, at most `within`, then ends.
     ///
     /// # Errors
-    /// If something was not delivered: how much, and the last error known.
+    /// If some reports were not delivered: how many, and the last known error.
     pub(crate) async fn close(&self, within: Duration) -> Result<Stats, Undelivered> {
         let _waiting = exit::waiting("Kafka's acknowledgement of the last reports");
         let emptied = timeout(within, async {
@@ -321,8 +320,8 @@ impl Shared {
         }
     }
 
-    /// How reports are written. Asks for as long as it takes: whatever keeps the registry from taking
-    /// the schema, the engine goes on, and a person may put it right meanwhile.
+    /// The framing of reports. Retries for ever: whatever keeps the registry from accepting the schema, the engine goes
+    /// on, and a person may fix it meanwhile.
     async fn framing(&self, written: Written) -> Framing {
         let registry = match written {
             Written::As(framing) => return framing,
@@ -362,24 +361,24 @@ impl Shared {
         let framing = self.framing(written).await;
         let mut producer = first;
         let mut sending = JoinSet::new();
-        // After an error that may pass, nothing is handed over before this.
+        // After a transient error, send nothing before this.
         let mut resume = Instant::now();
-        // Up to this place in the line, reports were refused in a batch. Each is sent again alone, so that only
-        // the one that is at fault is refused for good.
+        // Reports up to this ticket were refused in a batch. Each is sent again alone, so that only the one at fault is
+        // refused for good.
         let mut alone_through = None;
         loop {
             while sending.len() < self.sending_max && resume <= Instant::now() {
                 if alone_through.is_some() && !sending.is_empty() {
                     break;
                 }
-                // Of what the topic takes in a batch, with each report's overhead there.
+                // What the topic takes in a batch, less the overhead of each report.
                 let together = self.size_limit.bytes();
                 let together = together.saturating_sub(SENDING_MAX * REPORT_OVERHEAD_BYTES);
                 let Some((ticket, report)) = self.queue().outbox.take(together) else {
                     break;
                 };
                 alone_through = alone_through.filter(|last| ticket <= *last);
-                // The limit may have become known, or lower, since it was put in.
+                // The limit may have become known, or lower, since the report was queued.
                 if let Verdict::TooLarge(reason) =
                     self.size_limit.judge(report.bytes(), &self.topic)
                 {
@@ -391,8 +390,8 @@ impl Shared {
                 if framing != Framing::SingleObject {
                     framing.put_on(value.to_mut());
                 }
-                let (told, outcome) = oneshot::channel();
-                let record = BaseRecord::with_opaque_to(&self.topic, Box::new(told))
+                let (result, outcome) = oneshot::channel();
+                let record = BaseRecord::with_opaque_to(&self.topic, Box::new(result))
                     .key(report.exec_id.as_bytes())
                     .payload(value.as_slice());
                 match producer.send(record) {
@@ -413,7 +412,7 @@ impl Shared {
                     Ok((ticket, report, _, Ok(Err(error)))) => {
                         resume = self.judge(ticket, report, &error, resume);
                     }
-                    // The client that had it is no more; see below.
+                    // Its client was replaced; see below.
                     Ok((ticket, report, _, Err(_))) => self.give_back(ticket, report),
                     Err(_) => {}
                 },
@@ -421,7 +420,7 @@ impl Shared {
                 () = sleep_until(resume), if resume > Instant::now() => {}
             }
             if let Some((code, reason)) = producer.client().fatal_error() {
-                // What is not acknowledged may have arrived: it may come to stand in the topic twice.
+                // Unacknowledged reports may have arrived, so they can end up in the topic twice.
                 tracing::error!("Kafka's client cannot go on, starting another: {code}: {reason}");
                 match self::producer(&config, &self.observer) {
                     Ok(another) => producer = another,
@@ -469,8 +468,8 @@ impl Shared {
         self.emptied.notify_waiters();
     }
 
-    /// A report that was not delivered: refused for good, or given back to be sent again. Gives the
-    /// time from which on something may be handed over again.
+    /// Handles an undelivered report: refuses it for good, or gives it back to be sent again. Returns the time from which
+    /// reports may be sent again.
     fn judge(
         &self,
         ticket: Ticket,

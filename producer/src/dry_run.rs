@@ -48,7 +48,7 @@ impl Printer {
         }
     }
 
-    /// Prints a report. If that fails or nobody reads it, the adapter is told to stop.
+    /// Prints a report. If that fails or nobody reads it, stops the adapter.
     pub(crate) fn print(&self, info: &TaskRunningInfo) {
         match output::print_line(&json(info)) {
             Ok(true) => {

@@ -1,5 +1,4 @@
-//! How engines report: a library for those written in Rust, adapters for those that know nothing of
-//! us.
+//! Reporting on tasks: a library for engines written in Rust, and adapters for engines that do not report themselves.
 //!
 //! # An engine in Rust
 //!
@@ -25,16 +24,17 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Engines that know nothing of us
+//! # Engines that do not report themselves
 //!
 //! - [`spark`]: through the REST API of a Spark UI or a History Server.
+//! - [`flink`]: through the REST API of a Flink JobManager.
 //! - [`publish`]: JSON lines, from any language and from shells.
 //! - [`simulate`]: made-up tasks, reproducible by seed.
 //!
 //! ```text
-//! Reporter, spark ──▶ Outbox ──▶ Delivery ─┐   never wait: newer reports replace unsent ones
-//!                                          ├──▶ task-running-info, key execId
-//! publish, simulate ──▶ Sender ────────────┘   wait while Kafka is slower than they are
+//! Reporter, spark, flink ──▶ Outbox ──▶ Delivery ─┐   never wait: newer reports replace unsent ones
+//!                                                 ├──▶ task-running-info, key execId
+//! publish, simulate ────────▶ Sender ─────────────┘   wait while Kafka is slower than they are
 //! ```
 
 // Layers, the highest first: a module uses its own layer and those below.
@@ -42,6 +42,7 @@
 mod engines;
 mod reporter;
 
+mod polling;
 mod session;
 
 mod delivery;
@@ -54,11 +55,11 @@ mod outbox;
 mod size_limit;
 
 pub use delivery::{Stats, Undelivered};
-pub use engines::{publish, simulate, spark};
+pub use engines::{flink, publish, simulate, spark};
 pub use reporter::{Options, Part, Reporter, ReporterError, Task, TaskSource};
 pub use session::Setup;
 
-/// What `/metrics` says of the producer's own metrics.
+/// Descriptions of the producer's own metrics, for `/metrics`.
 pub const HELP: &[service::telemetry::Help] = &[
     (
         delivery::REPLACED,
@@ -77,11 +78,15 @@ pub const HELP: &[service::telemetry::Help] = &[
         "Applications that are followed, those whose end is being looked up included.",
     ),
     (
-        spark::POLL_DURATION,
-        "Duration of a poll of an application, in seconds.",
+        flink::FOLLOWED,
+        "Jobs that are followed, those whose end is being looked up included.",
     ),
     (
-        spark::POLLS_LATE,
+        polling::poll_limit::POLL_DURATION,
+        "Duration of a poll of an application or a job, in seconds.",
+    ),
+    (
+        polling::poll_limit::POLLS_LATE,
         "Polls that waited for their turn for a whole interval, by share.",
     ),
 ];

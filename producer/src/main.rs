@@ -4,14 +4,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use producer::{Setup, publish, simulate, spark};
+use producer::{Setup, flink, publish, simulate, spark};
 use schemas::topics;
 use service::exit::{self, Kind, help};
 use service::kafka::KafkaOptions;
 use service::settings::topic_name;
 use service::telemetry::{LogOptions, MetricsOptions};
 
-/// Reports on tasks, for engines that do not report by themselves
+/// Reports on tasks, for engines that do not report themselves
 #[derive(Parser)]
 #[command(version, after_help = help(Kind::Command, EXAMPLES))]
 struct Cli {
@@ -34,6 +34,7 @@ struct Cli {
 
 const EXAMPLES: &str = "Examples:
   producer spark --url http://localhost:4040
+  producer flink --url http://localhost:8081
   producer publish reports.jsonl
   producer simulate --tasks 40 --rate 200 --for 30s";
 
@@ -72,10 +73,15 @@ enum Command {
         after_help = help(Kind::Command, "Example:\n  producer spark --url http://localhost:4040 --bootstrap-servers localhost:9092\n\nEnds when the applications have ended, with --stay when it is stopped, and every report is\nacknowledged; then prints:\n  sent 42 reports of 4 tasks")
     )]
     Spark(Adapter<spark::Options>),
-    /// Report what a file or standard input says: TaskRunningInfo as JSON lines
+    /// Report on Flink jobs, through the REST API of their JobManagers
+    #[command(
+        after_help = help(Kind::Command, "Example:\n  producer flink --url http://localhost:8081 --bootstrap-servers localhost:9092\n\nEnds when the jobs have ended, with --stay when it is stopped, and every report is acknowledged;\nthen prints:\n  sent 42 reports of 4 tasks")
+    )]
+    Flink(Adapter<flink::Options>),
+    /// Report TaskRunningInfo records from a file or standard input, as JSON lines
     #[command(after_help = help(Kind::Command, PUBLISH_EXAMPLE))]
     Publish(Adapter<publish::Options>),
-    /// Make up believable tasks and report on them
+    /// Simulate believable tasks and report on them
     #[command(
         after_help = help(Kind::Command, "Example:\n  producer simulate --tasks 40 --rate 200 --for 30s --seed 7 --bootstrap-servers localhost:9092\n\nPrints, when every report is acknowledged:\n  sent 6000 reports of 212 tasks")
     )]
@@ -98,6 +104,9 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Command::Spark(Adapter { options, metrics }) => {
             spark::run(options, start("producer-spark", setup, metrics).await?).await?;
+        }
+        Command::Flink(Adapter { options, metrics }) => {
+            flink::run(options, start("producer-flink", setup, metrics).await?).await?;
         }
         Command::Publish(Adapter { options, metrics }) => {
             let setup = start("producer-publish", setup, metrics).await?;

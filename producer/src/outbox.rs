@@ -1,18 +1,17 @@
-//! Reports that wait for Kafka, in a bounded line. Pure: `Delivery` moves them.
+//! A bounded queue of reports that wait for Kafka. Pure: `Delivery` moves them.
 //!
-//! What happens to a report that is put in while Kafka is away:
+//! What happens to a new report while Kafka is away:
 //!
-//! | In the line | The new report | Counted |
+//! | In the queue | The new report | Counted |
 //! | --- | --- | --- |
 //! | an unsent report of the same task that is not final | takes its place | `replaced` |
-//! | room | goes to the end | |
-//! | no room, but a report that is not final | goes to the end; the oldest that is not final goes | `dropped` |
-//! | no room, all final | not final: is not taken | `dropped` |
-//! | no room, all final | final: is not taken | `lost` |
+//! | room | is appended | |
+//! | no room, but a report that is not final | is appended; the oldest that is not final is dropped | `dropped` |
+//! | no room, all final | not final: is refused | `dropped` |
+//! | no room, all final | final: is refused | `lost` |
 //!
-//! So a final report is never replaced and never makes room. Of each task at most one report is on
-//! its way at a time: what is with Kafka's client can no longer be replaced, and so the task's
-//! reports stay in order whatever happens to them there.
+//! So a final report is never replaced and never dropped for another. At most one report of a task is in flight: a report
+//! in Kafka's client can no longer be replaced, and the task's reports stay in order whatever happens to them there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -32,37 +31,37 @@ impl Report {
     }
 }
 
-/// A report's place in the line.
+/// A report's place in the queue.
 pub(crate) type Ticket = u64;
 
-/// Limits of the line.
+/// Limits of the queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
     pub(crate) reports: usize,
     pub(crate) bytes: usize,
 }
 
-/// How many unsent reports another one displaced.
+/// How many unsent reports a new one displaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Displaced {
-    /// A newer report of the same task took the place.
+    /// Replaced by a newer report of the same task.
     pub(crate) replaced: u64,
-    /// Not final, for want of room.
+    /// Not final, dropped because the queue is full.
     pub(crate) dropped: u64,
-    /// Final, for want of room.
+    /// Final, refused because the queue is full.
     pub(crate) lost: u64,
 }
 
-/// The line.
+/// The queue.
 pub(crate) struct Outbox {
     room: Room,
     next_ticket: Ticket,
     line: BTreeMap<Ticket, Report>,
-    /// Of each task, its report in the line that is not final.
+    /// Each task's queued report that is not final.
     replaceable: HashMap<String, Ticket>,
     /// The same tickets in order.
     replaceable_in_order: BTreeSet<Ticket>,
-    /// Tasks with a report on its way.
+    /// Tasks with a report in flight.
     on_their_way: HashSet<String>,
     line_bytes: usize,
     on_their_way_bytes: usize,

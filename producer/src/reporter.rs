@@ -1,4 +1,4 @@
-//! For engines written in Rust: one [`Reporter`] an engine, one [`Task`] an exec task.
+//! The library for engines written in Rust: one [`Reporter`] per engine, one [`Task`] per exec task.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -23,18 +23,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::delivery::{Delivery, Stats, Undelivered, Written};
 
-/// What a fetch gives: the part, `None` when the engine cannot tell, or why the fetch failed.
+/// The result of a fetch: the part, `None` if the engine does not know it, or why the fetch failed.
 pub type Part<T> = Result<Option<T>, Box<dyn Error + Send + Sync>>;
 
-/// What a [`Reporter`] asks at each report. Every part is fetched on its own: one that fails,
-/// panics or takes longer than [`Options::fetch_timeout`] is null in that report, and the others
-/// go out.
+/// Where a [`Reporter`] fetches the parts of each report. Every part is fetched on its own: one that fails, panics or takes
+/// longer than [`Options::fetch_timeout`] is null in that report; the others are sent.
 ///
-/// Write the methods as `async fn`; those left out tell nothing. They run on the runtime that the
-/// reporter was made on: what blocks belongs into `tokio::task::spawn_blocking`.
+/// Write the methods as `async fn`. A method that is left out yields `None`. They run on the runtime on which the reporter
+/// was created: run blocking code in `tokio::task::spawn_blocking`.
 pub trait TaskSource: Send + Sync + 'static {
-    /// The task's status. Where this tells nothing, a report repeats the last status known, which
-    /// is [`TaskStatus::Running`] at first. A final one makes the report the task's last.
+    /// The task's status. On `None`, the report repeats the last known status, which is [`TaskStatus::Running`] at first. A
+    /// final status makes the report the task's last.
     fn status(&self) -> impl Future<Output = Part<TaskStatus>> + Send {
         async { Ok(None) }
     }
@@ -55,22 +54,21 @@ pub trait TaskSource: Send + Sync + 'static {
     }
 }
 
-/// A task that tells nothing but its status.
+/// A task without parts.
 impl TaskSource for () {}
 
 /// When and how a [`Reporter`] reports.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How to reach Kafka, and the schema registry if reports are to be written in its framing: while
-    /// that is away when the reporter begins, reports wait as they do while Kafka is.
+    /// How to reach Kafka, and the schema registry if reports use its framing. While either is unavailable, reports wait.
     pub kafka: KafkaOptions,
     /// Topic to write.
     pub topic: String,
-    /// From a task's beginning to its first report.
+    /// Time from a task's start to its first report.
     pub first_after: Duration,
-    /// From one report of a task to the next.
+    /// Time from one report of a task to the next.
     pub interval: Duration,
-    /// How long the fetch of a part may take.
+    /// Maximum time for the fetch of a part.
     pub fetch_timeout: Duration,
     /// Reports that may wait while Kafka is away (64 MiB of them at most).
     pub queue_reports: usize,
@@ -99,7 +97,7 @@ impl Options {
     }
 }
 
-/// Why a reporter could not begin or end well.
+/// Why a reporter could not start, or could not deliver everything.
 #[derive(Debug, thiserror::Error)]
 pub enum ReporterError {
     /// A setting is wrong.
@@ -143,7 +141,7 @@ impl Reporter {
         Self::with_options(Options::new(bootstrap_servers), engine)
     }
 
-    /// A reporter with options of one's own; see [`connect`](Self::connect).
+    /// [`connect`](Self::connect) with options.
     ///
     /// # Errors
     /// If a setting is wrong.
@@ -206,20 +204,20 @@ impl Reporter {
         Task { finish }
     }
 
-    /// What became of the reports made so far.
+    /// Counts of the reports made so far.
     pub fn stats(&self) -> Stats {
         self.engine.stats()
     }
 
-    /// Makes a last report of each task that has not ended, with the last status known, and waits
-    /// until Kafka has acknowledged what waits, at most [`Options::close_timeout`].
+    /// Makes a last report of each task that has not ended, with its last known status, and waits until Kafka has
+    /// acknowledged every report, at most [`Options::close_timeout`].
     ///
     /// # Errors
-    /// If something did not reach Kafka: how much, and why.
+    /// If some reports did not reach Kafka: how many, and why.
     pub async fn close(self) -> Result<Stats, ReporterError> {
         self.closing.cancel();
         self.tasks.close();
-        // Bounded: what is left of each task is one report, and that by the fetches' timeout.
+        // Bounded: each task makes one more report, which the fetch timeout limits.
         self.tasks.wait().await;
         let closed = self
             .engine
@@ -255,23 +253,22 @@ impl Engine {
     }
 }
 
-/// A task that is reported on. Dropped without [`finish`](Self::finish), as by an early return, it
-/// gets a last report all the same, with the status that its source says then or said last: how a
-/// task ended is never made up.
+/// A task that is reported on. If it is dropped without [`finish`](Self::finish), as by an early return, it still gets a
+/// last report, with the current or last known status of its source: a final status is never made up.
 #[must_use = "dropping a task ends its reports"]
 pub struct Task {
     finish: oneshot::Sender<TaskStatus>,
 }
 
 impl Task {
-    /// The task has ended so: its last report is made now.
+    /// The task has ended with this status: makes its last report now.
     pub fn finish(self, status: TaskStatus) {
-        // An error means that the source has told a final status before this.
+        // An error means that the source had already given a final status.
         let _ = self.finish.send(status);
     }
 }
 
-/// What makes a task's reports.
+/// Makes a task's reports.
 struct Reports<S> {
     engine: Arc<Engine>,
     exec_id: String,
@@ -304,7 +301,7 @@ impl<S: TaskSource> Reports<S> {
             if self.status.is_final() {
                 break (false, None);
             }
-            // Late ones are not caught up: two reports at once tell no more than one.
+            // Do not catch up: two reports at once say no more than one.
             due = (due + interval).max(Instant::now());
         };
         self.engine.running_tasks.fetch_sub(1, Ordering::Relaxed);
@@ -313,7 +310,7 @@ impl<S: TaskSource> Reports<S> {
         }
     }
 
-    /// Makes one report; `status` wins over what the source says.
+    /// Makes one report; `status` takes precedence over the source's.
     async fn report(&mut self, status: Option<TaskStatus>) {
         let within = self.engine.options.fetch_timeout;
         let [a, b, c, d] = std::array::from_fn(|_| self.source.clone());
@@ -355,7 +352,7 @@ impl<S: TaskSource> Reports<S> {
     }
 }
 
-/// The four parts of a task's report, each with what became of its last fetch.
+/// The fetches of a task's status and parts.
 struct Fetches {
     status: Fetch<TaskStatus>,
     progress: Fetch<TaskProgressInfo>,
@@ -377,10 +374,9 @@ impl Fetches {
 struct Fetch<T> {
     exec_id: String,
     name: &'static str,
-    /// Why the last fetch failed, if it did; a change of that is logged.
+    /// Why the last fetch failed, if it did. Changes are logged.
     failing: Option<String>,
-    /// A fetch that took too long. No other begins before it has ended, so that one that hangs
-    /// takes one thread at most.
+    /// A fetch that timed out. No other begins before it has ended, so that a hanging fetch takes one thread at most.
     overdue: Option<JoinHandle<Part<T>>>,
 }
 
@@ -414,7 +410,7 @@ impl<T: Send + 'static> Fetch<T> {
                 );
             }
             None if self.failing.is_some() => {
-                tracing::info!(exec_id, part = name, "the {name} part can be told again");
+                tracing::info!(exec_id, part = name, "the {name} part can be fetched again");
             }
             _ => {}
         }

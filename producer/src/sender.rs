@@ -35,20 +35,20 @@ const DEFAULTS: &[(&str, &str)] = &[
     STATISTICS,
 ];
 
-/// How long librdkafka may take to give back what is not acknowledged.
+/// Maximum time for librdkafka to return unacknowledged records.
 const PURGE: Duration = Duration::from_secs(1);
 
-/// An idempotent producer with back pressure. The caller numbers its reports, in ascending order.
+/// An idempotent producer with back-pressure. The caller numbers its reports in ascending order.
 pub(crate) struct Sender {
     producer: PolledProducer<Acks>,
     acks: Acks,
     topic: String,
     framing: Framing,
-    /// Bytes of key and value that the topic takes, as far as is known. A larger report is sent alone, so that it is
-    /// known at once, and in order, whether it is refused.
+    /// Bytes of key and value that the topic accepts, as far as known. A larger report is sent alone, so that a refusal is
+    /// known at once and in order.
     together_max_bytes: usize,
     sent: u64,
-    /// The last report's bytes, used again.
+    /// Buffer for a report's bytes, reused.
     value: Vec<u8>,
 }
 
@@ -65,7 +65,7 @@ impl Sender {
         if config.get("message.max.bytes").is_none() {
             config.set("message.max.bytes", CLIENT_MESSAGE_MAX_BYTES);
         }
-        // Fails where this user may not describe the topic; a producer needs no right to.
+        // Fails if this user may not describe the topic; a producer does not need that right.
         let limit = connection.cluster.max_record_bytes(topic).await;
         let allow = kafka.allow(&format!("--topic {topic}"), "Write");
         let acks = Acks::new(topic, allow, health);
@@ -83,13 +83,13 @@ impl Sender {
         })
     }
 
-    /// Hands a report to the producer; waits while its queue is full. Whether it was handed over: a full
-    /// queue is not waited for once `shutdown` is cancelled. One that is refused for its size is among
-    /// [`take_too_large`](Self::take_too_large), at once where the topic's limit is known.
+    /// Hands a report to the producer; waits while its queue is full. Returns whether it was handed over: once `shutdown`
+    /// is cancelled, it does not wait for a full queue. A report that is refused for its size is in
+    /// [`take_too_large`](Self::take_too_large), at once if the topic's limit is known.
     ///
     /// # Errors
-    /// If this report or an earlier one cannot be delivered. After that, nothing should be sent: it
-    /// would arrive in front of what was not.
+    /// If this report or an earlier one cannot be delivered. Send nothing after that: it would arrive before the
+    /// undelivered ones.
     pub(crate) async fn send(
         &mut self,
         info: &TaskRunningInfo,
@@ -163,7 +163,7 @@ impl Sender {
         Ok(true)
     }
 
-    /// The reports that were refused for their size since this was asked last.
+    /// The reports that were refused for their size since the last call.
     pub(crate) fn take_too_large(&self) -> Vec<TooLarge> {
         std::mem::take(&mut *self.acks.0.too_large())
     }
@@ -173,15 +173,14 @@ impl Sender {
         self.acks.0.acknowledged.load(Ordering::Acquire)
     }
 
-    /// The first report, by its number, of those that failed or, after [`finish`](Self::finish), were not
-    /// acknowledged.
+    /// The number of the first report that failed or, after [`finish`](Self::finish), was not acknowledged.
     pub(crate) fn first_failed(&self) -> Option<usize> {
         let first = self.acks.0.first_failed.load(Ordering::Acquire);
         (first != usize::MAX).then_some(first)
     }
 
-    /// Sends the records of refused batches again, one at a time: only one that is refused by itself cannot be
-    /// delivered. They arrive behind reports of their tasks that were on their way; `sequence` tells the order.
+    /// Sends the records of refused batches again, one at a time: only a record that is refused by itself cannot be
+    /// delivered. They arrive after in-flight reports of their tasks; `sequence` gives the order.
     async fn send_refused(&self) -> anyhow::Result<()> {
         let acks = &self.acks.0;
         if !acks.any_refused.load(Ordering::Acquire) {
@@ -211,19 +210,18 @@ impl Sender {
         Ok(())
     }
 
-    /// `message.timeout.ms` bounds it.
+    /// Bounded by `message.timeout.ms`.
     async fn until_answered(&self) {
         while self.producer.in_flight_count() > 0 {
             sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// Waits until every record is acknowledged or has failed (`message.timeout.ms` bounds that; 5 s
-    /// once `shutdown` is cancelled), and gives the number of those acknowledged. Those that were refused for their
-    /// size count as settled.
+    /// Waits until every record is acknowledged or has failed (bounded by `message.timeout.ms`, and by 5 s once `shutdown`
+    /// is cancelled). Returns the number of acknowledged ones. Records that were refused for their size are not failures.
     ///
     /// # Errors
-    /// If some were not, with their number and the first one's reason.
+    /// If records failed: how many, and the reason of the first.
     pub(crate) async fn finish(&self, shutdown: &CancellationToken) -> anyhow::Result<u64> {
         let _waiting = exit::waiting("Kafka's acknowledgement of the last reports");
         let settled = async {
@@ -237,7 +235,7 @@ impl Sender {
         tokio::select! {
             biased;
             settled = settled => if let Err(error) = settled {
-                // What of a refused batch is left is not in the order of its numbers.
+                // The rest of a refused batch is not in the order of its numbers.
                 self.give_up().await;
                 return Err(error);
             },
@@ -257,7 +255,7 @@ impl Sender {
         Ok(acknowledged)
     }
 
-    /// Takes back what is not acknowledged, so that [`first_failed`](Self::first_failed) tells of it.
+    /// Takes unacknowledged records back, so that [`first_failed`](Self::first_failed) includes them.
     async fn give_up(&self) {
         self.producer
             .purge(PurgeConfig::default().queue().inflight());
@@ -290,7 +288,7 @@ mod tests {
             sent: 3,
             value: Vec::new(),
         };
-        // In the order in which their refusals came; the client takes none of them again.
+        // In the order of their refusals; the client accepts none of them again.
         for number in [7, 9, 3] {
             sender.acks.0.refused().push_back(Refused {
                 number,

@@ -1,4 +1,4 @@
-//! The largest report that the topic takes, as far as it is known.
+//! The size of the largest report that the topic accepts, as far as known.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,14 +10,14 @@ use service::limits::{DEFAULT_RECORD_BYTES, FRESH};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-/// Once a report was refused as too large, or while Kafka has not answered, the limit is read this often:
-/// somebody may raise it.
+/// How often to read the limit after a report was refused as too large, or while Kafka has not answered: somebody may raise
+/// it.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// The limit; [`watch`](Self::watch) reads it from the topic.
 pub(crate) struct SizeLimit {
     known: Mutex<Known>,
-    /// By `message.max.bytes`.
+    /// `message.max.bytes`, if set.
     chosen: Option<usize>,
     refused: Notify,
 }
@@ -25,15 +25,15 @@ pub(crate) struct SizeLimit {
 #[derive(Clone, Copy)]
 struct Known {
     bytes: usize,
-    /// `None`: it is assumed.
+    /// `None`: assumed.
     read: Option<Instant>,
 }
 
-/// What the limit says of a report.
+/// Whether a report is within the limit.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Verdict {
     Fits,
-    /// It is above a limit that was not read lately: the broker has to say.
+    /// It is above a limit that was not read recently: the broker has to decide.
     Unsure,
     /// With what was found and what to do.
     TooLarge(String),
@@ -58,8 +58,8 @@ impl SizeLimit {
         self.known().bytes
     }
 
-    /// Whether the topic takes so many bytes of key and value. Where that is not known, or no longer, the limit is
-    /// read again soon.
+    /// Whether the topic accepts this many bytes of key and value. If that is not known any more, the limit is read again
+    /// soon.
     pub(crate) fn judge(&self, bytes: usize, topic: &str) -> Verdict {
         let Known { bytes: limit, read } = self.known();
         if bytes <= limit {
@@ -84,13 +84,13 @@ impl SizeLimit {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something was refused as too large: the limit is read again soon.
+    /// A report was refused as too large: read the limit again soon.
     pub(crate) fn doubt(&self) {
         self.refused.notify_one();
     }
 
-    /// Reads the limit, and again when it is doubted. Where this user may not ask (a producer needs no right to),
-    /// it stays as it was chosen, or Kafka's default.
+    /// Reads the limit, and again when it is in doubt. If this user may not describe the topic (a producer does not need
+    /// that right), it stays `message.max.bytes` or Kafka's default.
     pub(crate) async fn watch(&self, kafka: &KafkaOptions, topic: &str) {
         let mut refused = false;
         loop {

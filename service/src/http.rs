@@ -116,7 +116,8 @@ impl HttpClient {
         url
     }
 
-    /// A GET request for path segments below the base URL, with query fields and an optional bearer token.
+    /// A GET request for path segments below the base URL, with query fields. Authenticated by the bearer token if there
+    /// is one, otherwise by the client's user and password.
     pub fn get<'p>(
         &self,
         path: impl IntoIterator<Item = &'p str>,
@@ -129,9 +130,10 @@ impl HttpClient {
             url.query_pairs_mut().extend_pairs(fields);
         }
         let request = self.client.get(url);
-        match token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
+        match (token, &self.credentials) {
+            (Some(token), _) => request.bearer_auth(token),
+            (None, Some((user, password))) => request.basic_auth(user, password.as_ref()),
+            (None, None) => request,
         }
     }
 

@@ -59,6 +59,7 @@ fn every_metric_that_a_program_can_expose_is_documented_and_no_other() {
             "_ready",
             "_waiting",
             "_applications",
+            "_jobs",
             "_tasks",
             "_silent",
             "_stalled",

@@ -28,6 +28,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "reads a Spark: producer/tests/it/spark_live.rs",
     ),
     (
+        "producer flink ",
+        "reads a Flink: producer/tests/it/flink.rs",
+    ),
+    (
         "let reporter = ",
         "of the example in the library's documentation, which its tests compile",
     ),

@@ -64,7 +64,7 @@ impl std::fmt::Display for Undelivered {
             let and = if waiting > 0 { "; " } else { "" };
             write!(
                 f,
-                "{and}{lost} final reports found no room in the queue and {refused} were refused as told in the log"
+                "{and}{lost} final reports found no room in the queue and {refused} were refused (see the log)"
             )?;
         }
         Ok(())

@@ -1,5 +1,6 @@
-//! Adapters: they report for engines that know nothing of us.
+//! Adapters for engines that do not report themselves: one folder each.
 
+pub mod flink;
 pub mod publish;
 pub mod simulate;
 pub mod spark;

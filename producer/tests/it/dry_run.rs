@@ -24,9 +24,15 @@ fn command(arguments: &[&str]) -> Command {
 
 fn dry_run(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = command(arguments).spawn().unwrap();
-    // It may end before it has read all.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
+    let mut stdin = child.stdin.take().unwrap();
+    // Beside the reading of its output, of which a pipe takes only so much.
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // It may end before it has read all.
+            let _ = stdin.write_all(input);
+        });
+        child.wait_with_output().unwrap()
+    })
 }
 
 fn reports(output: &Output) -> Vec<TaskRunningInfo> {

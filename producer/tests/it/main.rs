@@ -5,6 +5,7 @@ mod support;
 
 mod dry_run;
 mod exit_codes;
+mod flink;
 mod publishing;
 mod registry;
 mod reporting;

@@ -62,11 +62,11 @@ async fn bad_lines_are_named_by_number_and_field_and_their_neighbours_arrive() {
     ] {
         assert!(errors.contains(said), "{said:?} is not in:\n{errors}");
     }
-    let told = &reports.by_task()["exec-1"];
-    assert_eq!(sequences(told), [0, 2, 8]);
-    assert_eq!(told[0].reported_at % 1_000_000, 123_456);
-    assert!(told[1].progress.as_ref().unwrap().progress.is_nan());
-    let metrics = told[1].metrics.as_ref().unwrap();
+    let received = &reports.by_task()["exec-1"];
+    assert_eq!(sequences(received), [0, 2, 8]);
+    assert_eq!(received[0].reported_at % 1_000_000, 123_456);
+    assert!(received[1].progress.as_ref().unwrap().progress.is_nan());
+    let metrics = received[1].metrics.as_ref().unwrap();
     assert_eq!(metrics["busy"], MetricValue::String("NaN".into()));
 }
 
@@ -132,13 +132,13 @@ async fn where_batches_are_refused_only_the_line_that_cannot_fit_is_refused() {
     let published = reports.run(&["publish"], large.join("\n").as_bytes());
     assert_eq!(published.status.code(), Some(2));
     assert_eq!(text(&published.stdout), "sent 1 report, 1 bad line\n");
-    let told = text(&published.stderr);
+    let received = text(&published.stderr);
     let refused = format!(
         "line 2: the report has {} bytes in Avro, more than {} takes",
         avro_bytes(&large[1]),
         reports.topic
     );
-    assert!(told.contains(&refused), "{told}");
+    assert!(received.contains(&refused), "{received}");
     assert_eq!(reports.by_task()["exec-1"].len(), 201);
 }
 
@@ -385,9 +385,9 @@ async fn a_run_for_each_report_says_how_to_number_them_and_one_run_numbers_them(
     };
     let unnumbered = line(0, "").replace(r#","sequence":0"#, "");
     let output = reports.run(&["publish"], unnumbered.as_bytes());
-    let told = "`sequence` was left out: another run would count from 0 again";
+    let received = "`sequence` was left out: another run would count from 0 again";
     let log = text(&output.stderr);
-    assert!(output.status.success() && log.contains(told), "{log}");
+    assert!(output.status.success() && log.contains(received), "{log}");
     for (input, expected) in [
         // Numbered by whoever calls.
         (line(1, ""), vec![0, 1]),
@@ -405,7 +405,7 @@ async fn a_run_for_each_report_says_how_to_number_them_and_one_run_numbers_them(
     ] {
         let output = reports.run(&["publish"], input.as_bytes());
         let log = text(&output.stderr);
-        assert!(output.status.success() && !log.contains(told), "{log}");
+        assert!(output.status.success() && !log.contains(received), "{log}");
         assert_eq!(sequences(&reports.by_task()["exec-1"]), expected);
     }
     // Lines that are not sent are counted all the same.
@@ -427,11 +427,11 @@ async fn a_line_behind_the_end_is_told_and_nothing_is_said_of_what_was_not_sent(
         let log = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{log}");
         assert_eq!(text(&output.stdout), "sent 0 reports, 0 bad lines\n");
-        let told = format!(
+        let received = format!(
             "standard input has only 4 lines: nothing is left to publish from line {from_line} on"
         );
         assert!(
-            log.contains(&told) && !log.contains("no final status"),
+            log.contains(&received) && !log.contains("no final status"),
             "{log}"
         );
     }

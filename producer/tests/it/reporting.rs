@@ -119,9 +119,9 @@ async fn a_part_that_cannot_be_fetched_is_null_and_the_others_go_out() {
     task.finish(TaskStatus::Succeed);
     let stats = reporter.close().await.unwrap();
     assert!(sound(&stats), "{stats:?}");
-    let told = &reports.by_task()["exec-1"];
-    assert_eq!(told.len() as u64, stats.delivered);
-    let (last, before) = told.split_last().unwrap();
+    let received = &reports.by_task()["exec-1"];
+    assert_eq!(received.len() as u64, stats.delivered);
+    let (last, before) = received.split_last().unwrap();
     assert_eq!(last.status, TaskStatus::Succeed);
     assert_eq!(last.sequence + 1, stats.made as i64);
     assert_eq!(last.engine.running_tasks, 0);
@@ -162,8 +162,8 @@ async fn a_task_ends_by_what_its_source_says_and_one_that_is_dropped_keeps_its_l
     drop(reporter.task("dropped", "job-1", ()));
     let open = reporter.task("open", "job-1", ());
     until("one has ended", Duration::from_secs(120), async || {
-        let told = reports.by_task();
-        let last = told.get("ends")?.last()?;
+        let received = reports.by_task();
+        let last = received.get("ends")?.last()?;
         last.status.is_final().then_some(())
     })
     .await;
@@ -171,9 +171,12 @@ async fn a_task_ends_by_what_its_source_says_and_one_that_is_dropped_keeps_its_l
     reporter.close().await.unwrap();
     drop(open);
 
-    let told = reports.by_task();
+    let received = reports.by_task();
     let statuses = |exec_id: &str| -> Vec<TaskStatus> {
-        told[exec_id].iter().map(|report| report.status).collect()
+        received[exec_id]
+            .iter()
+            .map(|report| report.status)
+            .collect()
     };
     use TaskStatus::{Running, Scheduled, Timeout};
     // Before Kafka has answered for the first time, reports may be replaced.
@@ -321,21 +324,21 @@ async fn when_kafka_comes_back_the_newest_and_all_last_reports_arrive_and_the_ga
         bootstrap,
         topic: topics::TASK_RUNNING_INFO.to_owned(),
     };
-    let told = reports.by_task();
-    let delivered: usize = told.values().map(Vec::len).sum();
+    let received = reports.by_task();
+    let delivered: usize = received.values().map(Vec::len).sum();
     assert_eq!(delivered as u64, stats.delivered);
     for (exec_id, status) in [
         ("ended", TaskStatus::Cancelled),
         ("alive", TaskStatus::Succeed),
     ] {
-        let told = &told[exec_id];
-        assert_eq!(told.last().unwrap().status, status);
+        let received = &received[exec_id];
+        assert_eq!(received.last().unwrap().status, status);
         assert!(
-            told.is_sorted_by(|a, b| a.sequence < b.sequence),
-            "{told:?}"
+            received.is_sorted_by(|a, b| a.sequence < b.sequence),
+            "{received:?}"
         );
-        let gap = told.last().unwrap().sequence + 1 - told.len() as i64;
-        assert!(gap > 0, "what was replaced shows: {told:?}");
+        let gap = received.last().unwrap().sequence + 1 - received.len() as i64;
+        assert!(gap > 0, "what was replaced shows: {received:?}");
     }
     drop(kafka);
 }

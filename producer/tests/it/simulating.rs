@@ -89,8 +89,8 @@ async fn a_task_lies_in_the_partition_where_kafkas_java_client_puts_it_and_in_or
         let partition = (murmur2(record.key().unwrap()) & 0x7fff_ffff) % 4;
         assert_eq!(record.partition(), partition as i32);
     }
-    for told in reports.by_task().values() {
-        for (i, report) in told.iter().enumerate() {
+    for received in reports.by_task().values() {
+        for (i, report) in received.iter().enumerate() {
             assert_eq!(report.sequence, i as i64);
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::Reports;
-use crate::support::spark::{Adapter, App, Mood, Spark, ended, job, says};
+use crate::support::spark::{Adapter, App, Behaviour, Spark, ended, job, says};
 use schemas::TaskStatus;
 use serde_json::json;
 use service::testing::NOBODY;
@@ -18,7 +18,7 @@ async fn answers_that_are_none_make_parts_null_warn_once_and_the_next_poll_goes_
     let spark = Spark::start([App::new(APP, job("RUNNING", 0))]).await;
     let login = Spark::start([]).await;
     login.set(|state| {
-        state.mood = says(
+        state.behaviour = says(
             "200 OK",
             "content-type: text/html\r\n",
             "<html>Log in</html>",
@@ -48,17 +48,17 @@ async fn answers_that_are_none_make_parts_null_warn_once_and_the_next_poll_goes_
             says("503 Service Unavailable", "", "busy"),
             "it answers 503 Service Unavailable",
         ),
-        (Mood::Says(cut.to_owned()), "its answer is cut short"),
+        (Behaviour::Fixed(cut.to_owned()), "its answer is cut short"),
     ];
     let mut adapter = Adapter::start(&reports, &["--url", &spark.url]);
     spark.polled().await;
-    for (mood, warning) in &faults {
-        spark.set(|state| state.next_mood = Some(mood.clone()));
+    for (behaviour, warning) in &faults {
+        spark.set(|state| state.next_behaviour = Some(behaviour.clone()));
         adapter.logs(warning).await;
         for _ in 0..3 {
             spark.polled().await;
         }
-        spark.set(|state| state.next_mood = Some(Mood::Well));
+        spark.set(|state| state.next_behaviour = Some(Behaviour::Normal));
         spark.polled().await;
         spark.polled().await;
     }
@@ -74,17 +74,21 @@ async fn answers_that_are_none_make_parts_null_warn_once_and_the_next_poll_goes_
             "{warned} of {warning:?} in:\n{log}"
         );
     }
-    let told = &reports.by_task()[APP];
-    let null = told
+    let received = &reports.by_task()[APP];
+    let null = received
         .iter()
         .filter(|report| report.progress.is_none())
         .count();
-    assert!(null >= faults.len(), "{null} null parts of {}", told.len());
-    assert_eq!(ended(told), [TaskStatus::Succeed]);
-    let last = told.last().unwrap();
+    assert!(
+        null >= faults.len(),
+        "{null} null parts of {}",
+        received.len()
+    );
+    assert_eq!(ended(received), [TaskStatus::Succeed]);
+    let last = received.last().unwrap();
     assert_eq!(last.progress.as_ref().unwrap().progress, 1.0);
     assert!(
-        log.contains(&format!("sent {} reports of 1 task\n", told.len())),
+        log.contains(&format!("sent {} reports of 1 task\n", received.len())),
         "{log}"
     );
 }
@@ -116,10 +120,10 @@ async fn an_address_that_refuses_connections_does_not_keep_others_from_being_rep
     second.complete(0, job("FAILED", 3));
     // It says that something that was asked for was not done.
     assert_eq!(adapter.process.ended().await.code(), Some(1));
-    let told = reports.by_task();
-    assert_eq!(told.len(), 2);
-    assert_eq!(ended(&told["app-1"]), [TaskStatus::Succeed]);
-    assert_eq!(ended(&told["app-2"]), [TaskStatus::Failed]);
+    let received = reports.by_task();
+    assert_eq!(received.len(), 2);
+    assert_eq!(ended(&received["app-1"]), [TaskStatus::Succeed]);
+    assert_eq!(ended(&received["app-2"]), [TaskStatus::Failed]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,11 +162,11 @@ async fn an_application_is_followed_to_the_history_server_and_its_end_is_reporte
     // It learns of the application, first of its log in progress, then of its end.
     history.set(|state| {
         state.apps = vec![App::new(APP, job("SUCCEEDED", 4))];
-        state.mood = says("200 OK", "", "<html>loading</html>");
+        state.behaviour = says("200 OK", "", "<html>loading</html>");
     });
     adapter.logs("it answers with a page").await;
     adapter.process.assert_running();
-    history.set(|state| state.mood = Mood::Well);
+    history.set(|state| state.behaviour = Behaviour::Normal);
     history.polled_list(2).await;
     adapter.process.assert_running();
     history.complete(0, job("SUCCEEDED", 4));
@@ -172,10 +176,10 @@ async fn an_application_is_followed_to_the_history_server_and_its_end_is_reporte
         adapter.process.log()
     );
 
-    let told = &reports.by_task()[APP];
-    assert_eq!(ended(told), [TaskStatus::Succeed]);
-    let last = told.last().unwrap();
-    assert!(told.is_sorted_by(|a, b| a.sequence < b.sequence));
+    let received = &reports.by_task()[APP];
+    assert_eq!(ended(received), [TaskStatus::Succeed]);
+    let last = received.last().unwrap();
+    assert!(received.is_sorted_by(|a, b| a.sequence < b.sequence));
     assert_eq!(
         last.engine.instance, instance,
         "the engine is the one that ran it"
@@ -200,8 +204,11 @@ async fn a_history_servers_completed_applications_are_reported_once_each_and_tha
     let history = Spark::start([App::new(APP, job("FAILED", 3)).completed()]).await;
     let mut adapter = Adapter::start(&reports, &["--url", &history.url]);
     assert!(adapter.process.ended().await.success());
-    let told = &reports.by_task()[APP];
-    assert_eq!((told.len(), ended(told)), (1, vec![TaskStatus::Failed]));
+    let received = &reports.by_task()[APP];
+    assert_eq!(
+        (received.len(), ended(received)),
+        (1, vec![TaskStatus::Failed])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,15 +231,15 @@ async fn another_application_on_the_same_port_ends_the_one_before_it() {
     let log = adapter.process.log();
     let open = "how app-1 ended is not known; --history-url names a History Server that can tell";
     assert!(log.contains(open), "{log}");
-    let told = reports.by_task();
+    let received = reports.by_task();
     assert_eq!(
-        ended(&told["app-1"]),
+        ended(&received["app-1"]),
         [TaskStatus::Unknown],
         "that its jobs succeeded does not say that it did"
     );
-    let last = told["app-1"].last().unwrap();
+    let last = received["app-1"].last().unwrap();
     assert_eq!(last.progress.as_ref().unwrap().progress, 1.0);
-    assert_eq!(ended(&told["app-2"]), [TaskStatus::Succeed]);
+    assert_eq!(ended(&received["app-2"]), [TaskStatus::Succeed]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,12 +258,12 @@ async fn applications_that_a_history_server_lists_last_are_followed_to_their_end
     adapter.process.assert_running();
     history.complete(COMPLETED, job("SUCCEEDED", 4));
     assert!(adapter.process.ended().await.success());
-    let told = reports.by_task();
-    assert_eq!(told.len(), COMPLETED + 1);
-    let (last, done): (Vec<_>, Vec<_>) = told.iter().partition(|(id, _)| *id == "last");
-    for (id, told) in done {
+    let received = reports.by_task();
+    assert_eq!(received.len(), COMPLETED + 1);
+    let (last, done): (Vec<_>, Vec<_>) = received.iter().partition(|(id, _)| *id == "last");
+    for (id, received) in done {
         assert_eq!(
-            (told.len(), ended(told)),
+            (received.len(), ended(received)),
             (1, vec![TaskStatus::Succeed]),
             "{id}"
         );
@@ -295,12 +302,12 @@ async fn a_history_server_that_restarts_ends_no_application() {
     history.complete(1, job("SUCCEEDED", 4));
     let ok = adapter.process.ended().await.success();
     assert!(ok, "{}", adapter.process.log());
-    let told = reports.by_task();
-    assert_eq!(ended(&told["done"]), [TaskStatus::Failed]);
-    let told = &told[APP];
-    assert_eq!(ended(told), [TaskStatus::Succeed]);
-    assert!(told.is_sorted_by(|a, b| a.sequence < b.sequence));
-    assert_eq!(told.last().unwrap().status, TaskStatus::Succeed);
+    let received = reports.by_task();
+    assert_eq!(ended(&received["done"]), [TaskStatus::Failed]);
+    let received = &received[APP];
+    assert_eq!(ended(received), [TaskStatus::Succeed]);
+    assert!(received.is_sorted_by(|a, b| a.sequence < b.sequence));
+    assert_eq!(received.last().unwrap().status, TaskStatus::Succeed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -327,17 +334,19 @@ async fn an_application_that_was_given_up_is_taken_up_where_it_returns() {
     history.complete(1, job("SUCCEEDED", 4));
     let ok = adapter.process.ended().await.success();
     assert!(ok, "{}", adapter.process.log());
-    let told = &reports.by_task()[APP];
-    assert_eq!(ended(told), [TaskStatus::Unknown, TaskStatus::Succeed]);
-    let gone = told.iter().position(|r| r.status == TaskStatus::Unknown);
-    let gone = &told[gone.unwrap()];
+    let received = &reports.by_task()[APP];
+    assert_eq!(ended(received), [TaskStatus::Unknown, TaskStatus::Succeed]);
+    let gone = received
+        .iter()
+        .position(|r| r.status == TaskStatus::Unknown);
+    let gone = &received[gone.unwrap()];
     // As it was last known.
     let part = gone.progress.as_ref().unwrap();
     assert_eq!((part.progress, part.progress_info.len()), (0.5, 1));
     let held = &gone.resource.as_ref().unwrap().applications[APP];
     assert_eq!((held.job_status.as_str(), held.queue_cores), ("UNKNOWN", 2));
     // Not each number, since a report that waits for Kafka is replaced by a newer one.
-    let sequences: Vec<i64> = told.iter().map(|report| report.sequence).collect();
+    let sequences: Vec<i64> = received.iter().map(|report| report.sequence).collect();
     let counts_on = sequences[0] == 0 && sequences.is_sorted_by(|a, b| a < b);
     assert!(
         counts_on,
@@ -371,9 +380,9 @@ async fn while_only_the_list_fails_what_is_told_of_goes_on_to_its_end() {
     assert_eq!(adapter.process.ended().await.code(), Some(1));
     let log = adapter.process.log();
     assert!(log.contains("its list could not be read for 2s"), "{log}");
-    let told = reports.by_task();
-    assert_eq!(ended(&told[APP]), [TaskStatus::Succeed], "{log}");
-    assert_eq!(ended(&told["quiet"]), [TaskStatus::Unknown], "{log}");
+    let received = reports.by_task();
+    assert_eq!(ended(&received[APP]), [TaskStatus::Succeed], "{log}");
+    assert_eq!(ended(&received["quiet"]), [TaskStatus::Unknown], "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -390,12 +399,12 @@ async fn a_completed_application_whose_jobs_are_never_told_has_no_progress_and_n
     let log = adapter.process.log();
     let why = "application app-1: Spark says that it has ended, and does not tell its jobs";
     assert!(log.contains(why), "{log}");
-    let told = &reports.by_task()[APP];
-    assert_eq!(ended(told), [TaskStatus::Unknown]);
-    assert_eq!((told.len(), &told[0].progress), (1, &None));
-    let metrics = told[0].metrics.as_ref();
+    let received = &reports.by_task()[APP];
+    assert_eq!(ended(received), [TaskStatus::Unknown]);
+    assert_eq!((received.len(), &received[0].progress), (1, &None));
+    let metrics = received[0].metrics.as_ref();
     let counts = metrics.is_some_and(|metrics| metrics.contains_key("jobsFailed"));
-    assert!(!counts, "no count of jobs was told: {metrics:?}");
+    assert!(!counts, "no count of jobs is known: {metrics:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -415,9 +424,9 @@ async fn an_attempt_that_crashed_has_ended_once_there_is_a_newer_one() {
     adapter.process.assert_running();
     history.set(|state| state.apps[0].attempts[0].1 = true);
     assert!(adapter.process.ended().await.success());
-    let told = reports.by_task();
-    assert_eq!(ended(&told["app-1/1"]), [TaskStatus::Unknown]);
-    assert_eq!(ended(&told["app-1/2"]), [TaskStatus::Succeed]);
+    let received = reports.by_task();
+    assert_eq!(ended(&received["app-1/1"]), [TaskStatus::Unknown]);
+    assert_eq!(ended(&received["app-1/2"]), [TaskStatus::Succeed]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -435,9 +444,9 @@ async fn an_application_that_was_asked_for_and_is_never_listed_is_said_to_be_mis
     assert!(log.contains("no address listed app-3"), "{log}");
     let warnings = log.matches("no address lists app-3 of --app, waiting for it");
     assert_eq!(warnings.count(), 1, "{log}");
-    let told = reports.by_task();
-    assert_eq!(told.keys().collect::<Vec<_>>(), ["app-1"]);
-    assert_eq!(ended(&told["app-1"]), [TaskStatus::Succeed]);
+    let received = reports.by_task();
+    assert_eq!(received.keys().collect::<Vec<_>>(), ["app-1"]);
+    assert_eq!(ended(&received["app-1"]), [TaskStatus::Succeed]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -450,7 +459,7 @@ async fn stopped_by_a_signal_it_says_nothing_of_how_the_application_ended() {
     spark.polled().await;
     spark.polled().await;
     adapter.stop().await;
-    let told = &reports.by_task()[APP];
-    assert!(!told.is_empty());
-    assert_eq!(ended(told), []);
+    let received = &reports.by_task()[APP];
+    assert!(!received.is_empty());
+    assert_eq!(ended(received), []);
 }

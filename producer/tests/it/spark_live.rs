@@ -45,11 +45,11 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
     assert!(producer.ended().await.success(), "{}", producer.log());
     spark.stop().await;
 
-    let told = reports.by_task();
-    let total: usize = told.values().map(Vec::len).sum();
-    let line = format!("sent {total} reports of {} tasks", told.len());
+    let received = reports.by_task();
+    let total: usize = received.values().map(Vec::len).sum();
+    let line = format!("sent {total} reports of {} tasks", received.len());
     assert!(producer.log().contains(&line), "{}", producer.log());
-    let groups: Vec<&str> = told
+    let groups: Vec<&str> = received
         .keys()
         .map(|id| id.rsplit('/').next().unwrap())
         .collect();
@@ -71,7 +71,7 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
         .collect();
     assert_eq!(expected.len(), 5);
     let mut found = BTreeMap::new();
-    for (exec_id, reports) in &told {
+    for (exec_id, reports) in &received {
         for job in &reports
             .last()
             .unwrap()
@@ -87,7 +87,7 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
     }
     assert_eq!(found, expected);
 
-    for (exec_id, reports) in &told {
+    for (exec_id, reports) in &received {
         assert!(reports.is_sorted_by(|a, b| a.sequence < b.sequence));
         for report in reports {
             assert_eq!(report.problems(), []);
@@ -114,7 +114,7 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
         }
     }
     // While it ran, it held two cores and half a gigabyte, and ran tasks.
-    let load = &told[&format!("{app}/live-load")];
+    let load = &received[&format!("{app}/live-load")];
     let held = load[0].resource.as_ref().unwrap();
     let held = &held.applications[app];
     assert_eq!((held.queue_cores, held.queue_instances), (2, 0));
@@ -123,7 +123,8 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
         (512 << 20, "RUNNING")
     );
     assert!(
-        told.values()
+        received
+            .values()
             .flatten()
             .any(|report| report.engine.running_tasks > 0)
     );

@@ -8,8 +8,8 @@ use schemas::{TaskRunningInfo, TaskStatus};
 use service::testing::ANY_PORT;
 
 /// The longest time between two reports of a task that follow each other.
-fn longest_gap(told: &[TaskRunningInfo]) -> Duration {
-    let gaps = told.windows(2).map(|two| {
+fn longest_gap(received: &[TaskRunningInfo]) -> Duration {
+    let gaps = received.windows(2).map(|two| {
         let micros = two[1].reported_at - two[0].reported_at;
         Duration::from_micros(u64::try_from(micros).unwrap())
     });
@@ -17,8 +17,8 @@ fn longest_gap(told: &[TaskRunningInfo]) -> Duration {
 }
 
 /// A newer report may have replaced one that was not sent yet.
-fn assert_in_order(id: &str, told: &[TaskRunningInfo]) {
-    let sequences: Vec<i64> = told.iter().map(|report| report.sequence).collect();
+fn assert_in_order(id: &str, received: &[TaskRunningInfo]) {
+    let sequences: Vec<i64> = received.iter().map(|report| report.sequence).collect();
     assert!(sequences.is_sorted_by(|a, b| a < b), "{id}: {sequences:?}");
 }
 
@@ -38,14 +38,14 @@ async fn a_hundred_applications_that_take_a_fifth_of_a_second_are_each_reported_
     spark.polled_each(5, |_| true).await;
     adapter.stop().await;
 
-    let told = reports.by_task();
-    assert_eq!(told.len(), APPLICATIONS);
+    let received = reports.by_task();
+    assert_eq!(received.len(), APPLICATIONS);
     let mut longest = Duration::ZERO;
-    for (id, told) in &told {
-        assert_in_order(id, told);
-        longest = longest.max(longest_gap(told));
+    for (id, received) in &received {
+        assert_in_order(id, received);
+        longest = longest.max(longest_gap(received));
         // The fifth poll of some may have been under way.
-        let (first, last) = (&told[0], told.last().unwrap());
+        let (first, last) = (&received[0], received.last().unwrap());
         let polled = last.sequence - first.sequence;
         let micros = last.reported_at - first.reported_at;
         let mean = Duration::from_micros(u64::try_from(micros / polled).unwrap());
@@ -95,7 +95,7 @@ async fn one_that_takes_20_s_and_ten_whose_end_is_looked_up_delay_no_other() {
     let complaints = log.lines().filter(|line| line.contains("it answers 503"));
     assert_eq!(complaints.count(), 1, "{log}");
 
-    // In the end each is told of.
+    // In the end each is reported.
     history.set(|state| {
         let ended = |app: App| {
             App {
@@ -111,14 +111,14 @@ async fn one_that_takes_20_s_and_ten_whose_end_is_looked_up_delay_no_other() {
     }
     let Adapter { mut process, .. } = adapter;
     assert!(process.ended().await.success(), "{}", process.log());
-    let told = reports.by_task();
-    assert_eq!(told.len(), 1 + PROMPT + GONE);
+    let received = reports.by_task();
+    assert_eq!(received.len(), 1 + PROMPT + GONE);
     let mut longest = Duration::ZERO;
-    for (id, told) in &told {
-        assert_in_order(id, told);
-        assert_eq!(ended(told), [TaskStatus::Succeed], "{id}");
+    for (id, received) in &received {
+        assert_in_order(id, received);
+        assert_eq!(ended(received), [TaskStatus::Succeed], "{id}");
         if id.starts_with("prompt") {
-            longest = longest.max(longest_gap(told));
+            longest = longest.max(longest_gap(received));
         }
     }
     println!("longest time between two reports of a prompt task: {longest:?}");
@@ -145,9 +145,9 @@ async fn no_more_polls_run_at_a_time_than_allowed_and_never_two_of_one_applicati
     // Slow ones and lookups have a share of their own.
     assert!((2..=2 * 3).contains(&most), "{most}");
     assert_eq!(most_of_one, 1);
-    for (id, told) in reports.by_task() {
-        assert_in_order(&id, &told);
-        assert_eq!(ended(&told), [TaskStatus::Succeed], "{id}");
+    for (id, received) in reports.by_task() {
+        assert_in_order(&id, &received);
+        assert_eq!(ended(&received), [TaskStatus::Succeed], "{id}");
     }
 }
 
@@ -166,14 +166,14 @@ async fn stopped_while_polls_are_under_way_it_ends_in_time_and_delivers_what_it_
     let log = adapter.stop().await;
     let took = signalled.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}: {log}");
-    let told = reports.by_task();
-    assert_eq!(told.len(), 20);
-    for (id, told) in &told {
-        assert_in_order(id, told);
-        assert_eq!(ended(told), [], "{id}");
+    let received = reports.by_task();
+    assert_eq!(received.len(), 20);
+    for (id, received) in &received {
+        assert_in_order(id, received);
+        assert_eq!(ended(received), [], "{id}");
     }
     let sent = log.lines().find(|line| line.starts_with("sent ")).unwrap();
-    let total: usize = told.values().map(Vec::len).sum();
+    let total: usize = received.values().map(Vec::len).sum();
     let counts = ["reports", "tasks"].map(|word| number_before(sent, word));
     assert_eq!(counts, [total, 20]);
 }
@@ -215,13 +215,13 @@ async fn one_that_stays_waits_for_new_applications_and_for_its_address() {
     adapter.logs("application app-3 has ended").await;
     adapter.process.assert_running();
     adapter.stop().await;
-    let told = reports.by_task();
+    let received = reports.by_task();
     for (id, status) in [
         ("app-1", TaskStatus::Succeed),
         ("app-2", TaskStatus::Failed),
         ("app-3", TaskStatus::Succeed),
     ] {
-        assert_eq!(ended(&told[id]), [status], "{id}");
+        assert_eq!(ended(&received[id]), [status], "{id}");
     }
 }
 

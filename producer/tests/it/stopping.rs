@@ -70,8 +70,8 @@ async fn a_pipe_that_nobody_writes_to_keeps_publish_from_nothing() {
     publish.signal("TERM");
     assert_eq!(publish.ended().await.code(), Some(1));
     let log = publish.log();
-    let told = format!("stopped by a signal; nothing of {pipe} was sent");
-    assert!(log.contains(&told), "{log}");
+    let received = format!("stopped by a signal; nothing of {pipe} was sent");
+    assert!(log.contains(&received), "{log}");
     assert!(!log.contains("not finished"), "{log}");
 }
 
@@ -136,7 +136,7 @@ async fn a_full_queue_keeps_no_program_from_ending() {
     }
 }
 
-/// Of a file that is stopped in its middle, what was acknowledged is told, and the line from which nothing is missing.
+/// When a file is stopped in its middle, the log says what was acknowledged, and from which line to resume.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_file_that_was_stopped_in_its_middle_goes_on_from_the_line_that_was_named() {
@@ -205,8 +205,8 @@ async fn a_file_that_was_stopped_in_its_middle_goes_on_from_the_line_that_was_na
         assert!(output.status.success());
         let printed = format!("sent {} reports, 0 bad lines\n", LINES - before);
         assert_eq!(support::text(&output.stdout), printed);
-        for (task, told) in reports.by_task() {
-            let mut sequences: Vec<i64> = told.iter().map(|report| report.sequence).collect();
+        for (task, received) in reports.by_task() {
+            let mut sequences: Vec<i64> = received.iter().map(|report| report.sequence).collect();
             sequences.sort_unstable();
             if blocked {
                 sequences.dedup();

@@ -1,4 +1,4 @@
-//! One line of JSON → a report, or everything that is wrong with it. Pure.
+//! Parses one line of JSON into a report, or finds everything that is wrong with it. Pure.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ use super::object::{Fault, Faults, Object, Path, map};
 use super::reported_at::reported_at;
 use super::sequences::{COUNTED_TASKS_MAX, Sequences};
 
-/// Reads a line. `reportedAt` is now where it is left out, and `sequence` counts the lines of its
-/// execId. What the router repairs is passed on as it is.
+/// Parses a line. Without `reportedAt` it is now; without `sequence` it counts the lines of its execId. Values that the
+/// router repairs are passed on as they are.
 ///
 /// # Errors
-/// Everything that makes the record unusable, at least one thing.
+/// Every fault that makes the record unusable; at least one.
 pub(super) fn read(line: &[u8], sequences: &mut Sequences) -> Result<TaskRunningInfo, Vec<Fault>> {
     let whole = |reason| {
         vec![Fault {
@@ -43,7 +43,7 @@ pub(super) fn read(line: &[u8], sequences: &mut Sequences) -> Result<TaskRunning
     };
     let unusable = info.problems().into_iter();
     let unusable = unusable.filter(|problem| problem.fault.adjustment().is_none());
-    // A field that is missing or wrong was replaced by its default.
+    // A missing or wrong field has its default here, and its fault is already known.
     let unread = Vec::from_iter(found.iter().map(|fault| fault.field.clone()));
     let unusable = unusable.filter(|problem| {
         let within = |field: &String| problem.field.strip_prefix(field.as_str());
@@ -60,7 +60,7 @@ pub(super) fn read(line: &[u8], sequences: &mut Sequences) -> Result<TaskRunning
     Ok(info)
 }
 
-/// How to write what Python's `json.dumps` and others write for a number that JSON does not have.
+/// How to write numbers that JSON does not have, which Python's `json.dumps` and others write without quotes.
 fn not_finite_hint(line: &str, column: usize) -> Option<String> {
     let (before, rest) = line.split_at_checked(column.checked_sub(1)?)?;
     let name = ["NaN", "Infinity"]

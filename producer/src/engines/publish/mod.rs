@@ -18,7 +18,7 @@ use self::lines::{Foreign, LINE_MAX_BYTES, Line, Lines};
 use self::sequences::Sequences;
 use crate::session::{PacedReports, Session, Setup};
 
-/// Faults of a line that are named one by one.
+/// Maximum number of faults of a line that are logged one by one.
 const FAULTS_NAMED: usize = 100;
 
 /// What is published.
@@ -28,30 +28,30 @@ pub struct Options {
     #[arg(value_name = "FILE", default_value = "-")]
     pub file: PathBuf,
 
-    /// What a bad line does: stop there, or be skipped. Good lines before it are delivered either way
+    /// What to do at a bad line: stop there, or skip it. Good lines before it are delivered in both cases
     #[arg(long, value_enum, default_value_t = OnError::Stop)]
     pub on_error: OnError,
 
-    /// Publish from this line on. The lines before it are read, so that sequences that are left out go on, and not sent
+    /// Publish from this line on. Earlier lines are read, so that omitted sequences go on, but not sent
     #[arg(long, value_name = "N", default_value_t = 1, hide_default_value = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub from_line: u64,
 }
 
-/// What a bad line does.
+/// What happens at a bad line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnError {
-    /// Ends the reading.
+    /// Publishing ends.
     Stop,
-    /// Is left out.
+    /// The line is skipped.
     Skip,
 }
 
-/// Publishes to the end of the input, to the first bad line, or until `shutdown` is cancelled; then
-/// waits for every acknowledgement and prints `sent 98 reports, 2 bad lines`. Gives whether the input was right.
+/// Publishes to the end of the input, to the first bad line, or until `setup.shutdown` is cancelled; then waits for every
+/// acknowledgement and prints `sent 98 reports, 2 bad lines`. Returns whether the input was correct.
 ///
 /// # Errors
 /// If the file cannot be read to its end, the topic does not exist, reports cannot be delivered, or a signal came before
-/// the end of a file. The error names the line to go on from.
+/// the end of a file. The error names the line to resume from.
 pub async fn run(options: Options, setup: Setup) -> anyhow::Result<bool> {
     let shutdown = setup.shutdown.clone();
     let file = &options.file;
@@ -63,7 +63,7 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<bool> {
     };
     let opened = tokio::select! {
         biased;
-        // A pipe is opened when somebody writes to it.
+        // Opening a pipe blocks until somebody writes to it.
         () = shutdown.cancelled() => return Err(unsent()),
         opened = open(file) => opened,
     };
@@ -100,17 +100,17 @@ struct Publisher<'o> {
     from_line: usize,
     lines: Lines<Box<dyn AsyncRead + Send + Unpin>>,
     reports: PacedReports,
-    /// The last line that was handed over, or is bad.
+    /// The last line that was handed over or is bad.
     done: usize,
     /// Bad lines.
     bad: u64,
 }
 
-/// Why the reading ended.
+/// Why reading ended.
 enum Ended {
     /// The input has ended.
     AtEnd,
-    /// A bad line was to end it, the whole input is unusable, or it ends before the line to publish from.
+    /// At a bad line, because the whole input is unusable, or because it ends before `--from-line`.
     AtFault,
     /// A signal came.
     Stopped,
@@ -190,13 +190,13 @@ impl Publisher<'_> {
                 tracing::error!(
                     "stopped at line {number}; {go_on}; --on-error skip leaves bad lines out"
                 );
-                self.tell_late(&late);
+                self.warn_of_late(&late);
                 return Ok(Ended::AtFault);
             }
         }
     }
 
-    /// Reports that were refused for their size are bad lines: their numbers.
+    /// Counts reports that were refused for their size as bad lines. Returns their numbers.
     fn name_too_large(&mut self) -> Vec<usize> {
         let mut lines = Vec::new();
         for refused in self.reports.take_too_large() {
@@ -206,8 +206,8 @@ impl Publisher<'_> {
         lines
     }
 
-    /// Lines that were refused when later ones were sent already: to go on from them would send those twice.
-    fn tell_late(&self, late: &[usize]) {
+    /// Logs lines that were refused after later ones were sent: resuming from them would send the later ones twice.
+    fn warn_of_late(&self, late: &[usize]) {
         let Some(first) = late.iter().min() else {
             return;
         };
@@ -232,13 +232,13 @@ impl Publisher<'_> {
         }
     }
 
-    /// Waits for the acknowledgements, and tells what became of the input.
+    /// Waits for the acknowledgements and reports the outcome.
     async fn end(mut self, published: anyhow::Result<Ended>) -> anyhow::Result<bool> {
         let finished = self.reports.finish().await;
         let mut late = self.name_too_large();
         late.retain(|refused| *refused < self.done);
         if self.options.on_error == OnError::Stop {
-            self.tell_late(&late);
+            self.warn_of_late(&late);
         }
         let (sent, bad) = (self.reports.acknowledged(), self.bad);
         self.reports
@@ -252,10 +252,10 @@ impl Publisher<'_> {
             (Ok(Ended::AtEnd), Ok(_)) => return Ok(bad == 0),
         };
         let stopped_at = self.done + 1;
-        // Of standard input there is always more to come; a file is not sent until its end is.
+        // Standard input can always go on; a file has an end that was not reached.
         let is_stdin = self.options.file.as_os_str() == "-";
         let resume_at = self.reports.first_failed().unwrap_or(stopped_at);
-        // An earlier run sent what is before that.
+        // An earlier run sent the lines before that.
         let from = match self.from_line {
             1 => String::new(),
             line => format!(" from line {line} on"),
@@ -264,29 +264,29 @@ impl Publisher<'_> {
             true => "printed",
             false => "acknowledged",
         };
-        let mut told = format!(
+        let mut summary = format!(
             "{acknowledged}: {} of {}{from}, among them those of all good lines before line {resume_at}",
             counted(sent, "report"),
             self.file()
         );
         if resume_at < stopped_at {
-            told += &format!(
+            summary += &format!(
                 "; of lines {resume_at} to {} some may have arrived, and will have arrived twice if they are sent again",
                 stopped_at - 1
             );
         }
-        told += &format!(". To go on, {}", self.how_to_go_on(resume_at));
+        summary += &format!(". To go on, {}", self.how_to_go_on(resume_at));
         match error {
             Some(error) => {
-                tracing::error!("{told}");
+                tracing::error!("{summary}");
                 Err(error)
             }
             None if is_stdin => {
-                tracing::info!("stopped by a signal before line {stopped_at}: {told}");
+                tracing::info!("stopped by a signal before line {stopped_at}: {summary}");
                 Ok(bad == 0)
             }
             None => Err(anyhow!(
-                "stopped by a signal before line {stopped_at}: {told}"
+                "stopped by a signal before line {stopped_at}: {summary}"
             )),
         }
     }
@@ -298,7 +298,7 @@ impl Publisher<'_> {
         }
     }
 
-    /// The file as a shell takes it.
+    /// The file's name, quoted for a shell.
     fn shell_word(&self) -> String {
         let file = self.file();
         let is_plain = |c: char| c.is_alphanumeric() || "/._-+:,@%".contains(c);
@@ -331,7 +331,7 @@ impl Publisher<'_> {
         format!("{file} is {format}, not UTF-8 text: {from}{convert} | producer publish")
     }
 
-    /// Another run counts from 0 again.
+    /// Warns of tasks whose sequence another run would count from 0 again.
     fn warn_of_unfinished(&self, sequences: &Sequences) {
         let Some((count, exec_id)) = sequences.unfinished() else {
             return;

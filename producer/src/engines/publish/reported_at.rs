@@ -1,9 +1,9 @@
-//! `reportedAt`, and which unit a wrong number of it looks like.
+//! Parses `reportedAt`, and guesses the unit of a wrong number.
 
 use super::object::message;
 
-/// Whole microseconds since 1970 of the years 1973 to 5138. A number outside of them is taken for another unit: in
-/// seconds, milliseconds and nanoseconds, those years have other magnitudes.
+/// Microseconds since 1970 of the years 1973 to 5138. A number outside is taken for another unit: in seconds, milliseconds
+/// and nanoseconds, those years have other magnitudes.
 const PLAUSIBLE_MICROS: std::ops::Range<i64> = 100_000_000_000_000..100_000_000_000_000_000;
 
 /// A time in microseconds since 1970: RFC 3339 text, or that number.

@@ -14,43 +14,43 @@ use tokio_util::sync::CancellationToken;
 use super::simulation::{Clock, Simulation};
 use crate::session::{PacedReports, Session, Setup};
 
-/// At rate 0 the clock of `--start-at` goes on by so much with each report.
+/// At rate 0, the clock of `--start-at` advances by this much with each report.
 const UNPACED_STEP: Duration = Duration::from_millis(1);
-/// Reports a second; of the slowest, one in 11 days.
+/// Reports a second; at the slowest, one in 11 days.
 const RATES: RangeInclusive<f64> = 1e-6..=1e9;
-/// How many reports are sent between two looks at the clock and at signals.
+/// Reports between two checks of the clock and of signals.
 const BURST: u64 = 1_000;
-/// Between two bursts of a paced stream.
+/// Time between two bursts of a paced stream.
 const TICK: Duration = Duration::from_millis(5);
 
 /// What is simulated, and how fast.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Tasks that live at a time; one that ends is followed by another
+    /// Tasks alive at a time; each one that ends is followed by another
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub tasks: u32,
 
-    /// Reports a second over all tasks, 0.000001 or more; 0: as fast as Kafka takes them
+    /// Reports a second over all tasks, 0.000001 or more; 0: as fast as Kafka accepts them
     #[arg(long, value_name = "R", default_value_t = 10.0, value_parser = rate)]
     pub rate: f64,
 
-    /// Stop after so long, e.g. 30s or 5m; without this and --count only a signal stops it
+    /// Stop after this time, e.g. 30s or 5m; without this and --count, only a signal stops it
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     pub lasting: Option<Duration>,
 
-    /// Stop after so many reports
+    /// Stop after this many reports
     #[arg(long, value_name = "N", conflicts_with = "lasting")]
     pub count: Option<u64>,
 
-    /// The same seed gives the same reports, but for the time; without it a seed is chosen and logged
+    /// The same seed gives the same reports except for their time; without it, a seed is chosen and logged
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
 
-    /// Part of each exec id beside the seed, to run a seed again as other tasks
+    /// Part of each exec id besides the seed, to run a seed again as other tasks
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, value_parser = run_name)]
     pub run: String,
 
-    /// Date reports from this time on, as the rate has them, rather than by the clock: then even reportedAt is the same each time
+    /// Date reports from this time on, at the pace of --rate, instead of by the clock: then reportedAt is the same each time, too
     #[arg(long, value_name = "TIME")]
     pub start_at: Option<Timestamp>,
 }
@@ -73,9 +73,8 @@ fn run_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Simulates until the time or the count is over or `shutdown` is cancelled; then waits for every
-/// acknowledgement and prints `sent 4000 reports of 57 tasks`. Tasks that have not ended are left
-/// as they are.
+/// Simulates until the time or the count is reached or `setup.shutdown` is cancelled; then waits for every acknowledgement
+/// and prints `sent 4000 reports of 57 tasks`. Tasks that have not ended get no final status.
 ///
 /// # Errors
 /// If the topic does not exist, or reports cannot be delivered.
@@ -158,13 +157,13 @@ async fn simulate(
     let mut sent = 0;
     while sent < count && !shutdown.is_cancelled() {
         let mut elapsed = begun.elapsed();
-        // At the end all that was due is sent, however late this loop is.
+        // At the end, send everything that was due, however late this loop is.
         let over = options.lasting.filter(|lasting| elapsed >= *lasting);
         elapsed = over.unwrap_or(elapsed);
         let due = match options.rate {
             0.0 if over.is_some() => sent,
             0.0 => u64::MAX,
-            // The first one at once.
+            // The first one immediately.
             rate => ((elapsed.as_secs_f64() * rate).ceil() as u64).max(1),
         };
         let until = due.min(count).min(sent + BURST);

@@ -1,5 +1,5 @@
-//! Believable task lives, made up. The generator is pure: the same seed gives the same reports, but
-//! for the time, and with a clock that starts at a given time, that too.
+//! Generates believable task lives. The generator is pure: the same seed gives the same reports except for their time, and
+//! with a clock that starts at a given time, the same times too.
 //!
 //! ```text
 //! Inited ─▶ Scheduled ─▶ Running ─▶ Succeed | Failed | Cancelled | Timeout
@@ -32,7 +32,7 @@ const GIB: i64 = 1 << 30;
 pub enum Clock {
     /// The present.
     Now,
-    /// A time that begins at `start` and goes on by `step` with each report; microseconds.
+    /// A time that begins at `start` and advances by `step` with each report; microseconds.
     From {
         /// The first report's time, microseconds since 1970.
         start: i64,
@@ -48,18 +48,18 @@ pub struct Simulation {
     /// What exec ids begin with.
     prefix: String,
     lives: Vec<Option<Life>>,
-    /// Whose turn it is.
+    /// The life whose turn it is.
     turn: usize,
     started: u64,
-    /// Tasks that run now, by engine.
+    /// Running tasks, by engine.
     running: [i32; ENGINES.len()],
-    /// The last report; the next one takes its place.
+    /// The last report; the next one overwrites it.
     report: TaskRunningInfo,
 }
 
 impl Simulation {
-    /// `tasks` (at least 1) live at a time; each reports in turn. Exec ids carry `seed`, and `run`
-    /// where it is not empty: two streams of the same seed and run are the same stream.
+    /// `tasks` (at least 1) live at a time and report in turn. Exec ids contain `seed`, and `run` unless it is empty: two
+    /// streams of the same seed and run are the same stream.
     pub fn new(tasks: usize, seed: u64, run: &str, clock: Clock) -> Self {
         let separator = if run.is_empty() { "" } else { "-" };
         Self {
@@ -79,7 +79,7 @@ impl Simulation {
         self.started
     }
 
-    /// The next report, written over the last one: what that allocated is used again.
+    /// The next report. It overwrites the last one and reuses its allocations.
     pub fn next_report(&mut self) -> &TaskRunningInfo {
         let reported_at = self.reported_at();
         let slot = self.turn;
@@ -127,14 +127,14 @@ struct Life {
     ticket_id: String,
     status: TaskStatus,
     sequence: i64,
-    /// Reports still to be made in a status of waiting.
+    /// Reports left in a waiting status.
     waits: u32,
     stages: Vec<Stage>,
     /// Tasks of a stage that end from one report to the next.
     pace: i32,
-    /// How it ends, and at which share of its work.
+    /// Its final status, and the share of its work after which it ends.
     ending: (TaskStatus, f64),
-    /// At which share of its work it fails once and is tried again.
+    /// The share of its work after which it fails once and is retried.
     retry_at: Option<f64>,
     applications: Vec<Application>,
     cpu_seconds: f64,
@@ -190,7 +190,7 @@ impl Life {
             .collect();
         Self {
             exec_id: format!("{prefix}-{number:06}"),
-            // A job of the entrance often is cut into several exec tasks.
+            // A job of the entrance often consists of several exec tasks.
             job_id: format!("{prefix}-job-{:05}", number / 3),
             engine,
             ticket_id: format!("ticket-{engine}"),
@@ -211,7 +211,7 @@ impl Life {
         }
     }
 
-    /// From one report to the next.
+    /// Advances it to the next report.
     fn go_on(&mut self, random: &mut impl Rng) {
         match self.status {
             TaskStatus::Unknown => self.status = TaskStatus::Inited,

@@ -1,5 +1,5 @@
-//! What Spark's REST API answers, as far as it is used. Everything that some version leaves out is
-//! optional; what is not named here is skipped.
+//! Responses of Spark's REST API, as far as they are used. Fields that some version lacks are optional; unknown fields are
+//! skipped.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ pub(crate) struct Job {
     pub(crate) status: String,
     pub(crate) job_group: Option<String>,
     pub(crate) stage_ids: Vec<i64>,
-    /// Those of skipped stages are counted in.
+    /// Includes the tasks of skipped stages.
     pub(crate) num_tasks: i64,
     pub(crate) num_active_tasks: i64,
     pub(crate) num_completed_tasks: i64,
@@ -45,19 +45,18 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Ended well.
+    /// Ended successfully.
     pub(crate) const SUCCEEDED: &str = "SUCCEEDED";
     /// Ended otherwise.
     pub(crate) const FAILED: &str = "FAILED";
 
-    /// Whether it will not change any more.
+    /// Whether it never changes again.
     pub(crate) fn ended(&self) -> bool {
         self.status == Self::SUCCEEDED || self.status == Self::FAILED
     }
 
-    /// Whether somebody ended it. Spark's word for that is FAILED too, but then no task has failed,
-    /// and the reason of those killed says who it was ("Stage cancelled: Job 7 cancelled part of
-    /// cancelled job group …").
+    /// Whether somebody cancelled it. Spark calls that FAILED too, but then no task has failed, and the reason of the killed
+    /// tasks says so ("Stage cancelled: Job 7 cancelled part of cancelled job group …").
     pub(crate) fn cancelled(&self) -> bool {
         self.status == Self::FAILED
             && self.num_failed_tasks <= 0

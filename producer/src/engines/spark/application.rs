@@ -1,5 +1,4 @@
-//! What is known of one application, over all polls: its jobs, its exec tasks, and when each is to
-//! be reported.
+//! What is known of one application over all polls: its jobs, its exec tasks, and when to report each.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -8,12 +7,12 @@ use schemas::{EngineInstance, TaskRunningInfo};
 use super::answers::{Attempt, Environment, Executor, Job, Stage};
 use super::mapping::{self, Folded, Metrics, State, Totals, Work, int};
 
-/// Jobs remembered one by one; of more, the oldest ended ones are folded into one. A report of so
-/// many is about 300 kB, well below the 1 MB that a topic takes by default.
+/// Maximum number of jobs remembered one by one; above it, the oldest ended ones are folded into one entry. A report of
+/// this many is about 300 kB, well below the 1 MB that a topic accepts by default.
 const JOBS_MAX: usize = 10_000;
-/// Stages whose totals are remembered after Spark's UI has dropped them.
+/// Maximum number of stages whose totals are remembered after Spark's UI has dropped them.
 const STAGES_MAX: usize = 100_000;
-/// An exec task of which no job runs and nothing changes is reported at every so manieth poll only.
+/// An exec task without running jobs and changes is reported once per this many polls.
 const IDLE_POLLS: u32 = 12;
 
 /// One attempt of an application.
@@ -42,7 +41,7 @@ impl std::fmt::Display for Key {
     }
 }
 
-/// One poll's answers; `None` where there was none.
+/// The responses of one poll; `None` for a part that failed.
 #[derive(Default)]
 pub(crate) struct Poll {
     pub(crate) jobs: Option<Vec<Job>>,
@@ -61,20 +60,20 @@ pub(crate) struct Application {
     instance: String,
     jobs: BTreeMap<i64, Job>,
     folded: HashMap<Group, Folded>,
-    /// The newest job that was folded; older ones that are not remembered were folded too.
+    /// The newest folded job; older jobs that are not remembered were folded too.
     folded_up_to: i64,
     stages: BTreeMap<i64, Work>,
     environment: Option<Environment>,
     executors: Vec<Executor>,
     tasks: BTreeMap<Group, ExecTask>,
-    /// Whether Spark ever told its jobs.
+    /// Whether its jobs were ever read.
     jobs_known: bool,
 }
 
 #[derive(Default)]
 struct ExecTask {
     sequence: i64,
-    /// What its jobs came to in the last report.
+    /// The totals of its jobs in the last report.
     reported: Option<Totals>,
     polls_since: u32,
 }
@@ -100,13 +99,13 @@ impl Application {
         self.environment.is_some()
     }
 
-    /// The reports that a poll gives rise to: each exec task of which a job runs or anything has
-    /// changed, and the others now and then. In any other state than [`State::Alive`], all of them.
+    /// The reports of a poll: every exec task with a running job or a change, and the others now and then. In any state but
+    /// [`State::Alive`], all of them.
     ///
-    /// An application without any job is not reported before its end: whether its jobs will have
-    /// groups is not known before there is one. A group of which only folded jobs are left, so that
-    /// 10,000 jobs came after them, counts as ended, is reported for the last time and forgotten;
-    /// where each statement is a group, as in a Thrift server, memory would grow for ever.
+    /// An application without any job is not reported before its end: before the first job, it is not known whether its
+    /// jobs have groups. A group with only folded jobs, after which 10,000 others came, counts as ended: it is reported for
+    /// the last time and forgotten. Otherwise memory would grow for ever where each statement is a group, as in a Thrift
+    /// server.
     pub(crate) fn reports(
         &mut self,
         poll: Poll,
@@ -120,7 +119,7 @@ impl Application {
         };
         self.remember(poll);
         if state == State::Gone {
-            // What was last known is reported; what never was known stays null.
+            // Report what was last known; a part that was never known stays null.
             answered = Answered {
                 jobs: self.jobs_known,
                 stages: !self.stages.is_empty(),
@@ -170,7 +169,7 @@ impl Application {
                 drafts.push((group, task, jobs, folded, totals, state));
             }
         }
-        // What the executors run now; where they are not known, what the jobs say.
+        // By the executors; if they are not known, by the jobs.
         let running_tasks = match state {
             _ if answered.executors => self.executors.iter().fold(0_i64, |sum, executor| {
                 sum.saturating_add(executor.active_tasks)
@@ -224,7 +223,7 @@ impl Application {
     }
 
     /// Takes a poll's answers in. What Spark's UI has dropped since (it keeps 1,000 jobs and 1,000
-    /// stages unless told otherwise) stays known.
+    /// stages by default) stays known.
     fn remember(&mut self, poll: Poll) {
         self.jobs_known |= poll.jobs.is_some();
         for job in poll.jobs.into_iter().flatten() {
@@ -286,7 +285,7 @@ fn group(job: &Job) -> Group {
     (!group.trim().is_empty()).then(|| group.to_owned())
 }
 
-/// What the stages of these jobs have done; a stage that several of them share counts once.
+/// The work of the stages of these jobs; a stage that several of them share counts once.
 fn work(jobs: &[&Job], folded: Option<&Folded>, stages: &BTreeMap<i64, Work>) -> Work {
     let mut work = folded.map_or_else(Work::default, |folded| folded.work);
     let ids: HashSet<i64> = jobs

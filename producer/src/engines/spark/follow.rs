@@ -1,4 +1,4 @@
-//! One address: reads its list every interval, and follows what that has, each application in a task of its own.
+//! One address: reads its list every interval and follows each application of the list in a task of its own.
 //!
 //! ```text
 //! list, every interval ─▶ Listing ─▶ a task an application ─▶ PollLimit of its server ─▶ reports
@@ -15,16 +15,17 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::application::{Application, Key};
-use super::ask::complain;
 use super::followed::{Ending, Followed, Listing};
 use super::follower::{Follower, Server};
 use super::list::{List, Newcomer};
 use super::mapping::State;
 use super::options::APPLICATIONS_MAX;
-use super::rest::Fault;
+use crate::polling::complaints::Complaint;
+use crate::polling::rest::Fault;
+use crate::polling::silence::Silence;
 
-/// Between two looks at an address that refuses connections, and how many make sure that it is gone
-/// where nothing is followed there.
+/// Pause before asking an address that refuses connections again, and after how many refusals it is gone if nothing is
+/// followed there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const REFUSALS: u32 = 3;
 /// Gauge: applications that are followed, those whose end is being looked up included.
@@ -34,25 +35,25 @@ pub(crate) const FOLLOWED: &str = "taskrunning_followed_applications";
 pub(super) struct Address {
     follower: Arc<Follower>,
     server: Server,
-    /// The list that is being read, and the applications.
+    /// The read of the list, and the applications.
     tasks: JoinSet<Finished>,
     followed: BTreeMap<Key, Entry>,
-    /// What was logged last of the list.
-    complaint: String,
+    /// The fault of its list.
+    complaint: Complaint,
     too_many_logged: bool,
-    /// It was ever reached.
+    /// It has given a list.
     reached: bool,
-    /// The last list that could be read had applications that will be followed here later, if at all.
+    /// The last readable list had applications that cannot be followed here yet.
     more: bool,
-    /// The last list had nothing new, was begun when nothing was followed, and nothing was told since.
+    /// The last list had nothing new, was begun when nothing was followed, and no application was heard of since.
     settled: bool,
     settled_logged: bool,
 }
 
-/// What is known here of an application that is followed.
+/// An application that is followed, as its address sees it.
 struct Entry {
     listing: watch::Sender<Listing>,
-    /// It was taken up after it had been given up.
+    /// It had been given up before.
     returning: bool,
 }
 
@@ -68,7 +69,7 @@ impl Address {
             server,
             tasks: JoinSet::new(),
             followed: BTreeMap::new(),
-            complaint: String::new(),
+            complaint: Complaint::default(),
             too_many_logged: false,
             reached: false,
             more: false,
@@ -77,19 +78,19 @@ impl Address {
         }
     }
 
-    /// Follows the address until all its applications have ended, or its list could not be read for
-    /// `--give-up-after` and nothing is told of any application; with `--stay` until the program is stopped.
+    /// Follows the address until all its applications have ended, or until its list could not be read for
+    /// `--give-up-after` and no application is followed; with `--stay` until the program is stopped.
     ///
     /// # Errors
     /// If it never gave a list.
     pub(super) async fn follow(mut self) -> Result<(), Fault> {
         let shutdown = self.follower.shutdown.clone();
-        // To stop is to say no more: nothing is begun that a stop would leave half done.
+        // Stopping is safe at any point: no report is left half done.
         let followed = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             followed = self.until_nothing_is_left() => followed,
         };
-        // Once they have ended, none reports any more.
+        // After this, no application reports any more.
         self.tasks.shutdown().await;
         followed
     }
@@ -97,9 +98,9 @@ impl Address {
     async fn until_nothing_is_left(&mut self) -> Result<(), Fault> {
         let options = self.follower.options.clone();
         let started = Instant::now();
-        let mut silent_since = started;
+        let mut silence = Silence::begun();
         let mut refusals = 0;
-        // What it answered instead of a list, which says more than that it does not answer any more.
+        // The fault of the last response, which says more than that there is no response now.
         let mut answered = None;
         let mut next_list = started;
         // When the list that is being read was begun, and whether nothing was followed then.
@@ -129,11 +130,11 @@ impl Address {
                 continue;
             };
             let fault = result.as_ref().err().map(ToString::to_string);
-            complain(&self.server.rest.shown(), &mut self.complaint, fault);
+            self.complaint.change(&self.server.rest.shown(), fault);
             match result {
                 Ok(list) => {
                     let was_reached = std::mem::replace(&mut self.reached, true);
-                    silent_since = begun;
+                    silence.end();
                     refusals = 0;
                     let any = list.any;
                     let is_new = self.take_up(list);
@@ -143,8 +144,8 @@ impl Address {
                         self.follower.warn_of_unlisted();
                     }
                     let awaits = awaited > 0 && started.elapsed() < options.give_up_after;
-                    // A History Server that has just started lists what it has read so far: all have
-                    // ended only if a list after the last end has nothing new.
+                    // A History Server that has just started lists only the logs it has read so far. So all
+                    // applications have ended only if a list after the last end has nothing new.
                     let idle = was_idle && !is_new && !self.more && !awaits;
                     self.settled = idle && (any || awaited > 0);
                     if self.is_done() {
@@ -153,7 +154,7 @@ impl Address {
                 }
                 Err(fault) => {
                     self.settled = false;
-                    if matches!(fault, Fault::NotFound(_) | Fault::NotSpark(_)) {
+                    if matches!(fault, Fault::NotFound(_) | Fault::Unusable(_)) {
                         answered = Some(fault.clone());
                     }
                     let is_refused = fault == Fault::Refused;
@@ -168,8 +169,8 @@ impl Address {
                             return Ok(());
                         }
                     }
-                    let silent = silent_since.elapsed() >= options.give_up_after;
-                    if silent && is_empty && !options.stay {
+                    silence.go_on();
+                    if silence.has_lasted(options.give_up_after) && is_empty && !options.stay {
                         tracing::info!(
                             "{}: nothing is left to follow, and its list could not be read for {:?}: {fault}",
                             self.server.rest.shown(),
@@ -185,7 +186,7 @@ impl Address {
         }
     }
 
-    /// Begins to read the list.
+    /// Starts reading the list.
     fn read_list(&mut self) {
         let runs = |one: &&Entry| *one.listing.borrow() == Listing::Listed(State::Alive);
         let running = self.followed.values().filter(runs).count();
@@ -196,8 +197,8 @@ impl Address {
         });
     }
 
-    /// Tells those that are followed what the list says of them, and begins to follow what is new in it.
-    /// Whether anything is, beside those given up before.
+    /// Passes the list on to the followed applications and starts following new ones. Returns whether there are new ones,
+    /// not counting those given up before.
     fn take_up(&mut self, list: List) -> bool {
         let shown = self.server.rest.shown();
         if list.running.beyond > 0 && !self.too_many_logged {
@@ -210,7 +211,7 @@ impl Address {
         self.more = list.running.beyond > 0 || list.ended.beyond > 0;
         let mut listed: BTreeMap<Key, State> = list.followed.into_iter().collect();
         for (key, one) in &self.followed {
-            one.say(match listed.remove(key) {
+            one.set(match listed.remove(key) {
                 Some(state) => Listing::Listed(state),
                 None => Listing::Absent("its address does not list it"),
             });
@@ -228,7 +229,7 @@ impl Address {
         is_new
     }
 
-    /// Begins to follow an application, unless another address was faster.
+    /// Starts following an application, unless another address does already. Returns whether it does.
     fn start(&mut self, newcomer: Newcomer, returning: bool) -> bool {
         let Newcomer { key, user, state } = newcomer;
         let Some(kept) = self.follower.standings().take_up(&key) else {
@@ -257,15 +258,15 @@ impl Address {
     fn list_failed(&self, refused: bool) {
         let listing = match refused {
             true => Listing::Absent("nobody listens at its address"),
-            // The list may fail for a reason of its own: what is told of goes on.
+            // The list may fail for a reason of its own: go on polling.
             false => Listing::Unreadable,
         };
         for one in self.followed.values() {
-            one.say(listing);
+            one.set(listing);
         }
     }
 
-    /// Notes how following an application ended.
+    /// Records how an application left.
     fn settle(&mut self, ending: Ending) {
         metrics::gauge!(FOLLOWED).decrement(1);
         match ending {
@@ -282,7 +283,7 @@ impl Address {
         }
     }
 
-    /// Whether nothing is left to follow, for ever.
+    /// Whether nothing is left to follow and nothing new is awaited.
     fn is_done(&mut self) -> bool {
         if !self.settled || !self.followed.is_empty() {
             return false;
@@ -301,14 +302,14 @@ impl Address {
 }
 
 impl Entry {
-    /// Wakes the application's task only if it is something else than before.
-    fn say(&self, listing: Listing) {
+    /// Wakes the application's task only if the listing has changed.
+    fn set(&self, listing: Listing) {
         self.listing
             .send_if_modified(|before| std::mem::replace(before, listing) != listing);
     }
 }
 
-/// A task that panicked ends the program as if it were part of this one; none is cancelled before that.
+/// Continues a task's panic here. No task is cancelled before the program ends.
 fn panicked(error: JoinError) -> Finished {
     match error.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),

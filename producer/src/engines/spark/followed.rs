@@ -1,18 +1,21 @@
-//! One application, in a task of its own: polled every interval until its end is reported or it is given up.
-//! Its task owns it, so that no two polls of it run at once and its reports stay in order.
+//! One application, polled every interval until its end is reported or it is given up. A task of its own owns it, so that
+//! no two polls of it run at once and its reports stay in order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::answers::Application as Answer;
 use super::application::{Application, Key, Poll};
-use super::ask::{ask, by_fault, complain};
+use super::ask::ask;
 use super::follower::{Follower, Server};
 use super::mapping::State;
-use super::poll_limit::Share;
-use super::rest::{Fault, Rest};
+use crate::polling::complaints::{Complaint, by_fault};
+use crate::polling::poll_limit::Share;
+use crate::polling::rest::{Fault, Rest};
+use crate::polling::silence::Silence;
 
 /// What the newest list of its address says of an application.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,7 +23,7 @@ pub(super) enum Listing {
     Listed(State),
     /// The list could not be read.
     Unreadable,
-    /// It is not to be found there, for this reason.
+    /// It is not there, for this reason.
     Absent(&'static str),
 }
 
@@ -29,36 +32,36 @@ pub(super) struct Followed {
     follower: Arc<Follower>,
     server: Server,
     application: Application,
-    /// What its last poll complained of, as it was logged.
-    complaint: String,
-    /// What the History Server's last response about it complained of.
+    /// The fault of its last poll.
+    complaint: Complaint,
+    /// The fault of the History Server's last response about it.
     history_complaint: Option<String>,
-    /// Since when nothing about it could be used.
-    quiet_since: Option<Instant>,
-    /// It was reported as unknown, and nothing was heard of it since.
+    silence: Silence,
+    /// It was reported as unknown, and no poll has succeeded since.
     given_up: bool,
-    /// Its last poll outlasted the interval.
+    /// Its last poll took longer than the interval.
     slow: bool,
-    /// When the turn of its first poll came.
+    /// When its first poll began.
     first_polled: Option<Instant>,
 }
 
-/// How following an application came to its end.
+/// How following an application ended.
 pub(super) enum Ending {
     /// Its end was reported.
     Ended(Key),
-    /// How it ended is not known; `again` if it was given up before, and Spark still told nothing.
+    /// It is not known how it ended. `again`: it was given up before, and Spark still says nothing.
     GivenUp {
         application: Box<Application>,
         again: bool,
     },
 }
 
-/// What an address told of an application.
+/// What a poll learnt of an application.
 #[derive(Clone, Copy, PartialEq)]
-enum Told {
+enum Outcome {
     Nothing,
     Alive,
+    /// Its end was reported.
     Ended,
 }
 
@@ -73,16 +76,16 @@ impl Followed {
             follower,
             server,
             application,
-            complaint: String::new(),
+            complaint: Complaint::default(),
             history_complaint: None,
-            quiet_since: None,
+            silence: Silence::default(),
             given_up,
             slow: false,
             first_polled: None,
         }
     }
 
-    /// Polls it every interval from its first turn on, and at once when the list says something else of it.
+    /// Polls it every interval from its first poll on, and at once when its listing changes.
     pub(super) async fn follow(mut self, mut listing: watch::Receiver<Listing>) -> Ending {
         let every = self.follower.options.interval;
         let mut ticks = interval(every);
@@ -94,17 +97,16 @@ impl Followed {
             }
             let is_first = self.first_polled.is_none();
             let listing = *listing.borrow_and_update();
-            if self.poll(listing).await == Told::Ended {
+            if self.poll(listing).await == Outcome::Ended {
                 break true;
             }
-            // Those that are found together are polled one after the other; each keeps its place from then on.
+            // Applications found together are polled one after the other; each keeps its place from then on.
             if is_first && let Some(began) = self.first_polled {
                 ticks.reset_at(began + every);
             }
             let give_up_after = self.follower.options.give_up_after;
-            let quiet = self.quiet_since.map(|since| since.elapsed());
-            let gone = quiet.is_some_and(|quiet| self.given_up || quiet >= give_up_after);
-            if gone {
+            let is_silent = self.silence.has_lasted(Duration::ZERO);
+            if is_silent && self.given_up || self.silence.has_lasted(give_up_after) {
                 self.report_unknown(listing);
                 break false;
             }
@@ -121,25 +123,25 @@ impl Followed {
         }
     }
 
-    /// Polls it where it is listed, and asks the History Server for its end where that tells nothing.
-    async fn poll(&mut self, listing: Listing) -> Told {
-        let told = self.poll_address(listing).await;
-        if told != Told::Nothing {
-            self.quiet_since = None;
-            return told;
+    /// Polls its address and, if that yields nothing, asks the History Server for its end.
+    async fn poll(&mut self, listing: Listing) -> Outcome {
+        let outcome = self.poll_address(listing).await;
+        if outcome != Outcome::Nothing {
+            self.silence.end();
+            return outcome;
         }
-        self.quiet_since.get_or_insert_with(Instant::now);
+        self.silence.go_on();
         match self.poll_history().await {
-            true => Told::Ended,
-            false => Told::Nothing,
+            true => Outcome::Ended,
+            false => Outcome::Nothing,
         }
     }
 
-    async fn poll_address(&mut self, listing: Listing) -> Told {
+    async fn poll_address(&mut self, listing: Listing) -> Outcome {
         let (state, is_listed) = match listing {
             Listing::Listed(state) => (state, true),
             Listing::Unreadable => (State::Alive, false),
-            Listing::Absent(_) => return Told::Nothing,
+            Listing::Absent(_) => return Outcome::Nothing,
         };
         let runs = state == State::Alive && is_listed && !self.given_up;
         let share = match runs && !self.slow {
@@ -150,19 +152,19 @@ impl Followed {
         let interval = self.follower.options.interval;
         let poll = async {
             if !self.ask(&rest, state).await {
-                return Told::Nothing;
+                return Outcome::Nothing;
             }
             if state != State::Alive {
-                return Told::Ended;
+                return Outcome::Ended;
             }
-            // Where the list fails, the application's own answer tells whether it has ended.
+            // While the list fails, the application's own response shows whether it has ended.
             if !is_listed
                 && let Ok(Some(state)) = ended(&rest, &self.application.key).await
                 && self.ask(&rest, state).await
             {
-                return Told::Ended;
+                return Outcome::Ended;
             }
-            Told::Alive
+            Outcome::Alive
         };
         let polled = polls.run(share, interval, poll).await;
         self.slow = polled.slow;
@@ -170,7 +172,7 @@ impl Followed {
         polled.output
     }
 
-    /// Asks the History Server for its end. Whether that was told and reported.
+    /// Asks the History Server for its end. Returns whether the end was found and reported.
     async fn poll_history(&mut self) -> bool {
         let follower = self.follower.clone();
         let Some(history) = &follower.history else {
@@ -195,30 +197,30 @@ impl Followed {
         polls.run(Share::Other, interval, poll).await.output
     }
 
-    /// Asks for its parts and reports them; its end only when its jobs were told. Whether they were.
+    /// Requests its parts and reports them; its end only if its jobs could be read. Returns whether they could.
     async fn ask(&mut self, rest: &Rest, state: State) -> bool {
         let (poll, faults) = ask(rest, &self.application).await;
-        let told = poll.jobs.is_some();
-        // Its server has gone, which says nothing of it; the list will say so too.
+        let jobs_known = poll.jobs.is_some();
+        // Its server has gone, which says nothing about it; the list will show that too.
         let refused = faults.iter().all(|(_, fault)| *fault == Fault::Refused);
-        if refused && !told {
+        if refused && !jobs_known {
             return false;
         }
         let whose = format!("application {}", self.application.key);
-        if told && std::mem::take(&mut self.given_up) {
+        if jobs_known && std::mem::take(&mut self.given_up) {
             tracing::info!("{whose}: {} tells of it again", rest.shown());
         }
         if !self.given_up {
             let complaint = (!faults.is_empty()).then(|| by_fault(&faults));
-            complain(&whose, &mut self.complaint, complaint);
+            self.complaint.change(&whose, complaint);
         }
-        if told || (state == State::Alive && !self.given_up) {
+        if jobs_known || (state == State::Alive && !self.given_up) {
             self.follower.report(&mut self.application, poll, state);
         }
-        told
+        jobs_known
     }
 
-    /// Reports what was last known of it, as unknown, unless that was done before.
+    /// Reports its last known parts with the status unknown, once.
     fn report_unknown(&mut self, listing: Listing) {
         if self.given_up {
             return;
@@ -240,7 +242,7 @@ impl Followed {
     }
 }
 
-/// How an application has ended, as a server says of it alone; `None` if it has not.
+/// How an application has ended, by its own response; `None` if it has not.
 async fn ended(rest: &Rest, key: &Key) -> Result<Option<State>, Fault> {
     let answer = rest.get::<Answer>(&[&key.id]).await?;
     let mut attempts = answer.attempts.iter().enumerate();

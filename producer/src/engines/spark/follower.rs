@@ -1,4 +1,4 @@
-//! What all addresses of a run share: where reports go, which applications are followed, and how they ended.
+//! Shared by all addresses of a run: where reports go, which applications are followed, and how they ended.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
@@ -8,12 +8,12 @@ use schemas::TaskStatus;
 use tokio_util::sync::CancellationToken;
 
 use super::application::{Application, Poll};
-use super::ask::Complaints;
 use super::mapping::State;
 use super::options::Options;
-use super::poll_limit::PollLimit;
-use super::rest::Rest;
 use super::standings::Standings;
+use crate::polling::complaints::Complaints;
+use crate::polling::poll_limit::PollLimit;
+use crate::polling::rest::Rest;
 use crate::session::LiveReports;
 
 /// A Spark UI or History Server, and how many polls of it run at a time.
@@ -42,7 +42,7 @@ pub(super) struct Follower {
     pub(super) history: Option<History>,
     pub(super) reports: LiveReports,
     pub(super) standings: Mutex<Standings>,
-    /// That applications of `--app` are not listed is logged once.
+    /// Logs only once that applications of `--app` are not listed.
     pub(super) unlisted_logged: Once,
     pub(super) shutdown: CancellationToken,
 }
@@ -62,7 +62,7 @@ impl Follower {
         }
     }
 
-    /// What was to be told and was not, a sentence each.
+    /// What remains unknown, a sentence each.
     pub(super) fn left_open(&self) -> Vec<String> {
         let standings = self.standings();
         let mut open = Vec::new();

@@ -1,26 +1,26 @@
-//! The list of applications that an address has, read as it arrives, whatever its length.
+//! Reads an address's list of applications as it arrives, whatever its length.
 
 use super::answers::{Application as Answer, Attempt};
 use super::application::Key;
 use super::follower::Follower;
 use super::mapping::State;
 use super::options::APPLICATIONS_MAX;
-use super::rest::{Fault, Rest};
 use super::standings::Listed;
+use crate::polling::rest::{Fault, Rest};
 
-/// What a list holds, as far as it matters to whoever follows applications.
+/// The content of a list, sorted by what to do about it.
 pub(super) struct List {
-    /// It has any that are chosen.
+    /// Whether it has any chosen application.
     pub(super) any: bool,
     /// Those that are followed, here or at another address.
     pub(super) followed: Vec<(Key, State)>,
     pub(super) running: Newcomers,
     pub(super) ended: Newcomers,
-    /// Given up before. Those of which Spark still tells nothing take no room from others.
+    /// Given up before. They take no room from others, because Spark may still say nothing of them.
     pub(super) returning: Newcomers,
 }
 
-/// Applications that can be followed from now on, as far as there is room.
+/// Applications to follow from now on, as far as there is room.
 pub(super) struct Newcomers {
     pub(super) taken: Vec<Newcomer>,
     room: usize,
@@ -53,10 +53,10 @@ impl Newcomers {
 }
 
 impl List {
-    /// Reads the list of an address that follows so many applications that run, and so many others.
+    /// Reads the list of an address that already follows `running` running applications and `others`.
     ///
     /// # Errors
-    /// If the list cannot be read to its end: nothing can be said then of what it does not have.
+    /// If the list cannot be read to its end: an application that is missing so far may still be in it.
     pub(super) async fn read(
         follower: &Follower,
         rest: &Rest,

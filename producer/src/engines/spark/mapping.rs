@@ -1,35 +1,35 @@
-//! Spark's words → the parts of a report. Pure: no clock, no network.
+//! Maps Spark's terms to the parts of a report. Pure: no clock, no network.
 
 use std::collections::BTreeMap;
 
 use schemas::{
-    IDENTIFIER_MAX_BYTES, JobProgressInfo, MetricValue, ResourceWithStatus, TaskProgressInfo,
-    TaskResourceInfo, TaskStatus, identifier_bytes,
+    JobProgressInfo, MetricValue, ResourceWithStatus, TaskProgressInfo, TaskResourceInfo,
+    TaskStatus,
 };
 
 use super::answers::{Environment, Executor, Job, Stage};
+pub(crate) use crate::polling::limits::{identifier, int};
 
 const MIB: i64 = 1 << 20;
-/// How many failed jobs are named in the metric `failedJobIds`.
+/// Maximum number of failed jobs in the metric `failedJobIds`.
 const NAMED_JOBS_MAX: usize = 20;
 
-/// How it stands with an application's attempt.
+/// The state of an application's attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// Its UI, or a History Server, shows it as not completed.
     Alive,
     /// Spark says that it has completed.
     Completed,
-    /// Spark shows it as not completed, but shows a newer attempt too: it has ended, and Spark does
-    /// not say how.
+    /// Spark shows it as not completed beside a newer attempt: it has ended, and Spark does not say how.
     Replaced,
-    /// Nothing was heard of it for too long. It may have ended, or not.
+    /// No poll has succeeded for too long. It may have ended, or not.
     Gone,
 }
 
 impl State {
-    /// Spark's word for it. (In the seed system, an application was RUNNING while no job was, and
-    /// COMPLETED while one was; here the word says what it means.)
+    /// Spark's word for it. (Apache Linkis says RUNNING while no job runs, and COMPLETED while one does; here the word means
+    /// what it says.)
     fn as_str(self) -> &'static str {
         match self {
             Self::Alive => "RUNNING",
@@ -58,9 +58,9 @@ pub(crate) struct Totals {
     failed: i64,
     skipped: i64,
     killed: i64,
-    /// Tasks that need no more work, negative counts and double ones left out.
+    /// Tasks that need no more work, without negative and duplicate counts.
     done: i64,
-    /// Tasks in all, negative counts left out.
+    /// All tasks, without negative counts.
     sound_total: i64,
 }
 
@@ -93,8 +93,7 @@ impl Totals {
         self.active
     }
 
-    /// 0 to 1, never NaN. No task in all counts as done, as in Spark's own bar; no job as nothing
-    /// done yet.
+    /// 0 to 1, never NaN. Jobs without tasks count as done, as in Spark's own bar; no job at all as nothing done yet.
     fn progress(&self) -> f64 {
         if self.jobs == 0 {
             0.0
@@ -106,9 +105,9 @@ impl Totals {
     }
 }
 
-/// A job's tasks that need no more work: completed, skipped and killed ones. Killed ones may be
-/// copies of a task that still runs (speculation), so what runs is never counted as done; and those
-/// of a job that failed or was cancelled are work that was not done.
+/// A job's tasks that need no more work: completed, skipped and killed ones. A killed task may be a copy of one that still
+/// runs (speculation), so running tasks never count as done; and the killed tasks of a failed or cancelled job are work
+/// that was not done.
 fn done(job: &Job) -> i64 {
     let count = |n: i64| n.max(0);
     let total = count(job.num_tasks);
@@ -123,9 +122,8 @@ fn done(job: &Job) -> i64 {
         .min(total)
 }
 
-/// The progress part of the jobs of one exec task. `folded` stands for jobs that are no longer
-/// remembered one by one; it comes first, in one entry. Counts are passed on as Spark says them,
-/// negative ones too: the router repairs those, and names the repair.
+/// The progress part of the jobs of one exec task. `folded`, the jobs that are no longer remembered one by one, comes first
+/// in one entry. Counts are passed on as Spark gives them, negative ones too: the router repairs those and says so.
 pub(crate) fn progress<'a>(
     jobs: impl Iterator<Item = &'a Job>,
     folded: Option<&Folded>,
@@ -180,15 +178,14 @@ pub(crate) fn status(totals: &Totals, state: State) -> TaskStatus {
     }
 }
 
-/// What the application holds: of its executors, without the driver, instances, cores and the
-/// memory of their containers. In local mode the driver does the work, so its cores and its heap
-/// count, with 0 instances. Once the application has ended, it holds nothing; while nothing is heard
-/// of it, what it held last.
+/// What the application holds: the instances, cores and container memory of its executors, without the driver. In local
+/// mode the driver does the work, so its cores and its heap count, with 0 instances. An ended application holds nothing;
+/// one that cannot be found, what it held last.
 ///
 /// The memory of a container is heap and overhead (and off-heap and Python memory where set), from
 /// the environment's `spark.executor.memory` and the like with Spark's defaults; a standalone
 /// cluster gives no overhead. While the environment is not known, it is the executors' storage
-/// memory, which is all that they tell themselves, and less.
+/// memory, which is less, but all that they say themselves.
 pub(crate) fn resource(
     application_id: &str,
     executors: &[Executor],
@@ -288,7 +285,7 @@ fn size(environment: &Environment, name: &str, unit: i64) -> Option<i64> {
     Some(number.parse::<i64>().ok()?.saturating_mul(unit))
 }
 
-/// What stages have done, added up over their attempts.
+/// The work of stages, summed over their attempts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Work {
     input_bytes: i64,
@@ -328,7 +325,7 @@ impl Work {
     }
 }
 
-/// Metrics, each group of them only where its part of the poll was answered.
+/// Metrics. Each group is present only if its part of the poll succeeded.
 #[derive(Default)]
 pub(crate) struct Metrics(BTreeMap<String, MetricValue>);
 
@@ -422,26 +419,4 @@ pub(crate) fn exec_id(ticket_id: &str, group: Option<&str>) -> String {
         Some(group) => identifier(&format!("{ticket_id}/{group}")),
         None => identifier(ticket_id),
     }
-}
-
-/// A text that is an identifier: where it is too long for one, its beginning and a hash of it all.
-pub(crate) fn identifier(text: &str) -> String {
-    if identifier_bytes(text) <= IDENTIFIER_MAX_BYTES {
-        return text.to_owned();
-    }
-    // FNV-1a, so that the same text gives the same identifier for ever.
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let mut bytes = 17;
-    let beginning = text.chars().take_while(|character| {
-        bytes += identifier_bytes(character.encode_utf8(&mut [0; 4]));
-        bytes <= IDENTIFIER_MAX_BYTES
-    });
-    format!("{}~{hash:016x}", beginning.collect::<String>())
-}
-
-/// Spark's counts are Java ints; what does not fit one is as large as one can be.
-pub(crate) fn int(count: i64) -> i32 {
-    i32::try_from(count).unwrap_or(if count < 0 { i32::MIN } else { i32::MAX })
 }

@@ -1,13 +1,12 @@
-//! `producer spark`: reports on Spark applications through Spark's REST API, which a live UI and a
-//! History Server have alike.
+//! `producer spark`: reports on Spark applications through the REST API of a Spark UI or a History Server.
 //!
 //! ```text
 //! GET applications ─▶ GET jobs, stages, allexecutors, environment ─▶ Application::reports (pure) ─▶ Delivery
-//!     every 5 s          each on its own: one that fails is null         what changed, and its end
-//!                        a task an application, as PollLimit allows
+//!     every 5 s          each part fails alone and is null              changes, and its end
+//!                        one task per application, as PollLimit allows
 //! ```
 //!
-//! What becomes of an application, of which not being seen says nothing:
+//! An application that cannot be found has not ended:
 //!
 //! | Seen | Means | Reported |
 //! | --- | --- | --- |
@@ -15,20 +14,17 @@
 //! | a newer attempt beside one that has not completed | that attempt ended | once: `Failed` if a job failed, else `Unknown` |
 //! | a page, a redirect, 404, 503, half an answer | nothing | null parts, at the next poll again |
 //! | connections refused, or a whole list without it | nothing | nothing; the History Server is asked |
-//! | nothing that can be used for `--give-up-after` | not known | once: `Unknown`, with what was last known; from then on only if its jobs are told again |
+//! | nothing that can be used for `--give-up-after` | not known | once: `Unknown`, with what was last known; from then on only if its jobs can be read again |
 
 mod answers;
 mod application;
 mod ask;
-mod elements;
 mod follow;
 mod followed;
 mod follower;
 mod list;
 mod mapping;
 mod options;
-mod poll_limit;
-mod rest;
 mod standings;
 #[cfg(test)]
 mod tests;
@@ -44,20 +40,27 @@ use self::follow::Address;
 pub(crate) use self::follow::FOLLOWED;
 use self::follower::{Follower, History, Server};
 pub use self::options::Options;
-use self::poll_limit::PollLimit;
-pub(crate) use self::poll_limit::{POLL_DURATION, POLLS_LATE};
-use self::rest::Rest;
 use self::standings::Standings;
+use crate::polling::poll_limit::PollLimit;
+use crate::polling::rest::{Api, Rest};
 use crate::session::{Session, Setup};
 
-/// Reports until every application has ended, unless it is to stay, or until `shutdown` is cancelled. Prints `sent 42 reports
-/// of 4 tasks` when all are acknowledged.
+/// Of Spark UIs and History Servers.
+const API: Api = Api {
+    server: "a Spark UI",
+    version: "/api/v1",
+    root: &["api", "v1", "applications"],
+    lists: "applications",
+};
+
+/// Reports until every application has ended, with `--stay` until `setup.shutdown`. Prints `sent 42 reports of 4 tasks` when
+/// all are acknowledged.
 ///
 /// # Errors
-/// If the topic does not exist, an address never answered, the end of an application is not known,
-/// or reports could not be delivered.
+/// If the topic does not exist, an address never answered, the end of an application is not known, or reports could not be
+/// delivered.
 pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
-    let rest = |address: &address::Address| Rest::new(address).map_err(WrongUsage);
+    let rest = |address: &address::Address| Rest::new(address, &API).map_err(WrongUsage);
     let addresses = options.url.iter().map(rest);
     let addresses = addresses.collect::<Result<Vec<Rest>, _>>()?;
     let history = options.history_url.as_ref().map(rest).transpose()?;
@@ -66,7 +69,11 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
     let mut server = |rest: Rest| {
         let limit = limits.entry(rest.instance());
         let limit = limit.or_insert_with_key(|instance| {
-            Arc::new(PollLimit::new(instance.clone(), options.polls.into()))
+            Arc::new(PollLimit::new(
+                instance.clone(),
+                API.lists,
+                options.polls.into(),
+            ))
         });
         let polls = limit.clone();
         Server { rest, polls }
@@ -101,7 +108,7 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
     while let Some(followed) = following.join_next().await {
         let (address, reached) = followed?;
         if let Err(fault) = reached {
-            let failure = format!("{address} {}: {fault}", fault.never());
+            let failure = format!("{address} {}: {fault}", fault.never(&API));
             tracing::warn!("{failure}");
             failed.push(failure);
         }

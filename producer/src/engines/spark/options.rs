@@ -6,10 +6,11 @@ use clap::builder::BoolishValueParser;
 use service::address::{self, AddressParser};
 use service::time::duration;
 
-/// Running applications of one address that are followed at a time, and ended ones whose end is
-/// being reported.
+/// Maximum number of running applications of one address that are followed at a time, and of ended ones whose end is being
+/// reported.
 pub(super) const APPLICATIONS_MAX: usize = 1_000;
-/// Which applications are reported on, and how often.
+
+/// Which applications to report on, and how often.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Address of a Spark UI, or of a History Server (repeatable). With USER:PASSWORD@ only as SPARK_URL
@@ -24,11 +25,11 @@ pub struct Options {
     )]
     pub url: Vec<address::Address>,
 
-    /// Only these applications; else all that the addresses list (repeatable)
+    /// Only these applications; otherwise all that the addresses list (repeatable)
     #[arg(long, value_name = "ID")]
     pub app: Vec<String>,
 
-    /// Where to look for the end of an application whose UI is gone
+    /// History Server that knows how an application ended after its UI has gone
     #[arg(
         long,
         env = "SPARK_HISTORY_URL",
@@ -38,12 +39,12 @@ pub struct Options {
     )]
     pub history_url: Option<address::Address>,
 
-    /// From one poll to the next
+    /// Time from one poll to the next
     #[arg(long, env = "SPARK_INTERVAL", value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub interval: Duration,
 
-    /// Applications of one server that are polled at a time. As many again may be slow to answer or have
-    /// their end looked up; they never delay the others
+    /// Applications of one server that are polled at a time. As many slow applications and lookups are polled beside
+    /// them; they never delay the others
     #[arg(
         long,
         env = "SPARK_POLLS",
@@ -53,12 +54,12 @@ pub struct Options {
     )]
     pub polls: u16,
 
-    /// Keep running when all applications have ended, and report on new ones as they come
+    /// Keep running when all applications have ended, and report on new ones
     #[arg(long, env = "SPARK_STAY", value_parser = BoolishValueParser::new())]
     pub stay: bool,
 
-    /// How long to wait for an address that does not answer (yet), an application that is not listed
-    /// (any more), and the History Server
+    /// How long to wait for an address that does not answer, for an application that is not listed, and for the History
+    /// Server
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
     pub give_up_after: Duration,
 }

@@ -1,5 +1,5 @@
-//! What has become of each application, for all addresses together: none is reported twice, and one
-//! that was given up is taken up again where Spark tells of it.
+//! The state of each application, for all addresses together: none is reported twice, and a given-up one is followed again
+//! when Spark lists it again.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use super::application::{Application, Key};
 
-/// An application that has ended or was given up, and that no address has listed for so long, is
-/// forgotten. A History Server takes minutes to read its logs, not a day.
+/// How long an ended or given-up application is remembered after an address last listed it. A History Server takes minutes
+/// to read its logs, not a day.
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
-/// Of so many given up, what is known of their jobs is kept.
+/// Maximum number of given-up applications whose jobs are remembered.
 const KEPT_MAX: usize = 1_000;
 
 pub(super) struct Standings {
@@ -30,11 +30,11 @@ enum Standing {
     Followed,
     /// Its end was reported.
     Ended,
-    /// It was reported as unknown, with this last known of it.
+    /// It was reported as unknown. Holds what was last known of it.
     GivenUp(Option<Box<Application>>),
 }
 
-/// What a listed application is to the address that lists it.
+/// The state of a listed application, for the address that lists it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Listed {
     New,
@@ -53,7 +53,7 @@ impl Standings {
         }
     }
 
-    /// Notes that an address lists it.
+    /// Records that an address lists it.
     pub(super) fn listed(&mut self, key: &Key) -> Listed {
         self.awaited.remove(&key.id);
         let Some(known) = self.known.get_mut(key) else {
@@ -67,7 +67,7 @@ impl Standings {
         }
     }
 
-    /// Whether it may be followed now, and what is known of it from before.
+    /// `None` if it must not be followed now; otherwise what is known of it from before.
     pub(super) fn take_up(&mut self, key: &Key) -> Option<Option<Box<Application>>> {
         match self.known.get(key).map(|known| &known.standing) {
             Some(Standing::Followed | Standing::Ended) => return None,

@@ -18,18 +18,18 @@ use super::{Reports, text};
 /// How long anything may take that a test waits for.
 pub(crate) const WAIT: Duration = Duration::from_secs(120);
 
-/// What it answers.
+/// How it answers.
 #[derive(Clone)]
-pub(crate) enum Mood {
+pub(crate) enum Behaviour {
     /// As Spark does.
-    Well,
+    Normal,
     /// These bytes, to everything.
-    Says(String),
+    Fixed(String),
 }
 
-pub(crate) fn says(status: &str, headers: &str, body: &str) -> Mood {
+pub(crate) fn says(status: &str, headers: &str, body: &str) -> Behaviour {
     let length = body.len();
-    Mood::Says(format!(
+    Behaviour::Fixed(format!(
         "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
     ))
 }
@@ -42,9 +42,9 @@ pub(crate) struct Spark {
 
 pub(crate) struct State {
     pub(crate) apps: Vec<App>,
-    pub(crate) mood: Mood,
-    /// Its mood from the next poll of an application on: all responses of a poll are of one mood.
-    pub(crate) next_mood: Option<Mood>,
+    pub(crate) behaviour: Behaviour,
+    /// Its behaviour from the next poll of an application on: all responses of a poll are of one behaviour.
+    pub(crate) next_behaviour: Option<Behaviour>,
     /// The list of applications, and nothing else, answers 503.
     pub(crate) list_fails: bool,
     /// How long it takes to answer anything; an application may take longer.
@@ -113,8 +113,8 @@ impl Spark {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let state = State {
             apps: apps.into_iter().collect(),
-            mood: Mood::Well,
-            next_mood: None,
+            behaviour: Behaviour::Normal,
+            next_behaviour: None,
             list_fails: false,
             delay: Duration::ZERO,
             lists: 0,
@@ -218,7 +218,7 @@ async fn answer(mut stream: TcpStream, state: Arc<Mutex<State>>) -> Option<()> {
         .strip_prefix("/api/v1/applications")?;
     let id = path.split('/').nth(1).unwrap_or_default();
     let is_poll = path.ends_with("/jobs");
-    let mood = state.lock().ok()?.arrived(path, id);
+    let behaviour = state.lock().ok()?.arrived(path, id);
     loop {
         let delay = state.lock().ok()?.delay(id);
         let Some(left) = delay.checked_sub(arrived.elapsed()) else {
@@ -231,25 +231,25 @@ async fn answer(mut stream: TcpStream, state: Arc<Mutex<State>>) -> Option<()> {
         if is_poll && let Some((_, running)) = state.polls.get_mut(id) {
             *running -= 1;
         }
-        match mood {
-            Mood::Says(said) => said,
-            Mood::Well => state.said(path),
+        match behaviour {
+            Behaviour::Fixed(said) => said,
+            Behaviour::Normal => state.said(path),
         }
     };
     stream.write_all(said.as_bytes()).await.ok()
 }
 
 impl State {
-    /// Counts a request, and gives the mood that it is answered in.
-    fn arrived(&mut self, path: &str, id: &str) -> Mood {
+    /// Counts a request, and gives the behaviour that it is answered in.
+    fn arrived(&mut self, path: &str, id: &str) -> Behaviour {
         let part = ["jobs", "stages", "allexecutors"]
             .iter()
             .position(|part| path.ends_with(&format!("/{part}")));
         if let Some(part) = part {
             // Each poll asks for each of them once.
             let is_first = self.parts.iter().all(|requests| *requests == self.parts[0]);
-            if is_first && let Some(mood) = self.next_mood.take() {
-                self.mood = mood;
+            if is_first && let Some(behaviour) = self.next_behaviour.take() {
+                self.behaviour = behaviour;
             }
             self.parts[part] += 1;
         }
@@ -264,7 +264,7 @@ impl State {
         if path.rfind('/').unwrap_or(0) == 0 {
             self.lists += 1;
         }
-        self.mood.clone()
+        self.behaviour.clone()
     }
 
     fn delay(&self, id: &str) -> Duration {
@@ -302,11 +302,11 @@ impl State {
     }
 }
 
-impl Mood {
+impl Behaviour {
     fn bytes(self) -> String {
         match self {
-            Self::Well => String::new(),
-            Self::Says(said) => said,
+            Self::Normal => String::new(),
+            Self::Fixed(said) => said,
         }
     }
 }
@@ -366,8 +366,9 @@ impl Adapter {
     }
 }
 
-pub(crate) fn ended(told: &[TaskRunningInfo]) -> Vec<TaskStatus> {
-    told.iter()
+pub(crate) fn ended(received: &[TaskRunningInfo]) -> Vec<TaskStatus> {
+    received
+        .iter()
         .map(|report| report.status)
         .filter(|status| *status != TaskStatus::Running)
         .collect()

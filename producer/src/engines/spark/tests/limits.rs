@@ -15,7 +15,7 @@ fn a_hundred_thousand_jobs_stay_bounded_and_nothing_of_them_is_lost() {
     let mut application = application("app-1");
     for first in (0..100_000_i64).step_by(STEP as usize) {
         // As Spark's UI does: it shows the newest ones only.
-        let told: Vec<Job> = (first..first + STEP)
+        let received: Vec<Job> = (first..first + STEP)
             .map(|id| Job {
                 job_id: id,
                 status: if id == 7 { "RUNNING" } else { "SUCCEEDED" }.to_owned(),
@@ -25,7 +25,7 @@ fn a_hundred_thousand_jobs_stay_bounded_and_nothing_of_them_is_lost() {
                 ..Job::default()
             })
             .collect();
-        let stages = told
+        let stages = received
             .iter()
             .map(|job| Stage {
                 stage_id: job.job_id,
@@ -34,7 +34,7 @@ fn a_hundred_thousand_jobs_stay_bounded_and_nothing_of_them_is_lost() {
             })
             .collect();
         let poll = Poll {
-            jobs: Some(told),
+            jobs: Some(received),
             stages: Some(stages),
             ..Poll::default()
         };
@@ -60,7 +60,7 @@ fn a_group_for_each_statement_does_not_make_memory_grow() {
     let mut application = application("app-1");
     let mut ended = 0;
     for first in (0..40_000_i64).step_by(1_000) {
-        let told: Vec<Job> = (first..first + 1_000)
+        let received: Vec<Job> = (first..first + 1_000)
             .map(|id| Job {
                 job_id: id,
                 status: if id == 3 { "FAILED" } else { "SUCCEEDED" }.to_owned(),
@@ -69,7 +69,7 @@ fn a_group_for_each_statement_does_not_make_memory_grow() {
             })
             .collect();
         let poll = Poll {
-            jobs: Some(told),
+            jobs: Some(received),
             ..Poll::default()
         };
         for info in application.reports(poll, State::Alive, 0) {
@@ -138,10 +138,10 @@ prop_compose! {
 proptest! {
     #[test]
     fn whatever_spark_says_progress_is_between_0_and_1_and_the_record_is_usable(
-        told in proptest::collection::vec(any_job(), 0..20),
+        received in proptest::collection::vec(any_job(), 0..20),
         state in prop_oneof![Just(State::Alive), Just(State::Completed), Just(State::Gone)],
     ) {
-        let poll = Poll { jobs: Some(told), ..Poll::default() };
+        let poll = Poll { jobs: Some(received), ..Poll::default() };
         for info in application("app-1").reports(poll, state, 0) {
             prop_assert!((0.0..=1.0).contains(&progress(&info)));
             for problem in info.problems() {

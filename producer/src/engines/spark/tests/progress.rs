@@ -87,8 +87,8 @@ fn each_job_group_is_an_exec_task_and_jobs_without_one_are_the_applications() {
         {"jobId": 3, "status": "SUCCEEDED", "jobGroup": "load"},
         {"jobId": 4, "status": "SUCCEEDED", "jobGroup": " "},
     ]);
-    let told = reports(answer, State::Alive);
-    let told: Vec<(&str, usize)> = told
+    let received = reports(answer, State::Alive);
+    let received: Vec<(&str, usize)> = received
         .iter()
         .map(|info| {
             (
@@ -97,5 +97,8 @@ fn each_job_group_is_an_exec_task_and_jobs_without_one_are_the_applications() {
             )
         })
         .collect();
-    assert_eq!(told, [("app-1", 2), ("app-1/join", 1), ("app-1/load", 2)]);
+    assert_eq!(
+        received,
+        [("app-1", 2), ("app-1/join", 1), ("app-1/load", 2)]
+    );
 }

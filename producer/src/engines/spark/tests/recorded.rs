@@ -28,11 +28,11 @@ fn recorded<T: DeserializeOwned>(name: &str) -> Option<T> {
 
 #[test]
 fn a_recorded_application_with_a_failed_job_is_reported_as_its_rest_api_told_it() {
-    let Some(told) = recorded::<Vec<Job>>("job_list_json") else {
+    let Some(received) = recorded::<Vec<Job>>("job_list_json") else {
         return;
     };
     let poll = Poll {
-        jobs: Some(told),
+        jobs: Some(received),
         stages: recorded::<Vec<Stage>>("stage_list_json"),
         executors: recorded::<Vec<Executor>>("executor_list_json"),
         environment: None,
@@ -117,14 +117,14 @@ fn every_recorded_answer_can_be_read() {
 
 #[test]
 fn attempts_of_one_application_are_exec_tasks_of_their_own() {
-    let Some(told) = recorded::<answers::Application>("one_app_multi_attempt_json") else {
+    let Some(received) = recorded::<answers::Application>("one_app_multi_attempt_json") else {
         return;
     };
-    let ids: Vec<String> = told
+    let ids: Vec<String> = received
         .attempts
         .iter()
         .map(|attempt| {
-            let key = Key::new(&told.id, attempt);
+            let key = Key::new(&received.id, attempt);
             let mut application = Application::new(key, &attempt.spark_user, "node-1:18080");
             let answer = json!([{"jobId": 0, "status": "SUCCEEDED", "jobGroup": "g"}]);
             let info = application

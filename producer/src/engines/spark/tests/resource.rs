@@ -66,11 +66,11 @@ fn the_driver_is_no_executor_but_in_local_mode_it_does_the_work() {
         holds(all(), Some(environment(&yarn))),
         (2 * (8 * GIB + overhead), 8, 2, "etl".into())
     );
-    let told = [
+    let received = [
         ("spark.executor.memory", "2048"),
         ("spark.executor.memoryOverhead", "512m"),
     ];
-    assert_eq!(holds(all(), Some(environment(&told))).0, 2 * 2560 * MIB);
+    assert_eq!(holds(all(), Some(environment(&received))).0, 2 * 2560 * MIB);
     let standalone = [("spark.master", "spark://node-1:7077")];
     assert_eq!(holds(all(), Some(environment(&standalone))).0, 2 * GIB);
     let local = [

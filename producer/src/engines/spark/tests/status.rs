@@ -26,11 +26,11 @@ fn a_status_is_final_only_at_the_applications_end_and_only_when_it_can_be_justif
         "killedTasksSummary": {"Stage cancelled: Job 1 cancelled part of cancelled job group g": 2}});
     let status = |answer, state| report(json!(answer), state).status;
 
-    for told in ["RUNNING", "SUCCEEDED", "FAILED", "UNKNOWN"] {
+    for received in ["RUNNING", "SUCCEEDED", "FAILED", "UNKNOWN"] {
         assert_eq!(
-            status([job(told)], State::Alive),
+            status([job(received)], State::Alive),
             TaskStatus::Running,
-            "{told}"
+            "{received}"
         );
     }
     let ends = [
@@ -39,11 +39,23 @@ fn a_status_is_final_only_at_the_applications_end_and_only_when_it_can_be_justif
         ("RUNNING", TaskStatus::Unknown, TaskStatus::Unknown),
         ("UNKNOWN", TaskStatus::Unknown, TaskStatus::Unknown),
     ];
-    for (told, completed, replaced) in ends {
-        assert_eq!(status([job(told)], State::Completed), completed, "{told}");
-        assert_eq!(status([job(told)], State::Replaced), replaced, "{told}");
-        let gone = status([job(told)], State::Gone);
-        assert_eq!(gone, TaskStatus::Unknown, "{told}: it may go on somewhere");
+    for (received, completed, replaced) in ends {
+        assert_eq!(
+            status([job(received)], State::Completed),
+            completed,
+            "{received}"
+        );
+        assert_eq!(
+            status([job(received)], State::Replaced),
+            replaced,
+            "{received}"
+        );
+        let gone = status([job(received)], State::Gone);
+        assert_eq!(
+            gone,
+            TaskStatus::Unknown,
+            "{received}: it may go on somewhere"
+        );
     }
     assert_eq!(status([cancelled], State::Completed), TaskStatus::Cancelled);
     let both = reports(

@@ -1,7 +1,7 @@
-//! The elements of a JSON list, cut out of its bytes as they arrive: a list of any length takes the
-//! memory of its longest element.
+//! Splits the bytes of a JSON list into its elements as they arrive: a list of any length takes the memory of its
+//! longest element.
 
-/// An element of more than this is refused. A stage with many metrics takes some 100 kB.
+/// Maximum size of an element. A Spark stage with many metrics takes some 100 kB.
 pub(crate) const ELEMENT_MAX_BYTES: usize = 8 << 20;
 
 /// Why the bytes are not a list.
@@ -36,7 +36,7 @@ pub(crate) struct Elements {
 }
 
 impl Elements {
-    /// Passes on every element that these bytes complete. The elements themselves are not checked.
+    /// Passes on every element that these bytes complete, unchecked.
     ///
     /// # Errors
     /// If it is no list, or what `each` returns.

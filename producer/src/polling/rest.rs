@@ -1,61 +1,79 @@
-//! The door to Spark's REST API: a GET that gives typed JSON, or one sentence on why not.
+//! A client of an engine's REST API: a GET that gives typed JSON, or one sentence on why not. Time and size of every
+//! response are limited.
 
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use service::address::{Address, host_and_port};
-use service::http::{
-    HttpClient, HttpError, HttpErrorKind, HttpOptions, HttpResponse, Method, StatusCode,
-};
+use service::http::{HttpClient, HttpError, HttpErrorKind, HttpOptions, HttpResponse, StatusCode};
 
 use super::elements::{ELEMENT_MAX_BYTES, Elements, NotAList};
 
-/// A response of more than this, other than the list of applications, is refused. A poll of an application asks for up
-/// to four at once, and by default up to 32 polls of a server run at once.
+/// Maximum size of a response, except for lists that are read element by element. A poll sends up to four requests at
+/// once, and by default up to 32 polls of a server run at once.
 const BODY_MAX_BYTES: usize = 16 << 20;
 /// A History Server reads an application's whole log before its first answer about it.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why there is no answer. Says the same for every part of a poll and for every poll with the same
-/// fault: a change of it is what is logged.
+/// Why there is no usable response. The same fault has the same text in every part of a poll and in every poll, because
+/// only a change of the text is logged.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub(crate) enum Fault {
-    /// Nobody listens there: what was there has ended, if it ever was.
+    /// Nobody listens there (any more).
     #[error("nobody listens there (connection refused)")]
     Refused,
-    /// No answer; perhaps the network's fault.
+    /// No response; perhaps the network's fault.
     #[error("{0}")]
     NoAnswer(String),
-    /// It does not know what was asked for.
+    /// It does not know the path.
     #[error("it answers 404: {0}")]
     NotFound(String),
-    /// It answers, but not with what was asked for.
+    /// It answers, but not as the engine's API does.
     #[error("{0}")]
-    NotSpark(String),
+    Unusable(String),
+}
+
+/// An engine's REST API.
+#[derive(Debug)]
+pub(crate) struct Api {
+    /// What has the API, as in `not the address of a Spark UI`.
+    pub(crate) server: &'static str,
+    /// The end of an address that people may give or leave out, such as `/api/v1`.
+    pub(crate) version: &'static str,
+    /// The segments that every path begins with.
+    pub(crate) root: &'static [&'static str],
+    /// What its main list holds, as in `never listed its applications`.
+    pub(crate) lists: &'static str,
 }
 
 impl Fault {
-    /// What is to be said of an address that never did better than this.
-    pub(super) fn never(&self) -> &'static str {
+    /// What to say of an address that never did better than this.
+    pub(crate) fn never(&self, api: &Api) -> String {
         match self {
-            Self::Refused => "was never reached",
-            Self::NoAnswer(_) => "never answered",
-            Self::NotFound(_) | Self::NotSpark(_) => "never listed its applications",
+            Self::Refused => "was never reached".to_owned(),
+            Self::NoAnswer(_) => "never answered".to_owned(),
+            Self::NotFound(_) | Self::Unusable(_) => format!("never listed its {}", api.lists),
         }
     }
 }
 
-/// A Spark UI or a History Server.
+/// A client of one server.
 #[derive(Clone)]
-pub(crate) struct Rest(HttpClient);
+pub(crate) struct Rest {
+    client: HttpClient,
+    api: &'static Api,
+}
 
 impl Rest {
-    /// `address` is that of the UI, as a browser has it; a path, as of a proxy, is kept.
-    pub(crate) fn new(address: &Address) -> Result<Self, String> {
+    /// `address` is that of the engine's UI in a browser. A path, such as that of a proxy, is kept.
+    ///
+    /// # Errors
+    /// If it is not an HTTP address.
+    pub(crate) fn new(address: &Address, api: &'static Api) -> Result<Self, String> {
         let (mut base, credentials) = address.to_http()?;
         let path = base.path().trim_end_matches('/').to_owned();
-        base.set_path(path.strip_suffix("/api/v1").unwrap_or(&path));
+        base.set_path(path.strip_suffix(api.version).unwrap_or(&path));
         let options = HttpOptions {
             response_timeout: RESPONSE_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,
@@ -63,31 +81,41 @@ impl Rest {
             user_agent: Some(concat!("producer/", env!("CARGO_PKG_VERSION"))),
             certificates: Vec::new(),
         };
-        HttpClient::new(base, credentials, options).map(Self)
+        let client = HttpClient::new(base, credentials, options)?;
+        Ok(Self { client, api })
     }
 
     /// `host:port`.
     pub(crate) fn instance(&self) -> String {
-        host_and_port(self.0.base())
+        host_and_port(self.client.base())
     }
 
     /// The address, for people.
     pub(crate) fn shown(&self) -> String {
-        self.0.shown().to_owned()
+        self.client.shown().to_owned()
     }
 
-    /// GETs `/api/v1/applications` and the segments below.
+    /// GETs the path of these segments below the API's root.
     pub(crate) async fn get<T: DeserializeOwned>(&self, below: &[&str]) -> Result<T, Fault> {
-        let (response, redirected) = self.ask(below).await?;
+        self.get_with(below, &[]).await
+    }
+
+    /// [`get`](Self::get) with query fields.
+    pub(crate) async fn get_with<T: DeserializeOwned>(
+        &self,
+        below: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<T, Fault> {
+        let (response, redirected) = self.ask(below, query).await?;
         let body = response.body(BODY_MAX_BYTES).await?;
         serde_json::from_slice(&body).map_err(|error| {
             let page = body.trim_ascii_start().starts_with(b"<");
-            unusable(&redirected, page, &error)
+            self.unusable(&redirected, page, &error)
         })
     }
 
-    /// GETs `/api/v1/applications`, a list of any length, and passes its elements on as they arrive.
-    /// After an error it is not known what else is in it.
+    /// GETs the API's root, a list of any length, and passes its elements on as they arrive. After an error, the rest
+    /// of the list is unknown.
     pub(crate) async fn each<T: DeserializeOwned>(
         &self,
         mut each: impl FnMut(T),
@@ -99,8 +127,8 @@ impl Rest {
         self.elements(&[], usize::MAX, each).await
     }
 
-    /// GETs a list below `/api/v1/applications`. Holds its elements, not its text: several times as much,
-    /// and for as long as the server takes to send it.
+    /// GETs a list. Holds its elements, not its text: the text can be several times as large, and take as long as the
+    /// server likes to send.
     pub(crate) async fn list<T: DeserializeOwned>(&self, below: &[&str]) -> Result<Vec<T>, Fault> {
         let mut list = Vec::new();
         let push = |element| {
@@ -120,18 +148,18 @@ impl Rest {
         bytes_max: usize,
         mut each: impl FnMut(T) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        let (mut response, redirected) = self.ask(below).await?;
+        let (mut response, redirected) = self.ask(below, &[]).await?;
         let mut elements = Elements::default();
         let not_a_list = |fault| match fault {
             NotAList::Begins(byte) => {
                 let error = serde::de::Error::custom("it is not a list");
-                unusable(&redirected, byte == b'<', &error)
+                self.unusable(&redirected, byte == b'<', &error)
             }
-            NotAList::TooLarge => Fault::NotSpark(format!(
+            NotAList::TooLarge => Fault::Unusable(format!(
                 "its answer{redirected} has an element of more than {} MiB, which is not taken in",
                 ELEMENT_MAX_BYTES >> 20
             )),
-            NotAList::Cut => Fault::NotSpark(format!("its answer{redirected} ends in the middle")),
+            NotAList::Cut => Fault::Unusable(format!("its answer{redirected} ends in the middle")),
         };
         while let Some(chunk) = response.chunk(bytes_max).await? {
             elements
@@ -141,7 +169,7 @@ impl Rest {
                 })
                 .map_err(|stopped| match stopped {
                     Stopped::List(fault) => not_a_list(fault),
-                    Stopped::Element(error) => unusable(&redirected, false, &error),
+                    Stopped::Element(error) => self.unusable(&redirected, false, &error),
                     Stopped::Fault(fault) => fault,
                 })?;
         }
@@ -149,12 +177,14 @@ impl Rest {
     }
 
     /// The response, and ` after a redirect to …` where there was one.
-    async fn ask(&self, below: &[&str]) -> Result<(HttpResponse, String), Fault> {
-        let path = ["api", "v1", "applications"].into_iter();
-        let request = self
-            .0
-            .request(Method::GET, path.chain(below.iter().copied()));
-        let response = self.0.send(request).await?;
+    async fn ask(
+        &self,
+        below: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<(HttpResponse, String), Fault> {
+        let path = self.api.root.iter().chain(below).copied();
+        let request = self.client.get(path, query, None);
+        let response = self.client.send(request).await?;
         let status = response.status();
         let redirected = match &response.redirected_to {
             Some(to) => format!(" after a redirect to {to}"),
@@ -165,9 +195,23 @@ impl Rest {
             return Err(Fault::NotFound(beginning(&body)));
         }
         if !status.is_success() {
-            return Err(Fault::NotSpark(format!("it answers {status}{redirected}")));
+            return Err(Fault::Unusable(format!("it answers {status}{redirected}")));
         }
         Ok((response, redirected))
+    }
+
+    fn unusable(&self, redirected: &str, page: bool, error: &serde_json::Error) -> Fault {
+        Fault::Unusable(if page {
+            format!(
+                "it answers with a page{redirected}, not with JSON: a History Server that is still loading, \
+                 a login page, or not the address of {}",
+                self.api.server
+            )
+        } else if error.is_eof() {
+            format!("its answer{redirected} ends in the middle")
+        } else {
+            format!("its answer{redirected} is not as expected: {error}")
+        })
     }
 }
 
@@ -178,13 +222,13 @@ impl From<HttpError> for Fault {
             HttpErrorKind::Timeout => {
                 Self::NoAnswer(format!("it does not answer within {RESPONSE_TIMEOUT:?}"))
             }
-            HttpErrorKind::CutShort => Self::NotSpark("its answer is cut short".to_owned()),
+            HttpErrorKind::CutShort => Self::Unusable("its answer is cut short".to_owned()),
             HttpErrorKind::TooLarge => too_large(),
             HttpErrorKind::Other => Self::NoAnswer(error.cause().to_owned()),
         };
         match error.redirected_to {
             // The server itself has answered.
-            Some(to) => Self::NotSpark(format!("no answer after a redirect to {to}: {fault}")),
+            Some(to) => Self::Unusable(format!("no answer after a redirect to {to}: {fault}")),
             None => fault,
         }
     }
@@ -202,21 +246,8 @@ impl From<NotAList> for Stopped {
     }
 }
 
-fn unusable(redirected: &str, page: bool, error: &serde_json::Error) -> Fault {
-    Fault::NotSpark(if page {
-        format!(
-            "it answers with a page{redirected}, not with JSON: a History Server that is still loading, \
-             a login page, or not the address of a Spark UI"
-        )
-    } else if error.is_eof() {
-        format!("its answer{redirected} ends in the middle")
-    } else {
-        format!("its answer{redirected} is not as expected: {error}")
-    })
-}
-
 fn too_large() -> Fault {
-    Fault::NotSpark(format!(
+    Fault::Unusable(format!(
         "its answer is larger than {} MiB, which is not taken in",
         BODY_MAX_BYTES >> 20
     ))
@@ -237,6 +268,14 @@ fn beginning(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const API: Api = Api {
+        server: "a Spark UI",
+        version: "/api/v1",
+        root: &["api", "v1", "applications"],
+        lists: "applications",
+    };
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -256,7 +295,7 @@ mod tests {
     }
 
     fn rest(url: &str) -> Rest {
-        Rest::new(&Address::http(url)).unwrap()
+        Rest::new(&Address::http(url), &API).unwrap()
     }
 
     fn http(status: &str, kind: &str, body: &str) -> Vec<u8> {
@@ -276,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_page_in_place_of_json_is_said_to_be_one() {
+    async fn an_html_page_is_reported_as_a_page() {
         let said = fault(http("200 OK", "text/html", "\n<!DOCTYPE html><html>"))
             .await
             .to_string();
@@ -325,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_redirect_with_a_user_is_told_without_it() {
+    async fn a_redirect_is_shown_without_its_user() {
         let redirect = |place: &str| {
             format!(
                 "HTTP/1.1 302 Found\r\nlocation: http://ada:hunter2@{place}/?token=hunter2\r\n\
@@ -367,11 +406,11 @@ mod tests {
         let refused = format!(
             "no answer after a redirect to {place}/login: nobody listens there (connection refused)"
         );
-        assert_eq!(said, Fault::NotSpark(refused));
-        assert_eq!(said.never(), "never listed its applications");
+        assert_eq!(said, Fault::Unusable(refused));
+        assert_eq!(said.never(&API), "never listed its applications");
 
         let said = fault(redirect("nobody.invalid:81").into_bytes()).await;
-        let Fault::NotSpark(said) = said else {
+        let Fault::Unusable(said) = said else {
             panic!("{said:?}")
         };
         let looked_up = "no answer after a redirect to nobody.invalid:81/login: ";
@@ -380,7 +419,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unknown_application_is_told_from_a_server_in_trouble() {
+    async fn an_unknown_path_differs_from_a_server_in_trouble() {
         let unknown = fault(http("404 Not Found", "text/plain", "no such app: app-9")).await;
         assert_eq!(unknown, Fault::NotFound("no such app: app-9".into()));
         let trouble = fault(http("503 Service Unavailable", "text/plain", "busy")).await;
@@ -388,7 +427,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_an_answer_is_said_to_be_one() {
+    async fn half_an_answer_is_reported_as_cut_short() {
         let cut = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n[{\"jobId\": 1,".to_vec();
         assert_eq!(fault(cut).await.to_string(), "its answer is cut short");
         let short = http("200 OK", "application/json", "[{\"jobId\": 1,");
@@ -399,7 +438,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_enormous_answer_is_not_taken_in() {
+    async fn an_enormous_answer_is_refused() {
         // As large as it is once read, in far fewer bytes: `[0,0,0,…`.
         let read = size_of::<serde_json::Value>();
         let small = "0,".repeat(BODY_MAX_BYTES / read + 1);
@@ -419,7 +458,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_where_nobody_listens_is_said_to_refuse() {
+    async fn a_port_where_nobody_listens_refuses() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let rest = rest(&listener.local_addr().unwrap().to_string());
         drop(listener);
@@ -448,7 +487,7 @@ mod tests {
                 (shown, instance)
             );
         }
-        assert!(Rest::new(&Address::http("ftp://host")).is_err());
-        assert!(Rest::new(&Address::http("")).is_err());
+        assert!(Rest::new(&Address::http("ftp://host"), &API).is_err());
+        assert!(Rest::new(&Address::http(""), &API).is_err());
     }
 }

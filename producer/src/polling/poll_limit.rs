@@ -1,9 +1,9 @@
-//! How many polls of one server run at a time. Knows nothing of Spark.
+//! How many polls of one server run at a time.
 //!
 //! | Share | Polls | So that |
 //! | --- | --- | --- |
-//! | running | what runs, and answered in time at its last poll | the server is not flooded |
-//! | other | what is slow, and lookups of how something ended | those never delay what runs |
+//! | running | running things whose last poll was in time | the server is not flooded |
+//! | other | slow ones, and lookups of how something ended | they never delay the running ones |
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,12 +14,12 @@ use tokio::time::{Instant, sleep};
 
 /// Histogram, seconds: a poll, from its first request to its last response. Label `share`: `running`, `other`.
 pub(crate) const POLL_DURATION: &str = "taskrunning_poll_duration_seconds";
-/// Counter: polls that waited for their turn for a whole interval. Label `share`.
+/// Counter: polls that waited for their turn for a whole interval or longer. Label `share`.
 pub(crate) const POLLS_LATE: &str = "taskrunning_polls_late_total";
 
-/// Which polls a poll shares its limit with.
+/// The polls that a poll shares its limit with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Share {
+pub(crate) enum Share {
     Running,
     Other,
 }
@@ -34,17 +34,19 @@ impl Share {
 }
 
 /// A poll that has ended.
-pub(super) struct Polled<T> {
-    pub(super) output: T,
-    /// When its turn came.
-    pub(super) began: Instant,
-    /// It outlasted the interval.
-    pub(super) slow: bool,
+pub(crate) struct Polled<T> {
+    pub(crate) output: T,
+    /// When it began.
+    pub(crate) began: Instant,
+    /// It took longer than the interval.
+    pub(crate) slow: bool,
 }
 
-/// The limit of one server; each share has it whole. Turns are taken in the order in which they are asked for.
-pub(super) struct PollLimit {
+/// The limit of one server, for each share. Turns are granted in the order of the requests.
+pub(crate) struct PollLimit {
     server: String,
+    /// What is polled there, in logs.
+    what: &'static str,
     polls: usize,
     running: Semaphore,
     other: Semaphore,
@@ -52,10 +54,11 @@ pub(super) struct PollLimit {
 }
 
 impl PollLimit {
-    /// `server` is its name in logs.
-    pub(super) fn new(server: String, polls: usize) -> Self {
+    /// `server` is its name in logs, `what` that of the things polled there, as in `applications`.
+    pub(crate) fn new(server: String, what: &'static str, polls: usize) -> Self {
         Self {
             server,
+            what,
             polls,
             running: Semaphore::new(polls),
             other: Semaphore::new(polls),
@@ -63,9 +66,9 @@ impl PollLimit {
         }
     }
 
-    /// Runs a poll when its turn has come. A running one that outlasts `interval` moves to the other share as soon
-    /// as that has room, and frees its turn.
-    pub(super) async fn run<T>(
+    /// Runs a poll when its turn comes. A poll of the running share that takes longer than `interval` moves to the other
+    /// share as soon as that has room, and frees its turn.
+    pub(crate) async fn run<T>(
         &self,
         share: Share,
         interval: Duration,
@@ -76,7 +79,7 @@ impl PollLimit {
             Share::Running => &self.running,
             Share::Other => &self.other,
         };
-        // An error would say that it was closed, which it never is.
+        // It fails only on a closed semaphore; this one never closes.
         let turn = turns.acquire().await.ok();
         let began = Instant::now();
         self.note_wait(share, began - asked, interval);
@@ -105,7 +108,7 @@ impl PollLimit {
         }
     }
 
-    /// Counts a poll that came late, and logs when polls of what runs begin to be late and no longer are.
+    /// Counts a late poll, and logs when polls of the running share begin and cease to be late.
     fn note_wait(&self, share: Share, waited: Duration, interval: Duration) {
         let late = waited >= interval;
         if late {
@@ -116,8 +119,9 @@ impl PollLimit {
         }
         if late && !self.late.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "{}: more applications run than can be polled every {interval:?}, {} at a time: raise --polls or --interval",
+                "{}: more {} run than can be polled every {interval:?}, {} at a time: raise --polls or --interval",
                 self.server,
+                self.what,
                 self.polls
             );
         } else if waited < interval / 4 && self.late.swap(false, Ordering::Relaxed) {
@@ -160,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn slow_polls_leave_the_running_share_and_lookups_never_enter_it() {
-        let limit = Arc::new(PollLimit::new("here".to_owned(), 4));
+        let limit = Arc::new(PollLimit::new("here".to_owned(), "jobs", 4));
         let _slow = endless(&limit, Share::Running, 3);
         until_free(&limit.other, 1).await;
         until_free(&limit.running, 4).await;
@@ -174,7 +178,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_poll_that_is_given_up_gives_its_turn_back() {
-        let limit = Arc::new(PollLimit::new("here".to_owned(), 2));
+        let limit = Arc::new(PollLimit::new("here".to_owned(), "jobs", 2));
         let mut slow = endless(&limit, Share::Running, 2);
         until_free(&limit.other, 0).await;
         slow.shutdown().await;
@@ -184,7 +188,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_poll_that_outlasts_the_interval_is_slow() {
-        let limit = PollLimit::new("here".to_owned(), 1);
+        let limit = PollLimit::new("here".to_owned(), "jobs", 1);
         for share in [Share::Running, Share::Other] {
             let polled = limit.run(share, INTERVAL, sleep(3 * INTERVAL)).await;
             assert!(polled.slow, "{share:?}");

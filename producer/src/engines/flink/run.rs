@@ -1,0 +1,186 @@
+//! What the clusters of a run share, and one poll of one job.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::answers::{Detail, Listed};
+use super::ask::{self, Parts};
+use super::job::{Job, Seen};
+use super::mapping::{self, JobType, Slots};
+use super::options::Options;
+use crate::polling::complaints::{Complaints, by_fault};
+use crate::polling::poll_limit::{PollLimit, Share};
+use crate::polling::rest::{Fault, Rest};
+use crate::session::LiveReports;
+
+/// A JobManager or HistoryServer, and how many polls of it run at a time.
+#[derive(Clone)]
+pub(super) struct Server {
+    pub(super) rest: Rest,
+    pub(super) polls: Arc<PollLimit>,
+}
+
+/// What all clusters of a run share.
+pub(super) struct Run {
+    pub(super) options: Options,
+    pub(super) history: Option<Server>,
+    pub(super) history_complaints: Mutex<Complaints>,
+    pub(super) reports: LiveReports,
+    /// Jobs of `--job` that no cluster has listed so far.
+    pub(super) awaited: Mutex<BTreeSet<String>>,
+    pub(super) shutdown: CancellationToken,
+}
+
+/// What the cluster says of a job when it is polled.
+#[derive(Clone)]
+pub(super) struct Context {
+    /// Its line in the newest overview.
+    pub(super) listed: Option<Listed>,
+    /// Nobody listens at the cluster's address.
+    pub(super) is_refused: bool,
+    /// `None`: not known.
+    pub(super) slots: Option<Slots>,
+    /// Tasks that run on the cluster; `None`: not known.
+    pub(super) running_tasks: Option<i64>,
+}
+
+/// How a poll leaves a job.
+pub(super) enum Polled {
+    /// It has not ended, as far as is known.
+    Open(Box<Job>),
+    /// Its end was reported.
+    Ended(Box<Job>),
+    /// It was reported as unknown.
+    GivenUp(Box<Job>),
+}
+
+impl Run {
+    pub(super) fn awaited(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn history_complaints(&self) -> MutexGuard<'_, Complaints> {
+        self.history_complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Polls a job and reports it.
+    pub(super) async fn poll(&self, server: &Server, mut job: Job, context: Context) -> Polled {
+        let listed_state = context.listed.as_ref().map(|listed| listed.state.as_str());
+        if let Some(listed) = &context.listed {
+            job.start_time = listed.start_time;
+        }
+        let runs = listed_state.is_some_and(|state| !mapping::is_final(state));
+        let share = match runs && !job.is_slow {
+            true => Share::Running,
+            false => Share::Other,
+        };
+        let interval = self.options.interval;
+        if !context.is_refused {
+            let poll = self.ask(&server.rest, &mut job);
+            let polled = server.polls.run(share, interval, poll).await;
+            job.is_slow = polled.slow;
+            if let Some((detail, parts)) = polled.output {
+                return self.heard(job, &detail, &parts, &context);
+            }
+        }
+        // Listed, but it cannot be read.
+        if let Some(listed) = context.listed.as_ref().filter(|_| runs) {
+            job.silence.end();
+            job.given_up = false;
+            self.report(&mut job, &Seen::Listed(listed), &context);
+            return Polled::Open(Box::new(job));
+        }
+        job.silence.go_on();
+        if let Some((detail, parts)) = self.ask_history(&mut job).await {
+            return self.heard(job, &detail, &parts, &context);
+        }
+        if !job.silence.has_lasted(self.options.give_up_after) && !job.given_up {
+            return Polled::Open(Box::new(job));
+        }
+        self.history_complaints().end(&mut job.history_fault);
+        if let Some(listed) = &context.listed {
+            // Its end is known, and nothing else.
+            self.report(&mut job, &Seen::Listed(listed), &context);
+            return Polled::Ended(Box::new(job));
+        }
+        if !job.given_up {
+            tracing::warn!(
+                "job {}: nothing about it could be read for {:?}; whether and how it has ended is not known",
+                job.jid,
+                self.options.give_up_after
+            );
+            job.given_up = true;
+            self.report(&mut job, &Seen::Nothing, &context);
+        }
+        Polled::GivenUp(Box::new(job))
+    }
+
+    fn heard(&self, mut job: Job, detail: &Detail, parts: &Parts, context: &Context) -> Polled {
+        job.silence.end();
+        job.given_up = false;
+        self.report(&mut job, &Seen::Detail(detail, parts), context);
+        match mapping::is_final(&detail.state) {
+            true => {
+                self.history_complaints().end(&mut job.history_fault);
+                tracing::info!("job {} has ended: {}", job.jid, detail.state);
+                Polled::Ended(Box::new(job))
+            }
+            false => Polled::Open(Box::new(job)),
+        }
+    }
+
+    /// Requests the job and its parts from its cluster. `None` if there is no job.
+    async fn ask(&self, rest: &Rest, job: &mut Job) -> Option<(Detail, Parts)> {
+        let whose = format!("job {} at {}", job.jid, rest.shown());
+        let detail = match ask::detail(rest, &job.jid).await {
+            Ok(detail) => detail,
+            Err(fault) => {
+                if !job.given_up {
+                    job.complaint.change(&whose, Some(fault.to_string()));
+                }
+                return None;
+            }
+        };
+        let job_type = JobType::of(&detail).or(job.job_type);
+        let parts = ask::parts(rest, &job.jid, &detail, job_type, &mut job.lag_names).await;
+        let (parts, faults) = parts;
+        let fault = (!faults.is_empty()).then(|| by_fault(&faults));
+        job.complaint.change(&whose, fault);
+        Some((detail, parts))
+    }
+
+    /// The job as the HistoryServer has it, if it has ended there.
+    async fn ask_history(&self, job: &mut Job) -> Option<(Detail, Parts)> {
+        let Server { rest, polls } = self.history.as_ref()?;
+        let lookup = async {
+            let (detail, fault) = match ask::detail(rest, &job.jid).await {
+                Ok(detail) => (Some(detail), None),
+                // It looks for new archives every 10 s.
+                Err(Fault::NotFound(_)) => (None, None),
+                Err(fault) => (None, Some(fault.to_string())),
+            };
+            let before = &mut job.history_fault;
+            self.history_complaints()
+                .change(&rest.shown(), before, fault);
+            let detail = detail.filter(|detail| mapping::is_final(&detail.state))?;
+            let job_type = JobType::of(&detail).or(job.job_type);
+            let parts = ask::parts(rest, &job.jid, &detail, job_type, &mut job.lag_names).await;
+            Some((detail, parts.0))
+        };
+        let interval = self.options.interval;
+        polls.run(Share::Other, interval, lookup).await.output
+    }
+
+    fn report(&self, job: &mut Job, seen: &Seen<'_>, context: &Context) {
+        let now = Timestamp::now().as_microsecond();
+        let with_names = self.options.with_names;
+        let slots = context.slots.as_ref();
+        let info = job.report(seen, slots, context.running_tasks, with_names, now);
+        self.reports.report(&info);
+    }
+}

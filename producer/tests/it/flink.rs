@@ -1,0 +1,394 @@
+//! `producer flink` against a made-up JobManager and HistoryServer. The reports are those of a dry run.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::IntoResponse;
+use schemas::{MetricValue, TaskRunningInfo, TaskStatus};
+use serde_json::{Value, json};
+use service::testing::until;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+const WAIT: Duration = Duration::from_secs(60);
+/// Longer than any test.
+const HANGS: Duration = Duration::from_secs(3_600);
+
+#[derive(Clone)]
+enum Answer {
+    Json(Value),
+    /// Not Flink's.
+    Page,
+    Fails,
+    Hangs,
+}
+
+/// Answers by path, without a version.
+#[derive(Clone, Default)]
+struct Answers(Arc<Mutex<HashMap<String, Answer>>>);
+
+impl Answers {
+    fn set(&self, path: &str, answer: Answer) {
+        self.0.lock().unwrap().insert(path.to_owned(), answer);
+    }
+
+    fn json(&self, path: &str, answer: Value) {
+        self.set(path, Answer::Json(answer));
+    }
+
+    /// Jobs of the overview, with the tasks that they have.
+    fn list(&self, jobs: &[(&str, &str, Value)]) {
+        let jobs = jobs.iter().map(|(jid, state, tasks)| {
+            json!({"jid": jid, "name": "n", "state": state, "start-time": 1, "end-time": -1, "tasks": tasks})
+        });
+        self.json("/jobs/overview", json!({"jobs": jobs.collect::<Value>()}));
+    }
+}
+
+struct Flink {
+    url: String,
+    answers: Answers,
+    serving: JoinHandle<()>,
+}
+
+impl Flink {
+    async fn start() -> Self {
+        let answers = Answers::default();
+        answers.json("/taskmanagers", json!({"taskmanagers": []}));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let app = axum::Router::new()
+            .fallback(answer)
+            .with_state(answers.clone());
+        let serving = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self {
+            url,
+            answers,
+            serving,
+        }
+    }
+}
+
+async fn answer(State(answers): State<Answers>, uri: Uri) -> axum::response::Response {
+    let path = uri.path().trim_start_matches("/v1");
+    let found = answers.0.lock().unwrap().get(path).cloned();
+    match found {
+        Some(Answer::Json(json)) => axum::Json(json).into_response(),
+        Some(Answer::Page) => axum::response::Html("<html>Log in</html>").into_response(),
+        Some(Answer::Fails) => (StatusCode::SERVICE_UNAVAILABLE, "busy").into_response(),
+        Some(Answer::Hangs) => {
+            sleep(HANGS).await;
+            StatusCode::OK.into_response()
+        }
+        None => (StatusCode::NOT_FOUND, r#"{"errors":["Not found."]}"#).into_response(),
+    }
+}
+
+/// The adapter, polling quickly, and what it prints.
+struct Adapter {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Adapter {
+    fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name| File::create(folder.path().join(name)).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_producer"))
+            .args(["flink", "--dry-run", "--interval", "50ms"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(file("reports"))
+            .stderr(file("log"))
+            .spawn()
+            .unwrap();
+        Self { child, folder }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// The whole lines so far.
+    fn reports(&self) -> Vec<TaskRunningInfo> {
+        let lines = std::fs::read_to_string(self.folder.path().join("reports")).unwrap();
+        let whole = lines.rfind('\n').map_or("", |end| &lines[..end]);
+        let reports = whole
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap());
+        reports.collect()
+    }
+
+    async fn reports_one(
+        &self,
+        what: &str,
+        is: impl Fn(&TaskRunningInfo) -> bool,
+    ) -> TaskRunningInfo {
+        until(what, WAIT, async || {
+            self.reports().into_iter().find(|report| is(report))
+        })
+        .await
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        until("it ends", WAIT, async || self.child.try_wait().unwrap()).await
+    }
+}
+
+impl Drop for Adapter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn job(job_type: &str, state: &str, tasks: Value) -> Value {
+    let io = json!({"read-records": 3, "read-records-complete": true, "write-records": 8, "write-records-complete": true});
+    let vertex = |id, tasks: &Value| json!({"id": id, "name": "n", "parallelism": 2, "tasks": tasks, "metrics": io});
+    json!({"state": state, "job-type": job_type, "now": 5_000, "timestamps": {"RUNNING": 1_000},
+        "vertices": [vertex("a", &tasks), vertex("b", &tasks)],
+        "plan": {"nodes": [{"id": "b", "inputs": [{"id": "a"}]}, {"id": "a"}]}})
+}
+
+fn metric(report: &TaskRunningInfo, name: &str) -> Option<MetricValue> {
+    report.metrics.as_ref()?.get(name).cloned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_job_is_followed_to_its_end_with_its_slots() {
+    let flink = Flink::start().await;
+    let answers = &flink.answers;
+    answers.list(&[("j1", "RUNNING", json!({"running": 2}))]);
+    answers.json(
+        "/jobs/j1",
+        job("BATCH", "RUNNING", json!({"RUNNING": 1, "FINISHED": 1})),
+    );
+    answers.json("/taskmanagers", json!({"taskmanagers": [
+        {"id": "tm1", "slotsNumber": 2, "freeSlots": 1}, {"id": "tm2", "slotsNumber": 2, "freeSlots": 2}]}));
+    let slot = json!({"cpuCores": 1.0, "taskHeapMemory": 100, "taskOffHeapMemory": 0, "managedMemory": 20, "networkMemory": 8});
+    answers.json(
+        "/taskmanagers/tm1",
+        json!({"allocatedSlots": [{"jobId": "j1", "resource": slot}]}),
+    );
+    let mut adapter = Adapter::start(&["--url", &flink.url]);
+    let running = adapter
+        .reports_one("it is reported with its slots", |report| {
+            report.resource.is_some()
+        })
+        .await;
+    assert_eq!(running.status, TaskStatus::Running);
+    assert_eq!(running.progress.unwrap().progress, 0.5);
+    let held = &running.resource.unwrap().applications["j1"];
+    assert_eq!((held.queue_memory, held.queue_instances), (128 << 20, 1));
+
+    answers.json("/jobs/j1", job("BATCH", "FINISHED", json!({"FINISHED": 2})));
+    answers.list(&[("j1", "FINISHED", json!({"finished": 4}))]);
+    assert!(adapter.ended().await.success(), "{}", adapter.log());
+    let reports = adapter.reports();
+    let last = reports.last().unwrap();
+    assert_eq!(last.status, TaskStatus::Succeed);
+    assert_eq!(last.progress.as_ref().unwrap().progress, 1.0);
+    assert_eq!(
+        last.resource.as_ref().unwrap().applications["j1"].queue_memory,
+        0
+    );
+    let sequences: Vec<i64> = reports.iter().map(|report| report.sequence).collect();
+    assert_eq!(sequences, Vec::from_iter(0..reports.len() as i64));
+    assert_eq!(
+        reports
+            .iter()
+            .filter(|report| report.status.is_final())
+            .count(),
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_part_fails_alone_and_a_job_that_hangs_delays_no_other() {
+    let flink = Flink::start().await;
+    let answers = &flink.answers;
+    let listed = |jid| (jid, "RUNNING", json!({"running": 4}));
+    answers.list(&[
+        listed("good"),
+        listed("part"),
+        listed("page"),
+        listed("hangs"),
+    ]);
+    let running = || job("STREAMING", "RUNNING", json!({"RUNNING": 2}));
+    for jid in ["good", "part"] {
+        answers.json(&format!("/jobs/{jid}"), running());
+        answers.json(
+            &format!("/jobs/{jid}/metrics"),
+            json!([{"id": "numRestarts", "value": "3"}]),
+        );
+        for vertex in ["a", "b"] {
+            let path = format!("/jobs/{jid}/vertices/{vertex}/subtasks/metrics");
+            let lag = "Source__x.KafkaSourceReader.pendingRecords";
+            answers.json(&path, json!([{"id": lag, "sum": 40.0, "max": 250.0}]));
+        }
+        let latest = json!({"completed": {"latest_ack_timestamp": 4_000}});
+        let counts = json!({"completed": 9, "failed": 1, "in_progress": 0});
+        answers.json(
+            &format!("/jobs/{jid}/checkpoints"),
+            json!({"counts": counts, "latest": latest}),
+        );
+    }
+    answers.set("/jobs/part/checkpoints", Answer::Fails);
+    answers.set("/jobs/page", Answer::Page);
+    answers.set("/jobs/hangs", Answer::Hangs);
+    answers.set("/taskmanagers", Answer::Fails);
+    let adapter = Adapter::start(&["--url", &flink.url]);
+    for jid in ["good", "part", "page"] {
+        let is_third = |report: &TaskRunningInfo| report.exec_id == jid && report.sequence == 2;
+        let report = adapter
+            .reports_one(&format!("{jid} is reported"), is_third)
+            .await;
+        assert_eq!(report.status, TaskStatus::Running, "{jid}");
+        assert_eq!(
+            (&report.progress, &report.resource),
+            (&None, &None),
+            "{jid}"
+        );
+        assert_eq!(report.engine.running_tasks, 16);
+        let long = |name| metric(&report, name);
+        if jid == "page" {
+            assert_eq!(report.metrics, None);
+            continue;
+        }
+        assert_eq!(long("recordsIn"), Some(MetricValue::Long(8)));
+        assert_eq!(long("restarts"), Some(MetricValue::Long(3)));
+        assert_eq!(long("pendingRecords"), Some(MetricValue::Long(40)));
+        assert_eq!(long("busyMax"), Some(MetricValue::Double(0.25)));
+        let checkpoints = (jid == "good").then_some(MetricValue::Long(9));
+        assert_eq!(long("checkpointsCompleted"), checkpoints);
+        let age = (jid == "good").then_some(MetricValue::Long(1_000));
+        assert_eq!(long("lastCheckpointAgeMs"), age);
+    }
+    assert!(
+        adapter
+            .reports()
+            .iter()
+            .all(|report| report.exec_id != "hangs")
+    );
+    let log = adapter.log();
+    for once in ["job part at", "job page at", "TaskManagers: it answers 503"] {
+        assert_eq!(log.matches(once).count(), 1, "{once}: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_server_tells_the_end_once_the_job_manager_has_gone() {
+    let (flink, history) = (Flink::start().await, Flink::start().await);
+    let running = || job("STREAMING", "RUNNING", json!({"RUNNING": 2}));
+    flink
+        .answers
+        .list(&[("j1", "RUNNING", json!({"running": 4}))]);
+    flink.answers.json("/jobs/j1", running());
+    let arguments = [
+        "--url",
+        &flink.url,
+        "--history-url",
+        &history.url,
+        "--give-up-after",
+        "1h",
+    ];
+    let mut adapter = Adapter::start(&arguments);
+    adapter.reports_one("it is reported", |_| true).await;
+    flink.serving.abort();
+    let _ = flink.serving.await;
+
+    history
+        .answers
+        .json("/jobs/j1", job("STREAMING", "FAILED", json!({"FAILED": 2})));
+    let entry = json!({"exceptionName": "java.lang.IllegalStateException", "stacktrace": "secret"});
+    let exceptions = json!({"root-exception": "secret", "exceptionHistory": {"entries": [entry]}});
+    history.answers.json("/jobs/j1/exceptions", exceptions);
+    assert!(adapter.ended().await.success(), "{}", adapter.log());
+    let reports = adapter.reports();
+    let last = reports.last().unwrap();
+    assert_eq!(last.status, TaskStatus::Failed);
+    let exception = MetricValue::String("java.lang.IllegalStateException".to_owned());
+    assert_eq!(metric(last, "failureException"), Some(exception));
+    assert!(!format!("{reports:?}{}", adapter.log()).contains("secret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_gone_is_unknown_and_one_of_that_name_is_another() {
+    let flink = Flink::start().await;
+    let answers = &flink.answers;
+    answers.list(&[("j1", "RUNNING", json!({"running": 4}))]);
+    answers.json(
+        "/jobs/j1",
+        job("STREAMING", "RUNNING", json!({"RUNNING": 2})),
+    );
+    let mut adapter = Adapter::start(&["--url", &flink.url, "--give-up-after", "200ms"]);
+    adapter.reports_one("it is reported", |_| true).await;
+    // The JobManager was restarted; the new job has the name of the old one.
+    answers.0.lock().unwrap().remove("/jobs/j1");
+    answers.list(&[("j2", "CANCELED", json!({"canceled": 4}))]);
+    answers.json(
+        "/jobs/j2",
+        job("STREAMING", "CANCELED", json!({"CANCELED": 2})),
+    );
+    let status = adapter.ended().await;
+    assert_eq!(status.code(), Some(1), "{}", adapter.log());
+    let log = adapter.log();
+    assert!(
+        log.contains("how j1 ended is not known; --history-url"),
+        "{log}"
+    );
+    let last = |jid| {
+        let mut reports = adapter.reports().into_iter();
+        reports.rfind(|report| report.exec_id == jid).unwrap()
+    };
+    assert_eq!(last("j1").status, TaskStatus::Unknown);
+    assert_eq!(last("j1").metrics, None);
+    assert_eq!(last("j2").status, TaskStatus::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_never_lists_jobs_is_named() {
+    let flink = Flink::start().await;
+    flink.answers.set("/jobs/overview", Answer::Page);
+    let mut adapter = Adapter::start(&["--url", &flink.url, "--give-up-after", "200ms"]);
+    assert_eq!(adapter.ended().await.code(), Some(1));
+    let log = adapter.log();
+    let fault = "never listed its jobs: it answers with a page";
+    assert!(
+        log.contains(fault) && log.contains("not the address of a Flink JobManager"),
+        "{log}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorded_archive_is_reported_once() {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared/inputs/flink/d933fa6c785f0db6dccc6cc05dd43bab.json");
+    let Ok(text) = std::fs::read_to_string(&recorded) else {
+        service::output::note(format_args!("skipped: there is no {}", recorded.display()));
+        return;
+    };
+    let flink = Flink::start().await;
+    let archive: Value = serde_json::from_str(&text).unwrap();
+    for entry in archive["archive"].as_array().unwrap() {
+        let json = serde_json::from_str(entry["json"].as_str().unwrap()).unwrap();
+        flink.answers.json(entry["path"].as_str().unwrap(), json);
+    }
+    let mut adapter = Adapter::start(&["--url", &flink.url]);
+    assert!(adapter.ended().await.success(), "{}", adapter.log());
+    let reports = adapter.reports();
+    let [report] = &reports[..] else {
+        panic!("{reports:?}");
+    };
+    assert_eq!(report.exec_id, "d933fa6c785f0db6dccc6cc05dd43bab");
+    assert_eq!(report.status, TaskStatus::Failed);
+    assert_eq!(metric(report, "tasksFailed"), Some(MetricValue::Long(1)));
+}
