@@ -15,7 +15,7 @@ use super::misnamed::find_misnamed;
 use super::moved::find_moved;
 use super::spans::{NEAR, hull, join};
 use super::sums::Sums;
-use super::times::Untold;
+use super::times::HistoryGaps;
 use super::topic::Topic;
 use super::{evidence, retention, tasks};
 use crate::store::{Order, Selection, Snapshot, StoreError};
@@ -82,12 +82,12 @@ pub(super) async fn compare_rows(
     find_moved(findings);
     let mut suspects: BTreeSet<i64> = std::mem::take(&mut findings.suspects).into_iter().collect();
     suspects.extend(&sums.outranked);
-    let untold = Untold::new(
+    let gaps = HistoryGaps::new(
         topic.expired_before,
         !extent.progress_has_all() || findings.is_cut(),
     );
     let spans = &extent.spans;
-    tasks::resolve(snapshot, topic, spans, untold, suspects, missing, findings).await?;
+    tasks::resolve(snapshot, topic, spans, gaps, suspects, missing, findings).await?;
     tasks::find_lost(snapshot, topic, findings).await?;
     let key = |finding: &Finding| {
         (

@@ -9,7 +9,7 @@ use schemas::TaskStatus;
 use tokio_util::sync::CancellationToken;
 
 use super::fingerprint::{Fingerprint, Marks, Plan};
-use super::times::{Untold, is_of_a_report};
+use super::times::{HistoryGaps, is_of_a_report};
 use crate::row_format;
 use crate::store::{Database, Places, Selection, Snapshot, StoreError};
 use crate::tables::{LeastTimes, TASK, Table, least_times, of_newest};
@@ -294,7 +294,7 @@ impl<'p> Scan<'_, 'p> {
             snapshot.each(&selection, each).await?;
         }
         if tables.contains(&Table::Progress) {
-            let untold = Untold::new(self.reported_from, !self.progress_has_all);
+            let gaps = HistoryGaps::new(self.reported_from, !self.progress_has_all);
             tasks.impossible.iter().copied().for_each(&mut behind);
             match known {
                 Some(known) => {
@@ -302,7 +302,7 @@ impl<'p> Scan<'_, 'p> {
                         let of_history = least[of_task.nth as usize];
                         let is_final = of_task.rank.is_some_and(|(is_final, ..)| is_final);
                         of_history.first_reported_at.is_some()
-                            && untold.expected(of_task.times, of_history, is_final) != of_task.times
+                            && gaps.expected(of_task.times, of_history, is_final) != of_task.times
                     });
                     with_others
                         .map(|(task_id, _)| *task_id)

@@ -12,7 +12,7 @@ use super::finding::{Correction, Fault, Finding, Findings};
 use super::misnamed::MissingTask;
 use super::spans::Spans;
 use super::stored::{Rank, rank_of_task};
-use super::times::Untold;
+use super::times::HistoryGaps;
 use super::topic::{Isolation, Topic, each_record};
 use crate::row_format::{POSTGRES_EPOCH_MICROS, RowWriter};
 use crate::rows::{Rows, rows};
@@ -34,7 +34,7 @@ pub(crate) async fn resolve(
     snapshot: &mut Snapshot,
     topic: &Topic<'_>,
     spans: &Spans,
-    untold: Untold,
+    gaps: HistoryGaps,
     suspects: BTreeSet<i64>,
     missing: Vec<MissingTask>,
     findings: &mut Findings,
@@ -75,12 +75,12 @@ pub(crate) async fn resolve(
             let mut times = times.remove(task_id).unwrap_or_default();
             reports.take_in_times(places, &mut times);
             let is_unprovable = |name| faulty.unprovable.contains_key(name);
-            let untold = match names.get(task_id).is_some_and(is_unprovable) {
-                true => untold.with_gaps(),
-                false => untold,
+            let gaps = match names.get(task_id).is_some_and(is_unprovable) {
+                true => gaps.with_gaps(),
+                false => gaps,
             };
             let finding = match (held.remove(task_id), missing.get(task_id)) {
-                (Some(held), _) => wrong(held, places, &reports, spans, times, untold),
+                (Some(held), _) => wrong(held, places, &reports, spans, times, gaps),
                 (None, Some(exec_id)) => {
                     let newest = reports.newest(places);
                     Some(gone(Some(*task_id), exec_id, newest, times))
@@ -333,7 +333,7 @@ fn wrong(
     reports: &Reports,
     spans: &Spans,
     mut times: LeastTimes,
-    untold: Untold,
+    gaps: HistoryGaps,
 ) -> Option<Finding> {
     let named = place(&held.row)?;
     let name = exec_id(&held.row).map(str::to_owned);
@@ -349,7 +349,7 @@ fn wrong(
     let (fault, columns, correction, at) = match newest.or(own.filter(|_| is_record)) {
         Some(newest) => {
             newest.take_in_times(&mut times);
-            let times = untold.expected(
+            let times = gaps.expected(
                 least_times(&held.row),
                 times,
                 newest.rank.is_some_and(|(is_final, ..)| is_final),

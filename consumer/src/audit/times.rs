@@ -14,14 +14,14 @@ pub(super) fn is_of_a_report(micros: i64) -> bool {
 
 /// Reports that a task's history may lack.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Untold {
+pub(super) struct HistoryGaps {
     /// `consumer expire` removed reports before this time, in PostgreSQL's microseconds.
     expired_before: Option<i64>,
     /// Reports may be missing: other parts are stored further than `task_progress`, or not all findings are in memory.
     has_gaps: bool,
 }
 
-impl Untold {
+impl HistoryGaps {
     pub(super) fn new(expired_before: Option<Timestamp>, has_gaps: bool) -> Self {
         let micros = |time: Timestamp| time.as_microsecond() - POSTGRES_EPOCH_MICROS;
         Self {
@@ -48,11 +48,11 @@ impl Untold {
         is_final: bool,
     ) -> LeastTimes {
         let expected = |held: Option<i64>, of_history: Option<i64>| {
-            let untold = held.filter(|held| {
+            let from_gap = held.filter(|held| {
                 let is_expired = self.expired_before.is_some_and(|before| *held < before);
                 (self.has_gaps || is_expired) && of_history.is_none_or(|least| *held < least)
             });
-            untold.or(of_history)
+            from_gap.or(of_history)
         };
         let first_reported_at = expected(held.first_reported_at, of_history.first_reported_at)
             .filter(|first| is_of_a_report(*first))
@@ -82,14 +82,14 @@ mod tests {
     #[test]
     fn only_a_report_that_may_be_gone_explains_a_lower_time() {
         let history = times(20, Some(50));
-        let all = Untold {
+        let all = HistoryGaps {
             expired_before: None,
             has_gaps: false,
         };
         for held in [times(10, Some(40)), times(30, None), times(20, Some(60))] {
             assert_eq!(all.expected(held, history, true), history, "{held:?}");
         }
-        let expired = Untold {
+        let expired = HistoryGaps {
             expired_before: Some(15),
             ..all
         };
@@ -101,7 +101,7 @@ mod tests {
             expired.expected(times(16, Some(50)), history, true),
             history
         );
-        let gaps = Untold {
+        let gaps = HistoryGaps {
             has_gaps: true,
             ..all
         };
