@@ -420,8 +420,8 @@ mod tests {
         /// Whatever a router may write becomes rows, and whatever it may not is refused.
         #[test]
         fn an_event_becomes_rows_exactly_when_nothing_is_wrong_with_it(event in strategies::event()) {
-            let (bytes, mut put) = (schemas::encode_event(&event).unwrap(), Vec::new());
-            let derived = rows(&Decoder::default(), Some(&bytes), 3, 4, &mut put);
+            let (bytes, mut buffer) = (schemas::encode_event(&event).unwrap(), Vec::new());
+            let derived = rows(&Decoder::default(), Some(&bytes), 3, 4, &mut buffer);
             prop_assert_eq!(derived.is_ok(), event.problems().is_empty());
         }
     }

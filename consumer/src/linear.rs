@@ -54,9 +54,9 @@ fn events(info: TaskRunningInfo) -> Vec<Vec<u8>> {
 
 /// Everything that storing and auditing do with a record's value.
 fn store_and_compare(value: &[u8]) {
-    let (decoder, mut put) = (Decoder::default(), Vec::new());
+    let (decoder, mut buffer) = (Decoder::default(), Vec::new());
     let is_event = plain(&decoder, Some(value)).is_ok();
-    let event = rows(&decoder, Some(value), 1, 2, &mut put);
+    let event = rows(&decoder, Some(value), 1, 2, &mut buffer);
     assert_eq!(event.is_ok(), is_event);
     let Ok(event) = event else { return };
     for table in Table::ALL {

@@ -123,7 +123,7 @@ impl<'a> Rows<'a> {
 }
 
 /// The rows of the event in these bytes, of any version that `decoder` knows. If it is not [plain](plain_event), the
-/// equivalent plain event is written to `put` and the rows borrow from it.
+/// equivalent plain event is written to `buffer` and the rows borrow from it.
 ///
 /// # Errors
 /// If the bytes are not an event, or an event that the router would not have written.
@@ -132,13 +132,13 @@ pub(crate) fn rows<'a>(
     value: Option<&'a [u8]>,
     partition: i32,
     offset: i64,
-    put: &'a mut Vec<u8>,
+    buffer: &'a mut Vec<u8>,
 ) -> Result<Rows<'a>, Reject> {
     if let Some(event) = value.and_then(|value| decoder.plain_event(value)) {
         return Ok(Rows::of(event, partition, offset));
     }
-    *put = the_long_way(decoder, value)?;
-    match plain_event(put) {
+    *buffer = reencoded(decoder, value)?;
+    match plain_event(buffer) {
         Some(event) => Ok(Rows::of(event, partition, offset)),
         None => Err(refusal("EncodeError", "it cannot be re-encoded")),
     }
@@ -157,12 +157,12 @@ pub(crate) fn plain<'a>(
     match event {
         Some(([0, ..], event)) => Ok(Cow::Owned(event.single_object())), // registry framing
         Some((value, _)) => Ok(Cow::Borrowed(value)),
-        None => the_long_way(decoder, value).map(Cow::Owned),
+        None => reencoded(decoder, value).map(Cow::Owned),
     }
 }
 
 /// Decodes an event by its writer's schema, checks it, and encodes it in this version.
-fn the_long_way(decoder: &Decoder, value: Option<&[u8]>) -> Result<Vec<u8>, Reject> {
+fn reencoded(decoder: &Decoder, value: Option<&[u8]>) -> Result<Vec<u8>, Reject> {
     let event = decoder.event(value)?;
     let problems = event.problems();
     if let Some(reject) = Reject::of_problems(&problems) {

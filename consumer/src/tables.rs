@@ -116,7 +116,7 @@ macro_rules! column {
     };
 }
 
-macro_rules! put {
+macro_rules! write_value {
     ($sink:ident, $value:expr, optional $kind:ident) => {
         match $value {
             Some(value) => $sink.$kind(value),
@@ -171,7 +171,7 @@ macro_rules! tables {
                             begin(self, sink, $event, task);
                             $(
                                 sink.column(stringify!($column));
-                                put!(sink, $value, $($kind)+);
+                                write_value!(sink, $value, $($kind)+);
                             )+
                         }
                     })+

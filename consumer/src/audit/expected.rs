@@ -127,7 +127,7 @@ impl<'a> ExpectedRows<'a> {
             unreadable_shown: Vec::new(),
             unknown_writer: Marks::new(&ranges),
         };
-        let (mut copy, mut put) = (RowWriter::default(), Vec::new());
+        let (mut copy, mut buffer) = (RowWriter::default(), Vec::new());
         let mut read = 0;
         let each = |record: &BorrowedMessage<'_>| {
             let schema = |id| topic.schemas.schema_soon(id, topic.stop);
@@ -139,7 +139,13 @@ impl<'a> ExpectedRows<'a> {
             let (partition, offset) = (record.partition(), record.offset());
             *expected.events.entry(partition).or_default() += 1;
             let value = record.payload();
-            let event = match rows(&topic.schemas.decoder, value, partition, offset, &mut put) {
+            let event = match rows(
+                &topic.schemas.decoder,
+                value,
+                partition,
+                offset,
+                &mut buffer,
+            ) {
                 Ok(event) => event,
                 Err(reject) => {
                     expected.unreadable.set(partition, offset);
@@ -259,7 +265,7 @@ pub(crate) fn rows_of(
     pieces: &tokio::sync::mpsc::Sender<Vec<u8>>,
 ) -> anyhow::Result<()> {
     const PIECE_BYTES: usize = 64 << 10;
-    let (mut copy, mut put) = (RowWriter::default(), Vec::new());
+    let (mut copy, mut buffer) = (RowWriter::default(), Vec::new());
     for place in places {
         let ranges = [(partition, place.clone())].into();
         topic.scan(&ranges, |record| {
@@ -267,8 +273,13 @@ pub(crate) fn rows_of(
             let mut seen = records.lock().unwrap_or_else(PoisonError::into_inner);
             seen.set(partition, offset);
             drop(seen);
-            if let Ok(event) = rows(&topic.schemas.decoder, value, partition, offset, &mut put)
-                && (table == Table::Task || !topic.is_expired(&event))
+            if let Ok(event) = rows(
+                &topic.schemas.decoder,
+                value,
+                partition,
+                offset,
+                &mut buffer,
+            ) && (table == Table::Task || !topic.is_expired(&event))
             {
                 table.write(&mut copy, &event, TaskKey::ExecId);
                 if copy.rows().len() >= PIECE_BYTES {

@@ -116,11 +116,11 @@ impl Report {
 
 impl Reports {
     fn read(topic: &Topic<'_>, places: BTreeSet<Place>) -> anyhow::Result<Self> {
-        let (mut reports, mut put) = (HashMap::new(), Vec::new());
+        let (mut reports, mut buffer) = (HashMap::new(), Vec::new());
         each_record(topic, places, Isolation::Committed, |record| {
             let (partition, offset) = (record.partition(), record.offset());
             let decoder = &topic.schemas.decoder;
-            let event = rows(decoder, record.payload(), partition, offset, &mut put).ok();
+            let event = rows(decoder, record.payload(), partition, offset, &mut buffer).ok();
             let report = event.map(|event| {
                 let row = task_row(&event);
                 Report {
