@@ -17,7 +17,7 @@ use crate::batch::Record;
 use crate::rows::Part;
 
 /// Interval of progress lines in the log.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum number of skipped records listed.
 const LISTED: usize = 20;
 
@@ -27,7 +27,7 @@ pub(super) struct Progress {
     bar: Option<ProgressBar>,
     all: u64,
     begun: Instant,
-    told: Instant,
+    logged_at: Instant,
 }
 
 impl Progress {
@@ -48,7 +48,7 @@ impl Progress {
             bar,
             all,
             begun: now,
-            told: now,
+            logged_at: now,
         }
     }
 
@@ -56,8 +56,8 @@ impl Progress {
         let done = account.offsets_done();
         if let Some(bar) = &self.bar {
             bar.set_position(done);
-        } else if self.told.elapsed() >= TOLD_EVERY {
-            self.told = Instant::now();
+        } else if self.logged_at.elapsed() >= LOG_INTERVAL {
+            self.logged_at = Instant::now();
             let seconds = self.begun.elapsed().as_secs_f64();
             let rate = done as f64 / seconds;
             let left = self.all.saturating_sub(done) as f64 / rate.max(1e-3);

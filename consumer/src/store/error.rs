@@ -100,7 +100,7 @@ impl From<sqlx::Error> for StoreError {
 fn is_cut_off(error: &(dyn std::error::Error + 'static)) -> bool {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut causes = causes.map(|error| (error.is::<std::io::Error>(), error.to_string()));
-    causes.any(|(is_io, said)| is_io || said.contains("unexpected EOF"))
+    causes.any(|(is_io, message)| is_io || message.contains("unexpected EOF"))
 }
 
 impl From<serde_json::Error> for StoreError {

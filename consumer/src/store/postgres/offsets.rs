@@ -19,11 +19,11 @@ const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition
 const LOCK_FIRST_OFFSETS: &str = "SELECT pg_advisory_xact_lock(7022639402163274087)";
 
 /// The steps, and the stored offsets locked in a fixed order: an UPDATE alone locks in any order.
-pub(super) const WITH_LOCKED: &str = "WITH said AS (SELECT * FROM unnest($4::text[], $5::integer[], $6::bigint[], $7::bigint[], $8::bigint[], \
+pub(super) const WITH_LOCKED: &str = "WITH sent AS (SELECT * FROM unnest($4::text[], $5::integer[], $6::bigint[], $7::bigint[], $8::bigint[], \
      $9::bigint[], $10::bigint[]) \
-     AS said (part, partition, expected, next_offset, anchor_offset, anchor_timestamp_ms, anchor_crc32)), \
-     locked AS (SELECT held.part, held.partition, held.next_offset = said.expected AS is_expected \
-     FROM consumed_offset held JOIN said USING (part, partition) \
+     AS sent (part, partition, expected, next_offset, anchor_offset, anchor_timestamp_ms, anchor_crc32)), \
+     locked AS (SELECT held.part, held.partition, held.next_offset = sent.expected AS is_expected \
+     FROM consumed_offset held JOIN sent USING (part, partition) \
      WHERE held.topic = $1 ORDER BY held.partition, held.part FOR UPDATE OF held)";
 
 /// Number of parameters of [`WITH_LOCKED`] and [`move_locked`], as bound by [`bind_offsets`].
@@ -33,13 +33,13 @@ pub(super) const OFFSET_PARAMETERS: usize = 11;
 /// the current row, so it detects an offset that someone else has moved meanwhile.
 pub(super) fn move_locked(only_if: &str) -> String {
     format!(
-        "UPDATE consumed_offset held SET next_offset = said.next_offset, cluster_id = $2, \
-         anchor_offset = coalesce(said.anchor_offset, held.anchor_offset), \
-         anchor_timestamp_ms = coalesce(said.anchor_timestamp_ms, held.anchor_timestamp_ms), \
-         anchor_crc32 = coalesce(said.anchor_crc32, held.anchor_crc32), group_id = $3, updated_at = now(), \
-         topic_id = coalesce($11, held.topic_id) FROM said JOIN locked USING (part, partition) \
-         WHERE held.topic = $1 AND held.part = said.part AND held.partition = said.partition \
-         AND held.next_offset = said.expected{only_if} RETURNING held.part, held.partition"
+        "UPDATE consumed_offset held SET next_offset = sent.next_offset, cluster_id = $2, \
+         anchor_offset = coalesce(sent.anchor_offset, held.anchor_offset), \
+         anchor_timestamp_ms = coalesce(sent.anchor_timestamp_ms, held.anchor_timestamp_ms), \
+         anchor_crc32 = coalesce(sent.anchor_crc32, held.anchor_crc32), group_id = $3, updated_at = now(), \
+         topic_id = coalesce($11, held.topic_id) FROM sent JOIN locked USING (part, partition) \
+         WHERE held.topic = $1 AND held.part = sent.part AND held.partition = sent.partition \
+         AND held.next_offset = sent.expected{only_if} RETURNING held.part, held.partition"
     )
 }
 

@@ -47,8 +47,8 @@ static STORE: LazyLock<String> = LazyLock::new(|| {
         let columns = table.stored_columns();
         let columns = columns.map(|column| format!("{} {}", column.name, sent_type(column.kind)));
         statement.push_str(&format!(
-            ", {name} AS (INSERT INTO {table} ({}) SELECT {} FROM json_to_recordset(${parameter}::json) AS said ({}) \
-             JOIN keys ON keys.place = said.task_id RETURNING 1)",
+            ", {name} AS (INSERT INTO {table} ({}) SELECT {} FROM json_to_recordset(${parameter}::json) AS sent ({}) \
+             JOIN keys ON keys.place = sent.task_id RETURNING 1)",
             table.stored_names(),
             received(table, "keys.task_id"),
             Vec::from_iter(columns).join(", ")

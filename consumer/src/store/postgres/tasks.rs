@@ -13,7 +13,7 @@ use crate::tables::{Column, Kind, LEAST, TASK, Table, UPDATE_IF_NEWER, is_lower}
 
 static UPSERT_TASKS: LazyLock<String> = LazyLock::new(|| {
     let (states, names) = (unnest_tasks(1), Table::Task.stored_names());
-    upsert_tasks_from(&format!("{states} AS said ({names})"))
+    upsert_tasks_from(&format!("{states} AS sent ({names})"))
 });
 
 /// Updates `task` to the states in this table expression. Sorted by exec_id, so that two writers lock tasks in the same
@@ -60,11 +60,11 @@ pub(super) fn received(table: Table, task: &str) -> String {
 /// as after it was filled quickly. (LIMIT forces a look-up.)
 static SELECT_TASKS: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT said.number, task.task_id, {} IS TRUE \
+        "SELECT sent.number, task.task_id, {} IS TRUE \
          FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY \
-         AS said (exec_id, first_reported_at, ended_at, number) LEFT JOIN LATERAL \
-         (SELECT * FROM task WHERE task.exec_id = said.exec_id LIMIT 1) AS task ON true",
-        lowered_by("said")
+         AS sent (exec_id, first_reported_at, ended_at, number) LEFT JOIN LATERAL \
+         (SELECT * FROM task WHERE task.exec_id = sent.exec_id LIMIT 1) AS task ON true",
+        lowered_by("sent")
     )
 });
 
@@ -73,12 +73,12 @@ static LOWER_TIMES: LazyLock<String> = LazyLock::new(|| {
     let lowered = LEAST.map(|name| {
         format!(
             "{name} = least(task.{name}, {})",
-            time(&format!("said.{name}"))
+            time(&format!("sent.{name}"))
         )
     });
     format!(
-        "UPDATE task SET {} FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS said (task_id, {}) \
-         WHERE task.task_id = said.task_id",
+        "UPDATE task SET {} FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS sent (task_id, {}) \
+         WHERE task.task_id = sent.task_id",
         lowered.join(", "),
         LEAST.join(", ")
     )
@@ -111,11 +111,12 @@ pub(super) async fn upsert_tasks(
     connection: &mut PgConnection,
     tasks: &Tasks<'_>,
 ) -> Result<Vec<i64>, StoreError> {
-    let told: Vec<(String, Option<i64>)> = bind_tasks(sqlx::query_as(UPSERT_TASKS.as_str()), tasks)
-        .fetch_all(&mut *connection)
-        .await?;
+    let upserted: Vec<(String, Option<i64>)> =
+        bind_tasks(sqlx::query_as(UPSERT_TASKS.as_str()), tasks)
+            .fetch_all(&mut *connection)
+            .await?;
     let mut task_ids = vec![None; tasks.newest.len()];
-    for (exec_id, task_id) in told {
+    for (exec_id, task_id) in upserted {
         if let Some(place) = tasks.places.get(exec_id.as_str()) {
             task_ids[*place] = task_id;
         }

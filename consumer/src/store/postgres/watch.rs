@@ -81,7 +81,7 @@ impl Watch {
         asked: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {
         let (begun, mut asked) = (Instant::now(), pin!(asked));
-        let (mut patience, mut idle, mut told) = (PATIENCE, None, String::new());
+        let (mut patience, mut idle, mut logged) = (PATIENCE, None, String::new());
         loop {
             if let Ok(answer) = timeout(patience, &mut asked).await {
                 return match answer {
@@ -116,10 +116,10 @@ impl Watch {
                     }
                     (idle, patience) = (Some(activity), ONCE_MORE);
                 }
-                Some(activity) if told != activity.to_string() => {
-                    told = activity.to_string();
+                Some(activity) if logged != activity.to_string() => {
+                    logged = activity.to_string();
                     tracing::info!(
-                        "{} has been working on an answer for {} s ({told})",
+                        "{} has been working on an answer for {} s ({logged})",
                         self.server.place(),
                         waited.as_secs()
                     );
