@@ -104,7 +104,7 @@ impl Batch {
     }
 
     /// Waits for more records, as if the first one had been read now.
-    pub(crate) fn wait_anew(&mut self) {
+    pub(crate) fn restart_wait(&mut self) {
         self.since = Some(Instant::now());
     }
 

@@ -25,7 +25,7 @@ impl Entrance<'_> {
     pub(super) async fn store_batch(&mut self) -> Result<(), Failure> {
         if self.source.learn_schemas(&mut self.batch).await? && self.is_undecided() {
             // The next records decide whether these rejects are few or many.
-            self.batch.wait_anew();
+            self.batch.restart_wait();
             return Ok(());
         }
         let stored = self.store_records().await;
@@ -53,7 +53,7 @@ impl Entrance<'_> {
                 Written::Refused { found } => {
                     if found && self.is_undecided() {
                         // The next records decide whether these are few or many.
-                        self.batch.wait_anew();
+                        self.batch.restart_wait();
                         return Ok(());
                     }
                 }

@@ -12,10 +12,10 @@ const PAGE: &str = "reference/errors.md";
 
 fn row(codes: &str, meaning: Meaning, name: &str) -> String {
     let done = match meaning {
-        Meaning::Passes => "wait and retry",
+        Meaning::Transient => "wait and retry",
         Meaning::TooLong => "smaller batch",
         Meaning::Refused => "dead letter",
-        Meaning::Stays => "exit 78",
+        Meaning::Permanent => "exit 78",
     };
     format!("| `{codes}` | {name} | {done} |\n")
 }

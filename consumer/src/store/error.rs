@@ -59,20 +59,20 @@ impl StoreError {
 /// The meaning of an error code: see [`StoreError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    Passes,
+    Transient,
     TooLong,
     Refused,
-    Stays,
+    Permanent,
 }
 
 impl Meaning {
     /// The error with this meaning and message.
     pub(super) fn of(self, message: String) -> StoreError {
         match self {
-            Self::Passes => StoreError::Retry(message),
+            Self::Transient => StoreError::Retry(message),
             Self::TooLong => StoreError::TooLong(message),
             Self::Refused => StoreError::Refused(message),
-            Self::Stays => StoreError::Exit(message),
+            Self::Permanent => StoreError::Exit(message),
         }
     }
 }
@@ -84,14 +84,14 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Io(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::WorkerCrashed
-            | sqlx::Error::Protocol(_) => Meaning::Passes.of(message),
-            sqlx::Error::Tls(error) if is_cut_off(&*error) => Meaning::Passes.of(message),
+            | sqlx::Error::Protocol(_) => Meaning::Transient.of(message),
+            sqlx::Error::Tls(error) if is_cut_off(&*error) => Meaning::Transient.of(message),
             sqlx::Error::Database(error) => {
                 let mut judges = DRIVERS.iter().map(|driver| driver.judge);
                 let judged = judges.find_map(|judge| judge(&*error));
-                judged.unwrap_or_else(|| Meaning::Stays.of(message))
+                judged.unwrap_or_else(|| Meaning::Permanent.of(message))
             }
-            _ => Meaning::Stays.of(message),
+            _ => Meaning::Permanent.of(message),
         }
     }
 }

@@ -88,7 +88,7 @@ pub(crate) enum Next {
 
 impl Next {
     /// Whether the scan continues.
-    pub(super) async fn goes_on(self) -> bool {
+    pub(super) async fn continues(self) -> bool {
         match self {
             Self::Row => true,
             Self::After(wait) => wait.await,

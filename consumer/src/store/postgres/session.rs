@@ -119,7 +119,7 @@ impl Session for PgSession {
             let Some(message) = next else { break };
             let row = message.get(header..).unwrap_or_default();
             header = 0;
-            if row.len() > row_format::TRAILER.len() && !each(row).goes_on().await {
+            if row.len() > row_format::TRAILER.len() && !each(row).continues().await {
                 break;
             }
         }

@@ -3,15 +3,15 @@
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnection, PgDatabaseError};
 
-use crate::store::error::Meaning::{self, Passes, Refused, Stays, TooLong};
+use crate::store::error::Meaning::{self, Permanent, Refused, TooLong, Transient};
 use crate::store::error::{OUTDATED, StoreError};
 
-/// A class (two characters), or a code of five characters, which comes before its class. All others are [`Stays`].
+/// A class (two characters), or a code of five characters, which comes before its class. All others are [`Permanent`].
 pub(in crate::store) const MEANINGS: &[(&str, Meaning, &str)] = &[
-    ("08", Passes, "connection exception"),
+    ("08", Transient, "connection exception"),
     (
         "0A000",
-        Stays,
+        Permanent,
         "feature not supported; a cached plan that a table change has invalidated is retried",
     ),
     ("21", Refused, "cardinality violation, in a trigger"),
@@ -23,32 +23,32 @@ pub(in crate::store) const MEANINGS: &[(&str, Meaning, &str)] = &[
     ("23", Refused, "integrity constraint violation"),
     (
         "25006",
-        Passes,
+        Transient,
         "read-only transaction: a standby, before or after a failover",
     ),
-    ("25P02", Passes, "the transaction has failed before"),
-    ("25P03", Passes, "idle_in_transaction_session_timeout"),
+    ("25P02", Transient, "the transaction has failed before"),
+    ("25P03", Transient, "idle_in_transaction_session_timeout"),
     ("25P04", TooLong, "transaction_timeout"),
-    ("25", Stays, "other invalid transaction states"),
+    ("25", Permanent, "other invalid transaction states"),
     (
         "26",
-        Stays,
+        Permanent,
         "a prepared statement does not exist: a connection pooler in transaction mode",
     ),
-    ("28", Stays, "wrong user or password, or pg_hba.conf"),
-    ("3D", Stays, "the database does not exist"),
-    ("3F", Stays, "the schema does not exist"),
+    ("28", Permanent, "wrong user or password, or pg_hba.conf"),
+    ("3D", Permanent, "the database does not exist"),
+    ("3F", Permanent, "the schema does not exist"),
     (
         "40",
-        Passes,
+        Transient,
         "transaction rollback: serialization failure (40001), deadlock (40P01)",
     ),
     (
         "42P05",
-        Stays,
+        Permanent,
         "a prepared statement exists already: a connection pooler in transaction mode",
     ),
-    ("42", Stays, "a table, column or right is missing"),
+    ("42", Permanent, "a table, column or right is missing"),
     ("44", Refused, "WITH CHECK OPTION violation"),
     ("53200", TooLong, "out of memory"),
     (
@@ -58,7 +58,7 @@ pub(in crate::store) const MEANINGS: &[(&str, Meaning, &str)] = &[
     ),
     (
         "53",
-        Passes,
+        Transient,
         "insufficient resources: disk full (53100), too many connections (53300)",
     ),
     (
@@ -68,29 +68,29 @@ pub(in crate::store) const MEANINGS: &[(&str, Meaning, &str)] = &[
     ),
     (
         "55000",
-        Passes,
+        Transient,
         "not in prerequisite state: a database that currently accepts no connections",
     ),
-    ("55006", Passes, "object in use"),
+    ("55006", Transient, "object in use"),
     ("55P03", TooLong, "lock_timeout"),
-    ("55", Stays, "other prerequisites"),
+    ("55", Permanent, "other prerequisites"),
     ("57014", TooLong, "statement_timeout, or a cancelled query"),
     (
         "57",
-        Passes,
+        Transient,
         "operator intervention: shutdown (57P01), crash (57P02), starting up (57P03), idle_session_timeout (57P05)",
     ),
-    ("58", Passes, "system error: input and output (58030)"),
-    ("72", Passes, "snapshot too old"),
-    ("F0", Passes, "the server's configuration files"),
-    ("HV00N", Passes, "a foreign server is unavailable"),
+    ("58", Transient, "system error: input and output (58030)"),
+    ("72", Transient, "snapshot too old"),
+    ("F0", Transient, "the server's configuration files"),
+    ("HV00N", Transient, "a foreign server is unavailable"),
     ("P0", Refused, "raised by a trigger (P0001)"),
-    ("XX001", Stays, "data are corrupted"),
-    ("XX002", Stays, "an index is corrupted"),
-    ("XX", Passes, "internal error"),
+    ("XX001", Permanent, "data are corrupted"),
+    ("XX002", Permanent, "an index is corrupted"),
+    ("XX", Transient, "internal error"),
     (
         "other",
-        Stays,
+        Permanent,
         "warnings, and codes that no statement of these programs can cause",
     ),
 ];
@@ -135,7 +135,7 @@ fn meaning(sqlstate: &str) -> Meaning {
     let known = MEANINGS
         .iter()
         .find(|(code, ..)| sqlstate.starts_with(code));
-    known.map_or(Stays, |(_, meaning, _)| *meaning)
+    known.map_or(Permanent, |(_, meaning, _)| *meaning)
 }
 
 /// An error as text. sqlx adds the line of PostgreSQL's own source that raised it, which readers mistake for a line of

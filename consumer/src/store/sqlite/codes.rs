@@ -3,71 +3,71 @@
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::SqliteError;
 
-use crate::store::error::Meaning::{self, Passes, Refused, Stays};
+use crate::store::error::Meaning::{self, Permanent, Refused, Transient};
 use crate::store::error::{OUTDATED, StoreError};
 
-/// Extended codes come before their primary code. All others are [`Stays`].
+/// Extended codes come before their primary code. All others are [`Permanent`].
 pub(in crate::store) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
     (
         1,
         "ERROR",
-        Stays,
+        Permanent,
         "a table or column is missing, or this version does not know the SQL",
     ),
-    (2, "INTERNAL", Stays, "a fault in SQLite"),
-    (3, "PERM", Stays, "this user lacks the right"),
-    (4, "ABORT", Passes, "aborted by a rollback"),
+    (2, "INTERNAL", Permanent, "a fault in SQLite"),
+    (3, "PERM", Permanent, "this user lacks the right"),
+    (4, "ABORT", Transient, "aborted by a rollback"),
     (
         5,
         "BUSY",
-        Passes,
+        Transient,
         "another process is writing (also BUSY_SNAPSHOT, BUSY_RECOVERY, BUSY_TIMEOUT)",
     ),
-    (6, "LOCKED", Passes, "locked inside this process"),
-    (7, "NOMEM", Passes, "out of memory"),
+    (6, "LOCKED", Transient, "locked inside this process"),
+    (7, "NOMEM", Transient, "out of memory"),
     (
         1032,
         "READONLY_DBMOVED",
-        Passes,
+        Transient,
         "the file was removed or renamed: the path is opened again",
     ),
     (
         1288,
         "READONLY_CANTINIT",
-        Passes,
+        Transient,
         "the shared memory of the write-ahead log is being set up",
     ),
     (
         8,
         "READONLY",
-        Stays,
+        Permanent,
         "the file or its folder is not writable",
     ),
-    (9, "INTERRUPT", Passes, "interrupted"),
-    (8202, "IOERR_DATA", Stays, "a page's checksum is wrong"),
+    (9, "INTERRUPT", Transient, "interrupted"),
+    (8202, "IOERR_DATA", Permanent, "a page's checksum is wrong"),
     (
         8458,
         "IOERR_CORRUPTFS",
-        Stays,
+        Permanent,
         "the file system is corrupted",
     ),
-    (10, "IOERR", Passes, "input or output failed"),
+    (10, "IOERR", Transient, "input or output failed"),
     (
         11,
         "CORRUPT",
-        Stays,
+        Permanent,
         "the file is corrupted: restore a backup, with the consumers stopped",
     ),
-    (12, "NOTFOUND", Stays, "a fault in a program"),
-    (13, "FULL", Passes, "the disk is full"),
+    (12, "NOTFOUND", Permanent, "a fault in a program"),
+    (13, "FULL", Transient, "the disk is full"),
     (
         14,
         "CANTOPEN",
-        Stays,
+        Permanent,
         "the file or its folder does not exist",
     ),
-    (15, "PROTOCOL", Passes, "a race between locks"),
-    (17, "SCHEMA", Passes, "the tables changed meanwhile"),
+    (15, "PROTOCOL", Transient, "a race between locks"),
+    (17, "SCHEMA", Transient, "the tables changed meanwhile"),
     (18, "TOOBIG", Refused, "a text or row is too large"),
     (
         19,
@@ -81,17 +81,17 @@ pub(in crate::store) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
         Refused,
         "a value is not of its column's type",
     ),
-    (21, "MISUSE", Stays, "a fault in a program"),
+    (21, "MISUSE", Permanent, "a fault in a program"),
     (
         22,
         "NOLFS",
-        Stays,
+        Permanent,
         "the file system does not support files of this size",
     ),
-    (23, "AUTH", Stays, "not allowed"),
-    (24, "FORMAT", Stays, "not used by SQLite"),
-    (25, "RANGE", Stays, "a fault in a program"),
-    (26, "NOTADB", Stays, "the file is not a database"),
+    (23, "AUTH", Permanent, "not allowed"),
+    (24, "FORMAT", Permanent, "not used by SQLite"),
+    (25, "RANGE", Permanent, "a fault in a program"),
+    (26, "NOTADB", Permanent, "the file is not a database"),
 ];
 
 impl From<rusqlite::Error> for StoreError {
@@ -127,5 +127,5 @@ fn judge_code(code: i32, message: String) -> StoreError {
 fn meaning(code: i32) -> Meaning {
     let of = |wanted: i32| MEANINGS.iter().find(|(code, ..)| *code == wanted);
     let known = of(code).or_else(|| of(code & 0xFF));
-    known.map_or(Stays, |(_, _, meaning, _)| *meaning)
+    known.map_or(Permanent, |(_, _, meaning, _)| *meaning)
 }

@@ -144,7 +144,7 @@ impl Session for SqliteSession {
             writer.clear();
             write(&mut writer, &row, &kinds)?;
             drop(row);
-            if !each(writer.rows()).goes_on().await {
+            if !each(writer.rows()).continues().await {
                 break;
             }
         }
@@ -181,8 +181,8 @@ impl Session for SqliteSession {
                 let deadline = Arc::new(Mutex::new(Instant::now() + limit));
                 let asked = deadline.clone();
                 let mut connection = self.connection.lock_handle().await?;
-                let goes_on = move || Instant::now() < *Limit::deadline(&asked);
-                connection.set_progress_handler(STEPS, goes_on);
+                let continues = move || Instant::now() < *Limit::deadline(&asked);
+                connection.set_progress_handler(STEPS, continues);
                 deadline
             }
         };
