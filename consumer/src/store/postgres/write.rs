@@ -49,12 +49,12 @@ const MIN_HALVED: usize = 1_000;
 pub(super) struct PgWriter {
     server: Server,
     /// The second one is idle, and may not be connected yet, while there are few records.
-    lanes: [Lane; 2],
+    slots: [ConnectionSlot; 2],
 }
 
 /// A connection and its buffer.
 #[derive(Default)]
-struct Lane {
+struct ConnectionSlot {
     /// `None` until it is needed, and after a failure.
     connection: Option<PgConnection>,
     /// Process and start of the last connection's session.
@@ -65,11 +65,11 @@ struct Lane {
 
 impl PgWriter {
     pub(super) async fn open(server: &Server) -> Result<Self, StoreError> {
-        let mut lanes = [Lane::default(), Lane::default()];
-        lanes[0].connection = Some(lanes[0].take(server).await?);
+        let mut slots = [ConnectionSlot::default(), ConnectionSlot::default()];
+        slots[0].connection = Some(slots[0].take(server).await?);
         Ok(Self {
             server: server.clone(),
-            lanes,
+            slots,
         })
     }
 }
@@ -81,12 +81,12 @@ impl Writer for PgWriter {
     }
 
     async fn stored(&mut self) -> Result<Vec<StoredOffset>, StoreError> {
-        let lane = &mut self.lanes[0];
-        let mut connection = lane.take(&self.server).await?;
+        let slot = &mut self.slots[0];
+        let mut connection = slot.take(&self.server).await?;
         let rows = sqlx::query_as::<_, OffsetRow>(SELECT_OFFSETS).fetch_all(&mut connection);
         let rows = timeout(ANSWER, rows).await;
         let rows = rows.map_err(|_| no_answer("to what is stored", ANSWER))??;
-        lane.connection = Some(connection);
+        slot.connection = Some(connection);
         stored_offsets(rows)
     }
 
@@ -95,8 +95,8 @@ impl Writer for PgWriter {
         advances: &[Advance],
         identity: &Identity,
     ) -> Result<(), StoreError> {
-        let lane = &mut self.lanes[0];
-        let mut connection = lane.take(&self.server).await?;
+        let slot = &mut self.slots[0];
+        let mut connection = slot.take(&self.server).await?;
         let moved = async {
             let mut transaction = connection.begin().await?;
             move_offsets(&mut transaction, advances, identity).await?;
@@ -104,7 +104,7 @@ impl Writer for PgWriter {
         };
         let moved = timeout(ANSWER, moved).await;
         moved.map_err(|_| no_answer("to new offsets", ANSWER))??;
-        lane.connection = Some(connection);
+        slot.connection = Some(connection);
         Ok(())
     }
 
@@ -123,21 +123,21 @@ impl Writer for PgWriter {
             identity,
             end,
         };
-        let [lane, other] = &mut self.lanes;
+        let [slot, other] = &mut self.slots;
         let halves = match end {
             End::CommitHalves if records.len() >= MIN_HALVED => halves(records),
             _ => None,
         };
         let Some([half, other_half]) = halves else {
-            return lane.write(&self.server, records, writing).await;
+            return slot.write(&self.server, records, writing).await;
         };
         // If the database has no connection to spare, one is enough.
         match other.take(&self.server).await {
             Ok(connection) => other.connection = Some(connection),
-            Err(_) => return lane.write(&self.server, records, writing).await,
+            Err(_) => return slot.write(&self.server, records, writing).await,
         }
         let written = tokio::join!(
-            lane.write(&self.server, &half, writing),
+            slot.write(&self.server, &half, writing),
             other.write(&self.server, &other_half, writing)
         );
         let (stored, rows, error) = match written {
@@ -164,7 +164,7 @@ impl Writer for PgWriter {
     }
 }
 
-impl Lane {
+impl ConnectionSlot {
     /// Takes the connection. Only a successful call returns it, so that one that is broken, or in the middle of a
     /// transaction, is never reused.
     async fn take(&mut self, server: &Server) -> Result<PgConnection, StoreError> {
