@@ -11,7 +11,7 @@ use service::exit::NeedsAttention;
 pub(crate) type Owner = (String, String);
 
 /// The topic that a database must belong to.
-pub(crate) struct Asked<'a> {
+pub(crate) struct ExpectedOwner<'a> {
     pub(crate) topic: &'a str,
     /// `None`: not checked.
     pub(crate) cluster_id: Option<&'a str>,
@@ -21,7 +21,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) option: &'a str,
 }
 
-impl Asked<'_> {
+impl ExpectedOwner<'_> {
     /// Checks that the database belongs to the topic, or is empty.
     ///
     /// # Errors

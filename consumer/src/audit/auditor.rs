@@ -20,7 +20,7 @@ use super::report::{Report, partition_reports};
 use super::sums::Sums;
 use super::topic::Topic;
 use super::{offsets, retention};
-use crate::ownership::Asked;
+use crate::ownership::ExpectedOwner;
 use crate::rows::Part;
 use crate::store::{Database, Snapshot};
 use crate::tables::Table;
@@ -43,13 +43,13 @@ impl Auditor<'_> {
         let asking = || format!("reading {place}");
         let mut snapshot = Snapshot::take(self.database).await.with_context(asking)?;
         let owners = snapshot.owners().await.with_context(asking)?;
-        let asked = Asked {
+        let expected = ExpectedOwner {
             topic: self.topic.name,
             cluster_id: None, // a row of another cluster may be a finding, see `offsets::check`
             place: &place,
             option: "--database-url",
         };
-        asked.check(&owners)?;
+        expected.check(&owners)?;
         if owners.is_empty() {
             bail!(
                 "{place} has no stored offset of {}, so there is nothing to compare; is it the database of its \

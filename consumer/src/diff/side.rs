@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::audit::fingerprint::{Fingerprint, Plan};
 use crate::audit::merge::Feed;
-use crate::ownership::Asked;
+use crate::ownership::ExpectedOwner;
 use crate::positions::Anchor;
 use crate::rows::Part;
 use crate::store::{Database, Selection, Snapshot, StoreError};
@@ -50,13 +50,13 @@ impl Side {
         let place = database.place();
         let asking = || format!("reading {name}, {place}: check that it exists");
         let mut snapshot = Snapshot::take(database).await.with_context(asking)?;
-        let asked = Asked {
+        let expected = ExpectedOwner {
             topic,
             cluster_id: None, // only compared between the two databases, see `shared`
             place: &place,
             option: name,
         };
-        asked.check(&snapshot.owners().await.with_context(asking)?)?;
+        expected.check(&snapshot.owners().await.with_context(asking)?)?;
         let stored = stored_offsets(&mut snapshot, topic)
             .await
             .with_context(asking)?;

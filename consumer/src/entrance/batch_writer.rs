@@ -38,7 +38,7 @@ use crate::batch::{Batch, Record, last_read};
 use crate::bisect::{Bisection, Found};
 use crate::failure::Failure;
 use crate::letters::MAX_UNSTORED;
-use crate::ownership::Asked;
+use crate::ownership::ExpectedOwner;
 use crate::positions::{Advance, Anchor, Positions};
 use crate::rows::Part;
 use crate::store::{Database, End, Identity, StoreError, StoredOffset, Writer, owners};
@@ -411,13 +411,15 @@ impl BatchWriter {
     ) -> Result<Vec<StoredOffset>, Failure> {
         let stored = self.store.stored().await;
         let stored = stored.map_err(|error| meaning(error, &self.place))?;
-        let asked = Asked {
+        let expected = ExpectedOwner {
             topic: &self.identity.topic,
             cluster_id: Some(&self.identity.cluster_id),
             place: &self.place,
             option: self.option,
         };
-        asked.check(&owners(&stored)).map_err(anyhow::Error::from)?;
+        expected
+            .check(&owners(&stored))
+            .map_err(anyhow::Error::from)?;
         Ok(stored)
     }
 

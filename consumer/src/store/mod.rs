@@ -184,7 +184,7 @@ pub(crate) trait Writer: Send {
     /// `db.system.name` of OpenTelemetry's conventions.
     fn system(&self) -> &'static str;
 
-    /// All stored offsets, normally of one topic; see [`Asked::check`](crate::ownership::Asked::check).
+    /// All stored offsets, normally of one topic; see [`ExpectedOwner::check`](crate::ownership::ExpectedOwner::check).
     ///
     /// # Errors
     /// If the database fails or does not answer within 10 s.
