@@ -44,7 +44,7 @@ use crate::rows::Part;
 use crate::store::{Database, End, Identity, StoreError, StoredOffset, Writer, owners};
 
 /// What a command does around each transaction.
-pub(crate) trait Around {
+pub(crate) trait WriteHooks {
     /// How a piece may be split at first.
     const SPLIT: Split;
     /// Whether rejects get dead letters. If so, a piece with rejects is tried and judged before it is stored.
@@ -160,7 +160,7 @@ pub(crate) struct BatchWriter {
 
 impl BatchWriter {
     /// Writes at most `max_events` records per transaction.
-    pub(crate) fn new<A: Around>(
+    pub(crate) fn new<A: WriteHooks>(
         store: Box<dyn Writer>,
         place: String,
         option: &'static str,
@@ -188,20 +188,20 @@ impl BatchWriter {
     ///
     /// # Errors
     /// If the database or Kafka is unavailable, or if a retry does not help.
-    pub(crate) async fn write_next<A: Around>(
+    pub(crate) async fn write_next<A: WriteHooks>(
         &mut self,
         batch: &mut Batch,
         pass: &mut Pass,
-        around: &mut A,
+        hooks: &mut A,
     ) -> Result<Written, Failure> {
         let (count, end) = self.next_piece::<A>(batch, pass);
         if end != End::RollBack && A::HAS_LETTERS {
-            around
+            hooks
                 .write_letters(&batch.records()[..count], &self.parts, &self.positions)
                 .await?;
         }
         let started = Instant::now();
-        let written = self.write(batch, 0..count, end, around).await;
+        let written = self.write(batch, 0..count, end, hooks).await;
         metrics::histogram!(names::DB_OPERATION_DURATION, "db_system_name" => self.store.system())
             .record(started.elapsed());
         match written {
@@ -244,14 +244,14 @@ impl BatchWriter {
             }
             Err(StoreError::Refused(message)) => {
                 pass.judged = 0;
-                self.bisect(batch, count, message, around).await
+                self.bisect(batch, count, message, hooks).await
             }
             Err(error) => self.not_written(count, error),
         }
     }
 
     /// The number of records to write next, and how to end the transaction.
-    fn next_piece<A: Around>(&self, batch: &Batch, pass: &Pass) -> (usize, End) {
+    fn next_piece<A: WriteHooks>(&self, batch: &Batch, pass: &Pass) -> (usize, End) {
         let is_judged = pass.judged > 0;
         let count = if is_judged { pass.judged } else { pass.left };
         let records = &batch.records()[..count.min(self.piece)];
@@ -274,13 +274,13 @@ impl BatchWriter {
         batch: &Batch,
         records: Range<usize>,
         end: End,
-        around: &mut impl Around,
+        hooks: &mut impl WriteHooks,
     ) -> Result<Vec<(Part, u64)>, StoreError> {
         let records = &batch.records()[records];
         let write = self
             .store
             .write(records, &self.parts, &self.positions, &self.identity, end);
-        around.during(batch, write).await
+        hooks.during(batch, write).await
     }
 
     /// Handles the errors that a write and a trial have in common.
@@ -294,7 +294,7 @@ impl BatchWriter {
 
     /// Moves the positions past these stored records and settles the breaker. Returns the last record of each
     /// partition.
-    pub(crate) fn stored<A: Around>(
+    pub(crate) fn stored<A: WriteHooks>(
         &mut self,
         records: &[Record],
         pass: &mut Pass,
@@ -316,14 +316,14 @@ impl BatchWriter {
     }
 
     /// Settles the breaker for those of these records that are stored, by the positions.
-    pub(crate) fn settle_stored<A: Around>(&mut self, records: &[Record]) {
+    pub(crate) fn settle_stored<A: WriteHooks>(&mut self, records: &[Record]) {
         let is_stored = |record: &&Record| self.is_stored(record.partition, record.anchor.offset);
         let stored = Vec::from_iter(records.iter().filter(is_stored));
         self.settle::<A>(stored);
     }
 
     /// Settles the breaker for these stored records.
-    fn settle<'r, A: Around>(&mut self, records: impl IntoIterator<Item = &'r Record>) {
+    fn settle<'r, A: WriteHooks>(&mut self, records: impl IntoIterator<Item = &'r Record>) {
         self.breaker.take_back();
         for record in records {
             // They were judged before. Only after a half failed can one be too many; the next reject is then too many
@@ -334,7 +334,7 @@ impl BatchWriter {
     }
 
     /// Judges the records at these places. The error names the record that is one reject too many.
-    fn judge<A: Around>(
+    fn judge<A: WriteHooks>(
         &mut self,
         batch: &Batch,
         places: Range<usize>,
@@ -348,19 +348,19 @@ impl BatchWriter {
 
     /// Finds the records among the first `count` that the database refuses; they become rejects. `error` is the
     /// database's error for all of them together; each may be accepted on its own.
-    async fn bisect<A: Around>(
+    async fn bisect<A: WriteHooks>(
         &mut self,
         batch: &mut Batch,
         count: usize,
         error: String,
-        around: &mut A,
+        hooks: &mut A,
     ) -> Result<Written, Failure> {
         let (mut found, mut bisection) = (false, Bisection::new(count, error));
         // Judged as they are found: after too many, the rest need not be tried.
         self.breaker.take_back();
         loop {
             let next = bisection
-                .next(async |piece| self.write(batch, piece, End::RollBack, around).await)
+                .next(async |piece| self.write(batch, piece, End::RollBack, hooks).await)
                 .await;
             let places = match next {
                 Ok(None) => break,
@@ -435,7 +435,7 @@ impl BatchWriter {
 /// The kind of rejects that the database refused.
 pub(crate) const REFUSED: &str = "DatabaseRefused";
 
-fn judge<A: Around>(breaker: &mut Breaker, record: &Record) -> Result<(), Tripped> {
+fn judge<A: WriteHooks>(breaker: &mut Breaker, record: &Record) -> Result<(), Tripped> {
     match &record.event {
         Ok(_) => breaker.accept(),
         Err(reject) if A::is_counted(reject) => return breaker.reject(),

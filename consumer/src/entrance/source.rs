@@ -10,7 +10,7 @@ use service::registry::RegistryError;
 use service::subscription::{Next, Subscription};
 use tokio::time::{Instant, sleep_until};
 
-use super::batch_writer::{Around, Split};
+use super::batch_writer::{Split, WriteHooks};
 use super::commits::Commits;
 use super::config::Config;
 use crate::batch::{Batch, Record};
@@ -62,7 +62,7 @@ impl Source<'_> {
     }
 }
 
-impl Around for Source<'_> {
+impl WriteHooks for Source<'_> {
     const SPLIT: Split = Split::Halves;
     const HAS_LETTERS: bool = true;
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::progress::{Account, Progress};
 use super::{GROUP, wrong};
 use crate::batch::{Batch, Record, last_read};
-use crate::entrance::batch_writer::{Around, BatchWriter, Pass, REFUSED, Split, Written};
+use crate::entrance::batch_writer::{BatchWriter, Pass, REFUSED, Split, WriteHooks, Written};
 use crate::failure::Failure;
 use crate::positions::{Advance, Positions};
 use crate::rows::Part;
@@ -21,7 +21,7 @@ use crate::store::StoreError;
 /// A replay's hooks of the writer.
 pub(super) struct Replay;
 
-impl Around for Replay {
+impl WriteHooks for Replay {
     const SPLIT: Split = Split::Never;
     const HAS_LETTERS: bool = false;
 
