@@ -30,7 +30,7 @@ use crate::rows::Part;
 use crate::store::StoredOffset;
 
 /// Timeout for Kafka to return a partition's bounds.
-const ASK: Duration = Duration::from_secs(10);
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What to do if retention removed offsets before they were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -84,8 +84,9 @@ impl TopicIdentity<'_> {
         for &partition in partitions {
             asked.add_partition(topic, partition);
             let consumer = self.subscription.consumer();
-            let (first, end) = blocking(|| consumer.fetch_watermarks(topic, partition, ASK))
-                .map_err(Failure::kafka)?;
+            let (first, end) =
+                blocking(|| consumer.fetch_watermarks(topic, partition, KAFKA_TIMEOUT))
+                    .map_err(Failure::kafka)?;
             low.insert(partition, first);
             let of_partition = stored.iter().filter(|stored| stored.partition == partition);
             let ours = |offset: &&StoredOffset| self.parts.contains(&offset.part);
@@ -113,8 +114,8 @@ impl TopicIdentity<'_> {
             return Ok(());
         };
         let consumer = self.subscription.consumer();
-        let metadata =
-            blocking(|| consumer.fetch_metadata(Some(topic), ASK)).map_err(Failure::kafka)?;
+        let metadata = blocking(|| consumer.fetch_metadata(Some(topic), KAFKA_TIMEOUT))
+            .map_err(Failure::kafka)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let count = found.map_or(0, |found| found.partitions().len());
         // No partition: the brokers do not know the topic (yet), and nothing is read meanwhile.

@@ -7,7 +7,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use service::warn_of_change;
 
 use super::partitions::Partition;
-use super::state::{ASK, Entrance, KnownId, State};
+use super::state::{Entrance, KAFKA_TIMEOUT, KnownId, State};
 use crate::failure::Failure;
 use crate::topic_identity::{Recognised, TopicIdentity, id_of, recreated};
 
@@ -137,7 +137,10 @@ impl Entrance<'_> {
     async fn learn_topic_id(&mut self) -> Result<(), Failure> {
         let topic = &self.config.events_topic;
         match (
-            id_of(topic, self.source.subscription.topic_id(ASK).await)?,
+            id_of(
+                topic,
+                self.source.subscription.topic_id(KAFKA_TIMEOUT).await,
+            )?,
             self.topic_id,
         ) {
             (Ok(_), KnownId::Is(_)) | (Err(_), KnownId::Unavailable) => {}

@@ -23,7 +23,7 @@ use crate::letters::{Committed, offsets};
 pub(super) const SETTLE: Duration = Duration::from_secs(3);
 
 /// Poll interval for the answer.
-pub(super) const LOOK: Duration = Duration::from_millis(2);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// A failed commit is logged at WARN at most this often, otherwise at DEBUG: it is retried, and only lag tools notice.
 const FAILURES_EVERY: Duration = Duration::from_secs(60);
@@ -135,7 +135,7 @@ impl<'a> Commits<'a> {
                     "Kafka to answer a commit of offsets".to_owned(),
                 ));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch_writer::BatchWriter;
 use super::partitions::Partitions;
-use super::state::{ASK, Entrance, State};
+use super::state::{Entrance, KAFKA_TIMEOUT, State};
 use crate::batch::Record;
 use crate::failure::Failure;
 
@@ -32,7 +32,7 @@ use crate::failure::Failure;
 enum Step<'a> {
     Stop,
     Store,
-    Look,
+    CheckIdle,
     Handle(anyhow::Result<Next<'a>>),
 }
 
@@ -45,12 +45,12 @@ impl<'a> Entrance<'a> {
         loop {
             match self.next_step(shutdown).await {
                 Step::Stop => return self.stop().await,
-                Step::Store => self.store_and_look().await?,
-                Step::Look => self.look().await?,
+                Step::Store => self.store_and_check_idle().await?,
+                Step::CheckIdle => self.check_idle().await?,
                 Step::Handle(Ok(Next::Record(record))) => {
                     self.take(Record::read(&self.source.schemas.decoder, &record));
                     if self.is_full() {
-                        self.store_and_look().await?;
+                        self.store_and_check_idle().await?;
                     }
                 }
                 Step::Handle(Ok(Next::Assigned(partitions))) => self.begin(&partitions).await?,
@@ -82,7 +82,7 @@ impl<'a> Entrance<'a> {
             }
             next = self.source.subscription.next() => Step::Handle(next),
             // If there are records, the check follows their storing.
-            () = sleep_until(self.next_look) => Step::Look,
+            () = sleep_until(self.next_idle_check) => Step::CheckIdle,
         }
     }
 
@@ -99,7 +99,7 @@ impl<'a> Entrance<'a> {
             )
         })?;
         match self.is_waiting() {
-            false => self.look().await,
+            false => self.check_idle().await,
             true => Ok(()),
         }
     }
@@ -115,7 +115,7 @@ impl<'a> Entrance<'a> {
             self.store().await?;
         }
         if !self.is_waiting() && !lost {
-            self.look().await?;
+            self.check_idle().await?;
         }
         if !lost {
             self.settle_commits().await;
@@ -129,7 +129,7 @@ impl<'a> Entrance<'a> {
     async fn recover(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
         if self.topic_id.id().is_some() {
             // The id is compared below.
-            let _ = self.source.subscription.topic_id(ASK).await;
+            let _ = self.source.subscription.topic_id(KAFKA_TIMEOUT).await;
             self.is_the_topic().map_err(Failure::into_error)?;
         }
         if !error.is::<OutsideTheLog>() {
@@ -203,9 +203,9 @@ impl<'a> Entrance<'a> {
         self.writer.breaker.would_be_undecided(rejects, all)
     }
 
-    async fn store_and_look(&mut self) -> anyhow::Result<()> {
+    async fn store_and_check_idle(&mut self) -> anyhow::Result<()> {
         self.store().await?;
-        self.look_if_due().await
+        self.check_idle_if_due().await
     }
 
     /// Starts partitions and stores the batch, as far as is possible now.

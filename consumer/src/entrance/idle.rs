@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use service::warn_of_change;
 use tokio::time::Instant;
 
-use super::source::{LOOK_EVERY, unfinished};
+use super::source::{IDLE_CHECK_INTERVAL, unfinished};
 use super::state::{Entrance, State};
 use crate::failure::Failure;
 use crate::positions::Advance;
@@ -15,9 +15,9 @@ use crate::store::StoreError;
 
 impl Entrance<'_> {
     /// Checks idle partitions if it is time.
-    pub(super) async fn look_if_due(&mut self) -> anyhow::Result<()> {
-        match self.next_look <= Instant::now() {
-            true => self.look().await,
+    pub(super) async fn check_idle_if_due(&mut self) -> anyhow::Result<()> {
+        match self.next_idle_check <= Instant::now() {
+            true => self.check_idle().await,
             false => Ok(()),
         }
     }
@@ -26,8 +26,8 @@ impl Entrance<'_> {
     ///
     /// # Errors
     /// If the topic was deleted and recreated, or a retry does not help.
-    pub(super) async fn look(&mut self) -> anyhow::Result<()> {
-        self.next_look = Instant::now() + LOOK_EVERY;
+    pub(super) async fn check_idle(&mut self) -> anyhow::Result<()> {
+        self.next_idle_check = Instant::now() + IDLE_CHECK_INTERVAL;
         let unfinished = unfinished([&self.batch, &self.source.ahead]);
         self.source.subscription.set_unfinished(unfinished.clone());
         let stored = match self.state {

@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use self::batch_writer::{BatchWriter, open};
 use self::commits::Commits;
 use self::partitions::Partitions;
-use self::source::{LOOK_EVERY, Source};
+use self::source::{IDLE_CHECK_INTERVAL, Source};
 use self::state::{Entrance, KnownId, State};
 use crate::batch::Batch;
 use crate::letters::Letters;
@@ -161,7 +161,7 @@ pub async fn run(
         partitions: Partitions::default(),
         topic_id: KnownId::Unknown,
         batch: Batch::default(),
-        next_look: Instant::now() + LOOK_EVERY,
+        next_idle_check: Instant::now() + IDLE_CHECK_INTERVAL,
     };
     let stored = tokio::select! {
         stored = entrance.store_until(&shutdown) => stored,

@@ -21,7 +21,7 @@ use crate::rows::Part;
 use crate::schema_source::SchemaSource;
 
 /// How often the lag is updated and the positions of idle partitions are stored.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A member of the group, with its read-ahead records, dead letters and commits.
 pub(super) struct Source<'a> {
@@ -117,7 +117,7 @@ impl WriteHooks for Source<'_> {
 
     /// Reads ahead, at most another full batch.
     async fn during<T>(&mut self, batch: &Batch, write: impl Future<Output = T>) -> T {
-        let mut look = Instant::now() + LOOK_EVERY;
+        let mut next_update = Instant::now() + IDLE_CHECK_INTERVAL;
         tokio::pin!(write);
         loop {
             let reads_on = self.interruption.is_none() && !self.config.is_full(&self.ahead);
@@ -130,8 +130,8 @@ impl WriteHooks for Source<'_> {
                     }
                     other => self.interruption = Some(other),
                 },
-                () = sleep_until(look) => {
-                    look = Instant::now() + LOOK_EVERY;
+                () = sleep_until(next_update) => {
+                    next_update = Instant::now() + IDLE_CHECK_INTERVAL;
                     self.subscription.set_unfinished(unfinished([batch, &self.ahead]));
                 }
             }

@@ -27,7 +27,7 @@ pub(super) struct Entrance<'a> {
     /// Records that were read and are not stored yet.
     pub(super) batch: Batch,
     /// Time of the next check of idle partitions.
-    pub(super) next_look: Instant,
+    pub(super) next_idle_check: Instant,
 }
 
 /// Whether records can be stored.
@@ -39,7 +39,7 @@ pub(super) enum State {
 }
 
 /// Timeout for Kafka to return the topic's id.
-pub(super) const ASK: Duration = Duration::from_secs(10);
+pub(super) const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The topic's id (KIP-516), as far as it is known.
 #[derive(Clone, Copy)]

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::ROWS;
 use super::batch_writer::{Pass, Written};
-use super::commits::{LOOK, SETTLE};
+use super::commits::{POLL_INTERVAL, SETTLE};
 use super::source::Source;
 use super::state::Entrance;
 use crate::failure::Failure;
@@ -196,7 +196,7 @@ impl Entrance<'_> {
             if self.source.commits.is_answered() || Instant::now() >= deadline {
                 return;
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }
