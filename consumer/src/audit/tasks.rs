@@ -210,11 +210,11 @@ impl Faulty {
         let held = |name: &str| self.held.get(name).unwrap_or(&none);
         let unprovable = |name: &str| self.unprovable.get(name).unwrap_or(&none);
         let faults = |name: &str| held(name).len() + unprovable(name).len();
-        let (few, many): (Vec<_>, Vec<_>) =
+        let (batched, single): (Vec<_>, Vec<_>) =
             tasks.iter().partition(|(_, name)| faults(name) < REPORTS);
-        let few: Vec<i64> = few.into_iter().map(|(task_id, _)| *task_id).collect();
-        let mut earliest = snapshot.earliest_reports(&few, REPORTS).await?;
-        for (task_id, name) in many {
+        let batched: Vec<i64> = batched.into_iter().map(|(task_id, _)| *task_id).collect();
+        let mut earliest = snapshot.earliest_reports(&batched, REPORTS).await?;
+        for (task_id, name) in single {
             let at_most = faults(name) + 1;
             earliest.extend(snapshot.earliest_reports(&[*task_id], at_most).await?);
         }
@@ -240,12 +240,12 @@ impl Faulty {
     ) -> Result<BTreeMap<i64, BTreeSet<Place>>, StoreError> {
         let none = BTreeSet::new();
         let faults = |name: &str| self.held.get(name).unwrap_or(&none);
-        let (few, many): (Vec<_>, Vec<_>) = tasks
+        let (batched, single): (Vec<_>, Vec<_>) = tasks
             .iter()
             .partition(|(_, name)| faults(name).len() < REPORTS);
-        let few: Vec<i64> = few.into_iter().map(|(task_id, _)| *task_id).collect();
-        let mut newest = snapshot.newest_reports(&few, REPORTS).await?;
-        for (task_id, name) in many {
+        let batched: Vec<i64> = batched.into_iter().map(|(task_id, _)| *task_id).collect();
+        let mut newest = snapshot.newest_reports(&batched, REPORTS).await?;
+        for (task_id, name) in single {
             let at_most = faults(name).len() + 1;
             newest.extend(snapshot.newest_reports(&[*task_id], at_most).await?);
         }
