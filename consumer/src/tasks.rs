@@ -105,7 +105,7 @@ pub(crate) fn wrong_usage(error: QueryError) -> anyhow::Error {
             let option = name.replace('_', "-");
             WrongUsage(format!("--{option}: {why}")).into()
         }
-        QueryError::Store { .. } => error.into(),
+        QueryError::Unreadable { .. } | QueryError::Store { .. } => error.into(),
     }
 }
 

@@ -233,7 +233,6 @@ impl Reader {
             sweep_at: now + SWEEP,
             returned: HashMap::new(),
         };
-        let reading = self.reading("the tasks that have not ended");
         let session = self.session();
         let read = async {
             tracker
@@ -247,7 +246,7 @@ impl Reader {
             Ok(())
         };
         let read: Result<(), StoreError> = read.await;
-        read.map_err(reading)?;
+        self.answered(read, "the tasks that have not ended").await?;
         Ok(tracker)
     }
 
@@ -270,7 +269,6 @@ impl Reader {
         if !upto.covers(&tracker.upto) {
             return Ok(Changes::Unknown);
         }
-        let reading = self.reading("the changes of tasks");
         let session = self.session();
         let found = async {
             let found = find(session, tracker, now, is_sweep, limit).await?;
@@ -279,7 +277,8 @@ impl Reader {
                 false => read(session, found).await.map(Some),
             }
         };
-        let found = found.await.map_err(reading)?;
+        let found = found.await;
+        let found = self.answered(found, "the changes of tasks").await?;
         let from = std::mem::replace(&mut tracker.upto, upto.clone());
         if is_sweep {
             tracker.swept = upto.clone();

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 use super::cursor::{cursor, position, time};
 use super::filter::{LARGEST_LIMIT, check_limit, check_text};
-use super::reader::{QueryError, Reader, failed};
+use super::reader::{QueryError, Reader};
 use super::sql::{self, Statement};
 use super::time::{earlier, range, rfc3339};
 use super::usage::LONGEST_GAP;
@@ -152,8 +152,7 @@ impl Reader {
             after: position,
         };
         let read = asked.page(&mut *self.session).await;
-        let (items, has_more) =
-            read.map_err(failed(|| format!("reading the engines of {}", self.place)))?;
+        let (items, has_more) = self.answered(read, "the engines").await?;
         let last = items.last().filter(|_| has_more);
         let next = last.map(|last| {
             let position = Position {

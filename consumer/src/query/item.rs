@@ -72,6 +72,12 @@ pub(super) fn item(row: &mut Row, judge: &Judge<'_>) -> Result<TaskItem, StoreEr
     let reported: i64 = row.take("reported_micros")?;
     let started: Option<i64> = row.take("started_micros")?;
     let ended: Option<i64> = row.take("ended_micros")?;
+    let started_at: Option<String> = row.take("started_at")?;
+    let ended_at: Option<String> = row.take("ended_at")?;
+    if (started.is_some(), ended.is_some()) != (started_at.is_some(), ended_at.is_some()) {
+        let why = "first_reported_at or ended_at is no time of the years 1 to 9999";
+        return Err(StoreError::Unreadable(why.to_owned()));
+    }
     let status: String = row.take("status")?;
     let has_ended = row.take::<i64>("ended")? == 1;
     let until = match has_ended {
@@ -97,8 +103,8 @@ pub(super) fn item(row: &mut Row, judge: &Judge<'_>) -> Result<TaskItem, StoreEr
         ticket_id: row.take("ticket_id")?,
         status,
         progress: row.take("progress")?,
-        started_at: row.take("started_at")?,
-        ended_at: row.take("ended_at")?,
+        started_at,
+        ended_at,
         running_seconds: running,
         reported_at: row.take("reported_at")?,
         sequence: row.take("sequence")?,

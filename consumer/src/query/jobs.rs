@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::cursor::{cursor, position, reported};
 use super::filter::{LARGEST_LIMIT, STATUSES, check_limit, check_text};
-use super::reader::{QueryError, Reader, failed};
+use super::reader::{QueryError, Reader};
 use super::sql::{self, Statement};
 use super::watermark::Watermark;
 use crate::store::{Dialect, Row, Session, StoreError, Value};
@@ -96,8 +96,7 @@ impl Reader {
             None => None,
         };
         let read = page(&mut *self.session, query, after).await;
-        let (items, last) =
-            read.map_err(failed(|| format!("reading the jobs of {}", self.place)))?;
+        let (items, last) = self.answered(read, "the jobs").await?;
         let next = last.map(|last| cursor(query, &last));
         Ok(JobPage {
             items,

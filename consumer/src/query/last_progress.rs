@@ -1,7 +1,7 @@
 //! The last progress that a task reported: its newest report may have none.
 
 use super::model::SubJobs;
-use super::reader::{QueryError, Reader, failed, is_no_text};
+use super::reader::{QueryError, Reader, is_no_text};
 use super::sql::NEWEST;
 use crate::store::StoreError;
 
@@ -44,8 +44,7 @@ impl Reader {
             });
             progress.transpose()
         });
-        progress.map_err(failed(|| {
-            format!("reading the task {exec_id} of {}", self.place)
-        }))
+        self.answered(progress, &format!("the task {exec_id}"))
+            .await
     }
 }

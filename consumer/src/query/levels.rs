@@ -28,7 +28,6 @@ impl Reader {
         &mut self,
         thresholds: Thresholds,
     ) -> Result<Vec<Level>, QueryError> {
-        let reading = self.reading("the tasks that have not ended");
         let moment = Timestamp::now();
         let judge = judge(&thresholds, moment);
         let session = self.session();
@@ -56,7 +55,8 @@ impl Reader {
             });
             level.collect::<Result<_, StoreError>>()
         };
-        levels.await.map_err(reading)
+        let levels = levels.await;
+        self.answered(levels, "the tasks that have not ended").await
     }
 
     /// Number of stalled tasks by engine type and status, without zeros. Reads the histories of the tasks that may be
@@ -68,7 +68,6 @@ impl Reader {
         &mut self,
         thresholds: Thresholds,
     ) -> Result<Vec<(String, String, i64)>, QueryError> {
-        let reading = self.reading("the stalled tasks");
         let judge = judge(&thresholds, Timestamp::now());
         let session = self.session();
         let select = format!(
@@ -84,7 +83,9 @@ impl Reader {
             });
             each.collect::<Result<_, StoreError>>()
         };
-        stalled.await.map_err(reading)
+        let stalled = stalled.await;
+        self.answered(stalled, "the tasks that get no further")
+            .await
     }
 }
 

@@ -9,7 +9,7 @@ use super::filter::{LARGEST_LIMIT, TaskQuery, check_limit};
 use super::item::{TaskItem, item, items_of_page};
 use super::list::{Failed, List, Matching, Position};
 use super::marks::Judge;
-use super::reader::{QueryError, Reader, failed, is_no_text};
+use super::reader::{QueryError, Reader, is_no_text};
 use super::sql::{self, Statement};
 use super::watermark::Watermark;
 
@@ -25,6 +25,13 @@ pub(crate) struct TaskPage {
     /// report by then was removed.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) expired_before: Option<Timestamp>,
+}
+
+/// The last whole microsecond until a time: that is what a cursor has, and later pages have to judge by the same moment.
+/// [`Timestamp::as_microsecond`] would round up before 1970.
+fn whole_microsecond(time: Timestamp) -> Timestamp {
+    let micros = time.as_nanosecond().div_euclid(1_000);
+    Timestamp::from_nanosecond(micros * 1_000).unwrap_or(time)
 }
 
 impl Reader {
@@ -78,13 +85,12 @@ impl Reader {
             dialect: self.session.dialect(),
         };
         let read = list.read(&mut *self.session, position, limit, skip).await;
-        let (items, next) = read.map_err(|error| match error {
-            Failed::Query(error) => error,
-            Failed::Store(source) => QueryError::Store {
-                doing: format!("reading the tasks of {}", self.place),
-                source,
-            },
-        })?;
+        let read = match read {
+            Ok(read) => Ok(read),
+            Err(Failed::Query(error)) => return Err(error),
+            Err(Failed::Store(source)) => Err(source),
+        };
+        let (items, next) = self.answered(read, "the tasks").await?;
         Ok(TaskPage {
             items,
             next,
@@ -110,8 +116,7 @@ impl Reader {
         );
         let total = self.session.select_one(&count, &statement.values).await;
         let total = total.and_then(|row| row.map_or(Ok(0), |mut row| row.take("total")));
-        let total: i64 =
-            total.map_err(failed(|| format!("reading the tasks of {}", self.place)))?;
+        let total: i64 = self.answered(total, "the tasks").await?;
         Ok(total.unsigned_abs())
     }
 
@@ -143,9 +148,7 @@ impl Reader {
         let select = items_of_page(&chosen, &judge, dialect, "");
         let row = self.session.select_one(&select, &statement.values).await;
         let item = row.and_then(|row| row.map(|mut row| item(&mut row, &judge)).transpose());
-        item.map_err(failed(|| {
-            format!("reading the task {exec_id} of {}", self.place)
-        }))
+        self.answered(item, &format!("the task {exec_id}")).await
     }
 
     /// The time as of which silence, stalling and running times are judged.
@@ -158,7 +161,29 @@ impl Reader {
         self.require_history(query.at)?;
         match position {
             Some(position) => time(position.moment),
-            None => Ok(query.at.unwrap_or_else(Timestamp::now)),
+            None => Ok(whole_microsecond(query.at.unwrap_or_else(Timestamp::now))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_is_judged_as_of_one_microsecond() {
+        for (text, micros) in [
+            ("2026-11-25T14:05:00.000000999Z", 1_795_615_500_000_000),
+            ("1970-01-01T00:00:00Z", 0),
+            ("1969-12-31T23:59:59.999999001Z", -1),
+            ("1960-01-01T00:00:00.0000005Z", -315_619_200_000_000),
+            ("-009999-01-02T01:59:59Z", -377_705_023_201_000_000),
+        ] {
+            let first: Timestamp = text.parse().unwrap();
+            let first = whole_microsecond(first);
+            assert_eq!(first.as_microsecond(), micros, "{text}");
+            // As a cursor has it.
+            assert_eq!(time(micros).unwrap(), first, "{text}");
         }
     }
 }

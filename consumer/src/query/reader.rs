@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::timeout;
 
 use super::model::{Metrics, Sequences, Task, TaskDetails};
 use super::sql::{self, NEWEST, NEWEST_PART};
 use super::watermark::Watermark;
 use crate::rows::Part;
 use crate::store::{Access, Database, Row, Session, StoreError};
+use crate::tables::Table;
+
+/// Limit of the search for an invalid value.
+const SEARCH: Duration = Duration::from_secs(5);
 
 /// Why a query has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +33,17 @@ pub(crate) enum QueryError {
     /// A parameter is invalid.
     #[error("{name}: {why}")]
     Parameter { name: &'static str, why: String },
+    /// A row has a value that its column cannot have.
+    #[error(
+        "{}: {table}.{column} of the exec task {:?} has an invalid value; find all of them with `consumer audit`, and \
+         restore them with `consumer audit --repair`", .place, .exec_id
+    )]
+    Unreadable {
+        place: String,
+        table: Table,
+        column: String,
+        exec_id: String,
+    },
     /// The database failed, does not exist, or has no tables.
     #[error("{doing}")]
     Store { doing: String, source: StoreError },
@@ -142,9 +158,7 @@ impl Reader {
     /// If the database fails.
     pub(crate) async fn watermark(&mut self) -> Result<Watermark, QueryError> {
         let read = Watermark::read(&mut *self.session).await;
-        read.map_err(failed(|| {
-            format!("reading the stored offsets of {}", self.place)
-        }))
+        self.answered(read, "the stored offsets").await
     }
 
     /// One task: its state, resources, sequences, and at most `limit` of its newest reports (0: all); with `at`, as
@@ -162,9 +176,9 @@ impl Reader {
         if is_no_text(exec_id) {
             return Ok(None);
         }
-        let details = task_details(&mut *self.session, exec_id, at, limit, self.expired_before);
-        let reading = || format!("reading the task {exec_id} of {}", self.place);
-        details.await.map_err(failed(reading))
+        let expired_before = self.expired_before;
+        let details = task_details(&mut *self.session, exec_id, at, limit, expired_before).await;
+        self.answered(details, &format!("the task {exec_id}")).await
     }
 
     /// Time of a task's oldest report, RFC 3339; `None` if the tables have none.
@@ -183,19 +197,75 @@ impl Reader {
         let first = self.session.select_one(&select, &[exec_id.into()]).await;
         let first =
             first.and_then(|first| first.map(|mut row| row.take("reported_at")).transpose());
-        first.map_err(failed(|| {
-            format!("reading the task {exec_id} of {}", self.place)
-        }))
+        self.answered(first, &format!("the task {exec_id}")).await
     }
 
     pub(super) fn session(&mut self) -> &mut dyn Session {
         &mut *self.session
     }
 
-    /// Wraps an error that occurred while reading `what`.
-    pub(super) fn reading(&self, what: &str) -> impl FnOnce(StoreError) -> QueryError + use<> {
+    /// Converts the error of reading `what`.
+    ///
+    /// # Errors
+    /// [`QueryError::Unreadable`] if an invalid stored value is the cause and its row is found, else [`QueryError::Store`].
+    pub(super) async fn answered<T>(
+        &mut self,
+        read: Result<T, StoreError>,
+        what: &str,
+    ) -> Result<T, QueryError> {
+        let source = match read {
+            Ok(answer) => return Ok(answer),
+            Err(source) => source,
+        };
+        // PostgreSQL refuses arithmetic on times that are out of range.
+        if let StoreError::Unreadable(_) | StoreError::Refused(_) = source
+            && let Ok(Some(error)) = timeout(SEARCH, self.unreadable()).await
+        {
+            return Err(error);
+        }
         let doing = format!("reading {what} of {}", self.place);
-        |source| QueryError::Store { doing, source }
+        Err(QueryError::Store { doing, source })
+    }
+
+    /// Searches the tables for an invalid value. Returns `None` if there is none, or the search fails.
+    async fn unreadable(&mut self) -> Option<QueryError> {
+        // The transaction may have failed.
+        self.renew_snapshot().await.ok()?;
+        let dialect = self.session.dialect();
+        for table in [Table::Task].into_iter().chain(Table::HISTORIES) {
+            let mut unreadable = Vec::new();
+            for column in table.stored_columns() {
+                let stored = format!("h.{}", column.name);
+                if let Some(is_unreadable) = dialect.is_unreadable(&stored, column.kind) {
+                    let condition = format!("{stored} IS NOT NULL AND {is_unreadable}");
+                    unreadable.push((column.name, condition));
+                }
+            }
+            let case =
+                |(name, condition): &(&str, String)| format!("WHEN {condition} THEN '{name}'");
+            let cases: Vec<String> = unreadable.iter().map(case).collect();
+            let condition = |(_, condition): &(&str, String)| format!("({condition})");
+            let conditions: Vec<String> = unreadable.iter().map(condition).collect();
+            let join = match table {
+                Table::Task => "",
+                _ => "JOIN task USING (task_id)",
+            };
+            let select = format!(
+                "SELECT exec_id, CASE {} END AS unreadable FROM {table} AS h {join} WHERE {} LIMIT 1",
+                cases.join(" "),
+                conditions.join(" OR ")
+            );
+            let found = self.session.select_one(&select, &[]).await.ok()?;
+            if let Some(mut row) = found {
+                return Some(QueryError::Unreadable {
+                    place: self.place.clone(),
+                    table,
+                    column: row.take("unreadable").ok()?,
+                    exec_id: row.take("exec_id").ok()?,
+                });
+            }
+        }
+        None
     }
 
     /// Rejects a time whose history has been removed.

@@ -26,7 +26,7 @@ impl TryFrom<&mut Row> for SubJobs {
 fn json<T: DeserializeOwned>(row: &mut Row, column: &str) -> Result<Option<T>, StoreError> {
     let text: Option<String> = row.take(column)?;
     let read = text.map(|text| serde_json::from_str(&text)).transpose();
-    read.map_err(|error| StoreError::Exit(format!("the column {column}: {error}")))
+    read.map_err(|error| StoreError::Unreadable(format!("the column {column}: {error}")))
 }
 
 /// Reads a row's fields by the names of their columns.

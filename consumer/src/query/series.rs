@@ -4,11 +4,12 @@
 //! them.
 
 use jiff::Timestamp;
+use schemas::REPORTED_AT_MICROS;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::filter::check_text;
-use super::reader::{QueryError, Reader, failed, is_no_text};
+use super::reader::{QueryError, Reader, is_no_text};
 use super::thinning::{Sample, thin};
 use super::time::{optional_rfc3339, rfc3339};
 use super::watermark::Watermark;
@@ -145,9 +146,8 @@ impl Reader {
         query.check()?;
         let expired_before = self.expired_before();
         let series = task_series(&mut *self.session, query, expired_before).await;
-        series.map_err(failed(|| {
-            format!("reading the task {} of {}", query.exec_id, self.place)
-        }))
+        self.answered(series, &format!("the task {}", query.exec_id))
+            .await
     }
 }
 
@@ -453,7 +453,12 @@ impl History<'_> {
 /// SQL: a row as the text of a [`Line`].
 fn line(dialect: &dyn Dialect, sequence: &str, values: &[String], last: Option<&str>) -> String {
     let numbers = [
-        dialect.epoch_micros("reported_at"),
+        // An infinite time is an error: null would drop the row.
+        format!(
+            "coalesce({}, {})",
+            dialect.epoch_micros("reported_at"),
+            i64::MAX
+        ),
         sequence.to_owned(),
         "event_partition".to_owned(),
         "event_offset".to_owned(),
@@ -475,11 +480,14 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn read(line: &'a str) -> Result<Self, StoreError> {
-        let unreadable = || StoreError::Exit(format!("a row reads {line:?}"));
+        let unreadable = || StoreError::Unreadable(format!("a row reads {line:?}"));
         let mut fields = line.splitn(5, ' ');
         let mut next = || fields.next().ok_or_else(unreadable);
         let number = |text: &str| text.parse::<i64>().map_err(|_| unreadable());
         let (at, sequence) = (number(next()?)?, number(next()?)?);
+        if !REPORTED_AT_MICROS.contains(&at) {
+            return Err(unreadable());
+        }
         let partition = i32::try_from(number(next()?)?).map_err(|_| unreadable())?;
         Ok(Self {
             at,

@@ -19,7 +19,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::filter::{check_limit, check_text};
-use super::reader::{QueryError, Reader, failed};
+use super::reader::{QueryError, Reader};
 use super::time::{earlier, optional_rfc3339, range, rfc3339};
 use super::watermark::Watermark;
 use crate::store::{Dialect, Row, Session, StoreError, Value};
@@ -203,7 +203,7 @@ impl Reader {
         let to = to.min(now);
         let (from, expired_before) = (from.min(to), self.expired_before());
         let groups = groups(&mut *self.session, query, from, to).await;
-        let groups = groups.map_err(failed(|| format!("computing the usage of {}", self.place)))?;
+        let groups = self.answered(groups, "the usage").await?;
         if groups.len() > MAX_GROUPS {
             return Err(QueryError::Parameter {
                 name: "by",

@@ -18,12 +18,13 @@ use super::caller::Caller;
 use super::login;
 use super::options::ServeOptions;
 use super::problem::Problem;
+use super::reloaded::Reloaded;
 use super::server::Peer;
 
 /// How callers are authenticated.
 #[derive(Debug)]
 pub(super) struct Authentication {
-    tokens: Option<Tokens>,
+    tokens: Option<Reloaded<Tokens>>,
     proxy: Option<Proxy>,
 }
 
@@ -58,7 +59,11 @@ impl Authentication {
                 .collect(),
             operators: options.operator.iter().cloned().collect(),
         });
-        let tokens = options.tokens.as_deref().map(Tokens::read).transpose()?;
+        let tokens = options.tokens.clone().map(|file| {
+            let files = vec![file.clone()];
+            Reloaded::of(files, move || Tokens::read(&file))
+        });
+        let tokens = tokens.transpose()?;
         Ok(Self { tokens, proxy })
     }
 
@@ -74,7 +79,7 @@ impl Authentication {
             Some(proxy) => proxy.caller(headers, peer)?,
             None => None,
         };
-        let Some(tokens) = &self.tokens else {
+        let Some(tokens) = self.tokens.as_ref().map(Reloaded::current) else {
             return Ok(by_proxy);
         };
         if let Some(given) = headers.get(header::AUTHORIZATION) {
@@ -87,7 +92,7 @@ impl Authentication {
 
     /// Whether the token is known.
     pub(super) fn knows(&self, token: &[u8]) -> bool {
-        let tokens = self.tokens.as_ref();
+        let tokens = self.tokens.as_ref().map(Reloaded::current);
         tokens.is_some_and(|tokens| tokens.caller(token).is_ok())
     }
 
@@ -280,7 +285,8 @@ mod tests {
 
     #[test]
     fn a_token_is_known_by_its_checksum() {
-        let tokens = Tokens::parse(FILE).unwrap();
+        let tokens = Reloaded::of(Vec::new(), || Tokens::parse(FILE).map_err(NeedsAttention));
+        let tokens = tokens.unwrap();
         let authentication = Authentication {
             tokens: Some(tokens),
             proxy: None,

@@ -24,6 +24,7 @@ mod page;
 mod parameters;
 mod problem;
 mod readers;
+mod reloaded;
 mod routes;
 mod server;
 mod tls;

@@ -132,6 +132,14 @@ impl From<&QueryError> for Problem {
                 let detail = "the query took too long; ask for less";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY_AFTER)
             }
+            // The caller may not be allowed to see the task.
+            QueryError::Unreadable { table, column, .. } => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!(
+                    "{table}.{column} of a task has an invalid value; the log names the task, and `consumer audit --repair` \
+                     restores it"
+                ),
+            ),
             QueryError::Store {
                 source: StoreError::Refused(_),
                 ..

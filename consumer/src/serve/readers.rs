@@ -120,6 +120,7 @@ impl Shared {
                 doing,
                 source: fault @ (StoreError::TooLong(_) | StoreError::Refused(_)),
             }) => tracing::warn!("{doing}: {fault}"),
+            Err(error @ QueryError::Unreadable { .. }) => tracing::error!("{error}"),
             Err(QueryError::Store { doing, source }) => {
                 self.note_unavailable(&format!("{doing}: {source}"));
             }

@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use super::reloaded::Reloaded;
+
 /// Maximum number of connections; more wait in the kernel's backlog. A browser keeps up to six.
 const CONNECTIONS: usize = 4096;
 /// Time limit for a request's headers, the first request of a connection included. Idle connections are closed after
@@ -43,7 +45,7 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 /// Serves until `stop`, then finishes the running requests.
 pub(super) async fn serve(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Reloaded<TlsAcceptor>>,
     router: Router,
     stop: CancellationToken,
 ) {
@@ -65,7 +67,8 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
+        let tls = tls.as_ref().map(Reloaded::current);
+        let (router, stop) = (router.clone(), stop.clone());
         connections.spawn(async move {
             let _permit = permit;
             converse(stream, peer, tls, router, stop).await;
@@ -80,7 +83,7 @@ pub(super) async fn serve(
 async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<TlsAcceptor>>,
     router: Router,
     stop: CancellationToken,
 ) {

@@ -7,15 +7,23 @@ use tokio_native_tls::TlsAcceptor;
 use tokio_native_tls::native_tls::{self, Identity, Protocol};
 
 use super::options::ServeOptions;
+use super::reloaded::Reloaded;
 
 /// The TLS acceptor, if TLS is configured.
 ///
 /// # Errors
 /// If a file cannot be read or is invalid.
-pub(super) fn acceptor(options: &ServeOptions) -> Result<Option<TlsAcceptor>, NeedsAttention> {
-    let (Some(cert), Some(key)) = (&options.tls_cert, &options.tls_key) else {
+pub(super) fn acceptor(
+    options: &ServeOptions,
+) -> Result<Option<Reloaded<TlsAcceptor>>, NeedsAttention> {
+    let (Some(cert), Some(key)) = (options.tls_cert.clone(), options.tls_key.clone()) else {
         return Ok(None);
     };
+    let files = vec![cert.clone(), key.clone()];
+    Reloaded::of(files, move || of_files(&cert, &key)).map(Some)
+}
+
+fn of_files(cert: &Path, key: &Path) -> Result<TlsAcceptor, NeedsAttention> {
     let identity = Identity::from_pkcs8(&read("--tls-cert", cert)?, &read("--tls-key", key)?);
     let acceptor = identity.and_then(|identity| {
         let mut acceptor = native_tls::TlsAcceptor::builder(identity);
@@ -31,7 +39,7 @@ pub(super) fn acceptor(options: &ServeOptions) -> Result<Option<TlsAcceptor>, Ne
             key.display()
         ))
     })?;
-    Ok(Some(acceptor.into()))
+    Ok(acceptor.into())
 }
 
 fn read(option: &str, file: &Path) -> Result<Vec<u8>, NeedsAttention> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::tables::Table;
+use crate::tables::{Kind, Table};
 
 /// A database's SQL where the standard leaves it open. `h` is the alias of the statement's table.
 pub(crate) trait Dialect: Sync {
@@ -28,8 +28,11 @@ pub(crate) trait Dialect: Sync {
     fn now(&self) -> &'static str;
     /// Microseconds since 1970 of a time column; null if it has no finite time.
     fn epoch_micros(&self, column: &str) -> String;
-    /// RFC 3339 text of a time column, with microseconds.
+    /// RFC 3339 text of a time column, with microseconds; null for a time outside the years 1 to 9999.
     fn rfc3339(&self, column: &str) -> String;
+    /// The condition that a column of this kind has an invalid value: a time outside the years 1 to 9999, or a value of
+    /// another type. `None` if the database accepts no such value.
+    fn is_unreadable(&self, column: &str, kind: Kind) -> Option<String>;
     /// Text of a JSON column.
     fn json_text(&self, column: &str) -> String;
     /// JSON text of an array column.

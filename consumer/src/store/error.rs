@@ -34,6 +34,9 @@ pub(crate) enum StoreError {
     /// The database cannot hold one of the rows.
     #[error("{0}")]
     Refused(String),
+    /// A row has a value that its column cannot have: a time out of range, or a value of another type.
+    #[error("{0}")]
+    Unreadable(String),
     /// A retry does not help.
     #[error("{0}")]
     Exit(String),
@@ -46,7 +49,7 @@ impl StoreError {
     /// Whether a retry does not help.
     pub(crate) fn is_lasting(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::Exit(_) | Self::MayNotMigrate(_) => true,
+            Self::Refused(_) | Self::Unreadable(_) | Self::Exit(_) | Self::MayNotMigrate(_) => true,
             Self::Fenced(_)
             | Self::Retry(_)
             | Self::TooLong(_)

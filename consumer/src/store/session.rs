@@ -163,14 +163,14 @@ impl Row {
     /// Takes the value of a column.
     ///
     /// # Errors
-    /// If there is no such column, or it has another type.
+    /// If there is no such column; [`StoreError::Unreadable`] if it has another type.
     pub(crate) fn take<T: FromValue>(&mut self, column: &str) -> Result<T, StoreError> {
         let place = self.columns.iter().position(|name| name == column);
         let value = place.and_then(|place| self.values.get_mut(place));
         let value = value.map(|value| std::mem::replace(value, Value::Null));
         let value = value.ok_or_else(|| StoreError::Exit(format!("no column {column}")))?;
         T::from_value(value).map_err(|found| {
-            StoreError::Exit(format!(
+            StoreError::Unreadable(format!(
                 "the column {column} holds a value of another type: {found:?}"
             ))
         })

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline};
+use crate::support::{Kind, Pipeline, connect, numbered};
 use service::testing::until;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,4 +210,30 @@ async fn a_consumer_that_restarts_twenty_times_under_load_and_ten_times_idle_sto
         program.stop().await;
     }
     pipeline.assert_each_once(&[].into()).await;
+}
+
+/// Any role may hold an advisory lock, one that only reads too.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_the_lock_of_the_first_offsets_is_named() {
+    let Some(pipeline) = Pipeline::make(Kind::Postgres, 1).await else {
+        return;
+    };
+    let mut other = connect(&pipeline.database_url).await;
+    let lock = "SET application_name = 'grafana'; BEGIN; SELECT pg_advisory_xact_lock(7022639402163274087)";
+    other.run(lock).await.unwrap();
+    pipeline.send_events(&[numbered(&strategies::sample_event(), 0)]);
+    let program = pipeline.program("consumer", &[]);
+    program
+        .until_logged("(application \"grafana\", user ")
+        .await;
+    assert_eq!(pipeline.count("SELECT count(*) FROM task").await, 0);
+    other.run("COMMIT").await.unwrap();
+    pipeline.until_count("SELECT count(*) FROM task", 1).await;
+    let log = program.log();
+    assert_eq!(
+        log.matches("waits for the advisory lock").count(),
+        1,
+        "{log}"
+    );
+    program.stop().await;
 }

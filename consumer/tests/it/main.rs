@@ -30,6 +30,7 @@ mod expire;
 mod fencing;
 mod hostile_text;
 mod identity;
+mod invalid_values;
 mod letters;
 mod linkis;
 mod lists;

@@ -307,6 +307,47 @@ async fn a_token_shows_only_its_users_tasks(kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_of_tokens_is_in_use_without_a_restart() {
+    let Some(pipeline) = stored(Kind::Sqlite, 10).await else {
+        return;
+    };
+    let user = strategies::sample_event().info.engine.user;
+    let file = tokens(&pipeline, &user);
+    let server = pipeline.serve("serve", &["--tokens", &file]).await;
+    let status = async |token: &str| {
+        let request = server.request("/api/v1/status");
+        let request = request.header("authorization", format!("Bearer {token}"));
+        request.send().await.unwrap().status().as_u16()
+    };
+    let lines = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(status("of-bob").await, 200);
+    let without_bob: Vec<&str> = lines.lines().filter(|line| !line.contains("bob")).collect();
+    std::fs::write(&file, without_bob.join("\n")).unwrap();
+    let within = Duration::from_secs(30);
+    until("the token is refused", within, async || {
+        (status("of-bob").await == 401).then_some(())
+    })
+    .await;
+    assert_eq!(status("of-operator").await, 200);
+    // An invalid file leaves the tokens read before in use.
+    std::fs::write(&file, "secret operator").unwrap();
+    let kept = "stays in use";
+    until("the file is found invalid", within, async || {
+        assert_eq!(status("of-operator").await, 200);
+        server.process.log().contains(kept).then_some(())
+    })
+    .await;
+    assert!(!server.process.log().contains("secret"));
+    std::fs::write(&file, &lines).unwrap();
+    until("the token is accepted again", within, async || {
+        (status("of-bob").await == 200).then_some(())
+    })
+    .await;
+    assert_eq!(server.process.log().matches(kept).count(), 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_browser_is_asked_for_its_token() {
     let Some(pipeline) = stored(Kind::Sqlite, 10).await else {
         return;

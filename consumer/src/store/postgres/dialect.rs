@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::store::dialect::{Dialect, Walk, micros};
-use crate::tables::Table;
+use crate::tables::{Kind, Table};
 
 /// Pages of a history per transaction: 512 KiB, some 5,000 rows.
 const PAGES: i64 = 64;
@@ -68,7 +68,14 @@ impl Dialect for Postgres {
     }
 
     fn rfc3339(&self, column: &str) -> String {
-        format!(r#"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
+        format!(
+            r#"CASE WHEN {} THEN to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') END"#,
+            is_contracted(column)
+        )
+    }
+
+    fn is_unreadable(&self, column: &str, kind: Kind) -> Option<String> {
+        matches!(kind, Kind::Time).then(|| format!("NOT ({})", is_contracted(column)))
     }
 
     fn json_text(&self, column: &str) -> String {
@@ -202,6 +209,14 @@ impl Dialect for Postgres {
          SET jit = off"
     }
 }
+
+/// The condition that a time is in the years 1 to 9999, the range of the contract.
+fn is_contracted(column: &str) -> String {
+    format!(
+        "{column} >= timestamptz '0001-01-01 00:00:00Z' AND {column} < timestamptz '10000-01-01 00:00:00Z'"
+    )
+}
+
 /// An interval literal. Before version 14, PostgreSQL reads no number of more than 32 bits in it, so each unit is
 /// written separately.
 fn interval(micros: i64) -> String {

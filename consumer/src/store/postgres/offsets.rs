@@ -1,6 +1,7 @@
 //! Moves the stored offsets.
 
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::QueryAs;
@@ -16,7 +17,18 @@ const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition
 /// Acquired before a first offset is inserted, so that each such statement sees earlier inserts: of two topics in one
 /// empty database, the second is refused. (A statement's snapshot is taken when it begins, so the lock is a statement
 /// of its own.) The key is arbitrary; advisory locks need no right and are local to a database.
-const LOCK_FIRST_OFFSETS: &str = "SELECT pg_advisory_xact_lock(7022639402163274087)";
+const FIRST_OFFSETS_KEY: i64 = 7022639402163274087;
+/// A waiting consumer asks for the lock as often.
+const LOCK_AGAIN: Duration = Duration::from_millis(100);
+/// A lock that is held longer is reported: a consumer holds it for one short transaction.
+const LOCK_REPORTED: Duration = Duration::from_secs(3);
+
+/// The session that holds an advisory lock of one 64-bit key in this database.
+const LOCK_HOLDER: &str = "SELECT held.pid, coalesce(activity.application_name, ''), coalesce(activity.usename::text, '') \
+     FROM pg_locks AS held LEFT JOIN pg_stat_activity AS activity USING (pid) \
+     WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1 \
+     AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+     AND held.classid::bigint = $1 >> 32 AND held.objid::bigint = $1 & 4294967295 LIMIT 1";
 
 /// The steps, and the stored offsets locked in a fixed order: an UPDATE alone locks in any order.
 pub(super) const WITH_LOCKED: &str = "WITH sent AS (SELECT * FROM unnest($4::text[], $5::integer[], $6::bigint[], $7::bigint[], $8::bigint[], \
@@ -71,9 +83,7 @@ pub(super) async fn move_offsets(
         }
     }
     if !begun.is_empty() {
-        sqlx::query(LOCK_FIRST_OFFSETS)
-            .execute(&mut *connection)
-            .await?;
+        lock_first_offsets(connection).await?;
     }
     for advance in begun {
         let anchor = advance.anchor.unwrap_or(Anchor::NONE);
@@ -94,6 +104,33 @@ pub(super) async fn move_offsets(
         }
     }
     Ok(())
+}
+
+/// Waits for the lock until the transaction's time limit. Any role can hold it, so a long wait is reported once.
+async fn lock_first_offsets(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let begun = Instant::now();
+    let mut is_reported = false;
+    loop {
+        let lock = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)");
+        let is_locked = lock.bind(FIRST_OFFSETS_KEY).fetch_one(&mut *connection);
+        if is_locked.await? {
+            return Ok(());
+        }
+        if !is_reported && begun.elapsed() >= LOCK_REPORTED {
+            is_reported = true;
+            let holder = sqlx::query_as(LOCK_HOLDER).bind(FIRST_OFFSETS_KEY);
+            let holder: Option<(i32, String, String)> =
+                holder.fetch_optional(&mut *connection).await?;
+            if let Some((pid, application, user)) = holder {
+                tracing::warn!(
+                    "storing the first offsets waits for the advisory lock {FIRST_OFFSETS_KEY}, which PostgreSQL's process {pid} \
+                     (application {application:?}, user {user:?}) holds; if that is no consumer, end it: \
+                     SELECT pg_terminate_backend({pid})"
+                );
+            }
+        }
+        tokio::time::sleep(LOCK_AGAIN).await;
+    }
 }
 
 /// Binds topic, cluster, group, seven arrays of the steps, and the topic's id.

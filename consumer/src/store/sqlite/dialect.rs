@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemas::REPORTED_AT_MICROS;
 
 use crate::store::dialect::{Dialect, Walk};
 use crate::store::selection::list;
-use crate::tables::Table;
+use crate::tables::{Kind, Table};
 
 pub(super) struct Sqlite;
 
@@ -51,8 +52,23 @@ impl Dialect for Sqlite {
     fn rfc3339(&self, column: &str) -> String {
         let micros = format!("({column} % 1000000 + 1000000) % 1000000");
         format!(
-            "strftime('%Y-%m-%dT%H:%M:%S', ({column} - {micros}) / 1000000, 'unixepoch') || printf('.%06dZ', {micros})"
+            "CASE WHEN {} THEN strftime('%Y-%m-%dT%H:%M:%S', ({column} - {micros}) / 1000000, 'unixepoch') \
+             || printf('.%06dZ', {micros}) END",
+            is_contracted(column)
         )
+    }
+
+    fn is_unreadable(&self, column: &str, kind: Kind) -> Option<String> {
+        let is_not = |types: &str| format!("typeof({column}) NOT IN ({types}, 'null')");
+        Some(match kind {
+            Kind::Time => format!("NOT ({})", is_contracted(column)),
+            Kind::I32 | Kind::I64 | Kind::Bool => is_not("'integer'"),
+            Kind::F64 => is_not("'real', 'integer'"),
+            Kind::Text => is_not("'text'"),
+            Kind::Texts | Kind::JobTasks | Kind::Json => {
+                format!("NOT coalesce(json_valid({column}), true)")
+            }
+        })
     }
 
     fn json_text(&self, column: &str) -> String {
@@ -173,4 +189,11 @@ impl Dialect for Sqlite {
     fn expiry_settings(&self) -> &'static str {
         ""
     }
+}
+
+/// The condition that a time is a number in the years 1 to 9999, the range of the contract. In SQLite, every text is greater
+/// than any number.
+fn is_contracted(column: &str) -> String {
+    let (first, last) = (REPORTED_AT_MICROS.start(), REPORTED_AT_MICROS.end());
+    format!("{column} BETWEEN {first} AND {last}")
 }
