@@ -28,13 +28,14 @@
 //!
 //! - [`spark`]: through the REST API of a Spark UI or a History Server.
 //! - [`flink`]: through the REST API of a Flink JobManager.
+//! - [`spark_log`]: from Spark's event logs.
 //! - [`publish`]: JSON lines, from any language and from shells.
 //! - [`simulate`]: made-up tasks, reproducible by seed.
 //!
 //! ```text
 //! Reporter, spark, flink ──▶ Outbox ──▶ Delivery ─┐   never wait: newer reports replace unsent ones
 //!                                                 ├──▶ task-running-info, key execId
-//! publish, simulate ────────▶ Sender ─────────────┘   wait while Kafka is slower than they are
+//! publish, simulate, spark_log ─▶ Sender ─────────┘   wait while Kafka is slower than they are
 //! ```
 
 // Layers, the highest first: a module uses its own layer and those below.
@@ -55,7 +56,7 @@ mod outbox;
 mod size_limit;
 
 pub use delivery::{Stats, Undelivered};
-pub use engines::{flink, publish, simulate, spark};
+pub use engines::{flink, publish, simulate, spark, spark_log};
 pub use reporter::{Options, Part, Reporter, ReporterError, Task, TaskSource};
 pub use session::Setup;
 

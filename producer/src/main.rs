@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use producer::{Setup, flink, publish, simulate, spark};
+use producer::{Setup, flink, publish, simulate, spark, spark_log};
 use schemas::topics;
 use service::exit::{self, Kind, help};
 use service::kafka::KafkaOptions;
@@ -57,6 +57,17 @@ and ends with exit code 2 if any line was bad, the input is not UTF-8, or it has
 that was not sent to its end (a signal, Kafka away) ends with 1 and names the line to go on from:
 --from-line N."#;
 
+const SPARK_LOG_EXAMPLE: &str = "Example:
+  producer spark-log /var/log/spark-events --dry-run
+  producer spark-log eventlog_v2_spark-1234 app-20250101120000-0001.zstd --at-end
+
+Reads Spark's event logs: files, folders that they were rolled into, and folders of both, as
+they are or compressed. Each run reports from sequence 0 on: give it a log once.
+A bad line is reported with its file and number, and the rest is read.
+Prints, when every report is acknowledged:
+  sent 98 reports of 4 tasks from 3 logs
+and ends with exit code 2 if a line was bad or a log could not be read.";
+
 /// An adapter's options, and what every adapter has beside them.
 #[derive(Args)]
 struct Adapter<O: Args> {
@@ -78,6 +89,9 @@ enum Command {
         after_help = help(Kind::Command, "Example:\n  producer flink --url http://localhost:8081 --bootstrap-servers localhost:9092\n\nEnds when the jobs have ended, with --stay when it is stopped, and every report is acknowledged;\nthen prints:\n  sent 42 reports of 4 tasks")
     )]
     Flink(Adapter<flink::Options>),
+    /// Report on Spark applications from their event logs, with the logs' own times
+    #[command(after_help = help(Kind::Command, SPARK_LOG_EXAMPLE))]
+    SparkLog(Adapter<spark_log::Options>),
     /// Report TaskRunningInfo records from a file or standard input, as JSON lines
     #[command(after_help = help(Kind::Command, PUBLISH_EXAMPLE))]
     Publish(Adapter<publish::Options>),
@@ -107,6 +121,12 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         }
         Command::Flink(Adapter { options, metrics }) => {
             flink::run(options, start("producer-flink", setup, metrics).await?).await?;
+        }
+        Command::SparkLog(Adapter { options, metrics }) => {
+            let setup = start("producer-spark-log", setup, metrics).await?;
+            if !spark_log::run(options, setup).await? {
+                return Ok(exit::USAGE);
+            }
         }
         Command::Publish(Adapter { options, metrics }) => {
             let setup = start("producer-publish", setup, metrics).await?;

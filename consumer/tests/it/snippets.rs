@@ -32,6 +32,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "reads a Flink: producer/tests/it/flink.rs",
     ),
     (
+        "producer spark-log ",
+        "reads logs of somebody's own: producer/tests/it/spark_log.rs",
+    ),
+    (
         "let reporter = ",
         "of the example in the library's documentation, which its tests compile",
     ),

@@ -4,3 +4,4 @@ pub mod flink;
 pub mod publish;
 pub mod simulate;
 pub mod spark;
+pub mod spark_log;

@@ -14,5 +14,6 @@ mod settings;
 mod simulating;
 mod spark_faults;
 mod spark_live;
+mod spark_log;
 mod spark_polls;
 mod stopping;

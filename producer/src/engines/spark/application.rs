@@ -66,6 +66,8 @@ pub(crate) struct Application {
     environment: Option<Environment>,
     executors: Vec<Executor>,
     tasks: BTreeMap<Group, ExecTask>,
+    /// Groups that will have jobs for as long as the application lives, or until they are released.
+    kept_groups: HashSet<String>,
     /// Whether its jobs were ever read.
     jobs_known: bool,
 }
@@ -91,8 +93,20 @@ impl Application {
             environment: None,
             executors: Vec::new(),
             tasks: BTreeMap::new(),
+            kept_groups: HashSet::new(),
             jobs_known: false,
         }
+    }
+
+    /// Makes an exec task of a group before its first job, and keeps it after its last, until it is released.
+    pub(crate) fn keep_group(&mut self, group: String) {
+        self.tasks.entry(Some(group.clone())).or_default();
+        self.kept_groups.insert(group);
+    }
+
+    /// No more jobs will come of a group that was kept.
+    pub(crate) fn release_group(&mut self, group: &str) {
+        self.kept_groups.remove(group);
     }
 
     pub(crate) fn environment_known(&self) -> bool {
@@ -144,6 +158,7 @@ impl Application {
         let mut active = 0_i64;
         let mut drafts = Vec::new();
         let mut ended = Vec::new();
+        let kept_groups = &self.kept_groups;
         for (group, task) in &mut self.tasks {
             let jobs = jobs.get(group).map_or(&[][..], Vec::as_slice);
             let folded = self.folded.get(group);
@@ -151,7 +166,10 @@ impl Application {
             jobs.iter().for_each(|job| totals.add(job));
             active = active.saturating_add(totals.active());
 
-            let only_folded = group.is_some() && jobs.is_empty();
+            let is_kept = group
+                .as_ref()
+                .is_some_and(|group| kept_groups.contains(group));
+            let only_folded = folded.is_some() && group.is_some() && jobs.is_empty() && !is_kept;
             let state = if only_folded && state == State::Alive {
                 ended.push(group.clone());
                 State::Completed
@@ -224,7 +242,7 @@ impl Application {
 
     /// Takes a poll's answers in. What Spark's UI has dropped since (it keeps 1,000 jobs and 1,000
     /// stages by default) stays known.
-    fn remember(&mut self, poll: Poll) {
+    pub(crate) fn remember(&mut self, poll: Poll) {
         self.jobs_known |= poll.jobs.is_some();
         for job in poll.jobs.into_iter().flatten() {
             let forgotten = job.job_id <= self.folded_up_to && !self.jobs.contains_key(&job.job_id);

@@ -201,7 +201,7 @@ pub(crate) fn resource(
         queue: queue.unwrap_or_default().to_owned(),
     };
     if !state.holds_nothing() {
-        let local = environment.map_or(application_id.starts_with("local-"), is_local);
+        let local = is_local(application_id, environment);
         let holders: Vec<&Executor> = executors
             .iter()
             .filter(|e| e.is_active && (local || !e.is_driver()))
@@ -229,9 +229,12 @@ fn master(environment: &Environment) -> &str {
     environment.get("spark.master").unwrap_or_default()
 }
 
-fn is_local(environment: &Environment) -> bool {
-    let master = master(environment);
-    master == "local" || master.starts_with("local[")
+/// Without a master, or where it is redacted, the id tells: only local mode makes ids that begin so.
+fn is_local(application_id: &str, environment: Option<&Environment>) -> bool {
+    match environment.map(master) {
+        None | Some("" | "*********(redacted)") => application_id.starts_with("local-"),
+        Some(master) => master == "local" || master.starts_with("local["),
+    }
 }
 
 fn driver_memory(environment: &Environment) -> i64 {

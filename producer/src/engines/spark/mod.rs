@@ -16,14 +16,14 @@
 //! | connections refused, or a whole list without it | nothing | nothing; the History Server is asked |
 //! | nothing that can be used for `--give-up-after` | not known | once: `Unknown`, with what was last known; from then on only if its jobs can be read again |
 
-mod answers;
-mod application;
+pub(crate) mod answers;
+pub(crate) mod application;
 mod ask;
 mod follow;
 mod followed;
 mod follower;
 mod list;
-mod mapping;
+pub(crate) mod mapping;
 mod options;
 mod standings;
 #[cfg(test)]

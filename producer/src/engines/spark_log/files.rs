@@ -1,0 +1,153 @@
+//! Paths → logs: a log is a file, or a folder of the files that it was rolled into.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Logs of one run at most.
+const LOGS_MAX: usize = 100_000;
+/// Folders in folders.
+const DEPTH_MAX: usize = 8;
+/// Suffixes of Spark's codecs, and Databricks'.
+const CODECS: &[&str] = &[".zstd", ".zst", ".lz4", ".snappy", ".lzf", ".gz"];
+
+/// A log of one attempt of an application.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Log {
+    /// The file, or the folder of its files.
+    pub(super) path: PathBuf,
+    /// Its files, the oldest first.
+    pub(super) files: Vec<PathBuf>,
+    /// A number in the series of its files is missing, or the first ones are.
+    pub(super) gaps: bool,
+    /// A History Server has compacted its oldest files.
+    pub(super) compacted: bool,
+}
+
+impl Log {
+    /// What Spark named it by: the application's id, and its attempt's where it has attempts.
+    pub(super) fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or(self.path.as_os_str());
+        let name = stem(&name.to_string_lossy()).to_owned();
+        match name.strip_prefix("eventlog_v2_") {
+            Some(application) => application.to_owned(),
+            None => name,
+        }
+    }
+}
+
+/// A name without what says how and whether the file is written.
+fn stem(name: &str) -> &str {
+    let name = name.strip_suffix(".inprogress").unwrap_or(name);
+    let name = name.strip_suffix(".compact").unwrap_or(name);
+    CODECS
+        .iter()
+        .find_map(|codec| name.strip_suffix(codec))
+        .unwrap_or(name)
+}
+
+/// The logs at a path, by name.
+///
+/// # Errors
+/// If the path, or a folder below it, cannot be read, or holds too many logs.
+pub(super) fn logs(path: &Path) -> io::Result<Vec<Log>> {
+    let metadata = fs::metadata(path)?;
+    let mut found = Vec::new();
+    if metadata.is_dir() {
+        find(path, 0, &mut found)?;
+    } else if metadata.is_file() {
+        found.push(single(path.to_owned()));
+    } else {
+        // Its first lines are read twice.
+        return Err(io::Error::other("is neither a file nor a folder"));
+    }
+    Ok(found)
+}
+
+fn single(path: PathBuf) -> Log {
+    Log {
+        files: vec![path.clone()],
+        path,
+        gaps: false,
+        compacted: false,
+    }
+}
+
+fn find(folder: &Path, depth: usize, found: &mut Vec<Log>) -> io::Result<()> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // Hadoop's checksums begin with a dot, other tools' marks with an underscore.
+        if let Some(name) = entry.file_name().to_str()
+            && !name.starts_with(['.', '_'])
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort_unstable();
+    if let Some(log) = rolled(folder, &names).or_else(|| databricks(folder, &names)) {
+        found.push(log);
+        return Ok(());
+    }
+    for name in names {
+        let path = folder.join(&name);
+        let Ok(metadata) = fs::metadata(&path) else {
+            // It was renamed or removed meanwhile.
+            continue;
+        };
+        if metadata.is_dir() {
+            if depth < DEPTH_MAX {
+                find(&path, depth + 1, found)?;
+            }
+        } else if metadata.is_file() && metadata.len() > 0 {
+            found.push(single(path));
+        }
+        if found.len() > LOGS_MAX {
+            return Err(io::Error::other(format!(
+                "holds more than {LOGS_MAX} logs; name folders below it instead"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// `events_<number>_<application>`, as Spark rolls a log since 3.0.
+fn rolled(folder: &Path, names: &[String]) -> Option<Log> {
+    let number = |name: &str| -> Option<u64> {
+        let (number, _) = name.strip_prefix("events_")?.split_once('_')?;
+        number.parse().ok()
+    };
+    let mut files: Vec<(u64, bool, &String)> = names
+        .iter()
+        .filter_map(|name| Some((number(name)?, name.ends_with(".compact"), name)))
+        .collect();
+    files.sort_unstable();
+    // What was compacted stands for the file of its number, and for all before.
+    let compacted = files.iter().rposition(|(_, is_compact, _)| *is_compact);
+    files.drain(..compacted.unwrap_or(0));
+    let first = files.first()?.0;
+    let follow = files.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1);
+    Some(Log {
+        path: folder.to_owned(),
+        gaps: !follow || (compacted.is_none() && first > 1),
+        compacted: compacted.is_some(),
+        files: files.iter().map(|(_, _, name)| folder.join(name)).collect(),
+    })
+}
+
+/// `eventlog-2021-06-14--20-00.gz` and the like, and `eventlog`, the newest.
+fn databricks(folder: &Path, names: &[String]) -> Option<Log> {
+    let mut files: Vec<&String> = names
+        .iter()
+        .filter(|name| name.starts_with("eventlog-") && name.contains("--"))
+        .collect();
+    files.extend(names.iter().find(|name| stem(name) == "eventlog"));
+    // A folder of that name holds such folders.
+    files.retain(|name| folder.join(name).is_file());
+    (!files.is_empty()).then(|| Log {
+        path: folder.to_owned(),
+        files: files.iter().map(|name| folder.join(name)).collect(),
+        gaps: false,
+        compacted: false,
+    })
+}

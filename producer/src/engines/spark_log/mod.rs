@@ -1,0 +1,393 @@
+//! `producer spark-log`: reports on Spark applications from their event logs, with the logs' own times.
+//!
+//! ```text
+//! PATH… ─▶ files (logs of attempts) ─▶ Reader (codec, lines) ─▶ events ─▶ Replay ─▶ PacedReports
+//!                                       a thread of its own; the same bytes give the same reports
+//! ```
+//!
+//! A log is not the application: what becomes of one that does not tell the end is this.
+//!
+//! | The log | Reported at its end |
+//! | --- | --- |
+//! | holds the application's end | the final status, from its jobs, as by the live adapter |
+//! | does not, and a newer attempt has a log too | `Failed` if a job failed, else `Unknown` |
+//! | does not, and there is no newer attempt | `Unknown`, with what was last known |
+//! | lacks lines that may tell of a job's failure | `Unknown` where it would be `Succeed` or `Cancelled` |
+
+mod codec;
+mod events;
+mod files;
+mod lines;
+mod options;
+mod reader;
+mod replay;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use schemas::TaskRunningInfo;
+use service::exit::WrongUsage;
+use service::words::counted;
+use tokio::sync::mpsc;
+
+use self::events::Event;
+use self::files::Log;
+use self::lines::{LINE_MAX_BYTES, Line};
+pub use self::options::Options;
+use self::reader::{Fault, Reader};
+use self::replay::{Ending, Pace, Replay};
+use crate::session::{Session, Setup};
+
+/// Reports that wait between the thread that reads and the connection to Kafka. One that lists 10,000 jobs takes a MiB.
+const REPORTS_WAITING: usize = 16;
+/// Bad lines of a log that are named one by one.
+const LINES_NAMED: u64 = 100;
+/// Lines before the application's start. Spark writes it among the first ten.
+const LINES_BEFORE_START: u64 = 1_000;
+
+/// Reads every log to its end, or until a signal comes, then waits for every acknowledgement and prints
+/// `sent 98 reports of 4 tasks from 3 logs, 2 bad lines`. Returns whether all logs could be read and no line was bad.
+///
+/// # Errors
+/// If a path cannot be read, the topic does not exist, reports cannot be delivered, or a signal came before the end.
+pub async fn run(options: Options, setup: Setup) -> anyhow::Result<bool> {
+    let paths = options.path.clone();
+    let logs = tokio::task::spawn_blocking(move || find(&paths)).await??;
+    let pace = match options.at_end {
+        true => Pace::AtEnd,
+        false => Pace::Every(interval_ms(options.interval)),
+    };
+    let stopped = || anyhow!("stopped by a signal before the end of the logs");
+    let session = Session::open(&setup).await?.ok_or_else(stopped)?;
+    let mut reports = session.paced().await?;
+
+    let (give, mut given) = mpsc::channel(REPORTS_WAITING);
+    let reading = tokio::task::spawn_blocking(move || {
+        read_all(logs, pace, |reports| {
+            // Also where a whole log gives no report, as with --at-end.
+            if give.is_closed() {
+                return Err(Stopped);
+            }
+            let mut reports = reports.into_iter();
+            reports.try_for_each(|report| give.blocking_send(report).map_err(|_| Stopped))
+        })
+    });
+    let mut tasks = 0_u64;
+    let mut number = 0;
+    let sent = loop {
+        let next = tokio::select! {
+            biased;
+            () = setup.shutdown.cancelled() => break Ok(false),
+            next = given.recv() => next,
+        };
+        let Some(report) = next else {
+            break Ok(true);
+        };
+        // An exec task's first report.
+        tasks += u64::from(report.sequence == 0);
+        number += 1;
+        match reports.send(&report, number).await {
+            Ok(true) => {}
+            other => break other,
+        }
+    };
+    // The thread that reads ends at its next line.
+    drop(given);
+    let finished = reports.finish().await;
+    let read = reading.await?;
+    let too_large = reports.take_too_large();
+    for refused in &too_large {
+        tracing::error!("a report is refused: {}", refused.reason);
+    }
+    let mut rest = format!(
+        " of {} from {}",
+        counted(tasks, "task"),
+        counted(read.logs, "log")
+    );
+    if read.bad_lines > 0 {
+        rest += &format!(", {}", counted(read.bad_lines, "bad line"));
+    }
+    reports.account(&rest);
+    let to_end = sent?;
+    finished?;
+    if !to_end && !reports.reader_has_gone() {
+        return Err(stopped());
+    }
+    if !too_large.is_empty() {
+        return Err(anyhow!(
+            "{} refused for their size",
+            counted(too_large.len(), "report")
+        ));
+    }
+    Ok(read.bad_lines == 0 && read.unread == 0)
+}
+
+fn interval_ms(interval: Duration) -> i64 {
+    i64::try_from(interval.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn find(paths: &[PathBuf]) -> Result<Vec<Log>, WrongUsage> {
+    let mut found = Vec::new();
+    for path in paths {
+        let logs = files::logs(path)
+            .map_err(|error| WrongUsage(format!("{}: {error}", path.display())))?;
+        if logs.is_empty() {
+            tracing::warn!("{} holds no event log", path.display());
+        }
+        found.extend(logs);
+    }
+    Ok(found)
+}
+
+/// The reports are not wanted any more.
+#[derive(Debug)]
+struct Stopped;
+
+/// What became of the logs.
+#[derive(Debug, Default, PartialEq)]
+struct Read {
+    logs: u64,
+    bad_lines: u64,
+    /// Logs of which a part could not be read, or that tell of an attempt that another log tells of.
+    unread: u64,
+}
+
+/// A log, and of what.
+struct Known {
+    log: Log,
+    key: String,
+    application: String,
+    start_ms: i64,
+}
+
+/// Reads logs, those of the applications that began first before the others. `give` gets each line's reports, mostly
+/// none.
+fn read_all(
+    logs: Vec<Log>,
+    pace: Pace,
+    mut give: impl FnMut(Vec<TaskRunningInfo>) -> Result<(), Stopped>,
+) -> Read {
+    let mut known: Vec<Known> = logs.into_iter().map(identify).collect();
+    known.sort_by(|a, b| (a.start_ms, &a.log.path).cmp(&(b.start_ms, &b.log.path)));
+    let mut newest: HashMap<String, i64> = HashMap::new();
+    for log in &known {
+        let start_ms = newest.entry(log.application.clone()).or_default();
+        *start_ms = log.start_ms.max(*start_ms);
+    }
+    let mut read = Read::default();
+    let mut keys: HashSet<String> = HashSet::new();
+    for log in known {
+        if !keys.insert(log.key.clone()) {
+            tracing::error!(
+                "{} is left out: another log tells of {} too",
+                log.log.path.display(),
+                log.key
+            );
+            read.unread += 1;
+            continue;
+        }
+        let replaced = newest.get(&log.application) > Some(&log.start_ms);
+        if read_log(&log.log, pace, replaced, &mut read, &mut give).is_err() {
+            break;
+        }
+    }
+    read
+}
+
+/// Finds out of which attempt of which application a log tells.
+fn identify(log: Log) -> Known {
+    let mut start = None;
+    // What is wrong with the log is told when it is read.
+    if let Some(first) = log.files.first()
+        && let Ok(mut reader) = Reader::open(first)
+    {
+        let _ = reader.read(|number, line| {
+            if let Line::Whole(line) = line
+                && events::name(line) == Some("SparkListenerApplicationStart")
+                && let Ok(Event::ApplicationStart(event)) = events::read(line)
+            {
+                start = Some(event);
+            }
+            match start.is_some() || number > LINES_BEFORE_START {
+                true => Err(Stopped),
+                false => Ok(()),
+            }
+        });
+    }
+    let name = log.name();
+    let (application, attempt, start_ms) = match start {
+        Some(start) => (start.id.unwrap_or(name), start.attempt, start.time),
+        None => (name, None, 0),
+    };
+    let key = match attempt {
+        Some(attempt) => format!("{application}/{attempt}"),
+        None => application.clone(),
+    };
+    Known {
+        log,
+        key,
+        application,
+        start_ms,
+    }
+}
+
+/// Reads one log to its end.
+fn read_log(
+    log: &Log,
+    pace: Pace,
+    replaced: bool,
+    read: &mut Read,
+    give: &mut impl FnMut(Vec<TaskRunningInfo>) -> Result<(), Stopped>,
+) -> Result<(), Stopped> {
+    let shown = log.path.display();
+    let mut replay = Replay::new(&log.name(), pace);
+    let mut cut = log.gaps;
+    if log.gaps {
+        tracing::warn!("{shown} is incomplete: files of the series are missing");
+    }
+    let mut failed = false;
+    for (file, rest) in log.files.iter().zip((0..log.files.len()).rev()) {
+        let whole = match read_file(file, &mut replay, give) {
+            Ok(true) => {
+                tracing::warn!("{} ends in the middle", file.display());
+                false
+            }
+            Ok(false) => true,
+            Err(Fault::Stopped(stopped)) => return Err(stopped),
+            Err(fault) => {
+                tracing::error!("{} {fault}", file.display());
+                failed = true;
+                false
+            }
+        };
+        // Behind the application's end, nothing that counts is missing.
+        let ends_it = rest == 0 && replay.ended;
+        cut |= !whole && !ends_it;
+    }
+    let ending = Ending {
+        replaced,
+        cut,
+        compacted: log.compacted,
+    };
+    read.bad_lines += replay.broken_lines;
+    if replay.counts.events == 0 {
+        if !failed {
+            tracing::error!("{shown} holds no event");
+        }
+        read.unread += 1;
+        return Ok(());
+    }
+    read.logs += 1;
+    read.unread += u64::from(failed);
+    let mut endings: BTreeMap<String, usize> = BTreeMap::new();
+    let reports = replay.end(ending);
+    for report in &reports {
+        *endings.entry(report.status.to_string()).or_default() += 1;
+    }
+    give(reports)?;
+    log_summary(&log.path, &replay, &endings);
+    Ok(())
+}
+
+/// Reads a file to its end. Returns whether it ends in the middle of a frame or line.
+fn read_file(
+    path: &Path,
+    replay: &mut Replay,
+    give: &mut impl FnMut(Vec<TaskRunningInfo>) -> Result<(), Stopped>,
+) -> Result<bool, Fault<Stopped>> {
+    let mut reader = Reader::open(path)?;
+    let mut cut = false;
+    let mut each = |number: u64, line: Line<'_>| {
+        let (text, unended) = match line {
+            Line::Whole(text) if text.trim_ascii().is_empty() => return Ok(()),
+            Line::Whole(text) => (text, false),
+            Line::Unended(text) => (text, true),
+            Line::TooLong(beginning) => {
+                let name = events::name(beginning);
+                if name.is_none_or(events::is_used) {
+                    let reason = format!("is longer than {} MiB", LINE_MAX_BYTES >> 20);
+                    bad_line(path, number, &reason, name, replay);
+                }
+                return Ok(());
+            }
+        };
+        let taken = match take(text, replay) {
+            Ok(reports) => reports,
+            Err(_) if unended => {
+                cut = true;
+                return Ok(());
+            }
+            Err(reason) => {
+                bad_line(path, number, &reason, events::name(text), replay);
+                return Ok(());
+            }
+        };
+        give(taken)
+    };
+    reader.read(&mut each)?;
+    let cut_frame = reader.end(&mut each).map_err(Fault::Stopped)?;
+    Ok(cut | cut_frame)
+}
+
+/// Takes in a line. Returns the reports that it gives rise to.
+fn take(line: &[u8], replay: &mut Replay) -> Result<Vec<TaskRunningInfo>, String> {
+    let reason = match events::read(line) {
+        Ok(event) => return Ok(replay.take(event, line.len())),
+        Err(reason) => reason,
+    };
+    match String::from_utf8_lossy(line) {
+        Cow::Borrowed(_) => Err(reason),
+        // Before Spark 3.0, logs were written in the driver's charset.
+        Cow::Owned(text) => {
+            let event = events::read(text.as_bytes())?;
+            Ok(replay.take(event, line.len()))
+        }
+    }
+}
+
+fn bad_line(path: &Path, number: u64, reason: &str, event: Option<&str>, replay: &mut Replay) {
+    replay.lose_line(events::decides_jobs(event));
+    let event = event.map_or_else(String::new, |name| format!(" ({name})"));
+    if replay.broken_lines <= LINES_NAMED {
+        tracing::error!("{} line {number}{event}: {reason}", path.display());
+    } else if replay.broken_lines == LINES_NAMED + 1 {
+        tracing::error!("{}: further bad lines are only counted", path.display());
+    }
+}
+
+fn log_summary(path: &Path, replay: &Replay, endings: &BTreeMap<String, usize>) {
+    let counts = &replay.counts;
+    let spark = replay.version.as_deref().unwrap_or("of an unknown version");
+    let task_ends = counts.task_ends.iter();
+    let task_ends: Vec<String> = task_ends.map(|(why, n)| format!("{why} {n}")).collect();
+    let endings: Vec<String> = endings
+        .iter()
+        .map(|(how, n)| format!("{n} {how}"))
+        .collect();
+    tracing::info!(
+        "{}: Spark {spark}; {}; jobs: {} started, {} succeeded, {} failed; {}; task ends: {}; application {}; its tasks: {}",
+        path.display(),
+        counted(counts.events, "event"),
+        counts.jobs_started,
+        counts.jobs_succeeded,
+        counts.jobs_failed,
+        counted(counts.stages_completed, "completed stage"),
+        if task_ends.is_empty() {
+            "none".to_owned()
+        } else {
+            task_ends.join(", ")
+        },
+        if replay.ended {
+            "has ended"
+        } else {
+            "has not ended in this log"
+        },
+        endings.join(", ")
+    );
+}
