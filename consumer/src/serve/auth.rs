@@ -70,7 +70,7 @@ impl Authentication {
     /// The caller; `None` if the request has no credentials.
     ///
     /// # Errors
-    /// 401 if the credentials are invalid.
+    /// 401 if the token is invalid, 403 if the user header is invalid or from an untrusted address.
     fn caller(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Option<Caller>, Problem> {
         if self.tokens.is_none() && self.proxy.is_none() {
             return Ok(Some(Caller::Operator));

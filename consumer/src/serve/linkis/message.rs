@@ -62,8 +62,8 @@ impl<T: Serialize> Message<T> {
     }
 }
 
-/// Wraps an error at one of these paths in the envelope. Where Linkis defines an HTTP status for it, the problem has
-/// that; 405, 429, 503 and others are kept.
+/// Wraps an error at one of these paths in the envelope. The HTTP status stays that of the problem, which is also
+/// Linkis' for the errors that Linkis knows; it has none for 405, 429, 503 and others.
 pub(in crate::serve) async fn in_envelope(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
     let mut response = next.run(request).await;
