@@ -157,7 +157,7 @@ fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App)
         .layer(from_fn(guard::headers))
 }
 
-/// Where people log in and out.
+/// /// The login and logout routes.
 fn login_routes(authentication: Arc<Authentication>, is_https: bool) -> Router {
     let form = async |uri: Uri| login::form(Next::of_form(&uri).as_ref(), false);
     let logged_in = async move |headers: HeaderMap, body: Bytes| {

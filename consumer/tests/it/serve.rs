@@ -374,7 +374,7 @@ async fn a_browser_is_asked_for_its_token() {
     let give = |body: &'static str| server.client.post(&login).body(body);
     let refused = asked(give("token=of-nobody")).await;
     assert_eq!(refused.status, 403);
-    assert!(refused.body.contains("not known"), "{refused:?}");
+    assert!(refused.body.contains("Unknown token"), "{refused:?}");
     let other_site = give("token=of-ada").header("sec-fetch-site", "cross-site");
     asked(other_site).await.problem(403);
     let other_origin = give("token=of-ada").header("origin", "https://evil.example");

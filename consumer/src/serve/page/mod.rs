@@ -318,10 +318,10 @@ fn answer(
     let problem = match view.map(|view| rendered(view, visitor.clone())) {
         Ok(Ok(html)) => return html_of(StatusCode::OK.into_response(), html),
         Ok(Err(error)) => {
-            tracing::error!("a page was not made: {error}");
+            tracing::error!("cannot render a page: {error}");
             Problem::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "a bug in this program, which its log tells of; please report it",
+                "internal error: a bug, with details in the server's log; please report it",
             )
         }
         Err(problem) => problem,
