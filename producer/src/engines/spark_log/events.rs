@@ -1,5 +1,7 @@
 //! Events of a log, as far as they are used. Everything that some version of Spark leaves out is optional. Query
 //! texts, plans, stack traces and all Spark properties but a few are skipped, not read.
+//!
+//! Long because every event that is used is a type here, field by field.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! One log's events → what a live UI would have answered at the time → the reports of the live adapter. Pure, and the
 //! same for the same events: that is what a report's sequence rests on.
+//!
+//! Long because one state machine: each event changes what the reports are made of.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

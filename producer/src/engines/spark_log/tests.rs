@@ -1,4 +1,6 @@
 //! Logs on disk → reports, without Kafka.
+//!
+//! Long because each codec, fault and count of a log has its test here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
