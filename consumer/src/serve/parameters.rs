@@ -101,6 +101,16 @@ impl Parameters {
         }
     }
 
+    /// The value of a parameter that has to be given; empty, and an error, if it is not.
+    pub(crate) fn required(&mut self, name: &'static str) -> String {
+        let errors = self.errors.len();
+        let text = self.text(name);
+        if text.is_none() && self.errors.len() == errors {
+            self.refuse(name, "missing");
+        }
+        text.unwrap_or_default()
+    }
+
     /// `true` or `false`.
     pub(crate) fn truth(&mut self, name: &'static str) -> Option<bool> {
         let read = |text: &str| text.parse().map_err(|_| "expected true or false");

@@ -192,13 +192,22 @@ impl Source {
                 (task, series)
             }
             From::Api { client, token } => {
-                let path = ["api", "v1", "tasks", exec_id, "series"];
+                // A URL cannot have the path segments `.` and `..`.
+                let is_dots = matches!(exec_id, "." | "..");
+                let path = match is_dots {
+                    true => vec!["api", "v1", "task", "series"],
+                    false => vec!["api", "v1", "tasks", exec_id, "series"],
+                };
+                let task_path = &path[..path.len() - 1];
+                let by_id = is_dots.then(|| ("exec_id", exec_id.to_owned()));
                 let named = |name| move |at: Timestamp| (name, at.to_string());
                 let mut fields = vec![("reports", REPORTS.to_string())];
                 fields.extend(at.map(named("at")));
-                let task = get(client, token.as_deref(), &path[..4], &fields).await?;
+                fields.extend(by_id.clone());
+                let task = get(client, token.as_deref(), task_path, &fields).await?;
                 let mut fields = vec![("points", POINTS.to_string())];
                 fields.extend(at.map(named("to")));
+                fields.extend(by_id);
                 (task, get(client, token.as_deref(), &path, &fields).await?)
             }
         };

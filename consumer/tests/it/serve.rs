@@ -30,6 +30,7 @@ on_both_databases!(
     the_api_and_the_command_agree_on_a_task,
     a_token_shows_only_its_users_tasks,
     lists_are_the_commands_and_pages_are_linked,
+    tasks_with_ids_of_dots_are_found,
     it_serves_beside_a_consumer_that_writes,
 );
 
@@ -495,6 +496,45 @@ fn nothing_is_served_to_everybody() {
             (&serve(&["--tls-cert", "a.pem"]), "--tls-key"),
         ],
     );
+}
+
+/// Clients remove the path segments `.` and `..`: a link of the page leads to such a task all the same.
+async fn tasks_with_ids_of_dots_are_found(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
+        return;
+    };
+    let sample = strategies::sample_event();
+    let events = [".", "..", "exec-1"].map(|id| {
+        let mut event = sample.clone();
+        id.clone_into(&mut event.info.exec_id);
+        event
+    });
+    pipeline.send_events(&events);
+    pipeline.store_all().await;
+    let server = pipeline.serve("serve", &[]).await;
+    let list = server.get("/tasks").await.body;
+    for id in [".", "..", "exec-1"] {
+        let task = server.json(&format!("/api/v1/task?exec_id={id}")).await;
+        assert_eq!(task["task"]["exec_id"], id);
+        let path = format!("/api/v1/task/series?exec_id={id}&points=4");
+        assert_eq!(server.json(&path).await["exec_id"], id);
+        let link = match id {
+            "exec-1" => "/tasks/exec-1".to_owned(),
+            dots => format!("/task?exec_id={dots}"),
+        };
+        assert!(list.contains(&format!("href=\"{link}\"")), "{list}");
+        let page = server.get(&link).await;
+        assert_eq!(page.status, 200);
+        assert!(page.body.contains(&format!("data-id=\"{id}\"")), "{page:?}");
+    }
+    let led = server
+        .get("/task?exec_id=exec-1&at=2999-01-01T00:00:00Z")
+        .await;
+    assert_eq!(led.status, 200);
+    let missing = server.get("/api/v1/task?reports=1").await.problem(400);
+    assert!(missing.contains("exec_id: missing"), "{missing}");
+    assert_eq!(server.get("/task").await.status, 400);
+    server.stop().await;
 }
 
 async fn lists_are_the_commands_and_pages_are_linked(kind: Kind) {

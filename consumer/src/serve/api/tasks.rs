@@ -26,13 +26,17 @@ const REPORTS: u32 = 20;
 const REPORTS_MAX: u32 = 1000;
 
 #[derive(OpenApi)]
-#[openapi(paths(list, one), components(schemas(StatusName, TaskOrder)))]
+#[openapi(
+    paths(list, one, one_by_parameter),
+    components(schemas(StatusName, TaskOrder))
+)]
 struct Doc;
 
 pub(super) fn routes() -> Routes {
     Routes::of::<Doc>()
         .get::<__path_list, _>(list)
         .get::<__path_one, _>(one)
+        .get::<__path_one_by_parameter, _>(one_by_parameter)
 }
 
 /// Tasks that satisfy every given condition, in pages.
@@ -190,6 +194,41 @@ async fn one(
     State(app): State<App>,
     Path(exec_id): Path<String>,
     caller: Caller,
+    parameters: Parameters,
+) -> Result<Answer, Problem> {
+    task(&app, exec_id, &caller, parameters).await
+}
+
+/// A task, as `/api/v1/tasks/{exec_id}` returns it. URL parsers remove the path segments `.` and `..`: tasks with these ids
+/// have no other path.
+#[utoipa::path(
+    get,
+    path = "/api/v1/task",
+    tag = "tasks",
+    params(
+        ("exec_id" = String, Query, min_length = 1, description = "The exec task's id"),
+        ("at" = Option<String>, Query, format = DateTime, description = "As known at this time, by the engine's clock; default: now"),
+        ("reports" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Maximum number of its newest reports; default: 20"),
+    ),
+    responses(
+        (status = OK, body = TaskAnswer),
+        Problem,
+        (status = NOT_FOUND, body = Problem, content_type = "application/problem+json", description = "There is no such task, it had not reported by then, or the caller may not see it"),
+    )
+)]
+async fn one_by_parameter(
+    State(app): State<App>,
+    caller: Caller,
+    mut parameters: Parameters,
+) -> Result<Answer, Problem> {
+    let exec_id = parameters.required("exec_id");
+    task(&app, exec_id, &caller, parameters).await
+}
+
+async fn task(
+    app: &App,
+    exec_id: String,
+    caller: &Caller,
     mut parameters: Parameters,
 ) -> Result<Answer, Problem> {
     let at = parameters.time("at");

@@ -26,6 +26,7 @@ const BARE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b')');
 
 pub(super) const TASKS: &str = "/tasks";
+pub(super) const TASK: &str = "/task";
 pub(super) const JOBS: &str = "/jobs";
 pub(super) const ENGINES: &str = "/engines";
 pub(super) const USAGE: &str = "/usage";
@@ -120,9 +121,28 @@ fn absolute(text: &str) -> String {
     }
 }
 
-/// The path of a task.
-pub(super) fn task(exec_id: &str) -> String {
-    format!("{TASKS}/{}", utf8_percent_encode(exec_id, ESCAPED))
+/// The path of a task's page. URL parsers remove the segments `.` and `..`, percent-encoded ones too (WHATWG URL, "path
+/// state"), so tasks with these ids have the path [`TASK`] and the parameter `exec_id`.
+pub(super) fn task_path(exec_id: &str) -> String {
+    match is_dots(exec_id) {
+        true => TASK.to_owned(),
+        false => format!("{TASKS}/{}", utf8_percent_encode(exec_id, ESCAPED)),
+    }
+}
+
+/// The address of a task's page with these parameters.
+pub(super) fn task(exec_id: &str, query: &Query) -> String {
+    let query = query.clone().without(&["exec_id"]);
+    let query = match is_dots(exec_id) {
+        true => query.and("exec_id", exec_id),
+        false => query,
+    };
+    query.at(&task_path(exec_id))
+}
+
+/// Whether no path can contain this id.
+pub(super) fn is_dots(exec_id: &str) -> bool {
+    matches!(exec_id, "." | "..")
 }
 
 /// Identifies a row for the scripts: the text escaped as by JavaScript's encodeURIComponent, so that no attribute
@@ -149,11 +169,35 @@ mod tests {
             "/tasks?at=2026-11-25T14:05:00Z"
         );
         assert_eq!(Query::default().at("/tasks"), "/tasks");
-        assert_eq!(task("a/b?<c>"), "/tasks/a%2Fb%3F%3Cc%3E");
+        let none = Query::default();
+        assert_eq!(task("a/b?<c>", &none), "/tasks/a%2Fb%3F%3Cc%3E");
         assert_eq!(
             key("a-b_c.d!e~f*g'h(i)j\0\u{202e}ü&\" %"),
             "a-b_c.d!e~f*g'h(i)j%00%E2%80%AE%C3%BC%26%22%20%25"
         );
+    }
+
+    /// As a browser resolves a link.
+    #[test]
+    fn every_id_survives_a_url_parser() {
+        let base = reqwest::Url::parse("http://tasks.example/jobs?x=1").unwrap();
+        let time = Query::default().and("at", "2026-11-25T14:05:00Z");
+        for id in [
+            ".", "..", "...", "%2e%2e", "../..", "a/../b", ".a", "/", "?", "\\", "\t",
+        ] {
+            let url = base.join(&task(id, &time)).unwrap();
+            let address = format!("{}?{}", url.path(), url.query().unwrap());
+            let parsed: Uri = address.parse().unwrap();
+            let found = match parsed.path().strip_prefix("/tasks/") {
+                Some(segment) => percent_encoding::percent_decode_str(segment)
+                    .decode_utf8()
+                    .unwrap()
+                    .into_owned(),
+                None => Query::of(&parsed).first("exec_id").to_owned(),
+            };
+            assert_eq!(found, id, "{url}");
+            assert_eq!(Query::of(&parsed).first("at"), time.first("at"), "{url}");
+        }
     }
 
     #[test]

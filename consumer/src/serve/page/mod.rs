@@ -46,7 +46,7 @@ use self::engines::EnginesView;
 use self::error::ErrorView;
 use self::frame::Frame;
 use self::jobs::JobsView;
-use self::links::{ENGINES, JOBS, PERIOD, Query, TASKS, USAGE};
+use self::links::{ENGINES, JOBS, PERIOD, Query, TASK, TASKS, USAGE};
 use self::task::{TaskData, TaskView};
 use self::tasks::TasksView;
 use self::usage::UsageView;
@@ -72,6 +72,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/", get(home))
         .route(TASKS, get(list))
         .route("/tasks/{exec_id}", get(one))
+        .route(TASK, get(one_by_parameter))
         .route(JOBS, get(jobs))
         .route(ENGINES, get(engines))
         .route(USAGE, get(used))
@@ -121,9 +122,40 @@ async fn one(
     caller: Result<Caller, Problem>,
     parameters: Result<Parameters, Problem>,
 ) -> Response {
+    task_page(app, uri, exec_id, visitor, caller, parameters).await
+}
+
+/// A task whose id no path can contain. Leads to the page of others.
+async fn one_by_parameter(
+    State(app): State<App>,
+    uri: Uri,
+    visitor: Visitor,
+    caller: Result<Caller, Problem>,
+    parameters: Result<Parameters, Problem>,
+) -> Response {
+    let given = Query::of(&uri);
+    let exec_id = given.first("exec_id").to_owned();
+    if !exec_id.is_empty() && !links::is_dots(&exec_id) {
+        return Redirect::to(&links::task(&exec_id, &given)).into_response();
+    }
+    let parameters = parameters.map(|mut parameters| {
+        parameters.required("exec_id");
+        parameters
+    });
+    task_page(app, uri, exec_id, visitor, caller, parameters).await
+}
+
+async fn task_page(
+    app: App,
+    uri: Uri,
+    exec_id: String,
+    visitor: Visitor,
+    caller: Result<Caller, Problem>,
+    parameters: Result<Parameters, Problem>,
+) -> Response {
     let given = Query::of(&uri);
     if let Some(tidy) = given.tidied() {
-        return Redirect::to(&tidy.at(&links::task(&exec_id))).into_response();
+        return Redirect::to(&links::task(&exec_id, &tidy)).into_response();
     }
     let view = async {
         let (caller, mut parameters) = (caller?, parameters?);

@@ -46,7 +46,7 @@ impl Row {
         let goes_on = item.ended_at.is_none() && !status.is_over();
         Self {
             name: shown(&item.exec_id),
-            href: time.at(&links::task(&item.exec_id)),
+            href: links::task(&item.exec_id, time),
             key: links::key(&item.exec_id),
             status,
             silent: item.silent_seconds.map(duration),

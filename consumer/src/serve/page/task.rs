@@ -97,7 +97,7 @@ impl TaskView {
             reports,
             expired_before,
         } = details;
-        let path = links::task(&task.exec_id);
+        let path = links::task_path(&task.exec_id);
         let name = shown(&task.exec_id);
         let mut frame = Frame::of(
             "task",
