@@ -3,10 +3,13 @@
 //! The database concatenates the rows of a history into one text: passing rows one by one takes longer than finding
 //! them.
 
+mod line;
+
 use jiff::Timestamp;
-use schemas::REPORTED_AT_MICROS;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use line::{Line, line};
 
 use super::filter::check_text;
 use super::reader::{QueryError, Reader, is_no_text};
@@ -447,62 +450,5 @@ impl History<'_> {
         let task_id = [self.task_id.into()];
         let row = self.session.select_one(&select, &task_id).await?;
         row.map_or(Ok(0), |mut row| row.take("rows"))
-    }
-}
-
-/// SQL: a row as the text of a [`Line`].
-fn line(dialect: &dyn Dialect, sequence: &str, values: &[String], last: Option<&str>) -> String {
-    let numbers = [
-        // An infinite time is an error: null would drop the row.
-        format!(
-            "coalesce({}, {})",
-            dialect.epoch_micros("reported_at"),
-            i64::MAX
-        ),
-        sequence.to_owned(),
-        "event_partition".to_owned(),
-        "event_offset".to_owned(),
-    ];
-    let numbers = numbers
-        .iter()
-        .map(|number| format!("CAST({number} AS text)"));
-    let values = values.iter().map(|value| dialect.number_text(value));
-    let fields = numbers.chain(values).chain(last.map(str::to_owned));
-    fields.collect::<Vec<_>>().join(" || ' ' || ")
-}
-
-/// A row as text: time, sequence, partition, offset and values, separated by spaces.
-struct Line<'a> {
-    at: i64,
-    order: (i64, i32, i64),
-    rest: &'a str,
-}
-
-impl<'a> Line<'a> {
-    fn read(line: &'a str) -> Result<Self, StoreError> {
-        let unreadable = || StoreError::Unreadable(format!("a row reads {line:?}"));
-        let mut fields = line.splitn(5, ' ');
-        let mut next = || fields.next().ok_or_else(unreadable);
-        let number = |text: &str| text.parse::<i64>().map_err(|_| unreadable());
-        let (at, sequence) = (number(next()?)?, number(next()?)?);
-        if !REPORTED_AT_MICROS.contains(&at) {
-            return Err(unreadable());
-        }
-        let partition = i32::try_from(number(next()?)?).map_err(|_| unreadable())?;
-        Ok(Self {
-            at,
-            order: (sequence, partition, number(next()?)?),
-            rest: next()?,
-        })
-    }
-
-    /// `None` for null.
-    fn values(&self) -> impl Iterator<Item = Option<f64>> + 'a {
-        self.rest.split(' ').map(|value| value.parse().ok())
-    }
-
-    /// The text after the single value.
-    fn last(&self) -> &'a str {
-        self.rest.split_once(' ').map_or("", |(_, last)| last)
     }
 }

@@ -49,12 +49,16 @@ async fn a_removed_file_is_waited_for_and_its_replacement_is_continued_from() {
     pipeline.until_all_stored(WITHIN).await;
     // While there is nothing to store.
     std::fs::remove_file(&file).unwrap();
-    program.until_waiting(&["tasks.db", "not there"]).await;
+    program
+        .until_waiting(&["tasks.db", "no longer exists"])
+        .await;
     program
         .until_logged("tasks.db was removed while it was open")
         .await;
     fill(&pipeline);
-    program.until_waiting(&["tasks.db", "not there"]).await;
+    program
+        .until_waiting(&["tasks.db", "no longer exists"])
+        .await;
     assert!(!file.exists(), "no empty one is begun");
     std::fs::rename(&backup, &file).unwrap();
     all_is_there(&pipeline, program).await;

@@ -140,15 +140,15 @@ fn invalid_arguments_are_refused_at_once() {
             (&expire(&["3000y"]), "expected an age"),
             (
                 &["migrate", "--database-url", "sqlite:"],
-                "--database-url names no file",
+                "--database-url does not name a file",
             ),
             (
                 &["tasks", "--database-url", "sqlite::memory:"],
-                "--database-url names no file",
+                "--database-url does not name a file",
             ),
             (
                 &["replay", "--into", "sqlite://?mode=memory"],
-                "--into names no file",
+                "--into does not name a file",
             ),
             (&at("-2562047788015215h"), "in the years 1 to 9999"),
             (&at("-009999-01-02T00:00Z"), "in the years 1 to 9999"),

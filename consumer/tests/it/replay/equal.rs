@@ -112,7 +112,7 @@ async fn a_range_is_replayed_and_only_the_same_range_continues_in_its_database()
         for (range, reasons) in [
             (
                 ["--from", "offset:0=40", "--to", "offset:0=30"],
-                ["40", "30", "later than"],
+                ["offset 40", "30", "after offset"],
             ),
             (
                 ["--from", "offset:0=101", "--to", "latest"],

@@ -226,7 +226,7 @@ async fn retention_that_overtakes_a_replay_ends_it_with_nothing_stored_from_behi
     let log = process.log();
     assert_eq!(status.code(), Some(78), "{log}");
     assert!(
-        log.contains("begins at offset 7900 now") && log.contains("retention"),
+        log.contains("now begins at offset 7900") && log.contains("retention"),
         "{log}"
     );
     let held = replayed.held("task_metrics", 0).await;

@@ -268,6 +268,6 @@ fn a_field_that_is_unknown_in_a_database_url_is_named_without_its_value() {
         .output()
         .unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
-    assert!(message.contains("the field pasword"), "{message}");
+    assert!(message.contains("query field pasword"), "{message}");
     assert!(!message.contains(SECRET), "{message}");
 }
