@@ -79,7 +79,7 @@ async fn every_answer_is_as_it_is_described(kind: Kind) {
     let printed = run.log();
     assert!(ended.success(), "{printed}");
     // All operations were tested.
-    assert!(printed.contains("Tested: 14"), "{printed}");
+    assert!(printed.contains("Tested: 16"), "{printed}");
     let log = server.process.log();
     assert!(!log.contains("ERROR"), "{log}");
     server.stop().await;

@@ -160,7 +160,7 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         for wrong in [
             " at line ",
             "to migrate tables of an older version",
-            "the owner of the tables",
+            "the owner of the tables has to",
         ] {
             assert!(!log.contains(wrong), "{wrong}:\n{}", quiet(&log));
         }
