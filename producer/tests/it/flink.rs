@@ -33,15 +33,24 @@ enum Answer {
 
 /// Answers by path, without a version.
 #[derive(Clone, Default)]
-struct Answers(Arc<Mutex<HashMap<String, Answer>>>);
+struct Answers {
+    by_path: Arc<Mutex<HashMap<String, Answer>>>,
+    /// Paths in the order they were asked for.
+    asked: Arc<Mutex<Vec<String>>>,
+}
 
 impl Answers {
     fn set(&self, path: &str, answer: Answer) {
-        self.0.lock().unwrap().insert(path.to_owned(), answer);
+        self.by_path.lock().unwrap().insert(path.to_owned(), answer);
     }
 
     fn json(&self, path: &str, answer: Value) {
         self.set(path, Answer::Json(answer));
+    }
+
+    fn times_asked(&self, path: &str) -> usize {
+        let asked = self.asked.lock().unwrap();
+        asked.iter().filter(|asked| *asked == path).count()
     }
 
     /// Jobs of the overview, with the tasks that they have.
@@ -65,21 +74,39 @@ impl Flink {
         answers.json("/taskmanagers", json!({"taskmanagers": []}));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let app = axum::Router::new()
-            .fallback(answer)
-            .with_state(answers.clone());
-        let serving = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        let serving = serve(listener, &answers);
         Self {
             url,
             answers,
             serving,
         }
     }
+
+    /// Refuses connections from now on.
+    async fn stop(&mut self) {
+        self.serving.abort();
+        let _ = (&mut self.serving).await;
+    }
+
+    /// Serves again at its address, after [`Flink::stop`].
+    async fn restart(&mut self) {
+        let address = self.url.trim_start_matches("http://");
+        let listener = TcpListener::bind(address).await.unwrap();
+        self.serving = serve(listener, &self.answers);
+    }
+}
+
+fn serve(listener: TcpListener, answers: &Answers) -> JoinHandle<()> {
+    let app = axum::Router::new()
+        .fallback(answer)
+        .with_state(answers.clone());
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() })
 }
 
 async fn answer(State(answers): State<Answers>, uri: Uri) -> axum::response::Response {
     let path = uri.path().trim_start_matches("/v1");
-    let found = answers.0.lock().unwrap().get(path).cloned();
+    answers.asked.lock().unwrap().push(path.to_owned());
+    let found = answers.by_path.lock().unwrap().get(path).cloned();
     match found {
         Some(Answer::Json(json)) => axum::Json(json).into_response(),
         Some(Answer::Page) => axum::response::Html("<html>Log in</html>").into_response(),
@@ -286,7 +313,7 @@ async fn each_part_fails_alone_and_a_job_that_hangs_delays_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_history_server_tells_the_end_once_the_job_manager_has_gone() {
-    let (flink, history) = (Flink::start().await, Flink::start().await);
+    let (mut flink, history) = (Flink::start().await, Flink::start().await);
     let running = || job("STREAMING", "RUNNING", json!({"RUNNING": 2}));
     flink
         .answers
@@ -302,8 +329,7 @@ async fn the_history_server_tells_the_end_once_the_job_manager_has_gone() {
     ];
     let mut adapter = Adapter::start(&arguments);
     adapter.reports_one("it is reported", |_| true).await;
-    flink.serving.abort();
-    let _ = flink.serving.await;
+    flink.stop().await;
 
     history
         .answers
@@ -320,6 +346,57 @@ async fn the_history_server_tells_the_end_once_the_job_manager_has_gone() {
     assert!(!format!("{reports:?}{}", adapter.log()).contains("secret"));
 }
 
+/// All runs of all application clusters with high availability have this job id.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_of_an_older_run_does_not_end_the_running_one() {
+    let (mut flink, history) = (Flink::start().await, Flink::start().await);
+    let fixed = "0".repeat(32);
+    let path = format!("/jobs/{fixed}");
+    let started = |start: i64, mut answer: Value| {
+        answer["start-time"] = json!(start);
+        answer
+    };
+    let list = |answers: &Answers, state| {
+        let listed = json!({"jid": fixed, "state": state, "tasks": {"running": 4}});
+        let jobs = [started(5_000_000, listed)];
+        answers.json("/jobs/overview", json!({"jobs": jobs}));
+    };
+    list(&flink.answers, "RUNNING");
+    let running = job("STREAMING", "RUNNING", json!({"RUNNING": 2}));
+    flink.answers.json(&path, started(5_000_000, running));
+    let older = job("STREAMING", "CANCELED", json!({"CANCELED": 2}));
+    history.answers.json(&path, started(1_000, older));
+    let mut adapter = Adapter::start(&["--url", &flink.url, "--history-url", &history.url]);
+    adapter.reports_one("it is reported", |_| true).await;
+
+    flink.stop().await;
+    until("the history is asked twice", WAIT, async || {
+        (history.answers.times_asked(&path) >= 2).then_some(())
+    })
+    .await;
+    let before = adapter.reports().len() as i64;
+    flink.restart().await;
+    adapter
+        .reports_one("it is followed again", |report| report.sequence > before)
+        .await;
+    assert_eq!(
+        history.answers.times_asked(&format!("{path}/checkpoints")),
+        0
+    );
+
+    let ended = job("STREAMING", "FINISHED", json!({"FINISHED": 2}));
+    flink.answers.json(&path, started(5_000_000, ended));
+    list(&flink.answers, "FINISHED");
+    assert!(adapter.ended().await.success(), "{}", adapter.log());
+    let reports = adapter.reports();
+    let (last, before) = reports.split_last().unwrap();
+    assert_eq!(last.status, TaskStatus::Succeed);
+    for report in before {
+        assert_eq!(report.status, TaskStatus::Running);
+        assert_eq!(report.exec_id, last.exec_id);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_gone_is_unknown_and_one_of_that_name_is_another() {
     let flink = Flink::start().await;
@@ -332,7 +409,7 @@ async fn a_job_that_is_gone_is_unknown_and_one_of_that_name_is_another() {
     let mut adapter = Adapter::start(&["--url", &flink.url, "--give-up-after", "200ms"]);
     adapter.reports_one("it is reported", |_| true).await;
     // The JobManager was restarted; the new job has the name of the old one.
-    answers.0.lock().unwrap().remove("/jobs/j1");
+    answers.by_path.lock().unwrap().remove("/jobs/j1");
     answers.list(&[("j2", "CANCELED", json!({"canceled": 4}))]);
     answers.json(
         "/jobs/j2",

@@ -57,6 +57,8 @@ pub(super) struct Tasks {
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Detail {
     pub(super) state: String,
+    /// Milliseconds since 1970, as in the overview.
+    pub(super) start_time: Option<i64>,
     /// The server's clock, milliseconds since 1970.
     pub(super) now: Option<i64>,
     #[serde(default)]

@@ -68,6 +68,17 @@ impl Job {
         }
     }
 
+    /// Whether the HistoryServer's archive of this job's id, which started at `archived`, is of this run. It keeps one
+    /// archive per id: under the fixed id that of any run of any cluster, under another id perhaps that of a run before
+    /// this one. A later start under another id is the same job after a failover.
+    pub(super) fn is_archived(&self, archived: Option<i64>) -> bool {
+        match (archived, self.start_time) {
+            (archived, started) if self.jid == FIXED_ID => archived == started,
+            (Some(archived), Some(started)) => archived >= started,
+            _ => true,
+        }
+    }
+
     /// Its next report. `slots` are those of the cluster, if known; `running_tasks` those of all its jobs.
     pub(super) fn report(
         &mut self,

@@ -168,6 +168,11 @@ impl Run {
             self.history_complaints()
                 .change(&rest.shown(), before, fault);
             let detail = detail.filter(|detail| mapping::is_final(&detail.state))?;
+            if !job.is_archived(detail.start_time) {
+                return None;
+            }
+            // The start of the run that has ended: the JobManager may list that run later.
+            job.start_time = detail.start_time.or(job.start_time);
             let job_type = JobType::of(&detail).or(job.job_type);
             let parts = ask::parts(rest, &job.jid, &detail, job_type, &mut job.lag_names).await;
             Some((detail, parts.0))

@@ -258,6 +258,30 @@ fn the_fixed_job_id_is_qualified_by_cluster_and_start() {
 }
 
 #[test]
+fn an_archive_of_another_run_does_not_end_a_job() {
+    let fixed = "0".repeat(32);
+    for (jid, started, archived, is_of_this_run) in [
+        (fixed.as_str(), Some(5_000), Some(5_000), true),
+        (&fixed, Some(5_000), Some(1_000), false),
+        (&fixed, Some(5_000), Some(9_000), false),
+        (&fixed, Some(5_000), None, false),
+        (&fixed, None, Some(5_000), false),
+        ("1", Some(5_000), Some(5_000), true),
+        ("1", Some(5_000), Some(1_000), false),
+        ("1", Some(5_000), Some(9_000), true),
+        ("1", Some(5_000), None, true),
+        ("1", None, Some(5_000), true),
+    ] {
+        let job = Job::new(jid, started, "jm:8081");
+        assert_eq!(
+            job.is_archived(archived),
+            is_of_this_run,
+            "{jid} {started:?} {archived:?}"
+        );
+    }
+}
+
+#[test]
 fn a_recorded_archive_of_a_failed_job_is_read() {
     let recorded = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../shared/inputs/flink/d933fa6c785f0db6dccc6cc05dd43bab.json");
@@ -274,7 +298,10 @@ fn a_recorded_archive_of_a_failed_job_is_read() {
     let overview: Overview = serde_json::from_str(answer("/jobs/overview")).unwrap();
     let [
         Listed {
-            jid, state, tasks, ..
+            jid,
+            state,
+            tasks,
+            start_time,
         },
     ] = &overview.jobs[..]
     else {
@@ -287,6 +314,7 @@ fn a_recorded_archive_of_a_failed_job_is_read() {
     let job = format!("/jobs/{jid}");
     let detail: Detail = serde_json::from_str(answer(&job)).unwrap();
     assert_eq!(JobType::of(&detail), Some(JobType::Streaming));
+    assert!(detail.start_time.is_some() && detail.start_time == *start_time);
     let checkpoints = serde_json::from_str(answer(&format!("{job}/checkpoints"))).unwrap();
     let parts = Parts {
         checkpoints: Some(checkpoints),
