@@ -27,7 +27,7 @@ use rdkafka::types::{RDKafka, RDKafkaQueue};
 /// by this setting.
 pub const CLIENT_MESSAGE_MAX_BYTES: &str = "1000000000";
 /// Events wake the thread; this interval is a fallback.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The partition of a key in a topic with this number of partitions, as the producers of this workspace
 /// choose it (`partitioner=murmur2_random`).
@@ -97,7 +97,7 @@ impl<C: ProducerContext + 'static> FromClientConfigAndContext<C> for PolledProdu
                     while !events.is_empty() {
                         polled.poll(Duration::ZERO);
                     }
-                    std::thread::park_timeout(LOOK);
+                    std::thread::park_timeout(CHECK_INTERVAL);
                 }
             })
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;

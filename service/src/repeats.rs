@@ -18,7 +18,7 @@ use crate::words::counted;
 /// last: one try can take longer.
 const OVER_AFTER: Duration = Duration::from_secs(45);
 /// How often the thread checks for conditions that are over.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of conditions. A further one replaces the one that has been silent longest.
 const CONDITIONS_MAX: usize = 1_024;
 /// Lines with the same first bytes, up to this number, are the same.
@@ -119,7 +119,7 @@ fn left_out(ended: &[Condition]) -> String {
 /// Logs conditions that are over, until none is left.
 fn watch() {
     loop {
-        std::thread::sleep(LOOK);
+        std::thread::sleep(CHECK_INTERVAL);
         let mut repeats = repeats();
         let ended = repeats.take_over(Instant::now());
         repeats.is_watched = !repeats.conditions.is_empty();

@@ -13,7 +13,8 @@ use super::topic::{Isolation, Topic, each_record};
 use crate::tables::Table;
 
 /// Settles the findings at offsets without a committed record. A row of an aborted record is extra, and so is a row of
-/// a partition that the topic does not have, because a topic never loses partitions. All others stay unprovable.
+/// a partition that the topic does not have, because a topic never loses partitions, and one of a negative offset,
+/// which no record has. All others stay unprovable.
 ///
 /// # Errors
 /// If the topic cannot be read.
@@ -44,7 +45,7 @@ pub(super) fn settle(
         .iter_mut()
         .filter(|finding| finding.fault == Fault::Unprovable);
     for finding in unprovable {
-        let is_of_topic = (0..topic.partitions).contains(&finding.partition);
+        let is_of_topic = (0..topic.partitions).contains(&finding.partition) && finding.offset >= 0;
         match is_of_topic && !aborted.contains(&(finding.partition, finding.offset)) {
             true => finding.correction = Correction::None,
             false => finding.fault = Fault::Extra,

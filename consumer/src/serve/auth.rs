@@ -96,7 +96,7 @@ impl Authentication {
         tokens.is_some_and(|tokens| tokens.caller(token).is_ok())
     }
 
-    /// /// Whether the cookie identifies the caller.
+    /// Whether the cookie identifies the caller.
     fn is_by_cookie(&self, headers: &HeaderMap) -> bool {
         !headers.contains_key(header::AUTHORIZATION)
             && login::token(headers).is_some_and(|token| self.knows(&token))

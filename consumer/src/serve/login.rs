@@ -1,4 +1,4 @@
-//! //! Login and logout for browsers, which cannot set an Authorization header. A form stores the token in a cookie
+//! Login and logout for browsers, which cannot set an Authorization header. A form stores the token in a cookie
 //! that scripts cannot read and that browsers do not send with requests from other sites. It then redirects to the
 //! address that was requested. A button on every page deletes the cookie.
 
@@ -15,14 +15,14 @@ use super::problem::{PROBLEM_JSON, Problem};
 pub(super) const PATH: &str = "/login";
 pub(super) const LOGOUT: &str = "/logout";
 const COOKIE: &str = "taskrunning-token";
-/// /// Maximum length of the requested address, in bytes. After a longer one, the form redirects to the start page.
+/// Maximum length of the requested address, in bytes. After a longer one, the form redirects to the start page.
 const NEXT_BYTES: usize = 4 << 10;
 
-/// /// A request extension: the caller was identified by the cookie, and can log out.
+/// A request extension: the caller was identified by the cookie, and can log out.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LoggedIn;
 
-/// /// The token in a browser's cookie.
+/// The token in a browser's cookie.
 pub(super) fn token(headers: &HeaderMap) -> Option<Vec<u8>> {
     let cookies = headers.get_all(header::COOKIE).iter();
     let cookies = cookies.filter_map(|cookies| cookies.to_str().ok());
@@ -33,7 +33,7 @@ pub(super) fn token(headers: &HeaderMap) -> Option<Vec<u8>> {
     })
 }
 
-/// /// Whether the client prefers HTML (RFC 9110, 12.5.1).
+/// Whether the client prefers HTML (RFC 9110, 12.5.1).
 pub(super) fn is_browser(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter();
     let accepted = accepted.filter_map(|accepted| accepted.to_str().ok());
@@ -58,24 +58,24 @@ pub(super) fn is_browser(headers: &HeaderMap) -> bool {
     page > 0.0 && page >= quality(&["application/json", PROBLEM_JSON])
 }
 
-/// /// An address on this server, to redirect to after login: path and query, in printable ASCII.
+/// An address on this server, to redirect to after login: path and query, in printable ASCII.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Next(String);
 
 impl Next {
-    /// /// The requested address.
+    /// The requested address.
     pub(super) fn asked(uri: &Uri) -> Option<Self> {
         Self::checked(uri.path_and_query()?.as_str())
     }
 
-    /// /// The address in the query of the form's URL.
+    /// The address in the query of the form's URL.
     pub(super) fn of_form(uri: &Uri) -> Option<Self> {
         let mut pairs = uri.query()?.split('&');
         let value = pairs.find_map(|pair| pair.strip_prefix("next="))?;
         Self::checked(&percent_decode_str(value).decode_utf8().ok()?)
     }
 
-    /// /// `None` if a browser could resolve it to another server (`//host`, `/\host`, and variants with tabs or line
+    /// `None` if a browser could resolve it to another server (`//host`, `/\host`, and variants with tabs or line
     /// breaks, which browsers remove: WHATWG URL, "basic URL parser"), or if it is a login address.
     fn checked(address: &str) -> Option<Self> {
         let is_printable = address.bytes().all(|byte| byte.is_ascii_graphic());
@@ -87,7 +87,7 @@ impl Next {
     }
 }
 
-/// /// Redirects to the form, which keeps the requested address.
+/// Redirects to the form, which keeps the requested address.
 pub(super) fn redirect(next: Option<&Next>) -> Response {
     let address = match next {
         Some(Next(next)) if next != "/" => {
@@ -109,7 +109,7 @@ struct Form<'a> {
     is_refused: bool,
 }
 
-/// /// The form, with an error message if a token was refused.
+/// The form, with an error message if a token was refused.
 pub(super) fn form(next: Option<&Next>, is_refused: bool) -> Response {
     let form = Form {
         path: PATH,
@@ -129,13 +129,13 @@ pub(super) fn form(next: Option<&Next>, is_refused: bool) -> Response {
     }
 }
 
-/// /// The form's fields.
+/// The form's fields.
 pub(super) struct Sent {
     pub(super) token: Vec<u8>,
     pub(super) next: Option<Next>,
 }
 
-/// /// Reads the form's fields.
+/// Reads the form's fields.
 ///
 /// # Errors
 /// 403 if the form is on another site.
@@ -151,7 +151,7 @@ pub(super) fn sent(headers: &HeaderMap, body: &[u8]) -> Result<Sent, Problem> {
     })
 }
 
-/// /// Decodes a value of application/x-www-form-urlencoded.
+/// Decodes a value of application/x-www-form-urlencoded.
 fn decoded(value: &[u8]) -> Option<Vec<u8>> {
     let spaced = value
         .iter()
@@ -160,7 +160,7 @@ fn decoded(value: &[u8]) -> Option<Vec<u8>> {
     Some(percent_decode(&spaced).collect())
 }
 
-/// /// # Errors
+/// # Errors
 /// 403 if the request comes from another site.
 fn require_own_site(headers: &HeaderMap, detail: &str) -> Result<(), Problem> {
     let is_other = match headers.get("sec-fetch-site") {
@@ -184,7 +184,7 @@ fn is_of_another_origin(headers: &HeaderMap) -> bool {
     origin.is_some_and(|origin| origin.split_once("://").map(|(_, host)| host) != host)
 }
 
-/// /// Sets the cookie, which lasts until the browser is closed, and redirects.
+/// Sets the cookie, which lasts until the browser is closed, and redirects.
 pub(super) fn logged_in(token: &[u8], next: Option<&Next>, is_https: bool) -> Response {
     let token = BASE64_URL_SAFE_NO_PAD.encode(token);
     let Some(cookie) = cookie(&token, "", is_https) else {
@@ -194,7 +194,7 @@ pub(super) fn logged_in(token: &[u8], next: Option<&Next>, is_https: bool) -> Re
     ([(header::SET_COOKIE, cookie)], Redirect::to(next)).into_response()
 }
 
-/// /// Deletes the cookie, and redirects to the form.
+/// Deletes the cookie, and redirects to the form.
 ///
 /// # Errors
 /// 403 if the request comes from another site.
@@ -220,7 +220,7 @@ mod tests {
 
     use super::*;
 
-    /// /// Asserts that a browser stays on this server.
+    /// Asserts that a browser stays on this server.
     fn stays(next: &str) {
         let base = Url::parse("https://tasks.example:8443/login").unwrap();
         if let Some(Next(next)) = Next::checked(next) {

@@ -68,7 +68,7 @@ const BODY_BYTES: usize = 64 << 10;
 /// Time limit until an answer begins; longer than the limit of [`Readers`].
 const REQUEST_LIMIT: Duration = Duration::from_secs(25);
 /// Interval of health checks of the database while there are no requests.
-const LOOK: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Serves until `stop`. The database may be unavailable, even at the start: requests are answered with 503 until it is
 /// back.
@@ -157,7 +157,7 @@ fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App)
         .layer(from_fn(guard::headers))
 }
 
-/// /// The login and logout routes.
+/// The login and logout routes.
 fn login_routes(authentication: Arc<Authentication>, is_https: bool) -> Router {
     let form = async |uri: Uri| login::form(Next::of_form(&uri).as_ref(), false);
     let logged_in = async move |headers: HeaderMap, body: Bytes| {
@@ -200,6 +200,6 @@ async fn look_after(app: &App, health: &Health) {
         // The readers record a failure themselves.
         let _ = looked.await;
         health.observed(true, true, BTreeMap::new());
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -141,6 +141,13 @@ impl From<&QueryError> for Problem {
                 ),
             ),
             QueryError::Store {
+                source: StoreError::Unreadable(_),
+                ..
+            } => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the tables hold an invalid value; the log and `consumer audit` say more",
+            ),
+            QueryError::Store {
                 source: StoreError::Refused(_),
                 ..
             } => Self::new(

@@ -120,7 +120,12 @@ impl Shared {
                 doing,
                 source: fault @ (StoreError::TooLong(_) | StoreError::Refused(_)),
             }) => tracing::warn!("{doing}: {fault}"),
-            Err(error @ QueryError::Unreadable { .. }) => tracing::error!("{error}"),
+            // The database answers; an operator has to repair a row.
+            Err(error @ QueryError::Unreadable { .. }) => report_invalid(&error.to_string()),
+            Err(QueryError::Store {
+                doing,
+                source: source @ StoreError::Unreadable(_),
+            }) => report_invalid(&format!("{doing}: {source}")),
             Err(QueryError::Store { doing, source }) => {
                 self.note_unavailable(&format!("{doing}: {source}"));
             }
@@ -151,5 +156,13 @@ impl Shared {
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Reader>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Logs an invalid stored value, once while requests find it.
+fn report_invalid(line: &str) {
+    match service::repeats::is_new(module_path!(), line) {
+        true => tracing::error!("{line}"),
+        false => tracing::debug!("{line}"),
     }
 }

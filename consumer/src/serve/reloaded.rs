@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use service::exit::NeedsAttention;
 
 /// Minimum time between two looks at the files.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A value that was read from files.
 pub(super) struct Reloaded<T> {
@@ -56,7 +56,7 @@ impl<T> Reloaded<T> {
     /// The value, read again if a file has changed. If that fails, the last value stays in use; each change is logged once.
     pub(super) fn current(&self) -> Arc<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked_at.elapsed() >= LOOK {
+        if state.looked_at.elapsed() >= CHECK_INTERVAL {
             state.looked_at = Instant::now();
             let stamps = stamps(&self.files);
             if stamps != state.stamps {

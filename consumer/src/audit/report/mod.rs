@@ -184,8 +184,8 @@ impl Report {
         }
         if unprovable > deleted {
             doubts.push(format!(
-                "{topic} has no record at the offsets of {}: compaction may have deleted their events; no repair \
-                 removes these rows",
+                "{topic} has no record at the offsets of {}: either compaction or a deletion removed their events, or \
+                 somebody added these rows; no repair removes them",
                 counted(unprovable - deleted, "row")
             ));
         }

@@ -9,7 +9,7 @@ use utoipa::{OpenApi, ToSchema};
 use super::entrance::absent;
 use super::find::find;
 use super::message::{Message, Refused};
-use super::parameters::{Asked, listed, undone};
+use super::parameters::{ListRequest, listed, undone};
 use super::task::{BriefTask, HistoryTask, OneTask};
 use crate::serve::answer::Answer;
 use crate::serve::app::App;
@@ -139,8 +139,8 @@ async fn list_undone(
     page(&app, &uri, undone(parameters, &caller)?).await
 }
 
-async fn page(app: &App, uri: &Uri, asked: Asked) -> Result<Answer, Problem> {
-    let Asked { query, skip } = asked;
+async fn page(app: &App, uri: &Uri, asked: ListRequest) -> Result<Answer, Problem> {
+    let ListRequest { query, skip } = asked;
     let read = app.readers.ask(move |reader| {
         async move {
             let page = reader.numbered_page(&query, skip).await?;

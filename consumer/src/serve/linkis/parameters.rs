@@ -18,7 +18,7 @@ const LAST_MILLIS: i64 = 253_402_207_200_000;
 const NOT_IN_REPORTS: [&str; 4] = ["creator", "instance", "runType", "startTaskID"];
 
 /// A query and the page's position.
-pub(super) struct Asked {
+pub(super) struct ListRequest {
     pub(super) query: TaskQuery,
     /// Number of tasks before the page.
     pub(super) skip: u32,
@@ -28,7 +28,7 @@ pub(super) struct Asked {
 ///
 /// # Errors
 /// 400 if a parameter is invalid, 403 if another user's tasks are requested.
-pub(super) fn listed(parameters: Parameters, caller: &Caller) -> Result<Asked, Problem> {
+pub(super) fn listed(parameters: Parameters, caller: &Caller) -> Result<ListRequest, Problem> {
     let mut parameters = parameters.lenient();
     let end = parameters.read("endDate", millis);
     // Linkis treats 0 as no lower bound.
@@ -48,7 +48,7 @@ pub(super) fn listed(parameters: Parameters, caller: &Caller) -> Result<Asked, P
 ///
 /// # Errors
 /// As [`listed`].
-pub(super) fn undone(parameters: Parameters, caller: &Caller) -> Result<Asked, Problem> {
+pub(super) fn undone(parameters: Parameters, caller: &Caller) -> Result<ListRequest, Problem> {
     let mut parameters = parameters.lenient();
     let end = parameters.read("endDate", millis);
     let end = end.unwrap_or_else(Timestamp::now);
@@ -68,7 +68,7 @@ fn asked(
     mut parameters: Parameters,
     mut filter: TaskFilter,
     caller: &Caller,
-) -> Result<Asked, Problem> {
+) -> Result<ListRequest, Problem> {
     for name in NOT_IN_REPORTS {
         if parameters.text(name).is_some() {
             let why =
@@ -81,7 +81,7 @@ fn asked(
     let now = parameters.number("pageNow", 1, 1 + SKIPPED_ROWS / size);
     parameters.end()?;
     filter.user = caller.narrow(filter.user)?;
-    Ok(Asked {
+    Ok(ListRequest {
         skip: (now.unwrap_or(1) - 1) * size,
         query: TaskQuery {
             filter,

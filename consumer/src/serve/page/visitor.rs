@@ -1,4 +1,4 @@
-//! //! The visitor of a page.
+//! The visitor of a page.
 
 use std::convert::Infallible;
 
@@ -8,12 +8,12 @@ use axum::http::request::Parts;
 use crate::serve::caller::Caller;
 use crate::serve::login::LoggedIn;
 
-/// /// The caller's properties that pages depend on.
+/// The caller's properties that pages depend on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Visitor {
-    /// /// The only user whose tasks are shown; `None`: all users.
+    /// The only user whose tasks are shown; `None`: all users.
     pub(super) viewer: Option<String>,
-    /// /// Whether the caller logged in with the form, and can log out.
+    /// Whether the caller logged in with the form, and can log out.
     pub(super) is_logged_in: bool,
 }
 

@@ -18,7 +18,7 @@ const INSERT_OFFSET: &str = "INSERT INTO consumed_offset (part, topic, partition
 /// empty database, the second is refused. (A statement's snapshot is taken when it begins, so the lock is a statement
 /// of its own.) The key is arbitrary; advisory locks need no right and are local to a database.
 const FIRST_OFFSETS_KEY: i64 = 7022639402163274087;
-/// A waiting consumer asks for the lock as often.
+/// Interval between tries to acquire the lock.
 const LOCK_AGAIN: Duration = Duration::from_millis(100);
 /// A lock that is held longer is reported: a consumer holds it for one short transaction.
 const LOCK_REPORTED: Duration = Duration::from_secs(3);

@@ -200,7 +200,7 @@ impl Session for SqliteSession {
     }
 }
 
-fn value_of(row: &SqliteRow, place: usize) -> Result<Value, sqlx::Error> {
+fn value_of(row: &SqliteRow, place: usize) -> Result<Value, StoreError> {
     let value = row.try_get_raw(place)?;
     if value.is_null() {
         return Ok(Value::Null);
@@ -209,7 +209,13 @@ fn value_of(row: &SqliteRow, place: usize) -> Result<Value, sqlx::Error> {
     Ok(match found.name() {
         "INTEGER" => Value::Integer(row.try_get_unchecked(place)?),
         "REAL" => Value::Real(row.try_get_unchecked(place)?),
-        _ => Value::Text(row.try_get_unchecked(place)?),
+        _ => {
+            let text = std::str::from_utf8(row.try_get_unchecked(place)?);
+            let column = row.column(place).name();
+            let text = text
+                .map_err(|error| StoreError::Unreadable(format!("the column {column}: {error}")))?;
+            Value::Text(text.to_owned())
+        }
     })
 }
 

@@ -120,16 +120,18 @@ async fn a_row_of_an_aborted_record_is_extra_and_one_without_a_record_is_not(kin
              WHERE event_offset = 3"
         )
     };
-    // In an aborted record's place.
-    pipeline.execute(&copy(12)).await;
-    let audited = pipeline.audit(&[]);
-    audited.assert_code(1);
-    assert_eq!(
-        (audited.total("extra"), audited.total("unprovable")),
-        (1, 0)
-    );
-    pipeline.audit(&["--repair"]).assert_code(0);
-    assert_eq!(pipeline.count(rows).await, 15);
+    // In an aborted record's place, and where no record can be.
+    for offset in [12, -5] {
+        pipeline.execute(&copy(offset)).await;
+        let audited = pipeline.audit(&[]);
+        audited.assert_code(1);
+        assert_eq!(
+            (audited.total("extra"), audited.total("unprovable")),
+            (1, 0)
+        );
+        pipeline.audit(&["--repair"]).assert_code(0);
+        assert_eq!(pipeline.count(rows).await, 15);
+    }
     // At a transaction's marker, and beyond the stored offset.
     for offset in [10, 1_000] {
         pipeline.execute(&copy(offset)).await;
