@@ -20,8 +20,9 @@ pub(super) struct Listed {
     pub(super) state: String,
     /// Milliseconds since 1970. A JobManager that takes over restarts it.
     pub(super) start_time: Option<i64>,
-    #[serde(default)]
-    pub(super) tasks: Tasks,
+    /// `None`: not known.
+    #[serde(default = "no_tasks", deserialize_with = "possible_or_none")]
+    pub(super) tasks: Option<Tasks>,
 }
 
 /// How many tasks (parallel subtasks) are in each state. The overview writes the states in lower case, all other
@@ -50,6 +51,16 @@ pub(super) struct Tasks {
     pub(super) failed: i64,
     #[serde(alias = "RECONCILING")]
     pub(super) reconciling: i64,
+}
+
+fn no_tasks() -> Option<Tasks> {
+    Some(Tasks::default())
+}
+
+/// Counts that can be: none is negative, and all together fit into Flink's 32 bits.
+fn possible_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Tasks>, D::Error> {
+    let tasks = Tasks::deserialize(deserializer)?;
+    Ok(Some(tasks).filter(Tasks::is_possible))
 }
 
 /// `/jobs/{id}`.
@@ -86,8 +97,9 @@ pub(super) struct Vertex {
     pub(super) name: String,
     /// -1 while an adaptive scheduler has not chosen it.
     pub(super) parallelism: i64,
-    #[serde(default)]
-    pub(super) tasks: Tasks,
+    /// `None`: not known.
+    #[serde(default = "no_tasks", deserialize_with = "possible_or_none")]
+    pub(super) tasks: Option<Tasks>,
     #[serde(default)]
     pub(super) metrics: IoMetrics,
 }

@@ -167,7 +167,9 @@ async fn load(
         pending.extend(metrics.iter().filter_map(|metric| metric.sum));
     }
     if !pending.is_empty() {
-        load.pending_records = Some(pending.iter().sum::<f64>().max(0.0) as i64);
+        let pending: f64 = pending.iter().sum();
+        let is_possible = (0.0..i64::MAX as f64).contains(&pending);
+        load.pending_records = is_possible.then_some(pending as i64);
     }
 
     // An answer has no metric at all if one of the names is unknown, so each name has a request of its own.

@@ -24,8 +24,8 @@ use crate::polling::complaints::Complaint;
 use crate::polling::rest::Fault;
 use crate::polling::silence::Silence;
 
-/// How soon to ask again an address that refuses connections, and after how many refusals it is gone if no job is
-/// followed there.
+/// How soon to read the overview again at an address that refuses connections, and after how many refusals it is gone if
+/// no job is followed there. The jobs are polled only every interval then: a poll asks the HistoryServer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const REFUSALS: u32 = 3;
 /// Slots that were read longer ago than this many intervals are not known any more.
@@ -56,6 +56,54 @@ struct Ended {
     /// When the job was listed last.
     listed: Instant,
     start_time: Option<i64>,
+}
+
+/// An overview that is being read.
+#[derive(Default)]
+struct Reading {
+    /// No job was followed when it began.
+    was_idle: bool,
+    /// The jobs are polled also if it cannot be read.
+    polls: bool,
+}
+
+/// When the overview is read, and the jobs are polled.
+struct Schedule {
+    interval: Duration,
+    /// When the overview is read next.
+    next: Instant,
+    /// When the jobs are polled next if the overview cannot be read; if it can, they are polled in any case.
+    polls_due: Instant,
+}
+
+impl Schedule {
+    fn new(interval: Duration, now: Instant) -> Self {
+        Self {
+            interval,
+            next: now,
+            polls_due: now,
+        }
+    }
+
+    /// The overview is being read from now on. Returns whether the jobs are due too.
+    fn begin(&mut self, now: Instant) -> bool {
+        self.next = now + self.interval;
+        let due = now >= self.polls_due;
+        if due {
+            self.polls_due = self.next;
+        }
+        due
+    }
+
+    /// Connections are refused: reads the overview before the interval is over.
+    fn hasten(&mut self, now: Instant) {
+        self.next = self.next.min(now + ASK_AGAIN);
+    }
+
+    /// The jobs were polled with the overview of the last [`Schedule::begin`].
+    fn polled(&mut self) {
+        self.polls_due = self.next;
+    }
 }
 
 enum Done {
@@ -102,8 +150,8 @@ impl Cluster {
         let started = Instant::now();
         let mut silence = Silence::begun();
         let mut refusals = 0;
-        let mut next = started;
-        // Whether the overview is being read, and whether a job was followed when that began.
+        let mut schedule = Schedule::new(options.interval, started);
+        // The overview that is being read.
         let mut reading = None;
         let mut reading_slots = false;
         loop {
@@ -112,9 +160,11 @@ impl Cluster {
                     Ok(done) => done,
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
-                () = sleep_until(next), if reading.is_none() => {
-                    next = Instant::now() + options.interval;
-                    reading = Some(self.jobs.is_empty());
+                () = sleep_until(schedule.next), if reading.is_none() => {
+                    reading = Some(Reading {
+                        was_idle: self.jobs.is_empty(),
+                        polls: schedule.begin(Instant::now()),
+                    });
                     let rest = self.server.rest.clone();
                     self.tasks.spawn(async move { Done::Overview(rest.get(&["jobs", "overview"]).await) });
                     if !std::mem::replace(&mut reading_slots, true) {
@@ -136,7 +186,7 @@ impl Cluster {
                 }
                 Done::Overview(overview) => overview,
             };
-            let was_idle = reading.take().unwrap_or(false);
+            let Reading { was_idle, polls } = reading.take().unwrap_or_default();
             let shown = self.server.rest.shown();
             let fault = overview.as_ref().err().map(ToString::to_string);
             self.complaint.change(&shown, fault);
@@ -147,6 +197,7 @@ impl Cluster {
                     refusals = 0;
                     let (any, new) = self.take_up(&overview.jobs);
                     self.poll_all(Some(overview.jobs), false);
+                    schedule.polled();
                     let awaited = !self.run.awaited().is_empty();
                     let awaits = awaited && started.elapsed() < options.give_up_after;
                     let is_idle = was_idle && !new && !awaits && self.jobs.is_empty();
@@ -159,11 +210,13 @@ impl Cluster {
                 Err(fault) => {
                     silence.go_on();
                     let is_refused = fault == Fault::Refused;
-                    self.poll_all(None, is_refused);
+                    if polls {
+                        self.poll_all(None, is_refused);
+                    }
                     let is_empty = self.jobs.is_empty() && !options.stay;
                     if is_refused {
                         refusals += 1;
-                        next = next.min(Instant::now() + ASK_AGAIN);
+                        schedule.hasten(Instant::now());
                         if self.reached && refusals >= REFUSALS && is_empty {
                             tracing::info!("{shown} is gone: {fault}");
                             return Ok(());
@@ -233,9 +286,10 @@ impl Cluster {
     fn poll_all(&mut self, listed: Option<Vec<Listed>>, is_refused: bool) {
         let chosen = &self.run.options.job;
         let running = listed.as_ref().map(|listed| {
-            let running = listed.iter().map(|job| job.tasks.running.max(0));
-            running.fold(0, i64::saturating_add)
+            let mut running = listed.iter().map(|job| Some(job.tasks?.running));
+            running.try_fold(0, |sum: i64, running| sum.checked_add(running?))
         });
+        let running = running.flatten();
         let mut listed: HashMap<String, Listed> = listed
             .into_iter()
             .flatten()
@@ -298,5 +352,43 @@ impl Cluster {
         }
         let slots = slots.ok().flatten();
         self.slots = slots.map(|slots| (Instant::now(), slots));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_are_polled_every_interval_while_a_refusing_address_is_asked_every_second() {
+        let started = Instant::now();
+        let at = |seconds: u64| started + Duration::from_secs(seconds);
+        let mut schedule = Schedule::new(Duration::from_secs(10), started);
+        assert!(schedule.begin(at(0)));
+        schedule.polled();
+        assert_eq!(schedule.next, at(10));
+
+        let mut polled = Vec::new();
+        for second in 10..40 {
+            assert_eq!(schedule.next, at(second));
+            if schedule.begin(at(second)) {
+                polled.push(second);
+            }
+            schedule.hasten(at(second));
+        }
+        assert_eq!(polled, [10, 20, 30]);
+
+        // It answers again, and the jobs are polled at once.
+        schedule.begin(at(40));
+        schedule.polled();
+        assert_eq!(schedule.next, at(50));
+        assert!(schedule.begin(at(50)));
+
+        // An interval that is shorter than a second is not lengthened.
+        let mut schedule = Schedule::new(Duration::from_millis(50), started);
+        schedule.begin(started);
+        schedule.hasten(started);
+        assert_eq!(schedule.next, started + Duration::from_millis(50));
+        assert!(schedule.begin(schedule.next));
     }
 }

@@ -91,13 +91,14 @@ impl Job {
         let (state, tasks) = match seen {
             Seen::Detail(detail, _) => (detail.state.as_str(), Tasks::of(&detail.vertices)),
             Seen::Listed(listed) => (listed.state.as_str(), listed.tasks),
-            Seen::Nothing => ("", Tasks::default()),
+            Seen::Nothing => ("", None),
         };
         if let Seen::Detail(detail, _) = seen {
             self.job_type = JobType::of(detail).or(self.job_type);
         }
         // Tasks need slots: they were read before the job got them, or after it gave them back.
-        let slots = slots.filter(|slots| slots.slots > 0 || tasks.running == 0);
+        let running = tasks.map_or(0, |tasks| tasks.running);
+        let slots = slots.filter(|slots| slots.slots > 0 || running == 0);
         let mut metrics = Metrics::default();
         if let Seen::Detail(detail, parts) = seen {
             metrics.detail(detail, self.job_type);
@@ -132,11 +133,11 @@ impl Job {
                 engine_type: "flink".to_owned(),
                 user: String::new(),
                 ticket_id: String::new(),
-                running_tasks: int(running_tasks.unwrap_or(tasks.running)),
+                running_tasks: int(running_tasks.unwrap_or(running)),
             },
             status: match seen {
                 Seen::Nothing => TaskStatus::Unknown,
-                _ => mapping::status(state, &tasks, self.job_type),
+                _ => mapping::status(state, tasks.as_ref(), self.job_type),
             },
             reported_at,
             sequence: self.sequence,

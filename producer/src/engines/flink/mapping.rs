@@ -47,11 +47,12 @@ pub(super) fn is_final(state: &str) -> bool {
 /// A job's status.
 ///
 /// Flink says RUNNING as soon as it schedules the tasks. A streaming job runs when each of its tasks runs or has
-/// finished; a batch job, which runs its stages one after the other, when any task has come that far.
-pub(super) fn status(state: &str, tasks: &Tasks, job_type: Option<JobType>) -> TaskStatus {
+/// finished; a batch job, which runs its stages one after the other, when any task has come that far. If it is not known
+/// how far its tasks are (`None`), Flink's word holds.
+pub(super) fn status(state: &str, tasks: Option<&Tasks>, job_type: Option<JobType>) -> TaskStatus {
     match state {
         "INITIALIZING" | "CREATED" => TaskStatus::Inited,
-        "RUNNING" if runs(tasks, job_type) => TaskStatus::Running,
+        "RUNNING" if tasks.is_none_or(|tasks| runs(tasks, job_type)) => TaskStatus::Running,
         "RUNNING" => TaskStatus::Scheduled,
         // It has not ended, and its tasks may still run.
         "FAILING" | "CANCELLING" => TaskStatus::Running,
@@ -59,14 +60,15 @@ pub(super) fn status(state: &str, tasks: &Tasks, job_type: Option<JobType>) -> T
         "FINISHED" => TaskStatus::Succeed,
         "FAILED" => TaskStatus::Failed,
         "CANCELED" => TaskStatus::Cancelled,
-        // SUSPENDED and RECONCILING: another JobManager may go on with it.
+        // SUSPENDED and RECONCILING: another JobManager may continue it.
         _ => TaskStatus::Unknown,
     }
 }
 
 fn runs(tasks: &Tasks, job_type: Option<JobType>) -> bool {
     let at_work = tasks.running > 0 || tasks.finished > 0;
-    let waiting = tasks.total() - tasks.running - tasks.finished;
+    let beyond = tasks.running.saturating_add(tasks.finished);
+    let waiting = tasks.total().saturating_sub(beyond);
     match job_type {
         Some(JobType::Streaming) => at_work && waiting == 0,
         Some(JobType::Batch) | None => at_work,
@@ -75,6 +77,14 @@ fn runs(tasks: &Tasks, job_type: Option<JobType>) -> bool {
 
 impl Tasks {
     pub(super) fn total(&self) -> i64 {
+        self.counts().into_iter().fold(0, i64::saturating_add)
+    }
+
+    pub(super) fn is_possible(&self) -> bool {
+        self.counts().iter().all(|count| *count >= 0) && self.total() <= i64::from(i32::MAX)
+    }
+
+    fn counts(&self) -> [i64; 10] {
         [
             self.created,
             self.scheduled,
@@ -87,13 +97,13 @@ impl Tasks {
             self.failed,
             self.reconciling,
         ]
-        .into_iter()
-        .fold(0, i64::saturating_add)
     }
 
-    pub(super) fn of(vertices: &[Vertex]) -> Self {
+    /// The tasks of all vertices; `None` if those of one are not known.
+    pub(super) fn of(vertices: &[Vertex]) -> Option<Self> {
         let mut sum = Self::default();
         for Vertex { tasks, .. } in vertices {
+            let tasks = (*tasks)?;
             let add = |sum: &mut i64, more: i64| *sum = sum.saturating_add(more);
             add(&mut sum.created, tasks.created);
             add(&mut sum.scheduled, tasks.scheduled);
@@ -106,7 +116,7 @@ impl Tasks {
             add(&mut sum.failed, tasks.failed);
             add(&mut sum.reconciling, tasks.reconciling);
         }
-        sum
+        Some(sum).filter(Self::is_possible)
     }
 }
 
@@ -125,16 +135,19 @@ pub(super) fn progress(
     let total = vertices
         .iter()
         .fold(0_i64, |sum, vertex| sum.saturating_add(vertex.parallelism));
-    let finished = Tasks::of(vertices).finished;
-    let stages = vertices.iter().map(|vertex| JobProgressInfo {
-        id: match with_names && !vertex.name.trim().is_empty() {
-            true => vertex.name.clone(),
-            false => vertex.id.clone(),
-        },
-        total_tasks: int(vertex.parallelism),
-        running_tasks: int(vertex.tasks.running),
-        failed_tasks: int(vertex.tasks.failed),
-        succeed_tasks: int(vertex.tasks.finished),
+    let finished = Tasks::of(vertices)?.finished;
+    let stages = vertices.iter().map(|vertex| {
+        let tasks = vertex.tasks.unwrap_or_default();
+        JobProgressInfo {
+            id: match with_names && !vertex.name.trim().is_empty() {
+                true => vertex.name.clone(),
+                false => vertex.id.clone(),
+            },
+            total_tasks: int(vertex.parallelism),
+            running_tasks: int(tasks.running),
+            failed_tasks: int(tasks.failed),
+            succeed_tasks: int(tasks.finished),
+        }
     });
     Some(TaskProgressInfo {
         progress: (finished as f64 / total as f64).clamp(0.0, 1.0),
@@ -146,8 +159,14 @@ pub(super) fn progress(
 fn is_complete(detail: &Detail) -> bool {
     let vertices = &detail.vertices;
     detail.pending_operators.unwrap_or(0) == 0
-        && vertices.iter().all(|vertex| vertex.parallelism > 0)
+        && vertices.iter().all(has_all_tasks)
         && !vertices.is_empty()
+}
+
+/// Whether its parallelism is chosen, and none of its counts is impossible beside it.
+fn has_all_tasks(vertex: &Vertex) -> bool {
+    let fits = |tasks: Tasks| tasks.total() <= vertex.parallelism;
+    (1..=i64::from(i32::MAX)).contains(&vertex.parallelism) && vertex.tasks.is_none_or(fits)
 }
 
 /// What a job's slots hold in all.
@@ -173,14 +192,12 @@ impl Slots {
         let mib: Option<i64> = memory
             .iter()
             .map(known)
-            .try_fold(0_i64, |sum, mib| Some(sum.saturating_add(mib?)));
+            .try_fold(0_i64, |sum, mib| sum.checked_add(mib?));
+        let bytes = mib.and_then(|mib| self.memory_bytes.checked_add(mib.checked_mul(1 << 20)?));
         let cores = slot.cpu_cores.filter(|cores| *cores >= 0.0);
-        match (mib, cores) {
-            (Some(mib), Some(cores)) => {
-                let bytes = mib.saturating_mul(1 << 20);
-                self.memory_bytes = self.memory_bytes.saturating_add(bytes);
-                self.cores += cores;
-            }
+        let cores = cores.map(|cores| self.cores + cores);
+        match (bytes, cores.filter(|cores| *cores <= f64::from(i32::MAX))) {
+            (Some(bytes), Some(cores)) => (self.memory_bytes, self.cores) = (bytes, cores),
             _ => self.unknown = true,
         }
     }
@@ -205,13 +222,13 @@ pub(super) fn resource(jid: &str, state: &str, slots: Option<&Slots>) -> Option<
     })
 }
 
-/// Metrics by name. A value that is not known is left out.
+/// Metrics by name. A value that is not known, and a negative one, is left out: nothing that is counted here is negative.
 #[derive(Default)]
 pub(super) struct Metrics(BTreeMap<String, MetricValue>);
 
 impl Metrics {
     pub(super) fn long(&mut self, name: &str, value: impl Into<Option<i64>>) {
-        if let Some(value) = value.into() {
+        if let Some(value) = value.into().filter(|value| *value >= 0) {
             self.0.insert(name.to_owned(), MetricValue::Long(value));
         }
     }
@@ -232,9 +249,10 @@ impl Metrics {
     pub(super) fn detail(&mut self, detail: &Detail, job_type: Option<JobType>) {
         self.text("state", Some(detail.state.clone()));
         self.text("jobType", job_type.map(|kind| kind.as_str().to_owned()));
-        let tasks = Tasks::of(&detail.vertices);
         // Before Flink has built the graph there are none.
-        if !detail.vertices.is_empty() {
+        if !detail.vertices.is_empty()
+            && let Some(tasks) = Tasks::of(&detail.vertices)
+        {
             self.long("tasksTotal", is_complete(detail).then(|| tasks.total()));
             self.long("tasksRunning", tasks.running);
             self.long("tasksFinished", tasks.finished);
@@ -244,8 +262,10 @@ impl Metrics {
         self.long("runningSince", running_since.filter(|time| *time > 0));
         if let Some(ends) = Ends::of(detail) {
             let sum = |of: &[&Vertex], count: fn(&Vertex) -> Option<i64>| {
-                of.iter()
-                    .try_fold(0_i64, |sum, one| Some(sum.saturating_add(count(one)?)))
+                of.iter().try_fold(0_i64, |sum, one| {
+                    let count = count(one).filter(|count| *count >= 0)?;
+                    sum.checked_add(count)
+                })
             };
             self.long(
                 "recordsIn",

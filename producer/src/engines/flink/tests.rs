@@ -196,7 +196,7 @@ fn every_state_has_a_status_and_only_three_are_final() {
         ("SOMETHING_NEW", TaskStatus::Unknown),
     ] {
         assert_eq!(
-            mapping::status(state, &tasks, Some(JobType::Streaming)),
+            mapping::status(state, Some(&tasks), Some(JobType::Streaming)),
             status
         );
         assert_eq!(mapping::is_final(state), status.is_final(), "{state}");
@@ -258,6 +258,76 @@ fn the_fixed_job_id_is_qualified_by_cluster_and_start() {
 }
 
 #[test]
+fn counts_that_cannot_be_are_not_known() {
+    let good = || json!({"RUNNING": 1, "FINISHED": 1});
+    for impossible in [
+        json!({"RUNNING": -5, "FINISHED": i64::MAX}),
+        json!({"RUNNING": i64::MAX, "FINISHED": i64::MAX}),
+        json!({"RUNNING": -1}),
+        json!({"RUNNING": i64::MIN}),
+        json!({"FINISHED": 1_i64 << 31}),
+    ] {
+        for job_type in ["STREAMING", "BATCH"] {
+            let job = running(job_type, [good(), impossible.clone(), good()], json!({}));
+            let info = report(&job, &Parts::default(), None);
+            assert_eq!((info.status, &info.progress), (TaskStatus::Running, &None));
+            assert_eq!(info.engine.running_tasks, 0);
+            for unknown in ["tasksTotal", "tasksRunning", "tasksFinished", "tasksFailed"] {
+                assert_eq!(metric(&info, unknown), None, "{unknown} {impossible}");
+            }
+        }
+        let listed = json!({"jid": "1", "state": "RUNNING", "tasks": impossible});
+        let listed: Listed = serde_json::from_value(listed).unwrap();
+        assert_eq!(listed.tasks, None);
+    }
+
+    // More tasks than the vertex has.
+    let beyond = running("BATCH", [good(), json!({"FINISHED": 3}), good()], json!({}));
+    let info = report(&beyond, &Parts::default(), None);
+    assert_eq!(info.progress, None);
+    assert_eq!(metric(&info, "tasksTotal"), None);
+    let mut beyond = running("BATCH", [good(), good(), good()], json!({}));
+    beyond.vertices[0].parallelism = i64::MAX;
+    assert_eq!(report(&beyond, &Parts::default(), None).progress, None);
+
+    for count in [-1, i64::MAX] {
+        let mut job = running("STREAMING", [good(), good(), good()], json!({}));
+        let read = json!({"read-records": 1, "read-records-complete": true, "write-records": count,
+            "write-records-complete": true});
+        job.vertices[0].metrics = serde_json::from_value(read).unwrap();
+        let expected = (count > 0).then_some(MetricValue::Long(count));
+        assert_eq!(metric_of(&job, "recordsIn"), expected);
+    }
+    let counts = json!({"counts": {"completed": -1, "failed": 2, "in_progress": 0},
+        "latest": {"completed": {"latest_ack_timestamp": i64::MIN, "state_size": -1}}});
+    let parts = Parts {
+        checkpoints: Some(serde_json::from_value(counts).unwrap()),
+        ..Parts::default()
+    };
+    let job = running("STREAMING", [good(), good(), good()], json!({}));
+    let info = report(&job, &parts, None);
+    assert_eq!(metric(&info, "checkpointsCompleted"), None);
+    assert_eq!(metric(&info, "lastCheckpointStateBytes"), None);
+    assert_eq!(
+        metric(&info, "checkpointsFailed"),
+        Some(&MetricValue::Long(2))
+    );
+
+    let slot = |mib: i64, cores: f64| {
+        serde_json::from_value(
+            json!({"cpuCores": cores, "taskHeapMemory": mib, "taskOffHeapMemory": 0,
+            "managedMemory": 0, "networkMemory": 0}),
+        )
+        .unwrap()
+    };
+    for impossible in [slot(i64::MAX, 1.0), slot(1 << 43, 1.0), slot(1, 1e300)] {
+        let mut slots = Slots::default();
+        slots.add(&impossible);
+        assert_eq!(mapping::resource("1", "RUNNING", Some(&slots)), None);
+    }
+}
+
+#[test]
 fn an_archive_of_another_run_does_not_end_a_job() {
     let fixed = "0".repeat(32);
     for (jid, started, archived, is_of_this_run) in [
@@ -307,6 +377,7 @@ fn a_recorded_archive_of_a_failed_job_is_read() {
     else {
         panic!("{overview:?}");
     };
+    let tasks = tasks.unwrap();
     assert_eq!(
         (state.as_str(), tasks.failed, tasks.total()),
         ("FAILED", 1, 1)
