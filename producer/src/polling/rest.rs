@@ -316,12 +316,12 @@ mod tests {
 
     #[tokio::test]
     async fn an_html_page_is_reported_as_a_page() {
-        let said = fault(http("200 OK", "text/html", "\n<!DOCTYPE html><html>"))
+        let error = fault(http("200 OK", "text/html", "\n<!DOCTYPE html><html>"))
             .await
             .to_string();
         assert!(
-            said.starts_with("it answers with a page, not with JSON"),
-            "{said}"
+            error.starts_with("it answers with a page, not with JSON"),
+            "{error}"
         );
     }
 
@@ -332,10 +332,10 @@ mod tests {
             "HTTP/1.1 302 Found\r\nlocation: {}/login?from=spark\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
             page.shown()
         );
-        let said = fault(redirect.into_bytes()).await.to_string();
+        let error = fault(redirect.into_bytes()).await.to_string();
         let went = format!("after a redirect to {}/login", page.instance());
-        assert!(said.contains(&went), "{said}");
-        assert!(!said.contains("from=spark"), "{said}");
+        assert!(error.contains(&went), "{error}");
+        assert!(!error.contains("from=spark"), "{error}");
     }
 
     #[tokio::test]
@@ -358,9 +358,9 @@ mod tests {
         // ada:hunter@2
         let sent = "authorization: basic ywrhomh1bnrlckay\r\n";
         assert!(request.to_lowercase().contains(sent), "{request}");
-        let said = fault.unwrap_err().to_string();
-        assert!(!said.contains("redirect"), "{said}");
-        assert!(!format!("{said}{}", rest.shown()).contains("hunter"));
+        let error = fault.unwrap_err().to_string();
+        assert!(!error.contains("redirect"), "{error}");
+        assert!(!format!("{error}{}", rest.shown()).contains("hunter"));
     }
 
     #[tokio::test]
@@ -372,9 +372,9 @@ mod tests {
             )
         };
         let page = answering(http("200 OK", "text/html", "<html>")).await;
-        let said = fault(redirect(&page.instance()).into_bytes()).await;
+        let error = fault(redirect(&page.instance()).into_bytes()).await;
         let expected = format!("after a redirect to {}/, not", page.instance());
-        assert!(said.to_string().contains(&expected), "{said}");
+        assert!(error.to_string().contains(&expected), "{error}");
         // An error of reqwest holds the URL.
         let looping = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let place = looping.local_addr().unwrap().to_string();
@@ -387,8 +387,8 @@ mod tests {
                 let _ = stream.write_all(&answer).await;
             }
         });
-        let said = self::rest(&place).get::<Vec<u8>>(&[]).await.unwrap_err();
-        assert_eq!(said.to_string(), "too many redirects");
+        let error = self::rest(&place).get::<Vec<u8>>(&[]).await.unwrap_err();
+        assert_eq!(error.to_string(), "too many redirects");
     }
 
     #[tokio::test]
@@ -402,20 +402,20 @@ mod tests {
         let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let place = nobody.local_addr().unwrap().to_string();
         drop(nobody);
-        let said = fault(redirect(&place).into_bytes()).await;
+        let error = fault(redirect(&place).into_bytes()).await;
         let refused = format!(
             "no answer after a redirect to {place}/login: nobody listens there (connection refused)"
         );
-        assert_eq!(said, Fault::Unusable(refused));
-        assert_eq!(said.never(&API), "never listed its applications");
+        assert_eq!(error, Fault::Unusable(refused));
+        assert_eq!(error.never(&API), "never listed its applications");
 
-        let said = fault(redirect("nobody.invalid:81").into_bytes()).await;
-        let Fault::Unusable(said) = said else {
-            panic!("{said:?}")
+        let error = fault(redirect("nobody.invalid:81").into_bytes()).await;
+        let Fault::Unusable(error) = error else {
+            panic!("{error:?}")
         };
         let looked_up = "no answer after a redirect to nobody.invalid:81/login: ";
-        assert!(said.starts_with(looked_up), "{said}");
-        assert!(!said.contains("hunter2"), "{said}");
+        assert!(error.starts_with(looked_up), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
     }
 
     #[tokio::test]
@@ -445,16 +445,16 @@ mod tests {
         for body in [" ".repeat(BODY_MAX_BYTES + 1), format!("[{small}0]")] {
             let rest = answering(http("200 OK", "application/json", &body)).await;
             let list = rest.list::<serde_json::Value>(&["app-1", "jobs"]).await;
-            let said = list.unwrap_err().to_string();
+            let error = list.unwrap_err().to_string();
             assert_eq!(
-                said,
+                error,
                 "its answer is larger than 16 MiB, which is not taken in"
             );
         }
         let text = format!("\"{}\"", " ".repeat(BODY_MAX_BYTES));
         let rest = answering(http("200 OK", "application/json", &text)).await;
-        let said = rest.get::<String>(&["app-1"]).await.unwrap_err();
-        assert!(said.to_string().contains("larger than 16 MiB"), "{said}");
+        let error = rest.get::<String>(&["app-1"]).await.unwrap_err();
+        assert!(error.to_string().contains("larger than 16 MiB"), "{error}");
     }
 
     #[tokio::test]

@@ -111,8 +111,11 @@ async fn bad_lines_and_files_are_named_and_the_rest_arrives() {
         account.ends_with(" of 3 tasks from 1 log, 1 bad line\n"),
         "{account}"
     );
-    for said in ["app line 11: ", "notes.txt is not a Spark event log"] {
-        assert!(errors.contains(said), "{said:?} is not in:\n{errors}");
+    for expected in ["app line 11: ", "notes.txt is not a Spark event log"] {
+        assert!(
+            errors.contains(expected),
+            "{expected:?} is not in:\n{errors}"
+        );
     }
     assert_eq!(reports.by_task().len(), 3);
 

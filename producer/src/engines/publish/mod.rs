@@ -55,12 +55,7 @@ pub enum OnError {
 pub async fn run(options: Options, setup: Setup) -> anyhow::Result<bool> {
     let shutdown = setup.shutdown.clone();
     let file = &options.file;
-    let unsent = || {
-        anyhow!(
-            "stopped by a signal; nothing of {} was sent",
-            file.display()
-        )
-    };
+    let unsent = || anyhow!("stopped by a signal; nothing of {} was sent", shown(file));
     let opened = tokio::select! {
         biased;
         // Opening a pipe blocks until somebody writes to it.
@@ -82,6 +77,14 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<bool> {
     };
     let published = publisher.publish(&shutdown).await;
     publisher.end(published).await
+}
+
+/// The file's name as it is shown.
+fn shown(file: &Path) -> String {
+    match file.as_os_str() {
+        name if name == "-" => "standard input".to_owned(),
+        name => name.display().to_string(),
+    }
 }
 
 async fn open(file: &Path) -> std::io::Result<Box<dyn AsyncRead + Send + Unpin>> {
@@ -292,10 +295,7 @@ impl Publisher<'_> {
     }
 
     fn file(&self) -> String {
-        match self.options.file.as_os_str() {
-            name if name == "-" => "standard input".to_owned(),
-            name => name.display().to_string(),
-        }
+        shown(&self.options.file)
     }
 
     /// The file's name, quoted for a shell.

@@ -1,5 +1,6 @@
 //! Paths → logs: a log is a file, or a folder of the files that it was rolled into.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,22 +47,26 @@ fn stem(name: &str) -> &str {
         .unwrap_or(name)
 }
 
-/// The logs at a path, by name.
+/// The logs at a path, by name; those found so far once `is_stopped`, which is asked before each folder and file.
 ///
 /// # Errors
 /// If the path, or a folder below it, cannot be read, or holds too many logs.
-pub(super) fn logs(path: &Path) -> io::Result<Vec<Log>> {
+pub(super) fn logs(path: &Path, is_stopped: &dyn Fn() -> bool) -> io::Result<Vec<Log>> {
     let metadata = fs::metadata(path)?;
-    let mut found = Vec::new();
+    let mut search = Search {
+        is_stopped,
+        folders: HashSet::new(),
+        found: Vec::new(),
+    };
     if metadata.is_dir() {
-        find(path, 0, &mut found)?;
+        search.folder(path, 0)?;
     } else if metadata.is_file() {
-        found.push(single(path.to_owned()));
+        search.found.push(single(path.to_owned()));
     } else {
         // Its first lines are read twice.
         return Err(io::Error::other("is neither a file nor a folder"));
     }
-    Ok(found)
+    Ok(search.found)
 }
 
 fn single(path: PathBuf) -> Log {
@@ -73,42 +78,57 @@ fn single(path: PathBuf) -> Log {
     }
 }
 
-fn find(folder: &Path, depth: usize, found: &mut Vec<Log>) -> io::Result<()> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        // Hadoop's checksums begin with a dot, other tools' marks with an underscore.
-        if let Some(name) = entry.file_name().to_str()
-            && !name.starts_with(['.', '_'])
-        {
-            names.push(name.to_owned());
+struct Search<'a> {
+    is_stopped: &'a dyn Fn() -> bool,
+    /// Those that were searched, without symbolic links: a link may lead to a folder that was, or is being, searched.
+    folders: HashSet<PathBuf>,
+    found: Vec<Log>,
+}
+
+impl Search<'_> {
+    fn folder(&mut self, folder: &Path, depth: usize) -> io::Result<()> {
+        if !self.folders.insert(fs::canonicalize(folder)?) {
+            return Ok(());
         }
-    }
-    names.sort_unstable();
-    if let Some(log) = rolled(folder, &names).or_else(|| databricks(folder, &names)) {
-        found.push(log);
-        return Ok(());
-    }
-    for name in names {
-        let path = folder.join(&name);
-        let Ok(metadata) = fs::metadata(&path) else {
-            // It was renamed or removed meanwhile.
-            continue;
-        };
-        if metadata.is_dir() {
-            if depth < DEPTH_MAX {
-                find(&path, depth + 1, found)?;
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            // Hadoop's checksums begin with a dot, other tools' marks with an underscore.
+            if let Some(name) = entry.file_name().to_str()
+                && !name.starts_with(['.', '_'])
+            {
+                names.push(name.to_owned());
             }
-        } else if metadata.is_file() && metadata.len() > 0 {
-            found.push(single(path));
         }
-        if found.len() > LOGS_MAX {
-            return Err(io::Error::other(format!(
-                "holds more than {LOGS_MAX} logs; name folders below it instead"
-            )));
+        names.sort_unstable();
+        if let Some(log) = rolled(folder, &names).or_else(|| databricks(folder, &names)) {
+            self.found.push(log);
+            return Ok(());
         }
+        for name in names {
+            if (self.is_stopped)() {
+                return Ok(());
+            }
+            let path = folder.join(&name);
+            let Ok(metadata) = fs::metadata(&path) else {
+                // It was renamed or removed meanwhile.
+                continue;
+            };
+            if metadata.is_dir() {
+                if depth < DEPTH_MAX {
+                    self.folder(&path, depth + 1)?;
+                }
+            } else if metadata.is_file() && metadata.len() > 0 {
+                self.found.push(single(path));
+            }
+            if self.found.len() > LOGS_MAX {
+                return Err(io::Error::other(format!(
+                    "holds more than {LOGS_MAX} logs; name folders below it instead"
+                )));
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// `events_<number>_<application>`, as Spark rolls a log since 3.0.
@@ -122,11 +142,13 @@ fn rolled(folder: &Path, names: &[String]) -> Option<Log> {
         .filter_map(|name| Some((number(name)?, name.ends_with(".compact"), name)))
         .collect();
     files.sort_unstable();
-    // What was compacted stands for the file of its number, and for all before.
+    // A compacted file replaces the file of its number and all files before it.
     let compacted = files.iter().rposition(|(_, is_compact, _)| *is_compact);
     files.drain(..compacted.unwrap_or(0));
     let first = files.first()?.0;
-    let follow = files.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1);
+    let follow = files
+        .windows(2)
+        .all(|pair| pair[0].0.checked_add(1) == Some(pair[1].0));
     Some(Log {
         path: folder.to_owned(),
         gaps: !follow || (compacted.is_none() && first > 1),

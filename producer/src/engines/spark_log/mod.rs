@@ -58,7 +58,9 @@ const LINES_BEFORE_START: u64 = 1_000;
 /// If a path cannot be read, the topic does not exist, reports cannot be delivered, or a signal came before the end.
 pub async fn run(options: Options, setup: Setup) -> anyhow::Result<bool> {
     let paths = options.path.clone();
-    let logs = tokio::task::spawn_blocking(move || find(&paths)).await??;
+    let shutdown = setup.shutdown.clone();
+    let is_stopped = move || shutdown.is_cancelled();
+    let logs = tokio::task::spawn_blocking(move || find(&paths, &is_stopped)).await??;
     let pace = match options.at_end {
         true => Pace::AtEnd,
         false => Pace::Every(interval_ms(options.interval)),
@@ -69,9 +71,10 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<bool> {
 
     let (give, mut given) = mpsc::channel(REPORTS_WAITING);
     let reading = tokio::task::spawn_blocking(move || {
-        read_all(logs, pace, |reports| {
+        let is_stopped = || give.is_closed();
+        read_all(logs, pace, is_stopped, |reports| {
             // Also where a whole log gives no report, as with --at-end.
-            if give.is_closed() {
+            if is_stopped() {
                 return Err(Stopped);
             }
             let mut reports = reports.into_iter();
@@ -132,12 +135,12 @@ fn interval_ms(interval: Duration) -> i64 {
     i64::try_from(interval.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn find(paths: &[PathBuf]) -> Result<Vec<Log>, WrongUsage> {
+fn find(paths: &[PathBuf], is_stopped: &dyn Fn() -> bool) -> Result<Vec<Log>, WrongUsage> {
     let mut found = Vec::new();
     for path in paths {
-        let logs = files::logs(path)
+        let logs = files::logs(path, is_stopped)
             .map_err(|error| WrongUsage(format!("{}: {error}", path.display())))?;
-        if logs.is_empty() {
+        if logs.is_empty() && !is_stopped() {
             tracing::warn!("{} holds no event log", path.display());
         }
         found.extend(logs);
@@ -166,14 +169,21 @@ struct Known {
     start_ms: i64,
 }
 
-/// Reads logs, those of the applications that began first before the others. `give` gets each line's reports, mostly
-/// none.
+/// Reads logs, those of the applications that began first before the others, unless `is_stopped` before. `give` gets each
+/// line's reports, mostly none.
 fn read_all(
     logs: Vec<Log>,
     pace: Pace,
+    is_stopped: impl Fn() -> bool,
     mut give: impl FnMut(Vec<TaskRunningInfo>) -> Result<(), Stopped>,
 ) -> Read {
-    let mut known: Vec<Known> = logs.into_iter().map(identify).collect();
+    let mut known = Vec::with_capacity(logs.len());
+    for log in logs {
+        match identify(log, &is_stopped) {
+            Ok(log) => known.push(log),
+            Err(Stopped) => return Read::default(),
+        }
+    }
     known.sort_by(|a, b| (a.start_ms, &a.log.path).cmp(&(b.start_ms, &b.log.path)));
     let mut newest: HashMap<String, i64> = HashMap::new();
     for log in &known {
@@ -201,9 +211,15 @@ fn read_all(
 }
 
 /// Finds out of which attempt of which application a log tells.
-fn identify(log: Log) -> Known {
+///
+/// # Errors
+/// If `is_stopped`, which is asked before each line.
+fn identify(log: Log, is_stopped: &impl Fn() -> bool) -> Result<Known, Stopped> {
     let mut start = None;
-    // What is wrong with the log is told when it is read.
+    if is_stopped() {
+        return Err(Stopped);
+    }
+    // Faults of the log are logged when it is read whole.
     if let Some(first) = log.files.first()
         && let Ok(mut reader) = Reader::open(first)
     {
@@ -214,7 +230,7 @@ fn identify(log: Log) -> Known {
             {
                 start = Some(event);
             }
-            match start.is_some() || number > LINES_BEFORE_START {
+            match start.is_some() || number > LINES_BEFORE_START || is_stopped() {
                 true => Err(Stopped),
                 false => Ok(()),
             }
@@ -229,12 +245,12 @@ fn identify(log: Log) -> Known {
         Some(attempt) => format!("{application}/{attempt}"),
         None => application.clone(),
     };
-    Known {
+    Ok(Known {
         log,
         key,
         application,
         start_ms,
-    }
+    })
 }
 
 /// Reads one log to its end.
@@ -276,9 +292,12 @@ fn read_log(
         compacted: log.compacted,
     };
     read.bad_lines += replay.broken_lines;
-    if replay.counts.events == 0 {
-        if !failed {
-            tracing::error!("{shown} holds no event");
+    let is_empty = replay.counts.events == 0;
+    if is_empty || replay.has_no_time() {
+        match (failed, is_empty) {
+            (true, _) => {}
+            (false, true) => tracing::error!("{shown} holds no event"),
+            (false, false) => tracing::error!("{shown} holds no event with a time"),
         }
         read.unread += 1;
         return Ok(());

@@ -13,7 +13,7 @@ use crate::engines::spark::answers::{Attempt, Environment, Executor, Job, Stage}
 use crate::engines::spark::application::{Application, Key, Poll};
 use crate::engines::spark::mapping::{self, State};
 
-/// Of jobs that have ended, so many wait for the ends of their tasks: those of a job that was cancelled come after its own.
+/// Ended jobs that wait for the ends of their tasks: the tasks of a cancelled job end after it.
 const ENDED_JOBS_MAX: usize = 10_000;
 /// As the live adapter: stages whose totals are remembered.
 const STAGES_MAX: usize = 100_000;
@@ -35,7 +35,7 @@ const TIME_MAX_MS: i64 = 253_402_300_799_999;
 /// How often a log's application is reported.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pace {
-    /// At the start and the end of a job and of a stream's batch, and after so many milliseconds of the log's time.
+    /// At the start and the end of a job and of a stream's batch, and after this many milliseconds of the log's time.
     Every(i64),
     /// Only at the log's end.
     AtEnd,
@@ -108,7 +108,7 @@ pub(super) struct Replay {
     milestone: bool,
     reported_at_ms: i64,
     bytes: u64,
-    /// The next report is due after so many bytes.
+    /// Length of the log, in bytes, at which the next report is due.
     due_bytes: u64,
 }
 
@@ -127,7 +127,7 @@ struct LiveStage {
 }
 
 impl Replay {
-    /// `name` stands for the application's id where the log does not say it.
+    /// `name` is used for the application's id if the log does not have it.
     pub(super) fn new(name: &str, pace: Pace) -> Self {
         Self {
             pace,
@@ -171,7 +171,7 @@ impl Replay {
         }
     }
 
-    /// Takes in an event, whose line has so many bytes. Gives the reports that it gives rise to.
+    /// Takes in an event, whose line has `bytes`. Returns the reports that are due then.
     pub(super) fn take(&mut self, event: Event<'_>, bytes: usize) -> Vec<TaskRunningInfo> {
         self.bytes += bytes as u64;
         self.counts.events += 1;
@@ -206,9 +206,14 @@ impl Replay {
         self.outcomes_lost |= decides_jobs;
     }
 
-    /// The last reports of a log that is not read any further. None where it holds no event with a time.
+    /// No event so far has a time: there is nothing to report.
+    pub(super) fn has_no_time(&self) -> bool {
+        self.clock_ms == 0
+    }
+
+    /// The last reports of a log that is not read any further. None if [`Replay::has_no_time`].
     pub(super) fn end(&mut self, ending: Ending) -> Vec<TaskRunningInfo> {
-        if self.clock_ms == 0 {
+        if self.has_no_time() {
             return Vec::new();
         }
         self.outcomes_lost |= ending.cut;
@@ -324,7 +329,7 @@ impl Replay {
         }
     }
 
-    /// The log's clock goes on to this time, in milliseconds.
+    /// Advances the log's clock to this time, in milliseconds.
     fn at(&mut self, time_ms: i64) {
         if time_ms <= TIME_MAX_MS {
             self.clock_ms = self.clock_ms.max(time_ms);

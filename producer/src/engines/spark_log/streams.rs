@@ -64,6 +64,7 @@ impl Stream {
                 rates
                     .filter(|rates| !rates.is_empty())
                     .map(|rates| rates.iter().sum())
+                    .filter(|sum: &f64| sum.is_finite())
             })
         };
         self.input_rows_total = self
@@ -88,6 +89,7 @@ impl Stream {
             state,
             offsets_behind_max: offsets
                 .filter_map(|offsets| offsets.parse::<f64>().ok())
+                .filter(|offsets| (0.0..i64::MAX as f64).contains(offsets))
                 .map(|offsets| offsets as i64)
                 .max(),
         });

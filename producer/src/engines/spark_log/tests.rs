@@ -40,10 +40,15 @@ fn shared() -> Option<PathBuf> {
 fn read_with(pace: Pace, paths: &[&Path]) -> (Vec<TaskRunningInfo>, Read) {
     let paths: Vec<PathBuf> = paths.iter().map(|path| path.to_path_buf()).collect();
     let mut reports = Vec::new();
-    let read = read_all(find(&paths).unwrap(), pace, |more| {
-        reports.extend(more);
-        Ok(())
-    });
+    let read = read_all(
+        find(&paths, &|| false).unwrap(),
+        pace,
+        || false,
+        |more| {
+            reports.extend(more);
+            Ok(())
+        },
+    );
     (reports, read)
 }
 
@@ -99,6 +104,9 @@ fn of_a_log_that_is_cut_anywhere_the_whole_events_are_read_and_no_end_is_made_up
     let folder = tempfile::tempdir().unwrap();
     let plain = fs::read(small("")).unwrap();
     let whole = plain.iter().filter(|byte| **byte == b'\n').count() as u64;
+    let mut lines = plain.split(|byte| *byte == b'\n');
+    let has_time = |line: &[u8]| String::from_utf8_lossy(line).contains("\"Timestamp\"");
+    let without_time = lines.position(has_time).unwrap() as u64;
     for codec in ["", "zstd", "lz4", "snappy", "lzf", "gz"] {
         let bytes = fs::read(small(codec)).unwrap();
         let path = folder.path().join("small");
@@ -116,7 +124,8 @@ fn of_a_log_that_is_cut_anywhere_the_whole_events_are_read_and_no_end_is_made_up
             let lines = read.iter().filter(|byte| **byte == b'\n').count() as u64;
             let unended = read.ends_with(b"}");
             assert_eq!(found.bad_lines, 0, "{codec} {length}");
-            assert_eq!(found.logs, u64::from(lines + u64::from(unended) > 0));
+            let events = lines + u64::from(unended);
+            assert_eq!(found.logs, u64::from(events > without_time));
             for report in reports.iter().filter(|report| report.status.is_final()) {
                 // Its end was read; the frame's was not.
                 assert!(
@@ -225,6 +234,72 @@ fn a_line_of_any_length_is_bounded_and_the_next_is_read() {
     .map(|(number, line)| (number, line.to_owned()))
     .into();
     assert_eq!(cut_up(&text, 1 << 20), expected);
+}
+
+#[test]
+fn a_log_without_a_time_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app");
+    let start = r#"{"Event":"SparkListenerLogStart","Spark Version":"3.5.1"}"#;
+    fs::write(&path, format!("{start}\n")).unwrap();
+    for pace in [EVERY, Pace::AtEnd] {
+        let (reports, read) = read_with(pace, &[&path]);
+        assert_eq!((reports.len(), read.logs, read.unread), (0, 0, 1));
+    }
+}
+
+#[test]
+fn a_loop_of_symbolic_links_lists_each_log_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    fs::copy(small(""), inner.join("app")).unwrap();
+    for (to, link) in [(".", "self"), ("..", "inner/up"), ("inner", "same")] {
+        std::os::unix::fs::symlink(to, folder.path().join(link)).unwrap();
+    }
+    let logs = files::logs(folder.path(), &|| false).unwrap();
+    assert_eq!(logs.len(), 1, "{logs:?}");
+}
+
+#[test]
+fn files_whose_number_is_the_largest_have_none_after_them() {
+    let folder = tempfile::tempdir().unwrap();
+    for attempt in ["a", "b"] {
+        let name = format!("events_{}_{attempt}", u64::MAX);
+        fs::copy(small(""), folder.path().join(name)).unwrap();
+    }
+    let logs = files::logs(folder.path(), &|| false).unwrap();
+    let [log] = logs.as_slice() else {
+        panic!("{logs:?}");
+    };
+    assert_eq!((log.files.len(), log.gaps), (2, true));
+}
+
+#[test]
+fn a_signal_ends_the_search_for_logs_and_their_identification() {
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..5 {
+        let name = format!("app-{number}");
+        fs::copy(small(""), folder.path().join(name)).unwrap();
+    }
+    let asked = std::cell::Cell::new(0);
+    let after = |times| {
+        asked.set(0);
+        let asked = &asked;
+        move || asked.replace(asked.get() + 1) >= times
+    };
+    let logs = files::logs(folder.path(), &after(2)).unwrap();
+    assert_eq!((logs.len(), asked.get()), (2, 3));
+
+    let logs = files::logs(folder.path(), &|| false).unwrap();
+    for times in 0..3 {
+        let read = read_all(logs.clone(), EVERY, after(times), |_| {
+            panic!("a log is read after the signal")
+        });
+        assert_eq!(read, Read::default());
+        // Once more within a log, at most.
+        assert!(asked.get() <= times + 2, "{}", asked.get());
+    }
 }
 
 #[test]
@@ -564,7 +639,7 @@ fn logs_of_real_applications_give_their_counts() {
         return;
     };
     for (name, version, [events, started, succeeded, failed, stages], task_ends) in COUNTED {
-        let logs = files::logs(&shared.join("event-logs").join(name)).unwrap();
+        let logs = files::logs(&shared.join("event-logs").join(name), &|| false).unwrap();
         let [log] = logs.as_slice() else {
             panic!("{name}: {logs:?}");
         };
