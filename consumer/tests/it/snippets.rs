@@ -285,8 +285,8 @@ fn every_command_and_program_of_the_docs_runs_as_it_is_printed() {
     let read = |file: &str| std::fs::read_to_string(here.join(file)).unwrap();
     let (by_python, by_java) = (read("python.events"), read("java.events"));
     let lines: Vec<&str> = by_python.lines().collect();
-    // From two simulations, the script, and three others.
-    assert_eq!(lines.len(), 500 + 6_000 + 5 + 3);
+    // From two simulations, the script, and four others.
+    assert_eq!(lines.len(), 500 + 6_000 + 5 + 4);
     let without_progress = lines.iter().filter(|line| line.contains(" - ")).count();
     assert!(
         (1..lines.len()).contains(&without_progress),

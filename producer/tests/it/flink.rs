@@ -432,6 +432,32 @@ async fn a_job_that_is_gone_is_unknown_and_one_of_that_name_is_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_about_another_job_is_not_used() {
+    let flink = Flink::start().await;
+    let (history, answers) = (Flink::start().await, &flink.answers);
+    answers.list(&[("j1", "RUNNING", json!({"running": 4}))]);
+    for server in [&flink, &history] {
+        let mut other = job("BATCH", "FINISHED", json!({"FINISHED": 2}));
+        other["jid"] = "j2".into();
+        server.answers.json("/jobs/j1", other);
+    }
+    let adapter = Adapter::start(&["--url", &flink.url, "--history-url", &history.url]);
+    until("the answer is named", WAIT, async || {
+        let log = adapter.log();
+        log.contains("asked for the job j1, it answers about")
+            .then_some(())
+    })
+    .await;
+    answers.list(&[]);
+    until("the archive is asked for", WAIT, async || {
+        (history.answers.times_asked("/jobs/j1") > 1).then_some(())
+    })
+    .await;
+    let ended = |report: &TaskRunningInfo| report.status == TaskStatus::Succeed;
+    assert!(!adapter.reports().iter().any(ended), "{}", adapter.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_never_lists_jobs_is_named() {
     let flink = Flink::start().await;
     flink.answers.set("/jobs/overview", Answer::Page);

@@ -67,6 +67,7 @@ fn possible_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Detail {
+    pub(super) jid: Option<String>,
     pub(super) state: String,
     /// Milliseconds since 1970, as in the overview.
     pub(super) start_time: Option<i64>,

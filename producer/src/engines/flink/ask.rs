@@ -44,9 +44,19 @@ pub(super) struct Parts {
 /// Names of lag metrics by source, so that the list of names is not read in each poll.
 pub(super) type LagNames = HashMap<String, Vec<String>>;
 
-/// The job as a server tells it alone.
+/// The job by itself, with its vertices.
+///
+/// # Errors
+/// If there is no usable answer. An answer about another job, as of a proxy that mixes clusters up, is not usable.
 pub(super) async fn detail(rest: &Rest, jid: &str) -> Result<Detail, Fault> {
-    rest.get(&["jobs", jid]).await
+    let detail: Detail = rest.get(&["jobs", jid]).await?;
+    match &detail.jid {
+        Some(other) if other != jid => {
+            let mixed_up = format!("asked for the job {jid}, it answers about {other:?}");
+            Err(Fault::Unusable(mixed_up))
+        }
+        _ => Ok(detail),
+    }
 }
 
 /// What else there is to know of a job, and the fault of each part that failed. A part that Flink does not have for this
