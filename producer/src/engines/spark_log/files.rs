@@ -47,16 +47,26 @@ fn stem(name: &str) -> &str {
         .unwrap_or(name)
 }
 
-/// The logs at a path, by name; those found so far once `is_stopped`, which is asked before each folder and file.
+/// The logs at a path.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// By name.
+    pub(super) logs: Vec<Log>,
+    /// Number of files and folders below the path that could not be searched; each is logged with its reason.
+    pub(super) left_out: u64,
+}
+
+/// Finds the logs at a path; those found so far once `is_stopped`, which is asked before each folder and file.
 ///
 /// # Errors
-/// If the path, or a folder below it, cannot be read, or holds too many logs.
-pub(super) fn logs(path: &Path, is_stopped: &dyn Fn() -> bool) -> io::Result<Vec<Log>> {
+/// If the path itself cannot be read, or holds too many logs.
+pub(super) fn logs(path: &Path, is_stopped: &dyn Fn() -> bool) -> io::Result<Found> {
     let metadata = fs::metadata(path)?;
     let mut search = Search {
         is_stopped,
         folders: HashSet::new(),
         found: Vec::new(),
+        left_out: 0,
     };
     if metadata.is_dir() {
         search.folder(path, 0)?;
@@ -66,7 +76,15 @@ pub(super) fn logs(path: &Path, is_stopped: &dyn Fn() -> bool) -> io::Result<Vec
         // Its first lines are read twice.
         return Err(io::Error::other("is neither a file nor a folder"));
     }
-    Ok(search.found)
+    if search.found.len() > LOGS_MAX {
+        return Err(io::Error::other(format!(
+            "holds more than {LOGS_MAX} logs; name folders below it instead"
+        )));
+    }
+    Ok(Found {
+        logs: search.found,
+        left_out: search.left_out,
+    })
 }
 
 fn single(path: PathBuf) -> Log {
@@ -83,6 +101,7 @@ struct Search<'a> {
     /// Those that were searched, without symbolic links: a link may lead to a folder that was, or is being, searched.
     folders: HashSet<PathBuf>,
     found: Vec<Log>,
+    left_out: u64,
 }
 
 impl Search<'_> {
@@ -94,10 +113,13 @@ impl Search<'_> {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
             // Hadoop's checksums begin with a dot, other tools' marks with an underscore.
-            if let Some(name) = entry.file_name().to_str()
-                && !name.starts_with(['.', '_'])
-            {
-                names.push(name.to_owned());
+            match entry.file_name().to_str() {
+                Some(name) if name.starts_with(['.', '_']) => {}
+                Some(name) => names.push(name.to_owned()),
+                None => self.leave_out(
+                    &entry.path(),
+                    "its name is not UTF-8; rename it, or name it itself",
+                ),
             }
         }
         names.sort_unstable();
@@ -115,19 +137,25 @@ impl Search<'_> {
                 continue;
             };
             if metadata.is_dir() {
-                if depth < DEPTH_MAX {
-                    self.folder(&path, depth + 1)?;
+                if depth == DEPTH_MAX {
+                    let why = format!("it is more than {DEPTH_MAX} folders deep; name it itself");
+                    self.leave_out(&path, &why);
+                } else if let Err(error) = self.folder(&path, depth + 1) {
+                    self.leave_out(&path, &error.to_string());
                 }
             } else if metadata.is_file() && metadata.len() > 0 {
                 self.found.push(single(path));
             }
             if self.found.len() > LOGS_MAX {
-                return Err(io::Error::other(format!(
-                    "holds more than {LOGS_MAX} logs; name folders below it instead"
-                )));
+                return Ok(());
             }
         }
         Ok(())
+    }
+
+    fn leave_out(&mut self, path: &Path, why: &str) {
+        tracing::error!("{} is left out: {why}", path.display());
+        self.left_out += 1;
     }
 }
 

@@ -37,7 +37,7 @@ use service::words::counted;
 use tokio::sync::mpsc;
 
 use self::events::Event;
-use self::files::Log;
+use self::files::{Found, Log};
 use self::lines::{LINE_MAX_BYTES, Line};
 pub use self::options::Options;
 use self::reader::{Fault, Reader};
@@ -60,7 +60,8 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<bool> {
     let paths = options.path.clone();
     let shutdown = setup.shutdown.clone();
     let is_stopped = move || shutdown.is_cancelled();
-    let logs = tokio::task::spawn_blocking(move || find(&paths, &is_stopped)).await??;
+    let Found { logs, left_out } =
+        tokio::task::spawn_blocking(move || find(&paths, &is_stopped)).await??;
     let pace = match options.at_end {
         true => Pace::AtEnd,
         false => Pace::Every(interval_ms(options.interval)),
@@ -128,24 +129,29 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<bool> {
             counted(too_large.len(), "report")
         ));
     }
-    Ok(read.bad_lines == 0 && read.unread == 0)
+    Ok(read.bad_lines == 0 && read.unread == 0 && left_out == 0)
 }
 
 fn interval_ms(interval: Duration) -> i64 {
     i64::try_from(interval.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn find(paths: &[PathBuf], is_stopped: &dyn Fn() -> bool) -> Result<Vec<Log>, WrongUsage> {
-    let mut found = Vec::new();
+/// The logs at `paths`, and the number of files and folders that could not be searched.
+fn find(paths: &[PathBuf], is_stopped: &dyn Fn() -> bool) -> Result<Found, WrongUsage> {
+    let mut all = Found {
+        logs: Vec::new(),
+        left_out: 0,
+    };
     for path in paths {
-        let logs = files::logs(path, is_stopped)
+        let found = files::logs(path, is_stopped)
             .map_err(|error| WrongUsage(format!("{}: {error}", path.display())))?;
-        if logs.is_empty() && !is_stopped() {
+        if found.logs.is_empty() && !is_stopped() {
             tracing::warn!("{} holds no event log", path.display());
         }
-        found.extend(logs);
+        all.logs.extend(found.logs);
+        all.left_out += found.left_out;
     }
-    Ok(found)
+    Ok(all)
 }
 
 /// The reports are not wanted any more.

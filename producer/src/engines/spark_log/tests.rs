@@ -41,7 +41,7 @@ fn read_with(pace: Pace, paths: &[&Path]) -> (Vec<TaskRunningInfo>, Read) {
     let paths: Vec<PathBuf> = paths.iter().map(|path| path.to_path_buf()).collect();
     let mut reports = Vec::new();
     let read = read_all(
-        find(&paths, &|| false).unwrap(),
+        find(&paths, &|| false).unwrap().logs,
         pace,
         || false,
         |more| {
@@ -257,8 +257,24 @@ fn a_loop_of_symbolic_links_lists_each_log_once() {
     for (to, link) in [(".", "self"), ("..", "inner/up"), ("inner", "same")] {
         std::os::unix::fs::symlink(to, folder.path().join(link)).unwrap();
     }
-    let logs = files::logs(folder.path(), &|| false).unwrap();
+    let logs = files::logs(folder.path(), &|| false).unwrap().logs;
     assert_eq!(logs.len(), 1, "{logs:?}");
+}
+
+#[test]
+fn what_cannot_be_searched_is_counted_and_the_rest_is_read() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(small(""), folder.path().join("app")).unwrap();
+    let no_text = folder.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
+    fs::create_dir(&no_text).unwrap();
+    fs::copy(small(""), no_text.join("app")).unwrap();
+    let deep = (0..12).fold(folder.path().join("deep"), |path, _| path.join("deep"));
+    fs::create_dir_all(&deep).unwrap();
+    fs::copy(small(""), deep.join("app")).unwrap();
+    let found = files::logs(folder.path(), &|| false).unwrap();
+    assert_eq!((found.logs.len(), found.left_out), (1, 2), "{found:?}");
 }
 
 #[test]
@@ -268,7 +284,7 @@ fn files_whose_number_is_the_largest_have_none_after_them() {
         let name = format!("events_{}_{attempt}", u64::MAX);
         fs::copy(small(""), folder.path().join(name)).unwrap();
     }
-    let logs = files::logs(folder.path(), &|| false).unwrap();
+    let logs = files::logs(folder.path(), &|| false).unwrap().logs;
     let [log] = logs.as_slice() else {
         panic!("{logs:?}");
     };
@@ -288,10 +304,10 @@ fn a_signal_ends_the_search_for_logs_and_their_identification() {
         let asked = &asked;
         move || asked.replace(asked.get() + 1) >= times
     };
-    let logs = files::logs(folder.path(), &after(2)).unwrap();
+    let logs = files::logs(folder.path(), &after(2)).unwrap().logs;
     assert_eq!((logs.len(), asked.get()), (2, 3));
 
-    let logs = files::logs(folder.path(), &|| false).unwrap();
+    let logs = files::logs(folder.path(), &|| false).unwrap().logs;
     for times in 0..3 {
         let read = read_all(logs.clone(), EVERY, after(times), |_| {
             panic!("a log is read after the signal")
@@ -639,7 +655,9 @@ fn logs_of_real_applications_give_their_counts() {
         return;
     };
     for (name, version, [events, started, succeeded, failed, stages], task_ends) in COUNTED {
-        let logs = files::logs(&shared.join("event-logs").join(name), &|| false).unwrap();
+        let logs = files::logs(&shared.join("event-logs").join(name), &|| false)
+            .unwrap()
+            .logs;
         let [log] = logs.as_slice() else {
             panic!("{name}: {logs:?}");
         };
