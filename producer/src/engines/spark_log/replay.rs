@@ -486,14 +486,15 @@ impl Replay {
         };
         let metrics = end.metrics.unwrap_or_default();
         let key = (end.stage, end.attempt);
+        // Never below 0: the line of the task's start may have been lost.
         if let Some(stage) = self.live_stages.get_mut(&key) {
-            stage.active_tasks -= 1;
+            stage.active_tasks = (stage.active_tasks - 1).max(0);
             for id in &stage.jobs {
                 let Some(live) = self.jobs.get_mut(id) else {
                     continue;
                 };
                 let job = &mut live.job;
-                job.num_active_tasks -= 1;
+                job.num_active_tasks = (job.num_active_tasks - 1).max(0);
                 job.num_completed_tasks += completed;
                 job.num_failed_tasks += failed;
                 job.num_killed_tasks += killed;
@@ -518,7 +519,7 @@ impl Replay {
         }
         let executor = match self.executors.get_mut(&*info.executor) {
             Some(executor) => {
-                executor.active_tasks -= 1;
+                executor.active_tasks = (executor.active_tasks - 1).max(0);
                 executor
             }
             None => &mut self.removed_executors,

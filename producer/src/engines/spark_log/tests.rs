@@ -345,6 +345,16 @@ fn a_bad_line_is_counted_and_an_outcome_that_it_may_have_told_is_unknown() {
     let (reports, read) = with(r#"JobEnd","Job ID":1"#);
     assert_eq!(read.bad_lines, 1);
     assert_eq!(last(&reports, nightly).status, TaskStatus::Unknown);
+
+    // Tasks end whose starts are lost.
+    let (reports, read) = with("SparkListenerTaskStart");
+    assert!(read.bad_lines > 0);
+    for report in &reports {
+        let jobs = report.progress.iter().flat_map(|it| &it.progress_info);
+        let running = jobs.map(|job| job.running_tasks);
+        let least = running.chain([report.engine.running_tasks]).min();
+        assert!(least >= Some(0), "{report:?}");
+    }
 }
 
 #[test]
