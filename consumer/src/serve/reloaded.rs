@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use service::exit::NeedsAttention;
 
-/// Minimum time between two looks at the files.
+/// Minimum time between two checks of the files.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A value that was read from files.
@@ -24,7 +24,7 @@ type Read<T> = dyn Fn() -> Result<T, NeedsAttention> + Send + Sync;
 struct State<T> {
     value: Arc<T>,
     stamps: Vec<Stamp>,
-    looked_at: Instant,
+    checked_at: Instant,
 }
 
 /// Changes with the content of a file: inode, size, and the time of the last change. `None` if the file is absent.
@@ -44,7 +44,7 @@ impl<T> Reloaded<T> {
         let state = State {
             value: Arc::new(read()?),
             stamps,
-            looked_at: Instant::now(),
+            checked_at: Instant::now(),
         };
         Ok(Self {
             files,
@@ -56,8 +56,8 @@ impl<T> Reloaded<T> {
     /// The value, read again if a file has changed. If that fails, the last value stays in use; each change is logged once.
     pub(super) fn current(&self) -> Arc<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked_at.elapsed() >= CHECK_INTERVAL {
-            state.looked_at = Instant::now();
+        if state.checked_at.elapsed() >= CHECK_INTERVAL {
+            state.checked_at = Instant::now();
             let stamps = stamps(&self.files);
             if stamps != state.stamps {
                 state.stamps = stamps;
