@@ -48,9 +48,9 @@ pub(super) fn items_of_page(
     others: &str,
 ) -> String {
     let micros = |column: &str| dialect.epoch_micros(column);
-    let at = judge.at;
+    let (at, materialized) = (judge.at, dialect.materialized());
     format!(
-        "WITH page AS MATERIALIZED ({chosen}) SELECT {}, {} AS started_at, {} AS ended_at, {} AS started_micros, {} AS ended_micros, {} AS reported_micros, \
+        "WITH page AS {materialized} ({chosen}) SELECT {}, {} AS started_at, {} AS ended_at, {} AS started_micros, {} AS ended_micros, {} AS reported_micros, \
          held.memory_bytes, held.cores, CASE WHEN task.is_final THEN 1 ELSE 0 END AS ended, \
          {} AS usual_micros, CASE WHEN {} THEN {} END AS unchanged_micros{others} \
          FROM page AS task LEFT JOIN {} AS held ON held.of_task = task.task_id",

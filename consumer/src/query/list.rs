@@ -11,6 +11,7 @@ use super::marks::Judge;
 use super::reader::QueryError;
 use super::sql::{self, Statement};
 use crate::store::{Dialect, Row, Session, StoreError};
+use crate::tables::Kind;
 
 /// The last task of a page, kept in the cursor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -206,8 +207,9 @@ impl List<'_> {
         Ok(match each.as_slice() {
             // No ended task has a key.
             [] => self.items(&format!(
-                "SELECT {}, CAST(NULL AS bigint) AS order_key FROM task WHERE false",
-                sql::task_names()
+                "SELECT {}, {} AS order_key FROM task WHERE false",
+                sql::task_names(),
+                self.dialect.cast("NULL", Kind::I64)
             )),
             each => self.items(&format!(
                 "SELECT * FROM ({}) AS task ORDER BY order_key IS NULL, {} LIMIT {limit} OFFSET {skip}",
@@ -231,7 +233,7 @@ impl List<'_> {
                 .interval("task.first_reported_at", "task.ended_at"),
             TaskOrder::Started => "task.first_reported_at".to_owned(),
             TaskOrder::Progress => "task.progress".to_owned(),
-            TaskOrder::Memory | TaskOrder::Cores => "CAST(NULL AS bigint)".to_owned(),
+            TaskOrder::Memory | TaskOrder::Cores => self.dialect.cast("NULL", Kind::I64),
         };
         let mut matching = Matching::of(self.query, self.moment, self.dialect, statement);
         let key = self.key(None)?;

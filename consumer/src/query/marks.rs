@@ -8,6 +8,7 @@ use super::filter::{TaskQuery, Thresholds};
 use super::sql;
 use super::time::earlier;
 use crate::store::{Dialect, micros};
+use crate::tables::Kind;
 
 /// Minimum age of the last report of a silent task, if the threshold depends on its interval.
 const SHORTEST_SILENCE: Duration = Duration::from_secs(60);
@@ -80,7 +81,7 @@ impl<'a> Judge<'a> {
     /// SQL: the task's usual interval if the task may be silent by it, else null.
     pub(super) fn deciding_interval(&self, dialect: &dyn Dialect) -> String {
         match self.thresholds.silent_after {
-            Some(_) => "CAST(NULL AS bigint)".to_owned(),
+            Some(_) => dialect.cast("NULL", Kind::I64),
             None => format!(
                 "CASE WHEN NOT task.is_final AND task.reported_at <= {} THEN {} END",
                 dialect.time(self.ago(SHORTEST_SILENCE)),

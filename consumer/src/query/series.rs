@@ -17,7 +17,7 @@ use super::thinning::{Sample, thin};
 use super::time::{optional_rfc3339, rfc3339};
 use super::watermark::Watermark;
 use crate::store::{Dialect, Session, StoreError, Value};
-use crate::tables::Table;
+use crate::tables::{Kind, Table};
 
 /// Default number of points of a series.
 pub(crate) const DEFAULT_POINTS: u32 = 500;
@@ -311,7 +311,7 @@ impl History<'_> {
         let mut progress = Thinned::new("progress", self.query.points);
         for slice in self.slices(Table::Progress, SLICE_VALUES).await? {
             let rows = format!(
-                "SELECT {} AS rows FROM task_progress WHERE {}",
+                "SELECT {} AS joined FROM task_progress WHERE {}",
                 dialect.lines(&line),
                 slice.condition(dialect)
             );
@@ -336,11 +336,11 @@ impl History<'_> {
         let columns = ["memory_bytes", "cores", "instances"];
         // One event has a row per application. Sums are floating-point, because two valid values may overflow an
         // integer.
-        let sums = columns.map(|column| format!("sum(CAST({column} AS double precision))"));
+        let sums = columns.map(|column| format!("sum({})", dialect.cast(column, Kind::F64)));
         let line = line(dialect, "0", &sums, None);
         let of_slice = |slice: Slice| {
             format!(
-                "SELECT {} AS rows FROM (SELECT {line} AS line FROM task_resource WHERE {} \
+                "SELECT {} AS joined FROM (SELECT {line} AS line FROM task_resource WHERE {} \
                  GROUP BY reported_at, event_partition, event_offset) AS reports",
                 dialect.lines("line"),
                 slice.condition(dialect)
@@ -360,7 +360,7 @@ impl History<'_> {
         let line = line(dialect, "0", &metrics, None);
         let of_slice = |slice: Slice| {
             format!(
-                "SELECT {} AS rows FROM task_metrics WHERE {}",
+                "SELECT {} AS joined FROM task_metrics WHERE {}",
                 dialect.lines(&line),
                 slice.condition(dialect)
             )
@@ -398,7 +398,7 @@ impl History<'_> {
     async fn lines(&mut self, select: &str, parameters: &[Value]) -> Result<String, StoreError> {
         let parameters = [&[self.task_id.into()], parameters].concat();
         let row = self.session.select_one(select, &parameters).await?;
-        let text: Option<Option<String>> = row.map(|mut row| row.take("rows")).transpose()?;
+        let text: Option<Option<String>> = row.map(|mut row| row.take("joined")).transpose()?;
         Ok(text.flatten().unwrap_or_default())
     }
 
@@ -446,9 +446,9 @@ impl History<'_> {
 
     async fn count(&mut self, table: Table, slice: Slice) -> Result<i64, StoreError> {
         let condition = slice.condition(self.session.dialect());
-        let select = format!("SELECT count(*) AS rows FROM {table} WHERE {condition}");
+        let select = format!("SELECT count(*) AS held FROM {table} WHERE {condition}");
         let task_id = [self.task_id.into()];
         let row = self.session.select_one(&select, &task_id).await?;
-        row.map_or(Ok(0), |mut row| row.take("rows"))
+        row.map_or(Ok(0), |mut row| row.take("held"))
     }
 }

@@ -158,7 +158,7 @@ pub(super) fn usual_interval(dialect: &dyn Dialect, at: Option<Timestamp>) -> St
          FROM (SELECT {micros} - lead({micros}) OVER (ORDER BY times.reported_at DESC) AS gap \
          FROM (SELECT DISTINCT report.reported_at FROM task_progress AS report WHERE report.task_id = task.task_id \
          AND {known} ORDER BY report.reported_at DESC LIMIT {INTERVAL_REPORTS}) AS times) AS gaps \
-         WHERE gaps.gap IS NOT NULL) AS ranked WHERE ranked.nth = (ranked.held + 1) / 2)"
+         WHERE gaps.gap IS NOT NULL) AS ranked WHERE ranked.nth * 2 IN (ranked.held, ranked.held + 1))"
     )
 }
 
@@ -167,10 +167,12 @@ pub(super) fn usual_interval(dialect: &dyn Dialect, at: Option<Timestamp>) -> St
 pub(super) fn unchanged_since(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
     let (known, newest_first) = (known(dialect, "report", at), of("report", NEWEST));
     let micros = dialect.epoch_micros("min(run.reported_at)");
+    let is_other = ["progress", "job_ids", "job_tasks"]
+        .map(|column| dialect.differ(&format!("report.{column}"), &format!("newest.{column}")))
+        .join(" OR ");
     format!(
         "(SELECT {micros} FROM (SELECT report.reported_at, sum(CASE WHEN report.status <> newest.status \
-         OR report.progress IS DISTINCT FROM newest.progress OR report.job_ids IS DISTINCT FROM newest.job_ids \
-         OR report.job_tasks IS DISTINCT FROM newest.job_tasks THEN 1 ELSE 0 END) \
+         OR {is_other} THEN 1 ELSE 0 END) \
          OVER (ORDER BY {newest_first} ROWS UNBOUNDED PRECEDING) AS different \
          FROM task_progress AS newest CROSS JOIN task_progress AS report WHERE newest.task_id = task.task_id \
          AND newest.event_partition = task.event_partition AND newest.event_offset = task.event_offset \
@@ -188,8 +190,9 @@ pub(super) fn unchanged_from(
     let known = known(dialect, "other", at);
     format!(
         "NOT EXISTS (SELECT 1 FROM task_progress AS other WHERE other.task_id = task.task_id AND other.reported_at >= {} \
-         AND {known} AND (other.status <> task.status OR other.progress IS DISTINCT FROM task.progress))",
-        dialect.time(from)
+         AND {known} AND (other.status <> task.status OR {}))",
+        dialect.time(from),
+        dialect.differ("other.progress", "task.progress")
     )
 }
 

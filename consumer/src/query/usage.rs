@@ -23,6 +23,7 @@ use super::reader::{QueryError, Reader};
 use super::time::{earlier, optional_rfc3339, range, rfc3339};
 use super::watermark::Watermark;
 use crate::store::{Dialect, Row, Session, StoreError, Value};
+use crate::tables::Kind;
 
 /// Default for how long a report counts.
 pub(crate) const DEFAULT_GAP: Duration = Duration::from_secs(5 * 60);
@@ -287,7 +288,7 @@ async fn groups(
         Ok(UsageItem {
             from: start.map_or(from, |start| start.max(from)),
             to: end.map_or(to, |end| end.min(to)),
-            key: Some(row.take("key")?),
+            key: Some(row.take("group_key")?),
             core_seconds: row.take("core_seconds")?,
             memory_byte_seconds: row.take("memory_byte_seconds")?,
             instance_seconds: row.take("instance_seconds")?,
@@ -318,9 +319,9 @@ fn statement(dialect: &dyn Dialect, query: &UsageQuery, from: Timestamp, to: Tim
          FROM task WHERE reported_at > {since} AND coalesce(first_reported_at < {to_time}, true)"
     );
     let reports = format!(
-        "SELECT {key} AS key, t.engine_user, r.memory_bytes, r.cores, r.instances, r.reported_at AS at, t.ended_at, \
-         lead(r.reported_at, 1, {to_time}) OVER (PARTITION BY r.application_id COLLATE {bytewise} \
-         ORDER BY r.reported_at, r.event_partition, r.event_offset) AS next_at \
+        "SELECT {key} AS group_key, t.engine_user, r.memory_bytes, r.cores, r.instances, r.reported_at AS at, t.ended_at, \
+         coalesce(lead(r.reported_at) OVER (PARTITION BY r.application_id COLLATE {bytewise} \
+         ORDER BY r.reported_at, r.event_partition, r.event_offset), {to_time}) AS next_at \
          FROM t JOIN task_resource r ON r.task_id = t.task_id \
          WHERE r.reported_at > {since} AND r.reported_at < {to_time} AND r.reported_at < t.ended_at"
     );
@@ -332,13 +333,14 @@ fn statement(dialect: &dyn Dialect, query: &UsageQuery, from: Timestamp, to: Tim
         &dialect.later("at", query.longest_gap),
     ]);
     let held = format!(
-        "SELECT key, memory_bytes, cores, instances, {begun} AS begun, {until} AS until FROM ({reports}) AS reports {user}"
+        "SELECT group_key, memory_bytes, cores, instances, {begun} AS begun, {until} AS until FROM ({reports}) AS reports {user}"
     );
     // A report holds for at most an hour, so it spans at most two periods.
     let parts = match query.every.period() {
         None => format!(
-            "SELECT key, memory_bytes, cores, instances, CAST(NULL AS bigint) AS start, {} AS seconds FROM ({held}) AS held \
+            "SELECT group_key, memory_bytes, cores, instances, {} AS start, {} AS seconds FROM ({held}) AS held \
              WHERE until > begun",
+            dialect.cast("NULL", Kind::I64),
             dialect.seconds_between("begun", "until")
         ),
         Some(period) => {
@@ -347,7 +349,7 @@ fn statement(dialect: &dyn Dialect, query: &UsageQuery, from: Timestamp, to: Tim
             let first = dialect.seconds_between("begun", &dialect.least(&["until", "next"]));
             let second = dialect.seconds_between("next", "until");
             format!(
-                "SELECT key, memory_bytes, cores, instances, CASE part WHEN 0 THEN {} ELSE {} END AS start, \
+                "SELECT group_key, memory_bytes, cores, instances, CASE part WHEN 0 THEN {} ELSE {} END AS start, \
                  CASE part WHEN 0 THEN {first} ELSE {second} END AS seconds \
                  FROM (SELECT started.*, {next} AS next FROM (SELECT held.*, {start} AS start FROM ({held}) AS held \
                  WHERE until > begun) AS started) AS split \
@@ -357,10 +359,10 @@ fn statement(dialect: &dyn Dialect, query: &UsageQuery, from: Timestamp, to: Tim
             )
         }
     };
-    let sum = |column: &str| format!("sum(CAST({column} AS double precision) * seconds)");
+    let sum = |column: &str| format!("sum({} * seconds)", dialect.cast(column, Kind::F64));
     format!(
-        "WITH t AS ({tasks}) SELECT key, start, {} AS core_seconds, {} AS memory_byte_seconds, {} AS instance_seconds, \
-         sum(seconds) AS application_seconds FROM ({parts}) AS used GROUP BY key, start LIMIT {}",
+        "WITH t AS ({tasks}) SELECT group_key, start, {} AS core_seconds, {} AS memory_byte_seconds, {} AS instance_seconds, \
+         sum(seconds) AS application_seconds FROM ({parts}) AS used GROUP BY group_key, start LIMIT {}",
         sum("cores"),
         sum("memory_bytes"),
         sum("instances"),

@@ -18,7 +18,7 @@ pub(crate) struct Watermark(pub(crate) BTreeMap<i32, i64>);
 impl Watermark {
     /// If a partition's parts are stored separately, the lowest offset counts.
     pub(super) async fn read(session: &mut dyn Session) -> Result<Self, StoreError> {
-        let select = "SELECT partition, min(next_offset) AS next_offset FROM consumed_offset GROUP BY partition";
+        let select = "SELECT \"partition\", min(next_offset) AS next_offset FROM consumed_offset GROUP BY \"partition\"";
         let rows = session.select(select, &[]).await?.into_iter();
         let each = rows.map(|mut row| Ok((row.take("partition")?, row.take("next_offset")?)));
         each.collect::<Result<_, StoreError>>().map(Self)

@@ -1,4 +1,6 @@
-//! SQL that differs between databases. SQL common to all is in the other files of this folder.
+//! SQL that differs between databases. SQL common to all is in the other files of this folder, and in queries. It uses
+//! neither words that one of the databases reserves as names, nor the three arguments of `lead`, nor divisions of
+//! integers; the column `partition`, which MySQL reserves, is quoted.
 
 use std::time::Duration;
 
@@ -66,20 +68,49 @@ pub(crate) trait Dialect: Sync {
     fn lines(&self, text: &str) -> String;
     /// The number in `task_metrics.metrics` under the name given by a parameter; 1 or 0 for a boolean; otherwise null.
     fn metric(&self, parameter: &str) -> String;
+    /// An expression as a value of this kind: [`Kind::I64`], [`Kind::F64`] or [`Kind::Text`].
+    fn cast(&self, expression: &str, kind: Kind) -> String {
+        let name = match kind {
+            Kind::F64 => "double precision",
+            Kind::Text => "text",
+            _ => "bigint",
+        };
+        format!("CAST({expression} AS {name})")
+    }
+    /// The condition that two values differ; null differs from everything but null.
+    fn differ(&self, one: &str, other: &str) -> String {
+        format!("{one} IS DISTINCT FROM {other}")
+    }
+    /// The word of a common table expression that is read once, although it is used several times.
+    fn materialized(&self) -> &'static str {
+        "MATERIALIZED"
+    }
+    /// An INSERT of what follows `INSERT`, which inserts nothing if its row exists.
+    fn insert_new(&self, into: &str) -> String {
+        format!("INSERT {into} ON CONFLICT DO NOTHING")
+    }
+    /// Removes the rows (`h`) of a table that satisfy a condition.
+    fn delete(&self, table: Table, condition: &str) -> String {
+        format!("DELETE FROM {table} AS h WHERE {condition}")
+    }
     /// The collation that compares texts by bytes.
     fn bytewise(&self) -> &'static str;
 
-    /// The column with a row's address in its table. An update may change it.
+    /// The column with a row's address in the table of a history. An update may change it.
     fn address(&self) -> &'static str;
-    /// The address as text; `of` is empty, or an alias with its dot.
-    fn address_text(&self, of: &str) -> String;
-    /// The condition that a row has one of these addresses.
-    fn is_at(&self, addresses: &[String]) -> String;
+    /// A row's address in this table as text; `of` is empty, or an alias with its dot.
+    fn address_text(&self, table: Table, of: &str) -> String;
+    /// The condition that a row of this table has one of these addresses.
+    fn is_at(&self, table: Table, addresses: &[String]) -> String;
     /// Joins the one row of a table that has this address, a subquery.
     fn join_row_at(&self, table: &str, alias: &str, address: &str) -> String;
 
-    /// Whether a transaction locks single rows, so that others can write concurrently; otherwise it locks the database.
-    fn locks_rows(&self) -> bool;
+    /// A SELECT's suffix that locks its rows (`h`) and omits those that others have locked. `None`: a writing transaction
+    /// locks the whole database instead.
+    fn lock_unlocked(&self) -> Option<&'static str>;
+    /// A SELECT's suffix that keeps its rows as they are until the transaction ends, to remove them. `None`: `DELETE …
+    /// RETURNING` returns those that were removed, and so had not changed.
+    fn lock_found(&self) -> Option<&'static str>;
     /// A SELECT's suffix that keeps others from removing its rows before the transaction ends; may be empty.
     fn keep_rows(&self) -> &'static str;
     /// How expiry walks a table.

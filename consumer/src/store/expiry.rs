@@ -197,7 +197,7 @@ impl Expiring {
     async fn remove(&mut self, table: Table, condition: &str) -> Result<u64, StoreError> {
         let dialect = self.session.dialect();
         // If writers lock the whole database, an empty removal should not block them.
-        if !dialect.locks_rows() && self.count(table, condition).await? == 0 {
+        if dialect.lock_unlocked().is_none() && self.count(table, condition).await? == 0 {
             return Ok(0);
         }
         self.session.execute(dialect.begin_write(), &[]).await?;
@@ -207,13 +207,12 @@ impl Expiring {
     async fn remove_tasks(&mut self, is_old: &str) -> Result<u64, StoreError> {
         let dialect = self.session.dialect();
         let condition = format!("{is_old} AND {}", without_history(""));
-        if !dialect.locks_rows() {
+        let Some(lock) = dialect.lock_unlocked() else {
             return self.remove(Table::Task, &condition).await;
-        }
+        };
         self.session.execute(dialect.begin_write(), &[]).await?;
         let begun = Instant::now();
-        let lock =
-            format!("SELECT task_id FROM task h WHERE {condition} FOR UPDATE OF h SKIP LOCKED");
+        let lock = format!("SELECT task_id FROM task h WHERE {condition} {lock}");
         let locked = self.session.select(&lock, &[]).await?.into_iter();
         let locked: Vec<i64> = locked
             .map(|mut row| row.take("task_id"))
@@ -238,7 +237,7 @@ impl Expiring {
         condition: &str,
         begun: Instant,
     ) -> Result<u64, StoreError> {
-        let delete = format!("DELETE FROM {} AS h WHERE {condition}", table.name());
+        let delete = self.session.dialect().delete(table, condition);
         let removed = self.session.execute(&delete, &[]).await?;
         let records = removed > 0 && !self.is_recorded;
         if records {
@@ -255,12 +254,15 @@ impl Expiring {
     async fn record(&mut self) -> Result<(), StoreError> {
         let dialect = self.session.dialect();
         let (before, now) = (dialect.time(self.before), dialect.time(Timestamp::now()));
-        let record = format!(
-            "INSERT INTO expiry (reported_before, updated_at) VALUES ({before}, {now}) ON CONFLICT (only_row) DO UPDATE SET \
-             reported_before = excluded.reported_before, updated_at = excluded.updated_at \
-             WHERE excluded.reported_before > expiry.reported_before"
+        // In this order: an insert waits for that of another session, and the update then sees its time.
+        let first = format!("INTO expiry (reported_before, updated_at) VALUES ({before}, {now})");
+        let later = format!(
+            "UPDATE expiry SET reported_before = {before}, updated_at = {now} WHERE reported_before < {before}"
         );
-        self.session.execute(&record, &[]).await?;
+        self.session
+            .execute(&dialect.insert_new(&first), &[])
+            .await?;
+        self.session.execute(&later, &[]).await?;
         Ok(())
     }
 }

@@ -31,8 +31,10 @@ mod schema;
 mod selection;
 mod session;
 mod snapshot;
+mod socket;
 mod sqlite;
 mod tasks;
+mod values;
 
 use std::collections::BTreeSet;
 use std::ops::Deref;

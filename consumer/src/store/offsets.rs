@@ -61,7 +61,7 @@ pub(super) type OffsetRow = (
 );
 
 /// A query that returns [`OffsetRow`]s.
-pub(super) const SELECT_OFFSETS: &str = "SELECT part, topic, partition, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
+pub(super) const SELECT_OFFSETS: &str = "SELECT part, topic, \"partition\", next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
      anchor_crc32, group_id, first_offset, topic_id FROM consumed_offset";
 
 /// Converts these rows. Rows of a part that this version does not know are skipped.

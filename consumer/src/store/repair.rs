@@ -1,7 +1,7 @@
 //! Corrects rows and stored offsets in one transaction.
 //!
-//! A row is removed only if it is still what its reader found, in every column: it is read again by its address, which
-//! changes with every update. So concurrent changes are left alone.
+//! A row is removed only if it is still what its reader found, in every column: it is read again by its address, and is
+//! locked then, or gets another address with every update. So concurrent changes are left alone.
 
 use std::collections::{HashMap, HashSet};
 use std::iter::once;
@@ -80,6 +80,7 @@ impl Repairing {
             addressed: true,
             ..Selection::of_table(table, None)
         };
+        let dialect = self.0.dialect();
         let (mut addresses, mut places) = (Vec::new(), Vec::new());
         let each = &mut |row: &[u8]| {
             if let Some(found) = held(row)
@@ -95,14 +96,21 @@ impl Repairing {
         if addresses.is_empty() {
             return Ok(());
         }
+        let is_at = dialect.is_at(table, &addresses);
+        if dialect.lock_found().is_some() {
+            self.0.execute(&dialect.delete(table, &is_at), &[]).await?;
+            removed.extend(addresses);
+            return Ok(());
+        }
         // An update in between has given the row another address.
-        let dialect = self.0.dialect();
+        let unchanged = format!(
+            "{is_at} AND (h.event_partition, h.event_offset) IN (VALUES {})",
+            places.join(", ")
+        );
         let delete = format!(
-            "DELETE FROM {} AS h WHERE {} AND (h.event_partition, h.event_offset) IN (VALUES {}) RETURNING {} AS address",
-            table.name(),
-            dialect.is_at(&addresses),
-            places.join(", "),
-            dialect.address_text("")
+            "{} RETURNING {} AS address",
+            dialect.delete(table, &unchanged),
+            dialect.address_text(table, "")
         );
         for mut row in self.0.select(&delete, &[]).await? {
             removed.insert(row.take("address")?);
@@ -212,7 +220,7 @@ impl Repairing {
             set.push(format!("{column} = ${}", values.len()));
         }
         let update = format!(
-            "UPDATE consumed_offset SET {} WHERE part = $1 AND topic = $2 AND partition = $3 AND next_offset = $4 \
+            "UPDATE consumed_offset SET {} WHERE part = $1 AND topic = $2 AND \"partition\" = $3 AND next_offset = $4 \
              AND cluster_id = $5 AND anchor_offset = $6 AND anchor_timestamp_ms = $7 AND anchor_crc32 = $8",
             set.join(", ")
         );
@@ -229,13 +237,14 @@ impl Repairing {
         group_id: &str,
         offset: &HeldOffset,
     ) -> Result<bool, StoreError> {
-        let insert = format!(
-            "INSERT INTO consumed_offset (part, topic, partition, first_offset, next_offset, cluster_id, anchor_offset, \
+        let dialect = self.0.dialect();
+        let insert = dialect.insert_new(&format!(
+            "INTO consumed_offset (part, topic, \"partition\", first_offset, next_offset, cluster_id, anchor_offset, \
              anchor_timestamp_ms, anchor_crc32, group_id, topic_id, updated_at) \
              SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, nullif($11, ''), {} \
-             WHERE NOT EXISTS (SELECT 1 FROM consumed_offset WHERE topic <> $2) ON CONFLICT DO NOTHING",
-            self.0.dialect().now()
-        );
+             WHERE NOT EXISTS (SELECT 1 FROM consumed_offset WHERE topic <> $2)",
+            dialect.now()
+        ));
         let values = [
             offset.part.as_str().into(),
             topic.into(),

@@ -24,7 +24,7 @@ pub(crate) struct Selection {
     pub(crate) reported_from: Option<Timestamp>,
     /// Only rows of these tasks.
     pub(crate) task_ids: Option<Vec<i64>>,
-    /// Only rows at these addresses.
+    /// Only rows at these addresses, [locked](Dialect::lock_found) to be removed.
     pub(crate) addresses: Option<Vec<String>>,
     /// Adds two fields in front: the row's address in its table as text, and its `task_id`.
     pub(crate) addressed: bool,
@@ -103,7 +103,7 @@ impl Selection {
         let of_task = *table == Table::Task;
         let mut columns = Vec::new();
         if *addressed {
-            columns.extend([dialect.address_text("h."), "h.task_id".to_owned()]);
+            columns.extend([dialect.address_text(*table, "h."), "h.task_id".to_owned()]);
         }
         if *outranking {
             // See `Rows::rank`.
@@ -130,7 +130,9 @@ impl Selection {
             task_ids
                 .as_ref()
                 .map(|keys| format!("h.task_id IN ({})", list(keys))),
-            addresses.as_ref().map(|addresses| dialect.is_at(addresses)),
+            addresses
+                .as_ref()
+                .map(|addresses| dialect.is_at(*table, addresses)),
         ]
         .into_iter()
         .flatten()
@@ -145,6 +147,9 @@ impl Selection {
                 select.push_str(&format!(" ORDER BY h.exec_id COLLATE {bytewise}"));
             }
             None => {}
+        }
+        if let (Some(_), Some(lock)) = (addresses, dialect.lock_found()) {
+            select.push_str(&format!(" {lock}"));
         }
         select
     }

@@ -75,8 +75,8 @@ impl Snapshot {
     /// # Errors
     /// If the database fails, or a stored offset was altered to impossible values.
     pub(crate) async fn offsets(&mut self, topic: &str) -> Result<Vec<HeldOffset>, StoreError> {
-        let select = "SELECT part, partition, first_offset, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
-             anchor_crc32, topic_id FROM consumed_offset WHERE topic = $1 ORDER BY part, partition";
+        let select = "SELECT part, \"partition\", first_offset, next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
+             anchor_crc32, topic_id FROM consumed_offset WHERE topic = $1 ORDER BY part, \"partition\"";
         let rows = self.0.select(select, &[topic.into()]).await?;
         let held = rows.into_iter().map(held_offset);
         held.filter_map(Result::transpose).collect()

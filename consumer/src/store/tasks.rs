@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::selection::{FINAL, Places, are_at, list};
 use super::session::{Session, Value};
 use super::{Snapshot, StoreError};
-use crate::tables::{LEAST, Table};
+use crate::tables::{Kind, LEAST, Table};
 
 /// Tasks per statement.
 const AT_ONCE: usize = 1_000;
@@ -142,17 +142,19 @@ impl Snapshot {
         task_ids: &[i64],
         at_most: usize,
     ) -> Result<HashMap<i64, Vec<StoredReport>>, StoreError> {
-        let reported_at = self.0.dialect().epoch_micros("reported_at");
+        let dialect = self.0.dialect();
+        let is_final = format!("CASE WHEN status IN {FINAL} THEN 1 ELSE 0 END");
         let mut earliest: HashMap<i64, Vec<StoredReport>> = HashMap::new();
         for some in task_ids.chunks(AT_ONCE) {
             let select = format!(
-                "SELECT task_id, event_partition, event_offset, CAST({reported_at} AS bigint) AS micros, \
-                 CAST(CASE WHEN status IN {FINAL} THEN 1 ELSE 0 END AS bigint) AS is_final FROM \
+                "SELECT task_id, event_partition, event_offset, {} AS micros, {} AS is_final FROM \
                  (SELECT task_id, event_partition, event_offset, reported_at, status, \
                  row_number() OVER (PARTITION BY task_id ORDER BY reported_at) AS nth, \
                  row_number() OVER (PARTITION BY task_id, status IN {FINAL} ORDER BY reported_at) AS nth_of_kind \
                  FROM task_progress WHERE task_id IN ({})) AS ranked \
                  WHERE nth <= {at_most} OR (status IN {FINAL} AND nth_of_kind <= {at_most})",
+                dialect.cast(&dialect.epoch_micros("reported_at"), Kind::I64),
+                dialect.cast(&is_final, Kind::I64),
                 list(some)
             );
             for mut row in self.0.select(&select, &[]).await? {

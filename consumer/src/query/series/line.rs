@@ -3,6 +3,7 @@
 use schemas::REPORTED_AT_MICROS;
 
 use crate::store::{Dialect, StoreError};
+use crate::tables::Kind;
 
 /// SQL: a row as the text of a [`Line`].
 pub(super) fn line(
@@ -24,7 +25,7 @@ pub(super) fn line(
     ];
     let numbers = numbers
         .iter()
-        .map(|number| format!("CAST({number} AS text)"));
+        .map(|number| dialect.cast(number, Kind::Text));
     let values = values.iter().map(|value| dialect.number_text(value));
     let fields = numbers.chain(values).chain(last.map(str::to_owned));
     fields.collect::<Vec<_>>().join(" || ' ' || ")

@@ -158,12 +158,12 @@ impl Dialect for Postgres {
         "ctid"
     }
 
-    fn address_text(&self, of: &str) -> String {
+    fn address_text(&self, _: Table, of: &str) -> String {
         format!("{of}ctid::text")
     }
 
     /// Addresses look like `(12,3)`.
-    fn is_at(&self, addresses: &[String]) -> String {
+    fn is_at(&self, _: Table, addresses: &[String]) -> String {
         let quoted: Vec<String> = addresses
             .iter()
             .map(|address| format!("\"{}\"", address.replace(['\'', '"', '\\'], "")))
@@ -178,8 +178,12 @@ impl Dialect for Postgres {
         )
     }
 
-    fn locks_rows(&self) -> bool {
-        true
+    fn lock_unlocked(&self) -> Option<&'static str> {
+        Some("FOR UPDATE OF h SKIP LOCKED")
+    }
+
+    fn lock_found(&self) -> Option<&'static str> {
+        None
     }
 
     fn keep_rows(&self) -> &'static str {

@@ -1,6 +1,6 @@
 //! PostgreSQL:
 //!
-//! - `url`, `server`, `socket`: connecting. `watch`: waiting for answers.
+//! - `url`, `server`: connecting. `watch`: waiting for answers.
 //! - `sqlstate`: the meaning of its error codes.
 //! - `write`, `small_batch`: storing events, with `offsets`, `tasks` and `arrays`.
 //! - `session`, `dialect`: everything else.
@@ -13,7 +13,6 @@ mod offsets;
 mod server;
 mod session;
 mod small_batch;
-mod socket;
 mod sqlstate;
 mod tasks;
 mod url;

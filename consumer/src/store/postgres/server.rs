@@ -11,8 +11,8 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use tokio::time::timeout;
 
-use super::socket::Sockets;
 use super::url::{Role, files, hosts, unknown_fields};
+use crate::store::socket::Sockets;
 use crate::store::{Access, StoreError};
 
 /// Timeout per server for connecting, including TLS and authentication. On a working network this takes less than 1 s.

@@ -158,11 +158,11 @@ impl Dialect for Sqlite {
         "rowid"
     }
 
-    fn address_text(&self, of: &str) -> String {
+    fn address_text(&self, _: Table, of: &str) -> String {
         format!("CAST({of}rowid AS text)")
     }
 
-    fn is_at(&self, addresses: &[String]) -> String {
+    fn is_at(&self, _: Table, addresses: &[String]) -> String {
         let numbers: Vec<i64> = addresses.iter().filter_map(|it| it.parse().ok()).collect();
         format!("h.rowid IN ({})", list(&numbers))
     }
@@ -171,8 +171,12 @@ impl Dialect for Sqlite {
         format!("JOIN {table} AS {alias} ON {alias}.rowid = {address}")
     }
 
-    fn locks_rows(&self) -> bool {
-        false
+    fn lock_unlocked(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn lock_found(&self) -> Option<&'static str> {
+        None
     }
 
     fn keep_rows(&self) -> &'static str {

@@ -2,7 +2,7 @@
 //!
 //! - `files`: checks that its files are still in place.
 //! - `codes`: the meaning of its error codes.
-//! - `write`, `values`: storing events, with rusqlite.
+//! - `write`: storing events, with rusqlite.
 //! - `session`, `dialect`: everything else, with sqlx.
 //!
 //! This file has connecting and the migrations.
@@ -11,7 +11,6 @@ mod codes;
 mod dialect;
 mod files;
 mod session;
-mod values;
 mod write;
 
 use std::collections::BTreeSet;

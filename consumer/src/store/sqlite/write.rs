@@ -4,17 +4,18 @@
 use std::sync::LazyLock;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Statement, TransactionBehavior};
 use sqlx::sqlite::SqliteConnectOptions;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::values::{Value, Values};
 use super::{Files, connect};
 use crate::batch::{Record, Tasks, advances, is_unstored};
 use crate::positions::{Advance, Positions};
 use crate::rows::Part;
 use crate::store::offsets::{OffsetRow, SELECT_OFFSETS, stored_offsets};
+use crate::store::values::{Value, Values};
 use crate::store::{ANSWER, End, Identity, StoreError, StoredOffset, WRITE, Writer, within};
 use crate::tables::{LEAST, TASK, Table, TaskKey, UPDATE_IF_NEWER, is_lower};
 
@@ -309,10 +310,10 @@ fn write(
                 let mut upsert = transaction.prepare_cached(&UPSERT_TASK)?;
                 let mut lower = transaction.prepare_cached(&LOWER_TIMES)?;
                 for task in tasks.rows(upsert.parameter_count()) {
-                    tasks.bind(task, &mut upsert)?;
+                    bind(&tasks, task, &mut upsert)?;
                     if upsert.raw_execute()? == 0 {
                         for (parameter, place) in (1..).zip(IN_LOWER_TIMES) {
-                            lower.raw_bind_parameter(parameter, tasks.bound(&task[place]))?;
+                            lower.raw_bind_parameter(parameter, bound(&tasks, &task[place]))?;
                         }
                         lower.raw_execute()?;
                     }
@@ -391,12 +392,12 @@ fn find_tasks(
     let mut select = connection.prepare_cached(SELECT_TASK)?;
     let mut upsert = connection.prepare_cached(&UPSERT_TASK)?;
     for task in tasks.rows(upsert.parameter_count()) {
-        select.raw_bind_parameter(1, tasks.bound(&task[TASK]))?;
+        select.raw_bind_parameter(1, bound(tasks, &task[TASK]))?;
         let known = select.raw_query().next()?.map(|row| row.get(0));
         task_ids.push(match known {
             Some(task_id) => task_id?,
             None => {
-                tasks.bind(task, &mut upsert)?;
+                bind(tasks, task, &mut upsert)?;
                 upsert.raw_execute()?;
                 connection.last_insert_rowid()
             }
@@ -424,7 +425,7 @@ fn insert(
             false => &mut one,
         };
         for some in some.chunks(statement.parameter_count()) {
-            rows.bind(some, statement)?;
+            bind(rows, some, statement)?;
             for (row, values) in some.chunks(*columns).enumerate() {
                 if let Some(Value::Integer(task)) = values.get(TASK) {
                     let parameter = row * columns + TASK + 1;
@@ -435,4 +436,24 @@ fn insert(
         }
     }
     Ok(inserted)
+}
+
+/// Binds the values of a row to a statement's parameters.
+fn bind(
+    values: &Values,
+    row: &[Value],
+    statement: &mut Statement<'_>,
+) -> Result<(), rusqlite::Error> {
+    (1..).zip(row).try_for_each(|(place, value): (usize, _)| {
+        statement.raw_bind_parameter(place, bound(values, value))
+    })
+}
+
+fn bound<'a>(values: &'a Values, value: &Value) -> ToSqlOutput<'a> {
+    ToSqlOutput::Borrowed(match *value {
+        Value::Null => ValueRef::Null,
+        Value::Integer(value) => ValueRef::Integer(value),
+        Value::Real(value) => ValueRef::Real(value),
+        Value::Text(from, to) => ValueRef::Text(values.text(from, to)),
+    })
 }

@@ -1,7 +1,5 @@
-//! Values of rows on their way to the database thread.
+//! Values of rows on their way to a database without arrays, which are stored as JSON.
 
-use rusqlite::Statement;
-use rusqlite::types::{ToSqlOutput, ValueRef};
 use schemas::Job;
 use serde::{Serialize, Serializer};
 
@@ -46,27 +44,12 @@ impl Values {
         self.values.chunks_exact(columns)
     }
 
-    pub(super) fn bind(
-        &self,
-        row: &[Value],
-        statement: &mut Statement<'_>,
-    ) -> Result<(), rusqlite::Error> {
-        (1..).zip(row).try_for_each(|(place, value): (usize, _)| {
-            statement.raw_bind_parameter(place, self.bound(value))
-        })
-    }
-
-    pub(super) fn bound(&self, value: &Value) -> ToSqlOutput<'_> {
-        ToSqlOutput::Borrowed(match *value {
-            Value::Null => ValueRef::Null,
-            Value::Integer(value) => ValueRef::Integer(value),
-            Value::Real(value) => ValueRef::Real(value),
-            Value::Text(from, to) => ValueRef::Text(&self.texts[from as usize..to as usize]),
-        })
+    /// The UTF-8 of a [text](Value::Text).
+    pub(super) fn text(&self, from: u32, to: u32) -> &[u8] {
+        &self.texts[from as usize..to as usize]
     }
 }
 
-/// Arrays are stored as JSON.
 impl<'a> ValueSink<'a> for Values {
     fn row(&mut self, _columns: usize) {}
 
