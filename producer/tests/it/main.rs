@@ -6,6 +6,7 @@ mod support;
 mod dry_run;
 mod exit_codes;
 mod flink;
+mod flink_live;
 mod publishing;
 mod registry;
 mod reporting;

@@ -21,7 +21,7 @@ pub(super) struct Listed {
     /// Milliseconds since 1970. A JobManager that takes over restarts it.
     pub(super) start_time: Option<i64>,
     /// `None`: not known.
-    #[serde(default = "no_tasks", deserialize_with = "possible_or_none")]
+    #[serde(default, deserialize_with = "possible_or_none")]
     pub(super) tasks: Option<Tasks>,
 }
 
@@ -53,14 +53,10 @@ pub(super) struct Tasks {
     pub(super) reconciling: i64,
 }
 
-fn no_tasks() -> Option<Tasks> {
-    Some(Tasks::default())
-}
-
 /// Counts that can be: none is negative, and all together fit into Flink's 32 bits.
 fn possible_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Tasks>, D::Error> {
-    let tasks = Tasks::deserialize(deserializer)?;
-    Ok(Some(tasks).filter(Tasks::is_possible))
+    let tasks = Option::<Tasks>::deserialize(deserializer)?;
+    Ok(tasks.filter(Tasks::is_possible))
 }
 
 /// `/jobs/{id}`.
@@ -99,7 +95,7 @@ pub(super) struct Vertex {
     /// -1 while an adaptive scheduler has not chosen it.
     pub(super) parallelism: i64,
     /// `None`: not known.
-    #[serde(default = "no_tasks", deserialize_with = "possible_or_none")]
+    #[serde(default, deserialize_with = "possible_or_none")]
     pub(super) tasks: Option<Tasks>,
     #[serde(default)]
     pub(super) metrics: IoMetrics,

@@ -48,12 +48,15 @@ pub(super) fn is_final(state: &str) -> bool {
 ///
 /// Flink says RUNNING as soon as it schedules the tasks. A streaming job runs when each of its tasks runs or has
 /// finished; a batch job, which runs its stages one after the other, when any task has come that far. If it is not known
-/// how far its tasks are (`None`), Flink's word holds.
+/// how far its tasks are (`None`), neither is its status.
 pub(super) fn status(state: &str, tasks: Option<&Tasks>, job_type: Option<JobType>) -> TaskStatus {
     match state {
         "INITIALIZING" | "CREATED" => TaskStatus::Inited,
-        "RUNNING" if tasks.is_none_or(|tasks| runs(tasks, job_type)) => TaskStatus::Running,
-        "RUNNING" => TaskStatus::Scheduled,
+        "RUNNING" => match tasks.map(|tasks| runs(tasks, job_type)) {
+            Some(true) => TaskStatus::Running,
+            Some(false) => TaskStatus::Scheduled,
+            None => TaskStatus::Unknown,
+        },
         // It has not ended, and its tasks may still run.
         "FAILING" | "CANCELLING" => TaskStatus::Running,
         "RESTARTING" => TaskStatus::WaitForRetry,

@@ -204,6 +204,33 @@ fn every_state_has_a_status_and_only_three_are_final() {
 }
 
 #[test]
+fn a_job_whose_tasks_are_not_told_neither_waits_nor_runs() {
+    for tasks in [json!({}), json!({"tasks": null})] {
+        let with = |mut job: Value| {
+            job.as_object_mut()
+                .unwrap()
+                .extend(tasks.as_object().unwrap().clone());
+            job
+        };
+        let listed = with(json!({"jid": "1", "state": "RUNNING"}));
+        let listed: Listed = serde_json::from_value(listed).unwrap();
+        let mut job = Job::new("1", None, "jm:8081");
+        let info = job.report(&Seen::Listed(&listed), None, None, false, 0);
+        assert_eq!(info.status, TaskStatus::Unknown);
+
+        let vertex = with(json!({"id": "a", "parallelism": 2}));
+        let detail = detail(json!({"state": "RUNNING", "job-type": "BATCH", "vertices": [vertex]}));
+        let info = report(&detail, &Parts::default(), None);
+        assert_eq!((info.status, &info.progress), (TaskStatus::Unknown, &None));
+        assert_eq!(metric(&info, "tasksTotal"), None);
+    }
+    let ended: Listed = serde_json::from_value(json!({"jid": "1", "state": "FINISHED"})).unwrap();
+    let mut job = Job::new("1", None, "jm:8081");
+    let info = job.report(&Seen::Listed(&ended), None, None, false, 0);
+    assert_eq!(info.status, TaskStatus::Succeed);
+}
+
+#[test]
 fn slots_are_added_up_and_one_that_is_unknown_makes_the_part_null() {
     let slot = |mib: i64| {
         serde_json::from_value(
@@ -270,7 +297,7 @@ fn counts_that_cannot_be_are_not_known() {
         for job_type in ["STREAMING", "BATCH"] {
             let job = running(job_type, [good(), impossible.clone(), good()], json!({}));
             let info = report(&job, &Parts::default(), None);
-            assert_eq!((info.status, &info.progress), (TaskStatus::Running, &None));
+            assert_eq!((info.status, &info.progress), (TaskStatus::Unknown, &None));
             assert_eq!(info.engine.running_tasks, 0);
             for unknown in ["tasksTotal", "tasksRunning", "tasksFinished", "tasksFailed"] {
                 assert_eq!(metric(&info, unknown), None, "{unknown} {impossible}");
