@@ -29,13 +29,15 @@
 //! - [`spark`]: through the REST API of a Spark UI or a History Server.
 //! - [`flink`]: through the REST API of a Flink JobManager.
 //! - [`spark_log`]: from Spark's event logs.
+//! - [`openlineage`]: from the OpenLineage events in a Kafka topic, exactly once.
 //! - [`publish`]: JSON lines, from any language and from shells.
 //! - [`simulate`]: made-up tasks, reproducible by seed.
 //!
 //! ```text
 //! Reporter, spark, flink ──▶ Outbox ──▶ Delivery ─┐   never wait: newer reports replace unsent ones
 //!                                                 ├──▶ task-running-info, key execId
-//! publish, simulate, spark_log ─▶ Sender ─────────┘   wait while Kafka is slower than they are
+//! publish, simulate, spark_log ─▶ Sender ─────────┤   wait while Kafka is slower than they are
+//! openlineage ──▶ one transaction with the offsets ┘
 //! ```
 
 // Layers, the highest first: a module uses its own layer and those below.
@@ -56,7 +58,7 @@ mod outbox;
 mod size_limit;
 
 pub use delivery::{Stats, Undelivered};
-pub use engines::{flink, publish, simulate, spark, spark_log};
+pub use engines::{flink, openlineage, publish, simulate, spark, spark_log};
 pub use reporter::{Options, Part, Reporter, ReporterError, Task, TaskSource};
 pub use session::Setup;
 
@@ -81,6 +83,14 @@ pub const HELP: &[service::telemetry::Help] = &[
     (
         flink::FOLLOWED,
         "Jobs that are followed, those whose end is being looked up included.",
+    ),
+    (
+        openlineage::REMEMBERED,
+        "OpenLineage runs whose state is remembered.",
+    ),
+    (
+        openlineage::DEAD_LETTERS,
+        "Dead letters written, by kind of fault.",
     ),
     (
         polling::poll_limit::POLL_DURATION,

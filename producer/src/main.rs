@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use producer::{Setup, flink, publish, simulate, spark, spark_log};
+use producer::{Setup, flink, openlineage, publish, simulate, spark, spark_log};
 use schemas::topics;
 use service::exit::{self, Kind, help};
 use service::kafka::KafkaOptions;
@@ -68,6 +68,14 @@ Prints, when every report is acknowledged:
   sent 98 reports of 4 tasks from 3 logs
 and ends with exit code 2 if a line was bad or a log could not be read.";
 
+const OPENLINEAGE_EXAMPLE: &str = "Example:
+  producer openlineage --from-topic openlineage.events --bootstrap-servers localhost:9092
+
+Reads OpenLineage events as OpenLineage's Kafka transport writes them. The reports and the
+consumed offsets commit in one Kafka transaction. Runs until it is stopped; then prints:
+  sent 42 reports, 1 dead letter
+With --dry-run, prints the reports of all events that the topic holds, and ends.";
+
 /// An adapter's options, and what every adapter has beside them.
 #[derive(Args)]
 struct Adapter<O: Args> {
@@ -92,6 +100,9 @@ enum Command {
     /// Report on Spark applications from their event logs, with the logs' own times
     #[command(after_help = help(Kind::Command, SPARK_LOG_EXAMPLE))]
     SparkLog(Adapter<spark_log::Options>),
+    /// Report on the runs of OpenLineage events in a Kafka topic, each event exactly once
+    #[command(after_help = help(Kind::Command, OPENLINEAGE_EXAMPLE))]
+    Openlineage(Adapter<openlineage::Options>),
     /// Report TaskRunningInfo records from a file or standard input, as JSON lines
     #[command(after_help = help(Kind::Command, PUBLISH_EXAMPLE))]
     Publish(Adapter<publish::Options>),
@@ -117,33 +128,55 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     };
     match cli.command {
         Command::Spark(Adapter { options, metrics }) => {
-            spark::run(options, start("producer-spark", setup, metrics).await?).await?;
+            spark::run(
+                options,
+                start("producer-spark", None, setup, metrics).await?,
+            )
+            .await?;
         }
         Command::Flink(Adapter { options, metrics }) => {
-            flink::run(options, start("producer-flink", setup, metrics).await?).await?;
+            flink::run(
+                options,
+                start("producer-flink", None, setup, metrics).await?,
+            )
+            .await?;
         }
         Command::SparkLog(Adapter { options, metrics }) => {
-            let setup = start("producer-spark-log", setup, metrics).await?;
+            let setup = start("producer-spark-log", None, setup, metrics).await?;
             if !spark_log::run(options, setup).await? {
                 return Ok(exit::USAGE);
             }
         }
+        Command::Openlineage(Adapter { options, metrics }) => {
+            let instance = options.instance_id.clone();
+            let setup = start("producer-openlineage", instance.as_deref(), setup, metrics).await?;
+            openlineage::run(options, setup).await?;
+        }
         Command::Publish(Adapter { options, metrics }) => {
-            let setup = start("producer-publish", setup, metrics).await?;
+            let setup = start("producer-publish", None, setup, metrics).await?;
             if !publish::run(options, setup).await? {
                 return Ok(exit::USAGE);
             }
         }
         Command::Simulate(Adapter { options, metrics }) => {
-            simulate::run(options, start("producer-simulate", setup, metrics).await?).await?;
+            simulate::run(
+                options,
+                start("producer-simulate", None, setup, metrics).await?,
+            )
+            .await?;
         }
     }
     Ok(exit::OK)
 }
 
 /// Names the adapter's Kafka clients and serves its metrics.
-async fn start(adapter: &str, mut setup: Setup, metrics: MetricsOptions) -> anyhow::Result<Setup> {
-    setup.kafka = setup.kafka.named(adapter, None);
+async fn start(
+    adapter: &str,
+    instance: Option<&str>,
+    mut setup: Setup,
+    metrics: MetricsOptions,
+) -> anyhow::Result<Setup> {
+    setup.kafka = setup.kafka.named(adapter, instance);
     metrics.start(setup.health.clone(), producer::HELP).await?;
     Ok(setup)
 }

@@ -128,6 +128,7 @@ struct Which {
 enum Service {
     Router,
     Consumer,
+    Producer,
 }
 
 const LIST_HELP: &str = "\
@@ -179,6 +180,7 @@ impl Which {
             service: self.service.map(|service| match service {
                 Service::Router => "router",
                 Service::Consumer => "consumer",
+                Service::Producer => "producer",
             }),
             not_redriven: self.not_redriven,
         }

@@ -12,7 +12,7 @@ pub const TOPIC: &str = "__connect.errors.topic";
 pub const PARTITION: &str = "__connect.errors.partition";
 /// Its offset, in decimal digits.
 pub const OFFSET: &str = "__connect.errors.offset";
-/// The service that set it aside: `router` or `consumer`.
+/// The service that set it aside: `router`, `consumer` or `producer`.
 pub const CONNECTOR_NAME: &str = "__connect.errors.connector.name";
 /// The instance of that service: its instance id, or else its host name.
 pub const TASK_ID: &str = "__connect.errors.task.id";
@@ -137,7 +137,7 @@ pub struct DeadLetter<'a> {
     pub timestamp_ms: Option<i64>,
     /// Its position before the first redrive, if it was redriven.
     pub first: Option<First<'a>>,
-    /// `router` or `consumer`.
+    /// `router`, `consumer` or `producer`.
     pub service: &'a str,
     /// The service's instance.
     pub instance: &'a str,

@@ -36,6 +36,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "reads logs of somebody's own: producer/tests/it/spark_log.rs",
     ),
     (
+        "producer openlineage ",
+        "reads events of somebody's own: producer/tests/it/openlineage.rs",
+    ),
+    (
         "let reporter = ",
         "of the example in the library's documentation, which its tests compile",
     ),

@@ -1,0 +1,309 @@
+//! The state of runs, and the report of each event.
+//!
+//! OpenLineage's events of a run accumulate, arrive in any order, and more than one may be terminal. The first terminal
+//! event that arrives ends the run. In the tables, a final status is never followed by another one, so a late START or
+//! RUNNING needs no care; a second terminal event is reported as `Unknown`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use jiff::Timestamp;
+use schemas::{EngineInstance, MetricValue, Reject, TaskRunningInfo, TaskStatus};
+
+use super::event::{self, DatasetId, Event, EventType, Facts, Refused, RunEvent, Statistics};
+use crate::polling::limits::identifier;
+
+/// Datasets of a run whose statistics are added up; of more, the sums are not known.
+const DATASETS_MAX: usize = 1_000;
+
+/// The states of runs, at most as many as chosen; the one that had no event for the longest time is forgotten first.
+pub(crate) struct Runs {
+    capacity: usize,
+    /// By execId.
+    runs: HashMap<String, Run>,
+    /// The execIds by [`Run::used`].
+    in_order: BTreeMap<u64, String>,
+    used: u64,
+    /// What the runs changed since [`begin`](Self::begin) were before; `None`: they were not there.
+    changed: Option<HashMap<String, Option<Run>>>,
+}
+
+/// What an event gives.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Taken {
+    Report(Box<TaskRunningInfo>),
+    /// A job event or a dataset event: there is nothing to report.
+    NoRun,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Run {
+    /// A hash of the job's namespace and name.
+    job: u64,
+    next_sequence: i64,
+    has_started: bool,
+    /// The sequence of the report of its end.
+    ended_by: Option<i64>,
+    facts: Facts,
+    inputs: Sums,
+    outputs: Sums,
+    used: u64,
+}
+
+/// The last statistics of each dataset; `None` if there are too many.
+#[derive(Clone, Debug)]
+struct Sums(Option<BTreeMap<DatasetId, Statistics>>);
+
+impl Default for Sums {
+    fn default() -> Self {
+        Self(Some(BTreeMap::new()))
+    }
+}
+
+impl Runs {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            capacity: capacity.max(1),
+            runs: HashMap::new(),
+            in_order: BTreeMap::new(),
+            used: 0,
+            changed: None,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// The report of an event that was received at this time, which counts if the event has none. If the report cannot be
+    /// delivered, call [`undelivered`](Self::undelivered), or [`roll_back`](Self::roll_back).
+    ///
+    /// # Errors
+    /// If it is not an OpenLineage event, or does not identify its run. The state is as before then.
+    pub(crate) fn take(&mut self, event: &[u8], received: Timestamp) -> Result<Taken, Refused> {
+        let event = match event::parse(event)? {
+            Event::Run(event) => *event,
+            Event::NotOfRun => return Ok(Taken::NoRun),
+        };
+        let job = {
+            let mut hasher = DefaultHasher::new();
+            (&event.namespace, &event.name).hash(&mut hasher);
+            hasher.finish()
+        };
+        let exec_id = self.exec_id(&event, job);
+        let before = self.runs.get(&exec_id);
+        let mut run = before.cloned().unwrap_or_else(|| Run {
+            job,
+            ..Run::default()
+        });
+        let info = run.report(exec_id, event, received);
+        if let Some(Reject { kind, message, .. }) = Reject::of_problems(&info.problems()) {
+            let reason = message;
+            return Err(Refused { kind, reason });
+        }
+        self.put(&info.exec_id, run);
+        Ok(Taken::Report(Box::new(info)))
+    }
+
+    /// The report that [`take`](Self::take) gave was not delivered: the run has not ended by it, and its sequence is free
+    /// again, unless a later report of the run has been given.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "for events whose sender waits for the acknowledgement"
+        )
+    )]
+    pub(crate) fn undelivered(&mut self, report: &TaskRunningInfo) {
+        let Some(run) = self.runs.get_mut(&report.exec_id) else {
+            return;
+        };
+        if run.ended_by == Some(report.sequence) {
+            run.ended_by = None;
+        }
+        if run.next_sequence == report.sequence + 1 {
+            run.next_sequence = report.sequence;
+        }
+    }
+
+    /// From here on, changes can be rolled back.
+    pub(crate) fn begin(&mut self) {
+        self.changed.get_or_insert_default();
+    }
+
+    pub(crate) fn commit(&mut self) {
+        self.changed = None;
+    }
+
+    /// Makes the state what it was at [`begin`](Self::begin).
+    pub(crate) fn roll_back(&mut self) {
+        for (exec_id, before) in self.changed.take().into_iter().flatten() {
+            if let Some(run) = self.runs.remove(&exec_id) {
+                self.in_order.remove(&run.used);
+            }
+            if let Some(run) = before {
+                self.in_order.insert(run.used, exec_id.clone());
+                self.runs.insert(exec_id, run);
+            }
+        }
+    }
+
+    /// The run's id; where another job has it already, qualified by the job. (Airflow gave tasks of two DAGs one id.)
+    fn exec_id(&self, event: &RunEvent, job: u64) -> String {
+        let plain = identifier(&event.run_id);
+        match self.runs.get(&plain) {
+            Some(run) if run.job != job => identifier(&format!(
+                "{}/{}/{}",
+                event.run_id, event.namespace, event.name
+            )),
+            _ => plain,
+        }
+    }
+
+    fn put(&mut self, exec_id: &str, mut run: Run) {
+        self.used += 1;
+        run.used = self.used;
+        self.in_order.insert(self.used, exec_id.to_owned());
+        let before = self.runs.insert(exec_id.to_owned(), run);
+        if let Some(before) = &before {
+            self.in_order.remove(&before.used);
+        }
+        self.note(exec_id.to_owned(), before);
+        while self.runs.len() > self.capacity
+            && let Some((_, oldest)) = self.in_order.pop_first()
+        {
+            let run = self.runs.remove(&oldest);
+            self.note(oldest, run);
+        }
+    }
+
+    fn note(&mut self, exec_id: String, before: Option<Run>) {
+        if let Some(changed) = &mut self.changed {
+            changed.entry(exec_id).or_insert(before);
+        }
+    }
+}
+
+impl Run {
+    /// Adds an event to the state, and reports it.
+    fn report(&mut self, exec_id: String, event: RunEvent, received: Timestamp) -> TaskRunningInfo {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        let status = self.status(event.event_type, sequence);
+        self.facts.add(event.facts);
+        self.inputs.add(event.inputs);
+        self.outputs.add(event.outputs);
+
+        let facts = &self.facts;
+        let job = match event.namespace.is_empty() {
+            true => event.name.clone(),
+            false => format!("{}/{}", event.namespace, event.name),
+        };
+        let job_id = facts.root_run.as_ref().or(facts.parent_run.as_ref());
+        // A namespace can be an address of the engine, as in `trino://host:port`.
+        let namespace = match event.namespace.split_once("://") {
+            Some((_, address)) if !address.trim().is_empty() => address,
+            _ => &event.namespace,
+        };
+        let engine_type = identifier(facts.engine_type.as_str());
+        let instance = match namespace.trim().is_empty() {
+            true => engine_type.clone(),
+            false => identifier(namespace),
+        };
+        let optional = |text: &Option<String>| text.as_deref().map(identifier).unwrap_or_default();
+        let mut metrics = Metrics(BTreeMap::new());
+        metrics.text("jobName", Some(&event.name));
+        metrics.text("eventType", event.event_type.map(EventType::as_str));
+        metrics.text("parentRunId", facts.parent_run.as_deref());
+        metrics.text("jobType", facts.job_type.as_deref());
+        metrics.text("processingType", facts.processing_type.as_deref());
+        metrics.sums(&self.inputs, ["recordsIn", "bytesIn", "filesIn"]);
+        metrics.sums(&self.outputs, ["recordsOut", "bytesOut", "filesOut"]);
+        if let Some(checkpoints) = facts.checkpoints {
+            metrics.long("checkpointsCompleted", checkpoints.completed);
+            metrics.long("checkpointsFailed", checkpoints.failed);
+            metrics.long("checkpointsInProgress", checkpoints.in_progress);
+        }
+        TaskRunningInfo {
+            exec_id,
+            job_id: job_id.map_or_else(|| identifier(&job), |run| identifier(run)),
+            engine: EngineInstance {
+                instance,
+                engine_type,
+                user: optional(&facts.user),
+                ticket_id: optional(&facts.ticket_id),
+                running_tasks: 0,
+            },
+            status,
+            reported_at: event.time.unwrap_or(received.as_microsecond()),
+            sequence,
+            progress: None,
+            resource: None,
+            metrics: Some(metrics.0),
+        }
+    }
+
+    fn status(&mut self, event_type: Option<EventType>, sequence: i64) -> TaskStatus {
+        let end = match event_type {
+            Some(EventType::Start | EventType::Running) => {
+                self.has_started = true;
+                return TaskStatus::Running;
+            }
+            Some(EventType::Other) | None if self.has_started && self.ended_by.is_none() => {
+                return TaskStatus::Running;
+            }
+            // Before the run starts; after its end, nothing is known of it.
+            Some(EventType::Other) if self.ended_by.is_none() => return TaskStatus::Scheduled,
+            Some(EventType::Other) | None => return TaskStatus::Unknown,
+            Some(EventType::Complete) => TaskStatus::Succeed,
+            Some(EventType::Fail) => TaskStatus::Failed,
+            Some(EventType::Abort) => TaskStatus::Cancelled,
+        };
+        if self.ended_by.is_some() {
+            return TaskStatus::Unknown;
+        }
+        self.ended_by = Some(sequence);
+        end
+    }
+}
+
+impl Sums {
+    fn add(&mut self, datasets: Vec<(DatasetId, Statistics)>) {
+        let Some(known) = &mut self.0 else { return };
+        known.extend(datasets);
+        if known.len() > DATASETS_MAX {
+            self.0 = None;
+        }
+    }
+
+    /// The sum over the datasets that have this count; `None` if none has, or it is too large.
+    fn of(&self, count: fn(&Statistics) -> Option<i64>) -> Option<i64> {
+        let mut counts = self.0.iter().flat_map(BTreeMap::values).filter_map(count);
+        let first = counts.next()?;
+        counts.try_fold(first, i64::checked_add)
+    }
+}
+
+/// Metrics by name; what is not known is left out.
+struct Metrics(BTreeMap<String, MetricValue>);
+
+impl Metrics {
+    fn text(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            let value = MetricValue::String(identifier(value));
+            self.0.insert(name.to_owned(), value);
+        }
+    }
+
+    fn long(&mut self, name: &str, value: Option<i64>) {
+        if let Some(value) = value.filter(|value| *value >= 0) {
+            self.0.insert(name.to_owned(), MetricValue::Long(value));
+        }
+    }
+
+    fn sums(&mut self, sums: &Sums, [rows, bytes, files]: [&str; 3]) {
+        self.long(rows, sums.of(|statistics| statistics.rows));
+        self.long(bytes, sums.of(|statistics| statistics.bytes));
+        self.long(files, sums.of(|statistics| statistics.files));
+    }
+}
