@@ -28,18 +28,17 @@
 //!
 //! - [`spark`]: through the REST API of a Spark UI or a History Server.
 //! - [`flink`]: through the REST API of a Flink JobManager.
+//! - [`trino`]: through the REST API of a Trino or Presto coordinator.
 //! - [`spark_log`]: from Spark's event logs.
 //! - [`openlineage`]: from the OpenLineage events in a Kafka topic, exactly once.
 //! - [`publish`]: JSON lines, from any language and from shells.
-//! - [`listen`]: over HTTP, from engines that push.
 //! - [`simulate`]: made-up tasks, reproducible by seed.
 //!
 //! ```text
-//! Reporter, spark, flink ──▶ Outbox ──▶ Delivery ─┐   never wait: newer reports replace unsent ones
-//!                                                 ├──▶ task-running-info, key execId
-//! publish, simulate, spark_log ─▶ Sender ─────────┤   wait while Kafka is slower than they are
-//! listen ────────────────▶ AwaitedSender ─────────┤   each request waits for its acknowledgements
-//! openlineage ──▶ one transaction with the offsets ┘
+//! Reporter, spark, flink, trino ──▶ Outbox ──▶ Delivery ─┐   never wait: newer reports replace unsent ones
+//!                                                        ├──▶ task-running-info, key execId
+//! publish, simulate, spark_log ──▶ Sender ───────────────┤   wait while Kafka is slower than they are
+//! openlineage ──▶ one transaction with the offsets ──────┘
 //! ```
 
 // Layers, the highest first: a module uses its own layer and those below.
@@ -50,20 +49,17 @@ mod reporter;
 mod polling;
 mod session;
 
-mod awaited;
 mod delivery;
 mod dry_run;
 mod sender;
 
 mod client;
 mod connection;
-mod json;
-mod observer;
 mod outbox;
 mod size_limit;
 
 pub use delivery::{Stats, Undelivered};
-pub use engines::{flink, listen, openlineage, publish, simulate, spark, spark_log};
+pub use engines::{flink, openlineage, publish, simulate, spark, spark_log, trino};
 pub use reporter::{Options, Part, Reporter, ReporterError, Task, TaskSource};
 pub use session::Setup;
 
@@ -90,6 +86,10 @@ pub const HELP: &[service::telemetry::Help] = &[
         "Jobs that are followed, those whose end is being looked up included.",
     ),
     (
+        trino::FOLLOWED,
+        "Queries that are followed, those whose end is being looked up included.",
+    ),
+    (
         openlineage::REMEMBERED,
         "OpenLineage runs whose state is remembered.",
     ),
@@ -98,20 +98,8 @@ pub const HELP: &[service::telemetry::Help] = &[
         "Dead letters written, by kind of fault.",
     ),
     (
-        service::http_server::DURATION,
-        "Duration of an HTTP request until its answer begins, in seconds.",
-    ),
-    (
-        listen::RECEIVED,
-        "Reports received over HTTP, by what became of them.",
-    ),
-    (
-        listen::RECEIVED_BYTES,
-        "Bytes of requests received over HTTP, decompressed.",
-    ),
-    (
         polling::poll_limit::POLL_DURATION,
-        "Duration of a poll of an application or a job, in seconds.",
+        "Duration of a poll of an application, job or query, in seconds.",
     ),
     (
         polling::poll_limit::POLLS_LATE,

@@ -32,6 +32,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "reads a Flink: producer/tests/it/flink.rs",
     ),
     (
+        "producer trino ",
+        "reads a Trino: producer/tests/it/trino.rs",
+    ),
+    (
         "producer spark-log ",
         "reads logs of somebody's own: producer/tests/it/spark_log.rs",
     ),
@@ -39,12 +43,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "producer openlineage ",
         "reads events of somebody's own: producer/tests/it/openlineage.rs",
     ),
-    (
-        "producer listen ",
-        "listens: producer/tests/it/listen.rs runs this page",
-    ),
-    ("curl --json ", "as above"),
-    ("import json, time, urllib", "as above"),
     (
         "let reporter = ",
         "of the example in the library's documentation, which its tests compile",

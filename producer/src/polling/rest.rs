@@ -1,11 +1,16 @@
 //! A client of an engine's REST API: a GET that gives typed JSON, or one sentence on why not. Time and size of every
 //! response are limited.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use service::address::{Address, host_and_port};
-use service::http::{HttpClient, HttpError, HttpErrorKind, HttpOptions, HttpResponse, StatusCode};
+use service::http::{
+    Certificate, HttpClient, HttpError, HttpErrorKind, HttpOptions, HttpResponse, StatusCode,
+};
+use tokio::io::AsyncReadExt;
 
 use super::elements::{ELEMENT_MAX_BYTES, Elements, NotAList};
 
@@ -15,6 +20,8 @@ const BODY_MAX_BYTES: usize = 16 << 20;
 /// A History Server reads an application's whole log before its first answer about it.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum size of a token. It is sent in a header, and servers take headers of 8 kB or little more.
+const TOKEN_MAX_BYTES: u64 = 64 << 10;
 
 /// Why there is no usable response. The same fault has the same text in every part of a poll and in every poll, because
 /// only a change of the text is logged.
@@ -29,6 +36,9 @@ pub(crate) enum Fault {
     /// It does not know the path.
     #[error("it answers 404: {0}")]
     NotFound(String),
+    /// It does not know the path any more.
+    #[error("it answers 410 Gone")]
+    Gone,
     /// It answers, but not as the engine's API does.
     #[error("{0}")]
     Unusable(String),
@@ -45,6 +55,20 @@ pub(crate) struct Api {
     pub(crate) root: &'static [&'static str],
     /// What its main list holds, as in `never listed its applications`.
     pub(crate) lists: &'static str,
+    /// How to give a user and password, for those whom it answers 401.
+    pub(crate) log_in: &'static str,
+}
+
+/// What requests carry beside the user and password of the address.
+#[derive(Clone, Default)]
+pub(crate) struct Access {
+    /// A header by name.
+    pub(crate) header: Option<(&'static str, String)>,
+    /// A file with a bearer token, which takes the place of user and password. Read for each request, because tokens
+    /// expire and are renewed.
+    pub(crate) token_file: Option<Arc<PathBuf>>,
+    /// Root certificates beside the system's.
+    pub(crate) certificates: Vec<Certificate>,
 }
 
 impl Fault {
@@ -53,7 +77,9 @@ impl Fault {
         match self {
             Self::Refused => "was never reached".to_owned(),
             Self::NoAnswer(_) => "never answered".to_owned(),
-            Self::NotFound(_) | Self::Unusable(_) => format!("never listed its {}", api.lists),
+            Self::NotFound(_) | Self::Gone | Self::Unusable(_) => {
+                format!("never listed its {}", api.lists)
+            }
         }
     }
 }
@@ -63,6 +89,7 @@ impl Fault {
 pub(crate) struct Rest {
     client: HttpClient,
     api: &'static Api,
+    access: Access,
 }
 
 impl Rest {
@@ -71,6 +98,15 @@ impl Rest {
     /// # Errors
     /// If it is not an HTTP address.
     pub(crate) fn new(address: &Address, api: &'static Api) -> Result<Self, String> {
+        Self::with(address, api, Access::default())
+    }
+
+    /// [`new`](Self::new), whose requests carry `access`.
+    pub(crate) fn with(
+        address: &Address,
+        api: &'static Api,
+        access: Access,
+    ) -> Result<Self, String> {
         let (mut base, credentials) = address.to_http()?;
         let path = base.path().trim_end_matches('/').to_owned();
         base.set_path(path.strip_suffix(api.version).unwrap_or(&path));
@@ -79,10 +115,18 @@ impl Rest {
             connect_timeout: CONNECT_TIMEOUT,
             follow_redirects: true,
             user_agent: Some(concat!("producer/", env!("CARGO_PKG_VERSION"))),
-            certificates: Vec::new(),
+            certificates: access.certificates.clone(),
         };
         let client = HttpClient::new(base, credentials, options)?;
-        Ok(Self { client, api })
+        Ok(Self {
+            client,
+            api,
+            access,
+        })
+    }
+
+    pub(crate) fn api(&self) -> &'static Api {
+        self.api
     }
 
     /// `host:port`.
@@ -183,7 +227,11 @@ impl Rest {
         query: &[(&str, String)],
     ) -> Result<(HttpResponse, String), Fault> {
         let path = self.api.root.iter().chain(below).copied();
-        let request = self.client.get(path, query, None);
+        let token = self.access.token().await?;
+        let mut request = self.client.get(path, query, token.as_deref());
+        if let Some((name, value)) = &self.access.header {
+            request = request.header(*name, value);
+        }
         let response = self.client.send(request).await?;
         let status = response.status();
         let redirected = match &response.redirected_to {
@@ -194,6 +242,15 @@ impl Rest {
             let body = response.body(BODY_MAX_BYTES).await?;
             return Err(Fault::NotFound(beginning(&body)));
         }
+        if status == StatusCode::GONE {
+            return Err(Fault::Gone);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            let log_in = self.api.log_in;
+            return Err(Fault::Unusable(format!(
+                "it answers {status}{redirected}: {log_in}"
+            )));
+        }
         if !status.is_success() {
             return Err(Fault::Unusable(format!("it answers {status}{redirected}")));
         }
@@ -203,8 +260,8 @@ impl Rest {
     fn unusable(&self, redirected: &str, page: bool, error: &serde_json::Error) -> Fault {
         Fault::Unusable(if page {
             format!(
-                "it answers with a page{redirected}, not with JSON: a History Server that is still loading, \
-                 a login page, or not the address of {}",
+                "it answers with a page{redirected}, not with JSON: a login page, a server that is still loading, \
+                 or not the address of {}",
                 self.api.server
             )
         } else if error.is_eof() {
@@ -212,6 +269,32 @@ impl Rest {
         } else {
             format!("its answer{redirected} is not as expected: {error}")
         })
+    }
+}
+
+impl Access {
+    async fn token(&self) -> Result<Option<String>, Fault> {
+        let Some(file) = &self.token_file else {
+            return Ok(None);
+        };
+        let read = async {
+            let mut token = String::new();
+            let file = tokio::fs::File::open(&**file).await?;
+            let mut file = file.take(TOKEN_MAX_BYTES);
+            file.read_to_string(&mut token).await?;
+            Ok::<_, std::io::Error>(token)
+        };
+        let fault = |why: &str| {
+            let file = file.display();
+            Fault::Unusable(format!("the token in {file} cannot be used: {why}"))
+        };
+        let token = read.await.map_err(|error| fault(&error.to_string()))?;
+        let token = token.trim();
+        let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+        match is_token {
+            true => Ok(Some(token.to_owned())),
+            false => Err(fault("expected one word of ASCII characters")),
+        }
     }
 }
 
@@ -274,6 +357,7 @@ mod tests {
         version: "/api/v1",
         root: &["api", "v1", "applications"],
         lists: "applications",
+        log_in: "give user and password in SPARK_URL",
     };
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,180 +1,31 @@
-//! `producer flink` against a made-up JobManager and HistoryServer. The reports are those of a dry run.
+//! `producer flink` against a made-up JobManager and HistoryServer.
 
-use std::collections::HashMap;
-use std::fs::File;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::{StatusCode, Uri};
-use axum::response::IntoResponse;
 use schemas::{MetricValue, TaskRunningInfo, TaskStatus};
 use serde_json::{Value, json};
 use service::testing::until;
-use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tokio::time::sleep;
 
-const WAIT: Duration = Duration::from_secs(60);
-/// Longer than any test.
-const HANGS: Duration = Duration::from_secs(3_600);
+use crate::support::polled::{Adapter, Answer, Answers, Server, WAIT, metric};
 
-#[derive(Clone)]
-enum Answer {
-    Json(Value),
-    /// Not Flink's.
-    Page,
-    Fails,
-    Hangs,
+/// Jobs of the overview, with the tasks that they have.
+fn list(answers: &Answers, jobs: &[(&str, &str, Value)]) {
+    let jobs = jobs.iter().map(|(jid, state, tasks)| {
+        json!({"jid": jid, "name": "n", "state": state, "start-time": 1, "end-time": -1, "tasks": tasks})
+    });
+    answers.json("/jobs/overview", json!({"jobs": jobs.collect::<Value>()}));
 }
 
-/// Answers by path, without a version.
-#[derive(Clone, Default)]
-struct Answers {
-    by_path: Arc<Mutex<HashMap<String, Answer>>>,
-    /// Paths in the order they were asked for.
-    asked: Arc<Mutex<Vec<String>>>,
+async fn cluster() -> Server {
+    let flink = Server::start().await;
+    flink
+        .answers
+        .json("/taskmanagers", json!({"taskmanagers": []}));
+    flink
 }
 
-impl Answers {
-    fn set(&self, path: &str, answer: Answer) {
-        self.by_path.lock().unwrap().insert(path.to_owned(), answer);
-    }
-
-    fn json(&self, path: &str, answer: Value) {
-        self.set(path, Answer::Json(answer));
-    }
-
-    fn times_asked(&self, path: &str) -> usize {
-        let asked = self.asked.lock().unwrap();
-        asked.iter().filter(|asked| *asked == path).count()
-    }
-
-    /// Jobs of the overview, with the tasks that they have.
-    fn list(&self, jobs: &[(&str, &str, Value)]) {
-        let jobs = jobs.iter().map(|(jid, state, tasks)| {
-            json!({"jid": jid, "name": "n", "state": state, "start-time": 1, "end-time": -1, "tasks": tasks})
-        });
-        self.json("/jobs/overview", json!({"jobs": jobs.collect::<Value>()}));
-    }
-}
-
-struct Flink {
-    url: String,
-    answers: Answers,
-    serving: JoinHandle<()>,
-}
-
-impl Flink {
-    async fn start() -> Self {
-        let answers = Answers::default();
-        answers.json("/taskmanagers", json!({"taskmanagers": []}));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let serving = serve(listener, &answers);
-        Self {
-            url,
-            answers,
-            serving,
-        }
-    }
-
-    /// Refuses connections from now on.
-    async fn stop(&mut self) {
-        self.serving.abort();
-        let _ = (&mut self.serving).await;
-    }
-
-    /// Serves again at its address, after [`Flink::stop`].
-    async fn restart(&mut self) {
-        let address = self.url.trim_start_matches("http://");
-        let listener = TcpListener::bind(address).await.unwrap();
-        self.serving = serve(listener, &self.answers);
-    }
-}
-
-fn serve(listener: TcpListener, answers: &Answers) -> JoinHandle<()> {
-    let app = axum::Router::new()
-        .fallback(answer)
-        .with_state(answers.clone());
-    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() })
-}
-
-async fn answer(State(answers): State<Answers>, uri: Uri) -> axum::response::Response {
-    let path = uri.path().trim_start_matches("/v1");
-    answers.asked.lock().unwrap().push(path.to_owned());
-    let found = answers.by_path.lock().unwrap().get(path).cloned();
-    match found {
-        Some(Answer::Json(json)) => axum::Json(json).into_response(),
-        Some(Answer::Page) => axum::response::Html("<html>Log in</html>").into_response(),
-        Some(Answer::Fails) => (StatusCode::SERVICE_UNAVAILABLE, "busy").into_response(),
-        Some(Answer::Hangs) => {
-            sleep(HANGS).await;
-            StatusCode::OK.into_response()
-        }
-        None => (StatusCode::NOT_FOUND, r#"{"errors":["Not found."]}"#).into_response(),
-    }
-}
-
-/// The adapter, polling quickly, and what it prints.
-struct Adapter {
-    child: Child,
-    folder: TempDir,
-}
-
-impl Adapter {
-    fn start(arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let file = |name| File::create(folder.path().join(name)).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_producer"))
-            .args(["flink", "--dry-run", "--interval", "50ms"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(file("reports"))
-            .stderr(file("log"))
-            .spawn()
-            .unwrap();
-        Self { child, folder }
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
-    }
-
-    /// The whole lines so far.
-    fn reports(&self) -> Vec<TaskRunningInfo> {
-        let lines = std::fs::read_to_string(self.folder.path().join("reports")).unwrap();
-        let whole = lines.rfind('\n').map_or("", |end| &lines[..end]);
-        let reports = whole
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap());
-        reports.collect()
-    }
-
-    async fn reports_one(
-        &self,
-        what: &str,
-        is: impl Fn(&TaskRunningInfo) -> bool,
-    ) -> TaskRunningInfo {
-        until(what, WAIT, async || {
-            self.reports().into_iter().find(|report| is(report))
-        })
-        .await
-    }
-
-    async fn ended(&mut self) -> ExitStatus {
-        until("it ends", WAIT, async || self.child.try_wait().unwrap()).await
-    }
-}
-
-impl Drop for Adapter {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn adapter(arguments: &[&str]) -> Adapter {
+    Adapter::start("flink", arguments)
 }
 
 fn job(job_type: &str, state: &str, tasks: Value) -> Value {
@@ -185,15 +36,11 @@ fn job(job_type: &str, state: &str, tasks: Value) -> Value {
         "plan": {"nodes": [{"id": "b", "inputs": [{"id": "a"}]}, {"id": "a"}]}})
 }
 
-fn metric(report: &TaskRunningInfo, name: &str) -> Option<MetricValue> {
-    report.metrics.as_ref()?.get(name).cloned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_job_is_followed_to_its_end_with_its_slots() {
-    let flink = Flink::start().await;
+    let flink = cluster().await;
     let answers = &flink.answers;
-    answers.list(&[("j1", "RUNNING", json!({"running": 2}))]);
+    list(answers, &[("j1", "RUNNING", json!({"running": 2}))]);
     answers.json(
         "/jobs/j1",
         job("BATCH", "RUNNING", json!({"RUNNING": 1, "FINISHED": 1})),
@@ -205,7 +52,7 @@ async fn a_batch_job_is_followed_to_its_end_with_its_slots() {
         "/taskmanagers/tm1",
         json!({"allocatedSlots": [{"jobId": "j1", "resource": slot}]}),
     );
-    let mut adapter = Adapter::start(&["--url", &flink.url]);
+    let mut adapter = adapter(&["--url", &flink.url]);
     let running = adapter
         .reports_one("it is reported with its slots", |report| {
             report.resource.is_some()
@@ -217,7 +64,7 @@ async fn a_batch_job_is_followed_to_its_end_with_its_slots() {
     assert_eq!((held.queue_memory, held.queue_instances), (128 << 20, 1));
 
     answers.json("/jobs/j1", job("BATCH", "FINISHED", json!({"FINISHED": 2})));
-    answers.list(&[("j1", "FINISHED", json!({"finished": 4}))]);
+    list(answers, &[("j1", "FINISHED", json!({"finished": 4}))]);
     assert!(adapter.ended().await.success(), "{}", adapter.log());
     let reports = adapter.reports();
     let last = reports.last().unwrap();
@@ -240,15 +87,18 @@ async fn a_batch_job_is_followed_to_its_end_with_its_slots() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_part_fails_alone_and_a_job_that_hangs_delays_no_other() {
-    let flink = Flink::start().await;
+    let flink = cluster().await;
     let answers = &flink.answers;
     let listed = |jid| (jid, "RUNNING", json!({"running": 4}));
-    answers.list(&[
-        listed("good"),
-        listed("part"),
-        listed("page"),
-        listed("hangs"),
-    ]);
+    list(
+        answers,
+        &[
+            listed("good"),
+            listed("part"),
+            listed("page"),
+            listed("hangs"),
+        ],
+    );
     let running = || job("STREAMING", "RUNNING", json!({"RUNNING": 2}));
     for jid in ["good", "part"] {
         answers.json(&format!("/jobs/{jid}"), running());
@@ -268,11 +118,11 @@ async fn each_part_fails_alone_and_a_job_that_hangs_delays_no_other() {
             json!({"counts": counts, "latest": latest}),
         );
     }
-    answers.set("/jobs/part/checkpoints", Answer::Fails);
+    answers.fail("/jobs/part/checkpoints");
     answers.set("/jobs/page", Answer::Page);
     answers.set("/jobs/hangs", Answer::Hangs);
-    answers.set("/taskmanagers", Answer::Fails);
-    let adapter = Adapter::start(&["--url", &flink.url]);
+    answers.fail("/taskmanagers");
+    let adapter = adapter(&["--url", &flink.url]);
     for jid in ["good", "part", "page"] {
         let is_third = |report: &TaskRunningInfo| report.exec_id == jid && report.sequence == 2;
         let report = adapter
@@ -313,11 +163,9 @@ async fn each_part_fails_alone_and_a_job_that_hangs_delays_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_history_server_tells_the_end_once_the_job_manager_has_gone() {
-    let (mut flink, history) = (Flink::start().await, Flink::start().await);
+    let (mut flink, history) = (cluster().await, cluster().await);
     let running = || job("STREAMING", "RUNNING", json!({"RUNNING": 2}));
-    flink
-        .answers
-        .list(&[("j1", "RUNNING", json!({"running": 4}))]);
+    list(&flink.answers, &[("j1", "RUNNING", json!({"running": 4}))]);
     flink.answers.json("/jobs/j1", running());
     let arguments = [
         "--url",
@@ -327,7 +175,7 @@ async fn the_history_server_tells_the_end_once_the_job_manager_has_gone() {
         "--give-up-after",
         "1h",
     ];
-    let mut adapter = Adapter::start(&arguments);
+    let mut adapter = adapter(&arguments);
     adapter.reports_one("it is reported", |_| true).await;
     flink.stop().await;
 
@@ -349,7 +197,7 @@ async fn the_history_server_tells_the_end_once_the_job_manager_has_gone() {
 /// All runs of all application clusters with high availability have this job id.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_of_an_older_run_does_not_end_the_running_one() {
-    let (mut flink, history) = (Flink::start().await, Flink::start().await);
+    let (mut flink, history) = (cluster().await, cluster().await);
     let fixed = "0".repeat(32);
     let path = format!("/jobs/{fixed}");
     let started = |start: i64, mut answer: Value| {
@@ -366,7 +214,7 @@ async fn an_archive_of_an_older_run_does_not_end_the_running_one() {
     flink.answers.json(&path, started(5_000_000, running));
     let older = job("STREAMING", "CANCELED", json!({"CANCELED": 2}));
     history.answers.json(&path, started(1_000, older));
-    let mut adapter = Adapter::start(&["--url", &flink.url, "--history-url", &history.url]);
+    let mut adapter = adapter(&["--url", &flink.url, "--history-url", &history.url]);
     adapter.reports_one("it is reported", |_| true).await;
 
     flink.stop().await;
@@ -399,18 +247,18 @@ async fn an_archive_of_an_older_run_does_not_end_the_running_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_gone_is_unknown_and_one_of_that_name_is_another() {
-    let flink = Flink::start().await;
+    let flink = cluster().await;
     let answers = &flink.answers;
-    answers.list(&[("j1", "RUNNING", json!({"running": 4}))]);
+    list(answers, &[("j1", "RUNNING", json!({"running": 4}))]);
     answers.json(
         "/jobs/j1",
         job("STREAMING", "RUNNING", json!({"RUNNING": 2})),
     );
-    let mut adapter = Adapter::start(&["--url", &flink.url, "--give-up-after", "200ms"]);
+    let mut adapter = adapter(&["--url", &flink.url, "--give-up-after", "200ms"]);
     adapter.reports_one("it is reported", |_| true).await;
     // The JobManager was restarted; the new job has the name of the old one.
-    answers.by_path.lock().unwrap().remove("/jobs/j1");
-    answers.list(&[("j2", "CANCELED", json!({"canceled": 4}))]);
+    answers.remove("/jobs/j1");
+    list(answers, &[("j2", "CANCELED", json!({"canceled": 4}))]);
     answers.json(
         "/jobs/j2",
         job("STREAMING", "CANCELED", json!({"CANCELED": 2})),
@@ -433,22 +281,22 @@ async fn a_job_that_is_gone_is_unknown_and_one_of_that_name_is_another() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_about_another_job_is_not_used() {
-    let flink = Flink::start().await;
-    let (history, answers) = (Flink::start().await, &flink.answers);
-    answers.list(&[("j1", "RUNNING", json!({"running": 4}))]);
+    let flink = cluster().await;
+    let (history, answers) = (cluster().await, &flink.answers);
+    list(answers, &[("j1", "RUNNING", json!({"running": 4}))]);
     for server in [&flink, &history] {
         let mut other = job("BATCH", "FINISHED", json!({"FINISHED": 2}));
         other["jid"] = "j2".into();
         server.answers.json("/jobs/j1", other);
     }
-    let adapter = Adapter::start(&["--url", &flink.url, "--history-url", &history.url]);
+    let adapter = adapter(&["--url", &flink.url, "--history-url", &history.url]);
     until("the answer is named", WAIT, async || {
         let log = adapter.log();
         log.contains("asked for the job j1, it answers about")
             .then_some(())
     })
     .await;
-    answers.list(&[]);
+    list(answers, &[]);
     until("the archive is asked for", WAIT, async || {
         (history.answers.times_asked("/jobs/j1") > 1).then_some(())
     })
@@ -459,9 +307,9 @@ async fn an_answer_about_another_job_is_not_used() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_never_lists_jobs_is_named() {
-    let flink = Flink::start().await;
+    let flink = cluster().await;
     flink.answers.set("/jobs/overview", Answer::Page);
-    let mut adapter = Adapter::start(&["--url", &flink.url, "--give-up-after", "200ms"]);
+    let mut adapter = adapter(&["--url", &flink.url, "--give-up-after", "200ms"]);
     assert_eq!(adapter.ended().await.code(), Some(1));
     let log = adapter.log();
     let fault = "never listed its jobs: it answers with a page";
@@ -479,13 +327,13 @@ async fn a_recorded_archive_is_reported_once() {
         service::output::note(format_args!("skipped: there is no {}", recorded.display()));
         return;
     };
-    let flink = Flink::start().await;
+    let flink = cluster().await;
     let archive: Value = serde_json::from_str(&text).unwrap();
     for entry in archive["archive"].as_array().unwrap() {
         let json = serde_json::from_str(entry["json"].as_str().unwrap()).unwrap();
         flink.answers.json(entry["path"].as_str().unwrap(), json);
     }
-    let mut adapter = Adapter::start(&["--url", &flink.url]);
+    let mut adapter = adapter(&["--url", &flink.url]);
     assert!(adapter.ended().await.success(), "{}", adapter.log());
     let reports = adapter.reports();
     let [report] = &reports[..] else {

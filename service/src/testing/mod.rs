@@ -22,7 +22,7 @@ mod topics;
 pub use environment::{ASK, alone, kafka, program, service, unique, until};
 pub use gate::Gate;
 pub use ports::{NOBODY, free_port, get};
-pub use process::{ANY_PORT, Process};
+pub use process::{ANY_PORT, Process, memory_kib};
 pub use registry::OwnRegistry;
 pub use topics::{
     Topic, add_partitions, alter_topic, create_topics, delete_topic, make_topic_as_hinted,

@@ -134,9 +134,7 @@ impl Process {
     }
 
     fn memory_kib(&self, name: &str) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
-        value.trim().trim_end_matches(" kB").parse().ok()
+        memory_kib(self.child.id(), name)
     }
 
     /// Kills it (SIGKILL).
@@ -184,4 +182,11 @@ impl Drop for Process {
             eprintln!("--- log of {}:\n{}", self.name, self.log_end());
         }
     }
+}
+
+/// The memory of a process, in KiB: `VmHWM:`, its peak, or `VmRSS:` (Linux). `None` if it has ended.
+pub fn memory_kib(id: u32, name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().trim_end_matches(" kB").parse().ok()
 }

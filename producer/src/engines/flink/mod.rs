@@ -25,28 +25,30 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use service::address::Address;
 use service::exit::WrongUsage;
-use tokio::task::JoinSet;
 
 use self::cluster::Cluster;
 pub use self::options::Options;
-use self::run::{Run, Server};
-use crate::polling::poll_limit::PollLimit;
+use self::run::Run;
+use crate::polling::follow::{Follow, Settings};
 use crate::polling::rest::{Api, Rest};
+use crate::polling::server::{Server, Servers};
 use crate::session::{Session, Setup};
 
 /// Gauge: jobs that are followed.
 pub(crate) const FOLLOWED: &str = "taskrunning_followed_jobs";
+
+const LOG_IN: &str = "give user and password in FLINK_URL or FLINK_HISTORY_URL";
 
 const API: Api = Api {
     server: "a Flink JobManager",
     version: "/v1",
     root: &["v1"],
     lists: "jobs",
+    log_in: LOG_IN,
 };
 
 /// It serves files by the same paths, without a version.
@@ -55,6 +57,7 @@ const HISTORY_API: Api = Api {
     version: "/v1",
     root: &[],
     lists: "jobs",
+    log_in: LOG_IN,
 };
 
 /// Reports until every job has ended, with `--stay` until `setup.shutdown`. Prints `sent 42 reports of 4 tasks` when
@@ -64,17 +67,10 @@ const HISTORY_API: Api = Api {
 /// If the topic does not exist, a cluster never answered, it is not known how a job ended, or reports could not be
 /// delivered.
 pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
-    // Several addresses of one server, such as paths of one proxy, share its limit.
-    let mut limits: HashMap<String, Arc<PollLimit>> = HashMap::new();
+    let mut servers = Servers::new(options.polls);
     let mut server = |address: &Address, api: &'static Api| {
         let rest = Rest::new(address, api).map_err(WrongUsage)?;
-        let limit = limits.entry(rest.instance());
-        let limit = limit.or_insert_with_key(|instance| {
-            let polls = options.polls.into();
-            Arc::new(PollLimit::new(instance.clone(), api.lists, polls))
-        });
-        let polls = limit.clone();
-        Ok::<_, WrongUsage>(Server { rest, polls })
+        Ok::<_, WrongUsage>(servers.add(rest))
     };
     let clusters = options.url.iter().map(|address| server(address, &API));
     let clusters = clusters.collect::<Result<Vec<Server>, _>>()?;
@@ -86,57 +82,26 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
     let Some(session) = Session::open(&setup).await? else {
         return Ok(());
     };
+    let settings = Settings {
+        interval: options.interval,
+        stay: options.stay,
+        give_up_after: options.give_up_after,
+        chosen: options.job.clone(),
+        chosen_by: "--job",
+    };
+    let hint = match history {
+        Some(_) => "",
+        None => "; --history-url names a HistoryServer that can tell",
+    };
     let run = Arc::new(Run {
-        awaited: Mutex::new(options.job.iter().cloned().collect()),
         options,
         history,
         history_complaints: Mutex::default(),
         reports: session.live()?,
-        shutdown: setup.shutdown,
     });
-    let mut following = JoinSet::new();
-    for cluster in clusters {
-        let run = run.clone();
-        following.spawn(async move {
-            let shown = cluster.rest.shown();
-            (shown, Cluster::new(run, cluster).follow().await)
-        });
-    }
-    let mut failures = Vec::new();
-    let mut given_up = Vec::new();
-    while let Some(followed) = following.join_next().await {
-        match followed? {
-            (_, Ok(open)) => given_up.extend(open),
-            (cluster, Err(fault)) => {
-                let failure = format!("{cluster} {}: {fault}", fault.never(&API));
-                tracing::warn!("{failure}");
-                failures.push(failure);
-            }
-        }
-    }
-    if !run.shutdown.is_cancelled() {
-        failures.extend(left_open(&run, &given_up));
-    }
+    let clusters = clusters.into_iter();
+    let clusters = clusters.map(|server| Cluster::new(run.clone(), server));
+    let follow = Arc::new(Follow::new(settings, setup.shutdown));
+    let failures = follow.all(clusters.collect(), hint).await?;
     run.reports.conclude(failures).await
-}
-
-/// What the reports leave open, a sentence each.
-fn left_open(run: &Run, given_up: &[String]) -> Vec<String> {
-    let mut open = Vec::new();
-    let awaited: Vec<String> = run.awaited().iter().cloned().collect();
-    if !awaited.is_empty() {
-        open.push(format!("no cluster listed {}", awaited.join(", ")));
-    }
-    if let Some(first) = given_up.first() {
-        let more = match given_up.len() {
-            1 => String::new(),
-            n => format!(" and {} more", n - 1),
-        };
-        let hint = match run.history {
-            Some(_) => "",
-            None => "; --history-url names a HistoryServer that can tell",
-        };
-        open.push(format!("how {first}{more} ended is not known{hint}"));
-    }
-    open
 }

@@ -6,8 +6,7 @@ use clap::builder::BoolishValueParser;
 use service::address::{self, AddressParser};
 use service::time::duration;
 
-/// Jobs of one cluster that are followed at a time.
-pub(super) const JOBS_MAX: usize = 1_000;
+use crate::polling::follow::FOLLOWED_MAX;
 
 /// Which jobs to report on, and how often.
 #[derive(Clone, Debug, clap::Args)]
@@ -50,7 +49,7 @@ pub struct Options {
         env = "FLINK_POLLS",
         value_name = "N",
         default_value_t = 16,
-        value_parser = clap::value_parser!(u16).range(1..=JOBS_MAX as i64)
+        value_parser = clap::value_parser!(u16).range(1..=FOLLOWED_MAX as i64)
     )]
     pub polls: u16,
 

@@ -1,27 +1,21 @@
 //! What the clusters of a run share, and one poll of one job.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use tokio_util::sync::CancellationToken;
 
-use super::answers::{Detail, Listed};
+use super::answers::Detail;
 use super::ask::{self, Parts};
+use super::cluster::Cluster;
 use super::job::{Job, Seen};
-use super::mapping::{self, JobType, Slots};
+use super::mapping::{self, JobType};
 use super::options::Options;
 use crate::polling::complaints::{Complaints, by_fault};
-use crate::polling::poll_limit::{PollLimit, Share};
+use crate::polling::follow::{Context, Polled};
+use crate::polling::poll_limit::Share;
 use crate::polling::rest::{Fault, Rest};
+use crate::polling::server::Server;
 use crate::session::LiveReports;
-
-/// A JobManager or HistoryServer, and how many polls of it run at a time.
-#[derive(Clone)]
-pub(super) struct Server {
-    pub(super) rest: Rest,
-    pub(super) polls: Arc<PollLimit>,
-}
 
 /// What all clusters of a run share.
 pub(super) struct Run {
@@ -29,39 +23,9 @@ pub(super) struct Run {
     pub(super) history: Option<Server>,
     pub(super) history_complaints: Mutex<Complaints>,
     pub(super) reports: LiveReports,
-    /// Jobs of `--job` that no cluster has listed so far.
-    pub(super) awaited: Mutex<BTreeSet<String>>,
-    pub(super) shutdown: CancellationToken,
-}
-
-/// What the cluster says of a job when it is polled.
-#[derive(Clone)]
-pub(super) struct Context {
-    /// Its line in the newest overview.
-    pub(super) listed: Option<Listed>,
-    /// Nobody listens at the cluster's address.
-    pub(super) is_refused: bool,
-    /// `None`: not known.
-    pub(super) slots: Option<Slots>,
-    /// Tasks that run on the cluster; `None`: not known.
-    pub(super) running_tasks: Option<i64>,
-}
-
-/// How a poll leaves a job.
-pub(super) enum Polled {
-    /// It has not ended, as far as is known.
-    Open(Box<Job>),
-    /// Its end was reported.
-    Ended(Box<Job>),
-    /// It was reported as unknown.
-    GivenUp(Box<Job>),
 }
 
 impl Run {
-    pub(super) fn awaited(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn history_complaints(&self) -> MutexGuard<'_, Complaints> {
         self.history_complaints
             .lock()
@@ -69,7 +33,13 @@ impl Run {
     }
 
     /// Polls a job and reports it.
-    pub(super) async fn poll(&self, server: &Server, mut job: Job, context: Context) -> Polled {
+    pub(super) async fn poll(
+        &self,
+        cluster: &Cluster,
+        mut job: Box<Job>,
+        context: Context<Cluster>,
+    ) -> Polled<Job> {
+        let server = &cluster.server;
         let listed_state = context.listed.as_ref().map(|listed| listed.state.as_str());
         if let Some(listed) = &context.listed {
             job.start_time = listed.start_time;
@@ -85,28 +55,28 @@ impl Run {
             let polled = server.polls.run(share, interval, poll).await;
             job.is_slow = polled.slow;
             if let Some((detail, parts)) = polled.output {
-                return self.heard(job, &detail, &parts, &context);
+                return self.heard(cluster, job, &detail, &parts, &context);
             }
         }
         // Listed, but it cannot be read.
         if let Some(listed) = context.listed.as_ref().filter(|_| runs) {
             job.silence.end();
             job.given_up = false;
-            self.report(&mut job, &Seen::Listed(listed), &context);
-            return Polled::Open(Box::new(job));
+            self.report(cluster, &mut job, &Seen::Listed(listed), &context);
+            return Polled::Open(job);
         }
         job.silence.go_on();
         if let Some((detail, parts)) = self.ask_history(&mut job).await {
-            return self.heard(job, &detail, &parts, &context);
+            return self.heard(cluster, job, &detail, &parts, &context);
         }
         if !job.silence.has_lasted(self.options.give_up_after) && !job.given_up {
-            return Polled::Open(Box::new(job));
+            return Polled::Open(job);
         }
         self.history_complaints().end(&mut job.history_fault);
         if let Some(listed) = &context.listed {
             // Its end is known, and nothing else.
-            self.report(&mut job, &Seen::Listed(listed), &context);
-            return Polled::Ended(Box::new(job));
+            self.report(cluster, &mut job, &Seen::Listed(listed), &context);
+            return Polled::Ended(job);
         }
         if !job.given_up {
             tracing::warn!(
@@ -115,22 +85,29 @@ impl Run {
                 self.options.give_up_after
             );
             job.given_up = true;
-            self.report(&mut job, &Seen::Nothing, &context);
+            self.report(cluster, &mut job, &Seen::Nothing, &context);
         }
-        Polled::GivenUp(Box::new(job))
+        Polled::GivenUp(job)
     }
 
-    fn heard(&self, mut job: Job, detail: &Detail, parts: &Parts, context: &Context) -> Polled {
+    fn heard(
+        &self,
+        cluster: &Cluster,
+        mut job: Box<Job>,
+        detail: &Detail,
+        parts: &Parts,
+        context: &Context<Cluster>,
+    ) -> Polled<Job> {
         job.silence.end();
         job.given_up = false;
-        self.report(&mut job, &Seen::Detail(detail, parts), context);
+        self.report(cluster, &mut job, &Seen::Detail(detail, parts), context);
         match mapping::is_final(&detail.state) {
             true => {
                 self.history_complaints().end(&mut job.history_fault);
                 tracing::info!("job {} has ended: {}", job.jid, detail.state);
-                Polled::Ended(Box::new(job))
+                Polled::Ended(job)
             }
-            false => Polled::Open(Box::new(job)),
+            false => Polled::Open(job),
         }
     }
 
@@ -181,11 +158,19 @@ impl Run {
         polls.run(Share::Other, interval, lookup).await.output
     }
 
-    fn report(&self, job: &mut Job, seen: &Seen<'_>, context: &Context) {
+    fn report(
+        &self,
+        cluster: &Cluster,
+        job: &mut Job,
+        seen: &Seen<'_>,
+        context: &Context<Cluster>,
+    ) {
         let now = Timestamp::now().as_microsecond();
         let with_names = self.options.with_names;
-        let slots = context.slots.as_ref();
-        let info = job.report(seen, slots, context.running_tasks, with_names, now);
+        let slots = cluster.slots(&job.jid);
+        let summary = context.summary.as_ref();
+        let running = summary.and_then(|summary| summary.running_tasks);
+        let info = job.report(seen, slots.as_ref(), running, with_names, now);
         self.reports.report(&info);
     }
 }

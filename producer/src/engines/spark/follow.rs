@@ -16,12 +16,13 @@ use tokio::time::{Instant, sleep_until};
 
 use super::application::{Application, Key};
 use super::followed::{Ending, Followed, Listing};
-use super::follower::{Follower, Server};
+use super::follower::Follower;
 use super::list::{List, Newcomer};
 use super::mapping::State;
 use super::options::APPLICATIONS_MAX;
 use crate::polling::complaints::Complaint;
 use crate::polling::rest::Fault;
+use crate::polling::server::Server;
 use crate::polling::silence::Silence;
 
 /// Pause before asking an address that refuses connections again, and after how many refusals it is gone if nothing is

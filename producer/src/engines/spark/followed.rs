@@ -10,11 +10,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::answers::Application as Answer;
 use super::application::{Application, Key, Poll};
 use super::ask::ask;
-use super::follower::{Follower, Server};
+use super::follower::Follower;
 use super::mapping::State;
 use crate::polling::complaints::{Complaint, by_fault};
 use crate::polling::poll_limit::Share;
 use crate::polling::rest::{Fault, Rest};
+use crate::polling::server::Server;
 use crate::polling::silence::Silence;
 
 /// What the newest list of its address says of an application.

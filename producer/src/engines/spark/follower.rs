@@ -1,7 +1,7 @@
 //! Shared by all addresses of a run: where reports go, which applications are followed, and how they ended.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use jiff::Timestamp;
 use schemas::TaskStatus;
@@ -12,16 +12,8 @@ use super::mapping::State;
 use super::options::Options;
 use super::standings::Standings;
 use crate::polling::complaints::Complaints;
-use crate::polling::poll_limit::PollLimit;
-use crate::polling::rest::Rest;
+use crate::polling::server::Server;
 use crate::session::LiveReports;
-
-/// A Spark UI or History Server, and how many polls of it run at a time.
-#[derive(Clone)]
-pub(super) struct Server {
-    pub(super) rest: Rest,
-    pub(super) polls: Arc<PollLimit>,
-}
 
 /// The History Server of `--history-url`.
 pub(super) struct History {

@@ -29,7 +29,6 @@ mod standings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Once};
 
 use service::address;
@@ -38,11 +37,11 @@ use tokio::task::JoinSet;
 
 use self::follow::Address;
 pub(crate) use self::follow::FOLLOWED;
-use self::follower::{Follower, History, Server};
+use self::follower::{Follower, History};
 pub use self::options::Options;
 use self::standings::Standings;
-use crate::polling::poll_limit::PollLimit;
 use crate::polling::rest::{Api, Rest};
+use crate::polling::server::{Server, Servers};
 use crate::session::{Session, Setup};
 
 /// Of Spark UIs and History Servers.
@@ -51,6 +50,7 @@ const API: Api = Api {
     version: "/api/v1",
     root: &["api", "v1", "applications"],
     lists: "applications",
+    log_in: "give user and password in SPARK_URL or SPARK_HISTORY_URL",
 };
 
 /// Reports until every application has ended, with `--stay` until `setup.shutdown`. Prints `sent 42 reports of 4 tasks` when
@@ -64,23 +64,13 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
     let addresses = options.url.iter().map(rest);
     let addresses = addresses.collect::<Result<Vec<Rest>, _>>()?;
     let history = options.history_url.as_ref().map(rest).transpose()?;
-    // Several addresses of one server, such as paths of one proxy, share its limit.
-    let mut limits: HashMap<String, Arc<PollLimit>> = HashMap::new();
-    let mut server = |rest: Rest| {
-        let limit = limits.entry(rest.instance());
-        let limit = limit.or_insert_with_key(|instance| {
-            Arc::new(PollLimit::new(
-                instance.clone(),
-                API.lists,
-                options.polls.into(),
-            ))
-        });
-        let polls = limit.clone();
-        Server { rest, polls }
-    };
-    let addresses: Vec<Server> = addresses.into_iter().map(&mut server).collect();
+    let mut servers = Servers::new(options.polls);
+    let addresses: Vec<Server> = addresses
+        .into_iter()
+        .map(|rest| servers.add(rest))
+        .collect();
     let history = history.map(|rest| History {
-        server: server(rest),
+        server: servers.add(rest),
         complaints: Mutex::default(),
     });
 

@@ -1,4 +1,4 @@
-//! What librdkafka calls back, with a receiver for the result of each record.
+//! What librdkafka calls back.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::message::DeliveryResult;
 use rdkafka::producer::ProducerContext;
 use rdkafka::statistics::Statistics;
 use service::health::Health;
-use service::limits::refuses_batch;
 use service::throttling::Throttling;
 use tokio::sync::oneshot;
 
@@ -18,28 +17,18 @@ use crate::client::HealthMonitor;
 
 /// Receives the log, errors, statistics and delivery results of the client.
 #[derive(Clone)]
-pub(crate) struct Observer(pub(crate) Arc<Observed>);
+pub(super) struct Observer(pub(super) Arc<Observed>);
 
-pub(crate) struct Observed {
+pub(super) struct Observed {
     /// The client's last error, in its words.
-    pub(crate) last_error: Mutex<Option<String>>,
-    pub(crate) delivered: AtomicU64,
+    pub(super) last_error: Mutex<Option<String>>,
+    pub(super) delivered: AtomicU64,
     health: Option<HealthMonitor>,
     throttling: Throttling,
 }
 
-/// Why a record was not delivered.
-pub(crate) struct Failed {
-    pub(crate) error: KafkaError,
-    /// Key and value, if the [whole batch was refused](refuses_batch): the record may be accepted alone.
-    pub(crate) record: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-/// The result of a record.
-pub(crate) type Delivered = Result<(), Box<Failed>>;
-
 impl Observer {
-    pub(crate) fn new(health: Option<Arc<Health>>) -> Self {
+    pub(super) fn new(health: Option<Arc<Health>>) -> Self {
         Self(Arc::new(Observed {
             last_error: Mutex::default(),
             delivered: AtomicU64::new(0),
@@ -76,18 +65,11 @@ impl ClientContext for Observer {
 
 impl ProducerContext for Observer {
     /// Receives the result.
-    type DeliveryOpaque = Box<oneshot::Sender<Delivered>>;
+    type DeliveryOpaque = Box<oneshot::Sender<Result<(), KafkaError>>>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, result_to: Self::DeliveryOpaque) {
-        let delivered = result.as_ref().map(|_| ()).map_err(|(error, record)| {
-            let owned = |part: Option<&[u8]>| part.unwrap_or_default().to_vec();
-            Box::new(Failed {
-                error: error.clone(),
-                record: refuses_batch(error)
-                    .then(|| (owned(record.key()), owned(record.payload()))),
-            })
-        });
+        let outcome = result.as_ref().map(|_| ());
         // The receiver may be gone.
-        let _ = result_to.send(delivered);
+        let _ = result_to.send(outcome.map_err(|(error, _)| error.clone()));
     }
 }
