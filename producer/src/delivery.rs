@@ -7,7 +7,6 @@
 //!
 //! Only a few are in librdkafka at a time, because a report there can no longer be replaced by a newer one.
 
-mod observer;
 mod stats;
 
 use std::borrow::Cow;
@@ -34,10 +33,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use self::observer::Observer;
 pub use self::stats::{Stats, Undelivered};
 use crate::client::{AT_ONCE, FIXED, SOCKET_TIMEOUT, STATISTICS};
 use crate::connection::register;
+use crate::observer::Observer;
 use crate::outbox::{Displaced, Outbox, Report, Room, Ticket};
 use crate::size_limit::{SizeLimit, Verdict};
 
@@ -404,13 +403,13 @@ impl Shared {
             tokio::select! {
                 Some(sent) = sending.join_next() => match sent {
                     Ok((_, report, _, Ok(Ok(())))) => self.delivered(&report),
-                    Ok((ticket, report, false, Ok(Err(error)))) if refuses_batch(&error) => {
+                    Ok((ticket, report, false, Ok(Err(failed)))) if refuses_batch(&failed.error) => {
                         alone_through = alone_through.max(Some(ticket));
                         self.size_limit.doubt();
                         self.give_back(ticket, report);
                     }
-                    Ok((ticket, report, _, Ok(Err(error)))) => {
-                        resume = self.judge(ticket, report, &error, resume);
+                    Ok((ticket, report, _, Ok(Err(failed)))) => {
+                        resume = self.judge(ticket, report, &failed.error, resume);
                     }
                     // Its client was replaced; see below.
                     Ok((ticket, report, _, Err(_))) => self.give_back(ticket, report),

@@ -48,17 +48,18 @@ impl Printer {
         }
     }
 
-    /// Prints a report. If that fails or nobody reads it, stops the adapter.
-    pub(crate) fn print(&self, info: &TaskRunningInfo) {
+    /// Prints a report; returns whether it did. If that fails or nobody reads it, stops the adapter.
+    pub(crate) fn print(&self, info: &TaskRunningInfo) -> bool {
         match output::print_line(&json(info)) {
             Ok(true) => {
                 self.printed.fetch_add(1, Ordering::Relaxed);
-                return;
+                return true;
             }
             Ok(false) => self.reader_has_gone.store(true, Ordering::Relaxed),
             Err(error) => *self.unwritten() = Some(error),
         }
         self.shutdown.cancel();
+        false
     }
 
     /// # Errors

@@ -32,12 +32,14 @@
 //! - [`spark_log`]: from Spark's event logs.
 //! - [`openlineage`]: from the OpenLineage events in a Kafka topic, exactly once.
 //! - [`publish`]: JSON lines, from any language and from shells.
+//! - [`listen`]: over HTTP, from engines that push.
 //! - [`simulate`]: made-up tasks, reproducible by seed.
 //!
 //! ```text
 //! Reporter, spark, flink, trino ──▶ Outbox ──▶ Delivery ─┐   never wait: newer reports replace unsent ones
 //!                                                        ├──▶ task-running-info, key execId
 //! publish, simulate, spark_log ──▶ Sender ───────────────┤   wait while Kafka is slower than they are
+//! listen ──▶ AwaitedSender ─────────────────────────────┤   each request waits for its acknowledgements
 //! openlineage ──▶ one transaction with the offsets ──────┘
 //! ```
 
@@ -49,17 +51,20 @@ mod reporter;
 mod polling;
 mod session;
 
+mod awaited;
 mod delivery;
 mod dry_run;
 mod sender;
 
 mod client;
 mod connection;
+mod json;
+mod observer;
 mod outbox;
 mod size_limit;
 
 pub use delivery::{Stats, Undelivered};
-pub use engines::{flink, openlineage, publish, simulate, spark, spark_log, trino};
+pub use engines::{flink, listen, openlineage, publish, simulate, spark, spark_log, trino};
 pub use reporter::{Options, Part, Reporter, ReporterError, Task, TaskSource};
 pub use session::Setup;
 
@@ -96,6 +101,18 @@ pub const HELP: &[service::telemetry::Help] = &[
     (
         openlineage::DEAD_LETTERS,
         "Dead letters written, by kind of fault.",
+    ),
+    (
+        service::http_server::DURATION,
+        "Duration of an HTTP request until its answer begins, in seconds.",
+    ),
+    (
+        listen::RECEIVED,
+        "Reports received over HTTP, by what became of them.",
+    ),
+    (
+        listen::RECEIVED_BYTES,
+        "Bytes of requests received over HTTP, decompressed.",
     ),
     (
         polling::poll_limit::POLL_DURATION,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use producer::{Setup, flink, openlineage, publish, simulate, spark, spark_log, trino};
+use producer::{Setup, flink, listen, openlineage, publish, simulate, spark, spark_log, trino};
 use schemas::topics;
 use service::exit::{self, Kind, help};
 use service::kafka::KafkaOptions;
@@ -37,6 +37,7 @@ const EXAMPLES: &str = "Examples:
   producer flink --url http://localhost:8081
   producer trino --url http://localhost:8080
   producer publish reports.jsonl
+  producer listen 127.0.0.1:8090
   producer simulate --tasks 40 --rate 200 --for 30s";
 
 const PUBLISH_EXAMPLE: &str = r#"Example:
@@ -77,6 +78,18 @@ consumed offsets commit in one Kafka transaction. Runs until it is stopped; then
   sent 42 reports, 1 dead letter
 With --dry-run, prints the reports of all events that the topic holds, and ends.";
 
+const LISTEN_EXAMPLE: &str = r#"Example:
+  producer listen 127.0.0.1:8090 --bootstrap-servers localhost:9092
+  curl --json '{"execId": "exec-1", "jobId": "job-1", "status": "Running", "sequence": 0,
+    "engine": {"instance": "node-1:22", "engineType": "shell"}}' localhost:8090/api/v1/reports
+
+POST /api/v1/reports takes one report, an array of them, or JSON lines (Content-Type:
+application/x-ndjson), also compressed by gzip. It is answered once Kafka has acknowledged each:
+200; 400 if none is acceptable; 401 without a known token; 413 if too large; 429 and 503 with
+Retry-After if it has to be sent again. Each report that was not acknowledged is named.
+Runs until it is stopped; then prints:
+  sent 98 reports, 2 refused"#;
+
 /// An adapter's options, and what every adapter has beside them.
 #[derive(Args)]
 struct Adapter<O: Args> {
@@ -112,6 +125,9 @@ enum Command {
     /// Report TaskRunningInfo records from a file or standard input, as JSON lines
     #[command(after_help = help(Kind::Command, PUBLISH_EXAMPLE))]
     Publish(Adapter<publish::Options>),
+    /// Receive reports over HTTP, from engines that push
+    #[command(after_help = help(Kind::Command, LISTEN_EXAMPLE))]
+    Listen(Adapter<listen::Options>),
     /// Simulate believable tasks and report on them
     #[command(
         after_help = help(Kind::Command, "Example:\n  producer simulate --tasks 40 --rate 200 --for 30s --seed 7 --bootstrap-servers localhost:9092\n\nPrints, when every report is acknowledged:\n  sent 6000 reports of 212 tasks")
@@ -170,6 +186,13 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             if !publish::run(options, setup).await? {
                 return Ok(exit::USAGE);
             }
+        }
+        Command::Listen(Adapter { options, metrics }) => {
+            listen::run(
+                options,
+                start("producer-listen", None, setup, metrics).await?,
+            )
+            .await?;
         }
         Command::Simulate(Adapter { options, metrics }) => {
             simulate::run(

@@ -2,8 +2,9 @@
 //! With `--dry-run` it prints the reports instead, and needs no Kafka.
 //!
 //! ```text
-//! Setup ─▶ Session::open ─┬▶ live()  ─▶ LiveReports   never wait: newer reports replace unsent ones
-//!                         └▶ paced() ─▶ PacedReports  wait while Kafka is slower than the input
+//! Setup ─▶ Session::open ─┬▶ live()    ─▶ LiveReports     never wait: newer reports replace unsent ones
+//!                         ├▶ paced()   ─▶ PacedReports    wait while Kafka is slower than the input
+//!                         └▶ awaited() ─▶ AwaitedReports  each is answered once it is acknowledged
 //! ```
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use service::output;
 use service::words::counted;
 use tokio_util::sync::CancellationToken;
 
+use crate::awaited::{AwaitedSender, Sent, Unsent};
 use crate::client::LAST_ACKS;
 use crate::connection::Connection;
 use crate::delivery::{Delivery, Written};
@@ -127,6 +129,91 @@ impl Session {
         };
         Ok(PacedReports { to, shutdown })
     }
+
+    /// For requests, each of which is answered once its reports are acknowledged.
+    ///
+    /// # Errors
+    /// If a setting is wrong.
+    pub(crate) async fn awaited(self) -> anyhow::Result<AwaitedReports> {
+        let Setup {
+            kafka,
+            topic,
+            health,
+            shutdown,
+            ..
+        } = self.setup;
+        Ok(AwaitedReports(match self.connection {
+            None => Awaited::Printed(Printer::new(health, shutdown)),
+            Some(connection) => {
+                let sender = AwaitedSender::connect(connection, kafka, topic, health).await?;
+                Awaited::Sent(Box::new(sender))
+            }
+        }))
+    }
+}
+
+/// Reports whose senders each wait for the acknowledgement.
+pub(crate) struct AwaitedReports(Awaited);
+
+enum Awaited {
+    Sent(Box<AwaitedSender>),
+    Printed(Printer),
+}
+
+impl AwaitedReports {
+    /// Hands a report over; never waits. Reports of one task that are handed over one after the other arrive in that
+    /// order, unless the topic refuses a batch for its size. Its result is that of [`acknowledged`](Self::acknowledged).
+    ///
+    /// # Errors
+    /// If it cannot be sent.
+    pub(crate) fn send(&self, info: &TaskRunningInfo) -> Result<Sent, Unsent> {
+        match &self.0 {
+            Awaited::Sent(sender) => sender.send(info),
+            Awaited::Printed(printer) => match printer.print(info) {
+                true => Ok(Sent::Printed),
+                false => Err(Unsent::Unavailable(
+                    "standard output cannot be written".to_owned(),
+                )),
+            },
+        }
+    }
+
+    /// Waits until all in-sync replicas have the report (bounded by `message.timeout.ms`).
+    ///
+    /// # Errors
+    /// If it is refused, or not acknowledged in time. In the second case it may arrive nevertheless.
+    pub(crate) async fn acknowledged(&self, sent: Sent) -> Result<(), Unsent> {
+        match &self.0 {
+            Awaited::Sent(sender) => sender.acknowledged(sent).await,
+            Awaited::Printed(_) => Ok(()),
+        }
+    }
+
+    /// Gives up what is not acknowledged yet.
+    pub(crate) fn give_up(&self) {
+        if let Awaited::Sent(sender) = &self.0 {
+            sender.give_up();
+        }
+    }
+
+    /// Prints `sent 98 reports`, without a line end, and `rest`. A dry run logs it.
+    ///
+    /// # Errors
+    /// If standard output has refused a report of a dry run.
+    pub(crate) fn account(&self, rest: &str) -> anyhow::Result<()> {
+        match &self.0 {
+            Awaited::Sent(sender) => {
+                let reports = counted(sender.acknowledged_count(), "report");
+                output::account(&format!("sent {reports}{rest}\n"));
+                Ok(())
+            }
+            Awaited::Printed(printer) => {
+                let reports = counted(printer.printed(), "report");
+                tracing::info!("would have sent {reports}{rest}");
+                printer.check()
+            }
+        }
+    }
 }
 
 /// Reports on the state of a live engine.
@@ -150,7 +237,9 @@ impl LiveReports {
         }
         match &self.to {
             Live::Sent(delivery) => delivery.report(info),
-            Live::Printed(printer) => printer.print(info),
+            Live::Printed(printer) => {
+                printer.print(info);
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 //! - [`kafka`]: `--bootstrap-servers`, `-X key=value`, `--kafka-config`: settings of all clients.
 //! - [`settings`]: a program's command line and environment.
 //! - [`http`]: HTTP requests with limits.
+//! - [`http_server`]: HTTP servers with limits, tokens and TLS.
 //! - [`registry`]: `--schema-registry`: a schema registry's client.
 //! - [`schema_source`]: a decoder, and the registry for schemas that it does not know.
 //! - [`subscription`]: a member of a consumer group as one ordered stream of records, assignments
@@ -55,6 +56,7 @@ pub mod exit;
 pub mod health;
 mod held_back;
 pub mod http;
+pub mod http_server;
 pub mod offset_commit;
 pub mod pause;
 pub mod producer;

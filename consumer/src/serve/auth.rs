@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -11,32 +10,30 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use service::exit::NeedsAttention;
-use sha2::{Digest, Sha256};
-use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use service::http_server::{Peer, Reloaded, TokenLines, Tokens};
 
 use super::caller::Caller;
 use super::login;
 use super::options::ServeOptions;
 use super::problem::Problem;
-use super::reloaded::Reloaded;
-use super::server::Peer;
 
 /// How callers are authenticated.
 #[derive(Debug)]
 pub(super) struct Authentication {
-    tokens: Option<Reloaded<Tokens>>,
+    tokens: Option<Reloaded<Tokens<Caller>>>,
     proxy: Option<Proxy>,
 }
 
-/// The known bearer tokens.
-#[derive(Debug)]
-struct Tokens(Vec<Token>);
-
-#[derive(Debug)]
-struct Token {
-    sha256: [u8; 32],
-    caller: Caller,
-}
+const TOKEN_LINES: TokenLines<Caller> = TokenLines {
+    holder: |role| match role.split_once('=') {
+        None if role == "operator" => Some(Caller::Operator),
+        Some(("viewer", user)) if !user.is_empty() => Some(Caller::Viewer {
+            user: user.to_owned(),
+        }),
+        _ => None,
+    },
+    expected: "neither `sha256:HEX operator` nor `sha256:HEX viewer=USER`",
+};
 
 /// Proxies whose user header is trusted.
 #[derive(Debug)]
@@ -61,7 +58,7 @@ impl Authentication {
         });
         let tokens = options.tokens.clone().map(|file| {
             let files = vec![file.clone()];
-            Reloaded::of(files, move || Tokens::read(&file))
+            Reloaded::of(files, move || Tokens::read(&file, &TOKEN_LINES))
         });
         let tokens = tokens.transpose()?;
         Ok(Self { tokens, proxy })
@@ -83,17 +80,18 @@ impl Authentication {
             return Ok(by_proxy);
         };
         if let Some(given) = headers.get(header::AUTHORIZATION) {
-            return tokens.authorized(given).map(Some);
+            let caller = tokens.authorized(given).map_err(unauthorized)?;
+            return Ok(Some(caller.clone()));
         }
         // An unknown token in a cookie counts as none; otherwise its browser could not reach the login form.
-        let by_cookie = login::token(headers).and_then(|token| tokens.caller(&token).ok());
+        let by_cookie = login::token(headers).and_then(|token| tokens.holder(&token).cloned());
         Ok(by_cookie.or(by_proxy))
     }
 
     /// Whether the token is known.
     pub(super) fn knows(&self, token: &[u8]) -> bool {
         let tokens = self.tokens.as_ref().map(Reloaded::current);
-        tokens.is_some_and(|tokens| tokens.caller(token).is_ok())
+        tokens.is_some_and(|tokens| tokens.holder(token).is_some())
     }
 
     /// Whether the cookie identifies the caller.
@@ -110,89 +108,6 @@ impl Authentication {
     fn challenge(&self) -> Option<HeaderValue> {
         let bearer = HeaderValue::from_static("Bearer realm=\"taskrunning\"");
         self.tokens.as_ref().map(|_| bearer)
-    }
-}
-
-impl Tokens {
-    fn read(file: &Path) -> Result<Self, NeedsAttention> {
-        let no_good = |why: String| NeedsAttention(format!("--tokens {}: {why}", file.display()));
-        let text = std::fs::read_to_string(file).map_err(|error| no_good(error.to_string()))?;
-        Self::parse(&text).map_err(no_good)
-    }
-
-    /// One token per line; empty lines and lines that start with `#` are skipped. Errors name only the line's number,
-    /// because the line may contain a plain token.
-    fn parse(text: &str) -> Result<Self, String> {
-        let mut tokens = Vec::new();
-        for (i, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let token = Token::parse(line).ok_or_else(|| {
-                format!(
-                    "line {} is neither `sha256:HEX operator` nor `sha256:HEX viewer=USER`, where HEX are the 64 digits that \
-                     `printf %s TOKEN | sha256sum` prints",
-                    i + 1
-                )
-            })?;
-            if tokens
-                .iter()
-                .any(|known: &Token| known.sha256 == token.sha256)
-            {
-                return Err(format!("line {} has the token of an earlier line", i + 1));
-            }
-            tokens.push(token);
-        }
-        match tokens.is_empty() {
-            true => Err("no line has a token, so every request would be refused".to_owned()),
-            false => Ok(Self(tokens)),
-        }
-    }
-
-    fn authorized(&self, authorization: &HeaderValue) -> Result<Caller, Problem> {
-        let given = authorization.as_bytes();
-        let (scheme, token) = given.split_at_checked(7).unwrap_or_default();
-        if !scheme.eq_ignore_ascii_case(b"bearer ") {
-            return Err(unauthorized("the Authorization header has no bearer token"));
-        }
-        self.caller(token.trim_ascii())
-    }
-
-    fn caller(&self, token: &[u8]) -> Result<Caller, Problem> {
-        // Compares with every token in constant time, so that timing reveals nothing.
-        let sha256 = <[u8; 32]>::from(Sha256::digest(token));
-        let (mut found, mut index) = (Choice::from(0), 0_u32);
-        for (i, token) in (0_u32..).zip(&self.0) {
-            let is_it = token.sha256.ct_eq(&sha256);
-            index.conditional_assign(&i, is_it);
-            found |= is_it;
-        }
-        let token = bool::from(found).then(|| &self.0[index as usize]);
-        let caller = token.map(|token| token.caller.clone());
-        caller.ok_or_else(|| unauthorized("unknown bearer token"))
-    }
-}
-
-impl Token {
-    fn parse(line: &str) -> Option<Self> {
-        let (sum, role) = line.split_once(char::is_whitespace)?;
-        let hex = sum.strip_prefix("sha256:")?.as_bytes();
-        if hex.len() != 64 || !hex.iter().all(u8::is_ascii_hexdigit) {
-            return None;
-        }
-        let mut sha256 = [0; 32];
-        for (byte, digits) in sha256.iter_mut().zip(hex.chunks(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-        }
-        let caller = match role.trim().split_once('=') {
-            None if role.trim() == "operator" => Caller::Operator,
-            Some(("viewer", user)) if !user.is_empty() => Caller::Viewer {
-                user: user.to_owned(),
-            },
-            _ => return None,
-        };
-        Some(Self { sha256, caller })
     }
 }
 
@@ -285,7 +200,9 @@ mod tests {
 
     #[test]
     fn a_token_is_known_by_its_checksum() {
-        let tokens = Reloaded::of(Vec::new(), || Tokens::parse(FILE).map_err(NeedsAttention));
+        let tokens = Reloaded::of(Vec::new(), || {
+            Tokens::parse(FILE, &TOKEN_LINES).map_err(NeedsAttention)
+        });
         let tokens = tokens.unwrap();
         let authentication = Authentication {
             tokens: Some(tokens),
@@ -329,13 +246,14 @@ mod tests {
             format!("sha256:{sum}0 operator"),
             format!("sha256:g{} operator", &sum[1..]),
         ] {
-            let why = Tokens::parse(&format!("# x\n{bad}\n")).unwrap_err();
+            let why = Tokens::parse(&format!("# x\n{bad}\n"), &TOKEN_LINES).unwrap_err();
             assert!(why.starts_with("line 2 "), "{why}");
             assert!(!why.contains("hunter2") && !why.contains(sum), "{why}");
         }
         let twice = format!("sha256:{sum} operator\nsha256:{sum} viewer=a");
-        assert!(Tokens::parse(&twice).unwrap_err().starts_with("line 2 has"));
-        assert!(Tokens::parse("# none\n").is_err());
+        let why = Tokens::parse(&twice, &TOKEN_LINES).unwrap_err();
+        assert!(why.starts_with("line 2 has"));
+        assert!(Tokens::parse("# none\n", &TOKEN_LINES).is_err());
     }
 
     #[test]

@@ -24,10 +24,7 @@ mod page;
 mod parameters;
 mod problem;
 mod readers;
-mod reloaded;
 mod routes;
-mod server;
-mod tls;
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -42,6 +39,8 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use futures_util::FutureExt;
 use service::health::Health;
+pub(crate) use service::http_server::DURATION;
+use service::http_server::{self, HostNames};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -52,14 +51,12 @@ use tower_http::timeout::TimeoutLayer;
 
 use self::app::{App, Shared};
 use self::auth::Authentication;
-use self::guard::Names;
 pub(crate) use self::live::HELP;
 use self::live::Hub;
 use self::login::{Next, Sent};
 pub use self::options::ServeOptions;
 use self::problem::Problem;
 use self::readers::Readers;
-pub(crate) use self::routes::DURATION;
 use self::routes::Routes;
 use crate::store::{Database, DatabaseOptions};
 
@@ -83,7 +80,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     options.check()?;
     let authentication = Arc::new(Authentication::of(&options)?);
-    let tls = tls::acceptor(&options)?;
+    let tls = http_server::tls_acceptor(options.tls_cert.as_deref(), options.tls_key.as_deref())?;
     let live = Arc::new(Hub::default());
     let polling = live::poll(live.clone(), Database::parse(database)?, stop.clone());
     let app = Arc::new(Shared {
@@ -102,7 +99,7 @@ pub async fn serve(
     }
     let router = router(&options, authentication, app.clone());
     tokio::select! {
-        () = server::serve(listener, tls, router, stop) => {}
+        () = http_server::serve(listener, tls, router, stop) => {}
         () = look_after(&app, &health) => {}
         // Polling ends at `stop`; then the server finishes its requests.
         () = polling.then(|()| pending()) => {}
@@ -122,7 +119,7 @@ fn router(options: &ServeOptions, authentication: Arc<Authentication>, app: App)
     let Routes {
         router, document, ..
     } = routes(options);
-    let names = Names::of(options);
+    let names = HostNames::of(options.listen, &options.allow_host);
     let login = match authentication.has_tokens() {
         true => login_routes(authentication.clone(), options.tls_cert.is_some()),
         false => Router::new(),

@@ -1,20 +1,13 @@
 //! Routes, each with its part of the OpenAPI document.
 
-use std::time::Instant;
-
 use axum::Router;
-use axum::extract::Request;
 use axum::handler::Handler;
-use axum::middleware::{Next, from_fn};
-use axum::response::Response;
+use axum::middleware::from_fn;
 use axum::routing::get;
+use service::http_server::measure;
 use utoipa::openapi::OpenApi;
 
 use super::app::App;
-
-/// Histogram, seconds: time until an answer begins. Labels follow OpenTelemetry's semantic conventions for HTTP
-/// servers.
-pub(crate) const DURATION: &str = "http_server_request_duration_seconds";
 
 /// Routes, and the OpenAPI document that describes them. Each module of routes makes one; see
 /// [`api::routes`](super::api::routes).
@@ -42,7 +35,6 @@ impl Routes {
     ) -> Self {
         let path = Path::path();
         let route = path.clone();
-        // Only GET is measured: clients could invent methods, and so labels.
         let measured = from_fn(move |request, next| measure(route.clone(), request, next));
         self.router = self.router.route(&path, get(handler).route_layer(measured));
         self.paths.push(path);
@@ -56,19 +48,4 @@ impl Routes {
         self.paths.extend(more.paths);
         self
     }
-}
-
-async fn measure(route: String, request: Request, next: Next) -> Response {
-    let (begun, method) = (Instant::now(), request.method().to_string());
-    let response = next.run(request).await;
-    let labels = [
-        ("http_request_method", method),
-        ("http_route", route),
-        (
-            "http_response_status_code",
-            response.status().as_u16().to_string(),
-        ),
-    ];
-    metrics::histogram!(DURATION, &labels).record(begun.elapsed());
-    response
 }

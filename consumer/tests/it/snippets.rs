@@ -44,6 +44,12 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "reads events of somebody's own: producer/tests/it/openlineage.rs",
     ),
     (
+        "producer listen ",
+        "listens: producer/tests/it/listen.rs runs this page",
+    ),
+    ("curl --json ", "as above"),
+    ("import json, time, urllib", "as above"),
+    (
         "let reporter = ",
         "of the example in the library's documentation, which its tests compile",
     ),

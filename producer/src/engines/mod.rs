@@ -1,6 +1,7 @@
 //! Adapters for engines that do not report themselves: one folder each.
 
 pub mod flink;
+pub mod listen;
 pub mod openlineage;
 pub mod publish;
 pub mod simulate;

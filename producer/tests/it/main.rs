@@ -7,6 +7,7 @@ mod dry_run;
 mod exit_codes;
 mod flink;
 mod flink_live;
+mod listen;
 mod publishing;
 mod registry;
 mod reporting;

@@ -20,6 +20,10 @@ fn blank_variables_are_unset_in_every_command() {
         &[
             (&[&spark[..], &ABSENT].concat(), "/absent.conf"),
             (&[&["publish"][..], &ABSENT].concat(), "/absent.conf"),
+            (
+                &[&["listen", "127.0.0.1:0"][..], &ABSENT].concat(),
+                "/absent.conf",
+            ),
             (&[&["simulate"][..], &ABSENT].concat(), "/absent.conf"),
         ],
     );
@@ -43,6 +47,8 @@ fn invalid_arguments_are_refused_at_once() {
                 "--topic <TOPIC> has an empty value",
             ),
             (&["publish", ""], "[FILE]"),
+            (&["listen", "8090"], "expected ADDRESS:PORT or :PORT"),
+            (&["listen", ":8090"], "--allow-anonymous"),
             (
                 &simulate("--bootstrap-servers", "kafka://a:9092"),
                 "kafka:// is not one of",

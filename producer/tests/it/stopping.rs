@@ -40,6 +40,7 @@ async fn programs_stop_although_a_broker_never_answers() {
     let commands = [
         vec!["spark", "--url", &url],
         vec!["publish", &lines],
+        vec!["listen", ANY_PORT],
         vec!["simulate"],
     ];
     let waiting = commands.map(|command| Waiting {

@@ -7,8 +7,8 @@ use tokio::io::AsyncRead;
 use tokio_util::bytes::{Bytes, BytesMut};
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder, FramedRead};
 
-/// Longest line. A topic takes 1 MiB by default, and JSON is longer than Avro.
-pub(super) const LINE_MAX_BYTES: usize = 1 << 20;
+use crate::json::REPORT_MAX_BYTES;
+
 /// Initial size of the buffer.
 const BUFFER_BYTES: usize = 1 << 16;
 
@@ -22,7 +22,7 @@ pub(super) struct Lines<R> {
 pub(super) enum Line {
     /// Without its end.
     Whole(Bytes),
-    /// Longer than [`LINE_MAX_BYTES`]; skipped to its end.
+    /// Longer than [`REPORT_MAX_BYTES`]; skipped to its end.
     TooLong,
     /// The first line shows that the input is not UTF-8 text.
     Foreign(Foreign),
@@ -64,7 +64,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             lines: AnyDelimiterCodec::new_with_max_length(
                 b"\n".to_vec(),
                 Vec::new(),
-                LINE_MAX_BYTES,
+                REPORT_MAX_BYTES,
             ),
             is_first: true,
         };
@@ -167,15 +167,15 @@ mod tests {
             [(1, Some(1)), (2, Some(0)), (3, Some(2))]
         );
         let mut input = b"a\n".to_vec();
-        input.extend(std::iter::repeat_n(b'x', LINE_MAX_BYTES));
+        input.extend(std::iter::repeat_n(b'x', REPORT_MAX_BYTES));
         input.push(b'\n');
-        input.extend(std::iter::repeat_n(b'x', LINE_MAX_BYTES + 1));
+        input.extend(std::iter::repeat_n(b'x', REPORT_MAX_BYTES + 1));
         input.extend(b"\nb\n");
         assert_eq!(
             lengths(&input).await,
             [
                 (1, Some(1)),
-                (2, Some(LINE_MAX_BYTES)),
+                (2, Some(REPORT_MAX_BYTES)),
                 (3, None),
                 (4, Some(1))
             ]

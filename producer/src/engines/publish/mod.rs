@@ -1,10 +1,6 @@
 //! `producer publish`: TaskRunningInfo as JSON lines, for engines in any language and for shells.
 
-mod line;
 mod lines;
-mod object;
-mod reported_at;
-mod sequences;
 
 use std::path::{Path, PathBuf};
 
@@ -14,8 +10,8 @@ use service::words::counted;
 use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
-use self::lines::{Foreign, LINE_MAX_BYTES, Line, Lines};
-use self::sequences::Sequences;
+use self::lines::{Foreign, Line, Lines};
+use crate::json::{self, REPORT_MAX_BYTES, Sequences};
 use crate::session::{PacedReports, Session, Setup};
 
 /// Maximum number of faults of a line that are logged one by one.
@@ -147,9 +143,9 @@ impl Publisher<'_> {
             };
             let read = match line {
                 Line::Whole(text) if text.trim_ascii().is_empty() => continue,
-                Line::Whole(text) => line::read(&text, &mut sequences)
+                Line::Whole(text) => json::read(&text, Some(&mut sequences))
                     .map_err(|faults| Vec::from_iter(faults.iter().map(ToString::to_string))),
-                Line::TooLong => Err(vec![format!("longer than {LINE_MAX_BYTES} bytes")]),
+                Line::TooLong => Err(vec![format!("longer than {REPORT_MAX_BYTES} bytes")]),
                 Line::Foreign(foreign) => {
                     tracing::error!("{}", self.how_to_convert(foreign));
                     self.bad += 1;

@@ -37,7 +37,9 @@ pub(super) async fn run(options: &Options, setup: &Setup) -> anyhow::Result<()> 
             let received = received.and_then(|ms| Timestamp::from_millisecond(ms).ok());
             let event = record.payload().unwrap_or_default();
             match runs.take(event, received.unwrap_or_else(Timestamp::now)) {
-                Ok(Taken::Report(info)) => printer.print(&info),
+                Ok(Taken::Report(info)) => {
+                    printer.print(&info);
+                }
                 Ok(Taken::NoRun) => {}
                 Err(why) => {
                     refused += 1;

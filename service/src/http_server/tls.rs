@@ -2,21 +2,21 @@
 
 use std::path::Path;
 
-use service::exit::NeedsAttention;
 use tokio_native_tls::TlsAcceptor;
 use tokio_native_tls::native_tls::{self, Identity, Protocol};
 
-use super::options::ServeOptions;
 use super::reloaded::Reloaded;
+use crate::error::NeedsAttention;
 
-/// The TLS acceptor, if TLS is configured.
+/// The TLS acceptor of the files of `--tls-cert` and `--tls-key`, if they are given.
 ///
 /// # Errors
 /// If a file cannot be read or is invalid.
-pub(super) fn acceptor(
-    options: &ServeOptions,
+pub fn tls_acceptor(
+    cert: Option<&Path>,
+    key: Option<&Path>,
 ) -> Result<Option<Reloaded<TlsAcceptor>>, NeedsAttention> {
-    let (Some(cert), Some(key)) = (options.tls_cert.clone(), options.tls_key.clone()) else {
+    let (Some(cert), Some(key)) = (cert.map(Path::to_owned), key.map(Path::to_owned)) else {
         return Ok(None);
     };
     let files = vec![cert.clone(), key.clone()];

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use service::exit::NeedsAttention;
+use crate::error::NeedsAttention;
 
 /// Minimum time between two checks of the files.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A value that was read from files.
-pub(super) struct Reloaded<T> {
+pub struct Reloaded<T> {
     files: Vec<PathBuf>,
     read: Box<Read<T>>,
     state: Mutex<State<T>>,
@@ -35,7 +35,7 @@ impl<T> Reloaded<T> {
     ///
     /// # Errors
     /// If `read` fails.
-    pub(super) fn of(
+    pub fn of(
         files: Vec<PathBuf>,
         read: impl Fn() -> Result<T, NeedsAttention> + Send + Sync + 'static,
     ) -> Result<Self, NeedsAttention> {
@@ -54,7 +54,7 @@ impl<T> Reloaded<T> {
     }
 
     /// The value, read again if a file has changed. If that fails, the last value stays in use; each change is logged once.
-    pub(super) fn current(&self) -> Arc<T> {
+    pub fn current(&self) -> Arc<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.checked_at.elapsed() >= CHECK_INTERVAL {
             state.checked_at = Instant::now();

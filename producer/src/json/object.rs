@@ -8,12 +8,12 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// What is wrong with a line, and where in it.
+/// What is wrong with a report, and where in it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Fault {
-    /// The field's path; empty if the line as a whole is wrong.
-    pub(super) field: String,
-    pub(super) reason: String,
+pub(crate) struct Fault {
+    /// The field's path; empty if the report as a whole is wrong.
+    pub(crate) field: String,
+    pub(crate) reason: String,
 }
 
 impl fmt::Display for Fault {
@@ -25,16 +25,19 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The faults of one line, as they are found.
+/// The faults of one report, as they are found.
 pub(super) struct Faults<'a> {
-    line: &'a str,
+    report: &'a str,
+    /// A column in a report of several lines says nothing.
+    is_one_line: bool,
     found: RefCell<Vec<Fault>>,
 }
 
 impl<'a> Faults<'a> {
-    pub(super) fn of(line: &'a str) -> Self {
+    pub(super) fn of(report: &'a str) -> Self {
         Self {
-            line,
+            report,
+            is_one_line: !report.contains('\n'),
             found: RefCell::default(),
         }
     }
@@ -63,12 +66,14 @@ impl<'a> Faults<'a> {
         }
     }
 
-    /// serde_json's message about `part` of the line, with the column in the line.
+    /// serde_json's message about `part` of the report, with the column in its line.
     pub(super) fn reason(&self, part: &str, error: &serde_json::Error) -> String {
-        let before = part.as_ptr() as usize - self.line.as_ptr() as usize;
+        let before = part.as_ptr() as usize - self.report.as_ptr() as usize;
         match message(error) {
-            (message, true) => format!("{message} at column {}", before + error.column()),
-            (message, false) => message,
+            (message, true) if self.is_one_line => {
+                format!("{message} at column {}", before + error.column())
+            }
+            (message, _) => message,
         }
     }
 }

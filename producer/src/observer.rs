@@ -1,4 +1,4 @@
-//! What librdkafka calls back.
+//! What librdkafka calls back, with a receiver for the result of each record.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::ProducerContext;
 use rdkafka::statistics::Statistics;
 use service::health::Health;
+use service::limits::refuses_batch;
 use service::throttling::Throttling;
 use tokio::sync::oneshot;
 
@@ -17,18 +18,28 @@ use crate::client::HealthMonitor;
 
 /// Receives the log, errors, statistics and delivery results of the client.
 #[derive(Clone)]
-pub(super) struct Observer(pub(super) Arc<Observed>);
+pub(crate) struct Observer(pub(crate) Arc<Observed>);
 
-pub(super) struct Observed {
+pub(crate) struct Observed {
     /// The client's last error, in its words.
-    pub(super) last_error: Mutex<Option<String>>,
-    pub(super) delivered: AtomicU64,
+    pub(crate) last_error: Mutex<Option<String>>,
+    pub(crate) delivered: AtomicU64,
     health: Option<HealthMonitor>,
     throttling: Throttling,
 }
 
+/// Why a record was not delivered.
+pub(crate) struct Failed {
+    pub(crate) error: KafkaError,
+    /// Key and value, if the [whole batch was refused](refuses_batch): the record may be accepted alone.
+    pub(crate) record: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// The result of a record.
+pub(crate) type Delivered = Result<(), Box<Failed>>;
+
 impl Observer {
-    pub(super) fn new(health: Option<Arc<Health>>) -> Self {
+    pub(crate) fn new(health: Option<Arc<Health>>) -> Self {
         Self(Arc::new(Observed {
             last_error: Mutex::default(),
             delivered: AtomicU64::new(0),
@@ -65,11 +76,18 @@ impl ClientContext for Observer {
 
 impl ProducerContext for Observer {
     /// Receives the result.
-    type DeliveryOpaque = Box<oneshot::Sender<Result<(), KafkaError>>>;
+    type DeliveryOpaque = Box<oneshot::Sender<Delivered>>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, result_to: Self::DeliveryOpaque) {
-        let outcome = result.as_ref().map(|_| ());
+        let delivered = result.as_ref().map(|_| ()).map_err(|(error, record)| {
+            let owned = |part: Option<&[u8]>| part.unwrap_or_default().to_vec();
+            Box::new(Failed {
+                error: error.clone(),
+                record: refuses_batch(error)
+                    .then(|| (owned(record.key()), owned(record.payload()))),
+            })
+        });
         // The receiver may be gone.
-        let _ = result_to.send(outcome.map_err(|(error, _)| error.clone()));
+        let _ = result_to.send(delivered);
     }
 }

@@ -5,13 +5,13 @@ use schemas::{TaskStatus, timestamp};
 const GOOD: &str = r#"{"execId":"exec-1","jobId":"job-1","engine":{"instance":"node-1:1","engineType":"shell"},"status":"Running","reportedAt":"2026-11-25T14:05:00.123456Z","sequence":3}"#;
 
 fn fails(line: &str) -> Vec<String> {
-    let faults = read(line.as_bytes(), &mut Sequences::default()).unwrap_err();
+    let faults = read(line.as_bytes(), Some(&mut Sequences::default())).unwrap_err();
     faults.iter().map(ToString::to_string).collect()
 }
 
 #[test]
 fn microseconds_of_reported_at_are_kept() {
-    let info = read(GOOD.as_bytes(), &mut Sequences::default()).unwrap();
+    let info = read(GOOD.as_bytes(), Some(&mut Sequences::default())).unwrap();
     assert_eq!(info.reported_at % 1_000_000, 123_456);
     assert_eq!(
         timestamp::to_rfc3339(info.reported_at).as_deref(),
@@ -24,7 +24,7 @@ fn a_line_without_time_and_sequence_gets_the_present_and_the_next_number() {
     let bare = r#"{"execId":"exec-1","jobId":"job-1","engine":{"instance":"node-1:1","engineType":"shell"},"status":"Running"}"#;
     let last = bare.replace("Running", "Succeed");
     let mut sequences = Sequences::default();
-    let mut next = |line: &str| read(line.as_bytes(), &mut sequences).unwrap();
+    let mut next = |line: &str| read(line.as_bytes(), Some(&mut sequences)).unwrap();
     let first = next(bare);
     assert!(first.reported_at > 1_700_000_000_000_000);
     assert_eq!(first.sequence, 0);
@@ -37,11 +37,37 @@ fn a_line_without_time_and_sequence_gets_the_present_and_the_next_number() {
 }
 
 #[test]
+fn where_nobody_counts_a_report_without_sequence_is_a_fault() {
+    assert!(read(GOOD.as_bytes(), None).is_ok());
+    let bare = GOOD.replace(",\"sequence\":3", "");
+    let faults = read(bare.as_bytes(), None).unwrap_err();
+    assert_eq!(
+        faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["sequence: is missing: number the reports of each execId 0, 1, 2 …"]
+    );
+}
+
+#[test]
+fn a_report_of_several_lines_is_read_and_its_faults_name_no_column() {
+    let lines = GOOD.replace(',', ",\n");
+    assert!(read(lines.as_bytes(), None).is_ok());
+    let wrong = lines.replace("\"sequence\":3", "\"sequence\":\n\"x\"");
+    let faults = read(wrong.as_bytes(), None).unwrap_err();
+    assert_eq!(
+        faults[0].to_string(),
+        "sequence: invalid type: string \"x\", expected i64"
+    );
+    let cut = &lines[..lines.len() - 1];
+    let faults = read(cut.as_bytes(), None).unwrap_err();
+    assert!(faults[0].reason.contains(" at line "), "{faults:?}");
+}
+
+#[test]
 fn tasks_that_another_run_would_number_anew_are_known() {
     let bare = r#"{"execId":"exec-1","jobId":"job-1","engine":{"instance":"node-1:1","engineType":"shell"},"status":"Running"}"#;
     let mut sequences = Sequences::default();
     let mut take = |line: &str| {
-        read(line.as_bytes(), &mut sequences).unwrap();
+        read(line.as_bytes(), Some(&mut sequences)).unwrap();
         let unfinished = sequences.unfinished();
         unfinished.map(|(count, exec_id)| (count, exec_id.to_owned()))
     };
@@ -55,7 +81,7 @@ fn tasks_that_another_run_would_number_anew_are_known() {
 fn numbers_of_reported_at_are_microseconds_and_other_units_are_named() {
     let reported_at = |json: &str| {
         let line = GOOD.replace("\"2026-11-25T14:05:00.123456Z\"", json);
-        read(line.as_bytes(), &mut Sequences::default())
+        read(line.as_bytes(), Some(&mut Sequences::default()))
             .map(|info| info.reported_at)
             .map_err(|faults| {
                 let [fault] = &faults[..] else {
@@ -236,7 +262,7 @@ fn every_thing_that_makes_a_record_unusable_is_listed() {
         .replace("exec-1", " ")
         .replace("job-1", &"j".repeat(600))
         .replace("\"2026-11-25T14:05:00.123456Z\"", "9223372036854775807");
-    let fields: Vec<String> = read(line.as_bytes(), &mut Sequences::default())
+    let fields: Vec<String> = read(line.as_bytes(), Some(&mut Sequences::default()))
         .unwrap_err()
         .into_iter()
         .map(|fault| fault.field)
@@ -250,7 +276,7 @@ fn what_the_router_repairs_is_passed_on_as_it_is() {
         r#""sequence":3"#,
         r#""sequence":-3,"progress":{"progress":"NaN","progressInfo":[{"id":"0","totalTasks":-1,"runningTasks":0,"failedTasks":0,"succeedTasks":0}]},"metrics":{"busy":"NaN","uptime":-1}"#,
     );
-    let info = read(line.as_bytes(), &mut Sequences::default()).unwrap();
+    let info = read(line.as_bytes(), Some(&mut Sequences::default())).unwrap();
     let progress = info.progress.unwrap();
     assert!(progress.progress.is_nan());
     assert_eq!(progress.progress_info[0].total_tasks, -1);
@@ -263,7 +289,7 @@ fn what_the_router_repairs_is_passed_on_as_it_is() {
 proptest! {
     #[test]
     fn any_bytes_are_a_report_or_name_a_fault(line in proptest::collection::vec(any::<u8>(), 0..200)) {
-        if let Err(faults) = read(&line, &mut Sequences::default()) {
+        if let Err(faults) = read(&line, Some(&mut Sequences::default())) {
             prop_assert!(!faults.is_empty());
         }
     }
@@ -272,7 +298,7 @@ proptest! {
     fn a_good_line_with_any_damage_is_a_report_or_names_a_fault(at in 0..GOOD.len(), with in any::<u8>()) {
         let mut line = GOOD.as_bytes().to_vec();
         line[at] = with;
-        if let Err(faults) = read(&line, &mut Sequences::default()) {
+        if let Err(faults) = read(&line, Some(&mut Sequences::default())) {
             prop_assert!(!faults.is_empty());
         }
     }

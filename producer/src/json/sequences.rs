@@ -1,4 +1,4 @@
-//! The numbers of reports whose lines leave `sequence` out.
+//! The numbers of reports that leave `sequence` out.
 
 use std::collections::HashMap;
 
@@ -7,12 +7,12 @@ use schemas::TaskRunningInfo;
 /// Tasks whose reports are counted at a time.
 pub(super) const COUNTED_TASKS_MAX: usize = 100_000;
 
-/// Counts each task's reports, for lines without `sequence`.
+/// Counts each task's reports, for those without `sequence`.
 #[derive(Default)]
-pub(super) struct Sequences(pub(super) HashMap<String, Counted>);
+pub(crate) struct Sequences(pub(super) HashMap<String, Counted>);
 
 /// A task that has not ended.
-pub(super) struct Counted {
+pub(crate) struct Counted {
     next: i64,
     /// Whether its last report had no number of its own.
     left_out: bool,
@@ -39,7 +39,7 @@ impl Sequences {
     }
 
     /// Of the tasks that were numbered here and have not ended: how many, and one of them.
-    pub(super) fn unfinished(&self) -> Option<(usize, &str)> {
+    pub(crate) fn unfinished(&self) -> Option<(usize, &str)> {
         let mut tasks = self.0.iter().filter(|(_, counted)| counted.left_out);
         let (first, _) = tasks.next()?;
         Some((tasks.count() + 1, first))

@@ -1,4 +1,8 @@
-//! Parses one line of JSON into a report, or finds everything that is wrong with it. Pure.
+//! Parses a report in JSON, or finds everything that is wrong with it. Pure.
+
+mod object;
+mod reported_at;
+mod sequences;
 
 use std::collections::BTreeMap;
 
@@ -9,33 +13,45 @@ use schemas::{
 };
 use serde_json::value::RawValue;
 
-use super::object::{Fault, Faults, Object, Path, map};
-use super::reported_at::reported_at;
-use super::sequences::{COUNTED_TASKS_MAX, Sequences};
+pub(crate) use self::object::Fault;
+use self::object::{Faults, Object, Path, map};
+use self::reported_at::reported_at;
+use self::sequences::COUNTED_TASKS_MAX;
+pub(crate) use self::sequences::Sequences;
 
-/// Parses a line. Without `reportedAt` it is now; without `sequence` it counts the lines of its execId. Values that the
-/// router repairs are passed on as they are.
+/// Largest report. A topic takes 1 MiB by default, and JSON is longer than Avro.
+pub(crate) const REPORT_MAX_BYTES: usize = 1 << 20;
+
+/// Parses a report. Without `reportedAt` it is now. Without `sequence` it is counted by `sequences`; if they are `None`,
+/// it is required. Values that the router repairs are passed on as they are.
 ///
 /// # Errors
 /// Every fault that makes the record unusable; at least one.
-pub(super) fn read(line: &[u8], sequences: &mut Sequences) -> Result<TaskRunningInfo, Vec<Fault>> {
+pub(crate) fn read(
+    json: &[u8],
+    sequences: Option<&mut Sequences>,
+) -> Result<TaskRunningInfo, Vec<Fault>> {
     let whole = |reason| {
         vec![Fault {
             field: String::new(),
             reason,
         }]
     };
-    let text = std::str::from_utf8(line)
+    let text = std::str::from_utf8(json)
         .map_err(|error| whole(format!("not UTF-8 at byte {}", error.valid_up_to() + 1)))?;
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| {
         let reason = error
             .to_string()
             .replace(" at line 1 column ", " at column ");
-        let hint = not_finite_hint(text, error.column()).unwrap_or_default();
+        let hint = match error.line() {
+            1 => not_finite_hint(text, error.column()).unwrap_or_default(),
+            _ => String::new(),
+        };
         whole(format!("not JSON: {reason}{hint}"))
     })?;
     let faults = Faults::of(text);
-    let read = Object::open(&faults, Path::Root, raw).map(|report| info(report, sequences));
+    let counted = sequences.as_deref();
+    let read = Object::open(&faults, Path::Root, raw).map(|report| info(report, counted));
     let mut found = faults.into_found();
     let (info, left_out) = match read {
         Some(read) => read,
@@ -56,7 +72,9 @@ pub(super) fn read(line: &[u8], sequences: &mut Sequences) -> Result<TaskRunning
     if !found.is_empty() {
         return Err(found);
     }
-    sequences.note(&info, left_out);
+    if let Some(sequences) = sequences {
+        sequences.note(&info, left_out);
+    }
     Ok(info)
 }
 
@@ -78,7 +96,7 @@ fn fault(problem: Problem) -> Fault {
 }
 
 /// The record, and whether its sequence was left out.
-fn info(mut of: Object<'_, '_>, sequences: &Sequences) -> (TaskRunningInfo, bool) {
+fn info(mut of: Object<'_, '_>, sequences: Option<&Sequences>) -> (TaskRunningInfo, bool) {
     let mut info = TaskRunningInfo {
         exec_id: of.required("execId", Faults::value),
         job_id: of.required("jobId", Faults::value),
@@ -104,9 +122,14 @@ fn info(mut of: Object<'_, '_>, sequences: &Sequences) -> (TaskRunningInfo, bool
     let given = of.optional("sequence", |faults, path, raw| {
         Some(Some(faults.value(path, raw).unwrap_or_default()))
     });
-    match given.or_else(|| sequences.next(&info.exec_id)) {
-        Some(sequence) => info.sequence = sequence,
-        None => of.fault(
+    let counted = || sequences?.next(&info.exec_id);
+    match (given.or_else(counted), sequences) {
+        (Some(sequence), _) => info.sequence = sequence,
+        (None, None) => of.fault(
+            "sequence",
+            "is missing: number the reports of each execId 0, 1, 2 …",
+        ),
+        (None, Some(_)) => of.fault(
             "sequence",
             &format!(
                 "is missing, and cannot be counted for more than {COUNTED_TASKS_MAX} tasks at a time: write it yourself"

@@ -35,15 +35,15 @@ const UNREAD: Duration = Duration::from_secs(30);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, usually because of too many open files.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// Time for running requests on shutdown; shorter than the program's grace period.
+/// Time for running requests on shutdown; shorter than the program's [`GRACE`](crate::exit::GRACE).
 const FINISH: Duration = Duration::from_secs(6);
 
 /// The peer's address, an extension of each request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
+pub struct Peer(pub SocketAddr);
 
 /// Serves until `stop`, then finishes the running requests.
-pub(super) async fn serve(
+pub async fn serve(
     listener: TcpListener,
     tls: Option<Reloaded<TlsAcceptor>>,
     router: Router,
