@@ -39,7 +39,7 @@
 //! Reporter, spark, flink, trino ──▶ Outbox ──▶ Delivery ─┐   never wait: newer reports replace unsent ones
 //!                                                        ├──▶ task-running-info, key execId
 //! publish, simulate, spark_log ──▶ Sender ───────────────┤   wait while Kafka is slower than they are
-//! listen ──▶ AwaitedSender ─────────────────────────────┤   each request waits for its acknowledgements
+//! listen ──▶ AwaitedSender ──────────────────────────────┤   each request waits for its acknowledgements
 //! openlineage ──▶ one transaction with the offsets ──────┘
 //! ```
 
