@@ -142,12 +142,16 @@ leave() {
     exit "$status"
 }
 
-# remove_postgres_in DIR: removes the clusters of local-postgres below DIR, small disks of tests, and DIR.
+# remove_postgres_in DIR: removes the servers of local-postgres and local-mariadb below DIR, small disks of tests, and DIR.
 remove_postgres_in() {
     local left
     for left in "$1"/*/; do
         umount "$left" 2>/dev/null || true
-        [[ ! -e $left ]] || "$deploy/local-postgres" --dir "${left%/}" --mode immediate remove
+        if [[ -e $left/settings ]]; then
+            "$deploy/local-mariadb" --dir "${left%/}" --mode immediate remove
+        elif [[ -e $left ]]; then
+            "$deploy/local-postgres" --dir "${left%/}" --mode immediate remove
+        fi
     done
     rm -rf "$1"
 }

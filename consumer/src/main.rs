@@ -68,7 +68,7 @@ const DIFF_HELP: &str = "\
 Needs no Kafka. For each part and partition, it compares the offsets that both databases have stored. Rows that only one of them has \
 beyond that range are reported but are not a fault: the rest of the tables beside a replayed range, for example, or the newest events \
 in the database that is further ahead. The same holds for a task whose newest report one of them has not read. Rows are the same in \
-SQLite and PostgreSQL; a task is identified by its exec id. Each database is read in one snapshot, so both can be written to \
+every database; a task is identified by its exec id. Each database is read in one snapshot, so both can be written to \
 meanwhile. --database-url is not used.
 
 Examples:

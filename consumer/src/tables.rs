@@ -183,7 +183,7 @@ macro_rules! tables {
 
 const EVENT_PARTITION: Column = column!("event_partition", "the event's partition", i32);
 const EVENT_OFFSET: Column = column!("event_offset", "the event's offset", i64);
-const EXEC_ID: Column = column!("exec_id", "the exec task", text);
+pub(crate) const EXEC_ID: Column = column!("exec_id", "the exec task", text);
 /// Refers to the task in a stored row of a history.
 pub(crate) const TASK_ID: Column = column!("task_id", "the task's key in this database", i64);
 
@@ -425,7 +425,7 @@ impl fmt::Display for Table {
 }
 
 /// The columns that rank a task's events; the greatest event is the newest. See [`Rows::rank`].
-const RANK: [&str; 5] = [
+pub(crate) const RANK: [&str; 5] = [
     "is_final",
     "reported_at",
     "sequence",

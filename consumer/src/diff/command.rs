@@ -20,7 +20,8 @@ use crate::store::{Database, database_url};
 /// Options of `consumer diff`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DiffOptions {
-    /// One database: sqlite:FILE or postgres://USER@HOST:PORT/NAME (password in PGPASSWORD or PGPASSFILE)
+    /// One database: sqlite:FILE, postgres://USER@HOST:PORT/NAME (password in PGPASSWORD or PGPASSFILE), or
+    /// mysql://USER@HOST:PORT/NAME (in MYSQL_PWD or MYSQL_PWD_FILE)
     #[arg(value_name = "A", value_parser = database_url())]
     pub a: Address,
 

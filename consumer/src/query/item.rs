@@ -60,10 +60,10 @@ pub(super) fn items_of_page(
         micros("task.first_reported_at"),
         micros("task.ended_at"),
         micros("task.reported_at"),
-        judge.deciding_interval(dialect),
+        judge.deciding_interval(dialect, "page"),
         judge.may_be_stalled(dialect),
-        sql::unchanged_since(dialect, at),
-        sql::held_of_page(dialect, at),
+        sql::unchanged_since(dialect, "page", at),
+        sql::held_of(dialect, "page", at),
     )
 }
 

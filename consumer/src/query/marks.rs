@@ -79,15 +79,22 @@ impl<'a> Judge<'a> {
     }
 
     /// SQL: the task's usual interval if the task may be silent by it, else null.
-    pub(super) fn deciding_interval(&self, dialect: &dyn Dialect) -> String {
+    pub(super) fn deciding_interval(&self, dialect: &dyn Dialect, relation: &str) -> String {
         match self.thresholds.silent_after {
             Some(_) => dialect.cast("NULL", Kind::I64),
             None => format!(
                 "CASE WHEN NOT task.is_final AND task.reported_at <= {} THEN {} END",
                 dialect.time(self.ago(SHORTEST_SILENCE)),
-                sql::usual_interval(dialect, self.at)
+                sql::usual_interval(dialect, relation, self.at)
             ),
         }
+    }
+
+    /// The tasks that have not ended and have been quiet for as long as any silent task.
+    fn quiet(&self, dialect: &dyn Dialect) -> String {
+        let latest = dialect.time(self.ago(SHORTEST_SILENCE));
+        let quiet = format!("AND task.reported_at <= {latest}");
+        sql::open_tasks(dialect, self.at, &quiet)
     }
 
     /// SQL condition: the task is silent.
@@ -103,7 +110,7 @@ impl<'a> Judge<'a> {
                 reported_by(SHORTEST_SILENCE),
                 self.moment.as_microsecond(),
                 dialect.epoch_micros("task.reported_at"),
-                sql::usual_interval(dialect, self.at)
+                sql::usual_interval(dialect, &self.quiet(dialect), self.at)
             ),
         }
     }
@@ -118,6 +125,8 @@ impl<'a> Judge<'a> {
 
     /// SQL condition: the task is stalled.
     pub(super) fn stalled(&self, dialect: &dyn Dialect) -> String {
+        let may_be_stalled = format!("AND {}", self.may_be_stalled(dialect));
+        let may_be_stalled = sql::open_tasks(dialect, self.at, &may_be_stalled);
         let latest = self.ago(self.thresholds.stalled_after).as_microsecond();
         let reported = dialect.epoch_micros("task.reported_at");
         format!(
@@ -125,7 +134,7 @@ impl<'a> Judge<'a> {
             self.may_be_stalled(dialect),
             self.silent(dialect),
             sql::unchanged_from(dialect, self.ago(self.thresholds.stalled_after), self.at),
-            sql::unchanged_since(dialect, self.at)
+            sql::unchanged_since(dialect, &may_be_stalled, self.at)
         )
     }
 }

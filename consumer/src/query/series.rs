@@ -309,7 +309,7 @@ impl History<'_> {
             Some("status"),
         );
         let mut progress = Thinned::new("progress", self.query.points);
-        for slice in self.slices(Table::Progress, SLICE_VALUES).await? {
+        for slice in self.slices(Table::Progress, 1).await? {
             let rows = format!(
                 "SELECT {} AS joined FROM task_progress WHERE {}",
                 dialect.lines(&line),
@@ -381,8 +381,7 @@ impl History<'_> {
         of_slice: impl Fn(Slice) -> String + Send,
         parameters: &[Value],
     ) -> Result<Vec<Series>, StoreError> {
-        let rows = SLICE_VALUES / (series.len() as i64).max(1);
-        for slice in self.slices(table, rows).await? {
+        for slice in self.slices(table, series.len()).await? {
             let text = self.lines(&of_slice(slice), parameters).await?;
             for line in text.lines() {
                 let line = Line::read(line)?;
@@ -402,10 +401,11 @@ impl History<'_> {
         Ok(text.flatten().unwrap_or_default())
     }
 
-    /// Divides the query's time range into slices of about `rows` rows each, earliest first. A slice may be larger if
-    /// many rows have the same microsecond.
-    async fn slices(&mut self, table: Table, rows: i64) -> Result<Vec<Slice>, StoreError> {
+    /// Divides the query's time range into slices of rows with so many `values` each, earliest first. A slice may be
+    /// larger if many rows have the same microsecond.
+    async fn slices(&mut self, table: Table, values: usize) -> Result<Vec<Slice>, StoreError> {
         let dialect = self.session.dialect();
+        let rows = SLICE_VALUES.min(dialect.lines_at_once()) / (values as i64).max(1);
         let whole = Slice {
             from: self.query.from,
             to: self.query.to,

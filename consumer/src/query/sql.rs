@@ -121,9 +121,25 @@ pub(super) fn task_columns(dialect: &dyn Dialect) -> String {
 /// A task's parts, newest first.
 pub(super) const NEWEST_PART: &str = "reported_at DESC, event_partition DESC, event_offset DESC";
 
+/// The tasks that have not ended and satisfy more conditions, as a relation for [`held`], [`usual_interval`] and
+/// [`unchanged_since`].
+pub(super) fn open_tasks(dialect: &dyn Dialect, at: Option<Timestamp>, more: &str) -> String {
+    format!(
+        "(SELECT task.task_id, task.is_final, task.event_partition, task.event_offset FROM {} \
+         WHERE NOT task.is_final {more})",
+        tasks(dialect, at)
+    )
+}
+
 /// The sum of a column over the applications of the task's newest resource part; null if it has none or the task has
 /// ended.
 pub(super) fn held(dialect: &dyn Dialect, column: &str, at: Option<Timestamp>) -> String {
+    if !dialect.correlates_in_from() {
+        let held = held_of(dialect, &open_tasks(dialect, at, ""), at);
+        return format!(
+            "(SELECT held.{column} FROM {held} AS held WHERE held.of_task = task.task_id)"
+        );
+    }
     let (known, newest) = (known(dialect, "newest", at), of("newest", NEWEST_PART));
     let sum = dialect.bounded_sum(&format!("held.{column}"));
     format!(
@@ -134,14 +150,15 @@ pub(super) fn held(dialect: &dyn Dialect, column: &str, at: Option<Timestamp>) -
     )
 }
 
-/// The sums `memory_bytes` and `cores` for all tasks of `page`, as in [`held`], reading each task's history once.
+/// The sums `memory_bytes` and `cores` for all tasks of a relation, as in [`held`], reading each task's history once.
 /// `CROSS JOIN` fixes SQLite's join order; otherwise it may scan all histories.
-pub(super) fn held_of_page(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
+pub(super) fn held_of(dialect: &dyn Dialect, relation: &str, at: Option<Timestamp>) -> String {
     let (known, newest) = (known(dialect, "held", at), of("held", NEWEST_PART));
     format!(
         "(SELECT ranked.task_id AS of_task, {} AS memory_bytes, {} AS cores FROM (SELECT held.task_id, held.memory_bytes, held.cores, \
          rank() OVER (PARTITION BY held.task_id ORDER BY {newest}) AS place \
-         FROM page CROSS JOIN task_resource AS held WHERE held.task_id = page.task_id AND NOT page.is_final AND {known}) AS ranked \
+         FROM {relation} AS holder CROSS JOIN task_resource AS held WHERE held.task_id = holder.task_id AND NOT holder.is_final \
+         AND {known}) AS ranked \
          WHERE ranked.place = 1 GROUP BY ranked.task_id)",
         dialect.bounded_sum("ranked.memory_bytes"),
         dialect.bounded_sum("ranked.cores"),
@@ -149,10 +166,29 @@ pub(super) fn held_of_page(dialect: &dyn Dialect, at: Option<Timestamp>) -> Stri
 }
 
 /// The task's usual interval in microseconds: the median of its last intervals between distinct report times; null if
-/// it reported once.
-pub(super) fn usual_interval(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
+/// it reported once. The task is one of the relation's.
+pub(super) fn usual_interval(
+    dialect: &dyn Dialect,
+    relation: &str,
+    at: Option<Timestamp>,
+) -> String {
     let known = known(dialect, "report", at);
     let micros = dialect.epoch_micros("times.reported_at");
+    if !dialect.correlates_in_from() {
+        return format!(
+            "(SELECT usual.gap FROM (SELECT ranked.task_id, ranked.gap FROM (SELECT gaps.task_id, gaps.gap, \
+             row_number() OVER (PARTITION BY gaps.task_id ORDER BY gaps.gap) AS nth, \
+             count(*) OVER (PARTITION BY gaps.task_id) AS held \
+             FROM (SELECT times.task_id, {micros} - lead({micros}) OVER (PARTITION BY times.task_id \
+             ORDER BY times.reported_at DESC) AS gap \
+             FROM (SELECT recent.task_id, recent.reported_at, row_number() OVER (PARTITION BY recent.task_id \
+             ORDER BY recent.reported_at DESC) AS place \
+             FROM (SELECT DISTINCT report.task_id, report.reported_at FROM {relation} AS reporter \
+             CROSS JOIN task_progress AS report WHERE report.task_id = reporter.task_id AND {known}) AS recent) AS times \
+             WHERE times.place <= {INTERVAL_REPORTS}) AS gaps WHERE gaps.gap IS NOT NULL) AS ranked \
+             WHERE ranked.nth * 2 IN (ranked.held, ranked.held + 1)) AS usual WHERE usual.task_id = task.task_id)"
+        );
+    }
     format!(
         "(SELECT ranked.gap FROM (SELECT gaps.gap, row_number() OVER (ORDER BY gaps.gap) AS nth, count(*) OVER () AS held \
          FROM (SELECT {micros} - lead({micros}) OVER (ORDER BY times.reported_at DESC) AS gap \
@@ -163,16 +199,31 @@ pub(super) fn usual_interval(dialect: &dyn Dialect, at: Option<Timestamp>) -> St
 }
 
 /// Since when, in microseconds since 1970, the task's reports have had the status, progress and counts of its newest
-/// one. Scans reports from the newest to the oldest, counting those that differ.
-pub(super) fn unchanged_since(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
+/// one. Scans reports from the newest to the oldest, counting those that differ. The task is one of the relation's.
+pub(super) fn unchanged_since(
+    dialect: &dyn Dialect,
+    relation: &str,
+    at: Option<Timestamp>,
+) -> String {
     let (known, newest_first) = (known(dialect, "report", at), of("report", NEWEST));
     let micros = dialect.epoch_micros("min(run.reported_at)");
     let is_other = ["progress", "job_ids", "job_tasks"]
         .map(|column| dialect.differ(&format!("report.{column}"), &format!("newest.{column}")))
         .join(" OR ");
+    let different =
+        format!("sum(CASE WHEN report.status <> newest.status OR {is_other} THEN 1 ELSE 0 END)");
+    if !dialect.correlates_in_from() {
+        return format!(
+            "(SELECT since.micros FROM (SELECT run.task_id, {micros} AS micros FROM (SELECT report.task_id, report.reported_at, \
+             {different} OVER (PARTITION BY report.task_id ORDER BY {newest_first} ROWS UNBOUNDED PRECEDING) AS different \
+             FROM {relation} AS reporter CROSS JOIN task_progress AS newest CROSS JOIN task_progress AS report \
+             WHERE newest.task_id = reporter.task_id AND newest.event_partition = reporter.event_partition \
+             AND newest.event_offset = reporter.event_offset AND report.task_id = reporter.task_id AND {known}) AS run \
+             WHERE run.different = 0 GROUP BY run.task_id) AS since WHERE since.task_id = task.task_id)"
+        );
+    }
     format!(
-        "(SELECT {micros} FROM (SELECT report.reported_at, sum(CASE WHEN report.status <> newest.status \
-         OR {is_other} THEN 1 ELSE 0 END) \
+        "(SELECT {micros} FROM (SELECT report.reported_at, {different} \
          OVER (ORDER BY {newest_first} ROWS UNBOUNDED PRECEDING) AS different \
          FROM task_progress AS newest CROSS JOIN task_progress AS report WHERE newest.task_id = task.task_id \
          AND newest.event_partition = task.event_partition AND newest.event_offset = task.event_offset \

@@ -66,6 +66,10 @@ pub(crate) trait Dialect: Sync {
     fn number_text(&self, expression: &str) -> String;
     /// An aggregate that joins the texts of rows, one per line.
     fn lines(&self, text: &str) -> String;
+    /// The number of values that [lines](Self::lines) may have, if the database limits the length of a text.
+    fn lines_at_once(&self) -> i64 {
+        i64::MAX
+    }
     /// The number in `task_metrics.metrics` under the name given by a parameter; 1 or 0 for a boolean; otherwise null.
     fn metric(&self, parameter: &str) -> String;
     /// An expression as a value of this kind: [`Kind::I64`], [`Kind::F64`] or [`Kind::Text`].
@@ -92,6 +96,11 @@ pub(crate) trait Dialect: Sync {
     /// Removes the rows (`h`) of a table that satisfy a condition.
     fn delete(&self, table: Table, condition: &str) -> String {
         format!("DELETE FROM {table} AS h WHERE {condition}")
+    }
+    /// Whether a subquery in FROM can use the columns of the query around its own. If not, values of tasks are computed
+    /// for a whole relation of tasks, and looked up.
+    fn correlates_in_from(&self) -> bool {
+        true
     }
     /// The collation that compares texts by bytes.
     fn bytewise(&self) -> &'static str;

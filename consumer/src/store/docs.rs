@@ -6,7 +6,7 @@ use std::path::Path;
 use service::testing::book::{assert_generated, read};
 
 use super::error::Meaning;
-use super::{postgres, sqlite};
+use super::{mysql, postgres, sqlite};
 
 const PAGE: &str = "reference/errors.md";
 
@@ -29,6 +29,13 @@ fn the_book_has_the_tables_of_the_code() {
         postgres.collect::<String>()
     );
     assert_generated(PAGE, "postgres-errors", &postgres);
+    let mysql = mysql::MEANINGS.iter();
+    let mysql = mysql.map(|(code, meaning, name)| row(&code.to_string(), *meaning, name));
+    let mysql = format!(
+        "| Error | What | Outcome |\n| --- | --- | --- |\n{}",
+        mysql.collect::<String>()
+    );
+    assert_generated(PAGE, "mysql-errors", &mysql);
     let sqlite = sqlite::MEANINGS.iter();
     let sqlite =
         sqlite.map(|(code, name, meaning, what)| row(&format!("{code}` `{name}"), *meaning, what));

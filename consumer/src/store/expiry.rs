@@ -221,12 +221,22 @@ impl Expiring {
             self.session.execute("COMMIT", &[]).await?;
             return Ok(0);
         }
-        // A separate statement, so that it sees what was committed before the locks were acquired.
-        let condition = format!(
-            "h.task_id IN ({}) AND {}",
+        // A separate statement, so that it sees what was committed before the locks were acquired. Not the condition of a
+        // DELETE, which in MySQL would wait for rows of the histories that a consumer is inserting.
+        let select = format!(
+            "SELECT task_id FROM task h WHERE h.task_id IN ({}) AND {}",
             list(&locked),
             without_history("")
         );
+        let expired = self.session.select(&select, &[]).await?.into_iter();
+        let expired: Vec<i64> = expired
+            .map(|mut row| row.take("task_id"))
+            .collect::<Result<_, _>>()?;
+        if expired.is_empty() {
+            self.session.execute("COMMIT", &[]).await?;
+            return Ok(0);
+        }
+        let condition = format!("h.task_id IN ({})", list(&expired));
         self.delete(Table::Task, &condition, begun).await
     }
 

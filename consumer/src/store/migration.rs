@@ -5,19 +5,28 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
 use super::StoreError;
 
-/// A migrator for these texts, numbered from 1. (sqlx's `migrate!` would compile both database drivers a second time,
+/// A migrator for these texts, numbered from 1. (sqlx's `migrate!` would compile all database drivers a second time,
 /// for the macro.)
-pub(super) fn migrator(texts: &[(&'static str, &'static str)]) -> Migrator {
+pub(super) fn migrator(texts: impl IntoIterator<Item = (&'static str, SqlStr)>) -> Migrator {
     let migrations = (1..).zip(texts).map(|(version, (description, sql))| {
         Migration::new(
             version,
-            (*description).into(),
+            description.into(),
             MigrationType::Simple,
-            SqlStr::from_static(sql),
+            sql,
             false,
         )
     });
     Migrator::with_migrations(migrations.collect())
+}
+
+/// Migrations whose SQL is the same on every server.
+pub(super) fn fixed(
+    texts: &'static [(&'static str, &'static str)],
+) -> impl Iterator<Item = (&'static str, SqlStr)> {
+    texts
+        .iter()
+        .map(|(description, sql)| (*description, SqlStr::from_static(sql)))
 }
 
 /// The error of a migration: the database's own, if that was the cause.

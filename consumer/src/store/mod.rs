@@ -1,7 +1,7 @@
 //! The only access to databases. All of them have the same tables.
 //!
 //! Three traits: [`Backend`] opens a database, [`Writer`] stores events, and [`Session`] does everything else with the
-//! help of a [`Dialect`]. `postgres/` and `sqlite/` each contain everything about one database: connecting, error
+//! help of a [`Dialect`]. `mysql/`, `postgres/` and `sqlite/` each contain everything about one database: connecting, error
 //! codes, migrations, writer, session, dialect. Another database is another such folder and a line in [`DRIVERS`]. The
 //! other files are common to all databases:
 //!
@@ -11,6 +11,7 @@
 //! - `snapshot`, `tasks`: consistent reads.
 //! - `repair`, `expiry`: correcting rows, and removing old ones.
 //! - `migration`: what sqlx migrations have in common.
+//! - `socket`: options of connections. `values`: rows for databases without arrays.
 //!
 //! Why each event is stored exactly once: [`Writer::write`] first moves `consumed_offset`, naming the offset it expects
 //! to find, then writes the rows, in one transaction. If another offset is found, another writer has stored these
@@ -23,6 +24,7 @@ mod docs;
 mod error;
 mod expiry;
 mod migration;
+mod mysql;
 mod offsets;
 mod postgres;
 mod repair;
@@ -63,8 +65,8 @@ pub(crate) use self::snapshot::Snapshot;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Database")]
 pub struct DatabaseOptions {
-    /// sqlite:FILE or postgres://USER@HOST:PORT/NAME?sslmode=verify-full&sslrootcert=FILE (password in PGPASSWORD or
-    /// PGPASSFILE)
+    /// sqlite:FILE, postgres://USER@HOST:PORT/NAME?sslmode=verify-full&sslrootcert=FILE (password in PGPASSWORD or
+    /// PGPASSFILE), or mysql://USER@HOST:PORT/NAME?ssl-mode=VERIFY_IDENTITY&ssl-ca=FILE (in MYSQL_PWD or MYSQL_PWD_FILE)
     #[arg(
         long,
         env = "DATABASE_URL",
@@ -83,8 +85,8 @@ impl DatabaseOptions {
     /// If none is given; the error says what to type.
     pub fn url(&self) -> Result<&Address, WrongUsage> {
         self.database_url.as_ref().ok_or_else(|| {
-            let why = "no database is given: add --database-url sqlite:FILE or --database-url \
-                       postgres://USER@HOST/NAME, or set DATABASE_URL";
+            let why = "no database is given: add --database-url sqlite:FILE, --database-url \
+                       postgres://USER@HOST/NAME or --database-url mysql://USER@HOST/NAME, or set DATABASE_URL";
             WrongUsage(why.to_owned())
         })
     }
@@ -92,11 +94,11 @@ impl DatabaseOptions {
 
 /// The parser of every option that takes a database URL.
 pub(crate) fn database_url() -> AddressParser {
-    AddressParser::database("PGPASSWORD, PGPASSFILE or DATABASE_URL")
+    AddressParser::database("PGPASSWORD, PGPASSFILE, MYSQL_PWD, MYSQL_PWD_FILE or DATABASE_URL")
 }
 
 /// The supported databases.
-const DRIVERS: &[Driver] = &[postgres::DRIVER, sqlite::DRIVER];
+const DRIVERS: &[Driver] = &[mysql::DRIVER, postgres::DRIVER, sqlite::DRIVER];
 
 /// A kind of database.
 struct Driver {
@@ -121,7 +123,7 @@ impl Deref for Database {
 
 impl Database {
     /// # Errors
-    /// If there is no URL, or its scheme is neither `sqlite:` nor `postgres:`. The error does not show the URL, which
+    /// If there is no URL, or its scheme is none of the supported ones. The error does not show the URL, which
     /// may contain a password.
     pub(crate) fn parse(options: &DatabaseOptions) -> anyhow::Result<Self> {
         Self::parse_url("--database-url", options.url()?)
@@ -139,7 +141,7 @@ impl Database {
             }
         }
         Err(WrongUsage(format!(
-            "{option} must begin with sqlite: or postgres://, as in sqlite:tasks.db or \
+            "{option} must begin with sqlite:, postgres:// or mysql://, as in sqlite:tasks.db or \
              postgres://taskrunning@localhost/taskrunning"
         ))
         .into())

@@ -2,8 +2,11 @@
 
 use schemas::Job;
 use serde::{Serialize, Serializer};
+use serde_json::json;
 
-use crate::row_format::{COUNTS, ValueSink, append_json};
+use super::session::Value as Parameter;
+use crate::row_format::{self, COUNTS, POSTGRES_EPOCH_MICROS, RowWriter, ValueSink, append_json};
+use crate::tables::Kind;
 
 /// The values of many rows, row by row.
 pub(super) struct Values {
@@ -34,6 +37,11 @@ impl Values {
     fn text_from(&mut self, begun: usize) {
         let text = Value::Text(begun as u32, self.texts.len() as u32);
         self.values.push(text);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.values.clear();
+        self.texts.clear();
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -98,4 +106,54 @@ impl<'a> ValueSink<'a> for Values {
         append_json(&mut self.texts, |serializer| value.serialize(serializer));
         self.text_from(begun);
     }
+}
+
+/// A field of a row in PostgreSQL's format, as these databases store it.
+pub(super) fn value_of_field(kind: Kind, field: Option<&[u8]>) -> Parameter {
+    let Some(bytes) = field else {
+        return Parameter::Null;
+    };
+    let number = row_format::i64_of(field).or(row_format::i32_of(field).map(i64::from));
+    match kind {
+        Kind::I32 | Kind::I64 => number.map_or(Parameter::Null, Parameter::Integer),
+        Kind::Time => number.map_or(Parameter::Null, |micros| {
+            Parameter::Integer(micros.wrapping_add(POSTGRES_EPOCH_MICROS))
+        }),
+        Kind::Bool => Parameter::Integer((*bytes == [1]).into()),
+        Kind::F64 => bytes.try_into().map_or(Parameter::Null, |bytes| {
+            Parameter::Real(f64::from_be_bytes(bytes))
+        }),
+        Kind::Text | Kind::Json => Parameter::Text(String::from_utf8_lossy(bytes).into_owned()),
+        Kind::Texts | Kind::JobTasks => Parameter::Text(json!(kind.value(field)).to_string()),
+    }
+}
+
+/// Writes a stored integer of a column of this kind as PostgreSQL would; one out of its column's range in another form.
+pub(super) fn write_integer(writer: &mut RowWriter, kind: Kind, number: i64) {
+    match kind {
+        Kind::I32 => match i32::try_from(number) {
+            Ok(number) => writer.i32(number),
+            Err(_) => writer.i64(number),
+        },
+        Kind::Bool if number == 0 || number == 1 => writer.bool(number == 1),
+        Kind::Time => writer.time(number),
+        _ => writer.i64(number),
+    }
+}
+
+/// Writes a stored JSON text of [`Kind::Texts`] or [`Kind::JobTasks`] as PostgreSQL would write the array; any other text
+/// as it is.
+pub(super) fn write_array(writer: &mut RowWriter, kind: Kind, text: &str) {
+    if kind == Kind::Texts
+        && let Ok(texts) = serde_json::from_str::<Vec<String>>(text)
+    {
+        return writer.texts(texts.iter().map(String::as_str));
+    }
+    if kind == Kind::JobTasks
+        && let Ok(counts) = serde_json::from_str::<[Vec<i32>; COUNTS.len()]>(text)
+        && counts.iter().all(|count| count.len() == counts[0].len())
+    {
+        return writer.counts(counts.map(Vec::into_iter));
+    }
+    writer.text(text);
 }

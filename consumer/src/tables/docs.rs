@@ -172,6 +172,10 @@ fn rights_and_benchmarks_name_each_history() {
     let names = Table::HISTORIES.map(Table::name);
     let insert = format!("GRANT INSERT ON {} TO", names.join(", "));
     assert_has("deploy/postgres/grants.sql", &insert);
+    for name in names {
+        let insert = format!("GRANT INSERT ON {name} TO");
+        assert_has("deploy/mysql/grants.sql", &insert);
+    }
     let list = format!("HISTORIES = (\"{}\")", names.join("\", \""));
     assert_has("deploy/bench/run", &list);
     assert_has("deploy/bench/sqlite_limit.py", &list);

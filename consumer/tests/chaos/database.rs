@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-use crate::sql::{Numbers, OfEither, Sql};
+use crate::sql::{Numbers, OfAny, Sql};
 
 /// Small enough to be exhausted quickly, large enough for the services.
 const MAX_CONNECTIONS: usize = 40;
@@ -157,7 +157,7 @@ impl Database {
         Ok(rows.into_iter().map(|Numbers(row)| row).collect())
     }
 
-    pub(crate) async fn rows<T: OfEither>(&self, select: &str) -> anyhow::Result<Vec<T>> {
+    pub(crate) async fn rows<T: OfAny>(&self, select: &str) -> anyhow::Result<Vec<T>> {
         let mut connection = Sql::connect(&self.url).await?;
         Ok(connection.rows(select).await?)
     }

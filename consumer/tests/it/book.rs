@@ -237,4 +237,6 @@ fn the_book_lists_the_rights_that_are_deployed() {
     assert_generated("running/security.md", "acls", &acls);
     let grants = format!("```sql\n{}```", read("deploy/postgres/grants.sql"));
     assert_generated("running/security.md", "grants", &grants);
+    let grants = format!("```sql\n{}```", read("deploy/mysql/grants.sql"));
+    assert_generated("running/security.md", "mysql-grants", &grants);
 }

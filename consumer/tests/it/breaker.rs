@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline, Program, numbered, on_both_databases};
+use crate::support::{Kind, Pipeline, Program, numbered, on_every_database};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-on_both_databases!(
+on_every_database!(
     #[ignore = "heavy"]
     a_backlog_with_three_tenths_refused_is_stored_and_the_refused_become_letters,
     of_a_trickle_that_is_refused_nothing_is_set_aside_before_the_consumer_stops,
@@ -23,7 +23,7 @@ async fn pipeline(kind: Kind, partitions: i32) -> Option<Pipeline> {
     let pipeline = Pipeline::make(kind, partitions).await?;
     pipeline.ask(&["migrate"]);
     let rule = match kind {
-        Kind::Postgres => {
+        Kind::Postgres | Kind::Mariadb => {
             "ALTER TABLE task_metrics ADD CONSTRAINT believable CHECK (engine_running_tasks < 1000)"
         }
         Kind::Sqlite => {

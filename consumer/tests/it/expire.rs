@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline, connect, on_both_databases};
+use crate::support::{Kind, Pipeline, connect, on_every_database};
 use jiff::{SignedDuration, Timestamp};
 use schemas::TaskRunningInfoEvent;
 use schemas::TaskStatus::{self, Running, Succeed};
@@ -17,7 +17,7 @@ use service::testing::{Process, until};
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const HISTORIES: [&str; 3] = ["task_progress", "task_resource", "task_metrics"];
 
-on_both_databases!(
+on_every_database!(
     an_expiry_that_cannot_be_proves_nothing,
     an_expire_that_fails_does_not_say_that_it_removed_anything,
     expired_rows_are_distinguished_from_missing_ones,
@@ -144,7 +144,7 @@ impl Pipeline {
     fn days_ago(&self, days: i64) -> String {
         let time = Timestamp::now() - SignedDuration::from_hours(24 * days);
         match self.kind {
-            Kind::Sqlite => time.as_microsecond().to_string(),
+            Kind::Sqlite | Kind::Mariadb => time.as_microsecond().to_string(),
             Kind::Postgres => format!("timestamptz '{time}'"),
         }
     }
@@ -362,7 +362,7 @@ async fn an_expiry_that_cannot_be_proves_nothing(kind: Kind) {
     }
     pipeline.audit(&[]).assert_code(1);
     let (none, future) = match kind {
-        Kind::Sqlite => (i64::MAX.to_string(), "4102444800000000".to_owned()),
+        Kind::Sqlite | Kind::Mariadb => (i64::MAX.to_string(), "4102444800000000".to_owned()),
         Kind::Postgres => (
             "'infinity'".to_owned(),
             "timestamptz '2100-01-01 00:00Z'".to_owned(),
@@ -473,6 +473,7 @@ async fn an_expire_that_is_stopped_ends_well_and_the_next_one_removes_the_rest(k
         Kind::Sqlite => format!(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS}) "
         ),
+        Kind::Mariadb => format!("WITH n AS (SELECT seq AS i FROM seq_1_to_{ROWS}) "),
         Kind::Postgres => format!("WITH n(i) AS (SELECT generate_series(1, {ROWS})) "),
     };
     let old = pipeline.days_ago(31);
@@ -491,12 +492,17 @@ async fn an_expire_that_is_stopped_ends_well_and_the_next_one_removes_the_rest(k
         "--database-url",
         url,
     ];
-    // Expire must not finish before it is stopped, so it has to wait for a row lock (PostgreSQL) or the write lock
+    // Expire must not finish before it is stopped, so it has to wait for a row lock (the servers) or the write lock
     // (SQLite).
     let mut holder = connect(url).await;
-    if kind == Kind::Postgres {
+    if kind != Kind::Sqlite {
+        // Without an index, MariaDB locks each row that it looks at.
+        let column = match kind {
+            Kind::Mariadb => "row_id",
+            _ => "event_offset",
+        };
         let hold = format!(
-            "BEGIN; SELECT FROM task_progress WHERE event_offset = {} FOR UPDATE",
+            "BEGIN; SELECT 1 FROM task_progress WHERE {column} = {} FOR UPDATE",
             ROWS / 2
         );
         holder.run(&hold).await.unwrap();

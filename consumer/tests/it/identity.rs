@@ -149,11 +149,11 @@ async fn a_database_brought_back_from_a_backup_is_filled_up_again_from_the_topic
             pipeline.folder().join("copy.db"),
         );
         let database = match kind {
-            Kind::Sqlite => "",
             Kind::Postgres => pipeline.database(),
+            _ => "",
         };
         match kind {
-            Kind::Sqlite => {
+            Kind::Sqlite | Kind::Mariadb => {
                 let back_up = format!("VACUUM INTO '{}'", copy.display());
                 pipeline.execute(&back_up).await;
             }
@@ -166,7 +166,7 @@ async fn a_database_brought_back_from_a_backup_is_filled_up_again_from_the_topic
         store(&pipeline, "second", &[]).await;
         let before = pipeline.contents().await;
         match kind {
-            Kind::Sqlite => {
+            Kind::Sqlite | Kind::Mariadb => {
                 for companion in ["tasks.db-wal", "tasks.db-shm"] {
                     let _ = std::fs::remove_file(pipeline.folder().join(companion));
                 }

@@ -12,9 +12,9 @@ use service::testing::until;
 
 use crate::serve::tokens;
 use crate::strategies;
-use crate::support::{Answered, Kind, Pipeline, Server, on_both_databases};
+use crate::support::{Answered, Kind, Pipeline, Server, on_every_database};
 
-on_both_databases!(
+on_every_database!(
     every_field_is_there_and_its_faults_are_not,
     lists_are_filtered_and_numbered,
     a_viewer_sees_own_tasks_only,

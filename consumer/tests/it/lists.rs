@@ -15,7 +15,7 @@ use schemas::{TaskRunningInfo, TaskRunningInfoEvent};
 use serde_json::{Value, json};
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline, on_both_databases};
+use crate::support::{Kind, Pipeline, on_every_database};
 
 const MINUTE: i64 = 60_000_000;
 /// The earliest time of a report, in microseconds.
@@ -431,7 +431,7 @@ impl Pipeline {
     }
 }
 
-on_both_databases!(
+on_every_database!(
     lists_are_those_of_a_slow_account,
     a_cursor_is_of_one_list_alone,
     pages_of_tasks_at_the_ends_of_time_hold_each_of_them

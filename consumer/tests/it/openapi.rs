@@ -7,9 +7,9 @@ use service::testing::{Process, service, until};
 
 use crate::serve::tokens;
 use crate::strategies;
-use crate::support::{Kind, Pipeline, on_both_databases, varied_parts};
+use crate::support::{Kind, Pipeline, on_every_database, varied_parts};
 
-on_both_databases!(
+on_every_database!(
     #[ignore = "heavy"]
     every_answer_is_as_it_is_described
 );
@@ -38,7 +38,7 @@ async fn every_answer_is_as_it_is_described(kind: Kind) {
     let tokens = tokens(&pipeline, &sample.info.engine.user);
     // Once without authentication, and once as a viewer, who may not see everything.
     let (options, token): (&[&str], _) = match kind {
-        Kind::Postgres => (&["--linkis"], None),
+        Kind::Postgres | Kind::Mariadb => (&["--linkis"], None),
         Kind::Sqlite => (&["--linkis", "--tokens", &tokens], Some("of-ada")),
     };
     let server = pipeline.serve("serve", options).await;

@@ -4,12 +4,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline, on_both_databases};
+use crate::support::{Kind, Pipeline, on_every_database};
 use service::testing::until;
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 
-on_both_databases!(
+on_every_database!(
     a_database_refuses_the_events_of_another_topic_and_keeps_its_rows,
     of_two_topics_that_start_together_on_an_empty_database_one_gets_in,
     a_database_that_holds_two_topics_is_refused_by_every_command,

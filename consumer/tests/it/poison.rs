@@ -200,7 +200,7 @@ async fn a_database_that_refuses_every_row_stops_the_consumer_with_nothing_commi
         };
         pipeline.ask(&["migrate"]);
         let (refuse, accept) = match kind {
-            Kind::Postgres => (
+            Kind::Postgres | Kind::Mariadb => (
                 "ALTER TABLE task_metrics ADD CONSTRAINT none CHECK (engine_running_tasks < 0)",
                 "ALTER TABLE task_metrics DROP CONSTRAINT none",
             ),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline, on_both_databases};
+use crate::support::{Kind, Pipeline, on_every_database};
 use jiff::Timestamp;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -11,7 +11,7 @@ use schemas::TaskStatus::{self, Failed, Running, Scheduled, Succeed, Unknown};
 use schemas::{ResourceWithStatus, TaskRunningInfoEvent};
 use serde_json::{Value, json};
 
-on_both_databases!(jobs_and_engines_are_the_aggregates_of_their_reports);
+on_every_database!(jobs_and_engines_are_the_aggregates_of_their_reports);
 
 const SECOND: i64 = 1_000_000;
 /// 2025-11-25T12:00:00Z.

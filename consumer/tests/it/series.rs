@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline, on_both_databases};
+use crate::support::{Kind, Pipeline, on_every_database};
 use jiff::Timestamp;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -12,7 +12,7 @@ use schemas::TaskStatus::{Cancelled, Running, Scheduled, WaitForRetry};
 use schemas::{MetricValue, ResourceWithStatus, TaskRunningInfoEvent};
 use serde_json::{Value, json};
 
-on_both_databases!(
+on_every_database!(
     series_are_the_reports_between_the_times,
     a_long_history_is_thinned_and_keeps_its_extremes,
     invalid_options_are_refused_by_name,
@@ -252,6 +252,7 @@ async fn series_are_the_reports_between_the_times(kind: Kind) {
 fn long_history(kind: Kind, reports: i64) -> String {
     let numbers = match kind {
         Kind::Postgres => format!("generate_series(0, {}) AS n(i)", reports - 1),
+        Kind::Mariadb => format!("(SELECT seq AS i FROM seq_0_to_{}) AS n", reports - 1),
         Kind::Sqlite => format!(
             "(WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT i FROM n) AS n",
             reports - 1
@@ -259,7 +260,7 @@ fn long_history(kind: Kind, reports: i64) -> String {
     };
     let at = match kind {
         Kind::Postgres => "to_timestamp(1700000000 + i)",
-        Kind::Sqlite => "(1700000000 + i) * 1000000",
+        Kind::Sqlite | Kind::Mariadb => "(1700000000 + i) * 1000000",
     };
     format!(
         "INSERT INTO task (task_id, exec_id, job_id, engine_instance, engine_type, engine_user, ticket_id, status, is_final, \

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::sql::Sql;
 use crate::strategies;
-use crate::support::{Answered, Kind, Pipeline, Proxy, Server, numbered, on_both_databases};
+use crate::support::{Answered, Kind, Pipeline, Proxy, Server, numbered, on_every_database};
 
 /// A pipeline with this many stored events, in one partition.
 async fn stored(kind: Kind, count: usize) -> Option<Pipeline> {
@@ -26,7 +26,7 @@ async fn stored(kind: Kind, count: usize) -> Option<Pipeline> {
     Some(pipeline)
 }
 
-on_both_databases!(
+on_every_database!(
     the_api_and_the_command_agree_on_a_task,
     a_token_shows_only_its_users_tasks,
     lists_are_the_commands_and_pages_are_linked,

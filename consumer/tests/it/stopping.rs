@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::report::info;
-use crate::support::{Kind, Pipeline, on_both_databases};
+use crate::support::{Kind, Pipeline, on_every_database};
 use service::testing::stopping::{
     BlockableProxy, SIGNALS, SilentServer, Waiting, end_in_time, start_and_end_in_time,
 };
@@ -13,7 +13,7 @@ use service::testing::{Process, until};
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const WAIT: Duration = Duration::from_secs(120);
 
-on_both_databases!(consumers_stop_although_a_broker_falls_silent);
+on_every_database!(consumers_stop_although_a_broker_falls_silent);
 
 fn one<'a>(name: &'a str, arguments: &[&'a str], code: i32) -> Waiting<'a> {
     let mut all: Vec<&str> = name.split(' ').collect();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline, on_both_databases};
+use crate::support::{Kind, Pipeline, on_every_database};
 use jiff::Timestamp;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -11,7 +11,7 @@ use schemas::TaskStatus::{Failed, Running, Scheduled, Succeed};
 use schemas::{ResourceWithStatus, TaskRunningInfoEvent};
 use serde_json::Value;
 
-on_both_databases!(usage_equals_a_count_of_the_reports_second_by_second);
+on_every_database!(usage_equals_a_count_of_the_reports_second_by_second);
 
 const SECOND: i64 = 1_000_000;
 /// 23:00 UTC, so that two hours of reports span two days.

@@ -1,10 +1,12 @@
-//! A test's connection to either database.
+//! A test's connection to any of the databases.
 
+use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, ColumnIndex, Connection, Decode, FromRow, Row, Type};
 
 pub(crate) enum Sql {
+    Mariadb(MySqlConnection),
     Postgres(PgConnection),
     Sqlite(SqliteConnection),
 }
@@ -14,22 +16,41 @@ impl Sql {
         if url.starts_with("sqlite:") {
             return SqliteConnection::connect(url).await.map(Self::Sqlite);
         }
-        PgConnection::connect(url).await.map(Self::Postgres)
+        if url.starts_with("postgres") {
+            return PgConnection::connect(url).await.map(Self::Postgres);
+        }
+        let mut connection = MySqlConnection::connect(url).await?;
+        let like_the_others =
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,ANSI_QUOTES,PIPES_AS_CONCAT'";
+        sqlx::raw_sql(like_the_others)
+            .execute(&mut connection)
+            .await?;
+        Ok(Self::Mariadb(connection))
+    }
+
+    /// The SQL of tests, which is written for PostgreSQL and SQLite.
+    fn translated(&self, sql: &str) -> String {
+        match self {
+            Self::Mariadb(_) => of_mysql(sql),
+            Self::Postgres(_) | Self::Sqlite(_) => sql.to_owned(),
+        }
     }
 
     /// Executes statements.
     pub(crate) async fn run(&mut self, statements: &str) -> sqlx::Result<()> {
-        let statements = sqlx::raw_sql(AssertSqlSafe(statements.to_owned()));
+        let statements = sqlx::raw_sql(AssertSqlSafe(self.translated(statements)));
         match self {
+            Self::Mariadb(connection) => statements.execute(connection).await.map(drop),
             Self::Postgres(connection) => statements.execute(connection).await.map(drop),
             Self::Sqlite(connection) => statements.execute(connection).await.map(drop),
         }
     }
 
     /// The rows of a query.
-    pub(crate) async fn rows<T: OfEither>(&mut self, select: &str) -> sqlx::Result<Vec<T>> {
-        let select = AssertSqlSafe(select.to_owned());
+    pub(crate) async fn rows<T: OfAny>(&mut self, select: &str) -> sqlx::Result<Vec<T>> {
+        let select = AssertSqlSafe(self.translated(select));
         match self {
+            Self::Mariadb(connection) => sqlx::query_as(select).fetch_all(connection).await,
             Self::Postgres(connection) => sqlx::query_as(select).fetch_all(connection).await,
             Self::Sqlite(connection) => sqlx::query_as(select).fetch_all(connection).await,
         }
@@ -47,20 +68,50 @@ impl Sql {
     pub(crate) async fn close(self) {
         // The test may have terminated it.
         let _ = match self {
+            Self::Mariadb(connection) => connection.close().await,
             Self::Postgres(connection) => connection.close().await,
             Self::Sqlite(connection) => connection.close().await,
         };
     }
 }
 
-/// A row of either database.
-pub(crate) trait OfEither:
-    for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow> + Send + Unpin
+/// MySQL casts to other names, and reserves the name of a column.
+fn of_mysql(sql: &str) -> String {
+    let sql = sql
+        .replace(" AS text)", " AS char)")
+        .replace(" AS bigint)", " AS signed)");
+    let (mut text, mut rest) = (String::new(), sql.as_str());
+    while let Some(at) = rest.find("partition") {
+        let (before, after) = rest.split_at(at);
+        let after = &after["partition".len()..];
+        let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '"' | '.');
+        let is_whole = !before.ends_with(is_part) && !after.starts_with(is_part);
+        text.push_str(before);
+        text.push_str(match is_whole {
+            true => "\"partition\"",
+            false => "partition",
+        });
+        rest = after;
+    }
+    text + rest
+}
+
+/// A row of any of the databases.
+pub(crate) trait OfAny:
+    for<'r> FromRow<'r, MySqlRow>
+    + for<'r> FromRow<'r, PgRow>
+    + for<'r> FromRow<'r, SqliteRow>
+    + Send
+    + Unpin
 {
 }
 
-impl<T> OfEither for T where
-    T: for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow> + Send + Unpin
+impl<T> OfAny for T where
+    T: for<'r> FromRow<'r, MySqlRow>
+        + for<'r> FromRow<'r, PgRow>
+        + for<'r> FromRow<'r, SqliteRow>
+        + Send
+        + Unpin
 {
 }
 

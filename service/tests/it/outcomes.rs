@@ -77,7 +77,8 @@ fn tests(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
     let (mut found, mut marked, mut listed) = (Vec::new(), false, false);
     for line in text.lines().map(str::trim) {
-        let list = line.strip_prefix("on_both_databases!(");
+        let lists = ["on_every_database!(", "on_sqlite_and_postgres!("];
+        let list = lists.iter().find_map(|begin| line.strip_prefix(begin));
         if let Some(names) = list.or(listed.then_some(line)) {
             listed = !names.ends_with(");");
             if names.starts_with("#[") {

@@ -35,7 +35,7 @@ use self::session::PgSession;
 pub(super) use self::sqlstate::MEANINGS;
 use self::sqlstate::{INSUFFICIENT_PRIVILEGE, UNDEFINED_TABLE};
 use self::write::PgWriter;
-use super::migration::{migrating, migrator};
+use super::migration::{fixed, migrating, migrator};
 use super::{Access, Backend, Driver, End, Identity, Session, StoreError, Writer};
 use crate::positions::Positions;
 use crate::rows::Part;
@@ -124,7 +124,7 @@ async fn migrate(server: &Server) -> Result<(), StoreError> {
 }
 
 async fn make_tables(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let migrator = migrator(MIGRATIONS);
+    let migrator = migrator(fixed(MIGRATIONS));
     if is_up_to_date(connection, &migrator).await? {
         return Ok(());
     }

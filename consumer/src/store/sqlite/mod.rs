@@ -33,7 +33,7 @@ pub(super) use self::codes::MEANINGS;
 use self::files::Files;
 use self::session::SqliteSession;
 use self::write::SqliteWriter;
-use super::migration::{migrating, migrator};
+use super::migration::{fixed, migrating, migrator};
 use super::{ANSWER, Access, Backend, Driver, Session, StoreError, Writer, within};
 
 pub(super) const DRIVER: Driver = Driver {
@@ -172,7 +172,7 @@ async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreError> {
     let mut tries = 0;
     // sqlx takes no lock for SQLite migrations: if two programs start at once, the later one may fail on what the
     // earlier one has just created; its next attempt finds the migration done.
-    while let Err(error) = migrator(MIGRATIONS).run(&mut connection).await {
+    while let Err(error) = migrator(fixed(MIGRATIONS)).run(&mut connection).await {
         tries += 1;
         if tries == 20 {
             return Err(migrating(error));

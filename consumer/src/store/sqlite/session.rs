@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
-use serde_json::json;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Column as _, Connection, Executor, Row as _, TypeInfo, ValueRef};
 
 use super::Files;
 use super::dialect::Sqlite;
-use crate::row_format::{self, COUNTS, POSTGRES_EPOCH_MICROS, RowWriter, ValueSink};
+use crate::row_format::{self, RowWriter, ValueSink};
 use crate::store::session::EachRow;
+use crate::store::values::{value_of_field, write_array, write_integer};
 use crate::store::{Dialect, Row, Selection, Session, StoreError, Value};
 use crate::tables::{Column, Kind, Table};
 
@@ -232,58 +232,16 @@ fn write(writer: &mut RowWriter, row: &SqliteRow, kinds: &[Kind]) -> Result<(), 
         let found = value.type_info();
         match (kind, found.name()) {
             (Kind::I32 | Kind::I64 | Kind::Bool | Kind::Time, "INTEGER") => {
-                let number: i64 = row.try_get_unchecked(i)?;
-                match kind {
-                    Kind::I32 => match i32::try_from(number) {
-                        Ok(number) => writer.i32(number),
-                        Err(_) => writer.i64(number),
-                    },
-                    Kind::Bool if number == 0 || number == 1 => writer.bool(number == 1),
-                    Kind::Time => writer.time(number),
-                    _ => writer.i64(number),
-                }
+                write_integer(writer, *kind, row.try_get_unchecked(i)?);
             }
             (Kind::F64, "REAL") => writer.f64(row.try_get_unchecked(i)?),
-            (Kind::Texts, "TEXT") => {
-                let text: &str = row.try_get_unchecked(i)?;
-                match serde_json::from_str::<Vec<String>>(text) {
-                    Ok(texts) => writer.texts(texts.iter().map(String::as_str)),
-                    Err(_) => writer.text(text),
-                }
-            }
-            (Kind::JobTasks, "TEXT") => {
-                let text: &str = row.try_get_unchecked(i)?;
-                match serde_json::from_str::<[Vec<i32>; COUNTS.len()]>(text) {
-                    Ok(counts) if counts.iter().all(|count| count.len() == counts[0].len()) => {
-                        writer.counts(counts.map(Vec::into_iter));
-                    }
-                    _ => writer.text(text),
-                }
+            (Kind::Texts | Kind::JobTasks, "TEXT") => {
+                write_array(writer, *kind, row.try_get_unchecked(i)?);
             }
             _ => writer.field(row.try_get_unchecked::<&[u8], _>(i)?),
         }
     }
     Ok(())
-}
-
-/// A field in the form of SQLite's tables.
-fn value_of_field(kind: Kind, field: Option<&[u8]>) -> Value {
-    let Some(bytes) = field else {
-        return Value::Null;
-    };
-    let number = row_format::i64_of(field).or(row_format::i32_of(field).map(i64::from));
-    match kind {
-        Kind::I32 | Kind::I64 => number.map_or(Value::Null, Value::Integer),
-        Kind::Time => number.map_or(Value::Null, |micros| {
-            Value::Integer(micros.wrapping_add(POSTGRES_EPOCH_MICROS))
-        }),
-        Kind::Bool => Value::Integer((*bytes == [1]).into()),
-        Kind::F64 => bytes
-            .try_into()
-            .map_or(Value::Null, |bytes| Value::Real(f64::from_be_bytes(bytes))),
-        Kind::Text | Kind::Json => Value::Text(String::from_utf8_lossy(bytes).into_owned()),
-        Kind::Texts | Kind::JobTasks => Value::Text(json!(kind.value(field)).to_string()),
-    }
 }
 
 #[cfg(test)]

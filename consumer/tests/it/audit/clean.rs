@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{EVENTS, stored, varied};
 use crate::strategies;
-use crate::support::{BAD, Kind, Pipeline, on_both_databases};
+use crate::support::{BAD, Kind, Pipeline, on_every_database};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -17,7 +17,7 @@ use serde_json::json;
 use service::testing::add_partitions;
 use sha2::{Digest, Sha256};
 
-on_both_databases!(
+on_every_database!(
     a_topic_with_all_that_topics_have_audits_clean,
     a_range_is_audited_by_itself_and_gives_the_same_digest_again,
     #[ignore = "heavy"]
@@ -250,7 +250,7 @@ async fn a_range_is_audited_by_itself_and_gives_the_same_digest_again(kind: Kind
     let tasks = pipeline.count(&tasks).await as u64;
     assert!(tasks > 0);
     let microsecond = match kind {
-        Kind::Sqlite => "1",
+        Kind::Sqlite | Kind::Mariadb => "1",
         Kind::Postgres => "interval '1 microsecond'",
     };
     for (column, value) in [

@@ -16,15 +16,19 @@ const EVENTS: usize = 600;
 
 impl Pipeline {
     /// SQL: the address of a row of a table `h` as text, usable in a condition.
-    fn address(&self) -> &'static str {
-        match self.kind {
-            Kind::Sqlite => "CAST(h.rowid AS text)",
-            Kind::Postgres => "h.ctid::text",
+    fn address(&self, table: &str) -> &'static str {
+        match (self.kind, table) {
+            (Kind::Sqlite, _) => "CAST(h.rowid AS text)",
+            (Kind::Postgres, _) => "h.ctid::text",
+            (Kind::Mariadb, "task") => "CAST(h.task_id AS text)",
+            (Kind::Mariadb, _) => "CAST(h.row_id AS text)",
         }
     }
 
-    fn addressed(&self, address: &str) -> String {
+    fn addressed(&self, table: &str, address: &str) -> String {
         match self.kind {
+            Kind::Mariadb if table == "task" => format!("task_id = {address}"),
+            Kind::Mariadb => format!("row_id = {address}"),
             Kind::Sqlite => format!("rowid = {address}"),
             Kind::Postgres => format!("ctid = '{address}'::tid"),
         }
@@ -35,7 +39,7 @@ impl Pipeline {
         let select = format!(
             "SELECT {}, CAST(event_partition AS text), CAST(event_offset AS text) FROM {table} h \
              ORDER BY event_partition, event_offset",
-            self.address()
+            self.address(table)
         );
         let rows = self.rows(&select).await;
         let row = &rows[rng.random_range(0..rows.len())];

@@ -9,6 +9,8 @@ async fn a_replay_of_everything_equals_the_live_tables_in_either_database() {
     for (a, b) in [
         (Kind::Sqlite, Kind::Postgres),
         (Kind::Postgres, Kind::Sqlite),
+        (Kind::Mariadb, Kind::Sqlite),
+        (Kind::Postgres, Kind::Mariadb),
     ] {
         let Some(pair) = Pair::make(a, b).await else {
             return;
@@ -44,6 +46,8 @@ async fn a_replayed_range_equals_the_live_tables_and_rows_beyond_it_are_ignored(
     for (a, b) in [
         (Kind::Sqlite, Kind::Postgres),
         (Kind::Postgres, Kind::Sqlite),
+        (Kind::Mariadb, Kind::Sqlite),
+        (Kind::Postgres, Kind::Mariadb),
     ] {
         let Some(pair) = Pair::make(a, b).await else {
             return;
@@ -96,7 +100,7 @@ async fn a_replayed_range_equals_the_live_tables_and_rows_beyond_it_are_ignored(
             .clone()
             .unwrap();
         let early = match pair.a.kind {
-            Kind::Sqlite => "1",
+            Kind::Sqlite | Kind::Mariadb => "1",
             Kind::Postgres => "'1980-01-01Z'",
         };
         pair.a

@@ -115,9 +115,12 @@ async fn every_row_that_is_deleted_doubled_or_altered_on_one_side_is_found_preci
                         "INSERT INTO task (exec_id, {columns}) SELECT exec_id || '-again', {columns} FROM task WHERE {condition}"
                     )
                 }
-                _ => format!("INSERT INTO {table} SELECT * FROM {table} WHERE {condition}"),
+                _ => String::new(),
             };
-            changed.execute(&double).await;
+            match double.as_str() {
+                "" => changed.double(table, &condition).await,
+                double => changed.execute(double).await,
+            }
             found(
                 &format!("{table} of {side} and a row again"),
                 (table, more, partition, offset, &[]),

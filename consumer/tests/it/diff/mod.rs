@@ -158,6 +158,8 @@ impl Pair {
 /// A row from the middle of a table: a condition that selects it, its partition and offset.
 async fn some_row(pipeline: &Pipeline, table: &str) -> (String, i64, i64) {
     let address = match pipeline.kind {
+        Kind::Mariadb if table == "task" => "CAST(h.task_id AS text)",
+        Kind::Mariadb => "CAST(h.row_id AS text)",
         Kind::Sqlite => "CAST(h.rowid AS text)",
         Kind::Postgres => "h.ctid::text",
     };
@@ -169,6 +171,8 @@ async fn some_row(pipeline: &Pipeline, table: &str) -> (String, i64, i64) {
     let row = &rows[rows.len() / 2];
     let text = |i: usize| row[i].clone().unwrap();
     let condition = match pipeline.kind {
+        Kind::Mariadb if table == "task" => format!("task_id = {}", text(0)),
+        Kind::Mariadb => format!("row_id = {}", text(0)),
         Kind::Sqlite => format!("rowid = {}", text(0)),
         Kind::Postgres => format!("ctid = '{}'::tid", text(0)),
     };

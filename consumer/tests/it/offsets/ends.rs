@@ -6,14 +6,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::{CONSUMER, LONG, Open, delete_records, lags, stored, until_stored};
-use crate::support::{Kind, Pipeline, on_both_databases, run};
+use crate::support::{Kind, Pipeline, on_every_database, run};
 use crate::{strategies, support};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use service::testing::{service, until};
 
-on_both_databases!(
+on_every_database!(
     #[ignore = "heavy"]
     a_partition_read_to_its_end_is_stored_and_committed_up_to_there,
     markers_that_retention_removed_are_no_loss,

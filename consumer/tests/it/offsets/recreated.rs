@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::{LONG, admin, delete_records, make_topic, stored};
 use crate::strategies;
-use crate::support::{Kind, Pipeline, on_both_databases};
+use crate::support::{Kind, Pipeline, on_every_database};
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::message::Message;
 use service::testing::{delete_topic, read_all, until};
 
-on_both_databases!(
+on_every_database!(
     a_topic_recreated_under_a_stalled_process_is_recognised_by_its_id,
     a_topic_recreated_while_the_consumer_was_stopped_is_recognised_by_its_id,
 );

@@ -1,6 +1,7 @@
 //! Temporary failures are waited for: nothing is lost, duplicated or turned into a letter, the consumer stays in its
 //! group, and operators can see the reason.
 
+mod mariadb;
 mod operators;
 mod rebalances;
 mod transactions;

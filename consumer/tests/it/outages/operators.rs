@@ -2,7 +2,7 @@
 
 use super::storing;
 use crate::strategies;
-use crate::support::{Cluster, Kind, Pipeline};
+use crate::support::{Cluster, KINDS, Kind, Pipeline};
 
 /// A consumer that runs when the fault occurs, and one that starts during it: both exit for an operator.
 async fn ends_for_a_person(
@@ -28,12 +28,14 @@ async fn ends_for_a_person(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_dropped_is_for_a_person() {
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in KINDS {
         let Some(pipeline) = Pipeline::make(kind, 2).await else {
             return;
         };
         let drop = match kind {
-            Kind::Sqlite => "DROP VIEW task_metrics_history; DROP TABLE task_metrics",
+            Kind::Sqlite | Kind::Mariadb => {
+                "DROP VIEW task_metrics_history; DROP TABLE task_metrics"
+            }
             Kind::Postgres => "DROP TABLE task_metrics CASCADE",
         };
         ends_for_a_person(

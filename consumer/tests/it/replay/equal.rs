@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{KINDS, Replayed};
+use super::Replayed;
 use crate::strategies;
-use crate::support::{Kind, numbered};
+use crate::support::{KINDS, Kind, numbered};
 use jiff::Timestamp;
 use service::testing::{add_partitions, until};
 

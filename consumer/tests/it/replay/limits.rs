@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Ended, KINDS, Replayed};
+use super::{Ended, Replayed};
 use crate::strategies;
-use crate::support::{BAD, Kind, numbered};
+use crate::support::{BAD, KINDS, Kind, numbered};
 use service::testing::{Topic, create_topics, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -20,7 +20,7 @@ async fn a_replay_skips_and_reports_bad_events_and_writes_no_letters() {
                 "CREATE TRIGGER believable BEFORE INSERT ON task_metrics WHEN NEW.engine_running_tasks >= 1000 \
                  BEGIN SELECT RAISE(ABORT, 'not believable'); END"
             }
-            Kind::Postgres => {
+            Kind::Postgres | Kind::Mariadb => {
                 "ALTER TABLE task_metrics ADD CONSTRAINT believable CHECK (engine_running_tasks < 1000)"
             }
         })

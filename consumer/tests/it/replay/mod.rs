@@ -17,8 +17,6 @@ use service::testing::Process;
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 
-const KINDS: [Kind; 2] = [Kind::Sqlite, Kind::Postgres];
-
 /// A pipeline, and a database to replay its events into.
 struct Replayed {
     live: Pipeline,

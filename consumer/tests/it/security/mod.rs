@@ -1,7 +1,8 @@
-//! TLS, passwords and rights of a real broker and a real PostgreSQL: the documented rights are sufficient and
+//! TLS, passwords and rights of a real broker and real databases: the documented rights are sufficient and
 //! necessary, and no secret is ever shown.
 
 mod kafka;
+mod mariadb;
 mod postgres;
 mod secrets;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{DatabaseArguments, event, report, row};
 use crate::strategies;
-use crate::support::{Kind, Pipeline, on_both_databases};
+use crate::support::{Kind, Pipeline, on_every_database};
 use clap::Parser;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -12,7 +12,7 @@ use rdkafka::message::{Headers, Message};
 use schemas::{MetricValue, TaskRunningInfo, TaskRunningInfoEvent, TaskStatus};
 use service::testing::{read_all, until};
 
-on_both_databases!(
+on_every_database!(
     every_column_holds_the_engines_value,
     the_newest_state_does_not_depend_on_the_order_of_arrival,
     out_of_range_values_are_stored_repaired_and_unusable_records_become_letters,
@@ -123,7 +123,7 @@ async fn every_column_holds_the_engines_value(kind: Kind) {
         .rows("SELECT CAST(total_tasks AS text), CAST(running_tasks AS text), CAST(failed_tasks AS text), CAST(succeed_tasks AS text) FROM task_progress_history ORDER BY event_offset")
         .await;
     let shown = match kind {
-        Kind::Sqlite => ["[10]", "[2]", "[1]", "[5]"],
+        Kind::Sqlite | Kind::Mariadb => ["[10]", "[2]", "[1]", "[5]"],
         Kind::Postgres => ["{10}", "{2}", "{1}", "{5}"],
     };
     assert_eq!(counts, [row(&shown), row(&["NULL"; 4])]);
@@ -363,8 +363,9 @@ async fn an_unreadable_event_is_set_aside_once_and_the_others_are_stored(kind: K
 /// Both databases hold equal rows for any event, whether it was stored in a small batch or a large one.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_databases_hold_equal_rows_for_equal_events() {
-    let (Some(sqlite), Some(mut postgres), Some(mut by_few)) = (
+    let (Some(sqlite), Some(mut mariadb), Some(mut postgres), Some(mut by_few)) = (
         Pipeline::make(Kind::Sqlite, 1).await,
+        Pipeline::make(Kind::Mariadb, 1).await,
         Pipeline::make(Kind::Postgres, 1).await,
         Pipeline::make(Kind::Postgres, 1).await,
     ) else {
@@ -408,6 +409,7 @@ async fn all_databases_hold_equal_rows_for_equal_events() {
     .await;
     router.stop().await;
     // All databases are filled from one topic.
+    mariadb.events.clone_from(&sqlite.events);
     postgres.events.clone_from(&sqlite.events);
     by_few.events.clone_from(&sqlite.events);
     let arguments = ["test", "--database-url", &by_few.database_url];
@@ -423,10 +425,11 @@ async fn all_databases_hold_equal_rows_for_equal_events() {
         .await;
     let consumers = [
         sqlite.consumer(&["--group", "s"]),
+        mariadb.consumer(&["--group", "m"]),
         postgres.consumer(&["--group", "p"]),
         by_few.consumer(&["--group", "f", "--max-events", "7"]),
     ];
-    for pipeline in [&sqlite, &postgres, &by_few] {
+    for pipeline in [&sqlite, &mariadb, &postgres, &by_few] {
         pipeline
             .until_count("SELECT count(*) FROM task_metrics", infos.len() as i64)
             .await;
@@ -437,7 +440,7 @@ async fn all_databases_hold_equal_rows_for_equal_events() {
     let select = "SELECT statement FROM written GROUP BY 1 ORDER BY min(number)";
     // The first ones had no stored offset to update, and some have an earlier time for an existing task.
     assert_eq!(by_few.rows(select).await, [row(&["COPY"]), row(&["WITH"])]);
-    for other in [&postgres, &by_few] {
+    for other in [&mariadb, &postgres, &by_few] {
         let (left, right) = (sqlite.contents().await, other.contents().await);
         for (left, right) in left.iter().zip(&right) {
             assert!(!left.is_empty());
@@ -453,8 +456,16 @@ async fn all_databases_hold_equal_rows_for_equal_events() {
             .map(|value| value.map(f64::to_bits))
             .collect::<Vec<_>>()
     };
-    for other in [&postgres, &by_few] {
+    for other in [&mariadb, &postgres, &by_few] {
         let (left, right) = (sqlite.progress().await, other.progress().await);
         assert_eq!(bits(left), bits(right));
+        let compare = [
+            "diff",
+            &sqlite.database_url,
+            &other.database_url,
+            "--events-topic",
+            &sqlite.events,
+        ];
+        sqlite.ask(&compare); // code 0: equal
     }
 }

@@ -1,17 +1,23 @@
 //! Each event is stored once, wherever a consumer resumes.
 
 use super::{event, report, row};
-use crate::support::{Kind, Pipeline, on_both_databases};
+use crate::support::{Kind, Pipeline, on_every_database};
 use schemas::TaskStatus;
 
-on_both_databases!(
+on_every_database!(
     a_restart_on_an_idle_topic_stores_nothing_again,
     parts_are_stored_by_groups_of_their_own_and_taken_over_by_one,
     consumers_of_two_groups_on_one_partition_store_each_event_once,
     a_stored_offset_past_the_end_of_the_log_stops_with_both_numbers,
     a_database_of_another_cluster_is_refused,
-    a_database_of_the_first_version_is_migrated_in_place_and_stored_on,
 );
+
+mod migrated {
+    use super::a_database_of_the_first_version_is_migrated_in_place_and_stored_on;
+    use crate::support::{Kind, on_sqlite_and_postgres};
+
+    on_sqlite_and_postgres!(a_database_of_the_first_version_is_migrated_in_place_and_stored_on);
+}
 
 async fn a_restart_on_an_idle_topic_stores_nothing_again(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 2).await else {
@@ -200,6 +206,8 @@ async fn a_database_of_the_first_version_is_migrated_in_place_and_stored_on(kind
             "text",
             [0, 1, 2, 3].map(|i| format!("json_extract(job_tasks, '$[{i}]')")),
         ),
+        // Its first version has today's columns.
+        Kind::Mariadb => return,
         Kind::Postgres => (
             "integer[]",
             [1, 2, 3, 4].map(|i| {

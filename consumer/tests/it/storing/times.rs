@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::{event, report, row};
-use crate::support::{Kind, Pipeline, on_both_databases};
+use crate::support::{Kind, Pipeline, on_every_database};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use schemas::{TaskRunningInfoEvent, TaskStatus};
 
-on_both_databases!(
+on_every_database!(
     a_tasks_times_are_the_least_of_all_its_reports_in_whatever_order_and_batches_they_come,
 );
 

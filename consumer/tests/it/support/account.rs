@@ -219,14 +219,18 @@ impl Pipeline {
 
     /// PostgreSQL: the database's name.
     pub(crate) fn database(&self) -> &str {
-        assert_eq!(self.kind, Kind::Postgres);
+        assert_ne!(self.kind, Kind::Sqlite);
         self.database_url.rsplit_once('/').unwrap().1
     }
 
-    /// PostgreSQL: runs statements as superuser in a database other than this pipeline's.
+    /// Runs statements as superuser in a database of the server other than this pipeline's.
     pub(crate) async fn administer(&self, statements: &str) {
         let (host, _) = self.database_url.rsplit_once('/').unwrap();
-        execute(&format!("{host}/postgres"), statements).await;
+        let other = match self.kind {
+            Kind::Mariadb => "mysql",
+            _ => "postgres",
+        };
+        execute(&format!("{host}/{other}"), statements).await;
     }
 
     /// PostgreSQL: creates a user, named like the database and its owner, whose rights and limits a test may change;

@@ -14,8 +14,8 @@ pub(crate) use program::Program;
 pub(crate) use proxy::Proxy;
 pub(crate) use server::{Answered, Server};
 
-/// One test per database.
-macro_rules! on_both_databases {
+/// One test per database that has existed since the first version.
+macro_rules! on_sqlite_and_postgres {
     ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread")] $(#[$attribute])*
@@ -27,7 +27,22 @@ macro_rules! on_both_databases {
         }
     };
 }
-pub(crate) use on_both_databases;
+pub(crate) use on_sqlite_and_postgres;
+
+/// One test per database.
+macro_rules! on_every_database {
+    ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {
+        $crate::support::on_sqlite_and_postgres!($($(#[$attribute])* $name),*);
+        mod mariadb {
+            $(#[tokio::test(flavor = "multi_thread")] $(#[$attribute])*
+            async fn $name() { super::$name(super::Kind::Mariadb).await; })*
+        }
+    };
+}
+pub(crate) use on_every_database;
+
+/// All kinds of databases.
+pub(crate) const KINDS: [Kind; 3] = [Kind::Sqlite, Kind::Postgres, Kind::Mariadb];
 
 use std::path::Path;
 use std::sync::Arc;
@@ -51,6 +66,7 @@ use crate::sql::{Sql, Texts};
 pub(crate) enum Kind {
     Sqlite,
     Postgres,
+    Mariadb,
 }
 
 pub(crate) struct Pipeline {
@@ -126,11 +142,12 @@ impl Pipeline {
         let server = match kind {
             Kind::Sqlite => None,
             Kind::Postgres => Some(service("TEST_POSTGRES_URL")?),
+            Kind::Mariadb => Some(service("TEST_MARIADB_URL")?),
         };
         Self::make_on(server.as_deref(), partitions, "").await
     }
 
-    /// The same with a database on this PostgreSQL, created `WITH` these options, or on SQLite.
+    /// The same with a database on this server, created with these options, or on SQLite.
     pub(crate) async fn make_on(
         server: Option<&str>,
         partitions: i32,
@@ -148,7 +165,11 @@ impl Pipeline {
                 let database = name.replace('-', "_");
                 execute(server, &format!("CREATE DATABASE {database} {options}")).await;
                 let (host, _) = server.rsplit_once('/').unwrap();
-                (Kind::Postgres, format!("{host}/{database}"))
+                let kind = match server.starts_with("postgres") {
+                    true => Kind::Postgres,
+                    false => Kind::Mariadb,
+                };
+                (kind, format!("{host}/{database}"))
             }
         };
         let (source, events, letters) = (
@@ -328,7 +349,7 @@ impl Pipeline {
         rows.into_iter().map(|Texts(row)| row).collect()
     }
 
-    /// All tables as text, in the same form and order for both databases. Keys of tasks are resolved to exec ids.
+    /// All tables as text, in the same form and order for every database. Keys of tasks are resolved to exec ids.
     pub(crate) async fn contents(&self) -> Vec<Vec<Vec<Option<String>>>> {
         let postgres = self.kind == Kind::Postgres;
         let micros = |column: &str| match postgres {
@@ -421,7 +442,7 @@ impl Pipeline {
         let mut contents = Vec::new();
         for select in [task, progress, resource, metrics] {
             let mut rows = self.rows(&select).await;
-            // The two databases collate text differently.
+            // The databases collate text differently.
             rows.sort();
             contents.push(rows);
         }
@@ -435,6 +456,29 @@ impl Pipeline {
         let rows: Vec<(Option<f64>,)> = connection.rows(select).await.unwrap();
         connection.close().await;
         rows.into_iter().map(|(progress,)| progress).collect()
+    }
+
+    /// Inserts the rows of a table that satisfy a condition once more.
+    pub(crate) async fn double(&self, table: &str, condition: &str) {
+        let columns = match self.kind {
+            // Rows have keys.
+            Kind::Mariadb => {
+                let select = format!(
+                    "SELECT CAST(group_concat(column_name) AS char) FROM information_schema.columns \
+                     WHERE table_schema = database() AND table_name = '{table}' AND column_name <> 'row_id'"
+                );
+                self.rows(&select).await[0][0].clone().unwrap()
+            }
+            Kind::Sqlite | Kind::Postgres => "*".to_owned(),
+        };
+        let into = match columns.as_str() {
+            "*" => String::new(),
+            columns => format!("({columns})"),
+        };
+        self.execute(&format!(
+            "INSERT INTO {table} {into} SELECT {columns} FROM {table} WHERE {condition}"
+        ))
+        .await;
     }
 
     /// Executes a statement.

@@ -1,4 +1,4 @@
-//! Services that a test may break because it owns them: a PostgreSQL cluster, a broker, a small disk.
+//! Services that a test may break because it owns them: a database server, a broker, a small disk.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -27,7 +27,7 @@ fn folder() -> TempDir {
         .unwrap()
 }
 
-/// A PostgreSQL cluster; stopped and deleted when dropped.
+/// A PostgreSQL cluster or a MariaDB server; stopped and deleted when dropped.
 pub(crate) struct Cluster {
     tool: String,
     folder: TempDir,
@@ -37,14 +37,26 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn start(settings: &[&str]) -> Option<Self> {
-        let tool = service("TEST_POSTGRES_TOOL")?;
+        let settings = settings.iter().map(|setting| (*setting).to_owned());
+        Self::start_by("TEST_POSTGRES_TOOL", |_| settings.collect())
+    }
+
+    /// A MariaDB server with settings that may name files in its folder.
+    pub(crate) fn mariadb(settings: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
+        Self::start_by("TEST_MARIADB_TOOL", settings)
+    }
+
+    fn start_by(tool: &str, settings: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
+        let tool = service(tool)?;
         let folder = folder();
+        let settings = settings(folder.path());
         let mut cluster = Self {
             tool,
             folder,
             url: String::new(),
         };
-        let settings: Vec<&str> = settings.iter().flat_map(|s| ["--set", s]).collect();
+        let settings = settings.iter().flat_map(|s| ["--set", s]);
+        let settings: Vec<&str> = settings.collect();
         cluster.url = cluster.tool(&[&["start"], &settings[..]].concat());
         Some(cluster)
     }

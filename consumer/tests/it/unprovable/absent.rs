@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Kind, Pipeline, on_both_databases};
+use crate::support::{Kind, Pipeline, on_every_database};
 use crate::{strategies, support};
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminOptions;
@@ -13,7 +13,7 @@ use schemas::dead_letter;
 use serde_json::Value;
 use service::testing::{read_all, until};
 
-on_both_databases!(
+on_every_database!(
     #[ignore = "heavy"]
     compacted_records_are_unprovable_and_a_repair_keeps_their_rows,
     #[ignore = "heavy"]

@@ -1,9 +1,9 @@
 //! Impossible offsets, positions and checksums are findings.
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline, numbered, on_both_databases};
+use crate::support::{Kind, Pipeline, numbered, on_every_database};
 
-on_both_databases!(
+on_every_database!(
     #[ignore = "heavy"]
     impossible_numbers_among_the_stored_offsets_are_findings,
     rows_beyond_a_position_that_went_back_are_reported_and_it_is_repaired,
