@@ -39,6 +39,7 @@
 //! Reporter, spark, flink, trino ──▶ Outbox ──▶ Delivery ─┐   never wait: newer reports replace unsent ones
 //!                                                        ├──▶ task-running-info, key execId
 //! publish, simulate, spark_log ──▶ Sender ───────────────┤   wait while Kafka is slower than they are
+//! spark_log --follow ──▶ Checkpointed ───────────────────┤   in transactions, with checkpoints
 //! listen ──▶ AwaitedSender ──────────────────────────────┤   each request waits for its acknowledgements
 //! openlineage ──▶ one transaction with the offsets ──────┘
 //! ```
@@ -52,6 +53,7 @@ mod polling;
 mod session;
 
 mod awaited;
+mod checkpointed;
 mod delivery;
 mod dry_run;
 mod sender;
@@ -101,6 +103,10 @@ pub const HELP: &[service::telemetry::Help] = &[
     (
         openlineage::DEAD_LETTERS,
         "Dead letters written, by kind of fault.",
+    ),
+    (
+        spark_log::FOLLOWED,
+        "Event logs that are followed, those whose application has ended not included.",
     ),
     (
         service::http_server::DURATION,

@@ -2,9 +2,10 @@
 //! With `--dry-run` it prints the reports instead, and needs no Kafka.
 //!
 //! ```text
-//! Setup ─▶ Session::open ─┬▶ live()    ─▶ LiveReports     never wait: newer reports replace unsent ones
-//!                         ├▶ paced()   ─▶ PacedReports    wait while Kafka is slower than the input
-//!                         └▶ awaited() ─▶ AwaitedReports  each is answered once it is acknowledged
+//! Setup ─▶ Session::open ─┬▶ live()         ─▶ LiveReports          never wait: newer reports replace unsent ones
+//!                         ├▶ paced()        ─▶ PacedReports         wait while Kafka is slower than the input
+//!                         ├▶ checkpointed() ─▶ CheckpointedReports  in transactions, with the input's checkpoints
+//!                         └▶ awaited()      ─▶ AwaitedReports       each is answered once it is acknowledged
 //! ```
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use service::words::counted;
 use tokio_util::sync::CancellationToken;
 
 use crate::awaited::{AwaitedSender, Sent, Unsent};
+use crate::checkpointed::{Batch, Checkpointed, Stored};
 use crate::client::LAST_ACKS;
 use crate::connection::Connection;
 use crate::delivery::{Delivery, Written};
@@ -130,6 +132,32 @@ impl Session {
         Ok(PacedReports { to, shutdown })
     }
 
+    /// For input that is read again after a restart, of which every report counts once. Waits while Kafka is unavailable;
+    /// `None` if a signal comes meanwhile.
+    ///
+    /// # Errors
+    /// If a setting is wrong, the topic of checkpoints is missing or not compacted, or a right is missing.
+    pub(crate) async fn checkpointed(
+        self,
+        checkpoints: &str,
+    ) -> anyhow::Result<Option<CheckpointedReports>> {
+        let Setup {
+            kafka,
+            topic,
+            health,
+            shutdown,
+            ..
+        } = self.setup;
+        let Some(connection) = self.connection else {
+            let printer = Printer::new(health, shutdown);
+            return Ok(Some(CheckpointedReports::Printed(printer)));
+        };
+        let started =
+            Checkpointed::start(connection, &kafka, &topic, checkpoints, health, shutdown);
+        let started = started.await?;
+        Ok(started.map(|started| CheckpointedReports::Sent(Box::new(started))))
+    }
+
     /// For requests, each of which is answered once its reports are acknowledged.
     ///
     /// # Errors
@@ -213,6 +241,86 @@ impl AwaitedReports {
                 printer.check()
             }
         }
+    }
+}
+
+/// Reports of an input that is read again after a restart.
+pub(crate) enum CheckpointedReports {
+    Sent(Box<Checkpointed>),
+    /// A dry run has no checkpoints.
+    Printed(Printer),
+}
+
+impl CheckpointedReports {
+    /// The checkpoints of earlier runs; `None` if a signal comes before Kafka answers.
+    ///
+    /// # Errors
+    /// If a right is missing, or the topic has gone.
+    pub(crate) async fn stored(&self) -> anyhow::Result<Option<Vec<Stored>>> {
+        match self {
+            Self::Sent(sent) => sent.stored().await,
+            Self::Printed(_) => Ok(Some(Vec::new())),
+        }
+    }
+
+    /// Adds a report to a batch. A dry run prints it.
+    ///
+    /// # Errors
+    /// If this user may not ask for the topic's limit, or standard output cannot be written.
+    pub(crate) async fn add(
+        &mut self,
+        batch: &mut Batch,
+        info: &TaskRunningInfo,
+    ) -> anyhow::Result<()> {
+        match self {
+            Self::Sent(sent) => sent.add(batch, info).await,
+            Self::Printed(printer) => {
+                printer.print(info);
+                printer.check()
+            }
+        }
+    }
+
+    /// Commits a batch; tries until it succeeds. Returns whether it was committed: after a signal, it is given 2 s.
+    ///
+    /// # Errors
+    /// If a right is missing, or another process took over.
+    pub(crate) async fn commit(&mut self, batch: &mut Batch) -> anyhow::Result<bool> {
+        match self {
+            Self::Sent(sent) => sent.commit(batch).await,
+            Self::Printed(_) => Ok(true),
+        }
+    }
+
+    /// Call about once a second while there is nothing to commit.
+    pub(crate) fn idle(&self) {
+        if let Self::Sent(sent) = self {
+            sent.idle();
+        }
+    }
+
+    /// Prints what was done, given ` of 4 tasks from 3 logs`.
+    ///
+    /// # Errors
+    /// If reports were refused for their size.
+    pub(crate) fn conclude(&self, rest: &str) -> anyhow::Result<()> {
+        match self {
+            Self::Sent(sent) => {
+                let reports = counted(sent.sent(), "report");
+                output::account(&format!("sent {reports}{rest}\n"));
+                if sent.refused() > 0 {
+                    bail!(
+                        "{} refused for their size",
+                        counted(sent.refused(), "report")
+                    );
+                }
+            }
+            Self::Printed(printer) => {
+                let reports = counted(printer.printed(), "report");
+                tracing::info!("would have sent {reports}{rest}");
+            }
+        }
+        Ok(())
     }
 }
 

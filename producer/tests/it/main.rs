@@ -17,6 +17,7 @@ mod simulating;
 mod spark_faults;
 mod spark_live;
 mod spark_log;
+mod spark_log_follow;
 mod spark_polls;
 mod stopping;
 mod trino;

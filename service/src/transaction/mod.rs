@@ -1,4 +1,4 @@
-//! One Kafka transaction: records and consumed offsets, all or nothing.
+//! One Kafka transaction: records, and consumed offsets if there are any, all or nothing.
 //!
 //! [`TransactionalProducer::begin`] lends the producer to a [`Transaction`], so that only one is open at a
 //! time. A transaction that does not [`commit`](Transaction::commit) must be [aborted](Transaction::abort).

@@ -311,6 +311,21 @@ impl Transaction<'_> {
             .await
     }
 
+    /// Commits the records of a program that consumes nothing.
+    ///
+    /// # Errors
+    /// If the commit is not confirmed.
+    pub async fn commit_records(&self) -> Result<(), Failed> {
+        let producer = self.owner.producer.clone();
+        // If this flush times out, the commit flushes the rest.
+        let _ = spawn_blocking(move || producer.flush_now(CALL)).await;
+        let producer = &self.owner.producer;
+        if let Some(error) = producer.context().first_error() {
+            return Err(self.judge(error));
+        }
+        self.repeat(|| producer.commit_transaction(CALL)).await
+    }
+
     /// [`commit`](Self::commit), unless `condition` fails, which is awaited while the records are sent.
     ///
     /// # Errors

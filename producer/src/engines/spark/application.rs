@@ -109,6 +109,11 @@ impl Application {
         self.kept_groups.remove(group);
     }
 
+    /// The number of jobs, stages and exec tasks that are remembered.
+    pub(crate) fn remembered(&self) -> usize {
+        self.jobs.len() + self.stages.len() + self.tasks.len() + self.folded.len()
+    }
+
     pub(crate) fn environment_known(&self) -> bool {
         self.environment.is_some()
     }

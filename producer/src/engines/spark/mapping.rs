@@ -288,6 +288,15 @@ fn size(environment: &Environment, name: &str, unit: i64) -> Option<i64> {
     Some(number.parse::<i64>().ok()?.saturating_mul(unit))
 }
 
+/// The sum of two amounts. A negative one, which Spark writes for what it does not know, makes the sum negative for good:
+/// it is not known either.
+pub(crate) fn sum(total: i64, more: i64) -> i64 {
+    match total < 0 || more < 0 {
+        true => -1,
+        false => total.saturating_add(more),
+    }
+}
+
 /// The work of stages, summed over their attempts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Work {
@@ -316,7 +325,7 @@ impl Work {
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
-        let add = |sum: &mut i64, more: i64| *sum = sum.saturating_add(more);
+        let add = |total: &mut i64, more: i64| *total = sum(*total, more);
         add(&mut self.input_bytes, other.input_bytes);
         add(&mut self.output_bytes, other.output_bytes);
         add(&mut self.shuffle_read_bytes, other.shuffle_read_bytes);
@@ -335,6 +344,13 @@ pub(crate) struct Metrics(BTreeMap<String, MetricValue>);
 impl Metrics {
     fn long(&mut self, name: &str, value: i64) {
         self.0.insert(name.to_owned(), MetricValue::Long(value));
+    }
+
+    /// An amount of bytes, time or tasks; left out where it is not known.
+    fn amount(&mut self, name: &str, value: i64) {
+        if value >= 0 {
+            self.long(name, value);
+        }
     }
 
     fn text(&mut self, name: &str, value: String) {
@@ -370,44 +386,47 @@ impl Metrics {
 
     /// Of the stages of the exec task's jobs.
     pub(crate) fn work(&mut self, work: &Work) {
-        self.long("inputBytes", work.input_bytes);
-        self.long("outputBytes", work.output_bytes);
-        self.long("shuffleReadBytes", work.shuffle_read_bytes);
-        self.long("shuffleWriteBytes", work.shuffle_write_bytes);
-        self.long("memorySpilledBytes", work.memory_spilled_bytes);
-        self.long("diskSpilledBytes", work.disk_spilled_bytes);
-        self.long("runTimeMs", work.run_time_ms);
-        self.long("gcTimeMs", work.gc_time_ms);
+        self.amount("inputBytes", work.input_bytes);
+        self.amount("outputBytes", work.output_bytes);
+        self.amount("shuffleReadBytes", work.shuffle_read_bytes);
+        self.amount("shuffleWriteBytes", work.shuffle_write_bytes);
+        self.amount("memorySpilledBytes", work.memory_spilled_bytes);
+        self.amount("diskSpilledBytes", work.disk_spilled_bytes);
+        self.amount("runTimeMs", work.run_time_ms);
+        self.amount("gcTimeMs", work.gc_time_ms);
     }
 
     /// Of the application's executors, those that are no more and the driver too.
     /// (Once an application has ended, a History Server goes on showing its last executors as active.)
     pub(crate) fn executors(&mut self, executors: &[Executor], state: State) {
-        let sum = |of: fn(&Executor) -> i64| {
+        let total = |of: fn(&Executor) -> i64| {
             executors
                 .iter()
-                .fold(0_i64, |sum, executor| sum.saturating_add(of(executor)))
+                .fold(0, |total, executor| sum(total, of(executor)))
         };
         let active = |e: &Executor| i64::from(e.is_active && !e.is_driver());
         let active = if state.holds_nothing() {
             0
         } else {
-            sum(active)
+            total(active)
         };
-        self.long("application.executors", active);
-        self.long("application.completedTasks", sum(|e| e.completed_tasks));
-        self.long("application.failedTasks", sum(|e| e.failed_tasks));
-        self.long("application.gcTimeMs", sum(|e| e.total_gc_time));
-        self.long("application.inputBytes", sum(|e| e.total_input_bytes));
-        self.long(
+        self.amount("application.executors", active);
+        self.amount("application.completedTasks", total(|e| e.completed_tasks));
+        self.amount("application.failedTasks", total(|e| e.failed_tasks));
+        self.amount("application.gcTimeMs", total(|e| e.total_gc_time));
+        self.amount("application.inputBytes", total(|e| e.total_input_bytes));
+        self.amount(
             "application.shuffleReadBytes",
-            sum(|e| e.total_shuffle_read),
+            total(|e| e.total_shuffle_read),
         );
-        self.long(
+        self.amount(
             "application.shuffleWriteBytes",
-            sum(|e| e.total_shuffle_write),
+            total(|e| e.total_shuffle_write),
         );
-        self.long("application.storageMemoryUsedBytes", sum(|e| e.memory_used));
+        self.amount(
+            "application.storageMemoryUsedBytes",
+            total(|e| e.memory_used),
+        );
     }
 
     /// The part; null when nothing was answered.

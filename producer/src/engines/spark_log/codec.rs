@@ -24,12 +24,15 @@ const PIECE_BYTES: usize = 256 << 10;
 /// gzip makes up to a thousand times as much of this.
 const GZIP_INPUT_BYTES: usize = 4 << 10;
 
+/// What a decoder of gzip holds: its window, its tables and a piece of text.
+const GZIP_BYTES: usize = 128 << 10;
+
 /// Why no more text can be had from a file.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub(super) enum Damage {
     #[error(
         "is not a Spark event log: it is neither lines of JSON nor compressed by zstd, lz4, snappy, lzf or gzip as \
-         Spark does it"
+         Spark does it; move it out of the folder, or name the logs themselves"
     )]
     NotALog,
     #[error("its {codec} data is damaged: {reason}")]
@@ -85,6 +88,26 @@ impl Decoder {
         let (used, is_more) = codec.decode(input, text)?;
         self.decoded += used;
         Ok(is_more)
+    }
+
+    /// Frees room for input beyond so many bytes.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        self.input.drain(..self.decoded);
+        self.decoded = 0;
+        self.input.shrink_to(bytes);
+        if let Some(Codec::Gzip(decoder)) = &mut self.codec {
+            decoder.get_mut().shrink_to(bytes);
+        }
+    }
+
+    /// What it holds, in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let context = match &self.codec {
+            Some(Codec::Zstd { context, .. }) => context.sizeof(),
+            Some(Codec::Gzip(_)) => GZIP_BYTES,
+            None | Some(Codec::Plain | Codec::Blocks(_)) => 0,
+        };
+        self.input.capacity() + context
     }
 
     /// At the end of the file: whether it ends in the middle of a frame or block.

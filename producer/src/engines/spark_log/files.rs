@@ -12,17 +12,29 @@ const DEPTH_MAX: usize = 8;
 /// Suffixes of Spark's codecs, and Databricks'.
 const CODECS: &[&str] = &[".zstd", ".zst", ".lz4", ".snappy", ".lzf", ".gz"];
 
+/// A file of a log.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct LogFile {
+    pub(super) path: PathBuf,
+    /// In the series of a log's files.
+    pub(super) number: u64,
+    /// It replaces the file of its number and all files before it.
+    pub(super) compacted: bool,
+}
+
 /// A log of one attempt of an application.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Log {
     /// The file, or the folder of its files.
     pub(super) path: PathBuf,
-    /// Its files, the oldest first.
-    pub(super) files: Vec<PathBuf>,
+    /// Its files, the oldest first; at least one.
+    pub(super) files: Vec<LogFile>,
     /// A number in the series of its files is missing, or the first ones are.
     pub(super) gaps: bool,
     /// A History Server has compacted its oldest files.
     pub(super) compacted: bool,
+    /// Databricks wrote it: files are compressed, and renamed, when they have been written.
+    pub(super) is_databricks: bool,
 }
 
 impl Log {
@@ -37,9 +49,21 @@ impl Log {
     }
 }
 
+/// Of a log that is being written.
+const IN_PROGRESS: &str = ".inprogress";
+
+/// A path without what says that the file is being written: that of the log once it is complete.
+pub(super) fn complete(path: &Path) -> PathBuf {
+    let name = path.file_name().and_then(|name| name.to_str());
+    match name.and_then(|name| name.strip_suffix(IN_PROGRESS)) {
+        Some(name) => path.with_file_name(name),
+        None => path.to_owned(),
+    }
+}
+
 /// A name without what says how and whether the file is written.
 fn stem(name: &str) -> &str {
-    let name = name.strip_suffix(".inprogress").unwrap_or(name);
+    let name = name.strip_suffix(IN_PROGRESS).unwrap_or(name);
     let name = name.strip_suffix(".compact").unwrap_or(name);
     CODECS
         .iter()
@@ -52,8 +76,8 @@ fn stem(name: &str) -> &str {
 pub(super) struct Found {
     /// By name.
     pub(super) logs: Vec<Log>,
-    /// Number of files and folders below the path that could not be searched; each is logged with its reason.
-    pub(super) left_out: u64,
+    /// Files and folders below the path that could not be searched, each with the reason.
+    pub(super) left_out: Vec<String>,
 }
 
 /// Finds the logs at a path; those found so far once `is_stopped`, which is asked before each folder and file.
@@ -66,7 +90,7 @@ pub(super) fn logs(path: &Path, is_stopped: &dyn Fn() -> bool) -> io::Result<Fou
         is_stopped,
         folders: HashSet::new(),
         found: Vec::new(),
-        left_out: 0,
+        left_out: Vec::new(),
     };
     if metadata.is_dir() {
         search.folder(path, 0)?;
@@ -76,9 +100,9 @@ pub(super) fn logs(path: &Path, is_stopped: &dyn Fn() -> bool) -> io::Result<Fou
         // Its first lines are read twice.
         return Err(io::Error::other("is neither a file nor a folder"));
     }
-    if search.found.len() > LOGS_MAX {
+    if search.found.len() > LOGS_MAX || search.left_out.len() > LOGS_MAX {
         return Err(io::Error::other(format!(
-            "holds more than {LOGS_MAX} logs; name folders below it instead"
+            "holds more than {LOGS_MAX} logs or files; name folders below it instead"
         )));
     }
     Ok(Found {
@@ -88,11 +112,17 @@ pub(super) fn logs(path: &Path, is_stopped: &dyn Fn() -> bool) -> io::Result<Fou
 }
 
 fn single(path: PathBuf) -> Log {
+    let file = LogFile {
+        path: path.clone(),
+        number: 0,
+        compacted: false,
+    };
     Log {
-        files: vec![path.clone()],
+        files: vec![file],
         path,
         gaps: false,
         compacted: false,
+        is_databricks: false,
     }
 }
 
@@ -101,7 +131,7 @@ struct Search<'a> {
     /// Those that were searched, without symbolic links: a link may lead to a folder that was, or is being, searched.
     folders: HashSet<PathBuf>,
     found: Vec<Log>,
-    left_out: u64,
+    left_out: Vec<String>,
 }
 
 impl Search<'_> {
@@ -154,8 +184,11 @@ impl Search<'_> {
     }
 
     fn leave_out(&mut self, path: &Path, why: &str) {
-        tracing::error!("{} is left out: {why}", path.display());
-        self.left_out += 1;
+        // One more shows that there are too many.
+        if self.left_out.len() <= LOGS_MAX {
+            self.left_out
+                .push(format!("{} is left out: {why}", path.display()));
+        }
     }
 }
 
@@ -167,6 +200,8 @@ fn rolled(folder: &Path, names: &[String]) -> Option<Log> {
     };
     let mut files: Vec<(u64, bool, &String)> = names
         .iter()
+        // Its content is in other files until it is complete.
+        .filter(|name| !name.ends_with(".compact.inprogress"))
         .filter_map(|name| Some((number(name)?, name.ends_with(".compact"), name)))
         .collect();
     files.sort_unstable();
@@ -181,7 +216,15 @@ fn rolled(folder: &Path, names: &[String]) -> Option<Log> {
         path: folder.to_owned(),
         gaps: !follow || (compacted.is_none() && first > 1),
         compacted: compacted.is_some(),
-        files: files.iter().map(|(_, _, name)| folder.join(name)).collect(),
+        is_databricks: false,
+        files: files
+            .iter()
+            .map(|(number, compacted, name)| LogFile {
+                path: folder.join(name),
+                number: *number,
+                compacted: *compacted,
+            })
+            .collect(),
     })
 }
 
@@ -196,8 +239,16 @@ fn databricks(folder: &Path, names: &[String]) -> Option<Log> {
     files.retain(|name| folder.join(name).is_file());
     (!files.is_empty()).then(|| Log {
         path: folder.to_owned(),
-        files: files.iter().map(|name| folder.join(name)).collect(),
+        files: (0..)
+            .zip(&files)
+            .map(|(number, name)| LogFile {
+                path: folder.join(name),
+                number,
+                compacted: false,
+            })
+            .collect(),
         gaps: false,
         compacted: false,
+        is_databricks: true,
     })
 }

@@ -13,10 +13,13 @@
 //! | does not, and a newer attempt has a log too | `Failed` if a job failed, else `Unknown` |
 //! | does not, and there is no newer attempt | `Unknown`, with what was last known |
 //! | lacks lines that may tell of a job's failure | `Unknown` where it would be `Succeed` or `Cancelled` |
+//!
+//! [`follow`] has what differs for logs that are being written.
 
 mod codec;
 mod events;
 mod files;
+mod follow;
 mod lines;
 mod options;
 mod reader;
@@ -28,7 +31,6 @@ mod tests;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::anyhow;
 use schemas::TaskRunningInfo;
@@ -38,6 +40,7 @@ use tokio::sync::mpsc;
 
 use self::events::Event;
 use self::files::{Found, Log};
+pub(crate) use self::follow::FOLLOWED;
 use self::lines::{LINE_MAX_BYTES, Line};
 pub use self::options::Options;
 use self::reader::{Fault, Reader};
@@ -48,24 +51,26 @@ use crate::session::{Session, Setup};
 const REPORTS_WAITING: usize = 16;
 /// Bad lines of a log that are named one by one.
 const LINES_NAMED: u64 = 100;
+/// Bad lines before the first event of a log; more of them are not a log.
+const LINES_BEFORE_EVENT: usize = 10;
 /// Lines before the application's start. Spark writes it among the first ten.
 const LINES_BEFORE_START: u64 = 1_000;
 
 /// Reads every log to its end, or until a signal comes, then waits for every acknowledgement and prints
-/// `sent 98 reports of 4 tasks from 3 logs, 2 bad lines`. Returns whether all logs could be read and no line was bad.
+/// `sent 98 reports of 4 tasks from 3 logs, 2 bad lines`. With `--follow`, goes on until a signal comes. Returns whether all logs could be read and no line was bad.
 ///
 /// # Errors
 /// If a path cannot be read, the topic does not exist, reports cannot be delivered, or a signal came before the end.
 pub async fn run(options: Options, setup: Setup) -> anyhow::Result<bool> {
+    if options.follow {
+        return follow::run(options, setup).await;
+    }
     let paths = options.path.clone();
     let shutdown = setup.shutdown.clone();
     let is_stopped = move || shutdown.is_cancelled();
     let Found { logs, left_out } =
         tokio::task::spawn_blocking(move || find(&paths, &is_stopped)).await??;
-    let pace = match options.at_end {
-        true => Pace::AtEnd,
-        false => Pace::Every(interval_ms(options.interval)),
-    };
+    let pace = pace(&options);
     let stopped = || anyhow!("stopped by a signal before the end of the logs");
     let session = Session::open(&setup).await?.ok_or_else(stopped)?;
     let mut reports = session.paced().await?;
@@ -129,34 +134,74 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<bool> {
             counted(too_large.len(), "report")
         ));
     }
-    Ok(read.bad_lines == 0 && read.unread == 0 && left_out == 0)
+    Ok(read.bad_lines == 0 && read.unread == 0 && left_out.is_empty())
 }
 
-fn interval_ms(interval: Duration) -> i64 {
-    i64::try_from(interval.as_millis()).unwrap_or(i64::MAX)
+fn pace(options: &Options) -> Pace {
+    match options.at_end {
+        true => Pace::AtEnd,
+        false => Pace::Every(i64::try_from(options.interval.as_millis()).unwrap_or(i64::MAX)),
+    }
 }
 
-/// The logs at `paths`, and the number of files and folders that could not be searched.
+/// The logs at `paths`. Files and folders that could not be searched are logged.
 fn find(paths: &[PathBuf], is_stopped: &dyn Fn() -> bool) -> Result<Found, WrongUsage> {
     let mut all = Found {
         logs: Vec::new(),
-        left_out: 0,
+        left_out: Vec::new(),
     };
     for path in paths {
         let found = files::logs(path, is_stopped)
             .map_err(|error| WrongUsage(format!("{}: {error}", path.display())))?;
         if found.logs.is_empty() && !is_stopped() {
-            tracing::warn!("{} holds no event log", path.display());
+            tracing::warn!("{} {NO_LOG}", path.display());
+        }
+        for left_out in &found.left_out {
+            tracing::error!("{left_out}");
         }
         all.logs.extend(found.logs);
-        all.left_out += found.left_out;
+        all.left_out.extend(found.left_out);
     }
     Ok(all)
 }
 
+const NO_LOG: &str = "holds no event log. Spark writes logs to spark.eventLog.dir if spark.eventLog.enabled is true; a file \
+                      that is empty does not count";
+
 /// The reports are not wanted any more.
 #[derive(Debug)]
 struct Stopped;
+
+/// Why a log's next lines are not read.
+#[derive(Debug)]
+enum Halt {
+    /// The reports are not wanted any more.
+    Stopped,
+    /// The line with this number is of another application: its id.
+    Another(u64, String),
+    /// No line so far is an event.
+    NotALog,
+}
+
+impl From<Stopped> for Halt {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl std::fmt::Display for Halt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stopped => f.write_str("is not read any further"),
+            Self::Another(number, id) => write!(
+                f,
+                "line {number} begins another application, {id}: the rest of the file is not read. Give each application a \
+                 file of its own"
+            ),
+            Self::NotALog => f.write_str("is not read any further: it holds no event so far"),
+        }
+    }
+}
 
 /// What became of the logs.
 #[derive(Debug, Default, PartialEq)]
@@ -173,6 +218,10 @@ struct Known {
     key: String,
     application: String,
     start_ms: i64,
+    /// It holds the application's start, or so many lines that there will be none.
+    is_certain: bool,
+    /// Why it is not read any further.
+    fault: Option<String>,
 }
 
 /// Reads logs, those of the applications that began first before the others, unless `is_stopped` before. `give` gets each
@@ -220,16 +269,19 @@ fn read_all(
 ///
 /// # Errors
 /// If `is_stopped`, which is asked before each line.
-fn identify(log: Log, is_stopped: &impl Fn() -> bool) -> Result<Known, Stopped> {
+fn identify(log: Log, is_stopped: &(impl Fn() -> bool + ?Sized)) -> Result<Known, Stopped> {
     let mut start = None;
+    let mut lines = 0;
+    let mut fault = None;
     if is_stopped() {
         return Err(Stopped);
     }
-    // Faults of the log are logged when it is read whole.
+    // Other faults of the log are logged when it is read whole.
     if let Some(first) = log.files.first()
-        && let Ok(mut reader) = Reader::open(first)
+        && let Ok(mut reader) = Reader::open(&first.path)
     {
-        let _ = reader.read(|number, line| {
+        let read = reader.read(|number, line| {
+            lines = number;
             if let Line::Whole(line) = line
                 && events::name(line) == Some("SparkListenerApplicationStart")
                 && let Ok(Event::ApplicationStart(event)) = events::read(line)
@@ -241,7 +293,11 @@ fn identify(log: Log, is_stopped: &impl Fn() -> bool) -> Result<Known, Stopped> 
                 false => Ok(()),
             }
         });
+        if let Err(Fault::Damage(damage)) = read {
+            fault = Some(damage.to_string());
+        }
     }
+    let is_certain = start.is_some() || lines > LINES_BEFORE_START;
     let name = log.name();
     let (application, attempt, start_ms) = match start {
         Some(start) => (start.id.unwrap_or(name), start.attempt, start.time),
@@ -256,6 +312,8 @@ fn identify(log: Log, is_stopped: &impl Fn() -> bool) -> Result<Known, Stopped> 
         key,
         application,
         start_ms,
+        is_certain,
+        fault,
     })
 }
 
@@ -275,15 +333,17 @@ fn read_log(
     }
     let mut failed = false;
     for (file, rest) in log.files.iter().zip((0..log.files.len()).rev()) {
-        let whole = match read_file(file, &mut replay, give) {
+        let path = &file.path;
+        let whole = match read_file(path, &mut replay, give) {
             Ok(true) => {
-                tracing::warn!("{} ends in the middle", file.display());
+                tracing::warn!("{} ends in the middle", path.display());
                 false
             }
             Ok(false) => true,
-            Err(Fault::Stopped(stopped)) => return Err(stopped),
+            Err(Fault::Stopped(Halt::Stopped)) => return Err(Stopped),
+            Err(Fault::Stopped(Halt::NotALog)) => break,
             Err(fault) => {
-                tracing::error!("{} {fault}", file.display());
+                tracing::error!("{} {fault}", path.display());
                 failed = true;
                 false
             }
@@ -298,12 +358,9 @@ fn read_log(
         compacted: log.compacted,
     };
     read.bad_lines += replay.broken_lines;
-    let is_empty = replay.counts.events == 0;
-    if is_empty || replay.has_no_time() {
-        match (failed, is_empty) {
-            (true, _) => {}
-            (false, true) => tracing::error!("{shown} holds no event"),
-            (false, false) => tracing::error!("{shown} holds no event with a time"),
+    if replay.counts.events == 0 || replay.has_no_time() {
+        if !failed {
+            tracing::error!("{shown} {}", why_no_report(&replay));
         }
         read.unread += 1;
         return Ok(());
@@ -325,64 +382,109 @@ fn read_file(
     path: &Path,
     replay: &mut Replay,
     give: &mut impl FnMut(Vec<TaskRunningInfo>) -> Result<(), Stopped>,
-) -> Result<bool, Fault<Stopped>> {
+) -> Result<bool, Fault<Halt>> {
     let mut reader = Reader::open(path)?;
     let mut cut = false;
     let mut each = |number: u64, line: Line<'_>| {
-        let (text, unended) = match line {
-            Line::Whole(text) if text.trim_ascii().is_empty() => return Ok(()),
-            Line::Whole(text) => (text, false),
-            Line::Unended(text) => (text, true),
-            Line::TooLong(beginning) => {
-                let name = events::name(beginning);
-                if name.is_none_or(events::is_used) {
-                    let reason = format!("is longer than {} MiB", LINE_MAX_BYTES >> 20);
-                    bad_line(path, number, &reason, name, replay);
-                }
-                return Ok(());
-            }
-        };
-        let taken = match take(text, replay) {
-            Ok(reports) => reports,
-            Err(_) if unended => {
-                cut = true;
-                return Ok(());
-            }
-            Err(reason) => {
-                bad_line(path, number, &reason, events::name(text), replay);
-                return Ok(());
-            }
-        };
-        give(taken)
+        match take_line(path, number, &line, true, replay)? {
+            Some(reports) => give(reports)?,
+            None => cut = true,
+        }
+        Ok::<(), Halt>(())
     };
     reader.read(&mut each)?;
     let cut_frame = reader.end(&mut each).map_err(Fault::Stopped)?;
     Ok(cut | cut_frame)
 }
 
+/// Takes in a line of a file. Returns the reports that it gives rise to; `None` if it is cut. A bad line is counted, and
+/// named if `is_new`.
+fn take_line(
+    path: &Path,
+    number: u64,
+    line: &Line<'_>,
+    is_new: bool,
+    replay: &mut Replay,
+) -> Result<Option<Vec<TaskRunningInfo>>, Halt> {
+    let (text, reason) = match line {
+        Line::Whole(text) if text.trim_ascii().is_empty() => return Ok(Some(Vec::new())),
+        Line::Whole(text) | Line::Unended(text) => match take(text, replay) {
+            Ok(reports) => {
+                for fault in replay.unnamed.drain(..).filter(|_| is_new) {
+                    tracing::error!("{fault}");
+                }
+                return Ok(Some(reports));
+            }
+            Err(Refused::Another(id)) => return Err(Halt::Another(number, id)),
+            Err(Refused::Bad(_)) if matches!(line, Line::Unended(_)) => return Ok(None),
+            Err(Refused::Bad(reason)) => (*text, reason),
+        },
+        Line::TooLong(beginning) => {
+            let name = events::name(beginning);
+            if name.is_some_and(|name| !events::is_used(name)) {
+                return Ok(Some(Vec::new()));
+            }
+            let reason = format!("is longer than {} MiB", LINE_MAX_BYTES >> 20);
+            (*beginning, reason)
+        }
+    };
+    let event = events::name(text);
+    replay.lose_line(events::decides_jobs(event));
+    let event = event.map_or_else(String::new, |name| format!(" ({name})"));
+    let fault = format!("{} line {number}{event}: {reason}", path.display());
+    if replay.counts.events == 0 {
+        replay.unnamed.push(fault);
+        if replay.unnamed.len() >= LINES_BEFORE_EVENT {
+            return Err(Halt::NotALog);
+        }
+    } else if !is_new {
+        // It was named before.
+    } else if replay.broken_lines <= LINES_NAMED {
+        tracing::error!("{fault}");
+    } else if replay.broken_lines == LINES_NAMED + 1 {
+        tracing::error!("{}: further bad lines are only counted", path.display());
+    }
+    Ok(Some(Vec::new()))
+}
+
+/// Why a line gives no reports.
+#[derive(Debug)]
+enum Refused {
+    /// It is not an event, for this reason.
+    Bad(String),
+    /// It is of another application: its id.
+    Another(String),
+}
+
 /// Takes in a line. Returns the reports that it gives rise to.
-fn take(line: &[u8], replay: &mut Replay) -> Result<Vec<TaskRunningInfo>, String> {
+fn take(line: &[u8], replay: &mut Replay) -> Result<Vec<TaskRunningInfo>, Refused> {
+    let mut taken = |event: Event<'_>| match replay.another(&event) {
+        Some(id) => Err(Refused::Another(id)),
+        None => Ok(replay.take(event, line.len())),
+    };
     let reason = match events::read(line) {
-        Ok(event) => return Ok(replay.take(event, line.len())),
+        Ok(event) => return taken(event),
         Err(reason) => reason,
     };
     match String::from_utf8_lossy(line) {
-        Cow::Borrowed(_) => Err(reason),
+        Cow::Borrowed(_) => Err(Refused::Bad(reason)),
         // Before Spark 3.0, logs were written in the driver's charset.
-        Cow::Owned(text) => {
-            let event = events::read(text.as_bytes())?;
-            Ok(replay.take(event, line.len()))
-        }
+        Cow::Owned(text) => taken(events::read(text.as_bytes()).map_err(Refused::Bad)?),
     }
 }
 
-fn bad_line(path: &Path, number: u64, reason: &str, event: Option<&str>, replay: &mut Replay) {
-    replay.lose_line(events::decides_jobs(event));
-    let event = event.map_or_else(String::new, |name| format!(" ({name})"));
-    if replay.broken_lines <= LINES_NAMED {
-        tracing::error!("{} line {number}{event}: {reason}", path.display());
-    } else if replay.broken_lines == LINES_NAMED + 1 {
-        tracing::error!("{}: further bad lines are only counted", path.display());
+/// Why there is nothing to report of a log, and what to do.
+fn why_no_report(replay: &Replay) -> String {
+    const ELSE: &str = "move it out of the folder, or name the logs themselves";
+    match (replay.counts.events, replay.unnamed.first()) {
+        (0, Some(first)) => {
+            format!("is not a Spark event log: no event is among its first lines ({first}); {ELSE}")
+        }
+        (0, None) => "holds no event: Spark has not written one yet, or they are lost".to_owned(),
+        _ => {
+            "holds no event with a time: Spark has only begun to write it, or its beginning is lost"
+                .to_owned()
+        }
     }
 }
 

@@ -29,6 +29,9 @@ const FREE_JOBS: u64 = 10;
 const BYTES_PER_STEP: u64 = 32;
 /// Jobs that a report lists at most, as in the live adapter.
 const JOBS_LISTED_MAX: u64 = 10_000;
+/// Estimates of the memory of an application, and of a job, stage or executor that is remembered.
+const MEMORY_BYTES: usize = 8 << 10;
+const ENTRY_BYTES: usize = 320;
 /// Times in a log are between 1970 and 9999, in milliseconds.
 const TIME_MAX_MS: i64 = 253_402_300_799_999;
 
@@ -103,6 +106,8 @@ pub(super) struct Replay {
     stray_failures: u64,
     /// Lines that cannot be read, and those among them that a job's outcome may depend on.
     pub(super) broken_lines: u64,
+    /// Those before the first event, which are named once there is one.
+    pub(super) unnamed: Vec<String>,
     outcomes_lost: bool,
     /// Something happened that is to be reported.
     milestone: bool,
@@ -163,6 +168,7 @@ impl Replay {
             ended_streams: Vec::new(),
             stray_failures: 0,
             broken_lines: 0,
+            unnamed: Vec::new(),
             outcomes_lost: false,
             milestone: false,
             reported_at_ms: 0,
@@ -198,6 +204,31 @@ impl Replay {
                 Vec::new()
             }
         }
+    }
+
+    /// The id of the application that an event begins, if it is another one than that of the events before.
+    pub(super) fn another(&self, event: &Event<'_>) -> Option<String> {
+        let (Event::ApplicationStart(start), Some(key)) = (event, &self.key) else {
+            return None;
+        };
+        let id = start.id.as_deref().unwrap_or(&self.name);
+        let is_same = id == key.id && start.attempt == key.attempt;
+        (!is_same).then(|| match &start.attempt {
+            Some(attempt) => format!("{id}/{attempt}"),
+            None => id.to_owned(),
+        })
+    }
+
+    /// What is remembered, in bytes: an estimate.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let own = self.jobs.len()
+            + self.live_stages.len()
+            + self.stages.len()
+            + self.executors.len()
+            + self.sql_executions.len()
+            + self.streams.len();
+        let remembered = self.application.as_ref().map_or(0, Application::remembered);
+        MEMORY_BYTES + ENTRY_BYTES * (own + remembered)
     }
 
     /// Notes a line that cannot be read; `decides_jobs` if a job's outcome may depend on it.
@@ -259,7 +290,7 @@ impl Replay {
                 self.at(removed.time);
                 if let Some(executor) = self.executors.remove(&removed.id) {
                     let all = &mut self.removed_executors;
-                    let add = |sum: &mut i64, more: i64| *sum = sum.saturating_add(more);
+                    let add = |sum: &mut i64, more: i64| *sum = mapping::sum(*sum, more);
                     add(&mut all.completed_tasks, executor.completed_tasks);
                     add(&mut all.failed_tasks, executor.failed_tasks);
                     add(&mut all.total_gc_time, executor.total_gc_time);
@@ -527,7 +558,7 @@ impl Replay {
         executor.completed_tasks += completed;
         executor.failed_tasks += failed;
         if reason != "Resubmitted" {
-            let add = |sum: &mut i64, more: i64| *sum = sum.saturating_add(more);
+            let add = |sum: &mut i64, more: i64| *sum = mapping::sum(*sum, more);
             add(&mut executor.total_gc_time, metrics.gc_time);
             add(&mut executor.total_input_bytes, metrics.input());
             add(&mut executor.total_shuffle_read, metrics.shuffle_read());
@@ -679,12 +710,16 @@ impl Replay {
         if lost && matches!(report.status, TaskStatus::Succeed | TaskStatus::Cancelled) {
             report.status = TaskStatus::Unknown;
         }
-        // In local mode, logs before Spark 2 do not tell the cores: what is held is not known then.
-        let cores_are_unknown = report.resource.as_ref().is_some_and(|resource| {
+        // In local mode, logs before Spark 2 do not tell the cores: what is held is not known then, nor where a count is
+        // negative.
+        let is_unknown = report.resource.as_ref().is_some_and(|resource| {
             let mut held = resource.applications.values();
-            held.any(|held| held.queue_memory > 0 && held.queue_cores == 0)
+            held.any(|held| {
+                let is_negative = held.queue_memory < 0 || held.queue_cores < 0;
+                is_negative || (held.queue_memory > 0 && held.queue_cores == 0)
+            })
         });
-        if cores_are_unknown {
+        if is_unknown {
             report.resource = None;
         }
     }
@@ -719,7 +754,7 @@ impl TaskMetrics {
 
     fn shuffle_read(&self) -> i64 {
         let read = self.shuffle_read.as_ref();
-        read.map_or(0, |read| read.remote.saturating_add(read.local))
+        read.map_or(0, |read| mapping::sum(read.remote, read.local))
     }
 
     fn shuffle_written(&self) -> i64 {
@@ -728,7 +763,7 @@ impl TaskMetrics {
 }
 
 fn add_work(stage: &mut Stage, metrics: &TaskMetrics) {
-    let add = |sum: &mut i64, more: i64| *sum = sum.saturating_add(more);
+    let add = |sum: &mut i64, more: i64| *sum = mapping::sum(*sum, more);
     add(&mut stage.input_bytes, metrics.input());
     add(&mut stage.output_bytes, metrics.output());
     add(&mut stage.shuffle_read_bytes, metrics.shuffle_read());

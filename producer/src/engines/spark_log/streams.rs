@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use schemas::MetricValue;
 
 use super::events::{Progress, StreamStarted};
+use crate::engines::spark::mapping;
 
 /// One run of a streaming query. Spark runs its jobs in the job group of its run id.
 #[derive(Default)]
@@ -69,15 +70,11 @@ impl Stream {
         };
         self.input_rows_total = self
             .input_rows_total
-            .saturating_add(input_rows.unwrap_or(0));
+            .saturating_add(input_rows.unwrap_or(0).max(0));
         self.last = Some(Batch {
             id: progress.batch_id,
             input_rows,
-            output_rows: progress
-                .sink
-                .as_ref()
-                .and_then(|sink| sink.num_output_rows)
-                .filter(|rows| *rows >= 0),
+            output_rows: progress.sink.as_ref().and_then(|sink| sink.num_output_rows),
             input_rows_per_second: rate(progress.input_rows_per_second, |source| {
                 source.input_rows_per_second
             }),
@@ -133,7 +130,8 @@ impl Stream {
             ("offsetsBehindMax", last.offsets_behind_max),
         ];
         for (name, value) in longs {
-            if let Some(value) = value {
+            // Only the watermark may be ahead. Otherwise a negative number is Spark's for what it does not know.
+            if let Some(value) = value.filter(|value| *value >= 0 || name == "watermarkLagMs") {
                 add(name, MetricValue::Long(value));
             }
         }
@@ -152,7 +150,7 @@ impl Stream {
 /// The sum; none of nothing, or where one is not known.
 fn sum(mut counts: impl Iterator<Item = Option<i64>>) -> Option<i64> {
     let first = counts.next()??;
-    counts.try_fold(first, |sum, count| Some(sum.saturating_add(count?)))
+    counts.try_fold(first, |sum, count| Some(mapping::sum(sum, count?)))
 }
 
 /// When the progress was made, in milliseconds since 1970.
