@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::BaseRecord;
@@ -378,6 +377,13 @@ impl Checkpointed {
     }
 }
 
+/// The error of a topic that holds something else.
+pub(crate) fn foreign(topic: &str, found: &str) -> NeedsAttention {
+    NeedsAttention(format!(
+        "{topic} holds something else than checkpoints: {found}. Give another topic with --checkpoints-topic"
+    ))
+}
+
 /// Every checkpoint of a topic that is committed by now.
 fn read(
     kafka: &KafkaOptions,
@@ -388,7 +394,7 @@ fn read(
     let mut newest: BTreeMap<String, (Vec<u8>, i64)> = BTreeMap::new();
     let mut take = |record: &BorrowedMessage<'_>| {
         let key = std::str::from_utf8(record.key().unwrap_or_default());
-        let key = key.with_context(|| format!("{topic} holds something else than checkpoints"))?;
+        let key = key.map_err(|_| foreign(topic, "keys that are not UTF-8"))?;
         match record.payload() {
             Some(value) => {
                 let written_ms = record.timestamp().to_millis().unwrap_or(0);

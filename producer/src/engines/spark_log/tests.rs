@@ -866,3 +866,85 @@ fn a_stream_lasts_though_the_jobs_of_others_displace_its_own() {
     assert_eq!(metrics["stream.active"], MetricValue::Boolean(true));
     assert_eq!(metrics["jobsSucceeded"], MetricValue::Long(1));
 }
+
+#[test]
+fn of_a_file_with_two_applications_the_first_is_read_and_the_second_refused_by_name() {
+    let first = fs::read_to_string(small("")).unwrap();
+    let second = first.replace("application_1700000000000_0001", "application_2");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("both");
+    fs::write(&path, first + &second).unwrap();
+    let (both, read) = read_with(EVERY, &[&path]);
+    assert_eq!(both, reports(&small("")));
+    assert_eq!((read.logs, read.unread), (1, 1));
+
+    let mut replay = Replay::new("both", EVERY);
+    let read = read_file(&path, &mut replay, &mut |_| Ok(()));
+    let fault = read.unwrap_err().to_string();
+    assert!(
+        fault.contains("begins another application, application_2/1"),
+        "{fault}"
+    );
+}
+
+#[test]
+fn negative_amounts_are_left_out_and_the_others_stay() {
+    let plain = fs::read_to_string(small("")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small");
+    let with = |from: &str, to: &str| {
+        let changed = plain.replace(from, to);
+        assert_ne!(changed, plain, "{from}");
+        fs::write(&path, changed).unwrap();
+        reports(&path)
+    };
+    for (field, metrics) in [
+        (r#""Bytes Read":"#, ["inputBytes", "application.inputBytes"]),
+        (r#""JVM GC Time":"#, ["gcTimeMs", "application.gcTimeMs"]),
+        (
+            r#""Local Bytes Read":"#,
+            ["shuffleReadBytes", "application.shuffleReadBytes"],
+        ),
+    ] {
+        let reports = with(field, &format!("{field}-"));
+        let nightly = last(&reports, "application_1700000000000_0001/1/nightly");
+        let found = nightly.metrics.as_ref().unwrap();
+        for metric in metrics {
+            assert_eq!(found.get(metric), None, "{metric}");
+        }
+        assert_eq!(found["runTimeMs"], MetricValue::Long(200));
+    }
+}
+
+#[test]
+fn what_is_not_a_log_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    for (text, expected) in [
+        ("", "holds no event: Spark has not written one yet"),
+        (
+            "{\n  \"name\": \"a package\"\n}\n",
+            "is not a Spark event log: no event is among its first lines",
+        ),
+        (
+            "{\"Event\":\"SparkListenerLogStart\",\"Spark Version\":\"4.0.0\"}\n",
+            "holds no event with a time",
+        ),
+    ] {
+        fs::write(&path, text).unwrap();
+        let mut replay = Replay::new("file", EVERY);
+        read_file(&path, &mut replay, &mut |_| Ok(())).unwrap();
+        let why = why_no_report(&replay);
+        assert!(why.starts_with(expected), "{why}");
+        let (reports, read) = read_with(EVERY, &[&path]);
+        assert_eq!((reports.len(), read.logs, read.unread), (0, 0, 1));
+    }
+
+    // Of a long one, the first lines are enough to know.
+    let line = "{\"level\":\"info\",\"message\":\"started\"}\n";
+    fs::write(&path, line.repeat(100_000)).unwrap();
+    let mut replay = Replay::new("file", EVERY);
+    let read = read_file(&path, &mut replay, &mut |_| Ok(()));
+    assert!(matches!(read, Err(Fault::Stopped(Halt::NotALog))));
+    assert_eq!(replay.broken_lines, LINES_BEFORE_EVENT as u64);
+}

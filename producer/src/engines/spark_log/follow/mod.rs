@@ -34,7 +34,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use service::words::counted;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -45,7 +44,7 @@ use self::index::Index;
 use self::reading::Step;
 use self::source::{Manner, Source};
 use super::{Options, Stopped, pace};
-use crate::checkpointed::Batch;
+use crate::checkpointed::{Batch, foreign};
 use crate::session::{CheckpointedReports, Session, Setup};
 
 /// Metric: logs whose application has not ended, as far as known.
@@ -83,12 +82,8 @@ pub(super) async fn run(options: Options, setup: Setup) -> anyhow::Result<bool> 
     let index = Arc::new(Index::default());
     for stored in stored {
         let checkpoint = Checkpoint::from_bytes(&stored.value);
-        let checkpoint = checkpoint.map_err(|error| {
-            anyhow!(
-                "{checkpoints} holds something else than checkpoints under the key {}: {error}; give another topic",
-                stored.key
-            )
-        })?;
+        let checkpoint = checkpoint
+            .map_err(|error| foreign(&checkpoints, &format!("{}: {error}", stored.key)))?;
         index.insert(stored.key, checkpoint, stored.written_ms);
     }
 

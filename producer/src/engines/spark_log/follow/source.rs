@@ -1,5 +1,7 @@
 //! Folders and files that are followed together, on a thread of their own: a filesystem that does not answer delays no
 //! other one.
+//!
+//! Long because one state machine: each state of a followed log leads to the others.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::unix::fs::MetadataExt;
