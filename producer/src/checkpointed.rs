@@ -215,6 +215,7 @@ impl Checkpointed {
             self.sent += reports;
             self.metric.increment(reports);
             self.health.progressed();
+            self.settled();
             self.backoff = Backoff::default();
         }
         Ok(committed)
@@ -356,8 +357,8 @@ impl Checkpointed {
         .into()
     }
 
-    /// Call about once a second while there is nothing to commit.
-    pub(crate) fn idle(&self) {
+    /// Nothing waits to be committed: to be called about once a second while that is so.
+    pub(crate) fn settled(&self) {
         let nothing_waits = Reading {
             position: i64::try_from(self.sent).unwrap_or(i64::MAX),
             lag: Some(0),

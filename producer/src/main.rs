@@ -66,7 +66,8 @@ const SPARK_LOG_EXAMPLE: &str = "Example:
   producer spark-log /var/log/spark-events --follow
 
 Reads Spark's event logs: files, folders that they were rolled into, and folders of both, as
-they are or compressed. Without --follow, each run reports from sequence 0 on: give it a log once.
+they are or compressed. Without --follow, each run reports from sequence 0 on: give it a log
+once.
 A bad line is reported with its file and number, and the rest is read.
 Prints, when every report is acknowledged:
   sent 98 reports of 4 tasks from 3 logs

@@ -292,10 +292,10 @@ impl CheckpointedReports {
         }
     }
 
-    /// Call about once a second while there is nothing to commit.
-    pub(crate) fn idle(&self) {
+    /// Nothing waits to be committed: to be called about once a second while that is so.
+    pub(crate) fn settled(&self) {
         if let Self::Sent(sent) = self {
-            sent.idle();
+            sent.settled();
         }
     }
 

@@ -155,7 +155,7 @@ async fn send(
             () = setup.shutdown.cancelled() => return Ok(()),
             step = given.recv() => step,
             _ = ticks.tick() => {
-                reports.idle();
+                reports.settled();
                 if Instant::now() < expire_at {
                     continue;
                 }
