@@ -10,6 +10,7 @@ use schemas::{MetricValue, TaskRunningInfo, TaskStatus};
 use serde_json::Value;
 
 use super::codec::Decoder;
+use super::intake::{LINES_BEFORE_EVENT, take};
 use super::lines::{LINE_MAX_BYTES, Line, Lines};
 use super::replay::{Counts, Ending, Pace, Replay};
 use super::*;

@@ -5,11 +5,12 @@ use std::path::Path;
 use schemas::TaskRunningInfo;
 
 use super::checkpoint::{Checkpoint, Position};
+use crate::engines::spark_log::Stopped;
 use crate::engines::spark_log::files::{Log, LogFile};
+use crate::engines::spark_log::intake::{Halt, take_line, why_no_report};
 use crate::engines::spark_log::lines::Line;
 use crate::engines::spark_log::reader::{Fault, Reader};
 use crate::engines::spark_log::replay::{Ending, Pace, Replay};
-use crate::engines::spark_log::{Halt, Stopped, take_line, why_no_report};
 
 /// How often an application is given up whose log goes on again and again.
 const GIVEN_UP_MAX: usize = 32;
