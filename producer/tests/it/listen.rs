@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
+use schemas::TaskStatus;
 use serde_json::{Value, json};
 use service::testing::stopping::BlockableProxy;
 use service::testing::{ANY_PORT, NOBODY, Process, service, set_max_bytes, until};
@@ -85,8 +86,17 @@ impl Listening {
         content_type: &str,
         body: impl Into<reqwest::Body>,
     ) -> reqwest::RequestBuilder {
+        self.to_path("/api/v1/reports", content_type, body)
+    }
+
+    fn to_path(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::RequestBuilder {
         self.client
-            .post(format!("{}/api/v1/reports", self.origin))
+            .post(format!("{}{path}", self.origin))
             .header("content-type", content_type)
             .body(body)
     }
@@ -824,5 +834,150 @@ async fn the_clients_of_the_docs_report_and_send_again_while_kafka_is_away() {
     // A report that was on its way when its time ran out may have arrived, too.
     arrived.dedup();
     assert_eq!(arrived, [0, 1, 2]);
+    listening.stop().await;
+}
+
+const LINEAGE: &str = "/api/v1/lineage";
+const BATCH: &str = "/api/v1/lineage/batch";
+
+fn event(run: &str, event_type: &str) -> Value {
+    json!({
+        "eventType": event_type, "eventTime": "2026-11-25T14:05:00Z", "run": {"runId": run},
+        "job": {"namespace": "airflow", "name": "dag.task"},
+        "producer": "https://github.com/apache/airflow",
+        "schemaURL": "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent",
+    })
+}
+
+/// An event of a job, not of a run.
+fn job_event() -> Value {
+    let mut event = event("", "");
+    let object = event.as_object_mut().unwrap();
+    object.remove("run");
+    object.remove("eventType");
+    event
+}
+
+/// Sequence and status of each report of a task, in the order of their offsets.
+fn statuses(reports: &Reports, task: &str) -> Vec<(i64, TaskStatus)> {
+    let mut tasks = reports.by_task();
+    let received = tasks.remove(task).unwrap_or_default();
+    let each = received.iter();
+    each.map(|report| (report.sequence, report.status))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openlineage_events_are_reported_one_by_one_and_in_batches() {
+    let Some(reports) = Reports::make("listen").await else {
+        return;
+    };
+    let listening = Listening::to(&reports, &[]).await;
+    let post = async |path: &str, event: &Value| {
+        answered(listening.to_path(path, JSON, event.to_string())).await
+    };
+    let started = post(LINEAGE, &event("run-1", "START")).await;
+    let one = json!({"received": 1, "acknowledged": 1});
+    assert_eq!((started.status, &started.body), (200, &one));
+    // Larger than a report may be: what is large in an event is not reported.
+    let mut running = event("run-1", "RUNNING");
+    running["job"]["facets"] = json!({"sql": {"query": "x".repeat(2 << 20)}});
+    let running = gzip(running.to_string().as_bytes());
+    let running = listening
+        .to_path(LINEAGE, JSON, running)
+        .header("content-encoding", "gzip");
+    assert_eq!(answered(running).await.status, 200);
+    let of_job = post(LINEAGE, &job_event()).await;
+    let none = json!({"received": 1, "acknowledged": 0});
+    assert_eq!((of_job.status, &of_job.body), (200, &none));
+    assert_eq!(post(LINEAGE, &event("run-1", "COMPLETE")).await.status, 200);
+    let expected = [
+        TaskStatus::Running,
+        TaskStatus::Running,
+        TaskStatus::Succeed,
+    ];
+    let expected = Vec::from_iter((0..).zip(expected));
+    assert_eq!(statuses(&reports, "run-1"), expected);
+
+    for (path, wrong) in [
+        (LINEAGE, json!({"eventType": "START"})),
+        (LINEAGE, json!([event("run-1", "START")])),
+        (BATCH, json!([{}, 1])),
+    ] {
+        let answered = post(path, &wrong).await;
+        assert_eq!(answered.status, 400, "{answered:?}");
+    }
+    let batch = json!([
+        event("run-2", "START"), {"run": {}}, job_event(), event("run-2", "FAIL"), event("run-2", "COMPLETE"),
+    ]);
+    let batch = post(BATCH, &batch).await;
+    assert_eq!(batch.status, 200, "{batch:?}");
+    assert_eq!(batch.body["status"], "partial_success");
+    assert_eq!(
+        batch.body["summary"],
+        json!({"received": 5, "successful": 4, "failed": 1, "retriable": 0, "non_retriable": 1})
+    );
+    let failed = &batch.body["failed_events"][0];
+    assert_eq!(
+        (&failed["index"], &failed["retriable"]),
+        (&json!(1), &json!(false))
+    );
+    assert!(failed["reason"].is_string(), "{batch:?}");
+    let expected = [TaskStatus::Running, TaskStatus::Failed, TaskStatus::Unknown];
+    let expected = Vec::from_iter((0..).zip(expected));
+    assert_eq!(statuses(&reports, "run-2"), expected);
+    let good = post(BATCH, &json!([event("run-3", "START")])).await;
+    assert_eq!(
+        (good.status, &good.body["status"]),
+        (200, &json!("success"))
+    );
+    assert!(listening.metric(
+        r#"taskrunning_received_reports_total{http_route="/api/v1/lineage",result="no_report"} 1"#
+    ));
+    assert!(listening.metric("taskrunning_remembered_runs 3"));
+    listening.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_kafka_did_not_acknowledge_does_not_end_its_run() {
+    let Some(reports) = Reports::make("listen").await else {
+        return;
+    };
+    let proxy = BlockableProxy::to(&reports.bootstrap);
+    let topic = [
+        "--topic",
+        &reports.topic,
+        "--bootstrap-servers",
+        proxy.address(),
+    ];
+    let soon = [
+        "-X",
+        "message.timeout.ms=2000",
+        "-X",
+        "socket.timeout.ms=1000",
+    ];
+    let mut listening = Listening::start(&[&topic[..], &soon].concat()).await;
+    listening.until_ready().await;
+    let post = async |event_type: &str| {
+        let event = event("run-1", event_type).to_string();
+        answered(listening.to_path(LINEAGE, JSON, event))
+            .await
+            .status
+    };
+    assert_eq!(post("START").await, 200);
+    proxy.block();
+    assert_eq!(post("COMPLETE").await, 503);
+    proxy.open();
+    until("the end is acknowledged", WITHIN, async || {
+        (post("COMPLETE").await == 200).then_some(())
+    })
+    .await;
+    let mut arrived = statuses(&reports, "run-1");
+    // One that was on its way when its time ran out may have arrived, too.
+    arrived.dedup();
+    assert_eq!(
+        arrived,
+        [(0, TaskStatus::Running), (1, TaskStatus::Succeed)]
+    );
     listening.stop().await;
 }

@@ -2,8 +2,8 @@
 //! reports.
 //!
 //! ```text
-//! TCP or TLS ──▶ name, token ──▶ body ──▶ items ──▶ json::read ──▶ AwaitedReports ──▶ results
-//!                               (bounded, gzip)    (each alone)    (acknowledged)
+//! TCP or TLS ──▶ name, token ──▶ body ──▶ items ─┬▶ json::read ─┬▶ AwaitedReports ──▶ results
+//!                               (bounded, gzip)  └▶ Runs::take ─┘  (acknowledged)
 //! ```
 //!
 //! A report without `sequence` is refused. Only the sender knows how many it has made: numbers that were counted here
@@ -11,6 +11,7 @@
 //! their way here, which is what they are for.
 
 mod body;
+mod endpoint;
 mod items;
 mod options;
 mod problem;
@@ -19,7 +20,7 @@ mod results;
 
 use std::future::pending;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -31,6 +32,7 @@ use tokio_util::task::TaskTracker;
 pub use self::options::Options;
 use self::receive::Server;
 pub(crate) use self::receive::{RECEIVED, RECEIVED_BYTES};
+use crate::engines::openlineage::Runs;
 use crate::session::{Session, Setup};
 
 /// How long to wait for acknowledgements after a signal; less than the server waits for its connections.
@@ -70,6 +72,7 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
         room: body::Room::default(),
         delivering: TaskTracker::new(),
         refused: AtomicU64::new(0),
+        runs: Mutex::new(Runs::new(options.runs as usize)),
     });
     let names = HostNames::of(options.address, &options.allow_host);
     let router = receive::router(server.clone(), names);

@@ -55,6 +55,11 @@ pub struct Options {
         requires = "tls_cert"
     )]
     pub tls_key: Option<PathBuf>,
+
+    /// Maximum number of runs of OpenLineage events that are remembered; the one without events for the longest time is
+    /// forgotten first
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub runs: u32,
 }
 
 impl Options {

@@ -1,7 +1,7 @@
 //! Requests: who sends them, what they hold, and what becomes of it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -12,6 +12,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use jiff::Timestamp;
+use schemas::TaskRunningInfo;
 use service::http_server::{HostNames, Peer, Reloaded, Tokens, measure};
 use service::repeats;
 use tokio::task::yield_now;
@@ -20,19 +22,21 @@ use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::body::{self, Held, Room};
-use super::items::{Format, items};
+use super::endpoint::Endpoint;
+use super::items::Format;
 use super::problem::Problem;
 use super::results::Results;
-use crate::awaited::Unsent;
-use crate::json::{self, REPORT_MAX_BYTES};
+use crate::awaited::{Sent, Unsent};
+use crate::engines::openlineage::{REMEMBERED, Runs, Taken};
+use crate::json::{self, Fault, REPORT_MAX_BYTES};
 use crate::session::AwaitedReports;
 
-/// Counter: reports received. Labels `http_route`, `result`: `acknowledged`, `refused`, `unacknowledged`.
+/// Counter: reports and events received. Labels `http_route`, `result`: `acknowledged`, `refused`, `unacknowledged`,
+/// `no_report`.
 pub(crate) const RECEIVED: &str = "taskrunning_received_reports_total";
 /// Counter, bytes: decompressed bodies. Label `http_route`.
 pub(crate) const RECEIVED_BYTES: &str = "taskrunning_received_bytes_total";
 
-const REPORTS: &str = "/api/v1/reports";
 /// Time limit for the acknowledgements of a request, beyond librdkafka's `message.timeout.ms`: reports that are sent
 /// alone come one after the other.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -49,22 +53,38 @@ pub(super) struct Server {
     /// Go on when their client has gone, so that the room is held until Kafka has answered.
     pub(super) delivering: TaskTracker,
     pub(super) refused: AtomicU64,
+    /// Of OpenLineage events.
+    pub(super) runs: Mutex<Runs>,
+}
+
+/// What an item of a request gives.
+enum Given {
+    OnItsWay(Sent, Box<TaskRunningInfo>),
+    /// An event that is not about a run.
+    NoReport,
+    Bad(Vec<Fault>),
+    Unsent(Unsent),
 }
 
 pub(super) fn router(server: Arc<Server>, names: HostNames) -> Router {
-    let measured = |route: &'static str| {
-        from_fn(move |request, next| measure(route.to_owned(), request, next))
-    };
     let unknown = async || {
-        let detail = format!("nothing is received at this path; send reports to {REPORTS}");
+        let paths = Endpoint::ALL.map(Endpoint::route).join(", ");
+        let detail = format!("nothing is received at this path; there are {paths}");
         Problem::new(StatusCode::NOT_FOUND, detail)
     };
     let not_post = async || {
         let post = HeaderValue::from_static("POST");
         Problem::new(StatusCode::METHOD_NOT_ALLOWED, "use POST").with(header::ALLOW, post)
     };
-    Router::new()
-        .route(REPORTS, post(reports).route_layer(measured(REPORTS)))
+    let mut router = Router::new();
+    for endpoint in Endpoint::ALL {
+        let route = endpoint.route();
+        let measured = from_fn(move |request, next| measure(route.to_owned(), request, next));
+        let answer =
+            move |State(server): State<Arc<Server>>, request| answer(server, endpoint, request);
+        router = router.route(route, post(answer).route_layer(measured));
+    }
+    router
         .fallback(unknown)
         .method_not_allowed_fallback(not_post)
         .with_state(server)
@@ -80,10 +100,10 @@ async fn only_by_name(State(names): State<HostNames>, request: Request, next: Ne
     }
 }
 
-async fn reports(State(server): State<Arc<Server>>, request: Request) -> Response {
+async fn answer(server: Arc<Server>, endpoint: Endpoint, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut body = body.into_data_stream();
-    match server.receive(&parts, &mut body).await {
+    match server.receive(endpoint, &parts, &mut body).await {
         Ok(response) => response,
         Err(problem) => {
             // A client that expects 100 (Continue) sends no body without it.
@@ -103,6 +123,7 @@ fn failed() -> Problem {
 impl Server {
     async fn receive(
         self: &Arc<Self>,
+        endpoint: Endpoint,
         parts: &Parts,
         body: &mut BodyDataStream,
     ) -> Result<Response, Problem> {
@@ -114,9 +135,16 @@ impl Server {
             ));
         }
         let (text, held) = body::read(parts, body, &self.room).await?;
-        metrics::counter!(RECEIVED_BYTES, "http_route" => REPORTS).increment(text.len() as u64);
+        metrics::counter!(RECEIVED_BYTES, "http_route" => endpoint.route())
+            .increment(text.len() as u64);
         let server = self.clone();
-        let deliver = async move { server.deliver(&client, format, &text, held).await };
+        let deliver = async move {
+            let reports = server.reports.get().ok_or_else(failed)?;
+            let items = endpoint.items(format, &text)?;
+            let delivered = server.deliver(endpoint, reports, &items, held).await?;
+            server.account(endpoint, &client, &delivered);
+            Ok(delivered.answer(endpoint == Endpoint::LineageBatch))
+        };
         let delivered = self.delivering.spawn(deliver).await;
         delivered.unwrap_or_else(|_| Err(failed()))
     }
@@ -140,43 +168,32 @@ impl Server {
 
     async fn deliver(
         &self,
-        client: &str,
-        format: Format,
-        text: &[u8],
+        endpoint: Endpoint,
+        reports: &AwaitedReports,
+        items: &[&[u8]],
         mut held: Held,
-    ) -> Result<Response, Problem> {
-        let Some(reports) = self.reports.get() else {
-            return Err(failed());
-        };
-        let items = items(format, text)?;
+    ) -> Result<Results, Problem> {
         held.grow_for(items.len())?;
         let mut results = Results::of(items.len());
-        let mut sent = Vec::with_capacity(items.len());
+        let (mut sent, mut given) = (Vec::new(), Vec::new());
         // After a report that could not be sent, none is: it would arrive before it.
         let mut stopped: Option<Unsent> = None;
-        for (index, item) in items.into_iter().enumerate() {
+        for (index, item) in items.iter().enumerate() {
             if index % TURN == TURN - 1 {
                 yield_now().await;
             }
-            if item.len() > REPORT_MAX_BYTES {
-                let why = format!("it is longer than {REPORT_MAX_BYTES} bytes");
-                results.unsent(index, Unsent::TooLarge(why));
-                continue;
-            }
-            let info = match json::read(item, None) {
-                Ok(info) => info,
-                Err(faults) => {
-                    results.bad(index, &faults);
-                    continue;
-                }
-            };
-            let handed_over = match &stopped {
+            let send = |info: &TaskRunningInfo| match &stopped {
                 Some(unsent) => Err(unsent.clone()),
-                None => reports.send(&info),
+                None => reports.send(info),
             };
-            match handed_over {
-                Ok(on_its_way) => sent.push((index, on_its_way)),
-                Err(unsent) => {
+            match self.give(endpoint, item, send) {
+                Given::OnItsWay(on_its_way, info) => {
+                    sent.push(on_its_way);
+                    given.push((index, info));
+                }
+                Given::NoReport => results.no_report(),
+                Given::Bad(faults) => results.bad(index, &faults),
+                Given::Unsent(unsent) => {
                     if unsent.is_retriable() {
                         stopped = Some(unsent.clone());
                     }
@@ -184,38 +201,89 @@ impl Server {
                 }
             }
         }
-        let mut answered = 0;
-        let indices = Vec::from_iter(sent.iter().map(|(index, _)| *index));
+        let mut outcomes = Vec::with_capacity(sent.len());
         let acknowledged = async {
-            for (index, on_its_way) in sent {
-                match reports.acknowledged(on_its_way).await {
-                    Ok(()) => results.acknowledged += 1,
-                    Err(unsent) => results.unsent(index, unsent),
-                }
-                answered += 1;
+            for on_its_way in sent {
+                outcomes.push(reports.acknowledged(on_its_way).await);
             }
         };
-        if timeout(ANSWER_LIMIT, acknowledged).await.is_err() {
-            for index in &indices[answered..] {
-                let why = format!("within {} s", ANSWER_LIMIT.as_secs());
-                results.unsent(*index, Unsent::Unavailable(why));
+        let _ = timeout(ANSWER_LIMIT, acknowledged).await;
+        let late = || {
+            Err(Unsent::Unavailable(format!(
+                "within {} s",
+                ANSWER_LIMIT.as_secs()
+            )))
+        };
+        outcomes.resize_with(given.len(), late);
+        for ((index, info), outcome) in given.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => results.acknowledged(),
+                Err(unsent) => {
+                    if endpoint != Endpoint::Reports {
+                        self.runs().undelivered(&info);
+                    }
+                    results.unsent(index, unsent);
+                }
             }
         }
-        self.account(client, &results);
-        Ok(results.answer())
+        Ok(results)
     }
 
-    fn account(&self, client: &str, results: &Results) {
+    fn give(
+        &self,
+        endpoint: Endpoint,
+        item: &[u8],
+        send: impl FnOnce(&TaskRunningInfo) -> Result<Sent, Unsent>,
+    ) -> Given {
+        if endpoint == Endpoint::Reports {
+            if item.len() > REPORT_MAX_BYTES {
+                let why = format!("it is longer than {REPORT_MAX_BYTES} bytes");
+                return Given::Unsent(Unsent::TooLarge(why));
+            }
+            return match json::read(item, None) {
+                Err(faults) => Given::Bad(faults),
+                Ok(info) => match send(&info) {
+                    Ok(on_its_way) => Given::OnItsWay(on_its_way, Box::new(info)),
+                    Err(unsent) => Given::Unsent(unsent),
+                },
+            };
+        }
+        // Locked until the report is sent, so that the reports of a run are sent in the order of their sequences.
+        let mut runs = self.runs();
+        let taken = runs.take(item, Timestamp::now());
+        metrics::gauge!(REMEMBERED).set(runs.len() as f64);
+        match taken {
+            Ok(Taken::NoRun) => Given::NoReport,
+            Ok(Taken::Report(info)) => match send(&info) {
+                Ok(on_its_way) => Given::OnItsWay(on_its_way, info),
+                Err(unsent) => {
+                    runs.undelivered(&info);
+                    Given::Unsent(unsent)
+                }
+            },
+            Err(refused) => Given::Bad(vec![Fault {
+                field: String::new(),
+                reason: refused.reason,
+            }]),
+        }
+    }
+
+    fn runs(&self) -> MutexGuard<'_, Runs> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn account(&self, endpoint: Endpoint, client: &str, results: &Results) {
         let retriable = results.retriable() as u64;
         let refused = results.failed() as u64 - retriable;
         self.refused.fetch_add(refused, Ordering::Relaxed);
         for (result, count) in [
-            ("acknowledged", results.acknowledged as u64),
+            ("acknowledged", results.acknowledged_count() as u64),
             ("refused", refused),
             ("unacknowledged", retriable),
+            ("no_report", results.no_reports() as u64),
         ] {
             if count > 0 {
-                let labels = [("http_route", REPORTS), ("result", result)];
+                let labels = [("http_route", endpoint.route()), ("result", result)];
                 metrics::counter!(RECEIVED, &labels).increment(count);
             }
         }

@@ -23,7 +23,10 @@ pub(super) struct Results {
     /// Reports in the request.
     received: usize,
     /// Those that all in-sync replicas have.
-    pub(super) acknowledged: usize,
+    acknowledged: usize,
+    /// Events that give no report.
+    #[serde(skip)]
+    no_reports: usize,
     /// The others, in their order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failed: Vec<Failure>,
@@ -33,6 +36,31 @@ pub(super) struct Results {
     is_too_large: bool,
     #[serde(skip)]
     is_full: bool,
+}
+
+/// The answer to a batch in OpenLineage's specification.
+#[derive(Serialize)]
+struct Batch<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    summary: Summary,
+    failed_events: Vec<FailedEvent<'a>>,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    received: usize,
+    successful: usize,
+    failed: usize,
+    retriable: usize,
+    non_retriable: usize,
+}
+
+#[derive(Serialize)]
+struct FailedEvent<'a> {
+    index: usize,
+    reason: &'a str,
+    retriable: bool,
 }
 
 /// A report that was not acknowledged.
@@ -61,6 +89,22 @@ impl Results {
             received,
             ..Self::default()
         }
+    }
+
+    pub(super) fn acknowledged(&mut self) {
+        self.acknowledged += 1;
+    }
+
+    pub(super) fn acknowledged_count(&self) -> usize {
+        self.acknowledged
+    }
+
+    pub(super) fn no_report(&mut self) {
+        self.no_reports += 1;
+    }
+
+    pub(super) fn no_reports(&self) -> usize {
+        self.no_reports
     }
 
     pub(super) fn bad(&mut self, index: usize, faults: &[Fault]) {
@@ -117,7 +161,8 @@ impl Results {
     }
 
     /// 200 if a report was acknowledged and none has to be sent again; 429 or 503 if one has; else the request was wrong.
-    pub(super) fn answer(mut self) -> Response {
+    /// `is_lineage_batch`: as OpenLineage's specification has the answer to a batch.
+    pub(super) fn answer(mut self, is_lineage_batch: bool) -> Response {
         self.failed.sort_by_key(|failed| failed.index);
         let retriable = self.retriable();
         if retriable > 0 {
@@ -130,11 +175,15 @@ impl Results {
                 true => Problem::full(),
                 false => Problem::unavailable(detail),
             };
-            return problem.with_results(&self).into_response();
+            return self.add_to(problem, is_lineage_batch).into_response();
         }
-        if self.failed.is_empty() || self.acknowledged > 0 {
+        if self.failed.is_empty() || self.acknowledged + self.no_reports > 0 {
+            let body = match is_lineage_batch {
+                true => serde_json::to_vec(&self.of_batch(true)),
+                false => serde_json::to_vec(&self),
+            };
             // It has only text and numbers.
-            let body = serde_json::to_vec(&self).unwrap_or_default();
+            let body = body.unwrap_or_default();
             let content_type = [(header::CONTENT_TYPE, "application/json")];
             return (content_type, body).into_response();
         }
@@ -150,9 +199,39 @@ impl Results {
                 ),
             ),
         };
-        Problem::new(status, detail)
-            .with_results(&self)
-            .into_response()
+        let problem = Problem::new(status, detail);
+        self.add_to(problem, is_lineage_batch).into_response()
+    }
+
+    fn add_to(&self, problem: Problem, is_lineage_batch: bool) -> Problem {
+        match is_lineage_batch {
+            // The member `status` is the problem's.
+            true => problem.with_results(&self.of_batch(false)),
+            false => problem.with_results(self),
+        }
+    }
+
+    fn of_batch(&self, has_status: bool) -> Batch<'_> {
+        let retriable = self.retriable();
+        let failed = self.failed.len();
+        Batch {
+            status: has_status.then_some(match failed {
+                0 => "success",
+                _ => "partial_success",
+            }),
+            summary: Summary {
+                received: self.received,
+                successful: self.acknowledged + self.no_reports,
+                failed,
+                retriable,
+                non_retriable: failed - retriable,
+            },
+            failed_events: Vec::from_iter(self.failed.iter().map(|failed| FailedEvent {
+                index: failed.index,
+                reason: &failed.detail,
+                retriable: failed.retriable,
+            })),
+        }
     }
 }
 

@@ -19,3 +19,4 @@ mod tests;
 pub use self::from_topic::run;
 pub(crate) use self::from_topic::{DEAD_LETTERS, REMEMBERED};
 pub use self::options::{OnNoOffset, Options};
+pub(crate) use self::runs::{Runs, Taken};

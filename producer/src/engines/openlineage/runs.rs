@@ -107,13 +107,6 @@ impl Runs {
 
     /// The report that [`take`](Self::take) gave was not delivered: the run has not ended by it, and its sequence is free
     /// again, unless a later report of the run has been given.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "for events whose sender waits for the acknowledgement"
-        )
-    )]
     pub(crate) fn undelivered(&mut self, report: &TaskRunningInfo) {
         let Some(run) = self.runs.get_mut(&report.exec_id) else {
             return;
