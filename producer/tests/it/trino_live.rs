@@ -154,7 +154,7 @@ async fn the_last_reports_of_queries_hold_what_trinos_own_list_says() {
         until(what, WAIT, async || {
             let mut received = reports.by_task();
             let mut of_ids = ids.iter().filter_map(|id| received.remove(id)).flatten();
-            of_ids.find(|report| is(report))
+            of_ids.find(is)
         })
         .await
     };

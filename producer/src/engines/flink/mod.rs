@@ -21,6 +21,7 @@ mod cluster;
 mod job;
 mod mapping;
 mod options;
+mod poll;
 mod run;
 #[cfg(test)]
 mod tests;

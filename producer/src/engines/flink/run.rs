@@ -1,19 +1,9 @@
-//! What the clusters of a run share, and one poll of one job.
+//! What the clusters of a run share.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
-
-use super::answers::Detail;
-use super::ask::{self, Parts};
-use super::cluster::Cluster;
-use super::job::{Job, Seen};
-use super::mapping::{self, JobType};
 use super::options::Options;
-use crate::polling::complaints::{Complaints, by_fault};
-use crate::polling::follow::{Context, Polled};
-use crate::polling::poll_limit::Share;
-use crate::polling::rest::{Fault, Rest};
+use crate::polling::complaints::Complaints;
 use crate::polling::server::Server;
 use crate::session::LiveReports;
 
@@ -26,151 +16,9 @@ pub(super) struct Run {
 }
 
 impl Run {
-    fn history_complaints(&self) -> MutexGuard<'_, Complaints> {
+    pub(super) fn history_complaints(&self) -> MutexGuard<'_, Complaints> {
         self.history_complaints
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Polls a job and reports it.
-    pub(super) async fn poll(
-        &self,
-        cluster: &Cluster,
-        mut job: Box<Job>,
-        context: Context<Cluster>,
-    ) -> Polled<Job> {
-        let server = &cluster.server;
-        let listed_state = context.listed.as_ref().map(|listed| listed.state.as_str());
-        if let Some(listed) = &context.listed {
-            job.start_time = listed.start_time;
-        }
-        let runs = listed_state.is_some_and(|state| !mapping::is_final(state));
-        let share = match runs && !job.is_slow {
-            true => Share::Running,
-            false => Share::Other,
-        };
-        let interval = self.options.interval;
-        if !context.is_refused {
-            let poll = self.ask(&server.rest, &mut job);
-            let polled = server.polls.run(share, interval, poll).await;
-            job.is_slow = polled.slow;
-            if let Some((detail, parts)) = polled.output {
-                return self.heard(cluster, job, &detail, &parts, &context);
-            }
-        }
-        // Listed, but it cannot be read.
-        if let Some(listed) = context.listed.as_ref().filter(|_| runs) {
-            job.silence.end();
-            job.given_up = false;
-            self.report(cluster, &mut job, &Seen::Listed(listed), &context);
-            return Polled::Open(job);
-        }
-        job.silence.go_on();
-        if let Some((detail, parts)) = self.ask_history(&mut job).await {
-            return self.heard(cluster, job, &detail, &parts, &context);
-        }
-        if !job.silence.has_lasted(self.options.give_up_after) && !job.given_up {
-            return Polled::Open(job);
-        }
-        self.history_complaints().end(&mut job.history_fault);
-        if let Some(listed) = &context.listed {
-            // Its end is known, and nothing else.
-            self.report(cluster, &mut job, &Seen::Listed(listed), &context);
-            return Polled::Ended(job);
-        }
-        if !job.given_up {
-            tracing::warn!(
-                "job {}: nothing about it could be read for {:?}; whether and how it has ended is not known",
-                job.jid,
-                self.options.give_up_after
-            );
-            job.given_up = true;
-            self.report(cluster, &mut job, &Seen::Nothing, &context);
-        }
-        Polled::GivenUp(job)
-    }
-
-    fn heard(
-        &self,
-        cluster: &Cluster,
-        mut job: Box<Job>,
-        detail: &Detail,
-        parts: &Parts,
-        context: &Context<Cluster>,
-    ) -> Polled<Job> {
-        job.silence.end();
-        job.given_up = false;
-        self.report(cluster, &mut job, &Seen::Detail(detail, parts), context);
-        match mapping::is_final(&detail.state) {
-            true => {
-                self.history_complaints().end(&mut job.history_fault);
-                tracing::info!("job {} has ended: {}", job.jid, detail.state);
-                Polled::Ended(job)
-            }
-            false => Polled::Open(job),
-        }
-    }
-
-    /// Requests the job and its parts from its cluster. `None` if there is no job.
-    async fn ask(&self, rest: &Rest, job: &mut Job) -> Option<(Detail, Parts)> {
-        let whose = format!("job {} at {}", job.jid, rest.shown());
-        let detail = match ask::detail(rest, &job.jid).await {
-            Ok(detail) => detail,
-            Err(fault) => {
-                if !job.given_up {
-                    job.complaint.change(&whose, Some(fault.to_string()));
-                }
-                return None;
-            }
-        };
-        let job_type = JobType::of(&detail).or(job.job_type);
-        let parts = ask::parts(rest, &job.jid, &detail, job_type, &mut job.lag_names).await;
-        let (parts, faults) = parts;
-        let fault = (!faults.is_empty()).then(|| by_fault(&faults));
-        job.complaint.change(&whose, fault);
-        Some((detail, parts))
-    }
-
-    /// The job as the HistoryServer has it, if it has ended there.
-    async fn ask_history(&self, job: &mut Job) -> Option<(Detail, Parts)> {
-        let Server { rest, polls } = self.history.as_ref()?;
-        let lookup = async {
-            let (detail, fault) = match ask::detail(rest, &job.jid).await {
-                Ok(detail) => (Some(detail), None),
-                // It looks for new archives every 10 s.
-                Err(Fault::NotFound(_)) => (None, None),
-                Err(fault) => (None, Some(fault.to_string())),
-            };
-            let before = &mut job.history_fault;
-            self.history_complaints()
-                .change(&rest.shown(), before, fault);
-            let detail = detail.filter(|detail| mapping::is_final(&detail.state))?;
-            if !job.is_archived(detail.start_time) {
-                return None;
-            }
-            // The start of the run that has ended: the JobManager may list that run later.
-            job.start_time = detail.start_time.or(job.start_time);
-            let job_type = JobType::of(&detail).or(job.job_type);
-            let parts = ask::parts(rest, &job.jid, &detail, job_type, &mut job.lag_names).await;
-            Some((detail, parts.0))
-        };
-        let interval = self.options.interval;
-        polls.run(Share::Other, interval, lookup).await.output
-    }
-
-    fn report(
-        &self,
-        cluster: &Cluster,
-        job: &mut Job,
-        seen: &Seen<'_>,
-        context: &Context<Cluster>,
-    ) {
-        let now = Timestamp::now().as_microsecond();
-        let with_names = self.options.with_names;
-        let slots = cluster.slots(&job.jid);
-        let summary = context.summary.as_ref();
-        let running = summary.and_then(|summary| summary.running_tasks);
-        let info = job.report(seen, slots.as_ref(), running, with_names, now);
-        self.reports.report(&info);
     }
 }

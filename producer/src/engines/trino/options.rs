@@ -34,7 +34,12 @@ pub struct Options {
     pub user: Option<String>,
 
     /// File with a JSON Web Token, instead of user and password. Read for each request, so that it can be renewed
-    #[arg(long, env = "TRINO_TOKEN_FILE", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "TRINO_TOKEN_FILE",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
     pub token_file: Option<PathBuf>,
 
     /// File with root certificates (PEM) to trust beside the system's

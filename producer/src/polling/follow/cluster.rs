@@ -328,7 +328,8 @@ impl<E: Engine> Cluster<E> {
         let mut new = list.beyond > 0;
         let mut beyond = 0;
         for (id, line) in &list.lines {
-            if self.things.contains_key(id) {
+            // Its end may have been reported while the list was being read.
+            if self.things.contains_key(id) || self.ended.has(line) {
                 continue;
             }
             new = true;
@@ -411,68 +412,4 @@ impl<E: Engine> Cluster<E> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn things_are_polled_every_interval_while_a_refusing_address_is_asked_every_second() {
-        let started = Instant::now();
-        let at = |seconds: u64| started + Duration::from_secs(seconds);
-        let mut schedule = Schedule::new(Duration::from_secs(10), started);
-        assert!(schedule.begin(at(0)));
-        schedule.polled();
-        assert_eq!(schedule.next, at(10));
-
-        let mut polled = Vec::new();
-        for second in 10..40 {
-            assert_eq!(schedule.next, at(second));
-            if schedule.begin(at(second)) {
-                polled.push(second);
-            }
-            schedule.hasten(at(second));
-        }
-        assert_eq!(polled, [10, 20, 30]);
-
-        // It answers again, and the things are polled at once.
-        schedule.begin(at(40));
-        schedule.polled();
-        assert_eq!(schedule.next, at(50));
-        assert!(schedule.begin(at(50)));
-
-        // An interval that is shorter than a second is not lengthened.
-        let mut schedule = Schedule::new(Duration::from_millis(50), started);
-        schedule.begin(started);
-        schedule.hasten(started);
-        assert_eq!(schedule.next, started + Duration::from_millis(50));
-        assert!(schedule.begin(schedule.next));
-    }
-
-    #[test]
-    fn ends_are_remembered_while_they_are_listed_and_the_oldest_are_forgotten_first() {
-        struct Listed(&'static str, i64);
-        impl Line for Listed {
-            fn id(&self) -> &str {
-                self.0
-            }
-
-            fn run(&self) -> Option<i64> {
-                Some(self.1)
-            }
-
-            fn has_ended(&self) -> bool {
-                true
-            }
-        }
-        let ends = Ends::default();
-        for id in ["a", "b", "c"] {
-            ends.insert(id.to_owned(), Some(1));
-        }
-        assert!(ends.has(&Listed("a", 1)));
-        assert!(!ends.has(&Listed("b", 2)), "it is another run");
-        ends.forget(Duration::MAX, 2);
-        let known = |id| ends.lock().contains_key(id);
-        assert_eq!([known("a"), known("b"), known("c")], [true, false, true]);
-        ends.forget(Duration::ZERO, 2);
-        assert!(ends.lock().is_empty());
-    }
-}
+mod tests;
