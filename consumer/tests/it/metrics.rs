@@ -51,7 +51,7 @@ fn every_metric_that_a_program_can_expose_is_documented_and_no_other() {
         }
     }
     fn is_metric(text: &str) -> bool {
-        let begins = ["taskrunning_", "messaging_", "db_"];
+        let begins = ["taskrunning_", "messaging_", "db_", "http_server_"];
         let ends = [
             "_total",
             "_seconds",
@@ -60,6 +60,9 @@ fn every_metric_that_a_program_can_expose_is_documented_and_no_other() {
             "_waiting",
             "_applications",
             "_jobs",
+            "_queries",
+            "_runs",
+            "_event_logs",
             "_tasks",
             "_silent",
             "_stalled",
