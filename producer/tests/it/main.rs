@@ -8,6 +8,7 @@ mod exit_codes;
 mod flink;
 mod flink_live;
 mod listen;
+mod openlineage;
 mod publishing;
 mod registry;
 mod reporting;
