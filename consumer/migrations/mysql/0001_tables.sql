@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS task (
     final_reported_at bigint GENERATED ALWAYS AS (CASE WHEN is_final THEN reported_at END) VIRTUAL,
     UNIQUE KEY task_by_name (exec_id),
     KEY task_by_start (is_final, first_reported_at),
-    KEY task_final_by_report (final_reported_at DESC, exec_id),
+    KEY task_final_by_report (final_reported_at),
     KEY task_by_job (job_id)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE COLLATION;
 

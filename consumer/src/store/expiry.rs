@@ -2,7 +2,8 @@
 //!
 //! There is no index on time: it would cost the consumer an update per row. So the tables are walked once from end to
 //! end, one bounded piece per transaction, by pages or by a key, as [`Walk`] says. A removing transaction never waits
-//! for a consumer's lock while it holds one itself, so the two cannot deadlock:
+//! for a consumer's lock while it holds one itself, so the two cannot deadlock (except in MySQL, where the entries of an
+//! index are locked too; the consumer then writes its transaction again):
 //!
 //! - Only a repair locks rows of the histories.
 //! - A consumer locks the tasks of its events until its transaction ends, including tasks whose row it leaves

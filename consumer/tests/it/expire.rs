@@ -451,8 +451,10 @@ async fn tasks_that_report_while_they_expire_keep_each_row_under_its_task(kind: 
     assert!(removed >= ((ROUNDS - 1) * TASKS) as u64, "{removed}");
     // Messages of librdkafka about a broker that has just started are unrelated.
     for line in log.lines().filter(|line| !line.contains("librdkafka")) {
+        // In MariaDB, the consumer may lose a deadlock, and then writes its transaction again.
+        let is_retried = kind == Kind::Mariadb && line.contains("Deadlock found");
         for trouble in ["deadlock", "WARN", "ERROR"] {
-            assert!(!line.contains(trouble), "{log}");
+            assert!(is_retried || !line.contains(trouble), "{log}");
         }
     }
     assert_eq!(pipeline.orphans().await, 0);
