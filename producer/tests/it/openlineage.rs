@@ -1,4 +1,5 @@
-//! `producer openlineage`: events in a topic, each one report, whatever happens meanwhile.
+//! `producer openlineage`: events in a topic, each one report, whatever happens meanwhile. Long because each fault and each
+//! of OpenLineage's own clients has its test here.
 
 use std::collections::BTreeMap;
 use std::path::Path;
