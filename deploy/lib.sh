@@ -49,6 +49,15 @@ free_port() {
     fail 'found no free port between 20000 and 32000'
 }
 
+# http_get PORT PATH: prints head and body; nothing while nobody listens.
+http_get() {
+    (
+        exec 3<>"/dev/tcp/127.0.0.1/$1"
+        printf 'GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' "$2" >&3
+        timeout 5 cat <&3
+    ) 2>/dev/null || true
+}
+
 # only_one NAME: fails if another such script runs on the same target folder.
 only_one() {
     mkdir -p "$target"

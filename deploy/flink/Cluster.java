@@ -1,3 +1,4 @@
+import java.nio.file.Path;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.HashMap;
@@ -39,11 +40,17 @@ public final class Cluster {
     private static final Duration RESTART_DELAY = Duration.ofMillis(300);
 
     public static void main(String[] arguments) throws Exception {
-        boolean isLoad = arguments.length > 0 && arguments[0].equals("--load");
+        boolean isLoad = arguments.length == 4 && arguments[0].equals("--load");
         int slots = isLoad ? 2 * Integer.parseInt(arguments[1]) : 2 * Math.max(1, arguments.length);
+        Configuration configuration = configuration(slots);
+        if (isLoad) {
+            // The JobManager lists ended jobs for so long; their REST answers stay in the archive.
+            configuration.setString("jobstore.expiration-time", "300");
+            configuration.setString("jobmanager.archive.fs.dir", Path.of(arguments[3]).toAbsolutePath().toUri().toString());
+        }
         MiniCluster cluster = new MiniCluster(
                 new MiniClusterConfiguration.Builder()
-                        .setConfiguration(configuration(slots))
+                        .setConfiguration(configuration)
                         .setNumTaskManagers(1)
                         .setNumSlotsPerTaskManager(slots)
                         .setCommonBindAddress("127.0.0.1")
@@ -65,7 +72,6 @@ public final class Cluster {
     private static Configuration configuration(int slots) {
         Configuration configuration = new Configuration();
         configuration.setString("rest.bind-port", "0");
-        configuration.setString("jobstore.expiration-time", "86400");
         configuration.setString("metrics.fetcher.update-interval", "1000");
         // Otherwise a cluster in one process claims a million cores and a pebibyte.
         configuration.setString("taskmanager.cpu.cores", Integer.toString(slots));

@@ -7,8 +7,8 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-pub use reqwest::{Certificate, Method, StatusCode};
-use reqwest::{Client, RequestBuilder, Response, Url};
+pub use reqwest::{Certificate, Method, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response};
 use tokio_util::bytes::Bytes;
 
 use crate::address::{Credentials, host_and_path, host_and_port, is_loopback};
@@ -75,6 +75,16 @@ impl HttpClient {
         }
         Ok(Self {
             client: client.build().map_err(|error| error.to_string())?,
+            base,
+            credentials,
+        })
+    }
+
+    /// A client of another server, with the same options and certificates: each [new](Self::new) one reads the system's
+    /// certificates, and holds 2 MB of them. `None` if only one of both servers is on this machine.
+    pub fn at(&self, base: Url, credentials: Option<Credentials>) -> Option<Self> {
+        (is_loopback(&base) == is_loopback(&self.base)).then(|| Self {
+            client: self.client.clone(),
             base,
             credentials,
         })

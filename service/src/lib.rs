@@ -17,6 +17,7 @@
 //! - [`range`]: reading a bounded range of a topic, outside any group.
 //! - [`lookup`]: single records by partition and offset.
 //! - [`address`]: an address that may contain a secret, which is never shown.
+//! - [`reloaded`]: files that are read again when they change.
 //! - [`text`]: foreign text, made safe to print.
 //! - [`breaker`]: circuit breaker that stops a service with too many bad records.
 //! - [`backoff`]: exponential back-off.
@@ -70,6 +71,7 @@ mod brokers;
 mod error;
 pub mod grid;
 pub mod output;
+pub mod reloaded;
 pub mod settings;
 pub mod text;
 pub mod threads;

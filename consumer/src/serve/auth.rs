@@ -10,7 +10,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use service::exit::NeedsAttention;
-use service::http_server::{Peer, Reloaded, TokenLines, Tokens};
+use service::http_server::{Peer, TokenLines, Tokens};
+use service::reloaded::Reloaded;
 
 use super::caller::Caller;
 use super::login;

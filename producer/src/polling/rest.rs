@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use service::address::{Address, host_and_port};
+use service::address::{Address, Credentials, host_and_port};
 use service::http::{
-    Certificate, HttpClient, HttpError, HttpErrorKind, HttpOptions, HttpResponse, StatusCode,
+    Certificate, HttpClient, HttpError, HttpErrorKind, HttpOptions, HttpResponse, StatusCode, Url,
 };
 use tokio::io::AsyncReadExt;
 
@@ -107,9 +107,7 @@ impl Rest {
         api: &'static Api,
         access: Access,
     ) -> Result<Self, String> {
-        let (mut base, credentials) = address.to_http()?;
-        let path = base.path().trim_end_matches('/').to_owned();
-        base.set_path(path.strip_suffix(api.version).unwrap_or(&path));
+        let (base, credentials) = base(address, api)?;
         let options = HttpOptions {
             response_timeout: RESPONSE_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,
@@ -127,6 +125,19 @@ impl Rest {
 
     pub(crate) fn api(&self) -> &'static Api {
         self.api
+    }
+
+    /// A client of another server of the same API, which shares this one's certificates. `None` if it cannot.
+    ///
+    /// # Errors
+    /// If it is not an HTTP address.
+    pub(crate) fn at(&self, address: &Address) -> Result<Option<Self>, String> {
+        let (base, credentials) = base(address, self.api)?;
+        let client = self.client.at(base, credentials);
+        Ok(client.map(|client| Self {
+            client,
+            ..self.clone()
+        }))
     }
 
     /// `host:port`.
@@ -158,22 +169,32 @@ impl Rest {
         })
     }
 
-    /// GETs the API's root, a list of any length, and passes its elements on as they arrive. After an error, the rest
-    /// of the list is unknown.
+    /// GETs the API's root with query fields, a list of any length, and passes its elements on as they arrive. After an
+    /// error, the rest of the list is unknown.
     pub(crate) async fn each<T: DeserializeOwned>(
         &self,
+        query: &[(&str, String)],
         mut each: impl FnMut(T),
     ) -> Result<(), Fault> {
         let each = |element| {
             each(element);
             Ok(())
         };
-        self.elements(&[], usize::MAX, each).await
+        self.elements(&[], query, usize::MAX, each).await
     }
 
     /// GETs a list. Holds its elements, not its text: the text can be several times as large, and take as long as the
     /// server likes to send.
     pub(crate) async fn list<T: DeserializeOwned>(&self, below: &[&str]) -> Result<Vec<T>, Fault> {
+        self.list_with(below, &[]).await
+    }
+
+    /// [`list`](Self::list) with query fields.
+    pub(crate) async fn list_with<T: DeserializeOwned>(
+        &self,
+        below: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<Vec<T>, Fault> {
         let mut list = Vec::new();
         let push = |element| {
             list.push(element);
@@ -182,17 +203,18 @@ impl Rest {
                 false => Ok(()),
             }
         };
-        self.elements(below, BODY_MAX_BYTES, push).await?;
+        self.elements(below, query, BODY_MAX_BYTES, push).await?;
         Ok(list)
     }
 
     async fn elements<T: DeserializeOwned>(
         &self,
         below: &[&str],
+        query: &[(&str, String)],
         bytes_max: usize,
         mut each: impl FnMut(T) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        let (mut response, redirected) = self.ask(below, &[]).await?;
+        let (mut response, redirected) = self.ask(below, query).await?;
         let mut elements = Elements::default();
         let not_a_list = |fault| match fault {
             NotAList::Begins(byte) => {
@@ -296,6 +318,14 @@ impl Access {
             false => Err(fault("expected one word of ASCII characters")),
         }
     }
+}
+
+/// The address without the end that people may leave out, and the credentials.
+fn base(address: &Address, api: &Api) -> Result<(Url, Option<Credentials>), String> {
+    let (mut base, credentials) = address.to_http()?;
+    let path = base.path().trim_end_matches('/').to_owned();
+    base.set_path(path.strip_suffix(api.version).unwrap_or(&path));
+    Ok((base, credentials))
 }
 
 impl From<HttpError> for Fault {

@@ -37,4 +37,9 @@ impl Servers {
         let polls = limit.clone();
         Server { rest, polls }
     }
+
+    /// Forgets the limits of servers that are not used any more.
+    pub(crate) fn forget_unused(&mut self) {
+        self.limits.retain(|_, limit| Arc::strong_count(limit) > 1);
+    }
 }

@@ -8,7 +8,7 @@ use crate::support::Reports;
 use schemas::{MetricValue, TaskStatus};
 use serde_json::Value;
 use service::testing::spark::Spark;
-use service::testing::{Process, service, until};
+use service::testing::{Process, get, service, until};
 
 const WAIT: Duration = Duration::from_secs(180);
 
@@ -128,4 +128,90 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
             .flatten()
             .any(|report| report.engine.running_tasks > 0)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn sql_executions_and_a_streaming_query_are_reported_as_spark_lists_them() {
+    let (Some(reports), Some(python)) = (Reports::make("spark-live").await, service("TEST_PYTHON"))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let queries = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/spark/queries.py");
+    let mut spark = Process::start(folder.path(), "spark", Path::new(&python), &[queries]);
+    let mut line = async |beginning: &str| {
+        until(&format!("Spark prints {beginning:?}"), WAIT, async || {
+            spark.assert_running();
+            let log = spark.log();
+            let mut lines = log.lines();
+            lines.find_map(|line| Some(line.strip_prefix(beginning)?.to_owned()))
+        })
+        .await
+    };
+    let url = line("ui ").await;
+    let arguments = ["spark", "--url", &url, "--interval", "500ms"];
+    let arguments = reports.arguments(&arguments);
+    let program = Path::new(env!("CARGO_BIN_EXE_producer"));
+    let mut producer = Process::start(folder.path(), "producer", program, &arguments);
+    let query = line("query ").await;
+    let [id, run_id, last_batch] = query.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{query}");
+    };
+
+    let port: u16 = url.rsplit_once(':').unwrap().1.parse().unwrap();
+    let ask = |path: &str| -> Value {
+        let (status, answer) = get(port, &format!("/api/v1/applications{path}")).unwrap();
+        assert_eq!(status, 200, "{path}: {answer}");
+        let (from, to) = (answer.find('[').unwrap(), answer.rfind(']').unwrap());
+        serde_json::from_str(&answer[from..=to]).unwrap()
+    };
+    let applications = ask("");
+    let app = applications[0]["id"].as_str().unwrap();
+    // The UI learns of an end a moment after the driver.
+    let count = |executions: &Value, status: &str| {
+        let executions = executions.as_array().unwrap().iter();
+        executions.filter(|one| one["status"] == status).count() as i64
+    };
+    let executions = until("no SQL execution runs", WAIT, async || {
+        let executions = ask(&format!(
+            "/{app}/sql?details=false&planDescription=false&length=1000"
+        ));
+        (count(&executions, "RUNNING") == 0).then_some(executions)
+    })
+    .await;
+    let expected = ["RUNNING", "COMPLETED", "FAILED"].map(|status| count(&executions, status));
+    // A count, a failure, and a batch each of the streaming query.
+    assert!(expected[1] >= 4 && expected[2] == 1, "{executions}");
+
+    let last_batch: i64 = last_batch.parse().unwrap();
+    until("all is reported", WAIT, async || {
+        producer.assert_running();
+        let received = reports.by_task();
+        let last = received.get(&format!("{app}/{run_id}"))?.last()?;
+        let metrics = last.metrics.as_ref()?;
+        let counts = ["Running", "Succeeded", "Failed"].map(|name| {
+            let count = metrics.get(&format!("application.sqlExecutions{name}"));
+            count.cloned()
+        });
+        let expected = expected.map(|count| Some(MetricValue::Long(count)));
+        let batch = metrics.get("stream.batchId")?;
+        let is_last = matches!(batch, MetricValue::Long(batch) if *batch >= last_batch);
+        (counts == expected && is_last).then_some(())
+    })
+    .await;
+    producer.signal("TERM");
+    assert!(producer.ended().await.success(), "{}", producer.log());
+    let received = reports.by_task();
+    let stream = &received[&format!("{app}/{run_id}")];
+    for report in stream {
+        assert_eq!(report.progress, None);
+        let metrics = report.metrics.as_ref().unwrap();
+        assert_eq!(metrics["stream.id"], MetricValue::String(id.to_owned()));
+        let name = MetricValue::String("clicks".to_owned());
+        assert_eq!(metrics["stream.name"], name);
+    }
+    assert!(received[app].iter().any(|report| report.progress.is_some()));
+    assert!(!format!("{received:?}").contains("customer-4711"));
+    spark.signal("KILL");
 }

@@ -226,6 +226,128 @@ async fn one_that_stays_waits_for_new_applications_and_for_its_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn addresses_that_a_file_gains_and_loses_are_followed_and_concluded() {
+    let Some(reports) = Reports::make("spark-polls").await else {
+        return;
+    };
+    let one = |id: &str| [App::new(id, job("RUNNING", 1))];
+    let (stays, leaves, ends) = (
+        Spark::start(one("stays")).await,
+        Spark::start(one("leaves")).await,
+        Spark::start(one("ends")).await,
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("urls");
+    let write = |lines: &[&str]| std::fs::write(&file, lines.join("\n")).unwrap();
+    write(&["# drivers", "ftp://node-1", &leaves.url]);
+    let urls = ["--urls-file", file.to_str().unwrap(), "--stay"];
+    let adapter = Adapter::start(&reports, &urls);
+    adapter.logs("urls, line 2: ").await;
+    adapter.logs("following application leaves").await;
+    leaves.polled().await;
+
+    // Without a History Server, nobody can say more.
+    write(&[&stays.url, &ends.url]);
+    adapter.logs("following application stays").await;
+    adapter.logs("following application ends").await;
+    adapter
+        .logs("application leaves: its address was removed; how it ended, if it has, is not known")
+        .await;
+    ends.complete(0, job("SUCCEEDED", 4));
+    adapter.logs("application ends has ended").await;
+
+    // A file that cannot be read removes nothing, and an address that returns is followed again.
+    std::fs::remove_file(&file).unwrap();
+    adapter.logs("the content read before stays in use").await;
+    stays.polled().await;
+    write(&[&stays.url, &leaves.url]);
+    adapter.logs("leaves: http").await;
+    leaves.complete(0, job("FAILED", 1));
+    adapter.logs("application leaves has ended").await;
+    stays.polled().await;
+    adapter.stop().await;
+    let received = reports.by_task();
+    assert_eq!(ended(&received["stays"]), []);
+    assert_eq!(ended(&received["ends"]), [TaskStatus::Succeed]);
+    let leaves = [TaskStatus::Unknown, TaskStatus::Failed];
+    assert_eq!(ended(&received["leaves"]), leaves);
+    for (id, received) in &received {
+        assert_in_order(id, received);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_addresses_of_a_file_are_followed_within_64_mib() {
+    let Some(reports) = Reports::make("spark-polls").await else {
+        return;
+    };
+    let spark = Spark::start([App::new("app-1", job("RUNNING", 1))]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("urls");
+    // Nobody listens at most of them.
+    let mut lines: Vec<String> = (1..250).map(|i| format!("http://127.0.1.{i}:1")).collect();
+    lines.push(spark.url.clone());
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let urls = ["--urls-file", file.to_str().unwrap(), "--stay"];
+    let adapter = Adapter::polling_every("1s", &reports, &urls);
+    adapter
+        .logs("http://127.0.1.249:1: nobody listens there")
+        .await;
+    spark.polled().await;
+    let peak = adapter.process.peak_memory_mib();
+    adapter.stop().await;
+    println!("at most {peak} MiB");
+    assert!(peak < 64, "{peak} MiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_an_application_whose_address_was_removed_is_asked_of_the_history_server() {
+    let Some(reports) = Reports::make("spark-polls").await else {
+        return;
+    };
+    let spark = Spark::start([App::new("app-1", job("RUNNING", 1))]).await;
+    let history = Spark::start([]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("urls");
+    std::fs::write(&file, &spark.url).unwrap();
+    let file_name = file.to_str().unwrap();
+    let urls = ["--urls-file", file_name, "--history-url", &history.url];
+    let mut adapter = Adapter::start(&reports, &urls);
+    spark.polled().await;
+    std::fs::write(&file, "").unwrap();
+    history.polled_list(2).await;
+    let ended_app = App::new("app-1", job("SUCCEEDED", 4)).completed();
+    history.set(|state| state.apps.push(ended_app));
+    let status = adapter.process.ended().await;
+    let log = adapter.process.log();
+    assert!(log.contains("was removed"), "{log}");
+    // A file without addresses at the end is a mistake, unless the adapter stays.
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("urls has no address"), "{log}");
+    let received = &reports.by_task()["app-1"];
+    assert_eq!(ended(received), [TaskStatus::Succeed]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_history_server_only_what_runs_can_be_reported() {
+    let Some(reports) = Reports::make("spark-polls").await else {
+        return;
+    };
+    let done = App::new("done", job("SUCCEEDED", 4)).completed();
+    let history = Spark::start([done, App::new("runs", job("RUNNING", 1))]).await;
+    let urls = ["--url", &history.url, "--running-only"];
+    let mut adapter = Adapter::start(&reports, &urls);
+    history.polled().await;
+    history.polled_list(2).await;
+    history.complete(1, job("SUCCEEDED", 4));
+    let status = adapter.process.ended().await;
+    assert!(status.success(), "{}", adapter.process.log());
+    let received = reports.by_task();
+    assert_eq!(received.keys().collect::<Vec<_>>(), ["runs"]);
+    assert_eq!(ended(&received["runs"]), [TaskStatus::Succeed]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn large_lists_of_many_applications_at_a_time_are_read_within_96_mib() {
     const APPLICATIONS: usize = 16;
     const STAGES: usize = 2_000;

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use super::reloaded::Reloaded;
+use crate::reloaded::Reloaded;
 
 /// Maximum number of connections; more wait in the kernel's backlog. A browser keeps up to six.
 const CONNECTIONS: usize = 4096;

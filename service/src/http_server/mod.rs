@@ -4,13 +4,11 @@
 mod connections;
 mod host_names;
 mod measure;
-mod reloaded;
 mod tls;
 mod tokens;
 
 pub use self::connections::{Peer, serve};
 pub use self::host_names::HostNames;
 pub use self::measure::{DURATION, measure};
-pub use self::reloaded::Reloaded;
 pub use self::tls::tls_acceptor;
 pub use self::tokens::{TokenLines, Tokens};

@@ -5,8 +5,8 @@ use std::path::Path;
 use tokio_native_tls::TlsAcceptor;
 use tokio_native_tls::native_tls::{self, Identity, Protocol};
 
-use super::reloaded::Reloaded;
 use crate::error::NeedsAttention;
+use crate::reloaded::Reloaded;
 
 /// The TLS acceptor of the files of `--tls-cert` and `--tls-key`, if they are given.
 ///

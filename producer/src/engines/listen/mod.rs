@@ -24,7 +24,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use service::http_server::{self, HostNames, Reloaded, TokenLines, Tokens};
+use service::http_server::{self, HostNames, TokenLines, Tokens};
+use service::reloaded::Reloaded;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;

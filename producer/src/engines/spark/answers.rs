@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// `/applications`, one of.
 #[derive(Clone, Debug, Deserialize)]
@@ -32,6 +32,9 @@ pub(crate) struct Job {
     /// RUNNING, SUCCEEDED, FAILED, UNKNOWN.
     pub(crate) status: String,
     pub(crate) job_group: Option<String>,
+    /// Of a streaming query's jobs. It is all that is taken from a description, which may hold query text.
+    #[serde(rename = "description", deserialize_with = "batch_or_none")]
+    pub(crate) batch: Option<Box<Batch>>,
     pub(crate) stage_ids: Vec<i64>,
     /// Includes the tasks of skipped stages.
     pub(crate) num_tasks: i64,
@@ -65,6 +68,71 @@ impl Job {
                 .keys()
                 .any(|reason| reason.to_ascii_lowercase().contains("cancelled"))
     }
+}
+
+/// A batch of a streaming query, from the description that Spark gives its jobs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Batch {
+    /// The query's id, the same in each of its runs.
+    pub(crate) query_id: String,
+    /// The id of the run, which is the job group of its jobs.
+    pub(crate) run_id: String,
+    pub(crate) name: Option<String>,
+    /// `None` while the query begins.
+    pub(crate) number: Option<i64>,
+}
+
+impl Batch {
+    /// Parses `[NAME<br/>] id = UUID<br/> runId = UUID<br/> batch = N`.
+    fn parse(description: &str) -> Option<Self> {
+        let mut lines = description.split("<br/>").flat_map(str::lines);
+        let mut lines = lines
+            .by_ref()
+            .map(str::trim)
+            .filter(|line| !line.is_empty());
+        let (mut name, mut line) = (None, lines.next()?);
+        if !line.starts_with("id = ") {
+            name = Some(line.to_owned());
+            line = lines.next()?;
+        }
+        let query_id = uuid(line.strip_prefix("id = ")?)?;
+        let run_id = uuid(lines.next()?.strip_prefix("runId = ")?)?;
+        let number = lines.next()?.strip_prefix("batch = ")?.parse().ok();
+        lines.next().is_none().then_some(Self {
+            query_id,
+            run_id,
+            name,
+            number,
+        })
+    }
+}
+
+fn uuid(text: &str) -> Option<String> {
+    let is_uuid = text.len() == 36 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    is_uuid.then(|| text.to_owned())
+}
+
+fn batch_or_none<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Box<Batch>>, D::Error> {
+    let description = Option::<String>::deserialize(deserializer)?;
+    Ok(description
+        .and_then(|text| Batch::parse(&text))
+        .map(Box::new))
+}
+
+/// `/applications/{id}/sql`, one of; since Spark 3.0.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct SqlExecution {
+    pub(crate) id: i64,
+    /// RUNNING, COMPLETED, FAILED.
+    pub(crate) status: String,
+}
+
+impl SqlExecution {
+    pub(crate) const RUNNING: &str = "RUNNING";
+    pub(crate) const COMPLETED: &str = "COMPLETED";
+    pub(crate) const FAILED: &str = "FAILED";
 }
 
 /// `/applications/{id}/stages`, one of: one attempt of a stage.

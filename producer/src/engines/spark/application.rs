@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use schemas::{EngineInstance, TaskRunningInfo};
 
-use super::answers::{Attempt, Environment, Executor, Job, Stage};
+use super::answers::{Attempt, Batch, Environment, Executor, Job, SqlExecution, Stage};
 use super::mapping::{self, Folded, Metrics, State, Totals, Work, int};
 
 /// Maximum number of jobs remembered one by one; above it, the oldest ended ones are folded into one entry. A report of
@@ -48,6 +48,7 @@ pub(crate) struct Poll {
     pub(crate) stages: Option<Vec<Stage>>,
     pub(crate) executors: Option<Vec<Executor>>,
     pub(crate) environment: Option<Environment>,
+    pub(crate) sql: Option<Vec<SqlExecution>>,
 }
 
 /// A job group; `None` for the jobs without one.
@@ -65,6 +66,7 @@ pub(crate) struct Application {
     stages: BTreeMap<i64, Work>,
     environment: Option<Environment>,
     executors: Vec<Executor>,
+    sql: SqlExecutions,
     tasks: BTreeMap<Group, ExecTask>,
     /// Groups that will have jobs for as long as the application lives, or until they are released.
     kept_groups: HashSet<String>,
@@ -78,6 +80,8 @@ struct ExecTask {
     /// The totals of its jobs in the last report.
     reported: Option<Totals>,
     polls_since: u32,
+    /// Of a streaming query's run: its newest batch.
+    batch: Option<Batch>,
 }
 
 impl Application {
@@ -92,6 +96,7 @@ impl Application {
             stages: BTreeMap::new(),
             environment: None,
             executors: Vec::new(),
+            sql: SqlExecutions::default(),
             tasks: BTreeMap::new(),
             kept_groups: HashSet::new(),
             jobs_known: false,
@@ -135,6 +140,7 @@ impl Application {
             jobs: poll.jobs.is_some(),
             stages: poll.stages.is_some(),
             executors: poll.executors.is_some(),
+            sql: poll.sql.is_some(),
         };
         self.remember(poll);
         if state == State::Gone {
@@ -143,6 +149,7 @@ impl Application {
                 jobs: self.jobs_known,
                 stages: !self.stages.is_empty(),
                 executors: !self.executors.is_empty(),
+                sql: true,
             };
         }
 
@@ -170,6 +177,10 @@ impl Application {
             let mut totals = folded.map_or_else(Totals::default, |folded| folded.totals);
             jobs.iter().for_each(|job| totals.add(job));
             active = active.saturating_add(totals.active());
+            let mut batches = jobs.iter().rev().filter_map(|job| job.batch.as_deref());
+            if let Some(batch) = batches.find(|batch| group.as_ref() == Some(&batch.run_id)) {
+                task.batch = Some(batch.clone());
+            }
 
             let is_kept = group
                 .as_ref()
@@ -217,6 +228,14 @@ impl Application {
             if answered.executors {
                 metrics.executors(&self.executors, state);
             }
+            if answered.sql {
+                metrics.sql(&self.sql);
+            }
+            if let Some(batch) = task.batch.as_ref().filter(|_| answered.jobs) {
+                metrics.batch(batch);
+            }
+            // A streaming query is never done: its jobs are the batches so far.
+            let has_progress = answered.jobs && task.batch.is_none();
             reports.push(TaskRunningInfo {
                 exec_id: mapping::exec_id(&ticket_id, group.as_deref()),
                 job_id: mapping::identifier(&self.key.id),
@@ -230,9 +249,7 @@ impl Application {
                 status: mapping::status(&totals, state),
                 reported_at,
                 sequence: task.sequence,
-                progress: answered
-                    .jobs
-                    .then(|| mapping::progress(each(), folded, &totals)),
+                progress: has_progress.then(|| mapping::progress(each(), folded, &totals)),
                 resource: resource.clone(),
                 metrics: metrics.part(),
             });
@@ -269,6 +286,9 @@ impl Application {
         if let Some(executors) = poll.executors {
             self.executors = executors;
         }
+        if let Some(sql) = poll.sql {
+            self.sql.take(sql);
+        }
         self.fold();
     }
 
@@ -301,6 +321,45 @@ struct Answered {
     jobs: bool,
     stages: bool,
     executors: bool,
+    sql: bool,
+}
+
+/// SQL executions, by how they stand. Spark drops the oldest ended ones from its list.
+#[derive(Default)]
+pub(crate) struct SqlExecutions {
+    /// As listed last: RUNNING, COMPLETED, FAILED. Before Spark 3.4, COMPLETED may be followed by RUNNING.
+    listed: BTreeMap<i64, String>,
+    /// Dropped from the list since.
+    succeeded: i64,
+    failed: i64,
+}
+
+impl SqlExecutions {
+    fn take(&mut self, list: Vec<SqlExecution>) {
+        let list: BTreeMap<i64, String> =
+            list.into_iter().map(|one| (one.id, one.status)).collect();
+        let before = std::mem::replace(&mut self.listed, list);
+        for (id, status) in before {
+            if !self.listed.contains_key(&id) {
+                self.succeeded += i64::from(status == SqlExecution::COMPLETED);
+                self.failed += i64::from(status == SqlExecution::FAILED);
+            }
+        }
+    }
+
+    /// Running, succeeded and failed ones; `None` if there never was any.
+    pub(crate) fn counts(&self) -> Option<[i64; 3]> {
+        let count = |wanted| {
+            self.listed
+                .values()
+                .filter(|status| *status == wanted)
+                .count() as i64
+        };
+        let succeeded = self.succeeded + count(SqlExecution::COMPLETED);
+        let failed = self.failed + count(SqlExecution::FAILED);
+        let any = !self.listed.is_empty() || succeeded > 0 || failed > 0;
+        any.then(|| [count(SqlExecution::RUNNING), succeeded, failed])
+    }
 }
 
 fn group(job: &Job) -> Group {

@@ -1,7 +1,11 @@
 //! One poll of one application: each part by a request of its own.
 
+use super::answers::SqlExecution;
 use super::application::{Application, Poll};
 use crate::polling::rest::{Fault, Rest};
+
+/// SQL executions of an answer. Spark keeps 1,000 unless it is told otherwise (`spark.sql.ui.retainedExecutions`).
+const SQL_EXECUTIONS_MAX: usize = 10_000;
 
 /// Requests the parts of a poll, and returns the fault of each that failed.
 pub(super) async fn ask(
@@ -16,13 +20,14 @@ pub(super) async fn ask(
             .flatten()
             .collect()
     };
-    let (jobs, stages, environment, executors) = (
+    let (jobs, stages, environment, executors, sql) = (
         path("jobs"),
         path("stages"),
         path("environment"),
         path("allexecutors"),
+        path("sql"),
     );
-    let (jobs, stages, executors, environment) = tokio::join!(
+    let (jobs, stages, executors, environment, sql) = tokio::join!(
         rest.list(&jobs),
         rest.list(&stages),
         async {
@@ -39,6 +44,7 @@ pub(super) async fn ask(
                 false => rest.get(&environment).await.map(Some),
             }
         },
+        sql_executions(rest, &sql),
     );
     let mut faults = Vec::new();
     let mut failed = |part, fault| faults.push((part, fault));
@@ -50,6 +56,22 @@ pub(super) async fn ask(
             .map_err(|fault| failed("environment", fault))
             .ok()
             .flatten(),
+        sql: sql.map_err(|fault| failed("sql", fault)).ok().flatten(),
     };
     (poll, faults)
+}
+
+/// Without plans. `None` before Spark 3.0, and if there may be more than the answer holds.
+async fn sql_executions(rest: &Rest, path: &[&str]) -> Result<Option<Vec<SqlExecution>>, Fault> {
+    let query = [
+        ("details", "false".to_owned()),
+        ("planDescription", "false".to_owned()),
+        ("offset", "0".to_owned()),
+        ("length", SQL_EXECUTIONS_MAX.to_string()),
+    ];
+    match rest.list_with(path, &query).await {
+        Ok(executions) if executions.len() < SQL_EXECUTIONS_MAX => Ok(Some(executions)),
+        Ok(_) | Err(Fault::NotFound(_)) => Ok(None),
+        Err(fault) => Err(fault),
+    }
 }

@@ -13,6 +13,7 @@ use service::words::counted;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::application::{Application, Key};
 use super::followed::{Ending, Followed, Listing};
@@ -36,6 +37,8 @@ pub(crate) const FOLLOWED: &str = "taskrunning_followed_applications";
 pub(super) struct Address {
     follower: Arc<Follower>,
     server: Server,
+    /// Cancelled when the file of addresses no longer has it.
+    removed: CancellationToken,
     /// The read of the list, and the applications.
     tasks: JoinSet<Finished>,
     followed: BTreeMap<Key, Entry>,
@@ -44,6 +47,8 @@ pub(super) struct Address {
     too_many_logged: bool,
     /// It has given a list.
     reached: bool,
+    /// An application was followed here.
+    followed_any: bool,
     /// The last readable list had applications that cannot be followed here yet.
     more: bool,
     /// The last list had nothing new, was begun when nothing was followed, and no application was heard of since.
@@ -64,15 +69,17 @@ enum Finished {
 }
 
 impl Address {
-    pub(super) fn new(follower: Arc<Follower>, server: Server) -> Self {
+    pub(super) fn new(follower: Arc<Follower>, server: Server, removed: CancellationToken) -> Self {
         Self {
             follower,
             server,
+            removed,
             tasks: JoinSet::new(),
             followed: BTreeMap::new(),
             complaint: Complaint::default(),
             too_many_logged: false,
             reached: false,
+            followed_any: false,
             more: false,
             settled: false,
             settled_logged: false,
@@ -80,7 +87,8 @@ impl Address {
     }
 
     /// Follows the address until all its applications have ended, or until its list could not be read for
-    /// `--give-up-after` and no application is followed; with `--stay` until the program is stopped.
+    /// `--give-up-after` and no application is followed; with `--stay` until the program is stopped. If the address is
+    /// removed, only the ends of its applications are looked up.
     ///
     /// # Errors
     /// If it never gave a list.
@@ -106,10 +114,21 @@ impl Address {
         let mut next_list = started;
         // When the list that is being read was begun, and whether nothing was followed then.
         let mut reading = None;
+        let removed = self.removed.clone();
+        let mut is_removed = false;
         loop {
             let finished = tokio::select! {
                 Some(finished) = self.tasks.join_next() => finished.unwrap_or_else(panicked),
-                () = sleep_until(next_list), if reading.is_none() => {
+                () = removed.cancelled(), if !is_removed => {
+                    is_removed = true;
+                    tracing::info!("{} was removed", self.server.rest.shown());
+                    self.set_all(Listing::Removed);
+                    if self.followed.is_empty() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                () = sleep_until(next_list), if reading.is_none() && !is_removed => {
                     let begun = Instant::now();
                     next_list = begun + options.interval;
                     reading = Some((begun, self.followed.values().all(|one| one.returning)));
@@ -120,11 +139,12 @@ impl Address {
             let result = match finished {
                 Finished::Application(ending) => {
                     self.settle(ending);
-                    if self.is_done() {
+                    if self.is_done() || is_removed && self.followed.is_empty() {
                         return Ok(());
                     }
                     continue;
                 }
+                Finished::List(_) if is_removed => continue,
                 Finished::List(result) => result,
             };
             let Some((begun, was_idle)) = reading.take() else {
@@ -148,7 +168,8 @@ impl Address {
                     // A History Server that has just started lists only the logs it has read so far. So all
                     // applications have ended only if a list after the last end has nothing new.
                     let idle = was_idle && !is_new && !self.more && !awaits;
-                    self.settled = idle && (any || awaited > 0);
+                    // A list of running applications is empty when they have ended.
+                    self.settled = idle && (any || awaited > 0 || self.followed_any);
                     if self.is_done() {
                         return Ok(());
                     }
@@ -214,6 +235,7 @@ impl Address {
         for (key, one) in &self.followed {
             one.set(match listed.remove(key) {
                 Some(state) => Listing::Listed(state),
+                None if self.follower.options.running_only => Listing::NotRunning,
                 None => Listing::Absent("its address does not list it"),
             });
         }
@@ -237,6 +259,7 @@ impl Address {
             self.more = true;
             return false;
         };
+        self.followed_any = true;
         let rest = &self.server.rest;
         if !returning {
             self.settled_logged = false;
@@ -257,11 +280,14 @@ impl Address {
     }
 
     fn list_failed(&self, refused: bool) {
-        let listing = match refused {
+        self.set_all(match refused {
             true => Listing::Absent("nobody listens at its address"),
             // The list may fail for a reason of its own: go on polling.
             false => Listing::Unreadable,
-        };
+        });
+    }
+
+    fn set_all(&self, listing: Listing) {
         for one in self.followed.values() {
             one.set(listing);
         }

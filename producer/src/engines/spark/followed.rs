@@ -24,8 +24,12 @@ pub(super) enum Listing {
     Listed(State),
     /// The list could not be read.
     Unreadable,
+    /// It lists only running applications, and not this one.
+    NotRunning,
     /// It is not there, for this reason.
     Absent(&'static str),
+    /// Its address was removed from the file of addresses.
+    Removed,
 }
 
 /// An application that is followed.
@@ -107,7 +111,10 @@ impl Followed {
             }
             let give_up_after = self.follower.options.give_up_after;
             let is_silent = self.silence.has_lasted(Duration::ZERO);
-            if is_silent && self.given_up || self.silence.has_lasted(give_up_after) {
+            // Then nobody is left to ask.
+            let is_removed = listing == Listing::Removed && self.follower.history.is_none();
+            let is_over = self.given_up || is_removed;
+            if is_silent && is_over || self.silence.has_lasted(give_up_after) {
                 self.report_unknown(listing);
                 break false;
             }
@@ -141,8 +148,8 @@ impl Followed {
     async fn poll_address(&mut self, listing: Listing) -> Outcome {
         let (state, is_listed) = match listing {
             Listing::Listed(state) => (state, true),
-            Listing::Unreadable => (State::Alive, false),
-            Listing::Absent(_) => return Outcome::Nothing,
+            Listing::Unreadable | Listing::NotRunning => (State::Alive, false),
+            Listing::Absent(_) | Listing::Removed => return Outcome::Nothing,
         };
         let runs = state == State::Alive && is_listed && !self.given_up;
         let share = match runs && !self.slow {
@@ -152,6 +159,14 @@ impl Followed {
         let Server { rest, polls } = self.server.clone();
         let interval = self.follower.options.interval;
         let poll = async {
+            // It has probably ended.
+            if listing == Listing::NotRunning {
+                match ended(&rest, &self.application.key).await {
+                    Ok(None) => {}
+                    Ok(Some(state)) if self.ask(&rest, state).await => return Outcome::Ended,
+                    _ => return Outcome::Nothing,
+                }
+            }
             if !self.ask(&rest, state).await {
                 return Outcome::Nothing;
             }
@@ -226,17 +241,18 @@ impl Followed {
         if self.given_up {
             return;
         }
+        let give_up_after = self.follower.options.give_up_after;
         let why = match listing {
-            Listing::Absent(why) => why,
-            Listing::Listed(State::Completed) => {
-                "Spark says that it has ended, and does not tell its jobs"
-            }
-            _ => "nothing about it could be read",
+            Listing::Removed => "its address was removed".to_owned(),
+            Listing::Absent(why) => format!("{why} for {give_up_after:?}"),
+            Listing::Listed(State::Completed) => format!(
+                "Spark says that it has ended, and does not tell its jobs for {give_up_after:?}"
+            ),
+            _ => format!("nothing about it could be read for {give_up_after:?}"),
         };
         tracing::warn!(
-            "application {}: {why} for {:?}; how it ended, if it has, is not known",
-            self.application.key,
-            self.follower.options.give_up_after
+            "application {}: {why}; how it ended, if it has, is not known",
+            self.application.key
         );
         self.follower
             .report(&mut self.application, Poll::default(), State::Gone);

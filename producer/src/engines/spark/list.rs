@@ -71,7 +71,9 @@ impl List {
             returning: Newcomers::new(APPLICATIONS_MAX),
         };
         let chosen = &follower.options.app;
-        rest.each(|answer: Answer| {
+        let running_only = follower.options.running_only;
+        let query = running_only.then(|| ("status", "running".to_owned()));
+        rest.each(query.as_slice(), |answer: Answer| {
             let is_chosen = chosen.is_empty() || chosen.contains(&answer.id);
             if !is_chosen || answer.id.trim().is_empty() {
                 return;
@@ -92,6 +94,7 @@ impl List {
                     Listed::Followed => list.followed.push((key, state)),
                     Listed::GivenUp => list.returning.push(key, attempt, state),
                     Listed::New if state == State::Alive => list.running.push(key, attempt, state),
+                    Listed::New if running_only => {}
                     Listed::New => list.ended.push(key, attempt, state),
                 }
             }

@@ -7,7 +7,8 @@ use schemas::{
     TaskStatus,
 };
 
-use super::answers::{Environment, Executor, Job, Stage};
+use super::answers::{Batch, Environment, Executor, Job, Stage};
+use super::application::SqlExecutions;
 pub(crate) use crate::polling::limits::{identifier, int};
 
 const MIB: i64 = 1 << 20;
@@ -427,6 +428,27 @@ impl Metrics {
             "application.storageMemoryUsedBytes",
             total(|e| e.memory_used),
         );
+    }
+
+    /// Of the application.
+    pub(crate) fn sql(&mut self, executions: &SqlExecutions) {
+        let Some(counts) = executions.counts() else {
+            return;
+        };
+        for (name, count) in ["Running", "Succeeded", "Failed"].into_iter().zip(counts) {
+            self.long(&format!("application.sqlExecutions{name}"), count);
+        }
+    }
+
+    /// Of the streaming query whose run the exec task is.
+    pub(crate) fn batch(&mut self, batch: &Batch) {
+        self.text("stream.id", batch.query_id.clone());
+        if let Some(name) = &batch.name {
+            self.text("stream.name", name.clone());
+        }
+        if let Some(number) = batch.number {
+            self.long("stream.batchId", number);
+        }
     }
 
     /// The part; null when nothing was answered.

@@ -16,6 +16,7 @@
 //! | connections refused, or a whole list without it | nothing | nothing; the History Server is asked |
 //! | nothing that can be used for `--give-up-after` | not known | once: `Unknown`, with what was last known; from then on only if its jobs can be read again |
 
+mod addresses;
 pub(crate) mod answers;
 pub(crate) mod application;
 mod ask;
@@ -33,15 +34,14 @@ use std::sync::{Arc, Mutex, Once};
 
 use service::address;
 use service::exit::WrongUsage;
-use tokio::task::JoinSet;
 
-use self::follow::Address;
+use self::addresses::{Addresses, UrlsFile};
 pub(crate) use self::follow::FOLLOWED;
 use self::follower::{Follower, History};
 pub use self::options::Options;
 use self::standings::Standings;
 use crate::polling::rest::{Api, Rest};
-use crate::polling::server::{Server, Servers};
+use crate::polling::server::Servers;
 use crate::session::{Session, Setup};
 
 /// Of Spark UIs and History Servers.
@@ -61,14 +61,12 @@ const API: Api = Api {
 /// delivered.
 pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
     let rest = |address: &address::Address| Rest::new(address, &API).map_err(WrongUsage);
-    let addresses = options.url.iter().map(rest);
-    let addresses = addresses.collect::<Result<Vec<Rest>, _>>()?;
-    let history = options.history_url.as_ref().map(rest).transpose()?;
+    let fixed = options.url.iter().map(rest);
+    let fixed = fixed.collect::<Result<Vec<Rest>, _>>()?;
+    let file = options.urls_file.as_deref().map(UrlsFile::open);
+    let file = file.transpose()?;
     let mut servers = Servers::new(options.polls);
-    let addresses: Vec<Server> = addresses
-        .into_iter()
-        .map(|rest| servers.add(rest))
-        .collect();
+    let history = options.history_url.as_ref().map(rest).transpose()?;
     let history = history.map(|rest| History {
         server: servers.add(rest),
         complaints: Mutex::default(),
@@ -86,24 +84,8 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
         shutdown: setup.shutdown,
     });
 
-    let mut following = JoinSet::new();
-    for address in addresses {
-        let follower = follower.clone();
-        following.spawn(async move {
-            let shown = address.rest.shown();
-            (shown, Address::new(follower, address).follow().await)
-        });
-    }
-    let mut failed = Vec::new();
-    while let Some(followed) = following.join_next().await {
-        let (address, reached) = followed?;
-        if let Err(fault) = reached {
-            let failure = format!("{address} {}: {fault}", fault.never(&API));
-            tracing::warn!("{failure}");
-            failed.push(failure);
-        }
-    }
-
+    let addresses = Addresses::new(follower.clone(), servers, fixed, file);
+    let mut failed = addresses.follow().await?;
     if !follower.shutdown.is_cancelled() {
         failed.extend(follower.left_open());
     }

@@ -1,5 +1,6 @@
 //! The options of `producer spark`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
@@ -9,6 +10,8 @@ use service::time::duration;
 /// Maximum number of running applications of one address that are followed at a time, and of ended ones whose end is being
 /// reported.
 pub(super) const APPLICATIONS_MAX: usize = 1_000;
+/// Addresses of `--urls-file`.
+pub(super) const ADDRESSES_MAX: usize = 1_000;
 
 /// Which applications to report on, and how often.
 #[derive(Clone, Debug, clap::Args)]
@@ -20,14 +23,23 @@ pub struct Options {
         value_name = "URL",
         value_parser = AddressParser::http("the environment variable SPARK_URL"),
         hide_env_values = true,
-        required = true,
+        required_unless_present = "urls_file",
         value_delimiter = ','
     )]
     pub url: Vec<address::Address>,
 
+    /// File of such addresses, one a line, also with USER:PASSWORD@. It is read again when it changes: applications of
+    /// new addresses are followed, those of addresses that it no longer has are not
+    #[arg(long, env = "SPARK_URLS_FILE", value_name = "FILE")]
+    pub urls_file: Option<PathBuf>,
+
     /// Only these applications; otherwise all that the addresses list (repeatable)
     #[arg(long, value_name = "ID")]
     pub app: Vec<String>,
+
+    /// Only applications that run. Of a History Server, not those that had ended when it was first read
+    #[arg(long, env = "SPARK_RUNNING_ONLY", value_parser = BoolishValueParser::new())]
+    pub running_only: bool,
 
     /// History Server that knows how an application ended after its UI has gone
     #[arg(

@@ -616,6 +616,7 @@ impl Replay {
             stages: Some(stages),
             executors,
             environment: self.environment.clone().filter(|_| is_new),
+            sql: None,
         };
         let mut application = match self.application.take() {
             Some(application) => application,

@@ -147,7 +147,7 @@ impl Engine for Coordinator {
         let with_text = self.run.options.with_query_text;
         let mut users = Users::default();
         let mut running = 0;
-        let list = self.server.rest.each(|mut query: QueryInfo| {
+        let list = self.server.rest.each(&[], |mut query: QueryInfo| {
             query.shorten(with_text);
             users.add(&query);
             let runs = !query.has_ended() && !mapping::is_queued(&query.state);

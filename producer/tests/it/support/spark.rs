@@ -261,7 +261,7 @@ impl State {
             let running: usize = self.polls.values().map(|(_, running)| running).sum();
             self.most_polls.0 = self.most_polls.0.max(running);
         }
-        if path.rfind('/').unwrap_or(0) == 0 {
+        if path.starts_with('?') || path.rfind('/').unwrap_or(0) == 0 {
             self.lists += 1;
         }
         self.behaviour.clone()
@@ -273,13 +273,17 @@ impl State {
     }
 
     fn said(&self, path: &str) -> String {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let path: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let app = self.apps.iter().find(|app| app.id == path[0]);
         let busy = || says("503 Service Unavailable", "", "busy");
         let json = "content-type: application/json\r\n";
         let body = match (path[0], app) {
             ("", _) if self.list_fails => return busy().bytes(),
-            ("", _) => self.apps.iter().map(App::listed).collect(),
+            ("", _) => {
+                let runs = |app: &&App| !query.contains("status=running") || !app.attempts[0].1;
+                self.apps.iter().filter(runs).map(App::listed).collect()
+            }
             (id, None) => {
                 return says("404 Not Found", "", &format!("no such app: {id}")).bytes();
             }

@@ -1,5 +1,6 @@
 //! Counts and progress of jobs.
 
+use schemas::MetricValue;
 use serde_json::json;
 
 use super::super::mapping::State;
@@ -76,6 +77,49 @@ fn tasks_that_run_are_not_progress() {
 fn a_job_without_tasks_is_done() {
     let info = report(json!([{"jobId": 0, "status": "SUCCEEDED"}]), State::Alive);
     assert_eq!(progress(&info), 1.0);
+}
+
+#[test]
+fn the_jobs_of_a_streaming_query_are_its_batches_and_no_progress() {
+    const RUN: &str = "0d9f3b3c-7f2e-4a07-9c33-6a0d4a0a8f11";
+    const QUERY: &str = "5f1c8a52-94a5-4b0e-8f5a-0a5cfe1b9d77";
+    let batch =
+        |batch: &str| format!("clicks<br/>id = {QUERY}<br/>runId = {RUN}<br/>batch = {batch}");
+    let job = |id: i64, group: &str, description: &str| {
+        json!({"jobId": id, "status": "SUCCEEDED", "numTasks": 2, "numCompletedTasks": 2,
+            "jobGroup": group, "description": description})
+    };
+    let received = reports(
+        json!([
+            job(0, RUN, &batch("init")),
+            job(1, RUN, &batch("6")),
+            job(2, RUN, &batch("7")),
+            // People's own descriptions, of whatever kind.
+            job(3, "mine", &batch("9")),
+            job(4, "text", "SELECT name FROM customers"),
+            job(5, "like", &format!("id = {QUERY}")),
+        ]),
+        State::Alive,
+    );
+    let group = |name: &str| {
+        let exec_id = format!("app-1/{name}");
+        received
+            .iter()
+            .find(|info| info.exec_id == exec_id)
+            .unwrap()
+    };
+    assert_eq!(group(RUN).progress, None);
+    assert_eq!(long(group(RUN), "stream.batchId"), 7);
+    assert_eq!(long(group(RUN), "jobsSucceeded"), 3);
+    let metrics = group(RUN).metrics.as_ref().unwrap();
+    assert_eq!(metrics["stream.id"], MetricValue::String(QUERY.into()));
+    assert_eq!(metrics["stream.name"], MetricValue::String("clicks".into()));
+    for other in ["mine", "text", "like"] {
+        assert_eq!(progress(group(other)), 1.0);
+        let metrics = group(other).metrics.as_ref().unwrap();
+        assert!(!metrics.contains_key("stream.id"), "{other}");
+    }
+    assert!(!format!("{received:?}").contains("SELECT"));
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn a_recorded_application_with_a_failed_job_is_reported_as_its_rest_api_told_it(
         jobs: Some(received),
         stages: recorded::<Vec<Stage>>("stage_list_json"),
         executors: recorded::<Vec<Executor>>("executor_list_json"),
-        environment: None,
+        ..Poll::default()
     };
     let mut application = application("local-1422981780767");
     let reports = application.reports(poll, State::Completed, 1_422_981_780_767_000);

@@ -1,6 +1,6 @@
 //! When a task is reported, and with which status and parts.
 
-use schemas::TaskStatus;
+use schemas::{MetricValue, TaskStatus};
 use serde_json::json;
 
 use super::super::answers::Executor;
@@ -153,6 +153,40 @@ fn a_part_that_was_not_answered_is_null_and_the_others_go_out() {
         (&None, &None, &None)
     );
     assert_eq!(info.sequence, 2);
+}
+
+#[test]
+fn sql_executions_are_counted_also_those_that_spark_has_dropped_since() {
+    let mut application = application("app-1");
+    let mut counts = |sql: Option<serde_json::Value>, state| {
+        let poll = Poll {
+            sql: sql.map(|list| serde_json::from_value(list).unwrap()),
+            ..jobs(json!([{"jobId": 0, "status": "RUNNING", "numTasks": 4}]))
+        };
+        let info = application.reports(poll, state, 0).remove(0);
+        let metrics = info.metrics.unwrap();
+        ["Running", "Succeeded", "Failed"].map(|name| {
+            match metrics.get(&format!("application.sqlExecutions{name}")) {
+                Some(MetricValue::Long(count)) => Some(*count),
+                None => None,
+                other => panic!("{other:?}"),
+            }
+        })
+    };
+    let one =
+        |id: i64, status: &str| json!({"id": id, "status": status, "description": "SELECT 1"});
+    let alive = State::Alive;
+    assert_eq!(counts(Some(json!([])), alive), [None; 3]);
+    let first = json!([one(0, "COMPLETED"), one(1, "RUNNING"), one(2, "FAILED")]);
+    assert_eq!(counts(Some(first), alive), [Some(1), Some(1), Some(1)]);
+    // Before Spark 3.4, an execution between two of its jobs counts as completed.
+    let back = json!([one(0, "RUNNING"), one(1, "COMPLETED"), one(2, "FAILED")]);
+    assert_eq!(counts(Some(back), alive), [Some(1), Some(1), Some(1)]);
+    let dropped = json!([one(2, "FAILED"), one(3, "RUNNING"), one(4, "COMPLETED")]);
+    assert_eq!(counts(Some(dropped), alive), [Some(1), Some(2), Some(1)]);
+    assert_eq!(counts(None, alive), [None; 3]);
+    assert_eq!(counts(Some(json!([])), alive), [Some(0), Some(2), Some(1)]);
+    assert_eq!(counts(None, State::Gone), [Some(0), Some(2), Some(1)]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Files that are read again when they change: tokens and certificates are renewed while the server runs.
+//! Files that are read again when they change: tokens, certificates and lists of addresses are renewed while a program
+//! runs.
 
 use std::fmt;
 use std::fs;
