@@ -6,6 +6,7 @@ use schemas::{EngineInstance, TaskRunningInfo};
 
 use super::answers::{Attempt, Batch, Environment, Executor, Job, SqlExecution, Stage};
 use super::mapping::{self, Folded, Metrics, State, Totals, Work, int};
+use super::sql::SqlExecutions;
 
 /// Maximum number of jobs remembered one by one; above it, the oldest ended ones are folded into one entry. A report of
 /// this many is about 300 kB, well below the 1 MB that a topic accepts by default.
@@ -322,44 +323,6 @@ struct Answered {
     stages: bool,
     executors: bool,
     sql: bool,
-}
-
-/// SQL executions, by how they stand. Spark drops the oldest ended ones from its list.
-#[derive(Default)]
-pub(crate) struct SqlExecutions {
-    /// As listed last: RUNNING, COMPLETED, FAILED. Before Spark 3.4, COMPLETED may be followed by RUNNING.
-    listed: BTreeMap<i64, String>,
-    /// Dropped from the list since.
-    succeeded: i64,
-    failed: i64,
-}
-
-impl SqlExecutions {
-    fn take(&mut self, list: Vec<SqlExecution>) {
-        let list: BTreeMap<i64, String> =
-            list.into_iter().map(|one| (one.id, one.status)).collect();
-        let before = std::mem::replace(&mut self.listed, list);
-        for (id, status) in before {
-            if !self.listed.contains_key(&id) {
-                self.succeeded += i64::from(status == SqlExecution::COMPLETED);
-                self.failed += i64::from(status == SqlExecution::FAILED);
-            }
-        }
-    }
-
-    /// Running, succeeded and failed ones; `None` if there never was any.
-    pub(crate) fn counts(&self) -> Option<[i64; 3]> {
-        let count = |wanted| {
-            self.listed
-                .values()
-                .filter(|status| *status == wanted)
-                .count() as i64
-        };
-        let succeeded = self.succeeded + count(SqlExecution::COMPLETED);
-        let failed = self.failed + count(SqlExecution::FAILED);
-        let any = !self.listed.is_empty() || succeeded > 0 || failed > 0;
-        any.then(|| [count(SqlExecution::RUNNING), succeeded, failed])
-    }
 }
 
 fn group(job: &Job) -> Group {

@@ -8,7 +8,7 @@ use schemas::{
 };
 
 use super::answers::{Batch, Environment, Executor, Job, Stage};
-use super::application::SqlExecutions;
+use super::sql::SqlExecutions;
 pub(crate) use crate::polling::limits::{identifier, int};
 
 const MIB: i64 = 1 << 20;

@@ -26,6 +26,7 @@ mod follower;
 mod list;
 pub(crate) mod mapping;
 mod options;
+mod sql;
 mod standings;
 #[cfg(test)]
 mod tests;
