@@ -44,7 +44,7 @@ public final class Cluster {
         int slots = isLoad ? 2 * Integer.parseInt(arguments[1]) : 2 * Math.max(1, arguments.length);
         Configuration configuration = configuration(slots);
         if (isLoad) {
-            // The JobManager lists ended jobs for so long; their REST answers stay in the archive.
+            // How long the JobManager lists ended jobs; the archive keeps their REST responses.
             configuration.setString("jobstore.expiration-time", "300");
             configuration.setString("jobmanager.archive.fs.dir", Path.of(arguments[3]).toAbsolutePath().toUri().toString());
         }

@@ -8,7 +8,7 @@ import java.time.ZonedDateTime;
 import java.util.List;
 import java.util.UUID;
 
-/** Sends the events of so many runs, through the transport of OPENLINEAGE_CONFIG: a third each completes, fails, aborts. */
+/** Sends the events of the given number of runs through the transport of OPENLINEAGE_CONFIG: a third each completes, fails, aborts. */
 public class Client {
     static final OpenLineage OL = new OpenLineage(URI.create("https://github.com/OpenLineage/OpenLineage/tree/1.54.0/client/java"));
     static final EventType[] ENDS = {EventType.COMPLETE, EventType.FAIL, EventType.ABORT};

@@ -1,4 +1,4 @@
-"""Sends the events of so many runs, through the transport of OPENLINEAGE_CONFIG: a third each completes, fails, aborts."""
+"""Sends the events of the given number of runs through the transport of OPENLINEAGE_CONFIG: a third each completes, fails, aborts."""
 
 import sys
 import uuid

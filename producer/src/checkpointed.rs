@@ -1,11 +1,11 @@
 //! Reports and the checkpoints of their source in one Kafka transaction: after a restart, the source goes on behind the
-//! last report that was committed.
+//! last committed report.
 //!
 //! 1. The transactional id is the name of the topic of checkpoints. A producer that starts fences an earlier one and
-//!    settles its open transaction; only then does it read the checkpoints. So it reads what belongs to all reports that
-//!    will ever be visible of the earlier one, and to no other.
+//!    settles its open transaction; only then does it read the checkpoints. So they cover exactly the reports of
+//!    the earlier one that will ever be visible.
 //! 2. A report and the checkpoint behind it are committed together, or not at all.
-//! 3. Where the outcome of a commit is unknown, a new producer settles it (1); the checkpoints tell what it was.
+//! 3. Where the outcome of a commit is unknown, a new producer settles it (1); the checkpoints show what it was.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

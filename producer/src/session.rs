@@ -110,7 +110,7 @@ impl Session {
         })
     }
 
-    /// For input that can wait, of which every report counts.
+    /// For input that can wait, where every report counts.
     ///
     /// # Errors
     /// If a setting is wrong.
@@ -132,7 +132,7 @@ impl Session {
         Ok(PacedReports { to, shutdown })
     }
 
-    /// For input that is read again after a restart, of which every report counts once. Waits while Kafka is unavailable;
+    /// For input that is read again after a restart, where every report counts once. Waits while Kafka is unavailable;
     /// `None` if a signal comes meanwhile.
     ///
     /// # Errors

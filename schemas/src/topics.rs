@@ -27,7 +27,7 @@ pub const DEAD_LETTERS_SETTINGS: &[(&str, &str)] = &[
     ("max.message.bytes", "2097152"),
     ("retention.ms", "2592000000"),
 ];
-/// Settings of a topic of checkpoints, of which the newest of each key counts.
+/// Settings of a topic of checkpoints: the newest of each key counts.
 pub const CHECKPOINTS_SETTINGS: &[(&str, &str)] = &[("cleanup.policy", "compact")];
 
 #[cfg(test)]

@@ -401,7 +401,7 @@ impl History<'_> {
         Ok(text.flatten().unwrap_or_default())
     }
 
-    /// Divides the query's time range into slices of rows with so many `values` each, earliest first. A slice may be
+    /// Divides the query's time range into slices of rows with at most `values` each, earliest first. A slice may be
     /// larger if many rows have the same microsecond.
     async fn slices(&mut self, table: Table, values: usize) -> Result<Vec<Slice>, StoreError> {
         let dialect = self.session.dialect();

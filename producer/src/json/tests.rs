@@ -100,7 +100,7 @@ fn numbers_of_reported_at_are_microseconds_and_other_units_are_named() {
         reported_at("\"2025-11-29T22:18:05+08:00\""),
         Ok(1_764_425_885_000_000)
     );
-    // Meant in so many words.
+    // Given explicitly.
     assert_eq!(reported_at("\"1970-01-01T00:00:01Z\""), Ok(1_000_000));
     let give = "give RFC 3339 text, or whole microseconds since 1970 as a number";
     let meant = "\"2025-11-29T14:18:05.000000Z\" or 1764425885000000";

@@ -252,7 +252,7 @@ async fn the_last_reports_of_queries_hold_what_trinos_own_list_says() {
     let end = &received[&finished].last().unwrap().progress;
     assert_eq!(end.as_ref().unwrap().progress, 1.0);
 
-    // Eve may not view the queries of others, and is not told so. A password is as good as a token.
+    // Eve may not view the queries of others, and gets no error. A password is as good as a token.
     let eve = Adapter::start(
         "trino",
         &[

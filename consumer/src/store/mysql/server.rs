@@ -152,7 +152,8 @@ fn settings(dialect: &MySql) -> String {
         true => ", idle_write_transaction_timeout = 300",
         false => "",
     };
-    // net_write_timeout: an audit may read Kafka for long between two rows. READ COMMITTED: the default also locks the gaps between rows, where other writers then wait.
+    // net_write_timeout: an audit may read Kafka for long between two rows. READ COMMITTED: the default also locks the gaps
+    // between rows, where other writers then wait.
     format!(
         "SET NAMES utf8mb4 COLLATE {collation}; SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
          SET SESSION sql_mode = '{SQL_MODE}', time_zone = '+00:00', autocommit = 1, innodb_lock_wait_timeout = 20, \

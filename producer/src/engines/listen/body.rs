@@ -118,7 +118,7 @@ pub(super) async fn read(
     Ok((text?, held))
 }
 
-/// Reads on, and drops what it reads, until a client that sends a refused body has sent it, or is worth it no more.
+/// Reads and discards the rest of a refused body, within limits of size and time.
 pub(super) async fn drain(body: &mut BodyDataStream) {
     let all = async {
         let mut bytes = 0;

@@ -1,4 +1,4 @@
-//! What is received where.
+//! The paths that are served, and what each takes.
 
 use axum::http::StatusCode;
 
@@ -19,7 +19,7 @@ pub(super) enum Endpoint {
 impl Endpoint {
     pub(super) const ALL: [Self; 3] = [Self::Reports, Self::Lineage, Self::LineageBatch];
 
-    /// Those of events are the paths of OpenLineage's clients.
+    /// For events, the paths that OpenLineage's clients use.
     pub(super) fn route(self) -> &'static str {
         match self {
             Self::Reports => "/api/v1/reports",

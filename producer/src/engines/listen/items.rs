@@ -65,7 +65,7 @@ impl Format {
     }
 }
 
-/// The JSON texts of a body, each as yet unread.
+/// The JSON texts of a body, not parsed yet.
 ///
 /// # Errors
 /// 400 if there is none, or an array is no JSON; 413 if there are too many.

@@ -1,4 +1,4 @@
-//! Requests: who sends them, what they hold, and what becomes of it.
+//! Requests: authentication, parsing, sending, and the answer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -51,7 +51,8 @@ pub(super) struct Server {
     /// Empty until Kafka has answered for the first time.
     pub(super) reports: OnceLock<AwaitedReports>,
     pub(super) room: Room,
-    /// Go on when their client has gone, so that the room is held until Kafka has answered.
+    /// Requests whose reports are on their way. They outlive their clients, so that the room is held until Kafka has
+    /// answered.
     pub(super) delivering: TaskTracker,
     pub(super) refused: AtomicU64,
     /// Of OpenLineage events.

@@ -4,7 +4,7 @@ use super::answers::SqlExecution;
 use super::application::{Application, Poll};
 use crate::polling::rest::{Fault, Rest};
 
-/// SQL executions of an answer. Spark keeps 1,000 unless it is told otherwise (`spark.sql.ui.retainedExecutions`).
+/// SQL executions of an answer. Spark keeps 1,000 by default (`spark.sql.ui.retainedExecutions`).
 const SQL_EXECUTIONS_MAX: usize = 10_000;
 
 /// Requests the parts of a poll, and returns the fault of each that failed.

@@ -90,7 +90,7 @@ impl Decoder {
         Ok(is_more)
     }
 
-    /// Frees room for input beyond so many bytes.
+    /// Shrinks the buffer for input to this many bytes.
     pub(super) fn shrink(&mut self, bytes: usize) {
         self.input.drain(..self.decoded);
         self.decoded = 0;

@@ -1,4 +1,4 @@
-//! A log's lines → the replay, and what is said of bad ones.
+//! A log's lines → the replay, and the messages about bad ones.
 
 use std::borrow::Cow;
 use std::path::Path;

@@ -174,7 +174,7 @@ struct Stopped;
 struct Read {
     logs: u64,
     bad_lines: u64,
-    /// Logs of which a part could not be read, or that tell of an attempt that another log tells of.
+    /// Logs that could not be read in full, or whose attempt has another log.
     unread: u64,
 }
 
@@ -184,7 +184,7 @@ struct Known {
     key: String,
     application: String,
     start_ms: i64,
-    /// It holds the application's start, or so many lines that there will be none.
+    /// It holds the application's start, or more lines than come before one.
     is_certain: bool,
     /// Why it is not read any further.
     fault: Option<String>,
@@ -231,7 +231,7 @@ fn read_all(
     read
 }
 
-/// Finds out of which attempt of which application a log tells.
+/// Finds the application and the attempt that a log belongs to.
 ///
 /// # Errors
 /// If `is_stopped`, which is asked before each line.

@@ -102,7 +102,7 @@ pub(super) struct Replay {
     streams: BTreeMap<String, (String, Stream)>,
     new_streams: Vec<String>,
     ended_streams: Vec<String>,
-    /// A job failed of which it is not known to which exec task it belongs.
+    /// A job failed whose exec task is not known.
     stray_failures: u64,
     /// Lines that cannot be read, and those among them that a job's outcome may depend on.
     pub(super) broken_lines: u64,

@@ -346,7 +346,7 @@ fn a_bad_line_is_counted_and_an_outcome_that_it_may_have_told_is_unknown() {
     let metrics = report.metrics.as_ref().unwrap();
     assert_eq!(metrics["brokenLines"], MetricValue::Long(1));
 
-    // The end of the job of another group cannot be told from this one's.
+    // The end of the job of another group looks like this one's.
     let (reports, read) = with(r#"JobEnd","Job ID":1"#);
     assert_eq!(read.bad_lines, 1);
     assert_eq!(last(&reports, nightly).status, TaskStatus::Unknown);

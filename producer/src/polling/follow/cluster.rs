@@ -136,7 +136,7 @@ impl Ends {
         ended.map(|ended| ended.listed = Instant::now()).is_some()
     }
 
-    /// Forgets what was not listed for so long, and the oldest where they are too many.
+    /// Forgets what was not listed for `forget_after`, and the oldest beyond `max`.
     fn forget(&self, forget_after: Duration, max: usize) {
         let mut ended = self.lock();
         ended.retain(|_, ended| ended.listed.elapsed() < forget_after);
@@ -197,7 +197,7 @@ impl<E: Engine> Cluster<E> {
     }
 
     /// Follows the server until all its things have ended, or it is gone and nothing is followed; with `stay` until
-    /// `shutdown`. Returns the things of which it is not known how they ended.
+    /// `shutdown`. Returns the things whose end is not known.
     ///
     /// # Errors
     /// If it never gave a list.

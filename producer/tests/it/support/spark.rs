@@ -165,7 +165,7 @@ impl Spark {
         .await;
     }
 
-    /// Waits until each of its applications that are wanted was polled so many times, from now on.
+    /// Waits until each of its applications that are wanted was polled this many times, from now on.
     pub(crate) async fn polled_each(&self, times: usize, wanted: impl Fn(&str) -> bool) {
         let before = self.state().polls.clone();
         until("each application is polled", WAIT, async || {
@@ -180,7 +180,7 @@ impl Spark {
         .await;
     }
 
-    /// Waits until it was asked so many times for the list, or for one application, from now on.
+    /// Waits until it was asked this many times for the list, or for one application, from now on.
     pub(crate) async fn polled_list(&self, times: usize) {
         let before = self.state().lists;
         until("the list is asked for", WAIT, async || {

@@ -24,8 +24,7 @@ pub(super) struct Partition {
     pub(super) newest_ms: Option<i64>,
 }
 
-/// What a committed offset's metadata says: to which topic of that name it belongs, and of which time the events before
-/// it are.
+/// The metadata of a committed offset: the id of its topic, and the latest timestamp of the events before it.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Noted {
     pub(super) topic_id: Option<TopicId>,

@@ -379,7 +379,7 @@ impl Reading {
         compacted: bool,
         give: &mut impl FnMut(Step) -> Result<(), Stopped>,
     ) -> Result<(), Stopped> {
-        // A log that is shorter than before has told more already.
+        // The log is shorter than before: reports behind its end were sent.
         if !self.pass_checkpoint() || self.given_up.len() >= GIVEN_UP_MAX {
             return Ok(());
         }

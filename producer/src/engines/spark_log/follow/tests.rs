@@ -115,7 +115,7 @@ fn lines(jobs: usize) -> Vec<String> {
     lines
 }
 
-/// Writes what a log's files have when so many of its lines are written, rolled after each `per_file`.
+/// Writes the log's files as they are after this many lines, rolled after each `per_file`.
 fn roll(folder: &Path, lines: &[String], per_file: usize) {
     for (number, lines) in (1..).zip(lines.chunks(per_file)) {
         fs::write(folder.join(format!("events_{number}_app")), lines.concat()).unwrap();
