@@ -194,6 +194,46 @@ async fn the_history_server_tells_the_end_once_the_job_manager_has_gone() {
     assert!(!format!("{reports:?}{}", adapter.log()).contains("secret"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_checkpoint_is_reported_although_flink_answers_with_older_counts_at_the_end() {
+    const END: i64 = 10_000;
+    const LONG_AFTER: i64 = END + 3_600_000;
+    let flink = cluster().await;
+    let answers = &flink.answers;
+    let cancelled = json!({"canceled": 4});
+    let listed = ["just", "before"].map(|jid| (jid, "CANCELED", cancelled.clone()));
+    list(answers, &listed);
+    let checkpoints = |jid, completed| {
+        let counts = json!({"completed": completed, "failed": 0, "in_progress": 0});
+        answers.json(
+            &format!("/jobs/{jid}/checkpoints"),
+            json!({"counts": counts}),
+        );
+    };
+    for (jid, now) in [("just", END), ("before", LONG_AFTER)] {
+        let mut detail = job("STREAMING", "CANCELED", json!({"CANCELED": 2}));
+        detail["now"] = now.into();
+        detail["timestamps"]["CANCELED"] = END.into();
+        answers.json(&format!("/jobs/{jid}"), detail);
+        checkpoints(jid, 76);
+    }
+    let mut adapter = adapter(&["--url", &flink.url]);
+    let times_asked = |jid| answers.times_asked(&format!("/jobs/{jid}/checkpoints"));
+    until("the counts are read", WAIT, async || {
+        (times_asked("just") == 1).then_some(())
+    })
+    .await;
+    checkpoints("just", 77);
+    assert!(adapter.ended().await.success(), "{}", adapter.log());
+    for (jid, completed, times) in [("just", 77, 2), ("before", 76, 1)] {
+        let last = adapter.last(jid);
+        assert_eq!((last.status, last.sequence), (TaskStatus::Cancelled, 0));
+        let completed = Some(MetricValue::Long(completed));
+        assert_eq!(metric(&last, "checkpointsCompleted"), completed, "{jid}");
+        assert_eq!(times_asked(jid), times, "{jid}");
+    }
+}
+
 /// All runs of all application clusters with high availability have this job id.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_of_an_older_run_does_not_end_the_running_one() {

@@ -74,7 +74,7 @@ pub(super) async fn parts(
         async {
             match job_type {
                 Some(JobType::Batch) => Ok(None),
-                _ => some(rest.get(&["jobs", jid, "checkpoints"]).await),
+                _ => checkpoints(rest, jid).await,
             }
         },
         async { Ok(some(restarts(rest, jid).await)?.flatten()) },
@@ -117,6 +117,14 @@ fn some<T>(answer: Result<T, Fault>) -> Result<Option<T>, Fault> {
         Err(Fault::NotFound(_)) => Ok(None),
         Err(fault) => Err(fault),
     }
+}
+
+/// `None` if the job has none.
+///
+/// # Errors
+/// If there is no usable answer.
+pub(super) async fn checkpoints(rest: &Rest, jid: &str) -> Result<Option<Checkpoints>, Fault> {
+    some(rest.get(&["jobs", jid, "checkpoints"]).await)
 }
 
 async fn restarts(rest: &Rest, jid: &str) -> Result<Option<i64>, Fault> {

@@ -1,6 +1,7 @@
 //! Flink's terms → the parts of a report. Pure: no clock, no network.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use schemas::{
     JobProgressInfo, MetricValue, ResourceWithStatus, TaskProgressInfo, TaskResourceInfo,
@@ -42,6 +43,14 @@ impl JobType {
 /// Whether a job in this state never changes again.
 pub(super) fn is_final(state: &str) -> bool {
     matches!(state, "FINISHED" | "FAILED" | "CANCELED")
+}
+
+/// Time from a job's end to this response, by Flink's clock. `None` if it has not ended, or Flink does not say when.
+pub(super) fn since_end(detail: &Detail) -> Option<Duration> {
+    let ended = detail.timestamps.get(&detail.state);
+    let ended = ended.filter(|time| is_final(&detail.state) && **time > 0)?;
+    let millis = detail.now?.saturating_sub(*ended).max(0);
+    u64::try_from(millis).ok().map(Duration::from_millis)
 }
 
 /// A job's status.

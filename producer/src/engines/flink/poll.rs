@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::FOLLOWED;
 use super::answers::{Detail, Listed, Overview};
@@ -18,6 +18,9 @@ use crate::polling::follow::{Context, Engine, Polled};
 use crate::polling::poll_limit::Share;
 use crate::polling::rest::{Fault, Rest};
 use crate::polling::server::Server;
+
+/// How long Flink answers with the same counts of checkpoints: the default of `web.refresh-interval`.
+const CHECKPOINTS_CACHED: Duration = Duration::from_secs(3);
 
 impl Engine for Cluster {
     type Thing = Job;
@@ -89,7 +92,9 @@ impl Run {
             let poll = self.ask(&server.rest, &mut job);
             let polled = server.polls.run(share, interval, poll).await;
             job.is_slow = polled.slow;
-            if let Some((detail, parts)) = polled.output {
+            if let Some((detail, mut parts)) = polled.output {
+                self.last_checkpoints(server, &job, &detail, &mut parts)
+                    .await;
                 return self.heard(cluster, job, &detail, &parts, &context);
             }
         }
@@ -164,6 +169,29 @@ impl Run {
         let fault = (!faults.is_empty()).then(|| by_fault(&faults));
         job.complaint.change(&whose, fault);
         Some((detail, parts))
+    }
+
+    /// Flink may have counted the checkpoints of a job before its end. They are requested once more when those counts
+    /// have expired; without an answer then, they stand. Takes no turn while it waits.
+    async fn last_checkpoints(
+        &self,
+        server: &Server,
+        job: &Job,
+        detail: &Detail,
+        parts: &mut Parts,
+    ) {
+        let since_end = mapping::since_end(detail);
+        let left = since_end.and_then(|since| CHECKPOINTS_CACHED.checked_sub(since));
+        let (Some(left), true) = (left, parts.checkpoints.is_some()) else {
+            return;
+        };
+        sleep(left).await;
+        let again = ask::checkpoints(&server.rest, &job.jid);
+        let interval = self.options.interval;
+        let again = server.polls.run(Share::Other, interval, again).await.output;
+        if let Ok(Some(checkpoints)) = again {
+            parts.checkpoints = Some(checkpoints);
+        }
     }
 
     /// The job as the HistoryServer has it, if it has ended there.
