@@ -118,6 +118,61 @@ async fn queries_are_followed_to_their_ends_with_their_stages_and_workers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_query_is_reported_with_its_last_counts() {
+    let trino = Server::start().await;
+    let answers = &trino.answers;
+    let states = |state| ["settles", "vanishes"].map(|id| (id, state));
+    list(answers, &states("RUNNING"));
+    set(answers, "settles", "RUNNING");
+    set(answers, "vanishes", "RUNNING");
+    let mut adapter = adapter(&["--url", &trino.url]);
+    for id in ["settles", "vanishes"] {
+        let is_own = |report: &TaskRunningInfo| report.exec_id == id && stages(report) == Some(1);
+        adapter.reports_one("it runs", is_own).await;
+    }
+
+    let end = |id, is_final: bool, completed| {
+        let mut own = whole(id, "FAILED");
+        own["finalQueryInfo"] = is_final.into();
+        own["queryStats"]["completedDrivers"] = completed;
+        answers.json(&format!("/query/{id}"), own);
+    };
+    end("settles", false, json!(3));
+    end("vanishes", false, json!(3));
+    let ended = |id| {
+        let mut listed = listed(id, "FAILED");
+        listed["queryStats"]["completedDrivers"] = json!(3);
+        listed
+    };
+    answers.json("/query", json!([ended("settles"), ended("vanishes")]));
+    for id in ["settles", "vanishes"] {
+        let path = format!("/query/{id}");
+        let before = answers.times_asked(&path);
+        until("its end is read", WAIT, async || {
+            (answers.times_asked(&path) >= before + 3).then_some(())
+        })
+        .await;
+    }
+    let early = adapter.reports();
+    assert!(early.iter().all(|report| !report.status.is_final()));
+
+    end("settles", true, json!(6));
+    answers.json("/query", json!([ended("settles")]));
+    answers.set("/query/vanishes", GONE);
+    assert!(adapter.ended().await.success(), "{}", adapter.log());
+    let reports = adapter.reports();
+    for (id, completed) in [("settles", 6), ("vanishes", 3)] {
+        let last = adapter.last(id);
+        assert_eq!(last.status, TaskStatus::Failed, "{id}");
+        let completed = Some(MetricValue::Long(completed));
+        assert_eq!(metric(&last, "driversCompleted"), completed, "{id}");
+        let of_query = reports.iter().filter(|report| report.exec_id == id);
+        let ends = of_query.filter(|report| report.status.is_final());
+        assert_eq!(ends.count(), 1, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn queries_whose_stages_fail_or_hang_are_reported_from_the_list_and_delay_no_other() {
     let trino = Server::start().await;
     let answers = &trino.answers;

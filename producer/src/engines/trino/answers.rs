@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -39,6 +40,9 @@ pub(super) struct QueryInfo {
     pub(super) error_type: Option<String>,
     #[serde(default, deserialize_with = "known")]
     pub(super) error_code: Option<ErrorCode>,
+    /// Of its own response: whether it has ended, and all its tasks have reported their last counts.
+    #[serde(default, deserialize_with = "known")]
+    pub(super) final_query_info: Option<bool>,
     /// Until Trino 476, and in Presto: the root of the tree of stages.
     output_stage: Option<Stage>,
     /// Since Trino 477.
@@ -64,6 +68,8 @@ pub(super) struct ErrorCode {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct QueryStats {
+    #[serde(deserialize_with = "known")]
+    pub(super) end_time: Option<Timestamp>,
     #[serde(deserialize_with = "known")]
     pub(super) queued_time: Option<Millis>,
     #[serde(deserialize_with = "known")]

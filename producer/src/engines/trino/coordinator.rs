@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use schemas::IDENTIFIER_MAX_BYTES;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::FOLLOWED;
 use super::answers::{QueryInfo, Stage};
 use super::mapping;
 use super::options::Options;
-use super::query::{Query, Seen};
+use super::query::{End, Query, Seen};
 use super::rights::{Rights, Users};
 use crate::polling::complaints::Complaints;
 use crate::polling::follow::{Context, Engine, Line, Polled};
@@ -186,6 +186,11 @@ impl Engine for Coordinator {
             true => self.ask(&mut query, listed.as_ref()).await,
             false => None,
         };
+        let end = query.end.take();
+        let known_since = end.as_ref().map(|end| end.known_since);
+        // An end that is known and can no longer be read is reported with the counts known so far.
+        let is_lost = own.is_none() && listed.is_none();
+        let listed = listed.or_else(|| Some(end.filter(|_| is_lost)?.query));
         let (info, stages) = match (own, listed) {
             (Some((own, _)), Some(listed)) if listed.has_ended() && !own.has_ended() => {
                 (listed, None)
@@ -213,6 +218,15 @@ impl Engine for Coordinator {
         };
         query.silence.end();
         query.given_up = false;
+        let known_for = known_since.map(|since| since.elapsed());
+        let is_known = is_lost || mapping::has_last_counts(&info, known_for, Timestamp::now());
+        if info.has_ended() && !is_known {
+            query.end = Some(End {
+                known_since: known_since.unwrap_or_else(Instant::now),
+                query: info,
+            });
+            return Polled::Open(query);
+        }
         let seen = Seen {
             query: &info,
             stages: stages.as_deref(),

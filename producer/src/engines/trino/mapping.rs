@@ -1,7 +1,9 @@
 //! Trino's terms → the parts of a report. Pure: no clock, no network.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use schemas::{
     JobProgressInfo, MetricValue, ResourceWithStatus, TaskProgressInfo, TaskResourceInfo,
     TaskStatus,
@@ -13,7 +15,12 @@ use crate::polling::limits::{identifier, int};
 /// Stages in a report; a query with more is reported without them, so that the report fits into the topic.
 const STAGES_MAX: usize = 5_000;
 
-/// Whether a query in this state never changes again.
+/// How long the tasks of a query may take to report their last counts.
+const LAST_COUNTS_WAIT: Duration = Duration::from_secs(30);
+/// A query that ended longer ago has its last counts.
+const RECENT: SignedDuration = SignedDuration::from_secs(60);
+
+/// Whether the status of a query in this state never changes again.
 pub(super) fn is_final(state: &str) -> bool {
     matches!(state, "FINISHED" | "FAILED")
 }
@@ -34,6 +41,24 @@ fn is_before_tasks(state: &str) -> bool {
 /// Whether a query in this state may have stages.
 pub(super) fn has_stages(state: &str) -> bool {
     !is_before_tasks(state)
+}
+
+/// Whether the counts of a query that has ended are its last ones. It ends before all its tasks have reported theirs; only
+/// its own response says when they have. Those of a list are taken if its end has been known since an earlier poll, or is
+/// not recent.
+pub(super) fn has_last_counts(
+    query: &QueryInfo,
+    known_for: Option<Duration>,
+    now: Timestamp,
+) -> bool {
+    match (query.final_query_info, known_for) {
+        (Some(true), _) | (None, Some(_)) => true,
+        (Some(false), known_for) => known_for.is_some_and(|known| known >= LAST_COUNTS_WAIT),
+        (None, None) => {
+            let end = query.query_stats.end_time;
+            end.is_none_or(|end| now.duration_since(end).abs() > RECENT)
+        }
+    }
 }
 
 pub(super) fn status(query: &QueryInfo) -> TaskStatus {

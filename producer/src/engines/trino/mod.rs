@@ -9,7 +9,7 @@
 //!
 //! | Seen | Reported |
 //! | --- | --- |
-//! | FINISHED or FAILED, in the list or by itself | once: the final status |
+//! | FINISHED or FAILED, in the list or by itself | once: the final status, as soon as its last counts are known |
 //! | an unusable response about the query | what the list says, without stages |
 //! | a list without it, and 410 about it; connections refused | nothing |
 //! | nothing usable for `--give-up-after` | once: `Unknown`, with null parts |

@@ -2,6 +2,8 @@
 
 use schemas::{EngineInstance, TaskRunningInfo, TaskStatus};
 
+use tokio::time::Instant;
+
 use super::answers::{QueryInfo, Stage};
 use super::mapping;
 use crate::polling::follow::Thing;
@@ -22,6 +24,14 @@ pub(super) struct Query {
     pub(super) given_up: bool,
     /// Its last poll outlasted the interval.
     pub(super) is_slow: bool,
+    /// Its end, which is not reported before its last counts are known.
+    pub(super) end: Option<End>,
+}
+
+/// How a query has ended, as known so far.
+pub(super) struct End {
+    pub(super) known_since: Instant,
+    pub(super) query: QueryInfo,
 }
 
 /// What a poll has learnt.
@@ -44,6 +54,7 @@ impl Query {
             silence: Silence::default(),
             given_up: false,
             is_slow: false,
+            end: None,
         }
     }
 

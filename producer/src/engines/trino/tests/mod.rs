@@ -1,10 +1,12 @@
 //! Responses → reports, on a coordinator's own answers (Trino 476: `list.json` and `running.json`, without what is not
 //! used) and on responses of every age.
 
+use jiff::{SignedDuration, Timestamp};
 use schemas::{MetricValue, TaskRunningInfo, TaskStatus};
 use serde_json::{Value, json};
 
 use super::answers::{Bytes, Millis, QueryInfo};
+use super::mapping::has_last_counts;
 use super::query::{Query, Seen};
 use super::rights::{Rights, Users};
 use std::time::Duration;
@@ -51,6 +53,33 @@ fn running() -> Value {
             "totalMemoryReservation": "2048B", "totalCpuTime": "3.10m", "executionTime": "1.00m",
             "fullyBlocked": true, "blockedReasons": ["WAITING_FOR_MEMORY"]},
         "outputStage": stage(1, json!([stage(2, json!([]))]))})
+}
+
+#[test]
+fn the_counts_of_a_query_are_its_last_ones_when_trino_says_so_or_its_end_is_not_new() {
+    let end = "2026-01-01T00:00:00.000Z";
+    let secs = |secs| Some(Duration::from_secs(secs));
+    for (is_final, end, known_for, after, expected) in [
+        (json!(true), json!(end), None, 0, true),
+        (json!(false), json!(end), None, 3_600, false),
+        (json!(false), json!(end), secs(29), 29, false),
+        (json!(false), json!(end), secs(30), 30, true),
+        // As in a list, which does not say.
+        (json!(null), json!(end), None, 5, false),
+        (json!(null), json!(end), None, -5, false),
+        (json!(null), json!(end), secs(5), 10, true),
+        (json!(null), json!(end), None, 61, true),
+        (json!(null), json!(null), None, 5, true),
+    ] {
+        let case = format!("{is_final} {end} {known_for:?} {after}");
+        let query = query(
+            json!({"queryId": "q1", "state": "FINISHED", "finalQueryInfo": is_final,
+            "queryStats": {"endTime": end}}),
+        );
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let now = now + SignedDuration::from_secs(after);
+        assert_eq!(has_last_counts(&query, known_for, now), expected, "{case}");
+    }
 }
 
 #[test]
