@@ -24,11 +24,11 @@ const JSON: &str = "application/json";
 const LINES: &str = "application/x-ndjson";
 
 /// A running `producer listen`; killed when dropped.
-struct Listening {
-    process: Process,
+pub(crate) struct Listening {
+    pub(crate) process: Process,
     client: reqwest::Client,
     /// As in `http://127.0.0.1:8090`.
-    origin: String,
+    pub(crate) origin: String,
     _folder: TempDir,
 }
 
@@ -40,7 +40,7 @@ struct Answered {
 }
 
 impl Listening {
-    async fn start(arguments: &[&str]) -> Self {
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut all = vec!["listen"];
         if !arguments.iter().any(|argument| argument.contains(":0")) {
@@ -72,7 +72,7 @@ impl Listening {
         listening
     }
 
-    async fn until_ready(&mut self) {
+    pub(crate) async fn until_ready(&mut self) {
         let process = &mut self.process;
         until("it is ready", WITHIN, async || {
             process.assert_running();
@@ -124,7 +124,7 @@ impl Listening {
         metrics.lines().any(|found| found == line)
     }
 
-    async fn stop(self) -> String {
+    pub(crate) async fn stop(self) -> String {
         let Self { mut process, .. } = self;
         process.assert_running();
         process.signal("TERM");
@@ -935,6 +935,46 @@ async fn openlineage_events_are_reported_one_by_one_and_in_batches() {
         r#"taskrunning_received_reports_total{http_route="/api/v1/lineage",result="no_report"} 1"#
     ));
     assert!(listening.metric("taskrunning_remembered_runs 3"));
+    listening.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_23_megabytes_is_reported_over_http_and_one_above_32_mebibytes_is_413() {
+    let Some(reports) = Reports::make("listen").await else {
+        return;
+    };
+    let listening = Listening::to(&reports, &[]).await;
+    let sized = |event_type: &str, bytes: usize| {
+        let mut event = event("run-1", event_type);
+        event["run"]["facets"] = json!({"spark.logicalPlan": "x".repeat(bytes)});
+        event.to_string()
+    };
+    let post = async |path: &str, encoding: &str, body: Vec<u8>| {
+        let request = listening.to_path(path, JSON, body);
+        answered(request.header("content-encoding", encoding)).await
+    };
+    let plain = sized("START", 23_347_619).into_bytes();
+    assert_eq!(post(LINEAGE, "identity", plain).await.status, 200);
+    let compressed = gzip(sized("RUNNING", 23_347_619).as_bytes());
+    assert_eq!(post(LINEAGE, "gzip", compressed).await.status, 200);
+    let batch = format!("[{}]", sized("COMPLETE", 23_347_619)).into_bytes();
+    assert_eq!(post(BATCH, "identity", batch).await.status, 200);
+    let expected = [
+        TaskStatus::Running,
+        TaskStatus::Running,
+        TaskStatus::Succeed,
+    ];
+    let expected = Vec::from_iter((0..).zip(expected));
+    assert_eq!(statuses(&reports, "run-1"), expected);
+
+    let large = sized("FAIL", 32 << 20).into_bytes();
+    for (encoding, body) in [("gzip", gzip(&large)), ("identity", large)] {
+        let refused = post(LINEAGE, encoding, body).await;
+        assert_eq!(refused.status, 413);
+        let detail = refused.body["detail"].as_str().unwrap();
+        assert!(detail.contains("33554432 bytes"), "{detail}");
+    }
+    assert_eq!(statuses(&reports, "run-1"), expected);
     listening.stop().await;
 }
 

@@ -9,6 +9,7 @@ mod flink;
 mod flink_live;
 mod listen;
 mod openlineage;
+mod openlineage_http;
 mod publishing;
 mod registry;
 mod reporting;

@@ -460,14 +460,23 @@ async fn adapters_that_are_killed_and_that_join_report_each_event_once_and_in_or
     assert_eq!(again, told, "nothing came after the last");
 }
 
-/// Runs `deploy/openlineage/client` to its end, and returns what it printed.
-async fn client(tool: &str, arguments: &[&str], settings: &str, folder: &Path) -> String {
+/// Starts `deploy/openlineage/client`.
+pub(crate) fn start_client(
+    tool: &str,
+    arguments: &[&str],
+    settings: &str,
+    folder: &Path,
+) -> Process {
     let config = folder.join("openlineage.yml");
     std::fs::write(&config, settings).unwrap();
     let config = config.to_str().unwrap();
     let environment = [("OPENLINEAGE_CONFIG", config)];
-    let mut client =
-        Process::start_with(folder, "client", Path::new(tool), arguments, &environment);
+    Process::start_with(folder, "client", Path::new(tool), arguments, &environment)
+}
+
+/// Runs `deploy/openlineage/client` to its end, and returns what it printed.
+async fn client(tool: &str, arguments: &[&str], settings: &str, folder: &Path) -> String {
+    let mut client = start_client(tool, arguments, settings, folder);
     assert!(client.ended().await.success(), "{}", client.log());
     client.log()
 }
@@ -490,16 +499,27 @@ async fn clients_runs_arrive(name: &str, settings: impl FnOnce(&Lineage) -> Stri
         lineage.folder.path(),
     )
     .await;
-    let sent = format!("sent {} events of {RUNS} runs of ", 3 * RUNS);
-    let (_, parent) = said.split_once(&sent).expect(&said);
     let told = lineage.until_told(&mut adapters, 3 * RUNS).await;
     let [adapter] = adapters;
     assert!(adapter.stop().await.success());
-    assert_each_once(&told);
-    assert_eq!(told.len(), RUNS);
+    assert_runs_of_client(&said, RUNS, &told);
+    assert_eq!(lineage.letters().len(), 0);
+}
+
+/// These are the reports of the events that a client has sent, by what it printed.
+pub(crate) fn assert_runs_of_client(
+    said: &str,
+    runs: usize,
+    told: &BTreeMap<String, Vec<TaskRunningInfo>>,
+) {
+    let sent = format!("sent {} events of {runs} runs of ", 3 * runs);
+    let (_, parent) = said.split_once(&sent).expect(said);
+    assert_each_once(told);
+    assert_eq!(told.len(), runs);
     let mut ends: BTreeMap<TaskStatus, usize> = BTreeMap::new();
     let mut rows = 0;
     for reports in told.values() {
+        assert_eq!(reports.len(), 3, "{reports:?}");
         assert_eq!(statuses(&reports[..2]), [Running, Running]);
         let last = &reports[2];
         *ends.entry(last.status).or_default() += 1;
@@ -512,13 +532,12 @@ async fn clients_runs_arrive(name: &str, settings: impl FnOnce(&Lineage) -> Stri
         rows += more;
         assert!(!json!(reports).to_string().contains("s3cr3t"));
     }
-    let third = RUNS / 3;
+    let third = runs / 3;
     assert_eq!(
         ends,
         [(Succeed, third), (Failed, third), (Cancelled, third)].into()
     );
-    assert_eq!(rows, (RUNS * (RUNS - 1) / 2) as i64);
-    assert_eq!(lineage.letters().len(), 0);
+    assert_eq!(rows, (runs * (runs - 1) / 2) as i64);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,8 +14,6 @@ use tokio::time::{sleep, timeout};
 
 use super::problem::Problem;
 
-/// Largest body, compressed and decompressed.
-pub(super) const BODY_MAX_BYTES: usize = 16 << 20;
 /// Bytes of all bodies that are being received or whose reports are not acknowledged yet.
 const ROOM_BYTES: usize = 64 << 20;
 /// What a report takes besides its bytes, in librdkafka and here.
@@ -23,7 +21,7 @@ const REPORT_OVERHEAD_BYTES: usize = 512;
 /// Time limit for a body.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 /// How much of a refused body is still read, and for how long: many clients read no answer before they have sent all.
-const UNREAD_MAX_BYTES: usize = 2 * BODY_MAX_BYTES;
+const UNREAD_MAX_BYTES: usize = ROOM_BYTES;
 const UNREAD_LIMIT: Duration = Duration::from_secs(5);
 
 /// Bounds the memory of all requests together.
@@ -73,7 +71,7 @@ impl Held {
     }
 }
 
-/// Reads the whole body, decompressed.
+/// Reads the whole body, decompressed; `max_bytes` is its limit, compressed and decompressed.
 ///
 /// # Errors
 /// 400 if it ends early or is no gzip, 408 if it takes too long, 413 if it is too large, 415 for another encoding than
@@ -81,13 +79,14 @@ impl Held {
 pub(super) async fn read(
     parts: &Parts,
     body: &mut BodyDataStream,
+    max_bytes: usize,
     room: &Room,
 ) -> Result<(Vec<u8>, Held), Problem> {
-    let mut decoder = Decoder::of(&parts.headers.get_all(header::CONTENT_ENCODING))?;
+    let mut decoder = Decoder::of(&parts.headers.get_all(header::CONTENT_ENCODING), max_bytes)?;
     let length = parts.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > BODY_MAX_BYTES as u64) {
-        return Err(too_large());
+    if length.is_some_and(|length| length > max_bytes as u64) {
+        return Err(too_large(max_bytes));
     }
     let mut held = Held::of(room);
     let read = async {
@@ -98,8 +97,8 @@ pub(super) async fn read(
                 Problem::new(StatusCode::BAD_REQUEST, "the body ends early")
             })?;
             received += chunk.len();
-            if received > BODY_MAX_BYTES {
-                return Err(too_large());
+            if received > max_bytes {
+                return Err(too_large(max_bytes));
             }
             decoder.feed(&chunk)?;
             let bytes = decoder.text().bytes.len();
@@ -135,9 +134,8 @@ pub(super) async fn drain(body: &mut BodyDataStream) {
     }
 }
 
-fn too_large() -> Problem {
-    let detail =
-        format!("the body is larger than {BODY_MAX_BYTES} bytes; send fewer reports at once");
+fn too_large(max_bytes: usize) -> Problem {
+    let detail = format!("the body is larger than {max_bytes} bytes; send less at once");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
 }
 
@@ -146,16 +144,17 @@ enum Decoder {
     Gzip(Box<MultiGzDecoder<Text>>),
 }
 
-/// Decompressed bytes, at most [`BODY_MAX_BYTES`].
-#[derive(Debug, Default)]
+/// Decompressed bytes.
+#[derive(Debug)]
 struct Text {
     bytes: Vec<u8>,
+    max_bytes: usize,
     is_too_large: bool,
 }
 
 impl Write for Text {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.bytes.len() + bytes.len() > BODY_MAX_BYTES {
+        if self.bytes.len() + bytes.len() > self.max_bytes {
             self.is_too_large = true;
             return Err(std::io::ErrorKind::FileTooLarge.into());
         }
@@ -169,8 +168,12 @@ impl Write for Text {
 }
 
 impl Decoder {
-    fn of(encodings: &header::GetAll<'_, HeaderValue>) -> Result<Self, Problem> {
-        let mut decoder = Self::Plain(Text::default());
+    fn of(encodings: &header::GetAll<'_, HeaderValue>, max_bytes: usize) -> Result<Self, Problem> {
+        let mut decoder = Self::Plain(Text {
+            bytes: Vec::new(),
+            max_bytes,
+            is_too_large: false,
+        });
         for encoding in encodings {
             let encoding = encoding.as_bytes().trim_ascii();
             let is = |name: &str| encoding.eq_ignore_ascii_case(name.as_bytes());
@@ -218,7 +221,7 @@ impl Decoder {
 
     fn fault(&self, error: &std::io::Error) -> Problem {
         if self.text().is_too_large {
-            return too_large();
+            return too_large(self.text().max_bytes);
         }
         let detail =
             format!("the body is not whole gzip data, as its Content-Encoding says: {error}");
@@ -237,6 +240,8 @@ mod tests {
 
     use super::*;
 
+    const BODY_MAX_BYTES: usize = 16 << 20;
+
     fn gzip(text: &[u8]) -> Vec<u8> {
         let mut gzip = Vec::new();
         let mut encoder = GzEncoder::new(text, Compression::fast());
@@ -253,7 +258,7 @@ mod tests {
             .body(Body::from_stream(pieces))
             .unwrap()
             .into_parts();
-        super::read(&parts, &mut body.into_data_stream(), room).await
+        super::read(&parts, &mut body.into_data_stream(), BODY_MAX_BYTES, room).await
     }
 
     async fn status(encoding: &str, body: Vec<u8>) -> u16 {

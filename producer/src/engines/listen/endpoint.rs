@@ -28,6 +28,14 @@ impl Endpoint {
         }
     }
 
+    /// Largest body, compressed and decompressed. A Spark query's event has its plans, and can be of 23 MB.
+    pub(super) fn body_max_bytes(self) -> usize {
+        match self {
+            Self::Reports => 16 << 20,
+            Self::Lineage | Self::LineageBatch => 32 << 20,
+        }
+    }
+
     /// The JSON texts of a body.
     ///
     /// # Errors

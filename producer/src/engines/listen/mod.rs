@@ -73,7 +73,7 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
         room: body::Room::default(),
         delivering: TaskTracker::new(),
         refused: AtomicU64::new(0),
-        runs: Mutex::new(Runs::new(options.runs as usize)),
+        runs: Mutex::new(Runs::with_acknowledgements(options.runs as usize)),
     });
     let names = HostNames::of(options.address, &options.allow_host);
     let router = receive::router(server.clone(), names);

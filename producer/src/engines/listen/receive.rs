@@ -28,7 +28,7 @@ use super::items::Format;
 use super::problem::Problem;
 use super::results::Results;
 use crate::awaited::{Sent, Unsent};
-use crate::engines::openlineage::{REMEMBERED, Runs, Taken};
+use crate::engines::openlineage::{Event, REMEMBERED, Refused, Runs, Taken};
 use crate::json::{self, Fault, REPORT_MAX_BYTES};
 use crate::session::AwaitedReports;
 
@@ -136,7 +136,7 @@ impl Server {
                 "Kafka has not answered yet; send again later",
             ));
         }
-        let (text, held) = body::read(parts, body, &self.room).await?;
+        let (text, held) = body::read(parts, body, endpoint.body_max_bytes(), &self.room).await?;
         metrics::counter!(RECEIVED_BYTES, "http_route" => endpoint.route())
             .increment(text.len() as u64);
         let server = self.clone();
@@ -219,7 +219,12 @@ impl Server {
         outcomes.resize_with(given.len(), late);
         for ((index, info), outcome) in given.into_iter().zip(outcomes) {
             match outcome {
-                Ok(()) => results.acknowledged(),
+                Ok(()) => {
+                    if endpoint != Endpoint::Reports && info.status.is_final() {
+                        self.runs().delivered(&info);
+                    }
+                    results.acknowledged();
+                }
                 Err(unsent) => {
                     if endpoint != Endpoint::Reports {
                         self.runs().undelivered(&info);
@@ -250,9 +255,20 @@ impl Server {
                 },
             };
         }
+        let bad = |refused: Refused| {
+            Given::Bad(vec![Fault {
+                field: String::new(),
+                reason: refused.reason,
+            }])
+        };
+        // Not locked while an event of many megabytes is parsed.
+        let event = match Event::parse(item) {
+            Ok(event) => event,
+            Err(refused) => return bad(refused),
+        };
         // Locked until the report is sent, so that the reports of a run are sent in the order of their sequences.
         let mut runs = self.runs();
-        let taken = runs.take(item, Timestamp::now());
+        let taken = runs.take(event, Timestamp::now());
         metrics::gauge!(REMEMBERED).set(runs.len() as f64);
         match taken {
             Ok(Taken::NoRun) => Given::NoReport,
@@ -263,10 +279,7 @@ impl Server {
                     Given::Unsent(unsent)
                 }
             },
-            Err(refused) => Given::Bad(vec![Fault {
-                field: String::new(),
-                reason: refused.reason,
-            }]),
+            Err(refused) => bad(refused),
         }
     }
 

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use service::text::shown;
 
 use super::event_time;
+use crate::polling::limits::identifier;
 
 /// Characters of a value that a reason quotes.
 const QUOTED_CHARS: usize = 60;
@@ -38,7 +39,7 @@ impl Refused {
 
 /// An event.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(crate) enum Event {
     Run(Box<RunEvent>),
     /// A job event or a dataset event, which is about no run.
     NotOfRun,
@@ -46,7 +47,7 @@ pub(super) enum Event {
 
 /// An event of a run.
 #[derive(Debug, Default)]
-pub(super) struct RunEvent {
+pub(crate) struct RunEvent {
     pub(super) run_id: String,
     pub(super) namespace: String,
     pub(super) name: String,
@@ -69,7 +70,7 @@ pub(super) enum EventType {
     Other,
 }
 
-/// What the facets tell; of a run, they accumulate.
+/// What the facets tell; of a run, they accumulate. Texts are no longer than an identifier may be: they are remembered.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Facts {
     pub(super) engine_type: EngineType,
@@ -298,59 +299,65 @@ struct Counts<'a> {
     file_count: Option<&'a RawValue>,
 }
 
-/// Reads an event.
-pub(super) fn parse(event: &[u8]) -> Result<Event, Refused> {
-    let text = std::str::from_utf8(event).map_err(|error| {
-        let at = error.valid_up_to();
-        Refused::malformed(format!("the event is not UTF-8 at byte {at}"))
-    })?;
-    if text.trim_ascii().is_empty() {
-        return Err(Refused {
-            kind: "Empty",
-            reason: "the event is empty".to_owned(),
-        });
-    }
-    if !text.trim_ascii_start().starts_with('{') {
-        return Err(Refused::malformed("the event is not a JSON object"));
-    }
-    let whole: Whole<'_> = serde_json::from_str(text).map_err(|error| {
-        // The category instead of the message, which can quote the event.
-        let what = match error.classify() {
-            serde_json::error::Category::Eof => "the JSON ends early",
-            serde_json::error::Category::Data => "a field is given twice",
-            _ => "the JSON is not valid",
+impl Event {
+    /// Reads an event.
+    ///
+    /// # Errors
+    /// If it is not an OpenLineage event, or does not identify its run.
+    pub(crate) fn parse(event: &[u8]) -> Result<Self, Refused> {
+        let text = std::str::from_utf8(event).map_err(|error| {
+            let at = error.valid_up_to();
+            Refused::malformed(format!("the event is not UTF-8 at byte {at}"))
+        })?;
+        if text.trim_ascii().is_empty() {
+            return Err(Refused {
+                kind: "Empty",
+                reason: "the event is empty".to_owned(),
+            });
+        }
+        if !text.trim_ascii_start().starts_with('{') {
+            return Err(Refused::malformed("the event is not a JSON object"));
+        }
+        let whole: Whole<'_> = serde_json::from_str(text).map_err(|error| {
+            // The category instead of the message, which can quote the event.
+            let what = match error.classify() {
+                serde_json::error::Category::Eof => "the JSON ends early",
+                serde_json::error::Category::Data => "a field is given twice",
+                _ => "the JSON is not valid",
+            };
+            let (line, column) = (error.line(), error.column());
+            Refused::malformed(format!("{what}, at line {line} column {column}"))
+        })?;
+        let Some(run) = whole.run else {
+            return match whole.job.is_some() || whole.dataset.is_some() {
+                true => Ok(Self::NotOfRun),
+                false => Err(Refused::malformed(
+                    "the event has neither run, job nor dataset: it is not of OpenLineage",
+                )),
+            };
         };
-        let (line, column) = (error.line(), error.column());
-        Refused::malformed(format!("{what}, at line {line} column {column}"))
-    })?;
-    let Some(run) = whole.run else {
-        return match whole.job.is_some() || whole.dataset.is_some() {
-            true => Ok(Event::NotOfRun),
-            false => Err(Refused::malformed(
-                "the event has neither run, job nor dataset: it is not of OpenLineage",
-            )),
+        let run: Run<'_> =
+            object(Some(run)).ok_or_else(|| Refused::malformed("run is no object"))?;
+        let job: Job<'_> =
+            object(whole.job).ok_or_else(|| Refused::malformed("job is missing or no object"))?;
+        let required = |raw, field: &str| {
+            text_of(raw).ok_or_else(|| Refused {
+                kind: "BlankIdentifier",
+                reason: format!("{field} is missing, blank or no text"),
+            })
         };
-    };
-    let run: Run<'_> = object(Some(run)).ok_or_else(|| Refused::malformed("run is no object"))?;
-    let job: Job<'_> =
-        object(whole.job).ok_or_else(|| Refused::malformed("job is missing or no object"))?;
-    let required = |raw, field: &str| {
-        text_of(raw).ok_or_else(|| Refused {
-            kind: "BlankIdentifier",
-            reason: format!("{field} is missing, blank or no text"),
-        })
-    };
-    let facts = facts(&run, &job, whole.producer);
-    Ok(Event::Run(Box::new(RunEvent {
-        run_id: required(run.run_id, "run.runId")?,
-        namespace: text_of(job.namespace).unwrap_or_default(),
-        name: required(job.name, "job.name")?,
-        event_type: text_of(whole.event_type).and_then(|name| EventType::of(&name)),
-        time: whole.event_time.map(micros).transpose()?,
-        facts,
-        inputs: statistics(whole.inputs),
-        outputs: statistics(whole.outputs),
-    })))
+        let facts = facts(&run, &job, whole.producer);
+        Ok(Self::Run(Box::new(RunEvent {
+            run_id: required(run.run_id, "run.runId")?,
+            namespace: text_of(job.namespace).unwrap_or_default(),
+            name: required(job.name, "job.name")?,
+            event_type: text_of(whole.event_type).and_then(|name| EventType::of(&name)),
+            time: whole.event_time.map(micros).transpose()?,
+            facts,
+            inputs: statistics(whole.inputs),
+            outputs: statistics(whole.outputs),
+        })))
+    }
 }
 
 impl EventType {
@@ -384,7 +391,7 @@ fn facts(run: &Run<'_>, job: &Job<'_>, producer: Option<&RawValue>) -> Facts {
     let root: Parent<'_> = object(parent.root).unwrap_or_default();
     let run_of = |parent: &Parent<'_>| {
         let run: Run<'_> = object(parent.run)?;
-        text_of(run.run_id)
+        identifier_of(run.run_id)
     };
     let texts = |raw| object::<Texts<'_>>(raw).unwrap_or_default();
     let engine = text_of(texts(facets.processing_engine).name);
@@ -396,28 +403,30 @@ fn facts(run: &Run<'_>, job: &Job<'_>, producer: Option<&RawValue>) -> Facts {
     let flink = texts(facets.flink_job).job_id;
     let query = texts(facets.hive_query).query_id;
     let engine_type = || {
-        let lower = |name: String| name.to_lowercase();
+        let lower = |name: String| identifier(&name.to_lowercase());
         if let Some(name) = engine {
             return Some(EngineType::Engine(lower(name)));
         }
         if let Some(name) = text_of(job_type.integration) {
             return Some(EngineType::Integration(lower(name)));
         }
-        Some(EngineType::Producer(of_address(&text_of(producer)?)?))
+        Some(EngineType::Producer(lower(of_address(&text_of(
+            producer,
+        )?)?)))
     };
     Facts {
         engine_type: engine_type().unwrap_or_default(),
-        user: text_of(spark.user_name)
-            .or_else(|| text_of(hive.username))
-            .or_else(|| text_of(trino.user)),
-        ticket_id: text_of(external)
-            .or_else(|| text_of(spark.application_id))
-            .or_else(|| text_of(flink))
-            .or_else(|| text_of(query)),
+        user: identifier_of(spark.user_name)
+            .or_else(|| identifier_of(hive.username))
+            .or_else(|| identifier_of(trino.user)),
+        ticket_id: identifier_of(external)
+            .or_else(|| identifier_of(spark.application_id))
+            .or_else(|| identifier_of(flink))
+            .or_else(|| identifier_of(query)),
         parent_run: run_of(&parent),
         root_run: run_of(&root),
-        job_type: text_of(job_type.job_type),
-        processing_type: text_of(job_type.processing_type),
+        job_type: identifier_of(job_type.job_type),
+        processing_type: identifier_of(job_type.processing_type),
         checkpoints: object(facets.checkpoints),
     }
 }
@@ -431,7 +440,7 @@ fn of_address(producer: &str) -> Option<String> {
     let integration = parts.windows(2).find(|pair| pair[0] == "integration");
     let repository = (host == "github.com").then(|| parts.get(1)).flatten();
     let name = integration.map(|pair| pair[1]).or(repository.copied())?;
-    Some(name.to_lowercase())
+    Some(name.to_owned())
 }
 
 /// The datasets that have statistics.
@@ -511,6 +520,11 @@ fn object<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
 fn text_of(raw: Option<&RawValue>) -> Option<String> {
     let text: String = serde_json::from_str(raw?.get()).ok()?;
     (!text.trim().is_empty()).then_some(text)
+}
+
+/// As [`text_of`], no longer than an identifier may be.
+fn identifier_of(raw: Option<&RawValue>) -> Option<String> {
+    text_of(raw).map(|text| identifier(&text))
 }
 
 /// An event's time, in microseconds since 1970.

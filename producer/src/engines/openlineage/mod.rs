@@ -16,6 +16,7 @@ mod runs;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::event::{Event, Refused};
 pub use self::from_topic::run;
 pub(crate) use self::from_topic::{DEAD_LETTERS, REMEMBERED};
 pub use self::options::{OnNoOffset, Options};

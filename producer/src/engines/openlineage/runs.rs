@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use jiff::Timestamp;
 use schemas::{EngineInstance, MetricValue, Reject, TaskRunningInfo, TaskStatus};
 
-use super::event::{self, DatasetId, Event, EventType, Facts, Refused, RunEvent, Statistics};
+use super::event::{DatasetId, Event, EventType, Facts, Refused, RunEvent, Statistics};
 use crate::polling::limits::identifier;
 
 /// Datasets of a run whose statistics are added up; of more, the sums are not known.
@@ -24,6 +24,8 @@ pub(crate) struct Runs {
     /// The execIds by [`Run::used`].
     in_order: BTreeMap<u64, String>,
     used: u64,
+    /// Whether an end counts only once [`delivered`](Self::delivered) was called.
+    awaits: bool,
     /// What the runs changed since [`begin`](Self::begin) were before; `None`: they were not there.
     changed: Option<HashMap<String, Option<Run>>>,
 }
@@ -42,12 +44,19 @@ struct Run {
     job: u64,
     next_sequence: i64,
     has_started: bool,
-    /// The sequence of the report of its end.
-    ended_by: Option<i64>,
+    end: Option<End>,
     facts: Facts,
     inputs: Sums,
     outputs: Sums,
     used: u64,
+}
+
+/// The end of a run, as it was reported.
+#[derive(Clone, Debug)]
+struct End {
+    sequence: i64,
+    status: TaskStatus,
+    is_delivered: bool,
 }
 
 /// The last statistics of each dataset; `None` if there are too many.
@@ -61,13 +70,24 @@ impl Default for Sums {
 }
 
 impl Runs {
+    /// For reports that are delivered in transactions.
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),
             runs: HashMap::new(),
             in_order: BTreeMap::new(),
             used: 0,
+            awaits: false,
             changed: None,
+        }
+    }
+
+    /// For reports that are delivered one by one: [`delivered`](Self::delivered) or [`undelivered`](Self::undelivered) is to
+    /// be called for each.
+    pub(crate) fn with_acknowledgements(capacity: usize) -> Self {
+        Self {
+            awaits: true,
+            ..Self::new(capacity)
         }
     }
 
@@ -79,9 +99,9 @@ impl Runs {
     /// delivered, call [`undelivered`](Self::undelivered), or [`roll_back`](Self::roll_back).
     ///
     /// # Errors
-    /// If it is not an OpenLineage event, or does not identify its run. The state is as before then.
-    pub(crate) fn take(&mut self, event: &[u8], received: Timestamp) -> Result<Taken, Refused> {
-        let event = match event::parse(event)? {
+    /// If the report would not be valid. The state is as before then.
+    pub(crate) fn take(&mut self, event: Event, received: Timestamp) -> Result<Taken, Refused> {
+        let event = match event {
             Event::Run(event) => *event,
             Event::NotOfRun => return Ok(Taken::NoRun),
         };
@@ -101,8 +121,22 @@ impl Runs {
             let reason = message;
             return Err(Refused { kind, reason });
         }
+        if !self.awaits
+            && let Some(end) = &mut run.end
+        {
+            end.is_delivered = true;
+        }
         self.put(&info.exec_id, run);
         Ok(Taken::Report(Box::new(info)))
+    }
+
+    /// The report that [`take`](Self::take) gave was delivered: if it is of the run's end, another end does not count.
+    pub(crate) fn delivered(&mut self, report: &TaskRunningInfo) {
+        if let Some(run) = self.runs.get_mut(&report.exec_id)
+            && let Some(end) = &mut run.end
+        {
+            end.is_delivered |= end.status == report.status;
+        }
     }
 
     /// The report that [`take`](Self::take) gave was not delivered: the run has not ended by it, and its sequence is free
@@ -111,9 +145,8 @@ impl Runs {
         let Some(run) = self.runs.get_mut(&report.exec_id) else {
             return;
         };
-        if run.ended_by == Some(report.sequence) {
-            run.ended_by = None;
-        }
+        let is_lost = |end: &mut End| end.sequence == report.sequence && !end.is_delivered;
+        run.end.take_if(is_lost);
         if run.next_sequence == report.sequence + 1 {
             run.next_sequence = report.sequence;
         }
@@ -192,18 +225,21 @@ impl Run {
             true => event.name.clone(),
             false => format!("{}/{}", event.namespace, event.name),
         };
-        let job_id = facts.root_run.as_ref().or(facts.parent_run.as_ref());
+        let job_id = facts
+            .root_run
+            .as_ref()
+            .or(facts.parent_run.as_ref())
+            .cloned();
         // A namespace can be an address of the engine, as in `trino://host:port`.
         let namespace = match event.namespace.split_once("://") {
             Some((_, address)) if !address.trim().is_empty() => address,
             _ => &event.namespace,
         };
-        let engine_type = identifier(facts.engine_type.as_str());
+        let engine_type = facts.engine_type.as_str().to_owned();
         let instance = match namespace.trim().is_empty() {
             true => engine_type.clone(),
             false => identifier(namespace),
         };
-        let optional = |text: &Option<String>| text.as_deref().map(identifier).unwrap_or_default();
         let mut metrics = Metrics(BTreeMap::new());
         metrics.text("jobName", Some(&event.name));
         metrics.text("eventType", event.event_type.map(EventType::as_str));
@@ -219,12 +255,12 @@ impl Run {
         }
         TaskRunningInfo {
             exec_id,
-            job_id: job_id.map_or_else(|| identifier(&job), |run| identifier(run)),
+            job_id: job_id.unwrap_or_else(|| identifier(&job)),
             engine: EngineInstance {
                 instance,
                 engine_type,
-                user: optional(&facts.user),
-                ticket_id: optional(&facts.ticket_id),
+                user: facts.user.clone().unwrap_or_default(),
+                ticket_id: facts.ticket_id.clone().unwrap_or_default(),
                 running_tasks: 0,
             },
             status,
@@ -242,20 +278,27 @@ impl Run {
                 self.has_started = true;
                 return TaskStatus::Running;
             }
-            Some(EventType::Other) | None if self.has_started && self.ended_by.is_none() => {
+            Some(EventType::Other) | None if self.has_started && self.end.is_none() => {
                 return TaskStatus::Running;
             }
             // Before the run starts; after its end, nothing is known of it.
-            Some(EventType::Other) if self.ended_by.is_none() => return TaskStatus::Scheduled,
+            Some(EventType::Other) if self.end.is_none() => return TaskStatus::Scheduled,
             Some(EventType::Other) | None => return TaskStatus::Unknown,
             Some(EventType::Complete) => TaskStatus::Succeed,
             Some(EventType::Fail) => TaskStatus::Failed,
             Some(EventType::Abort) => TaskStatus::Cancelled,
         };
-        if self.ended_by.is_some() {
-            return TaskStatus::Unknown;
+        match &self.end {
+            // A client that gets no answer in time sends the event again, and the first may still be lost.
+            Some(known) if known.status == end && !known.is_delivered => {}
+            Some(_) => return TaskStatus::Unknown,
+            None => {}
         }
-        self.ended_by = Some(sequence);
+        self.end = Some(End {
+            sequence,
+            status: end,
+            is_delivered: false,
+        });
         end
     }
 }

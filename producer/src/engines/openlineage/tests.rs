@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use schemas::{IDENTIFIER_MAX_BYTES, MetricValue, TaskRunningInfo, TaskStatus};
 use serde_json::{Value, json};
 
-use super::event::Refused;
+use super::event::{Event, Refused};
 use super::runs::{Runs, Taken};
 use TaskStatus::{Cancelled, Failed, Running, Scheduled, Succeed, Unknown};
 
@@ -22,20 +22,24 @@ fn received() -> Timestamp {
 /// The states of some runs, and what their events were reported as.
 struct Told(Runs);
 
+fn take(runs: &mut Runs, event: &[u8]) -> Result<Taken, Refused> {
+    runs.take(Event::parse(event)?, received())
+}
+
 impl Told {
     fn new() -> Self {
         Self(Runs::new(100))
     }
 
     fn take(&mut self, event: &Value) -> TaskRunningInfo {
-        match self.0.take(event.to_string().as_bytes(), received()) {
+        match take(&mut self.0, event.to_string().as_bytes()) {
             Ok(Taken::Report(info)) => *info,
             other => panic!("{other:?} of {event}"),
         }
     }
 
     fn refuse(&mut self, event: &str) -> Refused {
-        match self.0.take(event.as_bytes(), received()) {
+        match take(&mut self.0, event.as_bytes()) {
             Err(refused) => refused,
             taken => panic!("{taken:?} of {event}"),
         }
@@ -190,7 +194,7 @@ fn a_run_that_never_ends_stays_running() {
 
 #[test]
 fn an_end_whose_report_was_not_delivered_did_not_end_the_run() {
-    let mut told = Told::new();
+    let mut told = Told(Runs::with_acknowledgements(100));
     told.take(&event("START", "2026-03-01T10:00:00Z"));
     let lost = told.take(&event("COMPLETE", "2026-03-01T10:00:01Z"));
     told.0.undelivered(&lost);
@@ -202,7 +206,7 @@ fn an_end_whose_report_was_not_delivered_did_not_end_the_run() {
     );
 
     // Where a later report has been given, its sequence stays, and that of the lost one is missing.
-    let mut told = Told::new();
+    let mut told = Told(Runs::with_acknowledgements(100));
     let lost = told.take(&event("COMPLETE", "2026-03-01T10:00:01Z"));
     told.take(&event("RUNNING", "2026-03-01T10:00:02Z"));
     told.0.undelivered(&lost);
@@ -212,6 +216,29 @@ fn an_end_whose_report_was_not_delivered_did_not_end_the_run() {
         exec_id: "unknown".to_owned(),
         ..again
     });
+}
+
+/// A client that waited for too long sends it again while the first report is still on its way.
+#[test]
+fn an_end_that_is_sent_again_before_it_is_delivered_ends_the_run_although_the_first_report_is_lost()
+{
+    let complete = event("COMPLETE", "2026-03-01T10:00:01Z");
+    let mut told = Told(Runs::with_acknowledgements(100));
+    let (lost, again) = (told.take(&complete), told.take(&complete));
+    assert_eq!((again.status, again.sequence), (Succeed, 1));
+    let other = told.take(&event("FAIL", "2026-03-01T10:00:02Z"));
+    assert_eq!(other.status, Unknown);
+    told.0.undelivered(&lost);
+    told.0.delivered(&again);
+    assert_eq!(told.take(&complete).status, Unknown);
+
+    // The second is lost instead.
+    let mut told = Told(Runs::with_acknowledgements(100));
+    let (first, lost) = (told.take(&complete), told.take(&complete));
+    told.0.delivered(&first);
+    told.0.undelivered(&lost);
+    let third = told.take(&complete);
+    assert_eq!((third.status, third.sequence), (Unknown, 1));
 }
 
 #[test]
@@ -663,7 +690,7 @@ fn what_is_no_event_of_a_run_is_refused_with_the_place_and_changes_nothing() {
         );
         assert!(schemas::dead_letter::KINDS.contains(&refused.kind));
     }
-    let bytes = told.0.take(b"{\"run\": \"\xff\"}", received()).unwrap_err();
+    let bytes = take(&mut told.0, b"{\"run\": \"\xff\"}").unwrap_err();
     assert_eq!(bytes.reason, "the event is not UTF-8 at byte 9");
     let info = told.take(&event("COMPLETE", "2026-03-01T10:00:00Z"));
     assert_eq!((info.sequence, info.status), (1, Succeed));
@@ -687,7 +714,7 @@ fn facets_and_fields_that_are_unknown_or_of_another_shape_do_not_matter() {
                 "\"additionalProperties\":{{}},\"dataset\":{{}},\"run\":{{\"facets\":{facets},"
             ),
         );
-        let taken = Told::new().0.take(text.as_bytes(), received());
+        let taken = take(&mut Told::new().0, text.as_bytes());
         let Ok(Taken::Report(info)) = taken else {
             panic!("{taken:?}")
         };
@@ -705,7 +732,7 @@ fn events_of_jobs_and_datasets_are_accepted_and_report_nothing() {
         json!({"dataset": {"name": "a"}}),
         json!({"job": {}, "run": null}),
     ] {
-        let taken = Runs::new(1).take(event.to_string().as_bytes(), received());
+        let taken = take(&mut Runs::new(1), event.to_string().as_bytes());
         assert_eq!(taken, Ok(Taken::NoRun));
     }
 }
@@ -792,7 +819,7 @@ fn an_event_of_23_megabytes_is_read_in_a_time_that_grows_with_its_size_only() {
     };
     let seconds = |text: &str| {
         let begun = Instant::now();
-        let taken = Told::new().0.take(text.as_bytes(), received());
+        let taken = take(&mut Told::new().0, text.as_bytes());
         assert!(matches!(taken, Ok(Taken::Report(info)) if info.status == Succeed));
         begun.elapsed().as_secs_f64()
     };
@@ -818,7 +845,7 @@ fn reported(file: &Path) -> BTreeMap<String, Vec<TaskRunningInfo>> {
     let mut runs = Runs::new(100);
     let mut told: BTreeMap<String, Vec<TaskRunningInfo>> = BTreeMap::new();
     for line in text.lines() {
-        let Ok(Taken::Report(info)) = runs.take(line.as_bytes(), received()) else {
+        let Ok(Taken::Report(info)) = take(&mut runs, line.as_bytes()) else {
             panic!("{line}")
         };
         told.entry(info.exec_id.clone()).or_default().push(*info);
@@ -921,7 +948,7 @@ fn single_events_of_others_end_as_they_say() {
     let Some(folder) = inputs() else { return };
     let take = |file: &str| {
         let event = std::fs::read(folder.join(file)).unwrap();
-        Runs::new(1).take(&event, received())
+        self::take(&mut Runs::new(1), &event)
     };
     for (file, exec_id, job_id, status, time) in [
         (
@@ -1004,11 +1031,11 @@ proptest! {
     #[test]
     fn any_bytes_are_taken_or_refused_and_any_report_is_within_the_limits(bytes in any::<Vec<u8>>(), place in 0..1_000_usize, text in ".{0,20}") {
         let mut runs = Runs::new(10);
-        let _ = runs.take(&bytes, received());
+        let _ = take(&mut runs, &bytes);
         let mut event = event("COMPLETE", "2026-03-01T10:00:00Z").to_string();
         let place = event.floor_char_boundary(place % event.len());
         event.insert_str(place, &text);
-        if let Ok(Taken::Report(info)) = runs.take(event.as_bytes(), received()) {
+        if let Ok(Taken::Report(info)) = take(&mut runs, event.as_bytes()) {
             let unusable = info.problems().into_iter().find(|problem| problem.fault.adjustment().is_none());
             prop_assert_eq!(unusable, None);
         }

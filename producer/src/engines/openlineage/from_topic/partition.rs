@@ -8,7 +8,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use service::topic_id::TopicId;
 
-use crate::engines::openlineage::event::Refused;
+use crate::engines::openlineage::event::{Event, Refused};
 use crate::engines::openlineage::runs::{Runs, Taken};
 
 /// Prefixes of the metadata of a committed offset.
@@ -62,8 +62,10 @@ impl Partition {
                 reason: "the record has no value".to_owned(),
             });
         };
-        self.runs
-            .take(event, received.unwrap_or_else(Timestamp::now))
+        self.runs.take(
+            Event::parse(event)?,
+            received.unwrap_or_else(Timestamp::now),
+        )
     }
 }
 

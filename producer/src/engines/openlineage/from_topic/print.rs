@@ -10,6 +10,7 @@ use service::words::counted;
 use tokio::task::block_in_place;
 
 use crate::dry_run::Printer;
+use crate::engines::openlineage::event::Event;
 use crate::engines::openlineage::options::Options;
 use crate::engines::openlineage::runs::{Runs, Taken};
 use crate::session::Setup;
@@ -36,7 +37,8 @@ pub(super) async fn run(options: &Options, setup: &Setup) -> anyhow::Result<()> 
             let received = record.timestamp().to_millis();
             let received = received.and_then(|ms| Timestamp::from_millisecond(ms).ok());
             let event = record.payload().unwrap_or_default();
-            match runs.take(event, received.unwrap_or_else(Timestamp::now)) {
+            let received = received.unwrap_or_else(Timestamp::now);
+            match Event::parse(event).and_then(|event| runs.take(event, received)) {
                 Ok(Taken::Report(info)) => {
                     printer.print(&info);
                 }
