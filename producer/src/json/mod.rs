@@ -13,7 +13,7 @@ use schemas::{
 };
 use serde_json::value::RawValue;
 
-pub(crate) use self::object::Fault;
+pub(crate) use self::object::{Fault, Faulty};
 use self::object::{Faults, Object, Path, map};
 use self::reported_at::reported_at;
 use self::sequences::COUNTED_TASKS_MAX;
@@ -26,19 +26,13 @@ pub(crate) const REPORT_MAX_BYTES: usize = 1 << 20;
 /// it is required. Values that the router repairs are passed on as they are.
 ///
 /// # Errors
-/// Every fault that makes the record unusable; at least one.
+/// The faults that make the record unusable.
 pub(crate) fn read(
     json: &[u8],
     sequences: Option<&mut Sequences>,
-) -> Result<TaskRunningInfo, Vec<Fault>> {
-    let whole = |reason| {
-        vec![Fault {
-            field: String::new(),
-            reason,
-        }]
-    };
+) -> Result<TaskRunningInfo, Faulty> {
     let text = std::str::from_utf8(json)
-        .map_err(|error| whole(format!("not UTF-8 at byte {}", error.valid_up_to() + 1)))?;
+        .map_err(|error| Faulty::whole(format!("not UTF-8 at byte {}", error.valid_up_to() + 1)))?;
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| {
         let reason = error
             .to_string()
@@ -47,20 +41,20 @@ pub(crate) fn read(
             1 => not_finite_hint(text, error.column()).unwrap_or_default(),
             _ => String::new(),
         };
-        whole(format!("not JSON: {reason}{hint}"))
+        Faulty::whole(format!("not JSON: {reason}{hint}"))
     })?;
     let faults = Faults::of(text);
     let counted = sequences.as_deref();
     let read = Object::open(&faults, Path::Root, raw).map(|report| info(report, counted));
-    let mut found = faults.into_found();
+    let mut found = faults.into_faulty();
     let (info, left_out) = match read {
-        Some(read) => read,
-        None => return Err(found),
+        Some(read) if found.more == 0 => read,
+        _ => return Err(found),
     };
     let unusable = info.problems().into_iter();
     let unusable = unusable.filter(|problem| problem.fault.adjustment().is_none());
     // A missing or wrong field has its default here, and its fault is already known.
-    let unread = Vec::from_iter(found.iter().map(|fault| fault.field.clone()));
+    let unread = Vec::from_iter(found.faults.iter().map(|fault| fault.field.clone()));
     let unusable = unusable.filter(|problem| {
         let within = |field: &String| problem.field.strip_prefix(field.as_str());
         !unread
@@ -68,8 +62,8 @@ pub(crate) fn read(
             .filter_map(within)
             .any(|rest| rest.is_empty() || rest.starts_with('.'))
     });
-    found.extend(unusable.map(fault));
-    if !found.is_empty() {
+    found.faults.extend(unusable.map(fault));
+    if found.count() > 0 {
         return Err(found);
     }
     if let Some(sequences) = sequences {

@@ -1,6 +1,6 @@
 //! JSON objects, read field by field, so that everything that is wrong with one is found.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -25,12 +25,40 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Faults of one report that are kept. A report of a mebibyte can have a million.
+const FAULTS_MAX: usize = 100;
+
+/// What is wrong with a report: at least one fault.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Faulty {
+    /// The first ones, at most [`FAULTS_MAX`].
+    pub(crate) faults: Vec<Fault>,
+    /// Faults beyond them.
+    pub(crate) more: usize,
+}
+
+impl Faulty {
+    /// One fault, of the report as a whole.
+    pub(crate) fn whole(reason: impl Into<String>) -> Self {
+        let (field, reason) = (String::new(), reason.into());
+        Self {
+            faults: vec![Fault { field, reason }],
+            more: 0,
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.faults.len() + self.more
+    }
+}
+
 /// The faults of one report, as they are found.
 pub(super) struct Faults<'a> {
     report: &'a str,
     /// A column in a report of several lines says nothing.
     is_one_line: bool,
     found: RefCell<Vec<Fault>>,
+    more: Cell<usize>,
 }
 
 impl<'a> Faults<'a> {
@@ -39,16 +67,30 @@ impl<'a> Faults<'a> {
             report,
             is_one_line: !report.contains('\n'),
             found: RefCell::default(),
+            more: Cell::default(),
         }
     }
 
     pub(super) fn add(&self, path: Path<'_>, reason: impl Into<String>) {
-        let (field, reason) = (path.to_string(), reason.into());
-        self.found.borrow_mut().push(Fault { field, reason });
+        self.add_with(path, || reason.into());
     }
 
-    pub(super) fn into_found(self) -> Vec<Fault> {
-        self.found.into_inner()
+    /// As [`add`](Self::add); beyond those that are kept, a fault costs no text.
+    fn add_with(&self, path: Path<'_>, reason: impl FnOnce() -> String) {
+        let mut found = self.found.borrow_mut();
+        if found.len() == FAULTS_MAX {
+            self.more.set(self.more.get() + 1);
+            return;
+        }
+        let (field, reason) = (path.to_string(), reason());
+        found.push(Fault { field, reason });
+    }
+
+    pub(super) fn into_faulty(self) -> Faulty {
+        Faulty {
+            faults: self.found.into_inner(),
+            more: self.more.get(),
+        }
     }
 
     /// Reads a value that is not an object of ours.
@@ -60,7 +102,7 @@ impl<'a> Faults<'a> {
         match serde_json::from_str(raw.get()) {
             Ok(value) => Some(value),
             Err(error) => {
-                self.add(path, self.reason(raw.get(), &error));
+                self.add_with(path, || self.reason(raw.get(), &error));
                 None
             }
         }

@@ -5,8 +5,8 @@ use schemas::{TaskStatus, timestamp};
 const GOOD: &str = r#"{"execId":"exec-1","jobId":"job-1","engine":{"instance":"node-1:1","engineType":"shell"},"status":"Running","reportedAt":"2026-11-25T14:05:00.123456Z","sequence":3}"#;
 
 fn fails(line: &str) -> Vec<String> {
-    let faults = read(line.as_bytes(), Some(&mut Sequences::default())).unwrap_err();
-    faults.iter().map(ToString::to_string).collect()
+    let faulty = read(line.as_bytes(), Some(&mut Sequences::default())).unwrap_err();
+    faulty.faults.iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -40,9 +40,13 @@ fn a_line_without_time_and_sequence_gets_the_present_and_the_next_number() {
 fn where_nobody_counts_a_report_without_sequence_is_a_fault() {
     assert!(read(GOOD.as_bytes(), None).is_ok());
     let bare = GOOD.replace(",\"sequence\":3", "");
-    let faults = read(bare.as_bytes(), None).unwrap_err();
+    let faulty = read(bare.as_bytes(), None).unwrap_err();
     assert_eq!(
-        faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        faulty
+            .faults
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
         ["sequence: is missing: number the reports of each execId 0, 1, 2 …"]
     );
 }
@@ -52,14 +56,14 @@ fn a_report_of_several_lines_is_read_and_its_faults_name_no_column() {
     let lines = GOOD.replace(',', ",\n");
     assert!(read(lines.as_bytes(), None).is_ok());
     let wrong = lines.replace("\"sequence\":3", "\"sequence\":\n\"x\"");
-    let faults = read(wrong.as_bytes(), None).unwrap_err();
+    let faulty = read(wrong.as_bytes(), None).unwrap_err();
     assert_eq!(
-        faults[0].to_string(),
+        faulty.faults[0].to_string(),
         "sequence: invalid type: string \"x\", expected i64"
     );
     let cut = &lines[..lines.len() - 1];
-    let faults = read(cut.as_bytes(), None).unwrap_err();
-    assert!(faults[0].reason.contains(" at line "), "{faults:?}");
+    let faulty = read(cut.as_bytes(), None).unwrap_err();
+    assert!(faulty.faults[0].reason.contains(" at line "), "{faulty:?}");
 }
 
 #[test]
@@ -264,6 +268,7 @@ fn every_thing_that_makes_a_record_unusable_is_listed() {
         .replace("\"2026-11-25T14:05:00.123456Z\"", "9223372036854775807");
     let fields: Vec<String> = read(line.as_bytes(), Some(&mut Sequences::default()))
         .unwrap_err()
+        .faults
         .into_iter()
         .map(|fault| fault.field)
         .collect();
@@ -302,4 +307,18 @@ proptest! {
             prop_assert!(!faults.is_empty());
         }
     }
+}
+
+#[test]
+fn of_a_million_faults_the_first_are_kept_and_the_others_counted() {
+    let empty = vec!["{}"; 200_000].join(",");
+    let progress = format!(r#","progress":{{"progress":0.5,"progressInfo":[{empty}]}}}}"#);
+    let line = format!("{}{progress}", GOOD.strip_suffix('}').unwrap());
+    let faulty = read(line.as_bytes(), None).unwrap_err();
+    assert_eq!(faulty.faults.len(), 100);
+    assert_eq!(faulty.count(), 1_000_000);
+    assert_eq!(
+        faulty.faults[0].to_string(),
+        "progress.progressInfo[0].id: is missing"
+    );
 }

@@ -294,7 +294,7 @@ async fn each_bad_report_of_a_batch_is_named_with_its_fields_and_its_neighbours_
     assert_eq!((none.status, &none.body["acknowledged"]), (400, &json!(0)));
     let log = listening.stop().await;
     assert!(
-        log.contains("127.0.0.1 sends reports that are refused: "),
+        log.contains("127.0.0.1 sends reports that are refused, because of "),
         "{log}"
     );
     assert!(log.contains("sent 2 reports, 8 refused"), "{log}");
@@ -436,7 +436,7 @@ async fn only_known_tokens_report_and_their_names_are_logged_but_never_they() {
     assert_eq!(answered(bad).await.status, 400);
     let log = listening.stop().await;
     assert!(
-        log.contains("dagster sends reports that are refused: "),
+        log.contains("dagster sends reports that are refused, because of "),
         "{log}"
     );
     assert!(log.contains("bearer tokens are sent unencrypted"), "{log}");

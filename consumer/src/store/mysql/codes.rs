@@ -79,6 +79,12 @@ pub(in crate::store) const MEANINGS: &[(u16, Meaning, &str)] = &[
     (1366, Refused, "a text that cannot be encoded"),
     (1390, Permanent, "too many parameters: a fault in a program"),
     (1406, Refused, "a text is too long"),
+    (
+        1412,
+        Transient,
+        "a table was altered since the transaction began",
+    ),
+    (1461, Transient, "too many prepared statements"),
     (1644, Refused, "SIGNAL in a trigger"),
     (1665, Permanent, "binlog_format is STATEMENT"),
     (1690, Refused, "a number is out of range in an expression"),

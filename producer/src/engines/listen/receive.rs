@@ -29,7 +29,7 @@ use super::problem::Problem;
 use super::results::Results;
 use crate::awaited::{Sent, Unsent};
 use crate::engines::openlineage::{Event, REMEMBERED, Refused, Runs, Taken};
-use crate::json::{self, Fault, REPORT_MAX_BYTES};
+use crate::json::{self, Faulty, REPORT_MAX_BYTES};
 use crate::session::AwaitedReports;
 
 /// Counter: reports and events received. Labels `http_route`, `result`: `acknowledged`, `refused`, `unacknowledged`,
@@ -41,8 +41,8 @@ pub(crate) const RECEIVED_BYTES: &str = "taskrunning_received_bytes_total";
 /// Time limit for the acknowledgements of a request, beyond librdkafka's `message.timeout.ms`: reports that are sent
 /// alone come one after the other.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// Reports that are read before other requests have their turn.
-const TURN: usize = 64;
+/// Bytes of a request that are read before other requests have their turn.
+const TURN_BYTES: usize = 64 << 10;
 
 /// The state of all requests.
 pub(super) struct Server {
@@ -64,7 +64,7 @@ enum Given {
     OnItsWay(Sent, Box<TaskRunningInfo>),
     /// An event that is not about a run.
     NoReport,
-    Bad(Vec<Fault>),
+    Bad(Faulty),
     Unsent(Unsent),
 }
 
@@ -180,8 +180,12 @@ impl Server {
         let (mut sent, mut given) = (Vec::new(), Vec::new());
         // After a report that could not be sent, none is: it would arrive before it.
         let mut stopped: Option<Unsent> = None;
+        let mut turn = 0;
         for (index, item) in items.iter().enumerate() {
-            if index % TURN == TURN - 1 {
+            // An item costs something besides its bytes.
+            turn += item.len() + 512;
+            if turn > TURN_BYTES {
+                turn = 0;
                 yield_now().await;
             }
             let send = |info: &TaskRunningInfo| match &stopped {
@@ -217,6 +221,7 @@ impl Server {
             )))
         };
         outcomes.resize_with(given.len(), late);
+        let mut undelivered = Vec::new();
         for ((index, info), outcome) in given.into_iter().zip(outcomes) {
             match outcome {
                 Ok(()) => {
@@ -227,11 +232,15 @@ impl Server {
                 }
                 Err(unsent) => {
                     if endpoint != Endpoint::Reports {
-                        self.runs().undelivered(&info);
+                        undelivered.push(info);
                     }
                     results.unsent(index, unsent);
                 }
             }
+        }
+        // The last first, so that each frees its sequence.
+        for info in undelivered.iter().rev() {
+            self.runs().undelivered(info);
         }
         Ok(results)
     }
@@ -255,12 +264,7 @@ impl Server {
                 },
             };
         }
-        let bad = |refused: Refused| {
-            Given::Bad(vec![Fault {
-                field: String::new(),
-                reason: refused.reason,
-            }])
-        };
+        let bad = |refused: Refused| Given::Bad(Faulty::whole(refused.reason));
         // Not locked while an event of many megabytes is parsed.
         let event = match Event::parse(item) {
             Ok(event) => event,
@@ -302,12 +306,16 @@ impl Server {
                 metrics::counter!(RECEIVED, &labels).increment(count);
             }
         }
-        if let Some(why) = results.first_bad() {
-            let line = format!("{client} sends reports that are refused: {why}");
-            match repeats::is_new(module_path!(), &line) {
-                true => tracing::warn!("{line}"),
-                false => tracing::debug!("{line}"),
+        if let Some((field, why)) = results.first_bad() {
+            // The reason can quote any text of the client.
+            let line = format!(
+                "{client} sends reports that are refused, because of {field}; the answers say why, and this log at level \
+                 debug"
+            );
+            if repeats::is_new(module_path!(), &line) {
+                tracing::warn!("{line}");
             }
+            tracing::debug!("{client} sends reports that are refused: {why}");
         }
     }
 }

@@ -8,12 +8,10 @@ use service::words::counted;
 
 use super::problem::Problem;
 use crate::awaited::Unsent;
-use crate::json::Fault;
+use crate::json::Faulty;
 
 /// Faults that are named in an answer. Reports beyond them have only a detail.
 const FAULTS_MAX: usize = 1_000;
-/// Faults of one report that are named.
-const REPORT_FAULTS_MAX: usize = 100;
 /// Longest text of a fault, in bytes: it may quote the report.
 const TEXT_MAX_BYTES: usize = 500;
 
@@ -107,9 +105,9 @@ impl Results {
         self.no_reports
     }
 
-    pub(super) fn bad(&mut self, index: usize, faults: &[Fault]) {
+    pub(super) fn bad(&mut self, index: usize, Faulty { faults, more }: &Faulty) {
         let room = FAULTS_MAX.saturating_sub(self.faults);
-        let named = faults.iter().take(room.min(REPORT_FAULTS_MAX));
+        let named = faults.iter().take(room);
         let errors = Vec::from_iter(named.map(|fault| FieldError {
             field: short(&fault.field),
             detail: short(&fault.reason),
@@ -117,7 +115,7 @@ impl Results {
         self.faults += errors.len();
         let first = faults.first().map(ToString::to_string);
         let first = short(&first.unwrap_or_default());
-        let detail = match faults.len() {
+        let detail = match faults.len() + more {
             0 | 1 => first,
             count => format!("{first}; and {} more", counted(count - 1, "fault")),
         };
@@ -154,10 +152,17 @@ impl Results {
         self.failed.iter().filter(|failed| failed.retriable).count()
     }
 
-    /// The first fault of a report that will never be accepted.
-    pub(super) fn first_bad(&self) -> Option<&str> {
-        let bad = self.failed.iter().find(|failed| !failed.retriable);
-        bad.map(|bad| bad.detail.as_str())
+    /// The field of the first fault of a report that will never be accepted, without indexes and keys, and the fault.
+    pub(super) fn first_bad(&self) -> Option<(String, &str)> {
+        let bad = self.failed.iter().find(|failed| !failed.retriable)?;
+        let field = bad.errors.first().map_or("", |error| error.field.as_str());
+        let of_field = |part: &str| part.split('[').next().unwrap_or_default().to_owned();
+        let field = Vec::from_iter(field.split('.').map(of_field)).join(".");
+        let field = match field.is_empty() {
+            true => "the whole report".to_owned(),
+            false => field,
+        };
+        Some((field, bad.detail.as_str()))
     }
 
     /// 200 if a report was acknowledged and none has to be sent again; 429 or 503 if one has; else the request was wrong.

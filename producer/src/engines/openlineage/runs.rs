@@ -15,8 +15,11 @@ use crate::polling::limits::identifier;
 
 /// Datasets of a run whose statistics are added up; of more, the sums are not known.
 const DATASETS_MAX: usize = 1_000;
+/// Datasets of all runs together, some 100 bytes each.
+const ALL_DATASETS_MAX: usize = 200_000;
 
-/// The states of runs, at most as many as chosen; the one that had no event for the longest time is forgotten first.
+/// The states of runs, at most as many as chosen, and of [`ALL_DATASETS_MAX`] datasets; the one that had no event for the
+/// longest time is forgotten first.
 pub(crate) struct Runs {
     capacity: usize,
     /// By execId.
@@ -26,6 +29,8 @@ pub(crate) struct Runs {
     used: u64,
     /// Whether an end counts only once [`delivered`](Self::delivered) was called.
     awaits: bool,
+    /// The sum of [`Run::datasets`].
+    datasets: usize,
     /// What the runs changed since [`begin`](Self::begin) were before; `None`: they were not there.
     changed: Option<HashMap<String, Option<Run>>>,
 }
@@ -78,6 +83,7 @@ impl Runs {
             in_order: BTreeMap::new(),
             used: 0,
             awaits: false,
+            datasets: 0,
             changed: None,
         }
     }
@@ -166,8 +172,10 @@ impl Runs {
         for (exec_id, before) in self.changed.take().into_iter().flatten() {
             if let Some(run) = self.runs.remove(&exec_id) {
                 self.in_order.remove(&run.used);
+                self.datasets -= run.datasets();
             }
             if let Some(run) = before {
+                self.datasets += run.datasets();
                 self.in_order.insert(run.used, exec_id.clone());
                 self.runs.insert(exec_id, run);
             }
@@ -177,12 +185,18 @@ impl Runs {
     /// The run's id; where another job has it already, qualified by the job. (Airflow gave tasks of two DAGs one id.)
     fn exec_id(&self, event: &RunEvent, job: u64) -> String {
         let plain = identifier(&event.run_id);
+        let qualified = || {
+            // The last slash is the one before the name.
+            let name = event.name.replace('%', "%25").replace('/', "%2F");
+            identifier(&format!("{}/{}/{name}", event.run_id, event.namespace))
+        };
         match self.runs.get(&plain) {
-            Some(run) if run.job != job => identifier(&format!(
-                "{}/{}/{}",
-                event.run_id, event.namespace, event.name
-            )),
-            _ => plain,
+            Some(run) if run.job == job => plain,
+            Some(_) => qualified(),
+            // The other job's run may have been forgotten; this one keeps its id.
+            None => Some(qualified())
+                .filter(|qualified| self.runs.contains_key(qualified))
+                .unwrap_or(plain),
         }
     }
 
@@ -190,15 +204,18 @@ impl Runs {
         self.used += 1;
         run.used = self.used;
         self.in_order.insert(self.used, exec_id.to_owned());
+        self.datasets += run.datasets();
         let before = self.runs.insert(exec_id.to_owned(), run);
         if let Some(before) = &before {
             self.in_order.remove(&before.used);
+            self.datasets -= before.datasets();
         }
         self.note(exec_id.to_owned(), before);
-        while self.runs.len() > self.capacity
+        while (self.runs.len() > self.capacity || self.datasets > ALL_DATASETS_MAX)
             && let Some((_, oldest)) = self.in_order.pop_first()
         {
             let run = self.runs.remove(&oldest);
+            self.datasets -= run.as_ref().map_or(0, Run::datasets);
             self.note(oldest, run);
         }
     }
@@ -270,6 +287,12 @@ impl Run {
             resource: None,
             metrics: Some(metrics.0),
         }
+    }
+
+    /// Datasets whose statistics are kept.
+    fn datasets(&self) -> usize {
+        let sums = [&self.inputs, &self.outputs].into_iter();
+        sums.flat_map(|sums| &sums.0).map(BTreeMap::len).sum()
     }
 
     fn status(&mut self, event_type: Option<EventType>, sequence: i64) -> TaskStatus {

@@ -270,6 +270,61 @@ fn two_jobs_with_the_same_run_id_are_two_tasks() {
 }
 
 #[test]
+fn a_run_whose_id_another_job_has_keeps_its_own_id_when_that_run_is_forgotten() {
+    let mut told = Told(Runs::new(2));
+    let of = |kind, run: &str, job: &str| {
+        let event = event(kind, "2026-03-01T10:00:00Z");
+        with(
+            with(event, "/run/runId", json!(run)),
+            "/job/name",
+            json!(job),
+        )
+    };
+    told.take(&of("START", "run-1", "orders"));
+    told.take(&of("START", "run-1", "returns"));
+    told.take(&of("START", "run-2", "orders")); // forgets run-1 of orders
+    let end = told.take(&of("COMPLETE", "run-1", "returns"));
+    let end = (end.exec_id.as_str(), end.sequence, end.status);
+    assert_eq!(end, ("run-1/shop/returns", 1, Succeed));
+}
+
+#[test]
+fn the_ids_of_jobs_whose_names_have_slashes_stay_apart() {
+    let mut told = Told::new();
+    let mut exec_id = |namespace: &str, job: &str| {
+        let event = event("START", "2026-03-01T10:00:00Z");
+        let event = with(event, "/job/namespace", json!(namespace));
+        told.take(&with(event, "/job/name", json!(job))).exec_id
+    };
+    let ids = ["run-1", "run-1/a/b/c", "run-1/a/b%2Fc", "run-1/a/b%252Fc"];
+    let jobs = [("n", "j"), ("a/b", "c"), ("a", "b/c"), ("a", "b%2Fc")];
+    assert_eq!(jobs.map(|(namespace, job)| exec_id(namespace, job)), ids);
+}
+
+#[test]
+fn runs_of_very_many_datasets_are_forgotten_before_they_fill_the_memory() {
+    let mut told = Told(Runs::new(1_000_000));
+    let outputs: Vec<Value> = (0..1_000)
+        .map(|n| {
+            dataset(
+                &n.to_string(),
+                &json!({"outputStatistics": {"rowCount": 1}}),
+            )
+        })
+        .collect();
+    let event = with(
+        event("START", "2026-03-01T10:00:00Z"),
+        "/outputs",
+        json!(outputs),
+    );
+    for run in 0..300 {
+        let info = told.take(&with(event.clone(), "/run/runId", json!(run.to_string())));
+        assert_eq!(long(&info, "recordsOut"), Some(1_000));
+        assert_eq!(told.0.len(), 200.min(run + 1));
+    }
+}
+
+#[test]
 fn what_a_facet_told_once_holds_for_the_later_events_of_the_run() {
     let parent =
         json!({"run": {"runId": "dag-run"}, "job": {"namespace": "airflow", "name": "dag"}});

@@ -11,11 +11,8 @@ use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
 use self::lines::{Foreign, Line, Lines};
-use crate::json::{self, REPORT_MAX_BYTES, Sequences};
+use crate::json::{self, Faulty, REPORT_MAX_BYTES, Sequences};
 use crate::session::{PacedReports, Session, Setup};
-
-/// Maximum number of faults of a line that are logged one by one.
-const FAULTS_NAMED: usize = 100;
 
 /// What is published.
 #[derive(Clone, Debug, clap::Args)]
@@ -143,9 +140,11 @@ impl Publisher<'_> {
             };
             let read = match line {
                 Line::Whole(text) if text.trim_ascii().is_empty() => continue,
-                Line::Whole(text) => json::read(&text, Some(&mut sequences))
-                    .map_err(|faults| Vec::from_iter(faults.iter().map(ToString::to_string))),
-                Line::TooLong => Err(vec![format!("longer than {REPORT_MAX_BYTES} bytes")]),
+                Line::Whole(text) => json::read(&text, Some(&mut sequences)),
+                Line::TooLong => {
+                    let reason = format!("longer than {REPORT_MAX_BYTES} bytes");
+                    Err(Faulty::whole(reason))
+                }
                 Line::Foreign(foreign) => {
                     tracing::error!("{}", self.how_to_convert(foreign));
                     self.bad += 1;
@@ -164,7 +163,7 @@ impl Publisher<'_> {
                     }
                     handed_over = true;
                 }
-                Err(faults) => self.bad_line(number, &faults),
+                Err(faulty) => self.bad_line(number, &faulty),
             }
             self.done = number;
             let mut is_bad = self.bad > bad_before;
@@ -199,7 +198,7 @@ impl Publisher<'_> {
     fn name_too_large(&mut self) -> Vec<usize> {
         let mut lines = Vec::new();
         for refused in self.reports.take_too_large() {
-            self.bad_line(refused.number, &[refused.reason]);
+            self.bad_line(refused.number, &Faulty::whole(refused.reason));
             lines.push(refused.number);
         }
         lines
@@ -220,14 +219,13 @@ impl Publisher<'_> {
         );
     }
 
-    fn bad_line(&mut self, number: usize, faults: &[String]) {
+    fn bad_line(&mut self, number: usize, Faulty { faults, more }: &Faulty) {
         self.bad += 1;
-        for fault in faults.iter().take(FAULTS_NAMED) {
+        for fault in faults {
             tracing::error!("line {number}: {fault}");
         }
-        if faults.len() > FAULTS_NAMED {
-            let more = faults.len() - FAULTS_NAMED;
-            tracing::error!("line {number}: and {}", counted(more, "fault"));
+        if *more > 0 {
+            tracing::error!("line {number}: and {}", counted(*more, "fault"));
         }
     }
 

@@ -54,7 +54,9 @@ impl Partition {
     /// The report of an event; see [`Runs::take`].
     pub(super) fn take(&mut self, record: &BorrowedMessage<'_>) -> Result<Taken, Refused> {
         let written_ms = record.timestamp().to_millis();
-        self.newest_ms = self.newest_ms.max(written_ms);
+        // Of a clock that is ahead, the time would hide that of all later events.
+        let now_ms = Timestamp::now().as_millisecond();
+        self.newest_ms = self.newest_ms.max(written_ms.map(|ms| ms.min(now_ms)));
         let received = written_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
         let Some(event) = record.payload() else {
             return Err(Refused {
