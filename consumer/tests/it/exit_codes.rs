@@ -48,7 +48,7 @@ fn wrong_usage_ends_with_2_and_what_an_operator_has_to_change_with_78() {
         &["task", "exec-1"],
     ];
     let no_databases = [
-        "mysql://localhost/tasks",
+        "oracle://localhost/tasks",
         "tasks.db",
         "postgres://localhost/tasks?target_session_attrs=best",
     ];

@@ -17,8 +17,8 @@ const ABSENT: [&str; 4] = [
     "--database-url",
     "sqlite:/absent/tasks.db",
 ];
-const NO_DATABASE: &str = "no database is given: add --database-url sqlite:FILE or --database-url \
-                           postgres://USER@HOST/NAME, or set DATABASE_URL";
+const NO_DATABASE: &str = "no database is given: add --database-url sqlite:FILE, --database-url \
+                           postgres://USER@HOST/NAME or --database-url mysql://USER@HOST/NAME, or set DATABASE_URL";
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()

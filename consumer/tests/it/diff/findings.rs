@@ -218,7 +218,7 @@ async fn databases_of_other_topics_or_ranges_cannot_be_compared() {
     says(a, a, &[], "one database");
     says(
         a,
-        "mysql://root@localhost/x",
+        "oracle://root@localhost/x",
         &[],
         "B must begin with sqlite:",
     );
