@@ -1,4 +1,4 @@
-//! Sends reports whose senders each wait for the acknowledgement, as requests do. Never waits for room: the callers
+//! Sends reports, and gives each caller the acknowledgement of its report. Never waits for room in the queue: callers
 //! bound what is under way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,10 +60,23 @@ impl Unsent {
     }
 }
 
+/// A report in librdkafka's queue, counted as waiting until this is dropped: a caller may give it up.
+pub(crate) struct Queued {
+    /// Its result comes here.
+    result: oneshot::Receiver<Delivered>,
+    waiting: metrics::Gauge,
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.waiting.decrement(1.0);
+    }
+}
+
 /// A report on its way.
 pub(crate) enum Sent {
-    /// Its result comes here.
-    Together(oneshot::Receiver<Delivered>),
+    /// In a batch with others.
+    Together(Queued),
     /// It may be larger than the topic takes, so it has yet to be sent in a batch of its own: key and value.
     Alone(Vec<u8>, Vec<u8>),
     /// Printed by a dry run.
@@ -194,22 +207,20 @@ impl AwaitedSender {
             .map_err(|error| self.judge(&self.together, &error, bytes))
     }
 
-    fn hand_over(
-        &self,
-        slot: &Slot,
-        key: &[u8],
-        value: &[u8],
-    ) -> Result<oneshot::Receiver<Delivered>, KafkaError> {
+    fn hand_over(&self, slot: &Slot, key: &[u8], value: &[u8]) -> Result<Queued, KafkaError> {
         if self.given_up.load(Ordering::Acquire) {
             return Err(KafkaError::Canceled);
         }
-        let (result, outcome) = oneshot::channel();
-        let record = BaseRecord::with_opaque_to(&self.topic, Box::new(result))
+        let (give, result) = oneshot::channel();
+        let record = BaseRecord::with_opaque_to(&self.topic, Box::new(give))
             .key(key)
             .payload(value);
         slot.client()?.send(record).map_err(|(error, _)| error)?;
         self.waiting.increment(1.0);
-        Ok(outcome)
+        Ok(Queued {
+            result,
+            waiting: self.waiting.clone(),
+        })
     }
 
     /// As [`AwaitedReports::acknowledged`](crate::session::AwaitedReports::acknowledged).
@@ -217,7 +228,7 @@ impl AwaitedSender {
         let (key, value) = match sent {
             Sent::Printed => return Ok(()),
             Sent::Alone(key, value) => (key, value),
-            Sent::Together(outcome) => match self.outcome(outcome).await {
+            Sent::Together(queued) => match self.outcome(queued).await {
                 Ok(()) => return Ok(()),
                 Err(failed) => match failed.record {
                     None => return Err(self.judge(&self.together, &failed.error, 0)),
@@ -234,7 +245,7 @@ impl AwaitedSender {
         };
         let bytes = key.len() + value.len();
         let failed = match self.hand_over(&self.alone, &key, &value) {
-            Ok(outcome) => match self.outcome(outcome).await {
+            Ok(queued) => match self.outcome(queued).await {
                 Ok(()) => return Ok(()),
                 Err(failed) => failed.error,
             },
@@ -243,15 +254,15 @@ impl AwaitedSender {
         Err(self.judge(&self.alone, &failed, bytes))
     }
 
-    async fn outcome(&self, outcome: oneshot::Receiver<Delivered>) -> Delivered {
-        let delivered = outcome.await.unwrap_or_else(|_| {
+    async fn outcome(&self, mut queued: Queued) -> Delivered {
+        let delivered = (&mut queued.result).await.unwrap_or_else(|_| {
             // Its client was replaced.
             Err(Box::new(Failed {
                 error: KafkaError::Canceled,
                 record: None,
             }))
         });
-        self.waiting.decrement(1.0);
+        drop(queued);
         if delivered.is_ok() {
             self.sent.increment(1);
             self.observer.0.delivered.fetch_add(1, Ordering::Relaxed);
@@ -297,7 +308,7 @@ impl AwaitedSender {
         Unsent::Unavailable(what)
     }
 
-    /// Gives up what is not acknowledged yet; its senders learn so.
+    /// Gives up what is not acknowledged yet; its senders get an error.
     pub(crate) fn give_up(&self) {
         self.given_up.store(true, Ordering::Release);
         for slot in [&self.together, &self.alone] {
