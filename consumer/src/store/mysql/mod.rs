@@ -90,7 +90,7 @@ async fn make_tables(connected: &mut Connected) -> Result<(), StoreError> {
         (*name, AssertSqlSafe(sql).into_sql_str())
     });
     let mut migrator = migrator(texts);
-    // Its lock is taken here, so that what a dead program left can be cleared first.
+    // The lock is taken here, because an unfinished migration has to be cleared under it first.
     migrator.set_locking(false);
     let connection = &mut connected.connection;
     let applied = match connection
@@ -135,12 +135,15 @@ async fn make_tables(connected: &mut Connected) -> Result<(), StoreError> {
         })
     };
     let made = made.await;
-    sqlx::raw_sql(UNLOCK).execute(connection).await?;
-    made
+    let unlocked = sqlx::raw_sql(UNLOCK).execute(connection).await;
+    // The first error says more than that of a lost connection.
+    made?;
+    unlocked?;
+    Ok(())
 }
 
-/// Forgets that a program began a migration and ended in the middle of it: MySQL commits after each statement of it, and
-/// each can run again.
+/// Removes the mark of a migration that was begun and not finished. It can run again: MySQL commits after each of its
+/// statements, and each may be repeated.
 async fn clear_unfinished(connection: &mut MySqlConnection) -> Result<(), StoreError> {
     let clear = "DELETE FROM _sqlx_migrations WHERE NOT success";
     match sqlx::raw_sql(clear).execute(connection).await {
