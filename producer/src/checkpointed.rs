@@ -38,6 +38,8 @@ const LAST_COMMIT: Duration = Duration::from_secs(2);
 /// Bytes and reports of a transaction; one step of the source may exceed them.
 const BATCH_MAX_BYTES: usize = 8 << 20;
 const BATCH_MAX_REPORTS: usize = 5_000;
+/// Characters of a key in a message.
+const KEY_SHOWN: usize = 64;
 
 /// Reports and checkpoints that belong together.
 #[derive(Default)]
@@ -58,6 +60,16 @@ impl Batch {
     pub(crate) fn checkpoint(&mut self, key: String, value: Option<Vec<u8>>) {
         self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
         self.checkpoints.insert(key, value);
+    }
+}
+
+impl Batch {
+    /// The key and the bytes of the largest checkpoint.
+    fn largest_checkpoint(&self) -> Option<(&str, usize)> {
+        let bytes = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len);
+        let each = self.checkpoints.iter();
+        each.map(|(key, value)| (key.as_str(), key.len() + bytes(value)))
+            .max_by_key(|(_, bytes)| *bytes)
     }
 }
 
@@ -286,7 +298,10 @@ impl Checkpointed {
         }
     }
 
-    /// Reads the topics' limits again after a refusal, and takes out what no longer fits.
+    /// Reads the topics' limits again after a refusal, and takes out the reports that no longer fit.
+    ///
+    /// # Errors
+    /// If a checkpoint does not fit: without it, its reports would come twice.
     async fn adapt(&mut self, batch: &mut Batch) -> anyhow::Result<()> {
         match self.limits.read_again().await {
             Err(error) if !error.is::<KafkaError>() => return Err(error),
@@ -303,6 +318,18 @@ impl Checkpointed {
             fits
         });
         self.refused += (before - batch.reports.len()) as u64;
+        let limit = self.limits.record_bytes(&self.checkpoints);
+        if let Some((key, bytes)) = batch.largest_checkpoint()
+            && bytes > limit
+        {
+            let key: String = key.chars().take(KEY_SHOWN).collect();
+            return Err(NeedsAttention(format!(
+                "the checkpoint of {key} has {bytes} bytes, more than the {limit} that {} takes; raise the topic's \
+                 max.message.bytes",
+                self.checkpoints
+            ))
+            .into());
+        }
         let bytes = self.limits.smallest();
         self.producer.fit_batches(bytes, &self.shutdown).await
     }

@@ -61,6 +61,15 @@ pub(super) fn complete(path: &Path) -> PathBuf {
     }
 }
 
+/// A path, or that of the complete log if the file was renamed to it.
+pub(super) fn present(path: &Path) -> PathBuf {
+    let renamed = complete(path);
+    match !path.exists() && renamed.exists() {
+        true => renamed,
+        false => path.to_owned(),
+    }
+}
+
 /// A name without what says how and whether the file is written.
 fn stem(name: &str) -> &str {
     let name = name.strip_suffix(IN_PROGRESS).unwrap_or(name);

@@ -42,7 +42,7 @@ use self::events::Event;
 use self::files::{Found, Log};
 pub(crate) use self::follow::FOLLOWED;
 use self::intake::{Halt, take_line, why_no_report};
-use self::lines::Line;
+use self::lines::{LINE_MAX_BYTES, Line};
 pub use self::options::Options;
 use self::reader::{Fault, Reader};
 use self::replay::{Ending, Pace, Replay};
@@ -52,6 +52,8 @@ use crate::session::{Session, Setup};
 const REPORTS_WAITING: usize = 16;
 /// Lines before the application's start. Spark writes it among the first ten.
 const LINES_BEFORE_START: u64 = 1_000;
+/// The same in bytes of text: two of the longest lines.
+const BYTES_BEFORE_START: usize = 2 * LINE_MAX_BYTES;
 
 /// Reads every log to its end, or until a signal comes, then waits for every acknowledgement and prints
 /// `sent 98 reports of 4 tasks from 3 logs, 2 bad lines`. With `--follow`, goes on until a signal comes. Returns whether all logs could be read and no line was bad.
@@ -184,7 +186,7 @@ struct Known {
     key: String,
     application: String,
     start_ms: i64,
-    /// It holds the application's start, or more lines than come before one.
+    /// It holds the application's start, or more than comes before one.
     is_certain: bool,
     /// Why it is not read any further.
     fault: Option<String>,
@@ -234,10 +236,10 @@ fn read_all(
 /// Finds the application and the attempt that a log belongs to.
 ///
 /// # Errors
-/// If `is_stopped`, which is asked before each line.
+/// If `is_stopped`, which is asked before each line and each piece of a file.
 fn identify(log: Log, is_stopped: &(impl Fn() -> bool + ?Sized)) -> Result<Known, Stopped> {
     let mut start = None;
-    let mut lines = 0;
+    let (mut lines, mut bytes) = (0, 0);
     let mut fault = None;
     if is_stopped() {
         return Err(Stopped);
@@ -246,7 +248,8 @@ fn identify(log: Log, is_stopped: &(impl Fn() -> bool + ?Sized)) -> Result<Known
     if let Some(first) = log.files.first()
         && let Ok(mut reader) = Reader::open(&first.path)
     {
-        let read = reader.read(|number, line| {
+        let mut buffer = reader::buffer();
+        let mut each = |number: u64, line: Line<'_>| {
             lines = number;
             if let Line::Whole(line) = line
                 && events::name(line) == Some("SparkListenerApplicationStart")
@@ -258,12 +261,23 @@ fn identify(log: Log, is_stopped: &(impl Fn() -> bool + ?Sized)) -> Result<Known
                 true => Err(Stopped),
                 false => Ok(()),
             }
-        });
-        if let Err(Fault::Damage(damage)) = read {
-            fault = Some(damage.to_string());
+        };
+        // A file without line feeds is as long as it likes.
+        while bytes <= BYTES_BEFORE_START {
+            match reader.read_piece(&mut buffer, &mut each) {
+                Ok(read) if read > 0 && !is_stopped() => bytes += read,
+                Err(Fault::Damage(damage)) => {
+                    fault = Some(damage.to_string());
+                    break;
+                }
+                Ok(_) | Err(_) => break,
+            }
         }
     }
-    let is_certain = start.is_some() || lines > LINES_BEFORE_START;
+    if is_stopped() {
+        return Err(Stopped);
+    }
+    let is_certain = start.is_some() || lines > LINES_BEFORE_START || bytes > BYTES_BEFORE_START;
     let name = log.name();
     let (application, attempt, start_ms) = match start {
         Some(start) => (start.id.unwrap_or(name), start.attempt, start.time),

@@ -1,6 +1,6 @@
 //! What all sources know of the logs: their checkpoints, who reads which, and the newest attempt of each application.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +12,9 @@ use super::reading::Step;
 
 /// A checkpoint whose log is not there is kept for this long: 30 days.
 const KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
+/// A checkpoint whose log is there is written again after this time, so that its age in the topic shows for how long the
+/// log was not there.
+const RENEWED_MS: i64 = KEPT_MS / 2;
 
 /// A source's number, and the path of a log.
 type Claim = (usize, PathBuf);
@@ -26,9 +29,16 @@ pub(super) struct Index {
 struct State {
     checkpoints: HashMap<String, Known>,
     /// Who reads the log that tells of an attempt, by the attempt's key.
-    readers: HashMap<String, Claim>,
+    readers: HashMap<String, Reader>,
     /// The start of the newest attempt, in milliseconds, by application.
     newest_ms: HashMap<String, i64>,
+    /// Sources that have not found all their logs yet.
+    searching: HashSet<usize>,
+}
+
+struct Reader {
+    claim: Claim,
+    application: String,
 }
 
 struct Known {
@@ -76,9 +86,11 @@ impl Index {
         let newest_ms = state.newest_ms.entry(application.to_owned()).or_default();
         *newest_ms = start_ms.max(*newest_ms);
         match state.readers.get(key) {
-            Some(other) if *other != claim => Some(other.1.clone()),
+            Some(other) if other.claim != claim => Some(other.claim.1.clone()),
             _ => {
-                state.readers.insert(key.to_owned(), claim);
+                let application = application.to_owned();
+                let reader = Reader { claim, application };
+                state.readers.insert(key.to_owned(), reader);
                 None
             }
         }
@@ -92,7 +104,11 @@ impl Index {
     /// A log has gone.
     pub(super) fn release(&self, key: &str, claim: &Claim) {
         let mut state = self.state();
-        if state.readers.get(key) == Some(claim) {
+        if state
+            .readers
+            .get(key)
+            .is_some_and(|reader| reader.claim == *claim)
+        {
             state.readers.remove(key);
         }
         if let Some(known) = state.checkpoints.get_mut(key) {
@@ -105,23 +121,53 @@ impl Index {
         self.state().newest_ms.get(application) > Some(&start_ms)
     }
 
-    /// The keys of checkpoints that are not needed any more; they are forgotten.
-    pub(super) fn expire(&self) -> Vec<String> {
+    /// A source is about to search for its logs.
+    pub(super) fn note_searching(&self, source: usize) {
+        self.state().searching.insert(source);
+    }
+
+    /// A source has found all its logs, and has [claimed](Self::claim) those with checkpoints.
+    pub(super) fn note_searched(&self, source: usize) {
+        self.state().searching.remove(&source);
+    }
+
+    /// What is to be written so that the topic keeps the checkpoints that are needed, and no others: by key, the same
+    /// checkpoint again where its log is there, `None` where the log was not there for long; those are forgotten. None of
+    /// them before all logs were searched for: a checkpoint whose log is there is needed, however old it is.
+    pub(super) fn upkeep(&self) -> Vec<(String, Option<Checkpoint>)> {
         let mut state = self.state();
         let State {
             checkpoints,
             readers,
             newest_ms,
+            searching,
         } = &mut *state;
-        let before_ms = now_ms() - KEPT_MS;
-        let expired: Vec<String> = checkpoints
-            .iter()
-            .filter(|(key, known)| known.seen_ms < before_ms && !readers.contains_key(*key))
-            .map(|(key, _)| key.clone())
+        let now_ms = now_ms();
+        let mut due = Vec::new();
+        checkpoints.retain(|key, known| {
+            let age_ms = now_ms.saturating_sub(known.seen_ms);
+            if readers.contains_key(key) {
+                // What is still on its way to the topic is not as old.
+                if age_ms > RENEWED_MS {
+                    known.seen_ms = now_ms;
+                    due.push((key.clone(), Some(known.checkpoint.clone())));
+                }
+                return true;
+            }
+            let is_needed = age_ms <= KEPT_MS || !searching.is_empty();
+            if !is_needed {
+                due.push((key.clone(), None));
+            }
+            is_needed
+        });
+        let followed: HashSet<&str> = readers
+            .values()
+            .map(|reader| reader.application.as_str())
             .collect();
-        checkpoints.retain(|key, _| !expired.contains(key));
-        newest_ms.retain(|_, start_ms| *start_ms >= before_ms);
-        expired
+        newest_ms.retain(|application, start_ms| {
+            now_ms.saturating_sub(*start_ms) <= KEPT_MS || followed.contains(application.as_str())
+        });
+        due
     }
 
     /// Notes that a log, or a line of one, could not be read.
@@ -136,4 +182,63 @@ impl Index {
 
 fn now_ms() -> i64 {
     Timestamp::now().as_millisecond()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(next: i64) -> Checkpoint {
+        Checkpoint {
+            next,
+            ..Checkpoint::default()
+        }
+    }
+
+    fn claim(index: &Index, key: &str, application: &str, start_ms: i64) {
+        let by = (0, PathBuf::from(format!("/logs/{key}")));
+        assert_eq!(index.claim(key, application, start_ms, by), None);
+    }
+
+    #[test]
+    fn old_checkpoints_expire_once_all_logs_were_searched_for_and_those_of_found_logs_are_renewed()
+    {
+        let index = Index::default();
+        let old_ms = now_ms() - 2 * KEPT_MS;
+        for (key, seen_ms) in [("there", old_ms), ("gone", old_ms), ("recent", now_ms())] {
+            index.insert(key.to_owned(), checkpoint(7), seen_ms);
+        }
+        for source in [0, 1] {
+            index.note_searching(source);
+        }
+        index.note_searched(1);
+        assert!(index.upkeep().is_empty());
+        claim(&index, "there", "application", 0);
+        assert_eq!(
+            index.upkeep(),
+            [("there".to_owned(), Some(checkpoint(7)))],
+            "its log is there, whatever the other source finds"
+        );
+        index.note_searched(0);
+        assert_eq!(index.upkeep(), [("gone".to_owned(), None)]);
+        assert!(index.upkeep().is_empty());
+        assert_eq!(index.checkpoint("there"), Some(checkpoint(7)));
+        assert_eq!(index.checkpoint("recent"), Some(checkpoint(7)));
+    }
+
+    #[test]
+    fn an_attempt_that_began_long_ago_is_replaced_as_long_as_a_log_of_its_application_is_there() {
+        let index = Index::default();
+        let old_ms = now_ms() - 2 * KEPT_MS;
+        claim(&index, "app/1", "app", old_ms);
+        claim(&index, "app/2", "app", old_ms + 1);
+        index.upkeep();
+        assert!(index.is_replaced("app", old_ms));
+        assert!(!index.is_replaced("app", old_ms + 1));
+        for key in ["app/1", "app/2"] {
+            index.release(key, &(0, PathBuf::from(format!("/logs/{key}"))));
+        }
+        index.upkeep();
+        assert!(index.state().newest_ms.is_empty());
+    }
 }

@@ -56,8 +56,8 @@ const STEPS_WAITING: usize = 16;
 const LINGER: Duration = Duration::from_millis(200);
 /// Threads that read.
 const SOURCES_MAX: usize = 16;
-/// How often to look for checkpoints that are not needed any more.
-const EXPIRE_INTERVAL: Duration = Duration::from_secs(3_600);
+/// How often to look for checkpoints that are old.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// How long to wait for the threads after a signal. One may hang in a filesystem that does not answer.
 const LAST_STEPS: Duration = Duration::from_secs(1);
 
@@ -148,7 +148,7 @@ async fn send(
     account: &mut Account,
 ) -> anyhow::Result<()> {
     let mut ticks = interval(Duration::from_secs(1));
-    let mut expire_at = Instant::now();
+    let mut keep_up_at = Instant::now() + UPKEEP_INTERVAL;
     loop {
         let step = tokio::select! {
             biased;
@@ -156,19 +156,11 @@ async fn send(
             step = given.recv() => step,
             _ = ticks.tick() => {
                 reports.settled();
-                if Instant::now() < expire_at {
+                if Instant::now() < keep_up_at {
                     continue;
                 }
-                expire_at = Instant::now() + EXPIRE_INTERVAL;
-                let mut batch = Batch::default();
-                let expired = index.expire();
-                if expired.is_empty() {
-                    continue;
-                }
-                for key in expired {
-                    batch.checkpoint(key, None);
-                }
-                if !reports.commit(&mut batch).await? {
+                keep_up_at = Instant::now() + UPKEEP_INTERVAL;
+                if !keep_up(reports, index).await? {
                     return Ok(());
                 }
                 continue;
@@ -197,6 +189,23 @@ async fn send(
             return Ok(());
         }
     }
+}
+
+/// Writes checkpoints again whose logs are still there, and removes those that are not needed any more. Returns whether
+/// it is done; a signal may come before.
+async fn keep_up(reports: &mut CheckpointedReports, index: &Index) -> anyhow::Result<bool> {
+    let mut batch = Batch::default();
+    let mut due = index.upkeep().into_iter().peekable();
+    while let Some((key, checkpoint)) = due.next() {
+        batch.checkpoint(key, checkpoint.as_ref().map(Checkpoint::to_bytes));
+        if batch.is_full() || due.peek().is_none() {
+            if !reports.commit(&mut batch).await? {
+                return Ok(false);
+            }
+            batch = Batch::default();
+        }
+    }
+    Ok(true)
 }
 
 impl Account {

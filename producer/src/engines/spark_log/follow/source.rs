@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
 
+use schemas::{IDENTIFIER_MAX_BYTES, identifier_bytes};
 use service::warn_of_change;
 
 use super::FOLLOWED;
@@ -76,11 +77,15 @@ struct Followed {
     is_named: bool,
     /// It was given up, as it was then.
     given_up: Option<Seen>,
+    /// When its application was last looked for.
+    identified: Instant,
+    /// When it may be looked for again: each time, the log is read from its start.
+    identify_at: Instant,
     identity: Option<Identity>,
     state: State,
 }
 
-/// Of which attempt a log tells.
+/// The attempt of an application that a log belongs to.
 #[derive(Clone)]
 struct Identity {
     key: String,
@@ -89,12 +94,17 @@ struct Identity {
 }
 
 enum State {
-    /// It is not known of which application it tells.
+    /// Its application is not known.
     New,
     /// It is not a log that can be followed.
     Refused,
     /// It was read up to its checkpoint, which took this long, or not at all.
-    Asleep { since: Instant, cost: Duration },
+    Asleep {
+        since: Instant,
+        cost: Duration,
+        /// The application's end was read, and the last reports are still to be sent.
+        has_ended: bool,
+    },
     Awake {
         reading: Box<Reading>,
         at_end: bool,
@@ -144,6 +154,7 @@ impl Source {
         manner: Manner,
         index: Arc<Index>,
     ) -> Self {
+        index.note_searching(number);
         Self {
             number,
             paths,
@@ -174,6 +185,9 @@ impl Source {
                 break;
             }
             self.count();
+            if looked && self.queue.is_empty() {
+                self.index.note_searched(self.number);
+            }
             if self.manner.until_ended && looked && self.all_have_ended() {
                 break;
             }
@@ -194,7 +208,7 @@ impl Source {
     fn look(&mut self, is_stopped: &dyn Fn() -> bool) -> bool {
         let mut all = true;
         for root in 0..self.paths.len() {
-            let path = self.paths[root].clone();
+            let path = files::present(&self.paths[root]);
             let found = match files::logs(&path, is_stopped) {
                 Ok(found) => found,
                 Err(error) => {
@@ -261,6 +275,8 @@ impl Source {
                 is_queued: false,
                 is_named: false,
                 given_up: None,
+                identified: Instant::now(),
+                identify_at: Instant::now(),
                 identity: None,
                 state: State::New,
             };
@@ -281,9 +297,6 @@ impl Source {
             if is_stuck {
                 followed.state = State::New;
             }
-            if matches!(followed.state, State::New) {
-                self.enqueue(&id);
-            }
         }
     }
 
@@ -291,8 +304,12 @@ impl Source {
     fn is_due(&self, followed: &Followed) -> bool {
         let quiet = followed.changed.elapsed();
         match &followed.state {
-            State::New => !followed.is_named && quiet >= QUIET,
-            // The log that told of the same attempt may have gone.
+            State::New => {
+                let has_changed = followed.changed > followed.identified;
+                let is_due = has_changed || (!followed.is_named && quiet >= QUIET);
+                is_due && Instant::now() >= followed.identify_at
+            }
+            // The other log of the same attempt may have gone.
             State::Refused => followed
                 .identity
                 .as_ref()
@@ -300,11 +317,17 @@ impl Source {
             State::Done => false,
             // Some filesystems do not show the length of a file that is open.
             State::Awake { .. } => true,
-            State::Asleep { since, cost } => {
+            State::Asleep {
+                since,
+                cost,
+                has_ended,
+            } => {
                 let is_new = followed.identity.is_some() && cost.is_zero();
                 let has_changed = followed.changed > *since;
                 let give_up = quiet >= self.manner.give_up_after && !self.is_given_up(followed);
-                let conclude = quiet >= QUIET && self.is_replaced(followed);
+                let is_over =
+                    *has_ended && (quiet >= ENDED_QUIET || followed.seen.is_quiet(ENDED_QUIET));
+                let conclude = is_over || (quiet >= QUIET && self.is_replaced(followed));
                 let rests = since.elapsed() < *cost * READ_AGAIN_FACTOR;
                 is_new || give_up || (!rests && (has_changed || conclude))
             }
@@ -449,23 +472,21 @@ impl Source {
         }
     }
 
-    /// Finds out of which attempt a log tells. Returns whether it is known, and nobody else reads it.
+    /// Finds the attempt that a log belongs to. Returns whether it is known, and no other log of it is read.
     fn identify(
         &mut self,
         id: &Path,
         followed: &mut Followed,
         is_stopped: &dyn Fn() -> bool,
     ) -> Result<bool, Stopped> {
-        let shown = followed.log.path.display();
+        let begun = Instant::now();
         let known = identify(followed.log.clone(), &is_stopped)?;
+        followed.identified = begun;
+        followed.identify_at = Instant::now() + begun.elapsed() * READ_AGAIN_FACTOR;
+        let shown = followed.log.path.display();
         if !known.is_certain {
             if let Some(fault) = known.fault {
-                if !followed.is_named {
-                    tracing::error!("{shown} {fault}");
-                }
-                self.index.note_fault();
-                followed.is_named = true;
-                followed.state = State::Refused;
+                self.refuse(followed, &fault);
             } else if followed.changed.elapsed() >= QUIET || followed.seen.is_quiet(QUIET) {
                 if !followed.is_named {
                     tracing::warn!(
@@ -475,6 +496,14 @@ impl Source {
                 }
                 followed.is_named = true;
             }
+            return Ok(false);
+        }
+        // It becomes the key of a record, which a topic takes only up to a length, and stays in memory.
+        if identifier_bytes(&known.key) > IDENTIFIER_MAX_BYTES {
+            let why = format!(
+                "is left out: the id of its application and attempt is longer than {IDENTIFIER_MAX_BYTES} bytes"
+            );
+            self.refuse(followed, &why);
             return Ok(false);
         }
         let identity = Identity {
@@ -510,8 +539,19 @@ impl Source {
         followed.state = State::Asleep {
             since: Instant::now(),
             cost: Duration::ZERO,
+            has_ended: false,
         };
         Ok(true)
+    }
+
+    /// Leaves a log out until it changes, and says why, once.
+    fn refuse(&self, followed: &mut Followed, why: &str) {
+        if !followed.is_named {
+            tracing::error!("{} {why}", followed.log.path.display());
+        }
+        self.index.note_fault();
+        followed.is_named = true;
+        followed.state = State::Refused;
     }
 
     /// Begins to read a log from its start. Returns whether there was room in memory, and something is to be read.
@@ -571,11 +611,13 @@ impl Source {
 
     fn send_to_sleep(&mut self, id: &Path, followed: &mut Followed) {
         self.awake.remove(id);
-        if let State::Awake { cost, .. } = followed.state {
+        if let State::Awake { reading, cost, .. } = &followed.state {
+            let (cost, has_ended) = (*cost, reading.has_ended());
             followed.is_named = true;
             followed.state = State::Asleep {
                 since: Instant::now(),
                 cost: cost.max(Duration::from_millis(1)),
+                has_ended,
             };
         }
     }

@@ -3,16 +3,23 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use schemas::TaskRunningInfo;
 
 use super::checkpoint::Checkpoint;
+use super::index::Index;
 use super::reading::{Reading, Step, Turn};
+use super::source::{Manner, Source};
 use crate::engines::spark_log::files;
 use crate::engines::spark_log::reader;
 use crate::engines::spark_log::replay::Pace;
 use crate::engines::spark_log::tests::{read_with, small};
+use crate::engines::spark_log::{BYTES_BEFORE_START, Stopped, identify};
 
 const PACE: Pace = Pace::Every(1_000);
 
@@ -321,4 +328,130 @@ fn other_options_after_a_restart_use_no_number_twice() {
     topic.read(&mut other, folder.path());
     topic.conclude(other);
     topic.assert_no_number_twice();
+}
+
+/// Follows the logs at these paths until all applications have ended; of so many sources, which share the memory, this is
+/// one. `each` gets every step.
+fn follow_to_the_end(
+    index: &Arc<Index>,
+    paths: Vec<PathBuf>,
+    sources: usize,
+    mut each: impl FnMut(&Step) + Send + 'static,
+) -> Vec<TaskRunningInfo> {
+    let manner = Manner {
+        pace: PACE,
+        poll_interval: Duration::from_millis(50),
+        give_up_after: Duration::from_secs(3_600),
+        until_ended: true,
+        sources,
+    };
+    let source = Source::new(0, paths, manner, index.clone());
+    let (stop, stopped) = mpsc::channel();
+    let (give, given) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        source.follow(&stopped, &mut |step| {
+            each(&step);
+            give.send(step).map_err(|_| Stopped)
+        });
+    });
+    let mut reports = Vec::new();
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        match given.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(step) => reports.extend(step.reports),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                drop(stop);
+                thread.join().unwrap();
+                panic!("goes on, after {reports:?}");
+            }
+        }
+    }
+    thread.join().unwrap();
+    reports
+}
+
+/// Writes the small log as another application's.
+fn application(path: &Path, id: &str) {
+    let text = fs::read_to_string(small("")).unwrap();
+    fs::write(path, text.replace("application_1700000000000_0001", id)).unwrap();
+}
+
+fn ended(reports: &[TaskRunningInfo]) -> usize {
+    let is_final = |report: &&TaskRunningInfo| report.status.is_final();
+    reports.iter().filter(is_final).count()
+}
+
+#[test]
+fn logs_that_had_to_make_room_before_their_ends_were_certain_are_concluded_too() {
+    let folder = tempfile::tempdir().unwrap();
+    application(&folder.path().join("a"), "application_1");
+    let index = Arc::new(Index::default());
+    let alone = ended(&follow_to_the_end(
+        &index,
+        vec![folder.path().join("a")],
+        1,
+        |_| (),
+    ));
+    assert!(alone > 0);
+
+    for number in 2..6 {
+        application(
+            &folder.path().join(format!("log-{number}")),
+            &format!("application_{number}"),
+        );
+    }
+    // With so many sources, each has one log in memory.
+    let reports = follow_to_the_end(&index, vec![folder.path().to_owned()], 512, |_| ());
+    assert_eq!(ended(&reports), 4 * alone);
+}
+
+#[test]
+fn a_log_whose_application_has_an_id_that_is_no_identifier_is_left_out_and_others_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = "x".repeat(3_000_000);
+    application(&folder.path().join("a"), &long);
+    application(&folder.path().join("b"), "application_1");
+    let index = Arc::new(Index::default());
+    let reports = follow_to_the_end(&index, vec![folder.path().to_owned()], 1, |step| {
+        assert_eq!(step.key, "application_1/1");
+    });
+    assert!(ended(&reports) > 0);
+    assert!(index.is_at_fault());
+    assert!(index.is_free(&format!("{long}/1")));
+}
+
+#[test]
+fn a_file_that_is_named_itself_goes_on_under_the_name_of_the_complete_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.inprogress");
+    application(&path, "application_1");
+    let named = vec![path.clone()];
+    let index = Arc::new(Index::default());
+    let reports = follow_to_the_end(&index, named.clone(), 1, move |_| {
+        if path.exists() {
+            fs::rename(&path, files::complete(&path)).unwrap();
+        }
+    });
+    assert!(ended(&reports) > 0);
+    // Nothing is left to send after a restart.
+    let restarted = Arc::new(Index::default());
+    let checkpoint = index.checkpoint("application_1/1").unwrap();
+    restarted.insert("application_1/1".to_owned(), checkpoint, 0);
+    assert_eq!(follow_to_the_end(&restarted, named, 1, |_| ()), []);
+}
+
+#[test]
+fn a_long_file_without_line_feeds_is_not_read_whole_to_find_its_application() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("junk");
+    fs::write(&path, r#"{"Event":"x"#).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let known = |bytes: usize| {
+        file.set_len(bytes as u64).unwrap();
+        identify(log(folder.path()), &|| false).unwrap()
+    };
+    assert!(!known(BYTES_BEFORE_START / 2).is_certain);
+    // It would take hours.
+    assert!(known(BYTES_BEFORE_START * 10_000).is_certain);
 }
