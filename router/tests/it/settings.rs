@@ -56,7 +56,7 @@ fn invalid_arguments_are_refused_at_once() {
             (&["dead-letters", "redrive", "--reason", "nosuch"], kinds),
             (
                 &list("--service", "nosuch"),
-                "[possible values: router, consumer]",
+                "[possible values: router, consumer, producer]",
             ),
             (
                 &["dead-letters", "list", "--source-partition=-1"],

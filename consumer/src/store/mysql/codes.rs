@@ -110,6 +110,10 @@ pub(in crate::store) const MEANINGS: &[(u16, Meaning, &str)] = &[
 
 /// What to do if a right is missing.
 const GRANTS: &str = "deploy/mysql/grants.sql has the rights that each role needs";
+/// What to do if a user is refused.
+const PASSWORD: &str = "MYSQL_PWD, MYSQL_PWD_FILE or DATABASE_URL gives the password";
+/// What to do without a database.
+const NO_DATABASE: &str = "create it with CREATE DATABASE, then run consumer migrate";
 /// What to do about the binary log.
 const BINLOG: &str =
     "set binlog_format to ROW or MIXED, or let the user set it: transactions are READ COMMITTED";
@@ -123,6 +127,8 @@ pub(super) fn judge(error: &(dyn DatabaseError + 'static)) -> Option<StoreError>
     Some(match number {
         _ if DENIED.contains(&number) => StoreError::Exit(format!("{message}; {GRANTS}")),
         NO_TABLE | 1054 => StoreError::Exit(format!("{message}; {OUTDATED}")),
+        1045 => StoreError::Exit(format!("{message}; {PASSWORD}")),
+        1049 => StoreError::Exit(format!("{message}; {NO_DATABASE}")),
         1665 => StoreError::Exit(format!("{message}; {BINLOG}")),
         _ => known
             .map_or(Permanent, |(_, meaning, _)| *meaning)

@@ -94,6 +94,10 @@ pub(in crate::store) const MEANINGS: &[(i32, &str, Meaning, &str)] = &[
     (26, "NOTADB", Permanent, "the file is not a database"),
 ];
 
+/// What to do if the file cannot be opened.
+const ABSENT: &str =
+    "check the path; consumer run and consumer migrate create the file, in a folder that exists";
+
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error() {
@@ -120,6 +124,9 @@ fn judge_code(code: i32, message: String) -> StoreError {
     let is_missing = |what: &str| message.contains(what);
     if code == 1 && (is_missing("no such table") || is_missing("no such column")) {
         return StoreError::Exit(format!("{message}; {OUTDATED}"));
+    }
+    if code & 0xFF == 14 {
+        return StoreError::Exit(format!("{message}; {ABSENT}"));
     }
     meaning(code).of(message)
 }

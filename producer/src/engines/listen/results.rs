@@ -193,14 +193,16 @@ impl Results {
             return (content_type, body).into_response();
         }
         let (status, detail) = match (self.received, self.first_bad()) {
-            (1, Some(why)) if self.is_too_large => (StatusCode::PAYLOAD_TOO_LARGE, why.to_owned()),
-            (1, Some(why)) => (StatusCode::BAD_REQUEST, why.to_owned()),
-            (_, why) => (
+            (1, Some((_, why))) if self.is_too_large => {
+                (StatusCode::PAYLOAD_TOO_LARGE, why.to_owned())
+            }
+            (1, Some((_, why))) => (StatusCode::BAD_REQUEST, why.to_owned()),
+            (_, first) => (
                 StatusCode::BAD_REQUEST,
                 format!(
                     "none of {} is acceptable; the first: {}",
                     counted(self.received, "report"),
-                    why.unwrap_or_default()
+                    first.map_or("", |(_, why)| why)
                 ),
             ),
         };
