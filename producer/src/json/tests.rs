@@ -88,7 +88,7 @@ fn numbers_of_reported_at_are_microseconds_and_other_units_are_named() {
         read(line.as_bytes(), Some(&mut Sequences::default()))
             .map(|info| info.reported_at)
             .map_err(|faults| {
-                let [fault] = &faults[..] else {
+                let [fault] = &faults.faults[..] else {
                     panic!("{faults:?}")
                 };
                 assert_eq!(fault.field, "reportedAt");
@@ -295,7 +295,7 @@ proptest! {
     #[test]
     fn any_bytes_are_a_report_or_name_a_fault(line in proptest::collection::vec(any::<u8>(), 0..200)) {
         if let Err(faults) = read(&line, Some(&mut Sequences::default())) {
-            prop_assert!(!faults.is_empty());
+            prop_assert!(!faults.faults.is_empty());
         }
     }
 
@@ -304,7 +304,7 @@ proptest! {
         let mut line = GOOD.as_bytes().to_vec();
         line[at] = with;
         if let Err(faults) = read(&line, Some(&mut Sequences::default())) {
-            prop_assert!(!faults.is_empty());
+            prop_assert!(!faults.faults.is_empty());
         }
     }
 }
