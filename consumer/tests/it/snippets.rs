@@ -60,6 +60,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "an address and a password of somebody's own",
     ),
     ("DATABASE_URL='postgres://", "an address of somebody's own"),
+    ("DATABASE_URL='mysql://", "as above"),
     (
         "-- Run by the owner of the tables",
         "consumer/tests/it/security runs it, with its roles",
