@@ -17,12 +17,14 @@ const WAIT: Duration = Duration::from_secs(180);
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn the_reports_of_jobs_of_flink_1_hold_what_its_own_rest_api_says() {
+    let _alone = service::testing::alone(); // a real engine takes all cores
     jobs_of(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn the_reports_of_jobs_of_flink_2_hold_what_its_own_rest_api_says() {
+    let _alone = service::testing::alone(); // a real engine takes all cores
     jobs_of(2).await;
 }
 

@@ -543,6 +543,7 @@ pub(crate) fn assert_runs_of_client(
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn each_event_of_openlineages_java_client_is_one_report() {
+    let _alone = service::testing::alone(); // a real engine takes all cores
     let serializer = "org.apache.kafka.common.serialization.StringSerializer";
     clients_runs_arrive("java", |lineage| {
         let Lineage { bootstrap, events, .. } = lineage;
@@ -557,6 +558,7 @@ async fn each_event_of_openlineages_java_client_is_one_report() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn each_event_of_openlineages_python_client_is_one_report() {
+    let _alone = service::testing::alone(); // a real engine takes all cores
     clients_runs_arrive("python", |lineage| {
         let Lineage { bootstrap, events, .. } = lineage;
         format!(
@@ -569,6 +571,7 @@ async fn each_event_of_openlineages_python_client_is_one_report() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn each_event_of_a_spark_application_with_openlineages_listener_is_one_report() {
+    let _alone = service::testing::alone(); // a real engine takes all cores
     let Some(lineage) = Lineage::make(4).await else {
         return;
     };

@@ -104,6 +104,7 @@ async fn events_arrive(name: &str, timeout: &str) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn each_event_of_openlineages_java_client_arrives_over_http_although_kafka_is_slow_or_away() {
+    let _alone = service::testing::alone(); // a real engine takes all cores
     events_arrive("java", "timeoutInMillis: 15000").await;
 }
 
@@ -111,5 +112,6 @@ async fn each_event_of_openlineages_java_client_arrives_over_http_although_kafka
 #[ignore = "heavy"]
 async fn each_event_of_openlineages_python_client_arrives_over_http_although_kafka_is_slow_or_away()
 {
+    let _alone = service::testing::alone(); // a real engine takes all cores
     events_arrive("python", "timeout: 15").await;
 }

@@ -15,6 +15,7 @@ const WAIT: Duration = Duration::from_secs(180);
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_said() {
+    let _alone = service::testing::alone(); // a real engine takes all cores
     let (Some(reports), Some(python)) = (Reports::make("spark-live").await, service("TEST_PYTHON"))
     else {
         return;
@@ -133,6 +134,7 @@ async fn after_a_spark_application_the_last_reports_hold_what_its_own_rest_api_s
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn sql_executions_and_a_streaming_query_are_reported_as_spark_lists_them() {
+    let _alone = service::testing::alone(); // a real engine takes all cores
     let (Some(reports), Some(python)) = (Reports::make("spark-live").await, service("TEST_PYTHON"))
     else {
         return;

@@ -107,6 +107,7 @@ fn next(answer: &Value) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn the_last_reports_of_queries_hold_what_trinos_own_list_says() {
+    let _alone = service::testing::alone(); // a real engine takes all cores
     let (Some(reports), Some(tool)) = (
         Reports::make("trino-live").await,
         service("TEST_TRINO_TOOL"),
