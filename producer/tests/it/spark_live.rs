@@ -183,8 +183,8 @@ async fn sql_executions_and_a_streaming_query_are_reported_as_spark_lists_them()
     })
     .await;
     let expected = ["RUNNING", "COMPLETED", "FAILED"].map(|status| count(&executions, status));
-    // A count, a failure, and a batch each of the streaming query.
-    assert!(expected[1] >= 4 && expected[2] == 1, "{executions}");
+    // A count, a failure, and the batches of the streaming query, which is stopped in one of them.
+    assert!(expected[1] >= 4 && expected[2] >= 1, "{executions}");
 
     let last_batch: i64 = last_batch.parse().unwrap();
     until("all is reported", WAIT, async || {
