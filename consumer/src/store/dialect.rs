@@ -5,40 +5,57 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemas::REPORTED_AT_MICROS;
 
 use crate::tables::{Kind, Table};
 
-/// A database's SQL where the standard leaves it open. `h` is the alias of the statement's table.
+/// A database's SQL where the standard leaves it open. `h` is the alias of the statement's table. Unless a database says
+/// otherwise, its times are integers of microseconds since 1970, so are its intervals, and JSON and arrays are text.
 pub(crate) trait Dialect: Sync {
     /// Begins a writing transaction.
     fn begin_write(&self) -> &'static str;
     /// Begins a read-only transaction with one snapshot: that of its first query, or a [named](Self::name_moment) one.
     fn begin_snapshot(&self, moment: Option<&str>) -> String;
     /// Settings of a transaction with small queries; may be empty.
-    fn query_settings(&self) -> &'static str;
+    fn query_settings(&self) -> &'static str {
+        ""
+    }
     /// Settings of a transaction that scans whole tables; may be empty.
     fn scan_settings(&self) -> &'static str;
     /// A query that names this transaction's snapshot (column `moment`), so that other sessions can share it while the
     /// transaction lasts.
-    fn name_moment(&self) -> Option<&'static str>;
+    fn name_moment(&self) -> Option<&'static str> {
+        None
+    }
 
     /// A time literal.
-    fn time(&self, time: Timestamp) -> String;
+    fn time(&self, time: Timestamp) -> String {
+        // Rounded down, as PostgreSQL does.
+        time.as_nanosecond().div_euclid(1_000).to_string()
+    }
     /// A time literal from microseconds since 1970, for any time that a report may have.
-    fn time_of(&self, micros: i64) -> String;
+    fn time_of(&self, micros: i64) -> String {
+        micros.to_string()
+    }
     /// The current time.
     fn now(&self) -> &'static str;
     /// Microseconds since 1970 of a time column; null if it has no finite time.
-    fn epoch_micros(&self, column: &str) -> String;
+    fn epoch_micros(&self, column: &str) -> String {
+        column.to_owned()
+    }
     /// RFC 3339 text of a time column, with microseconds; null for a time outside the years 1 to 9999.
     fn rfc3339(&self, column: &str) -> String;
     /// The condition that a column of this kind has an invalid value: a time outside the years 1 to 9999, or a value of
     /// another type. `None` if the database accepts no such value.
     fn is_unreadable(&self, column: &str, kind: Kind) -> Option<String>;
     /// Text of a JSON column.
-    fn json_text(&self, column: &str) -> String;
+    fn json_text(&self, column: &str) -> String {
+        column.to_owned()
+    }
     /// JSON text of an array column.
-    fn array_as_json(&self, column: &str) -> String;
+    fn array_as_json(&self, column: &str) -> String {
+        column.to_owned()
+    }
     /// The condition that a column equals one of the [texts](super::Value::Texts) or [integers](super::Value::Integers)
     /// of a parameter.
     fn is_one_of(&self, column: &str, parameter: &str) -> String;
@@ -51,17 +68,28 @@ pub(crate) trait Dialect: Sync {
     /// The largest of these values, none of them null.
     fn greatest(&self, values: &[&str]) -> String;
     /// A time plus a duration.
-    fn later(&self, time: &str, by: Duration) -> String;
+    fn later(&self, time: &str, by: Duration) -> String {
+        format!("({time} + {})", by.as_micros())
+    }
     /// The number of seconds between two times.
     fn seconds_between(&self, from: &str, to: &str) -> String;
     /// The interval between two times; null if either is null or infinite.
-    fn interval(&self, from: &str, to: &str) -> String;
+    fn interval(&self, from: &str, to: &str) -> String {
+        format!("({to} - {from})")
+    }
     /// An [interval](Self::interval) literal.
-    fn interval_of(&self, micros: i64) -> String;
+    fn interval_of(&self, micros: i64) -> String {
+        micros.to_string()
+    }
     /// The microseconds of an [interval](Self::interval).
-    fn interval_micros(&self, interval: &str) -> String;
+    fn interval_micros(&self, interval: &str) -> String {
+        interval.to_owned()
+    }
     /// The start of the period that contains a time, for periods of this length since 1970.
-    fn period_start(&self, time: &str, period: Duration) -> String;
+    fn period_start(&self, time: &str, period: Duration) -> String {
+        let micros = period.as_micros();
+        format!("({time} - ({time} % {micros} + {micros}) % {micros})")
+    }
     /// Text of a numeric expression that parses to the same double; not a number for null.
     fn number_text(&self, expression: &str) -> String;
     /// An aggregate that joins the texts of rows, one per line.
@@ -126,6 +154,13 @@ pub(crate) trait Dialect: Sync {
     fn walk(&self, table: Table) -> Walk;
     /// Settings of a session that removes expired rows; may be empty.
     fn expiry_settings(&self) -> &'static str;
+}
+
+/// The condition that a time is a number in the years 1 to 9999, the range of the contract. In SQLite, every text is greater
+/// than any number.
+pub(super) fn is_contracted(column: &str) -> String {
+    let (first, last) = (REPORTED_AT_MICROS.start(), REPORTED_AT_MICROS.end());
+    format!("{column} BETWEEN {first} AND {last}")
 }
 
 /// Microseconds of a duration, or the maximum if there are more.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use futures_util::{Stream, TryStreamExt};
+use sqlx::Column as _;
 
 use super::dialect::Dialect;
 use super::error::StoreError;
@@ -155,8 +157,27 @@ impl<T: Into<Value>> From<Option<T>> for Value {
 /// A row of a query's result.
 #[derive(Debug)]
 pub(crate) struct Row {
-    pub(super) columns: Arc<[String]>,
-    pub(super) values: Vec<Value>,
+    columns: Arc<[String]>,
+    values: Vec<Value>,
+}
+
+/// The rows of a query, by the values of each.
+pub(super) async fn rows_of<R: sqlx::Row, E: From<sqlx::Error>>(
+    mut found: impl Stream<Item = Result<R, sqlx::Error>> + Unpin,
+    values_of: impl Fn(&R) -> Result<Vec<Value>, E>,
+) -> Result<Vec<Row>, E> {
+    let (mut columns, mut rows) = (None, Vec::new());
+    while let Some(row) = found.try_next().await? {
+        let columns: &Arc<[String]> = columns.get_or_insert_with(|| {
+            let names = row.columns().iter();
+            names.map(|column| column.name().to_owned()).collect()
+        });
+        rows.push(Row {
+            columns: columns.clone(),
+            values: values_of(&row)?,
+        });
+    }
+    Ok(rows)
 }
 
 impl Row {

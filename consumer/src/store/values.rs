@@ -4,9 +4,10 @@ use schemas::Job;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
-use super::session::Value as Parameter;
+use super::error::StoreError;
+use super::session::{Session, Value as Parameter};
 use crate::row_format::{self, COUNTS, POSTGRES_EPOCH_MICROS, RowWriter, ValueSink, append_json};
-use crate::tables::Kind;
+use crate::tables::{Column, Kind, Table};
 
 /// The values of many rows, row by row.
 pub(super) struct Values {
@@ -108,8 +109,32 @@ impl<'a> ValueSink<'a> for Values {
     }
 }
 
+/// Inserts rows in PostgreSQL's binary COPY format, one by one.
+pub(super) async fn insert_each(
+    session: &mut dyn Session,
+    table: Table,
+    columns: &[&'static Column],
+    rows: &[Vec<u8>],
+) -> Result<(), StoreError> {
+    let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
+    let marks: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
+    let statement = format!(
+        "INSERT INTO {table} ({}) VALUES ({})",
+        names.join(", "),
+        marks.join(", ")
+    );
+    for row in rows {
+        let fields = columns.iter().zip(row_format::fields(row));
+        let values: Vec<Parameter> = fields
+            .map(|(column, field)| value_of_field(column.kind, field))
+            .collect();
+        session.execute(&statement, &values).await?;
+    }
+    Ok(())
+}
+
 /// A field of a row in PostgreSQL's format, as these databases store it.
-pub(super) fn value_of_field(kind: Kind, field: Option<&[u8]>) -> Parameter {
+fn value_of_field(kind: Kind, field: Option<&[u8]>) -> Parameter {
     let Some(bytes) = field else {
         return Parameter::Null;
     };

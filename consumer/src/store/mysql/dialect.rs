@@ -1,11 +1,6 @@
 //! MySQL's and MariaDB's SQL. Times are microseconds since 1970, and arrays are JSON, as in SQLite.
 
-use std::time::Duration;
-
-use jiff::Timestamp;
-use schemas::REPORTED_AT_MICROS;
-
-use crate::store::dialect::{Dialect, Walk};
+use crate::store::dialect::{Dialect, Walk, is_contracted};
 use crate::store::selection::list;
 use crate::tables::{Kind, Table};
 
@@ -40,33 +35,12 @@ impl Dialect for MySql {
         "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION READ ONLY".to_owned()
     }
 
-    fn query_settings(&self) -> &'static str {
-        ""
-    }
-
     fn scan_settings(&self) -> &'static str {
         self.unlimited
     }
 
-    fn name_moment(&self) -> Option<&'static str> {
-        None
-    }
-
-    fn time(&self, time: Timestamp) -> String {
-        // Rounded down, as PostgreSQL does.
-        time.as_nanosecond().div_euclid(1_000).to_string()
-    }
-
-    fn time_of(&self, micros: i64) -> String {
-        micros.to_string()
-    }
-
     fn now(&self) -> &'static str {
         "CAST(unix_timestamp(now(6)) * 1000000 AS signed)"
-    }
-
-    fn epoch_micros(&self, column: &str) -> String {
-        column.to_owned()
     }
 
     fn rfc3339(&self, column: &str) -> String {
@@ -86,14 +60,6 @@ impl Dialect for MySql {
             }
             Kind::I32 | Kind::I64 | Kind::F64 | Kind::Text => None,
         }
-    }
-
-    fn json_text(&self, column: &str) -> String {
-        column.to_owned()
-    }
-
-    fn array_as_json(&self, column: &str) -> String {
-        column.to_owned()
     }
 
     /// A session replaces the parameter by a list.
@@ -121,30 +87,9 @@ impl Dialect for MySql {
         format!("greatest({})", values.join(", "))
     }
 
-    fn later(&self, time: &str, by: Duration) -> String {
-        format!("({time} + {})", by.as_micros())
-    }
-
     /// The quotient of two integers would be a decimal of four digits.
     fn seconds_between(&self, from: &str, to: &str) -> String {
         format!("(({to} - {from}) / 1e6)")
-    }
-
-    fn interval(&self, from: &str, to: &str) -> String {
-        format!("({to} - {from})")
-    }
-
-    fn interval_of(&self, micros: i64) -> String {
-        micros.to_string()
-    }
-
-    fn interval_micros(&self, interval: &str) -> String {
-        interval.to_owned()
-    }
-
-    fn period_start(&self, time: &str, period: Duration) -> String {
-        let micros = period.as_micros();
-        format!("({time} - ({time} % {micros} + {micros}) % {micros})")
     }
 
     fn number_text(&self, expression: &str) -> String {
@@ -252,10 +197,4 @@ fn key(table: Table) -> &'static str {
         Table::Task => "task_id",
         Table::Progress | Table::Resource | Table::Metrics => "row_id",
     }
-}
-
-/// The condition that a time is in the years 1 to 9999, the range of the contract.
-fn is_contracted(column: &str) -> String {
-    let (first, last) = (REPORTED_AT_MICROS.start(), REPORTED_AT_MICROS.end());
-    format!("{column} BETWEEN {first} AND {last}")
 }

@@ -1,20 +1,19 @@
 //! A session, for everything except the consumer's own writing, [watched](Watch).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{FutureExt, TryStreamExt};
 use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Column as _, Connection, Row as _, TypeInfo, ValueRef};
+use sqlx::{AssertSqlSafe, Connection, Row as _, TypeInfo, ValueRef};
 
 use super::dialect::{MARIADB, MySql};
 use super::server::{Connected, Server};
 use super::watch::Watch;
-use crate::row_format::{self, RowWriter, ValueSink};
-use crate::store::session::EachRow;
-use crate::store::values::{value_of_field, write_array, write_integer};
+use crate::row_format::{RowWriter, ValueSink};
+use crate::store::session::{EachRow, rows_of};
+use crate::store::values::{insert_each, write_array, write_integer};
 use crate::store::{Dialect, Row, Selection, Session, StoreError, Value};
 use crate::tables::{Column, Kind, Table};
 
@@ -122,23 +121,8 @@ impl Session for MySqlSession {
         let Self {
             connection, watch, ..
         } = self;
-        let rows = async {
-            let mut columns: Option<Arc<[String]>> = None;
-            let (mut rows, mut found) = (Vec::new(), prepared(query, values).fetch(connection));
-            while let Some(row) = found.try_next().await? {
-                let columns = columns.get_or_insert_with(|| {
-                    let names = row.columns().iter();
-                    names.map(|column| column.name().to_owned()).collect()
-                });
-                let values = (0..row.len()).map(|place| value_of(&row, place));
-                rows.push(Row {
-                    columns: columns.clone(),
-                    values: values.collect::<Result<_, _>>()?,
-                });
-            }
-            Ok(rows)
-        };
-        watch.answer(rows).await
+        let found = prepared(query, values).fetch(connection);
+        watch.answer(rows_of(found, values_of)).await
     }
 
     async fn execute(&mut self, statement: &str, values: &[Value]) -> Result<u64, StoreError> {
@@ -195,21 +179,7 @@ impl Session for MySqlSession {
         columns: &[&'static Column],
         rows: &[Vec<u8>],
     ) -> Result<(), StoreError> {
-        let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
-        let marks: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
-        let statement = format!(
-            "INSERT INTO {table} ({}) VALUES ({})",
-            names.join(", "),
-            marks.join(", ")
-        );
-        for row in rows {
-            let fields = columns.iter().zip(row_format::fields(row));
-            let values: Vec<Value> = fields
-                .map(|(column, field)| value_of_field(column.kind, field))
-                .collect();
-            self.execute(&statement, &values).await?;
-        }
-        Ok(())
+        insert_each(self, table, columns, rows).await
     }
 
     async fn limit_queries(&mut self, limit: Duration) -> Result<(), StoreError> {
@@ -233,6 +203,10 @@ impl Session for MySqlSession {
 }
 
 /// Sums of integers are decimals.
+fn values_of(row: &MySqlRow) -> Result<Vec<Value>, sqlx::Error> {
+    (0..row.len()).map(|place| value_of(row, place)).collect()
+}
+
 fn value_of(row: &MySqlRow, place: usize) -> Result<Value, sqlx::Error> {
     let value = row.try_get_raw(place)?;
     if value.is_null() {

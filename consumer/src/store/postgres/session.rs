@@ -1,6 +1,5 @@
 //! A session, for everything except the consumer's own writing, [watched](Watch).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +12,7 @@ use super::dialect::Postgres;
 use super::server::Server;
 use super::watch::Watch;
 use crate::row_format;
-use crate::store::session::EachRow;
+use crate::store::session::{EachRow, rows_of};
 use crate::store::{Access, Dialect, Row, Selection, Session, StoreError, Value};
 use crate::tables::{Column, Table};
 
@@ -63,22 +62,8 @@ impl Session for PgSession {
 
     async fn select(&mut self, query: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
         let Self { connection, watch } = self;
-        let rows = async {
-            let mut columns: Option<Arc<[String]>> = None;
-            let (mut rows, mut found) = (Vec::new(), prepared(query, values).fetch(connection));
-            while let Some(row) = found.try_next().await? {
-                let columns = columns.get_or_insert_with(|| {
-                    let names = row.columns().iter();
-                    names.map(|column| column.name().to_owned()).collect()
-                });
-                rows.push(Row {
-                    columns: columns.clone(),
-                    values: values_of(&row)?,
-                });
-            }
-            Ok(rows)
-        };
-        watch.answer(rows).await
+        let found = prepared(query, values).fetch(connection);
+        watch.answer(rows_of(found, values_of)).await
     }
 
     async fn execute(&mut self, statement: &str, values: &[Value]) -> Result<u64, StoreError> {

@@ -1,11 +1,6 @@
 //! SQLite's SQL. Times are microseconds since 1970, and arrays are JSON.
 
-use std::time::Duration;
-
-use jiff::Timestamp;
-use schemas::REPORTED_AT_MICROS;
-
-use crate::store::dialect::{Dialect, Walk};
+use crate::store::dialect::{Dialect, Walk, is_contracted};
 use crate::store::selection::list;
 use crate::tables::{Kind, Table};
 
@@ -20,33 +15,12 @@ impl Dialect for Sqlite {
         "BEGIN".to_owned()
     }
 
-    fn query_settings(&self) -> &'static str {
-        ""
-    }
-
     fn scan_settings(&self) -> &'static str {
         ""
     }
 
-    fn name_moment(&self) -> Option<&'static str> {
-        None
-    }
-
-    fn time(&self, time: Timestamp) -> String {
-        // Rounded down, as PostgreSQL does.
-        time.as_nanosecond().div_euclid(1_000).to_string()
-    }
-
-    fn time_of(&self, micros: i64) -> String {
-        micros.to_string()
-    }
-
     fn now(&self) -> &'static str {
         "CAST(unixepoch('subsec') * 1000000 AS integer)"
-    }
-
-    fn epoch_micros(&self, column: &str) -> String {
-        column.to_owned()
     }
 
     fn rfc3339(&self, column: &str) -> String {
@@ -69,14 +43,6 @@ impl Dialect for Sqlite {
                 format!("NOT coalesce(json_valid({column}), true)")
             }
         })
-    }
-
-    fn json_text(&self, column: &str) -> String {
-        column.to_owned()
-    }
-
-    fn array_as_json(&self, column: &str) -> String {
-        column.to_owned()
     }
 
     fn is_one_of(&self, column: &str, parameter: &str) -> String {
@@ -108,29 +74,8 @@ impl Dialect for Sqlite {
         format!("max({})", values.join(", "))
     }
 
-    fn later(&self, time: &str, by: Duration) -> String {
-        format!("({time} + {})", by.as_micros())
-    }
-
     fn seconds_between(&self, from: &str, to: &str) -> String {
         format!("(({to} - {from}) / 1000000.0)")
-    }
-
-    fn interval(&self, from: &str, to: &str) -> String {
-        format!("({to} - {from})")
-    }
-
-    fn interval_of(&self, micros: i64) -> String {
-        micros.to_string()
-    }
-
-    fn interval_micros(&self, interval: &str) -> String {
-        interval.to_owned()
-    }
-
-    fn period_start(&self, time: &str, period: Duration) -> String {
-        let micros = period.as_micros();
-        format!("({time} - ({time} % {micros} + {micros}) % {micros})")
     }
 
     /// Only `quote` prints as many digits as a double needs.
@@ -193,11 +138,4 @@ impl Dialect for Sqlite {
     fn expiry_settings(&self) -> &'static str {
         ""
     }
-}
-
-/// The condition that a time is a number in the years 1 to 9999, the range of the contract. In SQLite, every text is greater
-/// than any number.
-fn is_contracted(column: &str) -> String {
-    let (first, last) = (REPORTED_AT_MICROS.start(), REPORTED_AT_MICROS.end());
-    format!("{column} BETWEEN {first} AND {last}")
 }

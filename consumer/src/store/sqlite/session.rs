@@ -11,9 +11,9 @@ use sqlx::{AssertSqlSafe, Column as _, Connection, Executor, Row as _, TypeInfo,
 
 use super::Files;
 use super::dialect::Sqlite;
-use crate::row_format::{self, RowWriter, ValueSink};
-use crate::store::session::EachRow;
-use crate::store::values::{value_of_field, write_array, write_integer};
+use crate::row_format::{RowWriter, ValueSink};
+use crate::store::session::{EachRow, rows_of};
+use crate::store::values::{insert_each, write_array, write_integer};
 use crate::store::{Dialect, Row, Selection, Session, StoreError, Value};
 use crate::tables::{Column, Kind, Table};
 
@@ -54,22 +54,8 @@ impl SqliteSession {
     }
 
     async fn rows(&mut self, query: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
-        let mut columns: Option<Arc<[String]>> = None;
-        let mut rows = Vec::new();
-        let mut found = prepared(query, values)?.fetch(&mut self.connection);
-        while let Some(row) = found.try_next().await? {
-            let columns = columns.get_or_insert_with(|| {
-                let names = row.columns().iter();
-                names.map(|column| column.name().to_owned()).collect()
-            });
-            rows.push(Row {
-                columns: columns.clone(),
-                values: (0..row.len())
-                    .map(|place| value_of(&row, place))
-                    .collect::<Result<_, _>>()?,
-            });
-        }
-        Ok(rows)
+        let found = prepared(query, values)?.fetch(&mut self.connection);
+        rows_of(found, values_of).await
     }
 }
 
@@ -157,21 +143,7 @@ impl Session for SqliteSession {
         columns: &[&'static Column],
         rows: &[Vec<u8>],
     ) -> Result<(), StoreError> {
-        let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
-        let marks: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
-        let statement = format!(
-            "INSERT INTO {table} ({}) VALUES ({})",
-            names.join(", "),
-            marks.join(", ")
-        );
-        for row in rows {
-            let fields = columns.iter().zip(row_format::fields(row));
-            let values: Vec<Value> = fields
-                .map(|(column, field)| value_of_field(column.kind, field))
-                .collect();
-            self.execute(&statement, &values).await?;
-        }
-        Ok(())
+        insert_each(self, table, columns, rows).await
     }
 
     async fn limit_queries(&mut self, limit: Duration) -> Result<(), StoreError> {
@@ -198,6 +170,10 @@ impl Session for SqliteSession {
     async fn close(self: Box<Self>) -> Result<(), StoreError> {
         Ok(self.connection.close().await?)
     }
+}
+
+fn values_of(row: &SqliteRow) -> Result<Vec<Value>, StoreError> {
+    (0..row.len()).map(|place| value_of(row, place)).collect()
 }
 
 fn value_of(row: &SqliteRow, place: usize) -> Result<Value, StoreError> {
