@@ -221,10 +221,10 @@ impl Engine for Coordinator {
         let known_for = known_since.map(|since| since.elapsed());
         let is_known = is_lost || mapping::has_last_counts(&info, known_for, Timestamp::now());
         if info.has_ended() && !is_known {
-            query.end = Some(End {
+            query.end = Some(Box::new(End {
                 known_since: known_since.unwrap_or_else(Instant::now),
                 query: info,
-            });
+            }));
             return Polled::Open(query);
         }
         let seen = Seen {

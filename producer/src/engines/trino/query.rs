@@ -25,7 +25,7 @@ pub(super) struct Query {
     /// Its last poll outlasted the interval.
     pub(super) is_slow: bool,
     /// Its end, which is not reported before its last counts are known.
-    pub(super) end: Option<End>,
+    pub(super) end: Option<Box<End>>,
 }
 
 /// How a query has ended, as known so far.
