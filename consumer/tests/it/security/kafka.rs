@@ -2,7 +2,7 @@
 
 use super::{
     AT_ONCE, As, CONSUMER, Guarded, Right, SECRET, Secured, WITHIN, assert_no_secrets, deployed,
-    password, quiet, reports, rights, without,
+    password, quiet, reports, rights, spark_log, without,
 };
 use futures_util::{StreamExt, stream};
 use schemas::topics::{
@@ -72,6 +72,10 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
     user("dead-letters")
         .ends("list", "router dead-letters list", 0)
         .await;
+    let followed = user("spark-log")
+        .ends("spark-log", &spark_log(folder, "local-1"), 0)
+        .await;
+    assert!(followed.contains("sent 1 report "), "{followed}");
 
     // One right less. For redrives, a later failure would hide an earlier one.
     let redrive = "router dead-letters redrive --all";
@@ -80,11 +84,13 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
     let run = format!("consumer run --database-url sqlite:{database}");
     let says_what_is_missing = async |right: Right| {
         let name = without(&right);
+        let follow = spark_log(folder, &name);
         let (line, code) = match right.user.as_str() {
             "engine" => (&*publish, 78),
             "router" => ("router --instance-id r", 78),
             "consumer" => (&*run, 78),
             "dead-letters" => (redrive, 78),
+            "spark-log" => (&*follow, 78),
             "router-audit" => ("router audit", 2),
             "consumer-audit" => (&*audit, 2),
             other => panic!("what does {other} do?"),
@@ -101,6 +107,19 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
             .unwrap_or_default();
         let resource = format!("--{} {}", right.resource, right.name.trim_end_matches('*'));
         let operation = format!("--operation {}", right.operation);
+        // Kafka refuses the transaction, and librdkafka does not say which topic is meant.
+        if right.user == "spark-log"
+            && right.name.ends_with("checkpoints")
+            && right.operation == "Write"
+            && right.resource == "topic"
+        {
+            assert!(
+                error.contains("allow this user to write the topics"),
+                "{}",
+                quiet(&log)
+            );
+            return;
+        }
         for message in [
             "kafka-acls.sh",
             &format!("User:{name} "),
@@ -114,13 +133,9 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
             );
         }
     };
-    // Not tried yet: the rights of `producer spark-log --follow`.
-    let tried = rights().into_iter();
-    let tried = Vec::from_iter(tried.filter(|right| right.user != "spark-log"));
-    let count = tried.len();
-    let missing = stream::iter(tried).map(says_what_is_missing);
+    let missing = stream::iter(rights()).map(says_what_is_missing);
     let checked = missing.buffer_unordered(AT_ONCE).count().await;
-    assert_eq!(checked, count);
+    assert_eq!(checked, rights().len());
     let redriven = user("dead-letters").ends("redrive", redrive, 0).await;
     assert!(redriven.contains("2 letters redriven"), "{redriven}");
     assert_no_secrets(folder);

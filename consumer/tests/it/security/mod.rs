@@ -195,6 +195,10 @@ impl Secured {
                     TASK_RUNNING_INFO_DEAD_LETTERS,
                     &[("max.message.bytes", "3000")],
                 ),
+                topic(
+                    "task-running-info-spark-log-checkpoints",
+                    &[("cleanup.policy", "compact")],
+                ),
             ],
         )
         .await;
@@ -368,6 +372,21 @@ fn reports(folder: &Path) -> String {
     };
     std::fs::write(&file, (0..3).map(line).collect::<String>()).unwrap();
     file.display().to_string()
+}
+
+/// Follows the log of a Spark application that has ended and has this id.
+fn spark_log(folder: &Path, id: &str) -> String {
+    let file = folder.join(format!("{id}.events"));
+    let log = format!(
+        "{{\"Event\":\"SparkListenerApplicationStart\",\"App Name\":\"a\",\"App ID\":\"{id}\",\
+         \"Timestamp\":1700000000000,\"User\":\"u\"}}\n\
+         {{\"Event\":\"SparkListenerApplicationEnd\",\"Timestamp\":1700000001000}}\n"
+    );
+    std::fs::write(&file, log).unwrap();
+    format!(
+        "producer spark-log {} --follow --until-ended",
+        file.display()
+    )
 }
 
 /// A PostgreSQL that accepts only TLS and passwords, except from its superuser.
