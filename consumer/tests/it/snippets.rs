@@ -73,6 +73,12 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "psql -c ",
         "the tables have to be in PostgreSQL: consumer/tests/it/audit",
     ),
+    (
+        "helm ",
+        "takes Kubernetes: deploy/chart-test checks the chart without",
+    ),
+    ("kubectl ", "as above"),
+    ("mkdir image", "takes Docker and a release build"),
     ("install -m 755 ", "takes systemd"),
     ("echo METRICS_LISTEN=", "takes systemd"),
     (
