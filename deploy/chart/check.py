@@ -131,6 +131,8 @@ def main(helm, programs, out):
             rights(name, resources, optional=further.get("strimzi", {}).get("optionalRights", False))
             alerts(name, resources, out)
             note(f"{name}: {len(resources)} resources")
+    long = run(helm, "template", "r" * 53, CHART, "--values", CHART / "examples/minimal.yaml", "--values", out / "operators.values.yaml")
+    consistent("a long name", [r for r in yaml.safe_load_all(long.stdout) if r])
     cluster = yaml.safe_load((CHART / "examples/cloudnativepg-cluster.yaml").read_text())
     valid("cloudnativepg-cluster.yaml", [cluster], KUBERNETES[-1], crds, missing)
     cluster_fits(cluster)
@@ -275,6 +277,11 @@ def consistent(name, resources):
     names = {(r["kind"], r["metadata"]["name"]) for r in resources}
     if len(names) != len(resources):
         fault(f"{name}: two resources have one kind and name")
+    if not names:
+        fault(f"{name}: nothing is rendered")
+    for kind, own in names:
+        if len(own) > (52 if kind == "CronJob" else 63):
+            fault(f"{name}: the name of {kind} {own} is too long")
     templates = list(pods(resources))
     for resource in resources:
         kind, spec, what = resource["kind"], resource.get("spec", {}), f"{name}: {resource['kind']} {resource['metadata']['name']}"
@@ -309,6 +316,10 @@ def consistent(name, resources):
                 fault(f"{what}: {count} of {kind} select it")
         if "selector" in resource["spec"] and not selects(resource["spec"]["selector"], template):
             fault(f"{what} does not select its own pods")
+        job = resource["spec"].get("jobTemplate", resource)["spec"]
+        for rule in job.get("podFailurePolicy", {}).get("rules", []):
+            if rule.get("onExitCodes", {}).get("containerName") not in {None} | {c["name"] for c in template["spec"]["containers"]}:
+                fault(f"{what}: podFailurePolicy names another container")
         volumes = {v["name"]: v for v in template["spec"].get("volumes", [])}
         for container in containers(template):
             if {m["name"] for m in container["volumeMounts"]} != set(volumes):

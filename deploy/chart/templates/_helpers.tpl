@@ -1,6 +1,7 @@
+{{- /* A CronJob's name has at most 52 characters. */ -}}
 {{- define "taskrunning.fullname" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
-{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" }}{{ end }}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 37 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 37 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
 {{- /* Labels that select the pods of a component; (list . "router"). */ -}}
