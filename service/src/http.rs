@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io::ErrorKind;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
@@ -33,12 +34,12 @@ pub struct HttpOptions {
     pub certificates: Vec<Certificate>,
 }
 
-/// A client of one server.
+/// A client of one server. Clones share its user and password.
 #[derive(Clone)]
 pub struct HttpClient {
     client: Client,
     base: Url,
-    credentials: Option<Credentials>,
+    credentials: Arc<RwLock<Option<Credentials>>>,
 }
 
 impl HttpClient {
@@ -76,7 +77,7 @@ impl HttpClient {
         Ok(Self {
             client: client.build().map_err(|error| error.to_string())?,
             base,
-            credentials,
+            credentials: Arc::new(RwLock::new(credentials)),
         })
     }
 
@@ -86,7 +87,7 @@ impl HttpClient {
         (is_loopback(&base) == is_loopback(&self.base)).then(|| Self {
             client: self.client.clone(),
             base,
-            credentials,
+            credentials: Arc::new(RwLock::new(credentials)),
         })
     }
 
@@ -101,8 +102,15 @@ impl HttpClient {
     }
 
     /// User and password of the requests.
-    pub fn credentials(&self) -> Option<&Credentials> {
-        self.credentials.as_ref()
+    pub fn credentials(&self) -> Option<Credentials> {
+        let credentials = self.credentials.read();
+        credentials.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces user and password, for this client and its clones.
+    pub fn set_credentials(&self, credentials: Option<Credentials>) {
+        let current = self.credentials.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = credentials;
     }
 
     /// A request for path segments below the base URL.
@@ -112,8 +120,8 @@ impl HttpClient {
         path: impl IntoIterator<Item = &'p str>,
     ) -> RequestBuilder {
         let request = self.client.request(method, self.url(path));
-        match &self.credentials {
-            Some((user, password)) => request.basic_auth(user, password.as_ref()),
+        match self.credentials() {
+            Some((user, password)) => request.basic_auth(user, password),
             None => request,
         }
     }
@@ -140,9 +148,9 @@ impl HttpClient {
             url.query_pairs_mut().extend_pairs(fields);
         }
         let request = self.client.get(url);
-        match (token, &self.credentials) {
+        match (token, self.credentials()) {
             (Some(token), _) => request.bearer_auth(token),
-            (None, Some((user, password))) => request.basic_auth(user, password.as_ref()),
+            (None, Some((user, password))) => request.basic_auth(user, password),
             (None, None) => request,
         }
     }
@@ -245,6 +253,12 @@ pub enum HttpErrorKind {
     CutShort,
     /// The body exceeds the caller's limit.
     TooLarge,
+    /// The server's certificate is of an authority that this program does not know.
+    UnknownAuthority,
+    /// The server's certificate is not valid: not for this host name, or not at this time.
+    InvalidCertificate,
+    /// The server does not speak TLS.
+    NoTls,
     /// Any other error, such as an unknown host or too many redirects.
     Other,
 }
@@ -255,14 +269,25 @@ impl HttpError {
         let error = error.without_url();
         let mut causes = Vec::new();
         let mut refused = false;
+        let mut tls = None;
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(error) = cause {
             let io = error.downcast_ref::<std::io::Error>();
             refused |= io.is_some_and(|io| io.kind() == ErrorKind::ConnectionRefused);
-            causes.push(error.to_string());
+            match tls_fault(&error.to_string()) {
+                None => causes.push(error.to_string()),
+                // The causes of it are OpenSSL's, too.
+                Some((kind, meaning)) => {
+                    causes.push(meaning);
+                    tls = Some(kind);
+                    break;
+                }
+            }
             cause = error.source();
         }
-        let kind = if refused {
+        let kind = if let Some(kind) = tls {
+            kind
+        } else if refused {
             HttpErrorKind::Refused
         } else if error.is_timeout() {
             HttpErrorKind::Timeout
@@ -284,6 +309,33 @@ impl HttpError {
     }
 }
 
+/// What an error text of OpenSSL means: the kind, and a sentence. `None` for other errors.
+fn tls_fault(text: &str) -> Option<(HttpErrorKind, String)> {
+    if text.contains("wrong version number") || text.contains("http request") {
+        let meaning = "it does not speak TLS: is it an http:// address?";
+        return Some((HttpErrorKind::NoTls, meaning.to_owned()));
+    }
+    let (_, detail) = text.split_once("certificate verify failed")?;
+    let reason = detail
+        .rsplit_once('(')
+        .and_then(|(_, reason)| reason.split(')').next())
+        .unwrap_or("certificate verify failed");
+    let is_unknown = reason.contains("issuer certificate")
+        || reason.contains("self-signed")
+        || reason.contains("self signed")
+        || reason.contains("unable to verify");
+    Some(match is_unknown {
+        true => (
+            HttpErrorKind::UnknownAuthority,
+            format!("its certificate is not trusted ({reason})"),
+        ),
+        false => (
+            HttpErrorKind::InvalidCertificate,
+            format!("its certificate is not valid ({reason})"),
+        ),
+    })
+}
+
 impl fmt::Display for HttpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.causes.join(": "))
@@ -291,3 +343,44 @@ impl fmt::Display for HttpError {
 }
 
 impl std::error::Error for HttpError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_openssl_are_told_in_words() {
+        let of_openssl = |reason: &str| {
+            format!(
+                "error:0A000086:SSL routines:tls_post_process_server_certificate:certificate verify failed:\
+                 ../ssl/statem/statem_clnt.c:1889: ({reason})"
+            )
+        };
+        for (reason, kind) in [
+            (
+                "unable to get local issuer certificate",
+                HttpErrorKind::UnknownAuthority,
+            ),
+            (
+                "self-signed certificate in certificate chain",
+                HttpErrorKind::UnknownAuthority,
+            ),
+            ("self signed certificate", HttpErrorKind::UnknownAuthority),
+            (
+                "unable to verify the first certificate",
+                HttpErrorKind::UnknownAuthority,
+            ),
+            ("hostname mismatch", HttpErrorKind::InvalidCertificate),
+            ("certificate has expired", HttpErrorKind::InvalidCertificate),
+        ] {
+            let (found, meaning) = tls_fault(&of_openssl(reason)).unwrap();
+            assert_eq!(found, kind, "{reason}");
+            assert!(meaning.ends_with(&format!("({reason})")), "{meaning}");
+            assert!(!meaning.contains("SSL routines"), "{meaning}");
+        }
+        let plain = "error:0A00010B:SSL routines:ssl3_get_record:wrong version number:../ssl/record/ssl3_record.c:354:";
+        let (found, _) = tls_fault(plain).unwrap();
+        assert_eq!(found, HttpErrorKind::NoTls);
+        assert_eq!(tls_fault("connection reset by peer"), None);
+    }
+}

@@ -11,7 +11,9 @@ use crate::address::Address;
 use crate::backoff::Backoff;
 use crate::error::NeedsAttention;
 use crate::health::Health;
-use crate::http::{Certificate, HttpClient, HttpError, HttpOptions, Method, StatusCode};
+use crate::http::{
+    Certificate, HttpClient, HttpError, HttpErrorKind, HttpOptions, Method, StatusCode,
+};
 use crate::kafka::{KafkaOptions, REGISTRY_PREFIX, USER_INFO_INSTEAD};
 use crate::{repeats, warn_of_change};
 
@@ -244,7 +246,15 @@ impl Registry {
                 .header("Content-Type", "application/vnd.schemaregistry.v1+json")
                 .body(body.to_string());
         }
-        let no_response = |error: HttpError| self.away(&error.to_string());
+        let no_response = |error: HttpError| {
+            match error.kind {
+            HttpErrorKind::UnknownAuthority => self.away(&format!(
+                "{}; give the file of its root certificate by {CA} in --kafka-config, or by -X {CA}=FILE",
+                error.cause()
+            )),
+            _ => self.away(&error.to_string()),
+        }
+        };
         let response = self.0.send(request).await.map_err(no_response)?;
         let status = response.status();
         let bytes = response.body(BODY_MAX_BYTES).await.map_err(no_response)?;
@@ -342,9 +352,8 @@ mod tests {
         registry
     }
 
-    fn credentials(registry: &Registry) -> (&str, Option<&str>) {
-        let (user, password) = registry.0.credentials().unwrap();
-        (user, password.as_deref())
+    fn credentials(registry: &Registry) -> (String, Option<String>) {
+        registry.0.credentials().unwrap()
     }
 
     #[test]
@@ -358,11 +367,17 @@ mod tests {
         assert_eq!(config.get(URL), None);
         let registry = with(&of_file, None).unwrap().unwrap();
         assert_eq!(registry.shown(), "http://there:81/apis");
-        assert_eq!(credentials(&registry), ("ada", Some("a:b")));
+        assert_eq!(
+            credentials(&registry),
+            ("ada".to_owned(), Some("a:b".to_owned()))
+        );
         let given = options(Some("https://here/"), &[], file);
         let registry = with(&given, Some("eve:x")).unwrap().unwrap();
         assert_eq!(registry.shown(), "https://here");
-        assert_eq!(credentials(&registry), ("eve", Some("x")));
+        assert_eq!(
+            credentials(&registry),
+            ("eve".to_owned(), Some("x".to_owned()))
+        );
     }
 
     #[test]

@@ -57,7 +57,13 @@ pub(crate) struct Api {
     pub(crate) lists: &'static str,
     /// How to give a user and password, for those whom it answers 401.
     pub(crate) log_in: &'static str,
+    /// How to give the root certificate of an authority that this machine does not know.
+    pub(crate) trust: &'static str,
 }
+
+/// [`Api::trust`] of an adapter without an option for it. OpenSSL reads the variable.
+pub(crate) const TRUST_BY_ENVIRONMENT: &str =
+    "give the file of its root certificate by the environment variable SSL_CERT_FILE";
 
 /// What requests carry beside the user and password of the address.
 #[derive(Clone, Default)]
@@ -67,8 +73,6 @@ pub(crate) struct Access {
     /// A file with a bearer token, which takes the place of user and password. Read for each request, because tokens
     /// expire and are renewed.
     pub(crate) token_file: Option<Arc<PathBuf>>,
-    /// Root certificates beside the system's.
-    pub(crate) certificates: Vec<Certificate>,
 }
 
 impl Fault {
@@ -92,52 +96,66 @@ pub(crate) struct Rest {
     access: Access,
 }
 
-impl Rest {
-    /// `address` is that of the engine's UI in a browser. A path, such as that of a proxy, is kept.
+/// Makes the clients of a run, which share certificates and connections: each that reads the system's certificates takes
+/// 2 MB.
+#[derive(Default)]
+pub(crate) struct Clients {
+    /// Root certificates beside the system's.
+    certificates: Vec<Certificate>,
+    /// One for this machine's servers, and one for others, which may be behind a proxy.
+    made: Vec<HttpClient>,
+}
+
+impl Clients {
+    /// `certificates`: root certificates beside the system's.
+    pub(crate) fn trusting(certificates: Vec<Certificate>) -> Self {
+        let made = Vec::new();
+        Self { certificates, made }
+    }
+
+    /// A client of one server. `address` is that of the engine's UI in a browser. A path, such as that of a proxy, is kept.
     ///
     /// # Errors
     /// If it is not an HTTP address.
-    pub(crate) fn new(address: &Address, api: &'static Api) -> Result<Self, String> {
-        Self::with(address, api, Access::default())
-    }
-
-    /// [`new`](Self::new), whose requests carry `access`.
-    pub(crate) fn with(
+    pub(crate) fn rest(
+        &mut self,
         address: &Address,
         api: &'static Api,
         access: Access,
-    ) -> Result<Self, String> {
+    ) -> Result<Rest, String> {
         let (base, credentials) = base(address, api)?;
-        let options = HttpOptions {
-            response_timeout: RESPONSE_TIMEOUT,
-            connect_timeout: CONNECT_TIMEOUT,
-            follow_redirects: true,
-            user_agent: Some(concat!("producer/", env!("CARGO_PKG_VERSION"))),
-            certificates: access.certificates.clone(),
+        let mut made = self.made.iter();
+        let client = match made.find_map(|one| one.at(base.clone(), credentials.clone())) {
+            Some(client) => client,
+            None => {
+                let options = HttpOptions {
+                    response_timeout: RESPONSE_TIMEOUT,
+                    connect_timeout: CONNECT_TIMEOUT,
+                    follow_redirects: true,
+                    user_agent: Some(concat!("producer/", env!("CARGO_PKG_VERSION"))),
+                    certificates: self.certificates.clone(),
+                };
+                let client = HttpClient::new(base, credentials, options)?;
+                self.made.push(client.clone());
+                client
+            }
         };
-        let client = HttpClient::new(base, credentials, options)?;
-        Ok(Self {
+        Ok(Rest {
             client,
             api,
             access,
         })
     }
+}
 
+impl Rest {
     pub(crate) fn api(&self) -> &'static Api {
         self.api
     }
 
-    /// A client of another server of the same API, which shares this one's certificates. `None` if it cannot.
-    ///
-    /// # Errors
-    /// If it is not an HTTP address.
-    pub(crate) fn at(&self, address: &Address) -> Result<Option<Self>, String> {
-        let (base, credentials) = base(address, self.api)?;
-        let client = self.client.at(base, credentials);
-        Ok(client.map(|client| Self {
-            client,
-            ..self.clone()
-        }))
+    /// Takes over user and password of another client, for this one and its clones.
+    pub(crate) fn log_in_as(&self, other: &Self) {
+        self.client.set_credentials(other.client.credentials());
     }
 
     /// `host:port`.
@@ -254,7 +272,8 @@ impl Rest {
         if let Some((name, value)) = &self.access.header {
             request = request.header(*name, value);
         }
-        let response = self.client.send(request).await?;
+        let response = self.client.send(request).await;
+        let response = response.map_err(|error| self.no_response(error))?;
         let status = response.status();
         let redirected = match &response.redirected_to {
             Some(to) => format!(" after a redirect to {to}"),
@@ -277,6 +296,16 @@ impl Rest {
             return Err(Fault::Unusable(format!("it answers {status}{redirected}")));
         }
         Ok((response, redirected))
+    }
+
+    fn no_response(&self, error: HttpError) -> Fault {
+        let is_untrusted = error.kind == HttpErrorKind::UnknownAuthority;
+        match error.into() {
+            Fault::Unusable(why) if is_untrusted => {
+                Fault::Unusable(format!("{why}: {}", self.api.trust))
+            }
+            fault => fault,
+        }
     }
 
     fn unusable(&self, redirected: &str, page: bool, error: &serde_json::Error) -> Fault {
@@ -337,6 +366,9 @@ impl From<HttpError> for Fault {
             }
             HttpErrorKind::CutShort => Self::Unusable("its answer is cut short".to_owned()),
             HttpErrorKind::TooLarge => too_large(),
+            HttpErrorKind::UnknownAuthority
+            | HttpErrorKind::InvalidCertificate
+            | HttpErrorKind::NoTls => Self::Unusable(error.cause().to_owned()),
             HttpErrorKind::Other => Self::NoAnswer(error.cause().to_owned()),
         };
         match error.redirected_to {

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::polled::{self, WAIT};
 use crate::support::spark::{Adapter, App, Spark, ended, job};
 use crate::support::{Reports, number_before};
 use schemas::{TaskRunningInfo, TaskStatus};
-use service::testing::ANY_PORT;
+use serde_json::json;
+use service::testing::{ANY_PORT, until};
 
 /// The longest time between two reports of a task that follow each other.
 fn longest_gap(received: &[TaskRunningInfo]) -> Duration {
@@ -274,6 +276,50 @@ async fn addresses_that_a_file_gains_and_loses_are_followed_and_concluded() {
     for (id, received) in &received {
         assert_in_order(id, received);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_changes_in_the_file_is_used_from_the_next_poll_on() {
+    let spark = polled::Server::start().await;
+    let attempt = json!({"completed": false, "sparkUser": "ada",
+        "startTime": "2015-02-03T16:43:00.906GMT", "lastUpdated": "", "lastUpdatedEpoch": 0});
+    let list = json!([{"id": "app-1", "name": "test", "attempts": [attempt]}]);
+    let (path, jobs) = ("/api/v1/applications", "/api/v1/applications/app-1/jobs");
+    spark.answers.json(path, list);
+    spark.answers.json(jobs, json!([]));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("urls");
+    let write = |password: &str| {
+        let with_password = spark.url.replace("//", &format!("//ada:{password}@"));
+        // Of two lines with one address, the first counts.
+        let without = &spark.url;
+        std::fs::write(&file, format!("{with_password}\n{without}\n")).unwrap();
+    };
+    write("hunter2");
+    let urls = ["--urls-file", file.to_str().unwrap(), "--stay"];
+    let adapter = polled::Adapter::start("spark", &urls);
+    // ada:hunter2, ada:hunter3
+    for (password, sent) in [
+        ("hunter2", "Basic YWRhOmh1bnRlcjI="),
+        ("hunter3", "Basic YWRhOmh1bnRlcjM="),
+    ] {
+        write(password);
+        until(&format!("{password} is sent"), WAIT, async || {
+            let is_sent = |path| {
+                let headers = spark.answers.headers(path)?;
+                Some(headers.get("authorization")? == sent)
+            };
+            (is_sent(path)? && is_sent(jobs)?).then_some(())
+        })
+        .await;
+    }
+    let log = adapter.log();
+    assert!(
+        !log.contains("hunter") && !log.contains("was removed"),
+        "{log}"
+    );
+    let reports = adapter.reports();
+    assert!(reports.iter().all(|report| report.exec_id == "app-1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

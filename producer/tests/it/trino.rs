@@ -1,5 +1,8 @@
 //! `producer trino` against a made-up coordinator.
+//!
+//! Long because each fault of a coordinator has a test, and so have passwords, tokens and certificates.
 
+use std::path::Path;
 use std::process::Command;
 
 use axum::http::StatusCode;
@@ -7,6 +10,7 @@ use schemas::{MetricValue, TaskRunningInfo, TaskStatus};
 use serde_json::{Value, json};
 use service::testing::until;
 
+use crate::listen::Listening;
 use crate::support::polled::{Adapter, Answer, Answers, Server, WAIT, metric};
 use crate::support::text;
 
@@ -386,6 +390,73 @@ async fn requests_carry_the_user_the_password_or_the_newest_token() {
             adapter.logs("expected one word of ASCII characters").await;
         }
         assert!(!adapter.log().contains("hunter2"));
+    }
+}
+
+/// A certificate for localhost that is its own authority, and its key, in `folder`.
+fn certificate(folder: &Path) -> [String; 2] {
+    let made = Command::new("openssl")
+        .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
+        .args("-subj /CN=localhost -addext subjectAltName=DNS:localhost".split(' '))
+        .args(["-keyout", "key.pem", "-out", "certificate.pem"])
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    ["certificate.pem", "key.pem"].map(|name| folder.join(name).display().to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_tls_is_told_in_words_with_the_next_thing_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate, key] = certificate(folder.path());
+    let (certificate, key) = (certificate.as_str(), key.as_str());
+    // Any HTTPS server will do.
+    let server = ["--dry-run", "--tls-cert", certificate, "--tls-key", key];
+    let mut server = Listening::start(&server).await;
+    server.until_ready().await;
+    let by_number = server.origin.as_str();
+    let url = by_number.replace("127.0.0.1", "localhost");
+    let plain = Server::start().await;
+    let not_tls = plain.url.replace("http:", "https:");
+    let (url, not_tls) = (url.as_str(), not_tls.as_str());
+    let (untrusted, invalid, no_tls, reached) = (
+        "its certificate is not trusted (",
+        "its certificate is not valid (",
+        "it does not speak TLS: is it an http:// address?",
+        "it answers 404",
+    );
+    let ca_file = vec!["--ca-file", certificate];
+    let variable = vec![("SSL_CERT_FILE", certificate)];
+    for (engine, url, arguments, variables, texts) in [
+        ("trino", url, vec![], vec![], [untrusted, "by --ca-file"]),
+        ("trino", url, ca_file.clone(), vec![], [reached; 2]),
+        ("trino", by_number, ca_file, vec![], [invalid, "mismatch)"]),
+        (
+            "flink",
+            url,
+            vec![],
+            vec![],
+            [untrusted, "variable SSL_CERT_FILE"],
+        ),
+        ("flink", url, vec![], variable.clone(), [reached; 2]),
+        (
+            "spark",
+            url,
+            vec![],
+            vec![],
+            [untrusted, "variable SSL_CERT_FILE"],
+        ),
+        ("spark", url, vec![], variable, [reached; 2]),
+        ("spark", not_tls, vec![], vec![], [no_tls; 2]),
+    ] {
+        let arguments = [vec!["--url", url], arguments].concat();
+        let adapter = Adapter::start_with(engine, &arguments, &variables);
+        for text in texts {
+            adapter.logs(text).await;
+        }
+        let log = adapter.log();
+        assert!(!log.contains("SSL routines"), "{engine}: {log}");
     }
 }
 

@@ -35,7 +35,7 @@ use self::cluster::Cluster;
 pub use self::options::Options;
 use self::run::Run;
 use crate::polling::follow::{Follow, Settings};
-use crate::polling::rest::{Api, Rest};
+use crate::polling::rest::{Access, Api, Clients, TRUST_BY_ENVIRONMENT};
 use crate::polling::server::{Server, Servers};
 use crate::session::{Session, Setup};
 
@@ -50,6 +50,7 @@ const API: Api = Api {
     root: &["v1"],
     lists: "jobs",
     log_in: LOG_IN,
+    trust: TRUST_BY_ENVIRONMENT,
 };
 
 /// It serves files by the same paths, without a version.
@@ -59,6 +60,7 @@ const HISTORY_API: Api = Api {
     root: &[],
     lists: "jobs",
     log_in: LOG_IN,
+    trust: TRUST_BY_ENVIRONMENT,
 };
 
 /// Reports until every job has ended, with `--stay` until `setup.shutdown`. Prints `sent 42 reports of 4 tasks` when
@@ -68,9 +70,11 @@ const HISTORY_API: Api = Api {
 /// If the topic does not exist, a cluster never answered, it is not known how a job ended, or reports could not be
 /// delivered.
 pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
+    let mut clients = Clients::default();
     let mut servers = Servers::new(options.polls);
     let mut server = |address: &Address, api: &'static Api| {
-        let rest = Rest::new(address, api).map_err(WrongUsage)?;
+        let rest = clients.rest(address, api, Access::default());
+        let rest = rest.map_err(WrongUsage)?;
         Ok::<_, WrongUsage>(servers.add(rest))
     };
     let clusters = options.url.iter().map(|address| server(address, &API));

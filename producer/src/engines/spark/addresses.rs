@@ -18,7 +18,7 @@ use super::API;
 use super::follow::Address;
 use super::follower::Follower;
 use super::options::ADDRESSES_MAX;
-use crate::polling::rest::{Fault, Rest};
+use crate::polling::rest::{Access, Clients, Fault, Rest};
 use crate::polling::server::Servers;
 
 /// A larger file is refused.
@@ -100,6 +100,7 @@ fn parse(text: &[u8]) -> (Vec<address::Address>, Vec<(usize, String)>) {
 /// The addresses that are followed, each in a task of its own.
 pub(super) struct Addresses {
     follower: Arc<Follower>,
+    clients: Clients,
     servers: Servers,
     following: JoinSet<(String, Result<(), Fault>)>,
     /// Those of `--url`, as they are shown.
@@ -107,13 +108,12 @@ pub(super) struct Addresses {
     file: Option<UrlsFile>,
     /// The content of the file that `of_file` follows.
     content: Arc<Vec<address::Address>>,
-    /// Clients that others are made of.
-    clients: Vec<Rest>,
     /// Those of the file, as they are shown; until they are removed, even if nothing is left to follow there.
     of_file: BTreeMap<String, OfFile>,
 }
 
 struct OfFile {
+    rest: Rest,
     removed: CancellationToken,
     /// Since when the file lacks it.
     missing: Option<Instant>,
@@ -123,18 +123,19 @@ impl Addresses {
     /// Starts following those of `--url`.
     pub(super) fn new(
         follower: Arc<Follower>,
+        clients: Clients,
         servers: Servers,
         fixed: Vec<Rest>,
         file: Option<UrlsFile>,
     ) -> Self {
         let mut addresses = Self {
             follower,
+            clients,
             servers,
             following: JoinSet::new(),
             fixed: fixed.iter().map(Rest::shown).collect(),
             file,
             content: Arc::default(),
-            clients: Vec::new(),
             of_file: BTreeMap::new(),
         };
         for rest in fixed {
@@ -216,7 +217,8 @@ impl Addresses {
             one.missing.get_or_insert(now);
         }
         for address in content {
-            let rest = match self.rest(address) {
+            let rest = self.clients.rest(address, &API, Access::default());
+            let rest = match rest {
                 Ok(rest) => rest,
                 Err(fault) => {
                     tracing::warn!("{address}: {fault}");
@@ -225,10 +227,14 @@ impl Addresses {
             };
             let shown = rest.shown();
             if let Some(known) = self.of_file.get_mut(&shown) {
-                known.missing = None;
+                // Its user and password may be new. Of several lines with one address, the first counts.
+                if known.missing.take().is_some() {
+                    known.rest.log_in_as(&rest);
+                }
             } else if !self.fixed.contains(&shown) {
                 let removed = CancellationToken::new();
                 let new = OfFile {
+                    rest: rest.clone(),
                     removed: removed.clone(),
                     missing: None,
                 };
@@ -236,17 +242,6 @@ impl Addresses {
                 self.start(rest, removed);
             }
         }
-    }
-
-    fn rest(&mut self, address: &address::Address) -> Result<Rest, String> {
-        for client in &self.clients {
-            if let Some(rest) = client.at(address)? {
-                return Ok(rest);
-            }
-        }
-        let rest = Rest::new(address, &API)?;
-        self.clients.push(rest.clone());
-        Ok(rest)
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) use self::follow::FOLLOWED;
 use self::follower::{Follower, History};
 pub use self::options::Options;
 use self::standings::Standings;
-use crate::polling::rest::{Api, Rest};
+use crate::polling::rest::{Access, Api, Clients, Rest, TRUST_BY_ENVIRONMENT};
 use crate::polling::server::Servers;
 use crate::session::{Session, Setup};
 
@@ -52,6 +52,7 @@ const API: Api = Api {
     root: &["api", "v1", "applications"],
     lists: "applications",
     log_in: "give user and password in SPARK_URL or SPARK_HISTORY_URL",
+    trust: TRUST_BY_ENVIRONMENT,
 };
 
 /// Reports until every application has ended, with `--stay` until `setup.shutdown`. Prints `sent 42 reports of 4 tasks` when
@@ -61,8 +62,12 @@ const API: Api = Api {
 /// If the topic does not exist, an address never answered, the end of an application is not known, or reports could not be
 /// delivered.
 pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
-    let rest = |address: &address::Address| Rest::new(address, &API).map_err(WrongUsage);
-    let fixed = options.url.iter().map(rest);
+    let mut clients = Clients::default();
+    let mut rest = |address: &address::Address| {
+        let rest = clients.rest(address, &API, Access::default());
+        rest.map_err(WrongUsage)
+    };
+    let fixed = options.url.iter().map(&mut rest);
     let fixed = fixed.collect::<Result<Vec<Rest>, _>>()?;
     let file = options.urls_file.as_deref().map(UrlsFile::open);
     let file = file.transpose()?;
@@ -85,7 +90,7 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
         shutdown: setup.shutdown,
     });
 
-    let addresses = Addresses::new(follower.clone(), servers, fixed, file);
+    let addresses = Addresses::new(follower.clone(), clients, servers, fixed, file);
     let mut failed = addresses.follow().await?;
     if !follower.shutdown.is_cancelled() {
         failed.extend(follower.left_open());

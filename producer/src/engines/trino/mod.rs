@@ -31,7 +31,7 @@ use service::http::Certificate;
 use self::coordinator::{Coordinator, Run};
 pub use self::options::Options;
 use crate::polling::follow::{Follow, Settings};
-use crate::polling::rest::{Access, Api, Rest};
+use crate::polling::rest::{Access, Api, Clients};
 use crate::polling::server::Servers;
 use crate::session::{Session, Setup};
 
@@ -44,6 +44,7 @@ const API: Api = Api {
     root: &["v1", "query"],
     lists: "queries",
     log_in: "give user and password in TRINO_URL, a token by --token-file, or, if it asks for no password, a user by --user",
+    trust: "give the file of its root certificate by --ca-file",
 };
 
 /// The user of the requests where neither a user nor a token is given.
@@ -57,6 +58,7 @@ const USER: &str = "producer";
 /// delivered.
 pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
     let certificates = certificates(&options).map_err(WrongUsage)?;
+    let mut clients = Clients::trusting(certificates);
     let mut servers = Servers::new(options.polls);
     let mut coordinators = Vec::new();
     for address in &options.url {
@@ -71,10 +73,9 @@ pub async fn run(options: Options, setup: Setup) -> anyhow::Result<()> {
         let access = Access {
             header: user.clone().map(|user| (header, user)),
             token_file: options.token_file.clone().map(Arc::new),
-            certificates: certificates.clone(),
         };
         let user = user.or(credentials.map(|(user, _)| user));
-        let rest = Rest::with(address, &API, access).map_err(WrongUsage)?;
+        let rest = clients.rest(address, &API, access).map_err(WrongUsage)?;
         coordinators.push((servers.add(rest), user));
     }
 

@@ -8,6 +8,7 @@ const API: Api = Api {
     root: &["api", "v1", "applications"],
     lists: "applications",
     log_in: "give user and password in SPARK_URL",
+    trust: TRUST_BY_ENVIRONMENT,
 };
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,7 +30,7 @@ async fn answering(answer: Vec<u8>) -> Rest {
 }
 
 fn rest(url: &str) -> Rest {
-    Rest::new(&Address::http(url), &API).unwrap()
+    new(url).unwrap()
 }
 
 fn http(status: &str, kind: &str, body: &str) -> Vec<u8> {
@@ -38,6 +39,10 @@ fn http(status: &str, kind: &str, body: &str) -> Vec<u8> {
         body.len()
     )
     .into_bytes()
+}
+
+fn new(url: &str) -> Result<Rest, String> {
+    Clients::default().rest(&Address::http(url), &API, Access::default())
 }
 
 async fn fault(answer: Vec<u8>) -> Fault {
@@ -221,6 +226,6 @@ fn an_address_may_be_a_host_a_proxys_path_or_the_api_itself() {
             (shown, instance)
         );
     }
-    assert!(Rest::new(&Address::http("ftp://host"), &API).is_err());
-    assert!(Rest::new(&Address::http(""), &API).is_err());
+    assert!(new("ftp://host").is_err());
+    assert!(new("").is_err());
 }

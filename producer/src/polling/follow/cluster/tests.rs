@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::polling::follow::Settings;
-use crate::polling::rest::{Api, Rest};
+use crate::polling::rest::{Access, Api, Clients};
 use crate::polling::server::{Server, Servers};
 
 #[test]
@@ -99,8 +99,11 @@ fn a_thing_that_ends_while_the_list_is_read_is_not_followed_again() {
         root: &[],
         lists: "things",
         log_in: "",
+        trust: "",
     };
-    let rest = Rest::new(&Address::http("localhost:1"), &API).unwrap();
+    let address = Address::http("localhost:1");
+    let rest = Clients::default().rest(&address, &API, Access::default());
+    let rest = rest.unwrap();
     let settings = Settings {
         interval: Duration::ZERO,
         stay: false,
