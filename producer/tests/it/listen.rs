@@ -652,6 +652,31 @@ async fn reports_on_their_way_are_followed_although_their_client_goes_away_and_h
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_that_have_closed_their_sending_half_are_answered_once_kafka_has_their_reports() {
+    let Some(reports) = Reports::make("listen").await else {
+        return;
+    };
+    let listening = Listening::to(&reports, &[]).await;
+    let request = |sequence| {
+        let body = report("exec-1", sequence).to_string();
+        let length = body.len();
+        format!(
+            "POST /api/v1/reports HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    let requests: String = (0..3).map(request).collect();
+    let mut stream = listening.connect().await;
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3, "{answers}");
+    assert_eq!(sequences(&reports, "exec-1"), [0, 1, 2]);
+    listening.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_it_in_time_and_the_waiting_requests_are_answered() {
     let Some(reports) = Reports::make("listen").await else {
         return;
@@ -773,6 +798,13 @@ async fn an_open_address_needs_tokens_and_what_is_wrong_is_said_at_once() {
     assert_eq!(code, Some(78), "{log}");
     assert!(log.contains("line 1 is not `sha256:HEX NAME`"), "{log}");
     assert!(!log.contains("hunter2"), "{log}");
+    // Who may only read tasks may not report any.
+    for role in ["operator", "viewer=ada"] {
+        std::fs::write(&file, format!("sha256:{} {role}\n", "ab".repeat(32))).unwrap();
+        let (code, log) = run(&["127.0.0.1:0", "--tokens", file.to_str().unwrap()]);
+        assert_eq!(code, Some(78), "{log}");
+        assert!(log.contains("roles of `consumer serve`"), "{log}");
+    }
 }
 
 /// The block of the page in this language that begins so.

@@ -112,7 +112,9 @@ async fn answer(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
-        .max_buf_size(HEADER_BYTES);
+        .max_buf_size(HEADER_BYTES)
+        // A client may close its sending half after its last request, as `nc -N` does, and still read the answer.
+        .half_close(true);
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -124,5 +126,59 @@ async fn answer(
     };
     if let Err(error) = ended {
         tracing::debug!("the connection of {peer}: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_client_that_has_closed_its_sending_half_gets_every_answer() {
+        let (asked, answers) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
+        let (asks, answer) = (asked.clone(), answers.clone());
+        let slow = async move || {
+            asks.add_permits(1);
+            answer.notified().await;
+            "slow"
+        };
+        let router = Router::new()
+            .route("/slow", get(slow))
+            .route("/fast", get(async || "fast"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, None, router, stop.clone()));
+        let begin = async |request: &str| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            stream
+        };
+        let end = async |mut stream: TcpStream| {
+            let mut answer = String::new();
+            let read = timeout(WAIT, stream.read_to_string(&mut answer)).await;
+            read.unwrap().unwrap();
+            answer
+        };
+        let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let waiting = begin(&request("/slow")).await;
+        drop(timeout(WAIT, asked.acquire()).await.unwrap().unwrap());
+        // By the time that others have their answers, the server has seen that this client sends nothing more.
+        let three = begin(&request("/fast").repeat(3)).await;
+        assert_eq!(end(three).await.matches("fast").count(), 3);
+        answers.notify_one();
+        assert!(end(waiting).await.ends_with("slow"));
+        // Half a request has no answer but an error.
+        let half = begin("GET /fast HTTP/1.1\r\nHost: loc").await;
+        assert!(!end(half).await.contains("fast"));
+        stop.cancel();
+        timeout(WAIT, serving).await.unwrap().unwrap();
     }
 }

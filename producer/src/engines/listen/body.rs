@@ -10,6 +10,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use flate2::write::MultiGzDecoder;
 use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::problem::Problem;
@@ -20,6 +21,8 @@ const ROOM_BYTES: usize = 64 << 20;
 const REPORT_OVERHEAD_BYTES: usize = 512;
 /// Time limit for a body.
 const READ_LIMIT: Duration = Duration::from_secs(30);
+/// Compressed bytes that are decompressed at a time, to a megabyte at most. Other requests have their turn in between.
+const TURN_BYTES: usize = 1 << 10;
 /// How much of a refused body is still read, and for how long: many clients read no answer before they have sent all.
 const UNREAD_MAX_BYTES: usize = ROOM_BYTES;
 const UNREAD_LIMIT: Duration = Duration::from_secs(5);
@@ -100,10 +103,15 @@ pub(super) async fn read(
             if received > max_bytes {
                 return Err(too_large(max_bytes));
             }
-            decoder.feed(&chunk)?;
-            let bytes = decoder.text().bytes.len();
-            held.grow(bytes - charged)?;
-            charged = bytes;
+            for piece in chunk.chunks(TURN_BYTES) {
+                decoder.feed(piece)?;
+                let bytes = decoder.text().bytes.len();
+                held.grow(bytes - charged)?;
+                if bytes - charged > piece.len() {
+                    yield_now().await;
+                }
+                charged = bytes;
+            }
         }
         // A decompressor keeps the last ones until the end.
         let text = decoder.end()?;

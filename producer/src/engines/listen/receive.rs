@@ -17,7 +17,7 @@ use schemas::TaskRunningInfo;
 use service::http_server::{HostNames, Peer, Tokens, measure};
 use service::reloaded::Reloaded;
 use service::repeats;
-use tokio::task::yield_now;
+use tokio::task::{block_in_place, yield_now};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -43,6 +43,9 @@ pub(crate) const RECEIVED_BYTES: &str = "taskrunning_received_bytes_total";
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Bytes of a request that are read before other requests have their turn.
 const TURN_BYTES: usize = 64 << 10;
+
+/// Bytes of JSON that are parsed by a thread that also serves other requests. That takes some milliseconds at most.
+const BESIDE_MAX_BYTES: usize = 256 << 10;
 
 /// The state of all requests.
 pub(super) struct Server {
@@ -142,7 +145,7 @@ impl Server {
         let server = self.clone();
         let deliver = async move {
             let reports = server.reports.get().ok_or_else(failed)?;
-            let items = endpoint.items(format, &text)?;
+            let items = parse(text.len(), || endpoint.items(format, &text))?;
             let delivered = server.deliver(endpoint, reports, &items, held).await?;
             server.account(endpoint, &client, &delivered);
             Ok(delivered.answer(endpoint == Endpoint::LineageBatch))
@@ -225,7 +228,7 @@ impl Server {
         for ((index, info), outcome) in given.into_iter().zip(outcomes) {
             match outcome {
                 Ok(()) => {
-                    if endpoint != Endpoint::Reports && info.status.is_final() {
+                    if endpoint != Endpoint::Reports {
                         self.runs().delivered(&info);
                     }
                     results.acknowledged();
@@ -256,7 +259,7 @@ impl Server {
                 let why = format!("it is longer than {REPORT_MAX_BYTES} bytes");
                 return Given::Unsent(Unsent::TooLarge(why));
             }
-            return match json::read(item, None) {
+            return match parse(item.len(), || json::read(item, None)) {
                 Err(faults) => Given::Bad(faults),
                 Ok(info) => match send(&info) {
                     Ok(on_its_way) => Given::OnItsWay(on_its_way, Box::new(info)),
@@ -266,7 +269,7 @@ impl Server {
         }
         let bad = |refused: Refused| Given::Bad(Faulty::whole(refused.reason));
         // Not locked while an event of many megabytes is parsed.
-        let event = match Event::parse(item) {
+        let event = match parse(item.len(), || Event::parse(item)) {
             Ok(event) => event,
             Err(refused) => return bad(refused),
         };
@@ -317,5 +320,34 @@ impl Server {
             }
             tracing::debug!("{client} sends reports that are refused: {why}");
         }
+    }
+}
+
+/// Parses this many bytes. Other requests do not wait for many of them: tokio gives the thread's other tasks to another
+/// thread. (The [`Room`] bounds how many threads that takes.)
+fn parse<T>(bytes: usize, parse: impl FnOnce() -> T) -> T {
+    match bytes > BESIDE_MAX_BYTES {
+        true => block_in_place(parse),
+        false => parse(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn while_a_large_event_is_parsed_other_requests_go_on() {
+        let (goes_on, other) = mpsc::channel();
+        let parsing = tokio::spawn(async move {
+            parse(BESIDE_MAX_BYTES + 1, || {
+                // Another task of the only worker.
+                tokio::spawn(async move { goes_on.send(()) });
+                other.recv_timeout(Duration::from_secs(60))
+            })
+        });
+        assert_eq!(parsing.await.unwrap(), Ok(()));
     }
 }
