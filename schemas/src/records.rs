@@ -317,7 +317,9 @@ fn double_or_its_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64,
 pub mod timestamp {
     use std::fmt;
 
-    use jiff::{SignedDuration, Timestamp};
+    use jiff::Timestamp;
+    use jiff::civil::DateTime;
+    use jiff::fmt::temporal::Pieces;
     use serde::de::{self, Deserializer, Visitor};
     use serde::{Deserialize, Serializer};
 
@@ -325,6 +327,22 @@ pub mod timestamp {
     pub fn to_rfc3339(micros: i64) -> Option<String> {
         let timestamp = Timestamp::from_microsecond(micros).ok()?;
         Some(format!("{timestamp:.6}"))
+    }
+
+    /// Microseconds since 1970 of RFC 3339 text with an offset. Rounds down, so that a time before 1970 does not become later.
+    pub fn from_rfc3339(text: &str) -> Option<i64> {
+        let nanos = match text.parse::<Timestamp>() {
+            Ok(timestamp) => timestamp.as_nanosecond(),
+            // jiff's times end some hours before the year 9999 does.
+            Err(_) => {
+                let pieces = Pieces::parse(text).ok()?;
+                let offset = pieces.to_numeric_offset()?;
+                let local = DateTime::from_parts(pieces.date(), pieces.time()?);
+                let local = local.duration_since(DateTime::constant(1970, 1, 1, 0, 0, 0, 0));
+                local.as_nanos() - i128::from(offset.seconds()) * 1_000_000_000
+            }
+        };
+        i64::try_from(nanos.div_euclid(1_000)).ok()
     }
 
     /// Serialises as RFC 3339 text in human-readable formats if the time is in range, otherwise as the
@@ -359,12 +377,8 @@ pub mod timestamp {
                     .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(value), &self))
             }
             fn visit_str<E: de::Error>(self, value: &str) -> Result<i64, E> {
-                let timestamp: Timestamp = value
-                    .parse()
-                    .map_err(|_| E::invalid_value(de::Unexpected::Str(value), &self))?;
-                // Rounds down, so that a time before 1970 does not become later.
-                let since_1970 = SignedDuration::from_nanos_i128(timestamp.as_nanosecond());
-                i64::try_from(since_1970.as_nanos().div_euclid(1_000)).map_err(E::custom)
+                from_rfc3339(value)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Str(value), &self))
             }
         }
         deserializer.deserialize_any(TextOrMicros)

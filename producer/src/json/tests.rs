@@ -104,6 +104,10 @@ fn numbers_of_reported_at_are_microseconds_and_other_units_are_named() {
         reported_at("\"2025-11-29T22:18:05+08:00\""),
         Ok(1_764_425_885_000_000)
     );
+    assert_eq!(
+        reported_at("\"9999-12-31T23:59:59Z\""),
+        Ok(253_402_300_799_000_000)
+    );
     // Given explicitly.
     assert_eq!(reported_at("\"1970-01-01T00:00:01Z\""), Ok(1_000_000));
     let give = "give RFC 3339 text, or whole microseconds since 1970 as a number";

@@ -300,7 +300,7 @@ async fn what_is_no_event_is_a_dead_letter_and_the_rest_is_reported() {
         })
         .collect();
     let expected = [
-        (1, "job is missing or no object"),
+        (1, "job is missing"),
         (2, "eventTime yesterday is not a time as in RFC 3339"),
     ];
     assert_eq!(told_of, expected);

@@ -8,6 +8,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
+use schemas::REPORTED_AT_MICROS;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -336,10 +337,8 @@ impl Event {
                 )),
             };
         };
-        let run: Run<'_> =
-            object(Some(run)).ok_or_else(|| Refused::malformed("run is no object"))?;
-        let job: Job<'_> =
-            object(whole.job).ok_or_else(|| Refused::malformed("job is missing or no object"))?;
+        let run: Run<'_> = required_object(Some(run), "run")?;
+        let job: Job<'_> = required_object(whole.job, "job")?;
         let required = |raw, field: &str| {
             text_of(raw).ok_or_else(|| Refused {
                 kind: "BlankIdentifier",
@@ -516,6 +515,24 @@ fn object<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
     object.flatten()
 }
 
+/// As [`object`].
+///
+/// # Errors
+/// If it is none.
+fn required_object<'a, T: Deserialize<'a>>(
+    raw: Option<&'a RawValue>,
+    name: &str,
+) -> Result<T, Refused> {
+    let is_object = |raw: &RawValue| raw.get().starts_with('{');
+    object(raw).ok_or_else(|| {
+        Refused::malformed(match raw {
+            None => format!("{name} is missing"),
+            Some(raw) if is_object(raw) => format!("a field of {name} is given twice"),
+            Some(_) => format!("{name} is no object"),
+        })
+    })
+}
+
 /// `None` if it is no text, or blank.
 fn text_of(raw: Option<&RawValue>) -> Option<String> {
     let text: String = serde_json::from_str(raw?.get()).ok()?;
@@ -531,10 +548,19 @@ fn identifier_of(raw: Option<&RawValue>) -> Option<String> {
 fn micros(raw: &RawValue) -> Result<i64, Refused> {
     let text: Option<String> = serde_json::from_str(raw.get()).ok();
     let found = text.as_deref().unwrap_or(raw.get());
-    let time = text.as_deref().and_then(event_time::micros);
-    time.ok_or_else(|| {
+    let quoted = || {
         let found: String = found.chars().take(QUOTED_CHARS).collect();
-        let found = shown(&found);
-        Refused::malformed(format!("eventTime {found} is not a time as in RFC 3339"))
-    })
+        shown(&found)
+    };
+    match text.as_deref().and_then(event_time::micros) {
+        None => Err(Refused::malformed(format!(
+            "eventTime {} is not a time as in RFC 3339",
+            quoted()
+        ))),
+        Some(time) if !REPORTED_AT_MICROS.contains(&time) => Err(Refused {
+            kind: "TimeOutOfRange",
+            reason: format!("eventTime {} is outside the years 1 to 9999", quoted()),
+        }),
+        Some(time) => Ok(time),
+    }
 }

@@ -48,6 +48,10 @@ struct Run {
     /// A hash of the job's namespace and name.
     job: u64,
     next_sequence: i64,
+    /// The number after the highest that was delivered.
+    first_undelivered: i64,
+    /// Reports that were given, and of which it is not known yet whether they are delivered.
+    under_way: usize,
     has_started: bool,
     end: Option<End>,
     facts: Facts,
@@ -127,9 +131,9 @@ impl Runs {
             let reason = message;
             return Err(Refused { kind, reason });
         }
-        if !self.awaits
-            && let Some(end) = &mut run.end
-        {
+        if self.awaits {
+            run.under_way += 1;
+        } else if let Some(end) = &mut run.end {
             end.is_delivered = true;
         }
         self.put(&info.exec_id, run);
@@ -138,15 +142,19 @@ impl Runs {
 
     /// The report that [`take`](Self::take) gave was delivered: if it is of the run's end, another end does not count.
     pub(crate) fn delivered(&mut self, report: &TaskRunningInfo) {
-        if let Some(run) = self.runs.get_mut(&report.exec_id)
-            && let Some(end) = &mut run.end
-        {
+        let Some(run) = self.runs.get_mut(&report.exec_id) else {
+            return;
+        };
+        if let Some(end) = &mut run.end {
             end.is_delivered |= end.status == report.status;
         }
+        run.first_undelivered = run.first_undelivered.max(report.sequence + 1);
+        run.settle();
     }
 
     /// The report that [`take`](Self::take) gave was not delivered: the run has not ended by it, and its sequence is free
-    /// again, unless a later report of the run has been given.
+    /// again, unless a later report of the run was delivered. While one is under way, that is not known: the number is free
+    /// once none is.
     pub(crate) fn undelivered(&mut self, report: &TaskRunningInfo) {
         let Some(run) = self.runs.get_mut(&report.exec_id) else {
             return;
@@ -156,6 +164,7 @@ impl Runs {
         if run.next_sequence == report.sequence + 1 {
             run.next_sequence = report.sequence;
         }
+        run.settle();
     }
 
     /// From here on, changes can be rolled back.
@@ -286,6 +295,14 @@ impl Run {
             progress: None,
             resource: None,
             metrics: Some(metrics.0),
+        }
+    }
+
+    /// It is known of one report more whether it was delivered.
+    fn settle(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
+        if self.under_way == 0 {
+            self.next_sequence = self.next_sequence.min(self.first_undelivered);
         }
     }
 

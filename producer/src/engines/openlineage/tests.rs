@@ -218,6 +218,35 @@ fn an_end_whose_report_was_not_delivered_did_not_end_the_run() {
     });
 }
 
+#[test]
+fn the_numbers_of_reports_that_were_lost_together_are_given_again() {
+    let running = event("RUNNING", "2026-03-01T10:00:00Z");
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
+        let mut told = Told(Runs::with_acknowledgements(100));
+        let begun = told.take(&event("START", "2026-03-01T10:00:00Z"));
+        told.0.delivered(&begun);
+        let lost = [(); 3].map(|()| told.take(&running));
+        assert_eq!(lost[2].sequence, 3);
+        for index in order {
+            told.0.undelivered(&lost[index]);
+        }
+        assert_eq!(told.take(&running).sequence, 1, "{order:?}");
+    }
+    // The number of a lost report before one that was delivered is missing.
+    for is_first in [true, false] {
+        let mut told = Told(Runs::with_acknowledgements(100));
+        let [lost, delivered] = [(); 2].map(|()| told.take(&running));
+        if is_first {
+            told.0.undelivered(&lost);
+        }
+        told.0.delivered(&delivered);
+        if !is_first {
+            told.0.undelivered(&lost);
+        }
+        assert_eq!(told.take(&running).sequence, 2);
+    }
+}
+
 /// A client that waited for too long sends it again while the first report is still on its way.
 #[test]
 fn an_end_that_is_sent_again_before_it_is_delivered_ends_the_run_although_the_first_report_is_lost()
@@ -640,6 +669,14 @@ fn times_are_read_as_the_clients_write_them() {
         let expected: Timestamp = expected.parse().unwrap();
         assert_eq!(info.reported_at, expected.as_microsecond(), "{text}");
     }
+    // The first and the last second of the contract's years.
+    for (text, micros) in [
+        ("0001-01-01T00:00:00Z", -62_135_596_800_000_000),
+        ("9999-12-31T23:59:59Z", 253_402_300_799_000_000),
+        ("9999-12-31T22:59:59-01:00", 253_402_300_799_000_000),
+    ] {
+        assert_eq!(Told::new().take(&event("START", text)).reported_at, micros);
+    }
     let mut without = event("START", "");
     without.as_object_mut().unwrap().remove("eventTime");
     let info = Told::new().take(&without);
@@ -696,10 +733,21 @@ fn what_is_no_event_of_a_run_is_refused_with_the_place_and_changes_nothing() {
             "Malformed",
             "run is no object",
         ),
+        (whole("/job", json!(null)), "Malformed", "job is missing"),
         (
-            whole("/job", json!(null)),
+            whole("/job", json!(["orders"])),
             "Malformed",
-            "job is missing or no object",
+            "job is no object",
+        ),
+        (
+            time("2026-03-01T10:00:00Z").replace("\"run\":{", "\"run\":{\"runId\":\"secret\","),
+            "Malformed",
+            "a field of run is given twice",
+        ),
+        (
+            time("2026-03-01T10:00:00Z").replace("\"job\":{", "\"job\":{\"name\":\"secret\","),
+            "Malformed",
+            "a field of job is given twice",
         ),
         (
             whole("/run", json!({})),
@@ -734,7 +782,17 @@ fn what_is_no_event_of_a_run_is_refused_with_the_place_and_changes_nothing() {
         (
             time("-000100-01-01T00:00:00Z"),
             "TimeOutOfRange",
-            "reportedAt is outside the years 1 to 9999: -65322892800000000 µs since 1970",
+            "eventTime -000100-01-01T00:00:00Z is outside the years 1 to 9999",
+        ),
+        (
+            time("0000-12-31T23:59:59Z"),
+            "TimeOutOfRange",
+            "eventTime 0000-12-31T23:59:59Z is outside the years 1 to 9999",
+        ),
+        (
+            time("9999-12-31T23:59:59-01:00"),
+            "TimeOutOfRange",
+            "eventTime 9999-12-31T23:59:59-01:00 is outside the years 1 to 9999",
         ),
     ] {
         let refused = told.refuse(&text);
