@@ -1,4 +1,6 @@
 //! `producer flink` against a made-up JobManager and HistoryServer.
+//!
+//! Long because each fault of both has a test, and so have answers in the form of an old version.
 
 use std::path::Path;
 
@@ -232,6 +234,143 @@ async fn the_last_checkpoint_is_reported_although_flink_answers_with_older_count
         assert_eq!(metric(&last, "checkpointsCompleted"), completed, "{jid}");
         assert_eq!(times_asked(jid), times, "{jid}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_report_waits_for_parts_that_could_not_be_read_but_not_for_ever() {
+    let flink = cluster().await;
+    let answers = &flink.answers;
+    let failed = json!({"failed": 4});
+    list(
+        answers,
+        &["late", "never"].map(|jid| (jid, "FAILED", failed.clone())),
+    );
+    let path = |jid: &str, part: &str| format!("/jobs/{jid}/{part}");
+    for jid in ["late", "never"] {
+        let detail = job("STREAMING", "FAILED", json!({"FAILED": 2}));
+        answers.json(&format!("/jobs/{jid}"), detail);
+        answers.fail(&path(jid, "checkpoints"));
+        answers.fail(&path(jid, "exceptions"));
+    }
+    let mut adapter = adapter(&["--url", &flink.url]);
+    adapter.logs("job late at").await;
+    let counts = json!({"completed": 9, "failed": 1, "in_progress": 0});
+    answers.json(&path("late", "checkpoints"), json!({"counts": counts}));
+    let exceptions = json!({"entries": [{"exceptionName": "java.io.IOException"}]});
+    let exceptions = json!({"exceptionHistory": exceptions});
+    answers.json(&path("late", "exceptions"), exceptions);
+    assert!(adapter.ended().await.success(), "{}", adapter.log());
+    let exception = MetricValue::String("java.io.IOException".to_owned());
+    for (jid, completed, exception) in [
+        ("late", Some(MetricValue::Long(9)), Some(exception)),
+        ("never", None, None),
+    ] {
+        let last = adapter.last(jid);
+        assert_eq!((last.status, last.sequence), (TaskStatus::Failed, 0));
+        assert_eq!(metric(&last, "checkpointsCompleted"), completed, "{jid}");
+        assert_eq!(metric(&last, "failureException"), exception, "{jid}");
+    }
+    assert_eq!(answers.times_asked(&path("never", "checkpoints")), 3);
+}
+
+/// Answers in the form that Flink 1.9's documentation shows, and that people have recorded from 1.9 and 1.11: without a job
+/// type, the state INITIALIZING, what a slot holds, sizes of single checkpoints, and the names of exceptions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_flink_1_9_is_reported_with_all_that_it_tells() {
+    let flink = Server::start().await;
+    let answers = &flink.answers;
+    let states = |running: i64, failed: i64| {
+        json!({"CREATED": 0, "SCHEDULED": 0, "DEPLOYING": 0, "RUNNING": running, "FINISHED": 0, "CANCELING": 0,
+            "CANCELED": 0, "FAILED": failed, "RECONCILING": 0})
+    };
+    let overview = |state, running: i64, failed: i64| {
+        let tasks = json!({"total": 4, "created": 0, "scheduled": 0, "deploying": 0, "running": running, "finished": 0,
+            "canceling": 0, "canceled": 0, "failed": failed, "reconciling": 0});
+        json!({"jobs": [{"jid": "j1", "name": "secret", "state": state, "start-time": 1_000, "end-time": -1,
+            "duration": 4_000, "last-modification": 1_100, "tasks": tasks}]})
+    };
+    let detail = |state, running, failed| {
+        let vertex = |id, read, written| {
+            let metrics = json!({"read-bytes": read * 10, "read-bytes-complete": true, "write-bytes": written * 10,
+                "write-bytes-complete": true, "read-records": read, "read-records-complete": true,
+                "write-records": written, "write-records-complete": true});
+            json!({"id": id, "name": "secret", "parallelism": 2, "status": state, "start-time": 1_100, "end-time": -1,
+                "duration": 3_900, "tasks": states(running, failed), "metrics": metrics})
+        };
+        let node = |id, inputs: Option<Value>| {
+            let mut node = json!({"id": id, "parallelism": 2, "operator": "", "operator_strategy": "",
+                "description": "secret", "optimizer_properties": {}});
+            if let Some(inputs) = inputs {
+                node["inputs"] = inputs;
+            }
+            node
+        };
+        let input = json!([{"num": 0, "id": "a", "ship_strategy": "HASH", "exchange": "pipelined_bounded"}]);
+        json!({"jid": "j1", "name": "secret", "isStoppable": false, "state": state, "start-time": 1_000, "end-time": -1,
+            "duration": 4_000, "now": 5_000, "timestamps": {"CREATED": 1_000, "RUNNING": 1_100, "RESTARTING": 0,
+            "FAILING": 0, "FAILED": 0, "CANCELLING": 0, "CANCELED": 0, "FINISHED": 0, "SUSPENDED": 0, "RECONCILING": 0},
+            "vertices": [vertex("a", 0, 70), vertex("b", 60, 0)], "status-counts": states(2, 0),
+            "plan": {"jid": "j1", "name": "secret", "nodes": [node("b", Some(input)), node("a", None)]}})
+    };
+    let sizes = json!({"min": 1, "max": 9, "avg": 5});
+    let checkpoint = json!({"@class": "completed", "id": 38, "status": "COMPLETED", "is_savepoint": false,
+        "trigger_timestamp": 4_497, "latest_ack_timestamp": 4_500, "state_size": 8_077, "end_to_end_duration": 3,
+        "alignment_buffered": 0, "num_subtasks": 2, "num_acknowledged_subtasks": 2, "tasks": {},
+        "external_path": "<checkpoint-not-externally-addressable>", "discarded": false});
+    let checkpoints = json!({
+        "counts": {"restored": 0, "total": 38, "in_progress": 0, "completed": 37, "failed": 1},
+        "summary": {"state_size": sizes, "end_to_end_duration": sizes, "alignment_buffered": sizes},
+        "latest": {"completed": checkpoint, "savepoint": null, "failed": null, "restored": null},
+        "history": [checkpoint]});
+    let task_manager = json!({"id": "tm", "path": "akka.tcp://flink@h:1/user/taskmanager_0", "dataPort": 1,
+        "timeSinceLastHeartbeat": 1, "slotsNumber": 4, "freeSlots": 0,
+        "hardware": {"cpuCores": 4, "physicalMemory": 1, "freeMemory": 1, "managedMemory": 1}});
+    answers.json("/taskmanagers", json!({"taskmanagers": [task_manager]}));
+    answers.json("/taskmanagers/tm", task_manager);
+    answers.json("/jobs/overview", overview("RUNNING", 4, 0));
+    answers.json("/jobs/j1", detail("RUNNING", 2, 0));
+    answers.json("/jobs/j1/checkpoints", checkpoints);
+    let restarts = json!([{"id": "fullRestarts", "value": "2"}]);
+    answers.json("/jobs/j1/metrics", restarts);
+    let mut adapter = adapter(&["--url", &flink.url]);
+    let running = adapter
+        .reports_one("it is reported", |report| report.sequence == 1)
+        .await;
+    assert_eq!(running.status, TaskStatus::Running);
+    assert_eq!((&running.progress, &running.resource), (&None, &None));
+    assert_eq!(running.engine.running_tasks, 4);
+    for (name, value) in [
+        ("tasksTotal", 4),
+        ("tasksRunning", 4),
+        ("runningSince", 1_100),
+        ("recordsIn", 70),
+        ("bytesIn", 700),
+        ("recordsOut", 60),
+        ("bytesOut", 600),
+        ("restarts", 2),
+        ("checkpointsCompleted", 37),
+        ("checkpointsFailed", 1),
+        ("lastCheckpointAgeMs", 500),
+        ("lastCheckpointDurationMs", 3),
+        ("lastCheckpointStateBytes", 8_077),
+    ] {
+        let value = Some(MetricValue::Long(value));
+        assert_eq!(metric(&running, name), value, "{name}");
+    }
+    for absent in ["jobType", "pendingRecords", "lastCheckpointSizeBytes"] {
+        assert_eq!(metric(&running, absent), None, "{absent}");
+    }
+
+    answers.json("/jobs/overview", overview("FAILED", 0, 4));
+    answers.json("/jobs/j1", detail("FAILED", 0, 2));
+    let exceptions = json!({"root-exception": "secret", "timestamp": 4_900, "all-exceptions": [], "truncated": false});
+    answers.json("/jobs/j1/exceptions", exceptions);
+    assert!(adapter.ended().await.success(), "{}", adapter.log());
+    let last = adapter.last("j1");
+    assert_eq!(last.status, TaskStatus::Failed);
+    assert_eq!(metric(&last, "failureException"), None);
+    let all = format!("{:?}{}", adapter.reports(), adapter.log());
+    assert!(!all.contains("secret"), "{all}");
 }
 
 /// All runs of all application clusters with high availability have this job id.

@@ -41,6 +41,25 @@ pub(super) struct Parts {
     pub(super) exception: Option<String>,
 }
 
+/// The faults of parts that could not be read.
+pub(super) type Faults = Vec<(&'static str, Fault)>;
+
+impl Parts {
+    /// Adds what a later request has learnt.
+    pub(super) fn renew(&mut self, later: Self) {
+        let Self {
+            checkpoints,
+            restarts,
+            load,
+            exception,
+        } = later;
+        self.checkpoints = checkpoints.or(self.checkpoints.take());
+        self.restarts = restarts.or(self.restarts);
+        self.load = load.or(self.load);
+        self.exception = exception.or(self.exception.take());
+    }
+}
+
 /// Names of lag metrics by source, so that the list of names is not read in each poll.
 pub(super) type LagNames = HashMap<String, Vec<String>>;
 
@@ -67,7 +86,7 @@ pub(super) async fn parts(
     detail: &Detail,
     job_type: Option<JobType>,
     lag_names: &mut LagNames,
-) -> (Parts, Vec<(&'static str, Fault)>) {
+) -> (Parts, Faults) {
     let is_streaming = job_type == Some(JobType::Streaming);
     let runs = detail.state == "RUNNING";
     let (checkpoints, restarts, load, exception) = tokio::join!(
@@ -120,10 +139,7 @@ fn some<T>(answer: Result<T, Fault>) -> Result<Option<T>, Fault> {
 }
 
 /// `None` if the job has none.
-///
-/// # Errors
-/// If there is no usable answer.
-pub(super) async fn checkpoints(rest: &Rest, jid: &str) -> Result<Option<Checkpoints>, Fault> {
+async fn checkpoints(rest: &Rest, jid: &str) -> Result<Option<Checkpoints>, Fault> {
     some(rest.get(&["jobs", jid, "checkpoints"]).await)
 }
 

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::FOLLOWED;
 use super::answers::{Detail, Listed, Overview};
-use super::ask::{self, Parts};
+use super::ask::{self, Faults, Parts};
 use super::cluster::{Cluster, Summary};
 use super::job::{Job, Seen};
 use super::mapping::{self, JobType};
@@ -21,6 +21,9 @@ use crate::polling::server::Server;
 
 /// How long Flink answers with the same counts of checkpoints: the default of `web.refresh-interval`.
 const CHECKPOINTS_CACHED: Duration = Duration::from_secs(3);
+
+/// Pauses before the parts of an ended job that could not be read are requested again.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 
 impl Engine for Cluster {
     type Thing = Job;
@@ -92,8 +95,9 @@ impl Run {
             let poll = self.ask(&server.rest, &mut job);
             let polled = server.polls.run(share, interval, poll).await;
             job.is_slow = polled.slow;
-            if let Some((detail, mut parts)) = polled.output {
-                self.last_checkpoints(server, &job, &detail, &mut parts)
+            if let Some((detail, parts, faults)) = polled.output {
+                let parts = self
+                    .last_parts(server, &mut job, &detail, parts, faults)
                     .await;
                 return self.heard(cluster, job, &detail, &parts, &context);
             }
@@ -106,7 +110,10 @@ impl Run {
             return Polled::Open(job);
         }
         job.silence.go_on();
-        if let Some((detail, parts)) = self.ask_history(&mut job).await {
+        if let Some((history, (detail, parts, faults))) = self.ask_history(&mut job).await {
+            let parts = self
+                .last_parts(history, &mut job, &detail, parts, faults)
+                .await;
             return self.heard(cluster, job, &detail, &parts, &context);
         }
         if !job.silence.has_lasted(self.options.give_up_after) && !job.given_up {
@@ -152,7 +159,7 @@ impl Run {
     }
 
     /// Requests the job and its parts from its cluster. `None` if there is no job.
-    async fn ask(&self, rest: &Rest, job: &mut Job) -> Option<(Detail, Parts)> {
+    async fn ask(&self, rest: &Rest, job: &mut Job) -> Option<(Detail, Parts, Faults)> {
         let whose = format!("job {} at {}", job.jid, rest.shown());
         let detail = match ask::detail(rest, &job.jid).await {
             Ok(detail) => detail,
@@ -168,35 +175,49 @@ impl Run {
         let (parts, faults) = parts;
         let fault = (!faults.is_empty()).then(|| by_fault(&faults));
         job.complaint.change(&whose, fault);
-        Some((detail, parts))
+        Some((detail, parts, faults))
     }
 
-    /// Flink may have counted the checkpoints of a job before its end. They are requested once more when those counts
-    /// have expired; without an answer then, they stand. Takes no turn while it waits.
-    async fn last_checkpoints(
+    /// The parts for the final report of a job; for any other, these. They are requested again if some could not be read, or
+    /// if Flink may have counted the checkpoints before the job's end. Without an answer then, these stand. Takes no turn
+    /// while it waits.
+    async fn last_parts(
         &self,
         server: &Server,
-        job: &Job,
+        job: &mut Job,
         detail: &Detail,
-        parts: &mut Parts,
-    ) {
-        let since_end = mapping::since_end(detail);
-        let left = since_end.and_then(|since| CHECKPOINTS_CACHED.checked_sub(since));
-        let (Some(left), true) = (left, parts.checkpoints.is_some()) else {
-            return;
-        };
-        sleep(left).await;
-        let again = ask::checkpoints(&server.rest, &job.jid);
-        let interval = self.options.interval;
-        let again = server.polls.run(Share::Other, interval, again).await.output;
-        if let Ok(Some(checkpoints)) = again {
-            parts.checkpoints = Some(checkpoints);
+        mut parts: Parts,
+        mut faults: Faults,
+    ) -> Parts {
+        if !mapping::is_final(&detail.state) {
+            return parts;
         }
+        let since_end = mapping::since_end(detail);
+        let expires_in = since_end.and_then(|since| CHECKPOINTS_CACHED.checked_sub(since));
+        let mut expires_in = expires_in.filter(|_| parts.checkpoints.is_some());
+        let interval = self.options.interval;
+        let job_type = JobType::of(detail).or(job.job_type);
+        for pause in PAUSES {
+            let is_gone = faults.iter().any(|(_, fault)| *fault == Fault::Refused);
+            let is_complete = faults.is_empty() && expires_in.is_none();
+            if is_gone || is_complete {
+                break;
+            }
+            sleep(expires_in.unwrap_or(pause)).await;
+            let again = ask::parts(&server.rest, &job.jid, detail, job_type, &mut job.lag_names);
+            let again = server.polls.run(Share::Other, interval, again).await.output;
+            let (newer, still) = again;
+            expires_in = expires_in.filter(|_| newer.checkpoints.is_none());
+            parts.renew(newer);
+            faults = still;
+        }
+        parts
     }
 
     /// The job as the HistoryServer has it, if it has ended there.
-    async fn ask_history(&self, job: &mut Job) -> Option<(Detail, Parts)> {
-        let Server { rest, polls } = self.history.as_ref()?;
+    async fn ask_history(&self, job: &mut Job) -> Option<(&Server, (Detail, Parts, Faults))> {
+        let history = self.history.as_ref()?;
+        let Server { rest, polls } = history;
         let lookup = async {
             let (detail, fault) = match ask::detail(rest, &job.jid).await {
                 Ok(detail) => (Some(detail), None),
@@ -215,10 +236,12 @@ impl Run {
             job.start_time = detail.start_time.or(job.start_time);
             let job_type = JobType::of(&detail).or(job.job_type);
             let parts = ask::parts(rest, &job.jid, &detail, job_type, &mut job.lag_names).await;
-            Some((detail, parts.0))
+            let (parts, faults) = parts;
+            Some((detail, parts, faults))
         };
         let interval = self.options.interval;
-        polls.run(Share::Other, interval, lookup).await.output
+        let found = polls.run(Share::Other, interval, lookup).await.output?;
+        Some((history, found))
     }
 
     fn report(
