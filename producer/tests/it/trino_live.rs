@@ -1,4 +1,4 @@
-//! `producer trino` against a real Trino.
+//! `producer trino` against a real Trino, and a real Presto.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,8 +20,11 @@ const WAIT: Duration = Duration::from_secs(180);
 struct Trino {
     process: Process,
     http: String,
+    /// Empty: it serves none.
     https: String,
     client: HttpClient,
+    /// The headers with the user and the source of a request.
+    headers: [&'static str; 2],
 }
 
 impl Trino {
@@ -36,6 +39,24 @@ impl Trino {
             log.contains("SERVER STARTED").then_some(addresses)
         })
         .await;
+        Self::at(process, http, https, ["X-Trino-User", "X-Trino-Source"])
+    }
+
+    async fn start_presto(folder: &Path, tool: &str) -> Self {
+        let arguments = ["presto", folder.to_str().unwrap()];
+        let mut process = Process::start(folder, "presto", Path::new(tool), &arguments);
+        let http = until("Presto has started", WAIT, async || {
+            process.assert_running();
+            let log = process.log();
+            let http = log.lines().find_map(|line| line.strip_prefix("http "))?;
+            log.contains("SERVER STARTED").then(|| http.to_owned())
+        })
+        .await;
+        let headers = ["X-Presto-User", "X-Presto-Source"];
+        Self::at(process, http, String::new(), headers)
+    }
+
+    fn at(process: Process, http: String, https: String, headers: [&'static str; 2]) -> Self {
         let (base, _) = Address::http(&http).to_http().unwrap();
         let options = HttpOptions {
             response_timeout: WAIT,
@@ -50,14 +71,16 @@ impl Trino {
             http,
             https,
             client,
+            headers,
         }
     }
 
     async fn request(&self, method: Method, path: &str, user: &str, body: &str) -> Value {
         let request = self.client.request(method, path.split('/'));
+        let [of_user, of_source] = self.headers;
         let request = request
-            .header("X-Trino-User", user)
-            .header("X-Trino-Source", "test")
+            .header(of_user, user)
+            .header(of_source, "test")
             .body(body.to_owned());
         let response = self.client.send(request).await.unwrap();
         assert!(
@@ -89,6 +112,21 @@ impl Trino {
         }
     }
 
+    /// Runs a query to its end. Trino accepts queries a moment before it knows of its worker, itself: those that failed by
+    /// that are the second value.
+    async fn run_first(&self) -> (String, Vec<String>) {
+        let mut too_early = Vec::new();
+        loop {
+            let (id, path) = self.submit("SELECT count(*) FROM tpch.tiny.nation").await;
+            self.fetch(path).await;
+            match self.list().await[&id]["errorCode"]["name"].as_str() {
+                Some("NO_NODES_AVAILABLE") => too_early.push(id),
+                _ => return (id, too_early),
+            }
+            assert!(too_early.len() < 100, "{}", self.process.log());
+        }
+    }
+
     /// All queries by id.
     async fn list(&self) -> BTreeMap<String, Value> {
         let list = self.request(Method::GET, "v1/query", "watcher", "").await;
@@ -96,6 +134,42 @@ impl Trino {
         list.map(|query| (query["queryId"].as_str().unwrap().to_owned(), query.clone()))
             .collect()
     }
+}
+
+/// Whether a query runs, some of its stages are known, and some of it is done.
+fn is_in_the_middle(report: &TaskRunningInfo) -> bool {
+    report.progress.as_ref().is_some_and(|progress| {
+        let in_between = progress.progress > 0.0 && progress.progress < 1.0;
+        in_between && !progress.progress_info.is_empty()
+    })
+}
+
+/// The reports of a query end once, and its last one holds what the server's list says of it.
+fn assert_as_listed(of_query: &[TaskRunningInfo], query: &Value, status: TaskStatus) {
+    let last = of_query.last().unwrap();
+    assert_eq!(last.status, status, "{query}");
+    let ends = of_query.iter().filter(|report| report.status.is_final());
+    assert_eq!(ends.count(), 1, "{query}");
+    assert_eq!(last.engine.user, "bob");
+    let stats = &query["queryStats"];
+    let said = |value: &Value| {
+        value
+            .as_str()
+            .map(|text| MetricValue::String(text.to_owned()))
+    };
+    let error = said(&query["errorCode"]["name"]);
+    assert_eq!(metric(last, "errorName"), error, "{query}");
+    assert_eq!(metric(last, "state"), said(&query["state"]), "{query}");
+    assert_eq!(metric(last, "source"), said(&"test".into()), "{query}");
+    for (name, field) in [
+        ("driversTotal", "totalDrivers"),
+        ("driversCompleted", "completedDrivers"),
+        ("inputRows", "rawInputPositions"),
+    ] {
+        let said = stats[field].as_i64().map(MetricValue::Long);
+        assert_eq!(metric(last, name), said, "{query} {name}");
+    }
+    assert_eq!(metric(last, "query"), None);
 }
 
 /// The path of the next result.
@@ -139,17 +213,7 @@ async fn the_last_reports_of_queries_hold_what_trinos_own_list_says() {
     let program = Path::new(env!("CARGO_BIN_EXE_producer"));
     let mut producer = Process::start(folder.path(), "producer", program, &arguments);
 
-    // Trino accepts queries a moment before it knows of its worker, itself.
-    let mut too_early = Vec::new();
-    let finished = loop {
-        let (id, path) = trino.submit("SELECT count(*) FROM tpch.tiny.nation").await;
-        trino.fetch(path).await;
-        match trino.list().await[&id]["errorCode"]["name"].as_str() {
-            Some("NO_NODES_AVAILABLE") => too_early.push(id),
-            _ => break id,
-        }
-        assert!(too_early.len() < 100, "{}", trino.process.log());
-    };
+    let (finished, too_early) = trino.run_first().await;
     let (failed, path) = trino
         .submit("SELECT 1 / (nationkey - nationkey) FROM tpch.tiny.nation")
         .await;
@@ -167,12 +231,6 @@ async fn the_last_reports_of_queries_hold_what_trinos_own_list_says() {
             of_ids.find(is)
         })
         .await
-    };
-    let is_in_the_middle = |report: &TaskRunningInfo| {
-        report.progress.as_ref().is_some_and(|progress| {
-            let in_between = progress.progress > 0.0 && progress.progress < 1.0;
-            in_between && !progress.progress_info.is_empty()
-        })
     };
     let ids = [long.clone()];
     let (running, ()) = tokio::join!(
@@ -231,34 +289,7 @@ async fn the_last_reports_of_queries_hold_what_trinos_own_list_says() {
         listed.keys().collect::<Vec<_>>()
     );
     for (id, query) in &listed {
-        let of_query = &received[id];
-        let last = of_query.last().unwrap();
-        assert_eq!(last.status, expected[id], "{query}");
-        let ends = of_query.iter().filter(|report| report.status.is_final());
-        assert_eq!(ends.count(), 1, "{id}");
-        assert_eq!(last.engine.user, "bob");
-        let stats = &query["queryStats"];
-        let said = |value: &Value| {
-            value
-                .as_str()
-                .map(|text| MetricValue::String(text.to_owned()))
-        };
-        assert_eq!(
-            metric(last, "errorName"),
-            said(&query["errorCode"]["name"]),
-            "{id}"
-        );
-        assert_eq!(metric(last, "state"), said(&query["state"]), "{id}");
-        assert_eq!(metric(last, "source"), said(&"test".into()), "{id}");
-        for (name, field) in [
-            ("driversTotal", "totalDrivers"),
-            ("driversCompleted", "completedDrivers"),
-            ("inputRows", "rawInputPositions"),
-        ] {
-            let said = stats[field].as_i64().map(MetricValue::Long);
-            assert_eq!(metric(last, name), said, "{id} {name}");
-        }
-        assert_eq!(metric(last, "query"), None);
+        assert_as_listed(&received[id], query, expected[id]);
     }
     let end = &received[&finished].last().unwrap().progress;
     assert_eq!(end.as_ref().unwrap().progress, 1.0);
@@ -293,4 +324,84 @@ async fn the_last_reports_of_queries_hold_what_trinos_own_list_says() {
     );
     stranger.logs("it answers 401 Unauthorized").await;
     drop(trino.process);
+}
+
+/// PrestoSQL is Trino under its first name.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn the_last_reports_of_queries_hold_what_prestos_own_list_says() {
+    let _alone = service::testing::alone(); // a real engine takes all cores
+    let Some(tool) = service("TEST_TRINO_TOOL") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let presto = Trino::start_presto(folder.path(), &tool).await;
+    let adapter = Adapter::start(
+        "trino",
+        &["--url", &presto.http, "--presto", "--stay", "--user", "eve"],
+    );
+    let run = async |sql: &str| {
+        let (id, path) = presto.submit(sql).await;
+        presto.fetch(path).await;
+        id
+    };
+    let (finished, too_early) = presto.run_first().await;
+    let failed = run("SELECT 1 / (nationkey - nationkey) FROM tpch.tiny.nation").await;
+    let wrong = run("SELEC 'secret'").await;
+    let (long, path) = presto
+        .submit("SELECT count(*), max(comment) FROM tpch.sf1.lineitem")
+        .await;
+    let (running, ()) = tokio::join!(
+        adapter.reports_one("a query runs with progress and stages", |report| {
+            report.exec_id == long && is_in_the_middle(report)
+        }),
+        presto.fetch(path)
+    );
+    assert_eq!(running.status, TaskStatus::Running);
+    let held = &running.resource.unwrap().applications[&long];
+    assert_eq!((held.queue_instances, held.queue.as_str()), (1, "global"));
+    // Nobody fetches its results, so it does not end.
+    let (cancelled, path) = presto.submit("SELECT * FROM tpch.sf1.lineitem").await;
+    presto.request(Method::GET, &path, "bob", "").await;
+    adapter
+        .reports_one("it is listed", |report| report.exec_id == cancelled)
+        .await;
+    let path = format!("v1/query/{cancelled}");
+    presto.request(Method::DELETE, &path, "bob", "").await;
+
+    let mut expected = BTreeMap::from([
+        (finished, TaskStatus::Succeed),
+        (failed, TaskStatus::Failed),
+        (wrong, TaskStatus::Failed),
+        (long, TaskStatus::Succeed),
+        (cancelled, TaskStatus::Cancelled),
+    ]);
+    expected.extend(too_early.into_iter().map(|id| (id, TaskStatus::Failed)));
+    let by_id = || {
+        let mut by_id: BTreeMap<String, Vec<TaskRunningInfo>> = BTreeMap::new();
+        for report in adapter.reports() {
+            by_id
+                .entry(report.exec_id.clone())
+                .or_default()
+                .push(report);
+        }
+        by_id
+    };
+    let received = until("all ends are reported", WAIT, async || {
+        let received = by_id();
+        let has_ended = |id| {
+            let last: Option<&TaskRunningInfo> = received.get(id).and_then(|of_id| of_id.last());
+            last.is_some_and(|last| last.status.is_final())
+        };
+        expected.keys().all(has_ended).then_some(received)
+    })
+    .await;
+    let listed = presto.list().await;
+    assert!(received.keys().eq(expected.keys()) && listed.keys().eq(expected.keys()));
+    for (id, query) in &listed {
+        assert_as_listed(&received[id], query, expected[id]);
+        assert_eq!(received[id][0].engine.engine_type, "presto");
+    }
+    assert!(!adapter.log().contains("secret"));
+    drop(presto.process);
 }
