@@ -27,6 +27,10 @@ SHARED_CRDS = ROOT.parent / "shared/inputs/crds"
 
 KUBERNETES = ["1.29", "1.33", "1.37"]
 
+# What pods of Jobs take as well as those of services.
+PLACEMENT = {"nodeSelector": {"kubernetes.io/arch": "amd64"}, "tolerations": [{"key": "pool", "operator": "Exists"}],
+             "podAnnotations": {"sidecar.istio.io/inject": "false"}, "podLabels": {"team": "data"}, "env": [{"name": "TZ", "value": "UTC"}]}
+
 # What is rendered: values files of examples, and further values.
 TOKENS = {"serve": {"tokensSecret": {"name": "taskrunning-tokens"}}}
 CONFIGURATIONS = {
@@ -49,6 +53,23 @@ CONFIGURATIONS = {
                   "httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["tasks.example"]}},
         "networkPolicy": {"kafkaPorts": [9093], "databasePorts": [6432], "serveFrom": [{"podSelector": {}}],
                           "kafkaTo": [{"podSelector": {}}], "databaseTo": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
+    }),
+    # Rules of a company's clusters: labels on everything, tainted nodes, a mesh, certificates of cert-manager, large numbers.
+    "platform": (["minimal", "keda"], {
+        "commonLabels": {"cost-center": "42"},
+        "kafka": {"partitions": 2_000_000, "config": {"queue.buffering.max.kbytes": 1_048_576, "enable.metrics.push": False},
+                  "users": {user: {"certificateSecret": f"{user}-tls"} for user in ("router", "consumer", "router-audit", "consumer-audit")},
+                  "certificateKeys": {"certificate": "tls.crt", "key": "tls.key"}},
+        "database": {"reader": {"url": "postgres://reader@replica.example:6432/taskrunning?sslmode=verify-full&sslrootcert=/etc/taskrunning/replica.crt",
+                                "secret": "taskrunning-reader"}},
+        "files": [{"secret": "replica-ca", "key": "ca.crt", "path": "replica.crt"}],
+        "migration": {"activeDeadlineSeconds": 2_000_000} | PLACEMENT, "expire": {"olderThan": "30d", "schedule": "0 3 * * 0"} | PLACEMENT,
+        "audit": {"activeDeadlineSeconds": 1_000_000} | PLACEMENT, "router": {"autoscaling": {"lagPerReplica": 1_000_000}, "replicas": 0},
+        "serve": {"replicas": 1},
+        "scaling": {"prometheus": {"metadata": {"authModes": "bearer"}},
+                    "secretTargetRef": [{"parameter": "bearerToken", "name": "prometheus", "key": "token"}]},
+        "monitoring": {"podMonitor": {"labels": {"release": "prometheus"}}},
+        "networkPolicy": {"egress": [{"ports": [{"port": 5353, "protocol": "UDP"}]}, {"to": [{"podSelector": {}}]}]},
     }),
 }
 
@@ -74,6 +95,23 @@ REFUSED = [
     ({"migration": {"grants": {"enabled": True}}, "database": {"writer": {"url": "mysql://a@db/tasks"}}}, "deploy/mysql/grants.sql"),
     ({"kafka": {"users": {"router": {"configSecret": "a", "certificateSecret": "b"}}}}, "not both"),
     ({"router": {"replica": 3}}, "replica"),
+    ({"router": {"args": ["--max-records", 20000]}}, "got number, want string"),
+    ({"router": {"env": [{"name": "METRICS_LISTEN", "value": "0.0.0.0:9000"}]}}, "METRICS_LISTEN is given twice"),
+    ({"router": {"podLabels": {"app.kubernetes.io/component": "a"}}}, "invalid propertyName 'app.kubernetes.io/component'"),
+    ({"commonLabels": {"app.kubernetes.io/name": "a"}}, "invalid propertyName 'app.kubernetes.io/name'"),
+    ({"serve": {"podAnnotations": {"kubectl.kubernetes.io/default-container": "a"}}}, "invalid propertyName 'kubectl"),
+    ({"router": {"resources": {"limits": {"memory": "1Gi"}}}}, "requests.memory (384Mi) and limits.memory (1Gi) have to be equal"),
+    ({"audit": {"resources": {"requests": {"memory": "1Gi"}}}}, "have to be equal"),
+    ({"database": {"writer": {"url": "postgres://ada@db/tasks?sslmode=require&password=secret"}}}, "database/writer/url"),
+    ({"kafka": {"config": {"schema.registry.url": "http://ada:secret@registry"}}}, "schema.registry.url"),
+    ({"database": {"writer": {"url": "postgres://ada@db/tasks?sslrootcert=/etc/taskrunning/database-ca.crt"}}},
+     "names /etc/taskrunning/database-ca.crt, which is not mounted"),
+    ({"kafka": {"config": {"ssl.ca.location": "/etc/taskrunning/ca.crt"}}}, "names /etc/taskrunning/ca.crt, which is not mounted"),
+    ({"files": [{"secret": "a", "key": "b", "path": "kafka.conf"}]}, "/etc/taskrunning/kafka.conf is mounted already"),
+    ({"database": {"owner": {"secret": "owner"}}}, "database.owner.url is required by its secret"),
+    ({"database": {"writer": {"url": "", "secret": ""}}, "consumer": {"enabled": False}, "serve": {"enabled": False}}, "or disable migration and expire"),
+    ({"fullnameOverride": "a.b"}, "cannot be a Service's"),
+    ({"fullnameOverride": "4"}, "cannot be a Service's"),
     ({"terminationGracePeriodSeconds": 10}, "terminationGracePeriodSeconds"),
 ]
 
@@ -108,6 +146,7 @@ def main(helm, programs, out):
     if chart["appVersion"] != released:
         fault(f"Chart.yaml: appVersion is {chart['appVersion']}, Cargo.toml has {released}")
 
+    kept = {}
     for name, (files, further) in CONFIGURATIONS.items():
         values = out / f"{name}.values.yaml"
         values.write_text(yaml.safe_dump(further))
@@ -130,9 +169,11 @@ def main(helm, programs, out):
             scaled(name, resources, parameters)
             rights(name, resources, optional=further.get("strimzi", {}).get("optionalRights", False))
             alerts(name, resources, out)
+            upgrades(name, resources, kept)
             note(f"{name}: {len(resources)} resources")
     long = run(helm, "template", "r" * 53, CHART, "--values", CHART / "examples/minimal.yaml", "--values", out / "operators.values.yaml")
     consistent("a long name", [r for r in yaml.safe_load_all(long.stdout) if r])
+    packaged(helm, out)
     cluster = yaml.safe_load((CHART / "examples/cloudnativepg-cluster.yaml").read_text())
     valid("cloudnativepg-cluster.yaml", [cluster], KUBERNETES[-1], crds, missing)
     cluster_fits(cluster)
@@ -318,7 +359,7 @@ def consistent(name, resources):
             fault(f"{what} does not select its own pods")
         job = resource["spec"].get("jobTemplate", resource)["spec"]
         for rule in job.get("podFailurePolicy", {}).get("rules", []):
-            if rule.get("onExitCodes", {}).get("containerName") not in {None} | {c["name"] for c in template["spec"]["containers"]}:
+            if rule.get("onExitCodes", {}).get("containerName") not in {None} | {c["name"] for c in containers(template)}:
                 fault(f"{what}: podFailurePolicy names another container")
         volumes = {v["name"]: v for v in template["spec"].get("volumes", [])}
         for container in containers(template):
@@ -330,10 +371,54 @@ def consistent(name, resources):
                 keys = {item["key"] for item in source["configMap"].get("items", [])}
                 if own is None or not keys <= set(own["data"]):
                     fault(f"{what}: no ConfigMap {source['configMap']['name']} with {keys}")
-                hook = "helm.sh/hook"
-                if hook in resource["metadata"].get("annotations", {}) and hook not in own["metadata"].get("annotations", {}):
+                elif not before(own, resource):
                     fault(f"{what}: a hook whose ConfigMap is created after it")
+        for policy in (r for r in resources if r["kind"] == "NetworkPolicy" and selects(r["spec"]["podSelector"], template)):
+            if not before(policy, resource):
+                fault(f"{what}: a hook whose NetworkPolicy is created after it")
         files_exist(what, resources, template)
+
+
+def before(first, second):
+    """Whether first is there when second starts: Helm creates hooks before everything else, by their weights."""
+    first, second = (r["metadata"].get("annotations", {}) for r in (first, second))
+    if "helm.sh/hook" not in second:
+        return "helm.sh/hook" not in first
+    events = [set(hook.get("helm.sh/hook", "").split(",")) for hook in (first, second)]
+    return events[1] <= events[0] and int(first["helm.sh/hook-weight"]) < int(second["helm.sh/hook-weight"])
+
+
+def upgrades(name, resources, kept):
+    """What a server refuses to change is the same whatever the values are; and a new version of the chart alone restarts nothing."""
+    for resource in resources:
+        spec, key = resource.get("spec", {}), (resource["kind"], resource["metadata"]["name"])
+        if resource["kind"] == "StatefulSet":
+            changes = {"replicas", "template", "updateStrategy", "minReadySeconds", "revisionHistoryLimit", "ordinals"}
+            fixed = {field: value for field, value in spec.items() if field not in changes}
+        elif resource["kind"] in ("Deployment", "Service"):
+            fixed = {field: spec.get(field) for field in ("selector", "clusterIP")}
+        else:
+            continue
+        if kept.setdefault(key, fixed) != fixed:
+            fault(f"{name}: {key} cannot be changed from {kept[key]} to {fixed}")
+    for resource, template in pods(resources):
+        if {"helm.sh/chart", "app.kubernetes.io/version"} & template["metadata"]["labels"].keys():
+            fault(f"{name}: {resource['kind']} {resource['metadata']['name']}: a label of its pods changes with the chart's version")
+        common = {"cost-center"} & resources[0]["metadata"]["labels"].keys()
+        if not all(common <= labels.keys() for labels in (resource["metadata"]["labels"], template["metadata"]["labels"])):
+            fault(f"{name}: {resource['kind']} {resource['metadata']['name']}: not all of commonLabels")
+        given = [resource["metadata"]["name"], template["spec"].get("nodeSelector"), template["metadata"]["annotations"].get("sidecar.istio.io/inject")]
+        if name == "platform" and resource["kind"] in ("Job", "CronJob") and None in given:
+            fault(f"{name}: {resource['kind']} {given[0]}: without its nodeSelector or podAnnotations")
+
+
+def packaged(helm, out):
+    """`helm package` follows the links to the files of other folders."""
+    package = run(helm, "package", CHART, "--destination", out)
+    options = ["--values", CHART / "examples/minimal.yaml"] + ["--values", out / "operators.values.yaml", "--set", "monitoring.rules.enabled=true"]
+    texts = [run(helm, "template", "t", chart, *options) for chart in (CHART, next(out.glob("*.tgz"), "none"))]
+    if package.returncode or texts[0].returncode or texts[0].stdout != texts[1].stdout:
+        fault(f"helm package: not the same chart: {package.stderr}{texts[0].stderr}{texts[1].stderr}")
 
 
 def files_exist(what, resources, template):
@@ -394,6 +479,9 @@ def secured(name, resources):
 
 
 def named(name, resources, programs):
+    numbers = re.findall(r"^.*\b[0-9.]+e\+[0-9]+\b.*$", yaml.safe_dump(resources), re.M)
+    if numbers:
+        fault(f"{name}: numbers that Kubernetes and the programs do not take: {numbers}")
     without_option = set(re.findall(r"`([A-Z_]+)`", (ROOT / "docs/src/reference/configuration.md").read_text().split("These have no option")[1]))
     for resource, template in pods(resources):
         what = f"{name}: {resource['kind']} {resource['metadata']['name']}"
@@ -408,7 +496,7 @@ def named(name, resources, programs):
                 fault(f"{what}: {program} {' '.join(arguments)}: {command.stderr}")
                 continue
             variables = {v["name"]: v.get("value") for v in container["env"]}
-            known = set(re.findall(r"\[env: ([A-Z_]+)", command.stdout)) | without_option
+            known = set(re.findall(r"\[env: ([A-Z_]+)", command.stdout)) | without_option | {"TZ"}
             for variable in variables.keys() - known:
                 fault(f"{what}: {program} {' '.join(arguments)} knows no {variable}")
             ports = {p["name"]: p["containerPort"] for p in container.get("ports", [])}
@@ -493,6 +581,11 @@ def alerts(name, resources, out):
         check = run("promtool", "check", "rules", file)
         if check.returncode:
             fault(f"{name}: promtool: {check.stdout}{check.stderr}")
+        test = out / f"{name}.test.yml"
+        test.write_text(yaml.safe_dump(overdue(file.name)))
+        check = run("promtool", "test", "rules", test)
+        if check.returncode and name == "operators":  # with its deadlines
+            fault(f"{name}: promtool: {check.stdout}{check.stderr}")
         own = yaml.safe_load((DEPLOY / "observe/alerts.yml").read_text())["groups"]
         if rule["spec"]["groups"][: len(own)] != own:
             fault(f"{name}: alerts differ from deploy/observe/alerts.yml")
@@ -504,6 +597,35 @@ def alerts(name, resources, out):
     if jobs and (jobs != {"router", "consumer", "serve"} or any(
             r["spec"]["jobLabel"] != "app.kubernetes.io/component" for r in resources if r["kind"] == "PodMonitor")):
         fault(f"{name}: the alerts expect other jobs")
+
+
+def overdue(file):
+    """Test of the alert on jobs: in ten days, one job runs weekly, one fails since its second day, one is not started any more."""
+    day = 86400
+    series = []
+    for job, metrics in {
+        "expire": {"status_last_schedule_time": "86400x6 691200x3", "status_last_successful_time": "87000x6 691800x3", "next_schedule_time": "691200x6 1296000x3"},
+        "router-audit": {"status_last_schedule_time": "0+86400x9", "status_last_successful_time": "600x9", "next_schedule_time": "86400+86400x9"},
+        "consumer-audit": {"status_last_schedule_time": "0x9", "status_last_successful_time": "600x9", "next_schedule_time": "86400x9"},
+    }.items():
+        for metric, values in metrics.items():
+            labels = f'{{namespace="monitoring-tasks",cronjob="taskrunning-{job}"}}'
+            # promtool keeps a value for five minutes only: each day's is repeated each minute.
+            daily = []
+            for part in values.split():
+                start, _, times = part.partition("x")
+                first, _, step = start.partition("+")
+                daily += [int(first) + int(step or 0) * i for i in range(int(times) + 1)]
+            series.append({"series": f"kube_cronjob_{metric}{labels}", "values": " ".join(f"{value}x{day // 60 - 1}" for value in daily)})
+
+    def firing(job):
+        return {"exp_labels": {"severity": "warning", "namespace": "monitoring-tasks", "cronjob": f"taskrunning-{job}"},
+                "exp_annotations": {"summary": f"taskrunning-{job} was due and has not succeeded",
+                                    "description": "It did not run, or failed; kubectl get jobs lists its runs."}}
+
+    times = {"20h": [], "9d20h": ["router-audit", "consumer-audit"]}
+    return {"rule_files": [file], "evaluation_interval": "10m", "tests": [{"interval": "1m", "input_series": series, "alert_rule_test": [
+        {"eval_time": time, "alertname": "TaskRunningJobOverdue", "exp_alerts": [firing(job) for job in jobs]} for time, jobs in times.items()]}]}
 
 
 def cluster_fits(cluster):
@@ -521,6 +643,15 @@ def cluster_fits(cluster):
 
 
 def refuses(helm, out):
+    # Whatever the programs take for a secret is none of the chart's values.
+    secrets = re.search(r"const SECRETS: .*?= &\[(.*?)\];", (ROOT / "service/src/kafka/options.rs").read_text(), re.S)[1]
+    settings = re.findall(r'"(.+?)"', secrets)
+    if not settings:
+        fault("service/src/kafka/options.rs: no SECRETS")
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["kafka"]["properties"]["config"]
+    for setting in settings:
+        if jsonschema.Draft7Validator(schema).is_valid({f"ssl{setting}" if setting[0] == "." else setting: "a"}):
+            fault(f"kafka.config takes the secret {setting}")
     for values, words in REFUSED:
         file = out / "refused.values.yaml"
         file.write_text(yaml.safe_dump(values))

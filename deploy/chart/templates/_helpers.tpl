@@ -1,6 +1,7 @@
 {{- /* A CronJob's name has at most 52 characters. */ -}}
 {{- define "taskrunning.fullname" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 37 | trimSuffix "-" }}
+{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride }}
+{{- else if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 37 | trimSuffix "-" }}
 {{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 37 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
@@ -16,6 +17,14 @@ app.kubernetes.io/component: {{ index . 1 }}
 app.kubernetes.io/version: {{ (index . 0).Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Version | replace "+" "_" }}
+{{- with (index . 0).Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* A number of a values file is a float, which would be written as 1e+06. */ -}}
+{{- define "taskrunning.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
 {{- end }}
 
 {{- define "taskrunning.image" -}}
@@ -57,17 +66,17 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- $config = dict "security.protocol" "SSL" "ssl.ca.location" "/etc/taskrunning/kafka-ca.crt" }}
 {{- end }}
 {{- if $user.certificate }}
-{{- $config = merge (dict "ssl.certificate.location" "/etc/taskrunning/kafka-user.crt" "ssl.key.location" "/etc/taskrunning/kafka-user.key") $config }}
+{{- $config = merge (dict "security.protocol" "SSL" "ssl.certificate.location" "/etc/taskrunning/kafka-user.crt" "ssl.key.location" "/etc/taskrunning/kafka-user.key") $config }}
 {{- end }}
 {{- range $key, $value := merge (deepCopy $root.Values.kafka.config) $config }}
-{{ $key }}={{ $value }}
+{{ $key }}={{ include "taskrunning.text" $value }}
 {{- end }}
 {{- end }}
 
 {{- /*
 A pod template's metadata and spec. Takes a dict:
   root, component
-  values        nodeSelector and so on, of long-running components
+  values        nodeSelector and so on
   container     the main container, without what all containers have
   image
   kafka         name of the Kafka user, or none
@@ -95,7 +104,7 @@ A pod template's metadata and spec. Takes a dict:
 {{- $sources = append $sources (dict "secret" (dict "name" . "items" (list (dict "key" $root.Values.kafka.caSecret.key "path" "kafka-ca.crt")))) }}
 {{- end }}
 {{- if $user.certificate }}
-{{- $sources = append $sources (dict "secret" (dict "name" $user.certificate "items" (list (dict "key" "user.crt" "path" "kafka-user.crt") (dict "key" "user.key" "path" "kafka-user.key")))) }}
+{{- $sources = append $sources (dict "secret" (dict "name" $user.certificate "items" (list (dict "key" $root.Values.kafka.certificateKeys.certificate "path" "kafka-user.crt") (dict "key" $root.Values.kafka.certificateKeys.key "path" "kafka-user.key")))) }}
 {{- end }}
 {{- $env = concat $env (list (dict "name" "KAFKA_BOOTSTRAP_SERVERS" "value" $root.Values.kafka.bootstrapServers) (dict "name" "KAFKA_CONFIG" "value" "/etc/taskrunning/kafka.conf")) }}
 {{- with $root.Values.schemaRegistry.url }}{{ $env = append $env (dict "name" "SCHEMA_REGISTRY_URL" "value" .) }}{{ end }}
@@ -117,6 +126,34 @@ A pod template's metadata and spec. Takes a dict:
 {{- if .name }}{{ $sources = append $sources (dict "secret" (dict "name" .name "items" (list (dict "key" .key "path" "database-ca.crt")))) }}{{ end }}
 {{- end }}
 {{- end }}
+{{- range $root.Values.files }}
+{{- $sources = append $sources (dict "secret" (dict "name" .secret "items" (list (dict "key" .key "path" .path)))) }}
+{{- end }}
+{{- $own := concat $env (.container.env | default list) ($values.env | default list) }}
+{{- $names := list }}
+{{- range $own }}
+{{- if has .name $names }}
+{{- fail (printf "%s: the environment variable %s is given twice; the chart itself sets it by other values" $.component .name) }}
+{{- end }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- $paths := list }}
+{{- range $sources }}
+{{- range (.secret | default .configMap).items }}
+{{- if has .path $paths }}{{ fail (printf "files: %s: /etc/taskrunning/%s is mounted already" $.component .path) }}{{ end }}
+{{- $paths = append $paths .path }}
+{{- end }}
+{{- end }}
+{{- $texts := list }}
+{{- range $own }}{{ $texts = append $texts (.value | default "") }}{{ end }}
+{{- if and .kafka (has "kafka.conf" $paths) }}
+{{- if not (include "taskrunning.kafkaUser" (list $root .kafka) | fromJson).config }}{{ $texts = append $texts (include "taskrunning.kafkaConfig" (list $root .kafka)) }}{{ end }}
+{{- end }}
+{{- range regexFindAll "/etc/taskrunning/[A-Za-z0-9._-]+" (join "\n" $texts) -1 }}
+{{- if not (has (base .) $paths) }}
+{{- fail (printf "%s: a setting names %s, which is not mounted: give database.caSecret.name, kafka.caSecret.name or files" $.component .) }}
+{{- end }}
+{{- end }}
 {{- $mounts := list }}
 {{- $volumes := list }}
 {{- if $sources }}
@@ -136,7 +173,7 @@ A pod template's metadata and spec. Takes a dict:
 metadata:
   labels:
     {{- include "taskrunning.selector" (list $root .component) | nindent 4 }}
-    {{- with $values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
+    {{- with merge dict ($values.podLabels | default dict) $root.Values.commonLabels }}{{ toYaml . | nindent 4 }}{{ end }}
   annotations:
     kubectl.kubernetes.io/default-container: {{ .component }}
     {{- if .kafka }}
@@ -174,15 +211,13 @@ spec:
       {{- mergeOverwrite (deepCopy $common) $copy | toYaml | nindent 6 }}
     {{- end }}
     {{- range .first }}
-    {{- $own := dict "env" (concat $env (.env | default list)) }}
     -
-      {{- mergeOverwrite (deepCopy $common) . $own | toYaml | nindent 6 }}
+      {{- mergeOverwrite (deepCopy $common) . (dict "env" $own) | toYaml | nindent 6 }}
     {{- end }}
   {{- end }}
   containers:
     - name: {{ .component }}
-      {{- $own := dict "env" (concat $env (.container.env | default list) ($values.env | default list)) }}
-      {{- mergeOverwrite (deepCopy $common) .container $own | toYaml | nindent 6 }}
+      {{- mergeOverwrite (deepCopy $common) .container (dict "env" $own) | toYaml | nindent 6 }}
   {{- with $volumes }}
   volumes:
     {{- toYaml . | nindent 4 }}
@@ -199,7 +234,7 @@ spec:
   affinity:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- if and $values $root.Values.topologySpreadConstraints }}
+  {{- if and (not .restartPolicy) $root.Values.topologySpreadConstraints }}
   topologySpreadConstraints:
     {{- range $root.Values.topologySpreadConstraints }}
     -
