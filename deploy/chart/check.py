@@ -41,10 +41,11 @@ CONFIGURATIONS = {
     "further": (["minimal", "strimzi"], {
         "kafka": {"config": {"client.rack": "a"}, "caSecret": {"name": "ca"}},
         "schemaRegistry": {"url": "http://registry.example:8081"}, "schemasConfigMap": "newer-schemas",
-        "image": {"pullSecrets": ["registry"]}, "serviceAccountName": "taskrunning", "priorityClassName": "high",
+        "image": {"pullSecrets": ["registry"]}, "scaling": {"trigger": "kafka"}, "serviceAccountName": "taskrunning", "priorityClassName": "high",
         "strimzi": {"apiVersion": "kafka.strimzi.io/v1beta2", "optionalRights": True},
         "migration": {"enabled": False}, "expire": {"olderThan": "8w", "timeZone": "Europe/Berlin"},
-        "router": {"env": [{"name": "ON_NO_OFFSET", "value": "fail"}], "podLabels": {"team": "data"}, "nodeSelector": {"pool": "a"},
+        "router": {"env": [{"name": "ON_NO_OFFSET", "value": "fail"}, {"name": "ROUTER_GROUP", "value": "task-running-info-router-b"}],
+                   "autoscaling": {"enabled": True}, "podLabels": {"team": "data"}, "nodeSelector": {"pool": "a"},
                    "tolerations": [{"key": "pool", "operator": "Exists"}], "podAnnotations": {"a": "b"},
                    "image": {"digest": "sha256:" + "0" * 64}},
         "consumer": {"args": ["--part", "progress"], "affinity": {"nodeAffinity": {}}},
@@ -63,9 +64,10 @@ CONFIGURATIONS = {
         "database": {"reader": {"url": "postgres://reader@replica.example:6432/taskrunning?sslmode=verify-full&sslrootcert=/etc/taskrunning/replica.crt",
                                 "secret": "taskrunning-reader"}},
         "files": [{"secret": "replica-ca", "key": "ca.crt", "path": "replica.crt"}],
-        "migration": {"activeDeadlineSeconds": 2_000_000} | PLACEMENT, "expire": {"olderThan": "30d", "schedule": "0 3 * * 0"} | PLACEMENT,
-        "audit": {"activeDeadlineSeconds": 1_000_000} | PLACEMENT, "router": {"autoscaling": {"lagPerReplica": 1_000_000}, "replicas": 0},
-        "serve": {"replicas": 1},
+        "migration": {"activeDeadlineSeconds": 2_000_000} | PLACEMENT, "expire": {"olderThan": "30d", "schedule": "@weekly"} | PLACEMENT,
+        "audit": {"activeDeadlineSeconds": 1_000_000} | PLACEMENT, "router": {"autoscaling": {"lagPerReplica": 1_000_000}, "replicas": 0, "annotations": {"reloader.stakater.com/auto": "true"}},
+        "consumer": {"annotations": {"reloader.stakater.com/auto": "true"}},
+        "serve": {"replicas": 1, "annotations": {"reloader.stakater.com/auto": "true"}},
         "scaling": {"prometheus": {"metadata": {"authModes": "bearer"}},
                     "secretTargetRef": [{"parameter": "bearerToken", "name": "prometheus", "key": "token"}]},
         "monitoring": {"podMonitor": {"labels": {"release": "prometheus"}}},
@@ -108,6 +110,9 @@ REFUSED = [
      "names /etc/taskrunning/database-ca.crt, which is not mounted"),
     ({"kafka": {"config": {"ssl.ca.location": "/etc/taskrunning/ca.crt"}}}, "names /etc/taskrunning/ca.crt, which is not mounted"),
     ({"files": [{"secret": "a", "key": "b", "path": "kafka.conf"}]}, "/etc/taskrunning/kafka.conf is mounted already"),
+    ({"migration": {"grants": {"enabled": True}}}, "has no rights for taskrunning of database"),
+    ({"kafka": {"bootstrapServers": "a:9092, b:9092"}}, "kafka/bootstrapServers"),
+    ({"audit": {"router": {"schedule": "daily"}}}, "audit/router/schedule"),
     ({"database": {"owner": {"secret": "owner"}}}, "database.owner.url is required by its secret"),
     ({"database": {"writer": {"url": "", "secret": ""}}, "consumer": {"enabled": False}, "serve": {"enabled": False}}, "or disable migration and expire"),
     ({"fullnameOverride": "a.b"}, "cannot be a Service's"),
@@ -407,6 +412,8 @@ def upgrades(name, resources, kept):
         common = {"cost-center"} & resources[0]["metadata"]["labels"].keys()
         if not all(common <= labels.keys() for labels in (resource["metadata"]["labels"], template["metadata"]["labels"])):
             fault(f"{name}: {resource['kind']} {resource['metadata']['name']}: not all of commonLabels")
+        if name == "platform" and resource["kind"] in ("StatefulSet", "Deployment") and not resource["metadata"].get("annotations"):
+            fault(f"{name}: {resource['kind']} {resource['metadata']['name']}: without its annotations")
         given = [resource["metadata"]["name"], template["spec"].get("nodeSelector"), template["metadata"]["annotations"].get("sidecar.istio.io/inject")]
         if name == "platform" and resource["kind"] in ("Job", "CronJob") and None in given:
             fault(f"{name}: {resource['kind']} {given[0]}: without its nodeSelector or podAnnotations")
@@ -432,6 +439,9 @@ def files_exist(what, resources, template):
             items = held.get("items") or [{"key": key, "path": key} for key in own["data"]]
             files |= {f"/etc/taskrunning/{item['path']}" for item in items}
             texts += [own["data"][item["key"]] for item in items if own]
+    for text in texts:
+        if "ssl.certificate.location" in text and not re.search("^security.protocol=(SASL_)?SSL$", text, re.M):
+            fault(f"{what}: a client certificate without TLS: {text}")
     for container in containers(template):
         texts += [str(e.get("value", "")) for e in container.get("env", [])] + [str(a) for a in container.get("command", [])]
     for text in texts:
@@ -527,6 +537,10 @@ def scaled(name, resources, parameters):
                     fault(f"{what}: KEDA takes text only: {metadata}")
                 if "topic" in metadata and metadata["topic"] not in topics:
                     fault(f"{what}: no topic {metadata['topic']}")
+                program = target["spec"]["template"]["spec"]["containers"][0] if target else {}
+                groups = [v["value"] for v in program.get("env", []) if v["name"].endswith("_GROUP")] or ["task-running-info-" + program.get("name", "")]
+                if metadata.get("consumerGroup", groups[0]) != groups[0]:
+                    fault(f"{what}: its group is not {groups[0]}")
                 unknown = metadata.keys() - parameters[trigger["type"]] if parameters else set()
                 if unknown or "://" in metadata.get("bootstrapServers", ""):
                     fault(f"{what}: KEDA knows no {unknown}, or no such address: {metadata}")
@@ -582,7 +596,7 @@ def alerts(name, resources, out):
         if check.returncode:
             fault(f"{name}: promtool: {check.stdout}{check.stderr}")
         test = out / f"{name}.test.yml"
-        test.write_text(yaml.safe_dump(overdue(file.name)))
+        test.write_text(yaml.safe_dump(on_kubernetes(file.name)))
         check = run("promtool", "test", "rules", test)
         if check.returncode and name == "operators":  # with its deadlines
             fault(f"{name}: promtool: {check.stdout}{check.stderr}")
@@ -599,8 +613,8 @@ def alerts(name, resources, out):
         fault(f"{name}: the alerts expect other jobs")
 
 
-def overdue(file):
-    """Test of the alert on jobs: in ten days, one job runs weekly, one fails since its second day, one is not started any more."""
+def on_kubernetes(file):
+    """Test of the alerts on Kubernetes. Pods are missing; and in ten days, one job runs weekly, one fails since its second day, one is not started any more."""
     day = 86400
     series = []
     for job, metrics in {
@@ -618,13 +632,26 @@ def overdue(file):
                 daily += [int(first) + int(step or 0) * i for i in range(int(times) + 1)]
             series.append({"series": f"kube_cronjob_{metric}{labels}", "values": " ".join(f"{value}x{day // 60 - 1}" for value in daily)})
 
+    for kind, name, ready, wanted in ("statefulset", "router", 1, 2), ("statefulset", "consumer", 0, 0), ("deployment", "serve", 0, 1):
+        labels = f'{{namespace="monitoring-tasks",{kind}="taskrunning-{name}"}}'
+        specified = "kube_statefulset_replicas" if kind == "statefulset" else "kube_deployment_spec_replicas"
+        series += [{"series": f"kube_{kind}_status_replicas_ready{labels}", "values": f"{ready}x60"}, {"series": specified + labels, "values": f"{wanted}x60"}]
+
+    def missing(kind, name, ready):
+        return {"exp_labels": {"severity": "warning", "namespace": "monitoring-tasks", kind: name},
+                "exp_annotations": {"summary": f"only {ready} pods of {name} are ready",
+                                    "description": "kubectl describe pod says why a pod does not start; its log and /readyz say why it is not ready."}}
+
     def firing(job):
         return {"exp_labels": {"severity": "warning", "namespace": "monitoring-tasks", "cronjob": f"taskrunning-{job}"},
                 "exp_annotations": {"summary": f"taskrunning-{job} was due and has not succeeded",
                                     "description": "It did not run, or failed; kubectl get jobs lists its runs."}}
 
     times = {"20h": [], "9d20h": ["router-audit", "consumer-audit"]}
+    pods_missing = {"eval_time": "30m", "alertname": "TaskRunningPodsMissing", "exp_alerts": [
+        missing("statefulset", "taskrunning-router", 1), missing("deployment", "taskrunning-serve", 0)]}
     return {"rule_files": [file], "evaluation_interval": "10m", "tests": [{"interval": "1m", "input_series": series, "alert_rule_test": [
+        pods_missing] + [
         {"eval_time": time, "alertname": "TaskRunningJobOverdue", "exp_alerts": [firing(job) for job in jobs]} for time, jobs in times.items()]}]}
 
 
