@@ -97,6 +97,9 @@ REFUSED = [
     ({"migration": {"grants": {"enabled": True}}, "database": {"writer": {"url": "mysql://a@db/tasks"}}}, "deploy/mysql/grants.sql"),
     ({"kafka": {"users": {"router": {"configSecret": "a", "certificateSecret": "b"}}}}, "not both"),
     ({"router": {"replica": 3}}, "replica"),
+    ({"serve": None}, "missing property 'serve'"),
+    ({"router": {"args": None}}, "missing property 'args'"),
+    ({"enabled": False}, "enabled"),
     ({"router": {"args": ["--max-records", 20000]}}, "got number, want string"),
     ({"router": {"env": [{"name": "METRICS_LISTEN", "value": "0.0.0.0:9000"}]}}, "METRICS_LISTEN is given twice"),
     ({"router": {"podLabels": {"app.kubernetes.io/component": "a"}}}, "invalid propertyName 'app.kubernetes.io/component'"),
@@ -182,6 +185,7 @@ def main(helm, programs, out):
     cluster = yaml.safe_load((CHART / "examples/cloudnativepg-cluster.yaml").read_text())
     valid("cloudnativepg-cluster.yaml", [cluster], KUBERNETES[-1], crds, missing)
     cluster_fits(cluster)
+    complete()
     refuses(helm, out)
     answers(programs, out)
     connects(programs, out)
@@ -667,6 +671,23 @@ def cluster_fits(cluster):
             fault(f"examples/cloudnativepg.yaml: {role} does not fit cloudnativepg-cluster.yaml")
         if role != "owner" and user not in grants:
             fault(f"examples/cloudnativepg.yaml: deploy/postgres/grants.sql has no {user}")
+
+
+def complete():
+    """Each value has a default and a type, and a value that is removed (null) is missed by the schema, not by a template."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def same(path, values, part):
+        part = schema["definitions"][part["$ref"].removeprefix("#/definitions/")] if "$ref" in part else part
+        if part.get("additionalProperties") is False:
+            names = part["properties"].keys() - ({"global", "enabled"} if part is schema else set())
+            if names != values.keys() or set(part.get("required", [])) != names:
+                fault(f"values.schema.json: {path}: {names ^ values.keys() or names ^ set(part.get('required', []))}")
+            for name in names & values.keys():
+                if isinstance(values[name], dict):
+                    same(f"{path}.{name}", values[name], part["properties"][name])
+
+    same("values", yaml.safe_load((CHART / "values.yaml").read_text()), schema)
 
 
 def refuses(helm, out):
