@@ -80,9 +80,15 @@ impl Letters {
         let limits = SizeLimits::read(options, &[topic]).await?;
         let transactional_id = format!("{group}-letters-{instance}");
         let batch_bytes = limits.smallest();
-        let producer =
-            TransactionalProducer::start(options, &transactional_id, batch_bytes, shutdown).await?;
-        Ok(producer.map(|producer| Self {
+        let topics = [topic];
+        let started = TransactionalProducer::start(
+            options,
+            &transactional_id,
+            &topics,
+            batch_bytes,
+            shutdown,
+        );
+        Ok(started.await?.map(|producer| Self {
             options: options.clone(),
             transactional_id,
             producer: Some(producer),
@@ -295,8 +301,12 @@ impl Letters {
     /// Creates a producer, which ends a transaction that an earlier one left open, then reads which letters exist.
     async fn initialise(&mut self, subscription: &Subscription) -> Result<(), Failure> {
         let batch_bytes = self.limits.smallest();
-        let producer =
-            TransactionalProducer::create(&self.options, &self.transactional_id, batch_bytes);
+        let producer = TransactionalProducer::create(
+            &self.options,
+            &self.transactional_id,
+            &[&self.topic],
+            batch_bytes,
+        );
         let producer = producer.map_err(Failure::Exit)?;
         producer.initialise().map_err(not_written)?;
         let assigned = subscription.assignment().map_err(Failure::Exit)?;

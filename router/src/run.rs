@@ -167,9 +167,11 @@ async fn route_with_new_clients(
     let transactional_id = format!("{}-{}", config.group, router.instance);
     let cluster_id = cluster.id.clone();
     drop(cluster); // Nothing polls its client any more.
+    let written = [&*config.events_topic, &config.dead_letters_topic];
     let started = TransactionalProducer::start(
         &config.kafka,
         &transactional_id,
+        &written,
         router.limits.batch_bytes(),
         shutdown,
     );

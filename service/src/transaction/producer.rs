@@ -38,6 +38,8 @@ pub struct TransactionalProducer {
     options: KafkaOptions,
     /// The transactional id.
     transactional_id: String,
+    /// Those it writes.
+    topics: Vec<String>,
     transaction_timeout: Duration,
     /// Maximum size of a batch of several records.
     batch_bytes: usize,
@@ -67,14 +69,16 @@ impl Failed {
 }
 
 impl TransactionalProducer {
-    /// Creates a producer; it must be [initialised](Self::initialise) before use. `batch_max_bytes` is the
-    /// smallest limit of its topics: records that fit separately must not form a batch that does not.
+    /// Creates a producer that writes `topics`; it must be [initialised](Self::initialise) before use.
+    /// `batch_max_bytes` is the smallest limit of its topics: records that fit separately must not form a batch
+    /// that does not.
     ///
     /// # Errors
     /// If a setting is wrong.
     pub fn create(
         options: &KafkaOptions,
         transactional_id: &str,
+        topics: &[&str],
         batch_max_bytes: usize,
     ) -> anyhow::Result<Self> {
         let mut config = options.client_config(DEFAULTS, FIXED)?;
@@ -94,6 +98,7 @@ impl TransactionalProducer {
             producer: Arc::new(producer),
             options: options.clone(),
             transactional_id: transactional_id.to_owned(),
+            topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
             transaction_timeout,
             batch_bytes,
         })
@@ -130,10 +135,11 @@ impl TransactionalProducer {
     pub async fn start(
         options: &KafkaOptions,
         transactional_id: &str,
+        topics: &[&str],
         batch_max_bytes: usize,
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
-        let producer = Self::create(options, transactional_id, batch_max_bytes)?;
+        let producer = Self::create(options, transactional_id, topics, batch_max_bytes)?;
         let mut backoff = Backoff::default();
         loop {
             match producer.initialise() {
@@ -165,7 +171,8 @@ impl TransactionalProducer {
             return Ok(());
         }
         let (options, id) = (&self.options, &self.transactional_id);
-        if let Some(smaller) = Self::start(options, id, batch_max_bytes, stop).await? {
+        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        if let Some(smaller) = Self::start(options, id, &topics, batch_max_bytes, stop).await? {
             *self = smaller;
         }
         Ok(())
@@ -195,8 +202,7 @@ impl TransactionalProducer {
     fn fenced(&self) -> Fenced {
         Fenced(format!(
             "transactional.id {} was fenced, and nothing of the open transaction was committed: either another process \
-             runs with it (give each its own --instance-id), or Kafka mistook a repeated request of this process for \
-             another one's",
+             runs with it, or Kafka mistook a repeated request of this process for another one's",
             self.transactional_id
         ))
     }
@@ -225,9 +231,16 @@ impl TransactionalProducer {
             return NeedsAttention(format!("transactional.id {id}: {error}; {allow}")).into();
         }
         if forbidden(&error) {
+            // Kafka does not say which topic is meant.
+            let topics: Vec<String> = self
+                .topics
+                .iter()
+                .map(|topic| format!("--topic {topic}"))
+                .collect();
+            let allow = self.options.allow(&topics.join(" "), "Write");
             return NeedsAttention(format!(
-                "transactional.id {id}: {error}; allow this user to write the topics that it writes, and to read \
-                 its group and the topic it reads"
+                "transactional.id {id}: {error}; this user needs the right to write all topics of the transaction, and, if \
+                 it consumes, to read its group and the topic that it reads; {allow}"
             ))
             .into();
         }

@@ -107,19 +107,6 @@ async fn each_service_works_with_the_rights_listed_and_says_which_one_is_missing
             .unwrap_or_default();
         let resource = format!("--{} {}", right.resource, right.name.trim_end_matches('*'));
         let operation = format!("--operation {}", right.operation);
-        // Kafka refuses the transaction, and librdkafka does not say which topic is meant.
-        if right.user == "spark-log"
-            && right.name.ends_with("checkpoints")
-            && right.operation == "Write"
-            && right.resource == "topic"
-        {
-            assert!(
-                error.contains("allow this user to write the topics"),
-                "{}",
-                quiet(&log)
-            );
-            return;
-        }
         for message in [
             "kafka-acls.sh",
             &format!("User:{name} "),

@@ -162,7 +162,9 @@ async fn report_with_new_clients(
     let transactional_id = format!("{}-{instance}", options.group);
     drop(cluster); // Nothing polls its client any more.
     let batch_bytes = limits.smallest();
-    let started = TransactionalProducer::start(kafka, &transactional_id, batch_bytes, shutdown);
+    let written = [topic.as_str(), letters];
+    let started =
+        TransactionalProducer::start(kafka, &transactional_id, &written, batch_bytes, shutdown);
     let Some(mut producer) = started.await? else {
         return Ok(());
     };
