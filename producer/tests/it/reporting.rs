@@ -1,15 +1,14 @@
 //! [`Reporter`], for engines written in Rust.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::support;
 use crate::support::Reports;
+use crate::support::own_kafka::OwnKafka;
 use producer::{Options, Part, Reporter, ReporterError, Stats, TaskSource};
 use schemas::{EngineInstance, MetricValue, TaskProgressInfo, TaskStatus, topics};
-use service::testing::{NOBODY, free_port, service, set_max_bytes, until};
+use service::testing::{NOBODY, set_max_bytes, until};
 use tokio::time::Instant;
 
 fn engine() -> EngineInstance {
@@ -238,42 +237,6 @@ async fn while_kafka_is_away_nothing_waits_nothing_grows_and_closing_says_what_i
     assert!(said.contains("25 final reports found no room"), "{said}");
 }
 
-/// A Kafka of this test's own, at a port chosen before it starts.
-struct LateKafka {
-    tool: String,
-    folder: tempfile::TempDir,
-    port: u16,
-}
-
-impl LateKafka {
-    fn tool(&self, arguments: &[&str]) {
-        let run = Command::new(&self.tool)
-            .arg("--dir")
-            .arg(self.folder.path())
-            .args(arguments)
-            .output()
-            .unwrap();
-        let said = support::text(&run.stderr);
-        assert!(run.status.success(), "{} {arguments:?}: {said}", self.tool);
-    }
-
-    fn start(&self) {
-        self.tool(&["start", "--port", &self.port.to_string()]);
-        self.tool(&["topics", "--partitions", "4"]);
-    }
-}
-
-impl Drop for LateKafka {
-    fn drop(&mut self) {
-        let stop = Command::new(&self.tool)
-            .arg("--dir")
-            .arg(self.folder.path())
-            .arg("stop")
-            .output();
-        drop(stop);
-    }
-}
-
 struct Halfway;
 
 impl TaskSource for Halfway {
@@ -285,15 +248,10 @@ impl TaskSource for Halfway {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn when_kafka_comes_back_the_newest_and_all_last_reports_arrive_and_the_gap_shows() {
-    let Some(tool) = service("TEST_KAFKA_TOOL") else {
+    let Some(kafka) = OwnKafka::make() else {
         return;
     };
-    let kafka = LateKafka {
-        tool,
-        folder: tempfile::tempdir().unwrap(),
-        port: free_port(),
-    };
-    let bootstrap = format!("127.0.0.1:{}", kafka.port);
+    let bootstrap = kafka.bootstrap();
     let reporter =
         Reporter::with_options(quick(&bootstrap, topics::TASK_RUNNING_INFO), engine()).unwrap();
     let ended = reporter.task("ended", "job-1", Halfway);

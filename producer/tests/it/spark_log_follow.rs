@@ -1,16 +1,21 @@
 //! `producer spark-log --follow`: logs that grow, reports in the topic, each once.
+//!
+//! Long because each fault of a follower has its test here.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use schemas::{TaskRunningInfo, TaskStatus};
+use schemas::{TaskRunningInfo, TaskStatus, topics};
 use serde_json::Value;
 use service::testing::{Process, Topic, alter_topic, create_topics, service, until};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::support::own_kafka::OwnKafka;
 use crate::support::{Reports, text};
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -174,6 +179,79 @@ async fn followers_that_are_killed_again_and_again_send_each_report_of_growing_l
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn a_kafka_that_is_killed_while_logs_grow_holds_each_report_once_afterwards() {
+    const PIECES: usize = 120;
+    let Some(kafka) = OwnKafka::make() else {
+        return;
+    };
+    let kafka = spawn_blocking(move || {
+        kafka.start();
+        kafka
+    });
+    let mut kafka = kafka.await.unwrap();
+    let reports = Reports {
+        bootstrap: kafka.bootstrap(),
+        topic: topics::TASK_RUNNING_INFO.to_owned(),
+    };
+    let topic = Topic {
+        name: &checkpoints(&reports),
+        partitions: 1,
+        settings: COMPACT,
+    };
+    create_topics(&reports.bootstrap, &[topic]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let logs: Vec<String> = (0..4).map(|number| log(number, 40).concat()).collect();
+    let path = |number: usize| folder.path().join(format!("app-{number}"));
+    let grow = |pieces: std::ops::Range<usize>| {
+        for (number, log) in logs.iter().enumerate() {
+            let at = |piece: usize| log.len() * piece / PIECES;
+            append(
+                &path(number),
+                &log.as_bytes()[at(pieces.start)..at(pieces.end)],
+            );
+        }
+    };
+    let mut follower = Follower::start(
+        &reports,
+        &[folder.path().to_str().unwrap(), "--until-ended"],
+    );
+    for (round, from) in [0, PIECES / 3].into_iter().enumerate() {
+        let before = reports.by_task().values().map(Vec::len).sum::<usize>();
+        let middle = from + PIECES / 6;
+        grow(from..middle);
+        until("reports arrive", WAIT, async || {
+            let all: usize = reports.by_task().values().map(Vec::len).sum();
+            (all > before).then_some(())
+        })
+        .await;
+        // It has more to send whenever the broker ends.
+        for piece in middle..from + PIECES / 3 {
+            grow(piece..piece + 1);
+            if piece == middle + 5 {
+                kafka.kill();
+            }
+        }
+        // Once it is away for longer than it takes to notice, once it returns at once.
+        if round == 0 {
+            follower
+                .logs("a transaction was aborted, trying again")
+                .await;
+        }
+        let started = spawn_blocking(move || {
+            kafka.start();
+            kafka
+        });
+        kafka = started.await.unwrap();
+    }
+    grow(2 * PIECES / 3..PIECES);
+    assert!(follower.process.ended().await.success());
+    let expected = of_whole_logs(&reports, folder.path());
+    assert!(expected.values().map(Vec::len).sum::<usize>() > 200);
+    assert_eq!(outline(&reports.by_task()), outline(&expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_two_followers_with_the_same_checkpoints_the_earlier_ends_and_says_why() {
     let Some(reports) = with_checkpoints("log-rivals").await else {
         return;
@@ -274,6 +352,52 @@ async fn a_log_goes_on_after_its_folder_was_away_and_it_was_renamed() {
     assert_eq!(
         outline(&reports.by_task()),
         outline(&of_whole_logs(&reports, &folder))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_is_set_to_another_applications_log_begins_it_from_0_also_after_a_crash() {
+    let Some(reports) = with_checkpoints("log-link").await else {
+        return;
+    };
+    let outer = tempfile::tempdir().unwrap();
+    let [store, link, next] = ["store", "current", "next"].map(|name| outer.path().join(name));
+    fs::create_dir(&store).unwrap();
+    let set = |number: usize| {
+        symlink(store.join(format!("app-{number}")), &next).unwrap();
+        fs::rename(&next, &link).unwrap();
+    };
+    let path = link.to_str().unwrap();
+    let all = async || reports.by_task().values().map(Vec::len).sum::<usize>();
+    let mut sent = 0;
+    // The first run is killed; the second one sees two applications; each log ends while it is not linked.
+    let lines: Vec<Vec<String>> = (0..3).map(|number| log(number, 20)).collect();
+    let mut follower = Follower::start(&reports, &[path]);
+    for (number, lines) in lines.iter().enumerate() {
+        let file = store.join(format!("app-{number}"));
+        append(&file, lines[..lines.len() / 2].concat().as_bytes());
+        set(number);
+        sent = until("its reports arrive", WAIT, async || {
+            let now = all().await;
+            (now > sent).then_some(now)
+        })
+        .await;
+        append(&file, lines[lines.len() / 2..].concat().as_bytes());
+        if number == 0 {
+            follower.process.kill();
+            follower = Follower::start(&reports, &[path]);
+        }
+    }
+    assert!(follower.process.stop().await.success());
+    // Each from where it was.
+    for number in 0..3 {
+        set(number);
+        let mut last = Follower::start(&reports, &[path, "--until-ended"]);
+        assert!(last.process.ended().await.success());
+    }
+    assert_eq!(
+        outline(&reports.by_task()),
+        outline(&of_whole_logs(&reports, &store))
     );
 }
 

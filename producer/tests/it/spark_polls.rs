@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::polled::{self, WAIT};
-use crate::support::spark::{Adapter, App, Spark, ended, job};
+use crate::support::spark::{Adapter, App, Spark, asked_for, ended, job};
 use crate::support::{Reports, number_before};
 use schemas::{TaskRunningInfo, TaskStatus};
 use serde_json::json;
@@ -206,11 +206,12 @@ async fn one_that_stays_waits_for_new_applications_and_for_its_address() {
         let polls = format!("taskrunning_poll_duration_seconds_count{{share=\"{share}\"}}");
         adapter.measures(&polls).await;
     }
+    let address = spark.url.trim_start_matches("http://").to_owned();
     // Longer than it waits for an address otherwise.
     let spark = spark
         .restart(async {
             adapter.logs("nobody listens there").await;
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            asked_for(&address, Duration::from_secs(2)).await;
         })
         .await;
     spark.set(|state| state.apps.push(done("app-3")));

@@ -21,6 +21,8 @@ pub(super) enum Halt {
     Stopped,
     /// The line with this number is of another application: its id.
     Another(u64, String),
+    /// The log is not that of the application that it was taken for.
+    Mistaken,
     /// No line so far is an event.
     NotALog,
 }
@@ -35,6 +37,7 @@ impl std::fmt::Display for Halt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Stopped => f.write_str("is not read any further"),
+            Self::Mistaken => f.write_str("is the log of another application than before"),
             Self::Another(number, id) => write!(
                 f,
                 "line {number} begins another application, {id}: the rest of the file is not read. Give each application a \

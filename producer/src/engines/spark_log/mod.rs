@@ -5,14 +5,14 @@
 //!                                       a thread of its own; the same bytes give the same reports
 //! ```
 //!
-//! A log is not the application: what becomes of one that does not tell the end is this.
+//! A log is not the application. An application whose log does not hold its end is reported as follows.
 //!
 //! | The log | Reported at its end |
 //! | --- | --- |
 //! | holds the application's end | the final status, from its jobs, as by the live adapter |
 //! | does not, and a newer attempt has a log too | `Failed` if a job failed, else `Unknown` |
 //! | does not, and there is no newer attempt | `Unknown`, with what was last known |
-//! | lacks lines that may tell of a job's failure | `Unknown` where it would be `Succeed` or `Cancelled` |
+//! | lacks lines that may hold a job's failure | `Unknown` where it would be `Succeed` or `Cancelled` |
 //!
 //! [`follow`] has what differs for logs that are being written.
 
@@ -186,10 +186,14 @@ struct Known {
     key: String,
     application: String,
     start_ms: i64,
-    /// It holds the application's start, or more than comes before one.
+    /// It holds the application's start.
+    has_start: bool,
+    /// It holds that, or more than comes before one.
     is_certain: bool,
     /// Why it is not read any further.
     fault: Option<String>,
+    /// Why it cannot be read now.
+    unreadable: Option<String>,
 }
 
 /// Reads logs, those of the applications that began first before the others, unless `is_stopped` before. `give` gets each
@@ -218,7 +222,7 @@ fn read_all(
     for log in known {
         if !keys.insert(log.key.clone()) {
             tracing::error!(
-                "{} is left out: another log tells of {} too",
+                "{} is left out: another log is also of {}",
                 log.log.path.display(),
                 log.key
             );
@@ -240,22 +244,27 @@ fn read_all(
 fn identify(log: Log, is_stopped: &(impl Fn() -> bool + ?Sized)) -> Result<Known, Stopped> {
     let mut start = None;
     let (mut lines, mut bytes) = (0, 0);
-    let mut fault = None;
+    let (mut fault, mut unreadable) = (None, None);
     if is_stopped() {
         return Err(Stopped);
     }
     // Other faults of the log are logged when it is read whole.
-    if let Some(first) = log.files.first()
-        && let Ok(mut reader) = Reader::open(&first.path)
-    {
+    let reader = log.files.first().map(|first| Reader::open(&first.path));
+    if let Some(Err(error)) = &reader {
+        unreadable = Some(error.to_string());
+    }
+    if let Some(Ok(mut reader)) = reader {
         let mut buffer = reader::buffer();
         let mut each = |number: u64, line: Line<'_>| {
             lines = number;
             if let Line::Whole(line) = line
                 && events::name(line) == Some("SparkListenerApplicationStart")
-                && let Ok(Event::ApplicationStart(event)) = events::read(line)
             {
-                start = Some(event);
+                // As when the log is read whole.
+                let text = String::from_utf8_lossy(line);
+                if let Ok(Event::ApplicationStart(event)) = events::read(text.as_bytes()) {
+                    start = Some(event);
+                }
             }
             match start.is_some() || number > LINES_BEFORE_START || is_stopped() {
                 true => Err(Stopped),
@@ -270,6 +279,10 @@ fn identify(log: Log, is_stopped: &(impl Fn() -> bool + ?Sized)) -> Result<Known
                     fault = Some(damage.to_string());
                     break;
                 }
+                Err(Fault::Io(error)) => {
+                    unreadable = Some(error.to_string());
+                    break;
+                }
                 Ok(_) | Err(_) => break,
             }
         }
@@ -277,7 +290,8 @@ fn identify(log: Log, is_stopped: &(impl Fn() -> bool + ?Sized)) -> Result<Known
     if is_stopped() {
         return Err(Stopped);
     }
-    let is_certain = start.is_some() || lines > LINES_BEFORE_START || bytes > BYTES_BEFORE_START;
+    let has_start = start.is_some();
+    let is_certain = has_start || lines > LINES_BEFORE_START || bytes > BYTES_BEFORE_START;
     let name = log.name();
     let (application, attempt, start_ms) = match start {
         Some(start) => (start.id.unwrap_or(name), start.attempt, start.time),
@@ -292,8 +306,10 @@ fn identify(log: Log, is_stopped: &(impl Fn() -> bool + ?Sized)) -> Result<Known
         key,
         application,
         start_ms,
+        has_start,
         is_certain,
         fault,
+        unreadable,
     })
 }
 

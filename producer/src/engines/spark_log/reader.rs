@@ -1,9 +1,10 @@
 //! A log's files → its lines. What there is of a file that ends in the middle is read.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::codec::{Damage, Decoder};
 use super::lines::{Line, Lines};
@@ -12,6 +13,9 @@ use super::lines::{Line, Lines};
 const READ_BYTES: usize = 256 << 10;
 /// Text that stays allocated while a file does not grow.
 const IDLE_BYTES: usize = 4 << 10;
+/// The beginning that a file is recognised by: bytes that are read at a time before it is long enough, and bytes at most.
+const BEGINNING_PIECE_BYTES: usize = 8 << 10;
+const BEGINNING_MAX_BYTES: u64 = 1 << 20;
 
 /// Why a file is not read any further.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +24,9 @@ pub(super) enum Fault<E> {
     Io(#[from] io::Error),
     #[error("{0}")]
     Damage(#[from] Damage),
+    /// What was read before is no longer the beginning of the file: it was written anew.
+    #[error("was written anew while it was read; the rest of it is not read")]
+    Rewritten,
     /// What the caller's function returned.
     #[error("{0}")]
     Stopped(E),
@@ -32,8 +39,44 @@ pub(super) struct Reader {
     identity: (u64, u64),
     /// Bytes of the file that were read.
     read: u64,
+    beginning: Beginning,
+    /// Length and time of the file when its beginning was last found to be the same.
+    unchanged: Option<(u64, Option<SystemTime>)>,
     decoder: Decoder,
     lines: Lines,
+}
+
+/// The bytes that a file is recognised by. Whoever writes a file anew begins with them.
+struct Beginning {
+    bytes: u64,
+    checksum: crc32fast::Hasher,
+    is_whole: bool,
+}
+
+impl Beginning {
+    fn add(&mut self, bytes: &[u8]) {
+        if !self.is_whole {
+            self.bytes += bytes.len() as u64;
+            self.checksum.update(bytes);
+            self.is_whole = self.bytes >= BEGINNING_MAX_BYTES;
+        }
+    }
+
+    fn is_of(&self, file: &File) -> io::Result<bool> {
+        let mut checksum = crc32fast::Hasher::new();
+        let mut piece = vec![0; BEGINNING_PIECE_BYTES];
+        let mut read = 0;
+        while read < self.bytes {
+            let bytes = BEGINNING_PIECE_BYTES.min((self.bytes - read) as usize);
+            match file.read_exact_at(&mut piece[..bytes], read) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                done => done?,
+            }
+            checksum.update(&piece[..bytes]);
+            read += bytes as u64;
+        }
+        Ok(checksum.finalize() == self.checksum.clone().finalize())
+    }
 }
 
 /// Room for the bytes that are read at a time.
@@ -50,14 +93,53 @@ impl Reader {
             identity: identity(&file.metadata()?),
             file,
             read: 0,
+            beginning: Beginning {
+                bytes: 0,
+                checksum: crc32fast::Hasher::new(),
+                is_whole: false,
+            },
+            unchanged: None,
             decoder: Decoder::default(),
             lines: Lines::default(),
         })
     }
 
-    /// Whether what was read is the beginning of the file that now has these metadata.
+    /// Whether the file that is read has these metadata, whatever it holds now.
     pub(super) fn reads(&self, metadata: &Metadata) -> bool {
-        self.identity == identity(metadata) && self.read <= metadata.len()
+        self.identity == identity(metadata)
+    }
+
+    /// What was read so far is enough to recognise the file by.
+    pub(super) fn end_beginning(&mut self) {
+        self.beginning.is_whole = true;
+    }
+
+    /// Opens the file again, after it could not be read.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub(super) fn reopen(&mut self, path: &Path) -> io::Result<()> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(self.read))?;
+        self.identity = identity(&file.metadata()?);
+        self.file = file;
+        self.unchanged = None;
+        Ok(())
+    }
+
+    /// Whether the file begins with what was read of it, and so many bytes more. Asked behind a read, this covers what was
+    /// read: whoever writes a file anew does so from its start.
+    fn is_same(&mut self, more: u64) -> io::Result<bool> {
+        let metadata = self.file.metadata()?;
+        let read = self.read + more;
+        // Some filesystems do not show the length of a file that is open.
+        if metadata.len() < read && self.file.read_at(&mut [0], read - 1)? == 0 {
+            return Ok(false);
+        }
+        let now = (metadata.len(), metadata.modified().ok());
+        let is_same = self.unchanged == Some(now) || self.beginning.is_of(&self.file)?;
+        self.unchanged = is_same.then_some(now);
+        Ok(is_same)
     }
 
     /// Passes on all lines that have ended, up to the file's end.
@@ -83,17 +165,25 @@ impl Reader {
         buffer: &mut [u8],
         mut each: impl FnMut(u64, Line<'_>) -> Result<(), E>,
     ) -> Result<usize, Fault<E>> {
+        let room = match self.beginning.is_whole {
+            true => buffer.len(),
+            false => buffer.len().min(BEGINNING_PIECE_BYTES),
+        };
         let read = loop {
-            match self.file.read(buffer) {
+            match self.file.read(&mut buffer[..room]) {
                 Ok(read) => break read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
         };
+        if !self.is_same(read as u64)? {
+            return Err(Fault::Rewritten);
+        }
         if read == 0 {
             return Ok(0);
         }
         self.read += read as u64;
+        self.beginning.add(&buffer[..read]);
         self.decoder.feed(&buffer[..read]);
         let mut bytes = 1;
         loop {

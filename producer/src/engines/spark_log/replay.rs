@@ -219,6 +219,11 @@ impl Replay {
         })
     }
 
+    /// The application and its attempt, as in a ticket's id; `None` before the application's start.
+    pub(super) fn key(&self) -> Option<String> {
+        self.key.as_ref().map(ToString::to_string)
+    }
+
     /// What is remembered, in bytes: an estimate.
     pub(super) fn memory_bytes(&self) -> usize {
         let own = self.jobs.len()
@@ -688,7 +693,7 @@ impl Replay {
     /// Adds to a report what the REST API does not tell, and takes out what a log does not.
     fn complete(&self, report: &mut TaskRunningInfo, state: State) {
         let metrics = report.metrics.get_or_insert_default();
-        // A log tells of blocks only with spark.eventLog.logBlockUpdates.enabled.
+        // A log has blocks only with spark.eventLog.logBlockUpdates.enabled.
         metrics.remove("application.storageMemoryUsedBytes");
         if self.sql_seen {
             let mut add = |name: &str, count: i64| {

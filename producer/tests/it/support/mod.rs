@@ -1,5 +1,6 @@
 //! What these tests share: a topic, the program, and what it wrote.
 
+pub(crate) mod own_kafka;
 pub(crate) mod polled;
 pub(crate) mod spark;
 

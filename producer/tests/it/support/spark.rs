@@ -11,7 +11,7 @@ use service::testing::{Process, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Reports, text};
 
@@ -203,6 +203,19 @@ impl Spark {
         meanwhile.await;
         Self::serve(TcpListener::bind(address).await.unwrap(), state)
     }
+}
+
+/// Waits until an address is asked again after this time. It answers nothing.
+pub(crate) async fn asked_for(address: &str, time: Duration) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let asked = async {
+        let since = Instant::now();
+        while since.elapsed() < time {
+            // Closed at once.
+            drop(listener.accept().await.unwrap());
+        }
+    };
+    timeout(WAIT, asked).await.expect("it is asked");
 }
 
 async fn answer(mut stream: TcpStream, state: Arc<Mutex<State>>) -> Option<()> {

@@ -16,8 +16,21 @@ const KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
 /// log was not there.
 const RENEWED_MS: i64 = KEPT_MS / 2;
 
-/// A source's number, and the path of a log.
-type Claim = (usize, PathBuf);
+/// A log that is followed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct LogId {
+    /// Of the complete log.
+    pub(super) path: PathBuf,
+    /// 0 for the log that is there; other numbers for those that were there before.
+    pub(super) former: u64,
+}
+
+/// A log of one of the sources.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Claim {
+    pub(super) source: usize,
+    pub(super) log: LogId,
+}
 
 #[derive(Default)]
 pub(super) struct Index {
@@ -28,7 +41,7 @@ pub(super) struct Index {
 #[derive(Default)]
 struct State {
     checkpoints: HashMap<String, Known>,
-    /// Who reads the log that tells of an attempt, by the attempt's key.
+    /// The log from which an attempt is reported, by the attempt's key.
     readers: HashMap<String, Reader>,
     /// The start of the newest attempt, in milliseconds, by application.
     newest_ms: HashMap<String, i64>,
@@ -68,13 +81,11 @@ impl Index {
 
     /// Remembers what is on its way to the topic.
     pub(super) fn note(&self, step: &Step) {
-        if let Some(checkpoint) = &step.checkpoint {
-            self.insert(step.key.clone(), checkpoint.clone(), now_ms());
-        }
+        self.insert(step.key.clone(), step.checkpoint.clone(), now_ms());
     }
 
-    /// Lets a log tell of an attempt, and notes when the attempt began. Returns the path of the log if another one, or
-    /// another source, tells of it.
+    /// Reports an attempt from a log, and notes when the attempt began. Returns the path of the log if it is reported from
+    /// another one, or by another source.
     pub(super) fn claim(
         &self,
         key: &str,
@@ -86,7 +97,7 @@ impl Index {
         let newest_ms = state.newest_ms.entry(application.to_owned()).or_default();
         *newest_ms = start_ms.max(*newest_ms);
         match state.readers.get(key) {
-            Some(other) if other.claim != claim => Some(other.claim.1.clone()),
+            Some(other) if other.claim != claim => Some(other.claim.log.path.clone()),
             _ => {
                 let application = application.to_owned();
                 let reader = Reader { claim, application };
@@ -96,12 +107,12 @@ impl Index {
         }
     }
 
-    /// Whether no log tells of an attempt now.
+    /// Whether an attempt is reported from no log now.
     pub(super) fn is_free(&self, key: &str) -> bool {
         !self.state().readers.contains_key(key)
     }
 
-    /// A log has gone.
+    /// An attempt is no longer reported from a log, which has gone.
     pub(super) fn release(&self, key: &str, claim: &Claim) {
         let mut state = self.state();
         if state
@@ -196,8 +207,15 @@ mod tests {
     }
 
     fn claim(index: &Index, key: &str, application: &str, start_ms: i64) {
-        let by = (0, PathBuf::from(format!("/logs/{key}")));
-        assert_eq!(index.claim(key, application, start_ms, by), None);
+        assert_eq!(index.claim(key, application, start_ms, log(key)), None);
+    }
+
+    fn log(key: &str) -> Claim {
+        let log = LogId {
+            path: PathBuf::from(format!("/logs/{key}")),
+            former: 0,
+        };
+        Claim { source: 0, log }
     }
 
     #[test]
@@ -236,7 +254,7 @@ mod tests {
         assert!(index.is_replaced("app", old_ms));
         assert!(!index.is_replaced("app", old_ms + 1));
         for key in ["app/1", "app/2"] {
-            index.release(key, &(0, PathBuf::from(format!("/logs/{key}"))));
+            index.release(key, &log(key));
         }
         index.upkeep();
         assert!(index.state().newest_ms.is_empty());

@@ -12,16 +12,18 @@
 //! | Seen | Done |
 //! | --- | --- |
 //! | a file grows | what was written whole is read; the rest is waited for |
-//! | a log is renamed, as `.inprogress` | it goes on |
-//! | a file is shorter than before, or another one under the same name | the log is read again from its start, up to the checkpoint |
+//! | a log is renamed, as `.inprogress`, or moved | it goes on |
+//! | a file is shorter than before, or another one under the same name | the path is identified anew; the same log is read again from its start, up to the checkpoint |
+//! | that is another application's log | it has its own checkpoint; the log that was there has gone |
 //! | files are compacted into one | the same; numbers go on behind the highest that was used |
 //! | the application's end, and nothing more for 2 s | the final status, once |
 //! | a newer attempt has a log, and nothing more for 30 s | `Failed` if a job failed, else `Unknown`, once |
 //! | nothing more for `--give-up-after` | `Unknown`, once; goes on if the log does |
-//! | a log has gone | as one that does not grow |
+//! | a log has gone | as one that does not grow; its attempt can be reported from another log |
 //! | a folder cannot be searched, a file cannot be read now | nothing; tried again |
 
 mod checkpoint;
+mod followed;
 mod index;
 mod reading;
 mod source;
@@ -178,8 +180,7 @@ async fn send(
                 reports.add(&mut batch, report).await?;
             }
             account.note(&step.key);
-            let checkpoint = step.checkpoint.as_ref().map(Checkpoint::to_bytes);
-            batch.checkpoint(step.key, checkpoint);
+            batch.checkpoint(step.key, Some(step.checkpoint.to_bytes()));
             next = match batch.is_full() {
                 true => None,
                 false => timeout_at(until, given.recv()).await.ok().flatten(),

@@ -1,4 +1,6 @@
 //! One log that is being read: its lines → reports that are not in the topic yet.
+//!
+//! Long because one state machine: where a turn ended decides how the next one begins.
 
 use std::path::Path;
 
@@ -19,8 +21,7 @@ const GIVEN_UP_MAX: usize = 32;
 pub(super) struct Step {
     /// The checkpoint's key.
     pub(super) key: String,
-    /// `None` forgets the log.
-    pub(super) checkpoint: Option<Checkpoint>,
+    pub(super) checkpoint: Checkpoint,
     pub(super) reports: Vec<TaskRunningInfo>,
 }
 
@@ -31,8 +32,12 @@ pub(super) enum Turn {
     More,
     /// At the log's end so far.
     AtEnd,
-    /// The files are not those that were read, or cannot be read now: read the log again from its start.
-    Again(Option<String>),
+    /// What was read is not what the log's path leads to any more.
+    Moved,
+    /// What was read is the log of another application.
+    Mistaken,
+    /// The log cannot be read on now: why.
+    Unreadable(String),
     /// What the log holds from here on cannot be read.
     Stuck,
 }
@@ -40,9 +45,15 @@ pub(super) enum Turn {
 /// A log from which new reports come.
 pub(super) struct Reading {
     key: String,
+    /// The application's start, by which the log was identified, was not read so far.
+    expects_start: bool,
     replay: Replay,
     /// The file that is being read.
-    file: Option<(u64, Reader)>,
+    file: Option<(LogFile, Reader)>,
+    /// It could not be read.
+    is_unreadable: bool,
+    /// It was written anew: what was read is nowhere any more.
+    is_rewritten: bool,
     /// The file before that is finished.
     finished: Option<u64>,
     position: Position,
@@ -63,9 +74,11 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// `sent` is the checkpoint of an earlier reading; `is_new` if the log's faults are not logged yet.
+    /// Of the log of an attempt, which `has_start` if it held the application's start when it was identified. `sent` is the
+    /// checkpoint of an earlier reading; `is_new` if the log's faults are not logged yet.
     pub(super) fn new(
         key: &str,
+        has_start: bool,
         log: &Log,
         pace: Pace,
         sent: Option<Checkpoint>,
@@ -76,8 +89,11 @@ impl Reading {
         checksum.update(format!("{pace:?}").as_bytes());
         Self {
             key: key.to_owned(),
+            expects_start: has_start,
             replay: Replay::new(&log.name(), pace),
             file: None,
+            is_unreadable: false,
+            is_rewritten: false,
             finished: None,
             position: Position::default(),
             checksum,
@@ -97,6 +113,24 @@ impl Reading {
         self.replay.ended
     }
 
+    /// Whether its reports go on from those that were sent: all that was read before is read, and it is that of the
+    /// attempt.
+    pub(super) fn is_caught_up(&self) -> bool {
+        let is_passed = |sent: &Checkpoint| self.position >= sent.position;
+        !self.expects_start
+            && self.replay.counts.events > 0
+            && self.sent.as_ref().is_none_or(is_passed)
+    }
+
+    pub(super) fn is_unreadable(&self) -> bool {
+        self.is_unreadable
+    }
+
+    /// After the line that was read last.
+    pub(super) fn position(&self) -> Position {
+        self.position
+    }
+
     /// Whether a part of the log could not be read.
     pub(super) fn is_at_fault(&self) -> bool {
         self.replay.broken_lines > 0 || self.stuck.is_some()
@@ -107,75 +141,105 @@ impl Reading {
         self.replay.memory_bytes() + file.map_or(0, |(_, reader)| reader.memory_bytes())
     }
 
-    /// Reads on, about as many bytes of text as `bytes`.
+    /// Reads on, about as many bytes of text as `bytes`. If the log is no longer at its path (`is_missing`), only the file
+    /// that is open is read.
     ///
     /// # Errors
     /// If reports are not wanted any more.
     pub(super) fn turn(
         &mut self,
         log: &Log,
+        is_missing: bool,
         bytes: usize,
         buffer: &mut [u8],
         give: &mut impl FnMut(Step) -> Result<(), Stopped>,
     ) -> Result<Turn, Stopped> {
         let mut left = bytes;
-        if let Some((number, reader)) = &self.file
-            && let Some(file) = file_of(log, *number)
-            // A file that was renamed after it was listed is found at the next look.
-            && let Ok(metadata) = std::fs::metadata(&file.path)
-            && !reader.reads(&metadata)
-        {
-            return Ok(Turn::Again(None));
+        if self.is_rewritten && !is_missing {
+            return Ok(Turn::Moved);
         }
+        let has_moved = !is_missing && self.has_moved(log);
+        if let Some((file, reader)) = &mut self.file
+            && self.is_unreadable
+            && !is_missing
+            && !has_moved
+            && let Err(error) = reader.reopen(&file.path)
+        {
+            return Ok(unreadable(&file.path, &error));
+        }
+        self.is_unreadable = false;
         loop {
-            let Some((number, mut reader)) = self.file.take() else {
-                match self.open_next(log) {
-                    Ok(true) => continue,
-                    Ok(false) => return Ok(self.at_end()),
-                    Err(why) => return Ok(Turn::Again(why)),
-                }
-            };
-            let Some(file) = file_of(log, number) else {
-                // Compacted away before it was read to its end.
-                return Ok(Turn::Again(None));
-            };
-            let mut each = |line_number: u64, line: Line<'_>| {
-                self.line(file, line_number, &line, log.compacted, give)
-            };
-            let read = reader.read_piece(buffer, &mut each);
-            let fault = match read {
-                Ok(0) if log.files.iter().any(|later| later.number > number) => {
-                    match reader.end(&mut each) {
-                        Ok(cut) => {
-                            if cut {
-                                self.mark_cut(&file.path, "ends in the middle");
-                            }
-                            self.finish(file);
-                            continue;
-                        }
-                        Err(halt) => Fault::Stopped(halt),
-                    }
-                }
-                Ok(0) => {
-                    reader.shrink();
-                    self.file = Some((number, reader));
+            let Some((file, mut reader)) = self.file.take() else {
+                if is_missing {
                     return Ok(self.at_end());
                 }
+                match self.open_next(log) {
+                    Ok(Next::Open) => continue,
+                    Ok(Next::None) => return Ok(self.at_end()),
+                    Ok(Next::Gone) => return Ok(Turn::Moved),
+                    Err(why) => {
+                        self.is_unreadable = true;
+                        return Ok(why);
+                    }
+                }
+            };
+            let mut each = |line_number: u64, line: Line<'_>| {
+                self.line(&file, line_number, &line, log.compacted, give)
+            };
+            let is_last = is_missing || !log.files.iter().any(|later| later.number > file.number);
+            let fault = match reader.read_piece(buffer, &mut each) {
+                // The file that is at the path now may be of another application.
+                Ok(0) if has_moved => {
+                    self.file = Some((file, reader));
+                    return Ok(Turn::Moved);
+                }
+                Ok(0) if is_last => {
+                    reader.shrink();
+                    self.file = Some((file, reader));
+                    return Ok(self.at_end());
+                }
+                Ok(0) => match reader.end(&mut each) {
+                    Ok(cut) => {
+                        if cut {
+                            self.mark_cut(&file.path, "ends in the middle");
+                        }
+                        self.finished = Some(file.number);
+                        continue;
+                    }
+                    Err(halt) => Fault::Stopped(halt),
+                },
                 Ok(read) => {
-                    self.file = Some((number, reader));
+                    if self.replay.key().is_some() {
+                        reader.end_beginning();
+                    }
+                    self.file = Some((file, reader));
                     left = left.saturating_sub(read);
                     if left == 0 {
                         return Ok(Turn::More);
                     }
                     continue;
                 }
+                Err(Fault::Io(error)) => {
+                    let why = unreadable(&file.path, &error);
+                    self.file = Some((file, reader));
+                    self.is_unreadable = true;
+                    return Ok(match is_missing {
+                        true => self.at_end(),
+                        false => why,
+                    });
+                }
                 Err(fault) => fault,
             };
             match fault {
                 Fault::Stopped(Halt::Stopped) => return Err(Stopped),
-                Fault::Io(error) => {
-                    let why = format!("{} cannot be read: {error}", file.path.display());
-                    return Ok(Turn::Again(Some(why)));
+                Fault::Stopped(Halt::Mistaken) => return Ok(Turn::Mistaken),
+                // The lines so far were those of the attempt.
+                Fault::Rewritten => {
+                    self.is_rewritten = true;
+                    return Ok(match is_missing {
+                        true => self.at_end(),
+                        false => Turn::Moved,
+                    });
                 }
                 Fault::Stopped(Halt::NotALog) => {
                     if !self.named {
@@ -191,40 +255,55 @@ impl Reading {
             self.named = true;
             // Nothing counts behind the application's end.
             self.cut |= !self.replay.ended;
-            self.stuck = Some(number);
-            self.finish(file);
+            self.stuck = Some(file.number);
+            self.finished = Some(file.number);
         }
     }
 
-    /// Opens the file after the last one. Returns whether there is one.
-    fn open_next(&mut self, log: &Log) -> Result<bool, Option<String>> {
+    /// Whether the log's path leads to another file than the one that is open.
+    fn has_moved(&mut self, log: &Log) -> bool {
+        let Some((file, reader)) = &mut self.file else {
+            return false;
+        };
+        let Some(listed) = log.files.iter().find(|listed| listed.number == file.number) else {
+            // Compacted away before it was read to its end, or of another log.
+            return true;
+        };
+        // As when `.inprogress` was taken off.
+        file.path.clone_from(&listed.path);
+        match std::fs::metadata(&listed.path) {
+            Ok(metadata) => !reader.reads(&metadata),
+            // A file that was renamed after it was listed is found at the next look.
+            Err(_) => false,
+        }
+    }
+
+    /// Opens the file after the last one.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    fn open_next(&mut self, log: &Log) -> Result<Next, Turn> {
         let next = |file: &&LogFile| self.finished.is_none_or(|before| file.number > before);
         let Some(file) = log.files.iter().find(next) else {
-            return Ok(false);
+            return Ok(Next::None);
         };
         let follows = self
             .finished
             .is_none_or(|before| before.checked_add(1) == Some(file.number));
+        if !follows && file.compacted {
+            return Ok(Next::Gone);
+        }
+        let reader = Reader::open(&file.path).map_err(|error| unreadable(&file.path, &error))?;
         if !follows {
-            if file.compacted {
-                return Err(None);
-            }
             self.mark_cut(&file.path, "does not follow the file before it");
         }
-        let reader = Reader::open(&file.path)
-            .map_err(|error| Some(format!("{} cannot be read: {error}", file.path.display())))?;
-        self.file = Some((file.number, reader));
+        self.file = Some((file.clone(), reader));
         self.meet_checkpoint();
         self.position = Position {
             file: file.number,
             line: 0,
         };
-        Ok(true)
-    }
-
-    fn finish(&mut self, file: &LogFile) {
-        self.finished = Some(file.number);
-        self.file = None;
+        Ok(Next::Open)
     }
 
     fn mark_cut(&mut self, path: &Path, why: &str) {
@@ -266,6 +345,15 @@ impl Reading {
             self.mark_cut(path, "ends in the middle");
             return Ok(());
         };
+        if self.expects_start
+            && let Some(key) = self.replay.key()
+        {
+            // The path may lead to another log since it was identified.
+            if key != self.key {
+                return Err(Halt::Mistaken);
+            }
+            self.expects_start = false;
+        }
         self.count(&reports);
         match &self.sent {
             Some(sent) => {
@@ -304,8 +392,8 @@ impl Reading {
             true => sent.base,
             false => {
                 tracing::warn!(
-                    "the log of {} is not the one that was read before, for example because a History Server has \
-                     compacted it: its reports are numbered from {} on",
+                    "the reports of {} are not those that its log gave before: they are numbered from {} on. The log has \
+                     changed, for example because a History Server has compacted it, or --interval or --at-end has",
                     self.key,
                     sent.next
                 );
@@ -336,7 +424,7 @@ impl Reading {
         }
         give(Step {
             key: self.key.clone(),
-            checkpoint: Some(Checkpoint {
+            checkpoint: Checkpoint {
                 position: self.position,
                 checksum: self.checksum.clone().finalize(),
                 counted: self.counted,
@@ -344,7 +432,7 @@ impl Reading {
                 next: self.next,
                 given_up: self.given_up.clone(),
                 concluded,
-            }),
+            },
             reports,
         })
     }
@@ -379,8 +467,8 @@ impl Reading {
         compacted: bool,
         give: &mut impl FnMut(Step) -> Result<(), Stopped>,
     ) -> Result<(), Stopped> {
-        // The log is shorter than before: reports behind its end were sent.
-        if !self.pass_checkpoint() || self.given_up.len() >= GIVEN_UP_MAX {
+        // Of a log that is shorter than before, the reports behind its end were sent.
+        if !self.is_caught_up() || !self.pass_checkpoint() || self.given_up.len() >= GIVEN_UP_MAX {
             return Ok(());
         }
         if self.given_up.last() == Some(&self.position) {
@@ -404,6 +492,9 @@ impl Reading {
         compacted: bool,
         give: &mut impl FnMut(Step) -> Result<(), Stopped>,
     ) -> Result<(), Stopped> {
+        if self.expects_start {
+            return Ok(());
+        }
         if !self.pass_checkpoint() {
             self.go_on(false);
         }
@@ -415,6 +506,15 @@ impl Reading {
     }
 }
 
-fn file_of(log: &Log, number: u64) -> Option<&LogFile> {
-    log.files.iter().find(|file| file.number == number)
+/// What comes after a file of a log.
+enum Next {
+    /// Another one, which is open now.
+    Open,
+    None,
+    /// One that was compacted away before it was read.
+    Gone,
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Turn {
+    Turn::Unreadable(format!("{} cannot be read: {error}", path.display()))
 }

@@ -4,17 +4,17 @@
 //! Long because one state machine: each state of a followed log leads to the others.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use schemas::{IDENTIFIER_MAX_BYTES, identifier_bytes};
 use service::warn_of_change;
 
 use super::FOLLOWED;
-use super::index::Index;
+use super::followed::{Before, Followed, Identity, Seen, State};
+use super::index::{Claim, Index, LogId};
 use super::reading::{Reading, Step, Turn};
 use crate::engines::spark_log::files::{self, Log};
 use crate::engines::spark_log::replay::Pace;
@@ -49,100 +49,33 @@ pub(super) struct Manner {
 pub(super) struct Source {
     /// Of this run's sources.
     number: usize,
-    paths: Vec<PathBuf>,
+    roots: Vec<Root>,
     manner: Manner,
     index: Arc<Index>,
-    /// By the path of the complete log.
-    logs: BTreeMap<PathBuf, Followed>,
+    logs: BTreeMap<LogId, Followed>,
     /// Those that may have something to read.
-    queue: VecDeque<PathBuf>,
-    /// Their estimated memory, by path.
-    awake: BTreeMap<PathBuf, usize>,
+    queue: VecDeque<LogId>,
+    /// The estimated memory of those that are in memory.
+    awake: BTreeMap<LogId, usize>,
+    /// Searches so far.
+    looks: u64,
+    /// Logs so far that were followed, and are no longer at their paths.
+    former: u64,
+    /// A log of an application was found.
+    has_followed: bool,
     left_out: BTreeSet<String>,
     buffer: Vec<u8>,
     /// In the metric.
     counted: usize,
 }
 
-struct Followed {
-    /// The path that it was found at: a number.
-    root: usize,
-    log: Log,
-    seen: Seen,
-    /// When it changed last, as far as seen.
-    changed: Instant,
-    is_missing: bool,
-    is_queued: bool,
-    /// Its faults are logged.
-    is_named: bool,
-    /// It was given up, as it was then.
-    given_up: Option<Seen>,
-    /// When its application was last looked for.
-    identified: Instant,
-    /// When it may be looked for again: each time, the log is read from its start.
-    identify_at: Instant,
-    identity: Option<Identity>,
-    state: State,
-}
-
-/// The attempt of an application that a log belongs to.
-#[derive(Clone)]
-struct Identity {
-    key: String,
-    application: String,
-    start_ms: i64,
-}
-
-enum State {
-    /// Its application is not known.
-    New,
-    /// It is not a log that can be followed.
-    Refused,
-    /// It was read up to its checkpoint, which took this long, or not at all.
-    Asleep {
-        since: Instant,
-        cost: Duration,
-        /// The application's end was read, and the last reports are still to be sent.
-        has_ended: bool,
-    },
-    Awake {
-        reading: Box<Reading>,
-        at_end: bool,
-        began: Instant,
-        cost: Duration,
-    },
-    /// Its last reports were sent.
-    Done,
-}
-
-/// What shows that a log has changed.
-#[derive(Clone, Debug, PartialEq)]
-struct Seen {
+/// A path that was given.
+struct Root {
     path: PathBuf,
-    /// Number of its first and its last file.
-    numbers: (u64, u64),
-    bytes: u64,
-    inode: u64,
-    modified: Option<SystemTime>,
-}
-
-impl Seen {
-    fn of(log: &Log) -> Option<Self> {
-        let (first, last) = (log.files.first()?, log.files.last()?);
-        let metadata = std::fs::metadata(&last.path).ok()?;
-        Some(Self {
-            path: last.path.clone(),
-            numbers: (first.number, last.number),
-            bytes: metadata.len(),
-            inode: metadata.ino(),
-            modified: metadata.modified().ok(),
-        })
-    }
-
-    fn is_quiet(&self, quiet: Duration) -> bool {
-        let age = self.modified.and_then(|modified| modified.elapsed().ok());
-        age.is_some_and(|age| age >= quiet)
-    }
+    /// It is a log itself, as far as known.
+    is_log: bool,
+    /// Since when it cannot be searched.
+    unsearched: Option<Instant>,
 }
 
 type Give<'g> = dyn FnMut(Step) -> Result<(), Stopped> + 'g;
@@ -155,14 +88,22 @@ impl Source {
         index: Arc<Index>,
     ) -> Self {
         index.note_searching(number);
+        let root = |path| Root {
+            path,
+            is_log: false,
+            unsearched: Some(Instant::now()),
+        };
         Self {
             number,
-            paths,
+            roots: paths.into_iter().map(root).collect(),
             manner,
             index,
             logs: BTreeMap::new(),
             queue: VecDeque::new(),
             awake: BTreeMap::new(),
+            looks: 0,
+            former: 0,
+            has_followed: false,
             left_out: BTreeSet::new(),
             buffer: reader::buffer(),
             counted: 0,
@@ -179,16 +120,18 @@ impl Source {
         };
         loop {
             let began = Instant::now();
-            let looked = self.look(&is_stopped);
+            self.look(&is_stopped);
             let took = began.elapsed();
             if self.read(began, &is_stopped, &mut give).is_err() || is_stopped() {
                 break;
             }
             self.count();
-            if looked && self.queue.is_empty() {
+            let is_searched = self.roots.iter().all(|root| root.unsearched.is_none());
+            if is_searched && self.queue.is_empty() {
                 self.index.note_searched(self.number);
             }
-            if self.manner.until_ended && looked && self.all_have_ended() {
+            if self.manner.until_ended && self.all_have_ended() {
+                self.name_unsearched();
                 break;
             }
             if self.queue.is_empty() {
@@ -204,27 +147,31 @@ impl Source {
         self.count();
     }
 
-    /// Finds the logs, and queues those that have changed. Returns whether all paths could be searched.
-    fn look(&mut self, is_stopped: &dyn Fn() -> bool) -> bool {
-        let mut all = true;
-        for root in 0..self.paths.len() {
-            let path = files::present(&self.paths[root]);
-            let found = match files::logs(&path, is_stopped) {
+    /// Finds the logs, and queues those that have changed.
+    fn look(&mut self, is_stopped: &dyn Fn() -> bool) {
+        self.looks += 1;
+        for root in 0..self.roots.len() {
+            let path = files::present(&self.roots[root].path);
+            let found = files::logs(&path, is_stopped);
+            if is_stopped() {
+                return;
+            }
+            let searched = &mut self.roots[root];
+            let found = match found {
                 Ok(found) => found,
                 Err(error) => {
                     warn_of_change!("{}: {error}; looking again", path.display());
-                    all = false;
+                    // Nothing else can be there than the log that has gone.
+                    if !searched.is_log {
+                        searched.unsearched.get_or_insert_with(Instant::now);
+                    }
                     continue;
                 }
             };
-            if is_stopped() {
-                return false;
-            }
+            searched.unsearched = None;
+            searched.is_log = found.logs.first().is_some_and(|log| log.path == path);
             for left_out in found.left_out {
                 self.leave_out(left_out);
-            }
-            for (_, followed) in self.logs.iter_mut().filter(|(_, log)| log.root == root) {
-                followed.is_missing = true;
             }
             for log in found.logs {
                 if log.is_databricks {
@@ -238,8 +185,9 @@ impl Source {
                 self.found(root, log);
             }
         }
+        self.note_missing();
         self.forget_missing();
-        let due: Vec<PathBuf> = self
+        let due: Vec<LogId> = self
             .logs
             .iter()
             .filter(|(_, followed)| !followed.is_queued && self.is_due(followed))
@@ -248,7 +196,30 @@ impl Source {
         for id in due {
             self.enqueue(&id);
         }
-        all
+    }
+
+    /// Notes the logs that were not found where all was searched.
+    fn note_missing(&mut self) {
+        for (id, followed) in &mut self.logs {
+            let is_searched = self.roots[followed.root].unsearched.is_none();
+            if is_searched && !followed.is_missing && followed.found != self.looks {
+                followed.is_missing = true;
+                release(&self.index, self.number, id, followed);
+            }
+        }
+    }
+
+    fn name_unsearched(&self) {
+        for root in &self.roots {
+            if root.unsearched.is_some() {
+                tracing::error!(
+                    "{} could not be searched for {:?}: what it holds is not reported",
+                    root.path.display(),
+                    self.manner.give_up_after
+                );
+                self.index.note_fault();
+            }
+        }
     }
 
     fn leave_out(&mut self, why: String) {
@@ -264,39 +235,43 @@ impl Source {
             // Renamed or removed meanwhile.
             return;
         };
-        let id = files::complete(&log.path);
+        let id = LogId {
+            path: files::complete(&log.path),
+            former: 0,
+        };
         let Some(followed) = self.logs.get_mut(&id) else {
-            let followed = Followed {
-                root,
-                log,
-                seen,
-                changed: Instant::now(),
-                is_missing: false,
-                is_queued: false,
-                is_named: false,
-                given_up: None,
-                identified: Instant::now(),
-                identify_at: Instant::now(),
-                identity: None,
-                state: State::New,
-            };
+            let mut followed = Followed::new(root, log, seen);
+            followed.found = self.looks;
             self.logs.insert(id.clone(), followed);
             self.enqueue(&id);
             return;
         };
         // Both the complete log and one in progress: the complete one counts.
-        if !followed.is_missing && followed.log.path == id {
+        if followed.found == self.looks && followed.log.path == id.path {
             return;
         }
-        followed.is_missing = false;
+        followed.found = self.looks;
         followed.log = log;
-        if followed.seen != seen {
-            followed.seen = seen;
-            followed.changed = Instant::now();
-            let is_stuck = matches!(followed.state, State::Refused);
-            if is_stuck {
-                followed.state = State::New;
+        if std::mem::take(&mut followed.is_missing)
+            && !keeps_claim(&self.index, self.number, &id, followed)
+        {
+            self.awake.remove(&id);
+        }
+        if followed.seen == seen {
+            return;
+        }
+        let follows = seen.follows(&followed.seen);
+        followed.seen = seen;
+        followed.changed = Instant::now();
+        match followed.state {
+            State::Refused => followed.state = State::New,
+            State::Asleep { .. } if follows => {}
+            State::Asleep { .. } | State::Done => {
+                release(&self.index, self.number, &id, followed);
+                *followed = followed.next(false);
             }
+            // While its file is open, another one shows.
+            State::New | State::Awake { .. } => {}
         }
     }
 
@@ -305,15 +280,19 @@ impl Source {
         let quiet = followed.changed.elapsed();
         match &followed.state {
             State::New => {
-                let has_changed = followed.changed > followed.identified;
-                let is_due = has_changed || (!followed.is_named && quiet >= QUIET);
+                let has_changed = followed
+                    .identified
+                    .is_none_or(|identified| followed.changed > identified);
+                let is_due =
+                    has_changed || followed.is_unreadable || (!followed.is_named && quiet >= QUIET);
                 is_due && Instant::now() >= followed.identify_at
             }
             // The other log of the same attempt may have gone.
-            State::Refused => followed
-                .identity
-                .as_ref()
-                .is_some_and(|identity| self.index.is_free(&identity.key)),
+            State::Refused => {
+                let identity = followed.identity.as_ref();
+                identity.is_some_and(|identity| self.index.is_free(&identity.key))
+                    || (!followed.is_named && quiet >= QUIET)
+            }
             State::Done => false,
             // Some filesystems do not show the length of a file that is open.
             State::Awake { .. } => true,
@@ -321,15 +300,14 @@ impl Source {
                 since,
                 cost,
                 has_ended,
+                again,
             } => {
-                let is_new = followed.identity.is_some() && cost.is_zero();
                 let has_changed = followed.changed > *since;
                 let give_up = quiet >= self.manner.give_up_after && !self.is_given_up(followed);
                 let is_over =
                     *has_ended && (quiet >= ENDED_QUIET || followed.seen.is_quiet(ENDED_QUIET));
                 let conclude = is_over || (quiet >= QUIET && self.is_replaced(followed));
-                let rests = since.elapsed() < *cost * READ_AGAIN_FACTOR;
-                is_new || give_up || (!rests && (has_changed || conclude))
+                give_up || (!rests(*since, *cost) && (*again || has_changed || conclude))
             }
         }
     }
@@ -347,7 +325,6 @@ impl Source {
 
     /// Forgets logs that have gone, once nothing is to be reported of them any more.
     fn forget_missing(&mut self) {
-        let (number, index) = (self.number, &self.index);
         let give_up_after = self.manner.give_up_after;
         let awake = &mut self.awake;
         self.logs.retain(|id, followed| {
@@ -361,20 +338,17 @@ impl Source {
             let keep = !followed.is_missing || followed.is_queued || !is_over;
             if !keep {
                 awake.remove(id);
-                if let Some(identity) = &followed.identity {
-                    index.release(&identity.key, &(number, id.clone()));
-                }
             }
             keep
         });
     }
 
-    fn enqueue(&mut self, id: &Path) {
+    fn enqueue(&mut self, id: &LogId) {
         if let Some(followed) = self.logs.get_mut(id)
             && !followed.is_queued
         {
             followed.is_queued = true;
-            self.queue.push_back(id.to_owned());
+            self.queue.push_back(id.clone());
         }
     }
 
@@ -394,6 +368,9 @@ impl Source {
             };
             followed.is_queued = false;
             let turned = self.turn(&id, &mut followed, is_stopped, give);
+            if followed.is_missing {
+                release(&self.index, self.number, &id, &followed);
+            }
             self.logs.insert(id.clone(), followed);
             if turned? {
                 self.enqueue(&id);
@@ -408,16 +385,29 @@ impl Source {
     /// A log's turn. Returns whether it is to have another one.
     fn turn(
         &mut self,
-        id: &Path,
+        id: &LogId,
         followed: &mut Followed,
         is_stopped: &dyn Fn() -> bool,
         give: &mut Give<'_>,
     ) -> Result<bool, Stopped> {
-        if matches!(followed.state, State::Refused) {
-            followed.state = State::New;
-        }
-        if matches!(followed.state, State::New) && !self.identify(id, followed, is_stopped)? {
-            return Ok(false);
+        match followed.state {
+            State::New | State::Refused => {
+                followed.state = State::New;
+                if !self.identify(id, followed, is_stopped)? {
+                    return Ok(false);
+                }
+                // It was read not long ago.
+                if matches!(followed.state, State::Asleep { since, cost, .. } if rests(since, cost))
+                {
+                    return Ok(false);
+                }
+            }
+            State::Asleep { .. } | State::Awake { .. } | State::Done => {
+                if !keeps_claim(&self.index, self.number, id, followed) {
+                    self.awake.remove(id);
+                    return Ok(false);
+                }
+            }
         }
         if matches!(followed.state, State::Asleep { .. }) && !self.wake(id, followed) {
             return Ok(matches!(followed.state, State::Asleep { .. }));
@@ -432,30 +422,39 @@ impl Source {
             return Ok(false);
         };
         let begun = Instant::now();
-        let turn = reading.turn(&followed.log, TURN_BYTES, &mut self.buffer, &mut |step| {
-            give(step)
-        })?;
+        let before = reading.position();
+        let turn = reading.turn(
+            &followed.log,
+            followed.is_missing,
+            TURN_BYTES,
+            &mut self.buffer,
+            &mut |step| give(step),
+        )?;
         *cost += begun.elapsed();
         *at_end = turn != Turn::More;
-        self.awake.insert(id.to_owned(), reading.memory_bytes());
+        self.awake.insert(id.clone(), reading.memory_bytes());
         if reading.is_at_fault() {
             self.index.note_fault();
             followed.is_named = true;
         }
+        // A file that is written on is no longer seen to grow.
+        if followed.is_missing && reading.position() != before {
+            followed.changed = Instant::now();
+        }
         match turn {
             Turn::More => Ok(true),
-            Turn::Again(why) => {
-                if let Some(why) = why {
-                    warn_of_change!("{why}; trying again");
-                }
-                self.send_to_sleep(id, followed);
-                // Read again also if nothing changes any more.
-                followed.changed = Instant::now();
+            Turn::Moved | Turn::Mistaken => {
+                self.begin_anew(id, followed, turn == Turn::Moved);
                 Ok(false)
             }
+            // It may be readable now.
             Turn::Stuck if followed.changed > self.began(followed) => {
-                // It may be readable now.
-                self.send_to_sleep(id, followed);
+                self.begin_anew(id, followed, true);
+                Ok(false)
+            }
+            Turn::Unreadable(why) => {
+                warn_of_change!("{why}; trying again");
+                self.settle(id, followed, give)?;
                 Ok(false)
             }
             Turn::AtEnd | Turn::Stuck => {
@@ -463,6 +462,30 @@ impl Source {
                 Ok(false)
             }
         }
+    }
+
+    /// A path may lead to another log by now: identifies that. The log that it led to becomes one that has gone; if what
+    /// was read of it counts (`is_valid`), it is reported from that.
+    fn begin_anew(&mut self, id: &LogId, followed: &mut Followed, is_valid: bool) {
+        let memory = self.awake.remove(id);
+        let is_kept = is_valid
+            && matches!(&followed.state, State::Awake { reading, .. } if reading.is_caught_up());
+        release(&self.index, self.number, id, followed);
+        let next = followed.next(is_kept);
+        let mut before = std::mem::replace(followed, next);
+        if !is_kept {
+            return;
+        }
+        self.former += 1;
+        let former = LogId {
+            path: id.path.clone(),
+            former: self.former,
+        };
+        before.is_missing = true;
+        before.is_queued = false;
+        self.awake
+            .extend(memory.map(|bytes| (former.clone(), bytes)));
+        self.logs.insert(former, before);
     }
 
     fn began(&self, followed: &Followed) -> Instant {
@@ -475,26 +498,37 @@ impl Source {
     /// Finds the attempt that a log belongs to. Returns whether it is known, and no other log of it is read.
     fn identify(
         &mut self,
-        id: &Path,
+        id: &LogId,
         followed: &mut Followed,
         is_stopped: &dyn Fn() -> bool,
     ) -> Result<bool, Stopped> {
         let begun = Instant::now();
         let known = identify(followed.log.clone(), &is_stopped)?;
-        followed.identified = begun;
+        followed.identified = Some(begun);
         followed.identify_at = Instant::now() + begun.elapsed() * READ_AGAIN_FACTOR;
+        followed.is_unreadable = known.unreadable.is_some();
         let shown = followed.log.path.display();
         if !known.is_certain {
-            if let Some(fault) = known.fault {
-                self.refuse(followed, &fault);
-            } else if followed.changed.elapsed() >= QUIET || followed.seen.is_quiet(QUIET) {
-                if !followed.is_named {
-                    tracing::warn!(
-                        "{shown} holds no start of an application so far; it is reported once it does. If it is not an \
-                         event log, move it out of the folder"
-                    );
+            let is_quiet = followed.changed.elapsed() >= QUIET || followed.seen.is_quiet(QUIET);
+            match (known.fault, known.unreadable) {
+                (Some(fault), _) => self.refuse(followed, &fault),
+                (None, Some(why)) => {
+                    warn_of_change!("{shown} cannot be read: {why}; trying again");
+                    if is_quiet && !followed.is_named {
+                        self.index.note_fault();
+                        followed.is_named = true;
+                    }
                 }
-                followed.is_named = true;
+                (None, None) if is_quiet => {
+                    if !followed.is_named {
+                        tracing::warn!(
+                            "{shown} holds no start of an application so far; it is reported once it does. If it is not an \
+                             event log, move it out of the folder"
+                        );
+                    }
+                    followed.is_named = true;
+                }
+                (None, None) => {}
             }
             return Ok(false);
         }
@@ -510,37 +544,50 @@ impl Source {
             key: known.key,
             application: known.application,
             start_ms: known.start_ms,
+            has_start: known.has_start,
         };
-        let reader = (self.number, id.to_owned());
-        let claimed = self.index.claim(
-            &identity.key,
-            &identity.application,
-            identity.start_ms,
-            reader,
-        );
+        self.has_followed = true;
+        let claimed = claim(&self.index, self.number, id, &identity);
         let key = identity.key.clone();
         followed.identity = Some(identity);
         if let Some(other) = claimed {
+            // It may have been moved here, which the other source is about to see.
+            let is_quiet = followed.changed.elapsed() >= QUIET || followed.seen.is_quiet(QUIET);
             // The same file may be found below two paths.
-            if other != id {
+            let is_same = other == id.path;
+            if !is_same && is_quiet {
                 if !followed.is_named {
-                    tracing::error!(
-                        "{shown} is left out: {} tells of {key} too",
-                        other.display()
-                    );
+                    tracing::error!("{shown} is left out: {} is also of {key}", other.display());
                 }
                 self.index.note_fault();
-                followed.is_named = true;
             }
+            followed.is_named |= is_same || is_quiet;
             followed.state = State::Refused;
             return Ok(false);
         }
-        followed.is_named = false;
+        let before = followed.before.take();
+        let same = before.as_ref().filter(|before| before.key == key);
+        followed.is_named = same.is_some_and(|before| before.is_named);
         followed.state = State::Asleep {
             since: Instant::now(),
-            cost: Duration::ZERO,
+            cost: same.map_or(Duration::ZERO, |before| before.cost),
             has_ended: false,
+            again: true,
         };
+        match before.filter(|before| before.key != key) {
+            Some(Before {
+                key: old,
+                is_kept: true,
+                ..
+            }) => {
+                tracing::info!("{shown} is the log of {key} now, no longer that of {old}");
+            }
+            Some(Before { key: old, .. }) => tracing::warn!(
+                "{shown} is the log of {key} now, no longer that of {old}, whose last reports stand: what was read of it is \
+                 not in memory"
+            ),
+            None => {}
+        }
         Ok(true)
     }
 
@@ -555,7 +602,7 @@ impl Source {
     }
 
     /// Begins to read a log from its start. Returns whether there was room in memory, and something is to be read.
-    fn wake(&mut self, id: &Path, followed: &mut Followed) -> bool {
+    fn wake(&mut self, id: &LogId, followed: &mut Followed) -> bool {
         let Some(identity) = &followed.identity else {
             return false;
         };
@@ -569,12 +616,13 @@ impl Source {
         }
         let reading = Reading::new(
             &identity.key,
+            identity.has_start,
             &followed.log,
             self.manner.pace,
             checkpoint,
             !followed.is_named,
         );
-        self.awake.insert(id.to_owned(), reading.memory_bytes());
+        self.awake.insert(id.clone(), reading.memory_bytes());
         followed.state = State::Awake {
             reading: Box::new(reading),
             at_end: false,
@@ -609,23 +657,43 @@ impl Source {
         }
     }
 
-    fn send_to_sleep(&mut self, id: &Path, followed: &mut Followed) {
+    fn send_to_sleep(&mut self, id: &LogId, followed: &mut Followed) {
         self.awake.remove(id);
-        if let State::Awake { reading, cost, .. } = &followed.state {
-            let (cost, has_ended) = (*cost, reading.has_ended());
-            followed.is_named = true;
-            followed.state = State::Asleep {
-                since: Instant::now(),
-                cost: cost.max(Duration::from_millis(1)),
-                has_ended,
-            };
+        let State::Awake { reading, cost, .. } = &followed.state else {
+            return;
+        };
+        let (cost, has_ended, again) = (*cost, reading.has_ended(), reading.is_unreadable());
+        if id.former > 0 {
+            self.warn_of_loss(followed);
+            followed.state = State::Done;
+            return;
         }
+        followed.is_named = true;
+        followed.state = State::Asleep {
+            since: Instant::now(),
+            cost: cost.max(Duration::from_millis(1)),
+            has_ended,
+            again,
+        };
     }
 
-    /// Reports what the end of a log, or that it does not grow, tells.
+    /// The end of an application cannot be reported: its log has gone or cannot be read, and what was read of it is not in
+    /// memory.
+    fn warn_of_loss(&self, followed: &Followed) {
+        let key = followed
+            .identity
+            .as_ref()
+            .map_or("", |identity| &identity.key);
+        tracing::warn!(
+            "the last reports of {key} stand: its log {} has gone or cannot be read, and what was read of it is not in memory",
+            followed.log.path.display()
+        );
+    }
+
+    /// Reports an application whose log holds its end, or has not grown for long.
     fn settle(
         &mut self,
-        id: &Path,
+        id: &LogId,
         followed: &mut Followed,
         give: &mut Give<'_>,
     ) -> Result<(), Stopped> {
@@ -639,8 +707,17 @@ impl Source {
         let compacted = followed.log.compacted;
         let give_up = quiet >= self.manner.give_up_after;
         if give_up && !has_ended && followed.given_up.as_ref() != Some(&followed.seen) {
+            let is_lost =
+                (followed.is_missing || reading.is_unreadable()) && !reading.is_caught_up();
+            let is_unreadable = reading.is_unreadable();
             reading.give_up(compacted, &mut |step| give(step))?;
             followed.given_up = Some(followed.seen.clone());
+            if is_unreadable {
+                self.index.note_fault();
+            }
+            if is_lost {
+                self.warn_of_loss(followed);
+            }
         }
         let is_replaced = quiet >= QUIET && !has_ended && self.is_replaced(followed);
         if (has_ended && is_quiet(followed, ENDED_QUIET)) || is_replaced {
@@ -653,19 +730,22 @@ impl Source {
         Ok(())
     }
 
-    /// Whether every application of a log has ended or was given up; there is one.
+    /// Whether every application of a log has ended or was given up, and there was one. A path that cannot be searched for
+    /// long is given up, too.
     fn all_have_ended(&self) -> bool {
         let ended = |followed: &Followed| match followed.state {
-            State::Done | State::Refused => true,
-            State::New => followed.is_named,
+            State::Done => true,
+            State::New | State::Refused => followed.is_named,
             State::Asleep { .. } | State::Awake { .. } => self.is_given_up(followed),
         };
-        self.queue.is_empty()
+        let is_over = |root: &Root| {
+            root.unsearched
+                .is_none_or(|since| since.elapsed() >= self.manner.give_up_after)
+        };
+        self.has_followed
+            && self.queue.is_empty()
+            && self.roots.iter().all(is_over)
             && self.logs.values().all(ended)
-            && self
-                .logs
-                .values()
-                .any(|followed| !matches!(followed.state, State::New | State::Refused))
     }
 
     /// Updates the metric.
@@ -676,4 +756,48 @@ impl Source {
         metrics::gauge!(FOLLOWED).increment(now as f64 - self.counted as f64);
         self.counted = now;
     }
+}
+
+/// [Claims](Index::claim) an attempt for a log.
+fn claim(index: &Index, source: usize, id: &LogId, identity: &Identity) -> Option<PathBuf> {
+    let Identity {
+        key,
+        application,
+        start_ms,
+        ..
+    } = identity;
+    let log = id.clone();
+    index.claim(key, application, *start_ms, Claim { source, log })
+}
+
+/// Claims the attempt of a log again, which may have gone meanwhile. Returns whether it is still reported from this log: if
+/// not, this one is not read any further.
+fn keeps_claim(index: &Index, source: usize, id: &LogId, followed: &mut Followed) -> bool {
+    let (State::Asleep { .. } | State::Awake { .. }, Some(identity)) =
+        (&followed.state, &followed.identity)
+    else {
+        return true;
+    };
+    if claim(index, source, id, identity).is_none() {
+        return true;
+    }
+    followed.identified = None;
+    followed.state = match followed.is_missing {
+        true => State::Done,
+        false => State::New,
+    };
+    false
+}
+
+/// [Releases](Index::release) the attempt of a log.
+fn release(index: &Index, source: usize, id: &LogId, followed: &Followed) {
+    if let Some(identity) = &followed.identity {
+        let log = id.clone();
+        index.release(&identity.key, &Claim { source, log });
+    }
+}
+
+/// Whether a log that was read from its start, which took `cost`, is not to be read again yet.
+fn rests(since: Instant, cost: Duration) -> bool {
+    since.elapsed() < cost * READ_AGAIN_FACTOR
 }
