@@ -123,14 +123,14 @@ REFUSED = [
     ({"terminationGracePeriodSeconds": 10}, "terminationGracePeriodSeconds"),
 ]
 
-# Go modules whose archives hold custom resource definitions: version, checksum of go.sum, folder.
+# Go modules whose archives hold custom resource definitions: group, version, checksum of go.sum, folder.
 CRD_MODULES = {
-    "github.com/kedacore/keda/v2": ("v2.18.1", "h1:h6bRt/IOxxtZpJlHSqhdH/lcInH7Z9obxg/JvWOmGAw=", "config/crd/bases"),
+    "github.com/kedacore/keda/v2": ("keda.sh", "v2.18.1", "h1:h6bRt/IOxxtZpJlHSqhdH/lcInH7Z9obxg/JvWOmGAw=", "config/crd/bases"),
     "github.com/prometheus-operator/prometheus-operator": (
-        "v0.85.0", "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=", "example/prometheus-operator-crd"),
+        "monitoring.coreos.com", "v0.85.0", "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=", "example/prometheus-operator-crd"),
     "github.com/cloudnative-pg/cloudnative-pg": (
-        "v1.27.1", "h1:w+bbtXyEPoaa7sZGXxbb8qJ+/bUGWQ3M48kbNUEpKlk=", "config/crd/bases"),
-    "sigs.k8s.io/gateway-api": ("v1.4.0", "h1:ZwlNM6zOHq0h3WUX2gfByPs2yAEsy/EenYJB78jpQfQ=", "config/crd/standard"),
+        "postgresql.cnpg.io", "v1.27.1", "h1:w+bbtXyEPoaa7sZGXxbb8qJ+/bUGWQ3M48kbNUEpKlk=", "config/crd/bases"),
+    "sigs.k8s.io/gateway-api": ("gateway.networking.k8s.io", "v1.4.0", "h1:ZwlNM6zOHq0h3WUX2gfByPs2yAEsy/EenYJB78jpQfQ=", "config/crd/standard"),
 }
 
 faults = []
@@ -218,14 +218,14 @@ def strict_loader():
 def definitions(out):
     """Schemas of custom resources; parameters of KEDA's triggers; and what cannot be had, with the reason."""
     texts, parameters, missing = [], {}, {}
-    for module, (version, checksum, folder) in CRD_MODULES.items():
+    for module, (group, version, checksum, folder) in CRD_MODULES.items():
         try:
             download = run("go", "mod", "download", "-json", f"{module}@{version}", cwd=out)
             answer = json.loads(download.stdout or "{}")
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             answer = {"Error": str(error)}
         if answer.get("Error"):
-            missing[module] = answer["Error"]
+            missing[group] = answer["Error"]
         elif answer.get("Sum") != checksum:
             fault(f"{module}@{version}: its checksum is {answer.get('Sum')}")
         else:
@@ -291,7 +291,7 @@ def valid(name, resources, version, crds, missing):
         elif (group, resource["kind"], api) in crds:
             for error in jsonschema.Draft7Validator(crds[group, resource["kind"], api]).iter_errors(resource):
                 fault(f"{what}: {error.json_path}: {error.message}")
-        elif not missing:
+        elif group not in missing:
             fault(f"{what}: no schema of {group} {api}")
 
 
