@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Fills a database of `consumer migrate` within minutes, as if it had stored tasks for ten days.
 
-filled.py postgres://… | sqlite:FILE  TASKS  ROWS
+filled.py postgres://… | mysql://… | sqlite:FILE  TASKS  ROWS
 
 ROWS are about those of the three histories together. The content is deterministic, except for the times, which end now."""
+import re
 import sqlite3
 import subprocess
 import sys
@@ -66,7 +67,7 @@ class Shape:
         return 9 * (left - 2 * self.ended) // max(1, self.ended)
 
 
-# ---- SQL building blocks of both databases -------------------------------------------------------------------------------------------
+# ---- SQL building blocks of all databases: `//` divides integers -------------------------------------------------------------------------
 
 
 def at_random(of: str, salt: int) -> str:
@@ -78,8 +79,8 @@ def upto(most: int | str, random: str, power: int = 1) -> str:
     """An integer from 0 to most - 1: the higher the power, the smaller on average."""
     raised = random
     for _ in range(power - 1):
-        raised = f"({raised} * {random} / {PRIME})"
-    return f"({raised} * {most} / {PRIME})"
+        raised = f"({raised} * {random} // {PRIME})"
+    return f"({raised} * {most} // {PRIME})"
 
 
 def one_of(random: str, **percents: int) -> str:
@@ -90,7 +91,16 @@ def one_of(random: str, **percents: int) -> str:
     return f"CASE {' '.join(cases)} ELSE '{text}' END"
 
 
-class Postgres:
+class Database:
+    """What PostgreSQL and SQLite share."""
+
+    division = "/"
+
+    def real(self, value: str) -> str:
+        return f"CAST({value} AS double precision)"
+
+
+class Postgres(Database):
     def __init__(self, url: str):
         self.url = url
         self.script: list[str] = []
@@ -141,7 +151,66 @@ class Postgres:
         self.psql("VACUUM (ANALYZE)", "CHECKPOINT")
 
 
-class Sqlite:
+class Mariadb(Database):
+    division = "DIV"
+
+    def __init__(self, url: str):
+        found = re.fullmatch(r"mysql://(\w+)@([\w.]+):(\d+)/(\w+)", url)
+        if not found:
+            sys.exit(f"{url}: expected mysql://USER@HOST:PORT/DATABASE")
+        user, host, port, database = found.groups()
+        self.client = ["mariadb", "--no-defaults", f"--user={user}", f"--host={host}", f"--port={port}", f"--database={database}", "--batch", "--skip-column-names"]
+        self.script: list[str] = []
+
+    def sql(self, *statements: str) -> list[str]:
+        settings = "SET sql_mode = 'STRICT_ALL_TABLES,ANSI_QUOTES,PIPES_AS_CONCAT'"
+        printed = subprocess.run(self.client, input=";\n".join([settings, *statements]), check=True, stdout=subprocess.PIPE, text=True)
+        return printed.stdout.splitlines()
+
+    def prepare(self) -> None:
+        self.execute("SET sort_buffer_size = 536870912, tmp_memory_table_size = 1073741824, max_heap_table_size = 1073741824")
+
+    def execute(self, statement: str) -> None:
+        self.script.append(statement)
+
+    def at_once(self, statements: list[str]) -> None:
+        self.sql("START TRANSACTION", *statements, "COMMIT", "ANALYZE TABLE task")
+
+    def columns(self, table: str) -> list[str]:
+        return self.sql(f"SELECT column_name FROM information_schema.columns WHERE table_schema = database() AND table_name = '{table}' AND is_generated = 'NEVER' AND column_name <> 'row_id'")
+
+    def indexes(self) -> dict[str, str]:
+        tables = ", ".join(f"'{table}'" for table in ("task", *HISTORIES))
+        made = (
+            "SELECT concat(index_name, ' ON ', table_name, '|CREATE INDEX ', index_name, ' ON ', table_name, ' (', group_concat(column_name, "
+            "CASE collation WHEN 'D' THEN ' DESC' ELSE '' END ORDER BY seq_in_index), ')') FROM information_schema.statistics "
+            f"WHERE table_schema = database() AND non_unique AND table_name IN ({tables}) GROUP BY table_name, index_name"
+        )
+        return dict(line.split("|", 1) for line in self.sql(made))
+
+    def real(self, value: str) -> str:
+        return f"CAST({value} AS double)"
+
+    def numbers(self, last: int) -> str:
+        return f"(SELECT CAST(seq AS signed) AS n FROM seq_1_to_{last}) AS number"
+
+    def each_below(self, most: str) -> str:
+        return f"STRAIGHT_JOIN (SELECT CAST(seq AS signed) AS k, seq FROM seq_0_to_{LONGEST}) AS k ON k.seq < {most}"
+
+    def time(self, micros: str) -> str:
+        return f"({micros})"
+
+    def array(self, *values: str) -> str:
+        return f"json_array({', '.join(values)})"
+
+    def json(self, text: str) -> str:
+        return text
+
+    def finish(self) -> None:
+        self.sql(*self.script, *(f"ANALYZE TABLE {table}" for table in ("task", *HISTORIES)))
+
+
+class Sqlite(Database):
     def __init__(self, file: str):
         self.database = sqlite3.connect(f"file:{file}?mode=rw", uri=True, isolation_level=None)
 
@@ -188,16 +257,16 @@ class Sqlite:
 # ---- Filling ---------------------------------------------------------------------------------------------------------------------------
 
 
-def tasks(shape: Shape, sql: Postgres | Sqlite) -> str:
+def tasks(shape: Shape, sql: Database) -> str:
     """SQL of the generated tasks."""
     last, ends = shape.tasks, (shape.spread + 3) * 10 * SECOND
     types = one_of("of_engine", spark=60, hive=20, jdbc=8, python=6, shell=4, flink=2)
     return f"""
         SELECT n, job, engine, engine_type, engine_user, reports, step, is_final, status, stuck,
-            CASE WHEN engine_type = 'flink' THEN NULL WHEN status = 'Succeed' THEN 1.0 WHEN stuck = 1 THEN 0.0 ELSE CAST(of_end AS double precision) / {PRIME} END AS share,
-            CASE WHEN NOT is_final THEN {shape.now} - of_step * step / {PRIME} - CASE WHEN n % 100 = 3 THEN {600 * SECOND} ELSE 0 END - (reports - 1) * step
+            CASE WHEN engine_type = 'flink' THEN NULL WHEN status = 'Succeed' THEN 1.0 WHEN stuck = 1 THEN 0.0 ELSE {sql.real("of_end")} / {PRIME} END AS share,
+            CASE WHEN NOT is_final THEN {shape.now} - of_step * step // {PRIME} - CASE WHEN n % 100 = 3 THEN {600 * SECOND} ELSE 0 END - (reports - 1) * step
                 WHEN n < {LONG} THEN {shape.now} - {DAYS * DAY} + n * {(DAYS - 2) * DAY // LONG}
-                ELSE {shape.now} - {ends} - {DAYS * DAY} * ({shape.ended} - n) / {shape.ended} END AS began
+                ELSE {shape.now} - {ends} - {DAYS * DAY} * ({shape.ended} - n) // {shape.ended} END AS began
         FROM (SELECT n, job, engine, is_final, of_step, of_end, CASE WHEN NOT is_final AND n % 100 = 7 THEN 1 ELSE 0 END AS stuck,
                 {types} AS engine_type, {upto(200, "of_user", 3)} AS engine_user,
                 CASE WHEN n < {LONG} OR n = {last} THEN {shape.longest} WHEN NOT is_final THEN 20 + {upto(200, "of_reports", 4)} ELSE 2 + {upto(shape.spread + 1, "of_reports", 8)} END AS reports,
@@ -205,12 +274,12 @@ def tasks(shape: Shape, sql: Postgres | Sqlite) -> str:
                 CASE WHEN is_final THEN {one_of("of_end", Succeed=90, Failed=6, Cancelled=2, Timeout=2)} ELSE {one_of("of_end", Running=90, Scheduled=6, WaitForRetry=4)} END AS status
             FROM (SELECT e.*, {at_random("engine", 1)} AS of_engine, {at_random("engine", 2)} AS of_user, {at_random("n", 3)} AS of_reports,
                     {at_random("n", 4)} AS of_step, {at_random("n", 5)} AS of_end
-                FROM (SELECT n, n / 3 AS job, {upto(shape.engines, at_random("n / 3", 6))} AS engine, n <= {shape.ended} AS is_final FROM {sql.numbers(last)}) AS e) AS r) AS t"""
+                FROM (SELECT n, n // 3 AS job, {upto(shape.engines, at_random("n // 3", 6))} AS engine, n <= {shape.ended} AS is_final FROM {sql.numbers(last)}) AS e) AS r) AS t"""
 
 
-def contents(shape: Shape, sql: Postgres | Sqlite) -> dict[str, dict[str, str]]:
+def contents(shape: Shape, sql: Database) -> dict[str, dict[str, str]]:
     """Each column of each table, from the task t and its report r."""
-    done = f"CASE WHEN t.stuck = 1 THEN 42 ELSE r.k * 100 / (t.reports - 1) END"
+    done = f"CASE WHEN t.stuck = 1 THEN 42 ELSE r.k * 100 // (t.reports - 1) END"
     jobs = lambda each: sql.array(each, each)  # noqa: E731
     status = "CASE WHEN r.k = t.reports - 1 THEN t.status WHEN r.k = 0 THEN 'Inited' WHEN r.k = 1 THEN 'Scheduled' ELSE 'Running' END"
     progress = "t.share * r.k / (t.reports - 1) + CASE WHEN t.stuck = 1 THEN 0.42 ELSE 0 END"
@@ -226,8 +295,8 @@ def contents(shape: Shape, sql: Postgres | Sqlite) -> dict[str, dict[str, str]]:
             "job_tasks": sql.array(jobs("100"), jobs("8"), jobs("0"), jobs(done)), **event,
         },
         "task_resource": {
-            "task_id": "t.n", "memory_bytes": "(1 + (t.n + r.k / 5) % 16) * 1073741824", "cores": "1 + (t.n + r.k / 5) % 16", "instances": "1 + t.n % 4",
-            "application_id": f"'application-' || (r.at / {DAY}) || '-' || t.engine", "queue": "'queue-' || (t.engine_user % 20)", "status": "'RUNNING'", **event,
+            "task_id": "t.n", "memory_bytes": "(1 + (t.n + r.k // 5) % 16) * 1073741824", "cores": "1 + (t.n + r.k // 5) % 16", "instances": "1 + t.n % 4",
+            "application_id": f"'application-' || (r.at // {DAY}) || '-' || t.engine", "queue": "'queue-' || (t.engine_user % 20)", "status": "'RUNNING'", **event,
         },
         "task_metrics": {
             "task_id": "t.n", "engine_running_tasks": "1 + t.n % 10",
@@ -236,28 +305,31 @@ def contents(shape: Shape, sql: Postgres | Sqlite) -> dict[str, dict[str, str]]:
     }  # fmt: skip
 
 
-def fill(sql: Postgres | Sqlite, shape: Shape) -> None:
+def fill(sql: Database, shape: Shape) -> None:
+    def execute(statement: str) -> None:
+        sql.execute(statement.replace(" // ", f" {sql.division} "))
+
     indexes = sql.indexes()
     sql.prepare()
     for index in indexes:
         sql.execute(f"DROP INDEX {index}")
-    sql.execute(f"CREATE TEMP TABLE filled_task AS {tasks(shape, sql)}")
+    execute(f"CREATE TEMPORARY TABLE filled_task AS {tasks(shape, sql)}")
     sql.execute("CREATE UNIQUE INDEX filled_tasks ON filled_task (n)")
     sql.execute(
-        "CREATE TEMP TABLE filled_report AS SELECT n, k, at, row_number() OVER (ORDER BY at, n) AS place, is_last "
+        "CREATE TEMPORARY TABLE filled_report AS SELECT n, k, at, row_number() OVER (ORDER BY at, n) AS place, is_last "
         f"FROM (SELECT n, k.k, began + k.k * step AS at, k.k = reports - 1 AS is_last FROM filled_task {sql.each_below('reports')}) AS report ORDER BY at, n"
     )
     for table, columns in contents(shape, sql).items():
         known = sql.columns(table)
         columns = {name: value for name, value in columns.items() if name in known}
         only = "WHERE r.is_last ORDER BY t.n" if table == "task" else ""
-        sql.execute(f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(columns.values())} FROM filled_report AS r JOIN filled_task AS t ON t.n = r.n {only}")
+        execute(f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(columns.values())} FROM filled_report AS r JOIN filled_task AS t ON t.n = r.n {only}")
     for made in indexes.values():
         sql.execute(made)
     sql.finish()
 
 
-def report_again(sql: Postgres | Sqlite, now: int) -> None:
+def report_again(sql: Database, now: int) -> None:
     """Three more reports of each running task that is not silent, the last one less than 20 s ago: marks are judged by the clock."""
     which = "NOT task.is_final AND task.task_id % 100 <> 3"
 
@@ -280,8 +352,10 @@ def report_again(sql: Postgres | Sqlite, now: int) -> None:
     sql.at_once([*statements, f"UPDATE task SET {', '.join(f'{name} = {value}' for name, value in newest('task', '0').items())} WHERE {which}"])
 
 
-def of(url: str) -> Postgres | Sqlite:
-    return Sqlite(url.removeprefix("sqlite:")) if url.startswith("sqlite:") else Postgres(url)
+def of(url: str) -> Database:
+    if url.startswith("sqlite:"):
+        return Sqlite(url.removeprefix("sqlite:"))
+    return Mariadb(url) if url.startswith("mysql:") else Postgres(url)
 
 
 if __name__ == "__main__":

@@ -66,12 +66,15 @@ TARGETS = [
     faster("consumer into PostgreSQL / Aiven, three tables, upsert, events/s", ">= 2.5", "peers/own-consumer", "peers/aiven-3-upsert"),
     Ratio("PostgreSQL, bytes on disk per event, all tables and indexes", "<= 600", ("consumer-postgres", ("disk_bytes_per_event", "all"))),
     faster("consumer into SQLite / the same rows inside SQLite, events/s", ">= 0.8", "consumer-sqlite", "sqlite-limit"),
+    faster("consumer into MariaDB / `LOAD DATA`, events/s", ">= 0.5", "consumer-mariadb", "load-data"),
+    Ratio("MariaDB, bytes on disk per event, all tables and indexes", "", ("consumer-mariadb", ("disk_bytes_per_event", "all"))),
     Ratio("end to end, events/s", ">= 40000", ("end-to-end", EVENTS)),
     Ratio("latency at 1,000 reports/s, p50, ms", "<= 15", ("latency-1000", ("latency_ms", "p50"))),
     Ratio("latency at 1,000 reports/s, p99, ms", "<= 50", ("latency-1000", ("latency_ms", "p99"))),
     Ratio("router, peak memory, MiB", "<= 96", ("router", ("peak_mib", "*"))),
     Ratio("consumer into PostgreSQL, peak memory, MiB", "<= 96", ("consumer-postgres", ("peak_mib", "*"))),
     Ratio("consumer into SQLite, peak memory, MiB", "<= 96", ("consumer-sqlite", ("peak_mib", "*"))),
+    Ratio("consumer into MariaDB, peak memory, MiB", "<= 96", ("consumer-mariadb", ("peak_mib", "*"))),
     faster("audit / reading the topic, events/s", ">= 0.3", "audit", "read-topic"),
     Ratio("audit / (reading the topic + scanning the tables), time", "", ("audit", SECONDS), (("read-topic", SECONDS), ("scan-tables", SECONDS))),
     Ratio("producer on one core, reports/s", ">= 300000", ("producer", EVENTS)),
@@ -142,11 +145,12 @@ def markdown(results: Facts) -> str:
     cases, about = results["cases"], results["input"]
     machine, versions = results["machine"], results["versions"]
     met = {True: "yes", False: "**no**", None: ""}
+    mariadb = f"MariaDB {versions['mariadb']}, " if "mariadb" in versions else ""
     parts = [
         "# How fast" + (" (a quick run: it shows that all works, and measures nothing)" if results["quick"] else ""),
         f"{results['date']}, commit {versions['commit']}, {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, {machine['system']}, kernel {machine['kernel']}: "
         "programs, broker and database share them.\n\n"
-        f"Kafka {versions['kafka']} ({versions['java']}), PostgreSQL {versions['postgresql']}, librdkafka {versions['librdkafka']}, sqlx {versions['sqlx']}, "
+        f"Kafka {versions['kafka']} ({versions['java']}), PostgreSQL {versions['postgresql']}, {mariadb}librdkafka {versions['librdkafka']}, sqlx {versions['sqlx']}, "
         f"rusqlite {versions.get('rusqlite', 'unknown')}, SQLite of its limit {versions['sqlite_of_the_limit']}, rustc {versions['rustc']}.\n\n"
         f"Input: {about['events']:,} simulated reports in {about['partitions']} partitions, {about['bytes_per_event']} bytes each"
         + (f", {about['rows_per_event']} rows" if "rows_per_event" in about else "")
@@ -170,9 +174,10 @@ def markdown(results: Facts) -> str:
             "## Latency, from the report's making to its row's commit",
             table(["", "p50 ms", "p99 ms", "p99.9 ms", "max ms"], [[case["what"], *map(number, case["median"]["latency_ms"].values())] for case in late.values()]),
         ]
-    sizes = cases.get("consumer-postgres", {}).get("median", {}).get("disk_bytes_per_event")
-    if sizes:
-        parts += ["## Bytes on disk per event, PostgreSQL, indexes included", table(["table", "bytes"], [[name, number(size)] for name, size in sizes.items()])]
+    for database, title in {"postgres": "PostgreSQL", "mariadb": "MariaDB"}.items():
+        sizes = cases.get(f"consumer-{database}", {}).get("median", {}).get("disk_bytes_per_event")
+        if sizes:
+            parts += [f"## Bytes on disk per event, {title}, indexes included", table(["table", "bytes"], [[name, number(size)] for name, size in sizes.items()])]
     missing = [t["what"] for t in results["targets"] if t["measured"] is None]
     parts += ["## Read this with it", "\n".join(f"- {note}" for note in notes(results, missing))]
     return "\n\n".join(parts) + "\n"
@@ -189,7 +194,9 @@ def notes(results: Facts, missing: list[str]) -> list[str]:
         "Latency: commit timestamp less reportedAt; the first tenth is left out. A row is to be seen once its commit is on the disk, which comes just after that timestamp.",
         "Counts were checked in every run: each report is there once, in the topic and in the tables.",
         "Kafka and PostgreSQL are as they come but for the broker's threads, as many as `deploy/local-kafka` gives a machine of this size, and "
-        "PostgreSQL's track_commit_timestamp=on, shared_buffers=512MB and max_wal_size=8GB; fsync and synchronous_commit are on. The peers have a Kafka and a PostgreSQL of their own, and ours are measured there again beside them.",
+        "PostgreSQL's track_commit_timestamp=on, shared_buffers=512MB and max_wal_size=8GB; fsync and synchronous_commit are on. "
+        + ("MariaDB has innodb_buffer_pool_size=2G and innodb_log_file_size=4G. " if "mariadb" in results["versions"] else "")
+        + "The peers have a Kafka and a PostgreSQL of their own, and ours are measured there again beside them.",
     ]
     if "filled" in results:
         said.append(
@@ -213,13 +220,13 @@ CHARTS = {
     "consumers": (
         "Into the tables, events/s",
         "events_per_s",
-        ["psql-copy", "consumer-postgres", "sqlite-limit", "consumer-sqlite", "peers/own-consumer", "peers/aiven-3-upsert", "peers/debezium-3-upsert",
+        ["psql-copy", "consumer-postgres", "sqlite-limit", "consumer-sqlite", "load-data", "consumer-mariadb", "peers/own-consumer", "peers/aiven-3-upsert", "peers/debezium-3-upsert",
          "peers/flink-3-upsert", "peers/debezium-upsert", "peers/quix-upsert", "peers/telegraf"],
     ),
     "cpu": (
         "CPU seconds per million events, of the program itself",
         "cpu",
-        ["raw-copy", "router", "router-1", "router-2", "router-4", "router-8", "consumer-postgres", "consumer-sqlite", "audit", "peers/streams-eos", "peers/debezium-3-upsert", "peers/flink-3-upsert"],
+        ["raw-copy", "router", "router-1", "router-2", "router-4", "router-8", "consumer-postgres", "consumer-sqlite", "consumer-mariadb", "audit", "peers/streams-eos", "peers/debezium-3-upsert", "peers/flink-3-upsert"],
     ),
 }  # fmt: skip
 

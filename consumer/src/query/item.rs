@@ -48,7 +48,7 @@ pub(super) fn items_of_page(
     others: &str,
 ) -> String {
     let micros = |column: &str| dialect.epoch_micros(column);
-    let (at, materialized) = (judge.at, dialect.materialized());
+    let (at, materialized) = (judge.at, dialect.materialized().unwrap_or_default());
     format!(
         "WITH page AS {materialized} ({chosen}) SELECT {}, {} AS started_at, {} AS ended_at, {} AS started_micros, {} AS ended_micros, {} AS reported_micros, \
          held.memory_bytes, held.cores, CASE WHEN task.is_final THEN 1 ELSE 0 END AS ended, \

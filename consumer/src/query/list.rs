@@ -1,16 +1,18 @@
 //! Finds one page of a list of tasks: filter, order, position.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
 use super::cursor::{altered, cursor, reported};
-use super::filter::{TaskOrder, TaskQuery};
+use super::filter::{LARGEST_LIMIT, TaskOrder, TaskQuery};
 use super::item::{TaskItem, item, items_of_page};
 use super::marks::Judge;
 use super::reader::QueryError;
 use super::sql::{self, Statement};
-use crate::store::{Dialect, Row, Session, StoreError};
+use crate::store::{Dialect, Row, Session, StoreError, Value};
 use crate::tables::Kind;
 
 /// The last task of a page, kept in the cursor.
@@ -96,9 +98,10 @@ impl List<'_> {
             }) => behind = Some(exec_id),
             position => {
                 let mut statement = Statement::default();
-                let page = self.with_key(position, wanted, skip, &mut statement);
-                let page = page.map_err(Failed::Query)?;
-                rows = session.select(&page, &statement.values).await?;
+                let chosen = self
+                    .with_key(session, position, wanted, skip, &mut statement)
+                    .await?;
+                rows = self.items(session, &chosen, &statement).await?;
             }
         }
         // Numbered pages include the tasks without a key.
@@ -106,8 +109,7 @@ impl List<'_> {
             let mut statement = Statement::default();
             let more = self.without_key(behind, lacks(&rows), &mut statement);
             if let Some(more) = more {
-                let more = self.items(&more);
-                rows.extend(session.select(&more, &statement.values).await?);
+                rows.extend(self.items(session, &more, &statement).await?);
             }
         }
         let is_last = lacks(&rows) > 0;
@@ -140,13 +142,14 @@ impl List<'_> {
 
     /// SQL: the tasks after a position that have a sort key. A list of now selects ended and other tasks separately: an
     /// index orders ended tasks by start and last report, and the others are few.
-    fn with_key(
+    async fn with_key(
         &self,
+        session: &mut dyn Session,
         position: Option<Position>,
         limit: i64,
         skip: u32,
         statement: &mut Statement,
-    ) -> Result<String, QueryError> {
+    ) -> Result<String, Failed> {
         let query = self.query;
         let matching = Matching::of(query, self.moment, self.dialect, statement);
         let behind = match position {
@@ -154,7 +157,10 @@ impl List<'_> {
                 key: Some(key),
                 exec_id,
                 ..
-            }) => Some((self.value(&key, statement)?, statement.bind(exec_id))),
+            }) => {
+                let value = self.value(&key, statement).map_err(Failed::Query)?;
+                Some((value, statement.bind(exec_id)))
+            }
             _ => None,
         };
         let apart: &[Option<bool>] = match (query.at, query.filter.ended()) {
@@ -171,10 +177,10 @@ impl List<'_> {
             };
             let mut conditions = matching.conditions.clone();
             conditions.extend(ended.map(|ended| match ended {
-                true => "task.is_final".to_owned(),
+                true => self.dialect.is_true("task.is_final"),
                 false => "NOT task.is_final".to_owned(),
             }));
-            let names = sql::task_names();
+            let names = self.names();
             let mut from = format!("SELECT {names}, {key} AS order_key FROM {}", matching.tasks);
             if let TaskOrder::Memory | TaskOrder::Cores = query.order {
                 let inner = sql::clause("WHERE", &std::mem::take(&mut conditions));
@@ -191,6 +197,12 @@ impl List<'_> {
                     "{key} {beyond}= {value} AND ({key} {beyond} {value} OR task.exec_id COLLATE {bytewise} > {exec_id})"
                 ));
             }
+            let is_indexed = matches!(query.order, TaskOrder::Started | TaskOrder::Reported);
+            if *ended == Some(true) && is_indexed && !self.dialect.sorts_by_prefix() {
+                let from = format!("{} {}", matching.tasks, sql::clause("WHERE", &conditions));
+                let last = self.last_key(session, &key, &from, of_branch, statement);
+                conditions.extend(last.await?);
+            }
             branches.push(format!(
                 "{from} {} ORDER BY {} LIMIT {of_branch}",
                 sql::clause("WHERE", &conditions),
@@ -206,17 +218,40 @@ impl List<'_> {
             .collect();
         Ok(match each.as_slice() {
             // No ended task has a key.
-            [] => self.items(&format!(
+            [] => format!(
                 "SELECT {}, {} AS order_key FROM task WHERE false",
-                sql::task_names(),
+                self.names(),
                 self.dialect.cast("NULL", Kind::I64)
-            )),
-            each => self.items(&format!(
+            ),
+            each => format!(
                 "SELECT * FROM ({}) AS task ORDER BY order_key IS NULL, {} LIMIT {limit} OFFSET {skip}",
                 each.join(" UNION ALL "),
                 self.order()
-            )),
+            ),
         })
+    }
+
+    /// The condition that a task's key is at most the key of the last task of so many: for a database that would sort all
+    /// tasks where an index has only the first of two columns to order by. `None` if there are fewer tasks.
+    async fn last_key(
+        &self,
+        session: &mut dyn Session,
+        key: &str,
+        from: &str,
+        tasks: i64,
+        statement: &Statement,
+    ) -> Result<Option<String>, StoreError> {
+        let (direction, within) = match self.query.descending {
+            true => ("DESC", ">="),
+            false => ("ASC", "<="),
+        };
+        let select = format!(
+            "SELECT {key} AS order_key FROM {from} ORDER BY order_key {direction} LIMIT 1 OFFSET {}",
+            tasks - 1
+        );
+        let last = session.select_one(&select, &statement.values).await?;
+        let last: Option<i64> = last.map(|mut row| row.take("order_key")).transpose()?;
+        Ok(last.map(|last| format!("{key} {within} {}", self.dialect.time_of(last))))
     }
 
     /// SQL: the tasks after a position that have no sort key; `None` if every task has one.
@@ -245,7 +280,7 @@ impl List<'_> {
         }
         Some(format!(
             "SELECT {}, {nothing} AS order_key FROM {} {} ORDER BY {name} LIMIT {limit}",
-            sql::task_names(),
+            self.names(),
             matching.tasks,
             sql::clause("WHERE", &matching.conditions),
         ))
@@ -296,8 +331,56 @@ impl List<'_> {
         format!("order_key {direction}, exec_id COLLATE {bytewise}")
     }
 
+    /// SQL: the columns of the chosen tasks: of all that [items](Self::items) need, or of the key.
+    fn names(&self) -> String {
+        match self.dialect.materialized() {
+            Some(_) => sql::task_names(),
+            None => "task.task_id, task.exec_id".to_owned(),
+        }
+    }
+
+    /// The items of the chosen tasks, in order.
+    async fn items(
+        &self,
+        session: &mut dyn Session,
+        chosen: &str,
+        statement: &Statement,
+    ) -> Result<Vec<Row>, StoreError> {
+        if self.dialect.materialized().is_some() {
+            let items = self.select_items(chosen);
+            return session.select(&items, &statement.values).await;
+        }
+        // Chosen first, because the items use the page several times.
+        let mut keys = Vec::new();
+        for mut row in session.select(chosen, &statement.values).await? {
+            keys.push((row.take("task_id")?, row.take::<Value>("order_key")?));
+        }
+        let items = self.select_items(&format!(
+            "SELECT {}, {} AS order_key FROM {} WHERE {}",
+            sql::task_names(),
+            self.dialect.cast("NULL", Kind::I64),
+            sql::tasks(self.dialect, self.query.at),
+            self.dialect.is_one_of("task.task_id", "$1"),
+        ));
+        let mut rows = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(LARGEST_LIMIT as usize) {
+            let task_ids = keys.iter().map(|(task_id, _)| *task_id).collect();
+            let mut found = HashMap::with_capacity(keys.len());
+            for mut row in session.select(&items, &[Value::Integers(task_ids)]).await? {
+                found.insert(row.take::<i64>("task_id")?, row);
+            }
+            for (task_id, key) in keys {
+                if let Some(mut row) = found.remove(task_id) {
+                    row.put("cursor_key", key.clone());
+                    rows.push(row);
+                }
+            }
+        }
+        Ok(rows)
+    }
+
     /// SQL: the [items](items_of_page) of the chosen tasks, in order, with the sort key as a number.
-    fn items(&self, chosen: &str) -> String {
+    fn select_items(&self, chosen: &str) -> String {
         let key = match self.query.order {
             TaskOrder::Started | TaskOrder::Reported => self.dialect.epoch_micros("task.order_key"),
             TaskOrder::Duration => self.dialect.interval_micros("task.order_key"),

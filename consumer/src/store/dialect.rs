@@ -113,9 +113,19 @@ pub(crate) trait Dialect: Sync {
     fn differ(&self, one: &str, other: &str) -> String {
         format!("{one} IS DISTINCT FROM {other}")
     }
-    /// The word of a common table expression that is read once, although it is used several times.
-    fn materialized(&self) -> &'static str {
-        "MATERIALIZED"
+    /// The word of a common table expression that is read once, although it is used several times. `None`: it is read for
+    /// each use.
+    fn materialized(&self) -> Option<&'static str> {
+        Some("MATERIALIZED")
+    }
+    /// Whether tasks that an index orders by the first column of an order are sorted by the others as they come. If not,
+    /// all are sorted, even for the first few.
+    fn sorts_by_prefix(&self) -> bool {
+        true
+    }
+    /// The condition that a boolean column is true, in the form that indexes serve.
+    fn is_true(&self, column: &str) -> String {
+        column.to_owned()
     }
     /// An INSERT of what follows `INSERT`, which inserts nothing if its row exists.
     fn insert_new(&self, into: &str) -> String {

@@ -181,6 +181,14 @@ pub(super) async fn rows_of<R: sqlx::Row, E: From<sqlx::Error>>(
 }
 
 impl Row {
+    /// Sets the value of a column, if there is such a column.
+    pub(crate) fn put(&mut self, column: &str, value: Value) {
+        let place = self.columns.iter().position(|name| name == column);
+        if let Some(place) = place {
+            self.values[place] = value;
+        }
+    }
+
     /// Takes the value of a column.
     ///
     /// # Errors
@@ -203,6 +211,12 @@ pub(crate) trait FromValue: Sized {
     /// # Errors
     /// The value, if it has another type.
     fn from_value(value: Value) -> Result<Self, Value>;
+}
+
+impl FromValue for Value {
+    fn from_value(value: Value) -> Result<Self, Value> {
+        Ok(value)
+    }
 }
 
 impl FromValue for i64 {

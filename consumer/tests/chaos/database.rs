@@ -17,17 +17,30 @@ const ROLE: &str = "taskrunning";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
+    Mariadb,
     Postgres,
     Sqlite,
+}
+
+impl Kind {
+    /// The variable with the path of the tool that starts it; SQLite needs none.
+    pub(crate) fn tool(self) -> Option<&'static str> {
+        match self {
+            Self::Mariadb => Some("TEST_MARIADB_TOOL"),
+            Self::Postgres => Some("TEST_POSTGRES_TOOL"),
+            Self::Sqlite => None,
+        }
+    }
 }
 
 impl FromStr for Kind {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
+            "mariadb" => Ok(Self::Mariadb),
             "postgres" => Ok(Self::Postgres),
             "sqlite" => Ok(Self::Sqlite),
-            _ => Err("postgres or sqlite"),
+            _ => Err("postgres, mariadb or sqlite"),
         }
     }
 }
@@ -46,7 +59,7 @@ pub(crate) enum Fault {
     Locked,
 }
 
-/// Stopped and deleted when dropped; PostgreSQL's log is kept.
+/// Stopped and deleted when dropped; a server's log is kept.
 pub(crate) struct Database {
     kind: Kind,
     url: String,
@@ -54,30 +67,43 @@ pub(crate) struct Database {
 }
 
 impl Database {
+    /// A server is started by this tool.
     pub(crate) async fn start(kind: Kind, tool: &str, folder: &Path) -> Self {
-        match kind {
-            Kind::Sqlite => Self {
-                kind,
-                url: format!("sqlite:{}", folder.join("tasks.db").display()),
-                cluster: None,
-            },
-            Kind::Postgres => {
-                let cluster = Cluster::start(tool, folder);
-                let mut connection = Sql::connect(&cluster.url).await.unwrap();
-                for statement in [
+        let (scheme, statements) = match kind {
+            Kind::Sqlite => {
+                return Self {
+                    kind,
+                    url: format!("sqlite:{}", folder.join("tasks.db").display()),
+                    cluster: None,
+                };
+            }
+            Kind::Postgres => (
+                "postgres",
+                vec![
                     format!("CREATE ROLE {ROLE} LOGIN"),
                     format!("CREATE DATABASE {ROLE} OWNER {ROLE}"),
-                ] {
-                    connection.run(&statement).await.unwrap();
-                }
-                let (_, address) = cluster.url.split_once('@').unwrap();
-                let (host, _) = address.split_once('/').unwrap();
-                Self {
-                    kind,
-                    url: format!("postgres://{ROLE}@{host}/{ROLE}"),
-                    cluster: Some(cluster),
-                }
-            }
+                ],
+            ),
+            Kind::Mariadb => (
+                "mariadb",
+                vec![
+                    format!("CREATE USER {ROLE}"),
+                    format!("CREATE DATABASE {ROLE}"),
+                    format!("GRANT ALL ON {ROLE}.* TO {ROLE}"),
+                ],
+            ),
+        };
+        let cluster = Cluster::start(tool, folder, &format!("{scheme}.log"));
+        let mut connection = Sql::connect(&cluster.url).await.unwrap();
+        for statement in statements {
+            connection.run(&statement).await.unwrap();
+        }
+        let (_, address) = cluster.url.split_once('@').unwrap();
+        let (host, _) = address.split_once('/').unwrap();
+        Self {
+            kind,
+            url: format!("{scheme}://{ROLE}@{host}/{ROLE}"),
+            cluster: Some(cluster),
         }
     }
 
@@ -93,7 +119,9 @@ impl Database {
     /// The faults that this database supports.
     pub(crate) fn faults(&self) -> &'static [Fault] {
         match self.kind {
-            Kind::Postgres => &[Fault::Crash, Fault::Cut, Fault::ReadOnly, Fault::Full],
+            Kind::Mariadb | Kind::Postgres => {
+                &[Fault::Crash, Fault::Cut, Fault::ReadOnly, Fault::Full]
+            }
             Kind::Sqlite => &[Fault::Locked],
         }
     }
@@ -118,9 +146,15 @@ impl Database {
             Fault::ReadOnly => {
                 let mut connection = Sql::connect(&cluster.url).await?;
                 for (value, pause) in [("on", lasting), ("off", Duration::ZERO)] {
-                    let set = format!("ALTER SYSTEM SET default_transaction_read_only = {value}");
-                    connection.run(&set).await?;
-                    connection.run("SELECT pg_reload_conf()").await?;
+                    if self.is_postgres() {
+                        let set =
+                            format!("ALTER SYSTEM SET default_transaction_read_only = {value}");
+                        connection.run(&set).await?;
+                        connection.run("SELECT pg_reload_conf()").await?;
+                    } else {
+                        let set = format!("SET GLOBAL read_only = {value}");
+                        connection.run(&set).await?;
+                    }
                     sleep(pause).await;
                 }
             }
@@ -142,9 +176,12 @@ impl Database {
 
     async fn cut(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let mut connection = Sql::connect(&cluster.url).await?;
-        let cut = format!(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{ROLE}'"
-        );
+        let cut = match self.is_postgres() {
+            true => format!(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{ROLE}'"
+            ),
+            false => format!("KILL USER {ROLE}"),
+        };
         Ok(connection.run(&cut).await?)
     }
 
@@ -163,17 +200,18 @@ impl Database {
     }
 }
 
-/// A PostgreSQL cluster, in a folder that its user may enter.
+/// A server, in a folder that its user may enter.
 struct Cluster {
     tool: String,
     folder: TempDir,
-    logs: PathBuf,
+    /// Where its log is kept.
+    log: PathBuf,
     /// For a superuser.
     url: String,
 }
 
 impl Cluster {
-    fn start(tool: &str, logs: &Path) -> Self {
+    fn start(tool: &str, logs: &Path, log: &str) -> Self {
         let parent = std::env::var("TEST_POSTGRES_DIR").unwrap_or_else(|_| "/tmp".to_owned());
         let folder = tempfile::Builder::new()
             .prefix("chaos.")
@@ -182,7 +220,7 @@ impl Cluster {
         let mut cluster = Self {
             tool: tool.to_owned(),
             folder,
-            logs: logs.to_owned(),
+            log: logs.join(log),
             url: String::new(),
         };
         let max_connections = format!("max_connections={MAX_CONNECTIONS}");
@@ -214,10 +252,7 @@ fn tell(mut command: Command) -> String {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let _ = std::fs::copy(
-            self.folder.path().join("server.log"),
-            self.logs.join("postgres.log"),
-        );
+        let _ = std::fs::copy(self.folder.path().join("server.log"), &self.log);
         let _ = self.command(&["--mode", "immediate", "remove"]).status();
     }
 }

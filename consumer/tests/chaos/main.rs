@@ -100,12 +100,13 @@ fn setting<T: FromStr<Err: std::fmt::Debug>>(name: &str, default: T) -> T {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn whatever_breaks_every_record_is_stored_or_set_aside_exactly_once() {
-    let (Some(kafka_tool), Some(postgres_tool)) =
-        (service("TEST_KAFKA_TOOL"), service("TEST_POSTGRES_TOOL"))
-    else {
+    let plan = Plan::from_environment();
+    let Some(kafka_tool) = service("TEST_KAFKA_TOOL") else {
         return;
     };
-    let plan = Plan::from_environment();
+    let Some(database_tool) = plan.database.tool().map_or(Some(String::new()), service) else {
+        return;
+    };
     let temporary = tempfile::tempdir().unwrap();
     let folder: PathBuf = setting("CHAOS_DIR", temporary.path().to_owned());
     std::fs::create_dir_all(&folder).unwrap();
@@ -132,7 +133,7 @@ async fn whatever_breaks_every_record_is_stored_or_set_aside_exactly_once() {
     let outcome = run(
         &plan,
         &folder,
-        [&kafka_tool, &postgres_tool],
+        [&kafka_tool, &database_tool],
         &journal,
         &mut report,
     )
@@ -157,13 +158,13 @@ async fn whatever_breaks_every_record_is_stored_or_set_aside_exactly_once() {
 async fn run(
     plan: &Plan,
     folder: &Path,
-    [kafka_tool, postgres_tool]: [&str; 2],
+    [kafka_tool, database_tool]: [&str; 2],
     journal: &Arc<Journal>,
     report: &mut Value,
 ) -> anyhow::Result<()> {
     journal.line("starting three brokers and the database");
     let kafka = Arc::new(Kafka::start(kafka_tool, &folder.join("kafka"), PARTITIONS));
-    let database = Arc::new(Database::start(plan.database, postgres_tool, folder).await);
+    let database = Arc::new(Database::start(plan.database, database_tool, folder).await);
     kafka.until_in_sync().await?;
 
     let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);

@@ -130,8 +130,17 @@ impl Dialect for MySql {
         format!("NOT ({one} <=> {other})")
     }
 
-    fn materialized(&self) -> &'static str {
-        ""
+    /// MariaDB reads it for each use; MySQL does not know the word.
+    fn materialized(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn sorts_by_prefix(&self) -> bool {
+        false
+    }
+
+    fn is_true(&self, column: &str) -> String {
+        format!("{column} = true")
     }
 
     /// IGNORE would also cut values that do not fit; the tables that this inserts into have room for any.

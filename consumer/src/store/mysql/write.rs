@@ -25,8 +25,9 @@ use crate::tables::{EXEC_ID, LEAST, RANK, Table, TaskKey};
 const SIZES: [usize; 4] = [128, 16, 4, 1];
 /// Names per look-up of tasks.
 const NAMES: usize = 256;
-/// Bytes of values that are encoded before they are sent.
+/// Bytes of values that are encoded before they are sent: rows of whole statements, unless the rows are large.
 const PIECE_BYTES: usize = 256 << 10;
+const MOST_PIECE_BYTES: usize = 4 << 20;
 
 static UPSERT_TASKS: LazyLock<Insert> =
     LazyLock::new(|| Insert::into(Table::Task, &update_if_newer()));
@@ -77,6 +78,16 @@ impl Insert {
                 format!("INSERT INTO {table} ({names}) VALUES {rows} {end}")
             }),
         }
+    }
+
+    /// Whether the values are enough to be sent.
+    fn is_piece(&self, values: &Values) -> bool {
+        let is_whole = values.values.len().is_multiple_of(SIZES[0] * self.columns);
+        let least = match is_whole {
+            true => PIECE_BYTES,
+            false => MOST_PIECE_BYTES,
+        };
+        values.bytes() >= least
     }
 
     /// Inserts rows, each statement with less than half of `max_packet` bytes, unless it has a single row. Returns the
@@ -293,7 +304,7 @@ async fn write_rows(
             if is_unstored(rows, part, positions) {
                 table.write(&mut values, rows, TaskKey::Id(task_ids[*task]));
             }
-            if values.bytes() >= PIECE_BYTES {
+            if insert.is_piece(&values) {
                 inserted += insert.run(connection, &values, max_packet).await?;
                 values.clear();
             }
@@ -317,7 +328,7 @@ async fn upsert_tasks(
     let mut values = Values::with_capacity(PIECE_BYTES);
     for rows in &sorted {
         Table::Task.write(&mut values, rows, TaskKey::ExecId);
-        if values.bytes() >= PIECE_BYTES {
+        if UPSERT_TASKS.is_piece(&values) {
             UPSERT_TASKS.run(connection, &values, max_packet).await?;
             values.clear();
         }
