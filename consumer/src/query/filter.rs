@@ -219,7 +219,7 @@ impl TaskFilter {
         // Redundant, but cheap to check, and lets the partial indexes be used.
         match self.ended() {
             Some(false) => conditions.push("NOT task.is_final".to_owned()),
-            Some(true) => conditions.push(dialect.is_true("task.is_final")),
+            Some(true) => conditions.push("task.is_final".to_owned()),
             None => {}
         }
         if self.running {

@@ -177,7 +177,9 @@ impl List<'_> {
             };
             let mut conditions = matching.conditions.clone();
             conditions.extend(ended.map(|ended| match ended {
-                true => self.dialect.is_true("task.is_final"),
+                // It is the first column of the index by start.
+                true if query.order == TaskOrder::Started => self.dialect.is_true("task.is_final"),
+                true => "task.is_final".to_owned(),
                 false => "NOT task.is_final".to_owned(),
             }));
             let names = self.names();
@@ -355,12 +357,12 @@ impl List<'_> {
         for mut row in session.select(chosen, &statement.values).await? {
             keys.push((row.take("task_id")?, row.take::<Value>("order_key")?));
         }
+        let is_chosen = self.dialect.is_one_of("task.task_id", "$1");
         let items = self.select_items(&format!(
-            "SELECT {}, {} AS order_key FROM {} WHERE {}",
+            "SELECT {}, {} AS order_key FROM {} WHERE {is_chosen}",
             sql::task_names(),
             self.dialect.cast("NULL", Kind::I64),
-            sql::tasks(self.dialect, self.query.at),
-            self.dialect.is_one_of("task.task_id", "$1"),
+            sql::tasks_of(self.dialect, self.query.at, &is_chosen),
         ));
         let mut rows = Vec::with_capacity(keys.len());
         for keys in keys.chunks(LARGEST_LIMIT as usize) {

@@ -64,6 +64,11 @@ pub(super) fn known(dialect: &dyn Dialect, table: &str, at: Option<Timestamp>) -
 /// task that began later. Otherwise an index finds one report: the newest final one if the task had ended by then, else
 /// the newest. No history is read in full.
 pub(super) fn tasks(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
+    tasks_of(dialect, at, "true")
+}
+
+/// As [`tasks`]; of the past, only those whose row of `task` satisfies a condition, which no database has to push down.
+pub(super) fn tasks_of(dialect: &dyn Dialect, at: Option<Timestamp>, condition: &str) -> String {
     let Some(moment) = at else {
         return "task".to_owned();
     };
@@ -92,9 +97,10 @@ pub(super) fn tasks(dialect: &dyn Dialect, at: Option<Timestamp>) -> String {
     );
     let (newest, reported) = (STATE.join(", "), STATE.join(", report."));
     format!(
-        "(SELECT {IDENTITY}, {newest}, task_id, is_final, first_reported_at, ended_at FROM task WHERE {newest_known} \
+        "(SELECT {IDENTITY}, {newest}, task_id, is_final, first_reported_at, ended_at FROM task \
+         WHERE {newest_known} AND {condition} \
          UNION ALL SELECT {IDENTITY}, report.{reported}, task.task_id, report.status IN {FINAL}, {first}, {ended} \
-         FROM task {join} WHERE NOT {newest_known} AND {had_begun}) AS task"
+         FROM task {join} WHERE NOT {newest_known} AND {had_begun} AND {condition}) AS task"
     )
 }
 

@@ -123,7 +123,8 @@ pub(crate) trait Dialect: Sync {
     fn sorts_by_prefix(&self) -> bool {
         true
     }
-    /// The condition that a boolean column is true, in the form that indexes serve.
+    /// The condition that a boolean column is true, in the form that an index which begins with it serves. MySQL would also
+    /// use that index where it is slower than a scan.
     fn is_true(&self, column: &str) -> String {
         column.to_owned()
     }
