@@ -275,6 +275,8 @@ impl Thinned {
 struct Slice {
     from: Option<Timestamp>,
     to: Option<Timestamp>,
+    /// Only events at these offsets, inclusive.
+    offsets: Option<(i64, i64)>,
 }
 
 impl Slice {
@@ -284,8 +286,11 @@ impl Slice {
                 format!(" AND reported_at {comparison} {}", dialect.time(time))
             })
         };
+        let offsets = self.offsets.map_or_else(String::new, |(from, to)| {
+            format!(" AND event_offset BETWEEN {from} AND {to}")
+        });
         format!(
-            "task_id = $1{}{}",
+            "task_id = $1{}{}{offsets}",
             bound(">=", self.from),
             bound("<=", self.to)
         )
@@ -401,39 +406,59 @@ impl History<'_> {
         Ok(text.flatten().unwrap_or_default())
     }
 
-    /// Divides the query's time range into slices of rows with at most `values` each, earliest first. A slice may be
-    /// larger if many rows have the same microsecond.
+    /// Divides the query's time range into slices of rows with at most `values` each, earliest first. Rows of one microsecond
+    /// are divided by their events' offsets: the application rows of an event stay together.
     async fn slices(&mut self, table: Table, values: usize) -> Result<Vec<Slice>, StoreError> {
         let dialect = self.session.dialect();
         let rows = SLICE_VALUES.min(dialect.lines_at_once()) / (values as i64).max(1);
         let whole = Slice {
             from: self.query.from,
             to: self.query.to,
+            offsets: None,
         };
         // Counting needs only the index.
         if self.count(table, Slice::default()).await? <= rows {
             return Ok(vec![whole]);
         }
         let mut slices = Vec::new();
-        let select = format!(
-            "SELECT {} AS least, {} AS greatest FROM {table} WHERE {}",
-            dialect.epoch_micros("min(reported_at)"),
-            dialect.epoch_micros("max(reported_at)"),
-            whole.condition(dialect)
-        );
-        let task_id = [self.task_id.into()];
-        let Some(mut ends) = self.session.select_one(&select, &task_id).await? else {
+        let times = ["min(reported_at)", "max(reported_at)"].map(|it| dialect.epoch_micros(it));
+        let Some(ends) = self.ends(table, whole, times).await? else {
             return Ok(slices);
         };
-        let (Some(least), Some(greatest)) = (ends.take("least")?, ends.take("greatest")?) else {
-            return Ok(slices);
-        };
-        let mut pending: Vec<(i64, i64)> = vec![(least, greatest)];
+        let mut pending: Vec<(i64, i64)> = vec![ends];
         while let Some((from, to)) = pending.pop() {
             let slice = Slice {
                 from: Timestamp::from_microsecond(from).ok(),
                 to: Timestamp::from_microsecond(to).ok(),
+                offsets: None,
             };
+            if self.count(table, slice).await? <= rows {
+                slices.push(slice);
+            } else if from < to {
+                let middle = from.midpoint(to);
+                pending.extend([(middle + 1, to), (from, middle)]);
+            } else {
+                slices.extend(self.slices_of_moment(table, slice, rows).await?);
+            }
+        }
+        Ok(slices)
+    }
+
+    async fn slices_of_moment(
+        &mut self,
+        table: Table,
+        moment: Slice,
+        rows: i64,
+    ) -> Result<Vec<Slice>, StoreError> {
+        let mut slices = Vec::new();
+        let offsets = ["min(event_offset)", "max(event_offset)"].map(str::to_owned);
+        let mut pending = Vec::from_iter(self.ends(table, moment, offsets).await?);
+        while let Some((from, to)) = pending.pop() {
+            let slice = Slice {
+                offsets: Some((from, to)),
+                ..moment
+            };
+            // Of one offset, each partition has one event.
             if from == to || self.count(table, slice).await? <= rows {
                 slices.push(slice);
             } else {
@@ -442,6 +467,26 @@ impl History<'_> {
             }
         }
         Ok(slices)
+    }
+
+    /// The least and the greatest of a number over the rows of a slice; `None` if there is none.
+    async fn ends(
+        &mut self,
+        table: Table,
+        slice: Slice,
+        [least, greatest]: [String; 2],
+    ) -> Result<Option<(i64, i64)>, StoreError> {
+        let condition = slice.condition(self.session.dialect());
+        let select = format!(
+            "SELECT {least} AS least, {greatest} AS greatest FROM {table} WHERE {condition}"
+        );
+        let task_id = [self.task_id.into()];
+        let Some(mut ends) = self.session.select_one(&select, &task_id).await? else {
+            return Ok(None);
+        };
+        let (least, greatest): (Option<i64>, Option<i64>) =
+            (ends.take("least")?, ends.take("greatest")?);
+        Ok(least.zip(greatest))
     }
 
     async fn count(&mut self, table: Table, slice: Slice) -> Result<i64, StoreError> {

@@ -136,6 +136,10 @@ pub(crate) trait Dialect: Sync {
     fn delete(&self, table: Table, condition: &str) -> String {
         format!("DELETE FROM {table} AS h WHERE {condition}")
     }
+    /// Removes the tasks with these keys, and locks no others.
+    fn delete_tasks(&self, task_ids: &[i64]) -> String {
+        self.delete(Table::Task, &format!("h.task_id IN ({})", list(task_ids)))
+    }
     /// Whether a subquery in FROM can use the columns of the query around its own. If not, values of tasks are computed
     /// for a whole relation of tasks, and looked up.
     fn correlates_in_from(&self) -> bool {
@@ -156,6 +160,10 @@ pub(crate) trait Dialect: Sync {
     /// A SELECT's suffix that locks its rows (`h`) and omits those that others have locked. `None`: a writing transaction
     /// locks the whole database instead.
     fn lock_unlocked(&self) -> Option<&'static str>;
+    /// The part of a SELECT that follows `task` and its alias, to find tasks by the index of their names; may be empty.
+    fn by_name(&self) -> &'static str {
+        ""
+    }
     /// A SELECT's suffix that keeps its rows as they are until the transaction ends, to remove them. `None`: `DELETE …
     /// RETURNING` returns those that were removed, and so had not changed.
     fn lock_found(&self) -> Option<&'static str>;
@@ -172,6 +180,12 @@ pub(crate) trait Dialect: Sync {
 pub(super) fn is_contracted(column: &str) -> String {
     let (first, last) = (REPORTED_AT_MICROS.start(), REPORTED_AT_MICROS.end());
     format!("{column} BETWEEN {first} AND {last}")
+}
+
+/// A list of keys for `IN`.
+pub(super) fn list(keys: &[i64]) -> String {
+    let keys: Vec<String> = keys.iter().map(i64::to_string).collect();
+    keys.join(", ")
 }
 
 /// Microseconds of a duration, or the maximum if there are more.

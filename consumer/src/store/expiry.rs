@@ -2,22 +2,23 @@
 //!
 //! There is no index on time: it would cost the consumer an update per row. So the tables are walked once from end to
 //! end, one bounded piece per transaction, by pages or by a key, as [`Walk`] says. A removing transaction never waits
-//! for a consumer's lock while it holds one itself, so the two cannot deadlock (except in MySQL, where the entries of an
-//! index are locked too; the consumer then writes its transaction again):
+//! for a consumer's lock while it holds one itself, so the two cannot deadlock:
 //!
 //! - Only a repair locks rows of the histories.
 //! - A consumer locks the tasks of its events until its transaction ends, including tasks whose row it leaves
 //!   unchanged. Expiry skips locked tasks. It locks any other task first and only then checks for history: it sees what
 //!   a consumer has inserted by then, and a later consumer waits and creates the task again.
+//! - Both find a task to lock by its name. MySQL locks the entry of the index first, then the row; whoever had locked the
+//!   row first would wait for the entry when it removes the row.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::dialect::Walk;
-use super::selection::list;
-use super::session::{Access, Row, Session};
+use super::dialect::{Walk, list};
+
+use super::session::{Access, Row, Session, Value};
 use super::{Database, StoreError};
 use crate::tables::Table;
 
@@ -202,7 +203,8 @@ impl Expiring {
             return Ok(0);
         }
         self.session.execute(dialect.begin_write(), &[]).await?;
-        self.delete(table, condition, Instant::now()).await
+        self.delete(&dialect.delete(table, condition), Instant::now())
+            .await
     }
 
     async fn remove_tasks(&mut self, is_old: &str) -> Result<u64, StoreError> {
@@ -211,11 +213,24 @@ impl Expiring {
         let Some(lock) = dialect.lock_unlocked() else {
             return self.remove(Table::Task, &condition).await;
         };
+        let select = format!("SELECT exec_id FROM task h WHERE {condition}");
+        let found = self.session.select(&select, &[]).await?.into_iter();
+        let found: Vec<String> = found
+            .map(|mut row| row.take("exec_id"))
+            .collect::<Result<_, _>>()?;
+        if found.is_empty() {
+            return Ok(0);
+        }
         self.session.execute(dialect.begin_write(), &[]).await?;
         let begun = Instant::now();
-        let lock = format!("SELECT task_id FROM task h WHERE {condition} {lock}");
-        let locked = self.session.select(&lock, &[]).await?.into_iter();
+        let lock = format!(
+            "SELECT task_id FROM task AS h {} WHERE {} {lock}",
+            dialect.by_name(),
+            dialect.is_one_of("h.exec_id", "$1")
+        );
+        let locked = self.session.select(&lock, &[Value::Texts(found)]).await?;
         let locked: Vec<i64> = locked
+            .into_iter()
             .map(|mut row| row.take("task_id"))
             .collect::<Result<_, _>>()?;
         if locked.is_empty() {
@@ -225,9 +240,8 @@ impl Expiring {
         // A separate statement, so that it sees what was committed before the locks were acquired. Not the condition of a
         // DELETE, which in MySQL would wait for rows of the histories that a consumer is inserting.
         let select = format!(
-            "SELECT task_id FROM task h WHERE h.task_id IN ({}) AND {}",
-            list(&locked),
-            without_history("")
+            "SELECT task_id FROM task h WHERE h.task_id IN ({}) AND {condition}",
+            list(&locked)
         );
         let expired = self.session.select(&select, &[]).await?.into_iter();
         let expired: Vec<i64> = expired
@@ -237,19 +251,12 @@ impl Expiring {
             self.session.execute("COMMIT", &[]).await?;
             return Ok(0);
         }
-        let condition = format!("h.task_id IN ({})", list(&expired));
-        self.delete(Table::Task, &condition, begun).await
+        self.delete(&dialect.delete_tasks(&expired), begun).await
     }
 
-    /// Removes rows and commits the transaction, which began at `begun`.
-    async fn delete(
-        &mut self,
-        table: Table,
-        condition: &str,
-        begun: Instant,
-    ) -> Result<u64, StoreError> {
-        let delete = self.session.dialect().delete(table, condition);
-        let removed = self.session.execute(&delete, &[]).await?;
+    /// Removes rows by a statement and commits the transaction, which began at `begun`.
+    async fn delete(&mut self, statement: &str, begun: Instant) -> Result<u64, StoreError> {
+        let removed = self.session.execute(statement, &[]).await?;
         let records = removed > 0 && !self.is_recorded;
         if records {
             self.record().await?;

@@ -11,13 +11,14 @@
 //! - `snapshot`, `tasks`: consistent reads.
 //! - `repair`, `expiry`: correcting rows, and removing old ones.
 //! - `migration`: what sqlx migrations have in common.
-//! - `socket`: options of connections. `values`: rows for databases without arrays.
+//! - `authorities`, `socket`: certificates and options of connections. `values`: rows for databases without arrays.
 //!
 //! Why each event is stored exactly once: [`Writer::write`] first moves `consumed_offset`, naming the offset it expects
 //! to find, then writes the rows, in one transaction. If another offset is found, another writer has stored these
 //! events: nothing is written, and the caller resumes from the stored offset. The row lock on the offset makes a second
 //! writer of the same partition wait for the first, and then find another offset.
 
+mod authorities;
 mod dialect;
 #[cfg(test)]
 mod docs;

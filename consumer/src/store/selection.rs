@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 
-use super::dialect::Dialect;
+use super::dialect::{Dialect, list};
 use crate::row_format::{self, row_length};
 use crate::tables::{Kind, Table};
 
@@ -187,10 +187,4 @@ pub(super) fn are_at(places: &Places) -> String {
             format!("({})", conditions.join(" OR "))
         }
     }
-}
-
-/// A list of keys for `IN`.
-pub(super) fn list(keys: &[i64]) -> String {
-    let keys: Vec<String> = keys.iter().map(i64::to_string).collect();
-    keys.join(", ")
 }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::selection::{FINAL, Places, are_at, list};
+use super::dialect::list;
+use super::selection::{FINAL, Places, are_at};
 use super::session::{Session, Value};
 use super::{Snapshot, StoreError};
 use crate::tables::{Kind, LEAST, Table};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline};
+use crate::support::{KINDS, Kind, Pipeline};
 use jiff::{SignedDuration, Timestamp};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -79,7 +79,7 @@ impl Pipeline {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_past_is_shown_as_known_then() {
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in KINDS {
         let events = [
             report("goes-on", 0, -10 * SECOND, Running),
             report("goes-on", 1, -5 * SECOND, Running),
@@ -200,7 +200,7 @@ async fn the_state_as_of_any_time_is_the_greatest_of_the_reports_by_then() {
         })
         .collect();
     let first: Timestamp = AT.parse().unwrap();
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in KINDS {
         let Some(pipeline) = stored(kind, &events).await else {
             return;
         };

@@ -118,7 +118,7 @@ on_every_database!(
 /// MariaDB's columns hold no identifiers that are longer than reports may have.
 mod long_identifiers {
     use super::a_thousand_follow_and_one_does_not_read;
-    use crate::support::{Kind, on_sqlite_and_postgres};
+    use crate::support::on_sqlite_and_postgres;
 
     on_sqlite_and_postgres!(
         #[ignore = "heavy"]

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::sql::Sql;
 use crate::strategies;
-use crate::support::{Cluster, Kind, Pipeline, Pooler, Proxy, connect, execute};
+use crate::support::{Cluster, Kind, Pipeline, Pooler, Proxy, connect, execute, on_servers};
 use futures_util::future::join_all;
 use service::testing::{Process, until};
 
@@ -161,13 +162,21 @@ fn start(pipeline: &Pipeline, name: &str, url: &str, arguments: &[&str]) -> Proc
     Process::start_with(pipeline.folder(), name, program, arguments, &database)
 }
 
+on_servers!(
+    a_server_that_never_answers_is_given_up_by_each_command_and_named_by_those_that_wait,
+    #[ignore = "heavy"]
+    a_stream_that_goes_dead_in_the_middle_ends_an_audit,
+    #[ignore = "heavy"]
+    a_server_that_is_at_work_or_waits_for_a_lock_is_waited_for,
+);
+
 /// A server that accepts connections and data, but never answers.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_never_answers_is_given_up_by_each_command_and_named_by_those_that_wait() {
-    let (Some(pipeline), Some(other)) = (
-        Pipeline::make(Kind::Postgres, 1).await,
-        Pipeline::make(Kind::Postgres, 1).await,
-    ) else {
+async fn a_server_that_never_answers_is_given_up_by_each_command_and_named_by_those_that_wait(
+    kind: Kind,
+) {
+    let (Some(pipeline), Some(other)) =
+        (Pipeline::make(kind, 1).await, Pipeline::make(kind, 1).await)
+    else {
         return;
     };
     let proxy = Proxy::to(&pipeline.database_url).await;
@@ -207,7 +216,7 @@ async fn a_server_that_never_answers_is_given_up_by_each_command_and_named_by_th
     .await;
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(60), "{took:?}");
-    running.until_waiting(&["PostgreSQL", message]).await;
+    running.until_waiting(&[kind.product(), message]).await;
     let waits = async || replay.log().contains(message).then_some(());
     until("the replay says what it waits for", WITHIN, waits).await;
     replay.assert_running();
@@ -218,7 +227,8 @@ async fn a_server_that_never_answers_is_given_up_by_each_command_and_named_by_th
     assert_eq!(replay.ended().await.code(), Some(0), "{}", replay.log());
 }
 
-/// The other end of a connection goes silent, and new connections too.
+/// The other end of a connection goes silent, and new connections too. (In MariaDB, the locks of a dead connection outlast
+/// this test.)
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_dead_connection_under_load_is_not_mistaken_for_a_slow_database() {
@@ -246,10 +256,8 @@ async fn a_dead_connection_under_load_is_not_mistaken_for_a_slow_database() {
     program.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn a_stream_that_goes_dead_in_the_middle_ends_an_audit() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 2).await else {
+async fn a_stream_that_goes_dead_in_the_middle_ends_an_audit(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 2).await else {
         return;
     };
     let sample = strategies::sample_event();
@@ -276,15 +284,46 @@ async fn a_stream_that_goes_dead_in_the_middle_ends_an_audit() {
     assert!(waits.iter().any(|wait| log.contains(wait)), "{log}");
 }
 
-/// Longer than the time after which the server is checked.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn a_server_that_is_at_work_or_waits_for_a_lock_is_waited_for() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 1).await else {
+/// Longer than the time after which the server is checked. MariaDB has no connection to spare for the check.
+async fn a_server_that_is_at_work_or_waits_for_a_lock_is_waited_for(kind: Kind) {
+    let cluster = match kind {
+        Kind::Mariadb => Cluster::mariadb(|_| vec!["max_connections=10".to_owned()]),
+        _ => Cluster::of(kind),
+    };
+    let Some(cluster) = cluster else { return };
+    let Some(pipeline) = Pipeline::make_on(Some(&cluster.url), 1, "").await else {
         return;
     };
     pipeline.ask(&["migrate"]);
     let mut other = connect(&pipeline.database_url).await;
+    if kind == Kind::Mariadb {
+        let owner = pipeline.make_owner().await;
+        other.run("LOCK TABLES task WRITE").await.unwrap();
+        let mut waits = start(&pipeline, "tasks", &owner, &["tasks"]);
+        let is_blocked = "SELECT count(*) FROM information_schema.processlist WHERE state = 'Waiting for table metadata lock'";
+        pipeline.until_count(is_blocked, 1).await;
+        // Users without all rights get no other connection.
+        let mut others = Vec::new();
+        while others.len() < 20
+            && let Ok(another) = Sql::connect(&owner).await
+        {
+            others.push(another);
+        }
+        let refused = Sql::connect(&owner).await.err().unwrap().to_string();
+        assert!(refused.contains("Too many connections"), "{refused}");
+        let refusals = "SELECT CAST(variable_value AS signed) FROM information_schema.global_status \
+             WHERE variable_name = 'CONNECTION_ERRORS_MAX_CONNECTIONS'";
+        let mut administrator = connect(&cluster.url).await;
+        let before = administrator.number(refusals).await.unwrap();
+        until("it is checked", WITHIN, async || {
+            (administrator.number(refusals).await.unwrap() > before).then_some(())
+        })
+        .await;
+        waits.assert_running();
+        other.run("UNLOCK TABLES").await.unwrap();
+        assert_eq!(waits.ended().await.code(), Some(0), "{}", waits.log());
+        return;
+    }
     let lock = "BEGIN; LOCK TABLE _sqlx_migrations IN ACCESS EXCLUSIVE MODE";
     other.run(lock).await.unwrap();
     let mut migrate = start(&pipeline, "migrate", &pipeline.database_url, &["migrate"]);

@@ -7,18 +7,31 @@ use std::time::Duration;
 
 use crate::sql::Sql;
 use crate::strategies;
-use crate::support::{Kind, Pipeline, Program, connect};
+use crate::support::{Kind, Pipeline, Program, connect, on_servers};
 
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// A PostgreSQL whose owner's sessions have this setting, and a consumer that has stored 500 events as that owner.
-async fn with_setting(setting: &str) -> Option<(Pipeline, Program)> {
-    let pipeline = Pipeline::make(Kind::Postgres, 1).await?;
+on_servers!(
+    #[ignore = "heavy"]
+    a_lock_timeout_is_waited_for,
+    a_cancelled_statement_is_retried,
+    an_error_raised_by_a_trigger_refuses_the_row,
+    a_prepared_statement_is_retried_after_its_table_changed,
+    a_tls_handshake_that_is_cut_off_is_waited_for,
+    #[ignore = "heavy"]
+    temporary_errors_are_retried_and_permanent_ones_need_an_operator,
+);
+
+/// A consumer that has stored 500 events as the owner of the database, whose sessions have this setting in PostgreSQL.
+async fn with_setting(kind: Kind, setting: &str) -> Option<(Pipeline, Program)> {
+    let pipeline = Pipeline::make(kind, 1).await?;
     let url = pipeline.make_owner().await;
-    let role = pipeline.database();
-    pipeline
-        .administer(&format!("ALTER ROLE {role} SET {setting}"))
-        .await;
+    if kind == Kind::Postgres {
+        let role = pipeline.database();
+        pipeline
+            .administer(&format!("ALTER ROLE {role} SET {setting}"))
+            .await;
+    }
     let program = pipeline.program_on(&url, "consumer", &[]);
     fill(&pipeline);
     pipeline.until_all_stored(WITHIN).await;
@@ -40,29 +53,25 @@ async fn all_is_stored(pipeline: &Pipeline, mut program: Program) {
 async fn block(pipeline: &Pipeline) -> Sql {
     let mut other = connect(&pipeline.database_url).await;
     other
-        .run("BEGIN; UPDATE task SET job_id = job_id WHERE exec_id = 'exec-05'")
+        .run("BEGIN; UPDATE task SET job_id = 'other' WHERE exec_id = 'exec-05'")
         .await
         .unwrap();
     fill(pipeline);
-    let blocked = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND application_name = 'consumer' \
-         AND wait_event_type = 'Lock'",
-        pipeline.database()
-    );
-    pipeline.until_count(&blocked, 1).await;
+    pipeline.until_count(&pipeline.blocked(), 1).await;
     other
 }
 
-/// 25P03: the consumer stalls within a transaction, and the server ends its session.
+/// 25P03: the consumer stalls within a transaction, and the server ends its session. (In MariaDB, each session sets its
+/// own limit, of 300 s.)
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_transaction_that_timed_out_is_retried() {
     let setting = "idle_in_transaction_session_timeout = '500ms'";
-    let Some((pipeline, program)) = with_setting(setting).await else {
+    let Some((pipeline, program)) = with_setting(Kind::Postgres, setting).await else {
         return;
     };
     let mut other = block(&pipeline).await;
     program.process.signal("STOP");
-    other.run("COMMIT").await.unwrap();
+    other.run("ROLLBACK").await.unwrap();
     let open = format!(
         "SELECT 1 - count(*) FROM pg_stat_activity WHERE datname = '{}' AND application_name = 'consumer' \
          AND xact_start IS NOT NULL",
@@ -75,65 +84,84 @@ async fn an_idle_transaction_that_timed_out_is_retried() {
     all_is_stored(&pipeline, program).await;
 }
 
-/// 55P03
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lock_timeout_is_waited_for() {
-    let Some((pipeline, mut program)) = with_setting("lock_timeout = '100ms'").await else {
+/// 55P03, and 1205 of MariaDB, whose sessions wait for 20 s.
+async fn a_lock_timeout_is_waited_for(kind: Kind) {
+    let Some((pipeline, mut program)) = with_setting(kind, "lock_timeout = '100ms'").await else {
         return;
     };
     let mut other = connect(&pipeline.database_url).await;
     other
-        .run("BEGIN; UPDATE task SET job_id = job_id")
+        .run("BEGIN; UPDATE task SET job_id = 'other'")
         .await
         .unwrap();
     fill(&pipeline);
-    program.until_waiting(&["PostgreSQL", "lock timeout"]).await;
-    other.run("COMMIT").await.unwrap();
+    let message = match kind {
+        Kind::Mariadb => "Lock wait timeout exceeded",
+        _ => "lock timeout",
+    };
+    program.until_waiting(&[kind.product(), message]).await;
+    other.run("ROLLBACK").await.unwrap();
     all_is_stored(&pipeline, program).await;
 }
 
-/// 57014, by an operator; and 57P01.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_statement_is_retried() {
-    let Some((pipeline, program)) = with_setting("statement_timeout = 0").await else {
+/// 57014 and 1317, by an operator; 57P01 and 1927.
+async fn a_cancelled_statement_is_retried(kind: Kind) {
+    let Some((pipeline, program)) = with_setting(kind, "statement_timeout = 0").await else {
         return;
     };
-    for (ends, output) in [
-        (
-            "pg_cancel_backend",
-            "canceling statement due to user request",
-        ),
-        ("pg_terminate_backend", "due to administrator command"),
-    ] {
+    let ends = match kind {
+        Kind::Mariadb => [
+            ("KILL QUERY", "Query execution was interrupted"),
+            ("KILL", "waiting for MySQL"),
+        ],
+        _ => [
+            (
+                "pg_cancel_backend",
+                "canceling statement due to user request",
+            ),
+            ("pg_terminate_backend", "due to administrator command"),
+        ],
+    };
+    for (end, output) in ends {
         let mut other = block(&pipeline).await;
-        pipeline
-            .administer(&format!(
-                "SELECT {ends}(pid) FROM pg_stat_activity WHERE datname = '{}' AND application_name = 'consumer' \
-                 AND wait_event_type = 'Lock'",
-                pipeline.database()
-            ))
-            .await;
+        let name = pipeline.database();
+        let end = match kind {
+            Kind::Mariadb => {
+                let waiting = pipeline.blocked().replace("count(*)", "CAST(id AS text)");
+                let id = pipeline.rows(&waiting).await[0][0].clone().unwrap();
+                format!("{end} {id}")
+            }
+            _ => format!(
+                "SELECT {end}(pid) FROM pg_stat_activity WHERE datname = '{name}' AND application_name = 'consumer' \
+                 AND wait_event_type = 'Lock'"
+            ),
+        };
+        pipeline.administer(&end).await;
         program.until_logged(output).await;
-        other.run("COMMIT").await.unwrap();
+        other.run("ROLLBACK").await.unwrap();
         pipeline.until_all_stored(WITHIN).await;
     }
     all_is_stored(&pipeline, program).await;
 }
 
-/// P0001, like SQLite's RAISE in a trigger.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_exception_raised_by_a_postgresql_trigger_refuses_the_row() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 1).await else {
+/// P0001, and 1644 of MariaDB, like SQLite's RAISE in a trigger.
+async fn an_error_raised_by_a_trigger_refuses_the_row(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };
     pipeline.ask(&["migrate"]);
-    pipeline
-        .execute(
+    let refuse = match kind {
+        Kind::Mariadb => {
+            "CREATE TRIGGER refuse BEFORE INSERT ON task_metrics FOR EACH ROW \
+             IF NEW.event_offset IN (7, 300) THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not this one'; END IF"
+        }
+        _ => {
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
                IF NEW.event_offset IN (7, 300) THEN RAISE 'not this one'; END IF; RETURN NEW; END $$; \
-             CREATE TRIGGER refuse BEFORE INSERT ON task_metrics FOR EACH ROW EXECUTE FUNCTION refuse()",
-        )
-        .await;
+             CREATE TRIGGER refuse BEFORE INSERT ON task_metrics FOR EACH ROW EXECUTE FUNCTION refuse()"
+        }
+    };
+    pipeline.execute(refuse).await;
     fill(&pipeline);
     let program = pipeline.program("consumer", &[]);
     pipeline.until_all_stored(WITHIN).await;
@@ -141,21 +169,32 @@ async fn an_exception_raised_by_a_postgresql_trigger_refuses_the_row() {
     pipeline.assert_each_once(&[(0, 7), (0, 300)].into()).await;
 }
 
-/// 0A000: a prepared statement no longer fits the table.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_prepared_statement_is_retried_after_its_table_changed() {
-    let Some((pipeline, program)) = with_setting("statement_timeout = 0").await else {
+/// 0A000: a prepared statement no longer fits the table. MariaDB prepares it again.
+async fn a_prepared_statement_is_retried_after_its_table_changed(kind: Kind) {
+    let Some((pipeline, program)) = with_setting(kind, "statement_timeout = 0").await else {
         return;
     };
-    pipeline
-        .execute("ALTER TABLE consumed_offset ALTER COLUMN part TYPE varchar(20)")
-        .await;
+    let change = match kind {
+        Kind::Mariadb => "ALTER TABLE consumed_offset MODIFY part varchar(20) NOT NULL",
+        _ => "ALTER TABLE consumed_offset ALTER COLUMN part TYPE varchar(20)",
+    };
+    pipeline.execute(change).await;
     fill(&pipeline);
     all_is_stored(&pipeline, program).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tls_handshake_that_is_cut_off_is_waited_for() {
+/// What MariaDB says first: its version, its abilities (TLS among them), and the plugin of passwords.
+fn mariadbs_greeting() -> Vec<u8> {
+    let mut packet = b"\x0a10.11.0-MariaDB\0\x01\0\0\0saltsalt\0".to_vec();
+    // Protocol 4.1, TLS, transactions, secure connections; utf8mb4; autocommit; plugins; 21 bytes of salt.
+    packet.extend(
+        b"\x00\xaa\x2d\x02\0\x08\0\x15\0\0\0\0\0\0\0\0\0\0saltsaltsalt\0mysql_native_password\0",
+    );
+    let length = packet.len() as u8;
+    [&[length, 0, 0, 0], &packet[..]].concat()
+}
+
+async fn a_tls_handshake_that_is_cut_off_is_waited_for(kind: Kind) {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };
@@ -164,14 +203,21 @@ async fn a_tls_handshake_that_is_cut_off_is_waited_for() {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut asked = [0; 8];
-            let _ = stream.read_exact(&mut asked);
+            if kind == Kind::Mariadb {
+                let _ = stream.write_all(&mariadbs_greeting());
+                let _ = stream.read_exact(&mut [0; 36]);
+                continue;
+            }
+            let _ = stream.read_exact(&mut [0; 8]);
             let _ = stream.write_all(b"S");
         }
     });
-    let url = format!("postgres://nobody@127.0.0.1:{port}/nothing?sslmode=require");
+    let url = match kind {
+        Kind::Mariadb => format!("mysql://nobody@127.0.0.1:{port}/nothing?ssl-mode=REQUIRED"),
+        _ => format!("postgres://nobody@127.0.0.1:{port}/nothing?sslmode=require"),
+    };
     let mut program = pipeline.program_on(&url, "consumer", &[]);
-    program.until_waiting(&["PostgreSQL", "TLS"]).await;
+    program.until_waiting(&[kind.product(), "TLS"]).await;
     program.stop().await;
 }
 
@@ -213,33 +259,63 @@ async fn a_corrupted_file_needs_an_operator() {
     assert!(log.contains("malformed"), "{log}");
 }
 
+/// Temporary and permanent codes.
+fn codes(kind: Kind) -> (&'static [&'static str], &'static [&'static str]) {
+    match kind {
+        Kind::Mariadb => (
+            &[
+                "1020", "1021", "1030", "1038", "1040", "1041", "1053", "1077", "1114", "1152",
+                "1158", "1159", "1160", "1161", "1180", "1203", "1205", "1206", "1213", "1226",
+                "1290", "1317", "1412", "1461", "1792", "1836", "1927", "1969", "3572", "4031",
+            ],
+            &[
+                "1044", "1045", "1049", "1054", "1129", "1130", "1142", "1143", "1146", "1153",
+                "1390", "1665",
+            ],
+        ),
+        _ => (
+            &[
+                "08006", "25006", "25P02", "25P03", "25P04", "40001", "40P01", "53000", "53100",
+                "53200", "53300", "53400", "55000", "55006", "55P03", "57014", "57P01", "57P02",
+                "57P03", "57P05", "58030", "72000", "F0000", "XX000",
+            ],
+            &[
+                "0A000", "25001", "26000", "28000", "3D000", "42501", "42P05", "XX001", "XX002",
+            ],
+        ),
+    }
+}
+
 /// A trigger fails once with each temporary code, then with permanent ones.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn temporary_errors_are_retried_and_permanent_ones_need_an_operator() {
-    let Some((pipeline, mut program)) = with_setting("statement_timeout = 0").await else {
+async fn temporary_errors_are_retried_and_permanent_ones_need_an_operator(kind: Kind) {
+    let Some((pipeline, mut program)) = with_setting(kind, "statement_timeout = 0").await else {
         return;
     };
-    pipeline
-        .execute("CREATE SEQUENCE failures; GRANT USAGE ON SEQUENCE failures TO PUBLIC")
-        .await;
+    let memory = match kind {
+        // Of an engine without transactions, so that the failure is counted.
+        Kind::Mariadb => "CREATE TABLE failures (code char(5)) ENGINE = Aria TRANSACTIONAL = 0",
+        _ => "CREATE SEQUENCE failures; GRANT USAGE ON SEQUENCE failures TO PUBLIC",
+    };
+    pipeline.execute(memory).await;
     let fail_once = async |code: &str| {
-        pipeline
-            .execute(&format!(
+        let trigger = match kind {
+            Kind::Mariadb => format!(
+                "DELETE FROM failures; CREATE OR REPLACE TRIGGER fail BEFORE INSERT ON task_metrics FOR EACH ROW \
+                 IF NOT EXISTS (SELECT 1 FROM failures) THEN INSERT INTO failures VALUES ('{code}'); \
+                 SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {code}, MESSAGE_TEXT = 'the fault {code}'; END IF"
+            ),
+            _ => format!(
                 "CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
                    IF nextval('failures') = 1 THEN RAISE 'the fault {code}' USING ERRCODE = '{code}'; END IF; \
                    RETURN NEW; END $$; \
                  CREATE OR REPLACE TRIGGER fail BEFORE INSERT ON task_metrics FOR EACH ROW EXECUTE FUNCTION fail(); \
                  ALTER SEQUENCE failures RESTART"
-            ))
-            .await;
+            ),
+        };
+        pipeline.execute(&trigger).await;
         fill(&pipeline);
     };
-    let passing = [
-        "08006", "25006", "25P02", "25P03", "25P04", "40001", "40P01", "53000", "53100", "53200",
-        "53300", "53400", "55000", "55006", "55P03", "57014", "57P01", "57P02", "57P03", "57P05",
-        "58030", "72000", "F0000", "XX000",
-    ];
+    let (passing, lasting) = codes(kind);
     for code in passing {
         fail_once(code).await;
         pipeline.until_all_stored(WITHIN).await;
@@ -247,9 +323,6 @@ async fn temporary_errors_are_retried_and_permanent_ones_need_an_operator() {
         program.process.assert_running();
     }
     pipeline.assert_each_once(&BTreeSet::new()).await;
-    let lasting = [
-        "0A000", "25001", "26000", "28000", "3D000", "42501", "42P05", "XX001", "XX002",
-    ];
     for code in lasting {
         fail_once(code).await;
         let log = program.needs_attention().await;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline};
+use crate::support::{Kind, Pipeline, SERVERS};
 use service::testing::NOBODY;
 use service::testing::invocation::{Ended, Invocation, Sink, helps};
 
@@ -51,6 +51,9 @@ fn wrong_usage_ends_with_2_and_what_an_operator_has_to_change_with_78() {
         "oracle://localhost/tasks",
         "tasks.db",
         "postgres://localhost/tasks?target_session_attrs=best",
+        "mysql://localhost/",
+        "mysql://localhost/mysql",
+        "mysql://one,two/tasks",
     ];
     for no_database in no_databases {
         for command in commands {
@@ -113,48 +116,75 @@ fn wrong_usage_ends_with_2_and_what_an_operator_has_to_change_with_78() {
     let unread = ["--schemas", "/nonexistent"];
     ends(&[&run[..], &unread].concat(), 78, "--schemas");
 
-    let away = format!("postgres://postgres@{NOBODY}/tasks");
-    for command in [&["tasks"][..], &["task", "exec-1"], &["migrate"]] {
-        let given = [command, &["--database-url", &away]].concat();
-        ends(&given, 1, NOBODY.split(':').next().unwrap());
+    for scheme in ["postgres", "mysql"] {
+        let away = format!("{scheme}://somebody@{NOBODY}/tasks");
+        for command in [&["tasks"][..], &["task", "exec-1"], &["migrate"]] {
+            let given = [command, &["--database-url", &away]].concat();
+            ends(&given, 1, NOBODY.split(':').next().unwrap());
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_tables_or_rights_an_operator_is_needed() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 1).await else {
-        return;
-    };
-    let commands: [&[&str]; 3] = [
-        &["tasks"],
-        &["task", "exec-1"],
-        &["expire", "--older-than", "30d"],
-    ];
-    let ends_with_78 = |command: &[&str], url: &str, words: &str| {
-        ends(&[command, &["--database-url", url]].concat(), 78, words);
-    };
-    for command in commands {
-        ends_with_78(command, &pipeline.database_url, "does not exist");
+    for kind in SERVERS {
+        let Some(pipeline) = Pipeline::make(kind, 1).await else {
+            return;
+        };
+        let commands: [&[&str]; 3] = [
+            &["tasks"],
+            &["task", "exec-1"],
+            &["expire", "--older-than", "30d"],
+        ];
+        let ends_with_78 = |command: &[&str], url: &str, words: &str| {
+            ends(&[command, &["--database-url", url]].concat(), 78, words);
+        };
+        let (no_table, denied) = match kind {
+            Kind::Mariadb => ("doesn't exist", "denied"),
+            _ => ("does not exist", "permission denied"),
+        };
+        for command in commands {
+            ends_with_78(command, &pipeline.database_url, no_table);
+        }
+        pipeline.ask(&["migrate"]);
+        let guest = format!("{}_guest", pipeline.database());
+        let (superuser, create, grant) = match kind {
+            Kind::Mariadb => (
+                "root@",
+                format!(
+                    "CREATE USER {guest}; GRANT CREATE TEMPORARY TABLES ON {}.* TO {guest}",
+                    pipeline.database()
+                ),
+                format!("GRANT SELECT ON {}.* TO {guest}", pipeline.database()),
+            ),
+            _ => (
+                "postgres@",
+                format!("CREATE ROLE {guest} LOGIN"),
+                format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {guest}"),
+            ),
+        };
+        pipeline.administer(&create).await;
+        let url = pipeline
+            .database_url
+            .replacen(superuser, &format!("{guest}@"), 1);
+        for command in commands.into_iter().chain([&["migrate"][..]]) {
+            ends_with_78(command, &url, denied);
+        }
+        // A role that may read may not delete.
+        pipeline.execute(&grant).await;
+        ends(&["tasks", "--database-url", &url], 0, "0 tasks");
+        let old = match kind {
+            Kind::Mariadb => "1",
+            _ => "timestamptz '1970-01-01 00:00Z'",
+        };
+        pipeline
+            .execute(&format!(
+                "INSERT INTO task_progress (task_id, event_partition, event_offset, reported_at, sequence, status) \
+                 VALUES (1, 0, 0, {old}, 0, 'Running')"
+            ))
+            .await;
+        ends_with_78(commands[2], &url, denied);
     }
-    pipeline.ask(&["migrate"]);
-    let guest = format!("{}_guest", pipeline.database());
-    pipeline
-        .administer(&format!("CREATE ROLE {guest} LOGIN"))
-        .await;
-    let url = pipeline
-        .database_url
-        .replacen("postgres@", &format!("{guest}@"), 1);
-    for command in commands.into_iter().chain([&["migrate"][..]]) {
-        ends_with_78(command, &url, "permission denied");
-    }
-    // A role that may read may not delete.
-    pipeline
-        .execute(&format!(
-            "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {guest}"
-        ))
-        .await;
-    ends(&["tasks", "--database-url", &url], 0, "0 tasks");
-    ends_with_78(commands[2], &url, "permission denied");
 }
 
 #[tokio::test(flavor = "multi_thread")]

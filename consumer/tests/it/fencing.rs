@@ -3,17 +3,21 @@
 use std::time::{Duration, Instant};
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline, connect, numbered};
+use crate::support::{KINDS, Kind, Pipeline, SERVERS, connect, numbered, on_every_database};
 use service::testing::until;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_stood_still_past_its_session_writes_nothing_to_sqlite() {
-    a_consumer_that_stood_still_past_its_session_writes_nothing(Kind::Sqlite).await;
-}
+on_every_database!(a_consumer_that_stood_still_past_its_session_writes_nothing);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_stood_still_past_its_session_writes_nothing_to_postgresql() {
-    a_consumer_that_stood_still_past_its_session_writes_nothing(Kind::Postgres).await;
+/// Only servers serve several writers at once.
+mod servers {
+    use super::*;
+    use crate::support::on_servers;
+
+    on_servers!(
+        #[ignore = "heavy"]
+        consumers_that_are_stopped_at_any_moment_and_go_on_late_store_each_event_once,
+        partitions_that_are_given_up_in_mid_batch_are_stored_first,
+    );
 }
 
 /// It holds a batch with bad events that it would commit only after 15 s. It is stopped before that; another consumer
@@ -84,10 +88,8 @@ async fn the_earlier_of_two_consumers_with_one_identity_needs_an_operator_and_na
 }
 
 /// Stops may fall inside a transaction of the database or of Kafka.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn consumers_that_are_stopped_at_any_moment_and_go_on_late_store_each_event_once() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
+async fn consumers_that_are_stopped_at_any_moment_and_go_on_late_store_each_event_once(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 4).await else {
         return;
     };
     let sample = strategies::sample_event();
@@ -122,7 +124,7 @@ async fn consumers_that_are_stopped_at_any_moment_and_go_on_late_store_each_even
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn two_groups_that_store_the_same_parts_never_double_a_row() {
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in KINDS {
         let Some(pipeline) = Pipeline::make(kind, 2).await else {
             return;
         };
@@ -153,9 +155,8 @@ async fn two_groups_that_store_the_same_parts_never_double_a_row() {
 
 /// A third and a fourth consumer take partitions from two that hold batches for all of theirs: those store their
 /// batches first, and never write to a partition they have lost.
-#[tokio::test(flavor = "multi_thread")]
-async fn partitions_that_are_given_up_in_mid_batch_are_stored_first() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 8).await else {
+async fn partitions_that_are_given_up_in_mid_batch_are_stored_first(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 8).await else {
         return;
     };
     let sample = strategies::sample_event();
@@ -212,28 +213,37 @@ async fn a_consumer_that_restarts_twenty_times_under_load_and_ten_times_idle_sto
     pipeline.assert_each_once(&[].into()).await;
 }
 
-/// Any role may hold an advisory lock, one that only reads too.
+/// Any user may hold such a lock, one that only reads too.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_holds_the_lock_of_the_first_offsets_is_named() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 1).await else {
-        return;
-    };
-    let mut other = connect(&pipeline.database_url).await;
-    let lock = "SET application_name = 'grafana'; BEGIN; SELECT pg_advisory_xact_lock(7022639402163274087)";
-    other.run(lock).await.unwrap();
-    pipeline.send_events(&[numbered(&strategies::sample_event(), 0)]);
-    let program = pipeline.program("consumer", &[]);
-    program
-        .until_logged("(application \"grafana\", user ")
-        .await;
-    assert_eq!(pipeline.count("SELECT count(*) FROM task").await, 0);
-    other.run("COMMIT").await.unwrap();
-    pipeline.until_count("SELECT count(*) FROM task", 1).await;
-    let log = program.log();
-    assert_eq!(
-        log.matches("waits for the advisory lock").count(),
-        1,
-        "{log}"
-    );
-    program.stop().await;
+    for kind in SERVERS {
+        let Some(pipeline) = Pipeline::make(kind, 1).await else {
+            return;
+        };
+        let mut other = connect(&pipeline.database_url).await;
+        let (lock, unlock, named, waits) = match kind {
+            Kind::Mariadb => (
+                "DO get_lock(concat('consumer first ', md5(database())), 0)",
+                "DO release_all_locks()",
+                "(user root@",
+                "waits for the lock",
+            ),
+            _ => (
+                "SET application_name = 'grafana'; BEGIN; SELECT pg_advisory_xact_lock(7022639402163274087)",
+                "COMMIT",
+                "(application \"grafana\", user ",
+                "waits for the advisory lock",
+            ),
+        };
+        other.run(lock).await.unwrap();
+        pipeline.send_events(&[numbered(&strategies::sample_event(), 0)]);
+        let program = pipeline.program("consumer", &[]);
+        program.until_logged(named).await;
+        assert_eq!(pipeline.count("SELECT count(*) FROM task").await, 0);
+        other.run(unlock).await.unwrap();
+        pipeline.until_count("SELECT count(*) FROM task", 1).await;
+        let log = program.log();
+        assert_eq!(log.matches(waits).count(), 1, "{log}");
+        program.stop().await;
+    }
 }

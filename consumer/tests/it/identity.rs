@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::strategies;
-use crate::support::{Broker, Kind, Pipeline, numbered};
+use crate::support::{Broker, KINDS, Kind, Pipeline, numbered};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -66,7 +66,7 @@ fn others() -> TaskRunningInfoEvent {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_recreated_topic_is_recognised_whether_shorter_equal_or_longer() {
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in KINDS {
         for events in [100, 600, 1_400] {
             let Some(pipeline) = Pipeline::make(kind, 2).await else {
                 return;
@@ -90,7 +90,7 @@ async fn a_recreated_topic_is_recognised_whether_shorter_equal_or_longer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_truncated_below_the_stored_offset_needs_an_operator_or_is_continued_if_configured() {
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in KINDS {
         let Some(pipeline) = Pipeline::make(kind, 2).await else {
             return;
         };
@@ -137,7 +137,7 @@ async fn a_log_truncated_below_the_stored_offset_needs_an_operator_or_is_continu
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_database_brought_back_from_a_backup_is_filled_up_again_from_the_topic() {
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in KINDS {
         let Some(pipeline) = Pipeline::make(kind, 4).await else {
             return;
         };
@@ -152,8 +152,10 @@ async fn a_database_brought_back_from_a_backup_is_filled_up_again_from_the_topic
             Kind::Postgres => pipeline.database(),
             _ => "",
         };
+        let mut dump = None;
         match kind {
-            Kind::Sqlite | Kind::Mariadb => {
+            Kind::Mariadb => dump = Some(pipeline.dump()),
+            Kind::Sqlite => {
                 let back_up = format!("VACUUM INTO '{}'", copy.display());
                 pipeline.execute(&back_up).await;
             }
@@ -166,7 +168,8 @@ async fn a_database_brought_back_from_a_backup_is_filled_up_again_from_the_topic
         store(&pipeline, "second", &[]).await;
         let before = pipeline.contents().await;
         match kind {
-            Kind::Sqlite | Kind::Mariadb => {
+            Kind::Mariadb => pipeline.restore(&dump.unwrap(), pipeline.database()),
+            Kind::Sqlite => {
                 for companion in ["tasks.db-wal", "tasks.db-shm"] {
                     let _ = std::fs::remove_file(pipeline.folder().join(companion));
                 }
@@ -198,7 +201,7 @@ async fn a_database_brought_back_from_a_backup_is_filled_up_again_from_the_topic
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_pointed_at_another_cluster_is_for_a_person() {
     let Some(other) = Broker::start() else { return };
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in KINDS {
         let Some(mut pipeline) = Pipeline::make(kind, 2).await else {
             return;
         };
@@ -243,7 +246,7 @@ async fn partitions_added_while_it_runs_and_while_it_is_stopped_are_stored_from_
 /// A repeated report is stored each time, within a batch and across batches, and shown.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_sequence_is_stored_each_time_and_shown() {
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in KINDS {
         let Some(pipeline) = Pipeline::make(kind, 1).await else {
             return;
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::strategies;
-use crate::support::{BAD, Kind, Pipeline, coordinates, headers};
+use crate::support::{BAD, Kind, Pipeline, coordinates, headers, on_every_database};
 use rdkafka::message::Message;
 use service::testing::{Topic, create_topics, delete_topic, read_all, until};
 
@@ -128,17 +128,10 @@ fn now_ms() -> i64 {
     since.unwrap().as_millis() as i64
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn consumers_killed_again_and_again_leave_one_letter_of_each_bad_event_with_sqlite() {
-    consumers_killed_again_and_again_leave_one_letter_of_each_bad_event(Kind::Sqlite).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn consumers_killed_again_and_again_leave_one_letter_of_each_bad_event_with_postgresql() {
-    consumers_killed_again_and_again_leave_one_letter_of_each_bad_event(Kind::Postgres).await;
-}
+on_every_database!(
+    #[ignore = "heavy"]
+    consumers_killed_again_and_again_leave_one_letter_of_each_bad_event,
+);
 
 /// Pseudo-random numbers (xorshift).
 struct Chance(u64);

@@ -34,6 +34,7 @@ mod invalid_values;
 mod letters;
 mod linkis;
 mod lists;
+mod mariadb;
 mod memory;
 mod metrics;
 mod offsets;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline, numbered};
+use crate::support::{Kind, Pipeline, numbered, on_servers};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
@@ -125,11 +125,14 @@ async fn a_backlog_is_caught_up_with_within_256_mib() {
     keep_within_the_bound(Kind::Sqlite, &infos, count).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn reports_of_900_kib_are_routed_and_stored_within_256_mib() {
+on_servers!(
+    #[ignore = "heavy"]
+    reports_of_900_kib_are_routed_and_stored_within_256_mib,
+);
+
+async fn reports_of_900_kib_are_routed_and_stored_within_256_mib(kind: Kind) {
     let infos: Vec<_> = (0..8).map(|i| report(i, 900 << 10)).collect();
-    keep_within_the_bound(Kind::Postgres, &infos, 300).await;
+    keep_within_the_bound(kind, &infos, 300).await;
 }
 
 /// Letters are read from the topic and written in portions.

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use crate::strategies;
-use crate::support::{Kind, Pipeline};
+use crate::support::{Kind, Pipeline, on_every_database};
 use service::testing::{
     ANY_PORT, NOBODY, Process, make_topic_as_hinted, topic_setting, unique, until,
 };
@@ -150,15 +150,7 @@ async fn what_a_person_has_to_change_ends_with_78_and_wrong_usage_with_2() {
     assert!(String::from_utf8_lossy(&absent.stderr).contains("/nonexistent/tasks.db"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tasks_are_printed_as_text_and_as_json_from_sqlite() {
-    tasks_are_printed_as_text_and_as_json(Kind::Sqlite).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tasks_are_printed_as_text_and_as_json_from_postgresql() {
-    tasks_are_printed_as_text_and_as_json(Kind::Postgres).await;
-}
+on_every_database!(tasks_are_printed_as_text_and_as_json);
 
 async fn tasks_are_printed_as_text_and_as_json(kind: Kind) {
     let Some(pipeline) = Pipeline::make(kind, 1).await else {

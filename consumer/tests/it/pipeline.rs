@@ -5,24 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::support::{Kind, Pipeline};
+use crate::support::{Kind, Pipeline, on_every_database};
 use rdkafka::message::Message;
 use service::testing::{Process, alone, program, read_all, until};
 
 const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
 const REPORTS: usize = 50_000;
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn every_report_is_in_sqlite_exactly_once_while_programs_come_and_go() {
-    every_report_is_stored_exactly_once(Kind::Sqlite).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn every_report_is_in_postgresql_exactly_once_while_programs_come_and_go() {
-    every_report_is_stored_exactly_once(Kind::Postgres).await;
-}
+on_every_database!(
+    #[ignore = "heavy"]
+    every_report_is_stored_exactly_once_while_programs_come_and_go,
+);
 
 /// Programs on one pipeline.
 struct Programs<'a> {
@@ -71,7 +64,7 @@ impl Programs<'_> {
     }
 }
 
-async fn every_report_is_stored_exactly_once(kind: Kind) {
+async fn every_report_is_stored_exactly_once_while_programs_come_and_go(kind: Kind) {
     let _alone = alone();
     let Some(pipeline) = Pipeline::make(kind, 8).await else {
         return;

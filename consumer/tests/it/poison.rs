@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::support::{Kind, Pipeline, coordinates, headers, numbered};
+use crate::support::{KINDS, Kind, Pipeline, SERVERS, coordinates, headers, numbered};
 use crate::{strategies, support};
 use rdkafka::message::Message;
 use schemas::TaskRunningInfoEvent;
@@ -72,44 +72,84 @@ const SOME: &[usize] = &[0, 4, 8, 400, 501, 502, EVENTS - 1];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_that_the_database_cannot_encode_is_set_aside() {
-    let Some(server) = service("TEST_POSTGRES_URL") else {
-        return;
-    };
-    let options = "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0";
-    let Some(pipeline) = Pipeline::make_on(Some(&server), 4, options).await else {
-        return;
-    };
-    let poisoned = fill_spoilt(&pipeline, &[567], |event| {
-        event.info.exec_id = "exec-仕事".into();
-    });
-    are_set_aside(
-        &pipeline,
-        &poisoned,
-        "has no equivalent in encoding \"LATIN1\"",
-    )
-    .await;
+    for kind in SERVERS {
+        let (server, options, error) = match kind {
+            Kind::Mariadb => ("TEST_MARIADB_URL", "", "Incorrect string value"),
+            _ => (
+                "TEST_POSTGRES_URL",
+                "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0",
+                "has no equivalent in encoding \"LATIN1\"",
+            ),
+        };
+        let Some(server) = service(server) else {
+            return;
+        };
+        let Some(pipeline) = Pipeline::make_on(Some(&server), 4, options).await else {
+            return;
+        };
+        if kind == Kind::Mariadb {
+            // Its tables name their character set.
+            pipeline.ask(&["migrate"]);
+            let latin =
+                "ALTER TABLE task MODIFY exec_id varchar(512) CHARACTER SET latin1 NOT NULL";
+            pipeline.execute(latin).await;
+        }
+        let poisoned = fill_spoilt(&pipeline, &[567], |event| {
+            event.info.exec_id = "exec-仕事".into();
+        });
+        are_set_aside(&pipeline, &poisoned, error).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_number_out_of_a_columns_range_is_set_aside() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
+    for kind in SERVERS {
+        let Some(pipeline) = Pipeline::make(kind, 4).await else {
+            return;
+        };
+        pipeline.ask(&["migrate"]);
+        let (narrow, error) = match kind {
+            Kind::Mariadb => (
+                "ALTER TABLE task MODIFY sequence int NOT NULL",
+                "Out of range value for column 'sequence'",
+            ),
+            _ => (
+                "ALTER TABLE task ALTER COLUMN sequence TYPE integer",
+                "integer out of range",
+            ),
+        };
+        pipeline.execute(narrow).await;
+        // Each has its own task, because only the newest report of a batch is written to `task`.
+        let poisoned = fill_spoilt(&pipeline, SOME, |event| {
+            event.info.exec_id += "-spoilt";
+            event.info.sequence = 1 << 40;
+        });
+        are_set_aside(&pipeline, &poisoned, error).await;
+    }
+}
+
+/// A text that is too long for its column.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_is_too_long_for_a_column_of_mariadb_is_set_aside() {
+    let Some(pipeline) = Pipeline::make(Kind::Mariadb, 4).await else {
         return;
     };
     pipeline.ask(&["migrate"]);
-    pipeline
-        .execute("ALTER TABLE task ALTER COLUMN sequence TYPE integer")
-        .await;
-    // Each has its own task, because only the newest report of a batch is written to `task`.
+    let narrow = "ALTER TABLE task MODIFY job_id varchar(16) NOT NULL";
+    pipeline.execute(narrow).await;
     let poisoned = fill_spoilt(&pipeline, SOME, |event| {
         event.info.exec_id += "-spoilt";
-        event.info.sequence = 1 << 40;
+        event.info.job_id = "j".repeat(17);
     });
-    are_set_aside(&pipeline, &poisoned, "integer out of range").await;
+    are_set_aside(&pipeline, &poisoned, "Data too long for column 'job_id'").await;
 }
 
-/// A PostgreSQL with a check that refuses these events' rows, and their positions.
-async fn with_unbelievable(poisoned: &[usize]) -> Option<(Pipeline, BTreeSet<(i32, i64)>)> {
-    let pipeline = Pipeline::make(Kind::Postgres, 4).await?;
+/// A server with a check that refuses these events' rows, and their positions.
+async fn with_unbelievable(
+    kind: Kind,
+    poisoned: &[usize],
+) -> Option<(Pipeline, BTreeSet<(i32, i64)>)> {
+    let pipeline = Pipeline::make(kind, 4).await?;
     pipeline.ask(&["migrate"]);
     pipeline
         .execute("ALTER TABLE task_metrics ADD CONSTRAINT believable CHECK (engine_running_tasks < 1000)")
@@ -121,18 +161,20 @@ async fn with_unbelievable(poisoned: &[usize]) -> Option<(Pipeline, BTreeSet<(i3
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_a_check_of_postgresql_refuses_are_set_aside_each_alone() {
-    let Some((pipeline, poisoned)) = with_unbelievable(SOME).await else {
-        return;
-    };
-    are_set_aside(&pipeline, &poisoned, "\"believable\"").await;
+async fn rows_that_a_check_of_a_server_refuses_are_set_aside_each_alone() {
+    for kind in SERVERS {
+        let Some((pipeline, poisoned)) = with_unbelievable(kind, SOME).await else {
+            return;
+        };
+        are_set_aside(&pipeline, &poisoned, "believable").await;
+    }
 }
 
-/// With two concurrent transactions, the half without refused rows is stored, and not again when the other one is
+/// With two concurrent transactions, as PostgreSQL has them, the half without refused rows is stored, and not again when the other one is
 /// retried.
 #[tokio::test(flavor = "multi_thread")]
 async fn if_one_half_of_a_batch_is_refused_it_is_retried_and_the_other_is_stored_once() {
-    let Some((pipeline, poisoned)) = with_unbelievable(&[402]).await else {
+    let Some((pipeline, poisoned)) = with_unbelievable(Kind::Postgres, &[402]).await else {
         return;
     };
     let count = EVENTS.to_string();
@@ -164,7 +206,7 @@ async fn rows_that_a_trigger_of_sqlite_refuses_are_set_aside_each_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_rows_and_unreadable_events_in_one_batch_are_set_aside_each_once() {
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in KINDS {
         let Some(pipeline) = Pipeline::make(kind, 2).await else {
             return;
         };
@@ -194,11 +236,15 @@ async fn refused_rows_and_unreadable_events_in_one_batch_are_set_aside_each_once
 /// If every row is refused, the table is wrong: no event becomes a letter.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_refuses_every_row_stops_the_consumer_with_nothing_committed() {
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in KINDS {
         let Some(pipeline) = Pipeline::make(kind, 4).await else {
             return;
         };
         pipeline.ask(&["migrate"]);
+        let named = match kind {
+            Kind::Mariadb => "`none`",
+            _ => "\"none\"",
+        };
         let (refuse, accept) = match kind {
             Kind::Postgres | Kind::Mariadb => (
                 "ALTER TABLE task_metrics ADD CONSTRAINT none CHECK (engine_running_tasks < 0)",
@@ -214,7 +260,7 @@ async fn a_database_that_refuses_every_row_stops_the_consumer_with_nothing_commi
         let all = [&TOGETHER[..], &["--max-events", "400"]].concat();
         let log = pipeline.program("refused", &all).needs_attention().await;
         assert!(
-            log.contains("\"none\"") && log.contains(&pipeline.events),
+            log.contains(named) && log.contains(&pipeline.events),
             "{log}"
         );
         nothing_was_committed(&pipeline).await;

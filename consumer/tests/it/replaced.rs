@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::sql::Sql;
 use crate::strategies;
-use crate::support::{Kind, Pipeline, Program};
+use crate::support::{Kind, Pipeline, Program, SERVERS};
 use service::testing::{Process, until};
 
 const WITHIN: Duration = Duration::from_secs(120);
@@ -216,45 +216,72 @@ async fn an_expire_whose_file_is_removed_does_not_say_that_rows_are_removed() {
 
 /// A failover to a lagging replica, or a backup restored while the consumer runs.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_postgresql_restored_under_a_running_consumer_is_completed_from_the_topic() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 2).await else {
-        return;
-    };
-    let program = pipeline.program("consumer", &[]);
-    fill(&pipeline);
-    pipeline.until_all_stored(WITHIN).await;
-    let (ours, old) = (
-        pipeline.database().to_owned(),
-        format!("{}_old", pipeline.database()),
-    );
-    // Copying and renaming a database requires that nobody is connected.
-    let alone = async || {
-        let statements = [
-            format!("ALTER DATABASE {ours} ALLOW_CONNECTIONS false"),
-            format!(
-                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{ours}'"
-            ),
-        ];
-        for statement in statements {
-            pipeline.administer(&statement).await;
+async fn a_server_restored_under_a_running_consumer_is_completed_from_the_topic() {
+    for kind in SERVERS {
+        let Some(pipeline) = Pipeline::make(kind, 2).await else {
+            return;
+        };
+        let program = pipeline.program("consumer", &[]);
+        fill(&pipeline);
+        pipeline.until_all_stored(WITHIN).await;
+        let (ours, old) = (
+            pipeline.database().to_owned(),
+            format!("{}_old", pipeline.database()),
+        );
+        match kind {
+            Kind::Mariadb => {
+                let lost = format!("{ours}_lost");
+                let make = format!("CREATE DATABASE {old}; CREATE DATABASE {lost}");
+                pipeline.administer(&make).await;
+                pipeline.restore(&pipeline.dump(), &old);
+                fill(&pipeline);
+                pipeline.until_all_stored(WITHIN).await;
+                let tables = [
+                    "task",
+                    "task_progress",
+                    "task_resource",
+                    "task_metrics",
+                    "consumed_offset",
+                ];
+                let swaps = tables.map(|table| {
+                    format!("{ours}.{table} TO {lost}.{table}, {old}.{table} TO {ours}.{table}")
+                });
+                // At one moment.
+                let swap = format!("RENAME TABLE {}", swaps.join(", "));
+                pipeline.administer(&swap).await;
+            }
+            _ => {
+                // Copying and renaming a database requires that nobody is connected.
+                let alone = async || {
+                    let statements = [
+                        format!("ALTER DATABASE {ours} ALLOW_CONNECTIONS false"),
+                        format!(
+                            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{ours}'"
+                        ),
+                    ];
+                    for statement in statements {
+                        pipeline.administer(&statement).await;
+                    }
+                };
+                alone().await;
+                for statement in [
+                    format!("CREATE DATABASE {old} TEMPLATE {ours}"),
+                    format!("ALTER DATABASE {ours} ALLOW_CONNECTIONS true"),
+                ] {
+                    pipeline.administer(&statement).await;
+                }
+                fill(&pipeline);
+                pipeline.until_all_stored(WITHIN).await;
+                alone().await;
+                // In one transaction, so that a database with this name always exists.
+                pipeline
+                    .administer(&format!(
+                        "ALTER DATABASE {ours} RENAME TO {ours}_lost; ALTER DATABASE {old} RENAME TO {ours}"
+                    ))
+                    .await;
+            }
         }
-    };
-    alone().await;
-    for statement in [
-        format!("CREATE DATABASE {old} TEMPLATE {ours}"),
-        format!("ALTER DATABASE {ours} ALLOW_CONNECTIONS true"),
-    ] {
-        pipeline.administer(&statement).await;
+        fill(&pipeline);
+        all_is_there(&pipeline, program).await;
     }
-    fill(&pipeline);
-    pipeline.until_all_stored(WITHIN).await;
-    alone().await;
-    // In one transaction, so that a database with this name always exists.
-    pipeline
-        .administer(&format!(
-            "ALTER DATABASE {ours} RENAME TO {ours}_lost; ALTER DATABASE {old} RENAME TO {ours}"
-        ))
-        .await;
-    fill(&pipeline);
-    all_is_there(&pipeline, program).await;
 }

@@ -691,9 +691,20 @@ async fn it_serves_beside_a_consumer_that_writes(kind: Kind) {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_comes_back_by_itself() {
-    let Some(pipeline) = stored(Kind::Postgres, 10).await else {
+/// A file does not keep readers waiting.
+mod servers {
+    use super::*;
+    use crate::support::on_servers;
+
+    on_servers!(
+        a_database_that_is_away_comes_back_by_itself,
+        #[ignore = "heavy"]
+        neither_queries_nor_callers_wait_for_ever,
+    );
+}
+
+async fn a_database_that_is_away_comes_back_by_itself(kind: Kind) {
+    let Some(pipeline) = stored(kind, 10).await else {
         return;
     };
     let proxy = Proxy::to(&pipeline.database_url).await;
@@ -745,19 +756,26 @@ async fn a_file_that_is_replaced_is_opened_again() {
 }
 
 /// The database cancels long queries, and the number of waiting requests is limited.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn neither_queries_nor_callers_wait_for_ever() {
-    let Some(pipeline) = stored(Kind::Postgres, 10).await else {
+async fn neither_queries_nor_callers_wait_for_ever(kind: Kind) {
+    let Some(pipeline) = stored(kind, 10).await else {
         return;
     };
     let server = pipeline.serve("serve", &[]).await;
     server.json("/api/v1/tasks").await;
     let mut locking = Sql::connect(&pipeline.database_url).await.unwrap();
-    locking
-        .run("BEGIN; LOCK TABLE task IN ACCESS EXCLUSIVE MODE")
-        .await
-        .unwrap();
+    let (lock, unlock, message) = match kind {
+        Kind::Mariadb => (
+            "LOCK TABLES task WRITE",
+            "UNLOCK TABLES",
+            "max_statement_time exceeded",
+        ),
+        _ => (
+            "BEGIN; LOCK TABLE task IN ACCESS EXCLUSIVE MODE",
+            "ROLLBACK",
+            "statement timeout",
+        ),
+    };
+    locking.run(lock).await.unwrap();
     let ask = || {
         let request = server.request("/api/v1/tasks");
         tokio::spawn(async move { Answered::of(request.send().await.unwrap()).await })
@@ -777,10 +795,10 @@ async fn neither_queries_nor_callers_wait_for_ever() {
     }
     assert!(crowded >= 20 && late >= 50, "{crowded} and {late}");
     let log = server.process.log();
-    assert!(log.contains("statement timeout"), "{log}");
+    assert!(log.contains(message), "{log}");
     // It was never unavailable.
     assert!(!log.contains("until it is back"), "{log}");
-    locking.run("ROLLBACK").await.unwrap();
+    locking.run(unlock).await.unwrap();
     locking.close().await;
     until("it answers", Duration::from_secs(60), async || {
         (server.get("/api/v1/tasks").await.status == 200).then_some(())

@@ -62,6 +62,14 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("DATABASE_URL='postgres://", "an address of somebody's own"),
     ("DATABASE_URL='mysql://", "as above"),
     (
+        "export DATABASE_URL=$(deploy/local-mariadb",
+        "starts a server: consumer/tests/it has its own",
+    ),
+    (
+        "CREATE DATABASE taskrunning;",
+        "consumer/tests/it/security creates these users",
+    ),
+    (
         "-- Run by the owner of the tables",
         "consumer/tests/it/security runs it, with its roles",
     ),

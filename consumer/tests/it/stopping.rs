@@ -130,39 +130,41 @@ async fn programs_stop_although_a_database_never_answers() {
     let Some(pipeline) = Pipeline::make(Kind::Sqlite, 1).await else {
         return;
     };
-    let silent = SilentServer::start();
-    let url = format!("postgres://taskrunning@{}/taskrunning", silent.address());
-    let other = url.replace("/taskrunning", "/other");
-    let kafka = [
-        "--bootstrap-servers",
-        &pipeline.bootstrap,
-        "--events-topic",
-        &pipeline.events,
-    ];
-    let database = ["--database-url", &url];
-    let both = [
-        kafka,
-        [
-            database[0],
-            database[1],
-            "--dead-letters-topic",
-            &pipeline.letters,
-        ],
-    ]
-    .concat();
-    let expire = ["--older-than", "1d", database[0], database[1]];
-    let audit = [&kafka[..], &database].concat();
-    let replay = [&["--into", &url], &kafka[..]].concat();
-    let waiting = [
-        one("run", &both, 0),
-        one("audit", &audit, 2),
-        one("replay", &replay, 0),
-        one("expire", &expire, 0),
-        one("diff", &[&url, &other], 2),
-        one("migrate", &database, 1),
-        one("tasks", &database, 1),
-        one("task exec-1", &database, 1),
-    ];
-    let connections = || silent.connections();
-    start_and_end_in_time(pipeline.folder(), CONSUMER, &waiting, connections).await;
+    for scheme in ["postgres", "mysql"] {
+        let silent = SilentServer::start();
+        let url = format!("{scheme}://taskrunning@{}/taskrunning", silent.address());
+        let other = url.replace("/taskrunning", "/other");
+        let kafka = [
+            "--bootstrap-servers",
+            &pipeline.bootstrap,
+            "--events-topic",
+            &pipeline.events,
+        ];
+        let database = ["--database-url", &url];
+        let both = [
+            kafka,
+            [
+                database[0],
+                database[1],
+                "--dead-letters-topic",
+                &pipeline.letters,
+            ],
+        ]
+        .concat();
+        let expire = ["--older-than", "1d", database[0], database[1]];
+        let audit = [&kafka[..], &database].concat();
+        let replay = [&["--into", &url], &kafka[..]].concat();
+        let waiting = [
+            one("run", &both, 0),
+            one("audit", &audit, 2),
+            one("replay", &replay, 0),
+            one("expire", &expire, 0),
+            one("diff", &[&url, &other], 2),
+            one("migrate", &database, 1),
+            one("tasks", &database, 1),
+            one("task exec-1", &database, 1),
+        ];
+        let connections = || silent.connections();
+        start_and_end_in_time(pipeline.folder(), CONSUMER, &waiting, connections).await;
+    }
 }

@@ -77,7 +77,11 @@ fn tests(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
     let (mut found, mut marked, mut listed) = (Vec::new(), false, false);
     for line in text.lines().map(str::trim) {
-        let lists = ["on_every_database!(", "on_sqlite_and_postgres!("];
+        let lists = [
+            "on_every_database!(",
+            "on_servers!(",
+            "on_sqlite_and_postgres!(",
+        ];
         let list = lists.iter().find_map(|begin| line.strip_prefix(begin));
         if let Some(names) = list.or(listed.then_some(line)) {
             listed = !names.ends_with(");");

@@ -16,12 +16,27 @@ pub(super) const DENIED: [u16; 3] = [1044, 1142, 1143];
 
 /// All others are [`Permanent`].
 pub(in crate::store) const MEANINGS: &[(u16, Meaning, &str)] = &[
+    (
+        3,
+        Transient,
+        "a temporary file cannot be written, because the disk of tmpdir is full",
+    ),
+    (
+        126,
+        Transient,
+        "a temporary table is incomplete, because the disk of tmpdir is full",
+    ),
     (1020, Transient, "a row has changed since it was read"),
     (1021, Transient, "the disk is full"),
     (
         1030,
         Transient,
         "an error of the storage engine, such as a full disk",
+    ),
+    (
+        1038,
+        Transient,
+        "out of memory for sorting, or the disk of tmpdir is full",
     ),
     (1040, Transient, "too many connections"),
     (1041, Transient, "out of memory"),
@@ -118,6 +133,9 @@ const NO_DATABASE: &str = "create it with CREATE DATABASE, then run consumer mig
 const BINLOG: &str =
     "set binlog_format to ROW or MIXED, or let the user set it: transactions are READ COMMITTED";
 
+/// What to do about temporary tables and files that have no room.
+const TEMPORARY: &str = "the server's tmpdir has no room for temporary tables: free some, or let tmpdir name a larger disk";
+
 /// Classifies an error of the server, and adds what to do if its message does not; `None`: it is not MySQL's.
 pub(super) fn judge(error: &(dyn DatabaseError + 'static)) -> Option<StoreError> {
     let error = error.try_downcast_ref::<MySqlDatabaseError>()?;
@@ -130,6 +148,9 @@ pub(super) fn judge(error: &(dyn DatabaseError + 'static)) -> Option<StoreError>
         1045 => StoreError::Exit(format!("{message}; {PASSWORD}")),
         1049 => StoreError::Exit(format!("{message}; {NO_DATABASE}")),
         1665 => StoreError::Exit(format!("{message}; {BINLOG}")),
+        3 if !message.contains("Errcode: 28") => StoreError::Exit(message),
+        126 if !message.contains("#sql") => StoreError::Exit(message),
+        3 | 126 | 1038 => StoreError::Retry(format!("{message}; {TEMPORARY}")),
         _ => known
             .map_or(Permanent, |(_, meaning, _)| *meaning)
             .of(message),

@@ -1,7 +1,6 @@
 //! MySQL's and MariaDB's SQL. Times are microseconds since 1970, and arrays are JSON, as in SQLite.
 
-use crate::store::dialect::{Dialect, Walk, is_contracted};
-use crate::store::selection::list;
+use crate::store::dialect::{Dialect, Walk, is_contracted, list};
 use crate::tables::{Kind, Table};
 
 /// The dialect of one of the two products.
@@ -152,6 +151,14 @@ impl Dialect for MySql {
         format!("DELETE h FROM {table} AS h WHERE {condition}")
     }
 
+    /// For many values of IN, the server would scan the table, and wait for rows that others have locked.
+    fn delete_tasks(&self, task_ids: &[i64]) -> String {
+        format!(
+            "DELETE h FROM json_table('[{}]', '$[*]' COLUMNS (k bigint PATH '$')) AS v STRAIGHT_JOIN task AS h ON h.task_id = v.k",
+            list(task_ids)
+        )
+    }
+
     /// MySQL does, MariaDB does not.
     fn correlates_in_from(&self) -> bool {
         false
@@ -181,6 +188,10 @@ impl Dialect for MySql {
     /// MariaDB does not know `OF h`; rows that are only looked at in a subquery are not locked.
     fn lock_unlocked(&self) -> Option<&'static str> {
         Some("FOR UPDATE SKIP LOCKED")
+    }
+
+    fn by_name(&self) -> &'static str {
+        "FORCE INDEX (task_by_name)"
     }
 
     fn lock_found(&self) -> Option<&'static str> {

@@ -70,8 +70,8 @@ impl Backend for Server {
         Ok(Box::new(MySqlWriter::open(self).await?))
     }
 
-    async fn session(&self, _: Access) -> Result<Box<dyn Session>, StoreError> {
-        Ok(Box::new(MySqlSession::open(self).await?))
+    async fn session(&self, access: Access) -> Result<Box<dyn Session>, StoreError> {
+        Ok(Box::new(MySqlSession::open(self, access).await?))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Moves the stored offsets.
 
+use std::time::Duration;
+
 use sqlx::AssertSqlSafe;
 use sqlx::mysql::MySqlConnection;
 
@@ -9,7 +11,7 @@ use crate::store::{Identity, StoreError};
 
 /// Taken before a first offset is inserted, so that each such statement sees earlier inserts: of two topics in one empty
 /// database, the second is refused. It belongs to the session, and ends with it.
-const LOCK: &str = "SELECT get_lock(concat('consumer first ', md5(database())), 20)";
+const LOCK: &str = "SELECT get_lock(concat('consumer first ', md5(database())), ?)";
 const UNLOCK: &str = "DO release_lock(concat('consumer first ', md5(database())))";
 
 const COLUMNS: &str = "part, topic, \"partition\", next_offset, cluster_id, anchor_offset, anchor_timestamp_ms, \
@@ -17,17 +19,48 @@ const COLUMNS: &str = "part, topic, \"partition\", next_offset, cluster_id, anch
 const ROW: &str =
     "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(unix_timestamp(now(6)) * 1000000 AS signed))";
 
+/// The session that holds it.
+const LOCK_HOLDER: &str =
+    "SELECT CAST(is_used_lock(concat('consumer first ', md5(database()))) AS unsigned)";
+/// Who that is; every user sees the sessions of its own.
+const HOLDER: &str = "SELECT CAST(user AS char), CAST(host AS char) FROM information_schema.processlist WHERE id = ?";
+
+/// After this time, the holder of the lock is logged.
+const LOCK_REPORTED: Duration = Duration::from_secs(3);
+/// Time to wait after that.
+const LOCK_WAIT: Duration = Duration::from_secs(17);
+
 /// A stored offset, locked.
 type Stored = (String, i32, i64, i64, i64, i64);
 
 pub(super) async fn lock_first_offsets(connection: &mut MySqlConnection) -> Result<(), StoreError> {
-    let locked: Option<i64> = sqlx::query_scalar(LOCK).fetch_one(connection).await?;
-    match locked {
-        Some(1) => Ok(()),
-        _ => Err(StoreError::Retry(
+    if lock_within(connection, LOCK_REPORTED).await? {
+        return Ok(());
+    }
+    let holder: Option<u64> = sqlx::query_scalar(LOCK_HOLDER)
+        .fetch_one(&mut *connection)
+        .await?;
+    if let Some(id) = holder {
+        let user = sqlx::query_as(HOLDER).bind(id);
+        let user: Option<(String, String)> = user.fetch_optional(&mut *connection).await?;
+        let user = user.map_or_else(String::new, |(user, host)| format!(" (user {user}@{host})"));
+        tracing::warn!(
+            "storing the first offsets waits for the lock that session {id}{user} holds; if that is no consumer, end it: \
+             KILL {id}"
+        );
+    }
+    match lock_within(connection, LOCK_WAIT).await? {
+        true => Ok(()),
+        false => Err(StoreError::Retry(
             "storing the first offsets waits for another consumer".to_owned(),
         )),
     }
+}
+
+async fn lock_within(connection: &mut MySqlConnection, wait: Duration) -> Result<bool, StoreError> {
+    let lock = sqlx::query_scalar(LOCK).bind(wait.as_secs());
+    let locked: Option<i64> = lock.fetch_one(connection).await?;
+    Ok(locked == Some(1))
 }
 
 pub(super) async fn unlock_first_offsets(

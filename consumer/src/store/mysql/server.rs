@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use service::exit::{NeedsAttention, WrongUsage};
-use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tokio::time::timeout;
 
 use super::dialect::{MARIADB, MYSQL, MySql};
 use crate::store::StoreError;
+use crate::store::authorities::Authorities;
 use crate::store::socket::Sockets;
 
 /// Timeout for connecting, including TLS, authentication and settings.
@@ -25,6 +26,9 @@ const LEAST_PACKET: u64 = 4 << 20;
 const PASSWORD: &str = "MYSQL_PWD";
 const PASSWORD_FILE: &str = "MYSQL_PWD_FILE";
 
+/// The server's own databases.
+const RESERVED: [&str; 4] = ["mysql", "sys", "information_schema", "performance_schema"];
+
 /// Every value that a column cannot hold is an error, `"` quotes names, and `||` joins texts.
 const SQL_MODE: &str = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,\
      NO_ENGINE_SUBSTITUTION,ANSI_QUOTES,PIPES_AS_CONCAT";
@@ -33,6 +37,7 @@ const SQL_MODE: &str = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR
 #[derive(Clone)]
 pub(crate) struct Server {
     options: MySqlConnectOptions,
+    authorities: Authorities,
     /// As the URL calls it.
     product: &'static str,
     name: String,
@@ -55,6 +60,13 @@ impl Server {
     pub(super) fn parse(option: &str, url: &str) -> anyhow::Result<Self> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let wrong = |why: String| WrongUsage(format!("{option}: {why}"));
+        let (_, hosts) = authority(url)
+            .rsplit_once('@')
+            .unwrap_or(("", authority(url)));
+        if hosts.contains(',') {
+            let why = "the URL names several hosts: name one, such as that of a proxy that follows the primary";
+            return Err(wrong(why.to_owned()).into());
+        }
         let mut options =
             MySqlConnectOptions::from_str(url).map_err(|error| wrong(error.to_string()))?;
         let name = options.get_database().unwrap_or_default().to_owned();
@@ -62,9 +74,16 @@ impl Server {
             let why = "the URL names no database: add one, as in mysql://USER@HOST/NAME";
             return Err(wrong(why.to_owned()).into());
         }
+        if RESERVED.contains(&name.to_lowercase().as_str()) {
+            return Err(wrong(format!(
+                "the database {name} is the server's own: create another, with CREATE DATABASE, and name that"
+            ))
+            .into());
+        }
+        let files = files(url);
         // Checked now: later, a missing file would look like an unavailable server.
-        for (field, file) in files(url) {
-            std::fs::File::open(&file)
+        for (field, file) in &files {
+            std::fs::File::open(file)
                 .map_err(|error| NeedsAttention(format!("{option}: {field} {file}: {error}")))?;
         }
         for field in unknown_fields(url) {
@@ -75,8 +94,17 @@ impl Server {
         {
             options = options.password(&password);
         }
+        let verifies = matches!(
+            options.get_ssl_mode(),
+            MySqlSslMode::VerifyCa | MySqlSslMode::VerifyIdentity
+        );
+        let is_authorities =
+            |(field, _): &(String, String)| matches!(field.as_str(), "ssl-ca" | "sslca");
+        // As sqlx does, the last one counts.
+        let authorities = files.into_iter().rfind(is_authorities);
         Ok(Self {
             options: options.disable_statement_logging(),
+            authorities: Authorities::of(authorities.filter(|_| verifies).map(|(_, file)| file)),
             product: match url.starts_with("mariadb:") {
                 true => "MariaDB",
                 false => "MySQL",
@@ -116,10 +144,23 @@ impl Server {
             })?
     }
 
-    async fn connect_and_set(&self) -> Result<Connected, StoreError> {
+    /// A session as it is.
+    pub(super) async fn connect_alone(&self) -> Result<MySqlConnection, sqlx::Error> {
         let sockets = Sockets::open();
-        let mut connection = self.options.connect().await?;
+        let connect = |authority: Option<&str>| {
+            let options = match authority {
+                Some(authority) => self.options.clone().ssl_ca_from_pem(authority.into()),
+                None => self.options.clone(),
+            };
+            async move { options.connect().await }
+        };
+        let connection = self.authorities.connect(connect).await?;
         sockets.set_new_ones(self.options.get_port());
+        Ok(connection)
+    }
+
+    async fn connect_and_set(&self) -> Result<Connected, StoreError> {
+        let mut connection = self.connect_alone().await?;
         let select = "SELECT version(), CAST(connection_id() AS unsigned), CAST(@@max_allowed_packet AS unsigned)";
         let facts = sqlx::query_as(select).persistent(false);
         let (version, id, max_packet): (String, u64, u64) =
@@ -147,9 +188,10 @@ impl Server {
 /// Statements that settle what the server's configuration leaves open.
 fn settings(dialect: &MySql) -> String {
     let collation = dialect.collation;
-    // Ends a transaction whose client is gone, so that its locks do not outlive it for long. MySQL has no such setting.
+    // Ends a transaction whose client is gone, so that its locks do not outlive it for long; twice the time that a
+    // transaction of a consumer may take. MySQL has no such setting.
     let idle = match std::ptr::eq(dialect, &MARIADB) {
-        true => ", idle_write_transaction_timeout = 300",
+        true => ", idle_write_transaction_timeout = 60",
         false => "",
     };
     // net_write_timeout: an audit may read Kafka for long between two rows. READ COMMITTED: the default also locks the gaps
@@ -186,11 +228,15 @@ fn dialect(version: &str) -> Result<&'static MySql, StoreError> {
     }
 }
 
+/// The part of the URL with user and host.
+fn authority(url: &str) -> &str {
+    let (_, rest) = url.split_once("://").unwrap_or_default();
+    rest.split(['/', '?']).next().unwrap_or_default()
+}
+
 /// Whether the URL has a password.
 fn has_password(url: &str) -> bool {
-    let (_, rest) = url.split_once("://").unwrap_or_default();
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    let user = authority.rsplit_once('@').map(|(user, _)| user);
+    let user = authority(url).rsplit_once('@').map(|(user, _)| user);
     user.is_some_and(|user| user.contains(':'))
 }
 
@@ -295,6 +341,17 @@ mod tests {
             let error = format!("{:#}", parse(url).err().unwrap());
             assert!(!error.contains("hunter2"), "{error}");
         }
+        for (url, why) in [
+            ("mysql://ada:hunter2@h/mysql", "the server's own"),
+            ("mysql://ada:hunter2@h/SYS", "the server's own"),
+            ("mysql://h/information_schema", "the server's own"),
+            ("mysql://ada:hunter2@h:1,i:2/tasks", "several hosts"),
+            ("mysql://h,i/tasks", "several hosts"),
+        ] {
+            let error = format!("{:#}", parse(url).err().unwrap());
+            assert!(error.contains(why) && !error.contains("hunter2"), "{error}");
+        }
+        parse("mysql://a,b@h/tasks").unwrap();
         let missing = parse("mysql://h/tasks?ssl-mode=VERIFY_CA&ssl-ca=/no/such%20file");
         let error = format!("{:#}", missing.err().unwrap());
         assert!(error.contains("ssl-ca /no/such file"), "{error}");

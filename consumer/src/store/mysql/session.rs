@@ -7,36 +7,45 @@ use futures_util::{FutureExt, TryStreamExt};
 use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection, Row as _, TypeInfo, ValueRef};
+use tokio::time::timeout;
 
 use super::dialect::{MARIADB, MySql};
 use super::server::{Connected, Server};
 use super::watch::Watch;
+use super::{assert_engine, no_answer};
 use crate::row_format::{RowWriter, ValueSink};
 use crate::store::session::{EachRow, rows_of};
 use crate::store::values::{insert_each, write_array, write_integer};
-use crate::store::{Dialect, Row, Selection, Session, StoreError, Value};
+use crate::store::{ANSWER, Access, Dialect, Row, Selection, Session, StoreError, Value};
 use crate::tables::{Column, Kind, Table};
 
-/// A connection and its watch.
+/// A connection and its watch, and the bytes of the longest text that the server returns.
 pub(super) struct MySqlSession {
     connection: MySqlConnection,
     dialect: &'static MySql,
     watch: Watch,
+    max_packet: u64,
 }
 
 impl MySqlSession {
-    pub(super) async fn open(server: &Server) -> Result<Self, StoreError> {
+    pub(super) async fn open(server: &Server, access: Access) -> Result<Self, StoreError> {
         let Connected {
-            connection,
+            mut connection,
             dialect,
             id,
-            ..
+            max_packet,
         } = server.connect().await?;
+        if access == Access::Write {
+            timeout(ANSWER, assert_engine(&mut connection))
+                .await
+                .map_err(|_| no_answer("about the engines of the tables", ANSWER))??;
+        }
         let server = server.clone();
         Ok(Self {
             connection,
             dialect,
             watch: Watch { server, id },
+            max_packet,
         })
     }
 }
@@ -119,10 +128,16 @@ impl Session for MySqlSession {
 
     async fn select(&mut self, query: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
         let Self {
-            connection, watch, ..
+            connection,
+            watch,
+            max_packet,
+            ..
         } = self;
+        let max_packet = *max_packet;
         let found = prepared(query, values).fetch(connection);
-        watch.answer(rows_of(found, values_of)).await
+        watch
+            .answer(rows_of(found, |row| values_of(row, max_packet)))
+            .await
     }
 
     async fn execute(&mut self, statement: &str, values: &[Value]) -> Result<u64, StoreError> {
@@ -153,6 +168,7 @@ impl Session for MySqlSession {
             connection,
             watch,
             dialect,
+            ..
         } = self;
         let (kinds, query) = (selection.kinds(), selection.query(*dialect));
         // Prepared, because values then come in binary.
@@ -202,11 +218,26 @@ impl Session for MySqlSession {
     }
 }
 
-/// Sums of integers are decimals.
-fn values_of(row: &MySqlRow) -> Result<Vec<Value>, sqlx::Error> {
-    (0..row.len()).map(|place| value_of(row, place)).collect()
+fn values_of(row: &MySqlRow, max_packet: u64) -> Result<Vec<Value>, sqlx::Error> {
+    let values = (0..row.len()).map(|place| value_of(row, place));
+    values
+        .map(|value| match value {
+            // The server cuts a joined text at this length, at the end of a character of up to four bytes, with a warning.
+            Ok(Value::Text(text)) if text.len() as u64 + 3 >= max_packet => Err(cut(&text)),
+            value => value,
+        })
+        .collect()
 }
 
+fn cut(text: &str) -> sqlx::Error {
+    let error = format!(
+        "the server's max_allowed_packet has cut a text at {} bytes: raise it",
+        text.len()
+    );
+    sqlx::Error::Decode(error.into())
+}
+
+/// Sums of integers are decimals.
 fn value_of(row: &MySqlRow, place: usize) -> Result<Value, sqlx::Error> {
     let value = row.try_get_raw(place)?;
     if value.is_null() {

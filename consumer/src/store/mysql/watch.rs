@@ -44,15 +44,17 @@ impl Watch {
             };
             let command = match timeout(CONNECT, self.look()).await {
                 Err(_) => return Err(dead("the server does not answer")),
+                // The server answers, but does not allow the check: it has too many connections, for example.
+                Ok(Err(sqlx::Error::Database(_))) => None,
                 Ok(Err(error)) => return Err(dead(&error.to_string())),
                 Ok(Ok(None)) => return Err(dead("the server has ended this session")),
-                Ok(Ok(Some(command))) => command,
+                Ok(Ok(command)) => command,
             };
             if waited > LONGEST {
                 return Err(dead("given up"));
             }
             // Between two statements.
-            let is_idle = command == "Sleep";
+            let is_idle = command.is_some_and(|command| command == "Sleep");
             if is_idle && was_idle {
                 let why = "the server is not working on it: the request or the answer was lost";
                 return Err(dead(why));
@@ -62,11 +64,11 @@ impl Watch {
     }
 
     /// What the session does; `None`: it no longer exists. Every user sees the sessions of its own.
-    async fn look(&self) -> Result<Option<String>, StoreError> {
-        let mut connected = self.server.connect().await?;
+    async fn look(&self) -> Result<Option<String>, sqlx::Error> {
+        let mut connection = self.server.connect_alone().await?;
         let select =
             "SELECT CAST(command AS char) FROM information_schema.processlist WHERE id = ?";
         let command = sqlx::query_scalar(select).bind(self.id).persistent(false);
-        Ok(command.fetch_optional(&mut connected.connection).await?)
+        command.fetch_optional(&mut connection).await
     }
 }

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use service::exit::{NeedsAttention, WrongUsage};
@@ -12,6 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use tokio::time::timeout;
 
 use super::url::{Role, files, hosts, unknown_fields};
+use crate::store::authorities::Authorities;
 use crate::store::socket::Sockets;
 use crate::store::{Access, StoreError};
 
@@ -25,10 +24,7 @@ pub(crate) struct Server {
     hosts: Vec<PgConnectOptions>,
     /// `None`: not specified.
     session: Option<Role>,
-    /// The file of certificate authorities.
-    authorities: Option<String>,
-    /// The index in that file of the authority that last verified a server.
-    authority: Arc<AtomicUsize>,
+    authorities: Authorities,
 }
 
 impl Server {
@@ -63,11 +59,16 @@ impl Server {
                 .disable_statement_logging();
             hosts.push(options);
         }
+        // The mode of all hosts.
+        let verifies = matches!(
+            hosts[0].get_ssl_mode(),
+            PgSslMode::VerifyCa | PgSslMode::VerifyFull
+        );
+        let authorities = authorities.filter(|_| verifies);
         Ok(Self {
             hosts,
             session,
-            authorities: authorities.map(|(_, file)| file),
-            authority: Arc::default(),
+            authorities: Authorities::of(authorities.map(|(_, file)| file)),
         })
     }
 
@@ -180,45 +181,18 @@ impl Server {
         self.connect_by_any_authority(&self.hosts[0]).await
     }
 
-    /// sqlx 0.9.0 loads only the first certificate of a file of authorities, so each of them is tried, starting with
-    /// the one that last succeeded.
     async fn connect_by_any_authority(
         &self,
         options: &PgConnectOptions,
     ) -> Result<PgConnection, sqlx::Error> {
-        let verifies = matches!(
-            options.get_ssl_mode(),
-            PgSslMode::VerifyCa | PgSslMode::VerifyFull
-        );
-        let (true, Some(file)) = (verifies, &self.authorities) else {
-            return options.connect().await;
+        let connect = |authority: Option<&str>| {
+            let options = match authority {
+                Some(authority) => options.clone().ssl_root_cert_from_pem(authority.into()),
+                None => options.clone(),
+            };
+            async move { options.connect().await }
         };
-        let text = tokio::fs::read_to_string(file).await?;
-        let authorities = authorities(&text);
-        if authorities.len() < 2 {
-            return options.connect().await;
-        }
-        let first = self.authority.load(Ordering::Relaxed);
-        let mut last = None;
-        for place in (0..authorities.len()).map(|i| (first + i) % authorities.len()) {
-            let options = options.clone();
-            let options = options.ssl_root_cert_from_pem(authorities[place].into());
-            match options.connect().await {
-                Ok(connection) => {
-                    self.authority.store(place, Ordering::Relaxed);
-                    return Ok(connection);
-                }
-                Err(sqlx::Error::Tls(error)) => last = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        let last = last.map_or_else(String::new, |error| format!(": {error}"));
-        let count = authorities.len();
-        let error = format!(
-            "none of the {count} authorities of {file} verifies the server's certificate{last} (each is tried separately: a \
-             server with a certificate of an intermediate authority has to send that authority's certificate too)"
-        );
-        Err(sqlx::Error::Tls(error.into()))
+        self.authorities.connect(connect).await
     }
 }
 
@@ -228,16 +202,6 @@ const IS_STANDBY: &str = "SELECT pg_is_in_recovery()";
 
 fn address(options: &PgConnectOptions) -> String {
     format!("{}:{}", options.get_host(), options.get_port())
-}
-
-/// The certificates in a file, each including its first and last line.
-fn authorities(text: &str) -> Vec<&str> {
-    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-    const END: &str = "-----END CERTIFICATE-----";
-    let begun = text.match_indices(BEGIN).map(|(begin, _)| &text[begin..]);
-    begun
-        .filter_map(|text| Some(&text[..text.find(END)? + END.len()]))
-        .collect()
 }
 
 #[cfg(test)]
@@ -254,15 +218,5 @@ mod tests {
         ] {
             assert_eq!(Server::parse("A", url).unwrap().place(), place);
         }
-    }
-
-    #[test]
-    fn a_file_of_authorities_holds_each_of_them() {
-        let one = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----";
-        let other = one.replace("AAAA", "BBBB");
-        let bundle =
-            format!("# first\n{one}\n\n# second\n{other}\n-----BEGIN CERTIFICATE-----\ncut");
-        assert_eq!(authorities(&bundle), [one, &other]);
-        assert!(authorities("").is_empty());
     }
 }

@@ -1,7 +1,6 @@
 //! SQLite's SQL. Times are microseconds since 1970, and arrays are JSON.
 
-use crate::store::dialect::{Dialect, Walk, is_contracted};
-use crate::store::selection::list;
+use crate::store::dialect::{Dialect, Walk, is_contracted, list};
 use crate::tables::{Kind, Table};
 
 pub(super) struct Sqlite;

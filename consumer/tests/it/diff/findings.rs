@@ -1,7 +1,7 @@
 //! Differences are found, and incomparable tables are refused.
 
 use super::{Pair, run, some_row};
-use crate::support::{Kind, Pipeline};
+use crate::support::{Kind, Pipeline, on_servers};
 
 /// Repairs the tables from the topic.
 fn repair(pipeline: &Pipeline) {
@@ -20,10 +20,15 @@ fn repair(pipeline: &Pipeline) {
     assert_eq!(code, 0, "{log}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn every_row_that_is_deleted_doubled_or_altered_on_one_side_is_found_precisely() {
-    let Some(pair) = Pair::make(Kind::Sqlite, Kind::Postgres).await else {
+on_servers!(
+    #[ignore = "heavy"]
+    every_row_that_is_deleted_doubled_or_altered_on_one_side_is_found_precisely,
+    databases_of_other_topics_or_ranges_cannot_be_compared,
+);
+
+/// A is SQLite, B a server.
+async fn every_row_that_is_deleted_doubled_or_altered_on_one_side_is_found_precisely(kind: Kind) {
+    let Some(pair) = Pair::make(Kind::Sqlite, kind).await else {
         return;
     };
     pair.replay(&[]);
@@ -131,8 +136,14 @@ async fn every_row_that_is_deleted_doubled_or_altered_on_one_side_is_found_preci
     pair.diff().assert_equal();
 
     // Many findings: some are shown, and their control characters are not printed.
+    let escape = match kind {
+        Kind::Mariadb => "char(27)",
+        _ => "chr(27)",
+    };
     pair.b
-        .execute("UPDATE task SET exec_id = exec_id || chr(27) || '[2J', job_id = 'other'")
+        .execute(&format!(
+            "UPDATE task SET exec_id = exec_id || {escape} || '[2J', job_id = 'other'"
+        ))
         .await;
     pair.b
         .execute("DELETE FROM task_metrics WHERE event_partition = 1")
@@ -153,9 +164,8 @@ async fn every_row_that_is_deleted_doubled_or_altered_on_one_side_is_found_preci
     assert_eq!(compared.total("differing"), 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn databases_of_other_topics_or_ranges_cannot_be_compared() {
-    let Some(pair) = Pair::make(Kind::Sqlite, Kind::Postgres).await else {
+async fn databases_of_other_topics_or_ranges_cannot_be_compared(kind: Kind) {
+    let Some(pair) = Pair::make(Kind::Sqlite, kind).await else {
         return;
     };
     // B has no tables; then no rows; then no common offsets.
@@ -199,11 +209,18 @@ async fn databases_of_other_topics_or_ranges_cannot_be_compared() {
             ))
             .await;
         pair.cannot_tell(&reasons);
-        pair.b
-            .execute(&format!(
-                "UPDATE consumed_offset o SET ({columns}) = (SELECT {columns} FROM kept k WHERE k.part = o.part); DROP TABLE kept"
-            ))
-            .await;
+        let restore = match kind {
+            Kind::Mariadb => {
+                let columns = columns.split(", ");
+                let columns = columns.map(|it| format!("o.{it} = k.{it}"));
+                let columns = columns.collect::<Vec<_>>().join(", ");
+                format!("UPDATE consumed_offset o JOIN kept k ON k.part = o.part SET {columns}")
+            }
+            _ => format!(
+                "UPDATE consumed_offset o SET ({columns}) = (SELECT {columns} FROM kept k WHERE k.part = o.part)"
+            ),
+        };
+        pair.b.execute(&format!("{restore}; DROP TABLE kept")).await;
         pair.diff().assert_equal();
     }
 
@@ -229,6 +246,10 @@ async fn databases_of_other_topics_or_ranges_cannot_be_compared() {
         &[],
         "reading B, SQLite /nowhere/tasks.db",
     );
-    let absent = "postgres://somebody@127.0.0.1:1/absent";
-    says(absent, b, &[], "reading A, PostgreSQL 127.0.0.1:1/absent");
+    let absent = match kind {
+        Kind::Mariadb => "mysql://somebody@127.0.0.1:1/absent",
+        _ => "postgres://somebody@127.0.0.1:1/absent",
+    };
+    let reading = format!("reading A, {} 127.0.0.1:1/absent", kind.product());
+    says(absent, b, &[], &reading);
 }

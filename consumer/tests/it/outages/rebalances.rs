@@ -5,27 +5,28 @@ use std::time::Duration;
 
 use super::{SHORT_POLL_INTERVAL, storing};
 use crate::strategies;
-use crate::support::{Cluster, Kind, Pipeline, connect};
+use crate::support::{Cluster, Kind, Pipeline, connect, on_servers};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use service::testing::until;
 
+on_servers!(
+    a_consumer_whose_database_is_away_gives_partitions_up_to_one_that_can_store,
+    #[ignore = "heavy"]
+    a_rebalance_during_an_outage_is_answered,
+);
+
 /// While one consumer has no database, another joins and takes half of its partitions.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_whose_database_is_away_gives_partitions_up_to_one_that_can_store() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
+async fn a_consumer_whose_database_is_away_gives_partitions_up_to_one_that_can_store(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 4).await else {
         return;
     };
     let url = pipeline.make_owner().await;
-    let role = pipeline.database();
     let first = pipeline.program_on(&url, "first", SHORT_POLL_INTERVAL);
     let mut first = storing(&pipeline, first, 500).await;
-    pipeline
-        .administer(&format!("ALTER ROLE {role} CONNECTION LIMIT 0"))
-        .await;
-    pipeline.end_sessions().await;
+    let reason = pipeline.lock_out(&url).await;
     pipeline.fill_numbered(&strategies::sample_event(), 2000, 0);
-    first.until_waiting(&["too many connections"]).await;
+    first.until_waiting(&[reason]).await;
 
     let mut second = pipeline.program("second", SHORT_POLL_INTERVAL);
     let members = pipeline.until_stable(2).await;
@@ -47,9 +48,7 @@ async fn a_consumer_whose_database_is_away_gives_partitions_up_to_one_that_can_s
     )
     .await;
     first.process.assert_running();
-    pipeline
-        .administer(&format!("ALTER ROLE {role} CONNECTION LIMIT -1"))
-        .await;
+    pipeline.let_in().await;
     pipeline.until_all_stored(Duration::from_secs(120)).await;
     first.until_ready().await;
     second.until_ready().await;
@@ -67,10 +66,8 @@ async fn a_consumer_whose_database_is_away_gives_partitions_up_to_one_that_can_s
 }
 
 /// While nobody has a database, joining members are still answered.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn a_rebalance_during_an_outage_is_answered() {
-    let Some(cluster) = Cluster::start(&[]) else {
+async fn a_rebalance_during_an_outage_is_answered(kind: Kind) {
+    let Some(cluster) = Cluster::of(kind) else {
         return;
     };
     let Some(pipeline) = Pipeline::make_on(Some(&cluster.url), 4, "").await else {
@@ -80,7 +77,7 @@ async fn a_rebalance_during_an_outage_is_answered() {
     let mut first = storing(&pipeline, first, 500).await;
     cluster.crash();
     pipeline.fill_numbered(&strategies::sample_event(), 2000, 0);
-    first.until_waiting(&["PostgreSQL"]).await;
+    first.until_waiting(&[kind.product()]).await;
     let other: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &pipeline.bootstrap)
         .set("group.id", &pipeline.events)

@@ -1,17 +1,23 @@
-//! Transactions and sessions that PostgreSQL ends are retried.
+//! Transactions and sessions that a server ends are retried.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::storing;
 use crate::strategies;
-use crate::support::{Kind, Pipeline, connect};
+use crate::support::{Kind, Pipeline, connect, on_servers};
 use service::testing::until;
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn repeatedly_ended_sessions_neither_lose_nor_duplicate_rows() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
+on_servers!(
+    #[ignore = "heavy"]
+    repeatedly_ended_sessions_neither_lose_nor_duplicate_rows,
+    a_transaction_that_a_deadlock_ends_is_written_again_each_row_once,
+    #[ignore = "heavy"]
+    where_statements_time_out_smaller_pieces_are_written,
+);
+
+async fn repeatedly_ended_sessions_neither_lose_nor_duplicate_rows(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 4).await else {
         return;
     };
     let program = pipeline.program("consumer", &["--max-events", "200"]);
@@ -27,45 +33,52 @@ async fn repeatedly_ended_sessions_neither_lose_nor_duplicate_rows() {
     program.stop().await;
 }
 
-/// Waits until the consumer waits for a lock.
-async fn until_blocked(pipeline: &Pipeline) {
-    let blocked = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND application_name = 'consumer' \
-         AND wait_event_type = 'Lock'",
-        pipeline.database()
-    );
-    pipeline.until_count(&blocked, 1).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_a_deadlock_ends_is_written_again_each_row_once() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 1).await else {
+/// The consumer moves the offsets, then waits for a task; this session holds the task, then waits for the offsets.
+async fn a_transaction_that_a_deadlock_ends_is_written_again_each_row_once(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 1).await else {
         return;
     };
     let sample = strategies::sample_event();
     let program = storing(&pipeline, pipeline.program("consumer", &[]), 500).await;
     let members = pipeline.until_stable(1).await;
-    for _ in 0..3 {
-        // The consumer updates offsets, then waits for a task; this session holds the task, then waits for the offsets.
-        // Only the consumer's session checks for deadlocks, so it is the victim.
+    const DEADLOCKS: usize = 3;
+    for _ in 0..DEADLOCKS {
         let mut other = connect(&pipeline.database_url).await;
         let mut run = async |statement: &str| {
             other.run(statement).await.unwrap();
         };
-        run("SET deadlock_timeout = '1h'").await;
-        run("BEGIN; UPDATE task SET job_id = job_id WHERE exec_id = 'exec-05'").await;
+        match kind {
+            // It ends the transaction that has changed fewer rows.
+            Kind::Mariadb => {
+                run("BEGIN; UPDATE task SET ticket_id = 'other'; UPDATE task SET ticket_id = 'another'").await;
+            }
+            // Only the consumer's session checks for deadlocks, so it is the victim.
+            _ => {
+                run("SET deadlock_timeout = '1h'").await;
+                run("BEGIN; UPDATE task SET job_id = job_id WHERE exec_id = 'exec-05'").await;
+            }
+        }
         pipeline.fill_numbered(&sample, 500, 0);
-        until_blocked(&pipeline).await;
+        pipeline.until_count(&pipeline.blocked(), 1).await;
         run("UPDATE consumed_offset SET group_id = group_id").await;
-        run("COMMIT").await;
+        run("ROLLBACK").await;
         pipeline.until_all_stored(Duration::from_secs(120)).await;
     }
-    let deadlocks = format!(
-        "SELECT deadlocks FROM pg_stat_database WHERE datname = '{}'",
-        pipeline.database()
-    );
-    // Its statistics are delayed.
-    pipeline.until_count(&deadlocks, 3).await;
+    match kind {
+        Kind::Mariadb => {
+            let log = program.log();
+            let deadlocks = log.matches("Deadlock found").count();
+            assert!(deadlocks >= DEADLOCKS, "{log}");
+        }
+        _ => {
+            let deadlocks = format!(
+                "SELECT deadlocks FROM pg_stat_database WHERE datname = '{}'",
+                pipeline.database()
+            );
+            // Its statistics are delayed.
+            pipeline.until_count(&deadlocks, DEADLOCKS as i64).await;
+        }
+    }
     assert_eq!(pipeline.members(), ("Stable".to_owned(), members));
     pipeline.assert_each_once(&BTreeSet::new()).await;
     program.stop().await;
@@ -90,7 +103,7 @@ async fn a_transaction_that_cannot_be_serialized_is_written_again_each_row_once(
         let locks = "BEGIN; UPDATE consumed_offset SET group_id = group_id";
         other.run(locks).await.unwrap();
         pipeline.fill_numbered(&sample, 500, 0);
-        until_blocked(&pipeline).await;
+        pipeline.until_count(&pipeline.blocked(), 1).await;
         other.run("COMMIT").await.unwrap();
         pipeline.until_all_stored(Duration::from_secs(120)).await;
         let failures = program.log().matches("could not serialize access").count();
@@ -161,10 +174,8 @@ async fn where_one_of_two_transactions_fails_the_other_ones_events_are_stored_an
     program.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn where_statements_time_out_smaller_pieces_are_written() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 2).await else {
+async fn where_statements_time_out_smaller_pieces_are_written(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 2).await else {
         return;
     };
     let url = pipeline.make_owner().await;
@@ -173,26 +184,28 @@ async fn where_statements_time_out_smaller_pieces_are_written() {
     pipeline.until_all_stored(Duration::from_secs(120)).await;
     program.stop().await;
     // A millisecond per row, so that a batch of the backlog takes seconds.
-    pipeline
-        .execute(
+    let owner = pipeline.database();
+    let (slow, limit, message) = match kind {
+        Kind::Mariadb => (
+            "CREATE TRIGGER slowly BEFORE INSERT ON task_metrics FOR EACH ROW DO SLEEP(0.001)",
+            format!("ALTER USER {owner} WITH MAX_STATEMENT_TIME 0.1"),
+            "max_statement_time exceeded",
+        ),
+        _ => (
             "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS \
              $$ BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END $$; \
              CREATE TRIGGER slowly BEFORE INSERT ON task_metrics FOR EACH ROW EXECUTE FUNCTION slowly()",
-        )
-        .await;
-    let role = pipeline.database();
-    pipeline
-        .administer(&format!(
-            "ALTER ROLE {role} SET statement_timeout = '200ms'"
-        ))
-        .await;
+            format!("ALTER ROLE {owner} SET statement_timeout = '200ms'"),
+            "statement timeout",
+        ),
+    };
+    pipeline.execute(slow).await;
+    pipeline.administer(&limit).await;
     pipeline.fill_numbered(&strategies::sample_event(), 4000, 0);
     let program = pipeline.program_on(&url, "consumer", &[]);
     pipeline.until_all_stored(Duration::from_secs(120)).await;
     pipeline.assert_each_once(&BTreeSet::new()).await;
-    assert!(
-        program.log().contains("statement timeout"),
-        "the fault happened"
-    );
+    let log = program.log();
+    assert!(log.contains(message), "the fault happened: {log}");
     program.stop().await;
 }

@@ -1,10 +1,10 @@
-//! Outages of either database that are waited for.
+//! Outages of the databases that are waited for.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::{SHORT_POLL_INTERVAL, nothing_happened, storing};
-use crate::support::{Cluster, Kind, Pipeline, Program, SmallDisk, connect};
+use crate::support::{Cluster, Kind, Pipeline, Program, SmallDisk, connect, on_servers};
 use crate::{strategies, support};
 
 /// An outage while events arrive is waited for, reported and survived.
@@ -25,20 +25,29 @@ async fn outlasts(
     nothing_happened(pipeline, program, &members).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn a_postgresql_that_crashes_and_comes_back_is_waited_for() {
-    let Some(cluster) = Cluster::start(&[]) else {
+on_servers!(
+    #[ignore = "heavy"]
+    a_server_that_crashes_and_comes_back_is_waited_for,
+    #[ignore = "heavy"]
+    an_outage_longer_than_the_poll_interval_leaves_the_member_in_its_group,
+    a_server_that_is_read_only_for_a_while_is_waited_for,
+    a_server_without_a_connection_to_spare_is_waited_for,
+    a_full_disk_of_a_server_is_waited_for,
+);
+
+async fn a_server_that_crashes_and_comes_back_is_waited_for(kind: Kind) {
+    let Some(cluster) = Cluster::of(kind) else {
         return;
     };
     let Some(pipeline) = Pipeline::make_on(Some(&cluster.url), 4, "").await else {
         return;
     };
     let program = pipeline.program("consumer", &[]);
+    let address = format!("{} 127.0.0.1:", kind.product());
     outlasts(
         &pipeline,
         program,
-        &["PostgreSQL 127.0.0.1:", pipeline.database()],
+        &[&address, pipeline.database()],
         async || cluster.crash(),
         async || cluster.start_again(),
     )
@@ -46,10 +55,8 @@ async fn a_postgresql_that_crashes_and_comes_back_is_waited_for() {
 }
 
 /// 25 s of outage, with a poll interval of 10 s and a session of 6 s.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "heavy"]
-async fn an_outage_longer_than_the_poll_interval_leaves_the_member_in_its_group() {
-    let Some(cluster) = Cluster::start(&[]) else {
+async fn an_outage_longer_than_the_poll_interval_leaves_the_member_in_its_group(kind: Kind) {
+    let Some(cluster) = Cluster::of(kind) else {
         return;
     };
     let Some(pipeline) = Pipeline::make_on(Some(&cluster.url), 2, "").await else {
@@ -59,7 +66,7 @@ async fn an_outage_longer_than_the_poll_interval_leaves_the_member_in_its_group(
     outlasts(
         &pipeline,
         program,
-        &["PostgreSQL"],
+        &[kind.product()],
         async || cluster.crash(),
         async || {
             // The fault is its duration.
@@ -75,90 +82,109 @@ async fn an_outage_longer_than_the_poll_interval_leaves_the_member_in_its_group(
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_postgresql_that_is_read_only_for_a_while_is_waited_for() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
+async fn a_server_that_is_read_only_for_a_while_is_waited_for(kind: Kind) {
+    let Some(cluster) = Cluster::of(kind) else {
         return;
     };
-    let program = pipeline.program("consumer", &[]);
+    let Some(pipeline) = Pipeline::make_on(Some(&cluster.url), 4, "").await else {
+        return;
+    };
+    // A user without all rights: read_only of MariaDB excepts those.
+    let url = pipeline.make_owner().await;
+    let program = pipeline.program_on(&url, "consumer", &[]);
     let database = pipeline.database();
+    let (begin, end) = match kind {
+        Kind::Mariadb => (
+            "SET GLOBAL read_only = ON".to_owned(),
+            "SET GLOBAL read_only = OFF".to_owned(),
+        ),
+        _ => (
+            format!("ALTER DATABASE {database} SET default_transaction_read_only = on"),
+            format!("ALTER DATABASE {database} RESET default_transaction_read_only"),
+        ),
+    };
     outlasts(
         &pipeline,
         program,
         &["read-only"],
         async || {
-            pipeline
-                .administer(&format!(
-                    "ALTER DATABASE {database} SET default_transaction_read_only = on"
-                ))
-                .await;
-            pipeline.end_sessions().await;
+            pipeline.administer(&begin).await;
+            if kind == Kind::Postgres {
+                pipeline.end_sessions().await;
+            }
         },
-        async || {
-            pipeline
-                .administer(&format!(
-                    "ALTER DATABASE {database} RESET default_transaction_read_only"
-                ))
-                .await;
-        },
+        async || pipeline.administer(&end).await,
     )
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_postgresql_without_a_connection_to_spare_is_waited_for() {
-    let Some(pipeline) = Pipeline::make(Kind::Postgres, 4).await else {
+async fn a_server_without_a_connection_to_spare_is_waited_for(kind: Kind) {
+    let Some(pipeline) = Pipeline::make(kind, 4).await else {
         return;
     };
     let url = pipeline.make_owner().await;
     let program = pipeline.program_on(&url, "consumer", &[]);
-    let role = pipeline.database();
+    let reason = match kind {
+        Kind::Mariadb => "max_connections_per_hour",
+        _ => "too many connections",
+    };
     outlasts(
         &pipeline,
         program,
-        &["too many connections"],
-        async || {
-            pipeline
-                .administer(&format!("ALTER ROLE {role} CONNECTION LIMIT 0"))
-                .await;
-            pipeline.end_sessions().await;
-        },
-        async || {
-            pipeline
-                .administer(&format!("ALTER ROLE {role} CONNECTION LIMIT -1"))
-                .await;
-        },
+        &[reason],
+        async || assert_eq!(pipeline.lock_out(&url).await, reason),
+        async || pipeline.let_in().await,
     )
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_of_postgresql_is_waited_for() {
-    let (Some(cluster), Some(disk)) = (Cluster::start(&[]), SmallDisk::mount(24 << 10)) else {
+async fn a_full_disk_of_a_server_is_waited_for(kind: Kind) {
+    let (Some(cluster), Some(disk)) = (Cluster::of(kind), SmallDisk::mount(24 << 10)) else {
         return;
     };
-    let small = disk.folder().join("tablespace");
+    let small = disk.folder().join("small");
     std::fs::create_dir(&small).unwrap();
     let owner = std::fs::metadata(cluster.folder()).unwrap();
     use std::os::unix::fs::MetadataExt;
     std::os::unix::fs::chown(&small, Some(owner.uid()), Some(owner.gid())).unwrap();
-    support::execute(
-        &cluster.url,
-        &format!("CREATE TABLESPACE small LOCATION '{}'", small.display()),
-    )
-    .await;
-    let Some(pipeline) = Pipeline::make_on(Some(&cluster.url), 4, "TABLESPACE small").await else {
+    let options = match kind {
+        Kind::Mariadb => "",
+        _ => {
+            let tablespace = format!("CREATE TABLESPACE small LOCATION '{}'", small.display());
+            support::execute(&cluster.url, &tablespace).await;
+            "TABLESPACE small"
+        }
+    };
+    let Some(pipeline) = Pipeline::make_on(Some(&cluster.url), 4, options).await else {
         return;
+    };
+    let reason = match kind {
+        Kind::Mariadb => {
+            // The folder of the database, before it has tables.
+            let database = cluster.folder().join("data").join(pipeline.database());
+            std::fs::remove_dir_all(&database).unwrap();
+            std::os::unix::fs::symlink(&small, &database).unwrap();
+            // It refuses rows, or crashes (MariaDB 10.11 in the roll-back of a statement).
+            "MySQL"
+        }
+        _ => "No space left on device",
     };
     let program = pipeline.program("consumer", &[]);
     outlasts(
         &pipeline,
         program,
-        &["No space left on device"],
+        &[reason],
         async || {
             disk.fill();
         },
-        async || std::fs::remove_file(disk.folder().join("ballast")).unwrap(),
+        async || {
+            if kind == Kind::Mariadb {
+                let log = std::fs::read_to_string(cluster.folder().join("server.log")).unwrap();
+                assert!(log.contains("error 28"), "the fault happened: {log}");
+            }
+            std::fs::remove_file(disk.folder().join("ballast")).unwrap();
+            cluster.start_again();
+        },
     )
     .await;
     drop(cluster); // before the disk that it uses

@@ -1,8 +1,8 @@
 //! Rights, passwords and certificates of a broker.
 
 use super::{
-    AT_ONCE, As, CONSUMER, Guarded, Right, SECRET, Secured, WITHIN, assert_no_secrets, deployed,
-    password, quiet, reports, rights, spark_log, without,
+    AT_ONCE, As, Right, SECRET, Secured, WITHIN, assert_no_secrets, deployed, quiet, reports,
+    rights, spark_log, without,
 };
 use futures_util::{StreamExt, stream};
 use schemas::topics::{
@@ -203,37 +203,4 @@ async fn a_wrong_password_authority_or_host_name_is_for_a_person_and_an_absent_b
     );
     assert_eq!(absent.stop().await.code(), Some(0));
     assert_no_secrets(folder);
-}
-
-/// Two authorities in one file, as during a rotation: either is accepted, as in psql.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_several_authorities_is_read_whole() {
-    let Some(guarded) = Guarded::start().await else {
-        return;
-    };
-    let made = "CREATE DATABASE verified OWNER taskrunning_owner";
-    guarded.execute("postgres", made).await;
-    let authority = |file: &str| std::fs::read_to_string(guarded.folder.join(file)).unwrap();
-    let url = guarded.url("owner", "localhost", "verified");
-    for (files, code) in [
-        (["other-ca.pem", "ca.pem"], 0),
-        (["ca.pem", "other-ca.pem"], 0),
-        (["other-ca.pem", "other-ca.pem"], 78),
-    ] {
-        let both = files.map(authority).concat();
-        std::fs::write(guarded.folder.join("both.pem"), both).unwrap();
-        let output = std::process::Command::new(CONSUMER)
-            .arg("migrate")
-            .env("DATABASE_URL", url.replace("ca.pem", "both.pem"))
-            .env("PGPASSWORD", password("owner"))
-            .output()
-            .unwrap();
-        let log = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{files:?}: {log}");
-        assert_eq!(
-            log.contains("none of the 2 authorities"),
-            code != 0,
-            "{log}"
-        );
-    }
 }

@@ -1,6 +1,9 @@
 //! Grants and TLS of MariaDB.
 
-use super::{As, SECRET, assert_no_secrets, deployed, make_certificates, password, quiet};
+use super::{
+    As, SECRET, a_file_of_authorities_is_read_whole, assert_no_secrets, deployed,
+    make_certificates, password, quiet,
+};
 use crate::strategies;
 use crate::support::{Cluster, Pipeline, execute};
 
@@ -21,6 +24,17 @@ fn grants() -> Vec<(String, String, String)> {
         }
     }
     grants
+}
+
+/// The URL of a database, which verifies the server by the file ca.pem.
+fn url(server: &Cluster, user: &str, host: &str, database: &str) -> String {
+    let (address, _) = server.url.rsplit_once('/').unwrap();
+    let (_, port) = address.rsplit_once(':').unwrap();
+    let authority = server.folder().join("ca.pem");
+    format!(
+        "mariadb://taskrunning_{user}@{host}:{port}/{database}?ssl-mode=VERIFY_IDENTITY&ssl-ca={}",
+        authority.display()
+    )
 }
 
 /// A server with TLS and the three users, who have to use it.
@@ -57,15 +71,7 @@ async fn each_user_works_with_the_grants_listed_and_says_which_table_a_missing_o
     };
     let folder = pipeline.folder();
     let database = pipeline.database();
-    let (address, _) = server.url.rsplit_once('/').unwrap();
-    let (_, port) = address.rsplit_once(':').unwrap();
-    let url = |user: &str, host: &str| {
-        let authority = server.folder().join("ca.pem");
-        format!(
-            "mariadb://taskrunning_{user}@{host}:{port}/{database}?ssl-mode=VERIFY_IDENTITY&ssl-ca={}",
-            authority.display()
-        )
-    };
+    let url = |user: &str, host: &str| url(&server, user, host, database);
     let user = |user: &str| {
         As::anybody(folder, &pipeline.bootstrap)
             .and("MYSQL_PWD", &password(user))
@@ -168,6 +174,17 @@ async fn each_user_works_with_the_grants_listed_and_says_which_table_a_missing_o
         assert!(log.contains(reason), "{reason}:\n{}", quiet(&log));
     }
     assert_no_secrets(folder);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_several_authorities_is_read_whole_for_mariadb() {
+    let Some(server) = guarded().await else {
+        return;
+    };
+    let made = "CREATE DATABASE verified; GRANT ALL ON verified.* TO taskrunning_owner";
+    execute(&server.url, made).await;
+    let url = url(&server, "owner", "localhost", "verified");
+    a_file_of_authorities_is_read_whole(server.folder(), &url, "MYSQL_PWD");
 }
 
 #[test]

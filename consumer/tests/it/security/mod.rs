@@ -459,3 +459,30 @@ impl Guarded {
         )
     }
 }
+
+/// Two authorities in one file, as during a rotation: either is accepted, as in `psql`. `url` names the file ca.pem in this
+/// folder.
+fn a_file_of_authorities_is_read_whole(folder: &Path, url: &str, variable: &str) {
+    let authority = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
+    for (files, code) in [
+        (["other-ca.pem", "ca.pem"], 0),
+        (["ca.pem", "other-ca.pem"], 0),
+        (["other-ca.pem", "other-ca.pem"], 78),
+    ] {
+        let both = files.map(authority).concat();
+        std::fs::write(folder.join("both.pem"), both).unwrap();
+        let output = std::process::Command::new(CONSUMER)
+            .arg("migrate")
+            .env("DATABASE_URL", url.replace("ca.pem", "both.pem"))
+            .env(variable, password("owner"))
+            .output()
+            .unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{files:?}: {log}");
+        assert_eq!(
+            log.contains("none of the 2 authorities"),
+            code != 0,
+            "{log}"
+        );
+    }
+}

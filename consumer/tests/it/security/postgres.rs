@@ -1,6 +1,9 @@
 //! Grants and TLS of PostgreSQL.
 
-use super::{AT_ONCE, As, Guarded, SECRET, assert_no_secrets, deployed, password, quiet};
+use super::{
+    AT_ONCE, As, Guarded, SECRET, a_file_of_authorities_is_read_whole, assert_no_secrets, deployed,
+    password, quiet,
+};
 use crate::strategies;
 use crate::support::Pipeline;
 use futures_util::{StreamExt, stream};
@@ -255,6 +258,17 @@ async fn each_role_works_with_the_grants_listed_and_says_which_table_a_missing_o
         assert!(log.contains(reason), "{reason}:\n{}", quiet(&log));
     }
     assert_no_secrets(folder);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_several_authorities_is_read_whole() {
+    let Some(guarded) = Guarded::start().await else {
+        return;
+    };
+    let made = "CREATE DATABASE verified OWNER taskrunning_owner";
+    guarded.execute("postgres", made).await;
+    let url = guarded.url("owner", "localhost", "verified");
+    a_file_of_authorities_is_read_whole(&guarded.folder, &url, "PGPASSWORD");
 }
 
 #[test]

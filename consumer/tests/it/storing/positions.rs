@@ -14,7 +14,7 @@ on_every_database!(
 
 mod migrated {
     use super::a_database_of_the_first_version_is_migrated_in_place_and_stored_on;
-    use crate::support::{Kind, on_sqlite_and_postgres};
+    use crate::support::on_sqlite_and_postgres;
 
     on_sqlite_and_postgres!(a_database_of_the_first_version_is_migrated_in_place_and_stored_on);
 }

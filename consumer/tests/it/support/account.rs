@@ -1,6 +1,7 @@
 //! Sends many events, and checks where each of them went.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -11,7 +12,7 @@ use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use schemas::TaskRunningInfoEvent;
 use service::testing::{ASK, read_all, reader, until};
 
-use super::{Kind, Pipeline, execute};
+use super::{Kind, Pipeline, connect, execute, run};
 
 /// A value that no router writes.
 pub(crate) const BAD: &[u8] = b"no event";
@@ -217,7 +218,7 @@ impl Pipeline {
         .await
     }
 
-    /// PostgreSQL: the database's name.
+    /// The name of the server's database.
     pub(crate) fn database(&self) -> &str {
         assert_ne!(self.kind, Kind::Sqlite);
         self.database_url.rsplit_once('/').unwrap().1
@@ -225,34 +226,139 @@ impl Pipeline {
 
     /// Runs statements as superuser in a database of the server other than this pipeline's.
     pub(crate) async fn administer(&self, statements: &str) {
+        execute(&self.administration(), statements).await;
+    }
+
+    fn administration(&self) -> String {
         let (host, _) = self.database_url.rsplit_once('/').unwrap();
         let other = match self.kind {
             Kind::Mariadb => "mysql",
             _ => "postgres",
         };
-        execute(&format!("{host}/{other}"), statements).await;
+        format!("{host}/{other}")
     }
 
-    /// PostgreSQL: creates a user, named like the database and its owner, whose rights and limits a test may change;
+    /// Creates a user, named like the database and with all rights in it, whose rights and limits a test may change;
     /// returns the URL to connect as that user.
     pub(crate) async fn make_owner(&self) -> String {
         let name = self.database();
-        self.administer(&format!(
-            "CREATE ROLE {name} LOGIN PASSWORD 'right'; ALTER DATABASE {name} OWNER TO {name}"
-        ))
-        .await;
+        let (superuser, create) = match self.kind {
+            Kind::Mariadb => (
+                "root@",
+                format!(
+                    "CREATE USER {name} IDENTIFIED BY 'right'; GRANT ALL ON {name}.* TO {name} WITH GRANT OPTION"
+                ),
+            ),
+            _ => (
+                "postgres@",
+                format!(
+                    "CREATE ROLE {name} LOGIN PASSWORD 'right'; ALTER DATABASE {name} OWNER TO {name}"
+                ),
+            ),
+        };
+        self.administer(&create).await;
         self.database_url
-            .replacen("postgres@", &format!("{name}:right@"), 1)
+            .replacen(superuser, &format!("{name}:right@"), 1)
     }
 
-    /// PostgreSQL: terminates the consumers' sessions.
+    /// Ends the sessions of the [owner](Self::make_owner), who gets no other until it is [let in](Self::let_in). What
+    /// the errors then contain is returned.
+    pub(crate) async fn lock_out(&self, owner: &str) -> &'static str {
+        let name = self.database();
+        match self.kind {
+            Kind::Mariadb => {
+                self.administer(&format!(
+                    "ALTER USER {name} WITH MAX_CONNECTIONS_PER_HOUR 1"
+                ))
+                .await;
+                connect(owner).await.close().await;
+                self.end_sessions().await;
+                "max_connections_per_hour"
+            }
+            _ => {
+                self.administer(&format!("ALTER ROLE {name} CONNECTION LIMIT 0"))
+                    .await;
+                self.end_sessions().await;
+                "too many connections"
+            }
+        }
+    }
+
+    pub(crate) async fn let_in(&self) {
+        let name = self.database();
+        let unlimited = match self.kind {
+            Kind::Mariadb => format!("ALTER USER {name} WITH MAX_CONNECTIONS_PER_HOUR 0"),
+            _ => format!("ALTER ROLE {name} CONNECTION LIMIT -1"),
+        };
+        self.administer(&unlimited).await;
+    }
+
+    /// Terminates the consumers' sessions; in MariaDB, all sessions in the database.
     pub(crate) async fn end_sessions(&self) {
-        self.administer(&format!(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-             WHERE datname = '{}' AND application_name = 'consumer'",
-            self.database()
-        ))
-        .await;
+        let name = self.database();
+        match self.kind {
+            Kind::Mariadb => {
+                let mut administrator = connect(&self.administration()).await;
+                let sessions = format!(
+                    "SELECT CAST(id AS text) FROM information_schema.processlist WHERE db = '{name}'"
+                );
+                let sessions: Vec<(String,)> = administrator.rows(&sessions).await.unwrap();
+                for (session,) in sessions {
+                    // It may have ended.
+                    let _ = administrator.run(&format!("KILL {session}")).await;
+                }
+                administrator.close().await;
+            }
+            _ => {
+                self.administer(&format!(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                     WHERE datname = '{name}' AND application_name = 'consumer'"
+                ))
+                .await;
+            }
+        }
+    }
+
+    /// A query for the number of sessions in the database that wait for a lock.
+    pub(crate) fn blocked(&self) -> String {
+        let name = self.database();
+        match self.kind {
+            Kind::Mariadb => format!(
+                "SELECT count(*) FROM information_schema.innodb_trx JOIN information_schema.processlist \
+                 ON id = trx_mysql_thread_id WHERE trx_state = 'LOCK WAIT' AND db = '{name}'"
+            ),
+            _ => format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND application_name = 'consumer' \
+                 AND wait_event_type = 'Lock'"
+            ),
+        }
+    }
+
+    /// A copy of MariaDB's database as a file for [`restore`](Self::restore).
+    pub(crate) fn dump(&self) -> PathBuf {
+        let file = self.folder().join("dump.sql");
+        let dump = format!(
+            "mariadb-dump {} --single-transaction {} >{}",
+            self.client(),
+            self.database(),
+            file.display()
+        );
+        run("bash", &["-c", &dump]);
+        file
+    }
+
+    /// Replaces the tables of one of MariaDB's databases by those of a dump.
+    pub(crate) fn restore(&self, file: &Path, database: &str) {
+        let restore = format!("mariadb {} {database} <{}", self.client(), file.display());
+        run("bash", &["-c", &restore]);
+    }
+
+    /// The options of MariaDB's clients.
+    fn client(&self) -> String {
+        let (_, authority) = self.database_url.split_once('@').unwrap();
+        let (host, rest) = authority.split_once(':').unwrap();
+        let (port, _) = rest.split_once('/').unwrap();
+        format!("--no-defaults --host={host} --port={port} --user=root")
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod account;
 mod audit;
+mod kinds;
 mod outside;
 mod program;
 mod proxy;
@@ -9,40 +10,13 @@ mod server;
 
 pub(crate) use account::{BAD, coordinates, headers, numbered, varied_parts};
 pub(crate) use audit::{Audited, Finding, findings};
+pub(crate) use kinds::{
+    KINDS, Kind, SERVERS, on, on_every_database, on_servers, on_sqlite_and_postgres,
+};
 pub(crate) use outside::{Broker, Cluster, Pooler, SmallDisk, run};
 pub(crate) use program::Program;
 pub(crate) use proxy::Proxy;
 pub(crate) use server::{Answered, Server};
-
-/// One test per database that has existed since the first version.
-macro_rules! on_sqlite_and_postgres {
-    ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread")] $(#[$attribute])*
-            async fn $name() { super::$name(super::Kind::Sqlite).await; })*
-        }
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread")] $(#[$attribute])*
-            async fn $name() { super::$name(super::Kind::Postgres).await; })*
-        }
-    };
-}
-pub(crate) use on_sqlite_and_postgres;
-
-/// One test per database.
-macro_rules! on_every_database {
-    ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {
-        $crate::support::on_sqlite_and_postgres!($($(#[$attribute])* $name),*);
-        mod mariadb {
-            $(#[tokio::test(flavor = "multi_thread")] $(#[$attribute])*
-            async fn $name() { super::$name(super::Kind::Mariadb).await; })*
-        }
-    };
-}
-pub(crate) use on_every_database;
-
-/// All kinds of databases.
-pub(crate) const KINDS: [Kind; 3] = [Kind::Sqlite, Kind::Postgres, Kind::Mariadb];
 
 use std::path::Path;
 use std::sync::Arc;
@@ -61,13 +35,6 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::sql::{Sql, Texts};
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Kind {
-    Sqlite,
-    Postgres,
-    Mariadb,
-}
 
 pub(crate) struct Pipeline {
     pub(crate) kind: Kind,

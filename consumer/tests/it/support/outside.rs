@@ -7,6 +7,8 @@ use std::time::Duration;
 use service::testing::{free_port, service, until};
 use tempfile::TempDir;
 
+use super::Kind;
+
 pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
@@ -46,6 +48,14 @@ impl Cluster {
         Self::start_by("TEST_MARIADB_TOOL", settings)
     }
 
+    /// A server of this kind with its defaults.
+    pub(crate) fn of(kind: Kind) -> Option<Self> {
+        match kind {
+            Kind::Mariadb => Self::mariadb(|_| Vec::new()),
+            _ => Self::start(&[]),
+        }
+    }
+
     fn start_by(tool: &str, settings: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
         let tool = service(tool)?;
         let folder = folder();
@@ -73,6 +83,12 @@ impl Cluster {
     /// Stops it as by a crash.
     pub(crate) fn crash(&self) {
         self.tool(&["stop", "--mode", "immediate"]);
+    }
+
+    /// Sends a signal to the process of a MariaDB server.
+    pub(crate) fn signal(&self, signal: &str) {
+        let process = std::fs::read_to_string(self.folder.path().join("pid")).unwrap();
+        run("kill", &[&format!("-{signal}"), process.trim()]);
     }
 
     pub(crate) fn start_again(&self) {
