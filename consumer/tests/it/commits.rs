@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::storing::report;
 use crate::strategies;
-use crate::support::{Kind, Pipeline};
+use crate::support::{Kind, Pipeline, run};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use schemas::TaskStatus;
 use service::testing::stopping::BlockableProxy;
-use service::testing::until;
+use service::testing::{service, until};
 
 const LONG: Duration = Duration::from_secs(120);
 /// Latency of a commit on a busy coordinator. With a commit per one-event transaction, heartbeats would be delayed for
@@ -17,6 +19,7 @@ const LONG: Duration = Duration::from_secs(120);
 const SLOW: Duration = Duration::from_millis(40);
 const EVENTS: usize = 30_000;
 const PARTITIONS: i32 = 2;
+const PARTS: [&str; 3] = ["progress", "resource", "metrics"];
 
 /// A member of the group that neither stores nor commits.
 fn idle_member(pipeline: &Pipeline) -> BaseConsumer {
@@ -116,4 +119,92 @@ async fn a_busy_coordinator_has_one_commit_of_a_member_and_the_last_ones_arrive(
     })
     .await;
     program.stop().await;
+}
+
+/// The offsets and the lag that Kafka's own tool shows of a group: by topic and partition, each as printed.
+fn described(tool: &str, pipeline: &Pipeline, group: &str) -> BTreeMap<(String, i32), [String; 3]> {
+    let printed = run(
+        tool,
+        &[
+            "tool",
+            "kafka-consumer-groups",
+            "--bootstrap-server",
+            &pipeline.bootstrap,
+            "--describe",
+            "--group",
+            group,
+        ],
+    );
+    let lines = printed
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines
+        .filter(|columns| columns.first() == Some(&group))
+        .map(|columns| {
+            let place = (columns[1].to_owned(), columns[2].parse().unwrap());
+            (
+                place,
+                [columns[3], columns[4], columns[5]].map(str::to_owned),
+            )
+        })
+        .collect()
+}
+
+/// What scales the groups by their lag counts commit markers, and takes a partition without a committed offset for one
+/// that is at its beginning, or unknown (kedacore/keda#5675, #2612).
+#[tokio::test(flavor = "multi_thread")]
+async fn kafkas_own_tool_shows_no_lag_of_an_idle_pipeline() {
+    const PARTITIONS: i32 = 3;
+    let Some(tool) = service("TEST_KAFKA_TOOL") else {
+        return;
+    };
+    let Some(pipeline) = Pipeline::make(Kind::Sqlite, PARTITIONS).await else {
+        return;
+    };
+    // All are of one task: two partitions of each topic never have a record.
+    for sequence in 0..3 {
+        pipeline.send_infos(&[report("a", sequence, 1, TaskStatus::Running, 0.5)]);
+    }
+    let router = pipeline.router();
+    let groups: Vec<String> = PARTS
+        .map(|part| format!("{}-{part}", pipeline.events))
+        .into();
+    let mut consumers = vec![pipeline.consumer(&[])];
+    for (part, group) in PARTS.iter().zip(&groups) {
+        consumers.push(pipeline.consumer(&["--part", part, "--group", group]));
+    }
+    for part in PARTS {
+        pipeline.until_count(&Pipeline::stored(part), 3).await;
+    }
+    let all = [
+        (&pipeline.source, &pipeline.source),
+        (&pipeline.events, &pipeline.events),
+    ];
+    let parts = groups.iter().map(|group| (group, &pipeline.events));
+    for (group, topic) in all.into_iter().chain(parts) {
+        let all = (0..PARTITIONS).map(|partition| (topic.clone(), partition));
+        let all: Vec<_> = all.collect();
+        until("the tool shows no lag", LONG, async || {
+            let shown = tokio::task::block_in_place(|| described(&tool, &pipeline, group));
+            let caught_up = shown
+                .values()
+                .all(|[current, end, lag]| lag == "0" && current == end);
+            (caught_up && shown.keys().eq(&all)).then_some(())
+        })
+        .await;
+    }
+    let events = described(&tool, &pipeline, &pipeline.events);
+    let ends: Vec<_> = events
+        .values()
+        .map(|[current, ..]| current.parse::<i64>().unwrap())
+        .collect();
+    assert_eq!(ends.iter().filter(|end| **end == 0).count(), 2, "{ends:?}");
+    assert!(
+        ends.iter().any(|end| *end > 3),
+        "no commit marker: {ends:?}"
+    );
+    for consumer in consumers {
+        consumer.stop().await;
+    }
+    router.stop().await;
 }

@@ -19,7 +19,7 @@ fn event() -> TaskRunningInfoEvent {
     strategies::sample_event()
 }
 
-fn report(
+pub(crate) fn report(
     exec_id: &str,
     sequence: i64,
     reported_at: i64,
