@@ -182,10 +182,12 @@ impl Engine for Coordinator {
             let is_old = query.is_new() && listed.has_ended();
             mapping::has_stages(&listed.state) && !is_old
         });
-        let own = match asks && !is_refused {
+        let asks = asks && !is_refused;
+        let own = match asks {
             true => self.ask(&mut query, listed.as_ref()).await,
             false => None,
         };
+        let is_late = asks && own.is_none();
         let end = query.end.take();
         let known_since = end.as_ref().map(|end| end.known_since);
         // An end that is known and can no longer be read is reported with the counts known so far.
@@ -219,7 +221,8 @@ impl Engine for Coordinator {
         query.silence.end();
         query.given_up = false;
         let known_for = known_since.map(|since| since.elapsed());
-        let is_known = is_lost || mapping::has_last_counts(&info, known_for, Timestamp::now());
+        let now = Timestamp::now();
+        let is_known = is_lost || mapping::has_last_counts(&info, is_late, known_for, now);
         if info.has_ended() && !is_known {
             query.end = Some(Box::new(End {
                 known_since: known_since.unwrap_or_else(Instant::now),

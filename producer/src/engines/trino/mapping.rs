@@ -45,15 +45,18 @@ pub(super) fn has_stages(state: &str) -> bool {
 
 /// Whether the counts of a query that has ended are its last ones. It ends before all its tasks have reported theirs; only
 /// its own response says when they have. Those of a list are taken if its end has been known since an earlier poll, or is
-/// not recent.
+/// not recent; but if its own response `is_late`, the tasks may be late, too.
 pub(super) fn has_last_counts(
     query: &QueryInfo,
+    is_late: bool,
     known_for: Option<Duration>,
     now: Timestamp,
 ) -> bool {
     match (query.final_query_info, known_for) {
-        (Some(true), _) | (None, Some(_)) => true,
-        (Some(false), known_for) => known_for.is_some_and(|known| known >= LAST_COUNTS_WAIT),
+        (Some(true), _) => true,
+        (None, Some(_)) if !is_late => true,
+        (Some(false) | None, Some(known_for)) => known_for >= LAST_COUNTS_WAIT,
+        (Some(false), None) => false,
         (None, None) => {
             let end = query.query_stats.end_time;
             end.is_none_or(|end| now.duration_since(end).abs() > RECENT)

@@ -59,26 +59,33 @@ fn running() -> Value {
 fn the_counts_of_a_query_are_its_last_ones_when_trino_says_so_or_its_end_is_not_new() {
     let end = "2026-01-01T00:00:00.000Z";
     let secs = |secs| Some(Duration::from_secs(secs));
-    for (is_final, end, known_for, after, expected) in [
-        (json!(true), json!(end), None, 0, true),
-        (json!(false), json!(end), None, 3_600, false),
-        (json!(false), json!(end), secs(29), 29, false),
-        (json!(false), json!(end), secs(30), 30, true),
+    for (is_final, is_late, end, known_for, after, expected) in [
+        (json!(true), false, json!(end), None, 0, true),
+        (json!(false), false, json!(end), None, 3_600, false),
+        (json!(false), false, json!(end), secs(29), 29, false),
+        (json!(false), false, json!(end), secs(30), 30, true),
         // As in a list, which does not say.
-        (json!(null), json!(end), None, 5, false),
-        (json!(null), json!(end), None, -5, false),
-        (json!(null), json!(end), secs(5), 10, true),
-        (json!(null), json!(end), None, 61, true),
-        (json!(null), json!(null), None, 5, true),
+        (json!(null), false, json!(end), None, 5, false),
+        (json!(null), false, json!(end), None, -5, false),
+        (json!(null), false, json!(end), secs(5), 10, true),
+        (json!(null), false, json!(end), None, 61, true),
+        (json!(null), false, json!(null), None, 5, true),
+        // Its own response was asked for in vain.
+        (json!(null), true, json!(end), secs(29), 29, false),
+        (json!(null), true, json!(end), secs(30), 30, true),
     ] {
-        let case = format!("{is_final} {end} {known_for:?} {after}");
+        let case = format!("{is_final} {is_late} {end} {known_for:?} {after}");
         let query = query(
             json!({"queryId": "q1", "state": "FINISHED", "finalQueryInfo": is_final,
             "queryStats": {"endTime": end}}),
         );
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let now = now + SignedDuration::from_secs(after);
-        assert_eq!(has_last_counts(&query, known_for, now), expected, "{case}");
+        assert_eq!(
+            has_last_counts(&query, is_late, known_for, now),
+            expected,
+            "{case}"
+        );
     }
 }
 
