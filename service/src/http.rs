@@ -60,6 +60,8 @@ impl HttpClient {
                 Policy::default().redirect(attempt)
             }),
         };
+        // Answers are asked for compressed (reqwest's feature `gzip`): for large reads, hyper keeps up to 400 kB a connection,
+        // also an idle one.
         let mut client = Client::builder()
             .timeout(options.response_timeout)
             .connect_timeout(options.connect_timeout)
@@ -346,7 +348,56 @@ impl std::error::Error for HttpError {}
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    #[tokio::test]
+    async fn answers_are_asked_for_compressed_and_limited_by_what_they_hold() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+        gzip.write_all(&[b' '; 1 << 20]).unwrap();
+        let compressed = gzip.finish().unwrap();
+        let serving = tokio::spawn(async move {
+            for _ in 0..2 {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(client.read_u8().await.unwrap());
+                }
+                let request = String::from_utf8(request).unwrap().to_ascii_lowercase();
+                assert!(request.contains("\naccept-encoding: gzip\r"), "{request}");
+                let head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n";
+                client.write_all(head.as_bytes()).await.unwrap();
+                // A client that has read enough closes the connection.
+                let _ = client.write_all(&compressed).await;
+            }
+        });
+        let options = HttpOptions {
+            response_timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(60),
+            follow_redirects: false,
+            user_agent: None,
+            certificates: Vec::new(),
+        };
+        let base = Url::parse(&format!("http://{address}")).unwrap();
+        let client = HttpClient::new(base, None, options).unwrap();
+        let query: [(&str, String); 0] = [];
+        let body = async |max_bytes| {
+            let response = client.send(client.get([], &query, None)).await.unwrap();
+            response.body(max_bytes).await
+        };
+        assert_eq!(body(1 << 20).await.unwrap(), [b' '; 1 << 20]);
+        let too_large = body((1 << 20) - 1).await.unwrap_err();
+        assert_eq!(too_large.kind, HttpErrorKind::TooLarge);
+        serving.await.unwrap();
+    }
 
     #[test]
     fn errors_of_openssl_are_told_in_words() {
