@@ -200,7 +200,9 @@ impl List<'_> {
                 ));
             }
             let is_indexed = matches!(query.order, TaskOrder::Started | TaskOrder::Reported);
-            if *ended == Some(true) && is_indexed && !self.dialect.sorts_by_prefix() {
+            let is_limited = of_branch < i64::MAX;
+            let picks_last = is_indexed && is_limited && !self.dialect.sorts_by_prefix();
+            if *ended == Some(true) && picks_last {
                 let from = format!("{} {}", matching.tasks, sql::clause("WHERE", &conditions));
                 let last = self.last_key(session, &key, &from, of_branch, statement);
                 conditions.extend(last.await?);
@@ -372,10 +374,14 @@ impl List<'_> {
                 found.insert(row.take::<i64>("task_id")?, row);
             }
             for (task_id, key) in keys {
-                if let Some(mut row) = found.remove(task_id) {
-                    row.put("cursor_key", key.clone());
-                    rows.push(row);
-                }
+                // A page must not look shorter, and so like the last one, than what was chosen for it.
+                let mut row = found.remove(task_id).ok_or_else(|| {
+                    let why =
+                        format!("task_id {task_id} was chosen for a list, and its row is missing");
+                    StoreError::Exit(why)
+                })?;
+                row.put("cursor_key", key.clone());
+                rows.push(row);
             }
         }
         Ok(rows)

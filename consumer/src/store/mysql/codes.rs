@@ -133,6 +133,8 @@ const NO_DATABASE: &str = "create it with CREATE DATABASE, then run consumer mig
 const BINLOG: &str =
     "set binlog_format to ROW or MIXED, or let the user set it: transactions are READ COMMITTED";
 
+/// ENOSPC in the texts of MariaDB and of MySQL 8.
+const NO_ROOM: [&str; 2] = ["Errcode: 28", "OS errno 28"];
 /// What to do about temporary tables and files that have no room.
 const TEMPORARY: &str = "the server's tmpdir has no room for temporary tables: free some, or let tmpdir name a larger disk";
 
@@ -148,9 +150,13 @@ pub(super) fn judge(error: &(dyn DatabaseError + 'static)) -> Option<StoreError>
         1045 => StoreError::Exit(format!("{message}; {PASSWORD}")),
         1049 => StoreError::Exit(format!("{message}; {NO_DATABASE}")),
         1665 => StoreError::Exit(format!("{message}; {BINLOG}")),
-        3 if !message.contains("Errcode: 28") => StoreError::Exit(message),
+        1 | 3 if !NO_ROOM.iter().any(|text| message.contains(text)) => StoreError::Exit(message),
         126 if !message.contains("#sql") => StoreError::Exit(message),
-        3 | 126 | 1038 => StoreError::Retry(format!("{message}; {TEMPORARY}")),
+        1 | 3 | 126 => StoreError::Retry(format!("{message}; {TEMPORARY}")),
+        1038 => {
+            let small = "the server's sort_buffer_size is too small for such rows";
+            StoreError::Retry(format!("{message}; {small}, or {TEMPORARY}"))
+        }
         _ => known
             .map_or(Permanent, |(_, meaning, _)| *meaning)
             .of(message),

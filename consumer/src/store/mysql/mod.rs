@@ -24,6 +24,7 @@ use futures_util::future::LocalBoxFuture;
 use sqlx::migrate::{Migrate, MigrateError};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection, SqlSafeStr};
+use tokio::time::timeout;
 
 #[cfg(test)]
 pub(super) use self::codes::MEANINGS;
@@ -32,7 +33,7 @@ use self::server::{Connected, Server};
 use self::session::MySqlSession;
 use self::write::MySqlWriter;
 use super::migration::{migrating, migrator};
-use super::{Access, Backend, Driver, Session, StoreError, Writer};
+use super::{ANSWER, Access, Backend, Driver, Session, StoreError, Writer};
 
 pub(super) const DRIVER: Driver = Driver {
     schemes: &["mysql:", "mariadb:"],
@@ -157,10 +158,10 @@ async fn assert_engine(connection: &mut MySqlConnection) -> Result<(), StoreErro
     let select = "SELECT CAST(table_name AS char), CAST(engine AS char) FROM information_schema.tables \
          WHERE table_schema = database() AND table_type = 'BASE TABLE' AND engine <> 'InnoDB' \
          AND table_name IN ('task', 'task_progress', 'task_resource', 'task_metrics', 'consumed_offset', 'expiry') LIMIT 1";
-    let other: Option<(String, String)> = sqlx::query_as(select)
-        .persistent(false)
-        .fetch_optional(connection)
-        .await?;
+    let query = sqlx::query_as(select).persistent(false);
+    let other = timeout(ANSWER, query.fetch_optional(connection)).await;
+    let other: Option<(String, String)> =
+        other.map_err(|_| no_answer("about the engines of the tables", ANSWER))??;
     match other {
         None => Ok(()),
         Some((table, engine)) => Err(StoreError::Exit(format!(

@@ -7,16 +7,15 @@ use futures_util::{FutureExt, TryStreamExt};
 use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection, Row as _, TypeInfo, ValueRef};
-use tokio::time::timeout;
 
+use super::assert_engine;
 use super::dialect::{MARIADB, MySql};
 use super::server::{Connected, Server};
 use super::watch::Watch;
-use super::{assert_engine, no_answer};
 use crate::row_format::{RowWriter, ValueSink};
 use crate::store::session::{EachRow, rows_of};
 use crate::store::values::{insert_each, write_array, write_integer};
-use crate::store::{ANSWER, Access, Dialect, Row, Selection, Session, StoreError, Value};
+use crate::store::{Access, Dialect, Row, Selection, Session, StoreError, Value};
 use crate::tables::{Column, Kind, Table};
 
 /// A connection and its watch, and the bytes of the longest text that the server returns.
@@ -36,9 +35,7 @@ impl MySqlSession {
             max_packet,
         } = server.connect().await?;
         if access == Access::Write {
-            timeout(ANSWER, assert_engine(&mut connection))
-                .await
-                .map_err(|_| no_answer("about the engines of the tables", ANSWER))??;
+            assert_engine(&mut connection).await?;
         }
         let server = server.clone();
         Ok(Self {

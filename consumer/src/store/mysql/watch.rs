@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
+use super::codes::number;
 use super::server::{CONNECT, Server};
 use crate::store::StoreError;
 
+/// Numbers of errors: too many connections, of all users or of this one.
+const TOO_MANY: [u16; 3] = [1040, 1203, 1226];
 /// Time to wait for an answer, or a part of one, before checking.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Time before the second check if the first one found the server not working: the answer may have been in transit.
@@ -44,8 +47,8 @@ impl Watch {
             };
             let command = match timeout(CONNECT, self.look()).await {
                 Err(_) => return Err(dead("the server does not answer")),
-                // The server answers, but does not allow the check: it has too many connections, for example.
-                Ok(Err(sqlx::Error::Database(_))) => None,
+                // The server answers, but has no connection to spare for the check.
+                Ok(Err(error)) if number(&error).is_some_and(|one| TOO_MANY.contains(&one)) => None,
                 Ok(Err(error)) => return Err(dead(&error.to_string())),
                 Ok(Ok(None)) => return Err(dead("the server has ended this session")),
                 Ok(Ok(command)) => command,

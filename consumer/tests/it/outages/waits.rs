@@ -183,7 +183,10 @@ async fn a_full_disk_of_a_server_is_waited_for(kind: Kind) {
                 assert!(log.contains("error 28"), "the fault happened: {log}");
             }
             std::fs::remove_file(disk.folder().join("ballast")).unwrap();
-            cluster.start_again();
+            // It may have ended itself: "Out of disk space in rollback".
+            if kind == Kind::Mariadb {
+                cluster.start_again();
+            }
         },
     )
     .await;

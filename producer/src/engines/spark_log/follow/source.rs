@@ -448,7 +448,7 @@ impl Source {
                 Ok(false)
             }
             // It may be readable now.
-            Turn::Stuck if followed.changed > self.began(followed) => {
+            Turn::Stuck if !followed.is_missing && followed.changed > self.began(followed) => {
                 self.begin_anew(id, followed, true);
                 Ok(false)
             }
@@ -704,6 +704,8 @@ impl Source {
             return Ok(());
         };
         let has_ended = reading.has_ended();
+        // What could not be read may hold its end.
+        let is_read = reading.is_caught_up() && !reading.is_unreadable();
         let compacted = followed.log.compacted;
         let give_up = quiet >= self.manner.give_up_after;
         if give_up && !has_ended && followed.given_up.as_ref() != Some(&followed.seen) {
@@ -719,7 +721,7 @@ impl Source {
                 self.warn_of_loss(followed);
             }
         }
-        let is_replaced = quiet >= QUIET && !has_ended && self.is_replaced(followed);
+        let is_replaced = quiet >= QUIET && !has_ended && is_read && self.is_replaced(followed);
         if (has_ended && is_quiet(followed, ENDED_QUIET)) || is_replaced {
             let state = std::mem::replace(&mut followed.state, State::Done);
             self.awake.remove(id);
@@ -738,11 +740,13 @@ impl Source {
             State::New | State::Refused => followed.is_named,
             State::Asleep { .. } | State::Awake { .. } => self.is_given_up(followed),
         };
-        let is_over = |root: &Root| {
-            root.unsearched
-                .is_none_or(|since| since.elapsed() >= self.manner.give_up_after)
-        };
-        self.has_followed
+        let is_lost = |since: &Instant| since.elapsed() >= self.manner.give_up_after;
+        let is_over = |root: &Root| root.unsearched.as_ref().is_none_or(is_lost);
+        let are_lost = self
+            .roots
+            .iter()
+            .all(|root| root.unsearched.as_ref().is_some_and(is_lost));
+        (self.has_followed || are_lost)
             && self.queue.is_empty()
             && self.roots.iter().all(is_over)
             && self.logs.values().all(ended)
