@@ -773,6 +773,33 @@ fn a_log_that_has_gone_or_cannot_be_opened_is_given_up_and_everything_ends() {
     });
 }
 
+/// It may hold the application's end.
+#[test]
+fn a_log_that_cannot_be_read_to_its_end_is_given_up_and_not_concluded_by_a_newer_attempt() {
+    let folder = tempfile::tempdir().unwrap();
+    let rolled = folder.path().join("eventlog_v2_app_1");
+    fs::create_dir(&rolled).unwrap();
+    roll(&rolled, &lines(60), 40);
+    let unread = rolled.join("events_2_app");
+    fs::remove_file(&unread).unwrap();
+    std::os::unix::fs::symlink(&unread, &unread).unwrap();
+    let newer = lines(20).concat();
+    let newer = newer.replace(r#""App Attempt ID":"1""#, r#""App Attempt ID":"2""#);
+    let newer = newer.replace(
+        r#""Timestamp":1700000000500"#,
+        r#""Timestamp":1700000000600"#,
+    );
+    fs::write(folder.path().join("app_2"), newer).unwrap();
+
+    let mut sent = Sent::default();
+    // Later than a newer attempt would conclude it.
+    let give_up_after = Duration::from_secs(33);
+    Run::start(&sent.index(), &[folder.path()], manner(give_up_after)).end(&mut sent);
+    assert!(sent.checkpoints[&format!("{FIRST}/2")].concluded);
+    let first = &sent.checkpoints[&format!("{FIRST}/1")];
+    assert!(!first.concluded, "{first:?}");
+}
+
 #[test]
 fn what_is_written_to_a_file_after_it_was_renamed_over_or_moved_is_reported() {
     let (folder, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
