@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use schemas::{MetricValue, TaskRunningInfo, TaskStatus};
 use serde_json::Value;
@@ -115,16 +115,25 @@ impl Trino {
     /// Runs a query to its end. Trino accepts queries a moment before it knows of its worker, itself: those that failed by
     /// that are the second value.
     async fn run_first(&self) -> (String, Vec<String>) {
-        let mut too_early = Vec::new();
-        loop {
+        let (mut too_early, mut next) = (Vec::new(), Instant::now());
+        let first = until("it knows of its worker", WAIT, async || {
+            // Some seconds later. It lists the last 100 queries only.
+            if Instant::now() < next {
+                return None;
+            }
+            next = Instant::now() + Duration::from_secs(1);
             let (id, path) = self.submit("SELECT count(*) FROM tpch.tiny.nation").await;
             self.fetch(path).await;
             match self.list().await[&id]["errorCode"]["name"].as_str() {
-                Some("NO_NODES_AVAILABLE") => too_early.push(id),
-                _ => return (id, too_early),
+                Some("NO_NODES_AVAILABLE") => {
+                    too_early.push(id);
+                    None
+                }
+                _ => Some(id),
             }
-            assert!(too_early.len() < 100, "{}", self.process.log());
-        }
+        })
+        .await;
+        (first, too_early)
     }
 
     /// All queries by id.
