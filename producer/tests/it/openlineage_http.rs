@@ -38,6 +38,9 @@ async fn events_arrive(name: &str, timeout: &str) {
         "message.timeout.ms=5000",
         "-X",
         "socket.timeout.ms=1000",
+        // Java's client sends again once: Kafka has to be reached again within the time of a message.
+        "-X",
+        "reconnect.backoff.max.ms=500",
     ])
     .await;
     listening.until_ready().await;
