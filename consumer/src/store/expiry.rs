@@ -2,7 +2,9 @@
 //!
 //! There is no index on time: it would cost the consumer an update per row. So the tables are walked once from end to
 //! end, one bounded piece per transaction, by pages or by a key, as [`Walk`] says. A removing transaction never waits
-//! for a consumer's lock while it holds one itself, so the two cannot deadlock:
+//! for a consumer's lock while it holds one itself, so the two cannot deadlock. (In MySQL, one that removes history may wait
+//! for a row that a consumer is inserting behind it. The consumer does not wait for rows of a history, so that is no deadlock
+//! either.)
 //!
 //! - Only a repair locks rows of the histories.
 //! - A consumer locks the tasks of its events until its transaction ends, including tasks whose row it leaves
@@ -17,7 +19,6 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::dialect::{Walk, list};
-
 use super::session::{Access, Row, Session, Value};
 use super::{Database, StoreError};
 use crate::tables::Table;

@@ -49,19 +49,11 @@ async fn all_is_stored(pipeline: &Pipeline, mut program: Program) {
     program.stop().await;
 }
 
-/// Locks rows until [`end`]. PostgreSQL makes new versions of rows that do not change, which the consumer then meets;
-/// MariaDB does nothing.
+/// Locks rows until [`Kind::unlock`].
 fn change(kind: Kind) -> &'static str {
     match kind {
         Kind::Mariadb => "BEGIN; UPDATE task SET job_id = 'other'",
         _ => "BEGIN; UPDATE task SET job_id = job_id",
-    }
-}
-
-fn end(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Mariadb => "ROLLBACK",
-        _ => "COMMIT",
     }
 }
 
@@ -88,7 +80,7 @@ async fn an_idle_transaction_that_timed_out_is_retried() {
     };
     let mut other = block(&pipeline).await;
     program.process.signal("STOP");
-    other.run(end(pipeline.kind)).await.unwrap();
+    other.run(pipeline.kind.unlock()).await.unwrap();
     let open = format!(
         "SELECT 1 - count(*) FROM pg_stat_activity WHERE datname = '{}' AND application_name = 'consumer' \
          AND xact_start IS NOT NULL",
@@ -114,7 +106,7 @@ async fn a_lock_timeout_is_waited_for(kind: Kind) {
         _ => "lock timeout",
     };
     program.until_waiting(&[kind.product(), message]).await;
-    other.run(end(kind)).await.unwrap();
+    other.run(kind.unlock()).await.unwrap();
     all_is_stored(&pipeline, program).await;
 }
 
@@ -152,7 +144,7 @@ async fn a_cancelled_statement_is_retried(kind: Kind) {
         };
         pipeline.administer(&end).await;
         program.until_logged(output).await;
-        other.run(self::end(kind)).await.unwrap();
+        other.run(kind.unlock()).await.unwrap();
         pipeline.until_all_stored(WITHIN).await;
     }
     all_is_stored(&pipeline, program).await;

@@ -190,6 +190,16 @@ fn gzip(text: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// A request as a client writes it, with a report of `exec-1`.
+fn request(sequence: usize) -> String {
+    let body = report("exec-1", sequence).to_string();
+    let length = body.len();
+    format!(
+        "POST /api/v1/reports HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
 /// The sequences of a task's reports in the topic, in the order of their offsets.
 fn sequences(reports: &Reports, task: &str) -> Vec<i64> {
     let mut tasks = reports.by_task();
@@ -608,14 +618,6 @@ async fn reports_on_their_way_are_followed_although_their_client_goes_away_and_h
     let soon = ["-X", "socket.timeout.ms=1000"];
     let mut listening = Listening::start(&[&topic[..], &soon].concat()).await;
     listening.until_ready().await;
-    let request = |sequence| {
-        let body = report("exec-1", sequence).to_string();
-        let length = body.len();
-        format!(
-            "POST /api/v1/reports HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Content-Length: {length}\r\n\r\n{body}"
-        )
-    };
     // A connection is used again.
     let mut kept = listening.connect().await;
     for sequence in 0..3 {
@@ -657,14 +659,6 @@ async fn clients_that_have_closed_their_sending_half_are_answered_once_kafka_has
         return;
     };
     let listening = Listening::to(&reports, &[]).await;
-    let request = |sequence| {
-        let body = report("exec-1", sequence).to_string();
-        let length = body.len();
-        format!(
-            "POST /api/v1/reports HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Content-Length: {length}\r\n\r\n{body}"
-        )
-    };
     let requests: String = (0..3).map(request).collect();
     let mut stream = listening.connect().await;
     stream.write_all(requests.as_bytes()).await.unwrap();

@@ -17,6 +17,11 @@ pub(super) const DENIED: [u16; 3] = [1044, 1142, 1143];
 /// All others are [`Permanent`].
 pub(in crate::store) const MEANINGS: &[(u16, Meaning, &str)] = &[
     (
+        1,
+        Transient,
+        "a temporary file cannot be created, because the disk of tmpdir is full",
+    ),
+    (
         3,
         Transient,
         "a temporary file cannot be written, because the disk of tmpdir is full",

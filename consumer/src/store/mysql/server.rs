@@ -188,10 +188,10 @@ impl Server {
 /// Statements that settle what the server's configuration leaves open.
 fn settings(dialect: &MySql) -> String {
     let collation = dialect.collation;
-    // Ends a transaction whose client is gone, so that its locks do not outlive it for long; twice the time that a
-    // transaction of a consumer may take. MySQL has no such setting.
-    // The conversion of an IN of 1,000 values or more into a table (its default) loses every row in a prepared statement of
-    // servers before 10.6.8 (MDEV-27937), and keeps a DELETE from using an index.
+    // MySQL has neither. idle_write_transaction_timeout: ends a transaction whose client is gone, so that its locks do not
+    // outlive it for long; twice the time that a transaction of a consumer may take. in_predicate_conversion_threshold: by
+    // default, an IN of 1,000 values becomes a table, by which prepared statements of servers before 10.6.8 find no row
+    // (MDEV-27937).
     let own = match std::ptr::eq(dialect, &MARIADB) {
         true => ", idle_write_transaction_timeout = 60, in_predicate_conversion_threshold = 0",
         false => "",

@@ -61,11 +61,7 @@ async fn a_transaction_that_a_deadlock_ends_is_written_again_each_row_once(kind:
         pipeline.fill_numbered(&sample, 500, 0);
         pipeline.until_count(&pipeline.blocked(), 1).await;
         run("UPDATE consumed_offset SET group_id = group_id").await;
-        let end = match kind {
-            Kind::Mariadb => "ROLLBACK",
-            _ => "COMMIT",
-        };
-        run(end).await;
+        run(kind.unlock()).await;
         pipeline.until_all_stored(Duration::from_secs(120)).await;
     }
     match kind {

@@ -17,6 +17,15 @@ impl Kind {
             Self::Mariadb => "MySQL",
         }
     }
+
+    /// Ends a transaction that has locked rows of a consumer. PostgreSQL commits, without a change: the consumer then meets
+    /// new versions of the rows. MariaDB locks only what changes, so that is undone.
+    pub(crate) fn unlock(self) -> &'static str {
+        match self {
+            Self::Mariadb => "ROLLBACK",
+            _ => "COMMIT",
+        }
+    }
 }
 
 /// All kinds of databases.
