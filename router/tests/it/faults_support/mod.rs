@@ -99,11 +99,28 @@ impl Topics {
         add_partitions(&self.bootstrap, &self.source, count).await;
     }
 
-    /// Sets the maximum age of records in the events topic, in ms.
-    pub(crate) async fn limit_age_of_events(&self, ms: i64) {
-        let ms = ms.to_string();
-        let events = AlterConfig::new(ResourceSpecifier::Topic(&self.events));
-        let altered = events.set("message.timestamp.before.max.ms", &ms);
+    /// Sends a record to the beginning of the rest of each partition whose dead letter the broker refuses, so
+    /// that its transactions abort, until [`Self::accept_letters`].
+    pub(crate) async fn refuse_letters(&self) {
+        // Not by an age or a size: the broker holds its own transaction markers to those, and one that it
+        // refuses leaves the transaction open for ever. Markers have keys.
+        self.set_policy_of_letters("compact").await;
+        let producer = producer(&self.bootstrap);
+        for partition in self.partitions(&self.source) {
+            let keyless = BaseRecord::<(), _>::to(&self.source).partition(partition);
+            producer.send(keyless.payload("not Avro")).unwrap();
+        }
+        producer.flush(Duration::from_secs(60)).unwrap();
+    }
+
+    /// Ends [`Self::refuse_letters`].
+    pub(crate) async fn accept_letters(&self) {
+        self.set_policy_of_letters("delete").await;
+    }
+
+    async fn set_policy_of_letters(&self, policy: &str) {
+        let letters = AlterConfig::new(ResourceSpecifier::Topic(&self.letters));
+        let altered = letters.set("cleanup.policy", policy);
         // In one statement, because a client that is dropped does not answer.
         let altered = self
             .admin()
