@@ -153,7 +153,7 @@ async fn route_with_new_clients(
     let Some(cluster) = config.kafka.cluster(shutdown).await? else {
         return Ok(());
     };
-    require_topics(config, &cluster).await?;
+    let partitions = require_topics(config, &cluster).await?;
     let limits = Limits::read(config).await?;
     let asked = TopicIds::ask(config, cluster.client()).await;
     let topic_ids =
@@ -181,6 +181,7 @@ async fn route_with_new_clients(
     let subscription = Subscription::join(
         &config.kafka,
         &config.source_topic,
+        partitions,
         &config.group,
         config.instance_id.as_deref(),
         health.clone(),
@@ -218,7 +219,8 @@ async fn route_with_new_clients(
 
 /// Checks that the three topics exist, that this user may use them, and that the output topics are not
 /// compacted.
-async fn require_topics(config: &Config, cluster: &Cluster) -> anyhow::Result<()> {
+/// Returns the number of the source topic's partitions.
+async fn require_topics(config: &Config, cluster: &Cluster) -> anyhow::Result<usize> {
     let source = &config.source_topic;
     let make = NewTopic::with(topics::REPORTS_SETTINGS);
     let partitions = cluster.require_topic(source, "Read", Some(make)).await?;
@@ -240,7 +242,7 @@ async fn require_topics(config: &Config, cluster: &Cluster) -> anyhow::Result<()
         cluster.require_topic(topic, "Write", Some(make)).await?;
         cluster.refuse_compaction(topic).await?;
     }
-    Ok(())
+    Ok(partitions)
 }
 
 /// The error that ended routing, or the change of a topic that caused it.

@@ -37,7 +37,8 @@ pub mod names {
     pub const OPERATION_DURATION: &str = "messaging_client_operation_duration_seconds";
     /// Histogram, seconds: duration of a database transaction. Label `db_system_name`.
     pub const DB_OPERATION_DURATION: &str = "db_client_operation_duration_seconds";
-    /// Gauge: offsets from this member's processed position to the last stable offset; absent while unknown.
+    /// Gauge: offsets from this member's processed position to the last stable offset; absent while unknown, and
+    /// for partitions that it gave up.
     /// Labels `messaging_destination_name`, `messaging_destination_partition_id`.
     pub const LAG: &str = "messaging_consumer_lag_messages";
     /// Gauge: records behind the last stable offset, which an open transaction holds back. Labels as [`LAG`].
@@ -74,6 +75,19 @@ pub mod names {
             "Pause that a broker's quota imposes on this client now, in seconds; 0 if none.",
         ),
     ];
+}
+
+/// Value of a gauge whose series ends: `/metrics` omits it until it gets another value. Without that, a member
+/// would have a series for each partition that it ever read.
+pub const ABSENT: f64 = f64::NAN;
+
+/// What `/metrics` shows of the exporter's text.
+fn without_absent(text: String) -> String {
+    let is_shown = |line: &&str| !line.trim_end().ends_with(" NaN");
+    if text.lines().all(|line| is_shown(&line)) {
+        return text;
+    }
+    text.split_inclusive('\n').filter(is_shown).collect()
 }
 
 /// A metric's name and its description at `/metrics`.
@@ -293,7 +307,7 @@ impl MetricsOptions {
                 get(move || async move {
                     let ready = f64::from(u8::from(asked.ready().is_ok()));
                     metrics::gauge!(names::READY).set(ready);
-                    prometheus.render()
+                    without_absent(prometheus.render())
                 }),
             );
         let listener = tokio::net::TcpListener::bind(address)
@@ -320,6 +334,30 @@ mod tests {
     use tracing_subscriber::fmt::MakeWriter;
 
     use super::*;
+
+    #[test]
+    fn a_gauge_that_ended_is_not_shown_until_it_begins_again() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let shown = |of_two: f64| {
+            metrics::with_local_recorder(&recorder, || {
+                metrics::gauge!(names::LAG, "partition" => "1").set(7.0);
+                metrics::gauge!(names::LAG, "partition" => "2").set(of_two);
+            });
+            without_absent(recorder.handle().render())
+        };
+        let both = shown(8.0);
+        assert!(
+            both.contains("\"1\"} 7\n") && both.contains("\"2\"} 8\n"),
+            "{both}"
+        );
+        let one = shown(ABSENT);
+        assert!(
+            one.contains("\"1\"} 7\n") && !one.contains("\"2\""),
+            "{one}"
+        );
+        let both = shown(8.0);
+        assert!(both.contains("\"2\"} 8\n"), "{both}");
+    }
 
     const HOSTILE: &str =
         "a\nERROR forged\r\u{1b}[31m\u{9b}\u{202e}\u{2067}\u{200b}\u{2028}\u{e0041}\u{feff} 任务";

@@ -79,7 +79,7 @@ pub async fn run(
         return Ok(());
     };
     let make = NewTopic::with(topics::EVENTS_SETTINGS);
-    cluster
+    let partitions = cluster
         .require_topic(&config.events_topic, "Read", Some(make))
         .await?;
     let make = NewTopic {
@@ -113,6 +113,7 @@ pub async fn run(
     let subscription = Subscription::join(
         &kafka,
         &config.events_topic,
+        partitions,
         &group_id,
         config.instance_id.as_deref(),
         health.clone(),

@@ -1,6 +1,5 @@
 //! A reachable cluster, and the topics in it.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +27,8 @@ const ASK: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
 /// Number of look-ups of a missing topic, 250 ms apart.
 const TOPIC_TRIES: usize = 20;
+/// Number of look-ups of a topic that may fail, of up to 10 s each.
+const FAILED_LOOKUPS: usize = 6;
 /// Number of tries to read a topic's setting.
 const SETTING_TRIES: usize = 3;
 /// How long to poll a client for its errors.
@@ -252,14 +253,22 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The number of each topic's partitions.
-    fn partitions(&self, within: Duration) -> KafkaResult<BTreeMap<String, usize>> {
-        let asked = || self.client.fetch_metadata(None, within);
-        let metadata = blocking(asked)?;
-        let topics = metadata.topics().iter();
-        Ok(topics
-            .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
-            .collect())
+    /// The number of a topic's partitions; `None` if the broker knows no such topic. Asks for this topic alone:
+    /// the answer about all topics of a large cluster has megabytes.
+    fn partitions(&self, topic: &str) -> KafkaResult<Option<usize>> {
+        let metadata = blocking(|| self.client.fetch_metadata(Some(topic), ASK))?;
+        let Some(found) = metadata.topics().first() else {
+            return Ok(None);
+        };
+        match found.error().map(RDKafkaErrorCode::from) {
+            None => Ok(Some(found.partitions().len()).filter(|count| *count > 0)),
+            Some(
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::InvalidTopic,
+            ) => Ok(None),
+            Some(code) => Err(KafkaError::MetadataFetch(code)),
+        }
     }
 
     /// The number of a topic's partitions, for a program that needs the right to this operation (`Read` or
@@ -268,24 +277,42 @@ impl Cluster {
     /// `make` has the arguments to create the topic; `None` if an empty one would be useless.
     ///
     /// # Errors
-    /// If the topic does not exist or this user may not see it; contains the command to fix that.
+    /// If the topic does not exist or this user may not see it; contains the command to fix that. Also if Kafka
+    /// does not answer after several tries.
     pub async fn require_topic(
         &self,
         topic: &str,
         operation: &str,
         make: Option<NewTopic<'_>>,
     ) -> anyhow::Result<usize> {
-        for i in 0..TOPIC_TRIES {
-            let topics = self.partitions(ASK).ok();
-            if let Some(count) = topics.and_then(|topics| topics.get(topic).copied()) {
-                return Ok(count);
-            }
-            if i == 0 && self.is_hidden(topic) {
-                return Err(NeedsAttention(format!(
-                    "topic {topic}: this user may not see it; {}",
-                    self.options.allow(&format!("--topic {topic}"), operation)
-                ))
-                .into());
+        let (mut absences, mut failures) = (0, 0);
+        while absences < TOPIC_TRIES {
+            match self.partitions(topic) {
+                Ok(Some(count)) => return Ok(count),
+                Ok(None) => absences += 1,
+                Err(error)
+                    if error.rdkafka_error_code()
+                        == Some(RDKafkaErrorCode::TopicAuthorizationFailed) =>
+                {
+                    return Err(NeedsAttention(format!(
+                        "topic {topic}: this user may not see it; {}",
+                        self.options.allow(&format!("--topic {topic}"), operation)
+                    ))
+                    .into());
+                }
+                // A broker that does not answer has not said that the topic is missing.
+                Err(error) => {
+                    let servers = self.options.servers();
+                    failures += 1;
+                    if failures == FAILED_LOOKUPS {
+                        return Err(anyhow::Error::new(error).context(format!(
+                            "Kafka at {servers} does not say whether topic {topic} exists"
+                        )));
+                    }
+                    warn_of_change!(
+                        "Kafka at {servers} does not say whether topic {topic} exists, asking again: {error}"
+                    );
+                }
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
@@ -332,19 +359,6 @@ impl Cluster {
             arguments += &format!(" --config {key}={value}");
         }
         arguments
-    }
-
-    /// Whether this user lacks the right to see a topic.
-    fn is_hidden(&self, topic: &str) -> bool {
-        let asked = || self.client.fetch_metadata(Some(topic), ASK);
-        let denied = RDKafkaErrorCode::TopicAuthorizationFailed;
-        match blocking(asked) {
-            Ok(metadata) => {
-                let error = metadata.topics().first().and_then(|topic| topic.error());
-                error.is_some_and(|code| RDKafkaErrorCode::from(code) == denied)
-            }
-            Err(error) => error.rdkafka_error_code() == Some(denied),
-        }
     }
 
     /// The client for requests to the cluster.

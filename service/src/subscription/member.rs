@@ -16,7 +16,7 @@ use crate::client_log;
 use crate::health::{Health, Reading};
 use crate::held_back::{Ends, HeldBack};
 use crate::repeats;
-use crate::telemetry::names;
+use crate::telemetry::{ABSENT, names};
 use crate::throttling::Throttling;
 use crate::topic_id::TopicId;
 
@@ -87,21 +87,21 @@ impl Member {
         lock(&self.assigned).starts.extend(starts);
     }
 
-    /// Records that these partitions are not read any more; their gauges become 0.
+    /// Records that these partitions are not read any more; their gauges end.
     pub(super) fn end(&self, partitions: impl Iterator<Item = i32>) {
         let mut assigned = lock(&self.assigned);
         for partition in partitions {
             assigned.starts.remove(&partition);
             assigned.unfinished.remove(&partition);
-            self.gauge(names::LAG, partition, 0);
-            self.gauge(names::HELD_BACK, partition, 0);
+            self.gauge(names::LAG, partition, ABSENT);
+            self.gauge(names::HELD_BACK, partition, ABSENT);
         }
     }
 
-    fn gauge(&self, name: &'static str, partition: i32, value: i64) {
+    fn gauge(&self, name: &'static str, partition: i32, value: f64) {
         metrics::gauge!(name, "messaging_destination_name" => self.topic.clone(),
             "messaging_destination_partition_id" => partition.to_string())
-        .set(value as f64);
+        .set(value);
     }
 }
 
@@ -173,7 +173,7 @@ impl ClientContext for Member {
             };
             partitions.insert(partition.partition, reading);
             if let Some(lag) = reading.lag {
-                self.gauge(names::LAG, partition.partition, lag);
+                self.gauge(names::LAG, partition.partition, lag as f64);
                 // While nothing is fetched, because the partition is paused or its queue is full, both are
                 // from the last response.
                 if lag == 0 && !self.paused.load(Ordering::Acquire) {
@@ -181,7 +181,7 @@ impl ClientContext for Member {
                     ends.insert(partition.partition, Ends { stable, high });
                 }
                 let held_back = (partition.hi_offset - partition.ls_offset).max(0);
-                self.gauge(names::HELD_BACK, partition.partition, held_back);
+                self.gauge(names::HELD_BACK, partition.partition, held_back as f64);
             }
         }
         drop(assigned);

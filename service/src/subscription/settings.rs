@@ -38,13 +38,23 @@ pub(super) const DEFAULTS: &[(&str, &str)] = &[
     // If the next batch of a partition is larger, the broker sends it only as the first one; batches of a
     // busy router have 200 to 350 KB.
     ("fetch.message.max.bytes", "524288"),
-    ("statistics.interval.ms", "1000"),
     // How long nobody reads the partitions of a crashed or stopped static member: 10 s instead of Kafka's 45,
     // because there are no garbage collection pauses.
     ("session.timeout.ms", "10000"),
     // How soon new partitions of the topic are found; Kafka's default is 5 min.
     ("topic.metadata.refresh.interval.ms", "30000"),
 ];
+
+/// Interval of the statistics, which have the lag and the state of the group, of a topic with this number of
+/// partitions.
+///
+/// The statistics of a member describe all partitions of its topic, not only its own. At this interval, they take
+/// the same share of a core for any number of them.
+pub(super) fn statistics_interval(partitions: usize) -> Duration {
+    let per_partition = Duration::from_millis(5);
+    let interval = per_partition.saturating_mul(u32::try_from(partitions).unwrap_or(u32::MAX));
+    interval.clamp(Duration::from_secs(1), Duration::from_secs(10))
+}
 
 /// Session timeout: after this long without heartbeats, a member is removed from its group.
 pub(crate) fn session_timeout(options: &KafkaOptions) -> anyhow::Result<Duration> {

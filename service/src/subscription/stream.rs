@@ -18,7 +18,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::task::coop::consume_budget;
 
 use super::member::{Member, Rebalance, lock};
-use super::settings::{DEFAULTS, FIXED};
+use super::settings::{DEFAULTS, FIXED, statistics_interval};
 use crate::error::{Fenced, NeedsAttention, StartOver};
 use crate::health::Health;
 use crate::held_back::HeldBack;
@@ -72,18 +72,21 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Joins `group` for `topic`; with an instance id as a static member.
+    /// Joins `group` for `topic`, which has this number of partitions; with an instance id as a static member.
     ///
     /// # Errors
     /// If a setting is wrong.
     pub fn join(
         options: &KafkaOptions,
         topic: &str,
+        partitions: usize,
         group: &str,
         instance_id: Option<&str>,
         health: Arc<Health>,
     ) -> anyhow::Result<Self> {
-        let mut config: ClientConfig = options.client_config(DEFAULTS, FIXED)?;
+        let interval = statistics_interval(partitions).as_millis().to_string();
+        let defaults = [DEFAULTS, &[("statistics.interval.ms", interval.as_str())]].concat();
+        let mut config: ClientConfig = options.client_config(&defaults, FIXED)?;
         config.set("group.id", group);
         if let Some(instance_id) = instance_id {
             config.set("group.instance.id", instance_id);

@@ -79,7 +79,8 @@ async fn a_member_with_a_backlog_lets_others_have_its_thread_now_and_then() {
     put(&bootstrap, &topic);
     let options = Cli::parse_from(["test", "--bootstrap-servers", &bootstrap]).kafka;
     let group = unique("backlog");
-    let subscription = Subscription::join(&options, &topic, &group, None, Arc::default()).unwrap();
+    let subscription =
+        Subscription::join(&options, &topic, 1, &group, None, Arc::default()).unwrap();
     let most = timeout(ASK, most_in_a_row(&subscription)).await;
     // Leave before an assertion ends the test: a dropped member waits for its group.
     subscription.leave().await;

@@ -81,8 +81,15 @@ async fn a_member_of_a_group_gets_the_topic_id_while_it_reads() {
     let Some(bootstrap) = kafka() else { return };
     let topic = unique("topic-id");
     create(&bootstrap, &topic).await;
-    let member =
-        Subscription::join(&options(&bootstrap), &topic, &topic, None, Arc::default()).unwrap();
+    let member = Subscription::join(
+        &options(&bootstrap),
+        &topic,
+        1,
+        &topic,
+        None,
+        Arc::default(),
+    )
+    .unwrap();
     let assign = |mut partitions: rdkafka::TopicPartitionList| {
         partitions.set_all_offsets(Offset::Beginning).unwrap();
         member.assign(&partitions).unwrap();

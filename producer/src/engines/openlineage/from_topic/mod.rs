@@ -171,6 +171,7 @@ async fn report_with_new_clients(
     let subscription = Subscription::join(
         kafka,
         from,
+        partitions,
         &options.group,
         options.instance_id.as_deref(),
         health.clone(),
