@@ -9,6 +9,7 @@ use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use ipnet::IpNet;
 use service::exit::NeedsAttention;
 use service::http_server::{Peer, TokenLines, Tokens};
 use service::reloaded::Reloaded;
@@ -40,7 +41,7 @@ const TOKEN_LINES: TokenLines<Caller> = TokenLines {
 #[derive(Debug)]
 struct Proxy {
     header: HeaderName,
-    trusted: BTreeSet<IpAddr>,
+    trusted: Vec<IpNet>,
     operators: BTreeSet<String>,
 }
 
@@ -50,11 +51,7 @@ impl Authentication {
     pub(super) fn of(options: &ServeOptions) -> Result<Self, NeedsAttention> {
         let proxy = options.user_header.clone().map(|header| Proxy {
             header,
-            trusted: options
-                .trusted_proxy
-                .iter()
-                .map(IpAddr::to_canonical)
-                .collect(),
+            trusted: options.trusted_proxy.clone(),
             operators: options.operator.iter().cloned().collect(),
         });
         let tokens = options.tokens.clone().map(|file| {
@@ -119,7 +116,8 @@ impl Proxy {
         let Some(user) = user else {
             return Ok(None);
         };
-        if !self.trusted.contains(&peer.to_canonical()) {
+        let peer = peer.to_canonical();
+        if !self.trusted.iter().any(|trusted| trusted.contains(&peer)) {
             let detail = format!(
                 "the header {} is not trusted from this address",
                 self.header
@@ -262,7 +260,7 @@ mod tests {
         let header = HeaderName::from_static("x-user");
         let proxy = Proxy {
             header: header.clone(),
-            trusted: [IpAddr::from([10, 0, 0, 1])].into(),
+            trusted: vec![IpAddr::from([10, 0, 0, 1]).into()],
             operators: ["root".to_owned()].into(),
         };
         let authentication = Authentication {

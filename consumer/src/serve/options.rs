@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST};
 use axum::http::{HeaderName, Uri};
 use clap::builder::FalseyValueParser;
+use ipnet::{IpNet, Ipv4Net};
 use service::exit::WrongUsage;
 
 /// Options of `consumer serve`.
@@ -71,15 +72,17 @@ pub struct ServeOptions {
         requires = "trusted_proxy"
     )]
     pub user_header: Option<HeaderName>,
-    /// Addresses of proxies whose --user-header is trusted; it is refused from other addresses
+    /// Addresses of proxies whose --user-header is trusted, or networks of theirs, as in 10.1.0.0/16; it is refused from
+    /// other addresses
     #[arg(
         long,
         env = "SERVE_TRUSTED_PROXY",
         value_name = "ADDR,…",
         value_delimiter = ',',
+        value_parser = network,
         requires = "user_header"
     )]
-    pub trusted_proxy: Vec<IpAddr>,
+    pub trusted_proxy: Vec<IpNet>,
     /// Users of --user-header who see all tasks; others see only their own
     #[arg(
         long,
@@ -138,6 +141,32 @@ impl ServeOptions {
     }
 }
 
+/// An address, or a network without bits behind its prefix. IPv4 addresses in IPv6 become IPv4.
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text
+            .parse::<IpNet>()
+            .map_err(|_| "expected an address or a network, as in 10.1.2.3 or 10.1.0.0/16")?,
+    };
+    let truncated = network.trunc();
+    if truncated != network {
+        return Err(format!(
+            "{text} has bits behind its prefix; for that network, write {truncated}"
+        ));
+    }
+    let network = match network.addr().to_canonical() {
+        IpAddr::V4(mapped) if network.prefix_len() >= 96 && network.addr().is_ipv6() => {
+            Ipv4Net::new(mapped, network.prefix_len() - 96).map_or(network, IpNet::V4)
+        }
+        _ => network,
+    };
+    if network.prefix_len() == 0 {
+        return Err("all addresses: then every client could claim to be any user".to_owned());
+    }
+    Ok(network)
+}
+
 /// An origin as browsers send it: scheme, host, and the port unless it is the scheme's default.
 fn origin(text: &str) -> Result<String, &'static str> {
     let expected = "expected an origin as browsers send it, as in https://portal.example or http://localhost:3000";
@@ -159,6 +188,35 @@ fn origin(text: &str) -> Result<String, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn proxies_are_addresses_or_networks_without_bits_behind_the_prefix() {
+        let contains = |text: &str, address: &str| {
+            let network = network(text).unwrap();
+            network.contains(&address.parse::<IpAddr>().unwrap().to_canonical())
+        };
+        assert!(contains("10.1.2.3", "10.1.2.3") && !contains("10.1.2.3", "10.1.2.4"));
+        assert!(contains("10.1.2.3/32", "::ffff:10.1.2.3"));
+        assert!(contains("10.1.0.0/16", "10.1.255.255") && !contains("10.1.0.0/16", "10.2.0.0"));
+        assert!(contains("10.1.0.0/16", "::ffff:10.1.0.1"));
+        assert!(contains("::ffff:10.1.0.0/112", "10.1.9.9"));
+        assert!(contains("::ffff:10.1.2.3", "10.1.2.3"));
+        assert!(contains("fd00:1::/32", "fd00:1:2::3") && !contains("fd00:1::/32", "fd00:2::3"));
+        assert!(!contains("fd00:1::/32", "10.1.2.3"));
+        for (bad, why) in [
+            ("10.1.2.3/16", "write 10.1.0.0/16"),
+            ("0.0.0.0/0", "every client"),
+            ("::/0", "every client"),
+            ("::ffff:0.0.0.0/96", "every client"),
+            ("10.1.2.3/33", "expected an address"),
+            ("proxy.example", "expected an address"),
+            ("", "expected an address"),
+            ("10.1", "expected an address"),
+        ] {
+            let error = network(bad).unwrap_err();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
 
     #[test]
     fn origins_are_what_browsers_send() {

@@ -177,6 +177,6 @@ fn rights_and_benchmarks_name_each_history() {
         assert_has("deploy/mysql/grants.sql", &insert);
     }
     let list = format!("HISTORIES = (\"{}\")", names.join("\", \""));
-    assert_has("deploy/bench/run", &list);
+    assert_has("deploy/bench/harness.py", &list);
     assert_has("deploy/bench/sqlite_limit.py", &list);
 }

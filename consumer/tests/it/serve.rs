@@ -453,9 +453,9 @@ async fn a_proxys_header_is_believed_from_that_proxy_only() {
     let header = ["--user-header", "X-User", "--operator", "root,admin"];
     let of_proxy = |proxy| [&header[..], &["--trusted-proxy", proxy]].concat();
     let believed = pipeline
-        .serve("believed", &of_proxy("10.0.0.1,127.0.0.1"))
+        .serve("believed", &of_proxy("10.0.0.1,127.0.0.0/8"))
         .await;
-    let refused = pipeline.serve("refused", &of_proxy("10.0.0.1")).await;
+    let refused = pipeline.serve("refused", &of_proxy("10.0.0.0/8")).await;
     let user = strategies::sample_event().info.engine.user;
     let ask = async |server: &Server, user: &str| {
         let request = server
@@ -487,6 +487,10 @@ fn nothing_is_served_to_everybody() {
             (&serve(&["--listen", "[::]:0"]), "add --tokens FILE"),
             (&serve(&["--user-header", "X-User"]), "--trusted-proxy"),
             (&serve(&["--trusted-proxy", "10.0.0.1"]), "--user-header"),
+            (
+                &serve(&["--user-header", "X-User", "--trusted-proxy", "10.0.0.1/8"]),
+                "10.0.0.0/8",
+            ),
             (&serve(&["--operator", "root"]), "--user-header"),
             (
                 &serve(&["--user-header", "Host", "--trusted-proxy", "10.0.0.1"]),
