@@ -232,17 +232,29 @@ async fn a_server_that_never_answers_is_given_up_by_each_command_and_named_by_th
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
 async fn a_dead_connection_under_load_is_not_mistaken_for_a_slow_database() {
+    one_that_dies_under_load(2_000, &[]).await;
+}
+
+/// Halves of 900 events are written on two connections; then, at most 900 on one.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn of_two_connections_that_died_neither_keeps_its_locks() {
+    one_that_dies_under_load(6_000, &["--max-events", "1800"]).await;
+}
+
+/// Dies after so many bytes of the server.
+async fn one_that_dies_under_load(bytes: i64, more: &[&str]) {
     let Some(pipeline) = Pipeline::make(Kind::Postgres, 2).await else {
         return;
     };
     let proxy = Proxy::to(&pipeline.database_url).await;
     let url = proxy.url(&pipeline.database_url);
     let sample = strategies::sample_event();
-    let mut program = pipeline.program_on(&url, "consumer", &[]);
+    let mut program = pipeline.program_on(&url, "consumer", more);
     pipeline.fill_numbered(&sample, 500, 0);
     pipeline.until_all_stored(WITHIN).await;
     program.until_ready().await;
-    proxy.silent_after(2_000);
+    proxy.silent_after(bytes);
     pipeline.fill_numbered(&sample, 20_000, 0);
     program.until_waiting(&["PostgreSQL", "no "]).await;
     proxy.silent_after(i64::MAX);

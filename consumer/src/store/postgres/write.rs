@@ -95,7 +95,8 @@ impl Writer for PgWriter {
         advances: &[Advance],
         identity: &Identity,
     ) -> Result<(), StoreError> {
-        let slot = &mut self.slots[0];
+        let [slot, other] = &mut self.slots;
+        slot.end_lost(&self.server, other).await?;
         let mut connection = slot.take(&self.server).await?;
         let moved = async {
             let mut transaction = connection.begin().await?;
@@ -129,12 +130,16 @@ impl Writer for PgWriter {
             _ => None,
         };
         let Some([half, other_half]) = halves else {
+            slot.end_lost(&self.server, other).await?;
             return slot.write(&self.server, records, writing).await;
         };
         // If the database has no connection to spare, one is enough.
         match other.take(&self.server).await {
             Ok(connection) => other.connection = Some(connection),
-            Err(_) => return slot.write(&self.server, records, writing).await,
+            Err(_) => {
+                slot.end_lost(&self.server, other).await?;
+                return slot.write(&self.server, records, writing).await;
+            }
         }
         let written = tokio::join!(
             slot.write(&self.server, &half, writing),
@@ -164,6 +169,14 @@ impl Writer for PgWriter {
     }
 }
 
+/// Ends the session of a lost connection, if it still is in a transaction.
+async fn end_session(connection: &mut PgConnection, (process, begun): &(i32, String)) {
+    let ended = sqlx::query(END_SESSION).bind(process).bind(begun);
+    if let Err(error) = ended.persistent(false).execute(connection).await {
+        tracing::debug!("ending the session of a lost connection: {error}");
+    }
+}
+
 impl ConnectionSlot {
     /// Takes the connection. Only a successful call returns it, so that one that is broken, or in the middle of a
     /// transaction, is never reused.
@@ -182,11 +195,8 @@ impl ConnectionSlot {
             sqlx::raw_sql(NOTICE_OUR_END)
                 .execute(&mut connection)
                 .await?;
-            if let Some((process, begun)) = &self.session {
-                let ended = sqlx::query(END_SESSION).bind(process).bind(begun);
-                if let Err(error) = ended.persistent(false).execute(&mut connection).await {
-                    tracing::debug!("ending the session of a lost connection: {error}");
-                }
+            if let Some(session) = &self.session {
+                end_session(&mut connection, session).await;
             }
             let session = sqlx::query_as(SELECT_SESSION).persistent(false);
             session.fetch_optional(&mut connection).await
@@ -194,6 +204,21 @@ impl ConnectionSlot {
         let session = timeout(ANSWER, settled).await;
         self.session = session.map_err(|_| no_answer("to a new session", ANSWER))??;
         Ok(connection)
+    }
+
+    /// Ends the session of the other slot's connection if that was lost: its open transaction may hold locks that this one
+    /// needs, while there are too few records for the other one to connect again.
+    async fn end_lost(&mut self, server: &Server, other: &mut Self) -> Result<(), StoreError> {
+        let lost = other.session.as_ref();
+        let Some(session) = lost.filter(|_| other.connection.is_none()) else {
+            return Ok(());
+        };
+        let mut connection = self.take(server).await?;
+        let ended = timeout(ANSWER, end_session(&mut connection, session)).await;
+        ended.map_err(|_| no_answer("to the end of a session", ANSWER))?;
+        self.connection = Some(connection);
+        other.session = None;
+        Ok(())
     }
 
     /// Writes records in one transaction.
